@@ -1,0 +1,197 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The one thin client to the Kubernetes API (private to this collection).
+
+Who we are to the API server is kubernetes.core's business: its options, its
+environment variables, its kubeconfig rules. What we ask is plain paths and
+plain dicts, since every kind we touch is known: no discovery of ours, one
+request a question.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any, Iterator
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+
+try:
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.config import ConfigException
+    from kubernetes.dynamic.exceptions import DynamicApiError
+    from urllib3.exceptions import HTTPError
+
+    KUBERNETES_IMPORT_ERROR = None
+except ImportError:
+    KUBERNETES_IMPORT_ERROR = traceback.format_exc()
+
+FIELD_MANAGER = "osc.peerpods"
+
+MERGE_PATCH = "application/merge-patch+json"
+SERVER_SIDE_APPLY = "application/apply-patch+yaml"
+
+# Nodes come in pages of this size: a page of full Node objects stays around
+# 5 MB, well below what an API server answers comfortably.
+PAGE_SIZE = 500
+
+
+class ClusterError(Exception):
+    """A request that failed, as a sentence: what was tried, what came back, what to do.
+
+    `status` is the HTTP status, or None where no answer came.
+    """
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
+    """An AnsibleModule that also takes kubernetes.core's authentication options."""
+    return AnsibleModule(
+        argument_spec={**AUTH_ARG_SPEC, **argument_spec}, supports_check_mode=True, **kwargs
+    )
+
+
+class Cluster:
+    """A connection to one API server; create one per module run.
+
+    Paths are the API's own, as the API reference prints them
+    (`/api/v1/nodes`, `/apis/confidentialcontainers.org/v1alpha1/...`).
+    """
+
+    def __init__(self, module: AnsibleModule):
+        if KUBERNETES_IMPORT_ERROR:
+            module.fail_json(
+                msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR
+            )
+        try:
+            self._client = get_api_client(_AsK8SModule(module)).client
+        except (CoreException, ConfigException) as error:
+            raise ClusterError(
+                f"No cluster to talk to: {_sentence(error)}. Pass kubeconfig (or host and api_key), "
+                "or set K8S_AUTH_KUBECONFIG or KUBECONFIG."
+            ) from error
+        except (ApiException, DynamicApiError) as error:
+            raise self._refused("GET", "/api", error) from error
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def get(self, path: str) -> dict | None:
+        """The object at `path`, or None where there is none (also where its kind is not served)."""
+        try:
+            return self._request("GET", path)
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, path: str, **query: str) -> Iterator[dict]:
+        """Every object of a collection, page by page; `query` as the API names it (labelSelector)."""
+        pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
+        while pending is not None:
+            page = self._request("GET", path, query=pending)
+            yield from page["items"]
+            token = page["metadata"].get("continue")
+            pending = {**query, "limit": PAGE_SIZE, "continue": token} if token else None
+
+    def create(self, path: str, body: dict, **query: str) -> dict:
+        return self._request("POST", path, body=body, query={"fieldManager": FIELD_MANAGER, **query})
+
+    def patch(self, path: str, body: Any, content_type: str = MERGE_PATCH, **query: str) -> dict:
+        return self._request(
+            "PATCH",
+            path,
+            body=body,
+            query={"fieldManager": FIELD_MANAGER, **query},
+            content_type=content_type,
+        )
+
+    def replace(self, path: str, body: dict, **query: str) -> dict:
+        return self._request("PUT", path, body=body, query={"fieldManager": FIELD_MANAGER, **query})
+
+    def delete(self, path: str, **query: str) -> None:
+        """Delete the object at `path`; one that is already gone is no error."""
+        try:
+            self._request("DELETE", path, query=query)
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict | None = None,
+        content_type: str = "application/json",
+    ) -> dict:
+        try:
+            response = self._client.request(
+                method.lower(),
+                path,
+                body=body,
+                query_params=list((query or {}).items()),
+                content_type=content_type,
+                serialize=False,
+            )
+        except (ApiException, DynamicApiError) as error:
+            raise self._refused(method, path, error) from error
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        return json.loads(response.data)
+
+    @property
+    def _server(self) -> str:
+        return self._client.client.configuration.host
+
+    def _refused(self, method: str, path: str, error: Any) -> ClusterError:
+        advice = {
+            401: "The credentials are not valid (any more): log in again.",
+            403: "Log in as a user with the cluster-admin role.",
+        }.get(error.status, "")
+        return ClusterError(
+            f"{method} {path} was refused by the API server with {error.status} {error.reason}: "
+            f"{_status_message(error)}. {advice}".strip(),
+            status=error.status,
+        )
+
+    def _unreachable(self, error: Exception) -> ClusterError:
+        # urllib3 wraps what happened in what it was doing; the innermost cause is what helps.
+        cause = getattr(error, "reason", None) or error
+        server = f" at {self._server}" if hasattr(self, "_client") else ""
+        return ClusterError(
+            f"The Kubernetes API server{server} cannot be reached: {_sentence(cause)}. "
+            "Check that the kubeconfig names the right cluster and that the cluster is up."
+        )
+
+
+class _AsK8SModule(AnsibleK8SModule):
+    """Our AnsibleModule where kubernetes.core's client wants one of its own kind.
+
+    Its server-side dry run is off: check mode here means that nothing is sent.
+    """
+
+    def __init__(self, module: AnsibleModule):  # pylint: disable=super-init-not-called
+        self._module = module
+
+    @property
+    def server_side_dry_run(self) -> bool:
+        return False
+
+
+def _sentence(error: object) -> str:
+    return str(error).strip().rstrip(".")
+
+
+def _status_message(error: Any) -> str:
+    """The `message` of the Status object in an error's body, or the body itself."""
+    try:
+        return _sentence(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return _sentence(error.body or "no body")
