@@ -11,8 +11,11 @@ request a question.
 from __future__ import annotations
 
 import json
+import math
+import time
 import traceback
-from typing import Any, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
@@ -25,6 +28,7 @@ try:
     from kubernetes.config import ConfigException
     from kubernetes.dynamic.exceptions import DynamicApiError
     from urllib3.exceptions import HTTPError
+    from yaml import YAMLError
 
     KUBERNETES_IMPORT_ERROR = None
 except ImportError:
@@ -38,6 +42,15 @@ SERVER_SIDE_APPLY = "application/apply-patch+yaml"
 # Nodes come in pages of this size: a page of full Node objects stays around
 # 5 MB, well below what an API server answers comfortably.
 PAGE_SIZE = 500
+
+# How often a read-plan-write is run again because another writer came in between.
+CONFLICT_RETRIES = 5
+
+# Where a watch cannot be held open (a proxy that cuts it), this keeps the lists
+# that take its place apart. Seconds.
+RELIST_INTERVAL = 1.0
+
+T = TypeVar("T")
 
 
 class ClusterError(Exception):
@@ -58,6 +71,17 @@ def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
     )
 
 
+def retry_conflicts(attempt: Callable[[], T]) -> T:
+    """Run a read-plan-write again, from its read, when another writer came before its write."""
+    for _again in range(CONFLICT_RETRIES):
+        try:
+            return attempt()
+        except ClusterError as error:
+            if error.status != 409:
+                raise
+    return attempt()
+
+
 class Cluster:
     """A connection to one API server; create one per module run.
 
@@ -72,7 +96,7 @@ class Cluster:
             )
         try:
             self._client = get_api_client(_AsK8SModule(module)).client
-        except (CoreException, ConfigException) as error:
+        except (CoreException, ConfigException, YAMLError) as error:
             raise ClusterError(
                 f"No cluster to talk to: {_sentence(error)}. Pass kubeconfig (or host and api_key), "
                 "or set K8S_AUTH_KUBECONFIG or KUBECONFIG."
@@ -93,15 +117,44 @@ class Cluster:
 
     def list(self, path: str, **query: str) -> Iterator[dict]:
         """Every object of a collection, page by page; `query` as the API names it (labelSelector)."""
+        for page in self.pages(path, query):
+            yield from page["items"]
+
+    def follow(self, path: str, **query: str) -> Collection:
+        """A collection as it is now (one list), able to wait for what it becomes (one watch)."""
+        return Collection(self, path, query)
+
+    def pages(self, path: str, query: dict[str, str]) -> Iterator[dict]:
+        """A collection as the API server hands it out, with each page's `metadata`."""
         pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
         while pending is not None:
             page = self._request("GET", path, query=pending)
-            yield from page["items"]
+            yield page
             token = page["metadata"].get("continue")
             pending = {**query, "limit": PAGE_SIZE, "continue": token} if token else None
 
+    def watch(self, path: str, query: dict[str, str], seconds: float) -> Iterator[dict]:
+        """The collection's events as they come, for at most `seconds` (rounded up)."""
+        for_seconds = math.ceil(seconds)
+        response = self._send(
+            "GET",
+            path,
+            query={**query, "watch": "true", "timeoutSeconds": for_seconds},
+            # The API server ends the watch; a server that has gone silent must not hold us.
+            timeout=for_seconds + 5,
+        )
+        try:
+            for line in response:
+                yield json.loads(line)
+        except (HTTPError, OSError):
+            return  # Watches break; the caller lists again, and that tells whether all is well.
+        finally:
+            response.close()
+
     def create(self, path: str, body: dict, **query: str) -> dict:
-        return self._request("POST", path, body=body, query={"fieldManager": FIELD_MANAGER, **query})
+        return self._request(
+            "POST", path, body=body, query={"fieldManager": FIELD_MANAGER, **query}
+        )
 
     def patch(self, path: str, body: Any, content_type: str = MERGE_PATCH, **query: str) -> dict:
         return self._request(
@@ -115,36 +168,46 @@ class Cluster:
     def replace(self, path: str, body: dict, **query: str) -> dict:
         return self._request("PUT", path, body=body, query={"fieldManager": FIELD_MANAGER, **query})
 
-    def delete(self, path: str, **query: str) -> None:
-        """Delete the object at `path`; one that is already gone is no error."""
+    def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
+        """Delete the object at `path`; one that is already gone is no error.
+
+        With `resource_version`, only as it was when it had that (otherwise a 409).
+        """
+        options = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if resource_version:
+            options["preconditions"] = {"resourceVersion": resource_version}
         try:
-            self._request("DELETE", path, query=query)
+            self._request("DELETE", path, body=options, query=query)
         except ClusterError as error:
             if error.status != 404:
                 raise
 
-    def _request(
+    def _request(self, method: str, path: str, **kwargs: Any) -> dict:
+        return json.loads(self._send(method, path, **kwargs).data)
+
+    def _send(
         self,
         method: str,
         path: str,
         body: Any = None,
         query: dict | None = None,
         content_type: str = "application/json",
-    ) -> dict:
+        timeout: float | None = None,
+    ) -> Any:
         try:
-            response = self._client.request(
+            return self._client.request(
                 method.lower(),
                 path,
                 body=body,
                 query_params=list((query or {}).items()),
                 content_type=content_type,
                 serialize=False,
+                _request_timeout=timeout,
             )
         except (ApiException, DynamicApiError) as error:
             raise self._refused(method, path, error) from error
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from error
-        return json.loads(response.data)
 
     @property
     def _server(self) -> str:
@@ -169,6 +232,60 @@ class Cluster:
             f"The Kubernetes API server{server} cannot be reached: {_sentence(cause)}. "
             "Check that the kubeconfig names the right cluster and that the cluster is up."
         )
+
+
+class Collection:
+    """The objects of a collection as last seen, kept up to date by a watch while waiting."""
+
+    def __init__(self, cluster: Cluster, path: str, query: dict[str, str]):
+        self._cluster = cluster
+        self._path = path
+        self._query = query
+        self._list()
+
+    @property
+    def objects(self) -> list[dict]:
+        return list(self._objects.values())
+
+    def wait(self, done: Callable[[list[dict]], bool], seconds: float) -> bool:
+        """Whether `done(objects)` came to hold within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not done(self.objects):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            self._advance(done, remaining)
+        return True
+
+    def _advance(self, done: Callable[[list[dict]], bool], seconds: float) -> None:
+        """Follow the collection until `done`, until `seconds` have passed or the watch has ended."""
+        began = time.monotonic()
+        for event in self._cluster.watch(
+            self._path, {**self._query, "resourceVersion": self._version}, seconds
+        ):
+            if event["type"] == "ERROR":
+                break  # Most likely 410 Gone: what happened since is no longer kept.
+            self._version = event["object"]["metadata"]["resourceVersion"]
+            self._see(event)
+            if done(self.objects):
+                return
+        lasted = time.monotonic() - began
+        if lasted < seconds:
+            time.sleep(min(RELIST_INTERVAL, seconds - lasted))
+            self._list()
+
+    def _see(self, event: dict) -> None:
+        uid = event["object"]["metadata"]["uid"]
+        if event["type"] == "DELETED":
+            self._objects.pop(uid, None)
+        else:
+            self._objects[uid] = event["object"]
+
+    def _list(self) -> None:
+        self._objects = {}
+        for page in self._cluster.pages(self._path, self._query):
+            self._objects.update({item["metadata"]["uid"]: item for item in page["items"]})
+            self._version = page["metadata"]["resourceVersion"]
 
 
 class _AsK8SModule(AnsibleK8SModule):

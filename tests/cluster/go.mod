@@ -1,5 +1,5 @@
 // The programs of the test cluster, pinned. There is no Go code here: `tool` lines
-// name the commands, go.sum pins what they are built from (see _build.py).
+// name the commands, go.sum pins what they are built from (see binaries.py).
 module osc.peerpods/tests/cluster
 
 go 1.26.0

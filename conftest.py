@@ -1,0 +1,92 @@
+"""What every test here has: our modules importable as the collection, a cluster, a cloud.
+
+The cluster and the cloud are real programs, started when a test first asks for
+them and shared by the whole run: tests keep apart by the names they use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible.plugins.loader import init_plugin_loader
+
+from tests.cluster import aws, openshift
+from tests.cluster.launcher import Cluster
+
+ROOT = Path(__file__).parent
+OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
+
+init_plugin_loader([str(ROOT / "collections")])
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
+    server = aws.Moto(tmp_path_factory.mktemp("moto"))
+    yield server
+    server.processes.stop()
+
+
+@pytest.fixture(scope="session")
+def cloud_side(moto: aws.Moto) -> aws.CloudSide:
+    """A VPC with security groups and the instances that are the cluster's workers."""
+    return aws.create_cloud_side(moto, workers=3)
+
+
+@pytest.fixture(scope="session")
+def cluster(cloud_side: aws.CloudSide) -> Iterator[Cluster]:
+    """A cluster as OpenShift on AWS looks, with an (empty) namespace of the operator's."""
+    with Cluster() as running:
+        openshift.fill(running, cloud_side.workers, aws.REGION)
+        running.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        yield running
+
+
+@pytest.fixture
+def run_module(tmp_path: Path) -> Callable[..., dict]:
+    """Run one of our modules as a user does, `ansible localhost -m …`; returns its result."""
+
+    def run(
+        name: str,
+        args: dict,
+        *,
+        check: bool = False,
+        diff: bool = False,
+        env: dict[str, str] | None = None,
+    ) -> dict:
+        command = ["ansible", "localhost", "-m", f"osc.peerpods.{name}", "-a", json.dumps(args)]
+        command += ["--check"] * check + ["--diff"] * diff
+        ran = subprocess.run(
+            command, env=ansible_environment(env), capture_output=True, text=True, check=False,
+            cwd=tmp_path,
+        )  # fmt: skip
+        try:
+            return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+        except (ValueError, LookupError):
+            pytest.fail(f"{' '.join(command)} printed no result:\n{ran.stdout}\n{ran.stderr}")
+
+    return run
+
+
+def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of an ansible command that prints JSON and sees nothing of the machine's own."""
+    mine = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("AWS_", "AZURE_", "K8S_AUTH_", "KUBE", "ANSIBLE_"))
+    }
+    return {
+        **mine,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "False",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
+        **(extra or {}),
+    }

@@ -1,0 +1,260 @@
+"""Answers that a healthy API server does not give when a test wants them: a scripted one over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from peerpods_node_capacity.agent import Agent
+from peerpods_node_capacity.kube import ApiError, Kube
+
+VM = "kata.peerpods.io/vm"
+
+
+class ScriptedApi(ThreadingHTTPServer):
+    """`answer(request)` is asked for each request and returns (status, headers, body).
+
+    A request is {method, path, query, token, at}; `requests` has them all, in order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[dict], tuple[int, dict, bytes]]):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
+        self.requests: list[dict] = []
+
+    def count(self, **wanted: object) -> int:
+        return sum(wanted.items() <= request.items() for request in self.requests)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ScriptedApi
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        request = {
+            "method": self.command,
+            "path": url.path,
+            "watch": "watch" in query,
+            "version": query.get("resourceVersion"),
+            "token": self.headers.get("Authorization"),
+            "at": time.monotonic(),
+        }
+        self.server.requests.append(request)
+        status, headers, body = self.server.answer(request)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PATCH = do_GET  # noqa: N815 (http.server's name)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
+    """Start a ScriptedApi with the given answers; KUBECONFIG leads to it, with the token in ./token."""
+    started = []
+
+    def start(answer: Callable[[dict], tuple[int, dict, bytes]]) -> ScriptedApi:
+        api = ScriptedApi(answer)
+        started.append(api)
+        threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
+        (tmp_path / "token").write_text("first")
+        kubeconfig = {
+            "current-context": "it",
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+            "clusters": [
+                {"name": "it", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
+            ],
+            "users": [{"name": "it", "user": {"tokenFile": str(tmp_path / "token")}}],
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        return api
+
+    yield start
+    for api in started:
+        api.shutdown()
+        api.server_close()
+
+
+def json_answer(body: object, status: int = 200, **headers: str) -> tuple[int, dict, bytes]:
+    # The newline is what ends an event of a watch.
+    return (
+        status,
+        {"Content-Type": "application/json", **headers},
+        json.dumps(body).encode() + b"\n",
+    )
+
+
+def page(version: str, *items: dict) -> tuple[int, dict, bytes]:
+    return json_answer({"metadata": {"resourceVersion": version}, "items": items})
+
+
+def bookmark(version: str) -> tuple[int, dict, bytes]:
+    """A watch in which nothing happens, for a while."""
+    time.sleep(0.2)
+    event = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}}
+    return json_answer(event)
+
+
+def status(code: int, message: str) -> dict:
+    return {"kind": "Status", "apiVersion": "v1", "code": code, "message": message}
+
+
+def worker(name: str, version: str) -> dict:
+    labels = {"node-role.kubernetes.io/worker": ""}
+    return {"metadata": {"name": name, "labels": labels, "resourceVersion": version}}
+
+
+CONFIG = {"metadata": {"name": "c", "resourceVersion": "1"}, "spec": {"limit": "3"}}
+
+
+def run_agent_until(done: Callable[[], object]) -> None:
+    """Run an agent in this process until `done`; fails after 20 seconds."""
+
+    async def run() -> None:
+        kube = Kube()
+        agent = asyncio.create_task(Agent(kube, namespace="ns", resource=VM).run())
+        async with asyncio.timeout(20):
+            while not done():
+                assert not agent.done(), agent.exception()
+                await asyncio.sleep(0.02)
+        agent.cancel()
+        await asyncio.wait([agent])
+        await kube.close()
+
+    asyncio.run(run())
+
+
+GONE = "too old resource version: 7 (9)"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        json_answer(status(410, GONE), 410),
+        json_answer({"type": "ERROR", "object": status(410, GONE)}),
+    ],
+    ids=["as a response", "as an event"],
+)
+def test_a_version_that_is_gone_is_listed_again(scripted, gone):
+    """The second list no longer has node old and has node new: both are noticed."""
+    lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"))])
+
+    def answer(request):
+        match request:
+            case {"method": "PATCH"}:
+                return json_answer({})
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return next(lists)
+            case {"path": "/api/v1/nodes", "version": "7"}:
+                return gone
+            case {"watch": True}:
+                return bookmark("9")
+            case _:
+                return page("1", CONFIG)
+
+    api = scripted(answer)
+    run_agent_until(lambda: api.count(method="PATCH", path="/api/v1/nodes/new/status"))
+    assert api.count(path="/api/v1/nodes", watch=False) == 2
+    assert api.count(path="/api/v1/nodes", watch=True, version="7") == 1
+
+
+def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
+    """A node that has slots keeps them while the PeerPodConfigs cannot be read."""
+    advertising = worker("w", "5") | {"status": {"capacity": {VM: "3"}, "allocatable": {VM: "3"}}}
+
+    def answer(request):
+        match request:
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return page("5", advertising)
+            case {"path": "/api/v1/nodes"}:
+                return bookmark("5")
+            case _:
+                return json_answer(status(403, "peerpodconfigs is forbidden"), 403)
+
+    api = scripted(answer)
+    configs = "/apis/confidentialcontainers.org/v1alpha1/namespaces/ns/peerpodconfigs"
+    run_agent_until(lambda: api.count(path=configs) >= 3)
+    assert api.count(method="PATCH") == 0
+
+
+def test_retry_after_is_waited_for_by_every_request(scripted):
+    asked = []
+
+    def answer(request):
+        asked.append(request["at"])
+        if len(asked) == 1:
+            return json_answer(status(429, "too many requests"), 429, **{"Retry-After": "1"})
+        return json_answer({})
+
+    scripted(answer)
+
+    async def patches() -> None:
+        kube = Kube()
+        with pytest.raises(ApiError, match=r"429 .*: too many requests"):
+            await kube.patch("/api/v1/nodes/a/status", {})
+        await asyncio.gather(*(kube.patch(f"/api/v1/nodes/{n}/status", {}) for n in "bcd"))
+        await kube.close()
+
+    asyncio.run(patches())
+    assert len(asked) == 4
+    assert all(at - asked[0] >= 1 for at in asked[1:])
+
+
+def test_a_refused_patch_is_tried_again(scripted):
+    refusals = iter([500, 503, 403])
+
+    def answer(request):
+        match request:
+            case {"method": "PATCH"}:
+                code = next(refusals, 200)
+                return json_answer(status(code, "not now") if code != 200 else {}, code)
+            case {"watch": True}:
+                return bookmark("5")
+            case {"path": "/api/v1/nodes"}:
+                return page("5", worker("w", "5"))
+            case _:
+                return page("1", CONFIG)
+
+    api = scripted(answer)
+    run_agent_until(lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
+
+
+def test_a_rotated_token_is_read_again(scripted, tmp_path):
+    valid = "Bearer first"
+
+    def answer(request):
+        if request["token"] == valid:
+            return json_answer({})
+        return json_answer(status(401, "Unauthorized"), 401)
+
+    scripted(answer)
+
+    async def patch_around_a_rotation() -> None:
+        nonlocal valid
+        kube = Kube()
+        await kube.patch("/api/v1/nodes/a/status", {})
+        valid = "Bearer second"
+        (tmp_path / "token").write_text("second")
+        await kube.patch("/api/v1/nodes/a/status", {})
+        await kube.close()
+
+    asyncio.run(patch_around_a_rotation())

@@ -1,0 +1,71 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Kubernetes quantities (`500m`, `1.5Gi`, `2e3`) as exact integers.
+
+Kubernetes keeps no more than nine decimal places of a quantity, so a whole
+number of billionths says everything that it can say, and adding and comparing
+stay exact.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Billionths in one: parse("1") == ONE.
+ONE = 10**9
+
+# No quantity represents a number greater than 2^63-1 in magnitude; larger ones are capped.
+MAXIMUM = (2**63 - 1) * ONE
+
+_QUANTITY = re.compile(
+    r"""
+    (?P<sign>[+-]?)
+    (?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)
+    (?P<suffix>[KMGTPE]i|[numkMGTPE]?|[eE][+-]?[0-9]+)
+    """,
+    re.VERBOSE,
+)
+
+# Each suffix as (factor, power of ten that is left to apply).
+_SUFFIXES = {
+    **{suffix: (1, 3 * power) for power, suffix in enumerate("num", start=-3)},
+    **{suffix: (1, 3 * power) for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{prefix}i": (1024**power, 0) for power, prefix in enumerate("KMGTPE", start=1)},
+    "": (1, 0),
+}
+
+# A power of ten beyond this decides alone between the cap and the smallest amount: the digits
+# of a number are at most the 4300 that int() takes. It keeps 1e999999999 from filling memory.
+_DECISIVE_POWER = 5000
+
+
+def parse(text: str) -> int:
+    """The quantity in billionths, by the grammar of k8s.io/apimachinery's `resource.Quantity`.
+
+    As Kubernetes does, more than nine decimal places round away from zero (who asks for
+    something gets something) and a magnitude above 2^63-1 is capped.
+
+    Raises ValueError where `text` is not a quantity.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a Kubernetes quantity")
+    sign, number, suffix = match.groups()
+    whole, _, decimals = number.partition(".")
+    mantissa = int(whole + decimals)
+    factor, power = _SUFFIXES[suffix] if suffix in _SUFFIXES else (1, int(suffix[1:]))
+    power += 9 - len(decimals)
+    if mantissa == 0:
+        return 0
+    if abs(power) > _DECISIVE_POWER:
+        magnitude = MAXIMUM if power > 0 else 1
+    elif power >= 0:
+        magnitude = min(mantissa * factor * 10**power, MAXIMUM)
+    else:
+        magnitude = min(ceil_divide(mantissa * factor, 10**-power), MAXIMUM)
+    return -magnitude if sign == "-" else magnitude
+
+
+def ceil_divide(amount: int, unit: int) -> int:
+    """`amount` in whole units, rounded up."""
+    return -(-amount // unit)

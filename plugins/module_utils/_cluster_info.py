@@ -1,0 +1,42 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the roles need to know of a cluster, read out of its own objects (no I/O here)."""
+
+from __future__ import annotations
+
+INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
+CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
+NODES_PATH = "/api/v1/nodes"
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+
+
+def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict]) -> dict:
+    """The module's answer; `infrastructure` and `version` are None off OpenShift."""
+    status = (infrastructure or {}).get("status", {})
+    platform = status.get("platformStatus", {})
+    return {
+        "is_openshift": infrastructure is not None,
+        "platform": platform.get("type"),
+        "region": platform.get("aws", {}).get("region"),
+        "resource_group": platform.get("azure", {}).get("resourceGroupName"),
+        "infrastructure_name": status.get("infrastructureName"),
+        "version": (version or {}).get("status", {}).get("desired", {}).get("version"),
+        "workers": [worker(node) for node in nodes],
+    }
+
+
+def worker(node: dict) -> dict:
+    """What the cloud and the rollout need to know of a Node."""
+    provider_id = node["spec"].get("providerID")
+    return {
+        "name": node["metadata"]["name"],
+        "provider_id": provider_id,
+        # aws:///eu-central-1a/i-0123456789abcdef0 names the instance after its last slash.
+        "instance_id": provider_id.rpartition("/")[2] if provider_id else None,
+        "zone": node["metadata"].get("labels", {}).get(ZONE_LABEL),
+        "ready": any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in node.get("status", {}).get("conditions", [])
+        ),
+    }

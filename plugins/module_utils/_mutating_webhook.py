@@ -1,0 +1,301 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One webhook among others in a MutatingWebhookConfiguration (no I/O here).
+
+A configuration is shared: other webhooks in it, labels and annotations belong
+to others and stay. What is desired is spelled out with every default of the API
+server, so that it equals what the API server hands back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+CONFIGURATIONS_PATH = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+RUNTIME_CLASSES_PATH = "/apis/node.k8s.io/v1/runtimeclasses"
+
+# The Kubernetes minor version 1.x that serves matchConditions without being
+# asked to: OpenShift 4.15. Older ones drop the field without a word.
+MATCH_CONDITIONS_SINCE = 28
+
+# OpenShift's service CA operator keeps caBundle in a configuration with this annotation.
+INJECT_CA_BUNDLE = "service.beta.openshift.io/inject-cabundle"
+
+# The namespaces that OpenShift 4.13 to 4.19 comes with, and the operator's own.
+# They are named one by one because that is all a namespaceSelector can do, and
+# because it is the only thing that keeps system pods away from the webhook where
+# matchConditions are not served.
+# fmt: off
+SYSTEM_NAMESPACES = (
+    "kube-node-lease", "kube-public", "kube-system", "openshift", "openshift-apiserver",
+    "openshift-apiserver-operator", "openshift-authentication", "openshift-authentication-operator",
+    "openshift-catalogd", "openshift-cloud-controller-manager",
+    "openshift-cloud-controller-manager-operator", "openshift-cloud-credential-operator",
+    "openshift-cloud-network-config-controller", "openshift-cloud-platform-infra",
+    "openshift-cluster-csi-drivers", "openshift-cluster-machine-approver",
+    "openshift-cluster-node-tuning-operator", "openshift-cluster-olm-operator",
+    "openshift-cluster-samples-operator", "openshift-cluster-storage-operator",
+    "openshift-cluster-version", "openshift-config", "openshift-config-managed",
+    "openshift-config-operator", "openshift-console", "openshift-console-operator",
+    "openshift-console-user-settings", "openshift-controller-manager",
+    "openshift-controller-manager-operator", "openshift-dns", "openshift-dns-operator",
+    "openshift-etcd", "openshift-etcd-operator", "openshift-frr-k8s", "openshift-host-network",
+    "openshift-image-registry", "openshift-infra", "openshift-ingress", "openshift-ingress-canary",
+    "openshift-ingress-operator", "openshift-insights", "openshift-kni-infra",
+    "openshift-kube-apiserver", "openshift-kube-apiserver-operator",
+    "openshift-kube-controller-manager", "openshift-kube-controller-manager-operator",
+    "openshift-kube-scheduler", "openshift-kube-scheduler-operator",
+    "openshift-kube-storage-version-migrator", "openshift-kube-storage-version-migrator-operator",
+    "openshift-machine-api", "openshift-machine-config-operator", "openshift-marketplace",
+    "openshift-monitoring", "openshift-multus", "openshift-network-console",
+    "openshift-network-diagnostics", "openshift-network-node-identity",
+    "openshift-network-operator", "openshift-node", "openshift-nutanix-infra",
+    "openshift-oauth-apiserver", "openshift-openstack-infra", "openshift-operator-controller",
+    "openshift-operator-lifecycle-manager", "openshift-operators", "openshift-ovirt-infra",
+    "openshift-ovn-kubernetes", "openshift-route-controller-manager",
+    "openshift-sandboxed-containers-operator", "openshift-sdn", "openshift-service-ca",
+    "openshift-service-ca-operator", "openshift-user-workload-monitoring",
+    "openshift-vsphere-infra",
+)
+# fmt: on
+
+
+class WebhookError(Exception):
+    """A webhook that must not be set up as asked, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of the configuration.
+
+    `action` is None, "create", "replace" or "delete"; `configuration` is the whole
+    object to create, replace or delete, with the resourceVersion it was read at;
+    `before` and `after` are what a reader wants to compare.
+    """
+
+    action: str | None
+    configuration: dict | None
+    before: dict
+    after: dict
+
+    @property
+    def diff(self) -> dict:
+        return {"before": self.before, "after": self.after}
+
+
+def webhook(
+    *,
+    name: str,
+    client_config: dict,
+    runtime_classes: list[str],
+    excluded_namespaces: Iterable[str],
+    object_selector: dict | None,
+    operations: list[str],
+    failure_policy: str,
+    reinvocation_policy: str,
+    timeout_seconds: int,
+    match_conditions: bool,
+) -> dict:
+    """The webhook as the API server stores it; `match_conditions` tells whether that serves them."""
+    entry = {
+        "name": name,
+        "clientConfig": client_config,
+        "rules": [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": operations,
+                "resources": ["pods"],
+                "scope": "*",
+            }
+        ],
+        "namespaceSelector": _exclude(excluded_namespaces),
+        "objectSelector": _without_empty(object_selector or {}),
+        "failurePolicy": failure_policy,
+        "reinvocationPolicy": reinvocation_policy,
+        "timeoutSeconds": timeout_seconds,
+        "matchPolicy": "Equivalent",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    if match_conditions:
+        entry["matchConditions"] = [_only_runtime_classes(runtime_classes)]
+    return entry
+
+
+def service_client_config(namespace: str, name: str, path: str, port: int) -> dict:
+    return {"service": {"namespace": namespace, "name": name, "path": path, "port": port}}
+
+
+def encode_ca_bundle(bundle: str) -> str:
+    """PEM certificates, as they are or in base64, as a caBundle carries them: in base64."""
+    pem = bundle.strip()
+    if not pem.startswith("-----BEGIN"):
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            pem = base64.b64decode("".join(pem.split()), validate=True).decode().strip()
+    if "-----BEGIN CERTIFICATE-----" not in pem:
+        raise WebhookError(
+            "The CA bundle holds no PEM certificate (-----BEGIN CERTIFICATE-----), neither as it is nor in base64."
+        )
+    return base64.b64encode(f"{pem}\n".encode()).decode()
+
+
+def find(configuration: dict | None, name: str) -> dict | None:
+    """The webhook called `name` in a configuration, or None."""
+    webhooks = (configuration or {}).get("webhooks", [])
+    return next((entry for entry in webhooks if entry["name"] == name), None)
+
+
+def plan_present(
+    current: dict | None,
+    configuration_name: str,
+    desired: dict,
+    *,
+    ca_bundle: str | None,
+    service_ca: bool,
+) -> Plan:
+    """Have `desired` in the configuration, with `ca_bundle` or else the caBundle that is there."""
+    old = find(current, desired["name"])
+    # What a newer API server has beside our fields is not ours to drop.
+    new = {**(old or {}), **copy.deepcopy(desired)}
+    bundle = ca_bundle or (old or {}).get("clientConfig", {}).get("caBundle")
+    if bundle:
+        new["clientConfig"]["caBundle"] = bundle
+    configuration = copy.deepcopy(current) or {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": configuration_name},
+    }
+    webhooks = configuration.setdefault("webhooks", [])
+    others = [entry for entry in webhooks if entry["name"] != desired["name"]]
+    if old:
+        webhooks[webhooks.index(old)] = new
+    else:
+        webhooks.append(new)
+    annotations = configuration["metadata"].setdefault("annotations", {})
+    if service_ca:
+        annotations[INJECT_CA_BUNDLE] = "true"
+    elif ca_bundle and annotations.get(INJECT_CA_BUNDLE) == "true":
+        if others:
+            raise WebhookError(
+                f"The MutatingWebhookConfiguration {configuration_name} is annotated with {INJECT_CA_BUNDLE}, so "
+                f"OpenShift puts its own CA bundle into all of its webhooks, also {others[0]['name']}. Use "
+                "service_ca: true, or a configuration of another name for a CA bundle of your own."
+            )
+        del annotations[INJECT_CA_BUNDLE]
+
+    before = _shown(current, old)
+    after = _shown(configuration, new)
+    if current is None:
+        return Plan("create", configuration, before, after)
+    return Plan(None if before == after else "replace", configuration, before, after)
+
+
+def plan_absent(current: dict | None, name: str) -> Plan:
+    """Have no webhook called `name`, and no configuration once nothing is left in it."""
+    old = find(current, name)
+    if old is None:
+        return Plan(None, current, {}, {})
+    left = [entry for entry in current["webhooks"] if entry is not old]
+    return Plan(
+        "replace" if left else "delete",
+        {**current, "webhooks": left},
+        _shown(current, old),
+        {},
+    )
+
+
+def serves_match_conditions(version: dict) -> bool:
+    """Whether an API server whose `/version` answers this takes matchConditions."""
+    minor = "".join(character for character in version["minor"] if character.isdigit())
+    return (int(version["major"]), int(minor)) >= (1, MATCH_CONDITIONS_SINCE)
+
+
+def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
+    return any(
+        # No condition means that it is not known, which the API tells to take for ready.
+        endpoint.get("conditions", {}).get("ready") is not False
+        for endpoint_slice in endpoint_slices
+        for endpoint in endpoint_slice.get("endpoints") or []
+    )
+
+
+def probe_pod(runtime_class: str, object_selector: dict | None) -> dict:
+    """A pod that the webhook has to change, and that the strictest pod security lets pass."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "peer-pod-probe-",
+            "labels": (object_selector or {}).get("matchLabels") or {},
+        },
+        "spec": {
+            "runtimeClassName": runtime_class,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "probe",
+                    "image": "never-pulled",
+                    "resources": {"requests": {"cpu": "10m"}},
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def _exclude(namespaces: Iterable[str]) -> dict:
+    names = sorted(set(namespaces))
+    if not names:
+        return {}
+    return {
+        "matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names}
+        ]
+    }
+
+
+def _only_runtime_classes(runtime_classes: list[str]) -> dict:
+    # A JSON list of strings is a CEL list of strings.
+    return {
+        "name": "peer-pods-only",
+        "expression": "has(object.spec.runtimeClassName) && "
+        f"object.spec.runtimeClassName in {json.dumps(runtime_classes)}",
+    }
+
+
+def _without_empty(selector: dict) -> dict:
+    return {key: value for key, value in selector.items() if value}
+
+
+def _shown(configuration: dict | None, entry: dict | None) -> dict:
+    """What of a configuration is ours, with the CA bundle as a fingerprint: it fills pages."""
+    if configuration is None:
+        return {}
+    annotations = configuration["metadata"].get("annotations", {})
+    shown: dict = {}
+    if INJECT_CA_BUNDLE in annotations:
+        shown["annotations"] = {INJECT_CA_BUNDLE: annotations[INJECT_CA_BUNDLE]}
+    if entry is not None:
+        shown["webhook"] = entry
+        bundle = entry["clientConfig"].get("caBundle")
+        if bundle:
+            fingerprint = hashlib.sha256(bundle.encode()).hexdigest()
+            shown["webhook"] = {
+                **entry,
+                "clientConfig": {**entry["clientConfig"], "caBundle": f"sha256:{fingerprint}"},
+            }
+    return shown

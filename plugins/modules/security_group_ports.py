@@ -1,0 +1,291 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: security_group_ports
+version_added: "0.1.0"
+short_description: Open the ports of peer pods between the workers of a cluster on AWS
+description:
+  - Lets the members of EC2 security groups reach each other on given ports,
+    by an ingress rule from each group to itself.
+  - Workers talk to the kata-agent of their peer pods on port 15150 and tunnel
+    the pods' traffic through port 9000; these two are the default.
+  - Looks at every worker, not only at the first one, and opens the ports on
+    the groups that all of them share.
+  - Changes nothing where a port is already open, be it by a wider range of ports,
+    a rule for all traffic, CIDR blocks or prefix lists that hold
+    all CIDR blocks of the group's VPC.
+  - Rules that this module adds carry the tag C(osc.peerpods/managed=true) and a
+    description; O(state=absent) removes no others.
+options:
+  instance_ids:
+    description:
+      - The workers, each as an EC2 instance id (V(i-0abc...)) or as the
+        C(spec.providerID) of its node (V(aws:///us-east-2a/i-0abc...)).
+      - The groups that all of them share are chosen. Where they share none the module fails
+        and says which instance has which groups.
+      - One of O(instance_ids) and O(group_ids) is required; they are mutually exclusive.
+    type: list
+    elements: str
+  group_ids:
+    description:
+      - The security groups, by id (V(sg-0abc...)), instead of those that the workers share.
+    type: list
+    elements: str
+  ports:
+    description:
+      - The ports to open.
+    type: list
+    elements: dict
+    default:
+      - port: 15150
+        protocols: [tcp]
+      - port: 9000
+        protocols: [tcp]
+    suboptions:
+      port:
+        description:
+          - The port, from 1 to 65535.
+        type: int
+        required: true
+      protocols:
+        description:
+          - The protocols to open it for.
+          - Add V(udp) for port 9000 where the tunnel is VXLAN over UDP, as it is in the
+            upstream cloud-api-adaptor.
+        type: list
+        elements: str
+        choices: [tcp, udp]
+        default: [tcp]
+  state:
+    description:
+      - V(present) opens the ports, V(absent) removes the rules for these ports that this module
+        added before.
+    type: str
+    choices: [present, absent]
+    default: present
+  tags:
+    description:
+      - Tags for the rules that are added, beside C(osc.peerpods/managed). Rules that exist keep
+        theirs.
+    type: dict
+    default: {}
+  dry_run:
+    description:
+      - Change nothing, but ask EC2 for each change whether these credentials were allowed to make
+        it (the C(DryRun) of its API), and fail where they are not.
+      - Also asks in check mode, which otherwise sends no writing request at all.
+    type: bool
+    default: false
+notes:
+  - The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and, to open
+    ports, C(ec2:AuthorizeSecurityGroupIngress) and C(ec2:CreateTags); to remove rules
+    C(ec2:DescribeSecurityGroupRules) and C(ec2:RevokeSecurityGroupIngress). Where a group has CIDR
+    rules for one of the ports also C(ec2:DescribeVpcs), where it has prefix lists
+    C(ec2:GetManagedPrefixListEntries).
+  - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: posix
+seealso:
+  - module: amazon.aws.ec2_security_group
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Open 15150 and 9000 between all workers of the cluster
+  osc.peerpods.security_group_ports:
+    region: us-east-2
+    instance_ids: "{{ workers.resources | map(attribute='spec.providerID') }}"
+
+- name: Open the tunnel for UDP, too, on a group named by hand
+  osc.peerpods.security_group_ports:
+    region: us-east-2
+    group_ids: [sg-0f3a5b1c2d4e6f708]
+    ports:
+      - port: 15150
+      - port: 9000
+        protocols: [tcp, udp]
+    tags:
+      cluster: production
+
+- name: Ask whether these credentials may open the ports
+  osc.peerpods.security_group_ports:
+    region: us-east-2
+    instance_ids: [i-0a1b2c3d4e5f60718]
+    dry_run: true
+
+- name: Remove what was opened
+  osc.peerpods.security_group_ports:
+    region: us-east-2
+    group_ids: [sg-0f3a5b1c2d4e6f708]
+    state: absent
+"""
+
+RETURN = r"""
+"""
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
+    MANAGED_TAG,
+    Group,
+    Plan,
+    Port,
+    SecurityGroupError,
+    check_instances,
+    diff_of,
+    facts_needed,
+    instance_ids,
+    plan_absent,
+    plan_present,
+    shared_groups,
+    wanted_ports,
+)
+
+
+def make_plans(
+    module: AnsibleAWSModule, ec2: Ec2, groups: list[Group], wanted: tuple[Port, ...]
+) -> list[Plan]:
+    if module.params["state"] == "absent":
+        rules = ec2.security_group_rules([group.group_id for group in groups])
+        return [plan_absent(group, wanted, rules) for group in groups]
+    vpc_ids, prefix_list_ids = facts_needed(groups, wanted)
+    prefix_lists = {}
+    for prefix_list_id in prefix_list_ids:
+        try:
+            prefix_lists[prefix_list_id] = ec2.prefix_list_cidrs(prefix_list_id)
+        except Ec2Error as error:
+            module.warn(f"{prefix_list_id} is taken to cover nothing: {error}")
+    vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
+    return [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
+
+
+def apply(plan: Plan, ec2: Ec2, tags: dict, dry_run: bool) -> Plan:
+    """Carry out a plan; the plan as it came true, without what somebody else did meanwhile."""
+    group_id = plan.group.group_id
+    opened = plan.opened and ec2.authorize(group_id, plan.opened, tags, dry_run)
+    by_rule_id = {rule_id: port for port, rule_id in plan.revoked}
+    revoked = by_rule_id and ec2.revoke(group_id, list(by_rule_id), dry_run)
+    return Plan(
+        plan.group,
+        opened=tuple(opened),
+        already_open=plan.already_open
+        + tuple(
+            (port, "a rule added at the same time") for port in plan.opened if port not in opened
+        ),
+        revoked=tuple((by_rule_id[rule_id], rule_id) for rule_id in revoked),
+    )
+
+
+def run(module: AnsibleAWSModule) -> dict:
+    params = module.params
+    if not (params["instance_ids"] or params["group_ids"]):
+        raise SecurityGroupError(
+            "There is no worker to look at and no group to open: the list is empty. Give "
+            "instance_ids every worker of the cluster, or name the groups with group_ids."
+        )
+    wanted = wanted_ports(params["ports"])
+    workers = instance_ids(params["instance_ids"] or ())
+    ec2 = Ec2(module)
+    instances = ec2.instances(workers)
+    if workers:
+        check_instances(workers, instances, ec2.region)
+        group_ids, because = shared_groups(instances)
+    else:
+        group_ids, because = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
+    plans = make_plans(module, ec2, ec2.groups(group_ids), wanted)
+
+    if params["dry_run"] or not module.check_mode:
+        tags = {**params["tags"], MANAGED_TAG: "true"}
+        plans = [apply(plan, ec2, tags, params["dry_run"]) for plan in plans]
+    return {
+        "changed": any(plan.changes for plan in plans)
+        and (module.check_mode or not params["dry_run"]),
+        "groups": [
+            {
+                "group_id": plan.group.group_id,
+                "group_name": plan.group.group_name,
+                "vpc_id": plan.group.vpc_id,
+                "opened": [as_dict(port) for port in plan.opened],
+                "already_open": [
+                    as_dict(port, covered_by=covered_by) for port, covered_by in plan.already_open
+                ],
+                "revoked": [as_dict(port, rule_id=rule_id) for port, rule_id in plan.revoked],
+            }
+            for plan in plans
+        ],
+        "chosen_because": because,
+        "instances": [
+            {
+                "instance_id": instance["InstanceId"],
+                "vpc_id": instance["VpcId"],
+                "subnet_id": instance["SubnetId"],
+                "availability_zone": instance["Placement"]["AvailabilityZone"],
+                "group_ids": [group["GroupId"] for group in instance["SecurityGroups"]],
+            }
+            for instance in instances
+        ],
+        "diff": [diff_of(plan) for plan in plans],
+    }
+
+
+def as_dict(port: Port, **how: str) -> dict:
+    return {"port": port.port, "protocol": port.protocol, **how}
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "instance_ids": {"type": "list", "elements": "str"},
+            "group_ids": {"type": "list", "elements": "str"},
+            "ports": {
+                "type": "list",
+                "elements": "dict",
+                "default": [
+                    {"port": 15150, "protocols": ["tcp"]},
+                    {"port": 9000, "protocols": ["tcp"]},
+                ],
+                "options": {
+                    "port": {"type": "int", "required": True},
+                    "protocols": {
+                        "type": "list",
+                        "elements": "str",
+                        "choices": ["tcp", "udp"],
+                        "default": ["tcp"],
+                    },
+                },
+            },
+            "state": {"choices": ["present", "absent"], "default": "present"},
+            "tags": {"type": "dict", "default": {}},
+            "dry_run": {"type": "bool", "default": False},
+        },
+        required_one_of=[("instance_ids", "group_ids")],
+        mutually_exclusive=[("instance_ids", "group_ids")],
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except (Ec2Error, SecurityGroupError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

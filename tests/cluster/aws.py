@@ -1,0 +1,125 @@
+"""A real AWS API on this machine: moto's server over HTTP, with the cloud side of a cluster in it."""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+from .openshift import INFRASTRUCTURE_NAME, Worker
+from .processes import Processes, free_ports, wait_for
+
+REGION = "eu-central-1"
+VPC_CIDR = "10.0.0.0/16"
+INSTANCE_TYPE = "m6i.2xlarge"
+
+
+class Moto:
+    """A running moto server; stop it with its `processes`."""
+
+    def __init__(self, directory: Path):
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        self.processes = Processes(directory / "logs")
+        (port,) = free_ports(1)
+        self.endpoint_url = f"http://127.0.0.1:{port}"
+        try:
+            self.processes.start(
+                "moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+            )
+            wait_for("moto", self._ready, seconds=60)
+        except BaseException:
+            self.processes.stop()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a shell that talks to this AWS has exported. moto takes any credentials."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        }
+
+    def client(self, service: str):
+        environment = self.environment
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def _ready(self) -> bool:
+        self.processes.check_alive()
+        try:
+            with urllib.request.urlopen(f"{self.endpoint_url}/moto-api/data.json", timeout=5):
+                return True
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class CloudSide:
+    """What an installer-provisioned cluster has in AWS, as far as peer pods see it."""
+
+    vpc_id: str
+    worker_group_id: str
+    workers: tuple[Worker, ...]
+
+
+def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
+    """A VPC with a subnet a zone, the installer's two security groups and `workers` instances.
+
+    Every worker is in the node group, and, as on a real cluster with a load
+    balancer, in a second one: the case that the chapter's commands break on.
+    """
+    ec2 = moto.client("ec2")
+    vpc_id = ec2.create_vpc(CidrBlock=VPC_CIDR)["Vpc"]["VpcId"]
+    zones = [f"{REGION}{letter}" for letter in "abc"]
+    subnets = {
+        zone: ec2.create_subnet(
+            VpcId=vpc_id, CidrBlock=f"10.0.{32 * index}.0/19", AvailabilityZone=zone
+        )["Subnet"]["SubnetId"]
+        for index, zone in enumerate(zones)
+    }
+    groups = [
+        ec2.create_security_group(
+            GroupName=f"{INFRASTRUCTURE_NAME}-{role}", Description=description, VpcId=vpc_id
+        )["GroupId"]
+        for role, description in (
+            ("node", "Cluster nodes"),
+            ("lb", "Load balancer of the ingress controller"),
+        )
+    ]
+    ec2.authorize_security_group_ingress(
+        GroupId=groups[0],
+        IpPermissions=[
+            {"IpProtocol": "tcp", "FromPort": 10250, "ToPort": 10250,
+             "UserIdGroupPairs": [{"GroupId": groups[0]}]},
+            {"IpProtocol": "udp", "FromPort": 4789, "ToPort": 4789,
+             "UserIdGroupPairs": [{"GroupId": groups[0]}]},
+        ],
+    )  # fmt: skip
+    found = []
+    for index in range(workers):
+        zone = zones[index % len(zones)]
+        # The last worker is in the node group alone, so that the group all share is one.
+        own_groups = groups if index < workers - 1 else groups[:1]
+        instance = ec2.run_instances(
+            ImageId="ami-12c6146b", MinCount=1, MaxCount=1, InstanceType=INSTANCE_TYPE,
+            SubnetId=subnets[zone], SecurityGroupIds=own_groups,
+        )["Instances"][0]  # fmt: skip
+        found.append(
+            Worker(
+                name=instance["PrivateDnsName"].split(".")[0] + f".{REGION}.compute.internal",
+                provider_id=f"aws:///{zone}/{instance['InstanceId']}",
+                zone=zone,
+                instance_type=INSTANCE_TYPE,
+                internal_ip=instance["PrivateIpAddress"],
+            )
+        )
+    return CloudSide(vpc_id, groups[0], tuple(found))

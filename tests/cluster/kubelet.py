@@ -1,0 +1,519 @@
+"""Stands in for the kubelet of one node: this machine, whose pods really run.
+
+kwok's pods only say that they run. The webhook and the agent must run, from the
+very Pods that the roles' Deployments became: each Pod bound to our node is
+given its volumes (Secrets, ConfigMaps, a service account token), started with
+`podman kube play`, probed as its readiness probe says, and reported in its
+status. Where podman cannot run, the same entry points run as processes.
+
+Run it as `python -m tests.cluster.kubelet --help`. On SIGTERM, which it also
+gets when its launcher dies, it stops every pod it started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+from kubernetes import config
+from kubernetes.client.exceptions import ApiException
+
+from .operators import Api
+
+ROOT = Path(__file__).parents[2]
+SYNC_SECONDS = 0.3
+HEARTBEAT_SECONDS = 10
+VOLUME_REFRESH_SECONDS = 5
+TOKEN_SECONDS = 3600
+SERVICE_ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# A Pod's fields that podman knows and that mean the same to it.
+CONTAINER_FIELDS = ("name", "image", "command", "args", "workingDir", "securityContext")
+
+
+class Runtime(Protocol):
+    """What runs pods: podman, or plain processes."""
+
+    def start(self, pod: LocalPod, environment: dict[str, str]) -> None: ...
+
+    def running(self, pod: LocalPod) -> bool: ...
+
+    def address(self, pod: LocalPod) -> str: ...
+
+    def stop(self, pod: LocalPod, grace_seconds: int) -> None: ...
+
+
+@dataclass
+class LocalPod:
+    """A pod of ours: its manifest, where its volumes are, what was last reported of it."""
+
+    manifest: dict
+    directory: Path
+    status: dict = field(default_factory=dict)
+    refreshed: float = 0
+    token_made: float = 0
+
+    @property
+    def name(self) -> str:
+        metadata = self.manifest["metadata"]
+        return f"{metadata['namespace']}_{metadata['name']}_{metadata['uid'][:8]}"
+
+    @property
+    def path(self) -> str:
+        metadata = self.manifest["metadata"]
+        return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+
+    def volume(self, name: str) -> Path:
+        return self.directory / "volumes" / name
+
+
+class Podman:
+    """Pods by `podman kube play`, on podman's own bridge network."""
+
+    NETWORK = "podman-default-kube-network"
+    OWNER_LABEL = "osc.peerpods.kubelet"
+
+    def __init__(self, directory: Path):
+        self._environment = {**os.environ, "CONTAINERS_CONF": str(containers_conf(directory))}
+        self._sweep()
+        if self._podman("network", "exists", self.NETWORK, check=False).returncode:
+            self._podman("network", "create", self.NETWORK)
+        network = json.loads(self._podman("network", "inspect", self.NETWORK).stdout)[0]
+        self.gateway = network["subnets"][0]["gateway"]
+
+    def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
+        spec = pod.manifest["spec"]
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "labels": {self.OWNER_LABEL: str(os.getpid())}},
+            "spec": {
+                "restartPolicy": spec["restartPolicy"],
+                # The API server's certificate names it as every pod knows it.
+                "hostAliases": [{"ip": self.gateway, "hostnames": ["kubernetes.default.svc"]}],
+                "containers": [
+                    {
+                        **{key: container[key] for key in CONTAINER_FIELDS if key in container},
+                        "imagePullPolicy": "Never",
+                        "env": [
+                            {"name": name, "value": value}
+                            for name, value in (environment | _environment(container, pod)).items()
+                        ],
+                        "volumeMounts": container.get("volumeMounts", []),
+                    }
+                    for container in spec["containers"]
+                ],
+                "volumes": [
+                    {"name": volume["name"],
+                     "hostPath": {"path": str(pod.volume(volume["name"])), "type": "Directory"}}
+                    for volume in spec.get("volumes", [])
+                ],
+            },
+        }  # fmt: skip
+        for container in manifest["spec"]["containers"]:
+            container.get("securityContext", {}).pop("seccompProfile", None)
+        played = pod.directory / "podman.yaml"
+        played.write_text(yaml.safe_dump(manifest))
+        self._podman("kube", "play", str(played))
+
+    def running(self, pod: LocalPod) -> bool:
+        inspected = json.loads(self._podman("pod", "inspect", pod.name).stdout)
+        return all(container["State"] == "running" for container in inspected["Containers"])
+
+    def address(self, pod: LocalPod) -> str:
+        infra = json.loads(self._podman("pod", "inspect", pod.name).stdout)["InfraContainerID"]
+        networks = json.loads(self._podman("inspect", infra).stdout)[0]["NetworkSettings"]["Networks"]
+        return networks[self.NETWORK]["IPAddress"]
+
+    def stop(self, pod: LocalPod, grace_seconds: int) -> None:
+        self._podman("pod", "stop", "--time", str(grace_seconds), pod.name, check=False)
+        self._podman("pod", "rm", "--force", pod.name, check=False)
+
+    def _sweep(self) -> None:
+        """Remove pods of kubelets that were killed before they could."""
+        listed = self._podman(
+            "pod", "ls", "--filter", f"label={self.OWNER_LABEL}", "--format", "json"
+        ).stdout
+        for pod in json.loads(listed):
+            if not Path("/proc", pod["Labels"][self.OWNER_LABEL]).exists():
+                self._podman("pod", "rm", "--force", pod["Id"], check=False)
+
+    def _podman(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            ["podman", *arguments], env=self._environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        if check and ran.returncode:
+            raise RuntimeError(f"podman {' '.join(arguments)}: {ran.stderr.strip()}")
+        return ran
+
+
+class ProcessRuntime:
+    """The entry points of our images as plain processes, for machines without podman."""
+
+    def __init__(self, address: str):
+        self._address = address
+        self._processes: dict[str, list[subprocess.Popen]] = {}
+
+    def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
+        self._processes[pod.name] = [
+            self._start(container, pod, environment) for container in pod.manifest["spec"]["containers"]
+        ]  # fmt: skip
+
+    def running(self, pod: LocalPod) -> bool:
+        return all(process.poll() is None for process in self._processes[pod.name])
+
+    def address(self, pod: LocalPod) -> str:
+        return self._address
+
+    def stop(self, pod: LocalPod, grace_seconds: int) -> None:
+        for process in self._processes.pop(pod.name, []):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=grace_seconds)
+            process.kill()
+            process.wait()
+
+    def _start(self, container: dict, pod: LocalPod, environment: dict[str, str]) -> subprocess.Popen:
+        # …/webhook:TAG is built from containers/webhook.
+        source = ROOT / "containers" / re.search(r"([\w-]+):[^:/]+$", container["image"])[1].replace("-", "_")
+        entrypoint = json.loads(
+            re.search(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.M)[1]
+        )
+        variables = _environment(container, pod)
+        # There is no mount namespace here: a path below a mount point is one below its volume.
+        for mount in container.get("volumeMounts", []):
+            for name, value in variables.items():
+                if value.startswith(mount["mountPath"] + "/"):
+                    variables[name] = value.replace(
+                        mount["mountPath"], str(pod.volume(mount["name"])), 1
+                    )
+        log = (pod.directory / f"{container['name']}.log").open("ab")
+        with log:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, *entrypoint[1:]],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **environment, **variables, "PYTHONPATH": str(source)},
+            )  # fmt: skip
+
+
+class Kubelet:
+    def __init__(
+        self, node: str, kubeconfig: str, directory: Path, runtime: Runtime, address: str, server: str
+    ):
+        self._node = node
+        self._api = Api(kubeconfig)
+        self._ca = Path(kubeconfig).with_name("ca.crt").read_bytes()
+        self._kubeconfig = kubeconfig
+        self._directory = directory
+        self._runtime = runtime
+        self._address = address
+        self._server = server
+        self._pods: dict[str, LocalPod] = {}
+        self._heartbeat = 0.0
+
+    def run(self) -> None:
+        stopping = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.append(True))
+        try:
+            self._register()
+            while not stopping:
+                self._sync()
+                time.sleep(SYNC_SECONDS)
+        finally:
+            for pod in self._pods.values():
+                self._runtime.stop(pod, grace_seconds=2)
+
+    def _register(self) -> None:
+        resources = {"cpu": "4", "memory": "16Gi", "pods": "250"}
+        self._api.request("POST", "/api/v1/nodes", {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self._node, "labels": {
+                "kubernetes.io/hostname": self._node,
+                "kubernetes.io/os": "linux",
+                "node-role.kubernetes.io/master": "",
+                "node-role.kubernetes.io/control-plane": "",
+            }},
+            "spec": {"taints": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": self._address}],
+                "capacity": resources,
+                "allocatable": resources,
+                "conditions": [{
+                    "type": "Ready", "status": "True", "reason": "KubeletReady",
+                    "message": "stands in for a kubelet", "lastHeartbeatTime": _now(),
+                    "lastTransitionTime": _now(),
+                }],
+            },
+        })  # fmt: skip
+        self._api.request("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._node},
+            "spec": {"holderIdentity": self._node, "leaseDurationSeconds": 40,
+                     "renewTime": _now_micro()},
+        })  # fmt: skip
+
+    def _sync(self) -> None:
+        if time.monotonic() - self._heartbeat > HEARTBEAT_SECONDS:
+            self._heartbeat = time.monotonic()
+            self._api.merge(
+                f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{self._node}",
+                {"spec": {"renewTime": _now_micro()}},
+            )
+        bound = self._api.list(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{self._node}")
+        for manifest in bound:
+            try:
+                self._sync_pod(manifest)
+            except ApiException as error:
+                # Gone or changed since the list, or a Secret not there yet: again next time.
+                if error.status not in (404, 409):
+                    raise
+        gone = self._pods.keys() - {manifest["metadata"]["uid"] for manifest in bound}
+        for uid in gone:
+            self._runtime.stop(self._pods.pop(uid), grace_seconds=0)
+
+    def _sync_pod(self, manifest: dict) -> None:
+        uid = manifest["metadata"]["uid"]
+        if manifest["metadata"].get("deletionTimestamp"):
+            if uid in self._pods:
+                grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
+                self._runtime.stop(self._pods.pop(uid), grace)
+            self._api.request(
+                "DELETE", LocalPod(manifest, Path()).path,
+                {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
+            )  # fmt: skip
+            return
+        pod = self._pods.get(uid)
+        if pod is None:
+            pod = LocalPod(manifest, self._directory / uid)
+            self._write_volumes(pod)
+            port = self._server.rpartition(":")[2]
+            self._runtime.start(pod, {
+                "KUBERNETES_SERVICE_HOST": "kubernetes.default.svc",
+                "KUBERNETES_SERVICE_PORT": port,
+                **({"KUBECONFIG": str(self._pod_kubeconfig(pod))}
+                   if isinstance(self._runtime, ProcessRuntime) else {}),
+            })  # fmt: skip
+            self._pods[uid] = pod
+        elif time.monotonic() - pod.refreshed > VOLUME_REFRESH_SECONDS:
+            self._write_volumes(pod)
+        self._report(pod)
+
+    def _write_volumes(self, pod: LocalPod) -> None:
+        pod.refreshed = time.monotonic()
+        namespace = f"/api/v1/namespaces/{pod.manifest['metadata']['namespace']}"
+        for volume in pod.manifest["spec"].get("volumes", []):
+            files = self._volume_files(pod, volume, namespace)
+            if files is not None:
+                write_atomically(pod.volume(volume["name"]), files)
+
+    def _volume_files(self, pod: LocalPod, volume: dict, namespace: str) -> dict[str, bytes] | None:
+        """What is in a volume, by file name; None where nothing new has to be written."""
+        if "emptyDir" in volume:
+            pod.volume(volume["name"]).mkdir(parents=True, exist_ok=True, mode=0o777)
+            return None
+        if "secret" in volume:
+            secret = self._api.request("GET", f"{namespace}/secrets/{volume['secret']['secretName']}")
+            return {name: base64.b64decode(data) for name, data in secret["data"].items()}
+        if "configMap" in volume:
+            found = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
+            return {name: data.encode() for name, data in found.get("data", {}).items()}
+        if "projected" in volume:  # The service account's own, as the API server adds it to a pod.
+            if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
+                return None
+            pod.token_made = time.monotonic()
+            return {
+                "token": self._token(pod, namespace).encode(),
+                "ca.crt": self._ca,
+                "namespace": pod.manifest["metadata"]["namespace"].encode(),
+            }
+        raise NotImplementedError(f"volume {volume['name']} of pod {pod.name}: {sorted(volume)}")
+
+    def _token(self, pod: LocalPod, namespace: str) -> str:
+        metadata = pod.manifest["metadata"]
+        account = pod.manifest["spec"]["serviceAccountName"]
+        return self._api.request("POST", f"{namespace}/serviceaccounts/{account}/token", {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": ["https://kubernetes.default.svc"],
+                "expirationSeconds": TOKEN_SECONDS,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod",
+                                   "name": metadata["name"], "uid": metadata["uid"]},
+            },
+        })["status"]["token"]  # fmt: skip
+
+    def _pod_kubeconfig(self, pod: LocalPod) -> Path:
+        """A process has no /var/run/secrets of its own: its service account as a kubeconfig."""
+        account = next(
+            pod.volume(mount["name"])
+            for container in pod.manifest["spec"]["containers"]
+            for mount in container["volumeMounts"]
+            if mount["mountPath"] == SERVICE_ACCOUNT_DIRECTORY
+        )
+        path = pod.directory / "kubeconfig"
+        path.write_text(yaml.safe_dump({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {
+                "server": self._server, "certificate-authority": str(account / "ca.crt")}}],
+            "users": [{"name": "u", "user": {"tokenFile": str(account / "token")}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }))  # fmt: skip
+        return path
+
+    def _report(self, pod: LocalPod) -> None:
+        running = self._runtime.running(pod)
+        address = self._runtime.address(pod)
+        ready = running and all(
+            probe_succeeds(container.get("readinessProbe"), container, address)
+            for container in pod.manifest["spec"]["containers"]
+        )
+        yes = {True: "True", False: "False"}
+        summary = {"address": address, "running": running, "ready": ready}
+        if summary == pod.status:
+            return
+        pod.status = summary
+        started = _now()
+        self._api.merge(f"{pod.path}/status", {"status": {
+            "phase": "Running",
+            "hostIP": self._address,
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "startTime": started,
+            "conditions": [
+                {"type": kind, "status": status, "lastTransitionTime": started}
+                for kind, status in (
+                    ("PodScheduled", "True"), ("Initialized", "True"),
+                    ("ContainersReady", yes[ready]), ("Ready", yes[ready]),
+                )
+            ],
+            "containerStatuses": [
+                {"name": container["name"], "image": container["image"], "imageID": "",
+                 "restartCount": 0, "ready": ready, "started": running,
+                 "state": {"running": {"startedAt": started}} if running
+                 else {"waiting": {"reason": "CrashLoopBackOff"}}}
+                for container in pod.manifest["spec"]["containers"]
+            ],
+        }})  # fmt: skip
+
+
+def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
+    """Whether a readiness probe (httpGet alone) answers with a status below 400."""
+    if probe is None:
+        return True
+    get = probe["httpGet"]
+    port = get["port"]
+    if isinstance(port, str):
+        port = next(p["containerPort"] for p in container["ports"] if p.get("name") == port)
+    url = f"{get.get('scheme', 'HTTP').lower()}://{address}:{port}{get.get('path', '/')}"
+    # A kubelet does not verify what it probes, either.
+    unverified = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(url, context=unverified, timeout=1) as answer:
+            return answer.status < 400
+    except OSError:
+        return False
+
+
+def write_atomically(directory: Path, files: dict[str, bytes]) -> None:
+    """Lay out a volume as a kubelet does: names link into ..data, which is swapped as one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    current = directory / "..data"
+    if current.exists() and files == {f.name: f.read_bytes() for f in current.iterdir()}:
+        return
+    fresh = directory / f"..{time.time_ns()}"
+    fresh.mkdir()
+    for name, content in files.items():
+        (fresh / name).write_bytes(content)
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(Path("..data", name))
+    stale = current.resolve() if current.is_symlink() else None
+    link = directory / "..data_tmp"
+    link.symlink_to(fresh.name)
+    link.replace(current)
+    if stale:
+        shutil.rmtree(stale)
+
+
+def _environment(container: dict, pod: LocalPod) -> dict[str, str]:
+    """A container's env, with the fields that the downward API gives resolved."""
+    resolved = {}
+    for variable in container.get("env", []):
+        if "valueFrom" in variable:
+            found = pod.manifest
+            for part in variable["valueFrom"]["fieldRef"]["fieldPath"].split("."):
+                found = found[part]
+            resolved[variable["name"]] = found
+        else:
+            resolved[variable["name"]] = variable.get("value", "")
+    return resolved
+
+
+def containers_conf(directory: Path) -> Path:
+    """Settings by which podman runs also inside a container or a VM that caps our limits."""
+    path = directory / "containers.conf"
+    path.write_text(
+        "[containers]\n"
+        'default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n'
+        "[engine]\n"
+        'runtime = "runc"\n'
+    )
+    return path
+
+
+def host_address() -> str:
+    """This machine's own address: an EndpointSlice may not hold a loopback one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # No packet is sent: connecting a UDP socket only chooses the source address.
+        probe.connect(("192.0.2.1", 9))
+        return probe.getsockname()[0]
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _now_micro() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--kubeconfig", required=True)
+    parser.add_argument("--directory", required=True, type=Path, help="where volumes are laid out")
+    parser.add_argument("--runtime", required=True, choices=["podman", "process"])
+    arguments = parser.parse_args()
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    address = host_address()
+    runtime = Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
+    server = config.kube_config.new_client_from_config(arguments.kubeconfig).configuration.host
+    Kubelet(
+        arguments.node, arguments.kubeconfig, arguments.directory, runtime, address, server
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

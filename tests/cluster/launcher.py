@@ -1,0 +1,245 @@
+"""Starts a real Kubernetes control plane on this machine and stops it without a trace.
+
+etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real
+programs; kwok plays the kubelets of the worker nodes. RBAC is on, every
+connection is TLS by a throw-away CA, ports are random: any number of clusters
+can run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+from .binaries import binaries
+from .pki import CertificateAuthority, KeyPair
+from .processes import Processes, free_ports, wait_for
+
+# What OpenShift gives Services; none of it is routed here: the API server reaches
+# a webhook at its Service's endpoints (--enable-aggregator-routing).
+SERVICE_NETWORK = "172.30.0.0/16"
+
+# Nodes that carry this annotation are kwok's.
+FAKE_NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
+
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        # The control plane talks to itself all the time: not what a test wants to count.
+        {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]},
+        {"level": "None", "users": ["system:kube-scheduler", "system:kube-controller-manager",
+                                    "system:apiserver", "kwok"]},
+        {"level": "Metadata"},
+    ],
+}  # fmt: skip
+
+
+class Cluster:
+    """One running control plane. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, directory: Path | None = None):
+        self._temporary = None
+        if directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="osc-peerpods-cluster-")
+            directory = Path(self._temporary.name)
+        self.directory = directory
+        self.bin = binaries()
+        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        self.processes = Processes(self.directory / "logs")
+        self._authority = CertificateAuthority("osc.peerpods test cluster")
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.stop()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig (group system:masters)."""
+        return self.directory / "admin.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """The API server's audit log: one JSON event a line, for each request but the control plane's."""
+        return self.directory / "audit.log"
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """Run the real kubectl as the administrator and return what it prints."""
+        run = subprocess.run(
+            [self.bin / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=input, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if run.returncode:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {run.stderr.strip()}")
+        return run.stdout
+
+    def get(self, *arguments: str) -> dict:
+        """`kubectl get … -o json`, parsed."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: dict) -> None:
+        """Create or update objects, whatever their kinds, in one kubectl call."""
+        self.kubectl(
+            "apply", "--server-side", "--force-conflicts", "-f", "-",
+            input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
+        )  # fmt: skip
+
+    def user_kubeconfig(self, user: str, *groups: str) -> Path:
+        """A kubeconfig for `user` in `groups`, authenticated by a client certificate."""
+        path = self.directory / f"{user.replace(':', '-')}.kubeconfig"
+        pair = self._authority.client(user, *groups)
+        self._write(path, yaml.safe_dump(_kubeconfig(self.server, self._ca_file, *self._files(
+            path.stem, pair))))  # fmt: skip
+        return path
+
+    def stop(self) -> None:
+        self.processes.stop()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _start(self) -> None:
+        etcd_port, peer_port, port, scheduler_port, manager_port = free_ports(5)
+        self.server = f"https://127.0.0.1:{port}"
+        self._ca_file = self._write("ca.crt", self._authority.pair.certificate)
+        ca_key_file = self._write("ca.key", self._authority.pair.key)
+        # Containers on this machine reach the API server by other addresses than
+        # the loopback one; they verify it by the name every pod knows it by.
+        serving = self._files(
+            "apiserver",
+            self._authority.server(
+                "kube-apiserver", "127.0.0.1", "localhost", "kubernetes.default.svc"
+            ),
+        )
+        etcd_serving = self._files("etcd", self._authority.server("etcd", "127.0.0.1"))
+        etcd_client = self._files("etcd-client", self._authority.client("kube-apiserver"))
+        service_account_key = self._files(
+            "service-account", self._authority.client("service-account-signer")
+        )[1]
+        audit_policy = self._write("audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
+
+        etcd_url = f"https://127.0.0.1:{etcd_port}"
+        self.processes.start("etcd", [
+            str(self.bin / "etcd"),
+            f"--data-dir={self.directory / 'etcd'}",
+            f"--listen-client-urls={etcd_url}",
+            f"--advertise-client-urls={etcd_url}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
+            f"--initial-cluster=default=http://127.0.0.1:{peer_port}",
+            f"--cert-file={etcd_serving[0]}",
+            f"--key-file={etcd_serving[1]}",
+            f"--trusted-ca-file={self._ca_file}",
+            "--client-cert-auth",
+            # Durability is worth nothing here; a sync a write would be the slowest thing there is.
+            "--unsafe-no-fsync",
+        ])  # fmt: skip
+        self.processes.start("kube-apiserver", [
+            str(self.bin / "kube-apiserver"),
+            f"--etcd-servers={etcd_url}",
+            f"--etcd-cafile={self._ca_file}",
+            f"--etcd-certfile={etcd_client[0]}",
+            f"--etcd-keyfile={etcd_client[1]}",
+            "--bind-address=0.0.0.0",
+            f"--secure-port={port}",
+            "--endpoint-reconciler-type=none",
+            f"--tls-cert-file={serving[0]}",
+            f"--tls-private-key-file={serving[1]}",
+            f"--client-ca-file={self._ca_file}",
+            "--anonymous-auth=false",
+            "--authorization-mode=Node,RBAC",
+            f"--service-cluster-ip-range={SERVICE_NETWORK}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={service_account_key}",
+            f"--service-account-signing-key-file={service_account_key}",
+            "--enable-aggregator-routing=true",
+            "--allow-privileged=true",
+            f"--audit-log-path={self.audit_log}",
+            f"--audit-policy-file={audit_policy}",
+        ])  # fmt: skip
+        self.user_kubeconfig("admin", "system:masters")
+        wait_for("the API server's /readyz", self._ready, seconds=60)
+        self.processes.start("kube-controller-manager", [
+            str(self.bin / "kube-controller-manager"),
+            f"--kubeconfig={self.user_kubeconfig('system:kube-controller-manager')}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={manager_port}",
+            "--use-service-account-credentials=true",
+            f"--root-ca-file={self._ca_file}",
+            f"--service-account-private-key-file={service_account_key}",
+            f"--cluster-signing-cert-file={self._ca_file}",
+            f"--cluster-signing-key-file={ca_key_file}",
+        ])  # fmt: skip
+        self.processes.start("kube-scheduler", [
+            str(self.bin / "kube-scheduler"),
+            f"--kubeconfig={self.user_kubeconfig('system:kube-scheduler')}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={scheduler_port}",
+        ])  # fmt: skip
+        (key, value), = FAKE_NODE_ANNOTATION.items()  # fmt: skip
+        self.processes.start("kwok", [
+            str(self.bin / "kwok"),
+            f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
+            f"--config={Path(__file__).with_name('kwok.yaml')}",
+            f"--manage-nodes-with-annotation-selector={key}={value}",
+            "--node-lease-duration-seconds=40",
+        ])  # fmt: skip
+        # The first thing any client creates needs its namespace's service account.
+        wait_for(
+            "the default service account",
+            lambda: "default" in self.kubectl("get", "serviceaccounts", "-n", "default", "-o", "name"),
+            seconds=30,
+        )
+        self.processes.check_alive()
+
+    def _ready(self) -> bool:
+        self.processes.check_alive()
+        context = ssl.create_default_context(cafile=self._ca_file)
+        context.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
+        try:
+            with urllib.request.urlopen(f"{self.server}/readyz", context=context, timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def _files(self, name: str, pair: KeyPair) -> tuple[str, str]:
+        return self._write(f"{name}.crt", pair.certificate), self._write(f"{name}.key", pair.key)
+
+    def _write(self, name: str | Path, content: str | bytes) -> str:
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+
+def _kubeconfig(server: str, ca_file: str, certificate_file: str, key_file: str) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "test", "cluster": {"server": server, "certificate-authority": ca_file}}
+        ],
+        "users": [
+            {
+                "name": "user",
+                "user": {"client-certificate": certificate_file, "client-key": key_file},
+            }
+        ],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+        "current-context": "test",
+    }

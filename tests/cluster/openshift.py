@@ -1,0 +1,183 @@
+"""Makes a bare Kubernetes API look as an OpenShift 4 cluster on AWS does, before any peer pods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .launcher import FAKE_NODE_ANNOTATION, Cluster
+
+VERSION = "4.16.21"
+INFRASTRUCTURE_NAME = "demo-7x2kq"
+
+# The node whose pods really run: this machine, by tests/cluster/kubelet.py.
+CONTROL_PLANE_NODE = "control-plane-0"
+
+NAMESPACES = (
+    "openshift",
+    "openshift-config",
+    "openshift-machine-api",
+    "openshift-machine-config-operator",
+    "openshift-marketplace",
+    "openshift-operator-lifecycle-manager",
+    "openshift-service-ca",
+)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker node: its name, what its cloud calls it, and where that is."""
+
+    name: str
+    provider_id: str | None
+    zone: str
+    instance_type: str
+    internal_ip: str
+
+
+def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
+    """Install the CRDs and the objects that an installer leaves behind."""
+    cluster.kubectl("apply", "--server-side", "-f", str(Path(__file__).with_name("crds")))
+    cluster.kubectl(
+        "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"
+    )
+    cluster.apply(
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
+        *(_node(worker, region) for worker in workers),
+        _infrastructure(),
+        _cluster_version(),
+        _catalog_source(),
+        *(_machine_config_pool(role) for role in ("master", "worker")),
+        _security_context_constraints("restricted-v2", privileged=False),
+        _security_context_constraints("privileged", privileged=True),
+    )  # fmt: skip
+    _set_status(cluster, "infrastructure/cluster", {
+        "infrastructureName": INFRASTRUCTURE_NAME,
+        "apiServerURL": cluster.server,
+        "apiServerInternalURI": cluster.server,
+        "controlPlaneTopology": "HighlyAvailable",
+        "infrastructureTopology": "HighlyAvailable",
+        "platform": "AWS",
+        "platformStatus": {"type": "AWS", "aws": {"region": region}},
+    })  # fmt: skip
+    _set_status(cluster, "clusterversion/version", {
+        "desired": {"version": VERSION, "image": "release"},
+        "history": [{
+            "state": "Completed", "version": VERSION, "image": "release", "verified": True,
+            "startedTime": "2024-11-04T08:00:00Z", "completionTime": "2024-11-04T08:41:00Z",
+        }],
+    })  # fmt: skip
+    _set_status(cluster, "machineconfigpool/worker", {
+        "machineCount": len(workers), "updatedMachineCount": len(workers),
+        "readyMachineCount": len(workers), "unavailableMachineCount": 0,
+        "degradedMachineCount": 0,
+    })  # fmt: skip
+
+
+def _set_status(cluster: Cluster, name: str, status: dict) -> None:
+    cluster.kubectl(
+        "patch", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
+    )
+
+
+def _node(worker: Worker, region: str) -> dict:
+    resources = {"cpu": "8", "memory": "32Gi", "pods": "250", "ephemeral-storage": "120Gi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": worker.name,
+            "annotations": FAKE_NODE_ANNOTATION,
+            "labels": {
+                "kubernetes.io/hostname": worker.name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+                "node-role.kubernetes.io/worker": "",
+                "node.kubernetes.io/instance-type": worker.instance_type,
+                "topology.kubernetes.io/region": region,
+                "topology.kubernetes.io/zone": worker.zone,
+            },
+        },
+        "spec": {"providerID": worker.provider_id} if worker.provider_id else {},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": worker.internal_ip}],
+            "capacity": resources,
+            "allocatable": resources,
+        },
+    }
+
+
+def _infrastructure() -> dict:
+    return {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "Infrastructure",
+        "metadata": {"name": "cluster"},
+        "spec": {"platformSpec": {"type": "AWS", "aws": {}}},
+    }
+
+
+def _cluster_version() -> dict:
+    return {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "ClusterVersion",
+        "metadata": {"name": "version"},
+        "spec": {
+            "channel": "stable-" + VERSION.rpartition(".")[0],
+            "clusterID": "0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11",
+        },
+    }
+
+
+def _catalog_source() -> dict:
+    return {
+        "apiVersion": "operators.coreos.com/v1alpha1",
+        "kind": "CatalogSource",
+        "metadata": {"name": "redhat-operators", "namespace": "openshift-marketplace"},
+        "spec": {
+            "sourceType": "grpc",
+            "displayName": "Red Hat Operators",
+            "publisher": "Red Hat",
+            "image": "redhat-operator-index:v" + VERSION.rpartition(".")[0],
+        },
+    }
+
+
+def _machine_config_pool(role: str) -> dict:
+    return {
+        "apiVersion": "machineconfiguration.openshift.io/v1",
+        "kind": "MachineConfigPool",
+        "metadata": {"name": role},
+        "spec": {
+            "paused": False,
+            "machineConfigSelector": {
+                "matchLabels": {"machineconfiguration.openshift.io/role": role}
+            },
+            "nodeSelector": {"matchLabels": {f"node-role.kubernetes.io/{role}": ""}},
+        },
+    }
+
+
+def _security_context_constraints(name: str, *, privileged: bool) -> dict:
+    allowed = {
+        f"allow{what}": privileged
+        for what in (
+            "HostDirVolumePlugin",
+            "HostIPC",
+            "HostNetwork",
+            "HostPID",
+            "HostPorts",
+            "PrivilegeEscalation",
+            "PrivilegedContainer",
+        )
+    }
+    return {
+        "apiVersion": "security.openshift.io/v1",
+        "kind": "SecurityContextConstraints",
+        "metadata": {"name": name},
+        **allowed,
+        "readOnlyRootFilesystem": False,
+        "groups": [] if privileged else ["system:authenticated"],
+        "users": [],
+        "volumes": ["*"] if privileged else ["configMap", "emptyDir", "projected", "secret"],
+    }

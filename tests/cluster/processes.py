@@ -1,0 +1,96 @@
+"""Child processes that never outlive us: not after Ctrl-C, not after a crash, not after kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+class StartFailure(Exception):
+    """A program of the test cluster did not come up; says which and shows its last words."""
+
+
+class Processes:
+    """The children of one cluster, stopped in the reverse of the order they were started in.
+
+    Start them from the main thread: the kernel ends a child with the *thread* that made it.
+    """
+
+    def __init__(self, logs: Path):
+        self._logs = logs
+        self._running: list[tuple[str, subprocess.Popen]] = []
+
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        on_our_death: str = "KILL",
+    ) -> subprocess.Popen:
+        """Start `command`; its output goes to `<logs>/<name>.log`.
+
+        `on_our_death` is the signal the kernel sends it when we die without having
+        stopped it (PR_SET_PDEATHSIG, by util-linux' setpriv).
+        """
+        with open(self._log(name), "ab") as log:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", on_our_death, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C at a terminal reaches the foreground group: ours to handle, not theirs.
+                process_group=0,
+            )
+        self._running.append((name, process))
+        return process
+
+    def failure(self, name: str, why: str) -> StartFailure:
+        tail = self._log(name).read_text(errors="replace").splitlines()[-15:]
+        return StartFailure("\n  ".join([f"{name} {why}; its log ends with:", *tail]))
+
+    def check_alive(self) -> None:
+        for name, process in self._running:
+            if process.poll() is not None:
+                raise self.failure(name, f"ended with status {process.returncode}")
+
+    def stop(self) -> None:
+        for name, process in reversed(self._running):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=20)
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        self._running.clear()
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports that are free at this moment on every address."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for(what: str, ready, *, seconds: float, every: float = 0.1):
+    """Poll `ready()` until it is truthy and return that; StartFailure when `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ready()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise StartFailure(f"Waited {seconds:.0f} s in vain for {what}.")
+        time.sleep(every)

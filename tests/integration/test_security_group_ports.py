@@ -1,0 +1,502 @@
+"""security_group_ports as a user runs it, against moto's EC2 through a proxy that keeps a log.
+
+The proxy can also break things: refuse, hang up, lose an answer, or let
+somebody else act between two requests of a run.
+"""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.cluster.aws import REGION, Moto
+
+Answer = tuple[int, bytes] | None  # status and body; None hangs up
+Fault = Callable[[Callable[[], Answer]], Answer]  # given a way to pass the request on
+
+AUTHORIZE = "AuthorizeSecurityGroupIngress"
+REVOKE = "RevokeSecurityGroupIngress"
+READS = ["DescribeInstances", "DescribeSecurityGroups"]
+OUR_TAG = {"Key": "osc.peerpods/managed", "Value": "true"}
+
+
+class Ec2Proxy(ThreadingHTTPServer):
+    """EC2's query API, passed on to moto. `faults` are used up one a request, by action."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.calls: list[str] = []
+        self.faults: dict[str, list[Fault]] = defaultdict(list)
+
+    def take_calls(self) -> list[str]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Ec2Proxy
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        action = parse_qs(body.decode())["Action"][0]
+        self.server.calls.append(action)
+
+        def pass_on() -> Answer:
+            headers = {k: v for k, v in self.headers.items() if k not in ("Host", "Connection")}
+            request = urllib.request.Request(self.server.upstream, body, headers)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read()
+
+        faults = self.server.faults[action]
+        answer = faults.pop(0)(pass_on) if faults else pass_on()
+        if answer is None:
+            self.close_connection = True
+            return
+        status, content = answer
+        self.send_response(status)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def refuse(status: int, code: str, message: str = "told to") -> Fault:
+    body = (
+        f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        "</Errors><RequestID>1</RequestID></Response>"
+    )
+    return lambda pass_on: (status, body.encode())
+
+
+def hang_up(pass_on: Callable[[], Answer]) -> Answer:
+    return None
+
+
+def lose_the_answer(pass_on: Callable[[], Answer]) -> Answer:
+    pass_on()
+    return None
+
+
+def no_such_groups_yet(pass_on: Callable[[], Answer]) -> Answer:
+    return (
+        200,
+        b"<DescribeSecurityGroupsResponse><securityGroupInfo/></DescribeSecurityGroupsResponse>",
+    )
+
+
+@dataclass
+class World:
+    """A VPC with a subnet, and means to fill it and to look at it."""
+
+    ec2: object
+    vpc_id: str
+    subnet_id: str
+
+    def group(self, name: str) -> str:
+        return self.ec2.create_security_group(GroupName=name, Description=name, VpcId=self.vpc_id)[
+            "GroupId"
+        ]
+
+    def instance(self, *group_ids: str) -> str:
+        return self.ec2.run_instances(
+            ImageId="ami-12c6146b", MinCount=1, MaxCount=1, SubnetId=self.subnet_id,
+            SecurityGroupIds=group_ids,
+        )["Instances"][0]["InstanceId"]  # fmt: skip
+
+    def allow(self, group_id: str, port: int, **source: list) -> None:
+        self.ec2.authorize_security_group_ingress(
+            GroupId=group_id,
+            IpPermissions=[{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **source}],
+        )
+
+    def rules(self, group_id: str) -> list[dict]:
+        found = self.ec2.describe_security_group_rules(
+            Filters=[{"Name": "group-id", "Values": [group_id]}]
+        )["SecurityGroupRules"]
+        return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
+
+    def ports(self, group_id: str) -> list[tuple[int, str]]:
+        return [(rule["FromPort"], rule["IpProtocol"]) for rule in self.rules(group_id)]
+
+
+BOTH = [(9000, "tcp"), (15150, "tcp")]
+
+
+@pytest.fixture
+def world(moto: Moto) -> World:
+    ec2 = moto.client("ec2")
+    vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.0.0/24", AvailabilityZone=f"{REGION}a")
+    return World(ec2, vpc_id, subnet["Subnet"]["SubnetId"])
+
+
+@pytest.fixture
+def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
+    with Ec2Proxy(moto.endpoint_url) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    """Run the module through the proxy; `env` on top of what a user has exported."""
+
+    def run(args: dict, *, env: dict[str, str] | None = None, **how: bool) -> dict:
+        environment = {
+            **moto.environment,
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **(env or {}),
+        }
+        return run_module("security_group_ports", args, env=environment, **how)
+
+    return run
+
+
+# -- The main path -----------------------------------------------------------------------------
+
+
+def test_opens_the_ports_of_all_workers_once(world, proxy, run):
+    node, lb = world.group("node"), world.group("lb")
+    workers = [world.instance(node, lb), world.instance(node, lb), world.instance(node)]
+    args = {
+        "instance_ids": [f"aws:///{REGION}a/{worker}" for worker in workers],
+        "tags": {"team": "kata"},
+    }
+
+    foreseen = run(args, check=True, diff=True)
+    assert proxy.take_calls() == READS
+    assert world.rules(node) == []
+
+    result = run(args, diff=True)
+    assert proxy.take_calls() == [*READS, AUTHORIZE]
+    for key in ("changed", "groups", "diff"):
+        assert foreseen[key] == result[key], key
+    assert result["changed"]
+    assert result["chosen_because"] == f"{node} (node) is on all 3 instances; {lb} (lb) is not."
+    assert result["groups"] == [
+        {
+            "group_id": node,
+            "group_name": "node",
+            "vpc_id": world.vpc_id,
+            "opened": [{"port": 15150, "protocol": "tcp"}, {"port": 9000, "protocol": "tcp"}],
+            "already_open": [],
+            "revoked": [],
+        }
+    ]
+    assert result["instances"][2] == {
+        "instance_id": workers[2],
+        "vpc_id": world.vpc_id,
+        "subnet_id": world.subnet_id,
+        "availability_zone": f"{REGION}a",
+        "group_ids": [node],
+    }
+    assert result["diff"][0]["before"] == "9000/tcp closed\n15150/tcp closed\n"
+    assert "9000/tcp open to the group itself (tcp 9000)\n" in result["diff"][0]["after"]
+
+    assert world.ports(node) == BOTH
+    for rule in world.rules(node):
+        assert rule["ReferencedGroupInfo"]["GroupId"] == node
+        assert OUR_TAG in rule["Tags"]
+        assert {"Key": "team", "Value": "kata"} in rule["Tags"]
+    (group,) = world.ec2.describe_security_groups(GroupIds=[node])["SecurityGroups"]
+    for permission in group["IpPermissions"]:
+        (pair,) = permission["UserIdGroupPairs"]
+        assert pair["Description"].startswith(f"osc.peerpods: port {permission['FromPort']}/tcp ")
+    assert world.rules(lb) == []
+
+    again = run(args)
+    assert proxy.take_calls() == READS
+    assert not again["changed"]
+    assert again["groups"][0]["opened"] == []
+    assert again["groups"][0]["already_open"] == [
+        {"port": 15150, "protocol": "tcp", "covered_by": "the group itself (tcp 15150)"},
+        {"port": 9000, "protocol": "tcp", "covered_by": "the group itself (tcp 9000)"},
+    ]
+
+
+def test_absent_removes_only_what_was_added(world, proxy, run):
+    group = world.group("node")
+    world.allow(group, 9000, UserIdGroupPairs=[{"GroupId": group}])
+    world.allow(group, 22, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
+    args = {"group_ids": [group], "ports": [{"port": 9000, "protocols": ["tcp", "udp"]}]}
+    assert run(args)["groups"][0]["opened"] == [{"port": 9000, "protocol": "udp"}]
+    ours = [rule["SecurityGroupRuleId"] for rule in world.rules(group) if rule["Tags"]]
+    proxy.take_calls()
+
+    absent = {**args, "state": "absent"}
+    foreseen = run(absent, check=True)
+    assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules"]
+    result = run(absent)
+    assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules", REVOKE]
+    assert foreseen["groups"] == result["groups"]
+    assert result["groups"][0]["revoked"] == [{"port": 9000, "protocol": "udp", "rule_id": ours[0]}]
+    assert world.ports(group) == [(22, "tcp"), (9000, "tcp")]
+
+    assert not run(absent)["changed"]
+    assert REVOKE not in proxy.take_calls()
+
+
+def test_a_port_open_to_the_whole_vpc_stays_as_it_is(world, proxy, run):
+    group = world.group("node")
+    entries = [{"Cidr": "192.0.2.0/24"}, {"Cidr": "10.0.0.0/8"}]
+    prefix_list = world.ec2.create_managed_prefix_list(
+        PrefixListName="inside", MaxEntries=5, AddressFamily="IPv4", Entries=entries
+    )["PrefixList"]["PrefixListId"]
+    world.allow(group, 9000, PrefixListIds=[{"PrefixListId": prefix_list}])
+    world.allow(group, 15150, IpRanges=[{"CidrIp": "10.0.0.0/16"}])
+
+    result = run({"group_ids": [group]})
+    assert not result["changed"]
+    assert [port["covered_by"] for port in result["groups"][0]["already_open"]] == [
+        "10.0.0.0/16 (tcp 15150)",
+        f"{prefix_list} (tcp 9000)",
+    ]
+    assert sorted(proxy.take_calls()) == [
+        "DescribeSecurityGroups",
+        "DescribeVpcs",
+        "GetManagedPrefixListEntries",
+    ]
+
+    world.ec2.associate_vpc_cidr_block(VpcId=world.vpc_id, CidrBlock="172.16.0.0/16")
+    assert run({"group_ids": [group]})["changed"]
+
+
+def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
+    group = world.group("node")
+    world.allow(group, 9000, PrefixListIds=[{"PrefixListId": "pl-0a1b2c3d"}])
+    proxy.faults["GetManagedPrefixListEntries"] = [refuse(403, "UnauthorizedOperation")]
+
+    result = run({"group_ids": [group], "ports": [{"port": 9000}]})
+    assert result["groups"][0]["opened"] == [{"port": 9000, "protocol": "tcp"}]
+    assert result["warnings"][0].startswith("pl-0a1b2c3d is taken to cover nothing: EC2 in ")
+
+
+def test_the_last_of_many_workers_counts(world, proxy, run):
+    """More reservations than moto puts into one page, more workers than EC2 takes in a filter."""
+    node, extra = world.group("node"), world.group("extra")
+    many = world.ec2.run_instances(
+        ImageId="ami-12c6146b", MinCount=100, MaxCount=100, SubnetId=world.subnet_id,
+        SecurityGroupIds=[node, extra],
+    )["Instances"]  # fmt: skip
+    workers = [instance["InstanceId"] for instance in many]
+    workers += [world.instance(node, extra) for _ in range(100)]
+    workers.append(world.instance(node))
+
+    result = run({"instance_ids": workers})
+    assert [group["group_id"] for group in result["groups"]] == [node]
+    assert [instance["instance_id"] for instance in result["instances"]] == workers
+    assert world.ports(node) == BOTH
+    assert proxy.take_calls().count(AUTHORIZE) == 1
+
+
+# -- Input that no plan can be made of ---------------------------------------------------------
+
+
+def test_workers_without_a_common_group(world, proxy, run):
+    node, other = world.group("node"), world.group("other")
+    workers = [world.instance(node), world.instance(other)]
+    result = run({"instance_ids": workers})
+    assert result["failed"]
+    assert result["msg"] == (
+        f"The 2 instances share no security group: {workers[0]} has {node}; "
+        f"{workers[1]} has {other}. Name the groups to open with group_ids."
+    )
+    assert AUTHORIZE not in proxy.take_calls()
+
+
+def test_instances_that_are_not_there(world, proxy, run):
+    group = world.group("node")
+    worker, gone = world.instance(group), world.instance(group)
+    world.ec2.terminate_instances(InstanceIds=[gone])
+    result = run({"instance_ids": [worker, gone, "i-0123456789abcdef0"]})
+    assert result["failed"]
+    assert result["msg"].startswith(
+        f"EC2 knows no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. "
+    )
+    assert proxy.take_calls() == ["DescribeInstances"]
+
+
+@pytest.mark.parametrize(
+    ("args", "msg"),
+    [
+        ({"group_ids": ["sg-0123456789abcdef0"]}, "EC2 knows no security group sg-0123456789abc"),
+        ({"instance_ids": []}, "There is no worker to look at and no group to open"),
+        ({"instance_ids": ["azure:///w"]}, "'azure:///w' names no EC2 instance"),
+        ({"group_ids": ["sg-1"], "ports": [{"port": 70000}]}, "70000 is not a port"),
+    ],
+)
+def test_other_bad_input(run, args, msg):
+    result = run(args)
+    assert result["failed"]
+    assert result["msg"].startswith(msg)
+
+
+# -- Credentials -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "fault", "found", "advice"),
+    [
+        (
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            None,
+            "No AWS credentials to ask EC2 with: ",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        (
+            {"AWS_SESSION_TOKEN": "a-token-of-yesterday"},
+            refuse(400, "RequestExpired", "Request has expired."),
+            f"EC2 in {REGION} refused DescribeSecurityGroups with RequestExpired: ",
+            "They have expired: get new ones.",
+        ),
+        (
+            {},
+            refuse(401, "AuthFailure", "AWS was not able to validate the credentials"),
+            f"EC2 in {REGION} refused DescribeSecurityGroups with AuthFailure: ",
+            "or name a profile",
+        ),
+        (
+            {},
+            refuse(
+                403,
+                "UnauthorizedOperation",
+                "You are not authorized. Encoded authorization failure message: AbCd",
+            ),
+            f"EC2 in {REGION} refused DescribeSecurityGroups with UnauthorizedOperation: ",
+            "You are not authorized. Grant these credentials the permissions",
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+            None,
+            f"EC2 in {REGION} could not be asked for DescribeSecurityGroups: ",
+            "Check region and endpoint_url",
+        ),
+    ],
+    ids=["none", "expired", "wrong", "not allowed", "unreachable"],
+)
+def test_who_we_are_to_aws_is_told_in_a_sentence(proxy, run, env, fault, found, advice):
+    if fault:
+        proxy.faults["DescribeSecurityGroups"] = [fault]
+    result = run({"group_ids": ["sg-0123456789abcdef0"]}, env=env)
+    assert result["failed"]
+    assert result["msg"].startswith(found)
+    assert advice in result["msg"]
+
+
+def test_no_secret_is_shown(moto, world, run):
+    args = {
+        "group_ids": [world.group("node")],
+        "access_key": moto.environment["AWS_ACCESS_KEY_ID"],
+        "secret_key": moto.environment["AWS_SECRET_ACCESS_KEY"],
+        "session_token": "a-token-nobody-should-see",
+    }
+    shown = str(run(args, env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}))
+    assert "opened" in shown
+    assert args["secret_key"] not in shown
+    assert args["session_token"] not in shown
+
+
+def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
+    group = world.group("node")
+    args = {"group_ids": [group], "dry_run": True}
+    result = run(args)
+    assert proxy.take_calls() == ["DescribeSecurityGroups", AUTHORIZE]
+    assert not result["changed"]
+    assert len(result["groups"][0]["opened"]) == 2
+    assert world.rules(group) == []
+
+    proxy.faults[AUTHORIZE] = [refuse(403, "UnauthorizedOperation")]
+    result = run(args, check=True)
+    assert result["failed"]
+    assert f"refused {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
+
+
+# -- Faults and races, with the end state looked at --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "faults", "env"),
+    [
+        (AUTHORIZE, [refuse(503, "RequestLimitExceeded")] * 3, {"AWS_MAX_ATTEMPTS": "1"}),
+        (
+            "DescribeSecurityGroups",
+            [refuse(503, "RequestLimitExceeded")] * 3,
+            {"AWS_MAX_ATTEMPTS": "1"},
+        ),
+        (AUTHORIZE, [refuse(500, "InternalError")], {}),
+        (AUTHORIZE, [hang_up], {}),
+        (AUTHORIZE, [refuse(400, "InvalidGroup.NotFound")], {}),
+        ("DescribeSecurityGroups", [no_such_groups_yet], {}),
+    ],
+    ids=[
+        "throttled write",
+        "throttled read",
+        "internal error",
+        "connection reset",
+        "group not yet known to the write",
+        "group not yet known to the read",
+    ],
+)
+def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
+    group = world.group("node")
+    proxy.faults[action] = list(faults)
+    result = run({"group_ids": [group]}, env=env)
+    assert result["changed"], result
+    assert proxy.faults[action] == []
+    assert proxy.take_calls().count(action) == len(faults) + 1
+    assert world.ports(group) == BOTH
+
+
+def test_a_lost_answer_doubles_nothing(world, proxy, run):
+    group = world.group("node")
+    proxy.faults[AUTHORIZE] = [lose_the_answer]
+    result = run({"group_ids": [group]})
+    assert not result.get("failed"), result
+    assert world.ports(group) == BOTH
+
+    proxy.faults[REVOKE] = [lose_the_answer]
+    result = run({"group_ids": [group], "state": "absent"})
+    assert not result.get("failed"), result
+    assert world.rules(group) == []
+
+
+def test_two_runs_at_once(world, proxy, run):
+    """Both have seen the ports closed before either opens them."""
+    group = world.group("node")
+    both_have_looked = threading.Barrier(2, timeout=60)
+
+    def after_the_other_has_looked(pass_on: Callable[[], Answer]) -> Answer:
+        both_have_looked.wait()
+        return pass_on()
+
+    proxy.faults[AUTHORIZE] = [after_the_other_has_looked] * 2
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(run, [{"group_ids": [group]}] * 2))
+    assert not any(result.get("failed") for result in results), results
+    assert any(result["changed"] for result in results)
+    assert world.ports(group) == BOTH
