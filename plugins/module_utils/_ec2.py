@@ -58,13 +58,13 @@ _LOG_IN = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary "
     "credentials), or name a profile with AWS_PROFILE or the profile option."
 )
-_EXPIRED = f"They have expired: get new ones. {_LOG_IN}"
+_EXPIRED = f"The credentials have expired: get new ones. {_LOG_IN}"
 _ADVICE = {
     "AuthFailure": _LOG_IN,
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
     "InvalidClientTokenId": _LOG_IN,
-    "RequestExpired": f"{_EXPIRED} If they have not, set this machine's clock.",
+    "RequestExpired": f"{_EXPIRED} If they have not, check this machine's clock.",
     "SignatureDoesNotMatch": _LOG_IN,
     "UnauthorizedOperation": "Grant these credentials the permissions that the module's "
     "documentation lists.",

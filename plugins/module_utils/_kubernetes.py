@@ -50,6 +50,9 @@ CONFLICT_RETRIES = 5
 # that take its place apart. Seconds.
 RELIST_INTERVAL = 1.0
 
+# Of what others say in an error, so much is passed on: a proxy may answer with a page of HTML.
+MESSAGE_LENGTH = 500
+
 T = TypeVar("T")
 
 
@@ -97,12 +100,14 @@ class Cluster:
         try:
             self._client = get_api_client(_AsK8SModule(module)).client
         except (CoreException, ConfigException, YAMLError) as error:
-            raise ClusterError(
-                f"No cluster to talk to: {_sentence(error)}. Pass kubeconfig (or host and api_key), "
-                "or set K8S_AUTH_KUBECONFIG or KUBECONFIG."
+            raise _no_cluster(_sentence(error)) from error
+        # Where the kubeconfig or the server is something else altogether, the library just breaks.
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _no_cluster(
+                f"this is no kubeconfig, or its server no Kubernetes API ({_sentence(error)})"
             ) from error
         except (ApiException, DynamicApiError) as error:
-            raise self._refused("GET", "/api", error) from error
+            raise self._refused("GET", "/version", error) from error
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -302,8 +307,17 @@ class _AsK8SModule(AnsibleK8SModule):
         return False
 
 
+def _no_cluster(why: str) -> ClusterError:
+    return ClusterError(
+        f"No cluster to talk to: {why}. Pass kubeconfig (or host and api_key), or set "
+        "K8S_AUTH_KUBECONFIG or KUBECONFIG."
+    )
+
+
 def _sentence(error: object) -> str:
-    return str(error).strip().rstrip(".")
+    """An error's text on one line of bearable length, ready to be put into a sentence."""
+    line = " ".join(str(error).split()).rstrip(".")
+    return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]}…"
 
 
 def _status_message(error: Any) -> str:

@@ -214,7 +214,7 @@ def plan_absent(current: dict | None, name: str) -> Plan:
 
 def serves_match_conditions(version: dict) -> bool:
     """Whether an API server whose `/version` answers this takes matchConditions."""
-    minor = "".join(character for character in version["minor"] if character.isdigit())
+    minor = "".join(character for character in version["minor"] if character.isdigit())  # 27+
     return (int(version["major"]), int(minor)) >= (1, MATCH_CONDITIONS_SINCE)
 
 

@@ -133,7 +133,7 @@ def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: 
     if missing:
         problems.append(f"EC2 knows no instance {_some(missing)} in {region}")
     if gone:
-        problems.append(f"{_some(gone)} is terminated")
+        problems.append(f"{_some(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
     if problems:
         raise SecurityGroupError(
             f"{' and '.join(problems)}. Check that region and credentials are those of the "
@@ -267,17 +267,16 @@ def ip_permission(group_id: str, port: Port) -> dict:
 
 def diff_of(plan: Plan) -> dict:
     """The plan as Ansible's before and after: a line for each port."""
-    opened_by = {
-        port: _in_words(plan.group, Rule(port.protocol, port.port, port.port, plan.group.group_id))
-        for port in plan.opened
-    }
     unchanged = {port: f"open to {covered_by}" for port, covered_by in plan.already_open}
     before = {
         **unchanged,
         **dict.fromkeys(plan.opened, "closed"),
         **{port: f"opened by osc.peerpods ({rule_id})" for port, rule_id in plan.revoked},
     }
-    after = {**unchanged, **{port: f"open to {source}" for port, source in opened_by.items()}}
+    after = dict(unchanged)
+    for port in plan.opened:
+        for rule in rules_of([ip_permission(plan.group.group_id, port)]):
+            after[port] = f"open to {_in_words(plan.group, rule)}"
     header = f"{plan.group.group_id} ({plan.group.group_name})"
     return {
         "before_header": header,

@@ -109,7 +109,14 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Open 15150 and 9000 between all workers of the cluster
+- name: Find the workers of the cluster
+  kubernetes.core.k8s_info:
+    api_version: v1
+    kind: Node
+    label_selectors: [node-role.kubernetes.io/worker]
+  register: workers
+
+- name: Open 15150 and 9000 between all of them
   osc.peerpods.security_group_ports:
     region: us-east-2
     instance_ids: "{{ workers.resources | map(attribute='spec.providerID') }}"
@@ -139,6 +146,82 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+groups:
+  description:
+    - What was done to each group, and what was found. In check mode and with O(dry_run=true), what
+      would be done.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    group_id:
+      description: The id of the group.
+      type: str
+      sample: sg-f451f7b0118021613
+    group_name:
+      description: Its name.
+      type: str
+      sample: node
+    vpc_id:
+      description: The VPC it is in.
+      type: str
+      sample: vpc-5eb5f62eeb5e2c05c
+    opened:
+      description: The ports that were opened from the group to itself.
+      type: list
+      elements: dict
+      sample:
+        - port: 15150
+          protocol: tcp
+    already_open:
+      description:
+        - The ports that were open, each with the rules that cover it. Empty with O(state=absent).
+      type: list
+      elements: dict
+      sample:
+        - port: 9000
+          protocol: tcp
+          covered_by: the group itself (tcp 9000)
+    revoked:
+      description: The ports whose rules were removed, each with the id that the rule had.
+      type: list
+      elements: dict
+      sample:
+        - port: 9000
+          protocol: tcp
+          rule_id: sgr-e44f6f6a4d13d416b
+chosen_because:
+  description: Which groups were chosen, and why those.
+  returned: success
+  type: str
+  sample: sg-f451f7b0118021613 (node) is on all 3 instances.
+instances:
+  description: The instances of O(instance_ids), in that order; empty with O(group_ids).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    instance_id:
+      description: The id of the instance.
+      type: str
+      sample: i-512823a968c8dd8ca
+    vpc_id:
+      description: The VPC it is in.
+      type: str
+      sample: vpc-5eb5f62eeb5e2c05c
+    subnet_id:
+      description: The subnet of its primary network interface.
+      type: str
+      sample: subnet-83cbd55a2e0aebcc2
+    availability_zone:
+      description: The zone it is in.
+      type: str
+      sample: us-east-2a
+    group_ids:
+      description: All of its security groups.
+      type: list
+      elements: str
+      sample: [sg-f451f7b0118021613]
 """
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule

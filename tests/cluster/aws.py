@@ -16,6 +16,9 @@ REGION = "eu-central-1"
 VPC_CIDR = "10.0.0.0/16"
 INSTANCE_TYPE = "m6i.2xlarge"
 
+# Of the many ports an installer opens between nodes, enough to be left alone.
+PORTS_OPEN_BEFORE = {10250: "tcp", 4789: "udp"}
+
 
 class Moto:
     """A running moto server; stop it with its `processes`."""
@@ -98,10 +101,9 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
     ec2.authorize_security_group_ingress(
         GroupId=groups[0],
         IpPermissions=[
-            {"IpProtocol": "tcp", "FromPort": 10250, "ToPort": 10250,
-             "UserIdGroupPairs": [{"GroupId": groups[0]}]},
-            {"IpProtocol": "udp", "FromPort": 4789, "ToPort": 4789,
-             "UserIdGroupPairs": [{"GroupId": groups[0]}]},
+            {"IpProtocol": protocol, "FromPort": port, "ToPort": port,
+             "UserIdGroupPairs": [{"GroupId": groups[0]}]}
+            for port, protocol in PORTS_OPEN_BEFORE.items()
         ],
     )  # fmt: skip
     found = []

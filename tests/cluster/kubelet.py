@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -228,6 +229,9 @@ class Kubelet:
         self._server = server
         self._pods: dict[str, LocalPod] = {}
         self._heartbeat = 0.0
+        # A pod takes up to its grace period to stop; meanwhile the others are looked after.
+        self._stoppers = ThreadPoolExecutor()
+        self._stopping: set[str] = set()
 
     def run(self) -> None:
         stopping = []
@@ -240,7 +244,8 @@ class Kubelet:
                 time.sleep(SYNC_SECONDS)
         finally:
             for pod in self._pods.values():
-                self._runtime.stop(pod, grace_seconds=2)
+                self._stoppers.submit(self._runtime.stop, pod, grace_seconds=2)
+            self._stoppers.shutdown()
 
     def _register(self) -> None:
         resources = {"cpu": "4", "memory": "16Gi", "pods": "250"}
@@ -288,20 +293,15 @@ class Kubelet:
                 # Gone or changed since the list, or a Secret not there yet: again next time.
                 if error.status not in (404, 409):
                     raise
-        gone = self._pods.keys() - {manifest["metadata"]["uid"] for manifest in bound}
-        for uid in gone:
-            self._runtime.stop(self._pods.pop(uid), grace_seconds=0)
+        for uid in self._pods.keys() - {manifest["metadata"]["uid"] for manifest in bound}:
+            self._stoppers.submit(self._runtime.stop, self._pods.pop(uid), grace_seconds=0)
 
     def _sync_pod(self, manifest: dict) -> None:
         uid = manifest["metadata"]["uid"]
         if manifest["metadata"].get("deletionTimestamp"):
-            if uid in self._pods:
-                grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
-                self._runtime.stop(self._pods.pop(uid), grace)
-            self._api.request(
-                "DELETE", LocalPod(manifest, Path()).path,
-                {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
-            )  # fmt: skip
+            if uid not in self._stopping:
+                self._stopping.add(uid)
+                self._stoppers.submit(self._terminate, manifest)
             return
         pod = self._pods.get(uid)
         if pod is None:
@@ -318,6 +318,17 @@ class Kubelet:
         elif time.monotonic() - pod.refreshed > VOLUME_REFRESH_SECONDS:
             self._write_volumes(pod)
         self._report(pod)
+
+    def _terminate(self, manifest: dict) -> None:
+        uid = manifest["metadata"]["uid"]
+        pod = self._pods.pop(uid, None)
+        if pod is not None:
+            grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
+            self._runtime.stop(pod, grace)
+        self._api.request(
+            "DELETE", LocalPod(manifest, Path()).path,
+            {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
+        )  # fmt: skip
 
     def _write_volumes(self, pod: LocalPod) -> None:
         pod.refreshed = time.monotonic()

@@ -36,7 +36,7 @@ AUDIT_POLICY = {
         # The control plane talks to itself all the time: not what a test wants to count.
         {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]},
         {"level": "None", "users": ["system:kube-scheduler", "system:kube-controller-manager",
-                                    "system:apiserver", "kwok"]},
+                                    "system:apiserver", "kwok", "cluster-operators"]},
         {"level": "Metadata"},
     ],
 }  # fmt: skip

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
+from .processes import wait_for
 
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
+
+# For child processes that are modules of this tree.
+PYTHON = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 # The node whose pods really run: this machine, by tests/cluster/kubelet.py.
 CONTROL_PLANE_NODE = "control-plane-0"
@@ -73,6 +78,30 @@ def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
         "readyMachineCount": len(workers), "unavailableMachineCount": 0,
         "degradedMachineCount": 0,
     })  # fmt: skip
+
+
+def start_stand_ins(cluster: Cluster, runtime: str) -> None:
+    """Start the cluster's own controllers (operators.py) and its one real node (kubelet.py).
+
+    `runtime` is "podman" or "process".
+    """
+    cluster.processes.start("operators", [
+        sys.executable, "-m", "tests.cluster.operators",
+        str(cluster.user_kubeconfig("cluster-operators", "system:masters")),
+    ], environment=PYTHON)  # fmt: skip
+    cluster.processes.start("kubelet", [
+        sys.executable, "-m", "tests.cluster.kubelet",
+        f"--node={CONTROL_PLANE_NODE}",
+        f"--kubeconfig={cluster.user_kubeconfig(f'system:node:{CONTROL_PLANE_NODE}', 'system:nodes')}",
+        f"--directory={cluster.directory / 'pods'}",
+        f"--runtime={runtime}",
+    ], environment=PYTHON, on_our_death="TERM")  # fmt: skip
+
+    def registered() -> bool:
+        cluster.processes.check_alive()
+        return CONTROL_PLANE_NODE in cluster.kubectl("get", "nodes", "-o", "name")
+
+    wait_for("the control plane's node", registered, seconds=30)
 
 
 def _set_status(cluster: Cluster, name: str, status: dict) -> None:

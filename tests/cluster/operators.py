@@ -15,6 +15,7 @@ import time
 
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
 
 from .pki import CertificateAuthority
 
@@ -35,15 +36,15 @@ class Api:
     """Just enough of a client: plain paths and plain dicts."""
 
     def __init__(self, kubeconfig: str):
-        self._client = config.new_client_from_config(kubeconfig)
+        self._client = DynamicClient(config.new_client_from_config(kubeconfig))
 
-    def request(self, method: str, path: str, body=None, content_type="application/json"):
-        return json.loads(
-            self._client.call_api(
-                path, method, body=body, auth_settings=["BearerToken"], _preload_content=False,
-                header_params={"Content-Type": content_type, "Accept": "application/json"},
-            )[0].data
-        )  # fmt: skip
+    def request(
+        self, method: str, path: str, body=None, content_type: str = "application/json"
+    ) -> dict:
+        response = self._client.request(
+            method.lower(), path, body=body, content_type=content_type, serialize=False
+        )
+        return json.loads(response.data)
 
     def list(self, path: str) -> list[dict]:
         return self.request("GET", path)["items"]

@@ -372,7 +372,7 @@ def test_other_bad_input(run, args, msg):
             {"AWS_SESSION_TOKEN": "a-token-of-yesterday"},
             refuse(400, "RequestExpired", "Request has expired."),
             f"EC2 in {REGION} refused DescribeSecurityGroups with RequestExpired: ",
-            "They have expired: get new ones.",
+            "The credentials have expired: get new ones.",
         ),
         (
             {},

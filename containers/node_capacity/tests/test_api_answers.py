@@ -1,4 +1,4 @@
-"""Answers that a healthy API server does not give when a test wants them: a scripted one over HTTP."""
+"""Answers that a healthy API server does not give on demand, from a scripted one over HTTP."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
-from peerpods_node_capacity.agent import Agent
-from peerpods_node_capacity.kube import ApiError, Kube
+from peerpods_node_capacity.agent import Agent, Mirror
+from peerpods_node_capacity.kube import ApiError, Kube, Metadata
 
 VM = "kata.peerpods.io/vm"
+
+
+class HasMetadata(msgspec.Struct):
+    metadata: Metadata
 
 
 class ScriptedApi(ThreadingHTTPServer):
@@ -126,21 +131,25 @@ def worker(name: str, version: str) -> dict:
 CONFIG = {"metadata": {"name": "c", "resourceVersion": "1"}, "spec": {"limit": "3"}}
 
 
-def run_agent_until(done: Callable[[], object]) -> None:
-    """Run an agent in this process until `done`; fails after 20 seconds."""
+def run_until(run: Callable[[Kube], Awaitable[None]], done: Callable[[], object]) -> None:
+    """Run `run` in this process until `done`; fails after 20 seconds."""
 
-    async def run() -> None:
+    async def both() -> None:
         kube = Kube()
-        agent = asyncio.create_task(Agent(kube, namespace="ns", resource=VM).run())
+        running = asyncio.create_task(run(kube))
         async with asyncio.timeout(20):
             while not done():
-                assert not agent.done(), agent.exception()
+                assert not running.done(), running.exception()
                 await asyncio.sleep(0.02)
-        agent.cancel()
-        await asyncio.wait([agent])
+        running.cancel()
+        await asyncio.wait([running])
         await kube.close()
 
-    asyncio.run(run())
+    asyncio.run(both())
+
+
+async def agent(kube: Kube) -> None:
+    await Agent(kube, namespace="ns", resource=VM).run()
 
 
 GONE = "too old resource version: 7 (9)"
@@ -155,26 +164,31 @@ GONE = "too old resource version: 7 (9)"
     ids=["as a response", "as an event"],
 )
 def test_a_version_that_is_gone_is_listed_again(scripted, gone):
-    """The second list no longer has node old and has node new: both are noticed."""
+    """The second list lacks node old and has node new: both are noticed; then a bookmark
+    moves the version on from which the next watch starts."""
     lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"))])
 
     def answer(request):
         match request:
-            case {"method": "PATCH"}:
-                return json_answer({})
-            case {"path": "/api/v1/nodes", "watch": False}:
+            case {"watch": False}:
                 return next(lists)
-            case {"path": "/api/v1/nodes", "version": "7"}:
+            case {"version": "7"}:
                 return gone
-            case {"watch": True}:
-                return bookmark("9")
             case _:
-                return page("1", CONFIG)
+                return bookmark("11")
 
     api = scripted(answer)
-    run_agent_until(lambda: api.count(method="PATCH", path="/api/v1/nodes/new/status"))
-    assert api.count(path="/api/v1/nodes", watch=False) == 2
-    assert api.count(path="/api/v1/nodes", watch=True, version="7") == 1
+    changes = []
+
+    async def mirror(kube: Kube) -> None:
+        def changed(name: str, kept: str | None) -> None:
+            changes.append((name, kept))
+
+        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "kept", changed).run()
+
+    run_until(mirror, lambda: api.count(watch=True, version="11"))
+    assert changes == [("old", "kept"), ("old", None), ("new", "kept")]
+    assert api.count(watch=True, version="7") == 1
 
 
 def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
@@ -192,7 +206,7 @@ def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
 
     api = scripted(answer)
     configs = "/apis/confidentialcontainers.org/v1alpha1/namespaces/ns/peerpodconfigs"
-    run_agent_until(lambda: api.count(path=configs) >= 3)
+    run_until(agent, lambda: api.count(path=configs) >= 3)
     assert api.count(method="PATCH") == 0
 
 
@@ -235,7 +249,7 @@ def test_a_refused_patch_is_tried_again(scripted):
                 return page("1", CONFIG)
 
     api = scripted(answer)
-    run_agent_until(lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
+    run_until(agent, lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
 
 
 def test_a_rotated_token_is_read_again(scripted, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from .mutate import Policy
-from .server import Settings, check_certificate, log, serve
+from .server import Settings, check_certificate, serve
 
 
 def main() -> int:
@@ -18,18 +18,9 @@ def main() -> int:
         policy = Policy.from_env(os.environ)
         settings = Settings.from_env(os.environ)
         check_certificate(settings)
-    except ValueError as error:
-        sys.exit(f"The webhook does not start: {error}")
-    log(
-        {
-            "outcome": "listening",
-            "address": settings.address,
-            "port": settings.port,
-            "runtimeClassNames": sorted(policy.runtime_classes),
-            "extendedResource": policy.extended_resource,
-        }
-    )
-    stopped_on_request = uvloop.run(serve(policy, settings))
+        stopped_on_request = uvloop.run(serve(policy, settings))
+    except (ValueError, OSError) as error:
+        sys.exit(f"The webhook does not run: {error}")
     return 0 if stopped_on_request else 1
 
 

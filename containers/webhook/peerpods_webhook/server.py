@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -32,6 +33,9 @@ from .review import answer
 REVIEW_PATH = "/mutate-v1-pod"
 METHODS = {REVIEW_PATH: "POST", "/healthz": "GET", "/readyz": "GET"}
 
+# A review takes milliseconds: what is not answered after this never will be.
+DRAIN_SECONDS = 1.0
+
 JSON = [("content-type", "application/json")]
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 
@@ -49,8 +53,13 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
         """Raises ValueError, as a sentence, where a value makes no sense."""
+        address = env.get("BIND_ADDRESS") or cls.address
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise ValueError(f"BIND_ADDRESS is no IP address: {error}.") from error
         return cls(
-            address=env.get("BIND_ADDRESS") or cls.address,
+            address=address,
             port=_number(env, "PORT", cls.port, 65535),
             certificate=Path(env.get("TLS_CERT_FILE") or cls.certificate),
             key=Path(env.get("TLS_KEY_FILE") or cls.key),
@@ -130,7 +139,8 @@ async def _read(scope: Scope, protocol: HTTPProtocol, limit: int) -> bytes | Non
 async def serve(policy: Policy, settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what is in flight.
 
-    Returns False where the server stopped by itself.
+    Returns False where the server stopped by itself; raises OSError, as a sentence, where it
+    could not listen.
 
     To take up a renewed certificate in place, call `Server.build_ssl_context` and then
     `Server.reload`: granian starts a second listener on the same port and lets the first one
@@ -153,10 +163,35 @@ async def serve(policy: Policy, settings: Settings) -> bool:
             "loggers": {"_granian": {"handlers": ["json"], "propagate": False}},
         },
     )
+    listening = {
+        "outcome": "listening",
+        "address": settings.address,
+        "port": settings.port,
+        "runtimeClassNames": sorted(policy.runtime_classes),
+        "extendedResource": policy.extended_resource,
+    }
+    server.on_startup(lambda: log(listening))
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, server.stop)
-    await server.serve()
+    try:
+        async with asyncio.timeout(None) as drain:
+
+            def stop() -> None:
+                server.stop()
+                drain.reschedule(loop.time() + DRAIN_SECONDS)
+
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(signum, stop)
+            await server.serve()
+    except TimeoutError:
+        # Some client keeps an HTTP/2 connection open that was told to go away.
+        pass
+    except RuntimeError as error:
+        # This is how granian reports the system's error: its first line, then a stack trace.
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"{settings.address} port {settings.port} cannot be listened at: {reason}. "
+            "Set BIND_ADDRESS and PORT to what is this host's and free."
+        ) from error
     return server.interrupt_signal
 
 

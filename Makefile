@@ -1,0 +1,69 @@
+# Two commands do everything: `make demo` and `make test`. Each installs what it
+# needs: Python packages into .venv, the cluster's programs and the Go toolchain
+# (where the machine has none) into ~/.cache/osc.peerpods, and, as root, Debian's
+# container tools.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PYTEST := .venv/bin/python -m pytest
+
+# Installed where they are missing and we are root; without them `make demo` runs
+# the webhook and the agent as plain processes.
+CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns mmdebstrap
+
+.PHONY: help demo test lint unit integration images packages requirements clean
+
+help:
+	@echo "make demo          a bare cluster to running peer pods, on this machine (KEEP=1: leave it running)"
+	@echo "make test          everything: lint, unit, integration, demo"
+	@echo "make lint unit integration    its parts"
+	@echo "make images        build the webhook's and the agent's image"
+	@echo "make requirements  pin tests/requirements.in anew"
+	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
+
+demo: .venv/installed packages
+	.venv/bin/python -m tests.demo
+
+test: lint unit integration demo
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/ansible-lint --offline
+
+unit: .venv/installed
+	$(PYTEST) tests/unit containers/webhook/tests containers/node_capacity/tests -m "not cluster"
+
+integration: .venv/installed packages
+	$(PYTEST) tests/integration containers/node_capacity/tests -m cluster
+
+images: .venv/installed packages
+	.venv/bin/python -m tests.cluster.images
+
+packages:
+	@if ! command -v podman buildah runc iptables mmdebstrap >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's container tools: $(CONTAINER_PACKAGES)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -qq --no-install-recommends $(CONTAINER_PACKAGES) >/dev/null; \
+	  else \
+	    echo "To run the webhook and the agent as containers: sudo apt-get install $(CONTAINER_PACKAGES)"; \
+	  fi; \
+	fi
+
+.venv/installed: tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed ($(PYTHON) is older or missing): make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' \
+	  || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python .venv -r tests/requirements.txt
+	touch $@
+
+requirements:
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	  --all-extras tests/requirements.in containers/*/pyproject.toml -o tests/requirements.txt
+
+clean:
+	rm -rf .venv build

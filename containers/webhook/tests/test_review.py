@@ -1,0 +1,162 @@
+"""AdmissionReviews as bytes, answered as bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import jsonpatch
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerpods_webhook.mutate import Policy
+from peerpods_webhook.review import Answer, answer
+
+VM = {"limits": {"kata.peerpods.io/vm": "1"}, "requests": {"kata.peerpods.io/vm": "1"}}
+
+
+def pod(cpu: str = "1", runtime_class: str = "kata-remote") -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "demo-", "namespace": "team"},
+        "spec": {
+            "runtimeClassName": runtime_class,
+            "containers": [
+                {
+                    "name": "app",
+                    "env": [{"name": "TOKEN", "value": "s3cret"}],
+                    "resources": {"requests": {"cpu": cpu}},
+                }
+            ],
+        },
+    }
+
+
+def review(version: str = "v1", **request) -> dict:
+    return {
+        "apiVersion": f"admission.k8s.io/{version}",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "operation": "CREATE",
+            "namespace": "team",
+            "object": pod(),
+            "oldObject": None,
+            "dryRun": False,
+            **request,
+        },
+    }
+
+
+def ask(asked: dict) -> Answer:
+    return answer(json.dumps(asked).encode(), Policy())
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+@pytest.mark.parametrize("dry_run", [False, True, None])
+def test_a_peer_pod(version, dry_run):
+    status, body, event = ask(review(version, dryRun=dry_run))
+    assert status == 200
+    reply = json.loads(body)
+    patch = reply["response"].pop("patch")
+    assert reply == {
+        "apiVersion": f"admission.k8s.io/{version}",
+        "kind": "AdmissionReview",
+        "response": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "allowed": True,
+            "patchType": "JSONPatch",
+        },
+    }
+    after = jsonpatch.apply_patch(pod(), base64.b64decode(patch, validate=True).decode())
+    assert after["spec"]["containers"][0]["resources"] == VM
+    assert event == {
+        "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        "namespace": "team",
+        "generateName": "demo-",
+        "outcome": "mutated",
+        **({"dryRun": True} if dry_run else {}),
+    }
+
+
+UNCHANGED = {
+    "another runtime class": {"object": pod(runtime_class="runc")},
+    "update": {"operation": "UPDATE", "oldObject": pod()},
+    "in-place resize": {"operation": "UPDATE", "subResource": "resize", "oldObject": pod()},
+    "delete": {"operation": "DELETE", "object": None, "oldObject": pod()},
+    "connect": {"operation": "CONNECT", "subResource": "exec", "object": None},
+    "binding": {"subResource": "binding", "kind": {"group": "", "kind": "Binding"}},
+    "another kind": {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}},
+    "another group's Pod": {"kind": {"group": "example.com", "version": "v1", "kind": "Pod"}},
+    "no object": {"object": None},
+}
+
+
+@pytest.mark.parametrize("request_fields", UNCHANGED.values(), ids=UNCHANGED.keys())
+def test_what_is_allowed_unchanged(request_fields):
+    status, body, event = ask(review(**request_fields))
+    assert status == 200
+    assert json.loads(body)["response"] == {
+        "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        "allowed": True,
+    }
+    assert event["outcome"] == "unchanged"
+
+
+@pytest.mark.parametrize("cpu", ["one", "-1"])
+def test_a_peer_pod_whose_size_makes_no_sense_is_refused(cpu):
+    status, body, event = ask(review(object=pod(cpu)))
+    response = json.loads(body)["response"]
+    assert (status, response["allowed"], response["status"]["code"]) == (200, False, 400)
+    assert "patch" not in response
+    message = response["status"]["message"]
+    assert message.startswith('The pod cannot become a peer pod: container "app": ')
+    assert f"resources.requests[cpu]: '{cpu}' is" in message
+    assert event["outcome"] == "refused"
+    assert event["message"] in message
+
+
+def test_the_log_names_the_pod_and_keeps_its_environment_out():
+    named = review(name="demo-1", object=pod() | {"metadata": {"name": "demo-1"}})
+    assert ask(named).event["name"] == "demo-1"
+    for asked in (review(), review(object=pod("one"))):
+        assert "s3cret" not in json.dumps(ask(asked).event)
+
+
+MALFORMED = {
+    "empty": (b"", "is not JSON"),
+    "not JSON": (b"{", "is not JSON"),
+    "not UTF-8": (b'{"kind": "\xff"}', "is not JSON"),
+    "trailing bytes": (json.dumps(review()).encode() + b"{}", "is not JSON"),
+    "too deep": (b'{"x":' * 100_000, "is not JSON"),
+    "a list": (b"[]", "is not an AdmissionReview"),
+    "another kind": (b'{"apiVersion": "v1", "kind": "Pod"}', "is Pod of v1, not AdmissionReview"),
+    "no kind": (b"{}", "is no kind of no version, not AdmissionReview"),
+    "a later version": (json.dumps(review("v2")).encode(), "admission.k8s.io/v2, not AdmissionRe"),
+    "no request": (json.dumps({**review(), "request": None}).encode(), "has no request"),
+    "no uid": (json.dumps({**review(), "request": {}}).encode(), "missing required field `uid`"),
+    "a pod of another shape": (
+        json.dumps(review(object={"spec": {"containers": {"app": {}}}})).encode(),
+        "$.request.object.spec.containers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_reviews(body, message):
+    status, reply, event = answer(body, Policy())
+    assert status == 400
+    assert message in reply.decode()
+    assert event == {"outcome": "malformed", "message": reply.decode()}
+
+
+@given(st.binary(max_size=4), st.integers(0, 10_000), st.integers(0, 20))
+def test_no_bytes_raise(inserted, position, removed):
+    whole = json.dumps(review()).encode()
+    position %= len(whole)
+    body = whole[:position] + inserted + whole[position + removed :]
+    assert answer(body, Policy()).status in (200, 400)

@@ -1,0 +1,111 @@
+"""Builds the shipped Containerfiles on a base image made of this machine's own distribution.
+
+No image registry is asked: the base is a minimal Debian or Ubuntu with Python,
+made by mmdebstrap from the distribution's packages. Both the base and the
+images stay in podman's store, under tags keyed by what they are made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .kubelet import containers_conf
+
+CONTAINERS = Path(__file__).parents[2] / "containers"
+IMAGES = ("webhook", "node_capacity")
+BASE_PACKAGES = "ca-certificates,python3,python3-venv"
+DEBIAN_PACKAGES = ("podman", "buildah", "runc", "iptables", "netavark", "aardvark-dns", "mmdebstrap")
+COMMANDS = ("podman", "buildah", "runc", "iptables", "mmdebstrap")
+
+
+def why_no_podman() -> str | None:
+    """Why containers cannot be built and run here, as a sentence; None where they can."""
+    if os.geteuid() != 0:
+        return "Containers that the API server can reach need root; this is not root."
+    missing = [command for command in COMMANDS if shutil.which(command) is None]
+    if missing:
+        return f"Missing: {', '.join(missing)}. Install: apt-get install {' '.join(DEBIAN_PACKAGES)}"
+    try:
+        build_images()
+    except subprocess.CalledProcessError as error:
+        return f"`{' '.join(error.cmd)}` failed: {(error.stderr or '').strip()[-500:]}"
+    return None
+
+
+def build_images() -> dict[str, str]:
+    """The tags of both images, by name in IMAGES, building those that podman has not got yet."""
+    tags = {name: f"localhost/osc-peerpods/{name}:{_key(name)}" for name in IMAGES}
+    missing = [name for name, tag in tags.items() if not _exists(tag)]
+    if missing:
+        base = _base_image()
+        for name in missing:
+            _say(f"Building the image {tags[name]} from containers/{name}.")
+            _podman(
+                "build", "--quiet", "--isolation=chroot", "--network=host",
+                f"--build-arg=BASE_IMAGE={base}",
+                *_registry_access(),
+                f"--tag={tags[name]}", str(CONTAINERS / name),
+            )  # fmt: skip
+    return tags
+
+
+def _base_image() -> str:
+    codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    key = hashlib.sha256(BASE_PACKAGES.encode()).hexdigest()[:8]
+    tag = f"localhost/osc-peerpods/base:{codename}-{key}"
+    if not _exists(tag):
+        _say(f"Making the base image {tag} by mmdebstrap (about a minute).")
+        with tempfile.TemporaryDirectory() as directory:
+            tarball = Path(directory, "base.tar")
+            subprocess.run(
+                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}",
+                 codename, str(tarball)],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            _podman("import", "--quiet", f"--change=ENV PATH={path}", str(tarball), tag)
+    return tag
+
+
+def _registry_access() -> list[str]:
+    """How this machine reaches its package index, lent to the build and kept out of the image."""
+    return [
+        f"--volume={path}:{path}:ro"
+        for path in ("/etc/ssl/certs", "/etc/pip.conf")
+        if Path(path).exists()
+    ]
+
+
+def _key(name: str) -> str:
+    """A digest of what an image is made of: all that its folder has but tests and prose."""
+    digest = hashlib.sha256(BASE_PACKAGES.encode())
+    folder = CONTAINERS / name
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and relative.parts[0] != "tests" and path.suffix in (".py", ".toml", ".txt", ""):
+            digest.update(f"{relative}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _exists(tag: str) -> bool:
+    return json.loads(_podman("images", "--format=json", tag).stdout or "[]") != []
+
+
+def _podman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        return subprocess.run(
+            ["podman", *arguments], capture_output=True, text=True, check=True,
+            env={**os.environ, "CONTAINERS_CONF": str(containers_conf(Path(directory)))},
+        )  # fmt: skip
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

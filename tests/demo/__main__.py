@@ -1,0 +1,337 @@
+"""`make demo`: a bare cluster to running peer pods, on this machine, and a report of what was seen.
+
+Nothing here knows what the collection does inside: it starts the parts, runs
+`ansible-playbook site.yml` as a user does, makes pods, and reads everything it
+reports back from the API servers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.cluster import aws, openshift
+from tests.cluster.images import IMAGES, build_images, why_no_podman
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import StartFailure, free_ports, wait_for
+
+from .summary import Check, render
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "demo"
+NAMESPACE = "peer-pods-demo"
+RESOURCE = "kata.peerpods.io/vm"
+WORKERS = 3
+ORDINARY_PODS = 3
+
+# Where the chapter's limit goes from its default, 10, in the last act.
+RAISED_BY = 5
+
+
+class Demo:
+    def __init__(self, cluster: Cluster, moto: aws.Moto, cloud: aws.CloudSide, runtime: str):
+        self._cluster = cluster
+        self._moto = moto
+        self._cloud = cloud
+        self._runtime = runtime
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> dict:
+        """The whole story; returns the report, each value read back from an API server."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        self._cluster.apply(namespace)
+        untouched = [self._dry_run(pod) for pod in ordinary_pods()]
+        with self._timed("first_run"):
+            self._site()
+        with self._timed("second_run"):
+            second_run_changed = self._site()
+        with self._timed("pods"):
+            limit, nodes = self._limit(), self._nodes()
+            expected = limit * len(nodes)
+            self._cluster.apply(*ordinary_pods(), *peer_pods(expected + 1))
+            wait_for("the scheduler to place the peer pods", lambda: self._placed() == expected
+                     and self._pending(), seconds=120)  # fmt: skip
+            pending = self._pending()
+        report = {
+            "cloud": "aws",
+            "nodes": len(nodes),
+            "limit": limit,
+            "advertised_nodes": self._advertised(limit),
+            "peer_pods_created": expected + 1,
+            "peer_pods_scheduled": self._placed(),
+            "peer_pods_pending": len(pending),
+            "pending_reason": pending[0],
+            "peer_pods_mutated": sum(is_mutated(pod) for pod in self._peer_pods()),
+            "ordinary_pods_unchanged": [self._stored(pod) for pod in ordinary_pods()] == untouched,
+            "second_run_changed": second_run_changed,
+            "ports_opened": self._ports_opened(),
+            "webhook_runtime": self._runtime,
+            "webhook_pods_ready": self._ready_pods("peerpods-webhook"),
+            "agent_runtime": self._runtime,
+            "agent_pods_ready": self._ready_pods("peerpods-node-capacity"),
+        }
+        with self._timed("raise_limit"):
+            self._ansible(
+                "ansible", "localhost", "-m", "osc.peerpods.peerpod_limit", "-a",
+                json.dumps({"limit": limit + RAISED_BY, "wait": True}),
+            )  # fmt: skip
+            wait_for("the pending peer pod to be scheduled", lambda: not self._pending(), seconds=60)
+        report["raised_limit"] = self._limit()
+        report["peer_pods_scheduled_after_raise"] = self._placed()
+        report["seconds"] = self._seconds
+        return report
+
+    @contextmanager
+    def _timed(self, what: str):
+        started = time.monotonic()
+        yield
+        self._seconds[what] = round(time.monotonic() - started, 1)
+
+    def _site(self) -> int:
+        """Run site.yml; returns how many tasks changed something."""
+        images = build_images() if self._runtime == "podman" else {n: f"{n}:source" for n in IMAGES}
+        here = {
+            # This machine is the control plane's one node, and the only one whose pods really run.
+            "node_selector": {"node-role.kubernetes.io/master": ""},
+            "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+        }
+        variables = {
+            f"{role}_{name}": value
+            for role in ("webhook", "node_capacity")
+            for name, value in {**here, "image": images[role]}.items()
+        }
+        if self._runtime == "process":
+            # Two processes of one machine cannot both listen on a port, nor can two demos.
+            variables["webhook_replicas"] = 1
+            variables["webhook_port"], variables["node_capacity_health_port"] = free_ports(2)
+        output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(variables))
+        return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.M)[1])
+
+    def _ansible(self, *command: str) -> str:
+        """Run an ansible command as a user's shell would, its output shown as it comes."""
+        print(f"\n$ {shlex.join(command[:2])} …", flush=True)
+        with subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                print(f"  {line}", end="", flush=True)
+        if process.returncode:
+            raise StartFailure(f"`{shlex.join(command[:2])}` ended with status {process.returncode}.")
+        return "".join(lines)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        binaries = [str(Path(sys.executable).parent), str(self._cluster.bin), os.environ["PATH"]]
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "K8S_AUTH_", "ANSIBLE_"))
+        }
+        return {
+            **inherited,
+            **self._moto.environment,
+            "KUBECONFIG": str(self._cluster.kubeconfig),
+            "PATH": os.pathsep.join(binaries),
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
+            # For `ansible`; for `ansible-playbook` the directory beside the playbook is enough.
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        }
+
+    def _dry_run(self, pod: dict) -> dict:
+        """A pod as the API server would store it now."""
+        return comparable(json.loads(self._cluster.kubectl(
+            "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))))  # fmt: skip
+
+    def _stored(self, pod: dict) -> dict:
+        stored = self._cluster.get("pod", "-n", NAMESPACE, pod["metadata"]["name"])
+        return comparable(stored)
+
+    def _peer_pods(self) -> list[dict]:
+        return self._cluster.get("pods", "-n", NAMESPACE, "-l", "kind=peer")["items"]
+
+    def _placed(self) -> int:
+        return sum("nodeName" in pod["spec"] for pod in self._peer_pods())
+
+    def _pending(self) -> list[str]:
+        """What the scheduler says of each peer pod that it could not place."""
+        return [
+            condition["message"]
+            for pod in self._peer_pods()
+            for condition in pod["status"].get("conditions", [])
+            if condition["type"] == "PodScheduled" and condition["status"] == "False"
+        ]
+
+    def _limit(self) -> int:
+        config = self._cluster.get(
+            "peerpodconfig", "peerpodconfig-openshift", "-n", "openshift-sandboxed-containers-operator"
+        )
+        return int(config["spec"]["limit"])
+
+    def _nodes(self) -> list[dict]:
+        return self._cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
+
+    def _advertised(self, limit: int) -> int:
+        return sum(
+            node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in self._nodes()
+        )
+
+    def _ready_pods(self, name: str) -> int:
+        deployment = self._cluster.get("deployment", name, "-n", "osc-peerpods")
+        return deployment["status"].get("readyReplicas", 0)
+
+    def _ports_opened(self) -> list[str]:
+        """The ports that the workers' group lets itself in on, those of before left out."""
+        (group,) = self._moto.client("ec2").describe_security_groups(
+            GroupIds=[self._cloud.worker_group_id]
+        )["SecurityGroups"]
+        return sorted(
+            f"{permission['FromPort']}/{permission['IpProtocol']}"
+            for permission in group["IpPermissions"]
+            if permission["FromPort"] not in aws.PORTS_OPEN_BEFORE
+            and any(pair["GroupId"] == group["GroupId"] for pair in permission["UserIdGroupPairs"])
+        )
+
+
+def ordinary_pods() -> list[dict]:
+    return [
+        _pod(f"ordinary-{index}", "ordinary", {"requests": {"cpu": "100m", "memory": "64Mi"}})
+        for index in range(ORDINARY_PODS)
+    ]
+
+
+def peer_pods(count: int) -> list[dict]:
+    resources = {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "2"}}
+    return [
+        _pod(f"peer-{index:03}", "peer", resources, runtimeClassName="kata-remote")
+        for index in range(count)
+    ]
+
+
+def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kind": kind}},
+        "spec": {
+            # Without the token's volume, whose name is random, two pods can be compared.
+            "automountServiceAccountToken": False,
+            "initContainers": [{"name": "prepare", "image": "tool", "resources": resources}],
+            "containers": [
+                {"name": "main", "image": "app", "resources": resources},
+                {"name": "side", "image": "log", "resources": resources},
+            ],
+            **spec,
+        },
+    }
+
+
+def comparable(pod: dict) -> dict:
+    """What the user said and admission made of it, without what the server adds to any pod."""
+    spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    metadata = {key: pod["metadata"].get(key) for key in ("labels", "annotations")}
+    return {"metadata": metadata, "spec": spec}
+
+
+def is_mutated(pod: dict) -> bool:
+    """Whether a peer pod lost all its resources and takes one VM."""
+    first, *others = pod["spec"]["containers"] + pod["spec"]["initContainers"]
+    one_vm = {RESOURCE: "1"}
+    return first["resources"] == {"requests": one_vm, "limits": one_vm} and all(
+        not container.get("resources") for container in others
+    )
+
+
+def checks(report: dict) -> list[Check]:
+    """What must hold for the demo to have worked."""
+    slots = report["limit"] * report["nodes"]
+    return [
+        Check("the second run changed nothing", report["second_run_changed"] == 0,
+              f"changed={report['second_run_changed']}"),
+        Check("the ports are open", report["ports_opened"] == ["15150/tcp", "9000/tcp"],
+              ", ".join(report["ports_opened"])),
+        Check("every node advertises the limit", report["advertised_nodes"] == report["nodes"] > 0,
+              f"{report['advertised_nodes']} of {report['nodes']} nodes, {report['limit']} each"),
+        Check("ordinary pods are untouched", report["ordinary_pods_unchanged"] is True,
+              f"{ORDINARY_PODS} compared field by field"),
+        Check("peer pods lost their resources and take one VM each",
+              report["peer_pods_mutated"] == report["peer_pods_created"],
+              f"{report['peer_pods_mutated']} of {report['peer_pods_created']}"),
+        Check("the scheduler placed limit × nodes", report["peer_pods_scheduled"] == slots,
+              f"{report['peer_pods_scheduled']} of {slots} slots taken"),
+        Check("the next one waits for a slot",
+              report["peer_pods_pending"] == 1
+              and f"Insufficient {RESOURCE}" in report["pending_reason"],
+              report["pending_reason"]),
+        Check("a raised limit lets it in",
+              report["peer_pods_scheduled_after_raise"] == report["peer_pods_created"],
+              f"limit {report['limit']} → {report['raised_limit']}"),
+    ]  # fmt: skip
+
+
+def main() -> int:
+    cloud = os.environ.get("CLOUD", "aws")
+    if cloud != "aws":
+        print(f"CLOUD={cloud} is not there yet; this release demonstrates CLOUD=aws.")
+        return 2
+    started = time.monotonic()
+    # SIGTERM unwinds the stack as Ctrl-C does, so that everything is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    obstacle = why_no_podman()
+    runtime = "process" if obstacle else "podman"
+    if obstacle:
+        print(f"{obstacle}\nThe webhook and the agent run as plain processes instead.")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-")))
+        print("Starting moto, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
+        moto = aws.Moto(directory / "moto")
+        stack.callback(moto.processes.stop)
+        side = aws.create_cloud_side(moto, WORKERS)
+        cluster = stack.enter_context(Cluster(directory / "cluster"))
+        openshift.fill(cluster, side.workers, aws.REGION)
+        openshift.start_stand_ins(cluster, runtime)
+        demo = Demo(cluster, moto, side, runtime)
+        demo._seconds["start"] = round(time.monotonic() - started, 1)
+        report = demo.run()
+        demo._seconds["total"] = round(time.monotonic() - started, 1)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        (BUILD / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        outcome = checks(report)
+        print(render(report, outcome))
+        if os.environ.get("KEEP") == "1":
+            keep(demo)
+    return 0 if all(check.holds for check in outcome) else 1
+
+
+def keep(demo: Demo) -> None:
+    shown = ("KUBECONFIG", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    print("\nStill running. Look around from another shell:\n")
+    for name in shown:
+        print(f"  export {name}={demo.environment[name]}")
+    print(f"  export AWS_REGION={aws.REGION}")
+    print(f"  export PATH={demo._cluster.bin}:$PATH")
+    print(f"  kubectl get pods -n {NAMESPACE} -o wide")
+    print("  kubectl get peerpodconfig -A -o yaml")
+    print("\nCtrl-C stops everything.")
+    signal.pause()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except StartFailure as failure:
+        print(f"\n{failure}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,79 @@
+"""What the API server was asked, and a way to come between a module and the API server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import urllib3
+
+from tests.cluster.launcher import Cluster
+
+
+def requests_of(cluster: Cluster, user: str) -> list[tuple[str, str]]:
+    """(verb, path with query) of each request `user` made, from the audit log, discovery left out.
+
+    kubernetes.core asks for /version and /apis once per server and machine and keeps the answer.
+    """
+    events = map(json.loads, cluster.audit_log.read_text().splitlines())
+    return [
+        (event["verb"], unquote(event["requestURI"]))
+        for event in events
+        if event["user"]["username"] == user
+        and event["stage"] == "ResponseComplete"
+        and event["requestURI"] not in ("/version", "/apis")
+    ]
+
+
+@contextlib.contextmanager
+def between(
+    cluster: Cluster, kubeconfig: Path, intervene: Callable[[str, str], tuple[int, bytes] | None]
+) -> Iterator[str]:
+    """The URL of a proxy to the API server, as the user of `kubeconfig`, while the block runs.
+
+    `intervene(method, path)` runs before each request is passed on; a status and body
+    that it returns are answered in the API server's place.
+    """
+    upstream = urllib3.PoolManager(
+        ca_certs=str(cluster.directory / "ca.crt"),
+        cert_file=str(kubeconfig.with_suffix(".crt")),
+        key_file=str(kubeconfig.with_suffix(".key")),
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            own = intervene(self.command, self.path)
+            if own is not None:
+                return self.answer(*own)
+            answer = upstream.request(
+                self.command,
+                cluster.server + self.path,
+                body=body,
+                headers={"Content-Type": self.headers.get("Content-Type", "application/json")},
+            )
+            return self.answer(answer.status, answer.data)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
+
+        def answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
