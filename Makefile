@@ -29,7 +29,7 @@ test: lint unit integration demo
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/ansible-lint --offline
+	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline --quiet
 
 unit: .venv/installed
 	$(PYTEST) tests/unit containers/webhook/tests containers/node_capacity/tests -m "not cluster"

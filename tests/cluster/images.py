@@ -22,7 +22,15 @@ from .kubelet import containers_conf
 CONTAINERS = Path(__file__).parents[2] / "containers"
 IMAGES = ("webhook", "node_capacity")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
-DEBIAN_PACKAGES = ("podman", "buildah", "runc", "iptables", "netavark", "aardvark-dns", "mmdebstrap")
+DEBIAN_PACKAGES = (
+    "podman",
+    "buildah",
+    "runc",
+    "iptables",
+    "netavark",
+    "aardvark-dns",
+    "mmdebstrap",
+)
 COMMANDS = ("podman", "buildah", "runc", "iptables", "mmdebstrap")
 
 
@@ -32,7 +40,9 @@ def why_no_podman() -> str | None:
         return "Containers that the API server can reach need root; this is not root."
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
-        return f"Missing: {', '.join(missing)}. Install: apt-get install {' '.join(DEBIAN_PACKAGES)}"
+        return (
+            f"Missing: {', '.join(missing)}. Install: apt-get install {' '.join(DEBIAN_PACKAGES)}"
+        )
     try:
         build_images()
     except subprocess.CalledProcessError as error:
@@ -90,7 +100,11 @@ def _key(name: str) -> str:
     folder = CONTAINERS / name
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and relative.parts[0] != "tests" and path.suffix in (".py", ".toml", ".txt", ""):
+        if (
+            path.is_file()
+            and relative.parts[0] != "tests"
+            and path.suffix in (".py", ".toml", ".txt", "")
+        ):
             digest.update(f"{relative}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -109,3 +123,7 @@ def _podman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    print("\n".join(build_images().values()))

@@ -140,7 +140,9 @@ class Podman:
 
     def address(self, pod: LocalPod) -> str:
         infra = json.loads(self._podman("pod", "inspect", pod.name).stdout)["InfraContainerID"]
-        networks = json.loads(self._podman("inspect", infra).stdout)[0]["NetworkSettings"]["Networks"]
+        networks = json.loads(self._podman("inspect", infra).stdout)[0]["NetworkSettings"][
+            "Networks"
+        ]
         return networks[self.NETWORK]["IPAddress"]
 
     def stop(self, pod: LocalPod, grace_seconds: int) -> None:
@@ -192,11 +194,19 @@ class ProcessRuntime:
             process.kill()
             process.wait()
 
-    def _start(self, container: dict, pod: LocalPod, environment: dict[str, str]) -> subprocess.Popen:
+    def _start(
+        self, container: dict, pod: LocalPod, environment: dict[str, str]
+    ) -> subprocess.Popen:
         # …/webhook:TAG is built from containers/webhook.
-        source = ROOT / "containers" / re.search(r"([\w-]+):[^:/]+$", container["image"])[1].replace("-", "_")
+        source = (
+            ROOT
+            / "containers"
+            / re.search(r"([\w-]+):[^:/]+$", container["image"])[1].replace("-", "_")
+        )
         entrypoint = json.loads(
-            re.search(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.M)[1]
+            re.search(
+                r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE
+            )[1]
         )
         variables = _environment(container, pod)
         # There is no mount namespace here: a path below a mount point is one below its volume.
@@ -217,7 +227,13 @@ class ProcessRuntime:
 
 class Kubelet:
     def __init__(
-        self, node: str, kubeconfig: str, directory: Path, runtime: Runtime, address: str, server: str
+        self,
+        node: str,
+        kubeconfig: str,
+        directory: Path,
+        runtime: Runtime,
+        address: str,
+        server: str,
     ):
         self._node = node
         self._api = Api(kubeconfig)
@@ -344,10 +360,14 @@ class Kubelet:
             pod.volume(volume["name"]).mkdir(parents=True, exist_ok=True, mode=0o777)
             return None
         if "secret" in volume:
-            secret = self._api.request("GET", f"{namespace}/secrets/{volume['secret']['secretName']}")
+            secret = self._api.request(
+                "GET", f"{namespace}/secrets/{volume['secret']['secretName']}"
+            )
             return {name: base64.b64decode(data) for name, data in secret["data"].items()}
         if "configMap" in volume:
-            found = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
+            found = self._api.request(
+                "GET", f"{namespace}/configmaps/{volume['configMap']['name']}"
+            )
             return {name: data.encode() for name, data in found.get("data", {}).items()}
         if "projected" in volume:  # The service account's own, as the API server adds it to a pod.
             if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
@@ -519,7 +539,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     address = host_address()
-    runtime = Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
+    runtime = (
+        Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
+    )
     server = config.kube_config.new_client_from_config(arguments.kubeconfig).configuration.host
     Kubelet(
         arguments.node, arguments.kubeconfig, arguments.directory, runtime, address, server

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 import yaml
 
@@ -61,7 +62,7 @@ class Cluster:
             self.stop()
             raise
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception) -> None:
@@ -202,7 +203,9 @@ class Cluster:
         # The first thing any client creates needs its namespace's service account.
         wait_for(
             "the default service account",
-            lambda: "default" in self.kubectl("get", "serviceaccounts", "-n", "default", "-o", "name"),
+            lambda: (
+                "default" in self.kubectl("get", "serviceaccounts", "-n", "default", "-o", "name")
+            ),
             seconds=30,
         )
         self.processes.check_alive()
@@ -212,7 +215,9 @@ class Cluster:
         context = ssl.create_default_context(cafile=self._ca_file)
         context.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
         try:
-            with urllib.request.urlopen(f"{self.server}/readyz", context=context, timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"{self.server}/readyz", context=context, timeout=5
+            ) as answer:
                 return answer.status == 200
         except OSError:
             return False

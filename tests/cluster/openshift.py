@@ -44,12 +44,10 @@ class Worker:
 def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
     """Install the CRDs and the objects that an installer leaves behind."""
     cluster.kubectl("apply", "--server-side", "-f", str(Path(__file__).with_name("crds")))
-    cluster.kubectl(
-        "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"
-    )
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     cluster.apply(
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
-        *(_node(worker, region) for worker in workers),
+        *(node(worker, region) for worker in workers),
         _infrastructure(),
         _cluster_version(),
         _catalog_source(),
@@ -57,7 +55,7 @@ def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
         _security_context_constraints("restricted-v2", privileged=False),
         _security_context_constraints("privileged", privileged=True),
     )  # fmt: skip
-    _set_status(cluster, "infrastructure/cluster", {
+    set_status(cluster, "infrastructure/cluster", {
         "infrastructureName": INFRASTRUCTURE_NAME,
         "apiServerURL": cluster.server,
         "apiServerInternalURI": cluster.server,
@@ -66,14 +64,14 @@ def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
         "platform": "AWS",
         "platformStatus": {"type": "AWS", "aws": {"region": region}},
     })  # fmt: skip
-    _set_status(cluster, "clusterversion/version", {
+    set_status(cluster, "clusterversion/version", {
         "desired": {"version": VERSION, "image": "release"},
         "history": [{
             "state": "Completed", "version": VERSION, "image": "release", "verified": True,
             "startedTime": "2024-11-04T08:00:00Z", "completionTime": "2024-11-04T08:41:00Z",
         }],
     })  # fmt: skip
-    _set_status(cluster, "machineconfigpool/worker", {
+    set_status(cluster, "machineconfigpool/worker", {
         "machineCount": len(workers), "updatedMachineCount": len(workers),
         "readyMachineCount": len(workers), "unavailableMachineCount": 0,
         "degradedMachineCount": 0,
@@ -104,13 +102,13 @@ def start_stand_ins(cluster: Cluster, runtime: str) -> None:
     wait_for("the control plane's node", registered, seconds=30)
 
 
-def _set_status(cluster: Cluster, name: str, status: dict) -> None:
+def set_status(cluster: Cluster, name: str, status: dict) -> None:
     cluster.kubectl(
         "patch", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
     )
 
 
-def _node(worker: Worker, region: str) -> dict:
+def node(worker: Worker, region: str) -> dict:
     resources = {"cpu": "8", "memory": "32Gi", "pods": "250", "ephemeral-storage": "120Gi"}
     return {
         "apiVersion": "v1",

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 
-class StartFailure(Exception):
+class StartError(Exception):
     """A program of the test cluster did not come up; says which and shows its last words."""
 
 
@@ -51,9 +51,9 @@ class Processes:
         self._running.append((name, process))
         return process
 
-    def failure(self, name: str, why: str) -> StartFailure:
+    def failure(self, name: str, why: str) -> StartError:
         tail = self._log(name).read_text(errors="replace").splitlines()[-15:]
-        return StartFailure("\n  ".join([f"{name} {why}; its log ends with:", *tail]))
+        return StartError("\n  ".join([f"{name} {why}; its log ends with:", *tail]))
 
     def check_alive(self) -> None:
         for name, process in self._running:
@@ -61,7 +61,7 @@ class Processes:
                 raise self.failure(name, f"ended with status {process.returncode}")
 
     def stop(self) -> None:
-        for name, process in reversed(self._running):
+        for _name, process in reversed(self._running):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -85,12 +85,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(what: str, ready, *, seconds: float, every: float = 0.1):
-    """Poll `ready()` until it is truthy and return that; StartFailure when `seconds` have passed."""
+    """Poll `ready()` until it is truthy and return that; StartError when `seconds` have passed."""
     deadline = time.monotonic() + seconds
     while True:
         answer = ready()
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise StartFailure(f"Waited {seconds:.0f} s in vain for {what}.")
+            raise StartError(f"Waited {seconds:.0f} s in vain for {what}.")
         time.sleep(every)

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.cluster import aws, openshift
 from tests.cluster.images import IMAGES, build_images, why_no_podman
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import StartFailure, free_ports, wait_for
+from tests.cluster.processes import StartError, free_ports, wait_for
 
 from .summary import Check, render
 
@@ -84,7 +84,9 @@ class Demo:
                 "ansible", "localhost", "-m", "osc.peerpods.peerpod_limit", "-a",
                 json.dumps({"limit": limit + RAISED_BY, "wait": True}),
             )  # fmt: skip
-            wait_for("the pending peer pod to be scheduled", lambda: not self._pending(), seconds=60)
+            wait_for(
+                "the pending peer pod to be scheduled", lambda: not self._pending(), seconds=60
+            )
         report["raised_limit"] = self._limit()
         report["peer_pods_scheduled_after_raise"] = self._placed()
         report["seconds"] = self._seconds
@@ -114,7 +116,7 @@ class Demo:
             variables["webhook_replicas"] = 1
             variables["webhook_port"], variables["node_capacity_health_port"] = free_ports(2)
         output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(variables))
-        return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.M)[1])
+        return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)[1])
 
     def _ansible(self, *command: str) -> str:
         """Run an ansible command as a user's shell would, its output shown as it comes."""
@@ -127,7 +129,7 @@ class Demo:
                 lines.append(line)
                 print(f"  {line}", end="", flush=True)
         if process.returncode:
-            raise StartFailure(f"`{shlex.join(command[:2])}` ended with status {process.returncode}.")
+            raise StartError(f"`{shlex.join(command[:2])}` ended with status {process.returncode}.")
         return "".join(lines)
 
     @property
@@ -175,7 +177,10 @@ class Demo:
 
     def _limit(self) -> int:
         config = self._cluster.get(
-            "peerpodconfig", "peerpodconfig-openshift", "-n", "openshift-sandboxed-containers-operator"
+            "peerpodconfig",
+            "peerpodconfig-openshift",
+            "-n",
+            "openshift-sandboxed-containers-operator",
         )
         return int(config["spec"]["limit"])
 
@@ -238,10 +243,14 @@ def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
 
 
 def comparable(pod: dict) -> dict:
-    """What the user said and admission made of it, without what the server adds to any pod."""
+    """What the user said and admission made of it, without what binding to a node adds to any pod."""
+    labels = {
+        key: value
+        for key, value in pod["metadata"]["labels"].items()
+        if not key.startswith("topology.kubernetes.io/")
+    }
     spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
-    metadata = {key: pod["metadata"].get(key) for key in ("labels", "annotations")}
-    return {"metadata": metadata, "spec": spec}
+    return {"labels": labels, "annotations": pod["metadata"].get("annotations"), "spec": spec}
 
 
 def is_mutated(pod: dict) -> bool:
@@ -293,7 +302,9 @@ def main() -> int:
     if obstacle:
         print(f"{obstacle}\nThe webhook and the agent run as plain processes instead.")
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-")))
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-"))
+        )
         print("Starting moto, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
         moto = aws.Moto(directory / "moto")
         stack.callback(moto.processes.stop)
@@ -332,6 +343,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
-    except StartFailure as failure:
+    except StartError as failure:
         print(f"\n{failure}", file=sys.stderr)
         sys.exit(1)

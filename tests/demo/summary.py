@@ -19,13 +19,17 @@ def render(report: dict, checks: list[Check]) -> str:
     width = max(len(check.name) for check in checks)
     lines = [
         "",
-        f"osc.peerpods on {report['cloud'].upper()}: "
-        f"{report['nodes']} worker nodes, {report['limit']} peer pods each",
+        (
+            f"osc.peerpods on {report['cloud'].upper()}: "
+            f"{report['nodes']} worker nodes, {report['limit']} peer pods each"
+        ),
         "",
         *(f"  {'✔' if c.holds else '✘'} {c.name:<{width}}  {c.seen}" for c in checks),
         "",
-        f"  webhook: {report['webhook_pods_ready']} pods by {report['webhook_runtime']};"
-        f" agent: {report['agent_pods_ready']} by {report['agent_runtime']}",
+        (
+            f"  webhook: {report['webhook_pods_ready']} pods by {report['webhook_runtime']};"
+            f" agent: {report['agent_pods_ready']} by {report['agent_runtime']}"
+        ),
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
         "All of it held." if all(c.holds for c in checks) else "Not all of it held: see ✘.",

@@ -78,8 +78,9 @@ def advertise(cluster, counts: dict[str, int]) -> None:
         )
 
 
-def run_pods(cluster, node: str, count: int) -> None:
-    """Peer pods bound to `node`, as the scheduler leaves them."""
+@pytest.fixture
+def three_pods(cluster, config):
+    """Peer pods bound to limit-a, as the scheduler leaves them."""
     cluster.apply(
         *(
             {
@@ -87,16 +88,19 @@ def run_pods(cluster, node: str, count: int) -> None:
                 "kind": "Pod",
                 "metadata": {"name": f"peer-{number}", "namespace": NAMESPACE},
                 "spec": {
-                    "nodeName": node,
+                    "nodeName": "limit-a",
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [
                         {"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}
                     ],
                 },
             }
-            for number in range(count)
+            for number in range(3)
         )
     )
+    yield
+    # Nobody is on the node to end them.
+    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
 def spec_of(cluster, name: str = "ours") -> dict:
@@ -217,8 +221,9 @@ def test_what_another_writer_sets_in_between_stays(cluster, config, set_limit):
     assert spec_of(cluster)["instanceType"] == "m6i.large"
 
 
-def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(cluster, set_limit):
-    run_pods(cluster, "limit-a", 3)
+def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(
+    cluster, set_limit, three_pods
+):
     refused = set_limit(2, protect=True)
     assert refused["failed"]
     assert "below the peer pods that run now: 3 on limit-a. Nothing was changed" in refused["msg"]

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -33,7 +34,7 @@ class Settings:
     health_port: int
 
 
-def settings_from(environment: dict[str, str]) -> Settings:
+def settings_from(environment: Mapping[str, str]) -> Settings:
     """Raises ConfigError, a sentence, where a variable cannot be used."""
     port = environment.get("HEALTH_PORT", "8081")
     if not (port.isdecimal() and 0 < int(port) < 65536):
@@ -113,7 +114,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
     try:
-        asyncio.run(run(settings_from(dict(os.environ))))
+        asyncio.run(run(settings_from(os.environ)))
     except asyncio.CancelledError:
         log.info("Stopped.")
     except ConfigError as error:

@@ -182,30 +182,35 @@ def _annotated(metadata: ObjectMeta | None, spec: PodSpec) -> Iterator[dict[str,
 def _size(spec: PodSpec, dimension: Dimension) -> int:
     """The VM's size in whole units: the limit where it is at least the request, else the request.
 
-    As upstream, a limit alone sizes nothing: the API server has copied it to the request unless
-    the request was zero on purpose.
+    As upstream, a container's limit alone sizes nothing: the API server has copied it to the
+    request unless that was set to zero. The pod's own limit it copies only later, so that it
+    counts alone.
     """
-    size = _total(spec, "requests", dimension.resource)
-    if size and dimension.overcommits:
-        size = max(size, _total(spec, "limits", dimension.resource))
+    resource = dimension.resource
+    size = _total(spec, "requests", resource)
+    if dimension.overcommits and (size or resource in _of_pod(spec, "limits")):
+        size = max(size, _total(spec, "limits", resource))
     return quantity.ceil_divide(size, dimension.unit)
 
 
 def _total(spec: PodSpec, side: str, resource: str) -> int:
     """The sum over all containers and init containers, in billionths.
 
-    What the pod as a whole asks for (`spec.resources`) stands instead of the sum, as it does for
-    the scheduler.
+    What the pod as a whole asks for stands instead of the sum, as it does for the scheduler.
     """
-    amounts = spec.resources and getattr(spec.resources, side)
-    if amounts and resource in amounts:
-        return _amount(amounts[resource], "spec", side, resource)
+    of_pod = _of_pod(spec, side)
+    if resource in of_pod:
+        return _amount(of_pod[resource], "spec", side, resource)
     total = 0
     for container in (*(spec.containers or ()), *(spec.initContainers or ())):
         amounts = container.resources and getattr(container.resources, side)
         if amounts and resource in amounts:
             total += _amount(amounts[resource], container, side, resource)
     return total
+
+
+def _of_pod(spec: PodSpec, side: str) -> dict[str, str | int | float]:
+    return (spec.resources and getattr(spec.resources, side)) or {}
 
 
 def _amount(value: str | float, owner: Container | str, side: str, resource: str) -> int:

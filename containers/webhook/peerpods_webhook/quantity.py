@@ -9,6 +9,7 @@ stay exact.
 
 from __future__ import annotations
 
+import functools
 import re
 
 # Billionths in one: parse("1") == ONE.
@@ -39,6 +40,8 @@ _SUFFIXES = {
 _DECISIVE_POWER = 5000
 
 
+# A cluster's pods ask for the same few amounts over and over.
+@functools.lru_cache(maxsize=1024)
 def parse(text: str) -> int:
     """The quantity in billionths, by the grammar of k8s.io/apimachinery's `resource.Quantity`.
 

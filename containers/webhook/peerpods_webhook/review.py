@@ -29,7 +29,6 @@ class Request(msgspec.Struct, frozen=True):
     namespace: str | None = None
     object: Pod | None = None
     operation: str = ""
-    subResource: str | None = None  # noqa: N815
 
 
 class AdmissionReview(msgspec.Struct, frozen=True):
@@ -98,12 +97,11 @@ def _creates_pod(request: Request) -> bool:
 
     Later the API server refuses changes of resources except through the `resize` subresource,
     which adjusts what the pod asks for in place: a patch could only make an update fail that the
-    user is entitled to. Subresources (`binding`, `eviction`) are created too, but are no pods.
+    user is entitled to. What is created at a subresource (Binding, Eviction) is no pod.
     """
     return (
         request.operation == "CREATE"
         and request.kind == GroupVersionKind(kind="Pod")
-        and not request.subResource
         and request.object is not None
     )
 

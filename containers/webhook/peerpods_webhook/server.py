@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 from granian.constants import SSLProtocols
 from granian.log import LogLevels
-from granian.rsgi import HTTPProtocol, Scope
+from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 from granian.server.embed import Server
 
 from .mutate import Policy
@@ -110,15 +110,22 @@ def application(
         elif scope.method != method:
             headers = [*TEXT, ("allow", method)]
             protocol.response_bytes(405, headers, f"{scope.path} takes {method} only.".encode())
-        elif scope.path != REVIEW_PATH:
-            protocol.response_bytes(200, TEXT, b"ok")
-        elif (body := await _read(scope, protocol, settings.max_body_bytes)) is None:
-            protocol.response_bytes(413, TEXT, too_large)
+        elif scope.path == REVIEW_PATH:
+            # A client that leaves before it has sent everything gets no answer.
+            with contextlib.suppress(ProtocolClosed):
+                await review(scope, protocol)
         else:
-            status, reply, event = answer(body, policy)
-            if event["outcome"] != "unchanged" or settings.log_unchanged:
-                log(event)
-            protocol.response_bytes(status, JSON if status == 200 else TEXT, reply)
+            protocol.response_bytes(200, TEXT, b"ok")
+
+    async def review(scope: Scope, protocol: HTTPProtocol) -> None:
+        body = await _read(scope, protocol, settings.max_body_bytes)
+        if body is None:
+            protocol.response_bytes(413, TEXT, too_large)
+            return
+        status, reply, event = answer(body, policy)
+        if event["outcome"] != "unchanged" or settings.log_unchanged:
+            log(event)
+        protocol.response_bytes(status, JSON if status == 200 else TEXT, reply)
 
     return respond
 

@@ -215,6 +215,11 @@ def test_pod_level_resources_stand_instead_of_the_sum():
     assert "resources" not in after["spec"]
 
 
+def test_a_pod_level_limit_sizes_without_any_request():
+    given_pod = pod(container("app"), resources={"limits": {"memory": "8Gi"}})
+    assert mutated(given_pod)["metadata"]["annotations"] == {MEMORY: "8192"}
+
+
 def test_resource_claims_stay():
     claims = [{"name": "gpu", "request": "one"}]
     given_pod = pod(
@@ -353,8 +358,9 @@ def as_specified(given_pod: dict) -> dict:
             (GPUS, "nvidia.com/gpu", 1),
         ):
             size = asked("requests", resource)
-            if size and resource != "nvidia.com/gpu" and asked("limits", resource) >= size:
-                size = asked("limits", resource)
+            alone = resource in spec.get("resources", {}).get("limits", {})
+            if (size or alone) and resource != "nvidia.com/gpu":
+                size = max(size, asked("limits", resource))
             if size:
                 notes.setdefault(key, str(math.ceil(size / unit)))
     if notes:

@@ -86,7 +86,7 @@ def test_a_peer_pod(version, dry_run):
 UNCHANGED = {
     "another runtime class": {"object": pod(runtime_class="runc")},
     "update": {"operation": "UPDATE", "oldObject": pod()},
-    "in-place resize": {"operation": "UPDATE", "subResource": "resize", "oldObject": pod()},
+    "in-place resize": {"operation": "UPDATE", "subResource": "resize", "oldObject": pod("2")},
     "delete": {"operation": "DELETE", "object": None, "oldObject": pod()},
     "connect": {"operation": "CONNECT", "subResource": "exec", "object": None},
     "binding": {"subResource": "binding", "kind": {"group": "", "kind": "Binding"}},

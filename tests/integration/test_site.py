@@ -1,0 +1,312 @@
+"""The whole of site.yml on a bare cluster: what it refuses, that it resumes, that it doubles nothing.
+
+Here the webhook and the agent run as processes; `make demo` runs them as containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import OPERATOR_NAMESPACE, ROOT, ansible_environment
+from tests.cluster import aws, openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import free_ports
+
+pytestmark = pytest.mark.cluster
+
+ROLES = (
+    "cluster_prerequisites",
+    "cloud_networking",
+    "operator_install",
+    "webhook",
+    "node_capacity",
+    "peerpodconfig_rollout",
+)
+
+
+@dataclass
+class Site:
+    """A bare cluster, a cloud for it, and `ansible-playbook site.yml` to run against both."""
+
+    cluster: Cluster
+    moto: aws.Moto
+    cloud: aws.CloudSide
+    variables: dict
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return ansible_environment(
+            {
+                **self.moto.environment,
+                "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig),
+                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+            }
+        )
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", str(ROOT / "site.yml"), "-e", json.dumps(self.variables)]
+
+    def run(self, *arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
+        """Run to the end; `environment` replaces variables, None removes one."""
+        changed = {**self.environment, **environment}
+        return subprocess.run(
+            [*self.command(), *arguments],
+            env={name: value for name, value in changed.items() if value is not None},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def run_and_kill(self, task: str) -> None:
+        """Run until `task` has begun, then kill -9 the playbook and all that it started."""
+        with subprocess.Popen(
+            self.command(),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if f": {task}]" in line:
+                    break
+            else:
+                pytest.fail(f"{task} never began:\n{''.join(seen)}")
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def written(self) -> list[str]:
+        """What the playbook has asked the API server to write so far (dry runs left out)."""
+        events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
+        return [
+            f"{event['verb']} {event['requestURI']}"
+            for event in events
+            if event["verb"] in ("create", "update", "patch", "delete")
+            and event["userAgent"].startswith(("OpenAPI-Generator", "Swagger-Codegen"))
+            and "dryRun=All" not in event["requestURI"]
+        ]
+
+    def ingress(self) -> list[dict]:
+        return self.moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    moto = aws.Moto(tmp_path_factory.mktemp("moto"))
+    try:
+        cloud = aws.create_cloud_side(moto, workers=3)
+        with Cluster() as cluster:
+            openshift.fill(cluster, cloud.workers, aws.REGION)
+            openshift.start_stand_ins(cluster, "process")
+            webhook_port, health_port = free_ports(2)
+            here = {
+                "node_selector": {"node-role.kubernetes.io/master": ""},
+                "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+            }
+            yield Site(cluster, moto, cloud, {
+                "webhook_image": "webhook:source",
+                "webhook_replicas": 1,
+                "webhook_port": webhook_port,
+                "node_capacity_image": "node_capacity:source",
+                "node_capacity_health_port": health_port,
+                **{f"webhook_{name}": value for name, value in here.items()},
+                **{f"node_capacity_{name}": value for name, value in here.items()},
+            })  # fmt: skip
+    finally:
+        moto.processes.stop()
+
+
+def sentence(ran: subprocess.CompletedProcess[str]) -> str:
+    """The message of the task that failed the play."""
+    assert ran.returncode != 0, ran.stdout
+    messages = re.findall(
+        r"^\[ERROR\]: (.*)$|\"msg\": \"(.*?)\"", ran.stdout + ran.stderr, re.MULTILINE
+    )
+    return " ".join(part for message in messages for part in message)
+
+
+class TestBadInput:
+    """Each ends in a sentence that says what was found and what to do, before anything is changed."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_changes(self, site: Site) -> Iterator[None]:
+        written, ingress = site.written(), site.ingress()
+        yield
+        assert site.written() == written
+        assert site.ingress() == ingress
+
+    def test_no_cluster_reachable(self, site: Site, tmp_path: Path):
+        (port,) = free_ports(1)
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(
+            site.cluster.kubeconfig.read_text().replace(
+                site.cluster.server, f"https://127.0.0.1:{port}"
+            )
+        )
+        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
+        assert "cannot be reached" in said
+        assert "Check that the kubeconfig names the right cluster" in said
+
+    def test_no_kubeconfig(self, site: Site, tmp_path: Path):
+        said = sentence(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
+        assert "No cluster to talk to" in said
+        assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
+
+    def test_kubeconfig_of_a_user_without_rights(self, site: Site):
+        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("nobody"))))
+        assert "403 Forbidden" in said
+        assert "cluster-admin" in said
+
+    def test_no_aws_credentials(self, site: Site, tmp_path: Path):
+        said = sentence(
+            site.run(
+                AWS_ACCESS_KEY_ID=None,
+                AWS_SECRET_ACCESS_KEY=None,
+                AWS_CONFIG_FILE=str(tmp_path / "none"),
+                AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
+                AWS_EC2_METADATA_DISABLED="true",
+            )
+        )
+        assert "AWS did not accept who we are" in said
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+
+    def test_a_node_without_provider_id(self, site: Site):
+        nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
+        site.cluster.apply(openshift.node(nameless, aws.REGION))
+        try:
+            said = sentence(site.run())
+        finally:
+            site.cluster.kubectl("delete", "node", "nameless")
+        assert "Without a providerID" in said
+        assert "nameless" in said
+        assert "cloud controller manager" in said
+
+    @pytest.mark.parametrize(
+        ("platform", "expected"),
+        [("GCP", "runs on GCP; peer pods are set up here on AWS or Azure only"),
+         ("Azure", "runs on Azure, which this release of osc.peerpods does not set up yet")],
+    )  # fmt: skip
+    def test_another_platform(self, site: Site, platform: str, expected: str):
+        openshift.set_status(
+            site.cluster, "infrastructure/cluster", {"platformStatus": {"type": platform}}
+        )
+        try:
+            said = sentence(site.run())
+        finally:
+            openshift.set_status(
+                site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}}
+            )
+        assert expected in said
+
+    def test_an_old_cluster(self, site: Site):
+        said = sentence(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
+        assert f"The cluster is OpenShift {openshift.VERSION}" in said
+        assert "upgrade the cluster first" in said
+
+    def test_a_limit_that_is_no_number(self, site: Site):
+        said = sentence(site.run("--tags", "peerpodconfig_rollout",
+                                 "-e", "peerpodconfig_rollout_limit=many"))  # fmt: skip
+        assert "peerpodconfig_rollout_limit" in said
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Read the cluster",
+        "Open the peer pods' ports on the workers' security groups",
+        "Subscribe to the operator",
+        "Enable peer pods in the KataConfig",
+        "Deploy the webhook",
+        "Register the webhook",
+        "Deploy the agent",
+        "Set the limit and wait until every node advertises it",
+    ],
+)
+def test_killed_in_the_middle(site: Site, task: str):
+    """Each run is killed a little later than the one before; the test below sees the outcome."""
+    site.run_and_kill(task)
+
+
+def test_it_completes_after_all_that(site: Site):
+    ran = site.run()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_nothing_is_doubled(site: Site):
+    def names(kind: str, *arguments: str) -> list[str]:
+        return [item["metadata"]["name"] for item in site.cluster.get(kind, *arguments)["items"]]
+
+    assert len(names("operatorgroups", "-n", OPERATOR_NAMESPACE)) == 1
+    assert names("subscriptions", "-n", OPERATOR_NAMESPACE) == ["sandboxed-containers-operator"]
+    assert len(names("installplans", "-n", OPERATOR_NAMESPACE)) == 1
+    assert len(names("kataconfigs")) == 1
+    assert names("peerpodconfigs", "-A") == ["peerpodconfig-openshift"]
+    assert len(names("deployments", "-n", "osc-peerpods")) == 2
+    (configuration,) = site.cluster.get("mutatingwebhookconfigurations")["items"]
+    assert [webhook["name"] for webhook in configuration["webhooks"]] == ["mwebhook.peerpods.io"]
+    ours = [
+        (rule["FromPort"], rule["IpProtocol"])
+        for rule in site.ingress()
+        if not rule["IsEgress"]
+        and rule["GroupId"] == site.cloud.worker_group_id
+        and rule["FromPort"] not in aws.PORTS_OPEN_BEFORE
+    ]
+    assert sorted(ours) == [(9000, "tcp"), (15150, "tcp")]
+
+
+def test_a_second_run_changes_nothing(site: Site):
+    ran = site.run()
+    assert re.search(r"changed=0 +unreachable=0 +failed=0", ran.stdout), ran.stdout
+
+
+def test_the_operators_configuration(site: Site):
+    """What the chapter has the user put into peer-pods-cm and peer-pods-secret."""
+    data = site.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)["data"]
+    assert data["CLOUD_PROVIDER"] == "aws"
+    assert data["VXLAN_PORT"] == "9000"
+    assert data["AWS_REGION"] == aws.REGION
+    assert data["AWS_VPC_ID"] == site.cloud.vpc_id
+    assert data["AWS_SG_IDS"] == site.cloud.worker_group_id
+    secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
+    assert secret.keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_credentials_are_never_printed(site: Site):
+    ran = site.run("-vvv", "--diff", "--tags", "operator_install")
+    assert ran.returncode == 0, ran.stdout
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+        assert site.moto.environment[name] not in ran.stdout + ran.stderr
+
+
+def test_it_stands_aside_for_the_operators_webhook(site: Site):
+    webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
+    site.cluster.apply({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "mutating-webhook-configuration"},
+        "webhooks": [{
+            "name": "mwebhook.peerpods.io",
+            "clientConfig": webhook["webhooks"][0]["clientConfig"],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+        }],
+    })  # fmt: skip
+    try:
+        ran = site.run("--tags", "webhook")
+    finally:
+        site.cluster.kubectl(
+            "delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration"
+        )
+    assert "ours is not deployed" in ran.stdout
+    assert "Deploy the webhook" not in ran.stdout

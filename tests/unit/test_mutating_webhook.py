@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import base64
+import copy
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
+    INJECT_CA_BUNDLE,
+    SYSTEM_NAMESPACES,
+    WebhookError,
+    encode_ca_bundle,
+    has_ready_endpoint,
+    plan_absent,
+    plan_present,
+    probe_pod,
+    serves_match_conditions,
+    service_client_config,
+    webhook,
+)
+
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+BUNDLE = base64.b64encode(PEM.encode()).decode()
+
+
+def ours(**changes) -> dict:
+    return webhook(
+        **{
+            "name": "ours.peerpods.io",
+            "client_config": service_client_config("ns", "svc", "/mutate-v1-pod", 443),
+            "runtime_classes": ["kata-remote"],
+            "excluded_namespaces": ["b", "a", "b"],
+            "object_selector": None,
+            "operations": ["CREATE"],
+            "failure_policy": "Fail",
+            "reinvocation_policy": "IfNeeded",
+            "timeout_seconds": 10,
+            "match_conditions": True,
+            **changes,
+        }
+    )
+
+
+def configuration(*webhooks: dict, **annotations: str) -> dict:
+    return {
+        "metadata": {"name": "c", "resourceVersion": "7", "annotations": annotations},
+        "webhooks": copy.deepcopy(list(webhooks)),
+    }
+
+
+def present(current, desired=None, ca_bundle=None, service_ca=False):
+    return plan_present(current, "c", desired or ours(), ca_bundle=ca_bundle, service_ca=service_ca)
+
+
+OTHERS = {
+    "name": "others.example.com",
+    "clientConfig": {"url": "https://x/", "caBundle": "b3RoZXI="},
+}
+
+
+def test_the_condition_names_every_runtime_class():
+    (condition,) = ours(runtime_classes=["kata-remote", "kata-cc"])["matchConditions"]
+    assert condition["expression"] == (
+        "has(object.spec.runtimeClassName) && "
+        'object.spec.runtimeClassName in ["kata-remote", "kata-cc"]'
+    )
+    assert "matchConditions" not in ours(match_conditions=False)
+
+
+def test_excluded_namespaces_are_sorted_and_none_excludes_none():
+    selector = ours()["namespaceSelector"]
+    assert selector["matchExpressions"] == [
+        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["a", "b"]}
+    ]
+    assert ours(excluded_namespaces=[])["namespaceSelector"] == {}
+
+
+def test_the_system_namespaces_are_each_there_once_and_users_are_not():
+    assert len(set(SYSTEM_NAMESPACES)) == len(SYSTEM_NAMESPACES)
+    assert {"kube-system", "openshift", "openshift-etcd"} <= set(SYSTEM_NAMESPACES)
+    assert "openshift-sandboxed-containers-operator" in SYSTEM_NAMESPACES
+    assert "default" not in SYSTEM_NAMESPACES
+
+
+def test_an_empty_part_of_a_selector_is_what_the_api_server_leaves_out():
+    selector = {"matchLabels": {"a": "b"}, "matchExpressions": []}
+    assert ours(object_selector=selector)["objectSelector"] == {"matchLabels": {"a": "b"}}
+
+
+def test_what_is_as_desired_stays():
+    plan = present(configuration(OTHERS, ours()))
+    assert plan.action is None
+    assert plan.before == plan.after
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failure_policy": "Ignore"},
+        {"timeout_seconds": 3},
+        {"excluded_namespaces": ["a"]},
+        {"runtime_classes": ["kata"]},
+        {"client_config": {"url": "https://elsewhere/"}},
+        {"object_selector": {"matchLabels": {"a": "b"}}},
+        {"reinvocation_policy": "Never"},
+        {"operations": ["CREATE", "UPDATE"]},
+    ],
+)
+def test_every_difference_is_a_change_in_place_and_of_ours_only(changes):
+    current = configuration(OTHERS, ours(), {**OTHERS, "name": "more.example.com"})
+    plan = present(current, ours(**changes))
+    assert plan.action == "replace"
+    assert plan.configuration["metadata"]["resourceVersion"] == "7"
+    assert plan.configuration["webhooks"][1] == ours(**changes)
+    assert plan.configuration["webhooks"][::2] == current["webhooks"][::2]
+    assert present(plan.configuration, ours(**changes)).action is None
+
+
+def test_a_field_that_a_newer_api_server_has_stays():
+    newer = {**ours(), "somethingNew": "Default"}
+    assert present(configuration(newer)).action is None
+    plan = present(configuration(newer), ours(timeout_seconds=3))
+    assert plan.configuration["webhooks"][0]["somethingNew"] == "Default"
+
+
+def test_a_configuration_that_is_not_there_is_created():
+    plan = present(None, ca_bundle=BUNDLE)
+    assert plan.action == "create"
+    assert plan.before == {}
+    (created,) = plan.configuration["webhooks"]
+    assert created["clientConfig"]["caBundle"] == BUNDLE
+    shown = plan.after["webhook"]["clientConfig"]["caBundle"]
+    assert shown.startswith("sha256:")
+
+
+def test_the_ca_bundle_is_ours_only_where_we_give_one():
+    injected = ours()
+    injected["clientConfig"]["caBundle"] = "aW5qZWN0ZWQ="
+    assert present(configuration(injected)).action is None
+    plan = present(configuration(injected), ca_bundle=BUNDLE)
+    assert plan.action == "replace"
+    assert plan.configuration["webhooks"][0]["clientConfig"]["caBundle"] == BUNDLE
+    assert plan.before["webhook"] != plan.after["webhook"], "a fingerprint tells bundles apart"
+
+
+def test_the_service_ca_is_asked_for_by_an_annotation():
+    plan = present(configuration(ours()), service_ca=True)
+    assert plan.action == "replace"
+    assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "true"}
+    assert present(plan.configuration, service_ca=True).action is None
+    assert present(plan.configuration).action is None, "somebody keeps the bundle: let them"
+
+
+def test_our_own_bundle_ends_the_injection_unless_others_live_by_it():
+    plan = present(configuration(ours(), **{INJECT_CA_BUNDLE: "true"}), ca_bundle=BUNDLE)
+    assert plan.configuration["metadata"]["annotations"] == {}
+    shared = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "true"})
+    with pytest.raises(WebhookError, match=r"also others\.example\.com"):
+        present(shared, ca_bundle=BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("current", "action", "left"),
+    [
+        (None, None, None),
+        (configuration(OTHERS), None, [OTHERS]),
+        (configuration(), None, []),
+        (configuration(ours()), "delete", []),
+        (configuration(ours(), OTHERS), "replace", [OTHERS]),
+    ],
+)
+def test_absent_takes_ours_and_an_empty_configuration_that_is_left_of_it(current, action, left):
+    plan = plan_absent(current, "ours.peerpods.io")
+    assert plan.action == action
+    assert (plan.configuration or {}).get("webhooks") == left
+    assert plan.after == {}
+    assert bool(plan.before) == bool(action)
+
+
+@pytest.mark.parametrize("given", [PEM, f"\n{PEM}\n\n", BUNDLE, f"{BUNDLE[:20]}\n{BUNDLE[20:]}\n"])
+def test_a_ca_bundle_is_pem_or_its_base64(given):
+    assert encode_ca_bundle(given) == BUNDLE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "hello",
+        base64.b64encode(b"hello").decode(),
+        base64.b64encode(b"\xff\xfe").decode(),
+        PEM.replace("CERTIFICATE", "PRIVATE KEY"),
+    ],
+)
+def test_anything_else_is_no_ca_bundle(given):
+    with pytest.raises(WebhookError, match="no PEM certificate"):
+        encode_ca_bundle(given)
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "serves"),
+    [
+        ("1", "26", False),
+        ("1", "27+", False),
+        ("1", "28", True),
+        ("1", "30+", True),
+        ("2", "0", True),
+    ],
+)
+def test_match_conditions_came_with_1_28(major, minor, serves):
+    assert serves_match_conditions({"major": major, "minor": minor}) is serves
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "ready"),
+    [
+        ([], False),
+        (None, False),
+        ([{"conditions": {"ready": False}}], False),
+        ([{"conditions": {"ready": False}}, {"conditions": {"ready": True}}], True),
+        ([{"conditions": {}}], True),
+        ([{}], True),
+    ],
+)
+def test_an_endpoint_is_ready_unless_it_says_that_it_is_not(endpoints, ready):
+    assert has_ready_endpoint([{"endpoints": endpoints}]) is ready
+
+
+def test_the_probe_fits_the_selector_and_has_resources_to_lose():
+    pod = probe_pod("kata-remote", {"matchLabels": {"team": "a"}})
+    assert pod["metadata"]["labels"] == {"team": "a"}
+    assert pod["spec"]["runtimeClassName"] == "kata-remote"
+    assert pod["spec"]["containers"][0]["resources"]["requests"]
