@@ -32,10 +32,10 @@ lint: .venv/installed
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline --quiet
 
 unit: .venv/installed
-	$(PYTEST) tests/unit containers/webhook/tests containers/node_capacity/tests -m "not cluster"
+	$(PYTEST) -m "not integration"
 
 integration: .venv/installed packages
-	$(PYTEST) tests/integration containers/node_capacity/tests -m cluster
+	$(PYTEST) -m integration
 
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images

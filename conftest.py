@@ -25,6 +25,13 @@ OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 init_plugin_loader([str(ROOT / "collections")])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a real server is an integration test, wherever it stands."""
+    for item in items:
+        if {"cluster", "moto", "site"}.intersection(item.fixturenames):
+            item.add_marker("integration")
+
+
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
     server = aws.Moto(tmp_path_factory.mktemp("moto"))

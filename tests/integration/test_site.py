@@ -21,8 +21,6 @@ from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
 
-pytestmark = pytest.mark.cluster
-
 ROLES = (
     "cluster_prerequisites",
     "cloud_networking",
