@@ -7,9 +7,7 @@ them and shared by the whole run: tests keep apart by the names they use.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +16,7 @@ from ansible.plugins.loader import init_plugin_loader
 
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
-
-ROOT = Path(__file__).parent
-OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 init_plugin_loader([str(ROOT / "collections")])
 
@@ -78,22 +74,3 @@ def run_module(tmp_path: Path) -> Callable[..., dict]:
             pytest.fail(f"{' '.join(command)} printed no result:\n{ran.stdout}\n{ran.stderr}")
 
     return run
-
-
-def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of an ansible command that prints JSON and sees nothing of the machine's own."""
-    mine = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("AWS_", "AZURE_", "K8S_AUTH_", "KUBE", "ANSIBLE_"))
-    }
-    return {
-        **mine,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
-        "ANSIBLE_LOCALHOST_WARNING": "False",
-        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
-        **(extra or {}),
-    }

@@ -151,8 +151,9 @@ class Cluster:
         try:
             for line in response:
                 yield json.loads(line)
-        except (HTTPError, OSError):
-            return  # Watches break; the caller lists again, and that tells whether all is well.
+        # Watches break, in the middle of a line too; the caller lists again, and that tells all.
+        except (HTTPError, OSError, ValueError):
+            return
         finally:
             response.close()
 

@@ -102,7 +102,8 @@ options:
     description:
       - >-
         The namespaces whose pods are never sent to the webhook. The default is the system namespaces of OpenShift 4.13
-        to 4.19 and the operator's namespace.
+        to 4.19 and the operator's namespace. They go by name: a namespaceSelector knows no prefixes, and it is
+        what protects system pods on API servers without match conditions.
     type: list
     elements: str
   extra_excluded_namespaces:
@@ -222,6 +223,33 @@ webhook:
   type: dict
   sample:
     name: mwebhook.peerpods.io
+    clientConfig:
+      service:
+        namespace: peerpods-webhook
+        name: peerpods-webhook
+        path: /mutate-v1-pod
+        port: 443
+    rules:
+      - apiGroups: [""]
+        apiVersions: [v1]
+        operations: [CREATE]
+        resources: [pods]
+        scope: "*"
+    namespaceSelector:
+      matchExpressions:
+        - key: kubernetes.io/metadata.name
+          operator: NotIn
+          values: [kube-system, peerpods-webhook]
+    objectSelector: {}
+    matchConditions:
+      - name: peer-pods-only
+        expression: has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote"]
+    failurePolicy: Fail
+    reinvocationPolicy: IfNeeded
+    timeoutSeconds: 10
+    matchPolicy: Equivalent
+    sideEffects: None
+    admissionReviewVersions: [v1]
 verified:
   description: Whether O(verify) saw the webhook at work, null where it was not asked to.
   returned: success

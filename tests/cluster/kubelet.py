@@ -238,7 +238,6 @@ class Kubelet:
         self._node = node
         self._api = Api(kubeconfig)
         self._ca = Path(kubeconfig).with_name("ca.crt").read_bytes()
-        self._kubeconfig = kubeconfig
         self._directory = directory
         self._runtime = runtime
         self._address = address
@@ -323,13 +322,13 @@ class Kubelet:
         if pod is None:
             pod = LocalPod(manifest, self._directory / uid)
             self._write_volumes(pod)
-            port = self._server.rpartition(":")[2]
-            self._runtime.start(pod, {
+            environment = {
                 "KUBERNETES_SERVICE_HOST": "kubernetes.default.svc",
-                "KUBERNETES_SERVICE_PORT": port,
-                **({"KUBECONFIG": str(self._pod_kubeconfig(pod))}
-                   if isinstance(self._runtime, ProcessRuntime) else {}),
-            })  # fmt: skip
+                "KUBERNETES_SERVICE_PORT": self._server.rpartition(":")[2],
+            }
+            if isinstance(self._runtime, ProcessRuntime):
+                environment |= self._kubeconfig(pod)
+            self._runtime.start(pod, environment)
             self._pods[uid] = pod
         elif time.monotonic() - pod.refreshed > VOLUME_REFRESH_SECONDS:
             self._write_volumes(pod)
@@ -394,14 +393,19 @@ class Kubelet:
             },
         })["status"]["token"]  # fmt: skip
 
-    def _pod_kubeconfig(self, pod: LocalPod) -> Path:
+    def _kubeconfig(self, pod: LocalPod) -> dict[str, str]:
         """A process has no /var/run/secrets of its own: its service account as a kubeconfig."""
         account = next(
-            pod.volume(mount["name"])
-            for container in pod.manifest["spec"]["containers"]
-            for mount in container["volumeMounts"]
-            if mount["mountPath"] == SERVICE_ACCOUNT_DIRECTORY
+            (
+                pod.volume(mount["name"])
+                for container in pod.manifest["spec"]["containers"]
+                for mount in container.get("volumeMounts", [])
+                if mount["mountPath"] == SERVICE_ACCOUNT_DIRECTORY
+            ),
+            None,
         )
+        if account is None:
+            return {}
         path = pod.directory / "kubeconfig"
         path.write_text(yaml.safe_dump({
             "apiVersion": "v1",
@@ -412,7 +416,7 @@ class Kubelet:
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }))  # fmt: skip
-        return path
+        return {"KUBECONFIG": str(path)}
 
     def _report(self, pod: LocalPod) -> None:
         running = self._runtime.running(pod)

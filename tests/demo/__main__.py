@@ -103,7 +103,7 @@ class Demo:
         images = build_images() if self._runtime == "podman" else {n: f"{n}:source" for n in IMAGES}
         here = {
             # This machine is the control plane's one node, and the only one whose pods really run.
-            "node_selector": {"node-role.kubernetes.io/master": ""},
+            "node_selector": {"node-role.kubernetes.io/control-plane": ""},
             "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
         }
         variables = {

@@ -190,6 +190,7 @@ def test_check_mode_shows_and_sends_nothing(cluster, admission, manage):
         url=admission.url,
         ca_bundle=admission.ca,
         verify=True,
+        wait_timeout=5,
     )
     assert result["changed"]
     assert result["verified"] is None

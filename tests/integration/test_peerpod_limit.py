@@ -131,8 +131,9 @@ def test_raises_the_limit_and_nothing_else(cluster, set_limit):
 
 def test_check_mode_shows_and_writes_nothing(cluster, set_limit):
     before = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
-    # wait would never end: nobody raises what the nodes advertise.
-    result = set_limit(3, user="limit-check", check=True, diff=True, wait=True)
+    # Waiting would be in vain: nobody lowers what the nodes advertise.
+    result = set_limit(3, user="limit-check", check=True, diff=True, wait=True, wait_timeout=5)
+    assert not result.get("failed"), result["msg"]
     assert result["changed"]
     assert (result["before"], result["after"]) == (10, 3)
     assert result["diff"]["after"] == {"spec": {"limit": "3"}}

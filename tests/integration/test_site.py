@@ -5,6 +5,7 @@ Here the webhook and the agent run as processes; `make demo` runs them as contai
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import OPERATOR_NAMESPACE, ROOT, ansible_environment
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 ROLES = (
     "cluster_prerequisites",
@@ -108,7 +109,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             openshift.start_stand_ins(cluster, "process")
             webhook_port, health_port = free_ports(2)
             here = {
-                "node_selector": {"node-role.kubernetes.io/master": ""},
+                "node_selector": {"node-role.kubernetes.io/control-plane": ""},
                 "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
             }
             yield Site(cluster, moto, cloud, {
@@ -279,11 +280,13 @@ def test_the_operators_configuration(site: Site):
     assert secret.keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
-def test_credentials_are_never_printed(site: Site):
-    ran = site.run("-vvv", "--diff", "--tags", "operator_install")
+def test_the_secret_is_never_printed(site: Site):
+    """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+    ran = site.run("-vvv", "--diff")
     assert ran.returncode == 0, ran.stdout
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
-        assert site.moto.environment[name] not in ran.stdout + ran.stderr
+    secret = site.moto.environment["AWS_SECRET_ACCESS_KEY"]
+    for form in (secret, base64.b64encode(secret.encode()).decode()):
+        assert form not in ran.stdout + ran.stderr
 
 
 def test_it_stands_aside_for_the_operators_webhook(site: Site):

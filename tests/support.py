@@ -1,0 +1,29 @@
+"""What more than one kind of test needs to run ansible as a user does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
+
+
+def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of an ansible command that prints JSON and sees nothing of the machine's own."""
+    mine = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("AWS_", "AZURE_", "K8S_AUTH_", "KUBE", "ANSIBLE_"))
+    }
+    return {
+        **mine,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "False",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
+        **(extra or {}),
+    }
