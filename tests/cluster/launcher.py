@@ -196,7 +196,8 @@ class Cluster:
         self.processes.start("kwok", [
             str(self.bin / "kwok"),
             f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
-            f"--config={Path(__file__).with_name('kwok.yaml')}",
+            # What kwok plays. A node's capacity is the node-capacity agent's: no stage writes it.
+            *(f"--config={stage}" for stage in sorted(Path(__file__).with_name("kwok").iterdir())),
             f"--manage-nodes-with-annotation-selector={key}={value}",
             "--node-lease-duration-seconds=40",
         ])  # fmt: skip

@@ -41,6 +41,21 @@ class Worker:
     internal_ip: str
 
 
+def imagined_workers(count: int) -> tuple[Worker, ...]:
+    """Workers with instance ids that no cloud knows, for a cluster without one."""
+    zones = [f"eu-central-1{letter}" for letter in "abc"]
+    return tuple(
+        Worker(
+            name=f"ip-10-0-{index // 256}-{index % 256}.eu-central-1.compute.internal",
+            provider_id=f"aws:///{zones[index % 3]}/i-{index:017x}",
+            zone=zones[index % 3],
+            instance_type="m6i.2xlarge",
+            internal_ip=f"10.0.{index // 256}.{index % 256}",
+        )
+        for index in range(10, 10 + count)
+    )
+
+
 def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
     """Install the CRDs and the objects that an installer leaves behind."""
     cluster.kubectl("apply", "--server-side", "-f", str(Path(__file__).with_name("crds")))

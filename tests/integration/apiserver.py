@@ -24,7 +24,7 @@ def requests_of(cluster: Cluster, user: str) -> list[tuple[str, str]]:
     return [
         (event["verb"], unquote(event["requestURI"]))
         for event in events
-        if event["user"]["username"] == user
+        if event["user"].get("username") == user  # A refused login has none.
         and event["stage"] == "ResponseComplete"
         and event["requestURI"] not in ("/version", "/apis")
     ]
