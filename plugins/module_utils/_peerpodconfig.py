@@ -23,6 +23,9 @@ PODS_PATH = "/api/v1/pods"
 EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 RUNTIME_CLASS = "kata-remote"
 
+# What the operator writes into the PeerPodConfig it makes, and where one says nothing, holds.
+DEFAULT_LIMIT = 10
+
 # Pods that hold a VM on a node or are about to: bound, and not ended.
 RUNNING_PODS = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
@@ -36,12 +39,12 @@ class LimitError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of `spec.limit`; `before` is the string found there, or None."""
+    """What is to become of `spec.limit`, a string or None where there is none."""
 
     path: str
     resource_version: str
     before: str | None
-    after: str
+    after: str | None
 
     @property
     def changed(self) -> bool:
@@ -122,14 +125,28 @@ def refuse_overlap(config: dict, configs: Iterable[dict], nodes: Iterable[dict])
                 )
 
 
-def plan_limit(config: dict, limit: int) -> Plan:
+def current_limit(config: dict) -> int:
+    """The limit that a PeerPodConfig sets now."""
+    text = config["spec"].get("limit")
+    limit = DEFAULT_LIMIT if text is None else whole_number(text)
+    if limit is None:
+        raise LimitError(
+            f"The limit of the PeerPodConfig {'/'.join(_names(config))} is {text!r}, which is not a "
+            "whole number, so no node can advertise it. Set one by the option limit."
+        )
+    return limit
+
+
+def plan_limit(config: dict, limit: int | None) -> Plan:
+    """The plan for `limit`; with None the PeerPodConfig keeps what it has."""
     namespace, name = _names(config)
     group_version = CONFIGS_PATH.rpartition("/")[0]
+    before = config["spec"].get("limit")
     return Plan(
         path=f"{group_version}/namespaces/{namespace}/peerpodconfigs/{name}",
         resource_version=config["metadata"]["resourceVersion"],
-        before=config.get("spec", {}).get("limit"),
-        after=str(limit),
+        before=before,
+        after=before if limit is None else str(limit),
     )
 
 

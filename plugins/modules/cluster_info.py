@@ -17,7 +17,7 @@ description:
     ClusterVersion C(version), and the Nodes (one more request for each further 500).
   - On a Kubernetes cluster that is not OpenShift the OpenShift facts are null.
 author:
-  - The osc.peerpods authors
+  - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 options:

@@ -22,7 +22,7 @@ description:
     With O(failure_policy=Fail) the configuration is written only once the webhook's Service has a ready endpoint, since
     until then the API server would refuse the pods.
 author:
-  - The osc.peerpods authors
+  - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: peerpod_limit
 version_added: "0.1.0"
-short_description: Set how many peer pod VMs each worker node may have
+short_description: Read or set how many peer pod VMs each worker node may have
 description:
   - >-
     Sets C(spec.limit) of a PeerPodConfig, which the nodes that it selects advertise as the extended resource
@@ -21,7 +21,7 @@ description:
     Refuses to set a limit where another PeerPodConfig selects one of the same nodes, since the limit of such a node is
     whatever was written last.
 author:
-  - The osc.peerpods authors
+  - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 options:
@@ -38,8 +38,8 @@ options:
   limit:
     description:
       - The number of peer pod VMs per node, a whole number of 0 or more.
+      - When left out, the PeerPodConfig keeps the one it has; with O(wait) that one is waited for.
     type: str
-    required: true
   protect:
     description:
       - >-
@@ -92,6 +92,10 @@ EXAMPLES = r"""
 - name: Let no new peer pod start
   osc.peerpods.peerpod_limit:
     limit: 0
+
+- name: Read the limit and how many nodes advertise it
+  osc.peerpods.peerpod_limit:
+  register: peer_pods
 """
 
 RETURN = r"""
@@ -143,6 +147,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     PODS_PATH,
     RUNNING_PODS,
     LimitError,
+    current_limit,
     explain_lagging,
     explain_overfull,
     find_config,
@@ -173,7 +178,7 @@ def peerpodconfigs(cluster):
 
 def run(module):
     params = module.params
-    limit = parse_limit(params["limit"])
+    wanted = None if params["limit"] is None else parse_limit(params["limit"])
     cluster = Cluster(module)
 
     def attempt():
@@ -182,7 +187,8 @@ def run(module):
         selector = label_selector(node_selector(config))
         nodes = cluster.follow(NODES_PATH, labelSelector=selector)
         refuse_overlap(config, configs, nodes.objects)
-        plan = plan_limit(config, limit)
+        limit = current_limit(config) if wanted is None else wanted
+        plan = plan_limit(config, wanted)
         used = overfull = None
         if plan.lowers:
             used = peer_pods_by_node(cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS))
@@ -193,9 +199,9 @@ def run(module):
                 )
         if plan.changed and not module.check_mode:
             cluster.patch(plan.path, plan.patch)
-        return plan, nodes, selector, used, overfull
+        return limit, plan, nodes, selector, used, overfull
 
-    plan, nodes, selector, used, overfull = retry_conflicts(attempt)
+    limit, plan, nodes, selector, used, overfull = retry_conflicts(attempt)
     if overfull:
         module.warn(f"{overfull} They keep running; such a node gets no new one until it has room.")
     arrived = (
@@ -222,7 +228,7 @@ def main():
         {
             "name": {"type": "str", "default": "peerpodconfig-openshift"},
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
-            "limit": {"type": "str", "required": True},
+            "limit": {"type": "str"},
             "protect": {"type": "bool", "default": False},
             "wait": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},

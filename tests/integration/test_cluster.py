@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.support import ROOT
 
@@ -66,6 +67,7 @@ def test_nothing_outlives_the_launcher(launcher: subprocess.Popen, number: signa
 
 
 def test_two_at_once(cluster: Cluster, launcher: subprocess.Popen):
-    """The session's own cluster and the launcher's: each has its own servers and its own nodes."""
-    assert PROGRAMS <= {name for name in children(launcher.pid).values()}
-    assert len(cluster.get("nodes")["items"]) == 3
+    """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
+    assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
+    (imagined,) = openshift.imagined_workers(1)
+    assert imagined.name not in cluster.kubectl("get", "nodes", "-o", "name")

@@ -107,6 +107,16 @@ def spec_of(cluster, name: str = "ours") -> dict:
     return cluster.get("peerpodconfig", name, "-n", NAMESPACE)["spec"]
 
 
+def test_reads_the_limit_and_writes_nothing(cluster, config, run_module):
+    kubeconfig = str(cluster.user_kubeconfig("limit-reader", "system:masters"))
+    result = run_module(
+        "peerpod_limit", {"name": config, "namespace": NAMESPACE, "kubeconfig": kubeconfig}
+    )
+    assert (result["changed"], result["before"], result["after"]) == (False, 10, 10)
+    assert result["advertised_nodes"] == len(NODES)
+    assert {verb for verb, _path in requests_of(cluster, "limit-reader")} == {"list"}
+
+
 def test_raises_the_limit_and_nothing_else(cluster, set_limit):
     before = spec_of(cluster)
     result = set_limit(20, user="limit-raise", diff=True)

@@ -5,6 +5,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     EXTENDED_RESOURCE,
     LimitError,
     advertised,
+    current_limit,
     explain_lagging,
     explain_overfull,
     in_force,
@@ -78,6 +79,23 @@ def test_the_plan_of_a_limit(before, limit, changed, lowers):
     assert plan.path == (
         "/apis/confidentialcontainers.org/v1alpha1/namespaces/operator/peerpodconfigs/ours"
     )
+
+
+@pytest.mark.parametrize("spec", [{"limit": "12"}, {"limit": "many"}, {}])
+def test_without_a_limit_everything_stays(spec):
+    assert not plan_limit(config(**spec), None).changed
+
+
+@pytest.mark.parametrize(("spec", "limit"), [({"limit": "12"}, 12), ({}, 10)])
+def test_the_limit_that_is_set(spec, limit):
+    assert current_limit(config(**spec)) == limit
+
+
+def test_a_limit_that_is_set_and_no_number():
+    with pytest.raises(
+        LimitError, match=r"operator/ours is 'many', .* Set one by the option limit"
+    ):
+        current_limit(config(limit="many"))
 
 
 @pytest.mark.parametrize(

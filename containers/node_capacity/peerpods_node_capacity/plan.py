@@ -13,7 +13,7 @@ DEFAULT_LIMIT = "10"
 
 # What spec.nodeSelector means where it is not written, as upstream's peerpodconfig-ctrl has it.
 # An empty selector that is written selects every node, as anywhere in Kubernetes.
-DEFAULT_NODE_SELECTOR = {"node-role.kubernetes.io/worker": ""}
+DEFAULT_NODE_SELECTOR = {"node.kubernetes.io/worker": ""}
 
 # Kubernetes counts in int64: a larger quantity is kept, but no scheduler can count with it.
 LARGEST_LIMIT = 2**63 - 1

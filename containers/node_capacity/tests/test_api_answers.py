@@ -124,7 +124,7 @@ def status(code: int, message: str) -> dict:
 
 
 def worker(name: str, version: str) -> dict:
-    labels = {"node-role.kubernetes.io/worker": ""}
+    labels = {"node.kubernetes.io/worker": ""}
     return {"metadata": {"name": name, "labels": labels, "resourceVersion": version}}
 
 

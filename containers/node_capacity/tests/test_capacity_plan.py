@@ -15,7 +15,7 @@ from peerpods_node_capacity.plan import (
 
 VM = "kata.peerpods.io/vm"
 KATA = {"node-role.kubernetes.io/kata-oc": ""}
-WORKER = {"node-role.kubernetes.io/worker": ""}
+WORKER = {"node.kubernetes.io/worker": ""}
 
 
 def node(capacity=None, allocatable=None, labels=KATA):
