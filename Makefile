@@ -29,7 +29,7 @@ test: lint unit integration demo
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline --quiet
+	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
