@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 PYTHON ?= python3
-PYTEST := .venv/bin/python -m pytest
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 
 # Installed where they are missing and we are root; without them `make demo` runs
 # the webhook and the agent as plain processes.

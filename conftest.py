@@ -24,7 +24,7 @@ init_plugin_loader([str(ROOT / "collections")])
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What asks for a real server is an integration test, wherever it stands."""
     for item in items:
-        if {"cluster", "moto", "site"}.intersection(item.fixturenames):
+        if {"cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
 
 
