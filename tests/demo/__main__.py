@@ -122,8 +122,9 @@ class Demo:
         """Run an ansible command as a user's shell would, its output shown as it comes."""
         print(f"\n$ {shlex.join(command[:2])} …", flush=True)
         with subprocess.Popen(
-            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True
-        ) as process:
+            ["setpriv", "--pdeathsig", "TERM", *command],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
             lines = []
             for line in process.stdout:
                 lines.append(line)

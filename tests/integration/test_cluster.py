@@ -21,11 +21,13 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
 
 
 @pytest.fixture
-def launcher() -> Iterator[subprocess.Popen]:
+def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """`python -m tests.cluster`, up and running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster", "--workers=1"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        # Where a launcher that is killed leaves its files for pytest to clean up.
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     for line in process.stdout:
         if "Ctrl-C" in line:
