@@ -43,6 +43,7 @@ class Demo:
         self._moto = moto
         self._cloud = cloud
         self._runtime = runtime
+        self._variables = site_variables(runtime)
         self._seconds: dict[str, float] = {}
 
     def run(self) -> dict:
@@ -100,22 +101,7 @@ class Demo:
 
     def _site(self) -> int:
         """Run site.yml; returns how many tasks changed something."""
-        images = build_images() if self._runtime == "podman" else {n: f"{n}:source" for n in IMAGES}
-        here = {
-            # This machine is the control plane's one node, and the only one whose pods really run.
-            "node_selector": {"node-role.kubernetes.io/control-plane": ""},
-            "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
-        }
-        variables = {
-            f"{role}_{name}": value
-            for role in ("webhook", "node_capacity")
-            for name, value in {**here, "image": images[role]}.items()
-        }
-        if self._runtime == "process":
-            # Two processes of one machine cannot both listen on a port, nor can two demos.
-            variables["webhook_replicas"] = 1
-            variables["webhook_port"], variables["node_capacity_health_port"] = free_ports(2)
-        output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(variables))
+        output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(self._variables))
         return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)[1])
 
     def _ansible(self, *command: str) -> str:
@@ -208,6 +194,26 @@ class Demo:
             if permission["FromPort"] not in aws.PORTS_OPEN_BEFORE
             and any(pair["GroupId"] == group["GroupId"] for pair in permission["UserIdGroupPairs"])
         )
+
+
+def site_variables(runtime: str) -> dict:
+    """What a user of this machine's cluster would put into their inventory."""
+    images = build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
+    here = {
+        # This machine is the control plane's one node, and the only one whose pods really run.
+        "node_selector": {"node-role.kubernetes.io/control-plane": ""},
+        "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+    }
+    variables = {
+        f"{role}_{name}": value
+        for role in ("webhook", "node_capacity")
+        for name, value in {**here, "image": images[role]}.items()
+    }
+    if runtime == "process":
+        # Two processes of one machine cannot both listen on a port, nor can two demos.
+        variables["webhook_replicas"] = 1
+        variables["webhook_port"], variables["node_capacity_health_port"] = free_ports(2)
+    return variables
 
 
 def ordinary_pods() -> list[dict]:

@@ -20,6 +20,7 @@ import pytest
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
+from tests.demo.__main__ import site_variables
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 ROLES = (
@@ -107,20 +108,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         with Cluster() as cluster:
             openshift.fill(cluster, cloud.workers, aws.REGION)
             openshift.start_stand_ins(cluster, "process")
-            webhook_port, health_port = free_ports(2)
-            here = {
-                "node_selector": {"node-role.kubernetes.io/control-plane": ""},
-                "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
-            }
-            yield Site(cluster, moto, cloud, {
-                "webhook_image": "webhook:source",
-                "webhook_replicas": 1,
-                "webhook_port": webhook_port,
-                "node_capacity_image": "node_capacity:source",
-                "node_capacity_health_port": health_port,
-                **{f"webhook_{name}": value for name, value in here.items()},
-                **{f"node_capacity_{name}": value for name, value in here.items()},
-            })  # fmt: skip
+            yield Site(cluster, moto, cloud, site_variables("process"))
     finally:
         moto.processes.stop()
 
