@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.cluster import aws, openshift
+from tests.cluster.binaries import binaries
 from tests.cluster.images import IMAGES, build_images, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import StartError, free_ports, wait_for
@@ -312,6 +313,7 @@ def main() -> int:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-"))
         )
+        binaries()
         print("Starting moto, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
         moto = aws.Moto(directory / "moto")
         stack.callback(moto.processes.stop)
