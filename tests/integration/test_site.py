@@ -122,15 +122,28 @@ def sentence(ran: subprocess.CompletedProcess[str]) -> str:
     return " ".join(part for message in messages for part in message)
 
 
+@pytest.fixture
+def nothing_changes(site: Site) -> Iterator[None]:
+    written, ingress = site.written(), site.ingress()
+    yield
+    assert site.written() == written
+    assert site.ingress() == ingress
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_dry_run_of_a_first_installation(site: Site):
+    ran = site.run("--check", "--diff")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "+15150/tcp open to the group itself" in ran.stdout
+    assert (
+        "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)"
+        in ran.stdout
+    )
+
+
+@pytest.mark.usefixtures("nothing_changes")
 class TestBadInput:
     """Each ends in a sentence that says what was found and what to do, before anything is changed."""
-
-    @pytest.fixture(autouse=True)
-    def _nothing_changes(self, site: Site) -> Iterator[None]:
-        written, ingress = site.written(), site.ingress()
-        yield
-        assert site.written() == written
-        assert site.ingress() == ingress
 
     def test_no_cluster_reachable(self, site: Site, tmp_path: Path):
         (port,) = free_ports(1)
@@ -253,6 +266,12 @@ def test_nothing_is_doubled(site: Site):
 
 def test_a_second_run_changes_nothing(site: Site):
     ran = site.run()
+    assert re.search(r"changed=0 +unreachable=0 +failed=0", ran.stdout), ran.stdout
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_dry_run_when_all_is_there(site: Site):
+    ran = site.run("--check", "--diff")
     assert re.search(r"changed=0 +unreachable=0 +failed=0", ran.stdout), ran.stdout
 
 

@@ -1,0 +1,71 @@
+"""The demo's verdict: it holds for what must be seen, and for nothing less."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.demo.__main__ import checks, is_mutated
+
+SEEN = {
+    "nodes": 3,
+    "limit": 10,
+    "advertised_nodes": 3,
+    "peer_pods_created": 31,
+    "peer_pods_scheduled": 30,
+    "peer_pods_pending": 1,
+    "pending_reason": "0/4 nodes are available: 3 Insufficient kata.peerpods.io/vm.",
+    "peer_pods_mutated": 31,
+    "ordinary_pods_unchanged": True,
+    "second_run_changed": 0,
+    "ports_opened": ["15150/tcp", "9000/tcp"],
+    "raised_limit": 15,
+    "peer_pods_scheduled_after_raise": 31,
+}
+
+
+def test_what_must_be_seen():
+    assert all(check.holds for check in checks(SEEN))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("nodes", 4),
+        ("nodes", 0),
+        ("advertised_nodes", 2),
+        ("peer_pods_scheduled", 29),
+        ("peer_pods_scheduled", 31),
+        ("peer_pods_pending", 0),
+        ("pending_reason", "0/4 nodes are available: 3 Insufficient cpu."),
+        ("peer_pods_mutated", 30),
+        ("ordinary_pods_unchanged", False),
+        ("second_run_changed", 1),
+        ("ports_opened", ["15150/tcp"]),
+        ("ports_opened", ["15150/tcp", "22/tcp", "9000/tcp"]),
+        ("peer_pods_scheduled_after_raise", 30),
+    ],
+)
+def test_anything_less_does_not_hold(key: str, value: object):
+    assert not all(check.holds for check in checks({**SEEN, key: value}))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mutated"),
+    [
+        ({"requests": {"kata.peerpods.io/vm": "1"}, "limits": {"kata.peerpods.io/vm": "1"}}, {}, True),
+        ({"requests": {"kata.peerpods.io/vm": "1"}}, {}, False),
+        ({"requests": {"kata.peerpods.io/vm": "1", "cpu": "1"},
+          "limits": {"kata.peerpods.io/vm": "1"}}, {}, False),
+        ({"requests": {"kata.peerpods.io/vm": "1"}, "limits": {"kata.peerpods.io/vm": "1"}},
+         {"requests": {"cpu": "1"}}, False),
+        ({}, {}, False),
+    ],
+)  # fmt: skip
+def test_a_mutated_pod(first: dict, second: dict, mutated: bool):
+    pod = {
+        "spec": {
+            "containers": [{"name": "a", "resources": first}],
+            "initContainers": [{"name": "b", "resources": second}],
+        }
+    }
+    assert is_mutated(pod) is mutated
