@@ -8,10 +8,20 @@ INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
 NODES_PATH = "/api/v1/nodes"
 
+# Asks the API server whether it would let us do anything to anything: the role cluster-admin.
+ACCESS_REVIEWS_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+CLUSTER_ADMIN_REVIEW = {
+    "apiVersion": "authorization.k8s.io/v1",
+    "kind": "SelfSubjectAccessReview",
+    "spec": {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}},
+}
+
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
-def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict]) -> dict:
+def describe(
+    infrastructure: dict | None, version: dict | None, nodes: list[dict], review: dict
+) -> dict:
     """The module's answer; `infrastructure` and `version` are None off OpenShift."""
     status = (infrastructure or {}).get("status", {})
     platform = status.get("platformStatus", {})
@@ -22,6 +32,7 @@ def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict
         "resource_group": platform.get("azure", {}).get("resourceGroupName"),
         "infrastructure_name": status.get("infrastructureName"),
         "version": (version or {}).get("status", {}).get("desired", {}).get("version"),
+        "is_cluster_admin": review["status"]["allowed"],
         "workers": [worker(node) for node in nodes],
     }
 

@@ -13,8 +13,9 @@ short_description: Tell where a cluster runs and which worker nodes it has
 description:
   - Reads the platform, region, version and worker nodes of an OpenShift cluster from the cluster itself.
   - >-
-    Takes three requests whatever the size of the cluster up to 500 workers: the Infrastructure C(cluster), the
-    ClusterVersion C(version), and the Nodes (one more request for each further 500).
+    Takes four requests whatever the size of the cluster up to 500 workers: the Infrastructure C(cluster), the
+    ClusterVersion C(version), the Nodes (one more request for each further 500), and a SelfSubjectAccessReview, which
+    stores nothing.
   - On a Kubernetes cluster that is not OpenShift the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -84,6 +85,11 @@ version:
   returned: always
   type: str
   sample: 4.16.9
+is_cluster_admin:
+  description: Whether the user we log in as may do anything to anything, as the role cluster-admin says.
+  returned: always
+  type: bool
+  sample: true
 workers:
   description: The nodes that O(worker_selector) selects.
   returned: always
@@ -114,6 +120,8 @@ workers:
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
+    ACCESS_REVIEWS_PATH,
+    CLUSTER_ADMIN_REVIEW,
     CLUSTER_VERSION_PATH,
     INFRASTRUCTURE_PATH,
     NODES_PATH,
@@ -135,7 +143,8 @@ def main():
         infrastructure = cluster.get(INFRASTRUCTURE_PATH)
         version = cluster.get(CLUSTER_VERSION_PATH) if infrastructure else None
         nodes = cluster.list(NODES_PATH, labelSelector=module.params["worker_selector"])
-        facts = describe(infrastructure, version, list(nodes))
+        review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
+        facts = describe(infrastructure, version, list(nodes), review)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **facts)

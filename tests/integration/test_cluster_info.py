@@ -6,7 +6,7 @@ from tests.cluster import aws, openshift
 from tests.integration.apiserver import requests_of
 
 
-def test_what_the_roles_need_in_three_requests(cluster, cloud_side, run_module):
+def test_what_the_roles_need_in_four_requests(cluster, cloud_side, run_module):
     kubeconfig = cluster.user_kubeconfig("cluster-info", "system:masters")
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
 
@@ -26,6 +26,7 @@ def test_what_the_roles_need_in_three_requests(cluster, cloud_side, run_module):
         "resource_group",
         "infrastructure_name",
         "version",
+        "is_cluster_admin",
     }
     assert {key: result[key] for key in facts} == {
         "is_openshift": True,
@@ -34,9 +35,21 @@ def test_what_the_roles_need_in_three_requests(cluster, cloud_side, run_module):
         "resource_group": None,
         "infrastructure_name": openshift.INFRASTRUCTURE_NAME,
         "version": openshift.VERSION,
+        "is_cluster_admin": True,
     }
     assert not result["changed"]
-    assert [verb for verb, _path in requests_of(cluster, "cluster-info")] == ["get", "get", "list"]
+    verbs = [verb for verb, _path in requests_of(cluster, "cluster-info")]
+    # What is created is a review, which is answered and not stored.
+    assert sorted(verbs) == ["create", "get", "get", "list"]
+
+
+def test_a_user_who_may_only_look(cluster, run_module):
+    cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
+    cluster.kubectl(
+        "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
+    )
+    kubeconfig = cluster.user_kubeconfig("looker")
+    assert run_module("cluster_info", {"kubeconfig": str(kubeconfig)})["is_cluster_admin"] is False
 
 
 def test_a_node_without_provider_id_and_not_ready_is_returned_as_that(cluster, run_module):

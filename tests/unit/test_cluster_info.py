@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import describe, worker
 
+ALLOWED = {"status": {"allowed": True}}
+
 
 def node(provider_id: str | None, **status) -> dict:
     return {
@@ -20,20 +22,22 @@ def test_azure_names_its_resource_group_instead_of_a_region():
         }
     }
     version = {"status": {"desired": {"version": "4.13.5"}}}
-    assert describe(infrastructure, version, []) == {
+    assert describe(infrastructure, version, [], ALLOWED) == {
         "is_openshift": True,
         "platform": "Azure",
         "region": None,
         "resource_group": "demo-x-rg",
         "infrastructure_name": "demo-x",
         "version": "4.13.5",
+        "is_cluster_admin": True,
         "workers": [],
     }
 
 
 def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():
-    facts = describe(None, None, [node("kind://docker/kind/worker")])
+    facts = describe(None, None, [node("kind://docker/kind/worker")], ALLOWED)
     assert facts.pop("is_openshift") is False
+    assert facts.pop("is_cluster_admin") is True
     assert [row["instance_id"] for row in facts.pop("workers")] == ["worker"]
     assert set(facts.values()) == {None}
 
