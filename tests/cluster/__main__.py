@@ -8,13 +8,13 @@ import sys
 
 from . import openshift
 from .launcher import Cluster
+from .processes import unwind_on_signals
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--workers", type=int, default=3, help="how many worker nodes (default: 3)")
 arguments = parser.parse_args()
 
-# SIGTERM unwinds the `with` as Ctrl-C does, so that everything is stopped.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+unwind_on_signals()
 try:
     with Cluster() as cluster:
         openshift.fill(cluster, openshift.imagined_workers(arguments.workers), "eu-central-1")

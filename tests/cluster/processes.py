@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,6 +74,16 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+
+def unwind_on_signals() -> None:
+    """Make SIGINT and SIGTERM exceptions, so that every `with` on the way out stops what it started.
+
+    SIGINT as well: a shell without job control starts what it puts into the background
+    with that signal ignored, and Python leaves it so.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def free_ports(count: int) -> list[int]:

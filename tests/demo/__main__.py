@@ -23,7 +23,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.binaries import binaries
 from tests.cluster.images import IMAGES, build_images, why_no_podman
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import StartError, free_ports, wait_for
+from tests.cluster.processes import StartError, free_ports, unwind_on_signals, wait_for
 
 from .summary import Check, render
 
@@ -303,8 +303,7 @@ def main() -> int:
         print(f"CLOUD={cloud} is not there yet; this release demonstrates CLOUD=aws.")
         return 2
     started = time.monotonic()
-    # SIGTERM unwinds the stack as Ctrl-C does, so that everything is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    unwind_on_signals()
     obstacle = why_no_podman()
     runtime = "process" if obstacle else "podman"
     if obstacle:
