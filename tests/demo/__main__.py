@@ -40,17 +40,17 @@ RAISED_BY = 5
 
 class Demo:
     def __init__(self, cluster: Cluster, moto: aws.Moto, cloud: aws.CloudSide, runtime: str):
-        self._cluster = cluster
+        self.cluster = cluster
         self._moto = moto
         self._cloud = cloud
         self._runtime = runtime
         self._variables = site_variables(runtime)
-        self._seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def run(self) -> dict:
         """The whole story; returns the report, each value read back from an API server."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        self._cluster.apply(namespace)
+        self.cluster.apply(namespace)
         untouched = [self._dry_run(pod) for pod in ordinary_pods()]
         with self._timed("first_run"):
             self._site()
@@ -59,7 +59,7 @@ class Demo:
         with self._timed("pods"):
             limit, nodes = self._limit(), self._nodes()
             expected = limit * len(nodes)
-            self._cluster.apply(*ordinary_pods(), *peer_pods(expected + 1))
+            self.cluster.apply(*ordinary_pods(), *peer_pods(expected + 1))
             wait_for("the scheduler to place the peer pods", lambda: self._placed() == expected
                      and self._pending(), seconds=120)  # fmt: skip
             pending = self._pending()
@@ -91,14 +91,14 @@ class Demo:
             )
         report["raised_limit"] = self._limit()
         report["peer_pods_scheduled_after_raise"] = self._placed()
-        report["seconds"] = self._seconds
+        report["seconds"] = self.seconds
         return report
 
     @contextmanager
     def _timed(self, what: str):
         started = time.monotonic()
         yield
-        self._seconds[what] = round(time.monotonic() - started, 1)
+        self.seconds[what] = round(time.monotonic() - started, 1)
 
     def _site(self) -> int:
         """Run site.yml; returns how many tasks changed something."""
@@ -122,7 +122,7 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        binaries = [str(Path(sys.executable).parent), str(self._cluster.bin), os.environ["PATH"]]
+        binaries = [str(Path(sys.executable).parent), str(self.cluster.bin), os.environ["PATH"]]
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -131,7 +131,7 @@ class Demo:
         return {
             **inherited,
             **self._moto.environment,
-            "KUBECONFIG": str(self._cluster.kubeconfig),
+            "KUBECONFIG": str(self.cluster.kubeconfig),
             "PATH": os.pathsep.join(binaries),
             "ANSIBLE_LOCALHOST_WARNING": "False",
             "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
@@ -141,15 +141,15 @@ class Demo:
 
     def _dry_run(self, pod: dict) -> dict:
         """A pod as the API server would store it now."""
-        return comparable(json.loads(self._cluster.kubectl(
+        return comparable(json.loads(self.cluster.kubectl(
             "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))))  # fmt: skip
 
     def _stored(self, pod: dict) -> dict:
-        stored = self._cluster.get("pod", "-n", NAMESPACE, pod["metadata"]["name"])
+        stored = self.cluster.get("pod", "-n", NAMESPACE, pod["metadata"]["name"])
         return comparable(stored)
 
     def _peer_pods(self) -> list[dict]:
-        return self._cluster.get("pods", "-n", NAMESPACE, "-l", "kind=peer")["items"]
+        return self.cluster.get("pods", "-n", NAMESPACE, "-l", "kind=peer")["items"]
 
     def _placed(self) -> int:
         return sum("nodeName" in pod["spec"] for pod in self._peer_pods())
@@ -164,7 +164,7 @@ class Demo:
         ]
 
     def _limit(self) -> int:
-        config = self._cluster.get(
+        config = self.cluster.get(
             "peerpodconfig",
             "peerpodconfig-openshift",
             "-n",
@@ -173,7 +173,7 @@ class Demo:
         return int(config["spec"]["limit"])
 
     def _nodes(self) -> list[dict]:
-        return self._cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
+        return self.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
 
     def _advertised(self, limit: int) -> int:
         return sum(
@@ -181,7 +181,7 @@ class Demo:
         )
 
     def _ready_pods(self, name: str) -> int:
-        deployment = self._cluster.get("deployment", name, "-n", "osc-peerpods")
+        deployment = self.cluster.get("deployment", name, "-n", "osc-peerpods")
         return deployment["status"].get("readyReplicas", 0)
 
     def _ports_opened(self) -> list[str]:
@@ -321,9 +321,9 @@ def main() -> int:
         openshift.fill(cluster, side.workers, aws.REGION)
         openshift.start_stand_ins(cluster, runtime)
         demo = Demo(cluster, moto, side, runtime)
-        demo._seconds["start"] = round(time.monotonic() - started, 1)
+        demo.seconds["start"] = round(time.monotonic() - started, 1)
         report = demo.run()
-        demo._seconds["total"] = round(time.monotonic() - started, 1)
+        demo.seconds["total"] = round(time.monotonic() - started, 1)
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         outcome = checks(report)
@@ -339,7 +339,7 @@ def keep(demo: Demo) -> None:
     for name in shown:
         print(f"  export {name}={demo.environment[name]}")
     print(f"  export AWS_REGION={aws.REGION}")
-    print(f"  export PATH={demo._cluster.bin}:$PATH")
+    print(f"  export PATH={demo.cluster.bin}:$PATH")
     print(f"  kubectl get pods -n {NAMESPACE} -o wide")
     print("  kubectl get peerpodconfig -A -o yaml")
     print("\nCtrl-C stops everything.")
