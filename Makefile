@@ -11,12 +11,14 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns mmdebstrap
 
-.PHONY: help demo test lint unit integration images packages requirements clean
+.PHONY: help demo test lint unit integration bench-modules bench-admission images packages requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine (KEEP=1: leave it running)"
 	@echo "make test          everything: lint, unit, integration, demo"
 	@echo "make lint unit integration    its parts"
+	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
+	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with a webhook"
 	@echo "make images        build the webhook's and the agent's image"
 	@echo "make requirements  pin tests/requirements.in anew"
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
@@ -36,6 +38,12 @@ unit: .venv/installed
 
 integration: .venv/installed packages
 	$(PYTEST) -m integration
+
+bench-modules: .venv/installed
+	.venv/bin/python -m benchmarks.modules
+
+bench-admission: .venv/installed
+	.venv/bin/python -m benchmarks.admission
 
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
