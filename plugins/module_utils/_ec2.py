@@ -20,7 +20,10 @@ from ansible_collections.amazon.aws.plugins.module_utils.botocore import (
 )
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.amazon.aws.plugins.module_utils.retries import AWSRetry
-from ansible_collections.amazon.aws.plugins.module_utils.tagging import boto3_tag_specifications
+from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
+    ansible_dict_to_boto3_tag_list,
+    boto3_tag_specifications,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
     Group,
     Port,
@@ -37,11 +40,16 @@ try:
         NoCredentialsError,
         PartialCredentialsError,
     )
+    from botocore.parsers import ResponseParserError
 except ImportError:
     pass  # AnsibleAWSModule ends the run and says so.
 
 # EC2 takes at most 200 values in a request's filters.
 FILTER_VALUES = 200
+
+# What EC2 puts into a page at most. Without a number it may throttle or cut a long answer.
+PAGE_SIZE = 1000
+PREFIX_LIST_PAGE_SIZE = 100
 
 # A new group shows up everywhere in EC2 within seconds.
 _WAITS_FOR_A_GROUP = (0.5, 1, 2)
@@ -50,8 +58,13 @@ _RETRY = AWSRetry.jittered_backoff(
     retries=7,
     delay=1,
     max_delay=10,
-    # From a write to a group that was just described: it has not arrived everywhere yet.
-    catch_extra_error_codes=["InvalidGroup.NotFound"],
+    catch_extra_error_codes=[
+        # From a write to a group that was just described: it has not arrived everywhere yet.
+        "InvalidGroup.NotFound",
+        # From a page after the first one, whose token has expired: the pages start over.
+        "InvalidNextToken",
+        "InvalidPaginationToken",
+    ],
 )
 
 _LOG_IN = (
@@ -153,7 +166,9 @@ class Ec2:
         }
 
     def prefix_list_cidrs(self, prefix_list_id: str) -> list[str]:
-        answer = self._query("GetManagedPrefixListEntries", PrefixListId=prefix_list_id)
+        answer = self._query(
+            "GetManagedPrefixListEntries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id
+        )
         return [entry["Cidr"] for entry in answer["Entries"]]
 
     def authorize(
@@ -182,6 +197,18 @@ class Ec2:
             lambda some: {"GroupId": group_id, "SecurityGroupRuleIds": some},
             rule_ids,
             done_before=("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound"),
+            dry_run=dry_run,
+        )
+
+    def tag(
+        self, rule_ids: Sequence[str], tags: Mapping[str, str], dry_run: bool = False
+    ) -> list[str]:
+        """Give rules these tags beside those they have; the rules that this call tagged."""
+        return self._write(
+            "CreateTags",
+            lambda some: {"Resources": some, "Tags": ansible_dict_to_boto3_tag_list(tags)},
+            rule_ids,
+            done_before=("InvalidSecurityGroupRuleId.NotFound",),
             dry_run=dry_run,
         )
 
@@ -222,14 +249,20 @@ class Ec2:
     ) -> Iterator[dict]:
         for start in range(0, len(ids), FILTER_VALUES):
             values = list(ids[start : start + FILTER_VALUES])
-            answer = self._query(operation, Filters=[{"Name": filter_name, "Values": values}])
+            answer = self._query(
+                operation, PAGE_SIZE, Filters=[{"Name": filter_name, "Values": values}]
+            )
             yield from answer[key]
 
-    def _query(self, operation: str, **params: Any) -> dict:
-        """All pages of a question, as one answer."""
+    def _query(self, operation: str, page_size: int, **params: Any) -> dict:
+        """All pages of a question, as one answer: where one page fails there is no answer."""
         with self._asking(operation):
             return paginated_query_with_retries(
-                self._client, xform_name(operation), _RETRY, **params
+                self._client,
+                xform_name(operation),
+                _RETRY,
+                PaginationConfig={"PageSize": page_size},
+                **params,
             )
 
     @contextmanager
@@ -249,9 +282,10 @@ class Ec2:
             raise Ec2Error(
                 f"No AWS credentials to ask EC2 with: {str(error).rstrip('.')}. {_LOG_IN}"
             ) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
+            # Of an answer that was cut off, botocore appends all that came.
+            what = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
-                f"EC2 in {self.region} could not be asked for {operation}: "
-                f"{str(error).rstrip('.')}. Check region and endpoint_url, and that this machine "
-                "reaches AWS (DNS, proxy)."
+                f"EC2 in {self.region} could not be asked for {operation}: {what}. Check region "
+                "and endpoint_url, and that this machine reaches AWS (DNS, proxy)."
             ) from error

@@ -25,8 +25,16 @@ RUNTIME_CLASSES_PATH = "/apis/node.k8s.io/v1/runtimeclasses"
 # asked to: OpenShift 4.15. Older ones drop the field without a word.
 MATCH_CONDITIONS_SINCE = 28
 
-# OpenShift's service CA operator keeps caBundle in a configuration with this annotation.
+# By these annotations of a configuration others keep the caBundle of all of its webhooks:
+# OpenShift's service CA operator ("true"), and cert-manager (by the Certificate it names).
 INJECT_CA_BUNDLE = "service.beta.openshift.io/inject-cabundle"
+INJECT_CA_FROM = "cert-manager.io/inject-ca-from"
+INJECTORS = (
+    INJECT_CA_BUNDLE,
+    INJECT_CA_FROM,
+    "cert-manager.io/inject-ca-from-secret",
+    "cert-manager.io/inject-apiserver-ca",
+)
 
 # The namespaces that OpenShift 4.13 to 4.19 comes with, and the operator's own.
 # They are named one by one because that is all a namespaceSelector can do, and
@@ -117,7 +125,7 @@ def webhook(
             }
         ],
         "namespaceSelector": _exclude(excluded_namespaces),
-        "objectSelector": _without_empty(object_selector or {}),
+        "objectSelector": stored_selector(object_selector),
         "failurePolicy": failure_policy,
         "reinvocationPolicy": reinvocation_policy,
         "timeoutSeconds": timeout_seconds,
@@ -140,11 +148,30 @@ def encode_ca_bundle(bundle: str) -> str:
     if not pem.startswith("-----BEGIN"):
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             pem = base64.b64decode("".join(pem.split()), validate=True).decode().strip()
+    if "PRIVATE KEY-----" in pem:
+        raise WebhookError(
+            "The CA bundle holds a private key, which anybody who may read the configuration could then read. Give only "
+            "the certificates."
+        )
     if "-----BEGIN CERTIFICATE-----" not in pem:
         raise WebhookError(
             "The CA bundle holds no PEM certificate (-----BEGIN CERTIFICATE-----), neither as it is nor in base64."
         )
     return base64.b64encode(f"{pem}\n".encode()).decode()
+
+
+def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str) -> str:
+    """The text at `key` of a Secret or ConfigMap as it was read; None where there is none."""
+    if item is None:
+        raise WebhookError(f"There is no {kind} {namespace}/{name} to take the CA bundle from.")
+    texts = item.get("data") or {}
+    if key not in texts:
+        there = ", ".join(sorted(texts)) or "nothing"
+        raise WebhookError(
+            f"The {kind} {namespace}/{name} has no key {key} to take the CA bundle from, but {there}."
+        )
+    # A Secret's values are in base64, which encode_ca_bundle knows.
+    return texts[key]
 
 
 def find(configuration: dict | None, name: str) -> dict | None:
@@ -159,9 +186,12 @@ def plan_present(
     desired: dict,
     *,
     ca_bundle: str | None,
-    service_ca: bool,
+    injection: dict[str, str],
 ) -> Plan:
-    """Have `desired` in the configuration, with `ca_bundle` or else the caBundle that is there."""
+    """Have `desired` in the configuration, with `ca_bundle` or else the caBundle that is there.
+
+    `injection` is the annotation by which somebody else is to keep the caBundle, if any.
+    """
     old = find(current, desired["name"])
     # What a newer API server has beside our fields is not ours to drop.
     new = {**(old or {}), **copy.deepcopy(desired)}
@@ -180,16 +210,17 @@ def plan_present(
     else:
         webhooks.append(new)
     annotations = configuration["metadata"].setdefault("annotations", {})
-    if service_ca:
-        annotations[INJECT_CA_BUNDLE] = "true"
-    elif ca_bundle and annotations.get(INJECT_CA_BUNDLE) == "true":
-        if others:
-            raise WebhookError(
-                f"The MutatingWebhookConfiguration {configuration_name} is annotated with {INJECT_CA_BUNDLE}, so "
-                f"OpenShift puts its own CA bundle into all of its webhooks, also {others[0]['name']}. Use "
-                "service_ca: true, or a configuration of another name for a CA bundle of your own."
-            )
-        del annotations[INJECT_CA_BUNDLE]
+    if ca_bundle or injection:
+        injectors = [name for name in INJECTORS if annotations.get(name) not in (None, "false")]
+        for name in set(injectors) - set(injection):
+            if others:
+                raise WebhookError(
+                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}, by which "
+                    f"somebody keeps the CA bundle of all of its webhooks, also {others[0]['name']}. Leave it to them, "
+                    "or use a configuration of another name."
+                )
+            del annotations[name]
+    annotations.update(injection)
 
     before = _shown(current, old)
     after = _shown(configuration, new)
@@ -227,14 +258,17 @@ def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
     )
 
 
-def probe_pod(runtime_class: str, object_selector: dict | None) -> dict:
-    """A pod that the webhook has to change, and that the strictest pod security lets pass."""
+def probe_pod(
+    runtime_class: str, object_selector: dict | None, annotations: dict[str, str] | None = None
+) -> dict:
+    """A pod that has to be changed, and that the strictest pod security lets pass."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "generateName": "peer-pod-probe-",
             "labels": (object_selector or {}).get("matchLabels") or {},
+            "annotations": annotations or {},
         },
         "spec": {
             "runtimeClassName": runtime_class,
@@ -277,8 +311,9 @@ def _only_runtime_classes(runtime_classes: list[str]) -> dict:
     }
 
 
-def _without_empty(selector: dict) -> dict:
-    return {key: value for key, value in selector.items() if value}
+def stored_selector(selector: dict | None) -> dict:
+    """A label selector without the empty parts, which the API server leaves out."""
+    return {key: value for key, value in (selector or {}).items() if value}
 
 
 def _shown(configuration: dict | None, entry: dict | None) -> dict:
@@ -287,8 +322,9 @@ def _shown(configuration: dict | None, entry: dict | None) -> dict:
         return {}
     annotations = configuration["metadata"].get("annotations", {})
     shown: dict = {}
-    if INJECT_CA_BUNDLE in annotations:
-        shown["annotations"] = {INJECT_CA_BUNDLE: annotations[INJECT_CA_BUNDLE]}
+    injection = {name: annotations[name] for name in INJECTORS if name in annotations}
+    if injection:
+        shown["annotations"] = injection
     if entry is not None:
         shown["webhook"] = entry
         bundle = entry["clientConfig"].get("caBundle")

@@ -9,8 +9,8 @@ come out. Nothing here knows of a connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import collapse_addresses, ip_network
 
 MANAGED_TAG = "osc.peerpods/managed"
@@ -79,6 +79,16 @@ class Group:
     rules: tuple[Rule, ...]
 
 
+@dataclass(frozen=True, order=True)
+class Retagging:
+    """A rule of ours that lacks tags: of those, what it has now and what it is to have."""
+
+    port: Port
+    rule_id: str
+    before: tuple[tuple[str, str], ...]
+    after: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be done to one group; of `already_open` and `revoked` the second half says how.
@@ -91,10 +101,11 @@ class Plan:
     opened: tuple[Port, ...] = ()
     already_open: tuple[tuple[Port, str], ...] = ()
     revoked: tuple[tuple[Port, str], ...] = ()
+    retagged: tuple[Retagging, ...] = ()
 
     @property
     def changes(self) -> bool:
-        return bool(self.opened or self.revoked)
+        return bool(self.opened or self.revoked or self.retagged)
 
 
 def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
@@ -122,6 +133,23 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
             )
         ids[match.group(1)] = None
     return tuple(ids)
+
+
+def provider_ids(nodes: Sequence[Mapping], label_selector: str) -> tuple[str, ...]:
+    """The spec.providerID of each node; every node has to have one, or its groups stay unknown."""
+    if not nodes:
+        raise SecurityGroupError(
+            f"The cluster has no node with the labels {label_selector}. Give the workers' labels "
+            "with label_selector, or name the groups with group_ids."
+        )
+    nameless = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
+    if nameless:
+        raise SecurityGroupError(
+            f"{_some(nameless)} {'has' if len(nameless) == 1 else 'have'} no spec.providerID, so "
+            "the EC2 instance is not known. Wait until the cloud controller manager has "
+            "initialized the node, or name the groups with group_ids."
+        )
+    return tuple(node["spec"]["providerID"] for node in nodes)
 
 
 def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
@@ -240,19 +268,44 @@ def plan_absent(
 
     `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
     """
-    revoked = []
-    for rule in security_group_rules:
-        port = Port(rule.get("FromPort"), rule["IpProtocol"])
-        if (
-            rule["GroupId"] == group.group_id
-            and not rule["IsEgress"]
-            and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
-            and rule.get("FromPort") == rule.get("ToPort")
-            and port in wanted
-            and _is_ours(rule, port)
-        ):
-            revoked.append((port, rule["SecurityGroupRuleId"]))
-    return Plan(group, revoked=tuple(sorted(revoked)))
+    ours = _our_rules(group, wanted, security_group_rules)
+    return Plan(
+        group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours))
+    )
+
+
+def may_hold_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
+    """Whether it is worth asking for the tags of the group's rules."""
+    return any(
+        Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted
+    )
+
+
+def plan_tags(
+    plan: Plan,
+    wanted: Sequence[Port],
+    tags: Mapping[str, str],
+    security_group_rules: Iterable[Mapping],
+) -> Plan:
+    """The plan with the tags that our rules for these ports lack or have otherwise.
+
+    Further tags of theirs are somebody's, and stay.
+    """
+    retagged = []
+    for port, rule in _our_rules(plan.group, wanted, security_group_rules):
+        has = _tags_of(rule)
+        lacks = {key: value for key, value in tags.items() if has.get(key) != value}
+        if lacks:
+            before = {key: has[key] for key in lacks if key in has}
+            retagged.append(
+                Retagging(
+                    port,
+                    rule["SecurityGroupRuleId"],
+                    before=tuple(sorted(before.items())),
+                    after=tuple(sorted(lacks.items())),
+                )
+            )
+    return replace(plan, retagged=tuple(sorted(retagged)))
 
 
 def ip_permission(group_id: str, port: Port) -> dict:
@@ -277,6 +330,9 @@ def diff_of(plan: Plan) -> dict:
     for port in plan.opened:
         for rule in rules_of([ip_permission(plan.group.group_id, port)]):
             after[port] = f"open to {_in_words(plan.group, rule)}"
+    for rule in plan.retagged:
+        before[rule.port] += f"; {rule.rule_id} has {_tags_in_words(rule.before)}"
+        after[rule.port] += f"; {rule.rule_id} has {_tags_in_words(rule.after)}"
     header = f"{plan.group.group_id} ({plan.group.group_name})"
     return {
         "before_header": header,
@@ -321,9 +377,35 @@ def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
     )
 
 
+def _our_rules(
+    group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]
+) -> Iterator[tuple[Port, Mapping]]:
+    """Our rules for these ports from the group to itself, out of those of any groups."""
+    for rule in security_group_rules:
+        port = Port(rule.get("FromPort"), rule["IpProtocol"])
+        if (
+            rule["GroupId"] == group.group_id
+            and not rule["IsEgress"]
+            and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
+            and rule.get("FromPort") == rule.get("ToPort")
+            and port in wanted
+            and _is_ours(rule, port)
+        ):
+            yield port, rule
+
+
 def _is_ours(rule: Mapping, port: Port) -> bool:
-    tags = {tag["Key"]: tag["Value"] for tag in rule.get("Tags", ())}
-    return tags.get(MANAGED_TAG) == "true" or rule.get("Description") == port.description
+    return _tags_of(rule).get(MANAGED_TAG) == "true" or rule.get("Description") == port.description
+
+
+def _tags_of(rule: Mapping) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in rule.get("Tags", ())}
+
+
+def _tags_in_words(tags: Sequence[tuple[str, str]]) -> str:
+    return (
+        f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
+    )
 
 
 def _in_words(group: Group, rule: Rule) -> str:

@@ -9,11 +9,23 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: mutating_webhook
 version_added: "0.1.0"
-short_description: Let the API server call a webhook for peer pods
+short_description: Have the API server turn the resources of peer pods into the extended resource
 description:
   - >-
-    Manages one webhook in a MutatingWebhookConfiguration, the one that turns the resources of peer pods into the
-    extended resource C(kata.peerpods.io/vm). Other webhooks in the same configuration stay as they are.
+    A peer pod's CPU and memory are in the cloud; on the node it takes one of the extended resource
+    C(kata.peerpods.io/vm). This module has the API server change peer pods accordingly when they are created, either
+    by calling a webhook (O(mode=webhook)) or by itself (O(mode=policy)).
+  - >-
+    With O(mode=webhook) it manages one webhook in a MutatingWebhookConfiguration. Other webhooks in the same
+    configuration stay as they are.
+  - >-
+    With O(mode=policy) it manages a MutatingAdmissionPolicy and its binding, which make of a pod what the webhook of
+    this collection makes of it, in the API server and without calling anybody. The API server must serve them, which it
+    does by default from Kubernetes 1.36 on.
+  - >-
+    Each mode leaves what the other one manages alone. Where both are in place the result is the same as with one. To
+    switch without a pod that goes unchanged, set up the new one with O(verify=true), then remove the old one with
+    O(state=absent); see the examples.
   - >-
     Only pods with a RuntimeClass from O(target_runtime_classes) ever leave the API server, by a CEL match condition.
     API servers before Kubernetes 1.28 (OpenShift 4.15) have no match conditions; there the webhook is called for every
@@ -26,28 +38,41 @@ author:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 options:
+  mode:
+    description:
+      - What changes the pods, a V(webhook) or a V(policy) in the API server.
+      - >-
+        The policy differs from the webhook of this collection in three details. A pod with a negative amount it leaves
+        to the API server, which refuses it whatever the resource is. A pod whose cpu, memory or nvidia.com/gpu add up to
+        more than 9 * 10^15 (8 PiB) is not sized but refused, or with O(failure_policy=Ignore) created unchanged. And a
+        pod with the annotation C(osc.peerpods.io/mutated-by) gets the fingerprint of the policy as its value.
+    type: str
+    choices: [webhook, policy]
+    default: webhook
   name:
     description:
-      - The name of the MutatingWebhookConfiguration.
+      - >-
+        The name of the MutatingWebhookConfiguration, or with O(mode=policy) of the MutatingAdmissionPolicy and of the
+        MutatingAdmissionPolicyBinding.
     type: str
     default: peerpods-webhook
   webhook_name:
     description:
-      - The name of the webhook in it, a domain name with at least two dots.
+      - The name of the webhook in it, a domain name with at least two dots. For O(mode=webhook).
     type: str
     default: mwebhook.peerpods.io
   state:
     description:
       - >-
         With V(absent) the webhook is removed from the configuration, and the configuration with it once no other webhook
-        is left in it.
+        is left in it. With O(mode=policy) both the binding and the policy are removed.
     type: str
     choices: [present, absent]
     default: present
   service:
     description:
       - The Service that leads to the webhook.
-      - Either this or O(url) is required with O(state=present).
+      - Either this or O(url) is required with O(state=present) and O(mode=webhook), and neither is for O(mode=policy).
     type: dict
     suboptions:
       namespace:
@@ -79,13 +104,54 @@ options:
     description:
       - The CA certificates that the webhook's certificate is verified by, as PEM text or that in base64.
       - >-
-        Without O(ca_bundle) and O(ca_bundle_file) the CA bundle is left to whoever keeps it, and where there is none the
-        API server trusts its system's CAs.
+        Where none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is given, the CA
+        bundle is left to whoever keeps it, and where there is none the API server trusts its system's CAs.
     type: str
   ca_bundle_file:
     description:
       - A file with the same, on the host that the module runs on.
     type: path
+  ca_bundle_secret:
+    description:
+      - A Secret in the cluster with the same. It is read on every run of the module, not followed.
+    type: dict
+    suboptions: &reference
+      namespace:
+        description:
+          - Its namespace.
+        type: str
+        required: true
+      name:
+        description:
+          - Its name.
+        type: str
+        required: true
+      key:
+        description:
+          - The key in it.
+        type: str
+        default: ca.crt
+  ca_bundle_config_map:
+    description:
+      - A ConfigMap in the cluster with the same. It is read on every run of the module, not followed.
+    type: dict
+    suboptions: *reference
+  cert_manager:
+    description:
+      - Have cert-manager keep the CA bundle, by annotating the configuration with the Certificate of the webhook.
+      - The annotation is for all webhooks in the configuration.
+    type: dict
+    suboptions:
+      namespace:
+        description:
+          - The Certificate's namespace.
+        type: str
+        required: true
+      certificate:
+        description:
+          - The Certificate's name.
+        type: str
+        required: true
   service_ca:
     description:
       - Have OpenShift's service CA operator keep the CA bundle, by annotating the configuration.
@@ -101,7 +167,7 @@ options:
   excluded_namespaces:
     description:
       - >-
-        The namespaces whose pods are never sent to the webhook. The default is the system namespaces of OpenShift 4.13
+        The namespaces whose pods are never changed. The default is the system namespaces of OpenShift 4.13
         to 4.19 and the operator's namespace. They go by name: a namespaceSelector knows no prefixes, and it is
         what protects system pods on API servers without match conditions.
     type: list
@@ -114,11 +180,12 @@ options:
     default: []
   object_selector:
     description:
-      - A label selector as in C(objectSelector); only pods that it selects are sent to the webhook.
+      - A label selector as in C(objectSelector); only pods that it selects are changed.
     type: dict
   operations:
     description:
       - The operations on pods that the webhook is called for. Resources cannot be changed after V(CREATE).
+      - With O(mode=policy) it is V(CREATE) and nothing else.
     type: list
     elements: str
     choices: [CREATE, UPDATE]
@@ -127,19 +194,20 @@ options:
     description:
       - >-
         What becomes of a peer pod when the webhook does not answer. With V(Fail) it is refused, with V(Ignore) it is
-        created unchanged and the scheduler does not account for it.
+        created unchanged and the scheduler does not account for it. With O(mode=policy) this is about an
+        expression of the policy that fails.
     type: str
     choices: [Fail, Ignore]
     default: Fail
   reinvocation_policy:
     description:
-      - Whether the webhook is called again when another webhook changed the pod after it.
+      - Whether the webhook or the policy is called again when another one changed the pod after it.
     type: str
     choices: [IfNeeded, Never]
     default: IfNeeded
   timeout_seconds:
     description:
-      - How many seconds the API server waits for the webhook, 1 to 30.
+      - How many seconds the API server waits for the webhook, 1 to 30. For O(mode=webhook).
     type: int
     default: 10
   wait:
@@ -152,9 +220,13 @@ options:
   verify:
     description:
       - >-
-        Prove that the webhook does its work: create a pod of each of O(target_runtime_classes) in a server-side dry run
-        and see that it comes back with the extended resource. A change takes about a second to reach the API server, so
-        this is tried again until O(wait_timeout).
+        Prove that it works: create a pod of each of O(target_runtime_classes) in a server-side dry run and see that it
+        comes back with the extended resource. A change takes a second or two to reach the API server, so this is tried
+        again until O(wait_timeout).
+      - >-
+        With O(mode=policy) the pod asks for the fingerprint of what changed it, so that this proves the policy as it is
+        now, whatever webhook there is besides. With O(mode=webhook) and a policy in place it only proves that the
+        webhook lets the pod pass, since the policy comes first and leaves nothing to do.
       - >-
         Where a RuntimeClass does not exist (yet), no pod of it can be created; then the module warns and
         RV(verified) is false. Check mode does not verify.
@@ -179,11 +251,12 @@ attributes:
     support: full
   diff_mode:
     description: >-
-      Shows the webhook before and after in diff mode, its CA bundle as a fingerprint.
+      Shows the webhook before and after in diff mode, its CA bundle as a fingerprint, or the specs of the policy and of
+      its binding.
     support: full
 notes:
   - >-
-    The configuration is replaced as it was read or not at all: when somebody else wrote in between, it is read again.
+    What there is already is replaced as it was read or not at all: when somebody else wrote in between, it is read again.
 seealso:
   - module: osc.peerpods.peerpod_limit
 """
@@ -211,15 +284,43 @@ EXAMPLES = r"""
     ca_bundle_file: /etc/pki/webhook/ca.crt
     failure_policy: Ignore
 
+- name: Trust the CA in a Secret
+  osc.peerpods.mutating_webhook:
+    service:
+      namespace: peerpods-webhook
+      name: peerpods-webhook
+    ca_bundle_secret:
+      namespace: peerpods-webhook
+      name: peerpods-webhook-tls
+
+- name: Have cert-manager keep the CA bundle
+  osc.peerpods.mutating_webhook:
+    service:
+      namespace: peerpods-webhook
+      name: peerpods-webhook
+    cert_manager:
+      namespace: peerpods-webhook
+      certificate: peerpods-webhook
+
 - name: Call no webhook any more
   osc.peerpods.mutating_webhook:
+    state: absent
+
+- name: Switch to the policy, the new one first
+  osc.peerpods.mutating_webhook:
+    mode: policy
+    verify: true
+
+- name: Switch to the policy, then the old one
+  osc.peerpods.mutating_webhook:
+    mode: webhook
     state: absent
 """
 
 RETURN = r"""
 webhook:
   description: The webhook as it stands in the configuration, or would without check mode; null once it is absent.
-  returned: success
+  returned: success with O(mode=webhook)
   type: dict
   sample:
     name: mwebhook.peerpods.io
@@ -250,8 +351,43 @@ webhook:
     matchPolicy: Equivalent
     sideEffects: None
     admissionReviewVersions: [v1]
+policy:
+  description: >-
+    The spec of the MutatingAdmissionPolicy as it stands, or would without check mode; null once it is absent. It is
+    written in full here but for its expressions.
+  returned: success with O(mode=policy)
+  type: dict
+  sample:
+    failurePolicy: Fail
+    reinvocationPolicy: IfNeeded
+    matchConstraints:
+      matchPolicy: Equivalent
+      namespaceSelector: {}
+      objectSelector: {}
+      resourceRules:
+        - apiGroups: [""]
+          apiVersions: [v1]
+          operations: [CREATE]
+          resources: [pods]
+          scope: "*"
+    matchConditions:
+      - name: peer-pods-that-are-not-yet-changed
+        expression: has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote"] && …
+    variables:
+      - name: mark
+        expression: '"3e14ff2e54a23632"'
+    mutations:
+      - patchType: JSONPatch
+        jsonPatch:
+          expression: 'variables.negative ? [] : …'
+binding:
+  description: The spec of the MutatingAdmissionPolicyBinding, likewise.
+  returned: success with O(mode=policy)
+  type: dict
+  sample:
+    policyName: peerpods-webhook
 verified:
-  description: Whether O(verify) saw the webhook at work, null where it was not asked to.
+  description: Whether O(verify) saw the webhook or the policy at work, null where it was not asked to.
   returned: success
   type: bool
   sample: true
@@ -265,11 +401,27 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     cluster_module,
     retry_conflicts,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
+    GROUP_PATH,
+    MUTATED_BY,
+    VERSIONS,
+    binding_path,
+    fingerprint,
+    not_served,
+    plan_no_policy,
+    plan_policy,
+    policy_path,
+    policy_spec,
+    serves_policies,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     CONFIGURATIONS_PATH,
+    INJECT_CA_BUNDLE,
+    INJECT_CA_FROM,
     RUNTIME_CLASSES_PATH,
     SYSTEM_NAMESPACES,
     WebhookError,
+    bundle_of,
     encode_ca_bundle,
     find,
     has_ready_endpoint,
@@ -278,6 +430,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     probe_pod,
     serves_match_conditions,
     service_client_config,
+    stored_selector,
     webhook,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
@@ -289,7 +442,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
 PROBE_INTERVAL = 0.5
 
 
-def ca_bundle(params):
+# Where the CA bundle may come from.
+CA_BUNDLES = ("ca_bundle", "ca_bundle_file", "ca_bundle_secret", "ca_bundle_config_map")
+
+
+def ca_bundle(cluster, params):
     """The caBundle to set, or None where it is somebody else's."""
     text = params["ca_bundle"]
     if params["ca_bundle_file"]:
@@ -300,13 +457,20 @@ def ca_bundle(params):
             raise WebhookError(
                 f"ca_bundle_file cannot be read on the host that the module runs on: {error}."
             ) from error
-    if text is None:
-        return None
+    for option, kind in (("ca_bundle_secret", "Secret"), ("ca_bundle_config_map", "ConfigMap")):
+        if source := params[option]:
+            path = f"/api/v1/namespaces/{source['namespace']}/{kind.lower()}s/{source['name']}"
+            text = bundle_of(kind, cluster.get(path), **source)
+    return None if text is None else encode_ca_bundle(text)
+
+
+def injection(params):
+    """The annotation by which somebody else is to keep the CA bundle."""
     if params["service_ca"]:
-        raise WebhookError(
-            "With service_ca OpenShift keeps the CA bundle: leave out ca_bundle and ca_bundle_file."
-        )
-    return encode_ca_bundle(text)
+        return {INJECT_CA_BUNDLE: "true"}
+    if certificate := params["cert_manager"]:
+        return {INJECT_CA_FROM: f"{certificate['namespace']}/{certificate['certificate']}"}
+    return {}
 
 
 def excluded_namespaces(params):
@@ -320,6 +484,10 @@ def excluded_namespaces(params):
 
 
 def refuse_nonsense(params):
+    if params["mode"] == "policy":
+        refuse_webhook_options(params)
+    elif params["state"] == "present" and not (params["service"] or params["url"]):
+        raise WebhookError("With mode webhook and state present one of service, url is required.")
     if not 1 <= params["timeout_seconds"] <= 30:
         raise WebhookError(
             f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}."
@@ -328,13 +496,33 @@ def refuse_nonsense(params):
         raise WebhookError(
             "target_runtime_classes is empty: without one there are no peer pods to change."
         )
+    given = [name for name in CA_BUNDLES if params[name] is not None]
+    if params["service_ca"] and (given or params["cert_manager"]):
+        raise WebhookError(
+            f"With service_ca OpenShift keeps the CA bundle: leave out {', '.join(given) or 'cert_manager'}."
+        )
     if params["service_ca"] and params["url"]:
         raise WebhookError(
             "service_ca is for a service: OpenShift's service CA signs no certificate for a url."
         )
     if params["verify"] and params["verify_namespace"] in excluded_namespaces(params):
         raise WebhookError(
-            f"verify_namespace {params['verify_namespace']} is excluded: the webhook never sees a pod there."
+            f"verify_namespace {params['verify_namespace']} is excluded: no pod is changed there."
+        )
+
+
+def refuse_webhook_options(params):
+    names = ("service", "url", *CA_BUNDLES, "cert_manager")
+    given = [name for name in names if params[name] is not None] + ["service_ca"] * params[
+        "service_ca"
+    ]
+    if given:
+        raise WebhookError(
+            f"With mode policy the API server calls nobody: leave out {', '.join(given)}."
+        )
+    if params["operations"] != ["CREATE"]:
+        raise WebhookError(
+            "With mode policy operations must be [CREATE]: resources cannot be changed later."
         )
 
 
@@ -370,8 +558,8 @@ def plan_state(module, cluster, current):
         current,
         params["name"],
         desired,
-        ca_bundle=ca_bundle(params),
-        service_ca=params["service_ca"],
+        ca_bundle=ca_bundle(cluster, params),
+        injection=injection(params),
     )
 
 
@@ -397,16 +585,69 @@ def apply(cluster, path, plan):
         cluster.delete(path, plan.configuration["metadata"]["resourceVersion"])
 
 
-def probe(cluster, params, runtime_class):
-    """Whether a peer pod came back changed; False where there is no such RuntimeClass."""
+def served_version(cluster):
+    """The newest version of the API that has MutatingAdmissionPolicies, or None."""
+    for version in VERSIONS:
+        if serves_policies(cluster.get(f"{GROUP_PATH}/{version}")):
+            return version
+    return None
+
+
+def read_policy(cluster, name):
+    """(version, policy, binding), the version None where policies are not served."""
+    policy = cluster.get(policy_path(VERSIONS[0], name))
+    # What is there is served; the API server has to be asked what it serves only where nothing is.
+    version = VERSIONS[0] if policy else served_version(cluster)
+    if version is None:
+        return None, None, None
+    if version != VERSIONS[0]:
+        policy = cluster.get(policy_path(version, name))
+    return version, policy, cluster.get(binding_path(version, name))
+
+
+def plan_policy_state(cluster, params):
+    version, policy, binding = read_policy(cluster, params["name"])
+    if params["state"] == "absent":
+        return plan_no_policy(params["name"], version, policy, binding)
+    if version is None:
+        raise WebhookError(not_served(cluster.get("/version")["gitVersion"]))
+    spec = policy_spec(
+        runtime_classes=params["target_runtime_classes"],
+        excluded_namespaces=excluded_namespaces(params),
+        object_selector=stored_selector(params["object_selector"]),
+        failure_policy=params["failure_policy"],
+        reinvocation_policy=params["reinvocation_policy"],
+    )
+    return plan_policy(params["name"], version, spec, policy, binding)
+
+
+def apply_policy(cluster, plan):
+    for change in plan.changes:
+        if change.action == "create":
+            cluster.create(change.path, change.body)
+        elif change.action == "replace":
+            cluster.replace(change.path, change.body)
+        else:
+            cluster.delete(change.path, change.body["metadata"]["resourceVersion"])
+
+
+def probe(cluster, params, runtime_class, mark):
+    """Whether a peer pod came back changed; False where there is no such RuntimeClass.
+
+    With `mark`, changed by the policy with that fingerprint.
+    """
     deadline = time.monotonic() + params["wait_timeout"]
     path = f"/api/v1/namespaces/{params['verify_namespace']}/pods"
-    pod = probe_pod(runtime_class, params["object_selector"])
+    pod = probe_pod(runtime_class, params["object_selector"], {MUTATED_BY: ""} if mark else None)
     while True:
         try:
-            if is_accounted_for(cluster.create(path, pod, dryRun="All")):
+            created = cluster.create(path, pod, dryRun="All")
+            if not is_accounted_for(created):
+                seen = f"the pod came back without {EXTENDED_RESOURCE}."
+            elif mark and created["metadata"]["annotations"].get(MUTATED_BY) != mark:
+                seen = "the pod was changed, but not by the policy as it is now."
+            else:
                 return True
-            seen = f"the pod came back without {EXTENDED_RESOURCE}."
         except ClusterError as error:
             if (
                 error.status == 403
@@ -418,29 +659,28 @@ def probe(cluster, params, runtime_class):
             seen = str(error)  # What the API server answers where it cannot call the webhook.
         if time.monotonic() > deadline:
             raise WebhookError(
-                f"The webhook is configured but after {params['wait_timeout']} s does not do its work in a dry run of "
-                f"a pod with the RuntimeClass {runtime_class}: {seen}"
+                f"The {params['mode']} is configured but after {params['wait_timeout']} s does not do its work in a dry "
+                f"run of a pod with the RuntimeClass {runtime_class}: {seen}"
             )
         time.sleep(PROBE_INTERVAL)
 
 
-def verify(module, cluster):
+def verify(module, cluster, mark=None):
     params = module.params
     unproven = [
-        name for name in params["target_runtime_classes"] if not probe(cluster, params, name)
+        name for name in params["target_runtime_classes"] if not probe(cluster, params, name, mark)
     ]
     if unproven:
         module.warn(
-            f"The webhook could not be verified: there is no RuntimeClass {', '.join(unproven)} yet. It comes with a "
-            "KataConfig that enables peer pods."
+            f"The {params['mode']} could not be verified: there is no RuntimeClass {', '.join(unproven)} yet. It comes "
+            "with a KataConfig that enables peer pods."
         )
     return not unproven
 
 
-def run(module):
+def manage_webhook(module, cluster):
+    """The result of the run, and the mark that a pod gets from what is configured (none)."""
     params = module.params
-    refuse_nonsense(params)
-    cluster = Cluster(module)
     path = f"{CONFIGURATIONS_PATH}/{params['name']}"
 
     def attempt():
@@ -460,20 +700,55 @@ def run(module):
     result = {
         "changed": plan.action is not None,
         "webhook": find(plan.configuration, params["webhook_name"]),
-        "verified": None,
         "diff": plan.diff,
     }
+    return result, None
+
+
+def manage_policy(module, cluster):
+    """The result of the run, and the mark that a pod gets from the policy."""
+
+    def attempt():
+        plan = plan_policy_state(cluster, module.params)
+        if not module.check_mode:
+            apply_policy(cluster, plan)
+        return plan
+
+    plan = retry_conflicts(attempt)
+    policy = plan.after.get("policy")
+    result = {
+        "changed": bool(plan.changes),
+        "policy": policy,
+        "binding": plan.after.get("binding"),
+        "diff": plan.diff,
+    }
+    return result, policy and fingerprint(policy)
+
+
+def run(module):
+    params = module.params
+    refuse_nonsense(params)
+    cluster = Cluster(module)
+    manage = manage_policy if params["mode"] == "policy" else manage_webhook
+    result, mark = manage(module, cluster)
+    result["verified"] = None
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
-            result["verified"] = verify(module, cluster)
+            result["verified"] = verify(module, cluster, mark)
         except (ClusterError, WebhookError) as error:
             module.fail_json(msg=str(error), **result)
     module.exit_json(**result)
 
 
 def main():
+    reference = {
+        "namespace": {"type": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "key": {"type": "str", "default": "ca.crt", "no_log": False},
+    }
     module = cluster_module(
         {
+            "mode": {"type": "str", "choices": ["webhook", "policy"], "default": "webhook"},
             "name": {"type": "str", "default": "peerpods-webhook"},
             "webhook_name": {"type": "str", "default": "mwebhook.peerpods.io"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -489,6 +764,15 @@ def main():
             "url": {"type": "str"},
             "ca_bundle": {"type": "str"},
             "ca_bundle_file": {"type": "path"},
+            "ca_bundle_secret": {"type": "dict", "options": reference, "no_log": False},
+            "ca_bundle_config_map": {"type": "dict", "options": reference},
+            "cert_manager": {
+                "type": "dict",
+                "options": {
+                    "namespace": {"type": "str", "required": True},
+                    "certificate": {"type": "str", "required": True},
+                },
+            },
             "service_ca": {"type": "bool", "default": False},
             "target_runtime_classes": {
                 "type": "list",
@@ -516,8 +800,7 @@ def main():
             "verify_namespace": {"type": "str", "default": "default"},
             "wait_timeout": {"type": "int", "default": 120},
         },
-        mutually_exclusive=[("service", "url"), ("ca_bundle", "ca_bundle_file")],
-        required_if=[("state", "present", ("service", "url"), True)],
+        mutually_exclusive=[("service", "url"), (*CA_BUNDLES, "cert_manager")],
     )
     try:
         run(module)

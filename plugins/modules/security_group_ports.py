@@ -30,9 +30,35 @@ options:
         C(spec.providerID) of its node (V(aws:///us-east-2a/i-0abc...)).
       - The groups that all of them share are chosen. Where they share none the module fails
         and says which instance has which groups.
-      - One of O(instance_ids) and O(group_ids) is required; they are mutually exclusive.
+      - One of O(instance_ids), O(nodes) and O(group_ids) is required; they are mutually exclusive.
     type: list
     elements: str
+  nodes:
+    description:
+      - Read the workers from the cluster instead, by the C(spec.providerID) of its nodes. Takes
+        one request to the API server for every 500 nodes.
+      - The log-in to the cluster is that of M(kubernetes.core.k8s_info). It has options here of its
+        own, since some of that module's options have the names of AWS options; what is missing
+        here goes by the environment variables of that module, such as E(K8S_AUTH_HOST),
+        E(K8S_AUTH_API_KEY) and E(K8S_AUTH_VERIFY_SSL).
+      - Where both come from the environment V({}) is enough.
+      - Needs the Python package C(kubernetes), and the right to list nodes.
+    type: dict
+    suboptions:
+      kubeconfig:
+        description:
+          - The path of a kubeconfig, or its content as a dictionary. The default is
+            E(K8S_AUTH_KUBECONFIG), E(KUBECONFIG) or C(~/.kube/config).
+        type: raw
+      context:
+        description:
+          - The context of the kubeconfig to use instead of its current one.
+        type: str
+      label_selector:
+        description:
+          - The labels of the nodes that are workers, as C(oc get nodes -l) takes it.
+        type: str
+        default: node-role.kubernetes.io/worker
   group_ids:
     description:
       - The security groups, by id (V(sg-0abc...)), instead of those that the workers share.
@@ -72,8 +98,11 @@ options:
     default: present
   tags:
     description:
-      - Tags for the rules that are added, beside C(osc.peerpods/managed). Rules that exist keep
-        theirs.
+      - Tags for the rules that are added, beside C(osc.peerpods/managed).
+      - Where such a rule is there already, tags that it lacks or that have another value are set,
+        those of all rules in one request. Tags that are not named here stay, and so do the tags
+        of rules that this module did not add.
+      - Without tags the tags of rules are not looked at.
     type: dict
     default: {}
   dry_run:
@@ -86,7 +115,8 @@ options:
 notes:
   - The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and, to open
     ports, C(ec2:AuthorizeSecurityGroupIngress) and C(ec2:CreateTags); to remove rules
-    C(ec2:DescribeSecurityGroupRules) and C(ec2:RevokeSecurityGroupIngress). Where a group has CIDR
+    C(ec2:DescribeSecurityGroupRules) and C(ec2:RevokeSecurityGroupIngress). With O(tags) also
+    C(ec2:DescribeSecurityGroupRules). Where a group has CIDR
     rules for one of the ports also C(ec2:DescribeVpcs), where it has prefix lists
     C(ec2:GetManagedPrefixListEntries).
   - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
@@ -109,17 +139,20 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Find the workers of the cluster
-  kubernetes.core.k8s_info:
-    api_version: v1
-    kind: Node
-    label_selectors: [node-role.kubernetes.io/worker]
-  register: workers
-
-- name: Open 15150 and 9000 between all of them
+- name: Open 15150 and 9000 between all workers of the cluster
   osc.peerpods.security_group_ports:
     region: us-east-2
-    instance_ids: "{{ workers.resources | map(attribute='spec.providerID') }}"
+    nodes:
+      kubeconfig: ~/.kube/config
+
+- name: Find out where the cluster runs and on what
+  osc.peerpods.cluster_info:
+  register: cluster
+
+- name: Do the same with what is known of it
+  osc.peerpods.security_group_ports:
+    region: "{{ cluster.region }}"
+    instance_ids: "{{ cluster.workers | map(attribute='provider_id') }}"
 
 - name: Open the tunnel for UDP, too, on a group named by hand
   osc.peerpods.security_group_ports:
@@ -190,13 +223,26 @@ groups:
         - port: 9000
           protocol: tcp
           rule_id: sgr-e44f6f6a4d13d416b
+    retagged:
+      description:
+        - The ports whose rules, added by this module before, got tags of O(tags), each with the
+          tags that it lacked.
+      type: list
+      elements: dict
+      sample:
+        - port: 9000
+          protocol: tcp
+          rule_id: sgr-e44f6f6a4d13d416b
+          tags:
+            cluster: production
 chosen_because:
   description: Which groups were chosen, and why those.
   returned: success
   type: str
   sample: sg-f451f7b0118021613 (node) is on all 3 instances.
 instances:
-  description: The instances of O(instance_ids), in that order; empty with O(group_ids).
+  description:
+    - The instances of O(instance_ids) or O(nodes), in that order; empty with O(group_ids).
   returned: success
   type: list
   elements: dict
@@ -224,7 +270,11 @@ instances:
       sample: [sg-f451f7b0118021613]
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NODES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
     MANAGED_TAG,
@@ -236,15 +286,43 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     diff_of,
     facts_needed,
     instance_ids,
+    may_hold_our_rules,
     plan_absent,
     plan_present,
+    plan_tags,
+    provider_ids,
     shared_groups,
     wanted_ports,
 )
 
 
+def workers_of(module: AnsibleAWSModule) -> tuple[str, ...]:
+    """The instance ids of the workers, from the options or from the cluster's nodes."""
+    options = module.params["nodes"]
+    if options is None:
+        return instance_ids(module.params["instance_ids"] or ())
+    # Not at the top: who has no need of it is spared the Kubernetes library and its import time.
+    from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+        Cluster,
+        ClusterError,
+    )
+
+    selector = options["label_selector"]
+    try:
+        # Its log-in options are those in `nodes`; the module's own, partly of the same name, are AWS'.
+        cluster = Cluster(SimpleNamespace(params=options, fail_json=module.fail_json))
+        nodes = list(cluster.list(NODES_PATH, labelSelector=selector))
+    except ClusterError as error:
+        raise SecurityGroupError(str(error)) from error
+    return instance_ids(provider_ids(nodes, selector))
+
+
 def make_plans(
-    module: AnsibleAWSModule, ec2: Ec2, groups: list[Group], wanted: tuple[Port, ...]
+    module: AnsibleAWSModule,
+    ec2: Ec2,
+    groups: list[Group],
+    wanted: tuple[Port, ...],
+    tags: dict[str, str],
 ) -> list[Plan]:
     if module.params["state"] == "absent":
         rules = ec2.security_group_rules([group.group_id for group in groups])
@@ -257,17 +335,32 @@ def make_plans(
         except Ec2Error as error:
             module.warn(f"{prefix_list_id} is taken to cover nothing: {error}")
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
-    return [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
+    plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
+    if module.params["tags"]:
+        ours_may_be_in = [g.group_id for g in groups if may_hold_our_rules(g, wanted)]
+        rules = ec2.security_group_rules(ours_may_be_in)
+        plans = [plan_tags(plan, wanted, tags, rules) for plan in plans]
+    return plans
 
 
-def apply(plan: Plan, ec2: Ec2, tags: dict, dry_run: bool) -> Plan:
-    """Carry out a plan; the plan as it came true, without what somebody else did meanwhile."""
+def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> list[Plan]:
+    """Carry out plans; the plans as they came true, without what somebody else did meanwhile."""
+    plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
+    rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
+    tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)
+    return [
+        replace(plan, retagged=tuple(rule for rule in plan.retagged if rule.rule_id in tagged))
+        for plan in plans
+    ]
+
+
+def apply_rules(plan: Plan, ec2: Ec2, tags: dict[str, str], dry_run: bool) -> Plan:
     group_id = plan.group.group_id
     opened = plan.opened and ec2.authorize(group_id, plan.opened, tags, dry_run)
     by_rule_id = {rule_id: port for port, rule_id in plan.revoked}
     revoked = by_rule_id and ec2.revoke(group_id, list(by_rule_id), dry_run)
-    return Plan(
-        plan.group,
+    return replace(
+        plan,
         opened=tuple(opened),
         already_open=plan.already_open
         + tuple(
@@ -279,13 +372,14 @@ def apply(plan: Plan, ec2: Ec2, tags: dict, dry_run: bool) -> Plan:
 
 def run(module: AnsibleAWSModule) -> dict:
     params = module.params
-    if not (params["instance_ids"] or params["group_ids"]):
+    if params["nodes"] is None and not (params["instance_ids"] or params["group_ids"]):
         raise SecurityGroupError(
             "There is no worker to look at and no group to open: the list is empty. Give "
             "instance_ids every worker of the cluster, or name the groups with group_ids."
         )
     wanted = wanted_ports(params["ports"])
-    workers = instance_ids(params["instance_ids"] or ())
+    tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}
+    workers = workers_of(module)
     ec2 = Ec2(module)
     instances = ec2.instances(workers)
     if workers:
@@ -293,11 +387,10 @@ def run(module: AnsibleAWSModule) -> dict:
         group_ids, because = shared_groups(instances)
     else:
         group_ids, because = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
-    plans = make_plans(module, ec2, ec2.groups(group_ids), wanted)
+    plans = make_plans(module, ec2, ec2.groups(group_ids), wanted, tags)
 
     if params["dry_run"] or not module.check_mode:
-        tags = {**params["tags"], MANAGED_TAG: "true"}
-        plans = [apply(plan, ec2, tags, params["dry_run"]) for plan in plans]
+        plans = apply(plans, ec2, tags, params["dry_run"])
     return {
         "changed": any(plan.changes for plan in plans)
         and (module.check_mode or not params["dry_run"]),
@@ -311,6 +404,10 @@ def run(module: AnsibleAWSModule) -> dict:
                     as_dict(port, covered_by=covered_by) for port, covered_by in plan.already_open
                 ],
                 "revoked": [as_dict(port, rule_id=rule_id) for port, rule_id in plan.revoked],
+                "retagged": [
+                    as_dict(rule.port, rule_id=rule.rule_id, tags=dict(rule.after))
+                    for rule in plan.retagged
+                ],
             }
             for plan in plans
         ],
@@ -329,7 +426,7 @@ def run(module: AnsibleAWSModule) -> dict:
     }
 
 
-def as_dict(port: Port, **how: str) -> dict:
+def as_dict(port: Port, **how: str | dict) -> dict:
     return {"port": port.port, "protocol": port.protocol, **how}
 
 
@@ -337,6 +434,17 @@ def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
             "instance_ids": {"type": "list", "elements": "str"},
+            "nodes": {
+                "type": "dict",
+                "options": {
+                    "kubeconfig": {"type": "raw", "no_log": True},
+                    "context": {"type": "str"},
+                    "label_selector": {
+                        "type": "str",
+                        "default": "node-role.kubernetes.io/worker",
+                    },
+                },
+            },
             "group_ids": {"type": "list", "elements": "str"},
             "ports": {
                 "type": "list",
@@ -359,8 +467,8 @@ def main() -> None:
             "tags": {"type": "dict", "default": {}},
             "dry_run": {"type": "bool", "default": False},
         },
-        required_one_of=[("instance_ids", "group_ids")],
-        mutually_exclusive=[("instance_ids", "group_ids")],
+        required_one_of=[("instance_ids", "nodes", "group_ids")],
+        mutually_exclusive=[("instance_ids", "nodes", "group_ids")],
         supports_check_mode=True,
     )
     try:

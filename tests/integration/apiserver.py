@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,14 +34,26 @@ def requests_of(cluster: Cluster, user: str) -> list[tuple[str, str]]:
     ]
 
 
+class Break(enum.Enum):
+    """Where a connection is reset instead of answered."""
+
+    BEFORE = "before the request reaches the API server"
+    AFTER = "after the API server has done what it was asked to"
+    AMID = "in the middle of the API server's answer"
+
+
+# A status and body, with headers or without.
+Answer = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
+
+
 @contextlib.contextmanager
 def between(
-    cluster: Cluster, kubeconfig: Path, intervene: Callable[[str, str], tuple[int, bytes] | None]
+    cluster: Cluster, kubeconfig: Path, intervene: Callable[[str, str], Answer | Break | None]
 ) -> Iterator[str]:
     """The URL of a proxy to the API server, as the user of `kubeconfig`, while the block runs.
 
-    `intervene(method, path)` runs before each request is passed on; a status and body
-    that it returns are answered in the API server's place.
+    `intervene(method, path)` runs before each request is passed on; what it returns is
+    answered in the API server's place, or is where the connection breaks.
     """
     upstream = urllib3.PoolManager(
         ca_certs=str(cluster.directory / "ca.crt"),
@@ -49,7 +65,9 @@ def between(
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             own = intervene(self.command, self.path)
-            if own is not None:
+            if own is Break.BEFORE:
+                return self.reset()
+            if isinstance(own, tuple):
                 return self.answer(*own)
             answer = upstream.request(
                 self.command,
@@ -57,16 +75,36 @@ def between(
                 body=body,
                 headers={"Content-Type": self.headers.get("Content-Type", "application/json")},
             )
+            if own is Break.AFTER:
+                return self.reset()
+            if own is Break.AMID:
+                return self.answer(answer.status, answer.data, cut=len(answer.data) // 2)
             return self.answer(answer.status, answer.data)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
 
-        def answer(self, status: int, body: bytes) -> None:
+        def answer(
+            self,
+            status: int,
+            body: bytes,
+            headers: dict[str, str] | None = None,
+            cut: int | None = None,
+        ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[:cut])
+            if cut is not None:
+                self.reset()
+
+        def reset(self) -> None:
+            """Close the connection as a peer that died does: by RST, not by FIN."""
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            os.close(self.connection.detach())
 
         def log_message(self, *_arguments) -> None:
             pass

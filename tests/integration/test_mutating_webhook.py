@@ -318,6 +318,43 @@ def test_the_service_ca_operator_keeps_its_bundle(cluster, manage):
     assert stored["clientConfig"]["caBundle"] == bundle
 
 
+def test_the_bundle_comes_from_a_secret_or_a_config_map(cluster, manage):
+    ca = CertificateAuthority("in-cluster").pair.certificate.decode()
+    encoded = base64.b64encode(ca.encode()).decode()
+    metadata = {"name": "webhook-ca", "namespace": NAMESPACE}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"ca.crt": encoded}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"bundle": ca}},
+    )
+    url = "https://webhook.example.com/"
+    assert manage(url=url, ca_bundle_secret=metadata)["changed"]
+    stored = configuration(cluster)["webhooks"][0]
+    assert stored["clientConfig"]["caBundle"] == encoded
+    assert not manage(url=url, ca_bundle_config_map={**metadata, "key": "bundle"})["changed"]
+    missing = manage(url=url, ca_bundle_config_map=metadata)
+    assert missing["failed"]
+    assert f"The ConfigMap {NAMESPACE}/webhook-ca has no key ca.crt" in missing["msg"]
+
+
+def test_cert_manager_keeps_its_bundle(cluster, manage):
+    options = {
+        "url": "https://webhook.example.com/",
+        "cert_manager": {"namespace": NAMESPACE, "certificate": "webhook"},
+    }
+    result = manage(**options, diff=True)
+    annotations = {"cert-manager.io/inject-ca-from": f"{NAMESPACE}/webhook"}
+    assert result["diff"]["after"]["annotations"] == annotations
+    assert configuration(cluster)["metadata"]["annotations"] == annotations
+    # As its CA injector does it.
+    bundle = base64.b64encode(CertificateAuthority("cert-manager").pair.certificate).decode()
+    cluster.kubectl(
+        "patch", "mutatingwebhookconfiguration", CONFIGURATION, "--type=json", "-p",
+        json.dumps([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]),
+    )  # fmt: skip
+    assert not manage(**options)["changed"]
+    assert configuration(cluster)["webhooks"][0]["clientConfig"]["caBundle"] == bundle
+
+
 def test_verify_fails_with_what_the_api_server_says(cluster, admission, manage):
     (port,) = free_ports(1)
     result = manage(
@@ -349,6 +386,10 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ({"url": "https://x/", "service": {"namespace": "n", "name": "s"}}, "mutually exclusive"),
         ({"url": "https://x/", "timeout_seconds": 31}, "from 1 to 30; got 31"),
         ({"url": "https://x/", "service_ca": True}, "service_ca is for a service"),
+        (
+            {"url": "https://x/", "service_ca": True, "ca_bundle": "x"},
+            "With service_ca OpenShift keeps the CA bundle: leave out ca_bundle",
+        ),
         ({"url": "https://x/", "target_runtime_classes": []}, "target_runtime_classes is empty"),
         (
             {"url": "https://x/", "verify": True, "verify_namespace": "kube-system"},

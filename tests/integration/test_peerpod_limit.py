@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,7 +44,7 @@ def pool(cluster):
         ),
     )
     yield
-    cluster.kubectl("delete", "namespace", NAMESPACE)
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "node", *NODES)
 
 
@@ -212,24 +213,38 @@ def test_a_watch_that_cannot_be_held_is_replaced_by_a_few_lists(cluster, config,
     assert len(nodes_lists) == 1 + len(seen) == 3
 
 
-def test_what_another_writer_sets_in_between_stays(cluster, config, set_limit):
-    """The write is good only for what was read; the second attempt sees the other's change."""
+def another_writes_before_the_first(cluster, method: str):
+    """Come between a run's read and its write by `method`, once."""
     others = iter([{"instanceType": "m6i.large", "limit": "15"}])
 
-    def intervene(method, path):
-        other = next(others, None) if method == "PATCH" else None
+    def intervene(asked, path):
+        other = next(others, None) if asked == method else None
         if other:
             cluster.kubectl(
-                "patch", "peerpodconfig", config, "-n", NAMESPACE, "--type=merge", "-p",
+                "patch", "peerpodconfig", "ours", "-n", NAMESPACE, "--type=merge", "-p",
                 json.dumps({"spec": other}),
             )  # fmt: skip
 
+    return intervene
+
+
+def test_what_another_writer_sets_in_between_stays(cluster, config, set_limit):
+    """The write is good only for what was read; the second attempt sees the other's change."""
     kubeconfig = cluster.user_kubeconfig("limit-conflict", "system:masters")
+    intervene = another_writes_before_the_first(cluster, "PATCH")
     with between(cluster, kubeconfig, intervene) as url:
         result = set_limit(20, host=url, api_key="any")
     assert (result["before"], result["after"]) == (15, 20)
     assert spec_of(cluster)["limit"] == "20"
     assert spec_of(cluster)["instanceType"] == "m6i.large"
+
+
+def test_what_is_removed_is_what_was_read(cluster, config, set_limit):
+    kubeconfig = cluster.user_kubeconfig("limit-remove-race", "system:masters")
+    intervene = another_writes_before_the_first(cluster, "DELETE")
+    with between(cluster, kubeconfig, intervene) as url:
+        result = set_limit(None, state="absent", host=url, api_key="any")
+    assert (result["changed"], result["before"], result["after"]) == (True, 15, None)
 
 
 def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(
@@ -289,3 +304,166 @@ def test_a_cluster_without_the_operator_points_to_it(cluster, run_module):
     assert result["failed"]
     assert result["msg"].startswith("This cluster does not know PeerPodConfigs")
     assert "osc.peerpods.operator_install" in result["msg"]
+
+
+def test_a_config_for_a_pool_of_its_own_is_made_changed_and_removed(cluster, config, set_limit):
+    """Created as asked, changed only where asked, and waited for until its nodes are bare again."""
+    cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
+    try:
+        own = {"name": "own", "node_selector": {"pool": "limit-own"}}
+        shown = set_limit(None, check=True, diff=True, **own)
+        assert (shown["changed"], shown["before"], shown["after"]) == (True, None, 10)
+        made = {
+            "cloudSecretName": "peer-pods-secret",
+            "configMapName": "peer-pods-cm",
+            "limit": "10",
+            "nodeSelector": {"pool": "limit-own"},
+        }
+        assert shown["diff"] == {"before": {}, "after": {"spec": made}}
+        assert "own" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+
+        result = set_limit(None, user="limit-create", wait=True, wait_timeout=30, **own)
+        assert result["changed"]
+        assert [node["name"] for node in result["nodes"]] == ["limit-b"]
+        assert spec_of(cluster, "own") == made
+        verbs = [verb for verb, _path in requests_of(cluster, "limit-create")]
+        assert verbs == ["list", "list", "list", "create"]
+        assert not set_limit(None, **own)["changed"]
+
+        fields = {"instance_type": "r6i.large", "config_map_name": "other-cm"}
+        changed = set_limit(None, user="limit-fields", diff=True, name="own", **fields)
+        assert spec_of(cluster, "own") == {
+            **made,
+            "instanceType": "r6i.large",
+            "configMapName": "other-cm",
+        }
+        assert changed["diff"]["before"]["spec"] == {
+            "limit": "10",
+            "instanceType": None,
+            "configMapName": "peer-pods-cm",
+        }
+        assert "/pods?" not in str(requests_of(cluster, "limit-fields"))
+
+        removal = {"name": "own", "state": "absent"}
+        before = spec_of(cluster, "own")
+        assert set_limit(None, check=True, **removal)["changed"]
+        assert spec_of(cluster, "own") == before
+        late = set_limit(None, wait=True, wait_timeout=1, **removal)
+        assert late["failed"]
+        assert "still advertise peer pods: limit-b shows 10." in late["msg"]
+        assert (late["changed"], late["before"], late["after"]) == (True, 10, None)
+        assert late["advertised_nodes"] == 1
+        assert not set_limit(None, **removal)["changed"]
+    finally:
+        cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")
+
+
+def test_removal_waits_for_the_nodes_that_nothing_else_selects(cluster, set_limit, three_pods):
+    refused = set_limit(None, state="absent", protect=True)
+    assert refused["failed"]
+    assert "any more: 3 on limit-a. Nothing was changed" in refused["msg"]
+    assert spec_of(cluster)["limit"] == "10"
+
+    # limit-b has found another home; what it advertises is none of our business.
+    cluster.kubectl("label", "node", "limit-b", "other=home", "--overwrite")
+    cluster.apply(peerpodconfig("other", {"other": "home"}))
+    with ThreadPoolExecutor() as background:
+        run = background.submit(
+            set_limit, None, user="limit-remove", state="absent", wait=True, wait_timeout=60
+        )
+        wait_for(
+            "the removal",
+            lambda: (
+                "ours" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+            ),
+            seconds=30,
+        )
+        assert not run.done()
+        advertise(cluster, {"limit-a": 0})
+        result = run.result(timeout=30)
+    cluster.kubectl("label", "node", "limit-b", "other-")
+    assert not result.get("failed"), result["msg"]
+    assert result["changed"]
+    assert any("any more: 3 on limit-a. They keep" in warning for warning in result["warnings"])
+    assert result["advertised_nodes"] == 0
+    verbs = [verb for verb, _path in requests_of(cluster, "limit-remove")]
+    assert verbs == ["list", "list", "list", "delete", "watch"]
+
+
+def test_a_config_that_moves_lets_go_of_the_nodes_it_had(cluster, set_limit):
+    cluster.kubectl("label", "node", "limit-b", "moved=here", "--overwrite")
+    result = set_limit(None, diff=True, node_selector={"moved": "here"}, wait=True, wait_timeout=1)
+    cluster.kubectl("label", "node", "limit-b", "moved-")
+    assert spec_of(cluster)["nodeSelector"] == {"moved": "here"}
+    assert result["diff"]["before"]["spec"]["nodeSelector"] == {"pool": "limit"}
+    assert result["failed"]
+    assert "still advertise peer pods: limit-a shows 10." in result["msg"]
+
+
+def test_selectors_that_no_node_tells_apart_are_refused_before_there_are_nodes(cluster, set_limit):
+    selector = {"pool": "limit", "size": "huge"}
+    result = set_limit(5, name="huge", node_selector=selector)
+    assert result["failed"]
+    assert (
+        f"{NAMESPACE}/huge and {NAMESPACE}/ours overlap: every node that fits "
+        "'pool=limit,size=huge' fits 'pool=limit'" in result["msg"]
+    )
+    assert "huge" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+
+
+@pytest.mark.parametrize("name", ["ours", "raced"])
+def test_two_runs_at_once_both_end_right(cluster, config, set_limit, name):
+    """Both read before either writes: one writes over what it read, the other reads again."""
+    barrier = threading.Barrier(2)
+    writes = []
+
+    def intervene(method, path):
+        if method in ("PATCH", "POST"):
+            writes.append(method)
+            if len(writes) <= 2:
+                barrier.wait(timeout=30)
+
+    selector = {} if name == "ours" else {"node_selector": {"pool": "limit-raced"}}
+    kubeconfig = cluster.user_kubeconfig("limit-race", "system:masters")
+    with between(cluster, kubeconfig, intervene) as url, ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(set_limit, number, name=name, host=url, api_key="not-a-secret", **selector)
+            for number in (20, 30)
+        ]
+        results = [run.result(timeout=60) for run in runs]
+    assert not any(result.get("failed") for result in results), results
+    assert len(writes) == 3
+    last = max(results, key=lambda result: {None: 0}.get(result["before"], result["before"]))
+    first = next(result for result in results if result is not last)
+    assert first["before"] == (10 if name == "ours" else None)
+    assert last["before"] == first["after"]
+    assert spec_of(cluster, name)["limit"] == str(last["after"])
+    assert {result["after"] for result in results} == {20, 30}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"node_selector": {}}, "node_selector is empty"),
+        ({"node_selector": {"pool": None}}, 'put it in quotes ("" for a label without a value)'),
+        ({"cloud_secret_name": ""}, "cloud_secret_name must be a name"),
+    ],
+)
+def test_bad_fields_are_refused_without_asking_the_cluster(run_module, options, said):
+    result = run_module("peerpod_limit", {**options, "host": "https://127.0.0.1:1"})
+    assert result["failed"]
+    assert said in result["msg"]
+
+
+def test_removal_where_there_is_nothing_to_remove_is_no_change(cluster, run_module):
+    def intervene(method, path):
+        return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
+
+    kubeconfig = cluster.user_kubeconfig("limit-nothing", "system:masters")
+    with between(cluster, kubeconfig, intervene) as url:
+        result = run_module(
+            "peerpod_limit",
+            {"state": "absent", "wait": True, "host": url, "api_key": "not-a-secret"},
+        )
+    assert not result.get("failed"), result["msg"]
+    assert (result["changed"], result["nodes"]) == (False, [])

@@ -1,100 +1,33 @@
-"""security_group_ports as a user runs it, against moto's EC2 through a proxy that keeps a log.
-
-The proxy can also break things: refuse, hang up, lose an answer, or let
-somebody else act between two requests of a run.
-"""
+"""security_group_ports as a user runs it, against moto's EC2 through a proxy that keeps a log."""
 
 from __future__ import annotations
 
 import threading
-import urllib.error
-import urllib.request
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs
 
 import pytest
 
 from tests.cluster.aws import REGION, Moto
-
-Answer = tuple[int, bytes] | None  # status and body; None hangs up
-Fault = Callable[[Callable[[], Answer]], Answer]  # given a way to pass the request on
+from tests.ec2_proxy import (
+    Answer,
+    Ec2Proxy,
+    cut_the_answer,
+    ec2_proxy,
+    hang_up,
+    lose_the_answer,
+    promise_another_page,
+    refuse,
+    work,
+)
+from tests.integration.apiserver import requests_of
 
 AUTHORIZE = "AuthorizeSecurityGroupIngress"
 REVOKE = "RevokeSecurityGroupIngress"
+RULES = "DescribeSecurityGroupRules"
 READS = ["DescribeInstances", "DescribeSecurityGroups"]
 OUR_TAG = {"Key": "osc.peerpods/managed", "Value": "true"}
-
-
-class Ec2Proxy(ThreadingHTTPServer):
-    """EC2's query API, passed on to moto. `faults` are used up one a request, by action."""
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.calls: list[str] = []
-        self.faults: dict[str, list[Fault]] = defaultdict(list)
-
-    def take_calls(self) -> list[str]:
-        calls, self.calls = self.calls, []
-        return calls
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Ec2Proxy
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        action = parse_qs(body.decode())["Action"][0]
-        self.server.calls.append(action)
-
-        def pass_on() -> Answer:
-            headers = {k: v for k, v in self.headers.items() if k not in ("Host", "Connection")}
-            request = urllib.request.Request(self.server.upstream, body, headers)
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return answer.status, answer.read()
-            except urllib.error.HTTPError as error:
-                return error.code, error.read()
-
-        faults = self.server.faults[action]
-        answer = faults.pop(0)(pass_on) if faults else pass_on()
-        if answer is None:
-            self.close_connection = True
-            return
-        status, content = answer
-        self.send_response(status)
-        self.send_header("Content-Type", "text/xml")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-def refuse(status: int, code: str, message: str = "told to") -> Fault:
-    body = (
-        f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>"
-        "</Errors><RequestID>1</RequestID></Response>"
-    )
-    return lambda pass_on: (status, body.encode())
-
-
-def hang_up(pass_on: Callable[[], Answer]) -> Answer:
-    return None
-
-
-def lose_the_answer(pass_on: Callable[[], Answer]) -> Answer:
-    pass_on()
-    return None
 
 
 def no_such_groups_yet(pass_on: Callable[[], Answer]) -> Answer:
@@ -118,10 +51,14 @@ class World:
         ]
 
     def instance(self, *group_ids: str) -> str:
-        return self.ec2.run_instances(
-            ImageId="ami-12c6146b", MinCount=1, MaxCount=1, SubnetId=self.subnet_id,
+        return self.instances(1, *group_ids)[0]
+
+    def instances(self, count: int, *group_ids: str) -> list[str]:
+        reservation = self.ec2.run_instances(
+            ImageId="ami-12c6146b", MinCount=count, MaxCount=count, SubnetId=self.subnet_id,
             SecurityGroupIds=group_ids,
-        )["Instances"][0]["InstanceId"]  # fmt: skip
+        )  # fmt: skip
+        return [instance["InstanceId"] for instance in reservation["Instances"]]
 
     def allow(self, group_id: str, port: int, **source: list) -> None:
         self.ec2.authorize_security_group_ingress(
@@ -152,12 +89,8 @@ def world(moto: Moto) -> World:
 
 @pytest.fixture
 def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
-    with Ec2Proxy(moto.endpoint_url) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with ec2_proxy(moto.endpoint_url) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -206,6 +139,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
             "opened": [{"port": 15150, "protocol": "tcp"}, {"port": 9000, "protocol": "tcp"}],
             "already_open": [],
             "revoked": [],
+            "retagged": [],
         }
     ]
     assert result["instances"][2] == {
@@ -229,7 +163,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
         assert pair["Description"].startswith(f"osc.peerpods: port {permission['FromPort']}/tcp ")
     assert world.rules(lb) == []
 
-    again = run(args)
+    again = run({**args, "tags": {}})
     assert proxy.take_calls() == READS
     assert not again["changed"]
     assert again["groups"][0]["opened"] == []
@@ -297,13 +231,10 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
 
 
 def test_the_last_of_many_workers_counts(world, proxy, run):
-    """More reservations than moto puts into one page, more workers than EC2 takes in a filter."""
+    """More reservations than there are in a page, more workers than EC2 takes in a filter."""
+    proxy.page_size = 100
     node, extra = world.group("node"), world.group("extra")
-    many = world.ec2.run_instances(
-        ImageId="ami-12c6146b", MinCount=100, MaxCount=100, SubnetId=world.subnet_id,
-        SecurityGroupIds=[node, extra],
-    )["Instances"]  # fmt: skip
-    workers = [instance["InstanceId"] for instance in many]
+    workers = world.instances(100, node, extra)
     workers += [world.instance(node, extra) for _ in range(100)]
     workers.append(world.instance(node))
 
@@ -311,7 +242,84 @@ def test_the_last_of_many_workers_counts(world, proxy, run):
     assert [group["group_id"] for group in result["groups"]] == [node]
     assert [instance["instance_id"] for instance in result["instances"]] == workers
     assert world.ports(node) == BOTH
-    assert proxy.take_calls().count(AUTHORIZE) == 1
+    assert proxy.take_calls() == ["DescribeInstances"] * 3 + ["DescribeSecurityGroups", AUTHORIZE]
+
+
+def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run):
+    node, *others = [world.group(name) for name in ("node", "a", "b", "c", "d")]
+    workers = world.instances(99, node, *others)
+    # More reservations than moto puts into a page that no size is asked for.
+    workers += [world.instance(node, *others[: number % 3]) for number in range(101)]
+    result = run({"instance_ids": workers})
+    assert [group["group_id"] for group in result["groups"]] == [node]
+    assert proxy.take_calls() == [*READS, AUTHORIZE]
+
+
+def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy, run):
+    kubeconfig = cluster.user_kubeconfig("opens-ports", "system:masters")
+    # AWS' validate_certs is none of the cluster's business, whose CA no system knows.
+    args = {"nodes": {"kubeconfig": str(kubeconfig)}, "validate_certs": True}
+
+    result = run(args, check=True)
+    assert proxy.take_calls() == READS
+    assert requests_of(cluster, "opens-ports") == [
+        ("list", "/api/v1/nodes?labelSelector=node-role.kubernetes.io/worker&limit=500")
+    ]
+    assert result["changed"]
+    (group,) = result["groups"]
+    assert group["group_id"] == cloud_side.worker_group_id
+    assert sorted(instance["instance_id"] for instance in result["instances"]) == sorted(
+        worker.provider_id.rpartition("/")[2] for worker in cloud_side.workers
+    )
+
+    result = run(
+        {"nodes": {"label_selector": "no-such-label"}}, env={"K8S_AUTH_KUBECONFIG": str(kubeconfig)}
+    )
+    assert result["msg"].startswith("The cluster has no node with the labels no-such-label. ")
+    result = run({"nodes": {"kubeconfig": "/no/such/kubeconfig"}})
+    assert result["msg"].startswith("No cluster to talk to: ")
+    assert proxy.take_calls() == []
+
+
+def test_tags_of_our_rules_are_set_in_one_call(world, proxy, run):
+    one, two = world.group("one"), world.group("two")
+    args = {"group_ids": [one, two]}
+    run({**args, "tags": {"team": "kata", "stays": "so"}})
+    world.allow(one, 443, UserIdGroupPairs=[{"GroupId": one}])
+    proxy.take_calls()
+
+    ports = [{"port": port} for port in (15150, 9000, 443)]
+    tagged = {**args, "ports": ports, "tags": {"team": "peer", "cost": 7}}
+    foreseen = run(tagged, check=True, diff=True)
+    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
+    run({**tagged, "group_ids": [one], "dry_run": True})
+    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES, "CreateTags"]
+    assert {"Key": "team", "Value": "kata"} in world.rules(one)[-1]["Tags"]
+
+    result = run(tagged, diff=True)
+    calls = proxy.take_calls()
+    assert calls == ["DescribeSecurityGroups", RULES, AUTHORIZE, "CreateTags"]
+    for key in ("changed", "groups", "diff"):
+        assert foreseen[key] == result[key], key
+    tunnel = world.rules(one)[1]
+    assert result["groups"][0]["retagged"][0] == {
+        "port": 9000,
+        "protocol": "tcp",
+        "rule_id": tunnel["SecurityGroupRuleId"],
+        "tags": {"cost": "7", "team": "peer"},
+    }
+    theirs, *ours = world.rules(one)
+    assert theirs["Tags"] == []
+    for rule in ours:
+        assert {tag["Key"]: tag["Value"] for tag in rule["Tags"]} == {
+            "osc.peerpods/managed": "true",
+            "stays": "so",
+            "team": "peer",
+            "cost": "7",
+        }
+
+    assert not run(tagged)["changed"]
+    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
 
 
 # -- Input that no plan can be made of ---------------------------------------------------------
@@ -470,6 +478,46 @@ def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
     assert proxy.faults[action] == []
     assert proxy.take_calls().count(action) == len(faults) + 1
     assert world.ports(group) == BOTH
+
+
+def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, proxy, run):
+    proxy.page_size = 1
+    node, other = world.group("node"), world.group("other")
+    workers = [world.instance(node, other), world.instance(node)]
+    proxy.faults["DescribeInstances"] = [work, refuse(400, "InvalidNextToken")]
+    result = run({"instance_ids": workers})
+    assert [instance["instance_id"] for instance in result["instances"]] == workers
+    assert proxy.take_calls() == ["DescribeInstances"] * 4 + ["DescribeSecurityGroups", AUTHORIZE]
+    assert world.ports(node) == BOTH
+    assert world.rules(other) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "second_page", "said"),
+    [
+        ("DescribeInstances", cut_the_answer, "could not be asked for {}: Unable to parse "),
+        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
+        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), "refused {} with RequestExp"),
+        (RULES, refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
+    ],
+    ids=["cut off", "refused", "login expired", "rules refused"],
+)
+def test_half_an_answer_is_no_answer(world, proxy, run, action, second_page, said):
+    """Nothing is opened for the workers, groups and rules that came in the first page."""
+    group = world.group("node")
+    args = {"instance_ids": [world.instance(group)], "tags": {"team": "kata"}}
+    if action == RULES:
+        run({**args, "ports": [{"port": 9000}]})
+    before = world.rules(group)
+    proxy.take_calls()
+    proxy.faults[action] = [promise_another_page, second_page]
+    result = run(args)
+    assert result["failed"]
+    assert result["msg"].startswith(f"EC2 in {REGION} {said.format(action)}")
+    assert "\n" not in result["msg"]
+    assert len(result["msg"]) < 400
+    assert not {AUTHORIZE, "CreateTags"}.intersection(proxy.take_calls())
+    assert world.rules(group) == before
 
 
 def test_a_lost_answer_doubles_nothing(world, proxy, run):

@@ -6,8 +6,10 @@ import copy
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     INJECT_CA_BUNDLE,
+    INJECT_CA_FROM,
     SYSTEM_NAMESPACES,
     WebhookError,
+    bundle_of,
     encode_ca_bundle,
     has_ready_endpoint,
     plan_absent,
@@ -47,8 +49,10 @@ def configuration(*webhooks: dict, **annotations: str) -> dict:
     }
 
 
-def present(current, desired=None, ca_bundle=None, service_ca=False):
-    return plan_present(current, "c", desired or ours(), ca_bundle=ca_bundle, service_ca=service_ca)
+def present(current, desired=None, ca_bundle=None, injection=None):
+    return plan_present(
+        current, "c", desired or ours(), ca_bundle=ca_bundle, injection=injection or {}
+    )
 
 
 OTHERS = {
@@ -142,20 +146,41 @@ def test_the_ca_bundle_is_ours_only_where_we_give_one():
     assert plan.before["webhook"] != plan.after["webhook"], "a fingerprint tells bundles apart"
 
 
-def test_the_service_ca_is_asked_for_by_an_annotation():
-    plan = present(configuration(ours()), service_ca=True)
+INJECTIONS = [{INJECT_CA_BUNDLE: "true"}, {INJECT_CA_FROM: "ns/webhook"}]
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_an_injected_bundle_is_asked_for_by_an_annotation(injection):
+    plan = present(configuration(ours()), injection=injection)
     assert plan.action == "replace"
-    assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "true"}
-    assert present(plan.configuration, service_ca=True).action is None
+    assert plan.configuration["metadata"]["annotations"] == injection
+    assert plan.after["annotations"] == injection
+    assert present(plan.configuration, injection=injection).action is None
     assert present(plan.configuration).action is None, "somebody keeps the bundle: let them"
 
 
-def test_our_own_bundle_ends_the_injection_unless_others_live_by_it():
-    plan = present(configuration(ours(), **{INJECT_CA_BUNDLE: "true"}), ca_bundle=BUNDLE)
-    assert plan.configuration["metadata"]["annotations"] == {}
-    shared = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "true"})
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_our_own_bundle_ends_an_injection_unless_others_live_by_it(injection):
+    plan = present(configuration(ours(), **injection, team="a"), ca_bundle=BUNDLE)
+    assert plan.configuration["metadata"]["annotations"] == {"team": "a"}
+    shared = configuration(ours(), OTHERS, **injection)
     with pytest.raises(WebhookError, match=r"also others\.example\.com"):
         present(shared, ca_bundle=BUNDLE)
+
+
+@pytest.mark.parametrize(("before", "after"), [INJECTIONS, INJECTIONS[::-1]])
+def test_one_injection_takes_the_place_of_the_other(before, after):
+    plan = present(configuration(ours(), **before), injection=after)
+    assert plan.configuration["metadata"]["annotations"] == after
+    assert plan.before["annotations"] == before
+    with pytest.raises(WebhookError, match=f"annotated with {next(iter(before))}"):
+        present(configuration(ours(), OTHERS, **before), injection=after)
+
+
+def test_an_annotation_that_says_no_is_no_injection():
+    current = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "false"})
+    plan = present(current, ca_bundle=BUNDLE)
+    assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "false"}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +213,7 @@ def test_a_ca_bundle_is_pem_or_its_base64(given):
         "hello",
         base64.b64encode(b"hello").decode(),
         base64.b64encode(b"\xff\xfe").decode(),
-        PEM.replace("CERTIFICATE", "PRIVATE KEY"),
+        PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
     ],
 )
 def test_anything_else_is_no_ca_bundle(given):
@@ -230,3 +255,22 @@ def test_the_probe_fits_the_selector_and_has_resources_to_lose():
     assert pod["metadata"]["labels"] == {"team": "a"}
     assert pod["spec"]["runtimeClassName"] == "kata-remote"
     assert pod["spec"]["containers"][0]["resources"]["requests"]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (None, "There is no Secret ns/tls"),
+        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* but tls.crt, tls.key"),
+        ({}, "no key ca.crt .* but nothing"),
+    ],
+)
+def test_a_bundle_that_is_not_where_it_was_said_to_be(item, said):
+    with pytest.raises(WebhookError, match=said):
+        bundle_of("Secret", item, "ns", "tls", "ca.crt")
+
+
+def test_a_private_key_does_not_get_into_a_configuration():
+    both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
+    with pytest.raises(WebhookError, match="holds a private key"):
+        encode_ca_bundle(base64.b64encode(both.encode()).decode())

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
     MANAGED_TAG,
     Group,
+    Plan,
     Port,
     Rule,
     SecurityGroupError,
@@ -16,8 +17,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     facts_needed,
     instance_ids,
     ip_permission,
+    may_hold_our_rules,
     plan_absent,
     plan_present,
+    plan_tags,
+    provider_ids,
     rules_of,
     shared_groups,
     wanted_ports,
@@ -241,6 +245,47 @@ def test_absent_revokes_only_our_rules_for_these_ports(rule, is_ours):
     assert plan.changes == is_ours
 
 
+# -- Tags --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("has", "before", "after"),
+    [
+        ({}, (), (("a", "1"), ("b", "2"))),
+        ({"a": "1", "b": "2"}, None, None),
+        ({"a": "1", "b": "2", "other": "x"}, None, None),
+        ({"a": "1", "b": "old"}, (("b", "old"),), (("b", "2"),)),
+        ({"a": "", "other": "x"}, (("a", ""),), (("a", "1"), ("b", "2"))),
+    ],
+)
+def test_tags_that_a_rule_of_ours_lacks(has, before, after):
+    tags = [{"Key": key, "Value": value} for key, value in has.items()]
+    rule = security_group_rule(Tags=tags, Description=TUNNEL.description)
+    plan = plan_tags(Plan(group()), [TUNNEL], {"a": "1", "b": "2"}, [rule])
+    found = [(r.port, r.rule_id, r.before, r.after) for r in plan.retagged]
+    assert found == ([] if after is None else [(TUNNEL, "sgr-1", before, after)])
+    assert plan.changes == bool(found)
+
+
+def test_the_tags_of_others_rules_are_left_alone():
+    theirs = security_group_rule(Description="by hand", Tags=[{"Key": "a", "Value": "old"}])
+    assert plan_tags(Plan(group()), [TUNNEL], {"a": "1"}, [theirs]).retagged == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "may"),
+    [
+        (Rule("tcp", 9000, 9000, SELF), True),
+        (Rule("tcp", 9000, 9001, SELF), False),
+        (Rule("udp", 9000, 9000, SELF), False),
+        (Rule("tcp", 9000, 9000, OTHER), False),
+        (Rule("-1", None, None, SELF), False),
+    ],
+)
+def test_only_a_rule_for_just_the_port_from_the_group_itself_may_be_ours(rule, may):
+    assert may_hold_our_rules(group(rule), [TUNNEL]) == may
+
+
 # -- Which groups ------------------------------------------------------------------------------
 
 
@@ -315,6 +360,19 @@ def test_instance_ids_and_provider_ids_name_instances():
     )
 
 
+def node(name: str, **spec: str) -> dict:
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def test_every_node_has_to_say_which_instance_it_is():
+    known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
+    assert provider_ids([known], "worker") == ("aws:///a/i-0a1b2c3d",)
+    with pytest.raises(SecurityGroupError, match=r"w-1, w-2 have no spec\.providerID, so "):
+        provider_ids([known, node("w-1"), node("w-2", providerID="")], "worker")
+    with pytest.raises(SecurityGroupError, match=r"no node with the labels worker\. Give "):
+        provider_ids([], "worker")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -379,3 +437,13 @@ def test_the_diff_of_opening_and_of_removing():
     }
     absent = diff_of(plan_absent(group(), [TUNNEL], [security_group_rule()]))
     assert (absent["before"], absent["after"]) == ("9000/tcp opened by osc.peerpods (sgr-1)\n", "")
+
+
+def test_the_diff_of_tags():
+    opened = plan_present(group(Rule("tcp", 9000, 9000, SELF)), [TUNNEL], {}, {})
+    tags = [{"Key": MANAGED_TAG, "Value": "true"}, {"Key": "b", "Value": "old"}]
+    rule = security_group_rule(Tags=tags)
+    diff = diff_of(plan_tags(opened, [TUNNEL], {"a": "1", "b": "2"}, [rule]))
+    covered = "9000/tcp open to the group itself (tcp 9000)"
+    assert diff["before"] == f"{covered}; sgr-1 has the tags b=old\n"
+    assert diff["after"] == f"{covered}; sgr-1 has the tags a=1, b=2\n"

@@ -1,0 +1,1 @@
+"""Ratios against peers, side by side on the same servers."""

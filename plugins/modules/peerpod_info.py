@@ -1,0 +1,286 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: peerpod_info
+version_added: "0.1.0"
+short_description: Tell how many peer pods a cluster has room for, and how many it has
+description:
+  - >-
+    Reads the PeerPodConfigs, what the nodes advertise of the extended resource C(kata.peerpods.io/vm), where peer pods
+    run, and which ones wait and why.
+  - >-
+    Takes three requests: the PeerPodConfigs, the Nodes and the Pods, each one more for every further 500 objects.
+  - >-
+    Where the cluster does not know PeerPodConfigs, there are none in the result, RV(api_found) is false and RV(msg) says
+    what to do; the rest is returned all the same.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+options:
+  namespace:
+    description:
+      - Look only at the PeerPodConfigs of this namespace. Nodes and pods are those of the whole cluster in any case.
+    type: str
+  runtime_classes:
+    description:
+      - >-
+        The RuntimeClasses whose pods are peer pods. A pod that requests the extended resource is one whatever its
+        RuntimeClass.
+    type: list
+    elements: str
+    default: [kata-remote]
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+attributes:
+  check_mode:
+    description: Can run in check mode, where it does the same since it changes nothing.
+    support: full
+notes:
+  - >-
+    An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only
+    what counts of the peer pods is kept. Measured with pods of 6 kB on a two-core machine that ran the API server too,
+    1,000 pods were 6.4 MB to transfer and took a quarter of a second; memory stays that of a page, some 100 MB in all.
+seealso:
+  - module: osc.peerpods.peerpod_limit
+  - module: osc.peerpods.cluster_info
+"""
+
+EXAMPLES = r"""
+- name: See how much room for peer pods there is
+  osc.peerpods.peerpod_info:
+  register: peer_pods
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: >-
+      {{ peer_pods.totals.used }} peer pods are on {{ peer_pods.totals.nodes }} nodes,
+      {{ peer_pods.totals.free }} more fit, {{ peer_pods.totals.unscheduled }} wait for room
+
+- name: Say why peer pods wait
+  ansible.builtin.debug:
+    msg: "{{ item.namespace }}/{{ item.name }}: {{ item.message }}"
+  loop: "{{ peer_pods.pending }}"
+
+- name: Look at the PeerPodConfigs of one namespace, and at pods of one more RuntimeClass
+  osc.peerpods.peerpod_info:
+    namespace: openshift-sandboxed-containers-operator
+    runtime_classes: [kata-remote, kata-remote-cc]
+"""
+
+RETURN = r"""
+api_found:
+  description: Whether the cluster knows PeerPodConfigs.
+  returned: success
+  type: bool
+  sample: true
+msg:
+  description: What to do where it does not, else null.
+  returned: always
+  type: str
+  sample: null
+configs:
+  description: The PeerPodConfigs.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    namespace:
+      description: Its namespace.
+      type: str
+    limit:
+      description: >-
+        The number of peer pods per node, 10 where it says nothing, null where it says what is not a whole number.
+      type: int
+    node_selector:
+      description: The labels of the nodes that it is for, the operator's default where it names none.
+      type: dict
+    cloud_secret_name:
+      description: The Secret with the cloud's credentials.
+      type: str
+    config_map_name:
+      description: The ConfigMap with the cloud's settings.
+      type: str
+    instance_type:
+      description: The instance type of the VMs, null where it is not set.
+      type: str
+    setup_completed:
+      description: Whether the operator says that it is set up.
+      type: bool
+    selected_nodes:
+      description: How many nodes it selects.
+      type: int
+    advertised_nodes:
+      description: How many of these advertise the limit.
+      type: int
+  sample:
+    - name: peerpodconfig-openshift
+      namespace: openshift-sandboxed-containers-operator
+      limit: 2
+      node_selector:
+        node-role.kubernetes.io/worker: ""
+      cloud_secret_name: peer-pods-secret
+      config_map_name: peer-pods-cm
+      instance_type: null
+      setup_completed: false
+      selected_nodes: 3
+      advertised_nodes: 3
+nodes:
+  description: The nodes that a PeerPodConfig selects, that advertise the extended resource, or that have peer pods.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The node's name.
+      type: str
+    configs:
+      description: >-
+        The PeerPodConfigs that select it, each as namespace/name. With more than one its limit is not well defined.
+      type: list
+      elements: str
+    capacity:
+      description: The peer pods of its C(status.capacity), null where it does not advertise any number.
+      type: int
+    allocatable:
+      description: The peer pods of its C(status.allocatable), which the scheduler keeps to.
+      type: int
+    used:
+      description: How many peer pods are on it, running or about to.
+      type: int
+    unaccounted:
+      description: >-
+        How many of these do not request the extended resource, as the webhook would have had it; the scheduler does not
+        count them.
+      type: int
+    free:
+      description: How many more the scheduler would place.
+      type: int
+  sample:
+    - name: ip-10-0-0-10.eu-central-1.compute.internal
+      configs: [openshift-sandboxed-containers-operator/peerpodconfig-openshift]
+      capacity: 2
+      allocatable: 2
+      used: 2
+      unaccounted: 0
+      free: 0
+namespaces:
+  description: The namespaces that have peer pods.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The namespace's name.
+      type: str
+    used:
+      description: How many of its peer pods are on a node.
+      type: int
+    unscheduled:
+      description: How many of its peer pods wait for a node.
+      type: int
+  sample:
+    - name: team-a
+      used: 6
+      unscheduled: 1
+pending:
+  description: The peer pods that do not run yet.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The pod's name.
+      type: str
+    namespace:
+      description: The pod's namespace.
+      type: str
+    node:
+      description: The node that it is to run on, null where the scheduler has found none.
+      type: str
+    reason:
+      description: >-
+        Why, in a word: of its condition C(PodScheduled), or, once it has a node, of the first container that waits. Null
+        where its status does not say (yet).
+      type: str
+    message:
+      description: The same as a sentence, where its status has one.
+      type: str
+  sample:
+    - name: peer-006
+      namespace: team-a
+      node: null
+      reason: Unschedulable
+      message: >-
+        0/3 nodes are available: 3 Insufficient kata.peerpods.io/vm. preemption: 0/3 nodes are available: 3 No preemption
+        victims found for incoming pod.
+totals:
+  description: The same of RV(nodes) added up, their number, and how many peer pods wait for a node.
+  returned: success
+  type: dict
+  sample:
+    nodes: 3
+    capacity: 6
+    allocatable: 6
+    used: 6
+    unaccounted: 0
+    free: 0
+    unscheduled: 1
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import LIVE_PODS, describe
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
+    CONFIGS_PATH,
+    NODES_PATH,
+    NOT_SERVED,
+    PODS_PATH,
+    collection_path,
+)
+
+
+def main():
+    module = cluster_module(
+        {
+            "namespace": {"type": "str"},
+            "runtime_classes": {"type": "list", "elements": "str", "default": ["kata-remote"]},
+        }
+    )
+    params = module.params
+    path = collection_path(params["namespace"]) if params["namespace"] else CONFIGS_PATH
+    result = {"api_found": True, "msg": None}
+    try:
+        cluster = Cluster(module)
+        try:
+            configs = list(cluster.list(path))
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+            configs, result = [], {"api_found": False, "msg": NOT_SERVED}
+        facts = describe(
+            configs,
+            cluster.list(NODES_PATH),
+            cluster.list(PODS_PATH, fieldSelector=LIVE_PODS),
+            params["runtime_classes"],
+        )
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result, **facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""A proxy before an AWS API that keeps a log of the calls and can break things.
+
+It can refuse, hang up, lose or cut an answer, hand out shorter pages, or let
+somebody else act between two requests of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlencode
+
+Answer = tuple[int, bytes] | None  # status and body; None hangs up
+Fault = Callable[[Callable[[], Answer]], Answer]  # given a way to pass the request on
+
+
+class Ec2Proxy(ThreadingHTTPServer):
+    """EC2's query API, passed on to `upstream`. `faults` are used up one a request, by action.
+
+    With `page_size` set, what the client asks for as MaxResults is made that
+    much: EC2, too, may put less into a page than it was asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.page_size: int | None = None
+        self.calls: list[str] = []
+        self.faults: dict[str, list[Fault]] = defaultdict(list)
+
+    def take_calls(self) -> list[str]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+@contextlib.contextmanager
+def ec2_proxy(upstream: str) -> Iterator[Ec2Proxy]:
+    """A running proxy before `upstream`."""
+    with Ec2Proxy(upstream) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Ec2Proxy
+    protocol_version = "HTTP/1.1"
+    # Head and body of an answer go out in two writes; the second must not wait for an ACK.
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        query = {key: values[0] for key, values in parse_qs(body.decode()).items()}
+        action = query["Action"]
+        self.server.calls.append(action)
+        if self.server.page_size and "MaxResults" in query:
+            body = urlencode({**query, "MaxResults": self.server.page_size}).encode()
+
+        def pass_on() -> Answer:
+            ours = ("host", "connection", "content-length")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ours}
+            request = urllib.request.Request(self.server.upstream, body, headers)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read()
+
+        faults = self.server.faults[action]
+        answer = faults.pop(0)(pass_on) if faults else pass_on()
+        if answer is None:
+            self.close_connection = True
+            return
+        status, content = answer
+        self.send_response(status)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def refuse(status: int, code: str, message: str = "told to") -> Fault:
+    body = (
+        f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        "</Errors><RequestID>1</RequestID></Response>"
+    )
+    return lambda pass_on: (status, body.encode())
+
+
+def work(pass_on: Callable[[], Answer]) -> Answer:
+    """No fault: for a request that a later one is to fail after."""
+    return pass_on()
+
+
+def hang_up(pass_on: Callable[[], Answer]) -> Answer:
+    return None
+
+
+def lose_the_answer(pass_on: Callable[[], Answer]) -> Answer:
+    pass_on()
+    return None
+
+
+def cut_the_answer(pass_on: Callable[[], Answer]) -> Answer:
+    status, content = pass_on()
+    return status, content[: len(content) // 2]
+
+
+def promise_another_page(pass_on: Callable[[], Answer]) -> Answer:
+    status, content = pass_on()
+    head, end, tail = content.rpartition(b"</")
+    return status, head + b"<nextToken>page-2</nextToken>" + end + tail

@@ -1,0 +1,196 @@
+"""The EXAMPLES of the modules, run as they stand on a cluster that has what they name.
+
+Only what cannot be the same everywhere is put in their place: ids that a cloud makes up, and
+paths of files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import aws, openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.pki import CertificateAuthority
+from tests.demo.__main__ import site_variables
+from tests.support import OPERATOR_NAMESPACE, ansible_environment
+
+RESOURCE = "kata.peerpods.io/vm"
+POOLS = ("general", "memory")
+
+
+@dataclass
+class Place:
+    """A cluster with the webhook and the agent at work, and the cloud it is in."""
+
+    cluster: Cluster
+    moto: aws.Moto
+    cloud: aws.CloudSide
+
+    def play(self, directory: Path, play: dict) -> list[tuple[str, dict]]:
+        """Run a play on localhost; each task's name and result."""
+        path = directory / "play.yml"
+        path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
+        environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
+        ran = subprocess.run(
+            ["ansible-playbook", str(path)], env=ansible_environment(environment),
+            capture_output=True, text=True, check=False, cwd=directory,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return [
+            (task["task"]["name"], task["hosts"]["localhost"])
+            for task in json.loads(ran.stdout)["plays"][0]["tasks"]
+        ]
+
+    def ingress(self) -> list[dict]:
+        found = self.moto.client("ec2").describe_security_group_rules(
+            Filters=[{"Name": "group-id", "Values": [self.cloud.worker_group_id]}]
+        )
+        return found["SecurityGroupRules"]
+
+
+@pytest.fixture(scope="module")
+def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    cloud = aws.create_cloud_side(moto, workers=3)
+    with Cluster() as cluster:
+        openshift.fill(cluster, cloud.workers, aws.REGION)
+        openshift.start_stand_ins(cluster, "process")
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": "kata-remote"},
+                "handler": "kata-remote",
+            },
+            *(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {"name": f"{pool}-0", "labels": {"example.com/pool": pool}},
+                }
+                for pool in POOLS
+            ),
+            {
+                "apiVersion": "confidentialcontainers.org/v1alpha1",
+                "kind": "PeerPodConfig",
+                "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
+                "spec": {
+                    "cloudSecretName": "peer-pods-secret",
+                    "configMapName": "peer-pods-cm",
+                    "limit": "10",
+                    "nodeSelector": {"node-role.kubernetes.io/worker": ""},
+                },
+            },
+        )
+        place = Place(cluster, moto, cloud)
+        roles = ["osc.peerpods.webhook", "osc.peerpods.node_capacity"]
+        variables = {
+            **site_variables("process"),
+            "webhook_namespace": "peerpods-webhook",
+            "webhook_manager": "collection",
+            "node_capacity_manager": "collection",
+        }
+        place.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
+        yield place
+
+
+@pytest.fixture
+def run_examples(place: Place, tmp_path: Path) -> Callable[..., dict[str, dict]]:
+    """Run a module's EXAMPLES in one play; each task's result by its name."""
+
+    def run(module: str, replace: dict[str, str] | None = None) -> dict[str, dict]:
+        examples = importlib.import_module(
+            f"ansible_collections.osc.peerpods.plugins.modules.{module}"
+        ).EXAMPLES
+        for pattern, text in (replace or {}).items():
+            examples, times = re.subn(pattern, text, examples)
+            assert times, f"no example of {module} has {pattern} any more"
+        tasks = yaml.safe_load(examples)
+        results = dict(place.play(tmp_path, {"tasks": tasks}))
+        assert list(results) == [task["name"] for task in tasks], "each has a name of its own"
+        return results
+
+    return run
+
+
+def test_peerpod_limit(place: Place, run_examples):
+    results = run_examples("peerpod_limit")
+    assert results["Read the limit and how many nodes advertise it"]["after"] == 0
+    pools = results["Give two pools of nodes a limit each"]["results"]
+    assert [(item["after"], item["advertised_nodes"]) for item in pools] == [(10, 1), (4, 1)]
+    configs = {
+        config["metadata"]["name"]: config["spec"]
+        for config in place.cluster.get("peerpodconfigs", "-n", OPERATOR_NAMESPACE)["items"]
+    }
+    assert configs.keys() == {"peerpodconfig-openshift", "peerpods-general"}
+    assert configs["peerpodconfig-openshift"]["limit"] == "0"
+    assert configs["peerpods-general"]["nodeSelector"] == {"example.com/pool": "general"}
+    advertised = {
+        node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE)
+        for node in place.cluster.get("nodes")["items"]
+    }
+    assert (advertised["general-0"], advertised["memory-0"]) == ("10", None)
+
+
+def test_peerpod_info(place: Place, run_examples):
+    results = run_examples("peerpod_info")
+    seen = results["See how much room for peer pods there is"]
+    assert "peerpodconfig-openshift" in {config["name"] for config in seen["configs"]}
+    totals = seen["totals"]
+    assert results["Say it"]["msg"] == (
+        f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
+        f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
+    )
+
+
+def test_cluster_info(place: Place, run_examples):
+    results = run_examples("cluster_info")
+    instances = [worker.provider_id.rpartition("/")[2] for worker in place.cloud.workers]
+    said = results["Say it"]["msg"]
+    assert said.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
+    assert all(instance in said for instance in instances)
+
+
+def test_mutating_webhook(place: Place, run_examples, tmp_path: Path):
+    certificate = CertificateAuthority("examples").pair.certificate.decode()
+    (tmp_path / "ca.crt").write_text(certificate)
+    # As cert-manager has it in its Secrets.
+    place.cluster.kubectl(
+        "patch", "secret", "peerpods-webhook-tls", "-n", "peerpods-webhook", "--type=merge",
+        "-p", json.dumps({"stringData": {"ca.crt": certificate}}),
+    )  # fmt: skip
+    results = run_examples(
+        "mutating_webhook", {"/etc/pki/webhook/ca.crt": str(tmp_path / "ca.crt")}
+    )
+    proved = [result for name, result in results.items() if "prove that it works" in name]
+    assert [result["verified"] for result in proved] == [True]
+
+
+def test_security_group_ports(place: Place, run_examples):
+    before = {rule["SecurityGroupRuleId"] for rule in place.ingress()}
+    results = run_examples(
+        "security_group_ports",
+        {
+            "us-east-2": aws.REGION,
+            "~/.kube/config": str(place.cluster.kubeconfig),
+            "sg-[0-9a-f]{17}": place.cloud.worker_group_id,
+            "i-[0-9a-f]{17}": place.cloud.workers[0].provider_id.rpartition("/")[2],
+        },
+    )
+    opened, *_, removed = results.values()
+    assert opened["changed"]
+    assert [group["group_id"] for group in opened["groups"]] == [place.cloud.worker_group_id]
+    assert removed["changed"]
+    left = {rule["SecurityGroupRuleId"]: rule for rule in place.ingress()}
+    assert left.keys() >= before
+    # By its default the last one removes what the first ones opened: for tcp.
+    assert {rule["IpProtocol"] for id, rule in left.items() if id not in before} <= {"udp"}

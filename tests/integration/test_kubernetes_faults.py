@@ -1,0 +1,330 @@
+"""What becomes of a module's run when the API server, or the way to it, fails in the middle.
+
+Each fault is one on the wire, by a proxy in between; what counts is what is in the cluster
+afterwards and what the module said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from tests.integration.apiserver import Break, between, requests_of
+
+NAMESPACE = "faults-test"
+NODES = ("faults-a", "faults-b")
+RESOURCE = "kata.peerpods.io/vm"
+CONFIG = f"/namespaces/{NAMESPACE}/peerpodconfigs"
+
+
+def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """A failure as an API server words it."""
+    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
+    return code, json.dumps({**body, "code": code}).encode(), headers
+
+
+THROTTLED = status(429, "too many requests, please try again later", **{"Retry-After": "1"})
+BROKEN = status(500, "etcdserver: leader changed")
+GONE = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410}}).encode() + b"\n"
+AWAY = status(503, "apiserver is shutting down")
+
+
+@pytest.fixture(scope="module")
+def pool(cluster):
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": {"pool": "faults"}},
+            }
+            for name in NODES
+        ),
+    )
+    advertise(cluster, 10)
+    yield
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    cluster.kubectl("delete", "node", *NODES)
+
+
+@pytest.fixture
+def config(cluster, pool):
+    cluster.apply(
+        {
+            "apiVersion": "confidentialcontainers.org/v1alpha1",
+            "kind": "PeerPodConfig",
+            "metadata": {"name": "ours", "namespace": NAMESPACE},
+            "spec": {
+                "cloudSecretName": "peer-pods-secret",
+                "configMapName": "peer-pods-cm",
+                "limit": "10",
+                "nodeSelector": {"pool": "faults"},
+            },
+        }
+    )
+    yield
+    cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
+
+
+@pytest.fixture
+def run_through(cluster, config, run_module, request):
+    """Run peerpod_limit as a user of the test's own through a proxy that does `intervene`."""
+
+    def run(intervene, module="peerpod_limit", **arguments) -> dict:
+        kubeconfig = cluster.user_kubeconfig(user_of(request), "system:masters")
+        if module == "peerpod_limit":
+            arguments = {"name": "ours", "namespace": NAMESPACE, **arguments}
+        with between(cluster, kubeconfig, intervene) as url:
+            return run_module(module, {"host": url, "api_key": "not-a-secret", **arguments})
+
+    return run
+
+
+@pytest.fixture
+def arrived(cluster, request):
+    """What of the run arrived at the API server: its verbs, counted."""
+    return lambda: Counter(verb for verb, _path in requests_of(cluster, user_of(request)))
+
+
+def user_of(request) -> str:
+    # A certificate has room for 64 characters.
+    return f"faults-{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
+
+
+def once(**faults):
+    """One fault after the other at the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
+    left = {kind: iter(some) for kind, some in faults.items()}
+
+    def intervene(method, path):
+        kind = method.lower()
+        if method == "GET":
+            kind = "configs" if "/peerpodconfigs" in path else path.split("?")[0].split("/")[-1]
+        return next(left.get(kind, iter(())), None)
+
+    return intervene
+
+
+def advertise(cluster, count: int) -> None:
+    amounts = {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
+    for name in NODES:
+        cluster.kubectl(
+            "patch", "node", name, "--subresource=status", "--type=merge", "-p",
+            json.dumps({"status": amounts}),
+        )  # fmt: skip
+
+
+def limit(cluster) -> str:
+    return cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["spec"]["limit"]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {
+            "configs": [THROTTLED, BROKEN, Break.BEFORE],
+            "nodes": [AWAY, Break.AMID],
+            "patch": [THROTTLED, AWAY, Break.BEFORE],
+        },
+        {"patch": [Break.AFTER]},
+        {"patch": [Break.AMID]},
+    ],
+    ids=["asked-again", "answer-lost", "answer-cut"],
+)
+def test_what_passes_is_survived_and_written_once(cluster, run_through, arrived, faults):
+    generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]
+    result = run_through(once(**faults), limit=20)
+    assert not result.get("failed"), result["msg"]
+    assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
+    assert arrived()["patch"] == 1
+    after = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
+    assert after["spec"]["limit"] == "20"
+    assert after["metadata"]["generation"] == generation + 1
+
+
+def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(
+    cluster, run_through, arrived
+):
+    fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
+    made = run_through(once(post=[Break.AFTER]), **fields)
+    assert not made.get("failed"), made["msg"]
+    assert made["changed"]
+    assert cluster.get("peerpodconfig", "new", "-n", NAMESPACE)["spec"]["limit"] == "3"
+    gone = run_through(once(delete=[Break.AFTER]), name="new", state="absent")
+    assert not gone.get("failed"), gone["msg"]
+    assert gone["changed"]
+    assert (arrived()["create"], arrived()["delete"]) == (1, 1)
+    assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+
+
+def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(
+    cluster, run_through, arrived
+):
+    name = "faults-test"
+    cluster.apply(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": name, "annotations": {"of": "others"}},
+        }
+    )
+    try:
+        result = run_through(
+            once(put=[Break.AFTER]),
+            module="mutating_webhook",
+            name=name,
+            url="https://example.com/",
+        )
+        assert not result.get("failed"), result["msg"]
+        assert result["changed"]
+        assert arrived()["update"] == 1
+        stored = cluster.get("mutatingwebhookconfiguration", name)
+        assert stored["webhooks"] == [result["webhook"]]
+    finally:
+        cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
+
+
+def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(cluster, run_through):
+    pending = ["another"]
+
+    def intervene(method, path):
+        if method == "PATCH" and pending:
+            pending.clear()
+            cluster.kubectl(
+                "patch", "peerpodconfig", "ours", "-n", NAMESPACE, "--type=merge", "-p",
+                json.dumps({"spec": {"limit": "15", "instanceType": "m6i.large"}}),
+            )  # fmt: skip
+            return Break.BEFORE
+        return None
+
+    result = run_through(intervene, limit=20)
+    assert (result["changed"], result["before"], result["after"]) == (True, 15, 20)
+    spec = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["spec"]
+    assert (spec["limit"], spec["instanceType"]) == ("20", "m6i.large")
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "tries", "said"),
+    [
+        ("GET", BROKEN, 5, "GET .*peerpodconfigs was refused .* 500 .*: etcdserver: leader changed"),
+        ("PATCH", status(500, "failed calling webhook"), 1, "PATCH .* 500 .*: failed calling webh"),
+        ("PATCH", status(409, "the object has been modified"), 6, "409 .*: the object has been m"),
+        ("PATCH", status(401, "Unauthorized"), 1, "401 .*: Unauthorized. The credentials are not"),
+        ("PATCH", status(429, "slow down", **{"Retry-After": "3600"}), 1,
+         "429 .*: slow down. It asks not to be asked again for 3600 s: try again then"),
+        ("GET", (200, b"<html>Log in here</html>"), 1, "but with: <html>Log in here</html>"),
+    ],
+    ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
+)  # fmt: skip
+def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(
+    cluster, run_through, method, answer, tries, said
+):
+    seen = []
+
+    def intervene(asked, path):
+        if asked == method and "/peerpodconfigs" in path:
+            # A look at what came of a write is none of the tries.
+            seen.append(path)
+            return answer
+        return None
+
+    result = run_through(intervene, limit=20)
+    assert result["failed"]
+    assert len(seen) == tries
+    assert re.search(said, result["msg"]), result["msg"]
+    assert limit(cluster) == "10"
+
+
+def test_credentials_that_expire_while_waiting_leave_the_change_told(cluster, run_through):
+    def intervene(method, path):
+        return status(401, "Unauthorized") if "watch=true" in path else None
+
+    result = run_through(intervene, limit=20, wait=True, wait_timeout=60)
+    assert result["failed"]
+    assert "The credentials are not valid (any more): log in again." in result["msg"]
+    assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
+    assert limit(cluster) == "20"
+
+
+def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(cluster, run_through):
+    waiting, refused = [], []
+
+    def intervene(method, path):
+        if "/nodes" not in path or not waiting:
+            waiting.extend([method] * (method == "PATCH"))
+            return None
+        # More often than a single request is tried.
+        if len(refused) < 7:
+            refused.append(path)
+            return Break.BEFORE
+        advertise(cluster, 30)
+        # The proxy would hand out a watch only once it has ended.
+        return (200, GONE) if "watch=true" in path else None
+
+    result = run_through(intervene, limit=30, wait=True, wait_timeout=60)
+    assert not result.get("failed"), result["msg"]
+    assert result["advertised_nodes"] == len(NODES)
+
+
+def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_through):
+    """The API server forgets what a list was to go on from; nothing is missed or counted twice."""
+    cluster.apply(
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"peer-{number}", "namespace": NAMESPACE},
+                "spec": {
+                    "nodeName": "faults-a",
+                    "tolerations": [{"operator": "Exists"}],
+                    "containers": [
+                        {"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}
+                    ],
+                },
+            }
+            for number in range(3)
+        )
+    )
+    cut = set()
+
+    def intervene(method, path):
+        kind = path.partition("?")[0]
+        if "continue=" in path:
+            return status(410, "The provided continue parameter is too old")
+        if "limit=500" in path and kind not in cut:
+            cut.add(kind)
+            # A page of one, as the API server makes it.
+            return 200, cluster.kubectl(
+                "get", "--raw", path.replace("limit=500", "limit=1")
+            ).encode()
+        return None
+
+    info = run_through(intervene, module="peerpod_info")
+    assert not info.get("failed"), info["msg"]
+    rows = {row["name"]: row["used"] for row in info["nodes"] if row["name"] in NODES}
+    assert rows == {"faults-a": 3, "faults-b": 0}
+    assert len(cut) == 3
+    cut.clear()
+    lowered = run_through(intervene, limit=2)
+    assert {node["name"]: node["used"] for node in lowered["nodes"]} == rows
+    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+
+
+def test_a_list_that_never_comes_to_its_end_is_given_up(cluster, run_through):
+    def intervene(method, path):
+        if "continue=" in path:
+            return status(410, "The provided continue parameter is too old")
+        if "/nodes?" in path:
+            return 200, cluster.kubectl(
+                "get", "--raw", path.replace("limit=500", "limit=1")
+            ).encode()
+        return None
+
+    result = run_through(intervene, limit=20)
+    assert result["failed"]
+    assert "410 Gone: The provided continue parameter is too old" in result["msg"]
+    assert limit(cluster) == "10"

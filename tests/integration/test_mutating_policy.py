@@ -1,0 +1,466 @@
+"""`mode: policy`: the API server itself does to a pod what the webhook would do."""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import json
+import ssl
+import sys
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.apiserver import between, requests_of
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT / "containers" / "webhook"))
+from peerpods_webhook.mutate import Pod, Policy, mutate
+
+NAME = "policy-test"
+RUNTIME_CLASS = "kata-policy-test"
+RESOURCE = "kata.peerpods.io/vm"
+HYPERVISOR = "io.katacontainers.config.hypervisor."
+MUTATED_BY = "osc.peerpods.io/mutated-by"
+
+# Peer pods are changed in the first of each two, and not in the second, which is excluded. Those
+# with limits have a LimitRange, which fills in what a container does not say.
+CHANGED, PLAIN = "policy-test", "policy-test-excluded"
+LIMITED, LIMITED_PLAIN = "policy-test-limited", "policy-test-limited-excluded"
+
+DECIDE = Policy(runtime_classes=frozenset({RUNTIME_CLASS}))
+
+
+class ApiServer:
+    """Pods in dry runs by one kept-alive connection, as administrator."""
+
+    def __init__(self, cluster):
+        context = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
+        context.load_cert_chain(cluster.directory / "admin.crt", cluster.directory / "admin.key")
+        self._connection = http.client.HTTPSConnection(
+            urlsplit(cluster.server).netloc, context=context, timeout=30
+        )
+
+    def pod(self, namespace: str, pod: dict) -> tuple[int, dict]:
+        path = f"/api/v1/namespaces/{namespace}/pods?dryRun=All"
+        headers = {"Content-Type": "application/json"}
+        self._connection.request("POST", path, json.dumps(pod), headers)
+        answer = self._connection.getresponse()
+        return answer.status, json.load(answer)
+
+    def close(self):
+        self._connection.close()
+
+
+@pytest.fixture(scope="module")
+def place(cluster):
+    names = (CHANGED, PLAIN, LIMITED, LIMITED_PLAIN)
+    namespaces = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names
+    ]
+    runtime_class = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": RUNTIME_CLASS},
+        "handler": RUNTIME_CLASS,
+        "overhead": {"podFixed": {"cpu": "250m", "memory": "160Mi"}},
+    }
+    cluster.apply(*namespaces, runtime_class)
+    limits = {
+        "type": "Container",
+        "default": {"cpu": "700m", "memory": "300Mi"},
+        "defaultRequest": {"cpu": "300m", "memory": "200Mi"},
+    }
+    for namespace in (LIMITED, LIMITED_PLAIN):
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "LimitRange",
+                "metadata": {"name": "defaults", "namespace": namespace},
+                "spec": {"limits": [limits]},
+            }
+        )
+    yield
+    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
+    cluster.kubectl("delete", "namespace", "--wait=false", *names)
+
+
+@pytest.fixture
+def manage(cluster, place, run_module):
+    def run(user="policy", check=False, diff=False, **options) -> dict:
+        if "host" not in options:
+            kubeconfig = cluster.user_kubeconfig(user, "system:masters")
+            options["kubeconfig"] = str(kubeconfig)
+        return run_module(
+            "mutating_webhook",
+            {
+                "mode": "policy",
+                "name": NAME,
+                "target_runtime_classes": [RUNTIME_CLASS],
+                "extra_excluded_namespaces": [PLAIN, LIMITED_PLAIN],
+                **options,
+            },
+            check=check,
+            diff=diff,
+        )
+
+    yield run
+    cluster.kubectl(
+        "delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", NAME,
+        "--ignore-not-found",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def api(cluster):
+    server = ApiServer(cluster)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def policy(manage):
+    """A policy that is at work: what the module returned."""
+    result = manage(verify=True, wait_timeout=30)
+    assert not result.get("failed"), result["msg"]
+    assert result["verified"] is True
+    return result
+
+
+def stored(cluster) -> list[dict]:
+    """The specs of the policy and of its binding, those that are there."""
+    kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings"
+    return [
+        item["spec"] for item in cluster.get(kinds)["items"] if item["metadata"]["name"] == NAME
+    ]
+
+
+def peer_pod(*containers: dict, annotations: dict | None = None, **spec) -> dict:
+    named = [
+        {"name": f"c{index}", "image": "never-pulled", **container}
+        for index, container in enumerate(containers)
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe", "annotations": annotations or {}},
+        "spec": {
+            "runtimeClassName": RUNTIME_CLASS,
+            "automountServiceAccountToken": False,
+            "containers": named,
+            **spec,
+        },
+    }
+
+
+def patched(document: dict, patch: list[dict]) -> dict:
+    """RFC 6902's add and remove, on object members, which is all that the webhook uses."""
+    document = copy.deepcopy(document)
+    for step in patch:
+        *parents, last = (
+            token.replace("~1", "/").replace("~0", "~") for token in step["path"].split("/")[1:]
+        )
+        target = document
+        for token in parents:
+            target = target[int(token)] if isinstance(target, list) else target[token]
+        if step["op"] == "remove":
+            del target[last]
+        else:
+            target[last] = step["value"]
+    return document
+
+
+def as_the_webhook(defaulted: dict, pod: dict) -> dict:
+    """What the webhook makes of `pod`, which the API server hands back as `defaulted`."""
+    reviewed = copy.deepcopy(defaulted)
+    # Only after admission does it complete what a pod asks for as a whole.
+    if "resources" in pod["spec"]:
+        reviewed["spec"]["resources"] = pod["spec"]["resources"]
+    patch = mutate(msgspec.convert(reviewed, Pod), DECIDE)
+    return comparable(patched(reviewed, msgspec.to_builtins(patch)))
+
+
+def comparable(pod: dict) -> dict:
+    """A pod without what tells two dry runs apart, and what follows from its resources later."""
+    metadata = {"annotations": {}, **pod["metadata"]}
+    for own in ("uid", "creationTimestamp", "namespace", "managedFields"):
+        metadata.pop(own, None)
+    spec = copy.deepcopy(pod["spec"])
+    for container in (*spec["containers"], *spec.get("initContainers", [])):
+        container.setdefault("resources", {})
+    return {"metadata": metadata, "spec": spec}
+
+
+def changed(api, namespace: str, pod: dict) -> dict:
+    status, answer = api.pod(namespace, pod)
+    assert status == 201, answer["message"]
+    return comparable(answer)
+
+
+# Pairs of a request and a limit at least as large.
+CPU = (
+    *[("1", "1"), ("500m", "2"), ("1m", "1m"), ("0", "0"), ("0", "3"), ("0.1", "0.3")],
+    *[("1500u", "2m"), ("1n", "1"), ("999m", "1001m"), ("5e-1", "1e3"), ("1e3", "1k")],
+    *[("1234567891", "9E3"), ("+1.5", "1.50"), ("2000m", "2001m"), ("3M", "4M")],
+)
+MEMORY = (
+    *[("64Mi", "64Mi"), ("1Gi", "1.5Gi"), ("1", "1048577"), ("1048576", "1Mi"), ("0", "0")],
+    *[("0.1Gi", "0.7Gi"), ("100m", "500m"), ("128974848", "129e6"), ("129M", "123Mi")],
+    *[("1e9", "1G"), ("0", "1Ki"), ("1Ti", "1Pi"), ("1500u", "1k"), ("1048575500m", "1048576500m")],
+)
+GPU = (("1", "1"), ("0", "0"), ("2e0", "2"), ("1k", "1000"))
+STORAGE = (("1Gi", "2Gi"), ("0", "0"))
+# More than any sum of the above, since the API server wants a pod to ask for at least that.
+POD_CPU = (("100G", "100G"), ("100000000000500m", "1e12"), ("2T", "2T"))
+POD_MEMORY = (("7Pi", "7Pi"), ("7000000000000000.5", "7168Ti"))
+
+
+@st.composite
+def amounts(draw, choices: dict[str, tuple]) -> dict:
+    """ResourceRequirements that name each resource as request, limit, both or neither."""
+    requirements: dict[str, dict] = {}
+    for resource, pairs in choices.items():
+        request, limit = draw(st.sampled_from(pairs))
+        sides = draw(st.sampled_from([(), ("requests",), ("limits",), ("requests", "limits")]))
+        # An extended resource has no request without a limit.
+        if "limits" in sides:
+            requirements.setdefault("limits", {})[resource] = limit
+        if "requests" in sides and (resource != "nvidia.com/gpu" or "limits" in sides):
+            requirements.setdefault("requests", {})[resource] = request
+    return requirements
+
+
+@st.composite
+def containers(draw, prefix: str) -> dict:
+    resources = draw(
+        amounts({"cpu": CPU, "memory": MEMORY, "nvidia.com/gpu": GPU, "ephemeral-storage": STORAGE})
+    )
+    if draw(st.integers(0, 4)) == 0:
+        resources = {**resources, "claims": [{"name": "device"}]}
+    container: dict = {"image": "never-pulled", "resources": resources}
+    if prefix == "i" and draw(st.booleans()):
+        container["restartPolicy"] = "Always"
+    return container
+
+
+@st.composite
+def pods(draw) -> dict:
+    spec: dict = {}
+    main = draw(st.lists(containers("c"), min_size=1, max_size=4))
+    initial = draw(st.lists(containers("i"), max_size=3))
+    if initial:
+        spec["initContainers"] = [
+            {"name": f"i{index}", **container} for index, container in enumerate(initial)
+        ]
+    if any("claims" in container["resources"] for container in (*main, *initial)):
+        spec["resourceClaims"] = [{"name": "device", "resourceClaimTemplateName": "device"}]
+    elif draw(st.booleans()) and (of_pod := draw(amounts({"cpu": POD_CPU, "memory": POD_MEMORY}))):
+        spec["resources"] = of_pod
+    annotations = {}
+    if draw(st.booleans()):
+        annotations = draw(
+            st.dictionaries(
+                st.sampled_from(
+                    [
+                        f"{HYPERVISOR}default_vcpus",
+                        f"{HYPERVISOR}default_memory",
+                        f"{HYPERVISOR}default_gpus",
+                        f"{HYPERVISOR}machine_type",
+                        "example.com/note",
+                    ]
+                ),
+                st.sampled_from(["", "7", "m5.large"]),
+            )
+        )
+    return peer_pod(*main, annotations=annotations, **spec)
+
+
+def test_whatever_the_pod_it_becomes_what_the_webhook_makes_of_it(api, policy):
+    seen = []
+
+    @settings(
+        max_examples=250,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    # What chance hardly finds: thousandths that binary fractions miss, no type of instance,
+    # and a limit of the pod where no container asks for anything.
+    @example(peer_pod({"resources": {"requests": {"cpu": "8001m"}}}))
+    @example(
+        peer_pod(
+            {"resources": {"requests": {"cpu": "1"}}},
+            annotations={f"{HYPERVISOR}machine_type": ""},
+        )
+    )
+    @example(peer_pod({}, resources={"limits": {"cpu": "4", "memory": "1Gi"}}))
+    @given(pods())
+    def same(pod):
+        status, defaulted = api.pod(PLAIN, pod)
+        if status == 422:
+            return  # What the API server refuses of itself says nothing about the policy.
+        assert status == 201, defaulted["message"]
+        assert changed(api, CHANGED, pod) == as_the_webhook(defaulted, pod)
+        seen.append(pod)
+
+    same()
+    assert len(seen) >= 200
+    spec_keys = set().union(*(pod["spec"] for pod in seen))
+    assert {"resources", "initContainers", "resourceClaims"} <= spec_keys
+
+
+def test_what_the_api_server_fills_in_again_after_the_policy_goes_again(api, policy):
+    """A LimitRange does, to each container without amounts, whenever something changed the pod."""
+    pod = peer_pod({}, {}, initContainers=[{"name": "i0", "image": "never-pulled"}])
+    status, defaulted = api.pod(LIMITED_PLAIN, pod)
+    assert status == 201, defaulted["message"]
+    assert defaulted["spec"]["containers"][1]["resources"]["limits"]["cpu"] == "700m"
+    answer = changed(api, LIMITED, pod)
+    assert answer == as_the_webhook(defaulted, pod)
+    # Three times 700m and 300Mi, rounded up.
+    annotations = answer["metadata"]["annotations"]
+    assert annotations[f"{HYPERVISOR}default_vcpus"] == "3"
+    assert annotations[f"{HYPERVISOR}default_memory"] == "900"
+
+
+def test_other_pods_stay_as_they_are(api, policy):
+    amounts = {"resources": {"requests": {"cpu": "1"}}}
+    for namespace, runtime_class in (
+        (CHANGED, None),
+        (PLAIN, RUNTIME_CLASS),
+        ("kube-system", RUNTIME_CLASS),
+    ):
+        pod = peer_pod(amounts, runtimeClassName=runtime_class)
+        assert (
+            changed(api, namespace, pod)["spec"]["containers"][0]["resources"]
+            == amounts["resources"]
+        )
+
+
+@pytest.mark.parametrize("failure_policy", ["Fail", "Ignore"])
+def test_amounts_that_make_no_sense_are_refused(api, manage, failure_policy):
+    result = manage(failure_policy=failure_policy, verify=True, wait_timeout=30)
+    assert result.get("verified") is True, result
+    for resource in ("cpu", "memory", "nvidia.com/gpu"):
+        pod = peer_pod({}, {"resources": {"limits": {resource: "-1"}}})
+        status, answer = api.pod(CHANGED, pod)
+        assert status == 422
+        assert f"spec.containers[1].resources.limits[{resource}]" in answer["message"]
+        assert "must be greater than or equal to 0" in answer["message"]
+    status, answer = api.pod(CHANGED, peer_pod({"resources": {"limits": {"memory": "1 GB"}}}))
+    assert status == 400
+    assert "quantities must match" in answer["message"]
+    # What is beyond 64 bits of thousandths cannot be added up.
+    beyond = peer_pod({"resources": {"limits": {"memory": "9Pi"}}})
+    status, answer = api.pod(CHANGED, beyond)
+    if failure_policy == "Fail":
+        assert status == 403
+        assert f"policy '{NAME}'" in answer["message"]
+        assert "integer overflow" in answer["message"]
+    else:
+        assert comparable(answer)["spec"]["containers"][0]["resources"]["limits"] == {
+            "memory": "9Pi"
+        }
+
+
+def test_a_policy_in_place_is_two_reads_and_absent_takes_both_away(cluster, api, manage, policy):
+    assert stored(cluster) == [policy["policy"], policy["binding"]]
+    again = manage("policy-again")
+    assert not again["changed"]
+    assert [verb for verb, _ in requests_of(cluster, "policy-again")] == ["get", "get"]
+
+    # A change is proven by the fingerprint, while the policy as it was is still at work.
+    other = manage(reinvocation_policy="Never", verify=True, wait_timeout=30, diff=True)
+    assert other["changed"]
+    assert other["verified"] is True
+    assert other["diff"]["before"]["policy"]["reinvocationPolicy"] == "IfNeeded"
+    assert stored(cluster) == [other["policy"], policy["binding"]]
+    marks = [result["policy"]["variables"][-1]["expression"] for result in (policy, other)]
+    assert marks[0] != marks[1]
+    pod = peer_pod({}, annotations={MUTATED_BY: "?"})
+    assert json.dumps(changed(api, CHANGED, pod)["metadata"]["annotations"][MUTATED_BY]) == marks[1]
+
+    assert manage(state="absent", check=True)["changed"]
+    assert len(stored(cluster)) == 2
+    gone = manage(state="absent")
+    assert gone["changed"]
+    assert gone["policy"] is gone["binding"] is None
+    assert stored(cluster) == []
+    assert not manage(state="absent")["changed"]
+
+
+def test_check_mode_shows_and_sends_nothing(cluster, manage):
+    result = manage("policy-check", check=True, diff=True, verify=True)
+    assert result["changed"]
+    assert result["verified"] is None
+    assert result["diff"]["before"] == {}
+    assert result["diff"]["after"] == {"policy": result["policy"], "binding": result["binding"]}
+    assert stored(cluster) == []
+    assert {verb for verb, _ in requests_of(cluster, "policy-check")} == {"get"}
+
+
+def test_verify_says_that_the_policy_does_not_see_the_pod(manage):
+    # The pod of the dry run gets the labels of matchLabels only.
+    selector = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
+    result = manage(object_selector=selector, verify=True, wait_timeout=1)
+    assert result["failed"]
+    assert result["changed"]
+    assert "The policy is configured but after 1 s does not do its work" in result["msg"]
+    assert f"came back without {RESOURCE}" in result["msg"]
+
+
+def test_another_writer_in_between_is_read_again(cluster, manage):
+    manage()
+    pending = iter(["another"])
+
+    def intervene(method, path):
+        if method == "PUT" and next(pending, None):
+            cluster.kubectl("label", "mutatingadmissionpolicy", NAME, "team=others")
+
+    kubeconfig = cluster.user_kubeconfig("policy-between", "system:masters")
+    with between(cluster, kubeconfig, intervene) as url:
+        result = manage(host=url, api_key="any", failure_policy="Ignore")
+    assert result["changed"], result
+    policy = cluster.get("mutatingadmissionpolicy", NAME)
+    assert policy["spec"]["failurePolicy"] == "Ignore"
+    assert policy["metadata"]["labels"] == {"team": "others"}
+
+
+def test_an_api_server_without_policies_is_named(cluster, manage):
+    group = "/apis/admissionregistration.k8s.io/v1"
+
+    def without_policies(method, path):
+        if path == group:
+            return 200, b'{"kind": "APIResourceList", "resources": []}'
+        return (404, b"{}") if path.startswith(f"{group}/mutatingadmission") else None
+
+    kubeconfig = cluster.user_kubeconfig("policy-old", "system:masters")
+    with between(cluster, kubeconfig, without_policies) as url:
+        result = manage(host=url, api_key="any")
+        gone = manage(host=url, api_key="any", state="absent")
+    assert result["failed"]
+    assert "(v1.37.2) serves no MutatingAdmissionPolicy" in result["msg"]
+    assert "Use mode webhook." in result["msg"]
+    assert not gone["changed"]
+    assert stored(cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"url": "https://x/", "ca_bundle": "x", "service_ca": True},
+            "leave out url, ca_bundle, service_ca",
+        ),
+        ({"operations": ["CREATE", "UPDATE"]}, "operations must be [CREATE]"),
+    ],
+)
+def test_what_is_for_webhooks_is_refused_before_the_cluster_is_asked(run_module, options, said):
+    options = {"mode": "policy", "host": "https://127.0.0.1:1", **options}
+    result = run_module("mutating_webhook", options)
+    assert result["failed"]
+    assert said in result["msg"]

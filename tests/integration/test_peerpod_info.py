@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cluster.processes import wait_for
+from tests.integration.apiserver import between, requests_of
+
+NAMESPACE = "info-test"
+NODES = ("info-a", "info-b")
+RUNTIME_CLASS = "kata-info-test"
+RESOURCE = "kata.peerpods.io/vm"
+
+
+def pod(name: str, node: str | None, *, accounted: bool = True) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "runtimeClassName": RUNTIME_CLASS,
+            **({"nodeName": node} if node else {"nodeSelector": {"pool": "nowhere"}}),
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "c",
+                    "image": "i",
+                    "resources": {"limits": {RESOURCE: "1"}} if accounted else {},
+                }
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def place(cluster):
+    """Two nodes with room for 3 and 2000 peer pods, four peer pods and one that has ended."""
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "node.k8s.io/v1",
+            "kind": "RuntimeClass",
+            "metadata": {"name": RUNTIME_CLASS},
+            "handler": "kata-remote",
+        },
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": {"pool": name}},
+            }
+            for name in NODES
+        ),
+        {
+            "apiVersion": "confidentialcontainers.org/v1alpha1",
+            "kind": "PeerPodConfig",
+            "metadata": {"name": "ours", "namespace": NAMESPACE},
+            "spec": {
+                "cloudSecretName": "peer-pods-secret",
+                "configMapName": "peer-pods-cm",
+                "limit": "3",
+                "nodeSelector": {"pool": "info-a"},
+            },
+        },
+    )
+    for name, count in zip(NODES, (3, 2000), strict=True):
+        amounts = {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
+        patch_status(cluster, "node", name, amounts)
+    cluster.apply(
+        pod("runs", "info-a"),
+        pod("unaccounted", "info-a", accounted=False),
+        pod("ended", "info-a"),
+        pod("big-node", "info-b"),
+        pod("waits", None),
+    )
+    patch_status(cluster, "pod", "ended", {"phase": "Succeeded"})
+    patch_status(cluster, "pod", "runs", {"phase": "Running"})
+    patch_status(cluster, "pod", "unaccounted", {"phase": "Running"})
+    waiting = {"reason": "ContainerCreating"}
+    status = {"name": "c", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
+    patch_status(
+        cluster,
+        "pod",
+        "big-node",
+        {"containerStatuses": [{**status, "state": {"waiting": waiting}}]},
+    )
+    wait_for(
+        "the scheduler to have looked",
+        lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
+        seconds=30,
+    )
+    yield
+    cluster.kubectl(
+        "delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
+    )  # Nobody is on the nodes to end them.
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
+    cluster.kubectl("delete", "node", *NODES)
+
+
+def patch_status(cluster, kind: str, name: str, status: dict) -> None:
+    cluster.kubectl(
+        "patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p",
+        json.dumps({"status": status}),
+    )  # fmt: skip
+
+
+def named(rows: list[dict], *names: str) -> dict[str, dict]:
+    return {row["name"]: row for row in rows if row["name"] in names}
+
+
+def test_what_there_is_in_three_requests(cluster, place, run_module):
+    kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
+    result = run_module(
+        "peerpod_info",
+        {
+            "kubeconfig": str(kubeconfig),
+            "namespace": NAMESPACE,
+            "runtime_classes": [RUNTIME_CLASS],
+        },
+    )
+    assert not result.get("failed"), result["msg"]
+    assert not result["changed"]
+    assert (result["api_found"], result["msg"]) == (True, None)
+    assert result["configs"] == [
+        {
+            "name": "ours",
+            "namespace": NAMESPACE,
+            "limit": 3,
+            "node_selector": {"pool": "info-a"},
+            "cloud_secret_name": "peer-pods-secret",
+            "config_map_name": "peer-pods-cm",
+            "instance_type": None,
+            "setup_completed": False,
+            "selected_nodes": 1,
+            "advertised_nodes": 1,
+        }
+    ]
+    assert named(result["nodes"], *NODES) == {
+        "info-a": {
+            "name": "info-a",
+            "configs": [f"{NAMESPACE}/ours"],
+            "capacity": 3,
+            "allocatable": 3,
+            "used": 2,
+            "unaccounted": 1,
+            "free": 2,
+        },
+        "info-b": {
+            "name": "info-b",
+            "configs": [],
+            "capacity": 2000,
+            "allocatable": 2000,
+            "used": 1,
+            "unaccounted": 0,
+            "free": 1999,
+        },
+    }
+    assert named(result["namespaces"], NAMESPACE) == {
+        NAMESPACE: {"name": NAMESPACE, "used": 3, "unscheduled": 1}
+    }
+    pending = named(result["pending"], "waits", "big-node", "runs", "ended", "unaccounted")
+    assert pending.keys() == {"waits", "big-node"}
+    assert pending["waits"]["node"] is None
+    assert pending["waits"]["reason"] == "Unschedulable"
+    assert "nodes are available" in pending["waits"]["message"]
+    assert pending["big-node"] == {
+        "name": "big-node",
+        "namespace": NAMESPACE,
+        "node": "info-b",
+        "reason": "ContainerCreating",
+        "message": None,
+    }
+    totals = result["totals"]
+    assert totals["nodes"] == len(result["nodes"])
+    assert totals["free"] == sum(node["free"] for node in result["nodes"])
+    assert totals["used"] == sum(row["used"] for row in result["namespaces"])
+    requests = requests_of(cluster, "peerpod-info")
+    assert [verb for verb, _ in requests] == ["list"] * 3
+    assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
+
+
+def test_without_peerpodconfigs_the_rest_is_told_all_the_same(cluster, place, run_module):
+    def intervene(method, path):
+        # What an API server says of a kind that it does not serve.
+        return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
+
+    kubeconfig = cluster.user_kubeconfig("peerpod-info-bare", "system:masters")
+    with between(cluster, kubeconfig, intervene) as url:
+        result = run_module("peerpod_info", {"host": url, "api_key": "any"})
+    assert not result.get("failed"), result["msg"]
+    assert (result["api_found"], result["configs"]) == (False, [])
+    assert result["msg"].startswith("This cluster does not know PeerPodConfigs")
+    assert named(result["nodes"], "info-b")["info-b"]["free"] == 1999
+    # Of another RuntimeClass than the default one, they count by the resource they ask for.
+    assert named(result["nodes"], "info-a")["info-a"]["used"] == 1
