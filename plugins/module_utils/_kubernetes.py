@@ -40,7 +40,6 @@ except ImportError:
 FIELD_MANAGER = "osc.peerpods"
 
 MERGE_PATCH = "application/merge-patch+json"
-SERVER_SIDE_APPLY = "application/apply-patch+yaml"
 
 # Nodes come in pages of this size: a page of full Node objects stays around
 # 5 MB, well below what an API server answers comfortably.
