@@ -52,6 +52,8 @@ CONTAINER_FIELDS = ("name", "image", "command", "args", "workingDir", "securityC
 class Runtime(Protocol):
     """What runs pods: podman, or plain processes."""
 
+    name: str
+
     def start(self, pod: LocalPod, environment: dict[str, str]) -> None: ...
 
     def running(self, pod: LocalPod) -> bool: ...
@@ -87,6 +89,8 @@ class LocalPod:
 
 class Podman:
     """Pods by `podman kube play`, on podman's own bridge network."""
+
+    name = "podman"
 
     NETWORK = "podman-default-kube-network"
     OWNER_LABEL = "osc.peerpods.kubelet"
@@ -170,6 +174,8 @@ class Podman:
 
 class ProcessRuntime:
     """The entry points of our images as plain processes, for machines without podman."""
+
+    name = "process"
 
     def __init__(self, address: str):
         self._address = address
@@ -278,6 +284,7 @@ class Kubelet:
                 "addresses": [{"type": "InternalIP", "address": self._address}],
                 "capacity": resources,
                 "allocatable": resources,
+                "nodeInfo": node_info(self._runtime.name),
                 "conditions": [{
                     "type": "Ready", "status": "True", "reason": "KubeletReady",
                     "message": "stands in for a kubelet", "lastHeartbeatTime": _now(),
@@ -452,6 +459,14 @@ class Kubelet:
                 for container in pod.manifest["spec"]["containers"]
             ],
         }})  # fmt: skip
+
+
+def node_info(runtime: str) -> dict[str, str]:
+    """A node's `status.nodeInfo`, all of whose fields are required: what runs its pods is told."""
+    unknown = dict.fromkeys(
+        ("architecture", "bootID", "kernelVersion", "kubeProxyVersion", "kubeletVersion",
+         "machineID", "operatingSystem", "osImage", "systemUUID"), "")  # fmt: skip
+    return {**unknown, "containerRuntimeVersion": f"{runtime}://"}
 
 
 def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:

@@ -43,7 +43,6 @@ class Demo:
         self.cluster = cluster
         self._moto = moto
         self._cloud = cloud
-        self._runtime = runtime
         self._variables = site_variables(runtime)
         self.seconds: dict[str, float] = {}
 
@@ -76,9 +75,9 @@ class Demo:
             "ordinary_pods_unchanged": [self._stored(pod) for pod in ordinary_pods()] == untouched,
             "second_run_changed": second_run_changed,
             "ports_opened": self._ports_opened(),
-            "webhook_runtime": self._runtime,
+            "webhook_runtime": self._runtime_of("peerpods-webhook"),
             "webhook_pods_ready": self._ready_pods("peerpods-webhook"),
-            "agent_runtime": self._runtime,
+            "agent_runtime": self._runtime_of("peerpods-node-capacity"),
             "agent_pods_ready": self._ready_pods("peerpods-node-capacity"),
         }
         with self._timed("raise_limit"):
@@ -183,6 +182,18 @@ class Demo:
     def _ready_pods(self, name: str) -> int:
         deployment = self.cluster.get("deployment", name, "-n", "osc-peerpods")
         return deployment["status"].get("readyReplicas", 0)
+
+    def _runtime_of(self, name: str) -> str:
+        """What runs a Deployment's pods, as their nodes report it."""
+        pods = self.cluster.get(
+            "pods", "-n", "osc-peerpods", "-l", f"app.kubernetes.io/name={name}"
+        )
+        nodes = {pod["spec"]["nodeName"] for pod in pods["items"]}
+        versions = {
+            self.cluster.get("node", node)["status"]["nodeInfo"]["containerRuntimeVersion"]
+            for node in nodes
+        }
+        return ", ".join(sorted(version.partition("://")[0] for version in versions))
 
     def _ports_opened(self) -> list[str]:
         """The ports that the workers' group lets itself in on, those of before left out."""
