@@ -16,7 +16,7 @@ from ansible.plugins.loader import init_plugin_loader
 
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
-from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 init_plugin_loader([str(ROOT / "collections")])
 
@@ -65,7 +65,7 @@ def run_module(tmp_path: Path) -> Callable[..., dict]:
         command = ["ansible", "localhost", "-m", f"osc.peerpods.{name}", "-a", json.dumps(args)]
         command += ["--check"] * check + ["--diff"] * diff
         ran = subprocess.run(
-            command, env=ansible_environment(env), capture_output=True, text=True, check=False,
+            command, env=ansible_environment({**JSON_OUTPUT, **(env or {})}), capture_output=True, text=True, check=False,
             cwd=tmp_path,
         )  # fmt: skip
         try:

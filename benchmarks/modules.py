@@ -167,7 +167,6 @@ class World:
                 **self.moto.environment,
                 "AWS_ENDPOINT_URL": self.proxy.url,
                 "AWS_REGION": REGION,
-                "ANSIBLE_STDOUT_CALLBACK": "default",
                 "AWS_EC2_METADATA_DISABLED": "true",
                 "KUBECONFIG": str(kubeconfig),
                 # What kubernetes.core and kubectl remember of the API server.

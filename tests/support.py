@@ -10,8 +10,15 @@ ROOT = Path(__file__).parents[1]
 OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 
 
+# For whoever reads ansible's output by program.
+JSON_OUTPUT = {
+    "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
+}
+
+
 def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of an ansible command that prints JSON and sees nothing of the machine's own."""
+    """The environment of an ansible command that sees nothing of the machine's own settings."""
     mine = {
         key: value
         for key, value in os.environ.items()
@@ -23,7 +30,5 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
         **(extra or {}),
     }

@@ -22,15 +22,6 @@ from .kubelet import containers_conf
 CONTAINERS = Path(__file__).parents[2] / "containers"
 IMAGES = ("webhook", "node_capacity")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
-DEBIAN_PACKAGES = (
-    "podman",
-    "buildah",
-    "runc",
-    "iptables",
-    "netavark",
-    "aardvark-dns",
-    "mmdebstrap",
-)
 COMMANDS = ("podman", "buildah", "runc", "iptables", "mmdebstrap")
 
 
@@ -40,9 +31,7 @@ def why_no_podman() -> str | None:
         return "Containers that the API server can reach need root; this is not root."
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
-        return (
-            f"Missing: {', '.join(missing)}. Install: apt-get install {' '.join(DEBIAN_PACKAGES)}"
-        )
+        return f"Missing: {', '.join(missing)}. As root, `make packages` installs them."
     try:
         build_images()
     except subprocess.CalledProcessError as error:

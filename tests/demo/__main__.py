@@ -24,10 +24,10 @@ from tests.cluster.binaries import binaries
 from tests.cluster.images import IMAGES, build_images, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import StartError, free_ports, unwind_on_signals, wait_for
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 from .summary import Check, render
 
-ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "demo"
 NAMESPACE = "peer-pods-demo"
 RESOURCE = "kata.peerpods.io/vm"
@@ -121,22 +121,9 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        binaries = [str(Path(sys.executable).parent), str(self.cluster.bin), os.environ["PATH"]]
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "K8S_AUTH_", "ANSIBLE_"))
-        }
-        return {
-            **inherited,
-            **self._moto.environment,
-            "KUBECONFIG": str(self.cluster.kubeconfig),
-            "PATH": os.pathsep.join(binaries),
-            "ANSIBLE_LOCALHOST_WARNING": "False",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
-            # For `ansible`; for `ansible-playbook` the directory beside the playbook is enough.
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
-        }
+        return ansible_environment(
+            {**self._moto.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
+        )
 
     def _dry_run(self, pod: dict) -> dict:
         """A pod as the API server would store it now."""
@@ -167,7 +154,7 @@ class Demo:
             "peerpodconfig",
             "peerpodconfig-openshift",
             "-n",
-            "openshift-sandboxed-containers-operator",
+            OPERATOR_NAMESPACE,
         )
         return int(config["spec"]["limit"])
 

@@ -21,7 +21,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.pki import CertificateAuthority
 from tests.demo.__main__ import site_variables
-from tests.support import OPERATOR_NAMESPACE, ansible_environment
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment
 
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("general", "memory")
@@ -41,7 +41,7 @@ class Place:
         path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
         environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
         ran = subprocess.run(
-            ["ansible-playbook", str(path)], env=ansible_environment(environment),
+            ["ansible-playbook", str(path)], env=ansible_environment({**JSON_OUTPUT, **environment}),
             capture_output=True, text=True, check=False, cwd=directory,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr

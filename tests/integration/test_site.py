@@ -48,7 +48,6 @@ class Site:
             {
                 **self.moto.environment,
                 "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig),
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
             }
         )
 
