@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import collapse_addresses, ip_network
 
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import in_words
+
 MANAGED_TAG = "osc.peerpods/managed"
 
 ALL_PROTOCOLS = "-1"
 
 _INSTANCE_ID = re.compile(r"(?:aws://.*/)?(i-[0-9a-f]{8,17})")
 _GONE = ("shutting-down", "terminated")
-_NAMED_AT_MOST = 10
 
 
 class SecurityGroupError(Exception):
@@ -135,23 +136,6 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def provider_ids(nodes: Sequence[Mapping], label_selector: str) -> tuple[str, ...]:
-    """The spec.providerID of each node; every node has to have one, or its groups stay unknown."""
-    if not nodes:
-        raise SecurityGroupError(
-            f"The cluster has no node with the labels {label_selector}. Give the workers' labels "
-            "with label_selector, or name the groups with group_ids."
-        )
-    nameless = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
-    if nameless:
-        raise SecurityGroupError(
-            f"{_some(nameless)} {'has' if len(nameless) == 1 else 'have'} no spec.providerID, so "
-            "the EC2 instance is not known. Wait until the cloud controller manager has "
-            "initialized the node, or name the groups with group_ids."
-        )
-    return tuple(node["spec"]["providerID"] for node in nodes)
-
-
 def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
     """Raise unless every asked instance was found by DescribeInstances and is not on its way out."""
     states = {instance["InstanceId"]: instance["State"]["Name"] for instance in instances}
@@ -159,9 +143,9 @@ def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: 
     gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
     problems = []
     if missing:
-        problems.append(f"EC2 knows no instance {_some(missing)} in {region}")
+        problems.append(f"EC2 knows no instance {in_words(missing)} in {region}")
     if gone:
-        problems.append(f"{_some(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
+        problems.append(f"{in_words(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
     if problems:
         raise SecurityGroupError(
             f"{' and '.join(problems)}. Check that region and credentials are those of the "
@@ -424,20 +408,13 @@ def _who_has_what(held: Mapping[str, Mapping[str, str]]) -> str:
     for instance_id, groups in held.items():
         by_groups.setdefault(tuple(sorted(groups)), []).append(instance_id)
     return "; ".join(
-        f"{_some(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(groups) or 'none'}"
+        f"{in_words(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(groups) or 'none'}"
         for groups, holders in by_groups.items()
     )
 
 
 def _named(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
     return ", ".join(f"{group_id} ({names[group_id]})" for group_id in group_ids)
-
-
-def _some(ids: Sequence[str]) -> str:
-    text = ", ".join(ids[:_NAMED_AT_MOST])
-    if len(ids) > _NAMED_AT_MOST:
-        text += f" and {len(ids) - _NAMED_AT_MOST} more"
-    return text
 
 
 def _lines(states: Mapping[Port, str]) -> str:

@@ -33,32 +33,6 @@ options:
       - One of O(instance_ids), O(nodes) and O(group_ids) is required; they are mutually exclusive.
     type: list
     elements: str
-  nodes:
-    description:
-      - Read the workers from the cluster instead, by the C(spec.providerID) of its nodes. Takes
-        one request to the API server for every 500 nodes.
-      - The log-in to the cluster is that of M(kubernetes.core.k8s_info). It has options here of its
-        own, since some of that module's options have the names of AWS options; what is missing
-        here goes by the environment variables of that module, such as E(K8S_AUTH_HOST),
-        E(K8S_AUTH_API_KEY) and E(K8S_AUTH_VERIFY_SSL).
-      - Where both come from the environment V({}) is enough.
-      - Needs the Python package C(kubernetes), and the right to list nodes.
-    type: dict
-    suboptions:
-      kubeconfig:
-        description:
-          - The path of a kubeconfig, or its content as a dictionary. The default is
-            E(K8S_AUTH_KUBECONFIG), E(KUBECONFIG) or C(~/.kube/config).
-        type: raw
-      context:
-        description:
-          - The context of the kubeconfig to use instead of its current one.
-        type: str
-      label_selector:
-        description:
-          - The labels of the nodes that are workers, as C(oc get nodes -l) takes it.
-        type: str
-        default: node-role.kubernetes.io/worker
   group_ids:
     description:
       - The security groups, by id (V(sg-0abc...)), instead of those that the workers share.
@@ -121,6 +95,7 @@ notes:
     C(ec2:GetManagedPrefixListEntries).
   - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
 extends_documentation_fragment:
+  - osc.peerpods.worker_nodes
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
@@ -271,10 +246,8 @@ instances:
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NODES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
     MANAGED_TAG,
@@ -290,31 +263,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     plan_absent,
     plan_present,
     plan_tags,
-    provider_ids,
     shared_groups,
     wanted_ports,
 )
-
-
-def workers_of(module: AnsibleAWSModule) -> tuple[str, ...]:
-    """The instance ids of the workers, from the options or from the cluster's nodes."""
-    options = module.params["nodes"]
-    if options is None:
-        return instance_ids(module.params["instance_ids"] or ())
-    # Not at the top: who has no need of it is spared the Kubernetes library and its import time.
-    from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
-        Cluster,
-        ClusterError,
-    )
-
-    selector = options["label_selector"]
-    try:
-        # Its log-in options are those in `nodes`; the module's own, partly of the same name, are AWS'.
-        cluster = Cluster(SimpleNamespace(params=options, fail_json=module.fail_json))
-        nodes = list(cluster.list(NODES_PATH, labelSelector=selector))
-    except ClusterError as error:
-        raise SecurityGroupError(str(error)) from error
-    return instance_ids(provider_ids(nodes, selector))
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
+    NODES_OPTION,
+    WorkerNodesError,
+    worker_provider_ids,
+)
 
 
 def make_plans(
@@ -379,7 +335,11 @@ def run(module: AnsibleAWSModule) -> dict:
         )
     wanted = wanted_ports(params["ports"])
     tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}
-    workers = workers_of(module)
+    workers = instance_ids(
+        params["instance_ids"] or ()
+        if params["nodes"] is None
+        else worker_provider_ids(module, instead="group_ids")
+    )
     ec2 = Ec2(module)
     instances = ec2.instances(workers)
     if workers:
@@ -434,17 +394,7 @@ def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
             "instance_ids": {"type": "list", "elements": "str"},
-            "nodes": {
-                "type": "dict",
-                "options": {
-                    "kubeconfig": {"type": "raw", "no_log": True},
-                    "context": {"type": "str"},
-                    "label_selector": {
-                        "type": "str",
-                        "default": "node-role.kubernetes.io/worker",
-                    },
-                },
-            },
+            "nodes": NODES_OPTION,
             "group_ids": {"type": "list", "elements": "str"},
             "ports": {
                 "type": "list",
@@ -473,7 +423,7 @@ def main() -> None:
     )
     try:
         result = run(module)
-    except (Ec2Error, SecurityGroupError) as error:
+    except (Ec2Error, SecurityGroupError, WorkerNodesError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -21,7 +21,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     plan_absent,
     plan_present,
     plan_tags,
-    provider_ids,
     rules_of,
     shared_groups,
     wanted_ports,
@@ -358,19 +357,6 @@ def test_instance_ids_and_provider_ids_name_instances():
         "i-0a1b2c3d4e5f60718",
         "i-0a1b2c3d",
     )
-
-
-def node(name: str, **spec: str) -> dict:
-    return {"metadata": {"name": name}, "spec": spec}
-
-
-def test_every_node_has_to_say_which_instance_it_is():
-    known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
-    assert provider_ids([known], "worker") == ("aws:///a/i-0a1b2c3d",)
-    with pytest.raises(SecurityGroupError, match=r"w-1, w-2 have no spec\.providerID, so "):
-        provider_ids([known, node("w-1"), node("w-2", providerID="")], "worker")
-    with pytest.raises(SecurityGroupError, match=r"no node with the labels worker\. Give "):
-        provider_ids([], "worker")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""_worker_nodes: which instances the cluster's nodes say they are."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
+    WorkerNodesError,
+    in_words,
+    provider_ids,
+)
+
+
+def node(name: str, **spec: str) -> dict:
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def test_every_node_has_to_say_which_instance_it_is():
+    known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
+    assert provider_ids([known], "worker", "group_ids") == ("aws:///a/i-0a1b2c3d",)
+    nameless = [node("w-1"), node("w-2", providerID="")]
+    with pytest.raises(
+        WorkerNodesError, match=r"^w-1, w-2 have no spec\.providerID, so .* by ids\."
+    ):
+        provider_ids([known, *nameless], "worker", "ids")
+    with pytest.raises(
+        WorkerNodesError, match=r"no node with the labels worker\. Give .* by ids\."
+    ):
+        provider_ids([], "worker", "ids")
+
+
+def test_many_names_are_counted():
+    names = [f"w-{number}" for number in range(12)]
+    assert in_words(names[:2]) == "w-0, w-1"
+    assert in_words(names).endswith("w-9 and 2 more")
