@@ -1,0 +1,152 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: azure_vcpu_quota_info
+version_added: "0.1.0"
+short_description: Tell how many more VMs of a size Azure lets a subscription have
+description:
+  - Every peer pod is a VM of its own. Azure counts their vCPUs against a quota of the family of their size and
+    against one of all vCPUs in the region; the smaller one bounds how many peer pods can run, whatever limit the
+    nodes advertise.
+  - Takes two requests, the VM sizes of the location and its vCPU usages, whatever the number of sizes.
+options:
+  location:
+    description:
+      - The Azure region, such as V(westeurope).
+    type: str
+    required: true
+  sizes:
+    description:
+      - The VM sizes to look at, such as V(Standard_B2als_v2).
+    type: list
+    elements: str
+    required: true
+extends_documentation_fragment:
+  - osc.peerpods.azure
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details: Changes nothing.
+  diff_mode:
+    support: none
+  platform:
+    platforms: posix
+notes:
+  - O(subscription_id) or E(AZURE_SUBSCRIPTION_ID) has to say which subscription.
+  - Needs the right to read, as in the role Reader.
+seealso:
+  - module: osc.peerpods.nsg_rules
+  - name: Check vCPU quotas
+    link: https://learn.microsoft.com/azure/virtual-machines/quotas
+    description: How Azure counts vCPUs, and how to request more.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: See how many peer pods' VMs fit
+  osc.peerpods.azure_vcpu_quota_info:
+    location: westeurope
+    sizes: [Standard_B2als_v2]
+  register: quota
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: "{{ item.instances }} more of {{ item.name }} ({{ item.family_used }} of {{ item.family_limit }} vCPUs used)"
+  loop: "{{ quota.sizes }}"
+"""
+
+RETURN = r"""
+sizes:
+  description: What was found for each of O(sizes), in that order and each once.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The size, as Azure spells it.
+      type: str
+      sample: Standard_B2als_v2
+    family:
+      description: The family whose quota it counts against, null where there is no such size.
+      type: str
+      sample: standardBalsv2Family
+    vcpus:
+      description: The vCPUs of one VM of this size.
+      type: int
+      sample: 2
+    family_limit:
+      description: How many vCPUs of the family the subscription may have in the region.
+      type: int
+      sample: 20
+    family_used:
+      description: How many it has.
+      type: int
+      sample: 4
+    regional_limit:
+      description: How many vCPUs of all families the subscription may have in the region.
+      type: int
+      sample: 100
+    regional_used:
+      description: How many it has.
+      type: int
+      sample: 30
+    instances:
+      description: How many more VMs of this size fit, null where Azure counts neither.
+      type: int
+      sample: 8
+    available:
+      description: Whether this subscription may have VMs of this size here at all.
+      type: bool
+      sample: true
+    reason:
+      description: Why not, as a sentence, null where it may.
+      type: str
+      sample: null
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
+    COMPUTE_SKUS_API_VERSION,
+    COMPUTE_USAGES_API_VERSION,
+    Arm,
+    ArmError,
+    arm_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure_quota import vcpu_quota
+
+
+def main() -> None:
+    module = arm_module(
+        {
+            "location": {"type": "str", "required": True},
+            "sizes": {"type": "list", "elements": "str", "required": True},
+        }
+    )
+    location = module.params["location"].replace(" ", "").lower()
+    try:
+        arm = Arm(module)
+        if not arm.subscription_id:
+            module.fail_json(
+                msg="Which subscription's quota? Set subscription_id or AZURE_SUBSCRIPTION_ID."
+            )
+        compute = f"/subscriptions/{arm.subscription_id}/providers/Microsoft.Compute"
+        skus = arm.list(
+            f"{compute}/skus", COMPUTE_SKUS_API_VERSION, **{"$filter": f"location eq '{location}'"}
+        )
+        usages = arm.list(f"{compute}/locations/{location}/usages", COMPUTE_USAGES_API_VERSION)
+        sizes = vcpu_quota(module.params["sizes"], skus, usages, location)
+    except ArmError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, sizes=sizes)
+
+
+if __name__ == "__main__":
+    main()
