@@ -1,0 +1,416 @@
+"""ARM as requests and answers: tokens, versions, long-running operations, pages, faults."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import threading
+import traceback
+import uuid
+from dataclasses import dataclass, replace
+
+from . import compute, ids
+from .errors import ArmError, unparsable
+from .faults import Fault
+from .ids import ResourceId
+from .login import Login
+from .state import SUCCEEDED, TAGGED, State
+from .wire import Answer, Request, answered, retry_after
+
+# Of the many, those that clients of the last years ask for; ARM keeps old ones for long.
+API_VERSIONS = {
+    "microsoft.network": (
+        "2015-06-15", "2017-10-01", "2018-11-01", "2019-11-01", "2020-11-01", "2021-02-01",
+        "2021-05-01", "2021-08-01", "2022-01-01", "2022-05-01", "2022-07-01", "2022-09-01",
+        "2022-11-01", "2023-02-01", "2023-04-01", "2023-05-01", "2023-06-01", "2023-09-01",
+        "2023-11-01", "2024-01-01", "2024-03-01", "2024-05-01", "2024-07-01", "2024-10-01",
+        "2025-01-01", "2025-03-01", "2025-05-01", "2025-07-01", "2025-09-01", "2026-01-01",
+        "2026-03-01",
+    ),
+    "microsoft.compute": (
+        "2017-12-01", "2018-10-01", "2019-04-01", "2021-07-01", "2022-03-01", "2022-11-01",
+        "2023-09-01", "2024-03-01", "2024-07-01", "2024-11-01", "2025-04-01", "2026-04-01",
+    ),
+    "microsoft.authorization": ("2016-09-01", "2020-05-01"),
+    "microsoft.resources": (
+        "2015-01-01", "2016-06-01", "2018-05-01", "2019-10-01", "2019-11-01", "2020-01-01",
+        "2021-01-01", "2021-04-01", "2022-01-01", "2022-09-01", "2022-12-01", "2024-03-01",
+        "2024-07-01", "2024-11-01", "2025-04-01",
+    ),
+}  # fmt: skip
+
+_OPERATION = re.compile(
+    r"/subscriptions/[^/]+/providers/[^/]+/locations/[^/]+/(operations|operationresults)/([^/]+)",
+    re.IGNORECASE,
+)
+_COMPUTE = re.compile(
+    r"/subscriptions/([^/]+)/providers/Microsoft\.Compute/(?:locations/([^/]+)/usages|skus)",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Operation:
+    """A write under way: what it is for, how often it will say InProgress, and how it ends."""
+
+    resource: ResourceId
+    deletes: bool
+    remaining: int
+    error: ArmError | None
+    done: bool = False
+
+
+class Arm(Login):
+    """All of ARM but the wire. Thread-safe: requests are taken one after the other."""
+
+    def __init__(self, endpoint_url: str):
+        super().__init__(endpoint_url)
+        self.subscription_id = "0b1f6471-1bf0-4dda-aec3-cb9272f09590"
+        self.state = State(self.subscription_id)
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        # How often an operation says InProgress before it has ended.
+        self.polls = 1
+        # When operations are to be asked again, in seconds. Not 0, which azure-core takes for
+        # not given, and then waits for half a minute.
+        self.retry_after = 0.01
+        # How many resources a page has.
+        self.page_size = 100
+        # What compute's usages may reach, by name; for every location.
+        self.limits = dict(compute.DEFAULT_LIMITS)
+        self._operations: dict[str, Operation] = {}
+        self._lock = threading.RLock()
+
+    # -- For tests -----------------------------------------------------------------------------
+
+    @property
+    def resources(self) -> dict[str, dict]:
+        """Lower-cased id → what ARM answers to a GET of it. A copy."""
+        with self._lock:
+            return {key: self.state.get(ids.parse(key)) for key in list(self.state.stored)}
+
+    def put(self, resource_id: str, body: dict) -> dict:
+        """Create or replace without HTTP and at once, under the same rules."""
+        with self._lock:
+            resource = ids.parse(resource_id)
+            self.state.put(resource, copy.deepcopy(body), conditions={})
+            return self.state.get(resource)
+
+    def delete(self, resource_id: str) -> None:
+        """Delete without HTTP and at once, under the same rules."""
+        with self._lock:
+            resource = ids.parse(resource_id)
+            if self.state.require_deletable(resource, {}):
+                self.state.delete(resource)
+
+    def snapshot(self) -> dict[str, dict]:
+        with self._lock:
+            return copy.deepcopy(self.state.stored)
+
+    def restore(self, snapshot: dict[str, dict]) -> None:
+        """Have the resources of then, and no operation under way."""
+        with self._lock:
+            self.state.stored = copy.deepcopy(snapshot)
+            self._operations.clear()
+
+    def take_requests(self) -> list[tuple[str, str]]:
+        requests, self.requests = self.requests, []
+        return requests
+
+    # -- Requests ------------------------------------------------------------------------------
+
+    def answer(self, request: Request) -> Answer | None:
+        logged_in = super().answer(request)
+        if logged_in is not None:
+            return logged_in
+        self.requests.append((request.method, request.path))
+
+        def pass_on(operation_error: ArmError | None = None) -> Answer:
+            with self._lock:
+                try:
+                    self.require_token(request)
+                    return self._answer(request, operation_error)
+                except ArmError as error:
+                    return Answer(error.status, error.content, error.headers)
+                except Exception as error:  # noqa: BLE001
+                    # A fault of the emulator's: to be seen where tests print, and by the client.
+                    traceback.print_exc()
+                    return Answer(500, ArmError(500, "InternalServerError", repr(error)).content)
+
+        with self._lock:
+            fault = next((fault for fault in self.faults if fault.matches(request)), None)
+            if fault:
+                self.faults.remove(fault)
+        answer = fault.act(request, pass_on) if fault else pass_on()
+        return answer and self._with_usual_headers(request, answer)
+
+    def _with_usual_headers(self, request: Request, answer: Answer) -> Answer:
+        kind = "reads" if request.method in ("GET", "HEAD") else "writes"
+        usual = {
+            "x-ms-request-id": str(uuid.uuid4()),
+            "x-ms-correlation-request-id": request.headers.get(
+                "x-ms-correlation-request-id", str(uuid.uuid4())
+            ),
+            f"x-ms-ratelimit-remaining-subscription-{kind}": "1199",
+            "Cache-Control": "no-cache",
+        }
+        return replace(answer, headers={**usual, **answer.headers})
+
+    def _answer(self, request: Request, operation_error: ArmError | None) -> Answer:
+        path = request.path.rstrip("/")
+        if match := _OPERATION.fullmatch(path):
+            return self._operation(match[2], result=match[1].lower() == "operationresults")
+        subscription = {
+            "id": f"/subscriptions/{self.subscription_id}",
+            "subscriptionId": self.subscription_id,
+            "tenantId": self.tenant_id,
+            "displayName": "Emulated",
+            "state": "Enabled",
+            "subscriptionPolicies": {"spendingLimit": "Off", "quotaId": "Emulated_2014-09-01"},
+            "authorizationSource": "RoleBased",
+            "managedByTenants": [],
+        }
+        if path == "/tenants":
+            self._require_version(request, "Microsoft.Resources", "tenants")
+            tenant = {"id": f"/tenants/{self.tenant_id}", "tenantId": self.tenant_id,
+                      "tenantCategory": "Home", "displayName": "Emulated"}  # fmt: skip
+            return answered({"value": [tenant]})
+        if path == "/subscriptions":
+            self._require_version(request, "Microsoft.Resources", "subscriptions")
+            return answered({"value": [subscription], "count": {"type": "Total", "value": 1}})
+        if re.fullmatch("/subscriptions/[^/]+", path):
+            self._require_version(request, "Microsoft.Resources", "subscriptions")
+            self._require_subscription(path.split("/")[2])
+            return answered(subscription)
+        if match := _COMPUTE.fullmatch(path):
+            self._require_subscription(match[1])
+            return self._compute(request, match[2])
+        resource = ids.parse(path)
+        if resource is None:
+            raise ArmError(404, "NotFound", f"No such path: {path}")
+        self._require_type(resource, request)
+        return self._of_resource(request, resource, operation_error)
+
+    def _of_resource(
+        self, request: Request, resource: ResourceId, operation_error: ArmError | None
+    ) -> Answer:
+        self._advance(resource)
+        if request.method in ("GET", "HEAD") and resource.name is None:
+            return self._page(request, self.state.list(resource))
+        if resource.name is None:
+            raise _method_not_allowed(request, resource)
+        match request.method:
+            case "GET":
+                body = self.state.get(resource)
+                return answered(body, **({"ETag": body["etag"]} if "etag" in body else {}))
+            case "HEAD":
+                return Answer(204 if self.state.exists(resource.text) else 404)
+            case "PUT":
+                return self._put(request, resource, operation_error)
+            case "PATCH" if resource.type in TAGGED:
+                return answered(self.state.patch_tags(resource, _body(request)))
+            case "DELETE":
+                return self._delete(request, resource, operation_error)
+        raise _method_not_allowed(request, resource)
+
+    def _put(
+        self, request: Request, resource: ResourceId, operation_error: ArmError | None
+    ) -> Answer:
+        self._finish(resource)
+        slow = resource.type not in (ids.RESOURCE_GROUPS, ids.LOCKS)
+        ends_later = slow and (self.polls > 0 or operation_error)
+        created = self.state.put(
+            resource,
+            _body(request),
+            state="Updating" if ends_later else SUCCEEDED,
+            conditions=request.headers,
+        )
+        headers = {}
+        if slow:
+            headers = self._begin(request, resource, deletes=False, error=operation_error)
+            headers.pop("Location")
+        return answered(self.state.get(resource), 201 if created else 200, **headers)
+
+    def _delete(
+        self, request: Request, resource: ResourceId, operation_error: ArmError | None
+    ) -> Answer:
+        self._finish(resource)
+        if not self.state.require_deletable(resource, request.headers):
+            return Answer(204)
+        if resource.type == ids.LOCKS:
+            self.state.delete(resource)
+            return Answer(200)
+        self.state.mark(resource, "Deleting")
+        return Answer(
+            202, headers=self._begin(request, resource, deletes=True, error=operation_error)
+        )
+
+    def _page(self, request: Request, found: list[dict]) -> Answer:
+        skipped = int(request.query.get("$skiptoken", 0))
+        body = {"value": found[skipped : skipped + self.page_size]}
+        if skipped + self.page_size < len(found):
+            version = request.query["api-version"]
+            body["nextLink"] = (
+                f"{self.endpoint_url}{request.path}?api-version={version}"
+                f"&$skiptoken={skipped + self.page_size}"
+            )
+        return answered(body)
+
+    def _compute(self, request: Request, location: str | None) -> Answer:
+        self._require_version(request, "Microsoft.Compute", "usages" if location else "skus")
+        if location:
+            machines = [
+                body
+                for body in self.state.stored.values()
+                if body["type"] == ids.VMS and body["location"] == location.lower()
+            ]
+            return self._page(request, compute.usages(machines, self.limits))
+        wanted = re.search(r"location eq '([^']+)'", request.query.get("$filter", ""))
+        return self._page(request, compute.skus(wanted[1] if wanted else "westeurope"))
+
+    # -- Operations ----------------------------------------------------------------------------
+
+    def _begin(
+        self, request: Request, resource: ResourceId, *, deletes: bool, error: ArmError | None
+    ) -> dict[str, str]:
+        """Start one; returns the headers by which its client follows it."""
+        number = str(uuid.uuid4())
+        operation = Operation(resource, deletes, self.polls, error)
+        self._operations[number] = operation
+        if operation.remaining == 0:
+            self._end(operation)
+        provider = resource.type.partition("/")[0]
+        top = self.state.stored.get(resource.root.lower(), {})
+        base = (
+            f"{self.endpoint_url}/subscriptions/{self.subscription_id}/providers/{provider}"
+            f"/locations/{top.get('location', 'westeurope')}"
+        )
+        version = request.query["api-version"]
+        return {
+            "Azure-AsyncOperation": f"{base}/operations/{number}?api-version={version}",
+            "Location": f"{base}/operationResults/{number}?api-version={version}",
+            **retry_after(self.retry_after),
+        }
+
+    def _operation(self, number: str, *, result: bool) -> Answer:
+        operation = self._operations.get(number)
+        if operation is None:
+            raise ArmError(404, "OperationNotFound", f"The operation {number} was not found.")
+        self._step(operation)
+        headers = {} if operation.done else retry_after(self.retry_after)
+        if result:
+            return Answer(204 if operation.done else 202, headers=headers)
+        if not operation.done:
+            return answered({"status": "InProgress"}, **headers)
+        if operation.error:
+            return answered({"status": "Failed", "error": operation.error.error})
+        return answered({"status": SUCCEEDED})
+
+    def _advance(self, resource: ResourceId) -> None:
+        """Operations on it go on, too, for who looks at the resource instead."""
+        for operation in self._under_way(resource):
+            self._step(operation)
+
+    def _finish(self, resource: ResourceId) -> None:
+        """A write waits for those before it."""
+        for operation in self._under_way(resource):
+            self._end(operation)
+
+    def _under_way(self, resource: ResourceId) -> list[Operation]:
+        root = resource.root.lower()
+        return [
+            operation
+            for operation in self._operations.values()
+            if not operation.done and operation.resource.root.lower() == root
+        ]
+
+    def _step(self, operation: Operation) -> None:
+        if operation.done:
+            return
+        if operation.remaining == 0:
+            self._end(operation)
+        operation.remaining -= 1
+
+    def _end(self, operation: Operation) -> None:
+        operation.done = True
+        if operation.error:
+            self.state.mark(operation.resource, "Failed")
+        elif operation.deletes:
+            self.state.delete(operation.resource)
+        else:
+            self.state.mark(operation.resource, SUCCEEDED)
+
+    # -- What must be --------------------------------------------------------------------------
+
+    def _require_subscription(self, subscription_id: str) -> None:
+        if subscription_id.lower() != self.subscription_id:
+            raise ArmError(
+                404,
+                "SubscriptionNotFound",
+                f"The subscription '{subscription_id}' could not be found.",
+            )
+
+    def _require_type(self, resource: ResourceId, request: Request) -> None:
+        provider, _, kind = resource.type.partition("/")
+        if provider.lower() not in API_VERSIONS:
+            raise ArmError(
+                404,
+                "InvalidResourceNamespace",
+                f"The resource namespace '{provider}' is invalid.",
+            )
+        self._require_version(request, provider, kind)
+        if resource.type not in ids.TYPES.values():
+            raise ArmError(
+                404,
+                "InvalidResourceType",
+                f"The resource type '{kind}' could not be found in the namespace '{provider}' for "
+                f"api version '{request.query['api-version']}'.",
+            )
+
+    def _require_version(self, request: Request, provider: str, kind: str) -> None:
+        version = request.query.get("api-version")
+        if not version:
+            raise ArmError(
+                400,
+                "MissingApiVersionParameter",
+                "The api-version query parameter (?api-version=) is required for all requests.",
+            )
+        known = API_VERSIONS[provider.lower()]
+        if version in known:
+            return
+        listed = ", ".join(reversed(known))
+        if provider.lower() == "microsoft.resources":
+            raise ArmError(
+                400,
+                "InvalidApiVersionParameter",
+                f"The api-version '{version}' is invalid. The supported versions are '{listed}'.",
+            )
+        raise ArmError(
+            400,
+            "NoRegisteredProviderFound",
+            f"No registered resource provider found for API version '{version}' for type "
+            f"'{kind}'. The supported api-versions are '{listed}'.",
+        )
+
+
+def _body(request: Request) -> dict:
+    try:
+        body = json.loads(request.content)
+    except ValueError as error:
+        raise ArmError(
+            400,
+            "InvalidRequestContent",
+            f"The request content was invalid and could not be deserialized: '{error}'.",
+        ) from None
+    if not isinstance(body, dict):
+        raise unparsable("The body is no object. Path ''.")
+    return body
+
+
+def _method_not_allowed(request: Request, resource: ResourceId) -> ArmError:
+    return ArmError(
+        405,
+        "MethodNotAllowed",
+        f"The requested resource does not support http method '{request.method}': {resource.type}.",
+    )

@@ -1,0 +1,92 @@
+"""The real Azure CLI, in an environment of its own, logged in at an emulated ARM."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cluster.binaries import CACHE
+
+from . import AzureArm
+
+# It pins most of the SDK, so it gets an environment of its own.
+AZURE_CLI = "azure-cli==2.91.0"
+
+# The longest that a call may take, the first with compiling its modules. Seconds.
+TIMEOUT = 180
+
+
+def install_azure_cli() -> Path:
+    """The bin directory of the Azure CLI's own virtual environment."""
+    directory = CACHE / AZURE_CLI.replace("==", "-")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / ".azure-cli.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "installed").exists():
+            print(f"Installing {AZURE_CLI} from PyPI into {directory}", file=sys.stderr, flush=True)
+            uv = [sys.executable, "-m", "uv"]
+            subprocess.run(
+                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory],
+                check=True,
+            )
+            # Compiled now, as pip does it: where nothing may be written later, each call would.
+            subprocess.run(
+                [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
+                 AZURE_CLI],
+                check=True,
+            )  # fmt: skip
+            (directory / "installed").touch()
+    return directory / "bin"
+
+
+class Az:
+    """`az` with a configuration in `directory`; `environment` is for shells that call it."""
+
+    def __init__(self, arm: AzureArm, directory: Path):
+        bin_directory = install_azure_cli()
+        self.environment = {
+            **os.environ,
+            "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
+            "AZURE_CONFIG_DIR": str(directory),
+            "AZURE_CORE_COLLECT_TELEMETRY": "false",
+            "AZURE_CORE_SURVEY_MESSAGE": "false",
+            "AZURE_CORE_NO_COLOR": "true",
+            "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+            "AZURE_AUTO_UPGRADE_ENABLE": "false",
+            "AZURE_EXTENSION_USE_DYNAMIC_INSTALL": "no",
+            "REQUESTS_CA_BUNDLE": str(arm.ca_file),
+        }
+        endpoints = {
+            "resource-manager": arm.endpoint_url,
+            "management": arm.endpoint_url,
+            "active-directory": arm.endpoint_url,
+            "active-directory-resource-id": arm.endpoint_url,
+            "active-directory-graph-resource-id": f"{arm.endpoint_url}/graph",
+            "microsoft-graph-resource-id": f"{arm.endpoint_url}/graph",
+        }
+        self.run(
+            "cloud", "register", "--name", "Emulated",
+            *(part for name, url in endpoints.items() for part in (f"--endpoint-{name}", url)),
+        )  # fmt: skip
+        self.run("cloud", "set", "--name", "Emulated")
+        self.run(
+            "login", "--service-principal", "--username", arm.client_id,
+            "--password", arm.client_secret, "--tenant", arm.tenant_id,
+        )  # fmt: skip
+
+    def run(self, *args: str) -> str:
+        """What `az` prints; CalledProcessError, with what it complained of, where it fails."""
+        return self._output(["az", *args])
+
+    def bash(self, script: str) -> str:
+        """What a script of az commands prints; it ends at the first that fails."""
+        return self._output(["bash", "-euo", "pipefail", "-c", script])
+
+    def _output(self, command: list[str]) -> str:
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=True,
+            timeout=TIMEOUT,
+        ).stdout  # fmt: skip

@@ -1,0 +1,35 @@
+"""ARM's way to say no: a status, a code, a sentence, and at times details."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class ArmError(Exception):
+    """What an answer `{"error": {"code", "message", "details"}}` is made from."""
+
+    status: int
+    code: str
+    message: str
+    details: list[dict] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> dict:
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+    @property
+    def content(self) -> bytes:
+        return json.dumps({"error": self.error}).encode()
+
+
+def unparsable(detail: str) -> ArmError:
+    """What Microsoft.Network says to a body whose values are not of their properties' types."""
+    return ArmError(
+        400,
+        "InvalidRequestFormat",
+        "Cannot parse the request.",
+        [{"code": "InvalidJson", "message": detail}],
+    )

@@ -1,0 +1,142 @@
+"""What can go wrong between a client and ARM, on demand.
+
+A fault waits in `AzureArm.faults` for a request that it matches, is used up by
+it, and decides what becomes of it: `AzureArm.faults += [Fault("PUT", "rules/", throttled(2))]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from .errors import ArmError
+from .state import precondition_failed as _precondition_failed
+from .state import scope_locked as _scope_locked
+from .wire import Answer, Request, retry_after
+
+
+class PassOn(Protocol):
+    """Has ARM do what it is asked; the operation that this starts fails with `operation_error`."""
+
+    def __call__(self, operation_error: ArmError | None = None) -> Answer: ...
+
+
+Act = Callable[[Request, PassOn], Answer | None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """For one request whose method is `method` ("*": any) and whose path `path` is found in.
+
+    `path` is a regular expression; case does not count. None as an answer hangs up.
+    """
+
+    method: str
+    path: str
+    act: Act
+
+    def matches(self, request: Request) -> bool:
+        return self.method in ("*", request.method) and bool(
+            re.search(self.path, request.path, re.IGNORECASE)
+        )
+
+
+def work(request: Request, pass_on: PassOn) -> Answer:
+    """No fault: for a request that a later one is to fail after."""
+    return pass_on()
+
+
+def first(somebody_else: Callable[[], object]) -> Act:
+    """Somebody else acts between two requests of a client's."""
+
+    def act(request: Request, pass_on: PassOn) -> Answer:
+        somebody_else()
+        return pass_on()
+
+    return act
+
+
+def hang_up(request: Request, pass_on: PassOn) -> None:
+    return None
+
+
+def lose_the_answer(request: Request, pass_on: PassOn) -> None:
+    pass_on()
+
+
+def cut_the_answer(request: Request, pass_on: PassOn) -> Answer:
+    answer = pass_on()
+    return replace(
+        answer, content=answer.content[: len(answer.content) // 2], length=len(answer.content)
+    )
+
+
+def refuse(status: int, code: str, message: str = "told to", after: float | None = None) -> Act:
+    """Any other answer, with a Retry-After of `after` seconds where that is given."""
+    headers = {} if after is None else retry_after(after)
+    return lambda request, pass_on: _error(ArmError(status, code, message, headers=headers))
+
+
+def throttled(after: float) -> Act:
+    """ARM's own 429."""
+    return refuse(
+        429,
+        "TooManyRequests",
+        "The request is being throttled as the limit has been reached for operation type.",
+        after,
+    )
+
+
+def retryable_error(after: float | None = None) -> Act:
+    """Microsoft.Network's word for a collision inside of it."""
+    return refuse(429, "RetryableError", "A retryable error occurred.", after)
+
+
+def another_operation_in_progress(after: float | None = None) -> Act:
+    """Microsoft.Network's answer while another write to the resource is under way."""
+    return refuse(
+        429,
+        "AnotherOperationInProgress",
+        "Another operation on this or dependent resource is in progress. To retrieve status of "
+        "the operation use uri: https://management.azure.com/subscriptions/0/providers/"
+        "Microsoft.Network/locations/westeurope/operations/0?api-version=2024-05-01.",
+        after,
+    )
+
+
+def authorization_failed(request: Request, pass_on: PassOn) -> Answer:
+    verb = {"GET": "read", "DELETE": "delete"}.get(request.method, "write")
+    provider = request.path.partition("/providers/")[2].split("/")
+    action = "/".join([provider[0], *provider[1::2], verb])
+    return _error(
+        ArmError(
+            403,
+            "AuthorizationFailed",
+            "The client 'emulated' with object id 'emulated' does not have authorization to "
+            f"perform action '{action}' over scope '{request.path}' or the scope is invalid. If "
+            "access was recently granted, please refresh your credentials.",
+        )
+    )
+
+
+def scope_locked(request: Request, pass_on: PassOn) -> Answer:
+    """As a lock on the resource group does it; a real lock can be PUT, too."""
+    action = "delete" if request.method == "DELETE" else "write"
+    group = "/".join(request.path.split("/")[:5])
+    return _error(_scope_locked(request.path, action, [group]))
+
+
+def precondition_failed(request: Request, pass_on: PassOn) -> Answer:
+    given = request.headers.get("If-Match", "")
+    return _error(_precondition_failed(given, 'W/"another"', request.path))
+
+
+def operation_fails(code: str, message: str = "told to") -> Act:
+    """ARM takes the request, and the operation that it starts ends Failed."""
+    return lambda request, pass_on: pass_on(ArmError(200, code, message))
+
+
+def _error(error: ArmError) -> Answer:
+    return Answer(error.status, error.content, error.headers)

@@ -1,0 +1,90 @@
+"""ARM's resource ids and the types of resources that are emulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RESOURCE_GROUPS = "Microsoft.Resources/resourceGroups"
+LOCKS = "Microsoft.Authorization/locks"
+VNETS = "Microsoft.Network/virtualNetworks"
+SUBNETS = f"{VNETS}/subnets"
+NICS = "Microsoft.Network/networkInterfaces"
+ASGS = "Microsoft.Network/applicationSecurityGroups"
+NSGS = "Microsoft.Network/networkSecurityGroups"
+RULES = f"{NSGS}/securityRules"
+DEFAULT_RULES = f"{NSGS}/defaultSecurityRules"
+VMS = "Microsoft.Compute/virtualMachines"
+
+TYPES = {
+    name.lower(): name
+    for name in (
+        RESOURCE_GROUPS, LOCKS, VNETS, SUBNETS, NICS, ASGS, NSGS, RULES, DEFAULT_RULES, VMS,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResourceId:
+    """A resource, or with `name` None the collection of all of `type` in `scope`.
+
+    `scope` is the id of what the resource is in: for a subnet its virtual network, for a
+    network its resource group. `type` is as given where it is not one of TYPES.
+    """
+
+    scope: str
+    type: str
+    name: str | None
+    text: str
+
+    @property
+    def key(self) -> str:
+        """What the resource is stored by: ids are case-insensitive."""
+        return self.text.lower()
+
+    @property
+    def subscription(self) -> str:
+        return self.text.split("/")[2]
+
+    @property
+    def group(self) -> str | None:
+        """The name of the resource group, None above."""
+        parts = self.text.split("/")
+        return parts[4] if len(parts) > 4 and parts[3].lower() == "resourcegroups" else None
+
+    @property
+    def root(self) -> str:
+        """The id of the resource that this one is part of, or its own."""
+        return self.scope if self.type.count("/") > 1 else self.text
+
+    def prefixes(self) -> list[str]:
+        """The keys of all scopes that this resource is in, the subscription first, and its own."""
+        parts = self.key.split("/")
+        return ["/".join(parts[: index + 1]) for index in range(2, len(parts), 2)] + [self.key]
+
+
+def parse(path: str) -> ResourceId | None:
+    """The resource or collection of a path without query; None for what is no such thing."""
+    parts = path.rstrip("/").split("/")
+    if len(parts) < 4 or parts[0] or parts[1].lower() != "subscriptions" or "" in parts[1:]:
+        return None
+    lowered = [part.lower() for part in parts]
+    if "providers" not in lowered:
+        if lowered[3] != "resourcegroups" or len(parts) > 5:
+            return None
+        return ResourceId(
+            "/".join(parts[:3]), RESOURCE_GROUPS, parts[4] if len(parts) == 5 else None, path
+        )
+    start = len(parts) - 1 - lowered[::-1].index("providers")
+    namespace, *rest = parts[start + 1 :]
+    if not rest:
+        return None
+    types, names = rest[::2], rest[1::2]
+    written = "/".join([namespace, *types])
+    nested = len(types) > 1
+    scope = parts[: start + 2 + 2 * (len(types) - 1)] if nested else parts[:start]
+    return ResourceId(
+        "/".join(scope),
+        TYPES.get(written.lower(), written),
+        names[-1] if len(names) == len(types) else None,
+        path.rstrip("/"),
+    )

@@ -1,0 +1,230 @@
+"""Who may come in: the login authority, the metadata endpoints, managed identity, and tokens.
+
+https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+import uuid
+from urllib.parse import parse_qsl
+
+from .errors import ArmError
+from .wire import Answer, Request, answered
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+class Login:
+    """Hands out tokens and knows them again."""
+
+    def __init__(self, endpoint_url: str):
+        self.endpoint_url = endpoint_url
+        self.tenant_id = "3d2f6f2b-6a3c-4c5f-9c77-0d7a54d3e1aa"
+        self.client_id = "b1a5c2de-8d2c-4b21-9a57-5e2f0cf9d3b0"
+        self.client_secret = "8Q~emulated-and-worth-nothing-elsewhere"
+        # The assertion (a service account's token) that stands for client_id by federation.
+        self.federated_token = "emulated.service-account.token"
+        # How long new tokens are valid. Seconds.
+        self.token_lifetime = 3600
+        self._expiry_of: dict[str, float] = {}
+        self._audience_of: dict[str, str] = {}
+
+    def answer(self, request: Request) -> Answer | None:
+        """The answer to what is no business of ARM's, None to all else."""
+        path = request.path.rstrip("/")
+        if path == "/metadata/endpoints":
+            return answered(self._endpoints(request.query.get("api-version", "")))
+        if path == "/metadata/identity/oauth2/token":
+            return self._managed_identity(request)
+        if path == "/common/discovery/instance":
+            return answered(
+                {
+                    "tenant_discovery_endpoint": f"{self.endpoint_url}/{self.tenant_id}"
+                    "/v2.0/.well-known/openid-configuration",
+                    "metadata": [],
+                }
+            )
+        match = re.fullmatch(
+            r"/([^/]+)/(?:(oauth2/v2.0/token)|v2.0/\.well-known/openid-configuration)", path
+        )
+        if match is None:
+            return None
+        if match[1] not in (self.tenant_id, "organizations", "common"):
+            return _refused(
+                "invalid_tenant", f"AADSTS90002: Tenant '{match[1]}' not found. Check to make "
+                "sure you have the correct tenant ID."
+            )  # fmt: skip
+        return self._token(request) if match[2] else answered(self._openid(match[1]))
+
+    def require_token(self, request: Request) -> None:
+        """ArmError 401 where the request has no token of ours that is still valid."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise self._unauthorized(
+                "AuthenticationFailed", "Authentication failed. The 'Authorization' header is "
+                "missing."
+            )  # fmt: skip
+        if token not in self._expiry_of:
+            raise self._unauthorized("InvalidAuthenticationToken", "The access token is invalid.")
+        if self._expiry_of[token] <= time.time():
+            raise self._unauthorized(
+                "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than "
+                "current UTC time."
+            )  # fmt: skip
+        audience = self._audience_of[token]
+        if audience.rstrip("/") != self.endpoint_url:
+            raise self._unauthorized(
+                "InvalidAuthenticationTokenAudience",
+                "The access token has been obtained for wrong audience or resource "
+                f"'{audience}'. It should exactly match with one of the allowed audiences "
+                f"'{self.endpoint_url}','{self.endpoint_url}/'.",
+            )
+
+    def expire_tokens(self) -> None:
+        """End the validity of all tokens handed out so far."""
+        self._expiry_of = dict.fromkeys(self._expiry_of, 0)
+
+    def _token(self, request: Request) -> Answer:
+        form = dict(parse_qsl(request.content.decode()))
+        if form.get("grant_type") != "client_credentials":
+            return _refused(
+                "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant "
+                f"type '{form.get('grant_type')}'."
+            )  # fmt: skip
+        if form.get("client_id") != self.client_id:
+            return _refused(
+                "unauthorized_client", "AADSTS700016: Application with identifier "
+                f"'{form.get('client_id')}' was not found in the directory '{self.tenant_id}'."
+            )  # fmt: skip
+        if form.get("client_assertion_type") == ASSERTION_TYPE:
+            if form.get("client_assertion") != self.federated_token:
+                return _refused(
+                    "invalid_client", "AADSTS700213: No matching federated identity record found "
+                    "for presented assertion subject.", 401
+                )  # fmt: skip
+        elif form.get("client_secret") != self.client_secret:
+            return _refused(
+                "invalid_client", "AADSTS7000215: Invalid client secret provided. Ensure the "
+                "secret being sent in the request is the client secret value, not the client "
+                f"secret ID, for a secret added to app '{self.client_id}'.", 401
+            )  # fmt: skip
+        scope = form.get("scope", "").split()
+        audience = scope[0].removesuffix(".default").removesuffix("/") if scope else ""
+        return answered(
+            {
+                "token_type": "Bearer",
+                "expires_in": self.token_lifetime,
+                "ext_expires_in": self.token_lifetime,
+                "access_token": self._new_token(audience),
+            }
+        )
+
+    def _managed_identity(self, request: Request) -> Answer:
+        """https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token"""
+        if request.headers.get("Metadata", "").lower() != "true":
+            return _refused("invalid_request", "Required metadata header not specified")
+        if request.query.get("client_id", self.client_id) != self.client_id:
+            return _refused("invalid_request", "Identity not found")
+        resource = request.query.get("resource", "")
+        return answered(
+            {
+                "access_token": self._new_token(resource),
+                "client_id": self.client_id,
+                "expires_in": str(self.token_lifetime),
+                "expires_on": str(int(time.time()) + self.token_lifetime),
+                "resource": resource,
+                "token_type": "Bearer",
+            }
+        )
+
+    def _new_token(self, audience: str) -> str:
+        now = int(time.time())
+        claims = {
+            "aud": audience,
+            "iss": f"{self.endpoint_url}/{self.tenant_id}/",
+            "iat": now,
+            "nbf": now,
+            "exp": now + self.token_lifetime,
+            "appid": self.client_id,
+            "oid": self.client_id,
+            "tid": self.tenant_id,
+            "uti": uuid.uuid4().hex,
+        }
+        token = ".".join(
+            base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+            for part in (
+                json.dumps({"typ": "JWT", "alg": "RS256"}).encode(),
+                json.dumps(claims).encode(),
+                b"not signed by anybody",
+            )
+        )
+        self._expiry_of[token] = claims["exp"]
+        self._audience_of[token] = audience
+        return token
+
+    def _endpoints(self, api_version: str) -> dict | list:
+        """What ARM says about its cloud: one in the oldest version, then a list of clouds."""
+        authentication = {
+            "loginEndpoint": self.endpoint_url,
+            "audiences": [self.endpoint_url],
+            "tenant": "common",
+            "identityProvider": "AAD",
+        }
+        graph = f"{self.endpoint_url}/graph"
+        if api_version < "2018":
+            return {
+                "galleryEndpoint": self.endpoint_url,
+                "graphEndpoint": graph,
+                "portalEndpoint": self.endpoint_url,
+                "authentication": authentication,
+            }
+        cloud = {
+            "name": "Emulated",
+            "portal": self.endpoint_url,
+            "resourceManager": self.endpoint_url,
+            "authentication": authentication,
+            "graph": graph,
+            "graphAudience": graph,
+            "gallery": self.endpoint_url,
+            "batch": self.endpoint_url,
+            "sqlManagement": self.endpoint_url,
+            "vmImageAliasDoc": f"{self.endpoint_url}/aliases.json",
+            "media": self.endpoint_url,
+            "microsoftGraphResourceId": graph,
+            "suffixes": {"storage": "core.emulated", "keyVaultDns": "vault.emulated"},
+        }
+        return cloud if api_version >= "2022-09-01" else [cloud]
+
+    def _openid(self, tenant: str) -> dict:
+        base = f"{self.endpoint_url}/{tenant}"
+        return {
+            "token_endpoint": f"{base}/oauth2/v2.0/token",
+            "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+            "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
+            "issuer": f"{self.endpoint_url}/{self.tenant_id}/v2.0",
+            "tenant_region_scope": None,
+        }
+
+    def _unauthorized(self, code: str, message: str) -> ArmError:
+        challenge = (
+            f'Bearer authorization_uri="{self.endpoint_url}/{self.tenant_id}", '
+            f'error="invalid_token", error_description="{message}"'
+        )
+        return ArmError(401, code, message, headers={"WWW-Authenticate": challenge})
+
+
+def _refused(error: str, description: str, status: int = 400) -> Answer:
+    codes = [int(code) for code in re.findall(r"AADSTS(\d+)", description)]
+    return answered(
+        {
+            "error": error,
+            "error_description": description,
+            "error_codes": codes,
+            "correlation_id": str(uuid.uuid4()),
+        },
+        status,
+    )

@@ -1,0 +1,623 @@
+"""What ARM has stored, and what it does to that. Knows nothing of HTTP.
+
+Every resource, subnets and security rules too, is an entry of its own, by
+lower-cased id; `State.get` puts together what ARM answers: a network with its
+subnets, a group with its rules and with whom it protects.
+"""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import re
+import uuid
+from collections.abc import Iterator
+
+from . import ids, rules
+from .errors import ArmError, unparsable
+from .ids import ResourceId
+
+# What ARM answers but does not take: dropped from what clients send back.
+_READ_ONLY = {
+    ids.NSGS: {"defaultSecurityRules", "networkInterfaces", "subnets", "securityRules"},
+    ids.VNETS: {"subnets"},
+    ids.SUBNETS: {"ipConfigurations"},
+    ids.NICS: {"virtualMachine", "macAddress"},
+}
+_PARTS = {ids.NSGS: ids.RULES, ids.VNETS: ids.SUBNETS}
+_NAME = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
+_LOCATED = (ids.RESOURCE_GROUPS, ids.VNETS, ids.NICS, ids.ASGS, ids.NSGS, ids.VMS)
+# What may be changed by PATCH with {"tags": {...}}.
+TAGGED = _LOCATED
+
+SUCCEEDED = "Succeeded"
+
+
+class State:
+    """Resources by lower-cased id, and the rules by which they change."""
+
+    def __init__(self, subscription_id: str):
+        self.subscription_id = subscription_id
+        self.stored: dict[str, dict] = {}
+
+    # -- Reading -------------------------------------------------------------------------------
+
+    def exists(self, resource_id: str) -> bool:
+        return resource_id.lower() in self.stored
+
+    def get(self, resource: ResourceId) -> dict:
+        """The resource as ARM answers it; ArmError 404 where there is none."""
+        self._require_scope(resource)
+        if resource.type == ids.DEFAULT_RULES:
+            for rule in self._default_rules(self._parent(resource)):
+                if rule["name"].lower() == str(resource.name).lower():
+                    return rule
+        if resource.key not in self.stored:
+            raise self._not_found(resource)
+        return self._answered(self.stored[resource.key])
+
+    def list(self, collection: ResourceId) -> list[dict]:
+        """All of a type: of a network or group, of a resource group, or of the subscription."""
+        self._require_scope(collection)
+        if collection.type == ids.DEFAULT_RULES:
+            return self._default_rules(self._parent(collection))
+        if collection.root != collection.text:
+            self._parent(collection)
+        scope = collection.scope.lower() + "/"
+        return [
+            self._answered(body)
+            for key, body in self.stored.items()
+            if key.startswith(scope) and body["type"] == collection.type
+        ]
+
+    # -- Writing -------------------------------------------------------------------------------
+
+    def put(
+        self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: dict
+    ) -> bool:
+        """Create or replace; True where it was created.
+
+        `conditions` may have If-Match and If-None-Match. `state` is the provisioningState
+        that the resource and those it is part of are then in.
+        """
+        self._require_scope(resource)
+        self._require_unlocked(resource, "write")
+        if resource.type == ids.DEFAULT_RULES:
+            raise ArmError(405, "MethodNotAllowed", "Default security rules cannot be written.")
+        _require_name(resource.name)
+        before = self.stored.get(resource.key)
+        root = self.stored.get(resource.root.lower())
+        self._require_conditions(resource, before, root, conditions)
+        if resource.root != resource.text and root is None:
+            raise _parent_not_found(resource, "write")
+        properties = body.get("properties") or {}
+        if not isinstance(properties, dict):
+            raise unparsable("Error converting value to type 'Properties'. Path 'properties'.")
+        new = {
+            "id": before["id"] if before else self._written_id(resource),
+            "name": before["name"] if before else resource.name,
+            "type": resource.type,
+        }
+        if resource.type in _LOCATED:
+            new["location"] = self._location(resource, before, body)
+            new |= {key: body[key] for key in ("tags", "zones", "identity") if body.get(key)}
+        new["properties"] = {
+            key: value
+            for key, value in properties.items()
+            if value is not None and key not in _READ_ONLY.get(resource.type, ())
+        }
+        # Nothing is stored until everything, children too, has been found good.
+        children = self._completed(resource, new, before, properties)
+        for key in children.pop("removed", ()):
+            del self.stored[key]
+        self.stored[resource.key] = new
+        self.stored.update(children)
+        self._touch(resource, state)
+        return before is None
+
+    def patch_tags(self, resource: ResourceId, body: dict) -> dict:
+        self._require_scope(resource)
+        self._require_unlocked(resource, "write")
+        if resource.key not in self.stored:
+            raise self._not_found(resource)
+        self.stored[resource.key]["tags"] = body.get("tags") or {}
+        self._touch(resource, SUCCEEDED)
+        return self.get(resource)
+
+    def require_deletable(self, resource: ResourceId, conditions: dict) -> bool:
+        """Whether there is something to delete; ArmError where that must not be."""
+        self._require_scope(resource)
+        self._require_unlocked(resource, "delete")
+        root = self.stored.get(resource.root.lower())
+        if root is None and resource.root != resource.text:
+            raise _parent_not_found(resource, "delete")
+        if resource.key not in self.stored:
+            if resource.type == ids.RESOURCE_GROUPS:
+                raise self._not_found(resource)
+            return False
+        self._require_conditions(resource, self.stored[resource.key], root, conditions)
+        self._require_unused(resource.key)
+        return True
+
+    def delete(self, resource: ResourceId) -> None:
+        """With all that is in it. The parent has changed by that."""
+        for key in [key for key in self.stored if f"{key}/".startswith(resource.key + "/")]:
+            del self.stored[key]
+        self._touch(resource, SUCCEEDED)
+
+    def mark(self, resource: ResourceId, state: str) -> None:
+        """Give the resource, with its parts, a provisioningState, and what it is part of one, too.
+
+        That is "Updating" while one of its parts is being deleted.
+        """
+        if resource.type == ids.LOCKS:
+            return
+        kind = _PARTS.get(resource.type)
+        parts = self._children(resource.key, kind).values() if kind else ()
+        for body in [self.stored.get(resource.key), *parts]:
+            if body:
+                body["properties"]["provisioningState"] = state
+        if resource.root != resource.text:
+            whole = self.stored[resource.root.lower()]
+            whole["properties"]["provisioningState"] = "Updating" if state == "Deleting" else state
+
+    # -- What a write makes of a body ----------------------------------------------------------
+
+    def _completed(
+        self, resource: ResourceId, new: dict, before: dict | None, given: dict
+    ) -> dict[str, dict]:
+        """Complete `new` in place; returns the children by key, and as "removed" those gone."""
+        old = before["properties"] if before else {}
+        properties = new["properties"]
+        if resource.type in (ids.NSGS, ids.VNETS, ids.NICS, ids.ASGS):
+            properties["resourceGuid"] = old.get("resourceGuid", str(uuid.uuid4()))
+        match resource.type:
+            case ids.RULES:
+                new["properties"] = rules.stored_rule(new["id"], given, self.exists)
+                others = self._named(self._children(resource.scope, ids.RULES), but=resource.key)
+                rules.require_no_conflict([*others, (new["name"], new["properties"])])
+            case ids.NSGS:
+                return self._children_given(new, ids.RULES, given.get("securityRules") or [])
+            case ids.VNETS:
+                self._complete_network(new)
+                # Without `subnets` a network keeps those it has; with [] it loses them.
+                if given.get("subnets") is not None:
+                    return self._children_given(new, ids.SUBNETS, given["subnets"])
+            case ids.SUBNETS:
+                network = self.stored[resource.scope.lower()]
+                siblings = self._children(resource.scope, ids.SUBNETS)
+                self._complete_subnet(new, network, self._named(siblings, but=resource.key))
+            case ids.NICS:
+                self._complete_nic(new, old)
+            case ids.VMS:
+                properties["vmId"] = old.get("vmId", str(uuid.uuid4()))
+                for nic in (properties.get("networkProfile") or {}).get("networkInterfaces", ()):
+                    self._require_reference(new["id"], nic)
+            case ids.LOCKS:
+                if properties.get("level") not in ("CanNotDelete", "ReadOnly"):
+                    raise ArmError(400, "InvalidLockLevel", "The lock level is invalid.")
+        return {}
+
+    def _children_given(self, new: dict, kind: str, given: list[dict]) -> dict[str, dict]:
+        """The children that a whole parent was written with, instead of those it has."""
+        segment = kind.rpartition("/")[2]
+        children: dict[str, dict] = {}
+        for child in given:
+            _require_name(child.get("name") or "")
+            child_id = f"{new['id']}/{segment}/{child['name']}"
+            known = self.stored.get(child_id.lower())
+            properties = {
+                key: value
+                for key, value in (child.get("properties") or {}).items()
+                if value is not None and key not in _READ_ONLY.get(kind, ())
+            }
+            body = {
+                "id": known["id"] if known else child_id,
+                "name": known["name"] if known else child["name"],
+                "type": kind,
+                "properties": properties,
+            }
+            if kind == ids.RULES:
+                body["properties"] = rules.stored_rule(body["id"], properties, self.exists)
+            else:
+                self._complete_subnet(body, new, self._named(children))
+            if child_id.lower() in children:
+                raise ArmError(
+                    400,
+                    "InvalidRequestFormat",
+                    "Cannot parse the request.",
+                    [{"code": "DuplicateResourceName",
+                      "message": f"Resource {new['id']} has two child resources with the same "
+                                 f"name ({child['name']})."}],
+                )  # fmt: skip
+            children[child_id.lower()] = body
+        if kind == ids.RULES:
+            rules.require_no_conflict(self._named(children))
+        removed = set(self._children(new["id"], kind)) - set(children)
+        for key in removed:
+            self._require_unused(key)
+        return {**children, "removed": removed}
+
+    def _complete_network(self, new: dict) -> None:
+        space = (new["properties"].get("addressSpace") or {}).get("addressPrefixes")
+        if not space:
+            raise unparsable("Required property 'addressSpace' not found. Path 'properties'.")
+        for prefix in space:
+            _network(prefix, new["id"])
+        new["properties"].setdefault("virtualNetworkPeerings", [])
+        new["properties"].setdefault("enableDdosProtection", False)
+
+    def _complete_subnet(
+        self, new: dict, network: dict, siblings: Iterator[tuple[str, dict]]
+    ) -> None:
+        properties = new["properties"]
+        mine = [_network(prefix, new["id"]) for prefix in prefixes_of(properties)]
+        space = [
+            _network(prefix, network["id"])
+            for prefix in network["properties"]["addressSpace"]["addressPrefixes"]
+        ]
+        if not mine or not all(any(_within(one, whole) for whole in space) for one in mine):
+            raise ArmError(
+                400,
+                "NetcfgInvalidSubnet",
+                f"Subnet '{new['name']}' is not valid in virtual network '{network['name']}'.",
+            )
+        for name, other in siblings:
+            theirs = [_network(prefix, name) for prefix in prefixes_of(other)]
+            if any(a.version == b.version and a.overlaps(b) for a in mine for b in theirs):
+                raise ArmError(
+                    400,
+                    "NetcfgSubnetRangesOverlap",
+                    f"Subnet '{new['name']}' is not valid because its IP address range overlaps "
+                    f"with that of an existing subnet in virtual network '{network['name']}'.",
+                )
+        self._require_reference(new["id"], properties.get("networkSecurityGroup"))
+        properties.setdefault("delegations", [])
+        properties.setdefault("privateEndpointNetworkPolicies", "Disabled")
+        properties.setdefault("privateLinkServiceNetworkPolicies", "Enabled")
+
+    def _complete_nic(self, new: dict, old: dict) -> None:
+        properties = new["properties"]
+        self._require_reference(new["id"], properties.get("networkSecurityGroup"))
+        addresses = {
+            one["name"]: one["properties"].get("privateIPAddress")
+            for one in old.get("ipConfigurations", ())
+        }
+        if not properties.get("ipConfigurations"):
+            raise unparsable("Required property 'ipConfigurations' not found. Path 'properties'.")
+        completed = []
+        for index, given in enumerate(properties["ipConfigurations"]):
+            inner = {k: v for k, v in given["properties"].items() if v is not None}
+            if "subnet" not in inner:
+                raise unparsable("Required property 'subnet' not found. Path 'ipConfigurations'.")
+            self._require_reference(new["id"], inner["subnet"])
+            for group in inner.get("applicationSecurityGroups", ()):
+                self._require_reference(new["id"], group)
+            inner["provisioningState"] = SUCCEEDED
+            inner.setdefault("privateIPAllocationMethod", "Dynamic")
+            inner.setdefault("primary", index == 0)
+            inner.setdefault("privateIPAddressVersion", "IPv4")
+            if not inner.get("privateIPAddress"):
+                inner["privateIPAddress"] = addresses.get(given["name"]) or self._free_address(
+                    inner["subnet"]["id"], inner["privateIPAddressVersion"], completed
+                )
+            completed.append(
+                {
+                    "name": given["name"],
+                    "id": f"{new['id']}/ipConfigurations/{given['name']}",
+                    "type": f"{ids.NICS}/ipConfigurations",
+                    "properties": inner,
+                }
+            )
+        properties["ipConfigurations"] = completed
+        properties["macAddress"] = old.get("macAddress") or "00-0D-3A-{:02X}-{:02X}-{:02X}".format(
+            *uuid.uuid4().bytes[:3]
+        )
+        properties.setdefault("enableAcceleratedNetworking", False)
+        properties.setdefault("enableIPForwarding", False)
+
+    def _free_address(self, subnet_id: str, version: str, completed: list[dict]) -> str:
+        """The first address that nobody has; Azure keeps the first four and the last."""
+        taken = {
+            one["properties"].get("privateIPAddress")
+            for one in [*self._ip_configurations(subnet_id), *completed]
+        }
+        for prefix in prefixes_of(self.stored[subnet_id.lower()]["properties"]):
+            network = ipaddress.ip_network(prefix)
+            if f"IPv{network.version}" == version:
+                for number in range(4, network.num_addresses - 1):
+                    if str(network[number]) not in taken:
+                        return str(network[number])
+        raise ArmError(
+            400,
+            "SubnetIsFull",
+            f"Subnet {subnet_id} does not have enough capacity for 1 IP addresses.",
+        )
+
+    # -- What an answer is put together from ---------------------------------------------------
+
+    def _answered(self, stored: dict) -> dict:
+        body = copy.deepcopy(stored)
+        properties = body["properties"]
+        match body["type"]:
+            case ids.NSGS:
+                properties["securityRules"] = self._answers(body["id"], ids.RULES)
+                properties["defaultSecurityRules"] = self._default_rules(stored)
+                for key, kind in (("networkInterfaces", ids.NICS), ("subnets", ids.SUBNETS)):
+                    users = [{"id": user["id"]} for user in self._users(body["id"], kind)]
+                    if users:
+                        properties[key] = users
+            case ids.VNETS:
+                properties["subnets"] = self._answers(body["id"], ids.SUBNETS)
+            case ids.SUBNETS:
+                used_by = [{"id": one["id"]} for one in self._ip_configurations(body["id"])]
+                if used_by:
+                    properties["ipConfigurations"] = used_by
+            case ids.NICS:
+                for machine in self._machines(body["id"]):
+                    properties["virtualMachine"] = {"id": machine["id"]}
+        resource = ids.parse(body["id"])
+        root = self.stored.get(resource.root.lower(), stored)
+        if etag := root.get("etag"):
+            body["etag"] = etag
+            for one in properties.get("ipConfigurations", ()) if body["type"] == ids.NICS else ():
+                one["etag"] = etag
+        return body
+
+    def _answers(self, parent_id: str, kind: str) -> list[dict]:
+        return [self._answered(body) for body in self._children(parent_id, kind).values()]
+
+    def _default_rules(self, group: dict) -> list[dict]:
+        return [
+            {
+                "name": rule["name"],
+                "id": f"{group['id']}/defaultSecurityRules/{rule['name']}",
+                "etag": group["etag"],
+                "type": ids.DEFAULT_RULES,
+                "properties": dict(rule["properties"]),
+            }
+            for rule in rules.DEFAULT_RULES
+        ]
+
+    # -- Who is what to whom -------------------------------------------------------------------
+
+    def _children(self, parent_id: str, kind: str) -> dict[str, dict]:
+        start = f"{parent_id}/{kind.rpartition('/')[2]}/".lower()
+        return {key: body for key, body in self.stored.items() if key.startswith(start)}
+
+    def _named(self, some: dict[str, dict], but: str = "") -> Iterator[tuple[str, dict]]:
+        return ((b["name"], b["properties"]) for key, b in list(some.items()) if key != but)
+
+    def _of_type(self, kind: str) -> list[dict]:
+        return [body for body in self.stored.values() if body["type"] == kind]
+
+    def _users(self, group_id: str, kind: str) -> list[dict]:
+        """The subnets or network interfaces that a security group is on."""
+        return [
+            body
+            for body in self._of_type(kind)
+            if (body["properties"].get("networkSecurityGroup") or {}).get("id", "").lower()
+            == group_id.lower()
+        ]
+
+    def _ip_configurations(self, subnet_id: str) -> list[dict]:
+        return [
+            one
+            for nic in self._of_type(ids.NICS)
+            for one in nic["properties"]["ipConfigurations"]
+            if one["properties"]["subnet"]["id"].lower() == subnet_id.lower()
+        ]
+
+    def _machines(self, nic_id: str) -> list[dict]:
+        return [
+            machine
+            for machine in self._of_type(ids.VMS)
+            for nic in (machine["properties"].get("networkProfile") or {}).get(
+                "networkInterfaces", ()
+            )
+            if nic["id"].lower() == nic_id.lower()
+        ]
+
+    # -- What must be --------------------------------------------------------------------------
+
+    def _require_scope(self, resource: ResourceId) -> None:
+        if resource.subscription.lower() != self.subscription_id:
+            raise ArmError(
+                404,
+                "SubscriptionNotFound",
+                f"The subscription '{resource.subscription}' could not be found.",
+            )
+        group = resource.group
+        if group and resource.type != ids.RESOURCE_GROUPS:
+            key = f"/subscriptions/{resource.subscription}/resourcegroups/{group}".lower()
+            if key not in self.stored:
+                raise _group_not_found(group)
+
+    def _parent(self, resource: ResourceId) -> dict:
+        if parent := self.stored.get(resource.scope.lower()):
+            return parent
+        raise self._not_found(ids.parse(resource.scope))
+
+    def _not_found(self, resource: ResourceId) -> ArmError:
+        if resource.type == ids.RESOURCE_GROUPS:
+            return _group_not_found(resource.name)
+        if resource.root != resource.text and self.exists(resource.scope):
+            return ArmError(404, "NotFound", f"Resource {resource.text} not found.")
+        top = resource if resource.root == resource.text else ids.parse(resource.root)
+        return ArmError(
+            404,
+            "ResourceNotFound",
+            f"The Resource '{top.type}/{top.name}' under resource group '{top.group}' was not "
+            "found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
+        )
+
+    def _require_unlocked(self, resource: ResourceId, action: str) -> None:
+        """ReadOnly forbids writes and deletions, CanNotDelete those, of what the scope holds."""
+        if resource.type == ids.LOCKS:
+            return
+        locked = []
+        for lock in self._of_type(ids.LOCKS):
+            scope = ids.parse(lock["id"]).scope.lower()
+            below = f"{resource.key}/".startswith(scope + "/")
+            above = action == "delete" and f"{scope}/".startswith(resource.key + "/")
+            if (below or above) and (
+                action == "delete" or lock["properties"]["level"] == "ReadOnly"
+            ):
+                locked.append(ids.parse(lock["id"]).scope)
+        if locked:
+            raise scope_locked(resource.text, action, locked)
+
+    def _require_conditions(
+        self, resource: ResourceId, before: dict | None, root: dict | None, conditions: dict
+    ) -> None:
+        wanted = conditions.get("If-Match")
+        etag = (root or {}).get("etag")
+        if wanted and wanted != etag and not (wanted == "*" and before):
+            raise precondition_failed(wanted, etag, resource.text)
+        if conditions.get("If-None-Match") == "*" and before:
+            raise ArmError(
+                412, "PreconditionFailed", f"Precondition failed: {resource.text} exists already."
+            )
+
+    def _require_reference(self, resource_id: str, reference: dict | None) -> None:
+        if reference is not None and not self.exists(reference["id"]):
+            raise ArmError(
+                400,
+                "InvalidResourceReference",
+                f"Resource {reference['id']} referenced by resource {resource_id} was not found. "
+                "Please make sure that the referenced resource exists, and that both resources "
+                "are in the same region.",
+            )
+
+    def _require_unused(self, key: str) -> None:
+        body = self.stored[key]
+        name = body["name"]
+        match body["type"]:
+            case ids.NSGS:
+                users = [*self._users(key, ids.NICS), *self._users(key, ids.SUBNETS)]
+                code = "InUseNetworkSecurityGroupCannotBeDeleted"
+                what, hint = "Network security group", "aka.ms/deletensg"
+            case ids.SUBNETS:
+                users = self._ip_configurations(key)
+                code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
+            case ids.VNETS:
+                users = [
+                    one
+                    for subnet in self._children(key, ids.SUBNETS)
+                    for one in self._ip_configurations(subnet)
+                ]
+                code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
+            case ids.NICS:
+                users = self._machines(key)
+                code, what, hint = "NicInUse", "Network Interface", "aka.ms/deletenic"
+            case _:
+                return
+        if users:
+            raise ArmError(
+                400,
+                code,
+                f"{what} {name} cannot be deleted because it is in use by the following "
+                f"resources: {', '.join(user['id'] for user in users)}. Remove the association "
+                f"first. To learn how to do this, see {hint}.",
+            )
+
+    def _location(self, resource: ResourceId, before: dict | None, body: dict) -> str:
+        location = str(body.get("location") or "").replace(" ", "").lower()
+        if not location:
+            raise ArmError(
+                400, "LocationRequired", "The location property is required for this definition."
+            )
+        if before and before["location"] != location:
+            raise ArmError(
+                409,
+                "InvalidResourceLocation",
+                f"The resource '{resource.name}' already exists in location "
+                f"'{before['location']}' in resource group '{resource.group}'. A resource with the "
+                f"same name cannot be created in location '{location}'. Please select a new "
+                "resource name.",
+            )
+        return location
+
+    def _written_id(self, resource: ResourceId) -> str:
+        """The id in ARM's spelling of what it knows, and in the given one of the new name."""
+        if resource.type in (ids.RESOURCE_GROUPS, ids.LOCKS):
+            return resource.text
+        if resource.root != resource.text:
+            parent = self.stored[resource.scope.lower()]["id"]
+            return f"{parent}/{resource.type.rpartition('/')[2]}/{resource.name}"
+        scope = self.stored[resource.scope.lower()]["id"]
+        return f"{scope}/providers/{resource.type}/{resource.name}"
+
+    def _touch(self, resource: ResourceId, state: str) -> None:
+        root = self.stored.get(resource.root.lower())
+        if root and root["type"].startswith("Microsoft.Network/"):
+            root["etag"] = f'W/"{uuid.uuid4()}"'
+        self.mark(resource, state)
+
+
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArmError(
+            400,
+            "InvalidResourceName",
+            f"Resource name {name} is invalid. The name can be up to 80 characters long. It must "
+            "begin with a word character, and it must end with a word character or with '_'. The "
+            "name may contain word characters or '.', '-', '_'.",
+        )
+
+
+def prefixes_of(properties: dict) -> list[str]:
+    """The address prefixes of a subnet, whichever of its two properties has them."""
+    return properties.get("addressPrefixes") or [
+        prefix for prefix in [properties.get("addressPrefix")] if prefix
+    ]
+
+
+def precondition_failed(given: str, actual: str | None, resource_id: str) -> ArmError:
+    return ArmError(
+        412,
+        "PreconditionFailed",
+        "Precondition failed.",
+        [{"code": "PreconditionFailedEtagMismatch",
+          "message": f"Etag provided in if-match header {given} does not match etag {actual} of "
+                     f"resource {resource_id} in NRP data store."}],
+    )  # fmt: skip
+
+
+def scope_locked(scope: str, action: str, locked: list[str]) -> ArmError:
+    scopes = ",".join(f"'{one}'" for one in locked)
+    return ArmError(
+        409,
+        "ScopeLocked",
+        f"The scope '{scope}' cannot perform {action} operation because following scope(s) are "
+        f"locked: {scopes}. Please remove the lock and try again.",
+    )
+
+
+def _group_not_found(name: str | None) -> ArmError:
+    return ArmError(404, "ResourceGroupNotFound", f"Resource group '{name}' could not be found.")
+
+
+def _parent_not_found(resource: ResourceId, action: str) -> ArmError:
+    return ArmError(
+        404,
+        "ParentResourceNotFound",
+        f"Failed to perform '{action}' on resource(s) of type "
+        f"'{resource.type.partition('/')[2]}', because the parent resource '{resource.scope}' "
+        "could not be found.",
+    )
+
+
+def _network(prefix: str, resource_id: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(prefix)
+    except ValueError:
+        raise ArmError(
+            400,
+            "InvalidCIDRNotation",
+            f"The address prefix {prefix} in resource {resource_id} has an invalid CIDR notation.",
+        ) from None
+
+
+def _within(one, whole) -> bool:
+    return one.version == whole.version and one.subnet_of(whole)

@@ -1,0 +1,127 @@
+"""The Azure side of a cluster, in an Azure Resource Manager of this machine's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.azure_arm import AzureArm
+
+from .openshift import INFRASTRUCTURE_NAME, Worker
+
+REGION = "westeurope"
+VNET_CIDR = "10.0.0.0/16"
+WORKER_SUBNET_CIDR = "10.0.128.0/17"
+VM_SIZE = "Standard_D8s_v5"
+
+# Of what the cluster itself needs between its machines where a site denies the rest, enough to
+# be left alone: priority, protocol and ports of rules from VirtualNetwork to VirtualNetwork.
+# Not the whole of 9000-9999, OpenShift's host services: the chapter's 9000 is to be opened.
+ALLOWED_BEFORE = {
+    "allow-kubelet": (3000, "Tcp", "10250"),
+    "allow-geneve": (3001, "Udp", "6081"),
+    "allow-vxlan": (3002, "Udp", "4789"),
+    "allow-host-services": (3003, "*", "9100-9999"),
+    "allow-machine-config": (3004, "Tcp", "22623-22624"),
+}
+DENY_RULE = "deny-vnet-inbound"
+
+
+@dataclass(frozen=True)
+class CloudSide:
+    """What an installer-provisioned cluster has in Azure, as far as peer pods see it."""
+
+    resource_group: str
+    vnet_id: str
+    worker_subnet_id: str
+    nsg_id: str
+    workers: tuple[Worker, ...]
+
+
+def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
+    """A virtual network with the installer's two subnets, one security group on both, and VMs.
+
+    Azure lets a network's machines talk to each other by default, and then there is nothing to
+    do for peer pods. This site denies it, as strict ones do, but for what the cluster needs.
+    """
+    group = f"{INFRASTRUCTURE_NAME}-rg"
+    group_id = f"/subscriptions/{arm.subscription_id}/resourceGroups/{group}"
+    network = f"{group_id}/providers/Microsoft.Network"
+    machines = f"{group_id}/providers/Microsoft.Compute/virtualMachines"
+    vnet_id = f"{network}/virtualNetworks/{INFRASTRUCTURE_NAME}-vnet"
+    worker_subnet_id = f"{vnet_id}/subnets/{INFRASTRUCTURE_NAME}-worker-subnet"
+    nsg_id = f"{network}/networkSecurityGroups/{INFRASTRUCTURE_NAME}-nsg"
+    tags = {f"kubernetes.io_cluster.{INFRASTRUCTURE_NAME}": "owned"}
+    here = {"location": REGION, "tags": tags}
+
+    arm.put(group_id, here)
+    arm.put(nsg_id, {**here, "properties": {"securityRules": _rules()}})
+    subnets = [
+        {
+            "name": f"{INFRASTRUCTURE_NAME}-{role}-subnet",
+            "properties": {"addressPrefix": prefix, "networkSecurityGroup": {"id": nsg_id}},
+        }
+        for role, prefix in (("master", "10.0.0.0/17"), ("worker", WORKER_SUBNET_CIDR))
+    ]
+    space = {"addressPrefixes": [VNET_CIDR]}
+    arm.put(vnet_id, {**here, "properties": {"addressSpace": space, "subnets": subnets}})
+    found = []
+    for index in range(workers):
+        zone = str(index % 3 + 1)
+        name = f"{INFRASTRUCTURE_NAME}-worker-{REGION}{zone}-{_suffix(index)}"
+        nic = arm.put(
+            f"{network}/networkInterfaces/{name}-nic",
+            {**here, "properties": {"ipConfigurations": [
+                {"name": "pipConfig", "properties": {"subnet": {"id": worker_subnet_id}}},
+            ]}},
+        )  # fmt: skip
+        machine = arm.put(
+            f"{machines}/{name}",
+            {**here, "zones": [zone], "properties": {
+                "hardwareProfile": {"vmSize": VM_SIZE},
+                "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]},
+            }},
+        )  # fmt: skip
+        (address,) = nic["properties"]["ipConfigurations"]
+        found.append(
+            Worker(
+                name=name,
+                provider_id=f"azure://{machine['id']}",
+                zone=f"{REGION}-{zone}",
+                instance_type=VM_SIZE,
+                internal_ip=address["properties"]["privateIPAddress"],
+            )
+        )
+    return CloudSide(group, vnet_id, worker_subnet_id, nsg_id, tuple(found))
+
+
+def _rules() -> list[dict]:
+    def rule(name: str, priority: int, access: str, protocol: str, source: str, port: str) -> dict:
+        return {
+            "name": name,
+            "properties": {
+                "priority": priority,
+                "direction": "Inbound",
+                "access": access,
+                "protocol": protocol,
+                "sourceAddressPrefix": source,
+                "sourcePortRange": "*",
+                "destinationAddressPrefix": "*" if source == "*" else source,
+                "destinationPortRange": port,
+            },
+        }
+
+    return [
+        # The installer's: github.com/openshift/installer, pkg/infrastructure/azure.
+        rule("apiserver_in", 101, "Allow", "Tcp", "*", "6443"),
+        *(
+            rule(name, priority, "Allow", protocol, "VirtualNetwork", port)
+            for name, (priority, protocol, port) in ALLOWED_BEFORE.items()
+        ),
+        rule(DENY_RULE, 4000, "Deny", "*", "VirtualNetwork", "*"),
+    ]
+
+
+def _suffix(index: int) -> str:
+    """Five characters as machine sets append them, the same each time, none twice."""
+    letters = "bcdfghjklmnpqrstvwxz"
+    return "".join(letters[(index // 20**place + 7 * place) % 20] for place in range(5))

@@ -1,0 +1,1023 @@
+"""The emulated ARM, held against what clients of the real one expect of it.
+
+Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
+with the chapter's commands, and by the official REST examples' bodies.
+"""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import json
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    IncompleteReadError,
+    ResourceNotFoundError,
+    ServiceResponseError,
+)
+from azure.identity import (
+    ClientAssertionCredential,
+    ClientSecretCredential,
+    ManagedIdentityCredential,
+)
+from azure.mgmt.compute import ComputeManagementClient
+from azure.mgmt.network import NetworkManagementClient
+
+from tests.azure_arm import AzureArm, faults
+from tests.azure_arm.az import Az, install_azure_cli
+from tests.azure_arm.faults import Fault
+from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
+
+pytestmark = pytest.mark.integration
+
+VERSION = "2024-05-01"
+EXAMPLE_RULE = {
+    "protocol": "*",
+    "sourceAddressPrefix": "10.0.0.0/8",
+    "destinationAddressPrefix": "11.0.0.0/8",
+    "access": "Deny",
+    "destinationPortRange": "8080",
+    "sourcePortRange": "*",
+    "priority": 100,
+    "direction": "Outbound",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[AzureArm]:
+    with AzureArm(tmp_path_factory.mktemp("azure")) as running:
+        yield running
+
+
+@pytest.fixture
+def arm(server: AzureArm) -> Iterator[AzureArm]:
+    """With a resource group, a security group and a subnet, and nothing left of other tests."""
+    server.restore({})
+    server.faults.clear()
+    server.put(server_id(server), {"location": "westeurope"})
+    server.put(nsg_id(server), {"location": "westeurope"})
+    server.put(vnet_id(server), vnet("10.0.0.0/16", {"default": "10.0.0.0/24"}))
+    settings = {name: getattr(server, name) for name in ("polls", "page_size", "token_lifetime")}
+    server.take_requests()
+    yield server
+    for name, value in settings.items():
+        setattr(server, name, value)
+
+
+def server_id(arm: AzureArm) -> str:
+    return f"/subscriptions/{arm.subscription_id}/resourceGroups/rg1"
+
+
+def network_id(arm: AzureArm, *parts: str) -> str:
+    return "/".join([server_id(arm), "providers/Microsoft.Network", *parts])
+
+
+def nsg_id(arm: AzureArm) -> str:
+    return network_id(arm, "networkSecurityGroups/nsg1")
+
+
+def rule_id(arm: AzureArm, name: str) -> str:
+    return f"{nsg_id(arm)}/securityRules/{name}"
+
+
+def vnet_id(arm: AzureArm) -> str:
+    return network_id(arm, "virtualNetworks/vnet1")
+
+
+def vnet(space: str, subnets: dict[str, str]) -> dict:
+    return {
+        "location": "westeurope",
+        "properties": {
+            "addressSpace": {"addressPrefixes": [space]},
+            "subnets": [
+                {"name": name, "properties": {"addressPrefix": prefix}}
+                for name, prefix in subnets.items()
+            ],
+        },
+    }
+
+
+def rule(**changes: object) -> dict:
+    return {"properties": {**EXAMPLE_RULE, **changes}}
+
+
+def nic(arm: AzureArm, **properties: object) -> dict:
+    return {
+        "location": "westeurope",
+        "properties": {
+            "ipConfigurations": [
+                {
+                    "name": "ipconfig1",
+                    "properties": {"subnet": {"id": f"{vnet_id(arm)}/subnets/default"}},
+                }
+            ],
+            **properties,
+        },
+    }
+
+
+def secret(arm: AzureArm, **changes: str) -> ClientSecretCredential:
+    given = {
+        "tenant_id": arm.tenant_id,
+        "client_id": arm.client_id,
+        "client_secret": arm.client_secret,
+        **changes,
+    }
+    return ClientSecretCredential(
+        **given,
+        authority=arm.endpoint_url,
+        disable_instance_discovery=True,
+        connection_verify=str(arm.ca_file),
+    )
+
+
+def scope(arm: AzureArm) -> str:
+    return f"{arm.endpoint_url}/.default"
+
+
+def client(arm: AzureArm, kind: type, credential=None, **settings: object):
+    return kind(
+        credential or secret(arm),
+        arm.subscription_id,
+        base_url=arm.endpoint_url,
+        credential_scopes=[scope(arm)],
+        connection_verify=str(arm.ca_file),
+        **settings,
+    )
+
+
+@pytest.fixture
+def network(arm: AzureArm) -> NetworkManagementClient:
+    return client(arm, NetworkManagementClient, retry_total=0)
+
+
+@pytest.fixture
+def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
+    """Plain requests with a good token: for what no SDK would send."""
+    session = requests.Session()
+    session.trust_env = False  # REQUESTS_CA_BUNDLE would go before `verify`.
+    session.verify = str(arm.ca_file)
+    session.headers["Authorization"] = f"Bearer {secret(arm).get_token(scope(arm)).token}"
+
+    def send(method: str, path: str, body: object = None, **headers: str) -> requests.Response:
+        if "?" not in path:
+            path += f"?api-version={VERSION}"
+        return session.request(
+            method, arm.endpoint_url + path, json=body, headers=headers, timeout=30
+        )
+
+    return send
+
+
+def code(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+# -- Every verb, by the SDK --------------------------------------------------------------------
+
+
+def test_a_rule_lives_and_dies(arm: AzureArm, network: NetworkManagementClient) -> None:
+    rules = network.security_rules
+    made = rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
+    assert made.properties.provisioning_state == "Succeeded"
+    # ARM's ids are case-insensitive, and answered as they were first written.
+    assert rules.get("RG1", "NSG1", "RULE1").id == rule_id(arm, "rule1")
+    rules.begin_create_or_update("rg1", "NSG1", "RULE1", rule(priority=101)).result()
+    (listed,) = rules.list("rg1", "nsg1")
+    assert (listed.id, listed.properties.priority) == (rule_id(arm, "rule1"), 101)
+    rules.begin_delete("rg1", "nsg1", "rule1").result()
+    assert list(rules.list("rg1", "nsg1")) == []
+    with pytest.raises(ResourceNotFoundError) as gone:
+        rules.get("rg1", "nsg1", "rule1")
+    assert gone.value.error.code == "NotFound"
+
+
+TOP_LEVEL = {
+    "virtual_networks": lambda arm: vnet("10.1.0.0/16", {"a": "10.1.1.0/24"}),
+    "network_interfaces": nic,
+    "application_security_groups": lambda arm: {"location": "westeurope"},
+    "network_security_groups": lambda arm: {"location": "westeurope"},
+}
+
+
+@pytest.mark.parametrize("kind", TOP_LEVEL)
+def test_what_is_in_a_resource_group(
+    arm: AzureArm, network: NetworkManagementClient, kind: str
+) -> None:
+    operations = getattr(network, kind)
+    made = operations.begin_create_or_update("rg1", "new", TOP_LEVEL[kind](arm)).result()
+    assert operations.get("rg1", "NEW").as_dict() == made.as_dict()
+    assert made.properties.provisioning_state == "Succeeded"
+    tagged = operations.update_tags("rg1", "new", {"tags": {"of": "the tests"}})
+    assert tagged.tags == {"of": "the tests"}
+    assert operations.get("rg1", "new").as_dict() == tagged.as_dict()
+    for listed in (operations.list("rg1"), operations.list_all()):
+        assert made.id in [one.id for one in listed]
+    operations.begin_delete("rg1", "new").result()
+    with pytest.raises(ResourceNotFoundError) as gone:
+        operations.get("rg1", "new")
+    assert gone.value.error.code == "ResourceNotFound"
+
+
+@pytest.mark.parametrize(
+    "prefixes", [{"addressPrefix": "10.0.1.0/24"}, {"addressPrefixes": ["10.0.1.0/24"]}]
+)
+def test_a_subnet_has_its_prefix_where_it_was_given(
+    arm: AzureArm, network: NetworkManagementClient, prefixes: dict
+) -> None:
+    body = {"properties": {**prefixes, "networkSecurityGroup": {"id": nsg_id(arm)}}}
+    made = network.subnets.begin_create_or_update("rg1", "vnet1", "a", body).result()
+    answered = made.properties.as_dict()
+    assert {k: v for k, v in answered.items() if k.startswith("addressPrefix")} == prefixes
+    group = network.network_security_groups.get("rg1", "nsg1")
+    assert [subnet.id for subnet in group.properties.subnets] == [made.id]
+    inlined = network.virtual_networks.get("rg1", "vnet1").properties.subnets
+    assert [one.as_dict() for one in inlined if one.name == "a"] == [made.as_dict()]
+    assert [one.name for one in network.subnets.list("rg1", "vnet1")] == ["default", "a"]
+    network.subnets.begin_delete("rg1", "vnet1", "a").result()
+    assert [one.name for one in network.subnets.list("rg1", "vnet1")] == ["default"]
+
+
+def test_a_machine_uses_its_nic_and_its_family_of_cores(
+    arm: AzureArm, network: NetworkManagementClient
+) -> None:
+    compute = client(arm, ComputeManagementClient)
+    card = network.network_interfaces.begin_create_or_update("rg1", "card", nic(arm)).result()
+    body = {
+        "location": "westeurope",
+        "properties": {
+            "hardwareProfile": {"vmSize": "Standard_D8s_v5"},
+            "networkProfile": {"networkInterfaces": [{"id": card.id}]},
+        },
+    }
+    made = compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
+    assert made.properties.hardware_profile.vm_size == "Standard_D8s_v5"
+    assert [one.name for one in compute.virtual_machines.list("rg1")] == ["vm1"]
+    assert [one.name for one in compute.virtual_machines.list_all()] == ["vm1"]
+    card = network.network_interfaces.get("rg1", "card")
+    assert card.properties.virtual_machine.id == made.id
+    (address,) = card.properties.ip_configurations
+    assert address.properties.private_ip_address == "10.0.0.4"
+    arm.limits["standardDSv5Family"] = 64
+    usages = {one.name.value: one for one in compute.usage.list("westeurope")}
+    assert (usages["standardDSv5Family"].current_value, usages["standardDSv5Family"].limit) == (
+        8,
+        64,
+    )
+    assert usages["cores"].current_value == 8
+    skus = {one.name: one for one in compute.resource_skus.list(filter="location eq 'eastus'")}
+    assert skus["Standard_B2als_v2"].family == "standardBasv2Family"
+    assert skus["Standard_B2als_v2"].locations == ["eastus"]
+    compute.virtual_machines.begin_delete("rg1", "vm1").result()
+    assert network.network_interfaces.get("rg1", "card").properties.virtual_machine is None
+
+
+def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:
+    v = "?api-version=2022-12-01"
+    base = f"/subscriptions/{arm.subscription_id}"
+    assert http_of("GET", f"/subscriptions{v}").json()["value"][0]["tenantId"] == arm.tenant_id
+    assert http_of("GET", base + v).json()["state"] == "Enabled"
+    assert http_of("GET", f"/tenants{v}").json()["value"][0]["tenantId"] == arm.tenant_id
+    made = http_of("PUT", f"{base}/resourceGroups/rg2{v}", {"location": "West Europe"})
+    assert (made.status_code, made.json()["location"]) == (201, "westeurope")
+    assert http_of("HEAD", f"{base}/resourcegroups/RG2{v}").status_code == 204
+    listed = http_of("GET", f"{base}/resourceGroups{v}").json()["value"]
+    assert [one["name"] for one in listed] == ["rg1", "rg2"]
+    deleted = http_of("DELETE", f"{base}/resourceGroups/rg1{v}")
+    assert deleted.status_code == 202
+    followed = deleted.headers["Location"].removeprefix(arm.endpoint_url)
+    assert [http_of("GET", followed).status_code for _ in range(2)] == [202, 204]
+    assert list(arm.resources) == [f"{base}/resourcegroups/rg2"]
+
+
+# -- The official REST examples ----------------------------------------------------------------
+
+
+def within(example: object, answer: object) -> bool:
+    """Whether all that the example has is in the answer; what else ARM says it leaves out."""
+    if isinstance(example, dict):
+        return isinstance(answer, dict) and all(
+            key in answer and within(value, answer[key]) for key, value in example.items()
+        )
+    if isinstance(example, list):
+        return len(example) == len(answer) and all(map(within, example, answer))
+    return example == answer
+
+
+def default_rule(name: str, source: str, destination: str, priority: int) -> dict:
+    return {
+        "name": name,
+        "properties": {
+            "provisioningState": "Succeeded", "protocol": "*", "priority": priority,
+            "sourcePortRange": "*", "destinationPortRange": "*",
+            "sourceAddressPrefix": source, "destinationAddressPrefix": destination,
+            "access": name.split("A")[0] or "Allow",
+            "direction": "Inbound" if name.endswith("InBound") else "Outbound",
+        },
+    }  # fmt: skip
+
+
+def test_example_network_security_group_create_with_rule(
+    arm: AzureArm, network: NetworkManagementClient
+) -> None:
+    """NetworkSecurityGroupCreateWithRule.json of Microsoft.Network, api-version 2022-07-01."""
+    properties = {**EXAMPLE_RULE, "sourceAddressPrefix": "*", "destinationAddressPrefix": "*",
+                  "access": "Allow", "destinationPortRange": "80", "priority": 130,
+                  "direction": "Inbound"}  # fmt: skip
+    body = {
+        "properties": {"securityRules": [{"name": "rule1", "properties": properties}]},
+        "location": "eastus",
+    }
+    group = network_id(arm, "networkSecurityGroups/testnsg")
+    answer = network.network_security_groups.begin_create_or_update(
+        "rg1", "testnsg", body, api_version="2022-07-01"
+    ).result()
+    assert within(
+        {
+            "name": "testnsg",
+            "id": group,
+            "type": "Microsoft.Network/networkSecurityGroups",
+            "location": "eastus",
+            "properties": {
+                "provisioningState": "Succeeded",
+                "securityRules": [
+                    {
+                        "name": "rule1",
+                        "id": f"{group}/securityRules/rule1",
+                        "properties": {"provisioningState": "Succeeded", **properties},
+                    }
+                ],
+                "defaultSecurityRules": [
+                    {"id": f"{group}/defaultSecurityRules/{default['name']}", **default}
+                    for default in (
+                        default_rule("AllowVnetInBound", "VirtualNetwork", "VirtualNetwork", 65000),
+                        default_rule("AllowAzureLoadBalancerInBound", "AzureLoadBalancer", "*", 65001),
+                        default_rule("DenyAllInBound", "*", "*", 65500),
+                        default_rule("AllowVnetOutBound", "VirtualNetwork", "VirtualNetwork", 65000),
+                        default_rule("AllowInternetOutBound", "*", "Internet", 65001),
+                        default_rule("DenyAllOutBound", "*", "*", 65500),
+                    )
+                ],
+            },
+        },
+        answer.as_dict(),
+    )  # fmt: skip
+    names = [one.name for one in network.default_security_rules.list("rg1", "testnsg")]
+    assert names[0] == "AllowVnetInBound"
+    one = network.default_security_rules.get("rg1", "testnsg", "DenyAllInBound")
+    assert one.properties.priority == 65500
+
+
+def test_example_network_security_group_rule_create(arm: AzureArm, http_of) -> None:
+    """NetworkSecurityGroupRuleCreate.json of Microsoft.Network, api-version 2022-07-01."""
+    path = rule_id(arm, "rule1")
+    arm.polls = 0
+    for status in (201, 200):
+        answer = http_of("PUT", f"{path}?api-version=2022-07-01", {"properties": EXAMPLE_RULE})
+        assert answer.status_code == status
+        expected = {
+            "name": "rule1",
+            "id": path,
+            "properties": {"provisioningState": "Succeeded", **EXAMPLE_RULE},
+        }
+        assert within(expected, answer.json())
+
+
+def test_example_virtual_network_create_subnet(arm: AzureArm, http_of) -> None:
+    """VirtualNetworkCreateSubnet.json of Microsoft.Network, api-version 2023-09-01."""
+    path = network_id(arm, "virtualNetworks/test-vnet")
+    subnet = {"name": "test-1", "properties": {"addressPrefix": "10.0.0.0/24"}}
+    space = {"addressPrefixes": ["10.0.0.0/16"]}
+    body = {"properties": {"addressSpace": space, "subnets": [subnet]}, "location": "eastus"}
+    arm.polls = 0
+    answer = http_of("PUT", f"{path}?api-version=2023-09-01", body)
+    expected = {
+        "name": "test-vnet",
+        "id": path,
+        "type": "Microsoft.Network/virtualNetworks",
+        "location": "eastus",
+        "properties": {
+            "provisioningState": "Succeeded",
+            "addressSpace": space,
+            "subnets": [
+                {
+                    "id": f"{path}/subnets/test-1",
+                    "name": "test-1",
+                    "properties": {"addressPrefix": "10.0.0.0/24", "provisioningState": "Succeeded"},
+                }
+            ],
+            "virtualNetworkPeerings": [],
+        },
+    }  # fmt: skip
+    assert answer.status_code == 201
+    assert within(expected, answer.json())
+
+
+# -- What is refused, and in which words -------------------------------------------------------
+
+NO_PREFIX = {"sourceAddressPrefix": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"priority": 99}, "SecurityRuleInvalidPriority"),
+        ({"priority": 4097}, "SecurityRuleInvalidPriority"),
+        ({"priority": "high"}, "InvalidRequestFormat"),
+        ({"priority": None}, "SecurityRuleParameterMissing"),
+        ({"protocol": None}, "SecurityRuleParameterMissing"),
+        ({"protocol": "Sctp"}, "InvalidRequestFormat"),
+        ({"access": "Maybe"}, "InvalidRequestFormat"),
+        ({"direction": "Sideways"}, "InvalidRequestFormat"),
+        ({"destinationPortRange": None}, "SecurityRuleParametersMissing"),
+        ({"destinationPortRange": "80,443"}, "SecurityRuleInvalidPortRange"),
+        ({"destinationPortRange": "65536"}, "SecurityRuleInvalidPortRange"),
+        ({"destinationPortRange": "90-80"}, "SecurityRuleInvalidPortRange"),
+        ({"destinationPortRange": 80}, "InvalidRequestFormat"),
+        ({"destinationPortRanges": ["80"]}, "SecurityRuleParametersConflict"),
+        (
+            {"destinationPortRange": None, "destinationPortRanges": ["*"]},
+            "SecurityRuleParameterContainsInvalidPortRanges",
+        ),
+        (NO_PREFIX, "SecurityRuleParametersMissing"),
+        ({"sourceAddressPrefix": "10.0.0.1/8"}, "SecurityRuleInvalidAddressPrefix"),
+        ({"sourceAddressPrefix": "anywhere"}, "SecurityRuleInvalidAddressPrefix"),
+        ({"sourceAddressPrefixes": ["10.0.0.0/8"]}, "SecurityRuleParametersConflict"),
+        (
+            {**NO_PREFIX, "sourceAddressPrefixes": ["Internet"]},
+            "SecurityRuleParameterContainsUnsupportedValue",
+        ),
+        (
+            {**NO_PREFIX, "sourceAddressPrefixes": ["10.0.0.0/8", "10.1.0.0/16"]},
+            "OverlappingSubnetsNotPermittedInSecurityRule",
+        ),
+        (
+            {"sourceAddressPrefix": "fd00::/64"},
+            "ResourceCannotContainAddressPrefixesFromDifferentAddressFamilies",
+        ),
+        (
+            {**NO_PREFIX, "sourceApplicationSecurityGroups": [{"id": "/subscriptions/x"}]},
+            "InvalidResourceReference",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_that_azure_would_refuse(
+    arm: AzureArm, network: NetworkManagementClient, changes: dict, expected: str
+) -> None:
+    before = arm.resources
+    with pytest.raises(HttpResponseError) as refused:
+        network.security_rules.begin_create_or_update("rg1", "nsg1", "rule1", rule(**changes))
+    assert (refused.value.status_code, refused.value.error.code) == (400, expected)
+    assert arm.resources == before
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"protocol": "TCP", "access": "allow"}, {"protocol": "Tcp", "access": "Allow"}),
+        ({"direction": "INBOUND"}, {"direction": "Inbound"}),
+        ({"sourceAddressPrefix": "virtualnetwork"}, {"sourceAddressPrefix": "VirtualNetwork"}),
+        ({"sourceAddressPrefix": "Storage.WestEurope"}, {}),
+        ({"sourceAddressPrefix": "10.0.0.4"}, {}),
+        ({"destinationPortRange": "0-65535"}, {}),
+        ({"destinationPortRange": None, "destinationPortRanges": ["22", "80-90"]}, {}),
+        ({**NO_PREFIX, "sourceAddressPrefixes": ["10.0.0.0/24", "10.2.0.0/24"]}, {}),
+        ({"sourceAddressPrefix": "fd00::/64", "destinationAddressPrefix": "fd00::/64"}, {}),
+    ],
+)
+def test_a_rule_that_azure_takes(
+    arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict
+) -> None:
+    network.security_rules.begin_create_or_update("rg1", "nsg1", "r", rule(**given)).result()
+    answered = arm.resources[rule_id(arm, "r").lower()]["properties"]
+    expected = {key: value for key, value in {**given, **stored}.items() if value is not None}
+    assert within(expected, answered)
+    # A whole group can be written back as it was read.
+    group = network.network_security_groups.get("rg1", "nsg1")
+    network.network_security_groups.begin_create_or_update("rg1", "nsg1", group).result()
+    assert arm.resources[rule_id(arm, "r").lower()]["properties"] == answered
+
+
+def test_priorities_are_one_rules_own_in_each_direction(
+    arm: AzureArm, network: NetworkManagementClient
+) -> None:
+    rules = network.security_rules
+    rules.begin_create_or_update("rg1", "nsg1", "out", rule()).result()
+    rules.begin_create_or_update("rg1", "nsg1", "in", rule(direction="Inbound")).result()
+    with pytest.raises(HttpResponseError) as refused:
+        rules.begin_create_or_update("rg1", "nsg1", "late", rule())
+    assert refused.value.error.code == "SecurityRuleConflict"
+    assert "conflicts with rule" in refused.value.message
+    both = [{"name": name, **rule()} for name in ("a", "b")]
+    with pytest.raises(HttpResponseError) as refused:
+        network.network_security_groups.begin_create_or_update(
+            "rg1", "nsg1", {"location": "westeurope", "properties": {"securityRules": both}}
+        )
+    assert refused.value.error.code == "SecurityRuleConflict"
+    assert [one.name for one in rules.list("rg1", "nsg1")] == ["out", "in"]
+
+
+def test_a_group_is_replaced_whole(arm: AzureArm, network: NetworkManagementClient) -> None:
+    groups = network.network_security_groups
+    for names in (["a", "b"], ["b", "c"]):
+        rules = [{"name": n, **rule(priority=100 + i)} for i, n in enumerate(names)]
+        body = {"location": "westeurope", "properties": {"securityRules": rules}}
+        answer = groups.begin_create_or_update("rg1", "nsg1", body).result()
+        assert sorted(one.name for one in answer.properties.security_rules) == names
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "{nsg}x", (404, "ResourceNotFound")),
+        ("GET", "{nsg}/securityRules/x", (404, "NotFound")),
+        ("GET", "{nsg}x/securityRules", (404, "ResourceNotFound")),
+        ("PUT", "{nsg}x/securityRules/x", (404, "ParentResourceNotFound")),
+        ("DELETE", "{nsg}x/securityRules/x", (404, "ParentResourceNotFound")),
+        ("PATCH", "{nsg}x", (404, "ResourceNotFound")),
+        ("GET", "{group}x/providers/Microsoft.Network/virtualNetworks", (404, "ResourceGroupNotFound")),
+        ("PUT", "{group}x/providers/Microsoft.Network/virtualNetworks/v", (404, "ResourceGroupNotFound")),
+        ("GET", "/subscriptions/00000000-0000-0000-0000-000000000000/providers/Microsoft.Network/virtualNetworks", (404, "SubscriptionNotFound")),
+        ("GET", "{group}/providers/Microsoft.Netwerk/virtualNetworks", (404, "InvalidResourceNamespace")),
+        ("GET", "{group}/providers/Microsoft.Network/virtualNetwerks", (404, "InvalidResourceType")),
+        ("PUT", "{nsg}/securityRules/-x", (400, "InvalidResourceName")),
+        ("POST", "{nsg}", (405, "MethodNotAllowed")),
+        ("GET", "{nsg}?api-version=", (400, "MissingApiVersionParameter")),
+        ("GET", "{nsg}?api-version=2099-01-01", (400, "NoRegisteredProviderFound")),
+        ("GET", "{group}?api-version=2099-01-01", (400, "InvalidApiVersionParameter")),
+    ],
+)  # fmt: skip
+def test_a_path_that_leads_nowhere(
+    arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
+) -> None:
+    body = rule() if method == "PUT" else {}
+    answer = http_of(method, path.format(nsg=nsg_id(arm), group=server_id(arm)), body)
+    assert code(answer) == expected
+    assert answer.json()["error"]["details"] == []
+    assert {"x-ms-request-id", "x-ms-correlation-request-id"} <= set(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "expected"),
+    [
+        ("nsg", {"location": None}, (400, "LocationRequired")),
+        ("nsg", {"location": "eastus"}, (409, "InvalidResourceLocation")),
+        ("nsg", [], (400, "InvalidRequestFormat")),
+        ("vnet", vnet("10.0.0.0/16", {"a": "10.1.0.0/24"}), (400, "NetcfgInvalidSubnet")),
+        ("vnet", vnet("10.0.0.0/16", {"a": "10.0.0.0/24", "b": "10.0.0.0/28"}),
+         (400, "NetcfgSubnetRangesOverlap")),
+        ("vnet", vnet("10.0.0.0/33", {}), (400, "InvalidCIDRNotation")),
+    ],
+)  # fmt: skip
+def test_a_body_that_azure_would_refuse(
+    arm: AzureArm, http_of, path: str, change, expected: tuple[int, str]
+) -> None:
+    path = {"nsg": nsg_id(arm), "vnet": vnet_id(arm)}[path]
+    assert code(http_of("PUT", path, change)) == expected
+
+
+def test_a_network_written_without_subnets_keeps_them(arm: AzureArm, http_of) -> None:
+    body = vnet("10.0.0.0/16", {})
+    del body["properties"]["subnets"]
+    kept = http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"]
+    assert [subnet["name"] for subnet in kept] == ["default"]
+    body["properties"]["subnets"] = []
+    assert http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"] == []
+
+
+def test_what_is_in_use_stays(arm: AzureArm, network: NetworkManagementClient) -> None:
+    group = {"networkSecurityGroup": {"id": nsg_id(arm)}}
+    network.network_interfaces.begin_create_or_update("rg1", "card", nic(arm, **group)).result()
+    for delete, expected in (
+        (lambda: network.network_security_groups.begin_delete("rg1", "nsg1"),
+         "InUseNetworkSecurityGroupCannotBeDeleted"),
+        (lambda: network.subnets.begin_delete("rg1", "vnet1", "default"),
+         "InUseSubnetCannotBeDeleted"),
+        (lambda: network.virtual_networks.begin_delete("rg1", "vnet1"),
+         "InUseSubnetCannotBeDeleted"),
+        (lambda: network.virtual_networks.begin_create_or_update(
+            "rg1", "vnet1", vnet("10.0.0.0/16", {})), "InUseSubnetCannotBeDeleted"),
+    ):  # fmt: skip
+        with pytest.raises(HttpResponseError) as refused:
+            delete()
+        assert refused.value.error.code == expected
+    group = network.network_security_groups.get("rg1", "nsg1")
+    assert [one.id for one in group.properties.network_interfaces] == [
+        network_id(arm, "networkInterfaces/card")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "scope_of", "writes", "deletes"),
+    [
+        ("ReadOnly", server_id, False, False),
+        ("ReadOnly", nsg_id, False, False),
+        ("ReadOnly", vnet_id, True, True),
+        ("CanNotDelete", server_id, True, False),
+    ],
+)
+def test_locks(arm: AzureArm, http_of, level: str, scope_of, writes: bool, deletes: bool) -> None:
+    arm.put(rule_id(arm, "rule1"), rule())
+    lock = f"{scope_of(arm)}/providers/Microsoft.Authorization/locks/lock1?api-version=2016-09-01"
+    assert http_of("PUT", lock, {"properties": {"level": level}}).status_code == 201
+    assert http_of("GET", lock).json()["properties"]["level"] == level
+    written = http_of("PUT", rule_id(arm, "rule1"), rule(priority=200))
+    deleted = http_of("DELETE", rule_id(arm, "rule1"))
+    for answer, allowed in ((written, writes), (deleted, deletes)):
+        assert answer.ok is allowed
+        assert allowed or code(answer) == (409, "ScopeLocked")
+    assert http_of("GET", rule_id(arm, "rule1")).status_code == 200
+    assert http_of("DELETE", lock).status_code == 200
+    assert http_of("DELETE", rule_id(arm, "rule1")).ok
+
+
+# -- ETags, operations, pages ------------------------------------------------------------------
+
+
+def test_etags(arm: AzureArm, network: NetworkManagementClient, http_of) -> None:
+    def etag() -> str:
+        return network.network_security_groups.get("rg1", "nsg1").etag
+
+    before = etag()
+    made = network.security_rules.begin_create_or_update("rg1", "nsg1", "a", rule()).result()
+    assert etag() == made.etag != before
+    for method, body in (("PUT", rule(priority=200)), ("DELETE", None)):
+        stale = http_of(method, rule_id(arm, "a"), body, **{"If-Match": before})
+        assert code(stale) == (412, "PreconditionFailed")
+        (detail,) = stale.json()["error"]["details"]
+        assert detail["code"] == "PreconditionFailedEtagMismatch"
+    with pytest.raises(HttpResponseError, match="PreconditionFailedEtagMismatch"):
+        network.network_security_groups.begin_create_or_update(
+            "rg1", "nsg1", {"location": "westeurope"}, headers={"If-Match": before}
+        )
+    new_only = {"If-None-Match": "*"}
+    assert code(http_of("PUT", rule_id(arm, "a"), rule(), **new_only))[0] == 412
+    assert http_of("PUT", rule_id(arm, "b"), rule(priority=201), **new_only).status_code == 201
+    current = {"If-Match": etag()}
+    assert http_of("PUT", rule_id(arm, "a"), rule(priority=200), **current).status_code == 200
+    assert etag() not in (before, current["If-Match"])
+    tagged = network.network_security_groups.update_tags("rg1", "nsg1", {"tags": {"a": "b"}})
+    assert tagged.etag != before
+
+
+def test_an_operation_from_its_begin_to_its_end(arm: AzureArm, http_of) -> None:
+    arm.polls = 2
+
+    def follow(answer: requests.Response) -> list[str]:
+        assert answer.headers["x-ms-retry-after-ms"] == "10"
+        url = answer.headers["Azure-AsyncOperation"].removeprefix(arm.endpoint_url)
+        return [http_of("GET", url).json()["status"] for _ in range(3)]
+
+    def states() -> list[str]:
+        resources = arm.resources
+        return [
+            resources[key.lower()]["properties"]["provisioningState"]
+            for key in (rule_id(arm, "rule1"), nsg_id(arm), rule_id(arm, "other"))
+        ]
+
+    arm.put(rule_id(arm, "other"), rule(priority=300))
+    put = http_of("PUT", rule_id(arm, "rule1"), rule())
+    assert put.json()["properties"]["provisioningState"] == "Updating"
+    assert states() == ["Updating", "Updating", "Succeeded"]
+    assert follow(put) == ["InProgress", "InProgress", "Succeeded"]
+    assert states() == ["Succeeded"] * 3
+    deleted = http_of("DELETE", rule_id(arm, "rule1"))
+    assert deleted.status_code == 202
+    assert states() == ["Deleting", "Updating", "Succeeded"]
+    assert follow(deleted) == ["InProgress", "InProgress", "Succeeded"]
+    assert http_of("GET", rule_id(arm, "rule1")).status_code == 404
+    assert http_of("DELETE", rule_id(arm, "rule1")).status_code == 204
+    arm.retry_after, before = 3, arm.retry_after
+    assert http_of("PUT", rule_id(arm, "rule1"), rule()).headers["Retry-After"] == "3"
+    arm.retry_after = before
+
+
+def test_an_operation_goes_on_for_who_looks_at_the_resource(arm: AzureArm, http_of) -> None:
+    http_of("PUT", rule_id(arm, "rule1"), rule())
+    seen = [
+        http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"]
+        for _ in range(2)
+    ]
+    assert seen == ["Updating", "Succeeded"]
+
+
+def test_a_write_waits_for_those_before_it(arm: AzureArm, http_of) -> None:
+    arm.put(rule_id(arm, "rule1"), rule())
+    deleted = http_of("DELETE", rule_id(arm, "rule1"))
+    assert http_of("PUT", rule_id(arm, "rule2"), rule()).status_code == 201
+    assert http_of("PUT", rule_id(arm, "rule1"), rule(priority=200)).status_code == 201
+    operation = deleted.headers["Azure-AsyncOperation"].removeprefix(arm.endpoint_url)
+    assert http_of("GET", operation).json()["status"] == "Succeeded"
+    assert rule_id(arm, "rule1").lower() in arm.resources
+
+
+@pytest.mark.parametrize("page_size", [2, 3, 6, 100])
+def test_pages(arm: AzureArm, network: NetworkManagementClient, page_size: int) -> None:
+    names = [f"rule{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        arm.put(rule_id(arm, name), rule(priority=100 + number))
+    arm.page_size = page_size
+    assert [one.name for one in network.security_rules.list("rg1", "nsg1")] == names
+    assert len(arm.take_requests()) == -(-6 // page_size)
+
+
+# -- Who may come in ---------------------------------------------------------------------------
+
+
+def test_ways_to_log_in(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", arm.endpoint_url)
+    verified = {"connection_verify": str(arm.ca_file)}
+    for credential in (
+        secret(arm),
+        ClientAssertionCredential(
+            arm.tenant_id, arm.client_id, lambda: arm.federated_token, authority=arm.endpoint_url,
+            disable_instance_discovery=True, **verified,
+        ),
+        ManagedIdentityCredential(**verified),
+        ManagedIdentityCredential(client_id=arm.client_id, **verified),
+    ):  # fmt: skip
+        groups = client(arm, NetworkManagementClient, credential).network_security_groups
+        assert [one.name for one in groups.list_all()] == ["nsg1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"client_secret": "wrong"}, "AADSTS7000215"),
+        ({"client_id": "00000000-0000-0000-0000-000000000000"}, "AADSTS700016"),
+        # MSAL's words to AADSTS90002.
+        ({"tenant_id": "00000000-0000-0000-0000-000000000000"}, "double check your tenant"),
+    ],
+)
+def test_ways_not_to_log_in(arm: AzureArm, changes: dict, words: str) -> None:
+    with pytest.raises(ClientAuthenticationError, match=words):
+        secret(arm, **changes).get_token(scope(arm))
+
+
+def test_an_assertion_that_nobody_federated(arm: AzureArm) -> None:
+    credential = ClientAssertionCredential(
+        arm.tenant_id, arm.client_id, lambda: "another.token.altogether",
+        authority=arm.endpoint_url, disable_instance_discovery=True,
+        connection_verify=str(arm.ca_file),
+    )  # fmt: skip
+    with pytest.raises(ClientAuthenticationError, match="AADSTS700213"):
+        credential.get_token(scope(arm))
+
+
+def test_tokens_that_do_not_do(arm: AzureArm, http_of) -> None:
+    other = secret(arm).get_token("https://graph.example.com/.default").token
+    for header, expected in (
+        ("", "AuthenticationFailed"),
+        ("Bearer a.b.c", "InvalidAuthenticationToken"),
+        (f"Bearer {other}", "InvalidAuthenticationTokenAudience"),
+    ):
+        answer = http_of("GET", nsg_id(arm), Authorization=header)
+        assert code(answer) == (401, expected)
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer authorization_uri=")
+    assert http_of("GET", nsg_id(arm)).status_code == 200
+    arm.expire_tokens()
+    assert code(http_of("GET", nsg_id(arm))) == (401, "ExpiredAuthenticationToken")
+    arm.token_lifetime = 0
+    brief = secret(arm).get_token(scope(arm)).token
+    answer = http_of("GET", nsg_id(arm), Authorization=f"Bearer {brief}")
+    assert code(answer) == (401, "ExpiredAuthenticationToken")
+
+
+def test_managed_identity_wants_its_header(arm: AzureArm, http_of) -> None:
+    path = f"/metadata/identity/oauth2/token?resource={arm.endpoint_url}"
+    assert http_of("GET", path).status_code == 400
+    assert http_of("GET", path, Metadata="true").json()["resource"] == arm.endpoint_url
+    assert http_of("GET", f"{path}&client_id=other", Metadata="true").status_code == 400
+
+
+def test_endpoints_as_the_azure_cli_reads_them(arm: AzureArm, tmp_path) -> None:
+    script = (
+        "from azure.cli.core.cloud import get_known_clouds; (cloud,) = get_known_clouds();"
+        "e = cloud.endpoints;"
+        "print(e.resource_manager, e.active_directory, e.active_directory_resource_id)"
+    )
+    ran = subprocess.run(
+        [install_azure_cli() / "python", "-c", script],
+        env={
+            "SSL_CERT_FILE": str(arm.ca_file),
+            "AZURE_CONFIG_DIR": str(tmp_path),
+            "ARM_CLOUD_METADATA_URL": f"{arm.endpoint_url}/metadata/endpoints?api-version=2019-05-01",
+        },
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout.split() == [arm.endpoint_url] * 3
+
+
+@pytest.mark.parametrize("version", ["2015-01-01", "2019-05-01", "2022-09-01"])
+def test_endpoints_by_version(arm: AzureArm, http_of, version: str) -> None:
+    body = http_of("GET", f"/metadata/endpoints?api-version={version}").json()
+    assert isinstance(body, list) is (version == "2019-05-01")
+    cloud = body[0] if isinstance(body, list) else body
+    assert cloud["authentication"]["loginEndpoint"] == arm.endpoint_url
+    assert cloud["authentication"]["audiences"] == [arm.endpoint_url]
+    assert (cloud.get("resourceManager") is None) is (version == "2015-01-01")
+
+
+# -- For tests ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (faults.throttled(2), (429, "TooManyRequests")),
+        (faults.retryable_error(1), (429, "RetryableError")),
+        (faults.another_operation_in_progress(1), (429, "AnotherOperationInProgress")),
+        (faults.authorization_failed, (403, "AuthorizationFailed")),
+        (faults.scope_locked, (409, "ScopeLocked")),
+        (faults.precondition_failed, (412, "PreconditionFailed")),
+        (faults.refuse(502, "BadGateway"), (502, "BadGateway")),
+        (faults.hang_up, ServiceResponseError),
+        (faults.lose_the_answer, ServiceResponseError),
+        (faults.cut_the_answer, IncompleteReadError),
+        (faults.operation_fails("InternalServerError"), (200, "InternalServerError")),
+        (faults.work, None),
+    ],
+)
+def test_faults(arm: AzureArm, network: NetworkManagementClient, act, expected) -> None:
+    arm.faults += [Fault("GET", "never", faults.hang_up), Fault("PUT", "/securityrules/", act)]
+    done = act in (faults.work, faults.lose_the_answer, faults.cut_the_answer)
+
+    def put() -> None:
+        network.security_rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
+
+    if expected is None:
+        put()
+    else:
+        with pytest.raises(expected if isinstance(expected, type) else HttpResponseError) as met:
+            put()
+        if isinstance(expected, tuple):
+            assert (met.value.status_code, met.value.error.code) == expected
+            after = met.value.response.headers.get("Retry-After")
+            assert after == {"TooManyRequests": "2", "RetryableError": "1"}.get(
+                expected[1], "1" if expected[1].startswith("Another") else None
+            )
+    stored = arm.resources.get(rule_id(arm, "rule1").lower())
+    if expected == (200, "InternalServerError"):
+        assert stored["properties"]["provisioningState"] == "Failed"
+    else:
+        assert (stored is not None) is done
+    # Used up, while the one that nothing matched still waits.
+    assert [fault.path for fault in arm.faults] == ["never"]
+    put()
+    assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
+
+
+def test_somebody_else_acts_between_two_requests(arm: AzureArm, http_of) -> None:
+    before = http_of("GET", nsg_id(arm)).json()["etag"]
+    arm.faults.append(
+        Fault("PUT", "rules/mine", faults.first(lambda: arm.put(rule_id(arm, "theirs"), rule())))
+    )
+    mine = http_of("PUT", rule_id(arm, "mine"), rule(priority=200), **{"If-Match": before})
+    assert code(mine) == (412, "PreconditionFailed")
+    assert rule_id(arm, "theirs").lower() in arm.resources
+
+
+def test_a_failed_deletion_leaves_the_rule(arm: AzureArm, network: NetworkManagementClient) -> None:
+    arm.put(rule_id(arm, "rule1"), rule())
+    arm.faults.append(Fault("DELETE", "rule1", faults.operation_fails("OperationFailed")))
+    with pytest.raises(HttpResponseError, match="OperationFailed"):
+        network.security_rules.begin_delete("rg1", "nsg1", "rule1").result()
+    assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
+
+
+def test_snapshots_and_the_log(arm: AzureArm, http_of) -> None:
+    snapshot, before = arm.snapshot(), arm.resources
+    untouched = copy.deepcopy(snapshot)
+    http_of("PUT", rule_id(arm, "rule1"), rule())
+    assert arm.take_requests() == [("PUT", rule_id(arm, "rule1"))]
+    assert arm.take_requests() == []
+    assert arm.resources != before
+    arm.restore(snapshot)
+    assert arm.resources == before
+    arm.put(rule_id(arm, "rule1"), rule())
+    arm.delete(rule_id(arm, "rule1"))
+    assert snapshot == untouched
+    assert list(arm.resources) == list(before)
+
+
+def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
+    token = secret(arm).get_token(scope(arm)).token
+    place = urlsplit(arm.endpoint_url)
+    context = ssl.create_default_context(cafile=str(arm.ca_file))
+    connection = http.client.HTTPSConnection(place.hostname, place.port, context=context, timeout=9)
+    connection.connect()
+    first = connection.sock
+    for body in (None, json.dumps({"tags": {"a": "b"}}), None):
+        connection.request(
+            "PATCH" if body else "GET", f"{nsg_id(arm)}?api-version={VERSION}", body,
+            {"Authorization": f"Bearer {token}"},
+        )  # fmt: skip
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
+        assert connection.sock is first
+    connection.close()
+
+
+# -- The real az -------------------------------------------------------------------------------
+
+# Section 3.1.3.1 as it is, but for step 2's `oc get infrastructure/cluster`.
+CHAPTER = """
+AZURE_RESOURCE_GROUP={group}
+AZURE_NSG_NAME=$(az network nsg list --resource-group ${{AZURE_RESOURCE_GROUP}} --query "[].{{Name:name}}" --output tsv)
+AZURE_VNET_NAME=$(az network vnet list --resource-group ${{AZURE_RESOURCE_GROUP}} --query "[].{{Name:name}}" --output tsv)
+AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${{AZURE_RESOURCE_GROUP}} --vnet-name ${{AZURE_VNET_NAME}}  --query "[].{{Name:name}} | [? contains(Name, 'worker')]" --output tsv)
+AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${{AZURE_SUBNET_NAME}} --vnet-name ${{AZURE_VNET_NAME}} --resource-group ${{AZURE_RESOURCE_GROUP}} --query "addressPrefix" --output tsv)
+az network nsg rule create \\
+  --resource-group $AZURE_RESOURCE_GROUP \\
+  --nsg-name $AZURE_NSG_NAME \\
+  --name Allow-Kata-Agent-Internal \\
+  --access Allow \\
+  --protocol Tcp \\
+  --direction Inbound \\
+  --priority 112 \\
+  --source-address-prefixes $AZURE_SUBNET_PREFIX \\
+  --source-port-range "*" \\
+  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \\
+  --destination-port-range 15150
+az network nsg rule create \\
+  --resource-group $AZURE_RESOURCE_GROUP \\
+  --nsg-name $AZURE_NSG_NAME \\
+  --name Allow-VXLAN-Internal \\
+  --access Allow \\
+  --protocol Tcp \\
+  --direction Inbound \\
+  --priority 111 \\
+  --source-address-prefixes $AZURE_SUBNET_PREFIX \\
+  --source-port-range "*" \\
+  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \\
+  --destination-port-range 9000
+"""
+
+
+def test_the_chapter_by_az(arm: AzureArm, tmp_path) -> None:
+    side = create_cloud_side(arm, workers=2)
+    az = Az(arm, tmp_path / "az")
+    az.bash(CHAPTER.format(group=side.resource_group))
+    for name, priority, port in (
+        ("Allow-Kata-Agent-Internal", 112, "15150"),
+        ("Allow-VXLAN-Internal", 111, "9000"),
+    ):
+        stored = arm.resources[f"{side.nsg_id}/securityRules/{name}".lower()]
+        assert stored["properties"] == {
+            "provisioningState": "Succeeded", "priority": priority, "direction": "Inbound",
+            "access": "Allow", "protocol": "Tcp",
+            "sourceAddressPrefix": WORKER_SUBNET_CIDR, "sourceAddressPrefixes": [],
+            "sourcePortRange": "*", "sourcePortRanges": [],
+            "destinationAddressPrefix": WORKER_SUBNET_CIDR, "destinationAddressPrefixes": [],
+            "destinationPortRange": port, "destinationPortRanges": [],
+        }  # fmt: skip
+
+    nsg = ("--resource-group", side.resource_group, "--nsg-name", side.nsg_id.rpartition("/")[2])
+    rule_of = (*nsg, "--name", "Allow-VXLAN-Internal")
+    assert json.loads(az.run("network", "nsg", "rule", "show", *rule_of))["priority"] == 111
+    az.run("network", "nsg", "rule", "delete", *rule_of)
+    listed = az.run("network", "nsg", "rule", "list", *nsg, "--query", "[].name", "-o", "tsv")
+    assert "Allow-Kata-Agent-Internal" in listed.split()
+    assert "Allow-VXLAN-Internal" not in listed.split()
+    cards = az.run("network", "nic", "list", "-g", side.resource_group, "--query", "[].name")
+    assert json.loads(cards) == [f"{worker.name}-nic" for worker in side.workers]
+    usage = json.loads(az.run("vm", "list-usage", "--location", "westeurope"))
+    assert {one["name"]["value"]: one["currentValue"] for one in usage}["cores"] == "16"
+    account = json.loads(az.run("account", "show"))
+    assert (account["id"], account["tenantId"]) == (arm.subscription_id, arm.tenant_id)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        az.run("network", "nsg", "rule", "create", *nsg, "--name", "late", "--priority", "112")
+    assert "(SecurityRuleConflict) Security rule Allow-Kata-Agent-Internal" in refused.value.stderr
+
+
+# -- The cluster's side ------------------------------------------------------------------------
+
+
+def test_the_cloud_side_of_a_cluster(arm: AzureArm, network: NetworkManagementClient) -> None:
+    side = create_cloud_side(arm, workers=45)
+    group, names = side.resource_group, [worker.name for worker in side.workers]
+    assert len(set(names)) == len({worker.internal_ip for worker in side.workers}) == 45
+    subnet = network.subnets.get(group, *side.worker_subnet_id.split("/")[-3::2])
+    assert subnet.properties.network_security_group.id == side.nsg_id
+    assert len(subnet.properties.ip_configurations) == 45
+    cards = {
+        one.properties.virtual_machine.id: one for one in network.network_interfaces.list(group)
+    }
+    for worker in side.workers:
+        machine = worker.provider_id.removeprefix("azure://")
+        (address,) = cards[machine].properties.ip_configurations
+        assert address.properties.private_ip_address == worker.internal_ip
+        assert arm.resources[machine.lower()]["zones"] == [worker.zone.rpartition("-")[2]]
+    security_group = network.network_security_groups.get(group, side.nsg_id.rpartition("/")[2])
+    deny = {one.name: one.properties for one in security_group.properties.security_rules}[
+        "deny-vnet-inbound"
+    ]
+    assert (deny.priority, deny.access) == (4000, "Deny")
