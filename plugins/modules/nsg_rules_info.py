@@ -1,0 +1,346 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: nsg_rules_info
+version_added: "0.1.0"
+short_description: Tell what Azure lets pass between the workers of a cluster, and which rule decides
+description:
+  - Looks at the network security groups (NSGs) that filter the workers' traffic, as M(osc.peerpods.nsg_rules) finds them,
+    and says for each port what passes and what does not between two sets of addresses, in both directions, and
+    which rule decides.
+  - Decides as Azure does, the smallest priority number first, over all addresses at once instead of one example.
+options:
+  virtual_machines:
+    description:
+      - The workers, each as an ARM id or as the C(spec.providerID) of its node (V(azure:///subscriptions/...)).
+      - Of O(nodes), O(virtual_machines) and O(subnets) at most one may be given; without any of them O(network_security_groups),
+        O(source_address_prefixes) and O(destination_address_prefixes) are required.
+    type: list
+    elements: str
+  subnets:
+    description:
+      - The workers' subnets, by ARM id. NSGs on single network interfaces are not seen then.
+    type: list
+    elements: str
+  network_security_groups:
+    description:
+      - The NSGs, by ARM id, instead of those that are attached.
+    type: list
+    elements: str
+  ports:
+    description:
+      - The ports that the traffic goes to.
+    type: list
+    elements: dict
+    default:
+      - port: 15150
+      - port: 9000
+    suboptions:
+      port:
+        description: The port, from 0 to 65535.
+        type: int
+        required: true
+      protocol:
+        description: The protocol.
+        type: str
+        choices: [Tcp, Udp, Icmp, Esp, Ah]
+        default: Tcp
+  source_address_prefixes:
+    description:
+      - Where the traffic comes from, as CIDRs. The default is the address prefixes of the workers' subnets.
+    type: list
+    elements: str
+  destination_address_prefixes:
+    description:
+      - Where it goes to, as CIDRs. The default is the address prefixes of the workers' subnets.
+    type: list
+    elements: str
+extends_documentation_fragment:
+  - osc.peerpods.azure
+  - osc.peerpods.worker_nodes
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details: Changes nothing.
+  diff_mode:
+    support: none
+  platform:
+    platforms: posix
+notes:
+  - Takes one request for each resource group that VMs are in, one for each virtual network, and one for each NSG.
+  - What a rule with an application security group decides depends on which network interfaces are members of it, which is not
+    looked at. Such a rule, and one for certain source ports only, is said to decide C(partly).
+  - The service tag VirtualNetwork is taken to be the virtual network and its connected peers. What a virtual network
+    gateway adds to it is not known here.
+seealso:
+  - module: osc.peerpods.nsg_rules
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: See whether workers and peer pods reach each other
+  osc.peerpods.nsg_rules_info:
+    nodes: {}
+  register: rules
+
+- name: Say what does not pass, and why
+  ansible.builtin.debug:
+    msg: "{{ item.port }}/{{ item.protocol }} {{ item.direction }}: {{ item.verdicts }}"
+  loop: "{{ rules.flows | rejectattr('passes') }}"
+
+- name: Look from one address to another
+  osc.peerpods.nsg_rules_info:
+    nodes: {}
+    ports:
+      - port: 9000
+        protocol: Udp
+    source_address_prefixes: [10.0.128.7/32]
+    destination_address_prefixes: [10.0.128.9/32]
+"""
+
+RETURN = r"""
+passes:
+  description: Whether all of the traffic passes everywhere.
+  returned: success
+  type: bool
+flows:
+  description: For each NSG, direction and port, what passes.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    network_security_group:
+      description: The NSG's ARM id.
+      type: str
+    direction:
+      description: V(Inbound) or V(Outbound), as the NSG's VMs see it.
+      type: str
+    port:
+      description: The port that the traffic goes to.
+      type: int
+    protocol:
+      description: Its protocol.
+      type: str
+    passes:
+      description: Whether all of it passes.
+      type: bool
+    verdicts:
+      description: Which rule decides what. Together these are all of the traffic.
+      type: list
+      elements: dict
+      contains:
+        access:
+          description: V(Allow) or V(Deny).
+          type: str
+        rule:
+          description: The name of the rule that decides.
+          type: str
+        priority:
+          description: Its priority.
+          type: int
+        partly:
+          description:
+            - Whether the rule decides on a part of this traffic only, which can not be told from addresses.
+          type: bool
+        source:
+          description: Where this traffic comes from.
+          type: list
+          elements: str
+        destination:
+          description: Where it goes to.
+          type: list
+          elements: str
+  sample:
+    - network_security_group: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
+      direction: Inbound
+      port: 9000
+      protocol: Tcp
+      passes: true
+      verdicts:
+        - access: Allow
+          rule: AllowVnetInBound
+          priority: 65000
+          partly: false
+          source: [10.0.128.0/17]
+          destination: [10.0.128.0/17]
+network_security_groups:
+  description: The NSGs.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The NSG's ARM id.
+      type: str
+    name:
+      description: Its name.
+      type: str
+    subnets:
+      description: The workers' subnets that it is attached to, by ARM id.
+      type: list
+      elements: str
+    network_interfaces:
+      description: The workers' network interfaces that it is attached to by themselves, by ARM id.
+      type: list
+      elements: str
+    rules:
+      description: All of its rules, Azure's defaults included, as Azure has them, in the order in which they decide.
+      type: list
+      elements: dict
+chosen_because:
+  description: Which NSGs were chosen, and why those.
+  returned: success
+  type: str
+  sample: demo-nsg. Attached to the subnets and interfaces of all 3 workers.
+subnets:
+  description: The workers' subnets.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The subnet's ARM id.
+      type: str
+    address_prefixes:
+      description: Its addresses, of both families.
+      type: list
+      elements: str
+      sample: [10.0.128.0/17]
+    network_security_group:
+      description: The ARM id of the NSG that is attached to it, null where none is.
+      type: str
+unfiltered:
+  description: A sentence for each subnet or network interface that no NSG filters, where all traffic passes.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.osc.peerpods.plugins.module_utils._arm import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
+    Flow,
+    SecurityRuleError,
+    Target,
+    decide,
+    passes,
+    rules_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
+    AT_MOST_ONE_OF_WORKERS,
+    ONE_OF_WORKERS,
+    WORKER_NETWORK_ARGS,
+    subnets_in_words,
+    targets_with_groups,
+    worker_network,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import WorkerNodesError
+
+
+def flows_of(params: dict, target: Target) -> Iterator[Flow]:
+    """What is asked of one NSG: inbound to its own subnets, outbound from them."""
+    asked = params["source_address_prefixes"], params["destination_address_prefixes"]
+    ends = {
+        "Inbound": (target.source, target.destination),
+        "Outbound": (target.destination, target.source),
+    }
+    for direction, defaults in ends.items():
+        source, destination = (
+            tuple(given) if given else default
+            for given, default in zip(asked, defaults, strict=True)
+        )
+        if not source or not destination:
+            raise SecurityRuleError(
+                "Between which addresses? Without workers, give source_address_prefixes and "
+                "destination_address_prefixes."
+            )
+        for port in params["ports"]:
+            yield Flow(direction, port["protocol"], port["port"], source, destination)
+
+
+def run(module: AnsibleModule) -> dict:
+    arm = Arm(module)
+    network = worker_network(arm, module)
+    flows, groups = [], []
+    for target, nsg in targets_with_groups(arm, network):
+        rules = sorted(
+            rules_of(nsg),
+            key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"]),
+        )
+        groups.append(
+            {
+                "id": nsg["id"],
+                "name": nsg["name"],
+                "subnets": list(target.subnet_ids),
+                "network_interfaces": list(target.network_interface_ids),
+                "rules": rules,
+            }
+        )
+        for flow in flows_of(module.params, target):
+            verdicts = decide(flow, rules, target.virtual_network)
+            flows.append(
+                {
+                    "network_security_group": nsg["id"],
+                    "direction": flow.direction,
+                    "port": flow.port,
+                    "protocol": flow.protocol,
+                    "passes": passes(verdicts),
+                    "verdicts": [asdict(verdict) for verdict in verdicts],
+                }
+            )
+    names = ", ".join(group["name"] for group in groups) or "No network security group"
+    return {
+        "changed": False,
+        "passes": all(flow["passes"] for flow in flows),
+        "flows": flows,
+        "network_security_groups": groups,
+        "chosen_because": f"{names}. {network.chosen_because}",
+        "subnets": subnets_in_words(network),
+        "unfiltered": list(network.unfiltered),
+    }
+
+
+def main() -> None:
+    prefixes = {"type": "list", "elements": "str"}
+    module = arm_module(
+        {
+            **WORKER_NETWORK_ARGS,
+            "ports": {
+                "type": "list",
+                "elements": "dict",
+                "default": [{"port": 15150}, {"port": 9000}],
+                "options": {
+                    "port": {"type": "int", "required": True},
+                    "protocol": {
+                        "choices": ["Tcp", "Udp", "Icmp", "Esp", "Ah"],
+                        "default": "Tcp",
+                    },
+                },
+            },
+            "source_address_prefixes": prefixes,
+            "destination_address_prefixes": prefixes,
+        },
+        required_one_of=ONE_OF_WORKERS,
+        mutually_exclusive=AT_MOST_ONE_OF_WORKERS,
+    )
+    try:
+        result = run(module)
+    except (ArmError, SecurityRuleError, WorkerNodesError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
