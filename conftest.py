@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible.plugins.loader import init_plugin_loader
 
+from tests.azure_arm import AzureArm
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
@@ -24,7 +25,7 @@ init_plugin_loader([str(ROOT / "collections")])
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What asks for a real server is an integration test, wherever it stands."""
     for item in items:
-        if {"cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
+        if {"arm", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
 
 
@@ -33,6 +34,13 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
     server = aws.Moto(tmp_path_factory.mktemp("moto"))
     yield server
     server.processes.stop()
+
+
+@pytest.fixture(scope="session")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
+    """An Azure with nothing in it: tests restore what they found."""
+    with AzureArm(tmp_path_factory.mktemp("arm")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

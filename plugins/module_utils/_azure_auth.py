@@ -65,8 +65,13 @@ ENVIRONMENT = {
     "token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
 }
 
-# These say how to reach Azure, not who we are: each comes from wherever it is said.
-_REACH = ("cloud_environment", "cert_validation_mode", "disable_instance_discovery")
+# These say how to reach Azure and what of it, not who we are: each comes from wherever it is said.
+_REACH = (
+    "cloud_environment",
+    "cert_validation_mode",
+    "disable_instance_discovery",
+    "subscription_id",
+)
 
 CREDENTIALS_FILE = "~/.azure/credentials"
 

@@ -66,12 +66,31 @@ platform:
   type: str
   sample: AWS
 region:
-  description: The AWS region, null on other platforms.
+  description:
+    - The region that the cluster is in, null on other platforms than AWS and Azure.
+    - >-
+      On AWS the Infrastructure names it, on Azure the label C(topology.kubernetes.io/region) of the worker nodes;
+      null where these do not agree.
   returned: always
   type: str
   sample: eu-central-1
 resource_group:
   description: The Azure resource group, null on other platforms.
+  returned: always
+  type: str
+  sample: null
+network_resource_group:
+  description: The Azure resource group of the cluster's network, RV(resource_group) unless the installer was given another.
+  returned: always
+  type: str
+  sample: null
+cloud_name:
+  description: The Azure cloud as the Infrastructure names it, V(AzurePublicCloud) where it names none; null on other platforms.
+  returned: always
+  type: str
+  sample: null
+subscription_id:
+  description: The Azure subscription that the worker nodes' provider IDs name, null where they do not agree and on other platforms.
   returned: always
   type: str
   sample: null
@@ -103,7 +122,7 @@ workers:
       description: The node's C(spec.providerID), null where it has none.
       type: str
     instance_id:
-      description: The part of the provider ID after its last slash, on AWS the EC2 instance ID.
+      description: The part of the provider ID after its last slash, on AWS the EC2 instance ID, on Azure the VM's name.
       type: str
     zone:
       description: The node's availability zone.

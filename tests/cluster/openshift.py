@@ -1,4 +1,4 @@
-"""Makes a bare Kubernetes API look as an OpenShift 4 cluster on AWS does, before any peer pods."""
+"""Makes a bare Kubernetes API look as an OpenShift 4 cluster on AWS or Azure does, without peer pods."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
 from .processes import wait_for
 
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
+
+# Where workers that no cloud knows say that they are.
+IMAGINED_REGION = {"aws": "eu-central-1", "azure": "westeurope"}
 
 # For child processes that are modules of this tree.
 PYTHON = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -21,6 +25,7 @@ CONTROL_PLANE_NODE = "control-plane-0"
 
 NAMESPACES = (
     "openshift",
+    "openshift-cloud-credential-operator",
     "openshift-config",
     "openshift-machine-api",
     "openshift-machine-config-operator",
@@ -41,29 +46,66 @@ class Worker:
     internal_ip: str
 
 
-def imagined_workers(count: int) -> tuple[Worker, ...]:
+def imagined_workers(count: int, cloud: str = "aws") -> tuple[Worker, ...]:
     """Workers with instance ids that no cloud knows, for a cluster without one."""
-    zones = [f"eu-central-1{letter}" for letter in "abc"]
-    return tuple(
-        Worker(
-            name=f"ip-10-0-{index // 256}-{index % 256}.eu-central-1.compute.internal",
-            provider_id=f"aws:///{zones[index % 3]}/i-{index:017x}",
-            zone=zones[index % 3],
-            instance_type="m6i.2xlarge",
-            internal_ip=f"10.0.{index // 256}.{index % 256}",
-        )
-        for index in range(10, 10 + count)
+    imagine = {"aws": _imagined_instance, "azure": _imagined_virtual_machine}[cloud]
+    return tuple(imagine(IMAGINED_REGION[cloud], index) for index in range(10, 10 + count))
+
+
+def _imagined_instance(region: str, index: int) -> Worker:
+    zone = f"{region}{'abc'[index % 3]}"
+    return Worker(
+        name=f"ip-10-0-{index // 256}-{index % 256}.{region}.compute.internal",
+        provider_id=f"aws:///{zone}/i-{index:017x}",
+        zone=zone,
+        instance_type="m6i.2xlarge",
+        internal_ip=f"10.0.{index // 256}.{index % 256}",
     )
 
 
-def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
-    """Install the CRDs and the objects that an installer leaves behind."""
+def _imagined_virtual_machine(region: str, index: int) -> Worker:
+    name = f"{INFRASTRUCTURE_NAME}-worker-{region}{index % 3 + 1}-{index:05x}"
+    return Worker(
+        name=name,
+        provider_id=(
+            f"azure:///subscriptions/{UUID(int=0)}/resourceGroups/{INFRASTRUCTURE_NAME}-rg"
+            f"/providers/Microsoft.Compute/virtualMachines/{name}"
+        ),
+        zone=f"{region}-{index % 3 + 1}",
+        instance_type="Standard_D8s_v3",
+        internal_ip=f"10.0.{index // 256}.{index % 256}",
+    )
+
+
+def azure_status(resource_group: str, network_resource_group: str | None = None) -> dict:
+    """The Infrastructure's status.platformStatus on Azure, for `fill`."""
+    return {
+        "type": "Azure",
+        "azure": {
+            "resourceGroupName": resource_group,
+            "networkResourceGroupName": network_resource_group or resource_group,
+            "cloudName": "AzurePublicCloud",
+        },
+    }
+
+
+def fill(
+    cluster: Cluster,
+    workers: tuple[Worker, ...],
+    region: str,
+    platform_status: dict | None = None,
+) -> None:
+    """Install the CRDs and the objects that an installer leaves behind.
+
+    `platform_status` is the Infrastructure's, AWS in `region` where there is none.
+    """
+    platform = platform_status or {"type": "AWS", "aws": {"region": region}}
     cluster.kubectl("apply", "--server-side", "-f", str(Path(__file__).with_name("crds")))
     cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     cluster.apply(
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
         *(node(worker, region) for worker in workers),
-        _infrastructure(),
+        _infrastructure(platform["type"]),
         _cluster_version(),
         _catalog_source(),
         *(_machine_config_pool(role) for role in ("master", "worker")),
@@ -76,8 +118,8 @@ def fill(cluster: Cluster, workers: tuple[Worker, ...], region: str) -> None:
         "apiServerInternalURI": cluster.server,
         "controlPlaneTopology": "HighlyAvailable",
         "infrastructureTopology": "HighlyAvailable",
-        "platform": "AWS",
-        "platformStatus": {"type": "AWS", "aws": {"region": region}},
+        "platform": platform["type"],
+        "platformStatus": platform,
     })  # fmt: skip
     set_status(cluster, "clusterversion/version", {
         "desired": {"version": VERSION, "image": "release"},
@@ -150,12 +192,12 @@ def node(worker: Worker, region: str) -> dict:
     }
 
 
-def _infrastructure() -> dict:
+def _infrastructure(platform: str) -> dict:
     return {
         "apiVersion": "config.openshift.io/v1",
         "kind": "Infrastructure",
         "metadata": {"name": "cluster"},
-        "spec": {"platformSpec": {"type": "AWS", "aws": {}}},
+        "spec": {"platformSpec": {"type": platform, platform.lower(): {}}},
     }
 
 

@@ -1,9 +1,10 @@
 """Stands in for the cluster's own controllers, so that the roles wait for real transitions.
 
 Not the Operator Lifecycle Manager, not the OpenShift sandboxed containers
-operator, not the service CA operator: a small actor that answers their custom
-resources in the order, and with the states, that they go through. It installs
-nothing and reboots nothing. Run it as `python -m tests.cluster.operators KUBECONFIG`.
+operator, not the cloud credential operator, not the service CA operator: a
+small actor that answers their custom resources in the order, and with the
+states, that they go through. It installs nothing and reboots nothing. Run it
+as `python -m tests.cluster.operators KUBECONFIG`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,21 @@ TICK = 0.3
 
 SERVING_CERT_ANNOTATION = "service.beta.openshift.io/serving-cert-secret-name"
 INJECT_CA_ANNOTATION = "service.beta.openshift.io/inject-cabundle"
+
+# Which root credentials the cloud credential operator serves a request from, and what it gives away of them.
+ROOT_CREDENTIALS = {
+    "AWSProviderSpec": ("aws-creds", ("aws_access_key_id", "aws_secret_access_key")),
+    "AzureProviderSpec": ("azure-credentials", tuple(f"azure_{name}" for name in (
+        "client_id", "client_secret", "region", "resource_prefix", "resourcegroup", "subscription_id",
+        "tenant_id"))),
+}  # fmt: skip
+
+# What the sandboxed containers operator takes of them, in capital letters, and how it marks its Secret.
+PEER_POD_CREDENTIALS = {
+    "aws_access_key_id", "aws_secret_access_key",
+    "azure_client_id", "azure_client_secret", "azure_subscription_id", "azure_tenant_id",
+}  # fmt: skip
+CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
 class Api:
@@ -70,7 +86,7 @@ def main() -> None:
     api = Api(sys.argv[1])
     service_ca = CertificateAuthority("openshift-service-serving-signer")
     while True:
-        for act in (lifecycle_manager, sandboxed_containers_operator):
+        for act in (lifecycle_manager, cloud_credential_operator, sandboxed_containers_operator):
             try:
                 act(api)
             except ApiException as error:
@@ -153,15 +169,85 @@ def _install(api: Api, collection: str, csv_name: str) -> bool:
     return phase == "Succeeded"
 
 
+def cloud_credential_operator(api: Api) -> None:
+    """CredentialsRequest → the Secret that it names, in passthrough mode: as the root credentials are."""
+    root = "/apis/cloudcredential.openshift.io/v1"
+    for request in api.list(f"{root}/credentialsrequests"):
+        metadata, spec = request["metadata"], request["spec"]
+        here = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}/status"
+        name, keys = ROOT_CREDENTIALS[spec["providerSpec"]["kind"]]
+        credentials = api.get(f"/api/v1/namespaces/kube-system/secrets/{name}")
+        if credentials is None:
+            condition = {
+                "type": "CredentialsProvisionFailure",
+                "status": "True",
+                "reason": "CredentialsProvisionFailure",
+                "message": f"failed to grant creds: root secret kube-system/{name} not found",
+            }
+            status = {"provisioned": False, "conditions": [condition]}
+        else:
+            data = {key: credentials["data"].get(key, "") for key in keys}
+            if "aws_access_key_id" in data:
+                data["credentials"] = _base64(_aws_credentials_file(data).encode())
+            reference = spec["secretRef"]
+            api.ensure(f"/api/v1/namespaces/{reference['namespace']}/secrets", {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": reference["name"], "annotations": {
+                    "cloudcredential.openshift.io/credentials-request":
+                        f"{metadata['namespace']}/{metadata['name']}"}},
+                "data": data,
+            })  # fmt: skip
+            status = {"provisioned": True, "conditions": []}
+        status["lastSyncGeneration"] = metadata["generation"]
+        if not status.items() <= request.get("status", {}).items():
+            api.merge(here, {"status": status})
+
+
+def _aws_credentials_file(data: dict) -> str:
+    """What an AWS SDK reads, of base64 values."""
+    return "[default]\n" + "".join(
+        f"{key} = {base64.b64decode(value).decode()}\n" for key, value in data.items()
+    )
+
+
 def sandboxed_containers_operator(api: Api) -> None:
-    """KataConfig → kata-oc pool rolled node by node → RuntimeClasses and PeerPodConfig."""
+    """KataConfig → kata-oc pool rolled node by node → RuntimeClasses and PeerPodConfig.
+
+    Before that, as its credentials controller does: cco-secret → peer-pods-secret.
+    """
     csvs = api.list(
         f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions"
     )
     if not any(csv.get("status", {}).get("phase") == "Succeeded" for csv in csvs):
         return
+    _map_credentials(api)
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
         _roll_out(api, kata)
+
+
+def _map_credentials(api: Api) -> None:
+    """Unless a user made peer-pods-secret: that one is left alone."""
+    secrets = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets"
+    cco_secret = api.get(f"{secrets}/cco-secret")
+    if cco_secret is None:
+        return
+    data = {
+        key.upper(): value
+        for key, value in cco_secret["data"].items()
+        if key in PEER_POD_CREDENTIALS
+    }
+    api.ensure(secrets, {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "peer-pods-secret",
+            "labels": CREDENTIALS_REQUEST_LABEL,
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "cco-secret",
+                                 "uid": cco_secret["metadata"]["uid"], "controller": True}],
+        },
+        "data": data,
+    })  # fmt: skip
 
 
 def _roll_out(api: Api, kata: dict) -> None:

@@ -19,13 +19,14 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.cluster import aws, openshift
+from tests.cluster import openshift
 from tests.cluster.binaries import binaries
 from tests.cluster.images import IMAGES, build_images, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import StartError, free_ports, unwind_on_signals, wait_for
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
+from .clouds import CLOUDS, Cloud
 from .summary import Check, render
 
 BUILD = ROOT / "build" / "demo"
@@ -39,10 +40,9 @@ RAISED_BY = 5
 
 
 class Demo:
-    def __init__(self, cluster: Cluster, moto: aws.Moto, cloud: aws.CloudSide, runtime: str):
+    def __init__(self, cluster: Cluster, cloud: Cloud, runtime: str):
         self.cluster = cluster
-        self._moto = moto
-        self._cloud = cloud
+        self.cloud = cloud
         self._variables = site_variables(runtime)
         self.seconds: dict[str, float] = {}
 
@@ -63,7 +63,7 @@ class Demo:
                      and self._pending(), seconds=120)  # fmt: skip
             pending = self._pending()
         report = {
-            "cloud": "aws",
+            "cloud": self.cloud.name,
             "nodes": len(nodes),
             "limit": limit,
             "advertised_nodes": self._advertised(limit),
@@ -74,7 +74,7 @@ class Demo:
             "peer_pods_mutated": sum(is_mutated(pod) for pod in self._peer_pods()),
             "ordinary_pods_unchanged": [self._stored(pod) for pod in ordinary_pods()] == untouched,
             "second_run_changed": second_run_changed,
-            "ports_opened": self._ports_opened(),
+            "ports_opened": self.cloud.ports_opened(),
             "webhook_runtime": self._runtime_of("peerpods-webhook"),
             "webhook_pods_ready": self._ready_pods("peerpods-webhook"),
             "agent_runtime": self._runtime_of("peerpods-node-capacity"),
@@ -122,7 +122,7 @@ class Demo:
     @property
     def environment(self) -> dict[str, str]:
         return ansible_environment(
-            {**self._moto.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
+            {**self.cloud.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
         )
 
     def _dry_run(self, pod: dict) -> dict:
@@ -181,18 +181,6 @@ class Demo:
             for node in nodes
         }
         return ", ".join(sorted(version.partition("://")[0] for version in versions))
-
-    def _ports_opened(self) -> list[str]:
-        """The ports that the workers' group lets itself in on, those of before left out."""
-        (group,) = self._moto.client("ec2").describe_security_groups(
-            GroupIds=[self._cloud.worker_group_id]
-        )["SecurityGroups"]
-        return sorted(
-            f"{permission['FromPort']}/{permission['IpProtocol']}"
-            for permission in group["IpPermissions"]
-            if permission["FromPort"] not in aws.PORTS_OPEN_BEFORE
-            and any(pair["GroupId"] == group["GroupId"] for pair in permission["UserIdGroupPairs"])
-        )
 
 
 def site_variables(runtime: str) -> dict:
@@ -296,9 +284,9 @@ def checks(report: dict) -> list[Check]:
 
 
 def main() -> int:
-    cloud = os.environ.get("CLOUD", "aws")
-    if cloud != "aws":
-        print(f"CLOUD={cloud} is not there yet; this release demonstrates CLOUD=aws.")
+    name = os.environ.get("CLOUD", "aws")
+    if name not in CLOUDS:
+        print(f"There is no CLOUD={name}; the demo runs in CLOUD={' or CLOUD='.join(CLOUDS)}.")
         return 2
     started = time.monotonic()
     unwind_on_signals()
@@ -311,19 +299,19 @@ def main() -> int:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-"))
         )
         binaries()
-        print("Starting moto, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
-        moto = aws.Moto(directory / "moto")
-        stack.callback(moto.processes.stop)
-        side = aws.create_cloud_side(moto, WORKERS)
+        print(
+            "Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok."
+        )
+        cloud = CLOUDS[name](directory / name, WORKERS, stack)
         cluster = stack.enter_context(Cluster(directory / "cluster"))
-        openshift.fill(cluster, side.workers, aws.REGION)
+        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status)
         openshift.start_stand_ins(cluster, runtime)
-        demo = Demo(cluster, moto, side, runtime)
+        demo = Demo(cluster, cloud, runtime)
         demo.seconds["start"] = round(time.monotonic() - started, 1)
         report = demo.run()
         demo.seconds["total"] = round(time.monotonic() - started, 1)
-        BUILD.mkdir(parents=True, exist_ok=True)
-        (BUILD / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (BUILD / name).mkdir(parents=True, exist_ok=True)
+        (BUILD / name / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         outcome = checks(report)
         print(render(report, outcome))
         if os.environ.get("KEEP") == "1":
@@ -332,11 +320,11 @@ def main() -> int:
 
 
 def keep(demo: Demo) -> None:
-    shown = ("KUBECONFIG", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     print("\nStill running. Look around from another shell:\n")
-    for name in shown:
+    for name in ("KUBECONFIG", *demo.cloud.environment):
         print(f"  export {name}={demo.environment[name]}")
-    print(f"  export AWS_REGION={aws.REGION}")
+    if demo.cloud.name == "aws":
+        print(f"  export AWS_REGION={demo.cloud.region}")
     print(f"  export PATH={demo.cluster.bin}:$PATH")
     print(f"  kubectl get pods -n {NAMESPACE} -o wide")
     print("  kubectl get peerpodconfig -A -o yaml")

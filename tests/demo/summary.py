@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NAMES = {"aws": "AWS", "azure": "Azure"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -20,7 +22,7 @@ def render(report: dict, checks: list[Check]) -> str:
     lines = [
         "",
         (
-            f"osc.peerpods on {report['cloud'].upper()}: "
+            f"osc.peerpods on {NAMES[report['cloud']]}: "
             f"{report['nodes']} worker nodes, {report['limit']} peer pods each"
         ),
         "",

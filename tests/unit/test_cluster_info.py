@@ -6,32 +6,89 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
 ALLOWED = {"status": {"allowed": True}}
 
 
-def node(provider_id: str | None, **status) -> dict:
+VM = "/subscriptions/{}/resourceGroups/demo-x-rg/providers/Microsoft.Compute/virtualMachines/{}"
+
+
+def node(provider_id: str | None, region: str | None = None, **status) -> dict:
+    labels = {"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": region}
     return {
-        "metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}},
+        "metadata": {"name": "n", "labels": {key: value for key, value in labels.items() if value}},
         "spec": {"providerID": provider_id} if provider_id else {},
         "status": status,
     }
 
 
-def test_azure_names_its_resource_group_instead_of_a_region():
+def azure(nodes: list[dict], **platform: str) -> dict:
     infrastructure = {
         "status": {
             "infrastructureName": "demo-x",
-            "platformStatus": {"type": "Azure", "azure": {"resourceGroupName": "demo-x-rg"}},
+            "platformStatus": {"type": "Azure", "azure": platform},
         }
     }
-    version = {"status": {"desired": {"version": "4.13.5"}}}
-    assert describe(infrastructure, version, [], ALLOWED) == {
+    return describe(infrastructure, {"status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED)
+
+
+def test_azure_names_its_resource_group_and_the_nodes_the_rest():
+    worker = node("azure://" + VM.format("sub-1", "demo-worker-1"), "germanywestcentral")
+    facts = azure([worker, worker], resourceGroupName="demo-x-rg")
+    assert [row["instance_id"] for row in facts.pop("workers")] == ["demo-worker-1"] * 2
+    assert facts == {
         "is_openshift": True,
         "platform": "Azure",
-        "region": None,
+        "region": "germanywestcentral",
         "resource_group": "demo-x-rg",
+        "network_resource_group": "demo-x-rg",
+        "cloud_name": "AzurePublicCloud",
+        "subscription_id": "sub-1",
         "infrastructure_name": "demo-x",
         "version": "4.13.5",
         "is_cluster_admin": True,
-        "workers": [],
     }
+
+
+def test_azure_with_a_network_and_a_cloud_of_its_own():
+    facts = azure(
+        [],
+        resourceGroupName="demo-x-rg",
+        networkResourceGroupName="network-rg",
+        cloudName="AzureUSGovernmentCloud",
+    )
+    assert facts["network_resource_group"] == "network-rg"
+    assert facts["cloud_name"] == "AzureUSGovernmentCloud"
+
+
+@pytest.mark.parametrize(
+    ("workers", "region", "subscription"),
+    [
+        ([], None, None),
+        ([(None, None), ("azure://" + VM.format("s", "a"), "westeurope")], "westeurope", "s"),
+        (
+            [
+                ("azure://" + VM.format("s", "a"), "westeurope"),
+                ("azure://" + VM.format("t", "b"), "northeurope"),
+            ],
+            None,
+            None,
+        ),
+        ([("other://" + VM.format("s", "a"), "westeurope")], "westeurope", None),
+    ],
+)
+def test_azure_region_and_subscription_are_what_all_nodes_agree_on(workers, region, subscription):
+    facts = azure([node(*worker) for worker in workers], resourceGroupName="g", cloudName="")
+    assert (facts["region"], facts["subscription_id"]) == (region, subscription)
+    assert facts["cloud_name"] == "AzurePublicCloud"
+
+
+def test_aws_names_its_region_itself():
+    infrastructure = {
+        "status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}
+    }
+    facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], ALLOWED)
+    assert facts["region"] == "eu-central-1"
+    assert {
+        facts[key]
+        for key in ("resource_group", "network_resource_group", "cloud_name", "subscription_id")
+    } == {None}
 
 
 def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():

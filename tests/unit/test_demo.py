@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.demo.__main__ import checks, is_mutated
+from tests.demo.__main__ import checks, is_mutated, main
+from tests.demo.clouds import CLOUDS
+from tests.demo.summary import render
 
 SEEN = {
     "nodes": 3,
@@ -69,3 +71,20 @@ def test_a_mutated_pod(first: dict, second: dict, mutated: bool):
         }
     }
     assert is_mutated(pod) is mutated
+
+
+def test_a_cloud_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("CLOUD", "gcp")
+    assert main() == 2
+    said = capsys.readouterr().out
+    assert said == "There is no CLOUD=gcp; the demo runs in CLOUD=aws or CLOUD=azure.\n"
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_summary_names_the_cloud(cloud: str):
+    about = {"webhook_pods_ready": 2, "webhook_runtime": "podman", "agent_pods_ready": 1,
+             "agent_runtime": "podman", "seconds": {"total": 60.1}}  # fmt: skip
+    said = render({**SEEN, **about, "cloud": cloud}, checks(SEEN))
+    name = {"aws": "AWS", "azure": "Azure"}[cloud]
+    assert f"osc.peerpods on {name}: 3 worker nodes, 10 peer pods each" in said
+    assert said.endswith("All of it held.")

@@ -1,0 +1,107 @@
+"""The whole of site.yml on a bare cluster, for the tests of each cloud.
+
+Here the webhook and the agent run as processes; `make demo` runs them as containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster import aws, azure
+from tests.cluster.launcher import Cluster
+from tests.support import ROOT, ansible_environment
+
+NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
+
+
+@dataclass
+class Site:
+    """A bare cluster, a cloud for it, and `ansible-playbook site.yml` to run against both."""
+
+    cluster: Cluster
+    cloud: aws.CloudSide | azure.CloudSide
+    # What a shell that talks to this cloud has exported.
+    cloud_environment: dict[str, str]
+    # Reads all security rules of the cloud.
+    rules: Callable[[], list[dict]]
+    variables: dict
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return ansible_environment(
+            {
+                **self.cloud_environment,
+                "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig),
+            }
+        )
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", str(ROOT / "site.yml"), "-e", json.dumps(self.variables)]
+
+    def run(self, *arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
+        """Run to the end; `environment` replaces variables, None removes one."""
+        changed = {**self.environment, **environment}
+        return subprocess.run(
+            [*self.command(), *arguments],
+            env={name: value for name, value in changed.items() if value is not None},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def run_and_kill(self, task: str) -> None:
+        """Run until `task` has begun, then kill -9 the playbook and all that it started."""
+        with subprocess.Popen(
+            self.command(),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if f": {task}]" in line:
+                    break
+            else:
+                pytest.fail(f"{task} never began:\n{''.join(seen)}")
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def written(self) -> list[str]:
+        """What the playbook has asked the API server to write so far (dry runs left out)."""
+        events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
+        return [
+            f"{event['verb']} {event['requestURI']}"
+            for event in events
+            if event["verb"] in ("create", "update", "patch", "delete")
+            and event["userAgent"].startswith(("OpenAPI-Generator", "Swagger-Codegen"))
+            and "dryRun=All" not in event["requestURI"]
+            # A review is answered, not stored.
+            and event.get("objectRef", {}).get("resource") != "selfsubjectaccessreviews"
+        ]
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        written, rules = self.written(), self.rules()
+        yield
+        assert self.written() == written
+        assert self.rules() == rules
+
+
+def sentence(ran: subprocess.CompletedProcess[str]) -> str:
+    """The message of the task that failed the play."""
+    assert ran.returncode != 0, ran.stdout
+    messages = re.findall(
+        r"^\[ERROR\]: (.*)$|\"msg\": \"(.*?)\"", ran.stdout + ran.stderr, re.MULTILINE
+    )
+    return " ".join(part for message in messages for part in message)

@@ -1,0 +1,226 @@
+"""site.yml on a bare cluster in Azure: what it refuses, whose credentials it gives, that it doubles nothing.
+
+What a role does alike on every cloud is seen in test_site.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.azure_arm import AzureArm
+from tests.cluster import azure, openshift
+from tests.cluster.launcher import Cluster
+from tests.demo.__main__ import site_variables
+from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.support import OPERATOR_NAMESPACE
+
+CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
+ONLY_THE_OPERATOR = ("--tags", "operator_install")
+FROM_THE_CLUSTER = (*ONLY_THE_OPERATOR, "-e", "operator_install_credentials=credentials_request")
+EXTRA_CONFIG = {"TAGS": "team=a,cost=b", "ROOT_VOLUME_SIZE": 60, "ENABLE_SECURE_BOOT": True}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with AzureArm(tmp_path_factory.mktemp("arm")) as arm, Cluster() as cluster:
+        cloud = azure.create_cloud_side(arm, workers=3)
+        status = openshift.azure_status(cloud.resource_group)
+        openshift.fill(cluster, cloud.workers, azure.REGION, status)
+        openshift.start_stand_ins(cluster, "process")
+
+        def rules() -> list[dict]:
+            return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
+
+        yield Site(cluster, cloud, arm.environment, rules, site_variables("process"))
+
+
+@pytest.fixture
+def nothing_changes(site: Site) -> Iterator[None]:
+    with site.unchanged():
+        yield
+
+
+def stored(site: Site, kind: str, name: str) -> dict:
+    return site.cluster.get(kind, name, "-n", OPERATOR_NAMESPACE)
+
+
+def credentials(site: Site) -> dict[str, str]:
+    data = stored(site, "secret", "peer-pods-secret")["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def expected_credentials(site: Site) -> dict[str, str]:
+    return {key: site.cloud_environment[key] for key in CREDENTIALS}
+
+
+@pytest.mark.usefixtures("nothing_changes")
+class TestBeforeAnything:
+    def test_a_dry_run_says_what_would_be_done(self, site: Site):
+        ran = site.run("--check", "--diff", "-e", "peerpodconfig_rollout_limit=20")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):
+            assert name in ran.stdout
+        assert "write peer-pods-cm, write peer-pods-secret" in ran.stdout
+        # A quota that is too small is told, and no reason to stop.
+        assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
+
+    def test_a_quota_that_is_to_be_kept(self, site: Site):
+        quota = ("-e", "cluster_prerequisites_quota=fail", "-e", "peerpodconfig_rollout_limit=20")
+        said = sentence(site.run(*quota))
+        assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in said
+        assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in said
+        assert "set peerpodconfig_rollout_limit to 12, or request a higher quota of" in said
+
+    def test_a_size_that_azure_has_not(self, site: Site):
+        sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
+        said = sentence(site.run("-e", sizes))
+        assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in said
+
+    @pytest.mark.parametrize(
+        ("secret", "expected"),
+        [(None, "Not enough to log in to Azure with"),
+         ("wrong", "Azure did not accept who we are")],
+    )  # fmt: skip
+    def test_a_secret_that_is_none(self, site: Site, secret: str | None, expected: str):
+        said = sentence(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
+        assert expected in said
+        assert "AZURE_CLIENT_SECRET" in said
+
+    def test_nodes_in_two_regions(self, site: Site):
+        name = "elsewhere"
+        node = openshift.Worker(
+            name, f"azure:///{name}", "northeurope-1", azure.VM_SIZE, "10.0.0.9"
+        )
+        site.cluster.apply(openshift.node(node, "northeurope"))
+        try:
+            said = sentence(site.run())
+        finally:
+            site.cluster.kubectl("delete", "node", name)
+        assert "topology.kubernetes.io/region do not agree on one region" in said
+
+    def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
+        said = sentence(site.run("--check", "-e", "operator_install_azure_tenant_id="))
+        assert (
+            "operator_install_azure_tenant_id is empty: set it, or AZURE_TENANT_ID, to that" in said
+        )
+
+    def test_extra_configuration_that_is_none(self, site: Site):
+        extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
+        said = sentence(
+            site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra}))
+        )
+        assert "tags of operator_install_extra_config cannot be an environment variable" in said
+        assert "AZURE_REGION of operator_install_extra_config has an option of this role" in said
+        assert "AZURE_CLIENT_SECRET of operator_install_extra_config is a credential" in said
+        assert "TAGS of operator_install_extra_config is no single value" in said
+
+
+class TestCredentialsOfTheCluster:
+    def test_a_cluster_that_gives_none_away(self, site: Site):
+        said = sentence(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
+        assert "The operator has no credentials of the cloud after 4 s" in said
+        assert "root secret kube-system/azure-credentials not found" in said
+        assert "set operator_install_credentials to variables" in said
+        assert not site.cluster.get("kataconfigs")["items"]
+
+    def test_a_cluster_that_gives_them(self, site: Site):
+        root = {f"azure_{key.removeprefix('AZURE_').lower()}": value
+                for key, value in expected_credentials(site).items()}  # fmt: skip
+        site.cluster.apply({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "azure-credentials", "namespace": "kube-system"},
+            "stringData": {**root, "azure_region": azure.REGION},
+        })  # fmt: skip
+        ran = site.run(*FROM_THE_CLUSTER)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert credentials(site) == expected_credentials(site)
+        (request,) = site.cluster.get("credentialsrequests", "-A")["items"]
+        # As the operator's own, which it makes unless there is one of this name.
+        assert request["metadata"]["name"] == "openshift-sandboxed-containers-azure"
+
+    def test_a_second_run_changes_nothing(self, site: Site):
+        ran = site.run(*FROM_THE_CLUSTER)
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+
+    def test_the_operators_secret_is_not_written_over(self, site: Site):
+        before = stored(site, "secret", "peer-pods-secret")
+        said = sentence(site.run(*ONLY_THE_OPERATOR))
+        assert "peer-pods-secret was made of a CredentialsRequest by the operator" in said
+        assert stored(site, "secret", "peer-pods-secret") == before
+
+
+def test_the_rules_are_the_chapters(site: Site):
+    ours = {
+        rule["name"]: rule["properties"]
+        for rule in site.rules()
+        if rule["properties"]["priority"] in (111, 112)
+    }
+    assert {name: rule["destinationPortRange"] for name, rule in ours.items()} == {
+        "Allow-Kata-Agent-Internal": "15150",
+        "Allow-VXLAN-Internal": "9000",
+    }
+    for rule in ours.values():
+        assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+        assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+
+
+class TestCredentialsOfVariables:
+    def test_they_replace_the_clusters(self, site: Site):
+        """Once those are gone. What the operator wrote into peer-pods-cm meanwhile stays."""
+        site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
+        # The operator's one goes with it, whose owner it is.
+        site.cluster.kubectl("delete", "secret", "cco-secret", "-n", OPERATOR_NAMESPACE)
+        site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s",
+                             "-n", OPERATOR_NAMESPACE)  # fmt: skip
+        by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}
+        site.cluster.kubectl("patch", "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE,
+                             "--type=merge", "-p", json.dumps({"data": by_operator}))  # fmt: skip
+        site.variables |= {
+            "operator_install_extra_config": EXTRA_CONFIG,
+            "operator_install_azure_instance_sizes": ["Standard_D2as_v5", "Standard_D4as_v5"],
+            "operator_install_azure_ssh_public_key": "ssh-ed25519 AAAA you",
+        }
+        ran = site.run()
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert credentials(site) == expected_credentials(site)
+        assert stored(site, "configmap", "peer-pods-cm")["data"] == {
+            "CLOUD_PROVIDER": "azure",
+            "VXLAN_PORT": "9000",
+            "PROXY_TIMEOUT": "5m",
+            "AZURE_REGION": azure.REGION,
+            "AZURE_RESOURCE_GROUP": site.cloud.resource_group,
+            "AZURE_SUBNET_ID": site.cloud.worker_subnet_id,
+            "AZURE_NSG_ID": site.cloud.nsg_id,
+            "AZURE_INSTANCE_SIZE": "Standard_B2als_v2",
+            "AZURE_INSTANCE_SIZES": "Standard_D2as_v5,Standard_D4as_v5",
+            "TAGS": "team=a,cost=b",
+            "ROOT_VOLUME_SIZE": "60",
+            "ENABLE_SECURE_BOOT": "true",
+            **by_operator,
+        }
+        assert stored(site, "secret", "ssh-key-secret")["data"] == {
+            "id_rsa.pub": base64.b64encode(b"ssh-ed25519 AAAA you").decode()
+        }
+
+    def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site):
+        ran = site.run("-vvv", "--diff")
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        secret = site.cloud_environment["AZURE_CLIENT_SECRET"]
+        for form in (secret, base64.b64encode(secret.encode()).decode()):
+            assert form not in ran.stdout + ran.stderr
+
+    @pytest.mark.usefixtures("nothing_changes")
+    def test_a_dry_run_when_all_is_there(self, site: Site):
+        ran = site.run("--check", "--diff")
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+
+    def test_a_users_secret_is_left_to_the_user(self, site: Site):
+        before = stored(site, "secret", "peer-pods-secret")
+        said = sentence(site.run(*FROM_THE_CLUSTER))
+        assert "peer-pods-secret was not made of a CredentialsRequest" in said
+        assert stored(site, "secret", "peer-pods-secret") == before
