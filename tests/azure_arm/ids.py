@@ -56,11 +56,6 @@ class ResourceId:
         """The id of the resource that this one is part of, or its own."""
         return self.scope if self.type.count("/") > 1 else self.text
 
-    def prefixes(self) -> list[str]:
-        """The keys of all scopes that this resource is in, the subscription first, and its own."""
-        parts = self.key.split("/")
-        return ["/".join(parts[: index + 1]) for index in range(2, len(parts), 2)] + [self.key]
-
 
 def parse(path: str) -> ResourceId | None:
     """The resource or collection of a path without query; None for what is no such thing."""

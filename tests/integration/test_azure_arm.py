@@ -896,12 +896,14 @@ def test_a_failed_deletion_leaves_the_rule(arm: AzureArm, network: NetworkManage
 def test_snapshots_and_the_log(arm: AzureArm, http_of) -> None:
     snapshot, before = arm.snapshot(), arm.resources
     untouched = copy.deepcopy(snapshot)
-    http_of("PUT", rule_id(arm, "rule1"), rule())
+    put = http_of("PUT", rule_id(arm, "rule1"), rule())
     assert arm.take_requests() == [("PUT", rule_id(arm, "rule1"))]
     assert arm.take_requests() == []
     assert arm.resources != before
     arm.restore(snapshot)
     assert arm.resources == before
+    operation = put.headers["Azure-AsyncOperation"].removeprefix(arm.endpoint_url)
+    assert code(http_of("GET", operation)) == (404, "OperationNotFound")
     arm.put(rule_id(arm, "rule1"), rule())
     arm.delete(rule_id(arm, "rule1"))
     assert snapshot == untouched
@@ -1002,12 +1004,12 @@ def test_the_chapter_by_az(arm: AzureArm, tmp_path) -> None:
 
 
 def test_the_cloud_side_of_a_cluster(arm: AzureArm, network: NetworkManagementClient) -> None:
-    side = create_cloud_side(arm, workers=45)
+    side = create_cloud_side(arm, workers=65)
     group, names = side.resource_group, [worker.name for worker in side.workers]
-    assert len(set(names)) == len({worker.internal_ip for worker in side.workers}) == 45
+    assert len(set(names)) == len({worker.internal_ip for worker in side.workers}) == 65
     subnet = network.subnets.get(group, *side.worker_subnet_id.split("/")[-3::2])
     assert subnet.properties.network_security_group.id == side.nsg_id
-    assert len(subnet.properties.ip_configurations) == 45
+    assert len(subnet.properties.ip_configurations) == 65
     cards = {
         one.properties.virtual_machine.id: one for one in network.network_interfaces.list(group)
     }
