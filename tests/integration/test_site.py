@@ -209,6 +209,24 @@ def test_the_secret_is_never_printed(site: Site):
         assert form not in ran.stdout + ran.stderr
 
 
+def test_credentials_of_the_clusters_own(site: Site):
+    root = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "of the cluster's"}
+    site.cluster.apply({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "aws-creds", "namespace": "kube-system"},
+        "stringData": root,
+    })  # fmt: skip
+    site.cluster.kubectl("delete", "secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
+    ran = site.run(
+        "--tags", "operator_install", "-e", "operator_install_credentials=credentials_request"
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
+    found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
+    assert found == root
+
+
 def test_it_stands_aside_for_the_operators_webhook(site: Site):
     webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
     site.cluster.apply({

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from tests.cluster import azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.demo.__main__ import site_variables
 from tests.integration.site import NOTHING_CHANGED, Site, sentence
-from tests.support import OPERATOR_NAMESPACE
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
 ONLY_THE_OPERATOR = ("--tags", "operator_install")
@@ -167,6 +168,30 @@ def test_the_rules_are_the_chapters(site: Site):
     for rule in ours.values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+
+
+@pytest.mark.parametrize(
+    ("nsgs", "subnet", "nsg"),
+    [
+        ({"nsg-a": ["subnet-b"], "nsg-b": ["subnet-a"]}, "subnet-a", "nsg-b"),
+        ({"nsg-b": [], "nsg-a": []}, "subnet-a", "nsg-a"),
+        ({}, "subnet-a", ""),
+    ],
+)
+def test_the_vms_place_is_the_first_subnet_and_its_own_security_group(nsgs, subnet, nsg):
+    report = {
+        "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
+        "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
+    }
+    ran = subprocess.run(
+        ["ansible", "localhost", "-m", "debug", "-a",
+         "msg={{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] | to_json }}",
+         "-e", f"@{ROOT}/roles/operator_install/defaults/main.yml",
+         "-e", json.dumps({"cloud_networking_report": report})],
+        env=ansible_environment(JSON_OUTPUT), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    result = json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+    assert json.loads(result["msg"]) == [subnet, nsg]
 
 
 class TestCredentialsOfVariables:

@@ -170,8 +170,11 @@ def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
 
 @pytest.mark.usefixtures("credentials_file")
 def test_how_to_reach_azure_comes_from_wherever_it_is_said():
-    exported = {"AZURE_CLOUD_ENVIRONMENT": "https://stack.example", "AZURE_DISABLE_INSTANCE_DISCOVERY": "1"}  # fmt: skip
+    exported = {"AZURE_CLOUD_ENVIRONMENT": "https://stack.example", "AZURE_SUBSCRIPTION_ID": "s"}
     assert settings(PRINCIPAL, exported)["cloud_environment"] == "https://stack.example"
+    assert settings(PRINCIPAL, exported)["subscription_id"] == "s"
+    assert settings({"profile": "gov"}, exported)["subscription_id"] == "s"
+    assert settings({"profile": "gov"}, EXPORTED)["client_id"] == "gov-app"
     assert settings({"profile": "gov"}, exported)["cloud_environment"] == "AzureUSGovernment"
     given = {**PRINCIPAL, "cloud_environment": "AzureChinaCloud"}
     assert settings(given, exported)["cloud_environment"] == "AzureChinaCloud"
@@ -240,8 +243,10 @@ def test_an_azure_that_is_none_is_refused(name):
             Identity("workload_identity", {**PRINCIPAL, "token_file_path": "/token"}),
             "WorkloadIdentityCredential",
         ),
+        (Identity("user", {"ad_user": "me", "password": "pw"}), "UsernamePasswordCredential"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:UsernamePasswordCredential is deprecated")
 def test_makes_the_credential_of_azure_identity(found, kind):
     made = credential(found, HERE, {"disable_instance_discovery": "true"})
     assert type(made) is getattr(azure.identity, kind)

@@ -1,0 +1,270 @@
+"""Azure: our Resource Manager of the tests', who opens ports there, and what importing costs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests import chapter
+from tests.azure_arm import AzureArm
+from tests.azure_arm.az import AZURE_CLI, Az, install_azure_cli
+from tests.cluster import openshift
+from tests.cluster.azure import REGION, create_cloud_side
+from tests.cluster.launcher import Cluster
+from tests.support import ROOT
+
+from .contenders import CHAPTER, IDLE, OURS, Contender, Job, World
+from .kubernetes import NODES
+
+RULES = ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal")
+
+# ansible's package has the collection, and this is what it says that it needs beside.
+COLLECTIONS = Path(importlib.metadata.distribution("ansible").locate_file("."))
+AZCOLLECTION = COLLECTIONS / "ansible_collections" / "azure" / "azcollection"
+
+
+def install_azcollection() -> Path:
+    """The bin directory of an environment with azure.azcollection's requirements.
+
+    It pins the SDK's packages to older ones than ours may be of, so it gets one of its own, with
+    our version of ansible-core, and finds ansible's collections where we have them.
+    """
+    version = importlib.metadata.version("ansible-core")
+    programs = chapter.own_environment(
+        f"azcollection-ansible-core-{version}",
+        f"ansible-core=={version}",
+        "kubernetes",
+        "-r",
+        str(AZCOLLECTION / "requirements.txt"),
+    )
+    (clouds,) = programs.parent.glob("lib/python*/site-packages/azure/cli/core/cloud.py")
+    known = clouds.read_text()
+    if CLOUD_BY_URL not in known:
+        clouds.unlink()  # It may be one file with the package installer's own copy of it.
+        clouds.write_text(known + CLOUD_BY_URL)
+    return programs
+
+
+# The collection (3.12.0) calls this for a cloud_environment that is a URL, and azure-cli-core, of
+# the version that it requires, does not have it: without it only Microsoft's own clouds can be
+# spoken to. What it would have to ask the cloud for is known here.
+CLOUD_BY_URL = """
+
+def get_cloud_from_metadata_endpoint(url):
+    endpoints = CloudEndpoints(
+        active_directory=url, active_directory_resource_id=url, resource_manager=url + "/"
+    )
+    return Cloud(url, endpoints)
+"""
+
+
+def azure_azcollection(virtual_machines: str) -> list[dict]:
+    """Three tasks of azure.azcollection that do what nsg_rules does.
+
+    What its modules return of an interface does not say which machine has it: that goes by the
+    names that OpenShift gives the two.
+    """
+    interfaces = (
+        "{{ nics.networkinterfaces | selectattr('name', 'in', virtual_machines | map('split', '/')"
+        " | map('last') | map('regex_replace', '$', '-nic')) | map(attribute='virtual_network')"
+        " | unique }}"
+    )
+    prefix = "{{ item.address_prefix_cidr or item.address_prefixes_cidr }}"
+    return [
+        {
+            "azure.azcollection.azure_rm_networkinterface_info": {
+                "resource_group": "{{ (virtual_machines | first | split('resourceGroups/') | last"
+                " | split('/') | first) }}"
+            },
+            "vars": {"virtual_machines": virtual_machines},
+            "register": "nics",
+        },
+        {
+            "azure.azcollection.azure_rm_subnet_info": {
+                "resource_group": "{{ item.resource_group }}",
+                "virtual_network_name": "{{ item.name }}",
+                "name": "{{ item.subnet_id | split('/') | last }}",
+            },
+            "vars": {"virtual_machines": virtual_machines},
+            "loop": interfaces,
+            "register": "subnets",
+        },
+        {
+            "azure.azcollection.azure_rm_securitygroup": {
+                "resource_group": "{{ (item.security_group | split('/'))[4] }}",
+                "name": "{{ item.security_group | split('/') | last }}",
+                "purge_rules": False,
+                "rules": [
+                    {
+                        "name": name,
+                        "priority": priority,
+                        "protocol": "Tcp",
+                        "source_address_prefix": prefix,
+                        "destination_address_prefix": prefix,
+                        "destination_port_range": port,
+                    }
+                    for name, priority, port in zip(RULES, (112, 111), (15150, 9000), strict=True)
+                ],
+            },
+            "loop": "{{ subnets.results | map(attribute='subnets') | flatten }}",
+        },
+    ]
+
+
+class AzureWorld(World):
+    api = "ARM"
+    packages = ("azure-core", "azure-identity", "azure-mgmt-network")
+    cli = AZURE_CLI
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, scratch: Path) -> Iterator[Self]:
+        with AzureArm(scratch / "arm") as arm, Cluster() as cluster:
+            yield cls(cluster, scratch, arm)
+
+    def __init__(self, cluster: Cluster, scratch: Path, arm: AzureArm):
+        super().__init__(cluster, scratch)
+        self._arm = arm
+        self._az = install_azure_cli()
+        self._azcollection = install_azcollection()
+        az = Az(arm, scratch / "az")
+        self.environment = {
+            **{key: az.environment[key] for key in az.environment if key.startswith("AZURE_")},
+            **arm.environment,
+        }
+        side = create_cloud_side(arm, 0)
+        self._nsg = side.nsg_id
+        openshift.fill(cluster, (), REGION, openshift.azure_status(side.resource_group))
+
+    def grow(self, count: int) -> None:
+        self.workers = list(create_cloud_side(self._arm, count).workers)
+        self.cluster.apply(*(openshift.node(worker, REGION) for worker in self.workers))
+        self.variables = {"workers": [worker.provider_id for worker in self.workers]}
+
+    def take_calls(self) -> int:
+        return len(self._arm.take_requests())
+
+    def jobs(self) -> tuple[Job, ...]:
+        theirs = Contender(
+            "azure.azcollection", programs=self._azcollection, collections=COLLECTIONS
+        )
+        return (
+            Job(
+                "open the ports, given the VMs",
+                (
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {"virtual_machines": "{{ workers }}"}}]),
+                    dataclasses.replace(theirs, tasks=azure_azcollection("{{ workers }}")),
+                ),
+                self._close_ports,
+                self._ports_open,
+            ),
+            Job(
+                "open the ports, given the cluster",
+                (
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {"nodes": {}}}]),
+                    dataclasses.replace(
+                        theirs,
+                        name=f"kubernetes.core + {theirs.name}",
+                        tasks=[
+                            NODES,
+                            *azure_azcollection(
+                                "{{ nodes.resources | map(attribute='spec.providerID') }}"
+                            ),
+                        ],
+                    ),
+                    Contender(CHAPTER, script=chapter.AZURE_PORTS, programs=self._az),
+                ),
+                self._close_ports,
+                self._ports_open,
+            ),
+            Job(
+                IDLE,
+                (
+                    dataclasses.replace(
+                        theirs,
+                        name="ansible-playbook, their environment",
+                        tasks=[{"ansible.builtin.meta": "noop"}],
+                    ),
+                ),
+            ),
+        )
+
+    def _close_ports(self) -> None:
+        for name in RULES:
+            self._arm.delete(f"{self._nsg}/securityRules/{name}")
+
+    def _ports_open(self) -> bool:
+        rules = self._arm.resources[self._nsg.lower()]["properties"]["securityRules"]
+        return {rule["name"] for rule in rules}.issuperset(RULES)
+
+
+# -- Importing ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Import:
+    """What a process has to import before it can do anything; seconds, and MB in the end."""
+
+    what: str
+    seconds: float
+    memory: float
+
+
+# Collections are found as ansible finds them, without the time that its loader takes.
+_TIMED = """
+import resource, sys, time, types
+import ansible.module_utils.basic
+sys.modules["ansible_collections"] = collections = types.ModuleType("ansible_collections")
+collections.__path__ = sys.argv[1:]
+began = time.perf_counter()
+{statements}
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def imports(runs: int) -> Iterator[Import]:
+    """Each in a process of its own, and once before that to have it compiled and at hand."""
+    theirs = install_azcollection() / "python"
+    found = [str(ROOT / "collections" / "ansible_collections"), str(AZCOLLECTION.parents[1])]
+    azcollection = "import ansible_collections.azure.azcollection.plugins"
+    for what, python, statements in (
+        (
+            f"{OURS}.nsg_rules and azure.identity",
+            Path(sys.executable),
+            "import ansible_collections.osc.peerpods.plugins.modules.nsg_rules, azure.identity",
+        ),
+        (
+            "azure.mgmt.network and azure.identity",
+            Path(sys.executable),
+            "import azure.mgmt.network, azure.mgmt.network.models, azure.identity",
+        ),
+        (
+            "azure.azcollection.azure_rm_securitygroup",
+            theirs,
+            f"{azcollection}.modules.azure_rm_securitygroup",
+        ),
+    ):
+        taken = [
+            tuple(
+                map(
+                    float,
+                    subprocess.run(
+                        [python, "-c", _TIMED.format(statements=statements), *found],
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                    ).stdout.split(),
+                )
+            )
+            for _ in range(1 + runs)
+        ][1:]
+        seconds, memory = zip(*taken, strict=True)
+        yield Import(what, round(statistics.median(seconds), 3), round(statistics.median(memory)))

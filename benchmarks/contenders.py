@@ -1,0 +1,202 @@
+"""Those who do a job, and the servers that they do it on: what is the same on every cloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+from tests.support import ansible_environment
+
+OURS = "osc.peerpods"
+IDLE = "an empty play"
+CHAPTER = "the chapter"
+FIRST, AGAIN = "first", "no change"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to do a job: the tasks of a play, or a shell script.
+
+    `programs` is the bin directory of the environment that it is run from, ours where there is
+    none, and `collections` where that finds ansible's.
+    """
+
+    name: str
+    tasks: list[dict] | None = None
+    script: str | None = None
+    programs: Path | None = None
+    collections: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What contenders do. `reset` undoes it, `done` looks whether it is done; None for reading."""
+
+    name: str
+    contenders: tuple[Contender, ...]
+    reset: Callable[[], object] | None = None
+    done: Callable[[], bool] | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (FIRST, AGAIN) if self.reset else (FIRST,)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took.
+
+    `memory` is the largest resident set of one of its processes, in MB. `outcome` is what the
+    contender says itself: "changed" or "ok" (it said that nothing changed, or is no playbook and
+    says nothing), or "refused" where the cloud did not take a rule that is there already.
+    """
+
+    cloud_calls: float
+    kubernetes_calls: float
+    seconds: float
+    cpu_seconds: float
+    memory: float
+    outcome: str
+
+
+class World(ABC):
+    """The servers of a cloud, and on them a cluster that can be given more workers."""
+
+    api: str
+    """What the cloud's API is called in a table."""
+
+    packages: tuple[str, ...]
+    """Whose versions matter here, beside Kubernetes' and ansible's."""
+
+    cli: str
+    """Which command line the chapter's commands are of."""
+
+    environment: dict[str, str]
+    """What a user of this cloud has exported."""
+
+    variables: dict[str, object]
+    """What a play of this cloud knows without asking."""
+
+    refusal: str | None = None
+    """What a script's complaint is known by that is none: the rule is there already."""
+
+    def __init__(self, cluster: Cluster, scratch: Path):
+        self.cluster = cluster
+        self.scratch = scratch
+        self.workers: list[openshift.Worker] = []
+
+    @classmethod
+    @abstractmethod
+    def started(cls, scratch: Path) -> AbstractContextManager[Self]:
+        """One that lasts as long as its `with`."""
+
+    @abstractmethod
+    def grow(self, count: int) -> None:
+        """Have `count` workers, none fewer than before."""
+
+    @abstractmethod
+    def take_calls(self) -> int:
+        """How many requests the cloud has had since this was asked last."""
+
+    @abstractmethod
+    def jobs(self) -> tuple[Job, ...]:
+        """What is to be done with the workers of now."""
+
+    def run(self, contender: Contender) -> Run:
+        user = f"bench-{contender.name.replace(' ', '-')}"
+        kubeconfig = self.cluster.directory / f"{user}.kubeconfig"
+        if not kubeconfig.exists():
+            self.cluster.user_kubeconfig(user, "system:masters")
+        environment = ansible_environment(
+            {
+                **self.environment,
+                "KUBECONFIG": str(kubeconfig),
+                # What kubernetes.core and kubectl remember of the API server.
+                "TMPDIR": str(self.scratch),
+                "KUBECACHEDIR": str(self.scratch / "kubectl"),
+            }
+        )
+        first = [contender.programs] if contender.programs else []
+        if contender.collections:
+            environment["ANSIBLE_COLLECTIONS_PATH"] = str(contender.collections)
+        if contender.script is not None:
+            first.append(self.cluster.bin)
+            command = ["bash", "-c", contender.script]
+        else:
+            command = ["ansible-playbook", "-i", "localhost,", str(self._playbook(contender))]
+        environment["PATH"] = os.pathsep.join([*map(str, first), environment["PATH"]])
+        logged = self.cluster.audit_log.stat().st_size
+        self.take_calls()
+        began = time.perf_counter()
+        ran, usage = _run(command, environment)
+        seconds = time.perf_counter() - began
+        time.sleep(0.1)  # The audit log has a request soon after its answer.
+        cloud_calls = self.take_calls()
+        with self.cluster.audit_log.open() as log:
+            log.seek(logged)
+            kubernetes_calls = sum(
+                event["user"].get("username") == user and event["stage"] == "ResponseComplete"
+                for event in map(json.loads, log)
+            )
+        return Run(
+            cloud_calls,
+            kubernetes_calls,
+            seconds,
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss / 1024,
+            self._outcome(contender, ran),
+        )
+
+    def _playbook(self, contender: Contender) -> Path:
+        """A play of the contender's tasks. JSON is YAML."""
+        play = {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "connection": "local",
+            "vars": {
+                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                **self.variables,
+            },
+            "tasks": contender.tasks,
+        }
+        path = self.scratch / "play.yml"
+        path.write_text(json.dumps([play]))
+        return path
+
+    def _outcome(self, contender: Contender, ran: subprocess.CompletedProcess[str]) -> str:
+        if contender.script is None:
+            if ran.returncode == 0:
+                return "changed" if re.search(r"changed=[1-9]", ran.stdout) else "ok"
+        elif self.refusal and self.refusal in ran.stderr:
+            return "refused"
+        elif not ran.returncode and not ran.stderr:
+            return "ok"
+        sys.exit(f"A contender failed:\n{ran.stdout}\n{ran.stderr}")
+
+
+def _run(command: list[str], environment: dict[str, str]):
+    """The command run, and the kernel's account of it and all its children.
+
+    A busy machine does not change the CPU time there.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        for file in (out, err):
+            file.seek(0)
+        ran = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
+    return ran, usage

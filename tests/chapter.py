@@ -1,0 +1,119 @@
+"""The commands that the product documentation has a user type, letter by letter.
+
+"Deploying OpenShift sandboxed containers workloads using peer pods", 3.1.1.1 (the limit), 3.1.2.1
+(AWS) and 3.1.3.1 (Azure). `oc` is kubectl here, which has the same `get` and `patch`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cluster.binaries import CACHE
+
+# AWS CLI v1, the one that PyPI has. It pins botocore, so it gets an environment of its own.
+AWSCLI = "awscli==1.46.3"
+
+_OC = 'oc() { kubectl "$@"; }\n'
+_INSTANCE_ID = r"""
+INSTANCE_ID=$(oc get nodes -l 'node-role.kubernetes.io/worker' -o jsonpath='{.items[0].spec.providerID}' | sed 's#[^ ]*/##g')
+"""  # fmt: skip
+
+AWS_FACTS = _OC + _INSTANCE_ID + r"""
+AWS_REGION=$(oc get infrastructure/cluster -o jsonpath='{.status.platformStatus.aws.region}')
+"""  # fmt: skip
+AWS_PORTS = AWS_FACTS + r"""
+SG=$(aws ec2 describe-instances --instance-ids ${INSTANCE_ID} \
+  --query 'Reservations[*].Instances[*].SecurityGroups[*].GroupId' --output text --region ${AWS_REGION})
+aws ec2 authorize-security-group-ingress --group-id ${SG} --protocol tcp --port 15150 --source-group ${SG} --region ${AWS_REGION}
+aws ec2 authorize-security-group-ingress --group-id ${SG} --protocol tcp --port 9000 --source-group ${SG} --region ${AWS_REGION}
+"""  # fmt: skip
+
+AZURE_FACTS = _OC + _INSTANCE_ID + r"""
+AZURE_RESOURCE_GROUP=$(oc get infrastructure/cluster -o jsonpath='{.status.platformStatus.azure.resourceGroupName}')
+AZURE_NSG_NAME=$(az network nsg list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
+AZURE_VNET_NAME=$(az network vnet list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
+AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${AZURE_RESOURCE_GROUP} --vnet-name ${AZURE_VNET_NAME}  --query "[].{Name:name} | [? contains(Name, 'worker')]" --output tsv)
+AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${AZURE_SUBNET_NAME} --vnet-name ${AZURE_VNET_NAME} --resource-group ${AZURE_RESOURCE_GROUP} --query "addressPrefix" --output tsv)
+"""  # fmt: skip
+AZURE_KATA_AGENT = r"""
+az network nsg rule create \
+  --resource-group $AZURE_RESOURCE_GROUP \
+  --nsg-name $AZURE_NSG_NAME \
+  --name Allow-Kata-Agent-Internal \
+  --access Allow \
+  --protocol Tcp \
+  --direction Inbound \
+  --priority 112 \
+  --source-address-prefixes $AZURE_SUBNET_PREFIX \
+  --source-port-range "*" \
+  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \
+  --destination-port-range 15150
+"""
+AZURE_VXLAN = r"""
+az network nsg rule create \
+  --resource-group $AZURE_RESOURCE_GROUP \
+  --nsg-name $AZURE_NSG_NAME \
+  --name Allow-VXLAN-Internal \
+  --access Allow \
+  --protocol Tcp \
+  --direction Inbound \
+  --priority 111 \
+  --source-address-prefixes $AZURE_SUBNET_PREFIX \
+  --source-port-range "*" \
+  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \
+  --destination-port-range 9000
+"""
+AZURE_PORTS = AZURE_FACTS + AZURE_KATA_AGENT + AZURE_VXLAN
+
+
+def limit(value: str) -> str:
+    return _OC + r"""
+oc get peerpodconfig peerpodconfig-openshift -n openshift-sandboxed-containers-operator \
+-o jsonpath='{.spec.limit}{"\n"}'
+oc patch peerpodconfig peerpodconfig-openshift -n openshift-sandboxed-containers-operator \
+--type merge --patch '{"spec":{"limit":"<value>"}}'
+""".replace("<value>", value)  # fmt: skip
+
+
+def typed(
+    script: str, environment: dict[str, str], *programs: Path
+) -> subprocess.CompletedProcess[str]:
+    """What comes of it in a shell that finds `programs`, directories, first.
+
+    As at a prompt, a command that fails does not keep the next one from being run.
+    """
+    path = os.pathsep.join([*map(str, programs), environment["PATH"]])
+    return subprocess.run(
+        ["bash", "-c", script], env={**environment, "PATH": path}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def install_aws_cli() -> Path:
+    """The bin directory of the AWS CLI's own virtual environment."""
+    return own_environment(AWSCLI.replace("==", "-"), AWSCLI)
+
+
+def own_environment(name: str, *requirements: str) -> Path:
+    """The bin directory of a virtual environment in the cache, for what cannot live in ours.
+
+    `requirements` are as `uv pip install` takes them.
+    """
+    directory = CACHE / name
+    if not (directory / "installed").exists():
+        print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run(
+            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True
+        )
+        # Compiled now, as pip does it: importing is most of a short command's time.
+        subprocess.run(
+            [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
+             *requirements],
+            check=True,
+        )  # fmt: skip
+        (directory / "installed").touch()
+    return directory / "bin"

@@ -1,0 +1,357 @@
+"""The chapter's commands on one copy of a cloud, our roles on another: the same end state.
+
+Where it is not the same, a table here says so and why; where the chapter's commands do not work,
+that is shown, and what ours do there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import chapter
+from tests.azure_arm import AzureArm
+from tests.azure_arm.az import Az, install_azure_cli
+from tests.cluster import aws, azure, openshift
+from tests.cluster.launcher import Cluster
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
+
+pytestmark = pytest.mark.integration
+
+KATA_AGENT, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
+
+
+def differing(theirs: list[dict], ours: list[dict]) -> set[str]:
+    """The fields that are not equal, a field that only one side has among them."""
+    assert len(theirs) == len(ours)
+    missing = object()
+    return {
+        field
+        for one, other in zip(theirs, ours, strict=True)
+        for field in one.keys() | other.keys()
+        if one.get(field, missing) != other.get(field, missing)
+    }
+
+
+@dataclass
+class Machine:
+    """Where a user sits: a cluster to log in to, and the environment to do it from."""
+
+    cluster: Cluster
+    environment: dict[str, str]
+    programs: tuple[Path, ...]
+
+    def type(self, script: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
+        return chapter.typed(script, environment, self.cluster.bin, *self.programs)
+
+    def open_ports(self, **variables: object) -> dict:
+        """What the role cloud_networking found and did, run by site.yml."""
+        ran = subprocess.run(
+            ["ansible-playbook", "site.yml", "--tags=cloud_networking", "-e",
+             json.dumps(variables)],
+            env={**self.environment, **JSON_OUTPUT, "KUBECONFIG": str(self.cluster.kubeconfig)},
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        (play,) = json.loads(ran.stdout)["plays"]
+        results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
+        return next(result for result in results if "chosen_because" in result)
+
+
+# -- AWS (3.1.2.1) -----------------------------------------------------------------------------
+
+AWS_DIFFERENT = {
+    "SecurityGroupRuleId": "EC2's own, never the same twice",
+    "Description": "says what opened the port, and for what",
+    "Tags": "by which state: absent knows the rules that were added by us",
+}
+
+
+@dataclass
+class Aws(Machine):
+    ec2: object
+    group_id: str
+    first_worker: str
+
+    def groups_of_first_worker(self) -> list[str]:
+        found = self.ec2.describe_instances(InstanceIds=[self.first_worker])
+        (instance,) = found["Reservations"][0]["Instances"]
+        return [group["GroupId"] for group in instance["SecurityGroups"]]
+
+    def put_first_worker_in(self, group_ids: list[str]) -> None:
+        self.ec2.modify_instance_attribute(InstanceId=self.first_worker, Groups=group_ids)
+
+    def rules(self) -> list[dict]:
+        found = self.ec2.describe_security_group_rules(
+            Filters=[{"Name": "group-id", "Values": [self.group_id]}]
+        )["SecurityGroupRules"]
+        return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
+
+    def back_to(self, before: list[dict]) -> None:
+        """Have the rules of then, of which none must have gone."""
+        known = {rule["SecurityGroupRuleId"] for rule in before}
+        added = {rule["SecurityGroupRuleId"] for rule in self.rules()} - known
+        if added:
+            self.ec2.revoke_security_group_ingress(
+                GroupId=self.group_id, SecurityGroupRuleIds=sorted(added)
+            )
+        assert self.rules() == before
+
+    def ip_permissions(self) -> list[dict]:
+        """The same as the group itself tells it, a pair of groups each."""
+        (group,) = self.ec2.describe_security_groups(GroupIds=[self.group_id])["SecurityGroups"]
+        return [
+            {**permission, "UserIdGroupPairs": None, **pair}
+            for permission in sorted(group["IpPermissions"], key=lambda one: one["FromPort"])
+            for pair in permission["UserIdGroupPairs"]
+        ]
+
+
+@pytest.fixture
+def on_aws(moto: aws.Moto, cluster: Cluster, cloud_side: aws.CloudSide) -> Iterator[Aws]:
+    # The first by name is the one that the chapter looks at.
+    first = min(cloud_side.workers, key=lambda worker: worker.name)
+    world = Aws(
+        cluster,
+        ansible_environment(moto.environment),
+        (chapter.install_aws_cli(),),
+        moto.client("ec2"),
+        cloud_side.worker_group_id,
+        first.provider_id.rpartition("/")[2],
+    )
+    groups, before = world.groups_of_first_worker(), world.rules()
+    yield world
+    world.put_first_worker_in(groups)
+    world.back_to(before)
+
+
+def test_aws_ports(on_aws: Aws):
+    """Where the first worker is in one group, which is what the chapter has in mind."""
+    before = on_aws.rules()
+    on_aws.put_first_worker_in([on_aws.group_id])
+    ran = on_aws.type(chapter.AWS_PORTS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    theirs, their_permissions = on_aws.rules(), on_aws.ip_permissions()
+    on_aws.back_to(before)
+
+    assert on_aws.open_ports()["changed"]
+    different = differing(theirs, on_aws.rules())
+    different |= differing(their_permissions, on_aws.ip_permissions())
+    assert different == AWS_DIFFERENT.keys()
+    assert [(rule["FromPort"], rule["IpProtocol"]) for rule in theirs] == sorted(
+        [(9000, "tcp"), (15150, "tcp"), *aws.PORTS_OPEN_BEFORE.items()]
+    )
+
+
+def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide):
+    """${SG} is two words then, which is one too many for --group-id."""
+    before = on_aws.rules()
+    second = on_aws.ec2.create_security_group(
+        GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id
+    )
+    on_aws.put_first_worker_in([on_aws.group_id, second["GroupId"]])
+    ran = on_aws.type(chapter.AWS_PORTS)
+    assert "Unknown options: sg-" in ran.stderr
+    assert on_aws.rules() == before
+
+    (group,) = on_aws.open_ports()["groups"]
+    assert group["group_id"] == on_aws.group_id
+    assert [rule["FromPort"] for rule in on_aws.rules() if rule not in before] == [9000, 15150]
+
+
+# -- Azure (3.1.3.1) ---------------------------------------------------------------------------
+
+AZURE_DIFFERENT = {
+    "etag": "ARM's own, another after each write",
+    "description": "says what opened the port; state: absent knows the rules we added by it",
+}
+
+
+@dataclass
+class Azure(Machine):
+    arm: AzureArm
+    side: azure.CloudSide
+
+    def rules(self) -> dict[str, dict]:
+        """All security rules of the cluster's group, by name, their properties beside the rest."""
+        group = self.arm.resources[self.side.nsg_id.lower()]
+        return {
+            rule["name"]: {**rule, **rule["properties"], "properties": None}
+            for rule in group["properties"]["securityRules"]
+        }
+
+    def everything_else(self) -> dict[str, dict]:
+        """All of ARM but that group and what it holds."""
+        return {
+            resource_id: body
+            for resource_id, body in self.arm.resources.items()
+            if not resource_id.startswith(self.side.nsg_id.lower())
+        }
+
+
+@pytest.fixture(scope="module")
+def azure_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    directory = tmp_path_factory.mktemp("azure")
+    with AzureArm(directory / "arm") as arm, Cluster() as cluster:
+        side = azure.create_cloud_side(arm, workers=2)
+        status = openshift.azure_status(side.resource_group)
+        openshift.fill(cluster, side.workers, azure.REGION, status)
+        az = Az(arm, directory / "az")
+        environment = ansible_environment(
+            {
+                **{key: az.environment[key] for key in az.environment if key.startswith("AZURE_")},
+                **arm.environment,
+            }
+        )
+        yield Azure(cluster, environment, (install_azure_cli(),), arm, side)
+
+
+@pytest.fixture
+def on_azure(azure_world: Azure) -> Iterator[Azure]:
+    before = azure_world.arm.snapshot()
+    yield azure_world
+    azure_world.arm.restore(before)
+
+
+def let_in_by_default(world: Azure) -> None:
+    """As Azure has it when nobody denies it: AllowVnetInBound is what decides."""
+    world.arm.delete(f"{world.side.nsg_id}/securityRules/{azure.DENY_RULE}")
+
+
+def test_azure_ports(on_azure: Azure):
+    let_in_by_default(on_azure)
+    before = on_azure.arm.snapshot()
+    ran = on_azure.type(chapter.AZURE_PORTS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    theirs, their_rest = on_azure.rules(), on_azure.everything_else()
+    on_azure.arm.restore(before)
+
+    assert on_azure.open_ports(cloud_networking_when_covered="ensure")["changed"]
+    ours = on_azure.rules()
+    assert theirs.keys() == ours.keys()
+    in_order = sorted(theirs)
+    assert (
+        differing([theirs[name] for name in in_order], [ours[name] for name in in_order])
+        == AZURE_DIFFERENT.keys()
+    )
+    assert on_azure.everything_else() == their_rest
+    assert {KATA_AGENT: 112, VXLAN: 111}.items() <= priorities(theirs).items()
+
+
+def priorities(rules: dict[str, dict]) -> dict[str, int]:
+    return {name: rule["priority"] for name, rule in rules.items()}
+
+
+def test_azure_lets_it_in_already(on_azure: Azure):
+    """The chapter leaves it to the user to find out; ours do, and leave the group as it is."""
+    let_in_by_default(on_azure)
+    before = on_azure.arm.resources
+
+    result = on_azure.open_ports()
+    assert not result["changed"]
+    assert on_azure.arm.resources == before
+    (group,) = result["network_security_groups"]
+    assert group["covered"] == [
+        {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA_AGENT, VXLAN)
+    ]
+
+
+def second_group(world: Azure) -> None:
+    """Of an application in the same resource group, say; attached to nothing of the workers'."""
+    here = {"location": azure.REGION, "properties": {}}
+    world.arm.put(f"{world.side.nsg_id}-app", here)
+
+
+def address_prefixes(world: Azure) -> None:
+    """As the portal and newer tools write a subnet."""
+    properties = world.arm.resources[world.side.worker_subnet_id.lower()]["properties"]
+    prefix = properties.pop("addressPrefix")
+    for read_only in ("ipConfigurations", "provisioningState"):
+        properties.pop(read_only, None)
+    world.arm.put(
+        world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}}
+    )
+
+
+def priority_taken(world: Azure) -> None:
+    """By the rule of somebody else."""
+    taken = {
+        "priority": 112,
+        "direction": "Inbound",
+        "access": "Allow",
+        "protocol": "Tcp",
+        "sourceAddressPrefix": "Internet",
+        "sourcePortRange": "*",
+        "destinationAddressPrefix": "*",
+        "destinationPortRange": "443",
+    }
+    world.arm.put(f"{world.side.nsg_id}/securityRules/allow-https", {"properties": taken})
+
+
+@pytest.mark.parametrize(
+    ("hole", "said", "theirs", "ours"),
+    [
+        # $AZURE_NSG_NAME is two words.
+        (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
+        # $AZURE_SUBNET_PREFIX is empty.
+        (address_prefixes, "expected at least one argument", {}, {KATA_AGENT: 112, VXLAN: 111}),
+        (priority_taken, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
+    ],
+)
+def test_azure_holes(
+    on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
+):
+    hole(on_azure)
+    before, old = on_azure.arm.snapshot(), on_azure.rules()
+
+    def added() -> dict[str, dict]:
+        return {name: rule for name, rule in on_azure.rules().items() if name not in old}
+
+    ran = on_azure.type(chapter.AZURE_PORTS)
+    assert said in ran.stderr
+    assert priorities(added()) == theirs
+    on_azure.arm.restore(before)
+
+    assert on_azure.open_ports()["changed"]
+    assert priorities(added()) == ours
+    for rule in added().values():
+        assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+        assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+
+
+# -- The limit (3.1.1.1) -----------------------------------------------------------------------
+
+
+def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
+    """The chapter's and ours on a PeerPodConfig each, as the operator makes it."""
+    where = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
+    config = {
+        "apiVersion": "confidentialcontainers.org/v1alpha1",
+        "kind": "PeerPodConfig",
+        "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
+        "spec": {
+            "cloudSecretName": "peer-pods-secret",
+            "configMapName": "peer-pods-cm",
+            "limit": "10",
+            "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
+        },
+    }
+    kubeconfig = str(cluster.kubeconfig)
+    specs = []
+    for set_limit in (
+        lambda: Machine(cluster, ansible_environment(), ()).type(chapter.limit("20")),
+        lambda: run_module("peerpod_limit", {"limit": 20, "kubeconfig": kubeconfig}),
+    ):
+        cluster.apply(config)
+        try:
+            set_limit()
+            specs.append(cluster.get(*where)["spec"])
+        finally:
+            cluster.kubectl("delete", *where)
+    assert specs == [{**config["spec"], "limit": "20"}] * 2

@@ -1,0 +1,854 @@
+"""nsg_rules and nsg_rules_info as a user runs them, against an emulated Azure Resource Manager."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from tests.azure_arm import AzureArm
+from tests.azure_arm.faults import (
+    Act,
+    Fault,
+    PassOn,
+    another_operation_in_progress,
+    authorization_failed,
+    first,
+    hang_up,
+    lose_the_answer,
+    operation_fails,
+    refuse,
+    retryable_error,
+    throttled,
+)
+from tests.azure_arm.wire import Answer, Request
+from tests.cluster import openshift
+from tests.integration.apiserver import requests_of
+
+LOCATION = {"location": "westeurope"}
+WORKERS = "10.0.128.0/17"
+KATA, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
+OURS = {"description": "osc.peerpods: of an earlier run"}
+
+GROUP = "networkSecurityGroups/demo-nsg"
+READS = ["GET networkInterfaces", "GET virtualNetworks/demo-vnet", f"GET {GROUP}"]
+DONE = ["GET operation", "GET operation"]
+
+
+def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **more: object) -> dict:
+    """A security rule for all of the virtual network, or for what `more` says instead."""
+    properties = {
+        "priority": priority,
+        "access": access,
+        "direction": "Inbound",
+        "protocol": "*",
+        "sourcePortRange": "*",
+        "sourceAddressPrefix": "VirtualNetwork",
+        "destinationAddressPrefix": "VirtualNetwork",
+        "destinationPortRange": port,
+    }
+    return {"name": name, "properties": {**properties, **more}}
+
+
+# What a strict site has, so that the rules of peer pods are needed.
+DENY = rule("deny-vnet", 4000, "Deny")
+
+
+def chapters(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict:
+    """The properties of a rule as the chapter has it, with the description that is ours."""
+    return {
+        "description": f"osc.peerpods: port {port}/tcp between workers and peer pods",
+        "priority": priority,
+        "direction": "Inbound",
+        "access": "Allow",
+        "protocol": "Tcp",
+        "sourcePortRange": "*",
+        "sourceAddressPrefix": prefix,
+        "destinationPortRange": port,
+        "destinationAddressPrefix": prefix,
+    }
+
+
+BOTH = {KATA: chapters(KATA, 112, "15150"), VXLAN: chapters(VXLAN, 111, "9000")}
+
+
+@dataclass(frozen=True)
+class World:
+    """A resource group, and means to fill it and to look at it. Ids are ARM's."""
+
+    arm: AzureArm
+    group: str
+
+    def __post_init__(self) -> None:
+        self.arm.put(self.group_id, LOCATION)
+
+    @property
+    def group_id(self) -> str:
+        return f"/subscriptions/{self.arm.subscription_id}/resourceGroups/{self.group}"
+
+    def put(self, kind: str, name: str, properties: dict, **more: object) -> str:
+        provider = "Compute" if kind == "virtualMachines" else "Network"
+        resource_id = f"{self.group_id}/providers/Microsoft.{provider}/{kind}/{name}"
+        body = {**LOCATION, "properties": properties, **more}
+        return self.arm.put(resource_id, body)["id"]
+
+    def nsg(self, name: str, *rules: dict, **properties: object) -> str:
+        return self.put("networkSecurityGroups", name, {"securityRules": rules, **properties})
+
+    def subnets(self, vnet: str, *subnets: tuple[Sequence[str], str | None]) -> list[str]:
+        """A virtual network of these subnets, each with its prefixes and NSG; returns their ids."""
+        properties = [
+            {
+                **({"addressPrefix": prefixes[0]} if len(prefixes) == 1 else {}),
+                **({"addressPrefixes": list(prefixes)} if len(prefixes) > 1 else {}),
+                **({"networkSecurityGroup": {"id": nsg}} if nsg else {}),
+            }
+            for prefixes, nsg in subnets
+        ]
+        vnet_id = self.put("virtualNetworks", vnet, {
+            "addressSpace": {"addressPrefixes": ["10.0.0.0/8", "fd00::/16"]},
+            "subnets": [{"name": f"s{i}", "properties": p} for i, p in enumerate(properties)],
+        })  # fmt: skip
+        return [f"{vnet_id}/subnets/s{i}" for i in range(len(subnets))]
+
+    def machine(self, name: str, subnet: str, nsg: str | None = None) -> str:
+        """A virtual machine, with its one interface; returns what a node has as providerID."""
+        on_nic = {"networkSecurityGroup": {"id": nsg}} if nsg else {}
+        address = {"name": "pipConfig", "properties": {"subnet": {"id": subnet}}}
+        nic = self.put(
+            "networkInterfaces", f"{name}-nic", {"ipConfigurations": [address], **on_nic}
+        )
+        profile = {"networkProfile": {"networkInterfaces": [{"id": nic}]}}
+        return f"azure://{self.put('virtualMachines', name, profile)}"
+
+    def workers(self, *rules: dict, **nsg: object) -> tuple[str, dict]:
+        """Two workers in a subnet, the NSG there with these rules, and the arguments for them."""
+        nsg_id = self.nsg("demo-nsg", *rules, **nsg)
+        _, subnet = self.subnets("demo-vnet", (["10.0.0.0/17"], nsg_id), ([WORKERS], nsg_id))
+        return nsg_id, {"virtual_machines": [self.machine(f"w{i}", subnet) for i in range(2)]}
+
+    def rules(self, nsg: str) -> dict[str, dict]:
+        """Name → properties, without what ARM adds to them."""
+        return {
+            one["name"]: {
+                key: value
+                for key, value in one["properties"].items()
+                if value != [] and key != "provisioningState"
+            }
+            for one in self.arm.resources[nsg.lower()]["properties"]["securityRules"]
+        }
+
+    def priorities(self, nsg: str) -> dict[str, int]:
+        return {name: properties["priority"] for name, properties in self.rules(nsg).items()}
+
+    def somebody_adds(self, nsg: str, theirs: dict) -> Act:
+        return first(lambda: self.arm.put(f"{nsg}/securityRules/{theirs['name']}", theirs))
+
+    def asked(self) -> list[str]:
+        """The requests since the last time, each by its method and what it is about."""
+        return [f"{method} {_about(path)}" for method, path in self.arm.take_requests()]
+
+
+def _about(path: str) -> str:
+    return "operation" if "/operations/" in path else path.partition("/Microsoft.Network/")[2]
+
+
+def writes(requests: list[str]) -> list[str]:
+    return [request for request in requests if not request.startswith("GET")]
+
+
+@pytest.fixture
+def world(arm: AzureArm) -> Iterator[World]:
+    before = arm.snapshot()
+    arm.take_requests()
+    yield World(arm, "demo-rg")
+    arm.restore(before)
+    arm.faults.clear()
+
+
+@pytest.fixture
+def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    def run(args: dict, module: str = "nsg_rules", **how: bool) -> dict:
+        return run_module(module, args, env=arm.environment, **how)
+
+    return run
+
+
+# -- The main path -----------------------------------------------------------------------------
+
+
+def test_opens_the_ports_between_all_workers_once(world, arm, run):
+    nsg, args = world.workers(DENY)
+    foreseen = run(args, check=True, diff=True)
+    assert world.asked() == READS
+    assert world.rules(nsg).keys() == {"deny-vnet"}
+
+    result = run(args, diff=True)
+    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    for key in ("changed", "network_security_groups", "chosen_because", "subnets", "diff"):
+        assert foreseen[key] == result[key], key
+    assert result["changed"]
+    assert result["chosen_because"] == (
+        "demo-nsg. Attached to the subnets and interfaces of all 2 workers."
+    )
+    subnet = nsg.replace(GROUP, "virtualNetworks/demo-vnet/subnets/s1")
+    (done,) = result["network_security_groups"]
+    assert {one["name"]: one["properties"] for one in done["created"]} == BOTH
+    assert done["id"] == nsg
+    assert done["subnets"] == [subnet]
+    assert result["subnets"] == [
+        {"id": subnet, "address_prefixes": [WORKERS], "network_security_group": nsg}
+    ]
+    assert result["unfiltered"] == []
+    assert result["diff"][0]["before"] == ""
+    assert result["diff"][0]["after"] == (
+        f"{VXLAN} 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000\n"
+        f"{KATA} 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n"
+    )
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+
+    again = run(args)
+    assert world.asked() == READS
+    assert not again["changed"]
+    assert again["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
+
+    arm.delete(f"{nsg}/securityRules/{VXLAN}")
+    assert run(args)["network_security_groups"][0]["unchanged"] == [KATA]
+    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+
+
+def test_absent_removes_ours_alone(world, run):
+    nsg, args = world.workers(
+        DENY,
+        rule(KATA, 112, **OURS),
+        rule(VXLAN, 111, description="of the network team"),
+        rule("mine", 113, **OURS),
+    )
+    absent = {**args, "state": "absent"}
+    foreseen = run(absent, check=True, diff=True)
+    assert world.asked() == READS
+    result = run(absent, diff=True)
+    assert world.asked() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
+    for key in ("changed", "network_security_groups", "diff"):
+        assert foreseen[key] == result[key], key
+    (done,) = result["network_security_groups"]
+    assert done["removed"] == [KATA]
+    assert [kept["name"] for kept in done["kept"]] == [VXLAN]
+    assert "its description is 'of the network team'" in done["kept"][0]["because"]
+    assert result["diff"][0]["before"].startswith(f"{KATA} 112 ")
+    assert result["diff"][0]["after"] == ""
+    assert world.rules(nsg).keys() == {"deny-vnet", VXLAN, "mine"}
+
+    assert not run(absent)["changed"]
+    assert world.asked() == READS
+
+
+def test_what_passes_anyway_needs_no_rule(world, run):
+    nsg, args = world.workers()
+    result = run(args)
+    assert world.asked() == READS
+    assert not result["changed"]
+    assert result["network_security_groups"][0]["covered"] == [
+        {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
+    ]
+    assert run({**args, "when_covered": "ensure"})["changed"]
+    assert world.rules(nsg) == BOTH
+
+
+def test_a_rule_that_differs_is_put_right(world, arm, run):
+    """The name makes it ours; what we do not manage, or do not know, stays."""
+    nsg, args = world.workers(
+        DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
+    )  # fmt: skip
+    stored = arm.state.stored[f"{nsg}/securityRules/{KATA}".lower()]["properties"]
+    stored["futureProperty"] = {"a": 1}
+    sent = []
+    arm.faults += [Fault("PUT", KATA, looked_at(sent))]
+    result = run(args, diff=True)
+    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.rules(nsg)[KATA] == {**BOTH[KATA], "description": "theirs"}
+    assert sent[0]["properties"]["futureProperty"] == {"a": 1}
+    (done,) = result["network_security_groups"]
+    assert [one["name"] for one in done["updated"]] == [KATA]
+    assert done["unchanged"] == [VXLAN]
+    assert "300 Inbound Deny * VirtualNetwork:* → VirtualNetwork:1-2" in result["diff"][0]["before"]
+    assert not run(args)["changed"]
+
+
+def looked_at(sent: list[dict]) -> Act:
+    def act(request: Request, pass_on: PassOn) -> Answer:
+        sent.append(json.loads(request.content))
+        return pass_on()
+
+    return act
+
+
+def test_what_is_unknown_to_us_survives(world, arm, run):
+    nsg, args = world.workers(DENY, rule("theirs", 200, port="443"), flushConnection=True)
+    arm.state.stored[nsg.lower()]["tags"] = {"team": "network"}
+    arm.state.stored[f"{nsg}/securityRules/theirs".lower()]["properties"]["futureProperty"] = "x"
+    sent = []
+    arm.faults += [Fault("PUT", "demo-nsg$", looked_at(sent))]
+    assert run(args)["changed"]
+    after = arm.resources[nsg.lower()]
+    assert after["properties"]["flushConnection"] is True
+    assert after["tags"] == {"team": "network"}
+    assert after["location"] == "westeurope"
+    by_name = {one["name"]: one["properties"] for one in sent[0]["properties"]["securityRules"]}
+    assert by_name["theirs"]["futureProperty"] == "x"
+    assert "defaultSecurityRules" not in sent[0]["properties"]
+
+
+# -- Where the workers are ---------------------------------------------------------------------
+
+
+def test_the_workers_are_read_from_the_cluster(world, cluster, run):
+    _, args = world.workers(DENY)
+    nodes = [
+        openshift.node(
+            openshift.Worker(
+                f"nsg-rules-{number}", provider_id, "1", "Standard_D8s_v5", "10.9.9.9"
+            ),
+            "westeurope",
+        )
+        for number, provider_id in enumerate(args["virtual_machines"])
+    ]
+    for node in nodes:
+        node["metadata"]["labels"] = {"test-nsg-rules/pool": "azure"}
+    kubeconfig = str(cluster.user_kubeconfig("opens-azure", "system:masters"))
+    selected = {"kubeconfig": kubeconfig, "label_selector": "test-nsg-rules/pool=azure"}
+    cluster.apply(*nodes)
+    try:
+        result = run({"nodes": selected}, check=True)
+        foreign = run({"nodes": {"kubeconfig": kubeconfig}})
+    finally:
+        cluster.kubectl("delete", "node", *(node["metadata"]["name"] for node in nodes))
+    assert result["chosen_because"].endswith(" interfaces of all 2 workers.")
+    assert result["changed"]
+    assert requests_of(cluster, "opens-azure")[0] == (
+        "list", "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500"
+    )  # fmt: skip
+    # The cluster's other workers are on AWS.
+    assert " names no virtual machine of Azure. " in foreign["msg"]
+    assert world.asked() == READS
+
+
+def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
+    """Two networks, one in a resource group of its own; machines in two groups; pages of two."""
+    monkeypatch.setattr(arm, "page_size", 2)
+    network, machines = World(arm, "network-rg"), World(arm, "more-rg")
+    world.nsg("a-first-of-the-list")
+    front, back = network.nsg("front"), network.nsg("back")
+    on_nic = world.nsg("on-nic")
+    one, two = network.subnets("vnet-1", (["10.1.0.0/24"], front), (["10.1.1.0/24"], back))
+    (three,) = world.subnets("vnet-2", (["10.2.0.0/24"], None))
+    arguments = {
+        "when_covered": "ensure",
+        "virtual_machines": [
+            *(world.machine(f"one-{number}", one) for number in range(3)),
+            world.machine("three", three, nsg=on_nic),
+            world.machine("bare", three),
+            machines.machine("two", two),
+        ],
+    }
+    result = run(arguments)
+    asked = world.asked()
+    assert sorted(asked[: -3 * 3]) == sorted(
+        ["GET networkInterfaces"] * 4  # Five of one group, and one.
+        + [f"GET virtualNetworks/{name}" for name in ("vnet-1", "vnet-2")]
+        + [f"GET networkSecurityGroups/{name}" for name in ("front", "back", "on-nic")]
+    )
+    assert result["chosen_because"].startswith("front, back, on-nic. Attached ")
+    addresses = {
+        nsg["name"]: {
+            key: value
+            for key, value in nsg["created"][0]["properties"].items()
+            if "AddressPrefix" in key
+        }
+        for nsg in result["network_security_groups"]
+    }
+    both = ["10.1.0.0/24", "10.1.1.0/24"]
+    assert addresses == {
+        "front": {"sourceAddressPrefixes": both, "destinationAddressPrefix": both[0]},
+        "back": {"sourceAddressPrefixes": both, "destinationAddressPrefix": both[1]},
+        "on-nic": {
+            "sourceAddressPrefix": "10.2.0.0/24",
+            "destinationAddressPrefix": "10.2.0.0/24",
+        },
+    }
+    attached = {
+        nsg["name"]: (nsg["subnets"], nsg["network_interfaces"])
+        for nsg in result["network_security_groups"]
+    }
+    nic = f"{world.group_id}/providers/Microsoft.Network/networkInterfaces/three-nic"
+    assert attached == {"front": ([one], []), "back": ([two], []), "on-nic": ([], [nic])}
+    assert result["unfiltered"] == [
+        f"No network security group filters bare-nic in the subnet {three}: all traffic passes."
+    ]
+    for nsg in (front, back, on_nic):
+        assert world.rules(nsg).keys() == {KATA, VXLAN}
+    assert not run(arguments)["changed"]
+
+
+def test_dual_stack_takes_two_rules_each(world, run):
+    nsg = world.nsg("demo-nsg", DENY, rule("theirs", 113, port="443"))
+    prefixes = ["10.0.1.0/24", "10.0.3.0/24", "fd00:0:0:1::/64"]
+    (subnet,) = world.subnets("demo-vnet", (prefixes, nsg))
+    args = {"virtual_machines": [world.machine("w", subnet)]}
+    result = run(args)
+    assert result["subnets"][0]["address_prefixes"] == prefixes
+    rules = world.rules(nsg)
+    expected = {KATA: 112, VXLAN: 111, f"{KATA}-IPv6": 114, f"{VXLAN}-IPv6": 115}
+    assert {name: rules[name]["priority"] for name in expected} == expected
+    assert rules[VXLAN]["sourceAddressPrefixes"] == prefixes[:2]
+    assert rules[VXLAN]["destinationAddressPrefixes"] == prefixes[:2]
+    assert rules[f"{VXLAN}-IPv6"]["sourceAddressPrefix"] == prefixes[2]
+    assert rules[f"{VXLAN}-IPv6"]["destinationPortRange"] == "9000"
+
+    assert not run(args)["changed"]
+    world.asked()
+    assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 4
+    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.rules(nsg).keys() == {"deny-vnet", "theirs"}
+
+
+def test_subnets_and_groups_by_name(world, run):
+    nsg = world.nsg("demo-nsg", DENY)
+    filtered, bare = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
+    result = run({"subnets": [filtered]}, check=True)
+    assert world.asked() == READS[1:]
+    assert result["chosen_because"] == "demo-nsg. Attached to the subnets that were named."
+    assert {
+        one["properties"]["sourceAddressPrefix"]
+        for one in result["network_security_groups"][0]["created"]
+    } == {WORKERS}
+
+    result = run({"subnets": [bare]})
+    assert not result["changed"]
+    assert result["chosen_because"].startswith("No network security group. ")
+    assert result["unfiltered"] == [
+        f"No network security group filters the subnet {bare}: all traffic passes."
+    ]
+
+    other = world.nsg("other", DENY)
+    world.asked()
+    result = run({"subnets": [filtered], "network_security_groups": [other]})
+    assert world.asked()[:2] == [READS[1], "GET networkSecurityGroups/other"]
+    assert result["chosen_because"] == "other. Named by network_security_groups."
+    assert world.rules(other) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(nsg).keys() == {"deny-vnet"}
+
+
+def test_rules_that_say_their_own_ends(world, run):
+    nsg, _ = world.workers(DENY)
+    web, db = (world.put("applicationSecurityGroups", name, {}) for name in ("web", "db"))
+    args = {
+        "network_security_groups": [nsg],
+        "rules": [
+            {
+                "name": "groups",
+                "priority": 120,
+                "destination_port_ranges": ["9000", "9002-9003"],
+                "source_application_security_groups": [web],
+                "destination_application_security_groups": [db],
+                "description": "tunnel",
+            },
+            {
+                "name": "out",
+                "priority": 120,
+                "direction": "Outbound",
+                "access": "Deny",
+                "protocol": "*",
+                "source_port_ranges": ["1024-65535"],
+                "destination_port_ranges": ["*"],
+                "source_address_prefixes": ["10.0.0.4", "10.0.0.5"],
+                "destination_address_prefixes": ["Internet"],
+            },
+        ],
+    }
+    assert run(args)["changed"]
+    assert world.asked() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
+    rules = world.rules(nsg)
+    assert rules["groups"] == {
+        "description": "osc.peerpods: tunnel",
+        "priority": 120,
+        "direction": "Inbound",
+        "access": "Allow",
+        "protocol": "Tcp",
+        "sourcePortRange": "*",
+        "destinationPortRanges": ["9000", "9002-9003"],
+        "sourceApplicationSecurityGroups": [{"id": web}],
+        "destinationApplicationSecurityGroups": [{"id": db}],
+    }
+    assert rules["out"]["sourceAddressPrefixes"] == ["10.0.0.4", "10.0.0.5"]
+    assert rules["out"]["destinationAddressPrefix"] == "Internet"
+    assert rules["out"]["sourcePortRange"] == "1024-65535"
+    assert not run(args)["changed"]
+
+    result = run({"network_security_groups": [nsg]})
+    assert result["msg"].startswith(f"The rule {KATA} matches nothing: ")
+
+
+AZURE = "/subscriptions/0/resourceGroups/r/providers"
+SCALE_SETS = f"azure://{AZURE}/Microsoft.Compute/virtualMachineScaleSets/s/virtualMachines/0"
+PORTS = {"destination_port_ranges": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("args", "msg"),
+    [
+        (
+            {"state": "absent"},
+            "one of the following is required: nodes, virtual_machines, subnets, network_sec",
+        ),
+        ({"subnets": ["s"], "virtual_machines": ["v"]}, "parameters are mutually exclusive: "),
+        ({"virtual_machines": []}, "There is no worker to look at, no subnet, and no network "),
+        (
+            {"virtual_machines": [SCALE_SETS]},
+            f"{SCALE_SETS} is an instance of a uniform scale set, ",
+        ),
+        ({"subnets": [AZURE]}, f"'{AZURE}' is not such an id. Give the whole ARM id, "),
+        ({"network_security_groups": ["demo-nsg"]}, "'demo-nsg' is not such an id. Give the whole"),
+        ({"subnets": ["s"], "priority_range": [4000, 5000]}, "priority_range is two numbers, "),
+        (
+            {"subnets": ["s"], "rules": [{"name": n, "priority": 200, **PORTS} for n in "ab"]},
+            "The rules a and b both have the priority 200 ",
+        ),
+    ],
+)
+def test_bad_input_is_told_before_azure_is_asked(arm, run, args, msg):
+    arm.take_requests()
+    result = run(args)
+    assert result["failed"]
+    assert result["msg"].startswith(msg)
+    assert arm.take_requests() == []
+
+
+def test_what_is_not_there(world, run):
+    nsg, args = world.workers()
+    here = nsg.removesuffix(GROUP)
+    vnet = f"{here}virtualNetworks/demo-vnet"
+    workers = args["virtual_machines"]
+    for what, msg in [
+        (
+            {"virtual_machines": [*workers, workers[0].replace("/w0", "/w9")]},
+            "No network interface of w9 was found. ",
+        ),
+        (
+            {"subnets": [f"{vnet}/subnets/no"]},
+            f"Azure has no subnet {vnet}/subnets/no. Its virtual networks have {vnet}/subnets/s0, ",
+        ),
+        (
+            {"subnets": [f"{here}virtualNetworks/no/subnets/s0"]},
+            f"Azure has no virtual network {here}virtualNetworks/no. Check the id, ",
+        ),
+        (
+            {"network_security_groups": [f"{here}networkSecurityGroups/no"]},
+            f"Azure has no network security group {here}networkSecurityGroups/no. Check the id, ",
+        ),
+    ]:
+        assert run(what)["msg"].startswith(msg)
+    assert writes(world.asked()) == []
+
+
+# -- Priorities --------------------------------------------------------------------------------
+
+
+def test_a_priority_that_is_taken(world, run):
+    nsg, args = world.workers(DENY, rule("theirs", 112, port="443"))
+    result = run({**args, "priority_taken": "fail"})
+    assert result["msg"] == (
+        f"{KATA} is to have the priority 112 in {nsg}, which theirs has. Give it another "
+        "priority, 113 would do, or set priority_taken: move."
+    )
+    result = run({**args, "priority_range": [112, 112]})
+    assert result["msg"].startswith(f"No priority from 112 to 112 is free for {KATA}: ")
+    assert writes(world.asked()) == []
+
+    result = run({**args, "priority_range": [2000, 2999]})
+    assert result["warnings"] == [
+        f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."
+    ]
+    assert result["network_security_groups"][0]["moved"] == [
+        {"name": KATA, "wanted": 112, "given": 2000, "taken_by": "theirs"}
+    ]
+    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 2000, VXLAN: 111}
+    assert not run(args)["changed"]
+
+
+def test_a_rule_that_would_come_too_late(world, run):
+    good, bad = (
+        world.nsg(name, DENY, *more)
+        for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
+    )
+    one, two = world.subnets("demo-vnet", (["10.0.0.0/24"], good), (["10.0.1.0/24"], bad))
+    args = {"virtual_machines": [world.machine("a", one), world.machine("b", two)]}
+    result = run(args)
+    assert result["msg"].startswith(
+        f"{VXLAN} (111) would come too late in {bad}: no-tunnel (105) denies "
+    )
+    assert "(104 would do)" in result["msg"]
+    assert writes(world.asked()) == []
+    assert world.rules(good).keys() == {"deny-vnet"}
+
+    result = run({**args, "when_shadowed": "warn"})
+    assert result["changed"]
+    (shadowed,) = result["network_security_groups"][1]["shadowed"]
+    assert shadowed["name"] == VXLAN
+    assert result["warnings"] == [shadowed["shadowed_by"]]
+    assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
+    assert world.priorities(bad)[VXLAN] == 111
+
+
+# -- Other writers -----------------------------------------------------------------------------
+
+
+def test_a_priority_that_somebody_takes_meanwhile(world, arm, run):
+    nsg, args = world.workers(DENY, {"name": VXLAN, "properties": BOTH[VXLAN]})
+    theirs = rule("theirs", 112, port="443")
+    arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.somebody_adds(nsg, theirs))]
+    result = run(args)
+    put = f"PUT {GROUP}/securityRules/{KATA}"
+    assert world.asked() == [*READS, put, f"GET {GROUP}", put, *DONE]
+    assert result["network_security_groups"][0]["moved"][0]["given"] == 113
+    assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
+
+
+def test_what_somebody_adds_meanwhile_is_kept(world, arm, run):
+    nsg, args = world.workers(DENY)
+    theirs = rule("theirs", 200, port="443")
+    arm.faults += [Fault("PUT", "demo-nsg$", world.somebody_adds(nsg, theirs))]
+    assert run(args)["changed"]
+    assert world.asked() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
+    expected = {"deny-vnet": DENY["properties"], "theirs": theirs["properties"], **BOTH}
+    assert world.rules(nsg) == expected
+
+
+def test_an_answer_that_is_lost_is_found_out_about(world, arm, run):
+    nsg, args = world.workers(DENY)
+    arm.faults += [Fault("PUT", "demo-nsg$", lose_the_answer)]
+    result = run(args)
+    assert result["changed"]
+    assert len(result["network_security_groups"][0]["created"]) == 2
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+
+    arm.delete(f"{nsg}/securityRules/{VXLAN}")
+    arm.faults += [Fault("DELETE", KATA, lose_the_answer)]
+    result = run({**args, "state": "absent"})
+    assert result["network_security_groups"][0]["removed"] == [KATA]
+    assert world.rules(nsg).keys() == {"deny-vnet"}
+
+
+# -- Faults, with the end state looked at ------------------------------------------------------
+
+
+def test_faults_that_pass_are_survived(world, arm, run):
+    nsg, args = world.workers(DENY)
+    faults = {
+        "GET networkInterfaces": not_again_before(1, throttled(1)),
+        "GET virtualNetworks/demo-vnet": [refuse(500, "InternalServerError")],
+        f"GET {GROUP}": [refuse(502, "BadGateway"), hang_up],
+        f"PUT {GROUP}": [
+            refuse(409, "AnotherOperationInProgress", after=0.01),
+            retryable_error(0.01),
+            another_operation_in_progress(0.01),
+        ],
+        "GET operation": [refuse(503, "ServerTimeout", after=0.01)],
+    }
+    paths = {"GET operation": "/operations/"}
+    arm.faults += [
+        Fault(what.partition(" ")[0], paths.get(what, what.partition(" ")[2] + "$"), act)
+        for what, acts in faults.items()
+        for act in acts
+    ]
+    assert run(args)["changed"]
+    assert arm.faults == []
+    # Each request is repeated as such: nothing is planned anew, and so nothing read again for it.
+    asked = world.asked()
+    assert {what: asked.count(what) for what in faults} == {
+        READS[0]: 2,
+        READS[1]: 2,
+        READS[2]: 3,
+        f"PUT {GROUP}": 4,
+        "GET operation": 3,
+    }
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+
+
+def not_again_before(seconds: float, act: Act) -> list[Act]:
+    """`act`, and then a refusal for good of who comes back before so much time has passed."""
+    told = []
+
+    def tell(request: Request, pass_on: PassOn) -> Answer | None:
+        told.append(time.monotonic())
+        return act(request, pass_on)
+
+    def look_at_the_clock(request: Request, pass_on: PassOn) -> Answer:
+        if time.monotonic() - told[0] < seconds:
+            return refuse(400, "TooSoon")(request, pass_on)
+        return pass_on()
+
+    return [tell, look_at_the_clock]
+
+
+@pytest.mark.parametrize(
+    ("fault", "refused", "advice"),
+    [
+        (
+            Fault("GET", "networkInterfaces$", authorization_failed),
+            " with AuthorizationFailed: The client ",
+            "Give this identity the role Network Contributor on that scope ",
+        ),
+        (
+            Fault("PUT", "demo-nsg$", operation_fails("InternalServerError", "An error occurred.")),
+            " with InternalServerError: An error occurred.",
+            "",
+        ),
+    ],
+)
+def test_a_refusal_is_told_in_a_sentence(world, arm, run, fault, refused, advice):
+    _, args = world.workers(DENY)
+    arm.faults += [fault]
+    result = run(args)
+    assert result["failed"]
+    assert result["msg"].startswith(f"Azure refused {fault.method} {world.group_id}/")
+    assert refused in result["msg"]
+    assert advice in result["msg"]
+    assert "\n" not in result["msg"]
+
+
+def test_a_lock_is_no_conflict(world, arm, run):
+    nsg, args = world.workers(DENY)
+    locks = f"{world.group_id}/providers/Microsoft.Authorization/locks/keep"
+    arm.put(locks, {"properties": {"level": "ReadOnly"}})
+    result = run(args)
+    arm.delete(locks)
+    assert result["msg"].startswith(f"Azure refused PUT {nsg} with ScopeLocked: ")
+    assert result["msg"].endswith(
+        "Remove the lock (`az lock list`), or have its owner make the change."
+    )
+    assert writes(world.asked()) == [f"PUT {GROUP}"]
+
+
+def test_waiting_ends(world, arm, run, monkeypatch):
+    nsg, args = world.workers(DENY)
+    monkeypatch.setattr(arm, "polls", 10_000)
+    result = run({**args, "wait_timeout": 1})
+    assert result["msg"].startswith(f"Azure took PUT {nsg} up and had not finished it after 1 s. ")
+
+
+def test_what_was_done_before_a_failure_is_told(world, arm, run):
+    one, two = world.nsg("one", DENY), world.nsg("two", DENY)
+    first_subnet, second_subnet = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two))
+    arm.faults += [Fault("PUT", "networkSecurityGroups/two", authorization_failed)]
+    result = run({"subnets": [first_subnet, second_subnet]})
+    assert result["failed"]
+    assert result["changed"]
+    assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
+    assert " Before that, one was changed as asked; run this again " in result["msg"]
+    assert [nsg["name"] for nsg in result["network_security_groups"]] == ["one"]
+    assert world.rules(one).keys() == {"deny-vnet", KATA, VXLAN}
+    assert world.rules(two).keys() == {"deny-vnet"}
+
+
+# -- nsg_rules_info ----------------------------------------------------------------------------
+
+
+def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
+    """(direction, port) → who decides, and the verdict's other `keys`."""
+    return {
+        (flow["direction"], flow["port"]): [
+            (verdict["access"], verdict["rule"], *(verdict[key] for key in keys))
+            for verdict in flow["verdicts"]
+        ]
+        for flow in result["flows"]
+    }
+
+
+def test_info_by_the_default_rules(world, run):
+    nsg, args = world.workers()
+    result = run(args, "nsg_rules_info", check=True)
+    assert world.asked() == READS
+    assert not result["changed"]
+    assert result["passes"]
+    assert decisions(result, "source", "destination", "priority", "partly") == {
+        (direction, port): [("Allow", f"AllowVnet{bound}", [WORKERS], [WORKERS], 65000, False)]
+        for direction, bound in (("Inbound", "InBound"), ("Outbound", "OutBound"))
+        for port in (15150, 9000)
+    }
+    (group,) = result["network_security_groups"]
+    assert group["id"] == nsg
+    assert [one["name"] for one in group["rules"]][:3] == [
+        "AllowVnetInBound", "AllowAzureLoadBalancerInBound", "DenyAllInBound"
+    ]  # fmt: skip
+
+
+def test_info_says_which_rule_decides(world, run):
+    members = world.put("applicationSecurityGroups", "members", {})
+    by_group = {
+        "sourceAddressPrefix": None,
+        "sourceApplicationSecurityGroups": [{"id": members}],
+    }
+    _, args = world.workers(
+        rule("some-may", 200, port="9000", **by_group),
+        rule("no-tunnel", 300, "Deny", "8000-9500"),
+        rule("udp-only", 310, "Deny", "22", protocol="Udp"),
+        rule("half-a-subnet", 320, "Deny", "443", sourceAddressPrefix="10.0.192.0/18"),
+        rule("stay-in", 100, "Deny", "22", direction="Outbound"),
+    )
+    ports = {"ports": [{"port": port} for port in (9000, 22, 443)]}
+    result = run({**args, **ports}, "nsg_rules_info")
+    found = decisions(result, "partly")
+    passing = [(flow["direction"], flow["port"]) for flow in result["flows"] if flow["passes"]]
+    assert not result["passes"]
+    assert found["Inbound", 9000] == [("Allow", "some-may", True), ("Deny", "no-tunnel", False)]
+    assert found["Inbound", 22] == [("Allow", "AllowVnetInBound", False)]
+    assert found["Outbound", 22] == [("Deny", "stay-in", False)]
+    assert passing == [("Inbound", 22), ("Outbound", 9000), ("Outbound", 443)]
+    assert decisions(result, "source")["Inbound", 443] == [
+        ("Deny", "half-a-subnet", ["10.0.192.0/18"]),
+        ("Allow", "AllowVnetInBound", ["10.0.128.0/18"]),
+    ]
+
+
+def test_info_between_two_prefixes(world, run):
+    nsg, args = world.workers(rule("keep-out", 300, "Deny", destinationAddressPrefix="10.0.128.9"))
+    ends = {
+        "source_address_prefixes": ["10.0.128.7/32"],
+        "destination_address_prefixes": ["10.0.128.8/31"],
+        "ports": [{"port": 53, "protocol": "Udp"}],
+    }
+    for where in (args, {"network_security_groups": [nsg]}):
+        result = run({**where, **ends}, "nsg_rules_info")
+        assert decisions(result, "source", "destination")["Inbound", 53] == [
+            ("Deny", "keep-out", ["10.0.128.7/32"], ["10.0.128.9/32"]),
+            ("Allow", "AllowVnetInBound", ["10.0.128.7/32"], ["10.0.128.8/32"]),
+        ]
+        assert result["flows"][0]["protocol"] == "Udp"
+    assert run({"network_security_groups": [nsg]}, "nsg_rules_info")["msg"].startswith(
+        "Between which addresses? Without workers, give source_address_prefixes and "
+    )
+
+
+def test_info_of_subnet_and_interface(world, run):
+    """Traffic has to pass both."""
+    on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
+    (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
+    args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}
+    result = run({**args, "ports": [{"port": 9000}]}, "nsg_rules_info")
+    passes = {(flow["network_security_group"], flow["direction"]): flow["passes"] for flow in result["flows"]}  # fmt: skip
+    assert passes == {
+        (on_subnet, "Inbound"): True,
+        (on_subnet, "Outbound"): True,
+        (on_nic, "Inbound"): False,
+        (on_nic, "Outbound"): True,
+    }
+    assert not result["passes"]
+    assert [nsg["network_interfaces"] != [] for nsg in result["network_security_groups"]] == [
+        False,
+        True,
+    ]
