@@ -5,28 +5,33 @@
 
 SHELL := /bin/bash
 PYTHON ?= python3
+CLOUD ?= aws
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 
 # Installed where they are missing and we are root; without them `make demo` runs
 # the webhook and the agent as plain processes.
-CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns mmdebstrap
+CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
 .PHONY: help demo test lint unit integration bench-modules bench-admission images packages requirements clean
 
 help:
-	@echo "make demo          a bare cluster to running peer pods, on this machine (KEEP=1: leave it running)"
-	@echo "make test          everything: lint, unit, integration, demo"
+	@echo "make demo          a bare cluster to running peer pods, on this machine"
+	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
+	@echo "make test          everything: lint, unit, integration, the demo on both clouds"
 	@echo "make lint unit integration    its parts"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
+	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
 	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with a webhook"
 	@echo "make images        build the webhook's and the agent's image"
 	@echo "make requirements  pin tests/requirements.in anew"
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
 
 demo: .venv/installed packages
-	.venv/bin/python -m tests.demo
+	CLOUD=$(CLOUD) .venv/bin/python -m tests.demo
 
-test: lint unit integration demo
+test: lint unit integration
+	$(MAKE) --no-print-directory demo CLOUD=aws
+	$(MAKE) --no-print-directory demo CLOUD=azure
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -40,7 +45,7 @@ integration: .venv/installed packages
 	$(PYTEST) -m integration
 
 bench-modules: .venv/installed
-	.venv/bin/python -m benchmarks.modules
+	.venv/bin/python -m benchmarks.modules --cloud $(CLOUD)
 
 bench-admission: .venv/installed
 	.venv/bin/python -m benchmarks.admission
@@ -49,7 +54,8 @@ images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
 
 packages:
-	@if ! command -v podman buildah runc iptables mmdebstrap >/dev/null; then \
+	@if ! (for command in podman buildah runc iptables catatonit mmdebstrap; do \
+	      command -v $$command >/dev/null || exit 1; done); then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "Installing Debian's container tools: $(CONTAINER_PACKAGES)"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \

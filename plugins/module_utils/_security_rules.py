@@ -1,13 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How network security groups decide, which rules they lack, and which groups to look at (private).
+"""Which security rules are wanted, and what a network security group lacks of them (private).
 
-Pure functions over plain data: resources in the shape of the ARM API go in,
-plans come out. Nothing here knows of a connection.
-
-Sources, on Microsoft Learn: "Network security groups", "How network security
-groups filter network traffic", "Application security groups", "Virtual network
-service tags"; REST reference "Security Rules - Create Or Update".
+Pure functions over ARM's own dicts: options and groups go in, plans come out.
+Source: REST reference "Security Rules - Create Or Update".
 """
 
 from __future__ import annotations
@@ -15,16 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_network,
-    summarize_address_range,
-)
 from itertools import combinations
-from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._nsg_decision import (
+    End,
+    Flow,
+    ParsedRule,
+    Verdict,
+    decide_parsed,
+    is_port_range,
+    network_of,
+    parsed_rules,
+    port_range,
+    rules_of,
+    same,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import in_words
 
 OURS = "osc.peerpods: "
 """How the description of a rule of ours begins; `absent` knows it by this."""
@@ -32,25 +34,12 @@ OURS = "osc.peerpods: "
 PRIORITIES = (100, 4096)
 """The first and the last that a security rule may have; the default rules come after."""
 
-PRIORITY_AFTER_ALL = 65536
-"""Of the verdict on traffic that no rule decides."""
-
-# Sets of addresses are sorted ranges, both ends included, on one number line on which the IPv6
-# addresses come after the IPv4 ones.
-_Ranges = tuple[tuple[int, int], ...]
-_IPV6 = 1 << 32
-_EVERYWHERE: _Ranges = ((0, _IPV6 - 1), (_IPV6, _IPV6 + (1 << 128) - 1))
-
-# "Virtual network service tags": the host's virtual address, where health probes come from.
-_AZURE_LOAD_BALANCER = IPv4Network("168.63.129.16/32")
-_ALL_PORTS = (0, 65535)
 _PROTOCOLS = ("Tcp", "Udp", "Icmp", "Esp", "Ah")
 _TWIN = "-IPv6"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _TAG = re.compile(r"\*|[A-Za-z][A-Za-z0-9.]*")
 _DESCRIPTION_LENGTH = 140
-_GROUPS = "ApplicationSecurityGroups"
 _AS_GIVEN = ("name", "priority", "direction", "access", "protocol", "description")
 _END = re.compile(r"(source|destination)(AddressPrefix|ApplicationSecurityGroups|PortRange)")
 
@@ -63,322 +52,10 @@ _READ_ONLY_PROPERTIES = (
     "networkInterfaces",
     "subnets",
 )
-_VIRTUAL_MACHINE = re.compile(
-    r"(?:azure://)?(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute"
-    r"/virtualMachines/[^/]+)",
-    re.IGNORECASE,
-)
-_SCALE_SET = re.compile(r".*/virtualMachineScaleSets/[^/]+/virtualMachines/[^/]+", re.IGNORECASE)
-_NAMED_AT_MOST = 10
 
 
 class SecurityRuleError(Exception):
     """Input that no plan can be made of, as a sentence."""
-
-
-# -- How a group decides -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Traffic from some addresses to one port of others.
-
-    `protocol` is a rule's (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which
-    a rule for one protocol decides only a part. What a rule's ports mean for a
-    protocol that has none is not documented; they are taken literally.
-    `source` and `destination` are CIDRs, or whatever a rule may have there.
-    """
-
-    direction: str
-    protocol: str
-    port: int
-    source: tuple[str, ...]
-    destination: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of the traffic from each address of `source` to each of `destination`.
-
-    `partly`: the rule decides only some of it, and we cannot tell which: it
-    names application security groups, a service tag, source ports, or one of
-    all protocols. Then there are further verdicts on the same addresses.
-    """
-
-    source: tuple[str, ...]
-    destination: tuple[str, ...]
-    access: str
-    rule: str
-    priority: int
-    partly: bool = False
-
-    @property
-    def by(self) -> str:
-        return f"{self.rule} ({self.priority})"
-
-
-@dataclass(frozen=True)
-class End:
-    """The source or the destination of a security rule: who is there, and the ports.
-
-    `groups` are ids of application security groups. A rule has these or
-    prefixes (CIDRs, addresses, a service tag, `*`); a wanted one may have both
-    here, then the prefixes are where the members of the groups are taken to be.
-    """
-
-    prefixes: tuple[str, ...]
-    groups: tuple[str, ...]
-    port_ranges: tuple[str, ...]
-
-    @classmethod
-    def of(cls, properties: Mapping, side: str) -> End:
-        """The end of this side, `source` or `destination`, of a rule's `properties`."""
-
-        def values(key: str, plural: str) -> tuple[str, ...]:
-            one = properties.get(key)
-            return tuple(properties.get(key + plural) or ((one,) if one else ()))
-
-        return cls(
-            values(f"{side}AddressPrefix", "es"),
-            tuple(group["id"] for group in properties.get(f"{side}{_GROUPS}") or ()),
-            values(f"{side}PortRange", "s"),
-        )
-
-    def properties(self, side: str) -> dict[str, Any]:
-        """The same as ARM takes it: one prefix or range as such, several as a list, as az does."""
-
-        def values(key: str, plural: str, texts: tuple[str, ...]) -> dict[str, Any]:
-            return {key: texts[0]} if len(texts) == 1 else {key + plural: list(texts)}
-
-        return {
-            **(
-                {f"{side}{_GROUPS}": [{"id": group} for group in self.groups]}
-                if self.groups
-                else values(f"{side}AddressPrefix", "es", self.prefixes)
-            ),
-            **values(f"{side}PortRange", "s", self.port_ranges),
-        }
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """A security rule's matching half, its tags resolved and its ranges parsed."""
-
-    name: str
-    priority: int
-    direction: str
-    access: str
-    protocol: str
-    ports: tuple[tuple[int, int], ...]
-    source: _Ranges
-    destination: _Ranges
-    partly: bool
-
-    def meets(self, flow: Flow) -> bool:
-        return (
-            self.direction == flow.direction.lower()
-            and (self.protocol == "*" or flow.protocol.lower() in ("*", self.protocol))
-            and any(low <= flow.port <= high for low, high in self.ports)
-        )
-
-
-def rules_of(nsg: Mapping) -> list[Mapping]:
-    """All rules of a network security group, its own and the default ones."""
-    properties = nsg["properties"]
-    return [*properties.get("securityRules", ()), *properties.get("defaultSecurityRules", ())]
-
-
-def decide(
-    flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]
-) -> tuple[Verdict, ...]:
-    """Who decides which part of a flow; in order of priority, as few verdicts as we can.
-
-    `security_rules` are those of rules_of. `virtual_network` is what the tag
-    VirtualNetwork stands for, at least: the address space of the virtual
-    network and those peered with it. Internet is all else; other service tags
-    are somewhere in that. IPv4 and IPv6 never meet.
-    """
-    return _decide(flow, _parsed(security_rules, virtual_network), virtual_network)
-
-
-def passes(verdicts: Sequence[Verdict]) -> bool:
-    """Whether all of the flow certainly gets through."""
-    return bool(verdicts) and all(verdict.access == "Allow" for verdict in verdicts)
-
-
-def same(existing: Mapping, wanted: Mapping) -> bool:
-    """Whether two rules' `properties` mean the same; a description counts where wanted has one.
-
-    A list of one is its only element, order and case do not matter, and
-    neither does how a CIDR or a range is spelled.
-    """
-    return _meaning(existing) == _meaning(wanted) and (
-        "description" not in wanted or existing.get("description") == wanted["description"]
-    )
-
-
-def _decide(
-    flow: Flow, rules: Iterable[_Rule], virtual_network: Sequence[str]
-) -> tuple[Verdict, ...]:
-    source, _ = _addresses(flow.source, virtual_network)
-    destination, _ = _addresses(flow.destination, virtual_network)
-    undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
-    verdicts = []
-    meeting = (rule for rule in rules if rule.meets(flow))
-    for rule in sorted(meeting, key=lambda rule: rule.priority):
-        partly = rule.partly or (flow.protocol == "*" and rule.protocol != "*")
-        hits, rest = [], []
-        for source, destination in undecided:
-            hit = _common(source, rule.source), _common(destination, rule.destination)
-            hits.append(hit)
-            if partly:
-                rest.append((source, destination))
-            else:
-                rest.append((_without(source, hit[0]), destination))
-                rest.append((hit[0], _without(destination, hit[1])))
-        undecided = [box for box in rest if all(box)]
-        verdicts += _verdicts(hits, rule.access, rule.name, rule.priority, partly)
-    # The default rules leave nothing; a group without them lets nothing through.
-    return (*verdicts, *_verdicts(undecided, "Deny", "no rule", PRIORITY_AFTER_ALL, False))
-
-
-def _verdicts(boxes: Iterable[tuple[_Ranges, _Ranges]], *decision: Any) -> Iterator[Verdict]:
-    for source, destination in _merged([box for box in boxes if all(box)]):
-        yield Verdict(_cidrs(source), _cidrs(destination), *decision)
-
-
-def _merged(boxes: list[tuple[_Ranges, _Ranges]]) -> list[tuple[_Ranges, _Ranges]]:
-    """Boxes of the same source or the same destination made one, as long as there are any."""
-    for one, other in combinations(boxes, 2):
-        if one[0] == other[0] or one[1] == other[1]:
-            rest = [box for box in boxes if box not in (one, other)]
-            return _merged([(_union(one[0] + other[0]), _union(one[1] + other[1])), *rest])
-    return boxes
-
-
-def _parsed(rules: Iterable[Mapping], virtual_network: Sequence[str]) -> list[_Rule]:
-    parsed = []
-    for rule in rules:
-        properties = rule["properties"]
-        ends = [End.of(properties, side) for side in ("source", "destination")]
-        (source, all_of_source), (destination, all_of_destination) = (
-            (_EVERYWHERE, False) if end.groups else _addresses(end.prefixes, virtual_network)
-            for end in ends
-        )
-        parsed.append(
-            _Rule(
-                rule["name"],
-                properties["priority"],
-                properties["direction"].lower(),
-                properties["access"].capitalize(),
-                properties["protocol"].lower(),
-                tuple(map(_port_range, ends[1].port_ranges)),
-                source,
-                destination,
-                partly=not (all_of_source and all_of_destination)
-                or _ALL_PORTS not in map(_port_range, ends[0].port_ranges),
-            )
-        )
-    return parsed
-
-
-def _addresses(prefixes: Iterable[str], virtual_network: Sequence[str]) -> tuple[_Ranges, bool]:
-    """Where prefixes are, and whether they mean all that is there."""
-    ranges: list[tuple[int, int]] = []
-    all_of_it = True
-    inside = _union(_range(ip_network(prefix, strict=False)) for prefix in virtual_network)
-    for prefix in prefixes:
-        tag, network = prefix.lower(), _network(prefix)
-        if network:
-            ranges.append(_range(network))
-        elif tag == "*":
-            ranges += _EVERYWHERE
-        elif tag == "virtualnetwork":
-            ranges += inside
-        elif tag == "azureloadbalancer":
-            ranges.append(_range(_AZURE_LOAD_BALANCER))
-        else:
-            ranges += _without(_EVERYWHERE, inside)
-            all_of_it = all_of_it and tag == "internet"
-    return _union(ranges), all_of_it
-
-
-def _network(prefix: str, strict: bool = False) -> IPv4Network | IPv6Network | None:
-    try:
-        return ip_network(prefix, strict)
-    except ValueError:
-        return None
-
-
-def _range(network: IPv4Network | IPv6Network) -> tuple[int, int]:
-    begin = _IPV6 if network.version == 6 else 0
-    return begin + int(network[0]), begin + int(network[-1])
-
-
-def _cidrs(ranges: _Ranges) -> tuple[str, ...]:
-    return tuple(
-        str(network)
-        for low, high in ranges
-        for kind, begin in [(IPv6Address, _IPV6) if low >= _IPV6 else (IPv4Address, 0)]
-        for network in summarize_address_range(kind(low - begin), kind(high - begin))
-    )
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> _Ranges:
-    union: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if union and low <= union[-1][1] + 1:
-            union[-1] = (union[-1][0], max(high, union[-1][1]))
-        else:
-            union.append((low, high))
-    return tuple(union)
-
-
-def _common(some: _Ranges, others: _Ranges) -> _Ranges:
-    return tuple(
-        (max(low, from_), min(high, to))
-        for low, high in some
-        for from_, to in others
-        if low <= to and from_ <= high
-    )
-
-
-def _without(ranges: _Ranges, taken: _Ranges) -> _Ranges:
-    for from_, to in taken:
-        ranges = tuple(
-            (low, high)
-            for low_, high_ in ranges
-            for low, high in ((low_, min(high_, from_ - 1)), (max(low_, to + 1), high_))
-            if low <= high
-        )
-    return ranges
-
-
-def _is_port_range(text: str) -> bool:
-    if not re.fullmatch(r"\*|\d{1,5}(-\d{1,5})?", text):
-        return False
-    low, high = _port_range(text)
-    return low <= high <= _ALL_PORTS[1]
-
-
-def _port_range(text: str) -> tuple[int, int]:
-    if text == "*":
-        return _ALL_PORTS
-    low, _, high = text.partition("-")
-    return int(low), int(high or low)
-
-
-def _meaning(properties: Mapping) -> list[Any]:
-    meaning = [properties["priority"]]
-    meaning += [properties[key].lower() for key in ("protocol", "access", "direction")]
-    for side in ("source", "destination"):
-        end = End.of(properties, side)
-        meaning += [
-            {_network(prefix) or prefix.lower() for prefix in end.prefixes},
-            {group.lower() for group in end.groups},
-            set(map(_port_range, end.port_ranges)),
-        ]
-    return meaning
 
 
 # -- Which rules are wanted --------------------------------------------------------------------
@@ -482,7 +159,7 @@ def _by_family(rule: WantedRule) -> Iterator[WantedRule]:
         if end.groups:
             return end
         of_version = (
-            p for p in end.prefixes if getattr(_network(p), "version", version) == version
+            p for p in end.prefixes if getattr(network_of(p), "version", version) == version
         )
         return replace(end, prefixes=tuple(of_version))
 
@@ -526,7 +203,7 @@ def _check(rule: WantedRule) -> None:
 
 
 def _wrong_ports(port_ranges: Sequence[str]) -> str | None:
-    right = all(_is_port_range(text) for text in port_ranges)
+    right = all(is_port_range(text) for text in port_ranges)
     if port_ranges and right and ("*" not in port_ranges or len(port_ranges) == 1):
         return None
     return (
@@ -537,8 +214,8 @@ def _wrong_ports(port_ranges: Sequence[str]) -> str | None:
 
 def _wrong_prefixes(prefixes: Sequence[str]) -> str | None:
     for prefix in prefixes:
-        network = _network(prefix)
-        if network and not _network(prefix, strict=True):
+        network = network_of(prefix)
+        if network and not network_of(prefix, strict=True):
             return (
                 f"has the address prefix {prefix}, with bits set beyond its length, which Azure "
                 f"does not take. Give {network}."
@@ -618,7 +295,7 @@ def plan_present(
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
     ours = {rule.name.lower() for rule in wanted}
     others = [rule for rule in rules_of(nsg) if rule["name"].lower() not in ours]
-    theirs = _parsed(others, virtual_network)
+    theirs = parsed_rules(others, virtual_network)
     covered = {}
     if when_covered == "skip":
         for rule in wanted:
@@ -653,7 +330,7 @@ def plan_present(
         else:
             updated.append((before, body))
     shadowed = _shadowed(
-        needed, priorities, theirs, _parsed(after, virtual_network), virtual_network
+        needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network
     )
     if shadowed and when_shadowed == "fail":
         raise SecurityRuleError(_what_to_do(nsg, shadowed, needed, priorities, others))
@@ -665,7 +342,7 @@ def plan_present(
         covered=tuple(covered.items()),
         moved=moved,
         shadowed=tuple(
-            (name, "; ".join(_in_words(verdict, flow) for flow, verdict in by))
+            (name, "; ".join(_decision_in_words(verdict, flow) for flow, verdict in by))
             for name, by in shadowed.items()
         ),
     )
@@ -735,12 +412,12 @@ def diff_of(plan: Plan) -> dict:
 def _covered_by(
     rule: WantedRule,
     wanted: Sequence[WantedRule],
-    theirs: Sequence[_Rule],
+    theirs: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> str | None:
     # Those that decide the other way count as if they came first: where they go may yet change.
     against = [security_rule(other, 0) for other in wanted if other.access != rule.access]
-    rules = [*theirs, *_parsed(against, virtual_network)]
+    rules = [*theirs, *parsed_rules(against, virtual_network)]
     verdicts = [verdict for _, verdict in _decided(rule, rules, virtual_network)]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
         return None
@@ -749,11 +426,11 @@ def _covered_by(
 
 
 def _decided(
-    rule: WantedRule, rules: Sequence[_Rule], virtual_network: Sequence[str]
+    rule: WantedRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
 ) -> Iterator[tuple[Flow, Verdict]]:
     """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
     edges = {edge for other in rules for low, high in other.ports for edge in (low, high + 1)}
-    for low, high in map(_port_range, rule.destination.port_ranges):
+    for low, high in map(port_range, rule.destination.port_ranges):
         for port in sorted({low, *(edge for edge in edges if low < edge <= high)}):
             for protocol in _PROTOCOLS if rule.protocol == "*" else (rule.protocol,):
                 flow = Flow(
@@ -763,7 +440,7 @@ def _decided(
                     rule.source.prefixes,
                     rule.destination.prefixes,
                 )
-                for verdict in _decide(flow, rules, virtual_network):
+                for verdict in decide_parsed(flow, rules, virtual_network):
                     yield flow, verdict
 
 
@@ -839,8 +516,8 @@ def _is_ours(description: str | None) -> bool:
 def _shadowed(
     needed: Iterable[WantedRule],
     priorities: Mapping[str, int],
-    theirs: Sequence[_Rule],
-    ours: Sequence[_Rule],
+    theirs: Sequence[ParsedRule],
+    ours: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
     """By name of ours, the first flow that each rule of others decides the other way before it."""
@@ -886,18 +563,18 @@ def _what_to_do(
         sentences.append(
             f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would come too late "
             f"in {nsg['id']}: "
-            f"{'; '.join(_in_words(verdict, flow) for flow, verdict in by)}. Move "
+            f"{'; '.join(_decision_in_words(verdict, flow) for flow, verdict in by)}. Move "
             f"{' and '.join(dict.fromkeys(verdict.rule for _, verdict in by))} to a larger "
             f"priority number, or {advice}."
         )
     return " ".join([*sentences, "With when_shadowed: warn the rules are written all the same."])
 
 
-def _in_words(verdict: Verdict, flow: Flow) -> str:
+def _decision_in_words(verdict: Verdict, flow: Flow) -> str:
     return (
         f"{verdict.by} {'allows' if verdict.access == 'Allow' else 'denies'} "
-        f"{'some of ' if verdict.partly else ''}{_some(verdict.source)} → "
-        f"{_some(verdict.destination)} on {flow.port}/{flow.protocol.lower()}"
+        f"{'some of ' if verdict.partly else ''}{in_words(verdict.source)} → "
+        f"{in_words(verdict.destination)} on {flow.port}/{flow.protocol.lower()}"
     )
 
 
@@ -916,7 +593,7 @@ def _line(rule: Mapping) -> str:
     """A rule in short: `Allow-SSH 300 Inbound Allow Tcp 10.0.0.0/16:* → *:22`."""
     properties = rule["properties"]
     ends = [
-        f"{','.join(map(_last, end.groups)) or ','.join(end.prefixes)}:{','.join(end.port_ranges)}"
+        f"{','.join(names_of(end.groups) or end.prefixes)}:{','.join(end.port_ranges)}"
         for end in (End.of(properties, side) for side in ("source", "destination"))
     ]
     what = (properties[key] for key in ("priority", "direction", "access", "protocol"))
@@ -935,224 +612,6 @@ def _lines(rules: Iterable[Mapping], described: Sequence[str]) -> str:
     )
 
 
-# -- Which groups ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """A worker's network interface; ids as ARM first spells them."""
-
-    virtual_machine_id: str
-    network_interface_id: str
-    subnet_ids: tuple[str, ...]
-    network_security_group_id: str | None
-
-
-@dataclass(frozen=True)
-class Target:
-    """A network security group between the workers, and what its rules are to be about.
-
-    It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or
-    both. `source` are the prefixes of all worker subnets of its virtual
-    networks, `destination` those of the subnets that it filters or where those
-    interfaces are; `virtual_network` is what the tag VirtualNetwork stands for.
-    """
-
-    network_security_group_id: str
-    subnet_ids: tuple[str, ...]
-    network_interface_ids: tuple[str, ...]
-    source: tuple[str, ...]
-    destination: tuple[str, ...]
-    virtual_network: tuple[str, ...]
-
-
-def parse_virtual_machine_id(provider_id: str) -> str:
-    """The ARM id of a virtual machine, from itself or from a node's spec.providerID."""
-    match = _VIRTUAL_MACHINE.fullmatch(provider_id)
-    if match:
-        return match.group(1)
-    if _SCALE_SET.fullmatch(provider_id):
-        raise SecurityRuleError(
-            f"{provider_id} is an instance of a uniform scale set, whose network interfaces are "
-            "not listed with those of virtual machines. Name the workers' subnets instead."
-        )
-    raise SecurityRuleError(
-        f"{provider_id!r} names no virtual machine of Azure. Give ARM ids "
-        "(/subscriptions/…/providers/Microsoft.Compute/virtualMachines/worker-0) or the "
-        "spec.providerID of nodes (azure:///subscriptions/…)."
-    )
-
-
-def attachments(
-    network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequence[str]
-) -> tuple[Attachment, ...]:
-    """The network interfaces of these virtual machines; of several of one machine the primary.
-
-    That one has the node's address. `network_interfaces` may be of any machines.
-    """
-    found: dict[str, list[Mapping]] = {id_.lower(): [] for id_ in virtual_machine_ids}
-    for interface in network_interfaces:
-        owner = _id_in(interface["properties"], "virtualMachine")
-        if owner and owner.lower() in found:
-            found[owner.lower()].append(interface)
-    missing = [_last(id_) for id_ in virtual_machine_ids if not found[id_.lower()]]
-    if missing:
-        raise SecurityRuleError(
-            f"No network interface of {_some(missing)} was found. Check that the subscription is "
-            "that of the cluster and that every node still has its virtual machine, or name the "
-            "workers' subnets."
-        )
-    return tuple(
-        Attachment(
-            _id_in(interface["properties"], "virtualMachine"),
-            interface["id"],
-            _unique(
-                _id_in(configuration["properties"], "subnet")
-                for configuration in interface["properties"]["ipConfigurations"]
-            ),
-            _id_in(interface["properties"], "networkSecurityGroup"),
-        )
-        for interfaces in found.values()
-        for interface in (
-            [nic for nic in interfaces if nic["properties"].get("primary")] or interfaces
-        )
-    )
-
-
-def subnet_ids(attached: Iterable[Attachment]) -> tuple[str, ...]:
-    """The subnets that the workers are in, each once."""
-    return _unique(id_ for attachment in attached for id_ in attachment.subnet_ids)
-
-
-def virtual_network_id(subnet_id: str) -> str:
-    return re.split("/subnets/", subnet_id, flags=re.IGNORECASE)[0]
-
-
-def targets(
-    subnets: Sequence[Mapping],
-    virtual_networks: Iterable[Mapping],
-    attached: Sequence[Attachment] = (),
-) -> tuple[tuple[Target, ...], tuple[str, ...]]:
-    """The network security groups between the workers, and what none filters, as sentences.
-
-    `subnets` are those of the workers, `virtual_networks` at least the ones
-    that these are in, `attached` the workers' interfaces, which may have
-    groups of their own.
-    """
-    groups = _unique(
-        filter(
-            None,
-            [
-                *(_group_of(subnet) for subnet in subnets),
-                *(attachment.network_security_group_id for attachment in attached),
-            ],
-        )
-    )
-    networks = tuple(virtual_networks)
-    return (
-        tuple(_target(group, subnets, networks, attached) for group in groups),
-        tuple(
-            f"No network security group filters {what}: all traffic passes."
-            for what in _unfiltered(subnets, attached)
-        ),
-    )
-
-
-def _target(
-    group: str,
-    subnets: Sequence[Mapping],
-    virtual_networks: Sequence[Mapping],
-    attached: Sequence[Attachment],
-) -> Target:
-    filtered = tuple(subnet["id"] for subnet in subnets if _is(_group_of(subnet), group))
-    on = [a for a in attached if _is(a.network_security_group_id, group)]
-    at = {id_.lower() for id_ in (*filtered, *subnet_ids(on))}
-    around = {virtual_network_id(id_) for id_ in at}
-    return Target(
-        group,
-        filtered,
-        tuple(attachment.network_interface_id for attachment in on),
-        source=_unique(
-            prefix
-            for subnet in subnets
-            if virtual_network_id(subnet["id"]).lower() in around
-            for prefix in subnet_prefixes(subnet)
-        ),
-        destination=_unique(
-            prefix
-            for subnet in subnets
-            if subnet["id"].lower() in at
-            for prefix in subnet_prefixes(subnet)
-        ),
-        virtual_network=_unique(
-            prefix
-            for network in virtual_networks
-            if network["id"].lower() in around
-            for prefix in _address_space(network)
-        ),
-    )
-
-
-def _unfiltered(subnets: Iterable[Mapping], attached: Iterable[Attachment]) -> Iterator[str]:
-    """The subnets without a group, or which interfaces there have none of their own."""
-    for subnet in subnets:
-        inside = [a for a in attached if any(_is(id_, subnet["id"]) for id_ in a.subnet_ids)]
-        bare = [_last(a.network_interface_id) for a in inside if not a.network_security_group_id]
-        if not _group_of(subnet) and (bare or not inside):
-            some = f"{_some(bare)} in " if len(bare) < len(inside) else ""
-            yield f"{some}the subnet {subnet['id']}"
-
-
-def _group_of(subnet: Mapping) -> str | None:
-    return _id_in(subnet["properties"], "networkSecurityGroup")
-
-
-def _is(one: str | None, other: str) -> bool:
-    return one is not None and one.lower() == other.lower()
-
-
-def _address_space(network: Mapping) -> list[str]:
-    """The prefixes of a virtual network and of those peered with it.
-
-    Not of one whose peering has allowVirtualNetworkAccess off: that takes it
-    out of the tag VirtualNetwork ("Create, change, or delete a virtual network
-    peering").
-    """
-    properties = network["properties"]
-    prefixes = list(properties["addressSpace"]["addressPrefixes"])
-    for peering in properties.get("virtualNetworkPeerings") or ():
-        remote = peering["properties"]
-        if (
-            remote.get("peeringState") == "Connected"
-            and remote.get("allowVirtualNetworkAccess") is not False
-        ):
-            prefixes += (remote.get("remoteAddressSpace") or {}).get("addressPrefixes", ())
-    return prefixes
-
-
-def subnet_prefixes(subnet: Mapping) -> Sequence[str]:
-    properties = subnet["properties"]
-    return properties.get("addressPrefixes") or [properties["addressPrefix"]]
-
-
-def _id_in(properties: Mapping, key: str) -> str | None:
-    return (properties.get(key) or {}).get("id")
-
-
-def _unique(texts: Iterable[str]) -> tuple[str, ...]:
-    """Each once whatever its case, as first spelled."""
-    first: dict[str, str] = {}
-    for text in texts:
-        first.setdefault(text.lower(), text)
-    return tuple(first.values())
-
-
-def _last(resource_id: str) -> str:
-    return resource_id.rsplit("/", 1)[-1]
-
-
-def _some(names: Sequence[str]) -> str:
-    text = ", ".join(names[:_NAMED_AT_MOST])
-    if len(names) > _NAMED_AT_MOST:
-        text += f" and {len(names) - _NAMED_AT_MOST} more"
-    return text
+def names_of(resource_ids: Iterable[str]) -> list[str]:
+    """The last segments of ARM ids."""
+    return [resource_id.rpartition("/")[2] for resource_id in resource_ids]

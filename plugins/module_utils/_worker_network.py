@@ -18,9 +18,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
     NETWORK_API_VERSION,
     Arm,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
+from ansible_collections.osc.peerpods.plugins.module_utils._attachments import (
     Attachment,
-    SecurityRuleError,
     Target,
     attachments,
     parse_virtual_machine_id,
@@ -29,6 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_rules impor
     targets,
     virtual_network_id,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import SecurityRuleError
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
     NODES_OPTION,
     worker_provider_ids,
@@ -160,7 +160,7 @@ def _of_subnets(
 def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     """The groups that were named, instead of those that are attached."""
     attached = {target.network_security_group_id.lower(): target for target in network.targets}
-    sources = tuple(dict.fromkeys(p for target in network.targets for p in target.source))
+    sources = tuple(dict.fromkeys(p for subnet in network.subnets for p in subnet_prefixes(subnet)))
     spaces = tuple(dict.fromkeys(p for target in network.targets for p in target.virtual_network))
     named = tuple(
         attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces)
@@ -182,7 +182,7 @@ def _existing(arm: Arm, resource_id: str, what: str) -> dict:
 
 
 def _checked(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
-    for resource_id in dict.fromkeys(ids):
+    for resource_id in {id_.lower(): id_ for id_ in ids}.values():
         if not pattern.fullmatch(resource_id):
             raise SecurityRuleError(
                 f"{resource_id!r} is not such an id. Give the whole ARM id, "

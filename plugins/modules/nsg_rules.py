@@ -356,10 +356,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
     ArmError,
     arm_module,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
 from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
     Plan,
     SecurityRuleError,
-    Target,
     apply_to,
     diff_of,
     plan_absent,
@@ -397,12 +397,11 @@ CHAPTERS_RULES = [
 
 def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
     params = module.params
-    wanted = wanted_rules(params["rules"], target.source, target.destination)
     if params["state"] == "absent":
-        return plan_absent(nsg, [rule.name for rule in wanted])
+        return plan_absent(nsg, [rule["name"] for rule in params["rules"]])
     return plan_present(
         nsg,
-        wanted,
+        wanted_rules(params["rules"], target.source, target.destination),
         target.virtual_network,
         priority_taken=params["priority_taken"],
         priority_range=tuple(params["priority_range"]),
@@ -451,7 +450,8 @@ def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
 
 def run(module: AnsibleModule) -> dict:
     # Before any request: what is wrong with the rules is wrong whatever Azure says.
-    wanted_rules(module.params["rules"], ("10.0.0.0/8",), ("10.0.0.0/8",))
+    anywhere = ("10.0.0.0/8", "fd00::/8")
+    wanted_rules(module.params["rules"], anywhere, anywhere)
     arm = Arm(module)
     network = worker_network(arm, module)
     found = targets_with_groups(arm, network)
@@ -478,8 +478,8 @@ def run(module: AnsibleModule) -> dict:
                 f"{move.name} has priority {move.given} instead of {move.wanted}, which "
                 f"{move.taken_by} has in {name_of(nsg)}."
             )
-        for _, sentence in plan.shadowed:
-            module.warn(sentence)
+        for name, by in plan.shadowed:
+            module.warn(f"{name} of {name_of(nsg)} comes too late for some of its traffic: {by}.")
     names = ", ".join(name_of(nsg) for _, nsg in found) or "No network security group"
     return {
         "changed": any(plan.changes for _, _, plan in done),

@@ -230,14 +230,14 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._arm import Arm, ArmError, arm_module
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
+from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._nsg_decision import (
     Flow,
-    SecurityRuleError,
-    Target,
     decide,
     passes,
     rules_of,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import SecurityRuleError
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,

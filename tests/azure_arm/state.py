@@ -315,6 +315,7 @@ class State:
         )
         properties.setdefault("enableAcceleratedNetworking", False)
         properties.setdefault("enableIPForwarding", False)
+        properties.setdefault("dnsSettings", {"dnsServers": [], "appliedDnsServers": []})
 
     def _free_address(self, subnet_id: str, version: str, completed: list[dict]) -> str:
         """The first address that nobody has; Azure keeps the first four and the last."""

@@ -22,7 +22,7 @@ from .kubelet import containers_conf
 CONTAINERS = Path(__file__).parents[2] / "containers"
 IMAGES = ("webhook", "node_capacity")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
-COMMANDS = ("podman", "buildah", "runc", "iptables", "mmdebstrap")
+COMMANDS = ("podman", "buildah", "runc", "iptables", "catatonit", "mmdebstrap")
 
 
 def why_no_podman() -> str | None:

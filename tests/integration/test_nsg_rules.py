@@ -599,7 +599,9 @@ def test_a_rule_that_would_come_too_late(world, run):
     assert result["changed"]
     (shadowed,) = result["network_security_groups"][1]["shadowed"]
     assert shadowed["name"] == VXLAN
-    assert result["warnings"] == [shadowed["shadowed_by"]]
+    assert result["warnings"] == [
+        f"{VXLAN} of bad comes too late for some of its traffic: {shadowed['shadowed_by']}."
+    ]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
     assert world.priorities(bad)[VXLAN] == 111
 
