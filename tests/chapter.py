@@ -33,10 +33,14 @@ aws ec2 authorize-security-group-ingress --group-id ${SG} --protocol tcp --port 
 
 AZURE_FACTS = _OC + _INSTANCE_ID + r"""
 AZURE_RESOURCE_GROUP=$(oc get infrastructure/cluster -o jsonpath='{.status.platformStatus.azure.resourceGroupName}')
+"""  # fmt: skip
+AZURE_NETWORK = r"""
 AZURE_NSG_NAME=$(az network nsg list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
 AZURE_VNET_NAME=$(az network vnet list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
-AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${AZURE_RESOURCE_GROUP} --vnet-name ${AZURE_VNET_NAME}  --query "[].{Name:name} | [? contains(Name, 'worker')]" --output tsv)
-AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${AZURE_SUBNET_NAME} --vnet-name ${AZURE_VNET_NAME} --resource-group ${AZURE_RESOURCE_GROUP} --query "addressPrefix" --output tsv)
+AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${AZURE_RESOURCE_GROUP} --vnet-name ${AZURE_VNET_NAME}  \
+  --query "[].{Name:name} | [? contains(Name, 'worker')]" --output tsv)
+AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${AZURE_SUBNET_NAME} --vnet-name ${AZURE_VNET_NAME} \
+  --resource-group ${AZURE_RESOURCE_GROUP} --query "addressPrefix" --output tsv)
 """  # fmt: skip
 AZURE_KATA_AGENT = r"""
 az network nsg rule create \
@@ -66,7 +70,7 @@ az network nsg rule create \
   --destination-address-prefixes $AZURE_SUBNET_PREFIX  \
   --destination-port-range 9000
 """
-AZURE_PORTS = AZURE_FACTS + AZURE_KATA_AGENT + AZURE_VXLAN
+AZURE_PORTS = AZURE_FACTS + AZURE_NETWORK + AZURE_KATA_AGENT + AZURE_VXLAN
 
 
 def limit(value: str) -> str:

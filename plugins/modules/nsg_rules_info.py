@@ -160,7 +160,7 @@ flows:
           type: list
           elements: str
   sample:
-    - network_security_group: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
+    - network_security_group: /subscriptions/0b1f6471-…/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
       direction: Inbound
       port: 9000
       protocol: Tcp

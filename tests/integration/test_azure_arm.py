@@ -34,6 +34,7 @@ from azure.mgmt.network import NetworkManagementClient
 from tests.azure_arm import AzureArm, faults
 from tests.azure_arm.az import Az, install_azure_cli
 from tests.azure_arm.faults import Fault
+from tests.chapter import AZURE_KATA_AGENT, AZURE_NETWORK, AZURE_VXLAN
 from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
 
 pytestmark = pytest.mark.integration
@@ -930,44 +931,13 @@ def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
 
 # -- The real az -------------------------------------------------------------------------------
 
-# Section 3.1.3.1 as it is, but for step 2's `oc get infrastructure/cluster`.
-CHAPTER = """
-AZURE_RESOURCE_GROUP={group}
-AZURE_NSG_NAME=$(az network nsg list --resource-group ${{AZURE_RESOURCE_GROUP}} --query "[].{{Name:name}}" --output tsv)
-AZURE_VNET_NAME=$(az network vnet list --resource-group ${{AZURE_RESOURCE_GROUP}} --query "[].{{Name:name}}" --output tsv)
-AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${{AZURE_RESOURCE_GROUP}} --vnet-name ${{AZURE_VNET_NAME}}  --query "[].{{Name:name}} | [? contains(Name, 'worker')]" --output tsv)
-AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${{AZURE_SUBNET_NAME}} --vnet-name ${{AZURE_VNET_NAME}} --resource-group ${{AZURE_RESOURCE_GROUP}} --query "addressPrefix" --output tsv)
-az network nsg rule create \\
-  --resource-group $AZURE_RESOURCE_GROUP \\
-  --nsg-name $AZURE_NSG_NAME \\
-  --name Allow-Kata-Agent-Internal \\
-  --access Allow \\
-  --protocol Tcp \\
-  --direction Inbound \\
-  --priority 112 \\
-  --source-address-prefixes $AZURE_SUBNET_PREFIX \\
-  --source-port-range "*" \\
-  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \\
-  --destination-port-range 15150
-az network nsg rule create \\
-  --resource-group $AZURE_RESOURCE_GROUP \\
-  --nsg-name $AZURE_NSG_NAME \\
-  --name Allow-VXLAN-Internal \\
-  --access Allow \\
-  --protocol Tcp \\
-  --direction Inbound \\
-  --priority 111 \\
-  --source-address-prefixes $AZURE_SUBNET_PREFIX \\
-  --source-port-range "*" \\
-  --destination-address-prefixes $AZURE_SUBNET_PREFIX  \\
-  --destination-port-range 9000
-"""
-
 
 def test_the_chapter_by_az(arm: AzureArm, tmp_path) -> None:
     side = create_cloud_side(arm, workers=2)
     az = Az(arm, tmp_path / "az")
-    az.bash(CHAPTER.format(group=side.resource_group))
+    # Without steps 1 and 2, which ask the cluster.
+    group = f"AZURE_RESOURCE_GROUP={side.resource_group}\n"
+    az.bash(group + AZURE_NETWORK + AZURE_KATA_AGENT + AZURE_VXLAN)
     for name, priority, port in (
         ("Allow-Kata-Agent-Internal", 112, "15150"),
         ("Allow-VXLAN-Internal", 111, "9000"),
