@@ -12,15 +12,16 @@ from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy
+from tests.environments import own_environment
 from tests.support import OPERATOR_NAMESPACE
 
 from .contenders import CHAPTER, OURS, Contender, Job, World
 from .kubernetes import (
+    LIMIT_BEFORE,
     NODES,
     WEBHOOK_NAMESPACE,
     endpoint_slice,
     kubernetes_jobs,
-    peer_pod_config,
 )
 
 PORTS = (9000, 15150)
@@ -81,7 +82,7 @@ class AwsWorld(World):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         self._proxy = proxy
-        self._aws_cli = chapter.install_aws_cli()
+        self._aws_cli = own_environment(chapter.AWSCLI)
         self._ec2 = moto.client("ec2")
         vpc = self._ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         self._subnet = self._ec2.create_subnet(
@@ -95,7 +96,7 @@ class AwsWorld(World):
         cluster.apply(
             *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
               for name in (OPERATOR_NAMESPACE, WEBHOOK_NAMESPACE)),
-            peer_pod_config(),
+            openshift.peer_pod_config("worker", LIMIT_BEFORE),
             endpoint_slice(),
         )  # fmt: skip
 

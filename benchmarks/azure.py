@@ -15,10 +15,11 @@ from typing import Self
 
 from tests import chapter
 from tests.azure_arm import AzureArm
-from tests.azure_arm.az import AZURE_CLI, Az, install_azure_cli
+from tests.azure_arm.az import AZURE_CLI, Az
 from tests.cluster import openshift
 from tests.cluster.azure import REGION, create_cloud_side
 from tests.cluster.launcher import Cluster
+from tests.environments import own_environment
 from tests.support import ROOT
 
 from .contenders import CHAPTER, IDLE, OURS, Contender, Job, World
@@ -38,7 +39,7 @@ def install_azcollection() -> Path:
     our version of ansible-core, and finds ansible's collections where we have them.
     """
     version = importlib.metadata.version("ansible-core")
-    programs = chapter.own_environment(
+    programs = own_environment(
         f"azcollection-ansible-core-{version}",
         f"ansible-core=={version}",
         "kubernetes",
@@ -133,7 +134,7 @@ class AzureWorld(World):
     def __init__(self, cluster: Cluster, scratch: Path, arm: AzureArm):
         super().__init__(cluster, scratch)
         self._arm = arm
-        self._az = install_azure_cli()
+        self._az = own_environment(AZURE_CLI)
         self._azcollection = install_azcollection()
         az = Az(arm, scratch / "az")
         self.environment = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tests import chapter
+from tests.cluster import openshift
 from tests.support import OPERATOR_NAMESPACE
 
 from .contenders import CHAPTER, OURS, Contender, Job, World
@@ -27,20 +28,6 @@ def k8s_info(register: str, api_version: str, kind: str, **options: object) -> d
 NODES = k8s_info("nodes", "v1", "Node", label_selectors=[WORKER], hidden_fields=["status"])
 
 
-def peer_pod_config(limit: str = LIMIT_BEFORE) -> dict:
-    return {
-        "apiVersion": "confidentialcontainers.org/v1alpha1",
-        "kind": "PeerPodConfig",
-        "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
-        "spec": {
-            "cloudSecretName": "peer-pods-secret",
-            "configMapName": "peer-pods-cm",
-            "limit": limit,
-            "nodeSelector": {WORKER: ""},
-        },
-    }
-
-
 def endpoint_slice() -> dict:
     """The ready endpoint that a webhook's Service has to have before it is registered."""
     return {
@@ -58,7 +45,7 @@ def endpoint_slice() -> dict:
 
 
 def patched_limit() -> dict:
-    definition = peer_pod_config(LIMIT)
+    definition = openshift.peer_pod_config("worker", LIMIT)
     return {
         "kubernetes.core.k8s": {
             "state": "patched",

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.cluster.binaries import CACHE
-
-# AWS CLI v1, the one that PyPI has. It pins botocore, so it gets an environment of its own.
+# AWS CLI v1, the one that PyPI has. It pins botocore: for own_environment.
 AWSCLI = "awscli==1.46.3"
 
 _OC = 'oc() { kubectl "$@"; }\n'
@@ -94,30 +91,3 @@ def typed(
         ["bash", "-c", script], env={**environment, "PATH": path}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-
-
-def install_aws_cli() -> Path:
-    """The bin directory of the AWS CLI's own virtual environment."""
-    return own_environment(AWSCLI.replace("==", "-"), AWSCLI)
-
-
-def own_environment(name: str, *requirements: str) -> Path:
-    """The bin directory of a virtual environment in the cache, for what cannot live in ours.
-
-    `requirements` are as `uv pip install` takes them.
-    """
-    directory = CACHE / name
-    if not (directory / "installed").exists():
-        print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
-        uv = [sys.executable, "-m", "uv"]
-        subprocess.run(
-            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True
-        )
-        # Compiled now, as pip does it: importing is most of a short command's time.
-        subprocess.run(
-            [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
-             *requirements],
-            check=True,
-        )  # fmt: skip
-        (directory / "installed").touch()
-    return directory / "bin"

@@ -144,7 +144,7 @@ class Arm:
     def get(self, path: str, api_version: str, **query: str) -> dict | None:
         """One resource by its id, or None where ARM has none."""
         try:
-            return self._ask("GET", path, api_version, query=query)
+            return self._ask("GET", path, api_version, query=query).http_response.json()
         except ArmError as error:
             if error.status == 404:
                 return None
@@ -152,11 +152,13 @@ class Arm:
 
     def list(self, path: str, api_version: str, **query: str) -> Iterator[dict]:
         """All resources of a collection, page by page."""
-        page = self._ask("GET", path, api_version, query=query)
-        yield from page["value"]
-        while page.get("nextLink"):
-            page = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}").json()
+        answer = self._ask("GET", path, api_version, query=query)
+        while True:
+            page = answer.http_response.json()
             yield from page["value"]
+            if not page.get("nextLink"):
+                return
+            answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
 
     def put(
         self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float
@@ -178,7 +180,7 @@ class Arm:
         etag: str | None = None,
     ) -> None:
         began = time.monotonic()
-        response = self._ask(method, path, api_version, body, etag=etag, whole_response=True)
+        response = self._ask(method, path, api_version, body, etag=etag)
         algorithms = [UntilDone(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
         with in_sentences(f"{method} {path}", self._host):
             poller = LROPoller(
@@ -203,7 +205,6 @@ class Arm:
         body: Mapping | None = None,
         query: Mapping[str, str] | None = None,
         etag: str | None = None,
-        whole_response: bool = False,
     ) -> Any:
         request = HttpRequest(
             method,
@@ -212,14 +213,13 @@ class Arm:
             json=body,
             headers={"Accept": "application/json", **({"If-Match": etag} if etag else {})},
         )
-        response = self._send(request, f"{method} {path}", whole_response)
-        return response if whole_response else response.json()
+        return self._send(request, f"{method} {path}")
 
-    def _send(self, request: HttpRequest, what: str, whole_response: bool = False) -> Any:
+    def _send(self, request: HttpRequest, what: str) -> Any:
+        """The pipeline's response, which is what a poller begins with."""
         with in_sentences(what, self._host):
-            response = self._client.send_request(request, _return_pipeline_response=whole_response)
-            http_response = response.http_response if whole_response else response
-            http_response.raise_for_status()
+            response = self._client.send_request(request, _return_pipeline_response=True)
+            response.http_response.raise_for_status()
             return response
 
 

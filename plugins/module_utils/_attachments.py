@@ -94,7 +94,7 @@ def attachments(
         Attachment(
             _id_in(interface["properties"], "virtualMachine"),
             interface["id"],
-            _unique(
+            unique(
                 _id_in(configuration["properties"], "subnet")
                 for configuration in interface["properties"]["ipConfigurations"]
             ),
@@ -109,7 +109,7 @@ def attachments(
 
 def subnet_ids(attached: Iterable[Attachment]) -> tuple[str, ...]:
     """The subnets that the workers are in, each once."""
-    return _unique(id_ for attachment in attached for id_ in attachment.subnet_ids)
+    return unique(id_ for attachment in attached for id_ in attachment.subnet_ids)
 
 
 def virtual_network_id(subnet_id: str) -> str:
@@ -127,7 +127,7 @@ def targets(
     that these are in, `attached` the workers' interfaces, which may have
     groups of their own.
     """
-    groups = _unique(
+    groups = unique(
         filter(
             None,
             [
@@ -160,19 +160,19 @@ def _target(
         group,
         filtered,
         tuple(attachment.network_interface_id for attachment in on),
-        source=_unique(
+        source=unique(
             prefix
             for subnet in subnets
             if virtual_network_id(subnet["id"]).lower() in around
             for prefix in subnet_prefixes(subnet)
         ),
-        destination=_unique(
+        destination=unique(
             prefix
             for subnet in subnets
             if subnet["id"].lower() in at
             for prefix in subnet_prefixes(subnet)
         ),
-        virtual_network=_unique(
+        virtual_network=unique(
             prefix
             for network in virtual_networks
             if network["id"].lower() in around
@@ -227,7 +227,7 @@ def _id_in(properties: Mapping, key: str) -> str | None:
     return (properties.get(key) or {}).get("id")
 
 
-def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+def unique(texts: Iterable[str]) -> tuple[str, ...]:
     """Each once whatever its case, as first spelled."""
     first: dict[str, str] = {}
     for text in texts:

@@ -213,7 +213,7 @@ def credential(who: Identity, cloud: Cloud, found: Mapping[str, Any]) -> TokenCr
     values = who.values
     how = {
         "authority": found.get("adfs_authority_url", cloud.authority),
-        "disable_instance_discovery": is_on(found.get("disable_instance_discovery")),
+        "disable_instance_discovery": _is_on(found.get("disable_instance_discovery")),
         "connection_verify": found.get("cert_validation_mode") != "ignore",
     }
     if who.kind == "msi":
@@ -244,7 +244,7 @@ def credential(who: Identity, cloud: Cloud, found: Mapping[str, Any]) -> TokenCr
     )
 
 
-def is_on(value: Any) -> bool:
+def _is_on(value: Any) -> bool:
     """A boolean that may come from the environment or a file."""
     return str(value).strip().lower() in ("true", "yes", "on", "1")
 

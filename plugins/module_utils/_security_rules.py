@@ -304,10 +304,11 @@ def plan_present(
                 covered[rule.name] = by
     needed = [rule for rule in wanted if rule.name not in covered]
     priorities = _priorities(needed, wanted, existing, others, priority_range)
+    taken = _taken(others)
     moved = tuple(
         Move(rule.name, rule.priority, priorities[rule.name], taken_by)
         for rule in needed
-        if (taken_by := _taken(others).get((rule.direction.lower(), rule.priority)))
+        if (taken_by := taken.get((rule.direction.lower(), rule.priority)))
     )
     if moved and priority_taken == "fail":
         raise SecurityRuleError(

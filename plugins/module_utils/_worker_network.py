@@ -26,6 +26,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._attachments import (
     subnet_ids,
     subnet_prefixes,
     targets,
+    unique,
     virtual_network_id,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import SecurityRuleError
@@ -44,16 +45,11 @@ WORKER_NETWORK_ARGS = {
 ONE_OF_WORKERS = [("nodes", "virtual_machines", "subnets", "network_security_groups")]
 AT_MOST_ONE_OF_WORKERS = [("nodes", "virtual_machines", "subnets")]
 
-_SUBNET_ID = re.compile(
-    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
-    r"/virtualNetworks/[^/]+/subnets/[^/]+",
-    re.IGNORECASE,
-)
-_NSG_ID = re.compile(
-    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
-    r"/networkSecurityGroups/[^/]+",
-    re.IGNORECASE,
-)
+_BY_NAME = "Named by network_security_groups."
+
+_PROVIDER = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
+_SUBNET_ID = re.compile(f"{_PROVIDER}/virtualNetworks/[^/]+/subnets/[^/]+", re.IGNORECASE)
+_NSG_ID = re.compile(f"{_PROVIDER}/networkSecurityGroups/[^/]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -109,22 +105,22 @@ def network_security_group(arm: Arm, nsg_id: str) -> dict:
 def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
     """Groups without workers: of their own subnets comes what VirtualNetwork means to them."""
     bodies = {nsg["id"]: nsg for nsg in (network_security_group(arm, id_) for id_ in nsg_ids)}
-    found = []
-    for nsg_id, nsg in bodies.items():
-        subnets = [subnet["id"] for subnet in nsg["properties"].get("subnets", ())]
-        spaces = [target.virtual_network for target in _of_subnets(arm, subnets, (), "").targets]
-        found.append(Target(nsg_id, (), (), (), (), spaces[0] if spaces else ()))
-    return WorkerNetwork((), tuple(found), (), "Named by network_security_groups.", bodies)
+    subnets = [
+        subnet["id"] for nsg in bodies.values() for subnet in nsg["properties"].get("subnets", ())
+    ]
+    spaces = {
+        target.network_security_group_id.lower(): target.virtual_network
+        for target in _of_subnets(arm, subnets, (), "").targets
+    }
+    found = tuple(Target(id_, (), (), (), (), spaces.get(id_.lower(), ())) for id_ in bodies)
+    return WorkerNetwork((), found, (), _BY_NAME, bodies)
 
 
 def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
-    vm_ids = tuple(dict.fromkeys(parse_virtual_machine_id(name) for name in names))
-    groups = {
-        group.lower(): group for group in (vm_id.partition("/providers/")[0] for vm_id in vm_ids)
-    }
+    vm_ids = unique(parse_virtual_machine_id(name) for name in names)
     interfaces = [
         interface
-        for group in groups.values()
+        for group in unique(vm_id.partition("/providers/")[0] for vm_id in vm_ids)
         for interface in arm.list(
             f"{group}/providers/Microsoft.Network/networkInterfaces", NETWORK_API_VERSION
         )
@@ -139,8 +135,9 @@ def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
 def _of_subnets(
     arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], because: str
 ) -> WorkerNetwork:
-    network_ids = {(found := virtual_network_id(id_)).lower(): found for id_ in ids}
-    networks = [_existing(arm, id_, "virtual network") for id_ in network_ids.values()]
+    networks = [
+        _existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))
+    ]
     known = {
         subnet["id"].lower(): subnet
         for network in networks
@@ -164,11 +161,9 @@ def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     spaces = tuple(dict.fromkeys(p for target in network.targets for p in target.virtual_network))
     named = tuple(
         attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces)
-        for nsg_id in dict.fromkeys(nsg_ids)
+        for nsg_id in nsg_ids
     )
-    return replace(
-        network, targets=named, unfiltered=(), chosen_because="Named by network_security_groups."
-    )
+    return replace(network, targets=named, unfiltered=(), chosen_because=_BY_NAME)
 
 
 def _existing(arm: Arm, resource_id: str, what: str) -> dict:
@@ -182,7 +177,7 @@ def _existing(arm: Arm, resource_id: str, what: str) -> dict:
 
 
 def _checked(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
-    for resource_id in {id_.lower(): id_ for id_ in ids}.values():
+    for resource_id in unique(ids):
         if not pattern.fullmatch(resource_id):
             raise SecurityRuleError(
                 f"{resource_id!r} is not such an id. Give the whole ARM id, "

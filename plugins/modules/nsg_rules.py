@@ -21,23 +21,6 @@ description:
     traffic in already nothing is added, and the result says which rules these are; see O(when_covered).
   - Rules that this module adds have a description that begins with C(osc.peerpods:); O(state=absent) removes no others.
 options:
-  virtual_machines:
-    description:
-      - The workers, each as an ARM id or as the C(spec.providerID) of its node (V(azure:///subscriptions/...)).
-      - Of O(nodes), O(virtual_machines) and O(subnets) at most one may be given; without any of them O(network_security_groups)
-        is required, and rules that say their addresses themselves.
-    type: list
-    elements: str
-  subnets:
-    description:
-      - The workers' subnets, by ARM id. NSGs on single network interfaces are not seen then.
-    type: list
-    elements: str
-  network_security_groups:
-    description:
-      - The NSGs, by ARM id, instead of those that are attached.
-    type: list
-    elements: str
   rules:
     description:
       - The rules to have. The names of the options are those of Azure's own properties.
@@ -97,12 +80,13 @@ options:
       source_address_prefixes:
         description:
           - Where it comes from, each a CIDR, a service tag, or V(*). The default is the address prefixes of all of the
-            workers' subnets in the virtual networks that the NSG serves.
+            workers' subnets in the virtual networks that the NSG serves. Without workers it has to be said.
         type: list
         elements: str
       destination_address_prefixes:
         description:
-          - Where it goes to. The default is the address prefixes of the workers' subnets that the NSG filters.
+          - Where it goes to. The default is the address prefixes of the workers' subnets that the NSG filters. Without
+            workers it has to be said.
         type: list
         elements: str
       source_application_security_groups:
@@ -155,6 +139,7 @@ options:
     default: 300
 extends_documentation_fragment:
   - osc.peerpods.azure
+  - osc.peerpods.worker_network
   - osc.peerpods.worker_nodes
   - ansible.builtin.action_common_attributes
 attributes:
@@ -346,6 +331,7 @@ unfiltered:
 
 import random
 import time
+from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
@@ -463,7 +449,7 @@ def run(module: AnsibleModule) -> dict:
             try:
                 plan = carry_out(module, arm, nsg, plan, target)
             except (ArmError, SecurityRuleError) as error:
-                finished = [name_of(nsg) for _, nsg, plan in done if plan.changes]
+                finished = [nsg["name"] for _, nsg, plan in done if plan.changes]
                 if finished:
                     module.fail_json(
                         msg=f"{error} Before that, {', '.join(finished)} was changed as asked; "
@@ -476,11 +462,11 @@ def run(module: AnsibleModule) -> dict:
         for move in plan.moved:
             module.warn(
                 f"{move.name} has priority {move.given} instead of {move.wanted}, which "
-                f"{move.taken_by} has in {name_of(nsg)}."
+                f"{move.taken_by} has in {nsg['name']}."
             )
         for name, by in plan.shadowed:
-            module.warn(f"{name} of {name_of(nsg)} comes too late for some of its traffic: {by}.")
-    names = ", ".join(name_of(nsg) for _, nsg in found) or "No network security group"
+            module.warn(f"{name} of {nsg['name']} comes too late for some of its traffic: {by}.")
+    names = ", ".join(nsg["name"] for _, nsg in found) or "No network security group"
     return {
         "changed": any(plan.changes for _, _, plan in done),
         "network_security_groups": [described(*one) for one in done],
@@ -494,7 +480,7 @@ def run(module: AnsibleModule) -> dict:
 def described(target: Target, nsg: dict, plan: Plan) -> dict:
     return {
         "id": nsg["id"],
-        "name": name_of(nsg),
+        "name": nsg["name"],
         "subnets": list(target.subnet_ids),
         "network_interfaces": list(target.network_interface_ids),
         "created": list(plan.created),
@@ -502,17 +488,10 @@ def described(target: Target, nsg: dict, plan: Plan) -> dict:
         "removed": [rule["name"] for rule in plan.removed],
         "unchanged": list(plan.unchanged),
         "covered": [{"name": name, "covered_by": by} for name, by in plan.covered],
-        "moved": [
-            {"name": m.name, "wanted": m.wanted, "given": m.given, "taken_by": m.taken_by}
-            for m in plan.moved
-        ],
+        "moved": [asdict(move) for move in plan.moved],
         "shadowed": [{"name": name, "shadowed_by": by} for name, by in plan.shadowed],
         "kept": [{"name": name, "because": because} for name, because in plan.kept],
     }
-
-
-def name_of(nsg: dict) -> str:
-    return nsg["id"].rpartition("/")[2]
 
 
 def main() -> None:

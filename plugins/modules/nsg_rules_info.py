@@ -17,23 +17,6 @@ description:
     which rule decides.
   - Decides as Azure does, the smallest priority number first, over all addresses at once instead of one example.
 options:
-  virtual_machines:
-    description:
-      - The workers, each as an ARM id or as the C(spec.providerID) of its node (V(azure:///subscriptions/...)).
-      - Of O(nodes), O(virtual_machines) and O(subnets) at most one may be given; without any of them O(network_security_groups),
-        O(source_address_prefixes) and O(destination_address_prefixes) are required.
-    type: list
-    elements: str
-  subnets:
-    description:
-      - The workers' subnets, by ARM id. NSGs on single network interfaces are not seen then.
-    type: list
-    elements: str
-  network_security_groups:
-    description:
-      - The NSGs, by ARM id, instead of those that are attached.
-    type: list
-    elements: str
   ports:
     description:
       - The ports that the traffic goes to.
@@ -54,16 +37,19 @@ options:
         default: Tcp
   source_address_prefixes:
     description:
-      - Where the traffic comes from, as CIDRs. The default is the address prefixes of the workers' subnets.
+      - Where the traffic comes from, as CIDRs. The default is the address prefixes of the workers' subnets. Without
+        workers it has to be said.
     type: list
     elements: str
   destination_address_prefixes:
     description:
-      - Where it goes to, as CIDRs. The default is the address prefixes of the workers' subnets.
+      - Where it goes to, as CIDRs. The default is the address prefixes of the workers' subnets. Without workers it has
+        to be said.
     type: list
     elements: str
 extends_documentation_fragment:
   - osc.peerpods.azure
+  - osc.peerpods.worker_network
   - osc.peerpods.worker_nodes
   - ansible.builtin.action_common_attributes
 attributes:

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.cluster.binaries import CACHE
+from tests.environments import own_environment
 
 from . import AzureArm
 
-# It pins most of the SDK, so it gets an environment of its own.
+# It pins most of the SDK: for own_environment.
 AZURE_CLI = "azure-cli==2.91.0"
 
 # The longest that a call may take, the first with compiling its modules. Seconds.
 TIMEOUT = 180
 
 
-def install_azure_cli() -> Path:
-    """The bin directory of the Azure CLI's own virtual environment."""
-    directory = CACHE / AZURE_CLI.replace("==", "-")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / ".azure-cli.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "installed").exists():
-            print(f"Installing {AZURE_CLI} from PyPI into {directory}", file=sys.stderr, flush=True)
-            uv = [sys.executable, "-m", "uv"]
-            subprocess.run(
-                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory],
-                check=True,
-            )
-            # Compiled now, as pip does it: where nothing may be written later, each call would.
-            subprocess.run(
-                [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
-                 AZURE_CLI],
-                check=True,
-            )  # fmt: skip
-            (directory / "installed").touch()
-    return directory / "bin"
-
-
 class Az:
     """`az` with a configuration in `directory`; `environment` is for shells that call it."""
 
     def __init__(self, arm: AzureArm, directory: Path):
-        bin_directory = install_azure_cli()
+        bin_directory = own_environment(AZURE_CLI)
         self.environment = {
             **os.environ,
             "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",

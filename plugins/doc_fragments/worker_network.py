@@ -1,0 +1,28 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The options by which modules find the workers' NSGs; module_utils/_worker_network.py reads them."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  virtual_machines:
+    description:
+      - The workers, each as an ARM id or as the C(spec.providerID) of its node (V(azure:///subscriptions/...)).
+      - Of O(nodes), O(virtual_machines) and O(subnets) at most one may be given; without any of them
+        O(network_security_groups) is required.
+    type: list
+    elements: str
+  subnets:
+    description:
+      - The workers' subnets, by ARM id. NSGs on single network interfaces are not seen then.
+    type: list
+    elements: str
+  network_security_groups:
+    description:
+      - The NSGs, by ARM id, instead of those that are attached.
+    type: list
+    elements: str
+"""

@@ -1,0 +1,38 @@
+"""The cache outside the tree, and in it environments for programs of PyPI that cannot live in ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
+
+
+def own_environment(name: str, *requirements: str) -> Path:
+    """The bin directory of a virtual environment in the cache, installed where it is missing.
+
+    `requirements` are as `uv pip install` takes them; one that pins a version names itself.
+    """
+    directory = CACHE / name.replace("==", "-")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Of several test processes one installs, and the others wait.
+    with open(CACHE / f".{directory.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "installed").exists():
+            print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
+            uv = [sys.executable, "-m", "uv"]
+            subprocess.run(
+                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory],
+                check=True,
+            )
+            # Compiled now, as pip does it: where nothing may be written later, each run would.
+            subprocess.run(
+                [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
+                 *(requirements or [name])],
+                check=True,
+            )  # fmt: skip
+            (directory / "installed").touch()
+    return directory / "bin"
