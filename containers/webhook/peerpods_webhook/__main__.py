@@ -9,20 +9,25 @@ import sys
 
 import uvloop
 
+from .listener import end_at_once
+from .log import never_wait_for_readers
 from .mutate import Policy
-from .server import Settings, check_certificate, serve
+from .server import Webhook
+from .settings import Settings
 
 
-def main() -> int:
+async def run() -> None:
+    await Webhook(Policy.from_env(os.environ), Settings.from_env(os.environ)).run()
+
+
+def main() -> None:
+    never_wait_for_readers()
     try:
-        policy = Policy.from_env(os.environ)
-        settings = Settings.from_env(os.environ)
-        check_certificate(settings)
-        stopped_on_request = uvloop.run(serve(policy, settings))
+        uvloop.run(run())
     except (ValueError, OSError) as error:
         sys.exit(f"The webhook does not run: {error}")
-    return 0 if stopped_on_request else 1
+    end_at_once()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

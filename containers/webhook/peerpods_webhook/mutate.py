@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
 class Container(msgspec.Struct, frozen=True):
     name: str = ""
     resources: Resources | None = None
+    restartPolicy: str | None = None  # noqa: N815
 
 
 class PodSpec(msgspec.Struct, frozen=True):
@@ -66,16 +68,27 @@ class InvalidPodError(ValueError):
     """A pod that cannot become a peer pod; the message is for the person who wrote the pod."""
 
 
+class Sizing(StrEnum):
+    """How containers' amounts add up to the size of their VM."""
+
+    # All containers and init containers, as cloud-api-adaptor's webhook adds them.
+    UPSTREAM = "upstream"
+    # What Kubernetes holds to be a pod's request: init containers run before the others and one
+    # after the other, but for sidecars, which stay.
+    KUBERNETES = "kubernetes"
+
+
 @dataclass(frozen=True)
 class Policy:
-    """Which pods are peer pods, and the extended resource that stands for their VM."""
+    """Which pods are peer pods, what sizes their VM, and the extended resource that stands for it."""
 
     runtime_classes: frozenset[str] = frozenset({DEFAULT_RUNTIME_CLASS})
     extended_resource: str = DEFAULT_EXTENDED_RESOURCE
+    sizing: Sizing = Sizing.UPSTREAM
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Policy:
-        """Raises ValueError, as a sentence, where the environment names no runtime class."""
+        """Raises ValueError, as a sentence, where a value makes no sense."""
         # The product's documentation has the first name, upstream's code the second.
         named = env.get("TARGET_RUNTIME_CLASS") or env.get("TARGET_RUNTIMECLASS")
         runtime_classes = frozenset(
@@ -86,8 +99,13 @@ class Policy:
                 f"TARGET_RUNTIME_CLASS is {named!r}, which names no runtime class: set it to one "
                 f"or more names separated by commas, such as {DEFAULT_RUNTIME_CLASS}."
             )
+        sizing = env.get("SIZING") or Sizing.UPSTREAM
+        if sizing not in list(Sizing):
+            raise ValueError(f"SIZING is {sizing!r}: set it to {' or '.join(Sizing)}.")
         return cls(
-            runtime_classes, env.get("POD_VM_EXTENDED_RESOURCE") or DEFAULT_EXTENDED_RESOURCE
+            runtime_classes,
+            env.get("POD_VM_EXTENDED_RESOURCE") or DEFAULT_EXTENDED_RESOURCE,
+            Sizing(sizing),
         )
 
 
@@ -129,7 +147,7 @@ def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
     spec = pod.spec
     if spec is None or spec.runtimeClassName not in policy.runtime_classes:
         return []
-    patch = [*_annotated(pod.metadata, spec)]
+    patch = [*_annotated(pod.metadata, spec, policy.sizing)]
     if spec.resources not in (None, Resources()):
         patch.append({"op": "remove", "path": "/spec/resources"})
     vm = {policy.extended_resource: "1"}
@@ -158,7 +176,9 @@ def _with_resources(
         yield {"op": "add", "path": f"{path}/resources", "value": wanted}
 
 
-def _annotated(metadata: ObjectMeta | None, spec: PodSpec) -> Iterator[dict[str, Any]]:
+def _annotated(
+    metadata: ObjectMeta | None, spec: PodSpec, sizing: Sizing
+) -> Iterator[dict[str, Any]]:
     """Add the annotations that size the VM, but touch none that the pod has already."""
     present = (metadata and metadata.annotations) or {}
     if present.get(MACHINE_TYPE):
@@ -167,7 +187,7 @@ def _annotated(metadata: ObjectMeta | None, spec: PodSpec) -> Iterator[dict[str,
     sizes = {
         dimension.annotation: str(size)
         for dimension in DIMENSIONS
-        if dimension.annotation not in present and (size := _size(spec, dimension))
+        if dimension.annotation not in present and (size := _size(spec, dimension, sizing))
     }
     if present:
         # The keys hold neither "~" nor "/": they are their own JSON pointer tokens.
@@ -179,7 +199,7 @@ def _annotated(metadata: ObjectMeta | None, spec: PodSpec) -> Iterator[dict[str,
         yield {"op": "add", "path": "/metadata", "value": {"annotations": sizes}}
 
 
-def _size(spec: PodSpec, dimension: Dimension) -> int:
+def _size(spec: PodSpec, dimension: Dimension, sizing: Sizing) -> int:
     """The VM's size in whole units: the limit where it is at least the request, else the request.
 
     As upstream, a container's limit alone sizes nothing: the API server has copied it to the
@@ -187,26 +207,40 @@ def _size(spec: PodSpec, dimension: Dimension) -> int:
     counts alone.
     """
     resource = dimension.resource
-    size = _total(spec, "requests", resource)
+    size = _total(spec, "requests", resource, sizing)
     if dimension.overcommits and (size or resource in _of_pod(spec, "limits")):
-        size = max(size, _total(spec, "limits", resource))
+        size = max(size, _total(spec, "limits", resource, sizing))
     return quantity.ceil_divide(size, dimension.unit)
 
 
-def _total(spec: PodSpec, side: str, resource: str) -> int:
-    """The sum over all containers and init containers, in billionths.
+def _total(spec: PodSpec, side: str, resource: str, sizing: Sizing) -> int:
+    """What all containers and init containers come to, in billionths.
 
-    What the pod as a whole asks for stands instead of the sum, as it does for the scheduler.
+    What the pod as a whole asks for stands instead, as it does for the scheduler.
     """
     of_pod = _of_pod(spec, side)
     if resource in of_pod:
         return _amount(of_pod[resource], "spec", side, resource)
-    total = 0
-    for container in (*(spec.containers or ()), *(spec.initContainers or ())):
-        amounts = container.resources and getattr(container.resources, side)
-        if amounts and resource in amounts:
-            total += _amount(amounts[resource], container, side, resource)
-    return total
+    containers = sum(_of_container(one, side, resource) for one in spec.containers or ())
+    sidecars = alone = others = 0
+    for one in spec.initContainers or ():
+        amount = _of_container(one, side, resource)
+        alone = max(alone, sidecars + amount)
+        if one.restartPolicy == "Always":
+            sidecars += amount
+        else:
+            others += amount
+    if sizing is Sizing.KUBERNETES:
+        # As component-helpers' resource.PodRequests.
+        return max(alone, containers + sidecars)
+    return containers + sidecars + others
+
+
+def _of_container(container: Container, side: str, resource: str) -> int:
+    amounts = container.resources and getattr(container.resources, side)
+    if not amounts or resource not in amounts:
+        return 0
+    return _amount(amounts[resource], container, side, resource)
 
 
 def _of_pod(spec: PodSpec, side: str) -> dict[str, str | int | float]:

@@ -1,8 +1,9 @@
-"""Makes the webhook importable where it is not installed, and builds pods and reviews."""
+"""Makes the webhook importable where it is not installed, and what its tests share."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]

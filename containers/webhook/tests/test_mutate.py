@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
-from peerpods_webhook.mutate import InvalidPodError, Pod, Policy, mutate
+from peerpods_webhook.mutate import InvalidPodError, Pod, Policy, Sizing, mutate
 
 VM = {"limits": {"kata.peerpods.io/vm": "1"}, "requests": {"kata.peerpods.io/vm": "1"}}
 VCPUS = "io.katacontainers.config.hypervisor.default_vcpus"
@@ -132,6 +132,31 @@ def test_sizes(containers, init, sizes):
         init=[container(f"i{i}", *amounts) for i, amounts in enumerate(init)],
     )
     assert mutated(given_pod)["metadata"].get("annotations", {}) == sizes
+
+
+def init(cpu: str, sidecar: bool = False) -> dict:
+    return container("init", {"cpu": cpu}, **({"restartPolicy": "Always"} if sidecar else {}))
+
+
+# Init containers, beside one container of 2 CPUs, and the CPUs by either sizing.
+SIZINGS = {
+    "none": ([], 2, 2),
+    "smaller than the containers": ([init("1"), init("1")], 4, 2),
+    "the largest, larger than the containers": ([init("3"), init("5"), init("1")], 11, 5),
+    "sidecars stay": ([init("1", sidecar=True), init("1", sidecar=True)], 4, 4),
+    "beside the sidecars started before it": (
+        [init("4"), init("1", sidecar=True), init("4"), init("1", sidecar=True)], 12, 5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("inits", "upstream", "kubernetes"), SIZINGS.values(), ids=SIZINGS.keys())
+def test_sizing(inits, upstream, kubernetes):
+    given_pod = pod(container("app", {"cpu": "2"}), init=inits)
+    for sizing, cpus in ((Sizing.UPSTREAM, upstream), (Sizing.KUBERNETES, kubernetes)):
+        result = mutated(given_pod, Policy(sizing=sizing))
+        assert result["metadata"]["annotations"][VCPUS] == str(cpus)
+        assert not any("resources" in one for one in result["spec"].get("initContainers", ()))
 
 
 def test_only_the_first_container_keeps_resources():
@@ -271,6 +296,7 @@ def test_policy():
         ({"TARGET_RUNTIME_CLASS": "a", "TARGET_RUNTIMECLASS": "c"}, Policy(frozenset({"a"}))),
         ({"TARGET_RUNTIME_CLASS": ""}, Policy(frozenset({"kata-remote"}))),
         ({"POD_VM_EXTENDED_RESOURCE": "x.y/z"}, Policy(extended_resource="x.y/z")),
+        ({"SIZING": "kubernetes"}, Policy(sizing=Sizing.KUBERNETES)),
     ],
 )
 def test_policy_from_the_environment(env, policy):
@@ -280,6 +306,11 @@ def test_policy_from_the_environment(env, policy):
 def test_an_environment_that_names_no_runtime_class():
     with pytest.raises(ValueError, match="TARGET_RUNTIME_CLASS is ' , ', which names no"):
         Policy.from_env({"TARGET_RUNTIME_CLASS": " , "})
+
+
+def test_an_environment_that_names_an_unknown_sizing():
+    with pytest.raises(ValueError, match="SIZING is 'max': set it to upstream or kubernetes"):
+        Policy.from_env({"SIZING": "max"})
 
 
 @pytest.mark.parametrize(

@@ -2,110 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import ipaddress
+import http.client
 import json
 import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client.parser import text_string_to_metric_families
+from webhook_process import Webhook, free_port, review, start, wait_until, write_pair
 
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 20_000
-
-
-def write_pair(directory: Path) -> dict[str, str]:
-    """A throw-away certificate for 127.0.0.1 and its key, as environment variables."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peerpods-webhook")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return {
-        "TLS_CERT_FILE": str(directory / "tls.crt"),
-        "TLS_KEY_FILE": str(directory / "tls.key"),
-    }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def start(env: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "peerpods_webhook"],
-        env={"PYTHONPATH": str(PACKAGE_ROOT), "BIND_ADDRESS": "127.0.0.1", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class Webhook:
-    """A running webhook: its URL, how to trust it, and what it has logged."""
-
-    def __init__(self, directory: Path, **env: str):
-        pair = write_pair(directory)
-        self.port = free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
-        self.trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
-        self.process = start({**pair, "PORT": str(self.port), **env})
-        first = self.process.stdout.readline()
-        assert first, self.process.stderr.read()
-        assert json.loads(first)["outcome"] == "listening"
-        with self.client() as client:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    client.get("/readyz")
-                    break
-                except httpx.ConnectError:
-                    assert time.monotonic() < deadline, "the webhook does not accept connections"
-                    time.sleep(0.01)
-
-    def client(self, **options) -> httpx.Client:
-        return httpx.Client(base_url=self.url, verify=self.trust, trust_env=False, **options)
-
-    def connection(self) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.port))
-        return self.trust.wrap_socket(plain, server_hostname="127.0.0.1")
-
-    def stop(self) -> list[dict]:
-        """Stop it with SIGTERM and return its log lines."""
-        self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=10)
-        assert (self.process.returncode, err) == (0, "")
-        return [json.loads(line) for line in out.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -120,32 +33,6 @@ def client(webhook, request):
     with webhook.client(http1=request.param == "HTTP/1.1", http2=request.param == "HTTP/2") as it:
         assert it.get("/readyz").http_version == request.param
         yield it
-
-
-def review(runtime_class: str = "kata-remote", cpu: str = "1", **pod_fields) -> dict:
-    return {
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "705ab4f5",
-            "operation": "CREATE",
-            "namespace": "team",
-            "object": {
-                "metadata": {"name": "demo"},
-                "spec": {
-                    "runtimeClassName": runtime_class,
-                    "containers": [
-                        {
-                            "name": "app",
-                            "env": [{"name": "TOKEN", "value": "s3cret"}],
-                            "resources": {"requests": {"cpu": cpu}},
-                        }
-                    ],
-                },
-                **pod_fields,
-            },
-        },
-    }
 
 
 def test_reviews(client):
@@ -270,7 +157,7 @@ def swapped(directory: Path) -> dict[str, str]:
         (lambda _: {}, "TLS_CERT_FILE cannot be read: /etc/peerpods-webhook/tls/tls.crt: No such"),
         (lambda d: write_pair(d) | {"TLS_KEY_FILE": str(d)}, "TLS_KEY_FILE cannot be read: "),
         (lambda d: write_pair(d) | {"TLS_KEY_FILE": os.devnull}, "are no PEM certificate with its"),
-        (swapped, "KEY_VALUES_MISMATCH. Mount a pair that belongs together."),
+        (swapped, "KEY_VALUES_MISMATCH. Mount a pair that is."),
         (lambda _: {"PORT": "0"}, "PORT is '0': set it to a whole number from 1 to 65535."),
         (lambda _: {"PORT": "https"}, "PORT is 'https': set it to a whole number"),
         (lambda _: {"MAX_BODY_BYTES": "3Mi"}, "MAX_BODY_BYTES is '3Mi': set it to a whole number"),
@@ -296,3 +183,131 @@ def test_a_port_that_is_taken(tmp_path):
     assert (process.returncode, out) == (1, "")
     assert f"127.0.0.1 port {port} cannot be listened at: Address already in use" in err
     assert err.count("\n") == 1
+
+
+def test_after_sigterm_it_answers_for_the_shutdown_delay_and_sends_clients_away(tmp_path):
+    webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="3")
+    body = json.dumps(review())
+    kept = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
+
+    def ask() -> http.client.HTTPResponse:
+        kept.request("POST", "/mutate-v1-pod", body)
+        reply = kept.getresponse()
+        reply.read()
+        return reply
+
+    assert ask().getheader("connection") is None
+    webhook.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: webhook.ask("/readyz").status_code == 503)
+    assert webhook.ask("/readyz").text == "The webhook is stopping."
+    assert webhook.ask("/healthz").status_code == 200
+    # On the connection of before, then on new ones.
+    for _ in range(3):
+        reply = ask()
+        assert (reply.status, reply.getheader("connection")) == (200, "close")
+    with webhook.client(http1=False, http2=True) as client:
+        reply = client.post("/mutate-v1-pod", content=body)
+        assert (reply.status_code, reply.headers.get("connection")) == (200, None)
+    assert len(webhook.ended()) == 5
+
+
+def test_a_second_sigterm_ends_the_shutdown_delay(tmp_path):
+    webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="60")
+    webhook.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: webhook.ask("/readyz").status_code == 503)
+    webhook.stop()
+
+
+def test_an_idle_connection_is_left_for_its_client_to_close(tmp_path):
+    webhook = Webhook(tmp_path)
+    with webhook.connection() as tls:
+        tls.settimeout(32)
+        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert tls.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        # granian's own default is 30 seconds; Go's clients give up idle connections after 90.
+        with pytest.raises(TimeoutError):
+            tls.recv(1)
+    webhook.stop()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(tmp_path):
+    webhook = Webhook(tmp_path)
+    with webhook.connection() as tls:
+        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        reply = tls.makefile("rb").read()
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
+    with webhook.client() as client:
+        assert client.post("/mutate-v1-pod", json=review()).status_code == 200
+    assert 'reviews_total{outcome="too_slow"} 1.0' in webhook.ask("/metrics").text
+    webhook.stop()
+
+
+def test_bodies_on_their_way_in_take_bounded_memory(tmp_path):
+    webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
+    framings = b"content-length: 20000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n9\r\n{"
+
+    def answers(status: int) -> httpx.Response | None:
+        with webhook.client() as client:
+            reply = client.post("/mutate-v1-pod", json=review())
+        return reply if reply.status_code == status else None
+
+    with contextlib.ExitStack() as stack:
+        for framing in framings * 8:
+            tls = stack.enter_context(webhook.connection())
+            tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
+        reply = wait_until(lambda: answers(503), seconds=8)
+        assert reply.headers["retry-after"] == "1"
+        assert reply.text.startswith("Too many large reviews are on their way in")
+        assert webhook.ask("/healthz").status_code == 200
+    # Those who held the memory have gone.
+    wait_until(lambda: answers(200), seconds=8)
+    webhook.stop()
+
+
+def test_metrics(tmp_path):
+    webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
+    with webhook.client() as client:
+        for asked in (review("runc"), review(), review(), review(cpu="one")):
+            client.post("/mutate-v1-pod", json=asked)
+        for body in (b"{", padded(LIMIT + 1)):
+            client.post("/mutate-v1-pod", content=body)
+        # Only where a kubelet and Prometheus look, and no review is taken there.
+        assert client.get("/metrics").status_code == 404
+    reply = webhook.ask("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    assert {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(reply.text)
+        for sample in family.samples
+        if sample.name
+        in ("peerpods_webhook_reviews_total", "peerpods_webhook_review_duration_seconds_count")
+    } == {
+        ("peerpods_webhook_review_duration_seconds_count",): 6,
+        ("peerpods_webhook_reviews_total", "malformed"): 1,
+        ("peerpods_webhook_reviews_total", "mutated"): 2,
+        ("peerpods_webhook_reviews_total", "refused"): 1,
+        ("peerpods_webhook_reviews_total", "too_large"): 1,
+        ("peerpods_webhook_reviews_total", "unchanged"): 1,
+    }
+    plain = f"http://127.0.0.1:{webhook.health_port}/mutate-v1-pod"
+    assert httpx.post(plain, json=review(), trust_env=False).status_code == 404
+    webhook.stop()
+
+
+def test_reviews_do_not_wait_for_who_reads_the_log(tmp_path):
+    pair = write_pair(tmp_path)
+    port, health_port = free_port(), free_port()
+    process = start({**pair, "PORT": str(port), "HEALTH_PORT": str(health_port)})
+    process.stdout.readline()
+    trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
+    # A pipe holds 64 KiB.
+    with httpx.Client(verify=trust, trust_env=False) as client:
+        for _ in range(1000):
+            reply = client.post(f"https://127.0.0.1:{port}/mutate-v1-pod", json=review())
+            assert reply.status_code == 200
+    metrics = httpx.get(f"http://127.0.0.1:{health_port}/metrics", trust_env=False).text
+    assert "peerpods_webhook_log_lines_lost_total 0.0" not in metrics
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    assert all(json.loads(line) for line in out.splitlines())

@@ -1,0 +1,166 @@
+"""A webhook process of its own, with a throw-away certificate, for tests that speak to it."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+HOUR = datetime.timedelta(hours=1)
+
+
+def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, str]:
+    """A throw-away certificate for 127.0.0.1 and its key, as environment variables.
+
+    It is valid from `since` until `until`, as differences from now.
+    """
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    serial_number = x509.random_serial_number()
+    # A name of its own: who trusts two of them looks for the issuer by its name.
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{serial_number:x}")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(serial_number)
+        .not_valid_before(now + since)
+        .not_valid_after(now + until)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    )
+    (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (directory / "tls.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return {
+        "TLS_CERT_FILE": str(directory / "tls.crt"),
+        "TLS_KEY_FILE": str(directory / "tls.key"),
+    }
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def start(env: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "peerpods_webhook"],
+        env={
+            "PYTHONPATH": str(PACKAGE_ROOT),
+            "BIND_ADDRESS": "127.0.0.1",
+            "HEALTH_PORT": str(free_port()),
+            **env,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, seconds: float = 20):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+    return found
+
+
+class Webhook:
+    """A running webhook: its URL, how to trust it, and what it has logged."""
+
+    def __init__(self, directory: Path, pair: dict[str, str] | None = None, **env: str):
+        pair = pair or write_pair(directory)
+        self.port, self.health_port = free_port(), free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
+        self.process = start(
+            {**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env}
+        )
+        first = self.process.stdout.readline()
+        assert first, self.process.stderr.read()
+        assert json.loads(first)["outcome"] == "listening"
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._lines.extend, args=(self.process.stdout,))
+        self._reader.start()
+
+    def client(self, **options) -> httpx.Client:
+        return httpx.Client(base_url=self.url, verify=self.trust, trust_env=False, **options)
+
+    def ask(self, path: str) -> httpx.Response:
+        """GET from the port for probes and metrics."""
+        return httpx.get(f"http://127.0.0.1:{self.health_port}{path}", trust_env=False)
+
+    def presented(self) -> bytes:
+        """The certificate that a new connection gets, as DER."""
+        unverified = ssl._create_unverified_context()
+        with (
+            socket.create_connection(("127.0.0.1", self.port)) as plain,
+            unverified.wrap_socket(plain) as tls,
+        ):
+            return tls.getpeercert(binary_form=True)
+
+    def connection(self) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self.port))
+        return self.trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def stop(self) -> list[dict]:
+        """Stop it with SIGTERM and return its log lines."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> list[dict]:
+        """Wait until it ends of itself, as it should, and return its log lines."""
+        status = self.process.wait(timeout=15)
+        self._reader.join()
+        assert (status, self.process.stderr.read()) == (0, "")
+        return [json.loads(line) for line in self._lines]
+
+
+def review(runtime_class: str = "kata-remote", cpu: str = "1", **pod_fields) -> dict:
+    return {
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5",
+            "operation": "CREATE",
+            "namespace": "team",
+            "object": {
+                "metadata": {"name": "demo"},
+                "spec": {
+                    "runtimeClassName": runtime_class,
+                    "containers": [
+                        {
+                            "name": "app",
+                            "env": [{"name": "TOKEN", "value": "s3cret"}],
+                            "resources": {"requests": {"cpu": cpu}},
+                        }
+                    ],
+                },
+                **pod_fields,
+            },
+        },
+    }

@@ -1,0 +1,83 @@
+"""`SIZING=kubernetes` beside the API server's own sum: what a ResourceQuota charges for a pod."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from kubernetes.utils.quantity import parse_quantity
+
+from tests.cluster.launcher import Cluster
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "containers" / "webhook"))
+
+from peerpods_webhook.mutate import Pod, Policy, Sizing, mutate
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "sizing"
+PODS = 60
+VCPUS = "io.katacontainers.config.hypervisor.default_vcpus"
+
+
+def container(draw: random.Random, name: str, **fields: str) -> dict:
+    cpu = f"{draw.randint(1, 5)}"
+    return {
+        "name": name,
+        "image": "registry.example.com/app:1",
+        "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}},
+        **fields,
+    }
+
+
+def pod(draw: random.Random, number: int) -> dict:
+    of_pod = {"resources": {"requests": {"cpu": "40"}, "limits": {"cpu": "40"}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"pod-{number}", "namespace": NAMESPACE},
+        "spec": {
+            # Nobody's: it stays what it is.
+            "schedulerName": "nobody",
+            "containers": [container(draw, f"app-{n}") for n in range(draw.randint(1, 3))],
+            "initContainers": [
+                container(
+                    draw, f"init-{n}", **({"restartPolicy": "Always"} if draw.random() < 0.5 else {})
+                )
+                for n in range(draw.randint(0, 4))
+            ],
+            **(of_pod if draw.random() < 0.2 else {}),
+        },
+    }  # fmt: skip
+
+
+def test_the_size_is_what_a_quota_charges():
+    policy = Policy(frozenset({""}), sizing=Sizing.KUBERNETES)
+    draw = random.Random(7)
+    with Cluster() as cluster:
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        cluster.apply({
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "all", "namespace": NAMESPACE},
+            "spec": {"hard": {"requests.cpu": "100k"}},
+        })  # fmt: skip
+        cluster.kubectl(
+            "wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}"
+        )
+        charged = []
+        for number in range(PODS):
+            given = pod(draw, number)
+            cluster.apply(given)
+            quota = cluster.get("-n", NAMESPACE, "resourcequota", "all")
+            charged.append((given, parse_quantity(quota["status"]["used"]["requests.cpu"])))
+    before = 0
+    for given, used in charged:
+        given["spec"]["runtimeClassName"] = ""
+        patch = msgspec.to_builtins(mutate(msgspec.convert(given, Pod), policy))
+        assert patch[0]["path"] == "/metadata/annotations"
+        assert int(patch[0]["value"][VCPUS]) == used - before, given
+        before = used
