@@ -20,6 +20,7 @@ from pathlib import Path
 from .kubelet import containers_conf
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
+SBOM = CONTAINERS.parent / "build" / "images" / "webhook.cdx.json"
 IMAGES = ("webhook", "node_capacity")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 COMMANDS = ("podman", "buildah", "runc", "iptables", "catatonit", "mmdebstrap")
@@ -44,19 +45,49 @@ def build_images() -> dict[str, str]:
     tags = {name: f"localhost/osc-peerpods/{name}:{_key(name)}" for name in IMAGES}
     missing = [name for name, tag in tags.items() if not _exists(tag)]
     if missing:
-        base = _base_image()
+        base = base_image()
         for name in missing:
             _say(f"Building the image {tags[name]} from containers/{name}.")
-            _podman(
-                "build", "--quiet", "--isolation=chroot", "--network=host",
-                f"--build-arg=BASE_IMAGE={base}",
-                *_registry_access(),
-                f"--tag={tags[name]}", str(CONTAINERS / name),
-            )  # fmt: skip
+            build_image(CONTAINERS / name, tags[name], f"--build-arg=BASE_IMAGE={base}")
     return tags
 
 
-def _base_image() -> str:
+def build_image(folder: Path, tag: str, *arguments: str) -> str:
+    """Build the Containerfile in `folder`; returns the image's digest."""
+    _podman(
+        "build", "--quiet", "--isolation=chroot", "--network=host", *_registry_access(),
+        *arguments, f"--tag={tag}", str(folder),
+    )  # fmt: skip
+    return _inspect(tag)["Digest"]
+
+
+def summary(tags: dict[str, str]) -> str:
+    """How large the base and each image upon it are, in MB, as podman counts."""
+    base = _size(base_image())
+    return "\n".join(
+        [f"base {base:.0f} MB", *(f"{tag} {base:.0f} + {_size(tag) - base:.0f} MB" for tag in tags.values())]
+    )  # fmt: skip
+
+
+def export_sbom(tag: str, path: Path) -> None:
+    """Write the bill of materials that the webhook's image carries: all of it but its base."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    container = _podman("create", tag).stdout.strip()
+    try:
+        _podman("cp", f"{container}:/opt/app/sbom.cdx.json", str(path))
+    finally:
+        _podman("rm", container)
+
+
+def _size(tag: str) -> float:
+    return _inspect(tag)["Size"] / 1e6
+
+
+def _inspect(tag: str) -> dict:
+    return json.loads(_podman("image", "inspect", tag).stdout)[0]
+
+
+def base_image() -> str:
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
     key = hashlib.sha256(BASE_PACKAGES.encode()).hexdigest()[:8]
     tag = f"localhost/osc-peerpods/base:{codename}-{key}"
@@ -115,4 +146,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(build_images().values()))
+    built = build_images()
+    export_sbom(built["webhook"], SBOM)
+    print(f"{summary(built)}\n{SBOM}")

@@ -203,12 +203,9 @@ class ProcessRuntime:
     def _start(
         self, container: dict, pod: LocalPod, environment: dict[str, str]
     ) -> subprocess.Popen:
-        # …/webhook:TAG is built from containers/webhook.
-        source = (
-            ROOT
-            / "containers"
-            / re.search(r"([\w-]+):[^:/]+$", container["image"])[1].replace("-", "_")
-        )
+        # …/webhook:TAG is built from containers/webhook, and so is …/peerpods-webhook@DIGEST.
+        repository = re.search(r"([\w-]+)[:@][^/]+$", container["image"])[1]
+        source = ROOT / "containers" / repository.removeprefix("peerpods-").replace("-", "_")
         entrypoint = json.loads(
             re.search(
                 r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE

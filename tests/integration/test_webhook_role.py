@@ -1,0 +1,702 @@
+"""The role webhook by itself: its certificates, its image, its pods, as the API server sees them.
+
+Each setting that is tried has a namespace and ports of its own, and takes over the registration from
+the one before. The webhook runs as a process, as in the tests of site.yml.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import re
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from kubernetes.client.exceptions import ApiException
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.cluster import openshift
+from tests.cluster.images import (
+    base_image,
+    build_image,
+    build_images,
+    export_sbom,
+    why_no_podman,
+)
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import Api
+from tests.cluster.pki import CertificateAuthority
+from tests.cluster.processes import free_ports, wait_for
+from tests.demo.__main__ import site_variables
+from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.support import ROOT
+
+pytestmark = pytest.mark.integration
+
+NAME = "peerpods-webhook"
+REGISTRATION = f"mutatingwebhookconfiguration/{NAME}"
+RESOURCE = "kata.peerpods.io/vm"
+
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+  roles: [osc.peerpods.webhook]
+"""
+
+
+@dataclass
+class Role(Site):
+    """The role alone, with the settings of one namespace."""
+
+    playbook: Path
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
+
+    @property
+    def namespace(self) -> str:
+        return self.variables["webhook_namespace"]
+
+    def install(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        ran = self.run(*arguments)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran
+
+    def get(self, *names: str) -> dict:
+        return self.cluster.get(*names, "-n", self.namespace)
+
+    def secret(self, name: str) -> dict[str, bytes]:
+        data = self.get(f"secret/{name}")["data"]
+        return {key: base64.b64decode(value) for key, value in data.items()}
+
+    def environment_of_pod(self) -> dict[str, str]:
+        (container,) = self.get(f"deployment/{NAME}")["spec"]["template"]["spec"]["containers"]
+        return {variable["name"]: variable["value"] for variable in container["env"]}
+
+    def trusted(self) -> list[x509.Certificate]:
+        """What the API server verifies the webhook by."""
+        (webhook,) = self.cluster.get(REGISTRATION)["webhooks"]
+        bundle = base64.b64decode(webhook["clientConfig"]["caBundle"])
+        return x509.load_pem_x509_certificates(bundle)
+
+    def presented(self) -> x509.Certificate:
+        """What the webhook shows to those who connect."""
+        with tls(self.variables["webhook_port"]) as connection:
+            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as running:
+        workers = openshift.imagined_workers(2)
+        openshift.fill(running, workers, openshift.IMAGINED_REGION["aws"])
+        openshift.start_stand_ins(running, "process")
+        running.apply({
+            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+            "metadata": {"name": "kata-remote"}, "handler": "kata-remote",
+        })  # fmt: skip
+        yield running
+
+
+@pytest.fixture(scope="module")
+def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Role]:
+    """Makes the role of a namespace, with `variables` beside those of this machine."""
+    playbook = tmp_path_factory.mktemp("role") / "play.yml"
+    playbook.write_text(PLAY)
+
+    def make(namespace: str, **variables: object) -> Role:
+        port, health_port = free_ports(2)
+        here = {
+            **site_variables("process"),
+            "webhook_namespace": namespace,
+            "webhook_port": port,
+            "webhook_health_port": health_port,
+            # Nobody else answers here while one is replaced.
+            "webhook_shutdown_delay": 0,
+            "webhook_timeout": 60,
+        }
+        return Role(cluster, None, {}, list, here | variables, playbook)
+
+    return make
+
+
+@contextmanager
+def tls(port: int) -> Iterator[ssl.SSLSocket]:
+    """A connection to the webhook by somebody who has no certificate and verifies none."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        context = ssl._create_unverified_context()
+        with context.wrap_socket(plain) as connection:
+            yield connection
+
+
+@contextmanager
+def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
+    """Meanwhile one peer pod after another is created in a dry run, and none may be refused.
+
+    Yields what waits for that many more of them.
+    """
+    api = Api(str(cluster.kubeconfig))
+    refused, created, done = [], [], threading.Event()
+    pod = peer_pod()
+
+    def create() -> None:
+        while not done.is_set():
+            try:
+                answer = api.request("POST", "/api/v1/namespaces/default/pods?dryRun=All", pod)
+                created.append(answer["spec"]["containers"][0]["resources"]["limits"][RESOURCE])
+            except ApiException as error:
+                refused.append(error.body)
+            time.sleep(0.02)
+
+    def more(count: int) -> None:
+        goal = len(created) + count
+        wait_for(f"{count} peer pods", lambda: len(created) >= goal or refused, seconds=60)
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    try:
+        yield more
+    finally:
+        done.set()
+        thread.join()
+    assert refused == []
+    assert set(created) == {"1"}
+
+
+def peer_pod() -> dict:
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"generateName": "peer-"},
+        "spec": {"runtimeClassName": "kata-remote", "containers": [
+            {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]},
+    }  # fmt: skip
+
+
+def accepts_peer_pods(cluster: Cluster) -> bool:
+    try:
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(peer_pod()))
+    except RuntimeError:
+        return False
+    return True
+
+
+def custom_resource(cluster: Cluster, group: str, kind: str, scope: str = "Namespaced") -> None:
+    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
+    plural = f"{kind.lower()}s"
+    cluster.apply({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group, "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": "v1", "served": True, "storage": True,
+                          "subresources": {"status": {}},
+                          "schema": {"openAPIV3Schema": {
+                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
+        },
+    })  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
+
+
+@contextmanager
+def actor(act: Callable[[], None]) -> Iterator[None]:
+    """`act` again and again meanwhile, as a controller does; what it fails of fails the test."""
+    failures, done = [], threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.3):
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert failures == []
+
+
+@pytest.fixture(scope="module")
+def own(role: Callable[..., Role]) -> Role:
+    return role("own", webhook_certificate="own")
+
+
+@pytest.fixture(scope="module")
+def said(own: Role) -> str:
+    """All that the first installation printed, at its most talkative."""
+    ran = own.install("-vvv", "--diff")
+    return ran.stdout + ran.stderr
+
+
+class TestOwnCertificateAuthority:
+    """What a cluster without OpenShift's service CA gets; each test goes on from the one before."""
+
+    def test_a_dry_run_of_a_first_installation_writes_nothing(self, own: Role):
+        with own.unchanged():
+            own.install("--check", "--diff")
+
+    @pytest.mark.usefixtures("said")
+    def test_the_api_server_calls_the_webhook(self, own: Role):
+        (trusted,) = own.trusted()
+        trusted.verify_directly_issued_by(trusted)
+        presented = own.presented()
+        presented.verify_directly_issued_by(trusted)
+        names = presented.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [f"{NAME}.own.svc"]
+        with peer_pods(own.cluster) as more:
+            more(1)
+
+    def test_no_key_is_printed(self, own: Role, said: str):
+        for secret in (f"{NAME}-ca", f"{NAME}-own-tls"):
+            key = own.secret(secret)["tls.key"]
+            lines = key.decode().splitlines()[1:-1]
+            for form in (*lines, base64.b64encode(key).decode()):
+                assert form not in said
+
+    @pytest.mark.usefixtures("said")
+    def test_no_pod_has_the_key_of_the_ca(self, own: Role):
+        for pod in self._pods(own):
+            mounted = [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"]]
+            assert mounted == [f"{NAME}-own-tls"]
+
+    @pytest.mark.usefixtures("said")
+    def test_the_pods_are_as_an_administrator_wants_them(self, own: Role):
+        namespace = own.cluster.get("namespace", "own")
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+        (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
+        (excluded,) = webhook["namespaceSelector"]["matchExpressions"]
+        assert excluded["operator"] == "NotIn"
+        assert "own" in excluded["values"]
+        (pod,) = self._pods(own)
+        (container,) = pod["spec"]["containers"]
+        # What the priority admission made of the class: there is one.
+        assert pod["spec"]["priority"] == 2_000_000_000
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert "volumeMounts" in container
+        assert not any("serviceaccount" in m["mountPath"] for m in container["volumeMounts"])
+        assert container["resources"]["requests"] == {"cpu": "50m", "memory": "64Mi"}
+
+    @pytest.mark.usefixtures("said")
+    def test_only_the_api_server_and_prometheus_get_in_and_nothing_gets_out(self, own: Role):
+        spec = own.get(f"networkpolicy/{NAME}")["spec"]
+        assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
+        assert "egress" not in spec
+        reviews, metrics = spec["ingress"]
+        assert [port["port"] for port in reviews["ports"]] == ["https"]
+        assert "from" not in reviews
+        assert [port["port"] for port in metrics["ports"]] == ["health"]
+        assert metrics["from"]
+        (pod,) = self._pods(own)
+        assert spec["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+    @pytest.mark.usefixtures("said")
+    def test_a_node_with_the_only_replica_can_be_drained(self, own: Role):
+        (pod,) = self._pods(own)
+        name = pod["metadata"]["name"]
+        Api(str(own.cluster.kubeconfig)).request(
+            "POST", f"/api/v1/namespaces/own/pods/{name}/eviction",
+            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
+             "deleteOptions": {"dryRun": ["All"]}},
+        )  # fmt: skip
+
+    @pytest.mark.usefixtures("said")
+    def test_a_second_run_changes_nothing(self, own: Role):
+        assert NOTHING_CHANGED.search(own.install().stdout)
+
+    @pytest.mark.usefixtures("said")
+    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, own: Role):
+        with own.unchanged():
+            assert NOTHING_CHANGED.search(own.install("--check", "--diff").stdout)
+
+    @pytest.mark.usefixtures("said")
+    def test_certificates_before_their_last_third_stay(self, own: Role):
+        aged = Aged(ca_days_left=1300, leaf_days_left=130)
+        aged.move_in(own)
+        own.install()
+        assert own.secret(f"{NAME}-ca")["tls.crt"] == pem(aged.ca)
+        assert own.secret(f"{NAME}-own-tls")["tls.crt"] == pem(aged.leaf)
+
+    @pytest.mark.usefixtures("said")
+    def test_a_certificate_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
+        aged = Aged(ca_days_left=3000, leaf_days_left=100)
+        aged.move_in(own)
+        with peer_pods(own.cluster) as more:
+            own.install()
+            wait_for("the new certificate", lambda: own.presented() != aged.leaf, seconds=30)
+            more(20)
+        own.presented().verify_directly_issued_by(aged.ca)
+        assert own.trusted() == [aged.ca]
+
+    @pytest.mark.usefixtures("said")
+    def test_a_ca_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
+        """What the API server trusted before it trusts on, but for what has expired."""
+        aged = Aged(ca_days_left=1000, leaf_days_left=300)
+        aged.move_in(own, also_trusted=[Aged(ca_days_left=-1, leaf_days_left=-1).ca])
+        with peer_pods(own.cluster) as more:
+            own.install()
+            wait_for("the new certificate", lambda: own.presented() != aged.leaf, seconds=30)
+            more(20)
+        new, old = own.trusted()
+        assert old == aged.ca
+        own.presented().verify_directly_issued_by(new)
+        assert new.public_key() != old.public_key()
+        assert NOTHING_CHANGED.search(own.install().stdout)
+
+    @pytest.mark.usefixtures("said")
+    def test_a_secret_that_is_not_ours(self, own: Role):
+        kept = own.get(f"secret/{NAME}-ca")
+        own.cluster.apply(secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
+        trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
+        try:
+            said = sentence(own.run())
+        finally:
+            own.cluster.apply({key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
+                              | {"metadata": {"name": f"{NAME}-ca", "namespace": "own"}})  # fmt: skip
+        assert f"{NAME}-ca" in said
+        assert "delete both" in said
+        assert (own.trusted(), own.secret(f"{NAME}-own-tls")) == (trusted, leaf)
+
+    @staticmethod
+    def _pods(own: Role) -> list[dict]:
+        return own.get("pods", "-l", f"app.kubernetes.io/name={NAME}")["items"]
+
+
+class Aged:
+    """A CA and a certificate as this role made them long ago, for the namespace `own`."""
+
+    def __init__(self, ca_days_left: int, leaf_days_left: int):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.leaf_key = ec.generate_private_key(ec.SECP256R1())
+        ca_name, leaf_name = (
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+            for name in (f"{NAME} CA of own", NAME)
+        )
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
+        self.ca = (
+            _builder(ca_name, ca_name, self.key, days=3650, days_left=ca_days_left)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
+            .add_extension(identifier, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        self.leaf = (
+            _builder(leaf_name, ca_name, self.leaf_key, days=365, days_left=leaf_days_left)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{NAME}.own.svc")]), False)
+            .add_extension(_key_usage("digital_signature"), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self.leaf_key.public_key()), False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+
+    def move_in(self, own: Role, also_trusted: list[x509.Certificate] | None = None) -> None:
+        """Put them in place of those that there are, and wait until the webhook is called by them."""
+        bundle = b"".join(map(pem, [self.ca, *(also_trusted or [])]))
+        own.cluster.apply(
+            secret("own", f"{NAME}-ca", {
+                "tls.crt": pem(self.ca), "tls.key": pem(self.key), "ca.crt": bundle}),
+            secret("own", f"{NAME}-own-tls", {
+                "tls.crt": pem(self.leaf), "tls.key": pem(self.leaf_key)}),
+        )  # fmt: skip
+        own.cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
+            {"op": "replace", "path": "/webhooks/0/clientConfig/caBundle",
+             "value": base64.b64encode(bundle).decode()}]))  # fmt: skip
+        wait_for("the aged certificate", lambda: own.presented() == self.leaf, seconds=30)
+        wait_for("peer pods to pass", lambda: accepts_peer_pods(own.cluster), seconds=30)
+
+
+def _builder(subject, issuer, key, days: int, days_left: int) -> x509.CertificateBuilder:
+    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_left)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - datetime.timedelta(days=days))
+        .not_valid_after(end)
+    )
+
+
+def _key_usage(*allowed: str) -> x509.KeyUsage:
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+             "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    return x509.KeyUsage(**{name: name in allowed for name in names})
+
+
+def pem(thing: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
+    if isinstance(thing, x509.Certificate):
+        return thing.public_bytes(serialization.Encoding.PEM)
+    return thing.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+
+
+def secret(namespace: str, name: str, data: dict[str, bytes]) -> dict:
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"namespace": namespace, "name": name},
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
+    custom_resource(cluster, "config.openshift.io", "APIServer", "Cluster")
+    custom_resource(cluster, "monitoring.coreos.com", "ServiceMonitor")
+    cluster.apply({
+        "apiVersion": "config.openshift.io/v1", "kind": "APIServer",
+        "metadata": {"name": "cluster"},
+        "spec": {"tlsSecurityProfile": {"type": "Modern", "modern": {}}},
+    })  # fmt: skip
+    installed = role("on-openshift")
+    installed.install()
+    return installed
+
+
+class TestWhatOpenShiftBrings:
+    """The service CA, the TLS profile and Prometheus' operator, where they are."""
+
+    def test_the_service_ca_issues_the_certificate(self, openshift_role: Role):
+        assert openshift_role.secret(f"{NAME}-tls").keys() == {"tls.crt", "tls.key"}
+        annotations = openshift_role.cluster.get(REGISTRATION)["metadata"]["annotations"]
+        assert annotations["service.beta.openshift.io/inject-cabundle"] == "true"
+        assert accepts_peer_pods(openshift_role.cluster)
+
+    def test_the_tls_profile_is_followed(self, openshift_role: Role):
+        assert openshift_role.environment_of_pod()["TLS_MIN_VERSION"] == "VersionTLS13"
+        context = ssl._create_unverified_context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        port = openshift_role.variables["webhook_port"]
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            pytest.raises(ssl.SSLError, match=r"(?i)version"),
+        ):
+            context.wrap_socket(plain)
+
+    def test_prometheus_finds_the_metrics(self, openshift_role: Role):
+        spec = openshift_role.get(f"servicemonitors.monitoring.coreos.com/{NAME}")["spec"]
+        service = openshift_role.get(f"service/{NAME}")
+        labels = spec["selector"]["matchLabels"]
+        assert labels.items() <= service["metadata"]["labels"].items()
+        (endpoint,) = spec["endpoints"]
+        ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+        assert ports[endpoint["port"]] == "health"
+
+    def test_a_second_run_changes_nothing(self, openshift_role: Role):
+        assert NOTHING_CHANGED.search(openshift_role.install().stdout)
+
+
+def test_cert_manager_issues_the_certificate(role, cluster: Cluster):
+    """A stand-in for it answers the Certificate, and injects the CA where the annotation asks."""
+    custom_resource(cluster, "cert-manager.io", "Certificate")
+    managed = role(
+        "cert-managed",
+        webhook_certificate="cert_manager",
+        webhook_cert_manager_issuer={"kind": "ClusterIssuer", "name": "internal-ca"},
+    )
+    authority = CertificateAuthority("internal-ca")
+    bundle = base64.b64encode(authority.pair.certificate).decode()
+
+    def cert_manager() -> None:
+        for certificate in cluster.get("certificates.cert-manager.io", "-A")["items"]:
+            spec, namespace = certificate["spec"], certificate["metadata"]["namespace"]
+            secrets = cluster.get("secrets", "-n", namespace)["items"]
+            if spec["secretName"] not in [found["metadata"]["name"] for found in secrets]:
+                assert spec["issuerRef"]["name"] == "internal-ca"
+                pair = authority.server(NAME, *spec["dnsNames"])
+                cluster.apply(secret(namespace, spec["secretName"], {
+                    "tls.crt": pair.certificate, "tls.key": pair.key}))  # fmt: skip
+        registration = cluster.get(REGISTRATION)
+        asked = (
+            registration["metadata"].get("annotations", {}).get("cert-manager.io/inject-ca-from")
+        )
+        client_config = registration["webhooks"][0]["clientConfig"]
+        if asked == f"cert-managed/{NAME}" and client_config.get("caBundle") != bundle:
+            cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
+                {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]))  # fmt: skip
+
+    with actor(cert_manager):
+        managed.install()
+        assert accepts_peer_pods(cluster)
+        assert NOTHING_CHANGED.search(managed.install().stdout)
+
+
+def test_cert_manager_needs_an_issuer(role):
+    managed = role("cert-managed", webhook_certificate="cert_manager")
+    with managed.unchanged():
+        assert "webhook_cert_manager_issuer names no issuer" in sentence(managed.run())
+
+
+@pytest.fixture(scope="module")
+def strict(role: Callable[..., Role]) -> Role:
+    """All that can be set is; the webhook asks for a client certificate, which nobody here has."""
+    installed = role(
+        "strict",
+        webhook_certificate="own",
+        webhook_client_ca=CertificateAuthority("api-servers").pair.certificate.decode(),
+        webhook_tls_cipher_suites=["ECDHE-ECDSA-AES128-GCM-SHA256"],
+        webhook_tls_min_version="VersionTLS13",
+        webhook_timeout=15,
+    )
+    assert "does not do its work in a dry run" in sentence(installed.run())
+    return installed
+
+
+def test_whoever_has_no_client_certificate_is_refused(strict: Role):
+    # With TLS 1.3 a client learns that it is not let in once it reads.
+    refused = pytest.raises(ssl.SSLError, match=r"(?i)certificate[ _]required")
+    with tls(strict.variables["webhook_port"]) as connection, refused:
+        connection.recv(1)
+
+
+def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
+    settings, passed = readme_settings(), strict.environment_of_pod().keys()
+    assert passed <= settings
+    # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
+    # what the API server's own limits make of no use.
+    assert settings - passed == {
+        "TARGET_RUNTIMECLASS",
+        "POD_VM_EXTENDED_RESOURCE",
+        "MAX_BODY_BYTES",
+    }
+
+
+def readme_settings() -> set[str]:
+    """The environment variables that the webhook's README has in its table."""
+    rows = re.findall(
+        r"^\| `[A-Z].*?\|", (ROOT / "containers/webhook/README.md").read_text(), re.MULTILINE
+    )
+    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+
+def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
+    """No more, no less than what is pinned by hash."""
+    if reason := why_no_podman():
+        pytest.skip(reason)
+    export_sbom(build_images()["webhook"], tmp_path / "sbom.json")
+    listed = json.loads((tmp_path / "sbom.json").read_text())["components"]
+    text = (ROOT / "containers/webhook/requirements.txt").read_text()
+    pins = [Requirement(line) for line in re.findall(r"^\w.*?(?= \\$)", text, re.MULTILINE)]
+    assert sorted(f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed) == [
+        f"{pin.name}{pin.specifier}" for pin in pins if pin.marker is None or pin.marker.evaluate()
+    ]
+
+
+IMAGE_STREAM = f"image-registry.example.com:5000/built/{NAME}"
+
+
+@pytest.fixture(scope="module")
+def built(role: Callable[..., Role], cluster: Cluster) -> Iterator[Role]:
+    if reason := why_no_podman():
+        pytest.skip(reason)
+    custom_resource(cluster, "image.openshift.io", "ImageStream")
+    custom_resource(cluster, "build.openshift.io", "BuildConfig")
+    custom_resource(cluster, "build.openshift.io", "Build")
+    with actor(lambda: build_controller(cluster)):
+        yield role(
+            "built",
+            webhook_certificate="own",
+            webhook_image_source="build",
+            webhook_image="",
+            webhook_base_image=base_image(),
+        )
+
+
+class TestBuildInTheCluster:
+    """A stand-in for OpenShift's build controller builds what it is given, with podman."""
+
+    def test_a_failed_build_is_told(self, built: Role):
+        said = sentence(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
+        assert "DockerBuildFailed" in said
+        assert "localhost/there-is/none:such" in said
+        assert "another run begins anew" in said
+
+    def test_the_image_is_built_and_deployed(self, built: Role):
+        built.install()
+        (container,) = built.get(f"deployment/{NAME}")["spec"]["template"]["spec"]["containers"]
+        assert container["image"].startswith(f"{IMAGE_STREAM}@sha256:")
+        assert accepts_peer_pods(built.cluster)
+
+    def test_an_image_that_is_there_is_not_built_again(self, built: Role):
+        before = built.get(f"buildconfigs/{NAME}")["metadata"]["uid"]
+        assert NOTHING_CHANGED.search(built.install().stdout)
+        assert built.get(f"buildconfigs/{NAME}")["metadata"]["uid"] == before
+
+
+def build_controller(cluster: Cluster) -> None:
+    """BuildConfig → Build, once; its source → image; → the ImageStream's tag."""
+    for config in cluster.get("buildconfigs.build.openshift.io", "-A")["items"]:
+        namespace = config["metadata"]["namespace"]
+        builds = cluster.get("builds.build.openshift.io", "-n", namespace)["items"]
+        if builds or config["spec"]["triggers"] != [{"type": "ConfigChange"}]:
+            continue
+        tag = config["spec"]["output"]["to"]["name"].partition(":")[2]
+        try:
+            digest = build(cluster, namespace, config["spec"]["source"], tag)
+        except subprocess.CalledProcessError as error:
+            status = {"phase": "Failed", "reason": "DockerBuildFailed",
+                      "message": "Dockerfile build strategy has failed.",
+                      "logSnippet": error.stderr[-500:]}  # fmt: skip
+        else:
+            status = {"phase": "Complete"}
+            set_status(cluster, namespace, f"imagestream/{NAME}", {"tags": [{
+                "tag": tag, "items": [{"dockerImageReference": f"{IMAGE_STREAM}@{digest}"}]}]})  # fmt: skip
+        cluster.apply({
+            "apiVersion": "build.openshift.io/v1", "kind": "Build",
+            "metadata": {
+                "name": f"{NAME}-1", "namespace": namespace,
+                "labels": {"openshift.io/build-config.name": NAME},
+                "ownerReferences": [{
+                    "apiVersion": "build.openshift.io/v1", "kind": "BuildConfig", "name": NAME,
+                    "uid": config["metadata"]["uid"], "controller": True,
+                    "blockOwnerDeletion": True}],
+            },
+        })  # fmt: skip
+        set_status(cluster, namespace, f"build/{NAME}-1", status)
+
+
+def build(cluster: Cluster, namespace: str, source: dict, tag: str) -> str:
+    """Lay out a BuildConfig's source as the build's pod does, and build it."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "Dockerfile").write_text(source["dockerfile"])
+        for part in source["configMaps"]:
+            folder = Path(directory, part["destinationDir"])
+            folder.mkdir(exist_ok=True)
+            config_map = cluster.get("configmap", part["configMap"]["name"], "-n", namespace)
+            for name, content in config_map["data"].items():
+                (folder / name).write_text(content)
+        return build_image(Path(directory), f"localhost/osc-peerpods/{NAME}:{tag}")
+
+
+def set_status(cluster: Cluster, namespace: str, name: str, status: dict) -> None:
+    cluster.kubectl("patch", name, "-n", namespace, "--subresource=status", "--type=merge",
+                    "-p", json.dumps({"status": status}))  # fmt: skip
