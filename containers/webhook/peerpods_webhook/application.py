@@ -86,7 +86,8 @@ class ReviewApplication:
             # A client that leaves before it has sent everything gets no answer.
             with contextlib.suppress(ProtocolClosed):
                 status, headers, reply, outcome = await self._answer(scope, protocol)
-                if self.closing and scope.http_version.startswith("1"):
+                if self.closing:
+                    # HTTP/2 has no such header, and the HTTP layer leaves it out there.
                     headers = [*headers, CLOSE]
                 protocol.response_bytes(status, headers, reply)
                 REVIEWS.labels(outcome).inc()

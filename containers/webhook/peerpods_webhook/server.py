@@ -110,13 +110,11 @@ class Webhook:
         CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
 
     async def _watch_files(self) -> None:
-        previous = seen = self._certificate.files
+        seen = self._certificate.files
         while True:
             await asyncio.sleep(POLL_SECONDS)
             found = self._look()
-            # A mounted Secret changes as a whole; what is written file by file may be half done.
-            settled, previous = found == previous, found
-            if not settled or found in (seen, self._certificate.files):
+            if found in (seen, self._certificate.files):
                 continue
             seen = found
             try:
