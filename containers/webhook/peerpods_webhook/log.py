@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from datetime import datetime, timezone
+from select import PIPE_BUF
 from typing import Any
 
 import msgspec
@@ -28,7 +29,13 @@ def never_wait_for_readers() -> None:
 
 def log(event: dict[str, Any]) -> None:
     """Write one line; it is lost where it cannot be written at once."""
-    line = msgspec.json.encode({"time": datetime.now(timezone.utc), **event})
+    event = {"time": datetime.now(timezone.utc), **event}
+    line = msgspec.json.encode(event)
+    if len(line) >= PIPE_BUF:
+        # Whatever is longer may be written in part. Six bytes are the most that a character takes.
+        line = msgspec.json.encode(
+            {key: text[:90] if isinstance(text, str) else text for key, text in event.items()}
+        )
     try:
         os.write(STANDARD_OUTPUT, line + b"\n")
     except OSError:

@@ -147,6 +147,7 @@ def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
     spec = pod.spec
     if spec is None or spec.runtimeClassName not in policy.runtime_classes:
         return []
+    _check_amounts(spec)
     patch = [*_annotated(pod.metadata, spec, policy.sizing)]
     if spec.resources not in (None, Resources()):
         patch.append({"op": "remove", "path": "/spec/resources"})
@@ -243,6 +244,17 @@ def _of_container(container: Container, side: str, resource: str) -> int:
     return _amount(amounts[resource], container, side, resource)
 
 
+def _check_amounts(spec: PodSpec) -> None:
+    """All of them, also those that size nothing: their removal hides them from the API server."""
+    containers = (*(spec.containers or ()), *(spec.initContainers or ()))
+    for name, owner in (("spec", spec), *((each, each) for each in containers)):
+        for side in ("requests", "limits"):
+            amounts = (owner.resources and getattr(owner.resources, side)) or {}
+            for dimension in DIMENSIONS:
+                if dimension.resource in amounts:
+                    _amount(amounts[dimension.resource], name, side, dimension.resource)
+
+
 def _of_pod(spec: PodSpec, side: str) -> dict[str, str | int | float]:
     return (spec.resources and getattr(spec.resources, side)) or {}
 
@@ -251,9 +263,9 @@ def _amount(value: str | float, owner: Container | str, side: str, resource: str
     try:
         amount = quantity.parse(str(value))
         if amount < 0:
-            raise ValueError(f"{value!r} is negative")
+            raise ValueError(f"{quantity.quoted(value)} is negative")
     except ValueError as error:
-        where = owner if isinstance(owner, str) else f'container "{owner.name}"'
+        where = owner if isinstance(owner, str) else f'container "{owner.name[:100]}"'
         raise InvalidPodError(
             f"{where}: resources.{side}[{resource}]: {error}. "
             "Write an amount such as 500m, 2 or 1.5Gi."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import reprlib
 
 # Billionths in one: parse("1") == ONE.
 ONE = 10**9
@@ -35,8 +36,11 @@ _SUFFIXES = {
     "": (1, 0),
 }
 
-# A power of ten beyond this decides alone between the cap and the smallest amount: the digits
-# of a number are at most the 4300 that int() takes. It keeps 1e999999999 from filling memory.
+# int() takes no more than 4300 digits.
+_LONGEST = 4300
+
+# A power of ten beyond this decides alone between the cap and the smallest amount. It keeps
+# 1e999999999 from filling memory.
 _DECISIVE_POWER = 5000
 
 
@@ -52,8 +56,10 @@ def parse(text: str) -> int:
     """
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a Kubernetes quantity")
+        raise ValueError(f"{quoted(text)} is not a Kubernetes quantity")
     sign, number, suffix = match.groups()
+    if len(text) > _LONGEST:
+        raise ValueError(f"{quoted(text)} is longer than {_LONGEST} characters")
     whole, _, decimals = number.partition(".")
     mantissa = int(whole + decimals)
     factor, power = _SUFFIXES[suffix] if suffix in _SUFFIXES else (1, int(suffix[1:]))
@@ -67,6 +73,12 @@ def parse(text: str) -> int:
     else:
         magnitude = min(ceil_divide(mantissa * factor, 10**-power), MAXIMUM)
     return -magnitude if sign == "-" else magnitude
+
+
+# What somebody else wrote, for a message: however long it is, only so much of it.
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+quoted = _repr.repr
 
 
 def ceil_divide(amount: int, unit: int) -> int:

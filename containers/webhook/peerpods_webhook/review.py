@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .mutate import InvalidPodError, Pod, Policy, mutate
+from .quantity import quoted
 
 API_VERSIONS = frozenset({"admission.k8s.io/v1", "admission.k8s.io/v1beta1"})
 
@@ -56,6 +57,8 @@ _encode = msgspec.json.Encoder().encode
 def answer(body: bytes, policy: Policy) -> Answer:
     """Decide about one AdmissionReview. Never raises, whatever the bytes are."""
     try:
+        # The decoder looks at no more bytes of the strings that it skips than it must.
+        body.decode()
         review = _decoder.decode(body)
     except msgspec.ValidationError as error:
         return _malformed(f"The request body is not an AdmissionReview of a pod: {error}.")
@@ -63,7 +66,8 @@ def answer(body: bytes, policy: Policy) -> Answer:
         return _malformed(f"The request body is not JSON: {error}.")
     if review.kind != "AdmissionReview" or review.apiVersion not in API_VERSIONS:
         return _malformed(
-            f"The request body is {review.kind or 'no kind'} of {review.apiVersion or 'no version'}"
+            f"The request body is {_shown(review.kind) or 'no kind'}"
+            f" of {_shown(review.apiVersion) or 'no version'}"
             f", not AdmissionReview of {' or '.join(sorted(API_VERSIONS))}."
         )
     request = review.request
@@ -117,6 +121,10 @@ def _event(request: Request) -> dict[str, Any]:
     if request.dryRun:
         event["dryRun"] = True
     return event
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() and len(text) < 100 else quoted(text)
 
 
 def _malformed(message: str) -> Answer:

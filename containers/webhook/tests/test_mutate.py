@@ -325,6 +325,15 @@ def test_an_environment_that_names_an_unknown_sizing():
             r'container "prepare": resources.limits\[cpu\]: \'-1\' is negative',
         ),
         (
+            # It would size nothing; with it gone, the API server could not refuse it any more.
+            pod(container("app", {"cpu": "0"}, {"cpu": "-1"})),
+            r'container "app": resources.limits\[cpu\]: \'-1\' is negative',
+        ),
+        (
+            pod(container("app", {"cpu": "x"}), annotations={MACHINE_TYPE: "m5.large"}),
+            r'container "app": resources.requests\[cpu\]: \'x\' is not a Kubernetes quantity',
+        ),
+        (
             pod(container("app"), resources={"requests": {"cpu": ""}}),
             r"spec: resources.requests\[cpu\]: '' is not a Kubernetes quantity",
         ),

@@ -122,6 +122,18 @@ def test_log_lines(tmp_path, log_unchanged):
     assert "s3cret" not in json.dumps(lines)
 
 
+def test_a_log_line_is_written_whole_or_not_at_all(tmp_path):
+    webhook = Webhook(tmp_path)
+    asked = review()
+    asked["request"]["namespace"] = "n" * 10_000
+    with webhook.client() as client:
+        client.post("/mutate-v1-pod", json=asked)
+    (line,) = webhook.stop()
+    # What is longer than PIPE_BUF, a pipe may take in part.
+    assert len(json.dumps(line)) < 4096
+    assert line["namespace"].startswith("nnn")
+
+
 def test_stops_at_once_though_connections_are_open(tmp_path):
     webhook = Webhook(tmp_path)
     with webhook.client() as one, webhook.client(http1=False, http2=True) as two:

@@ -1,0 +1,48 @@
+"""A small part of `make fuzz`, so that it goes on working between the times somebody runs it."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from fuzz import wire
+from fuzz.invariants import BrokenPromiseError, check
+from fuzz.reviews import cases, corpus
+from fuzz.run import minimised, run_batch
+
+from peerpods_webhook import review
+
+OUTCOMES = {"mutated", "unchanged", "refused", "malformed"}
+
+
+def test_the_corpus_itself():
+    assert {check(text.encode()) for text in corpus()} == {"mutated", "unchanged"}
+
+
+def test_mutated_reviews():
+    seed = secrets.randbits(32)
+    batch = run_batch(seed, range(4000))
+    assert batch.failure is None, f"seed {seed}, review {batch.failure[0]}: {batch.failure[2]}"
+    assert set(batch.outcomes) == OUTCOMES
+
+
+def test_requests_over_https():
+    seed = secrets.randbits(32)
+    try:
+        wire.check(seed, 600)
+    except BrokenPromiseError as broken:
+        pytest.fail(f"seed {seed}: {broken}")
+
+
+def test_any_case_of_a_run_can_be_repeated():
+    run = list(cases(7, range(500), corpus()))
+    assert [*cases(7, range(499, 500), corpus())] == run[499:]
+    assert [*cases(7, range(500), corpus())] == run
+
+
+def test_a_broken_promise_is_found_and_made_small(monkeypatch):
+    monkeypatch.setattr(review, "mutate", lambda pod, policy: [{"op": "remove", "path": "/spec"}])
+    batch = run_batch(0, range(100))
+    _, body, _ = batch.failure
+    small = minimised(body, lambda some: b"kata" in some)
+    assert small == b"kata"

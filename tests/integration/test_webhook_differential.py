@@ -1,0 +1,664 @@
+"""The webhook behind the real API server, against a specification that shares no code with it.
+
+Thousands of generated pods are created in server-side dry runs, once where the webhook is at work
+and once, as a twin, where it is not: what the API server fills in is in both. What is stored is
+the twin with those fields changed that the webhook's README.md names, and nothing else. Amounts
+are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
+specification never has to read one.
+
+`DIFFERENTIAL_SEED` repeats a run.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+import http.client
+import json
+import math
+import os
+import re
+import secrets
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Context, Decimal
+from fractions import Fraction
+from random import Random
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.cluster.launcher import Cluster
+from tests.cluster.pki import CertificateAuthority
+from tests.cluster.processes import free_ports, wait_for
+from tests.support import ROOT
+
+WEBHOOK = ROOT / "containers" / "webhook"
+sys.path.insert(0, str(WEBHOOK))
+from peerpods_webhook import quantity
+
+pytestmark = pytest.mark.integration
+
+PODS = 10_000
+# Of them, how many are really stored and read again.
+STORED = 500
+CONNECTIONS = 4
+
+TARGET = "kata-differential"
+VM = "example.com/vm"
+HYPERVISOR = "io.katacontainers.config.hypervisor."
+MACHINE_TYPE = f"{HYPERVISOR}machine_type"
+# (resource, annotation with the VM's size, its unit)
+SIZES = (
+    ("cpu", f"{HYPERVISOR}default_vcpus", 1),
+    ("memory", f"{HYPERVISOR}default_memory", 2**20),
+    ("nvidia.com/gpu", f"{HYPERVISOR}default_gpus", 1),
+)
+
+# The webhook is at work in the first two; a LimitRange fills in what containers of the second
+# do not say. Twins go to the third.
+PEER, LIMITED, TWIN = "peers", "peers-limited", "twins"
+LIMIT_RANGER = "kubernetes.io/limit-ranger"
+DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
+DEFAULT_REQUESTS = {"cpu": ("300m", Fraction(3, 10)), "memory": ("200Mi", Fraction(200 * 2**20))}
+
+NANO = Fraction(1, 10**9)
+
+
+class Connection:
+    """One kept-alive connection to the API server, as administrator."""
+
+    def __init__(self, cluster: Cluster):
+        context = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
+        context.load_cert_chain(cluster.directory / "admin.crt", cluster.directory / "admin.key")
+        self._connection = http.client.HTTPSConnection(
+            urlsplit(cluster.server).netloc, context=context, timeout=60
+        )
+
+    def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, dict]:
+        encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        self._connection.request(method, path, encoded, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        return answer.status, json.load(answer)
+
+    def create(self, namespace: str, pod: dict, query: str = "?dryRun=All") -> tuple[int, dict]:
+        return self("POST", f"/api/v1/namespaces/{namespace}/pods{query}", pod)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of its own, with the webhook at work: thousands of requests fill its audit log."""
+    with Cluster() as running:
+        labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, TWIN: {}}
+        running.apply(
+            *(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Namespace",
+                    "metadata": {"name": name, "labels": label},
+                }
+                for name, label in labels.items()
+            ),
+            *(
+                {
+                    "apiVersion": "node.k8s.io/v1",
+                    "kind": "RuntimeClass",
+                    "metadata": {"name": name},
+                    "handler": name,
+                    "overhead": {"podFixed": {"cpu": "250m", "memory": "160Mi"}},
+                    "scheduling": {"nodeSelector": {"example.com/runtime": name}},
+                }
+                for name in (TARGET, "runc")
+            ),
+            {
+                "apiVersion": "v1",
+                "kind": "LimitRange",
+                "metadata": {"name": "defaults", "namespace": LIMITED},
+                "spec": {
+                    "limits": [
+                        {
+                            "type": "Container",
+                            "default": {key: text for key, (text, _) in DEFAULT_LIMITS.items()},
+                            "defaultRequest": {
+                                key: text for key, (text, _) in DEFAULT_REQUESTS.items()
+                            },
+                        }
+                    ]
+                },
+            },
+        )
+        for namespace in labels:
+            wait_for(
+                f"the service account of {namespace}",
+                lambda namespace=namespace: (
+                    "default" in running.kubectl("get", "sa", "-n", namespace, "-o", "name")
+                ),
+                seconds=30,
+            )
+        install_webhook(running)
+        yield running
+
+
+def install_webhook(cluster: Cluster) -> None:
+    """Start the webhook and have it asked about all pods, whatever their runtime class."""
+    port, health_port = free_ports(2)
+    authority = CertificateAuthority("webhook")
+    pair = authority.server("webhook", "127.0.0.1")
+    (cluster.directory / "webhook.crt").write_bytes(pair.certificate)
+    (cluster.directory / "webhook.key").write_bytes(pair.key)
+    cluster.processes.start(
+        "webhook",
+        [sys.executable, "-m", "peerpods_webhook"],
+        environment={
+            "PYTHONPATH": str(WEBHOOK),
+            "BIND_ADDRESS": "127.0.0.1",
+            "PORT": str(port),
+            "HEALTH_PORT": str(health_port),
+            "TLS_CERT_FILE": str(cluster.directory / "webhook.crt"),
+            "TLS_KEY_FILE": str(cluster.directory / "webhook.key"),
+            "TARGET_RUNTIME_CLASS": TARGET,
+            "POD_VM_EXTENDED_RESOURCE": VM,
+        },
+    )
+    cluster.apply(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "differential"},
+            "webhooks": [
+                {
+                    "name": "mwebhook.peerpods.io",
+                    "clientConfig": {
+                        "url": f"https://127.0.0.1:{port}/mutate-v1-pod",
+                        "caBundle": base64.b64encode(authority.pair.certificate).decode(),
+                    },
+                    "rules": [
+                        {
+                            "apiGroups": [""],
+                            "apiVersions": ["v1"],
+                            "operations": ["CREATE"],
+                            "resources": ["pods"],
+                        }
+                    ],
+                    "namespaceSelector": {"matchLabels": {"reviewed": "yes"}},
+                    "reinvocationPolicy": "IfNeeded",
+                    "failurePolicy": "Fail",
+                    "sideEffects": "None",
+                    "admissionReviewVersions": ["v1"],
+                }
+            ],
+        }
+    )
+    probe = generated(Random(0), "probe")._replace(runtime_class=TARGET, wrong=None)
+    with contextlib.closing(Connection(cluster)) as api:
+
+        def at_work() -> bool:
+            cluster.processes.check_alive()
+            status, pod = api.create(PEER, probe.manifest())
+            return status == 201 and VM in json.dumps(pod["spec"])
+
+        wait_for("the webhook's first change", at_work, seconds=30)
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    return int(os.environ.get("DIFFERENTIAL_SEED") or secrets.randbits(32))
+
+
+# --- amounts -----------------------------------------------------------------------------------
+
+FACTORS = {
+    **{suffix: Fraction(1000) ** power for power, suffix in enumerate("num", start=-3)},
+    **{suffix: Fraction(1000) ** power for power, suffix in enumerate(" kMGTPE")},
+    **{f"{prefix}i": Fraction(1024) ** power for power, prefix in enumerate("KMGTPE", start=1)},
+}
+EXACT = Context(prec=400)
+
+
+def written(random: Random, value: Fraction) -> str:
+    """`value` in one of the many ways in which Kubernetes lets it be written."""
+    if random.random() < 0.2:
+        power = random.randrange(-9, 10)
+        suffix, factor = f"{random.choice('eE')}{power}", Fraction(10) ** power
+    else:
+        suffix, factor = random.choice(list(FACTORS.items()))
+    scaled = value / factor
+    number = f"{EXACT.divide(Decimal(scaled.numerator), Decimal(scaled.denominator)):f}"
+    if "." not in number:
+        number += random.choice(("", "", ".", ".0"))
+    elif number.startswith("0.") and random.random() < 0.5:
+        number = number[1:]
+    return f"{random.choice(('', '', '', '+', '00'))}{number}{suffix.strip()}"
+
+
+class Amount(NamedTuple):
+    """An amount as somebody writes it, and what the API server takes it for."""
+
+    text: str
+    value: Fraction
+
+
+def amount(random: Random, resource: str, least: Fraction = Fraction(0)) -> Amount:
+    """A random amount of a resource, at least `least`, and a way to write it."""
+    if resource == "cpu":
+        value = Fraction(random.choice((0, 1, random.randrange(10**5), 1000)), 1000)
+        value += NANO * random.choice((0, 0, random.randrange(10**6), Fraction(1, 1000)))
+    elif resource in ("memory", "ephemeral-storage"):
+        unit = random.choice((1, 2**20, 2**30, 10**6, Fraction(1, 1000), NANO / 10))
+        value = Fraction(random.choice((0, 1, random.randrange(10**4)))) * unit
+    else:
+        value = Fraction(random.randrange(5))
+    value += least
+    # The API server rounds up what is in a pod to thousandths.
+    return Amount(written(random, value), Fraction(math.ceil(value * 1000), 1000))
+
+
+# --- pods --------------------------------------------------------------------------------------
+
+Amounts = dict[str, Amount]
+
+
+class Owner(NamedTuple):
+    """The limits and requests of a container, or of a whole pod."""
+
+    limits: Amounts
+    requests: Amounts
+
+    def manifest(self) -> dict[str, dict[str, str]]:
+        sides = {"limits": self.limits, "requests": self.requests}
+        return {
+            side: {resource: one.text for resource, one in amounts.items()}
+            for side, amounts in sides.items()
+            if amounts
+        }
+
+
+class Pod(NamedTuple):
+    """A pod to create, in parts that the specification can compute with."""
+
+    metadata: dict[str, Any]
+    runtime_class: str | None
+    containers: list[tuple[dict[str, Any], Owner]]
+    init: list[tuple[dict[str, Any], Owner]]
+    whole: Owner | None
+    limited: bool
+    extra: dict[str, Any]
+    # Where it has a negative amount: the container's name, and the resource.
+    wrong: tuple[str, str] | None
+
+    def manifest(self) -> dict:
+        def containers(each: list[tuple[dict[str, Any], Owner]]) -> list[dict]:
+            return [
+                fields | {"resources": fields.get("resources", {}) | owner.manifest()}
+                for fields, owner in each
+            ]
+
+        spec: dict[str, Any] = {
+            "containers": containers(self.containers),
+            # Nobody is to schedule what is really stored, nor to add a volume of random name.
+            "schedulerName": "nobody",
+            "automountServiceAccountToken": False,
+            **self.extra,
+        }
+        if self.runtime_class:
+            spec["runtimeClassName"] = self.runtime_class
+        if self.init:
+            spec["initContainers"] = containers(self.init)
+        if self.whole:
+            spec["resources"] = self.whole.manifest()
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": self.metadata, "spec": spec}
+
+
+def generated(random: Random, name: str) -> Pod:
+    """A pod that the API server takes as it is, unless `wrong` says where it does not."""
+    windows = random.random() < 0.03
+    limited = random.random() < 0.15
+    claims = [{"name": "device", "resourceClaimName": "one"}] if random.random() < 0.1 else []
+
+    def container(prefix: str, index: int, sidecars: bool) -> tuple[dict[str, Any], Owner]:
+        fields: dict[str, Any] = {"name": f"{prefix}{index}", "image": "example.com/never-pulled"}
+        if random.random() < 0.2:
+            fields["env"] = [{"name": "GREETING", "value": "🦊" * random.randrange(50)}]
+        if claims and random.random() < 0.5:
+            fields["resources"] = {"claims": [{"name": "device"}]}
+        if sidecars and random.random() < 0.5:
+            fields["restartPolicy"] = "Always"
+        return fields, resources_of_container(random)
+
+    containers = [container("app", index, False) for index in range(random.randint(1, 4))]
+    init = [container("init", index, True) for index in range(random.choice((0, 0, 1, 2, 3)))]
+    owners = [owner for _, owner in (*containers, *init)]
+    has_whole = not windows and not limited and random.random() < 0.2
+    whole = resources_of_pod(random, owners) if has_whole else None
+    wrong = spoil(random, [*containers, *init]) if random.random() < 0.02 else None
+    metadata: dict[str, Any] = (
+        {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
+    )
+    if random.random() < 0.5:
+        keys = [MACHINE_TYPE, "example.com/owner", *(key for _, key, _ in SIZES)]
+        metadata["annotations"] = {
+            key: random.choice(("", "16", "m5.large"))
+            for key in random.sample(keys, random.randrange(3))
+        }
+    return Pod(
+        metadata,
+        random.choice((TARGET, TARGET, TARGET, TARGET, TARGET, TARGET, "runc", None)),
+        containers,
+        init,
+        whole,
+        limited,
+        ({"resourceClaims": claims} if claims else {})
+        | ({"os": {"name": "windows"}} if windows else {}),
+        wrong,
+    )
+
+
+def resources_of_container(random: Random) -> Owner:
+    limits: Amounts = {}
+    requests: Amounts = {}
+    for resource in ("cpu", "memory", "ephemeral-storage"):
+        kind = random.randrange(4)
+        if kind & 1:
+            requests[resource] = amount(random, resource)
+        if kind & 2:
+            least = requests[resource].value if kind & 1 else Fraction(0)
+            limits[resource] = amount(random, resource, least)
+    for resource in ("nvidia.com/gpu", VM):
+        # What cannot be overcommitted has a limit, and if it has a request then the same.
+        if random.random() < 0.15:
+            limits[resource] = amount(random, resource)
+            if random.random() < 0.5:
+                value = limits[resource].value
+                requests[resource] = Amount(written(random, value), value)
+    return Owner(limits, requests)
+
+
+def resources_of_pod(random: Random, owners: list[Owner]) -> Owner:
+    """Never less than what the containers have, which the API server would not take."""
+    limits: Amounts = {}
+    requests: Amounts = {}
+    for resource in ("cpu", "memory"):
+        kind = random.randrange(4)
+        least = sum((defaulted(owner, resource)[0] for owner in owners), Fraction(0))
+        if kind & 1:
+            requests[resource] = amount(random, resource, least)
+            least = requests[resource].value
+        if kind & 2:
+            least += sum((defaulted(owner, resource)[1] for owner in owners), Fraction(0))
+            limits[resource] = amount(random, resource, least)
+    return Owner(limits, requests)
+
+
+def spoil(random: Random, containers: list[tuple[dict[str, Any], Owner]]) -> tuple[str, str]:
+    """Make one amount negative."""
+    fields, owner = random.choice(containers)
+    side, resource = random.choice(("limits", "requests")), random.choice(("cpu", "memory"))
+    getattr(owner, side)[resource] = Amount(f"-{random.randint(1, 9)}", Fraction(-1))
+    return fields["name"], resource
+
+
+# --- the specification -------------------------------------------------------------------------
+
+
+def defaulted(owner: Owner, resource: str, limited: bool = False) -> tuple[Fraction, Fraction]:
+    """A container's request and limit after the API server's defaulting.
+
+    A limit is copied to a request that is absent; then a LimitRange fills in what is still so.
+    """
+    nothing = Amount("", Fraction(0))
+    request = owner.requests.get(resource) or owner.limits.get(resource)
+    limit = owner.limits.get(resource)
+    if limited:
+        request = request or Amount(*DEFAULT_REQUESTS.get(resource, nothing))
+        limit = limit or Amount(*DEFAULT_LIMITS.get(resource, nothing))
+    return (request or nothing).value, (limit or nothing).value
+
+
+def size(pod: Pod, resource: str) -> Fraction:
+    """How much of a resource the VM gets, before it is rounded up to a unit."""
+    owners = [owner for _, owner in (*pod.containers, *pod.init)]
+    of_vm = size_of_vm(pod, [defaulted(owner, resource, pod.limited) for owner in owners], resource)
+    if of_vm == 0 and pod.limited:
+        # No annotation tells the second invocation that there was a first one, after which the
+        # LimitRange has filled in what all containers have lost.
+        bare = defaulted(Owner({}, {}), resource, limited=True)
+        return size_of_vm(pod, [bare] * len(owners), resource)
+    return of_vm
+
+
+def size_of_vm(pod: Pod, each: list[tuple[Fraction, Fraction]], resource: str) -> Fraction:
+    """The same from what each container requests and is limited to."""
+    requests = sum((request for request, _ in each), Fraction(0))
+    limits = sum((limit for _, limit in each), Fraction(0))
+    limit_counts = requests > 0
+    if pod.whole and resource in pod.whole.requests:
+        requests = pod.whole.requests[resource].value
+        limit_counts = requests > 0
+    if pod.whole and resource in pod.whole.limits:
+        limits = pod.whole.limits[resource].value
+        limit_counts = True
+    if resource == "nvidia.com/gpu" or not limit_counts:
+        return requests
+    return max(limits, requests)
+
+
+def as_specified(pod: Pod, twin: dict) -> dict:
+    """What the API server stores, given what it stores where there is no webhook."""
+    after = copy.deepcopy(twin)
+    if pod.runtime_class != TARGET:
+        return after
+    for side in ("containers", "initContainers"):
+        for index, container in enumerate(after["spec"].get(side, ())):
+            left = {key: it for key, it in container["resources"].items() if key == "claims"}
+            if (side, index) == ("containers", 0):
+                left |= {"limits": {VM: "1"}, "requests": {VM: "1"}}
+            container["resources"] = left
+    after["spec"].pop("resources", None)
+    # It is computed from cpu and memory, of which nothing is left.
+    after["status"]["qosClass"] = "BestEffort"
+    notes = dict(pod.metadata.get("annotations", {}))
+    if not notes.get(MACHINE_TYPE):
+        for resource, annotation, unit in SIZES:
+            if vm_size := math.ceil(size(pod, resource) / unit):
+                notes.setdefault(annotation, str(vm_size))
+    if notes:
+        after["metadata"]["annotations"] = notes
+    return after
+
+
+def comparable(pod: dict) -> dict:
+    """A pod as the API server returned it, without what differs each time it is created."""
+    metadata = {
+        key: value
+        for key, value in pod["metadata"].items()
+        if key not in ("creationTimestamp", "managedFields", "namespace", "resourceVersion", "uid")
+    }
+    if prefix := metadata.get("generateName"):
+        assert re.fullmatch(f"{prefix}[a-z0-9]{{5}}", metadata.pop("name"))
+    if LIMIT_RANGER in metadata.get("annotations", {}):
+        notes = {key: it for key, it in metadata["annotations"].items() if key != LIMIT_RANGER}
+        metadata = {key: it for key, it in metadata.items() if key != "annotations"}
+        metadata |= {"annotations": notes} if notes else {}
+    # No resources, said in two ways.
+    spec = {key: it for key, it in pod["spec"].items() if (key, it) != ("resources", {})}
+    return {**pod, "metadata": metadata, "spec": spec}
+
+
+# --- the tests ---------------------------------------------------------------------------------
+
+
+def check_pod(api: Connection, pod: Pod, store: bool) -> str:
+    """Create a pod and its twin and compare; returns in a word what it was an example of."""
+    namespace, manifest = LIMITED if pod.limited else PEER, pod.manifest()
+    status, answer = api.create(namespace, manifest)
+    if pod.wrong and pod.runtime_class == TARGET:
+        container, resource = pod.wrong
+        # A negative limit has been copied to the request.
+        said = re.escape(f'The pod cannot become a peer pod: container "{container}": resources.')
+        said += rf"(limits|requests)\[{resource}\]: '-\d' is negative"
+        assert status == 400, answer
+        assert re.search(said, answer["message"]), answer
+        return "refused"
+    twin_status, twin = api.create(TWIN, manifest)
+    if pod.wrong:
+        assert (status, twin_status) == (422, 422), (answer, twin)
+        return "refused by the API server"
+    if pod.limited and pod.runtime_class != TARGET:
+        # What the LimitRange fills in stays, and the twin has no LimitRange.
+        return "limited"
+    assert twin_status == 201, twin.get("message")
+    assert status == 201, answer.get("message")
+    expected = as_specified(pod, comparable(twin))
+    assert comparable(answer) == expected
+    if store:
+        status, answer = api.create(namespace, manifest, query="")
+        assert status == 201, answer.get("message")
+        assert comparable(answer) == expected
+        name = answer["metadata"]["name"]
+        status, answer = api("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        assert status == 200, answer
+        assert comparable(answer) == expected
+    return "mutated" if pod.runtime_class == TARGET else "unchanged"
+
+
+def test_what_is_stored_is_what_is_specified(cluster, seed):
+    def run(first: int) -> list[str]:
+        with contextlib.closing(Connection(cluster)) as api:
+            return [
+                repeatable(
+                    f"pod {index}", seed, check_pod,
+                    api, generated(Random(seed << 32 | index), f"pod-{index}"), index < STORED,
+                )
+                for index in range(first, PODS, CONNECTIONS)
+            ]  # fmt: skip
+
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        seen = [word for words in threads.map(run, range(CONNECTIONS)) for word in words]
+    assert len(seen) == PODS
+    assert seen.count("mutated") > PODS / 2
+    assert {"unchanged", "refused", "limited", "refused by the API server"} <= set(seen)
+
+
+def repeatable(what: str, seed: int, check: Callable[..., str], *arguments: Any) -> str:
+    """What `check` returns; where it fails, the way to see it again is said as well."""
+    try:
+        return check(*arguments)
+    except AssertionError as error:
+        error.add_note(f"{what} of DIFFERENTIAL_SEED={seed}: {arguments[1:]}")
+        raise
+
+
+# --- quantities --------------------------------------------------------------------------------
+
+# The API server takes any quantity as a device's capacity, negative ones too; 32 of them in each
+# of 128 devices.
+SLICES = "/apis/resource.k8s.io/v1/resourceslices?dryRun=All"
+SLICE_SIZE = 32 * 128
+
+
+def resource_slice(literals: list[Any]) -> dict:
+    capacities = [
+        {f"c{index}": {"value": literal} for index, literal in enumerate(literals[at : at + 32])}
+        for at in range(0, len(literals), 32)
+    ]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {"name": "quantities"},
+        "spec": {
+            "driver": "quantities.example.com",
+            "nodeName": "none",
+            "pool": {"name": "none", "generation": 1, "resourceSliceCount": 1},
+            "devices": [
+                {"name": f"d{index}", "capacity": capacity}
+                for index, capacity in enumerate(capacities)
+            ],
+        },
+    }
+
+
+def random_literal(random: Random) -> Any:
+    """A quantity of any syntax and size, as JSON text or number."""
+    if random.random() < 0.02:
+        return random.choice((random.randrange(-(10**6), 10**12), round(random.random() * 100, 6)))
+    whole = str(random.randrange(10 ** random.choice((1, 2, 3, 4, 6, 10, 18, 19, 20, 25))))
+    decimals = str(random.randrange(10 ** random.choice((1, 3, 9, 10, 20))))
+    number = random.choice(
+        (whole, f"00{whole}", f"{whole}.{decimals}", f"{whole}.", f".{decimals}")
+    )
+    sign = random.choice(("", "", "", "+", "-"))
+    exponent = f"{random.choice('eE')}{random.choice(('', '+', '-'))}{random.randrange(30)}"
+    return sign + number + random.choice((*(suffix.strip() for suffix in FACTORS), exponent))
+
+
+def stored_value(text: str) -> Fraction:
+    """The value of a quantity as the API server returns it.
+
+    That is a whole number with a suffix, but where it kept the literal, plus sign and all.
+    """
+    number, suffix = re.fullmatch(r"([+-]?[0-9.]+)([eE][+-]?[0-9]+|[a-zA-Z]{0,2})", text).groups()
+    exponent = suffix[:1] in ("e", "E") and suffix[1:].strip("i")
+    return Fraction(number.rstrip(".")) * (
+        Fraction(10) ** int(exponent) if exponent else FACTORS[suffix or " "]
+    )
+
+
+def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
+    random = Random(seed)
+    # Kubernetes says that a quantity is at most 2^63-1, which the webhook takes all larger ones
+    # for. The API server does so only with a binary suffix, and returns 1000E as 1.
+    most = 2**63 - 1
+    compared = 0
+    with contextlib.closing(Connection(cluster)) as api:
+        for _ in range(8):
+            literals = [random_literal(random) for _ in range(SLICE_SIZE)]
+            status, stored = api("POST", SLICES, resource_slice(literals))
+            assert status == 201, stored
+            returned = [
+                device["capacity"][f"c{index}"]["value"]
+                for device in stored["spec"]["devices"]
+                for index in range(32)
+            ]
+            for literal, text in zip(literals, returned, strict=True):
+                if abs(quantity.parse(str(literal))) == most * quantity.ONE:
+                    continue
+                value = stored_value(text) * quantity.ONE
+                seen = (quantity.parse(str(literal)), quantity.parse(text))
+                compared += 1
+                assert seen == (value, value), f"{literal!r}, {text!r}, DIFFERENTIAL_SEED={seed}"
+    assert compared > 20_000
+
+
+def test_quantities_are_refused_where_the_api_server_refuses_them(cluster, seed):
+    random = Random(seed)
+    # Left out: exponents whose powers would fill the API server's memory.
+    alphabet = "0123456789" * 2 + ".+-eEinumkKMGTP_xi"
+    refused = 0
+    with contextlib.closing(Connection(cluster)) as api:
+        for _ in range(1500):
+            literal = random_literal(random) if random.random() < 0.4 else ""
+            for _ in range(random.choice((1, 1, 2, 3))):
+                at = random.randrange(len(str(literal)) + 1)
+                literal = f"{str(literal)[:at]}{random.choice(alphabet)}{str(literal)[at:]}"
+            if re.search(r"[eE][+-]?[0-9]{3}", literal):
+                continue
+            status, answer = api("POST", SLICES, resource_slice([literal]))
+            assert status in (201, 400), answer
+            if status == 201:
+                # What the webhook gets to see; the API server takes "m" and "." and makes it "0".
+                literal = answer["spec"]["devices"][0]["capacity"]["c0"]["value"]
+            try:
+                quantity.parse(literal)
+                taken = True
+            except ValueError:
+                taken = False
+            assert taken == (status == 201), f"{literal!r}, DIFFERENTIAL_SEED={seed}: {answer}"
+            refused += not taken
+    assert refused > 300
