@@ -12,18 +12,21 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint unit integration bench-modules bench-admission images packages requirements clean
+.PHONY: help demo test lint unit integration fuzz bench-modules bench-webhook bench-admission images packages h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
 	@echo "make test          everything: lint, unit, integration, the demo on both clouds"
 	@echo "make lint unit integration    its parts"
+	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
-	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with a webhook"
+	@echo "make bench-webhook   our webhook's answers per second (PEER=URL: beside another webhook's)"
+	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with our webhook"
+	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
 	@echo "make images        build the webhook's and the agent's image"
-	@echo "make requirements  pin tests/requirements.in anew"
+	@echo "make requirements  pin all requirements anew, those of the containers by hash"
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
 
 demo: .venv/installed packages
@@ -44,11 +47,18 @@ unit: .venv/installed
 integration: .venv/installed packages
 	$(PYTEST) -m integration
 
+fuzz: .venv/installed
+	PYTHONPATH=containers/webhook:containers/webhook/tests .venv/bin/python -m fuzz.run \
+	  $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
+
 bench-modules: .venv/installed
 	.venv/bin/python -m benchmarks.modules --cloud $(CLOUD)
 
-bench-admission: .venv/installed
-	.venv/bin/python -m benchmarks.admission
+bench-webhook: .venv/installed h2load
+	.venv/bin/python -m benchmarks.webhook $(if $(PEER),--peer $(PEER))
+
+bench-admission: .venv/installed h2load
+	.venv/bin/python -m benchmarks.admission $(if $(PEER),--peer $(PEER) --peer-ca $(PEER_CA))
 
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
@@ -65,6 +75,17 @@ packages:
 	  fi; \
 	fi
 
+h2load:
+	@if ! command -v h2load >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's nghttp2-client, for h2load"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -qq --no-install-recommends nghttp2-client >/dev/null; \
+	  else \
+	    echo "h2load is missing: sudo apt-get install nghttp2-client"; exit 1; \
+	  fi; \
+	fi
+
 .venv/installed: tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed ($(PYTHON) is older or missing): make PYTHON=python3.12 …"; exit 1; }
@@ -78,6 +99,12 @@ packages:
 requirements:
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
 	  --all-extras tests/requirements.in containers/*/pyproject.toml -o tests/requirements.txt
+	for container in containers/*; do \
+	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header $$container/pyproject.toml -o $$container/requirements.txt; \
+	done
+	echo cyclonedx-bom | .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate - -o containers/webhook/requirements-sbom.txt
 
 clean:
 	rm -rf .venv build

@@ -1,35 +1,40 @@
 """`python -m benchmarks.admission`: what changing peer pods costs at their creation.
 
 Pods are created in server-side dry runs through a real API server on this machine, over
-kept-alive connections: without any mutation, with `mode: policy`, with the least that a
-policy can do ("least": one patch of one container, no sizes), and with `mode: webhook` where
-the URL of a running webhook is given. What "least" costs is the API server's own price for
-any policy that patches: the pod encoded, patched, decoded and admitted once more. The modes take turns, round by round, so that a
-ratio is of neighbours; what else the machine does hits all of them. Client and API server
-share its cores: creations/s includes what the client costs, so the CPU time of the API
-server alone is told as well.
+kept-alive connections, in modes that take turns, so that a ratio is of neighbours and what else
+the machine does hits all of them. Of peer pods: without any mutation (`none`), with `mode:
+policy` (`policy`), with the least that a policy can do (`least`: one patch of one container, no
+sizes), with `mode: webhook` (`webhook`), and with another webhook, registered as its own manifest
+does (`peer`). Of other pods, which nobody changes: with nothing registered (`others`), with
+our webhook as our module registers it (`others, filtered`: matchConditions, the API server never
+calls it), and with each webhook registered as the peer's manifest does (`others, webhook` and
+`others, peer`: called for every pod).
+
+What `least` costs is the API server's own price for any policy that patches: the pod encoded,
+patched, decoded and admitted once more.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
+import base64
+import contextlib
 import json
 import os
-import signal
-import ssl
 import statistics
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import wait_for
+from tests.cluster.processes import unwind_on_signals, wait_for
 from tests.support import ROOT, ansible_environment
+
+from .load import Stream, listener, measure, version
+from .webhook import Server, ours
 
 REPORT = ROOT / "build" / "bench" / "admission.json"
 NAME = "admission-benchmark"
@@ -67,8 +72,10 @@ POD = {
     },
 }
 
-
-BODY = json.dumps(POD).encode()
+ORDINARY_POD = {
+    **POD,
+    "spec": {key: value for key, value in POD["spec"].items() if key != "runtimeClassName"},
+}
 
 LEAST_POLICY = {
     "apiVersion": "admissionregistration.k8s.io/v1",
@@ -97,7 +104,6 @@ LEAST_POLICY = {
         ],
     },
 }
-LEAST = {"mode": "least"}
 LEAST_BINDING = {
     "apiVersion": "admissionregistration.k8s.io/v1",
     "kind": "MutatingAdmissionPolicyBinding",
@@ -107,96 +113,100 @@ LEAST_BINDING = {
 
 
 @dataclass(frozen=True)
-class Round:
-    """One mode for some seconds: creations/s, and the API server's CPU time for each, in ms."""
+class Mode:
+    """What is registered while pods are created: by our module, or objects as they are."""
 
-    rate: float
-    cpu_ms: float
+    name: str
+    options: dict | None = None
+    objects: tuple[dict, ...] = ()
+    peer_pods: bool = True
+    """Whether the pods that are created are peer pods."""
 
-
-class Client:
-    """Creates the pod over and over, on several connections at once."""
-
-    def __init__(self, cluster: Cluster, connections: int):
-        self._server = urlsplit(cluster.server).netloc
-        self._connections = connections
-        self._context = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
-        self._context.load_cert_chain(
-            cluster.directory / "admin.crt", cluster.directory / "admin.key"
-        )
-        self._process = api_server(cluster)
-
-    def measure(self, seconds: float) -> Round:
-        cpu, began = cpu_seconds(self._process), time.perf_counter()
-        with ThreadPoolExecutor(self._connections) as threads:
-            counts = threads.map(self._create_until, [began + seconds] * self._connections)
-            created = sum(counts)
-        took = time.perf_counter() - began
-        return Round(created / took, (cpu_seconds(self._process) - cpu) / created * 1000)
-
-    def sees_change(self) -> bool:
-        """Whether peer pods are changed at the moment."""
-        connection = self._connect()
-        pod = json.loads(create(connection))
-        connection.close()
-        return RESOURCE in pod["spec"]["containers"][0]["resources"].get("limits", {})
-
-    def _create_until(self, end: float) -> int:
-        connection = self._connect()
-        count = 0
-        while time.perf_counter() < end:
-            create(connection)
-            count += 1
-        connection.close()
-        return count
-
-    def _connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self._server, context=self._context, timeout=30)
+    baseline: str = "none"
+    """The mode that its ratios are to: the same pods, and nothing registered."""
 
 
-def create(connection: http.client.HTTPSConnection) -> bytes:
-    connection.request("POST", PATH, BODY, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    body = answer.read()
-    if answer.status != 201:
-        raise RuntimeError(f"POST {PATH} came back with {answer.status}: {body.decode()}")
-    return body
-
-
-def api_server(cluster: Cluster) -> Path:
-    """Where the kernel tells about the cluster's API server."""
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        words = command.read_bytes().split(b"\0")
-        if words[0].endswith(b"/kube-apiserver") and any(
-            os.fsencode(cluster.directory) in word for word in words
-        ):
-            return command.parent
-    raise RuntimeError("The cluster's kube-apiserver is not among this machine's processes.")
-
-
-def cpu_seconds(process: Path) -> float:
-    user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def turn(cluster: Cluster, options: dict, state: str) -> None:
-    """Turn a mode on ("present") or off ("absent"); ours as a user does it, by the module."""
-    if options == LEAST:
-        if state == "present":
-            cluster.apply(LEAST_POLICY, LEAST_BINDING)
-        else:
-            for item in (LEAST_BINDING, LEAST_POLICY):
-                cluster.kubectl("delete", item["kind"], NAME)
-        return
-    if state == "absent":
-        options = {"mode": options["mode"]}
-    arguments = {
-        "name": NAME,
-        "kubeconfig": str(cluster.kubeconfig),
-        "state": state,
-        "verify": True,
-        **options,
+def manifest(url: str, ca: Path) -> dict:
+    """A registration as upstream's manifest has it, for a webhook that is no Service of the cluster."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": NAME},
+        "webhooks": [
+            {
+                "name": "mwebhook.peerpods.io",
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {
+                    "url": url,
+                    "caBundle": base64.b64encode(ca.read_bytes()).decode(),
+                },
+                "failurePolicy": "Fail",
+                "reinvocationPolicy": "IfNeeded",
+                "rules": [
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pods"],
+                        "scope": "Namespaced",
+                    }
+                ],
+                "sideEffects": "None",
+                "namespaceSelector": {
+                    "matchExpressions": [
+                        {
+                            "key": "kubernetes.io/metadata.name",
+                            "operator": "NotIn",
+                            "values": ["peer-pods-webhook-system", "kube-system"],
+                        }
+                    ]
+                },
+            }
+        ],
     }
+
+
+def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | None) -> list[Mode]:
+    by_module = {"mode": "webhook", "url": our_url, "ca_bundle_file": str(our_ca)}
+    others = {"peer_pods": False, "baseline": "others"}
+    found = [
+        Mode("none"),
+        Mode("policy", options={"mode": "policy"}),
+        Mode("least", objects=(LEAST_POLICY, LEAST_BINDING)),
+        Mode("webhook", options=by_module),
+        Mode("others", **others),
+        Mode("others, filtered", options=by_module, **others),
+        Mode("others, webhook", objects=(manifest(our_url, our_ca),), **others),
+    ]
+    if peer_url and peer_ca:
+        registration = (manifest(peer_url, peer_ca),)
+        found.insert(4, Mode("peer", objects=registration))
+        found.append(Mode("others, peer", objects=registration, **others))
+    return found
+
+
+@contextlib.contextmanager
+def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
+    """The mode in force inside, and out of force again after it."""
+    if not mode.options and not mode.objects:
+        yield
+        return
+    if mode.options:
+        run_module(cluster, {**mode.options, "state": "present"})
+    else:
+        cluster.apply(*mode.objects)
+    wait_for(f"the start of mode {mode.name}", lambda: changes(cluster), seconds=30)
+    yield
+    if mode.options:
+        run_module(cluster, {"mode": mode.options["mode"], "state": "absent"})
+    else:
+        for item in reversed(mode.objects):
+            cluster.kubectl("delete", item["kind"], NAME)
+    wait_for(f"the end of mode {mode.name}", lambda: not changes(cluster), seconds=30)
+
+
+def run_module(cluster: Cluster, options: dict) -> None:
+    arguments = {"name": NAME, "kubeconfig": str(cluster.kubeconfig), "verify": True, **options}
     ran = subprocess.run(
         ["ansible", "localhost", "-m", "osc.peerpods.mutating_webhook", "-a",
          json.dumps(arguments)],
@@ -206,64 +216,170 @@ def turn(cluster: Cluster, options: dict, state: str) -> None:
         raise RuntimeError(f"mutating_webhook failed: {ran.stdout}{ran.stderr}")
 
 
-def run_rounds(
-    cluster: Cluster, client: Client, modes: dict[str, dict | None], rounds: int, seconds: float
-) -> dict[str, list[Round]]:
+def changes(cluster: Cluster) -> bool:
+    """Whether a peer pod is changed at the moment."""
+    created = cluster.kubectl(
+        "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(POD)
+    )
+    resources = json.loads(created)["spec"]["containers"][0]["resources"]
+    return RESOURCE in resources.get("limits", {})
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one round in one mode came to; latencies and CPU time for each creation in ms.
+
+    `webhook_cpu_ms` is of all webhooks that run here: those that are not called spend nothing.
+    """
+
+    creations_per_second: float
+    p50: float
+    p99: float
+    api_server_cpu_ms: float
+    webhook_cpu_ms: float
+
+
+# By the name of the mode.
+Rounds = dict[str, list[Figures]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Creates pods by h2load, on `connections` at once."""
+
+    cluster: Cluster
+    webhooks: list[Server]
+    connections: int
+    token: str
+
+    def measure(self, mode: Mode, seconds: float) -> Figures:
+        pod = POD if mode.peer_pods else ORDINARY_POD
+        stream = Stream(
+            self.cluster.server + PATH,
+            json.dumps(pod).encode(),
+            self.connections,
+            # It opens nothing but this cluster and ends with it: any user here may see it.
+            headers=("content-type: application/json", f"authorization: Bearer {self.token}"),
+        )
+        processes = [listener(self.cluster.server), *(one.process for one in self.webhooks)]
+        window = measure([stream], processes, seconds)
+        api_server, *webhooks = window.cpu_ms
+        return Figures(
+            window.per_second,
+            window.p50,
+            window.p99,
+            api_server,
+            sum(filter(None, webhooks)),
+        )
+
+
+def token(cluster: Cluster) -> str:
+    """h2load presents no client certificate: a service account that may do anything."""
+    cluster.kubectl("create", "serviceaccount", NAME)
+    cluster.kubectl(
+        "create", "clusterrolebinding", NAME,
+        "--clusterrole=cluster-admin", f"--serviceaccount=default:{NAME}",
+    )  # fmt: skip
+    return cluster.kubectl("create", "token", NAME, "--duration=24h").strip()
+
+
+def run_rounds(client: Client, modes: list[Mode], rounds: int, seconds: float) -> Rounds:
     """Each mode once a round, in an order that rotates, and nothing left of one in the next."""
-    measured: dict[str, list[Round]] = {mode: [] for mode in modes}
-    order = list(modes)
-    for _round in range(rounds):
+    measured: Rounds = {mode.name: [] for mode in modes}
+    order = modes
+    for turn in range(rounds):
+        load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        print(f"Round {turn + 1} of {rounds}; load average {load}", file=sys.stderr, flush=True)
         for mode in order:
-            options = modes[mode]
-            if options:
-                turn(cluster, options, "present")
-                wait_for(f"the start of mode {mode}", client.sees_change, seconds=30)
-            client.measure(seconds / 4)  # Warms up.
-            measured[mode].append(client.measure(seconds))
-            if options:
-                turn(cluster, options, "absent")
-                wait_for(f"the end of mode {mode}", lambda: not client.sees_change(), seconds=30)
-            last = measured[mode][-1]
-            print(f"{mode:8} {last.rate:6.0f}/s {last.cpu_ms:6.2f} ms CPU", flush=True)
+            with registered(client.cluster, mode):
+                measured[mode.name].append(client.measure(mode, seconds))
         order = [*order[1:], order[0]]
     return measured
 
 
-def summary(measured: dict[str, list[Round]]) -> dict:
-    """Medians, and the median of each round's ratio to the round without any mutation."""
+def medians(rounds: list[Figures]) -> dict[str, float]:
     return {
-        mode: {
-            "creations_per_second": statistics.median(one.rate for one in rounds),
-            "api_server_cpu_ms": statistics.median(one.cpu_ms for one in rounds),
-            "ratio_of_creations": statistics.median(
-                one.rate / none.rate for one, none in zip(rounds, measured["none"], strict=True)
-            ),
-            "ratio_of_cpu": statistics.median(
-                one.cpu_ms / none.cpu_ms for one, none in zip(rounds, measured["none"], strict=True)
-            ),
-            "rounds": [asdict(one) for one in rounds],
-        }
-        for mode, rounds in measured.items()
+        metric: statistics.median(getattr(one, metric) for one in rounds)
+        for metric in Figures.__dataclass_fields__
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6, help="per mode and round (default: 6)")
-    parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--webhook-url", help="https:// URL of a running webhook to compare with")
-    parser.add_argument("--webhook-ca", help="the file with its CA certificate")
-    arguments = parser.parse_args()
-    # SIGTERM unwinds the `with` as Ctrl-C does, so that everything is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def ratio(metric: str, mine: list[Figures], theirs: list[Figures]) -> float:
+    """The median of each round's ratio."""
+    return statistics.median(
+        getattr(one, metric) / getattr(other, metric)
+        for one, other in zip(mine, theirs, strict=True)
+    )
 
-    modes: dict[str, dict | None] = {"none": None, "policy": {"mode": "policy"}, "least": LEAST}
-    if arguments.webhook_url:
-        modes["webhook"] = {"mode": "webhook", "url": arguments.webhook_url}
-        if arguments.webhook_ca:
-            modes["webhook"]["ca_bundle_file"] = str(Path(arguments.webhook_ca).resolve())
-    with Cluster() as cluster:
+
+def summary(modes: list[Mode], measured: Rounds) -> dict:
+    return {
+        mode.name: {
+            **medians(measured[mode.name]),
+            "of": mode.baseline,
+            "ratio_of_creations": ratio(
+                "creations_per_second", measured[mode.name], measured[mode.baseline]
+            ),
+            "ratio_of_cpu": ratio(
+                "api_server_cpu_ms", measured[mode.name], measured[mode.baseline]
+            ),
+            "rounds": [asdict(one) for one in measured[mode.name]],
+        }
+        for mode in modes
+    }
+
+
+def ours_to_peer(measured: Rounds) -> dict[str, dict[str, float]]:
+    """Of peer pods, and of other pods as each is registered by its own means."""
+    return {
+        pods: {
+            metric: ratio(metric, measured[mine], measured[theirs])
+            for metric in ("creations_per_second", "p99")
+        }
+        for pods, mine, theirs in (
+            ("peer pods", "webhook", "peer"),
+            ("other pods", "others, filtered", "others, peer"),
+        )
+        if theirs in measured
+    }
+
+
+def table(modes: list[Mode], found: dict) -> Iterator[str]:
+    yield f"{'':18}{'created/s':>10}{'p50 ms':>8}{'p99 ms':>8}{'CPU ms':>8}{'webhook':>9}"
+    for mode in modes:
+        row = found[mode.name]
+        yield (
+            f"{mode.name:18}{row['creations_per_second']:>10.0f}{row['p50']:>8.1f}"
+            f"{row['p99']:>8.1f}{row['api_server_cpu_ms']:>8.2f}{row['webhook_cpu_ms']:>9.2f}"
+            f"   {row['ratio_of_creations']:.2f} of the creations of {mode.baseline}"
+            f" at {row['ratio_of_cpu']:.2f} of its CPU"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5, help="per mode and round (default: 5)")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--peer", help="https:// URL, path included, of a running webhook")
+    parser.add_argument("--peer-ca", type=Path, help="the file with the CA certificate of --peer")
+    arguments = parser.parse_args()
+    if bool(arguments.peer) != bool(arguments.peer_ca):
+        parser.error("--peer and --peer-ca go together: the API server trusts no webhook unseen")
+    unwind_on_signals()
+
+    about = {
+        "cores": os.cpu_count(),
+        "load_average_at_start": os.getloadavg(),
+        "load_generator": version(),
+        "connections": arguments.connections,
+        "seconds": arguments.seconds,
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch,
+        ours(Path(scratch)) as (server, ca),
+        Cluster() as cluster,
+    ):
         cluster.apply(
             {
                 "apiVersion": "node.k8s.io/v1",
@@ -272,21 +388,27 @@ def main() -> None:
                 "handler": RUNTIME_CLASS,
             }
         )
-        client = Client(cluster, arguments.connections)
-        measured = run_rounds(cluster, client, modes, arguments.rounds, arguments.seconds)
-    report = {"cores": os.cpu_count(), "connections": arguments.connections} | summary(measured)
+        webhooks = [server]
+        if arguments.peer:
+            webhooks.append(Server("peer", arguments.peer, listener(arguments.peer)))
+        modes = all_modes(server.url, ca, arguments.peer, arguments.peer_ca)
+        client = Client(cluster, webhooks, arguments.connections, token(cluster))
+        measured = run_rounds(client, modes, arguments.rounds, arguments.seconds)
+    about["load_average_at_end"] = os.getloadavg()
+    found = summary(modes, measured)
+    compared = ours_to_peer(measured)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(report, indent=2) + "\n")
-    print()
-    for mode in modes:
-        figures = report[mode]
+    REPORT.write_text(
+        json.dumps({**about, "modes": found, "ours_to_peer": compared}, indent=2) + "\n"
+    )
+    print("\n".join(table(modes, found)), end="\n\n")
+    for pods, ratios in compared.items():
         print(
-            f"{mode:8} {figures['creations_per_second']:6.0f}/s = "
-            f"{figures['ratio_of_creations']:.2f} of none; "
-            f"{figures['api_server_cpu_ms']:.2f} ms of the API server's CPU = "
-            f"{figures['ratio_of_cpu']:.2f} of none"
+            f"Ours to the peer's, {pods}: {ratios['creations_per_second']:.2f} of the creations/s, "
+            f"{ratios['p99']:.2f} of the p99"
         )
-    print(f"\n{REPORT.relative_to(ROOT)} has all rounds.")
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"{REPORT.relative_to(ROOT)} has all rounds.")
 
 
 if __name__ == "__main__":

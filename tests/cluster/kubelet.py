@@ -35,6 +35,7 @@ from typing import Protocol
 import yaml
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from .operators import Api
 
@@ -150,7 +151,9 @@ class Podman:
         return networks[self.NETWORK]["IPAddress"]
 
     def stop(self, pod: LocalPod, grace_seconds: int) -> None:
-        self._podman("pod", "stop", "--time", str(grace_seconds), pod.name, check=False)
+        # `podman pod stop` would take the pod's network away from containers that are to go on for a while.
+        containers = [f"{pod.name}-{one['name']}" for one in pod.manifest["spec"]["containers"]]
+        self._podman("stop", "--time", str(grace_seconds), *containers, check=False)
         self._podman("pod", "rm", "--force", pod.name, check=False)
 
     def _sweep(self) -> None:
@@ -258,7 +261,11 @@ class Kubelet:
         try:
             self._register()
             while not stopping:
-                self._sync()
+                try:
+                    self._sync()
+                except (ApiException, HTTPError) as error:
+                    # While the API server is away, pods run on.
+                    print(error, file=sys.stderr, flush=True)
                 time.sleep(SYNC_SECONDS)
         finally:
             for pod in self._pods.values():

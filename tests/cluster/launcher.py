@@ -107,6 +107,11 @@ class Cluster:
             path.stem, pair))))  # fmt: skip
         return path
 
+    def restart_api_server(self) -> None:
+        """Stop the API server as a node's drain does, by SIGTERM, and start it anew; back once it is ready."""
+        self.processes.restart("kube-apiserver")
+        self._wait_for_api_server()
+
     def stop(self) -> None:
         self.processes.stop()
         if self._temporary:
@@ -168,11 +173,13 @@ class Cluster:
             f"--service-account-signing-key-file={service_account_key}",
             "--enable-aggregator-routing=true",
             "--allow-privileged=true",
+            # Watches are ended when it stops: it would wait a minute for them to end by themselves.
+            "--shutdown-watch-termination-grace-period=1s",
             f"--audit-log-path={self.audit_log}",
             f"--audit-policy-file={audit_policy}",
         ])  # fmt: skip
         self.user_kubeconfig("admin", "system:masters")
-        wait_for("the API server's /readyz", self._ready, seconds=60)
+        self._wait_for_api_server()
         self.processes.start("kube-controller-manager", [
             str(self.bin / "kube-controller-manager"),
             f"--kubeconfig={self.user_kubeconfig('system:kube-controller-manager')}",
@@ -210,6 +217,9 @@ class Cluster:
             seconds=30,
         )
         self.processes.check_alive()
+
+    def _wait_for_api_server(self) -> None:
+        wait_for("the API server's /readyz", self._ready, seconds=60)
 
     def _ready(self) -> bool:
         self.processes.check_alive()

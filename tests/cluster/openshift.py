@@ -138,14 +138,16 @@ def fill(
 
 
 def start_stand_ins(cluster: Cluster, runtime: str) -> None:
-    """Start the cluster's own controllers (operators.py) and its one real node (kubelet.py).
-
-    `runtime` is "podman" or "process".
-    """
+    """Start the cluster's own controllers (operators.py) and its one real node (kubelet.py)."""
     cluster.processes.start("operators", [
         sys.executable, "-m", "tests.cluster.operators",
         str(cluster.user_kubeconfig("cluster-operators", "system:masters")),
     ], environment=PYTHON)  # fmt: skip
+    start_kubelet(cluster, runtime)
+
+
+def start_kubelet(cluster: Cluster, runtime: str) -> None:
+    """Start the node whose pods really run (kubelet.py), by "podman" or as a "process"."""
     cluster.processes.start("kubelet", [
         sys.executable, "-m", "tests.cluster.kubelet",
         f"--node={CONTROL_PLANE_NODE}",

@@ -9,11 +9,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 
 class StartError(Exception):
     """A program of the test cluster did not come up; says which and shows its last words."""
+
+
+class Program(NamedTuple):
+    """One of them, and how to start it again."""
+
+    name: str
+    start: Callable[[], subprocess.Popen]
+    process: subprocess.Popen
 
 
 class Processes:
@@ -24,7 +34,7 @@ class Processes:
 
     def __init__(self, logs: Path):
         self._logs = logs
-        self._running: list[tuple[str, subprocess.Popen]] = []
+        self._running: list[Program] = []
 
     def start(
         self,
@@ -39,41 +49,58 @@ class Processes:
         `on_our_death` is the signal the kernel sends it when we die without having
         stopped it (PR_SET_PDEATHSIG, by util-linux' setpriv).
         """
-        with open(self._log(name), "ab") as log:
-            process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", on_our_death, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-                # Ctrl-C at a terminal reaches the foreground group: ours to handle, not theirs.
-                process_group=0,
-            )
-        self._running.append((name, process))
+
+        def start() -> subprocess.Popen:
+            with open(self._log(name), "ab") as log:
+                return subprocess.Popen(
+                    ["setpriv", "--pdeathsig", on_our_death, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **(environment or {})},
+                    # Ctrl-C at a terminal reaches the foreground group: ours to handle, not theirs.
+                    process_group=0,
+                )
+
+        process = start()
+        self._running.append(Program(name, start, process))
         return process
+
+    def restart(self, name: str) -> subprocess.Popen:
+        """Stop one program with SIGTERM, and start it anew with the same arguments."""
+        index, program = next(
+            (index, program) for index, program in enumerate(self._running) if program.name == name
+        )
+        _stop(program.process)
+        self._running[index] = program._replace(process=program.start())
+        return self._running[index].process
 
     def failure(self, name: str, why: str) -> StartError:
         tail = self._log(name).read_text(errors="replace").splitlines()[-15:]
         return StartError("\n  ".join([f"{name} {why}; its log ends with:", *tail]))
 
     def check_alive(self) -> None:
-        for name, process in self._running:
+        for name, _, process in self._running:
             if process.poll() is not None:
                 raise self.failure(name, f"ended with status {process.returncode}")
 
     def stop(self) -> None:
-        for _name, process in reversed(self._running):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=20)
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+        for program in reversed(self._running):
+            _stop(program.process)
         self._running.clear()
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def unwind_on_signals() -> None:

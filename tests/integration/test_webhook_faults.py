@@ -1,0 +1,414 @@
+"""Faults under load: pods are created all the time while parts of the webhook, and of the cluster, fail.
+
+The role's own Deployment runs as containers on this machine, whose pods have addresses of their own; the API server
+reaches them by the endpoints of the role's Service. However it goes, no peer pod may get past the webhook; creations
+that failed are counted, and the counts reported as properties of the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import enum
+import http.client
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.cluster import openshift
+from tests.cluster.images import why_no_podman
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
+from tests.demo.__main__ import site_variables
+from tests.support import ansible_environment
+
+pytestmark = pytest.mark.integration
+
+NAME = "peerpods-webhook"
+NAMESPACE = "osc-peerpods"
+RESOURCE = "kata.peerpods.io/vm"
+PORT, HEALTH_PORT = 9443, 8080
+
+# As many creations at once, once every TICK seconds: in step, so that the API server has as many connections to the
+# webhook open, too. Every twentieth pod is really created, the others in a dry run.
+CONNECTIONS = 8
+TICK = 0.08
+REALLY = 20
+
+# Undisturbed load before and after each fault, in seconds: what a fault leaves behind comes within the ten seconds that
+# the API server waits for a webhook, and that the listener with the old certificate goes on.
+STEADY = 12
+
+PODS = "/api/v1/namespaces/load/pods"
+PEER_POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"generateName": "peer-"},
+    "spec": {
+        "runtimeClassName": "kata-remote",
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}],
+    },
+}
+MUTATED = {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
+
+
+class Outcome(enum.Enum):
+    """How a creation went."""
+
+    MUTATED = "mutated"
+    UNMUTATED = "unmutated"
+    # The API server did not get the webhook's answer, and says so.
+    WEBHOOK_FAILED = "webhook failed"
+    # The API server could not be connected to: nothing was sent, and the client tries again.
+    UNREACHED = "API server unreached"
+    # The API server was sent the request and did not answer.
+    CUT_OFF = "API server cut off"
+    REFUSED = "refused otherwise"
+
+
+class Creation(NamedTuple):
+    began: float
+    outcome: Outcome
+    message: str
+
+
+class Load:
+    """Creates peer pods all the time, over connections that it keeps."""
+
+    def __init__(self, cluster: Cluster):
+        self._address = urlsplit(cluster.server).netloc
+        self._tls = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
+        self._tls.load_cert_chain(
+            cluster.kubeconfig.with_suffix(".crt"), cluster.kubeconfig.with_suffix(".key")
+        )
+        self._began = self._quiet_since = time.monotonic()
+        self._done = threading.Event()
+        self._creations: list[Creation] = []
+        self._threads = [
+            threading.Thread(target=self._create, args=(number,)) for number in range(CONNECTIONS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    @contextmanager
+    def fault(self) -> Iterator[list[Creation]]:
+        """The block is a fault; yields what is created around it, complete once the block is left."""
+        self._stay_quiet()
+        creations: list[Creation] = []
+        first = len(self._creations)
+        yield creations
+        self._quiet_since = time.monotonic()
+        self._stay_quiet()
+        creations += self._creations[first:]
+
+    def _stay_quiet(self) -> None:
+        time.sleep(max(0, self._quiet_since + STEADY - time.monotonic()))
+
+    def _create(self, number: int) -> None:
+        connection = http.client.HTTPSConnection(self._address, timeout=30, context=self._tls)
+        for tick in itertools.count():
+            if self._done.wait(self._began + tick * TICK - time.monotonic()):
+                connection.close()
+                return
+            really = (tick + number) % REALLY == 0
+            began = time.monotonic()
+            self._creations.append(Creation(began, *self._create_one(connection, really)))
+
+    @staticmethod
+    def _create_one(connection: http.client.HTTPSConnection, really: bool) -> tuple[Outcome, str]:
+        try:
+            if connection.sock is None:
+                connection.connect()
+        except OSError as error:
+            return Outcome.UNREACHED, str(error)
+        try:
+            connection.request(
+                "POST", PODS if really else f"{PODS}?dryRun=All", json.dumps(PEER_POD),
+                {"Content-Type": "application/json"},
+            )  # fmt: skip
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            return Outcome.CUT_OFF, repr(error)
+        if answer.status != 201:
+            failed = "failed calling webhook" in body["message"]
+            return Outcome.WEBHOOK_FAILED if failed else Outcome.REFUSED, body["message"]
+        resources = body["spec"]["containers"][0]["resources"]
+        return (Outcome.MUTATED if resources == MUTATED else Outcome.UNMUTATED), ""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A pod of the webhook's."""
+
+    name: str
+    uid: str
+    address: str
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(
+            f"http://{self.address}:{HEALTH_PORT}/metrics", timeout=5
+        ) as page:
+            return float(
+                re.search(rf"^{re.escape(name)} (\S+)$", page.read().decode(), re.MULTILINE)[1]
+            )
+
+    def started(self) -> float:
+        """When its process was started."""
+        return self.metric("process_start_time_seconds")
+
+    def reviewed(self) -> float:
+        """How many peer pods it has mutated."""
+        return self.metric('peerpods_webhook_reviews_total{outcome="mutated"}')
+
+    def restarted_after(self, started: float) -> bool:
+        try:
+            return self.started() > started
+        except OSError:
+            return False
+
+    def presented(self) -> x509.Certificate:
+        """What new connections are shown."""
+        unverified = ssl._create_unverified_context()
+        with (
+            socket.create_connection((self.address, PORT), timeout=5) as plain,
+            unverified.wrap_socket(plain) as connection,
+        ):
+            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+
+    def kill(self) -> None:
+        """End its process as the kernel does when memory is short."""
+        container = f"{NAMESPACE}_{self.name}_{self.uid[:8]}-webhook"
+        inspected = subprocess.run(
+            ["podman", "inspect", "--format={{.State.Pid}}", container],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        os.kill(int(inspected.stdout), signal.SIGKILL)
+
+
+def replicas(cluster: Cluster) -> list[Replica]:
+    pods = cluster.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/name={NAME}")["items"]
+    return [
+        Replica(pod["metadata"]["name"], pod["metadata"]["uid"], pod["status"]["podIP"])
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def install(cluster: Cluster, **variables: object) -> None:
+    """Run the role, with `variables` beside those of this machine."""
+    chosen = {**site_variables("podman"), "webhook_certificate": "own", **variables}
+    ran = subprocess.run(
+        ["ansible", "localhost", "-m", "ansible.builtin.include_role",
+         "-a", "name=osc.peerpods.webhook", "-e", json.dumps(chosen)],
+        env=ansible_environment({"K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)}),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A control plane that calls the webhook, two replicas of which run."""
+    if reason := why_no_podman():
+        pytest.skip(reason)
+    with Cluster() as running:
+        openshift.start_kubelet(running, "podman")
+        running.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "load"}},
+            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+             "metadata": {"name": "kata-remote"}, "handler": "kata-remote"},
+        )  # fmt: skip
+        install(running)
+        assert len(replicas(running)) == 2
+        yield running
+
+
+@pytest.fixture(scope="module")
+def load(cluster: Cluster) -> Iterator[Load]:
+    running = Load(cluster)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def failures(record_property) -> Callable[[list[Creation]], list[Creation]]:
+    """Reports how many creations had each outcome, and picks those that did not go as they should."""
+
+    def count(creations: list[Creation]) -> list[Creation]:
+        outcomes = collections.Counter(creation.outcome for creation in creations)
+        for outcome in Outcome:
+            record_property(outcome.value, outcomes[outcome])
+        # There was a load all the time, however slow the machine.
+        assert outcomes[Outcome.MUTATED] > CONNECTIONS * STEADY
+        return [creation for creation in creations if creation.outcome is not Outcome.MUTATED]
+
+    return count
+
+
+def test_a_rolling_update_loses_nothing(cluster, load, failures):
+    before = replicas(cluster)
+    with load.fault() as creations:
+        cluster.kubectl("rollout", "restart", f"deployment/{NAME}", "-n", NAMESPACE)
+        cluster.kubectl("rollout", "status", f"deployment/{NAME}", "-n", NAMESPACE, "--timeout=60s")
+        for replica in before:
+            cluster.kubectl(
+                "wait", "--for=delete", f"pod/{replica.name}", "-n", NAMESPACE, "--timeout=60s"
+            )
+    after = replicas(cluster)
+    assert len(after) == len(before)
+    assert not {replica.uid for replica in before} & {replica.uid for replica in after}
+    assert failures(creations) == []
+
+
+def test_a_renewed_certificate_loses_nothing(cluster, load, failures):
+    before = presented(cluster)
+    trusted = authorities(cluster)
+    with load.fault() as creations:
+        cluster.apply(renewed_certificate(cluster))
+        wait_until_presented(cluster, before)
+    assert authorities(cluster) == trusted
+    assert failures(creations) == []
+
+
+def test_a_renewed_ca_loses_nothing(cluster, load, failures):
+    before = presented(cluster)
+    (trusted,) = authorities(cluster)
+    with load.fault() as creations:
+        # What has less than a third of that left is renewed: the 3650 days that the CA had.
+        install(cluster, webhook_ca_days=11000)
+        wait_until_presented(cluster, before)
+    renewed, kept = authorities(cluster)
+    assert kept == trusted
+    for certificate in presented(cluster).values():
+        certificate.verify_directly_issued_by(renewed)
+    assert failures(creations) == []
+
+
+def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, load, failures):
+    before = api_server_started(cluster)
+    with load.fault() as creations:
+        cluster.restart_api_server()
+        ready = time.monotonic()
+    assert api_server_started(cluster) > before
+    failed = failures(creations)
+    assert {creation.outcome for creation in failed} <= {Outcome.UNREACHED, Outcome.CUT_OFF}
+    assert sum(creation.outcome is Outcome.CUT_OFF for creation in failed) <= CONNECTIONS
+    assert all(creation.began < ready for creation in failed)
+
+
+def test_a_killed_replica_loses_what_was_under_way_to_it(cluster, load, failures, record_property):
+    reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
+    time.sleep(1)
+    # The one that the API server has more connections to: they are kept, and seldom spread evenly.
+    victim = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
+    started = victim.started()
+    with load.fault() as creations:
+        killed = time.monotonic()
+        victim.kill()
+        wait_for("the killed replica", lambda: victim.restarted_after(started), seconds=30)
+        back = time.monotonic()
+    failed = failures(creations)
+    assert all(killed - 1 < creation.began < back for creation in failed)
+    cut = [one for one in failed if re.search(r"connection reset|EOF|broken pipe", one.message)]
+    refused = [
+        one
+        for one in failed
+        if f"dial tcp {victim.address}:{PORT}: connect: connection refused" in one.message
+    ]
+    record_property("webhook cut off", len(cut))
+    record_property("webhook refused connection", len(refused))
+    assert len(cut) + len(refused) == len(failed)
+    assert len(cut) <= CONNECTIONS
+
+
+def test_no_pod_was_stored_unmutated(cluster, load, record_property):
+    stored = cluster.get("pods", "-n", "load")["items"]
+    record_property("stored", len(stored))
+    assert stored
+    assert [pod for pod in stored if pod["spec"]["containers"][0]["resources"] != MUTATED] == []
+
+
+def presented(cluster: Cluster) -> dict[Replica, x509.Certificate]:
+    return {replica: replica.presented() for replica in replicas(cluster)}
+
+
+def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificate]) -> None:
+    """Wait until each of the replicas shows another certificate than `before`."""
+
+    def changed() -> bool:
+        now = presented(cluster)
+        assert now.keys() == before.keys()
+        return all(now[replica] != certificate for replica, certificate in before.items())
+
+    wait_for("all replicas to present the new certificate", changed, seconds=60)
+
+
+def renewed_certificate(cluster: Cluster) -> dict:
+    """The Secret of the webhook's certificate, as the same CA issues it anew."""
+    authority, old = (
+        cluster.get(f"secret/{NAME}-{secret}", "-n", NAMESPACE) for secret in ("ca", "own-tls")
+    )
+
+    def pem(secret: dict, name: str) -> bytes:
+        return base64.b64decode(secret["data"][name])
+
+    leaf = x509.load_pem_x509_certificate(pem(old, "tls.crt"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(
+        leaf.issuer, leaf.subject, key.public_key(), x509.random_serial_number(),
+        leaf.not_valid_before_utc, leaf.not_valid_after_utc,
+        [leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)],
+    )  # fmt: skip
+    signed = builder.sign(
+        serialization.load_pem_private_key(pem(authority, "tls.key"), None), hashes.SHA256()
+    )
+    new = {
+        "tls.crt": signed.public_bytes(serialization.Encoding.PEM),
+        "tls.key": key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    }
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": old["type"],
+        "metadata": {"name": old["metadata"]["name"], "namespace": NAMESPACE},
+        "data": {name: base64.b64encode(value).decode() for name, value in new.items()},
+    }  # fmt: skip
+
+
+def authorities(cluster: Cluster) -> list[x509.Certificate]:
+    """What the API server verifies the webhook by, the newest first."""
+    (webhook,) = cluster.get(f"mutatingwebhookconfiguration/{NAME}")["webhooks"]
+    return x509.load_pem_x509_certificates(base64.b64decode(webhook["clientConfig"]["caBundle"]))
+
+
+def api_server_started(cluster: Cluster) -> float:
+    metrics = cluster.kubectl("get", "--raw", "/metrics")
+    return float(re.search(r"^process_start_time_seconds (\S+)$", metrics, re.MULTILINE)[1])
