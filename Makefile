@@ -64,27 +64,25 @@ images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
 
 packages:
-	@if ! (for command in podman buildah runc iptables catatonit mmdebstrap; do \
-	      command -v $$command >/dev/null || exit 1; done); then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing Debian's container tools: $(CONTAINER_PACKAGES)"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	      apt-get install -qq --no-install-recommends $(CONTAINER_PACKAGES) >/dev/null; \
-	  else \
-	    echo "To run the webhook and the agent as containers: sudo apt-get install $(CONTAINER_PACKAGES)"; \
-	  fi; \
-	fi
+	$(call install,podman buildah runc iptables catatonit mmdebstrap,$(CONTAINER_PACKAGES),\
+	  To run the webhook and the agent as containers,true)
 
 h2load:
-	@if ! command -v h2load >/dev/null; then \
+	$(call install,h2load,nghttp2-client,h2load is missing,false)
+
+# $(call install,COMMANDS,PACKAGES,WHY,STATUS): Debian's PACKAGES where one of COMMANDS is missing; who
+# is not root is told WHY and how, and goes on if STATUS is true.
+define install
+	@if ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done); then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing Debian's nghttp2-client, for h2load"; \
+	    echo "Installing from Debian: $(2)"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	      apt-get install -qq --no-install-recommends nghttp2-client >/dev/null; \
+	      apt-get install -qq --no-install-recommends $(2) >/dev/null; \
 	  else \
-	    echo "h2load is missing: sudo apt-get install nghttp2-client"; exit 1; \
+	    echo "$(strip $(3)): sudo apt-get install $(2)"; $(4); \
 	  fi; \
 	fi
+endef
 
 .venv/installed: tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

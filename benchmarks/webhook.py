@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.cluster.pki import CertificateAuthority
-from tests.cluster.processes import Processes, free_ports, unwind_on_signals, wait_for
+from tests.cluster.processes import Processes, unwind_on_signals, wait_for
+from tests.cluster.webhook import start_webhook
 from tests.support import ROOT
 
 from .load import Stream, Window, listener, measure, resident_mb, version
@@ -142,30 +142,9 @@ class Server:
 @contextlib.contextmanager
 def ours(scratch: Path) -> Iterator[tuple[Server, Path]]:
     """Our webhook, run as its container runs it, and the certificate to trust it by."""
-    authority = CertificateAuthority("osc.peerpods benchmark")
-    pair = authority.server("peerpods-webhook", "127.0.0.1")
-    ca, certificate, key = (scratch / name for name in ("ca.crt", "tls.crt", "tls.key"))
-    key.touch(mode=0o600)
-    ca.write_bytes(authority.pair.certificate)
-    certificate.write_bytes(pair.certificate)
-    key.write_bytes(pair.key)
-    port, health_port = free_ports(2)
-    url = f"https://127.0.0.1:{port}/mutate-v1-pod"
     processes = Processes(scratch)
     try:
-        processes.start(
-            "webhook",
-            [sys.executable, "-m", "peerpods_webhook"],
-            environment={
-                "PYTHONPATH": str(ROOT / "containers" / "webhook"),
-                "TARGET_RUNTIME_CLASS": RUNTIME_CLASS,
-                "BIND_ADDRESS": "127.0.0.1",
-                "PORT": str(port),
-                "HEALTH_PORT": str(health_port),
-                "TLS_CERT_FILE": str(certificate),
-                "TLS_KEY_FILE": str(key),
-            },
-        )
+        url, ca = start_webhook(processes, scratch, {"TARGET_RUNTIME_CLASS": RUNTIME_CLASS})
 
         def listening() -> Path | None:
             processes.check_alive()

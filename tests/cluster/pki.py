@@ -13,18 +13,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = datetime.timedelta(days=7)
 
-_MAY_SIGN = x509.KeyUsage(
-    key_cert_sign=True,
-    crl_sign=True,
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    encipher_only=False,
-    decipher_only=False,
-)
-
 
 @dataclass(frozen=True)
 class KeyPair:
@@ -39,15 +27,15 @@ class CertificateAuthority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._certificate = (
-            _builder(subject, subject, self._key)
+            builder(subject, subject, self._key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_MAY_SIGN, critical=True)
+            .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
             .sign(self._key, hashes.SHA256())
         )
 
     @property
     def pair(self) -> KeyPair:
-        return _pair(self._certificate, self._key)
+        return KeyPair(pem(self._certificate), pem(self._key))
 
     def server(self, name: str, *alternatives: str) -> KeyPair:
         """A serving certificate for DNS names and IP addresses."""
@@ -65,8 +53,8 @@ class CertificateAuthority:
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
             + [x509.NameAttribute(NameOID.COMMON_NAME, name)]
         )
-        builder = (
-            _builder(subject, self._certificate.subject, key)
+        unsigned = (
+            builder(subject, self._certificate.subject, key)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                 critical=False,
@@ -74,13 +62,20 @@ class CertificateAuthority:
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         )
         if alternatives:
-            builder = builder.add_extension(
+            unsigned = unsigned.add_extension(
                 x509.SubjectAlternativeName(alternatives), critical=False
             )
-        return _pair(builder.sign(self._key, hashes.SHA256()), key)
+        return KeyPair(pem(unsigned.sign(self._key, hashes.SHA256())), pem(key))
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key) -> x509.CertificateBuilder:
+def builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    since: datetime.datetime | None = None,
+    until: datetime.datetime | None = None,
+) -> x509.CertificateBuilder:
+    """A certificate to be signed, for `key`; valid for LIFETIME from now unless it is said."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return (
         x509.CertificateBuilder()
@@ -88,10 +83,28 @@ def _builder(subject: x509.Name, issuer: x509.Name, key) -> x509.CertificateBuil
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + LIFETIME)
+        .not_valid_before(since or now - datetime.timedelta(minutes=5))
+        .not_valid_after(until or now + LIFETIME)
         # Python 3.13 and later take no certificate without key identifiers (RFC 5280).
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def key_usage(*allowed: str) -> x509.KeyUsage:
+    """The uses named, such as `digital_signature`, and no others."""
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+             "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    return x509.KeyUsage(**{name: name in allowed for name in names})
+
+
+def pem(thing: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
+    if isinstance(thing, x509.Certificate):
+        return thing.public_bytes(serialization.Encoding.PEM)
+    return thing.private_bytes(
+        serialization.Encoding.PEM,
+        # What the API server also reads a public key from, for service account tokens.
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
     )
 
 
@@ -100,15 +113,3 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _pair(certificate: x509.Certificate, key) -> KeyPair:
-    return KeyPair(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            # What the API server also reads a public key from, for service account tokens.
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        ),
-    )

@@ -33,12 +33,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cluster.launcher import Cluster
-from tests.cluster.pki import CertificateAuthority
-from tests.cluster.processes import free_ports, wait_for
-from tests.support import ROOT
+from tests.cluster.processes import wait_for
+from tests.cluster.webhook import SOURCE, start_webhook
 
-WEBHOOK = ROOT / "containers" / "webhook"
-sys.path.insert(0, str(WEBHOOK))
+sys.path.insert(0, str(SOURCE))
 from peerpods_webhook import quantity
 
 pytestmark = pytest.mark.integration
@@ -148,24 +146,10 @@ def cluster() -> Iterator[Cluster]:
 
 def install_webhook(cluster: Cluster) -> None:
     """Start the webhook and have it asked about all pods, whatever their runtime class."""
-    port, health_port = free_ports(2)
-    authority = CertificateAuthority("webhook")
-    pair = authority.server("webhook", "127.0.0.1")
-    (cluster.directory / "webhook.crt").write_bytes(pair.certificate)
-    (cluster.directory / "webhook.key").write_bytes(pair.key)
-    cluster.processes.start(
-        "webhook",
-        [sys.executable, "-m", "peerpods_webhook"],
-        environment={
-            "PYTHONPATH": str(WEBHOOK),
-            "BIND_ADDRESS": "127.0.0.1",
-            "PORT": str(port),
-            "HEALTH_PORT": str(health_port),
-            "TLS_CERT_FILE": str(cluster.directory / "webhook.crt"),
-            "TLS_KEY_FILE": str(cluster.directory / "webhook.key"),
-            "TARGET_RUNTIME_CLASS": TARGET,
-            "POD_VM_EXTENDED_RESOURCE": VM,
-        },
+    url, ca = start_webhook(
+        cluster.processes,
+        cluster.directory,
+        {"TARGET_RUNTIME_CLASS": TARGET, "POD_VM_EXTENDED_RESOURCE": VM},
     )
     cluster.apply(
         {
@@ -176,8 +160,8 @@ def install_webhook(cluster: Cluster) -> None:
                 {
                     "name": "mwebhook.peerpods.io",
                     "clientConfig": {
-                        "url": f"https://127.0.0.1:{port}/mutate-v1-pod",
-                        "caBundle": base64.b64encode(authority.pair.certificate).decode(),
+                        "url": url,
+                        "caBundle": base64.b64encode(ca.read_bytes()).decode(),
                     },
                     "rules": [
                         {

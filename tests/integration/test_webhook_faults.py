@@ -16,7 +16,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import threading
@@ -36,15 +35,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.cluster import openshift
 from tests.cluster.images import why_no_podman
 from tests.cluster.launcher import Cluster
+from tests.cluster.pki import builder, pem
 from tests.cluster.processes import wait_for
 from tests.demo.__main__ import site_variables
+from tests.integration.webhook import NAME, PEER_POD, RESOURCE, presented, tls_secret, trusted
 from tests.support import ansible_environment
 
 pytestmark = pytest.mark.integration
 
-NAME = "peerpods-webhook"
 NAMESPACE = "osc-peerpods"
-RESOURCE = "kata.peerpods.io/vm"
 PORT, HEALTH_PORT = 9443, 8080
 
 # As many creations at once, once every TICK seconds: in step, so that the API server has as many connections to the
@@ -58,16 +57,6 @@ REALLY = 20
 STEADY = 12
 
 PODS = "/api/v1/namespaces/load/pods"
-PEER_POD = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    "metadata": {"generateName": "peer-"},
-    "spec": {
-        "runtimeClassName": "kata-remote",
-        "automountServiceAccountToken": False,
-        "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}],
-    },
-}
 MUTATED = {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
 
 
@@ -193,13 +182,7 @@ class Replica:
             return False
 
     def presented(self) -> x509.Certificate:
-        """What new connections are shown."""
-        unverified = ssl._create_unverified_context()
-        with (
-            socket.create_connection((self.address, PORT), timeout=5) as plain,
-            unverified.wrap_socket(plain) as connection,
-        ):
-            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+        return presented(self.address, PORT)
 
     def kill(self) -> None:
         """End its process as the kernel does when memory is short."""
@@ -287,25 +270,25 @@ def test_a_rolling_update_loses_nothing(cluster, load, failures):
 
 
 def test_a_renewed_certificate_loses_nothing(cluster, load, failures):
-    before = presented(cluster)
-    trusted = authorities(cluster)
+    before = presented_by_all(cluster)
+    authorities = trusted(cluster)
     with load.fault() as creations:
         cluster.apply(renewed_certificate(cluster))
         wait_until_presented(cluster, before)
-    assert authorities(cluster) == trusted
+    assert trusted(cluster) == authorities
     assert failures(creations) == []
 
 
 def test_a_renewed_ca_loses_nothing(cluster, load, failures):
-    before = presented(cluster)
-    (trusted,) = authorities(cluster)
+    before = presented_by_all(cluster)
+    (old,) = trusted(cluster)
     with load.fault() as creations:
         # What has less than a third of that left is renewed: the 3650 days that the CA had.
         install(cluster, webhook_ca_days=11000)
         wait_until_presented(cluster, before)
-    renewed, kept = authorities(cluster)
-    assert kept == trusted
-    for certificate in presented(cluster).values():
+    renewed, kept = trusted(cluster)
+    assert kept == old
+    for certificate in presented_by_all(cluster).values():
         certificate.verify_directly_issued_by(renewed)
     assert failures(creations) == []
 
@@ -354,7 +337,7 @@ def test_no_pod_was_stored_unmutated(cluster, load, record_property):
     assert [pod for pod in stored if pod["spec"]["containers"][0]["resources"] != MUTATED] == []
 
 
-def presented(cluster: Cluster) -> dict[Replica, x509.Certificate]:
+def presented_by_all(cluster: Cluster) -> dict[Replica, x509.Certificate]:
     return {replica: replica.presented() for replica in replicas(cluster)}
 
 
@@ -362,7 +345,7 @@ def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificat
     """Wait until each of the replicas shows another certificate than `before`."""
 
     def changed() -> bool:
-        now = presented(cluster)
+        now = presented_by_all(cluster)
         assert now.keys() == before.keys()
         return all(now[replica] != certificate for replica, certificate in before.items())
 
@@ -375,38 +358,20 @@ def renewed_certificate(cluster: Cluster) -> dict:
         cluster.get(f"secret/{NAME}-{secret}", "-n", NAMESPACE) for secret in ("ca", "own-tls")
     )
 
-    def pem(secret: dict, name: str) -> bytes:
+    def data(secret: dict, name: str) -> bytes:
         return base64.b64decode(secret["data"][name])
 
-    leaf = x509.load_pem_x509_certificate(pem(old, "tls.crt"))
+    leaf = x509.load_pem_x509_certificate(data(old, "tls.crt"))
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = x509.CertificateBuilder(
-        leaf.issuer, leaf.subject, key.public_key(), x509.random_serial_number(),
-        leaf.not_valid_before_utc, leaf.not_valid_after_utc,
-        [leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)],
-    )  # fmt: skip
-    signed = builder.sign(
-        serialization.load_pem_private_key(pem(authority, "tls.key"), None), hashes.SHA256()
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    signed = (
+        builder(leaf.subject, leaf.issuer, key, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        .add_extension(names.value, names.critical)
+        .sign(serialization.load_pem_private_key(data(authority, "tls.key"), None), hashes.SHA256())
     )
-    new = {
-        "tls.crt": signed.public_bytes(serialization.Encoding.PEM),
-        "tls.key": key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    }
-    return {
-        "apiVersion": "v1", "kind": "Secret", "type": old["type"],
-        "metadata": {"name": old["metadata"]["name"], "namespace": NAMESPACE},
-        "data": {name: base64.b64encode(value).decode() for name, value in new.items()},
-    }  # fmt: skip
-
-
-def authorities(cluster: Cluster) -> list[x509.Certificate]:
-    """What the API server verifies the webhook by, the newest first."""
-    (webhook,) = cluster.get(f"mutatingwebhookconfiguration/{NAME}")["webhooks"]
-    return x509.load_pem_x509_certificates(base64.b64decode(webhook["clientConfig"]["caBundle"]))
+    return tls_secret(
+        NAMESPACE, old["metadata"]["name"], {"tls.crt": pem(signed), "tls.key": pem(key)}
+    )
 
 
 def api_server_started(cluster: Cluster) -> float:

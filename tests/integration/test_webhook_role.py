@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes.client.exceptions import ApiException
 from packaging.requirements import Requirement
@@ -39,17 +39,23 @@ from tests.cluster.images import (
 )
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
-from tests.cluster.pki import CertificateAuthority
+from tests.cluster.pki import CertificateAuthority, builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
 from tests.demo.__main__ import site_variables
 from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.integration.webhook import (
+    NAME,
+    PEER_POD,
+    REGISTRATION,
+    RESOURCE,
+    presented,
+    tls,
+    tls_secret,
+    trusted,
+)
 from tests.support import ROOT
 
 pytestmark = pytest.mark.integration
-
-NAME = "peerpods-webhook"
-REGISTRATION = f"mutatingwebhookconfiguration/{NAME}"
-RESOURCE = "kata.peerpods.io/vm"
 
 PLAY = """
 - hosts: localhost
@@ -91,15 +97,10 @@ class Role(Site):
         return {variable["name"]: variable["value"] for variable in container["env"]}
 
     def trusted(self) -> list[x509.Certificate]:
-        """What the API server verifies the webhook by."""
-        (webhook,) = self.cluster.get(REGISTRATION)["webhooks"]
-        bundle = base64.b64decode(webhook["clientConfig"]["caBundle"])
-        return x509.load_pem_x509_certificates(bundle)
+        return trusted(self.cluster)
 
     def presented(self) -> x509.Certificate:
-        """What the webhook shows to those who connect."""
-        with tls(self.variables["webhook_port"]) as connection:
-            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+        return presented("127.0.0.1", self.variables["webhook_port"])
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +139,6 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @contextmanager
-def tls(port: int) -> Iterator[ssl.SSLSocket]:
-    """A connection to the webhook by somebody who has no certificate and verifies none."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
-        context = ssl._create_unverified_context()
-        with context.wrap_socket(plain) as connection:
-            yield connection
-
-
-@contextmanager
 def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
     """Meanwhile one peer pod after another is created in a dry run, and none may be refused.
 
@@ -154,12 +146,11 @@ def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
     """
     api = Api(str(cluster.kubeconfig))
     refused, created, done = [], [], threading.Event()
-    pod = peer_pod()
 
     def create() -> None:
         while not done.is_set():
             try:
-                answer = api.request("POST", "/api/v1/namespaces/default/pods?dryRun=All", pod)
+                answer = api.request("POST", "/api/v1/namespaces/default/pods?dryRun=All", PEER_POD)
                 created.append(answer["spec"]["containers"][0]["resources"]["limits"][RESOURCE])
             except ApiException as error:
                 refused.append(error.body)
@@ -180,18 +171,9 @@ def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
     assert set(created) == {"1"}
 
 
-def peer_pod() -> dict:
-    return {
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"generateName": "peer-"},
-        "spec": {"runtimeClassName": "kata-remote", "containers": [
-            {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]},
-    }  # fmt: skip
-
-
 def accepts_peer_pods(cluster: Cluster) -> bool:
     try:
-        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(peer_pod()))
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(PEER_POD))
     except RuntimeError:
         return False
     return True
@@ -367,7 +349,7 @@ class TestOwnCertificateAuthority:
     @pytest.mark.usefixtures("said")
     def test_a_secret_that_is_not_ours(self, own: Role):
         kept = own.get(f"secret/{NAME}-ca")
-        own.cluster.apply(secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
+        own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
         trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
         try:
             said = sentence(own.run())
@@ -393,24 +375,19 @@ class Aged:
             x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
             for name in (f"{NAME} CA of own", NAME)
         )
-        identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
         self.ca = (
-            _builder(ca_name, ca_name, self.key, days=3650, days_left=ca_days_left)
+            _aging(ca_name, ca_name, self.key, days=3650, days_left=ca_days_left)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
-            .add_extension(identifier, critical=False)
+            .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
             .sign(self.key, hashes.SHA256())
         )
         self.leaf = (
-            _builder(leaf_name, ca_name, self.leaf_key, days=365, days_left=leaf_days_left)
+            _aging(leaf_name, ca_name, self.leaf_key, days=365, days_left=leaf_days_left)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{NAME}.own.svc")]), False)
-            .add_extension(_key_usage("digital_signature"), critical=True)
+            .add_extension(key_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False)
             .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(self.leaf_key.public_key()), False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False
             )
             .sign(self.key, hashes.SHA256())
         )
@@ -419,9 +396,9 @@ class Aged:
         """Put them in place of those that there are, and wait until the webhook is called by them."""
         bundle = b"".join(map(pem, [self.ca, *(also_trusted or [])]))
         own.cluster.apply(
-            secret("own", f"{NAME}-ca", {
+            tls_secret("own", f"{NAME}-ca", {
                 "tls.crt": pem(self.ca), "tls.key": pem(self.key), "ca.crt": bundle}),
-            secret("own", f"{NAME}-own-tls", {
+            tls_secret("own", f"{NAME}-own-tls", {
                 "tls.crt": pem(self.leaf), "tls.key": pem(self.leaf_key)}),
         )  # fmt: skip
         own.cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
@@ -431,41 +408,9 @@ class Aged:
         wait_for("peer pods to pass", lambda: accepts_peer_pods(own.cluster), seconds=30)
 
 
-def _builder(subject, issuer, key, days: int, days_left: int) -> x509.CertificateBuilder:
-    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_left)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(end - datetime.timedelta(days=days))
-        .not_valid_after(end)
-    )
-
-
-def _key_usage(*allowed: str) -> x509.KeyUsage:
-    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
-             "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
-    return x509.KeyUsage(**{name: name in allowed for name in names})
-
-
-def pem(thing: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
-    if isinstance(thing, x509.Certificate):
-        return thing.public_bytes(serialization.Encoding.PEM)
-    return thing.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-
-
-def secret(namespace: str, name: str, data: dict[str, bytes]) -> dict:
-    return {
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"namespace": namespace, "name": name},
-        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
-    }  # fmt: skip
+def _aging(subject, issuer, key, days: int, days_left: int) -> x509.CertificateBuilder:
+    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_left)
+    return builder(subject, issuer, key, until - datetime.timedelta(days=days), until)
 
 
 @pytest.fixture(scope="module")
@@ -533,7 +478,7 @@ def test_cert_manager_issues_the_certificate(role, cluster: Cluster):
             if spec["secretName"] not in [found["metadata"]["name"] for found in secrets]:
                 assert spec["issuerRef"]["name"] == "internal-ca"
                 pair = authority.server(NAME, *spec["dnsNames"])
-                cluster.apply(secret(namespace, spec["secretName"], {
+                cluster.apply(tls_secret(namespace, spec["secretName"], {
                     "tls.crt": pair.certificate, "tls.key": pair.key}))  # fmt: skip
         registration = cluster.get(REGISTRATION)
         asked = (
@@ -574,7 +519,7 @@ def strict(role: Callable[..., Role]) -> Role:
 def test_whoever_has_no_client_certificate_is_refused(strict: Role):
     # With TLS 1.3 a client learns that it is not let in once it reads.
     refused = pytest.raises(ssl.SSLError, match=r"(?i)certificate[ _]required")
-    with tls(strict.variables["webhook_port"]) as connection, refused:
+    with tls("127.0.0.1", strict.variables["webhook_port"]) as connection, refused:
         connection.recv(1)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from tests.cluster.launcher import Cluster
+from tests.cluster.webhook import SOURCE
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "containers" / "webhook"))
+sys.path.insert(0, str(SOURCE))
 
 from peerpods_webhook.mutate import Pod, Policy, Sizing, mutate
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import httpx
+import samples
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -141,26 +142,6 @@ class Webhook:
 
 
 def review(runtime_class: str = "kata-remote", cpu: str = "1", **pod_fields) -> dict:
-    return {
-        "apiVersion": "admission.k8s.io/v1",
-        "kind": "AdmissionReview",
-        "request": {
-            "uid": "705ab4f5",
-            "operation": "CREATE",
-            "namespace": "team",
-            "object": {
-                "metadata": {"name": "demo"},
-                "spec": {
-                    "runtimeClassName": runtime_class,
-                    "containers": [
-                        {
-                            "name": "app",
-                            "env": [{"name": "TOKEN", "value": "s3cret"}],
-                            "resources": {"requests": {"cpu": cpu}},
-                        }
-                    ],
-                },
-                **pod_fields,
-            },
-        },
-    }
+    """The review of the pod `demo`, with `pod_fields` in place of its own."""
+    demo = {**samples.pod(cpu, runtime_class), "metadata": {"name": "demo"}, **pod_fields}
+    return samples.review(uid="705ab4f5", object=demo)
