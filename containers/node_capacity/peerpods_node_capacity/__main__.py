@@ -1,52 +1,29 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""`python -m peerpods_node_capacity`: configuration from the environment, logs, health, signals."""
+"""`python -m peerpods_node_capacity`; the environment variables are in README.md."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import uuid
 from datetime import UTC, datetime
 
 from lightkube.core.exceptions import ConfigError
+from prometheus_client import REGISTRY
 
+from . import health
 from .agent import Agent
 from .kube import Kube
-
-# Seconds that a client of the health endpoint has to send its request.
-HEALTH_TIMEOUT = 5
+from .metrics import SlotsCollector
+from .settings import Settings
 
 log = logging.getLogger(__package__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    namespace: str
-    resource: str
-    bind_address: str
-    health_port: int
-
-
-def settings_from(environment: Mapping[str, str]) -> Settings:
-    """Raises ConfigError, a sentence, where a variable cannot be used."""
-    port = environment.get("HEALTH_PORT", "8081")
-    if not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"HEALTH_PORT is {port!r}. Set it to a port number, 1 to 65535.")
-    return Settings(
-        namespace=environment.get(
-            "PEERPODCONFIG_NAMESPACE", "openshift-sandboxed-containers-operator"
-        ),
-        resource=environment.get("POD_VM_EXTENDED_RESOURCE", "kata.peerpods.io/vm"),
-        bind_address=environment.get("BIND_ADDRESS", "0.0.0.0"),
-        health_port=int(port),
-    )
 
 
 class JsonLines(logging.Formatter):
@@ -71,35 +48,17 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     kube = Kube()
-    agent = Agent(kube, namespace=settings.namespace, resource=settings.resource)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One HTTP request of a kubelet's probe, answered from this very event loop: an agent that
-        hangs does not answer."""
-        with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
-            async with asyncio.timeout(HEALTH_TIMEOUT):
-                _method, path, *_rest = [*(await reader.readline()).split(), b"", b""]
-                while (await reader.readline()).strip():
-                    pass
-                if path == b"/healthz" or (path == b"/readyz" and agent.ready):
-                    status, body = "200 OK", "ok"
-                elif path == b"/readyz":
-                    status, body = "503 Service Unavailable", "the first full sync is not done yet"
-                else:
-                    status, body = "404 Not Found", "try /healthz or /readyz"
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-                    f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-                )
-                await writer.drain()
-
-    server = await asyncio.start_server(answer, settings.bind_address, settings.health_port)
+    # A container that is started anew in the same pod is another one.
+    agent = Agent(kube, settings, f"{socket.gethostname()}_{uuid.uuid4()}")
+    REGISTRY.register(SlotsCollector(agent.slots))
+    address, port = settings.bind_address, settings.health_port
+    server = await health.serve(address, port, lambda: agent.ready)
     log.info(
-        "Watching the PeerPodConfigs in %s at %s; health at %s:%d.",
-        settings.namespace,
+        "Watching the PeerPodConfigs in %s at %s; health and metrics at %s:%d.",
+        settings.peerpodconfig_namespace,
         kube.server,
-        settings.bind_address,
-        settings.health_port,
+        address,
+        port,
     )
     try:
         await agent.run()
@@ -114,10 +73,10 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
     try:
-        asyncio.run(run(settings_from(os.environ)))
+        asyncio.run(run(Settings.from_env(os.environ)))
     except asyncio.CancelledError:
         log.info("Stopped.")
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:
         log.error("%s", error)
         return 1
     except OSError as error:

@@ -1,105 +1,55 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keeps nodes at what the plan says: mirrors the two collections, patches what differs."""
+"""Keeps nodes at what the plan says: mirrors what there is and, while it leads, patches what differs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections import Counter
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
-from .kube import ApiError, Kube, Metadata, WatchLostError
-from .plan import Node, PeerPodConfig, desired_slots, peer_pod_config, status_patch
+from .kube import FIELD_MANAGER, ApiError, Kube, Metadata
+from .lease import Lease
+from .metrics import LAG_SECONDS, NodeSlots, Slots
+from .mirror import Mirror, backoff
+from .plan import (
+    Ceiling,
+    CloudCapacity,
+    Node,
+    Observed,
+    PeerPodConfig,
+    ceiling,
+    cloud_capacity,
+    limit_of,
+    peer_pod_config,
+    status_patch,
+    whole_quantity,
+)
+from .report import Report, conditions, event, reports
+from .settings import Settings
 
 NODES = "/api/v1/nodes"
+PODS = "/api/v1/pods"
+PODS_THAT_RUN = "status.phase!=Succeeded,status.phase!=Failed"
+NAMESPACE = "/api/v1/namespaces/{namespace}"
 PEER_POD_CONFIGS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{namespace}/peerpodconfigs"
 
-# Patches under way at a time, at most.
+# Patches of nodes under way at a time, at most.
 PATCHES_IN_FLIGHT = 16
 
+# Seconds that those have to come to their end when this replica no longer leads.
+DRAIN = 0.8
+
+# Seconds between two looks at what is to be reported, at least.
+REPORT_INTERVAL = 1.0
+
 log = logging.getLogger(__name__)
-
-
-class HasMetadata(Protocol):
-    metadata: Metadata
-
-
-Raw = TypeVar("Raw", bound=HasMetadata)
-Kept = TypeVar("Kept")
-
-
-class Mirror(Generic[Raw, Kept]):
-    """What we keep of every object of one collection, by name, always as the API server last told us.
-
-    `keep` makes what we keep from an object and what we kept of it before (or None).
-    `changed` is called with the name and what is kept from now on (None: the object is
-    gone) whenever that is something else than before.
-    """
-
-    def __init__(
-        self,
-        kube: Kube,
-        path: str,
-        kind: type[Raw],
-        keep: Callable[[Raw, Kept | None], Kept],
-        changed: Callable[[str, Kept | None], None],
-    ):
-        self._kube = kube
-        self._path = path
-        self._kind = kind
-        self._keep = keep
-        self._changed = changed
-        self._version: str | None = None
-        self.items: dict[str, Kept] = {}
-        self.synced = asyncio.Event()
-
-    async def run(self) -> None:
-        """List once, then follow the changes, through every kind of failure, until cancelled."""
-        failures = 0
-        while True:
-            try:
-                if self._version is None:
-                    await self._list()
-                async for event, raw in self._kube.watch(self._path, self._kind, self._version):
-                    failures = 0
-                    self._version = raw.metadata.resource_version
-                    if event == "DELETED":
-                        self._put(raw.metadata.name, None)
-                    elif event != "BOOKMARK":
-                        self._put(raw.metadata.name, raw)
-            except WatchLostError as error:
-                log.info("Listing %s again. %s", self._path, error)
-                self._version = None
-            except ApiError as error:
-                log.warning("Will try again: %s", error)
-            # Also after a watch that just ended: one that ends at once, again and again, is a failure.
-            await asyncio.sleep(backoff(failures))
-            failures += 1
-
-    async def _list(self) -> None:
-        raws, self._version = await self._kube.list(self._path, self._kind)
-        by_name = {raw.metadata.name: raw for raw in raws}
-        for name in self.items.keys() - by_name.keys():
-            self._put(name, None)
-        for name, raw in by_name.items():
-            self._put(name, raw)
-        self.synced.set()
-
-    def _put(self, name: str, raw: Raw | None) -> None:
-        old = self.items.get(name)
-        new = None if raw is None else self._keep(raw, old)
-        if new == old:
-            return
-        if new is None:
-            del self.items[name]
-        else:
-            self.items[name] = new
-        self._changed(name, new)
 
 
 class _NodeStatus(msgspec.Struct):
@@ -117,52 +67,137 @@ class _PeerPodConfigSpec(msgspec.Struct, rename="camel"):
     node_selector: dict[str, str] | None = None
 
 
+class _PeerPodConfigStatus(msgspec.Struct, rename="camel"):
+    setup_completed: bool = False
+    conditions: tuple[dict[str, Any], ...] = ()
+
+
 class _RawPeerPodConfig(msgspec.Struct):
     metadata: Metadata
     spec: _PeerPodConfigSpec = msgspec.field(default_factory=_PeerPodConfigSpec)
+    status: _PeerPodConfigStatus = msgspec.field(default_factory=_PeerPodConfigStatus)
+
+
+class _Resources(msgspec.Struct):
+    requests: dict[str, str] = {}
+
+
+class _Container(msgspec.Struct):
+    resources: _Resources = msgspec.field(default_factory=_Resources)
+
+
+class _PodSpec(msgspec.Struct, rename="camel"):
+    node_name: str | None = None
+    containers: list[_Container] = []
+
+
+class _RawPod(msgspec.Struct):
+    metadata: Metadata
+    spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
+
+
+class _RawConfigMap(msgspec.Struct):
+    metadata: Metadata
+    data: dict[str, str] = {}
+
+
+class PeerPod(NamedTuple):
+    """What counts of a pod: the slots it takes, and of which node; None: it has none yet."""
+
+    node: str | None
+    slots: int
 
 
 class Agent:
-    """Makes the nodes of the cluster behind `kube` advertise `resource` as the PeerPodConfigs in
-    `namespace` say."""
+    """Makes the nodes of the cluster behind `kube` advertise what the PeerPodConfigs say, while the
+    replica `identity` leads."""
 
-    def __init__(self, kube: Kube, *, namespace: str, resource: str):
+    def __init__(self, kube: Kube, settings: Settings, identity: str):
         self._kube = kube
-        self._resource = resource
-        self._configs: Mirror[_RawPeerPodConfig, PeerPodConfig] = Mirror(
+        self._settings = settings
+        self._resource = settings.resource
+        self._lease = Lease(
             kube,
-            PEER_POD_CONFIGS.format(namespace=quote(namespace, safe="")),
-            _RawPeerPodConfig,
-            _keep_config,
-            self._config_changed,
+            namespace=settings.namespace,
+            name=settings.lease_name,
+            identity=identity,
+            duration_seconds=settings.lease_duration_seconds,
+        )
+        self._configs_path = PEER_POD_CONFIGS.format(namespace=_segment(self._configs_namespace))
+        self._configs: Mirror[_RawPeerPodConfig, PeerPodConfig] = Mirror(
+            kube, self._configs_path, _RawPeerPodConfig, _keep_config, self._config_changed
         )
         self._nodes: Mirror[_RawNode, Node] = Mirror(
-            kube, NODES, _RawNode, self._keep_node, lambda name, _node: self._look_at(name)
+            kube, NODES, _RawNode, self._keep_node, self._node_changed
         )
+        self._pods: Mirror[_RawPod, PeerPod] = Mirror(
+            kube, PODS, _RawPod, self._keep_pod, self._pod_changed, PODS_THAT_RUN
+        )
+        self._cloud: Mirror[_RawConfigMap, CloudCapacity] = Mirror(
+            kube,
+            NAMESPACE.format(namespace=_segment(settings.namespace)) + "/configmaps",
+            _RawConfigMap,
+            lambda raw, previous: cloud_capacity(raw.data, previous),
+            self._cloud_changed,
+            f"metadata.name={settings.cloud_capacity_configmap}",
+        )
+        self._mirrors = [self._lease.mirror, self._configs, self._nodes, self._cloud]
+        if settings.count_peer_pods:
+            self._mirrors.append(self._pods)
+
+        # Slots in use by node; None has those of the pods that wait for one.
+        self._used: Counter[str | None] = Counter()
+        self._ceiling: Ceiling | None = None
+        self._limits_changed = True
+
+        self._leading = False
         self._queue: asyncio.Queue[str] = asyncio.Queue()
-        self._queued: set[str] = set()
-        self._failures: dict[str, int] = {}
+        # When the agent learnt of it, for each node in the queue.
+        self._learnt: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
+
+        self._to_report = asyncio.Event()
+        self._reports: dict[str, Report] = {}
+        # Until the API server is seen to drop them: not every CRD has conditions.
+        self._keeps_conditions = True
 
     @property
     def ready(self) -> bool:
-        """Whether both collections have been read whole."""
-        return self._nodes.synced.is_set() and self._configs.synced.is_set()
+        """Whether all collections have been read whole."""
+        return all(mirror.synced.is_set() for mirror in self._mirrors)
 
     async def run(self) -> None:
         """Keep at it until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._nodes.run())
-            tasks.create_task(self._configs.run())
+            for mirror in self._mirrors:
+                tasks.create_task(mirror.run())
             # With one collection missing every node would look unselected.
-            await self._nodes.synced.wait()
-            await self._configs.synced.wait()
+            for mirror in self._mirrors:
+                await mirror.synced.wait()
             log.info(
                 "Ready with %d nodes and %d PeerPodConfigs.",
                 len(self._nodes.items),
                 len(self._configs.items),
             )
-            for _ in range(PATCHES_IN_FLIGHT):
-                tasks.create_task(self._work())
+            await self._lease.lead(self._lead)
+
+    async def _lead(self) -> None:
+        self._leading = True
+        self._look_at_all()
+        self._to_report.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(PATCHES_IN_FLIGHT):
+                    tasks.create_task(self._work())
+                tasks.create_task(self._report())
+        finally:
+            self._leading = False
+            self._queue = asyncio.Queue()
+            self._learnt.clear()
+            self._failures.clear()
+            self._reports.clear()
+
+    # What the mirrors tell.
 
     def _keep_node(self, raw: _RawNode, _previous: Node | None) -> Node:
         return Node(
@@ -172,47 +207,114 @@ class Agent:
             raw.status.allocatable.get(self._resource),
         )
 
-    def _config_changed(self, name: str, config: PeerPodConfig | None) -> None:
-        if config and config.bad_limit is not None:
-            kept = "what each node has now" if config.limit is None else config.limit
+    def _node_changed(self, name: str, old: Node | None, new: Node | None) -> None:
+        if old is None or new is None or old.labels != new.labels:
+            self._limits_changed = True
+        self._look_at(name)
+        self._to_report.set()
+
+    def _config_changed(self, *_: Any) -> None:
+        self._limits_changed = True
+        self._look_at_all()
+        self._to_report.set()
+
+    def _keep_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
+        requests = (c.resources.requests.get(self._resource) for c in raw.spec.containers)
+        slots = sum(whole_quantity(request) or 0 for request in requests)
+        return PeerPod(raw.spec.node_name, slots) if slots else None
+
+    def _pod_changed(self, _name: str, old: PeerPod | None, new: PeerPod | None) -> None:
+        if old:
+            self._used[old.node] -= old.slots
+        if new:
+            self._used[new.node] += new.slots
+        self._to_report.set()
+
+    def _cloud_changed(
+        self, _name: str, _old: CloudCapacity | None, new: CloudCapacity | None
+    ) -> None:
+        for bound, text in new.bad.items() if new else ():
             log.warning(
-                "spec.limit of PeerPodConfig %s is %r, not a whole number from 0 on; "
-                "%s stays in force until it is.",
-                name,
-                config.bad_limit,
-                kept,
-                extra={"data": {"peerpodconfig": name}},
+                "%s in ConfigMap %s is %.40r, not a whole number from 0 on; what it was before "
+                "stays in force.",
+                bound,
+                self._settings.cloud_capacity_configmap,
+                text,
             )
+        self._limits_changed = True
+        self._look_at_all()
+        self._to_report.set()
+
+    # What nodes should have.
+
+    @property
+    def _configs_namespace(self) -> str:
+        return self._settings.peerpodconfig_namespace
+
+    @property
+    def _bounds(self) -> dict[str, int]:
+        return {
+            bound: total
+            for capacity in self._cloud.items.values()
+            for bound, total in capacity.bounds.items()
+        }
+
+    def _desired(self, node: Node) -> int | None:
+        limit = limit_of(node, self._configs.items.values())
+        self._settle_ceiling()
+        return limit if limit is None or self._ceiling is None else min(limit, self._ceiling.slots)
+
+    def _settle_ceiling(self) -> None:
+        """Have the ceiling that follows from the limits as they are."""
+        if not self._limits_changed:
+            return
+        self._limits_changed = False
+        before, bounds = self._ceiling, self._bounds
+        if not bounds:
+            self._ceiling = None
+        else:
+            configs = self._configs.items.values()
+            limits = (limit_of(node, configs) for node in self._nodes.items.values())
+            self._ceiling = ceiling((n for n in limits if n is not None), bounds)
+        if self._ceiling != before:
+            self._look_at_all()
+
+    # Patching nodes.
+
+    def _look_at_all(self) -> None:
         for node in self._nodes.items:
             self._look_at(node)
 
     def _look_at(self, node: str) -> None:
-        if node not in self._queued:
-            self._queued.add(node)
+        if self._leading and node not in self._learnt:
+            self._learnt[node] = asyncio.get_running_loop().time()
             self._queue.put_nowait(node)
 
     async def _work(self) -> None:
         while True:
             name = await self._queue.get()
-            self._queued.discard(name)
+            learnt = self._learnt.pop(name)
             if node := self._nodes.items.get(name):
-                await self._settle(node)
+                await self._settle(node, learnt)
             else:
                 self._failures.pop(name, None)
 
-    async def _settle(self, node: Node) -> None:
-        slots = desired_slots(node, self._configs.items.values())
+    async def _settle(self, node: Node, learnt: float) -> None:
+        slots = self._desired(node)
         patch = status_patch(node, slots, self._resource)
         if patch is not None:
+            loop = asyncio.get_running_loop()
             try:
-                await self._kube.patch(f"{NODES}/{quote(node.name, safe='')}/status", patch)
+                await _finishing(
+                    self._kube.patch(f"{NODES}/{quote(node.name, safe='')}/status", patch)
+                )
             except ApiError as error:
                 # A node that is gone will be gone from the mirror, too, when we look again.
-                failures = self._failures.get(node.name, 0)
-                self._failures[node.name] = failures + 1
                 log.warning("Will try again: %s", error, extra={"data": {"node": node.name}})
-                asyncio.get_running_loop().call_later(backoff(failures), self._look_at, node.name)
+                loop.call_later(backoff(self._failures[node.name]), self._look_at, node.name)
+                self._failures[node.name] += 1
                 return
+            LAG_SECONDS.observe(loop.time() - learnt)
             log.info(
                 "Node %s: %s %s, was %s.",
                 node.name,
@@ -223,6 +325,98 @@ class Agent:
             )
         self._failures.pop(node.name, None)
 
+    # Reporting.
+
+    def slots(self) -> Slots | None:
+        """What Prometheus is told of the nodes: by the one who leads."""
+        if not self._leading:
+            return None
+        nodes = []
+        for node in self._nodes.items.values():
+            desired, advertised = self._desired(node), whole_quantity(node.allocatable)
+            used = self._used[node.name]
+            if desired is None and advertised is None and not used:
+                continue
+            held = self._ceiling and desired == self._ceiling.slots
+            bound = self._ceiling.bound if held else "limit"
+            nodes.append(NodeSlots(node.name, desired or 0, advertised or 0, used, bound))
+        return Slots(
+            nodes=nodes,
+            counted=self._settings.count_peer_pods,
+            pending=self._used[None],
+            problems=[
+                (name, problem)
+                for name, report in self._reports.items()
+                for problem in report.problems
+            ],
+            bounds=self._bounds,
+        )
+
+    async def _report(self) -> None:
+        failures = 0
+        while True:
+            await self._to_report.wait()
+            self._to_report.clear()
+            nodes = self._nodes.items
+            before, self._reports = (
+                self._reports,
+                reports(
+                    list(self._configs.items.values()),
+                    nodes.values(),
+                    {name: self._desired(node) for name, node in nodes.items()},
+                    self._used,
+                    self._ceiling,
+                ),
+            )
+            try:
+                for name, report in self._reports.items():
+                    if config := self._configs.items.get(name):
+                        await self._tell(config, report, before.get(name, Report()))
+            except ApiError as error:
+                log.warning("Will try again: %s", error)
+                self._reports = before
+                self._to_report.set()
+                failures += 1
+            else:
+                failures = 0
+            await asyncio.sleep(REPORT_INTERVAL + (backoff(failures) if failures else 0))
+
+    async def _tell(self, config: PeerPodConfig, report: Report, before: Report) -> None:
+        """Write status and Events of a PeerPodConfig, as far as they are news."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        observed, status = config.observed, {}
+        if report.complete and not observed.setup_completed:
+            status["setupCompleted"] = True
+        wanted = conditions(report, observed, self._resource, now)
+        if self._keeps_conditions and wanted != observed.conditions:
+            status["conditions"] = wanted
+        if status:
+            written = await self._kube.patch(
+                f"{self._configs_path}/{quote(config.name, safe='')}/status",
+                {"metadata": {"resourceVersion": observed.version}, "status": status},
+                _RawPeerPodConfig,
+            )
+            self._keeps_conditions = bool(written.status.conditions)
+            self._configs.put(written)
+        for problem, sentence in report.problems.items():
+            if problem in before.problems:
+                continue
+            log.warning(
+                "PeerPodConfig %s: %s",
+                config.name,
+                sentence,
+                extra={"data": {"peerpodconfig": config.name, "reason": problem}},
+            )
+            namespace = self._configs_namespace
+            try:
+                await self._kube.create(
+                    f"{NAMESPACE.format(namespace=_segment(namespace))}/events",
+                    event(config, namespace, problem, sentence, FIELD_MANAGER, now),
+                )
+            except ApiError as error:
+                if error.status != 409:  # told before
+                    raise
+
 
 def _keep_config(raw: _RawPeerPodConfig, previous: PeerPodConfig | None) -> PeerPodConfig:
     return peer_pod_config(
@@ -230,10 +424,28 @@ def _keep_config(raw: _RawPeerPodConfig, previous: PeerPodConfig | None) -> Peer
         node_selector=raw.spec.node_selector,
         limit=raw.spec.limit,
         previous=previous,
+        observed=Observed(
+            uid=raw.metadata.uid,
+            generation=raw.metadata.generation,
+            version=raw.metadata.resource_version,
+            setup_completed=raw.status.setup_completed,
+            conditions=raw.status.conditions,
+        ),
     )
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures before this one: doubling from a quarter of a second
-    to half a minute, with jitter so that many waiters do not come back together."""
-    return min(30.0, 0.25 * 2 ** min(failures, 10)) * random.uniform(0.5, 1)
+async def _finishing(request: Awaitable[Any]) -> None:
+    """Wait for `request`, which has DRAIN seconds to come to its end when this is cancelled."""
+    task = asyncio.ensure_future(request)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=DRAIN)
+        if task.done():
+            task.exception()
+        task.cancel()
+        raise
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")

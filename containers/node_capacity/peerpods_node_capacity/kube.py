@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The three requests the agent makes: list, watch, patch.
+"""The four requests the agent makes: list, watch, patch, create.
 
 Who we are to the API server (kubeconfig or service account, TLS, a token that
 rotates) is lightkube's business. What we ask is plain paths, and of what comes
@@ -22,6 +22,8 @@ from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.core.exceptions import ConfigError
 
+from .metrics import REQUESTS
+
 FIELD_MANAGER = "peerpods-node-capacity"
 
 # Objects per page of a list: a page of full Nodes is a few MB.
@@ -39,13 +41,22 @@ WATCH_SILENCE = 90.0
 
 Kind = TypeVar("Kind")
 
+_METHODS = {"list": "GET", "watch": "GET", "patch": "PATCH", "create": "POST"}
+
 
 class Metadata(msgspec.Struct, rename="camel"):
     """A bookmark has the resourceVersion alone."""
 
     resource_version: str
+    namespace: str = ""
     name: str = ""
+    uid: str = ""
+    generation: int = 0
     labels: dict[str, str] = {}
+
+
+class OnlyMetadata(msgspec.Struct):
+    metadata: Metadata
 
 
 class ApiError(Exception):
@@ -114,12 +125,15 @@ class Kube:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def list(self, path: str, kind: type[Kind]) -> tuple[list[Kind], str]:
-        """All objects of the collection at `path`, and the resourceVersion to watch it from."""
+    async def list(
+        self, path: str, kind: type[Kind], field_selector: str | None
+    ) -> tuple[list[Kind], str]:
+        """All objects of the collection at `path` that `field_selector` lets through, and the
+        resourceVersion to watch it from."""
         items: list[Kind] = []
-        query: dict[str, Any] = {"limit": PAGE_SIZE}
+        query: dict[str, Any] = {"limit": PAGE_SIZE, **_selecting(field_selector)}
         while True:
-            response = await self._send(self._http.build_request("GET", path, params=query))
+            response = await self._send("list", path, params=query)
             page = _decode(response.content, _Page[kind], response.request)  # type: ignore[valid-type]
             items += page.items
             if not page.metadata.continue_:
@@ -127,72 +141,91 @@ class Kube:
             query["continue"] = page.metadata.continue_
 
     async def watch(
-        self, path: str, kind: type[Kind], version: str
+        self, path: str, kind: type[Kind], field_selector: str | None, version: str
     ) -> AsyncIterator[tuple[str, Kind]]:
         """The changes after `version` as (ADDED|MODIFIED|DELETED|BOOKMARK, object), until the API
         server ends the watch; raises WatchLostError where it no longer knows `version`."""
-        request = self._http.build_request(
-            "GET",
-            path,
-            params={
-                "watch": "true",
-                "allowWatchBookmarks": "true",
-                "resourceVersion": version,
-                # Spread, so that watches that began together do not end together for ever.
-                "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
-            },
-            timeout=httpx2.Timeout(REQUEST_TIMEOUT, read=WATCH_SILENCE),
-        )
         try:
-            response = await self._send(request, stream=True)
+            response = await self._send(
+                "watch",
+                path,
+                params={
+                    "watch": "true",
+                    "allowWatchBookmarks": "true",
+                    "resourceVersion": version,
+                    # Spread, so that watches that began together do not end together for ever.
+                    "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
+                    **_selecting(field_selector),
+                },
+                timeout=httpx2.Timeout(REQUEST_TIMEOUT, read=WATCH_SILENCE),
+            )
         except ApiError as error:
             if error.status == httpx2.codes.GONE:
                 raise WatchLostError(str(error), error.status) from error
             raise
         try:
             async for line in _lines(response):
-                event = _decode(line, _Event, request)
+                event = _decode(line, _Event, response.request)
                 if event.type == "ERROR":
-                    status = _decode(event.object, _Status, request)
+                    status = _decode(event.object, _Status, response.request)
                     raise WatchLostError(
                         f"The watch of {path} from resourceVersion {version} ended with "
                         f"{status.code} {status.message}",
                         status.code,
                     )
-                yield event.type, _decode(event.object, kind, request)
+                yield event.type, _decode(event.object, kind, response.request)
         except httpx2.HTTPError as error:
-            raise _unanswered(request, error) from error
+            raise _unanswered(response.request, error) from error
         finally:
             await response.aclose()
 
-    async def patch(self, path: str, body: dict) -> None:
-        """Apply the JSON merge patch `body` to the object at `path`."""
-        await self._send(
-            self._http.build_request(
-                "PATCH",
-                path,
-                params={"fieldManager": FIELD_MANAGER},
-                content=msgspec.json.encode(body),
-                headers={
-                    "Content-Type": "application/merge-patch+json",
-                    # The patched object comes back with every answer: its metadata will do.
-                    "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
-                },
-            )
-        )
+    async def patch(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
+        """Apply the JSON merge patch `body` to the object at `path`; returns it as it is then.
 
-    async def _send(self, request: httpx2.Request, stream: bool = False) -> httpx2.Response:
+        With a metadata.resourceVersion in `body`, 409 where the object is another by now.
+        """
+        return await self._write("patch", path, body, "application/merge-patch+json", kind)
+
+    async def create(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
+        """Create the object `body` in the collection at `path`; returns it as it is then."""
+        return await self._write("create", path, body, "application/json", kind)
+
+    async def _write(
+        self, verb: str, path: str, body: dict, content_type: str, kind: type[Kind]
+    ) -> Kind:
+        response = await self._send(
+            verb,
+            path,
+            # What the CRD at hand does not know is left out without a word.
+            params={"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"},
+            content=msgspec.json.encode(body),
+            headers={
+                "Content-Type": content_type,
+                # The object comes back with every answer; mostly, its metadata will do.
+                "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+                if kind is OnlyMetadata
+                else "application/json",
+            },
+        )
+        return _decode(response.content, kind, response.request)
+
+    async def _send(self, verb: str, path: str, **options: Any) -> httpx2.Response:
         # A Retry-After is meant for all our requests, not for the one that happened to get it.
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
+        request = self._http.build_request(_METHODS[verb], path, **options)
+        code = "none"
         try:
-            response = await self._http.send(request, stream=stream)
+            response = await self._http.send(request, stream=verb == "watch")
+            code = str(response.status_code)
             if response.is_success:
                 return response
             await response.aread()
             await response.aclose()
         except (httpx2.HTTPError, ConfigError) as error:
             raise _unanswered(request, error) from error
+        finally:
+            REQUESTS.labels(verb, code).inc()
         retry_after = response.headers.get("Retry-After", "")
         if retry_after.isdecimal():
             self._not_before = time.monotonic() + int(retry_after)
@@ -201,6 +234,10 @@ class Kube:
             f"{response.status_code} {response.reason_phrase}: {_message(response.content)}",
             response.status_code,
         )
+
+
+def _selecting(field_selector: str | None) -> dict[str, str]:
+    return {} if field_selector is None else {"fieldSelector": field_selector}
 
 
 async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:

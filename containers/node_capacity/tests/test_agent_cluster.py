@@ -28,18 +28,30 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 
-# Exactly what the README says the agent needs.
-NODE_RIGHTS = [
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+# Exactly what the README says the agent needs: in the whole cluster, in the PeerPodConfigs'
+# namespace and in its own.
+CLUSTER_RIGHTS = [
+    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
 ]
+CONFIG_GROUP = "confidentialcontainers.org"
 CONFIG_RIGHTS = [
-    {
-        "apiGroups": ["confidentialcontainers.org"],
-        "resources": ["peerpodconfigs"],
-        "verbs": ["list", "watch"],
-    }
+    {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs"], "verbs": ["list", "watch"]},
+    {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs/status"], "verbs": ["patch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
 ]
+LEASE, CONFIGMAP = "peerpods-node-capacity", "peerpods-cloud-capacity"
+OWN_RIGHTS = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+    {
+        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+        "resourceNames": [LEASE], "verbs": ["list", "watch", "patch"],
+    },
+    {
+        "apiGroups": [""], "resources": ["configmaps"],
+        "resourceNames": [CONFIGMAP], "verbs": ["list", "watch"],
+    },
+]  # fmt: skip
 
 
 def until(probe: Callable[[], object], expected: object, seconds: float = 30) -> None:
@@ -66,7 +78,10 @@ class Place:
         self.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.id}},
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": binding},
-            {"apiVersion": role, "kind": "Role", "metadata": binding, "rules": CONFIG_RIGHTS},
+            {
+                "apiVersion": role, "kind": "Role", "metadata": binding,
+                "rules": CONFIG_RIGHTS + OWN_RIGHTS,
+            },
             {
                 "apiVersion": role, "kind": "RoleBinding", "metadata": binding,
                 "roleRef": {"apiGroup": role[:-3], "kind": "Role", "name": self.id},
@@ -74,7 +89,7 @@ class Place:
             },
             {
                 "apiVersion": role, "kind": "ClusterRole", "metadata": {"name": self.id},
-                "rules": NODE_RIGHTS,
+                "rules": CLUSTER_RIGHTS,
             },
             {
                 "apiVersion": role, "kind": "ClusterRoleBinding", "metadata": {"name": self.id},
@@ -136,7 +151,7 @@ class Place:
         capacity, allocatable = status.get("capacity", {}), status.get("allocatable", {})
         return capacity.get(self.resource), allocatable.get(self.resource)
 
-    def start(self, server: str | None = None, ready: int = 200) -> Agent:
+    def start(self, server: str | None = None, ready: int = 200, **environment: str) -> Agent:
         """Start an agent and wait until /readyz says `ready`; `server` replaces the API server's
         address."""
         number = len(self._processes)
@@ -159,10 +174,12 @@ class Place:
                     **os.environ,
                     "PYTHONPATH": str(PROJECT),
                     "KUBECONFIG": str(kubeconfig),
+                    "NAMESPACE": self.id,
                     "PEERPODCONFIG_NAMESPACE": self.id,
                     "POD_VM_EXTENDED_RESOURCE": self.resource,
                     "BIND_ADDRESS": "127.0.0.1",
                     "HEALTH_PORT": str(port),
+                    **environment,
                 },
                 stdout=output,
                 stderr=output,

@@ -14,8 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from peerpods_node_capacity.agent import Agent, Mirror
+from peerpods_node_capacity.agent import Agent
 from peerpods_node_capacity.kube import ApiError, Kube, Metadata
+from peerpods_node_capacity.mirror import Mirror
+from peerpods_node_capacity.settings import Settings
 
 VM = "kata.peerpods.io/vm"
 
@@ -67,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_PATCH = do_GET  # noqa: N815 (http.server's name)
+    do_PATCH = do_POST = do_GET  # noqa: N815 (http.server's names)
 
     def log_message(self, *_arguments: object) -> None:
         pass
@@ -128,6 +130,7 @@ def worker(name: str, version: str) -> dict:
     return {"metadata": {"name": name, "labels": labels, "resourceVersion": version}}
 
 
+CONFIGS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/ns/peerpodconfigs"
 CONFIG = {"metadata": {"name": "c", "resourceVersion": "1"}, "spec": {"limit": "3"}}
 
 
@@ -148,8 +151,29 @@ def run_until(run: Callable[[Kube], Awaitable[None]], done: Callable[[], object]
     asyncio.run(both())
 
 
+SETTINGS = Settings(namespace="own", peerpodconfig_namespace="ns", count_peer_pods=False)
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/own/leases"
+
+
 async def agent(kube: Kube) -> None:
-    await Agent(kube, namespace="ns", resource=VM).run()
+    await Agent(kube, SETTINGS, "me").run()
+
+
+def nothing_else(request: dict) -> tuple[int, dict, bytes]:
+    """An API server that has no more than what a test is about: the Lease is to be had."""
+    match request:
+        case {"method": "POST", "path": path} if path == LEASES:
+            held = {"holderIdentity": "me", "leaseDurationSeconds": 15}
+            return json_answer(
+                {"metadata": {"name": SETTINGS.lease_name, "resourceVersion": "5"}, "spec": held},
+                201,
+            )
+        case {"method": "PATCH"}:
+            return json_answer({"metadata": {"resourceVersion": "6"}})
+        case {"watch": True}:
+            return bookmark("5")
+        case _:
+            return page("5")
 
 
 GONE = "too old resource version: 7 (9)"
@@ -183,8 +207,8 @@ def test_a_version_that_is_gone_is_listed_again(scripted, gone):
     changes = []
 
     async def mirror(kube: Kube) -> None:
-        def changed(name: str, kept: str | None) -> None:
-            changes.append((name, kept))
+        def changed(name: str, _old: str | None, new: str | None) -> None:
+            changes.append((name, new))
 
         await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "kept", changed).run()
 
@@ -201,14 +225,13 @@ def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
         match request:
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", advertising)
-            case {"path": "/api/v1/nodes"}:
-                return bookmark("5")
-            case _:
+            case {"path": path} if path == CONFIGS:
                 return json_answer(status(403, "peerpodconfigs is forbidden"), 403)
+            case _:
+                return nothing_else(request)
 
     api = scripted(answer)
-    configs = "/apis/confidentialcontainers.org/v1alpha1/namespaces/ns/peerpodconfigs"
-    run_until(agent, lambda: api.count(path=configs) >= 3)
+    run_until(agent, lambda: api.count(path=CONFIGS) >= 3)
     assert api.count(method="PATCH") == 0
 
 
@@ -219,7 +242,7 @@ def test_retry_after_is_waited_for_by_every_request(scripted):
         asked.append(request["at"])
         if len(asked) == 1:
             return json_answer(status(429, "too many requests"), 429, **{"Retry-After": "1"})
-        return json_answer({})
+        return nothing_else(request)
 
     scripted(answer)
 
@@ -240,15 +263,15 @@ def test_a_refused_patch_is_tried_again(scripted):
 
     def answer(request):
         match request:
-            case {"method": "PATCH"}:
-                code = next(refusals, 200)
-                return json_answer(status(code, "not now") if code != 200 else {}, code)
-            case {"watch": True}:
-                return bookmark("5")
-            case {"path": "/api/v1/nodes"}:
+            case {"method": "PATCH", "path": "/api/v1/nodes/w/status"}:
+                code = next(refusals, None)
+                return json_answer(status(code, "not now"), code) if code else nothing_else(request)
+            case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
-            case _:
+            case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
+            case _:
+                return nothing_else(request)
 
     api = scripted(answer)
     run_until(agent, lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
@@ -259,7 +282,7 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
 
     def answer(request):
         if request["token"] == valid:
-            return json_answer({})
+            return nothing_else(request)
         return json_answer(status(401, "Unauthorized"), 401)
 
     scripted(answer)

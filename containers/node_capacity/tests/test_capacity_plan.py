@@ -7,7 +7,7 @@ import pytest
 from peerpods_node_capacity.plan import (
     Node,
     PeerPodConfig,
-    desired_slots,
+    limit_of,
     peer_pod_config,
     status_patch,
     whole_quantity,
@@ -75,7 +75,7 @@ def test_a_bad_limit_leaves_the_last_good_one(text):
 )
 def test_selection(selector, labels, selected):
     read = peer_pod_config("c", node_selector=selector, limit="5", previous=None)
-    assert desired_slots(node(labels=labels), [read]) == (5 if selected else None)
+    assert limit_of(node(labels=labels), [read]) == (5 if selected else None)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_selection(selector, labels, selected):
         ([config(None), config(4)], None, None),
     ],
 )
-def test_desired_slots(configs, now, slots):
-    assert desired_slots(node(now, now), configs) == slots
+def test_limit_of(configs, now, slots):
+    assert limit_of(node(now, now), configs) == slots
 
 
 @pytest.mark.parametrize(

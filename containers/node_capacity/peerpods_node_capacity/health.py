@@ -1,0 +1,44 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What kubelets and Prometheus ask, answered from the agent's own event loop: an agent that hangs
+does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+# Seconds that a client has to send its request and take the answer.
+TIMEOUT = 5
+
+
+async def serve(address: str, port: int, ready: Callable[[], bool]) -> asyncio.Server:
+    """Answer /healthz, /readyz and /metrics; raises OSError where the port cannot be had."""
+
+    def answer(path: bytes) -> tuple[str, str, bytes]:
+        if path == b"/metrics":
+            return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
+        if path == b"/healthz" or (path == b"/readyz" and ready()):
+            return "200 OK", "text/plain", b"ok"
+        if path == b"/readyz":
+            return "503 Service Unavailable", "text/plain", b"the first full sync is not done yet"
+        return "404 Not Found", "text/plain", b"try /healthz, /readyz or /metrics"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
+            async with asyncio.timeout(TIMEOUT):
+                _method, path, *_rest = [*(await reader.readline()).split(), b"", b""]
+                while (await reader.readline()).strip():
+                    pass
+                status, content_type, body = answer(path.partition(b"?")[0])
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nConnection: close\r\n"
+                    f"Content-Length: {len(body)}\r\n\r\n".encode()
+                    + body
+                )
+                await writer.drain()
+
+    return await asyncio.start_server(handle, address, port)
