@@ -173,7 +173,9 @@ class Kube:
                         f"{status.code} {status.message}",
                         status.code,
                     )
-                yield event.type, _decode(event.object, kind, response.request)
+                # Of a bookmark nothing else is as the API says: a Pod's has no list of containers.
+                whole = OnlyMetadata if event.type == "BOOKMARK" else kind
+                yield event.type, _decode(event.object, whole, response.request)
         except httpx2.HTTPError as error:
             raise _unanswered(response.request, error) from error
         finally:

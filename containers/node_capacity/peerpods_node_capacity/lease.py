@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -166,16 +167,14 @@ class Lease:
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
                 "metadata": {"name": self._name},
-                "spec": {**self._held(), "acquireTime": _now(), "leaseTransitions": 0},
+                "spec": {**self._held(acquired=True), "leaseTransitions": 0},
             },
             _RawLease,
         )
         self.mirror.put(created)
 
     async def _write(self, record: _Record, transitions: int, acquired: bool = False) -> None:
-        spec = {**self._held(), "leaseTransitions": transitions}
-        if acquired:
-            spec["acquireTime"] = _now()
+        spec = {**self._held(acquired), "leaseTransitions": transitions}
         written = await self._kube.patch(
             self._path,
             {"metadata": {"resourceVersion": record.version}, "spec": spec},
@@ -183,11 +182,13 @@ class Lease:
         )
         self.mirror.put(written)
 
-    def _held(self) -> dict:
+    def _held(self, acquired: bool) -> dict[str, Any]:
+        now = _now()
         return {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": self._duration,
-            "renewTime": _now(),
+            "renewTime": now,
+            **({"acquireTime": now} if acquired else {}),
         }
 
     @property

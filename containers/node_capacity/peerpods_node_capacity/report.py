@@ -76,18 +76,19 @@ def reports(
             )
         if names := shared[config.name]:
             problems[OVERLAPPING] = (
-                f"{_nodes(names)} also selected by PeerPodConfig "
-                f"{', '.join(sorted(overlaps[config.name]))}; the smallest limit holds there."
+                f"Nodes also selected by PeerPodConfig {', '.join(sorted(overlaps[config.name]))}, "
+                f"where the smallest limit holds: {_some(names)}."
             )
         if names := crowded[config.name]:
             problems[BELOW_RUNNING] = (
-                f"{_nodes(names)} running more peer pods than there are slots. None is evicted; "
-                "no more are scheduled there until enough of them are gone."
+                f"Nodes that run more peer pods than they have slots: {_some(names)}. None is "
+                "evicted; no more are scheduled there until enough of them are gone."
             )
         if ceiling and (names := bound[config.name]):
             problems[CLOUD_BOUND] = (
-                f"{_nodes(names)} held to {ceiling.slots} instead of the limit {config.limit}: by "
-                f"{ceiling.bound} the cloud can hold {ceiling.total} peer pods in all."
+                f"Nodes held to {ceiling.slots} instead of the limit {config.limit}, since by "
+                f"{ceiling.bound} the cloud can hold {ceiling.total} peer pods in all: "
+                f"{_some(names)}."
             )
     return found
 
@@ -165,10 +166,6 @@ def event(
         "source": {"component": reporter},
         "reportingComponent": reporter,
     }
-
-
-def _nodes(names: list[str]) -> str:
-    return f"{len(names)} node{' is' if len(names) == 1 else 's are'} ({_some(names)})"
 
 
 def _some(names: list[str]) -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerpods_node_capacity.plan import (
+    Ceiling,
+    CloudCapacity,
     Node,
     PeerPodConfig,
+    ceiling,
+    cloud_capacity,
     limit_of,
     peer_pod_config,
     status_patch,
@@ -150,3 +156,43 @@ def test_what_is_as_it_should_be_is_left_alone(found, slots):
 )
 def test_quantities(text, number):
     assert whole_quantity(text) == number
+
+
+def test_the_clouds_bounds_are_whole_numbers():
+    first = cloud_capacity({"a": "7", "b": "-1", "c": "0"})
+    assert first == CloudCapacity({"a": 7, "c": 0}, {"b": "-1"})
+    # A bad one leaves the last good one; one that is gone is gone.
+    assert cloud_capacity({"a": "many"}, first) == CloudCapacity({"a": 7}, {"a": "many"})
+    assert cloud_capacity({}, first) == CloudCapacity({}, {})
+
+
+@pytest.mark.parametrize(
+    ("limits", "bounds", "found"),
+    [
+        ([10, 10, 10], {}, None),
+        ([10, 10, 10], {"quota": 30}, None),
+        ([10, 10, 10], {"quota": 29}, Ceiling("quota", 29, 9)),
+        ([10, 10, 10], {"quota": 29, "addresses": 20}, Ceiling("addresses", 20, 6)),
+        ([2, 10, 10], {"quota": 20}, Ceiling("quota", 20, 9)),
+        ([10, 10, 10], {"quota": 2}, Ceiling("quota", 2, 0)),
+        ([10], {"quota": 0}, Ceiling("quota", 0, 0)),
+        ([0, 0], {"quota": 0}, None),
+        ([], {"quota": 0}, None),
+        # Of two alike, always the same.
+        ([10], {"quota": 1, "addresses": 1}, Ceiling("addresses", 1, 1)),
+    ],
+)
+def test_the_ceiling(limits, bounds, found):
+    assert ceiling(limits, bounds) == found
+
+
+@given(st.lists(st.integers(0, 20), max_size=8), st.integers(0, 100))
+def test_the_ceiling_is_the_highest_that_fits(limits, total):
+    def together(slots):
+        return sum(min(limit, slots) for limit in limits)
+
+    found = ceiling(limits, {"quota": total})
+    if found is None:
+        assert sum(limits) <= total
+    else:
+        assert together(found.slots) <= total < together(found.slots + 1)

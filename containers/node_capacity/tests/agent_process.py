@@ -1,0 +1,355 @@
+"""The agent as a process, with the rights its role gives it, against a real API server.
+
+Needs the fixture `cluster`: `kubeconfig` (a path, the administrator's) and
+`kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test
+has a namespace, a resource name and nodes of its own, and leaves the cluster as
+it was: any number of agents and tests can share it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PROJECT = Path(__file__).parents[1]
+
+# Exactly what the README says the agent needs: in the whole cluster, in the PeerPodConfigs'
+# namespace and in its own.
+CLUSTER_RIGHTS = [
+    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+]
+CONFIG_GROUP = "confidentialcontainers.org"
+CONFIG_RIGHTS = [
+    {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs"], "verbs": ["list", "watch"]},
+    {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs/status"], "verbs": ["patch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+]
+LEASE, CONFIGMAP = "peerpods-node-capacity", "peerpods-cloud-capacity"
+OWN_RIGHTS = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+    {
+        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+        "resourceNames": [LEASE], "verbs": ["list", "watch", "patch"],
+    },
+    {
+        "apiGroups": [""], "resources": ["configmaps"],
+        "resourceNames": [CONFIGMAP], "verbs": ["list", "watch"],
+    },
+]  # fmt: skip
+
+
+def until(probe: Callable[[], object], expected: object, seconds: float = 30) -> None:
+    """Wait until `probe()` returns `expected`."""
+    deadline = time.monotonic() + seconds
+    while (found := probe()) != expected:
+        assert time.monotonic() < deadline, f"still {found!r} instead of {expected!r}"
+        time.sleep(0.1)
+
+
+class Place:
+    """A corner of the cluster for one test: namespace, resource, service account, nodes."""
+
+    def __init__(self, cluster, directory: Path):
+        self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
+        self.resource = f"{self.id}.example.com/vm"
+        self.label = f"{self.id}.example.com/kata"
+        self._kubectl = cluster.kubectl
+        self._directory = directory
+        self._nodes: list[str] = []
+        self._processes: list[subprocess.Popen] = []
+        account = {"kind": "ServiceAccount", "name": self.id, "namespace": self.id}
+        role, binding = "rbac.authorization.k8s.io/v1", {"name": self.id, "namespace": self.id}
+        self.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.id}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": binding},
+            {
+                "apiVersion": role, "kind": "Role", "metadata": binding,
+                "rules": CONFIG_RIGHTS + OWN_RIGHTS,
+            },
+            {
+                "apiVersion": role, "kind": "RoleBinding", "metadata": binding,
+                "roleRef": {"apiGroup": role[:-3], "kind": "Role", "name": self.id},
+                "subjects": [account],
+            },
+            {
+                "apiVersion": role, "kind": "ClusterRole", "metadata": {"name": self.id},
+                "rules": CLUSTER_RIGHTS,
+            },
+            {
+                "apiVersion": role, "kind": "ClusterRoleBinding", "metadata": {"name": self.id},
+                "roleRef": {"apiGroup": role[:-3], "kind": "ClusterRole", "name": self.id},
+                "subjects": [account],
+            },
+        )  # fmt: skip
+        view = self._kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json")
+        self._api = json.loads(view)["clusters"][0]["cluster"]
+        self._token = self._kubectl("create", "token", self.id, "-n", self.id).strip()
+
+    def apply(self, *objects: dict) -> None:
+        items = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self._kubectl("apply", "--server-side", "-f", "-", input=json.dumps(items))
+
+    def config(self, name: str, limit: str | None, selector: dict[str, str] | None = None) -> None:
+        """Create or change a PeerPodConfig; by default it selects this place's labelled nodes."""
+        spec = {
+            "cloudSecretName": "peer-pods-secret",
+            "configMapName": "peer-pods-cm",
+            "nodeSelector": {self.label: ""} if selector is None else selector,
+        }
+        self.apply(
+            {
+                "apiVersion": "confidentialcontainers.org/v1alpha1",
+                "kind": "PeerPodConfig",
+                "metadata": {"name": name, "namespace": self.id},
+                "spec": spec if limit is None else {**spec, "limit": limit},
+            }
+        )
+
+    def delete_config(self, name: str) -> None:
+        self._kubectl("delete", "peerpodconfig", name, "-n", self.id)
+
+    def node(self, name: str, *, selected: bool = True) -> str:
+        """Create a node; returns its full name."""
+        (full,) = self._make_nodes([name], {self.label: ""} if selected else {})
+        return full
+
+    def nodes(self, count: int) -> list[str]:
+        """Create that many nodes, which PeerPodConfigs select; returns their names."""
+        return self._make_nodes([f"{number:04}" for number in range(count)], {self.label: ""})
+
+    def _make_nodes(self, names: list[str], labels: dict[str, str]) -> list[str]:
+        full = [f"{self.id}-{name}" for name in names]
+        self.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+                for name in full
+            )
+        )
+        self._nodes += full
+        return full
+
+    def peer_pod(self, name: str, node: str | None) -> None:
+        """Create a pod that takes a slot: of that node, or of none yet."""
+        resources = {"requests": {self.resource: "1"}, "limits": {self.resource: "1"}}
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": self.id},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "nodeName": node,
+                    # No scheduler takes a pod that is to wait.
+                    "schedulerName": self.id,
+                    "containers": [{"name": "c", "image": "i", "resources": resources}],
+                },
+            }
+        )
+
+    def cloud_capacity(self, **bounds: str) -> None:
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": CONFIGMAP, "namespace": self.id},
+                "data": bounds,
+            }
+        )
+
+    def status(self, config: str) -> dict:
+        text = self._kubectl("get", "peerpodconfig", config, "-n", self.id, "-o", "json")
+        return json.loads(text).get("status", {})
+
+    def condition(self, config: str, kind: str) -> dict:
+        (found,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
+        return found
+
+    def set_conditions(self, config: str, *conditions: dict) -> None:
+        """Write them as another writer would."""
+        patch = json.dumps({"status": {"conditions": conditions}})
+        self._kubectl(
+            "patch", "peerpodconfig", config, "-n", self.id, "--subresource=status",
+            "--type=merge", f"--patch={patch}",
+        )  # fmt: skip
+
+    def events(self) -> list[tuple[str, str, int]]:
+        """(name of the PeerPodConfig, reason, count) of each Event there is."""
+        items = json.loads(self._kubectl("get", "events", "-n", self.id, "-o", "json"))["items"]
+        return sorted(
+            (item["involvedObject"]["name"], item["reason"], item["count"])
+            for item in items
+            if item["involvedObject"]["kind"] == "PeerPodConfig"
+        )
+
+    def lease(self) -> dict:
+        """The spec of the Lease."""
+        text = self._kubectl("get", "lease", LEASE, "-n", self.id, "-o", "json")
+        return json.loads(text)["spec"]
+
+    def relabel(self, node: str, change: str) -> None:
+        self._kubectl("label", "node", node, change)
+
+    def set_status(self, node: str, value: str | None) -> None:
+        """Set the resource as another writer would, past the agent."""
+        status = {"capacity": {self.resource: value}, "allocatable": {self.resource: value}}
+        patch = json.dumps({"status": status})
+        self._kubectl(
+            "patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}"
+        )
+
+    def slots(self, node: str) -> tuple[str | None, str | None]:
+        """(capacity, allocatable) of the resource on the node."""
+        return self._slots(json.loads(self._kubectl("get", "node", node, "-o", "json")))
+
+    def all_slots(self) -> dict[str, tuple[str | None, str | None]]:
+        """The same of each of this place's nodes."""
+        items = json.loads(self._kubectl("get", "nodes", *self._nodes, "-o", "json"))["items"]
+        return {item["metadata"]["name"]: self._slots(item) for item in items}
+
+    def _slots(self, node: dict) -> tuple[str | None, str | None]:
+        capacity, allocatable = (
+            node.get("status", {}).get(part, {}) for part in ("capacity", "allocatable")
+        )
+        return capacity.get(self.resource), allocatable.get(self.resource)
+
+    def start(self, server: str | None = None, ready: int = 200, **environment: str) -> Agent:
+        """Start an agent and wait until /readyz says `ready`; `server` replaces the API server's
+        address."""
+        number = len(self._processes)
+        kubeconfig = self._directory / f"kubeconfig-{number}"
+        api = {**self._api, "server": server or self._api["server"]}
+        kubeconfig.write_text(json.dumps({
+            "current-context": "it",
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+            "clusters": [{"name": "it", "cluster": api}],
+            "users": [{"name": "it", "user": {"token": self._token}}],
+        }))  # fmt: skip
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = self._directory / f"agent-{number}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "peerpods_node_capacity"],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(PROJECT),
+                    "KUBECONFIG": str(kubeconfig),
+                    "NAMESPACE": self.id,
+                    "PEERPODCONFIG_NAMESPACE": self.id,
+                    "POD_VM_EXTENDED_RESOURCE": self.resource,
+                    "BIND_ADDRESS": "127.0.0.1",
+                    "HEALTH_PORT": str(port),
+                    **environment,
+                },
+                stdout=output,
+                stderr=output,
+            )
+        self._processes.append(process)
+        agent = Agent(process, log, port)
+        until(lambda: agent.get("/readyz"), ready)
+        return agent
+
+    def clean_up(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for kind in ("clusterrolebinding", "clusterrole"):
+            self._kubectl("delete", kind, self.id)
+        self._kubectl("delete", "namespace", self.id, "--wait=false")
+        if self._nodes:
+            self._kubectl("delete", "node", *self._nodes, "--ignore-not-found", "--wait=false")
+
+
+class Agent:
+    def __init__(self, process: subprocess.Popen, log: Path, port: int):
+        self.process = process
+        self._log = log
+        self._port = port
+
+    def get(self, path: str) -> int | None:
+        """The HTTP status of the health endpoint's answer; None where there is no answer."""
+        assert self.process.poll() is None, self._log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}") as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Each sample by its name and the values of its labels, these in the order of their names."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def leads(self) -> bool:
+        return self.metrics()[("peerpods_node_capacity_leader",)] == 1
+
+    def patched(self, node: str) -> list[int | None]:
+        """The slots that it gave the node, one after another."""
+        return [record["slots"] for record in self.log("info") if record.get("node") == node]
+
+    def log(self, level: str) -> list[dict]:
+        """The records of that level; every line of the log has to be one JSON object."""
+        records = [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [record for record in records if record["level"] == level]
+
+
+class Link:
+    """A TCP connection to the API server that a test can cut and mend."""
+
+    def __init__(self, host: str, port: int):
+        self._upstream = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._up = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._up = False
+        for end in self._open:
+            with contextlib.suppress(OSError):  # ended before
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._up = True
+
+    def _accept(self) -> None:
+        while True:
+            near, _address = self._listener.accept()
+            if not self._up:
+                near.close()
+                continue
+            far = socket.create_connection(self._upstream)
+            self._open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # cut
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,59 @@
+"""The agent's environment variables."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerpods_node_capacity.settings import Settings
+
+
+def test_nothing_has_to_be_set():
+    assert Settings.from_env({}) == Settings()
+    assert (
+        Settings.from_env({"HEALTH_PORT": "", "NAMESPACE": "", "COUNT_PEER_PODS": ""}) == Settings()
+    )
+
+
+def test_each_can_be_set():
+    read = Settings.from_env(
+        {
+            "NAMESPACE": "own",
+            "PEERPODCONFIG_NAMESPACE": "configs",
+            "POD_VM_EXTENDED_RESOURCE": "example.com/vm",
+            "LEASE_NAME": "lease",
+            "LEASE_DURATION_SECONDS": "60",
+            "CLOUD_CAPACITY_CONFIGMAP": "cloud",
+            "COUNT_PEER_PODS": "False",
+            "BIND_ADDRESS": "::",
+            "HEALTH_PORT": "9000",
+        }
+    )
+    assert read == Settings(
+        namespace="own",
+        peerpodconfig_namespace="configs",
+        resource="example.com/vm",
+        lease_name="lease",
+        lease_duration_seconds=60,
+        cloud_capacity_configmap="cloud",
+        count_peer_pods=False,
+        bind_address="::",
+        health_port=9000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HEALTH_PORT", "http", "from 1 to 65535"),
+        ("HEALTH_PORT", "0", "from 1 to 65535"),
+        ("HEALTH_PORT", "65536", "from 1 to 65535"),
+        ("HEALTH_PORT", "٣", "from 1 to 65535"),
+        ("LEASE_DURATION_SECONDS", "2", "from 3 to 3600"),
+        ("LEASE_DURATION_SECONDS", "15s", "from 3 to 3600"),
+        ("COUNT_PEER_PODS", "maybe", "true or false"),
+        ("BIND_ADDRESS", "localhost", "no IP address"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name, value, said):
+    with pytest.raises(ValueError, match=f"{name} is.*{said}"):
+        Settings.from_env({name: value})
