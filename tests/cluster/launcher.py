@@ -107,9 +107,10 @@ class Cluster:
             path.stem, pair))))  # fmt: skip
         return path
 
-    def restart_api_server(self) -> None:
-        """Stop the API server as a node's drain does, by SIGTERM, and start it anew; back once it is ready."""
-        self.processes.restart("kube-apiserver")
+    def restart_api_server(self, down_seconds: float = 0) -> None:
+        """Stop the API server as a node's drain does, by SIGTERM, and start it anew after a while;
+        back once it is ready."""
+        self.processes.restart("kube-apiserver", down_seconds)
         self._wait_for_api_server()
 
     def stop(self) -> None:

@@ -46,6 +46,11 @@ PATCHES_IN_FLIGHT = 16
 # Seconds that those have to come to their end when this replica no longer leads.
 DRAIN = 0.8
 
+# A node that has to be given the same slots again within so many seconds was reset; a kubelet does
+# that once. More often, it is left alone ever longer in between: another writer wants it otherwise.
+RESET_WINDOW = 60.0
+RESETS_IN_PEACE = 5
+
 # Seconds between two looks at what is to be reported, at least.
 REPORT_INTERVAL = 1.0
 
@@ -108,6 +113,14 @@ class PeerPod(NamedTuple):
     slots: int
 
 
+class Written(NamedTuple):
+    """The slots last given to a node, when, and how many times in a row it was reset since."""
+
+    slots: int | None
+    at: float
+    resets: int
+
+
 class Agent:
     """Makes the nodes of the cluster behind `kube` advertise what the PeerPodConfigs say, while the
     replica `identity` leads."""
@@ -155,6 +168,8 @@ class Agent:
         # When the agent learnt of it, for each node in the queue.
         self._learnt: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
+        self._written: dict[str, Written] = {}
+        self._resting: set[str] = set()
 
         self._to_report = asyncio.Event()
         self._reports: dict[str, Report] = {}
@@ -195,6 +210,8 @@ class Agent:
             self._queue = asyncio.Queue()
             self._learnt.clear()
             self._failures.clear()
+            self._written.clear()
+            self._resting.clear()
             self._reports.clear()
 
     # What the mirrors tell.
@@ -286,9 +303,19 @@ class Agent:
             self._look_at(node)
 
     def _look_at(self, node: str) -> None:
-        if self._leading and node not in self._learnt:
+        if self._leading and node not in self._learnt and node not in self._resting:
             self._learnt[node] = asyncio.get_running_loop().time()
             self._queue.put_nowait(node)
+
+    def _look_later(self, node: str, seconds: float) -> None:
+        """Let the node rest: not even what is learnt meanwhile makes us look at it before."""
+
+        def look() -> None:
+            self._resting.discard(node)
+            self._look_at(node)
+
+        self._resting.add(node)
+        asyncio.get_running_loop().call_later(seconds, look)
 
     async def _work(self) -> None:
         while True:
@@ -298,32 +325,49 @@ class Agent:
                 await self._settle(node, learnt)
             else:
                 self._failures.pop(name, None)
+                self._written.pop(name, None)
 
     async def _settle(self, node: Node, learnt: float) -> None:
         slots = self._desired(node)
         patch = status_patch(node, slots, self._resource)
-        if patch is not None:
-            loop = asyncio.get_running_loop()
-            try:
-                await _finishing(
-                    self._kube.patch(f"{NODES}/{quote(node.name, safe='')}/status", patch)
-                )
-            except ApiError as error:
-                # A node that is gone will be gone from the mirror, too, when we look again.
-                log.warning("Will try again: %s", error, extra={"data": {"node": node.name}})
-                loop.call_later(backoff(self._failures[node.name]), self._look_at, node.name)
-                self._failures[node.name] += 1
-                return
-            LAG_SECONDS.observe(loop.time() - learnt)
-            log.info(
-                "Node %s: %s %s, was %s.",
-                node.name,
-                self._resource,
-                "removed" if slots is None else slots,
-                node.capacity or "absent",
-                extra={"data": {"node": node.name, "slots": slots}},
-            )
+        if patch is None:
+            self._failures.pop(node.name, None)
+            return
+        loop = asyncio.get_running_loop()
+        before = self._written.get(node.name)
+        resets = 0
+        if before and before.slots == slots and loop.time() - before.at < RESET_WINDOW:
+            resets = before.resets + 1
+        try:
+            await _finishing(self._kube.patch(f"{NODES}/{quote(node.name, safe='')}/status", patch))
+        except ApiError as error:
+            # A node that is gone will be gone from the mirror, too, when we look again.
+            log.warning("Will try again: %s", error, extra={"data": {"node": node.name}})
+            self._look_later(node.name, backoff(self._failures[node.name]))
+            self._failures[node.name] += 1
+            return
         self._failures.pop(node.name, None)
+        self._written[node.name] = Written(slots, loop.time(), resets)
+        LAG_SECONDS.observe(loop.time() - learnt)
+        log.info(
+            "Node %s: %s %s, was %s.",
+            node.name,
+            self._resource,
+            "removed" if slots is None else slots,
+            node.capacity or "absent",
+            extra={"data": {"node": node.name, "slots": slots}},
+        )
+        if resets > RESETS_IN_PEACE:
+            self._look_later(node.name, backoff(resets - RESETS_IN_PEACE))
+        if resets == RESETS_IN_PEACE + 1:
+            log.warning(
+                "Another writer keeps changing %s of node %s. See who in its managedFields: "
+                "oc get node %s --show-managed-fields -o yaml",
+                self._resource,
+                node.name,
+                node.name,
+                extra={"data": {"node": node.name}},
+            )
 
     # Reporting.
 

@@ -131,6 +131,10 @@ class Place:
         """Create that many nodes, which PeerPodConfigs select; returns their names."""
         return self._make_nodes([f"{number:04}" for number in range(count)], {self.label: ""})
 
+    def forget(self, nodes: list[str]) -> None:
+        """These have been deleted."""
+        self._nodes = [node for node in self._nodes if node not in nodes]
+
     def _make_nodes(self, names: list[str], labels: dict[str, str]) -> list[str]:
         full = [f"{self.id}-{name}" for name in names]
         self.apply(
@@ -226,6 +230,10 @@ class Place:
         )
         return capacity.get(self.resource), allocatable.get(self.resource)
 
+    def link(self) -> Link:
+        host, port = self._api["server"].removeprefix("https://").split(":")
+        return Link(host, int(port))
+
     def start(self, server: str | None = None, ready: int = 200, **environment: str) -> Agent:
         """Start an agent and wait until /readyz says `ready`; `server` replaces the API server's
         address."""
@@ -316,15 +324,24 @@ class Agent:
 
 
 class Link:
-    """A TCP connection to the API server that a test can cut and mend."""
+    """TCP connections to the API server that a test can cut and mend, or hold up."""
 
     def __init__(self, host: str, port: int):
         self._upstream = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.server = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         self._up = True
+        self._flows = threading.Event()
+        self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def stall(self) -> None:
+        """From now on everything is held back, in both directions; nothing is cut."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        self._flows.set()
 
     def cut(self) -> None:
         self._up = False
@@ -347,9 +364,9 @@ class Link:
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):  # cut
             while data := source.recv(65536):
+                self._flows.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from agent_process import PROJECT, Link, until
+from agent_process import PROJECT, until
 
 
 def test_selected_nodes_advertise_the_limit_and_others_nothing(place):
@@ -115,14 +115,12 @@ def test_a_bad_limit_leaves_the_last_good_one_in_force(place, cluster):
 
 
 def test_a_broken_connection_is_outlived_and_caught_up_with(place, cluster):
-    view = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    host, port = view["clusters"][0]["cluster"]["server"].removeprefix("https://").split(":")
-    link = Link(host, int(port))
+    link = place.link()
     changed, deleted = place.node("changed"), place.node("deleted")
     place.config("c", "3")
 
     link.cut()
-    agent = place.start(f"https://127.0.0.1:{link.port}", ready=503)
+    agent = place.start(link.server, ready=503)
     assert agent.get("/healthz") == 200
     link.mend()
     until(lambda: [place.slots(changed), place.slots(deleted)], [("3", "3")] * 2)

@@ -1,0 +1,97 @@
+"""What breaks around the agent, with an API server of their own, since that goes down as well."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from agent_process import Place, until
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as running:
+        openshift.fill(running, (), "eu-central-1")
+        yield running
+
+
+def test_an_api_server_that_is_down_for_a_minute(place: Place, cluster: Cluster):
+    """One leads again, and what changed meanwhile (or at once) is caught up with by a new list."""
+    node = place.node("a")
+    place.config("c", "3")
+    agents = [place.start(), place.start()]
+    until(lambda: place.slots(node), ("3", "3"))
+    cluster.restart_api_server(down_seconds=60)
+    place.config("c", "4")
+    place.set_status(node, "0")
+    late = place.node("late")
+    until(lambda: (place.slots(node), place.slots(late)), (("4", "4"), ("4", "4")), seconds=90)
+    until(lambda: sorted(agent.leads() for agent in agents), [False, True], seconds=60)
+    for agent in agents:
+        assert agent.get("/readyz") == 200
+        # Twice doubled from a quarter of a second, it comes to half a minute: no storm.
+        refused = [r for r in agent.log("warning") if "no answer" in r["message"]]
+        assert 0 < len(refused) < 100
+
+
+def test_a_watch_that_is_slow_is_caught_up_with(place: Place):
+    """The Lease is lost meanwhile and taken again."""
+    node, gone = place.node("a"), place.node("gone")
+    place.config("c", "3")
+    link = place.link()
+    agent = place.start(link.server, LEASE_DURATION_SECONDS="3")
+    until(lambda: place.slots(node), ("3", "3"))
+    link.stall()
+    until(agent.leads, False)
+    for limit in ("4", "5", "6"):
+        place.config("c", limit)
+    place.relabel(gone, f"{place.label}-")
+    assert place.slots(node) == ("3", "3")
+    link.flow()
+    until(lambda: place.slots(node), ("6", "6"))
+    until(lambda: place.slots(gone), (None, None))
+    assert agent.patched(node)[-1] == 6
+
+
+def test_nodes_that_go_in_the_middle_of_a_change(place: Place, cluster: Cluster):
+    nodes = place.nodes(40)
+    place.config("c", "3")
+    agent = place.start()
+    until(lambda: set(place.all_slots().values()), {("3", "3")})
+    deleting = threading.Thread(
+        target=cluster.kubectl, args=("delete", "node", *nodes[:20], "--wait=false")
+    )
+    deleting.start()
+    for limit in ("4", "5", "6", "7"):
+        place.config("c", limit)
+    deleting.join()
+    place.forget(nodes[:20])
+    until(lambda: set(place.all_slots().values()), {("7", "7")})
+    desired = ("peerpods_node_slots_desired",)
+    until(lambda: {key[1] for key in agent.metrics() if key[:1] == desired}, set(nodes[20:]))
+    # What could not be patched because it was gone is not tried for ever.
+    warned = len(agent.log("warning"))
+    place.config("c", "8")
+    until(lambda: set(place.all_slots().values()), {("8", "8")})
+    assert len(agent.log("warning")) == warned
+
+
+def test_another_writer_does_not_make_a_storm(place: Place):
+    """It gives in for a while after six times; its own word is the last one."""
+    node = place.node("a")
+    place.config("c", "3")
+    agent = place.start()
+    until(lambda: place.slots(node), ("3", "3"))
+    for _ in range(30):
+        place.set_status(node, "0")
+    (warning,) = agent.log("warning")
+    assert warning["node"] == node
+    assert "managedFields" in warning["message"]
+    until(lambda: place.slots(node), ("3", "3"), seconds=60)
+    assert len(agent.patched(node)) < 20
+    place.config("c", "4")
+    until(lambda: place.slots(node), ("4", "4"), seconds=60)
