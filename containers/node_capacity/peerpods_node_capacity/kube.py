@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The four requests the agent makes: list, watch, patch, create.
 
-Who we are to the API server (kubeconfig or service account, TLS, a token that
-rotates) is lightkube's business. What we ask is plain paths, and of what comes
-back only the fields that a msgspec.Struct names are ever made into objects.
+Who we are to the API server (a kubeconfig or the pod's service account, and TLS) lightkube tells.
+What we ask is plain paths, and of what comes back only the fields that a msgspec.Struct names are
+ever made into objects. aiohttp asks, since it takes an eighth of the time that lightkube's own
+HTTP client does for a patch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import httpx2
+import aiohttp
 import msgspec
-from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+from lightkube.config.client_adapter import verify_cluster
 from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
+from yarl import URL
 
 from .metrics import REQUESTS
 
@@ -107,7 +112,14 @@ class Kube:
                 config = KubeConfig.from_file(path).get()
             else:
                 config = KubeConfig.from_service_account().get()
-            self._http = AsyncClient(config, ConnectionParams(httpx2.Timeout(REQUEST_TIMEOUT)))
+            user = config.user or User()
+            self._token_file = user.token_file and config.abs_file(user.token_file)
+            self._headers = {"User-Agent": FIELD_MANAGER, **self._login(user.token)}
+            if not ("Authorization" in self._headers or user.client_cert or user.client_cert_data):
+                raise ConfigError(
+                    f"user {config.context.user} has neither a token nor a client certificate"
+                )
+            tls = verify_cluster(config.cluster, user, config.abs_file)
         except Exception as error:  # lightkube's, PyYAML's, msgspec's, ssl's: a bad file has many
             # Not the words of a parser, which may quote a line with a secret.
             spoken = isinstance(error, (ConfigError, OSError))
@@ -115,15 +127,15 @@ class Kube:
                 f"No cluster to talk to: {error if spoken else repr(error)}. Run in a pod with a "
                 "service account, or set KUBECONFIG to a kubeconfig file with a current context."
             ) from error
-        self._http.headers["User-Agent"] = FIELD_MANAGER
+        self.server = config.cluster.server
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
+        )
         self._not_before = 0.0
 
-    @property
-    def server(self) -> str:
-        return str(self._http.base_url)
-
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def list(
         self, path: str, kind: type[Kind], field_selector: str | None
@@ -134,7 +146,7 @@ class Kube:
         query: dict[str, Any] = {"limit": PAGE_SIZE, **_selecting(field_selector)}
         while True:
             response = await self._send("list", path, params=query)
-            page = _decode(response.content, _Page[kind], response.request)  # type: ignore[valid-type]
+            page = _decode(await _body(response), _Page[kind], response)  # type: ignore[valid-type]
             items += page.items
             if not page.metadata.continue_:
                 return items, page.metadata.resource_version
@@ -157,17 +169,19 @@ class Kube:
                     "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
                     **_selecting(field_selector),
                 },
-                timeout=httpx2.Timeout(REQUEST_TIMEOUT, read=WATCH_SILENCE),
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE
+                ),
             )
         except ApiError as error:
-            if error.status == httpx2.codes.GONE:
+            if error.status == HTTPStatus.GONE:
                 raise WatchLostError(str(error), error.status) from error
             raise
         try:
             async for line in _lines(response):
-                event = _decode(line, _Event, response.request)
+                event = _decode(line, _Event, response)
                 if event.type == "ERROR":
-                    status = _decode(event.object, _Status, response.request)
+                    status = _decode(event.object, _Status, response)
                     raise WatchLostError(
                         f"The watch of {path} from resourceVersion {version} ended with "
                         f"{status.code} {status.message}",
@@ -175,11 +189,9 @@ class Kube:
                     )
                 # Of a bookmark nothing else is as the API says: a Pod's has no list of containers.
                 whole = OnlyMetadata if event.type == "BOOKMARK" else kind
-                yield event.type, _decode(event.object, whole, response.request)
-        except httpx2.HTTPError as error:
-            raise _unanswered(response.request, error) from error
+                yield event.type, _decode(event.object, whole, response)
         finally:
-            await response.aclose()
+            response.close()
 
     async def patch(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
         """Apply the JSON merge patch `body` to the object at `path`; returns it as it is then.
@@ -200,7 +212,7 @@ class Kube:
             path,
             # What the CRD at hand does not know is left out without a word.
             params={"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"},
-            content=msgspec.json.encode(body),
+            data=msgspec.json.encode(body),
             headers={
                 "Content-Type": content_type,
                 # The object comes back with every answer; mostly, its metadata will do.
@@ -209,55 +221,81 @@ class Kube:
                 else "application/json",
             },
         )
-        return _decode(response.content, kind, response.request)
+        return _decode(await _body(response), kind, response)
 
-    async def _send(self, verb: str, path: str, **options: Any) -> httpx2.Response:
+    async def _send(
+        self, verb: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
+    ) -> aiohttp.ClientResponse:
+        """The answer, from its headers on, to a request that succeeded."""
         # A Retry-After is meant for all our requests, not for the one that happened to get it.
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        request = self._http.build_request(_METHODS[verb], path, **options)
-        code = "none"
-        try:
-            response = await self._http.send(request, stream=verb == "watch")
-            code = str(response.status_code)
-            if response.is_success:
-                return response
-            await response.aread()
-            await response.aclose()
-        except (httpx2.HTTPError, ConfigError) as error:
-            raise _unanswered(request, error) from error
-        finally:
-            REQUESTS.labels(verb, code).inc()
+        method, url = _METHODS[verb], URL(self.server + path, encoded=True)
+        for login_is_fresh in (False, True):
+            code = "none"
+            try:
+                response = await self._http.request(
+                    method, url, headers={**self._headers, **(headers or {})}, **options
+                )
+                code = str(response.status)
+                if response.ok:
+                    return response
+                if response.status == HTTPStatus.UNAUTHORIZED and self._token_file:
+                    # It may have been rotated.
+                    self._headers.update(self._login(None))
+                    if not login_is_fresh:
+                        response.release()
+                        continue
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise _unanswered(method, path, error) from error
+            finally:
+                REQUESTS.labels(verb, code).inc()
+            break
         retry_after = response.headers.get("Retry-After", "")
         if retry_after.isdecimal():
             self._not_before = time.monotonic() + int(retry_after)
         raise ApiError(
-            f"{request.method} {request.url.path} was refused by the API server with "
-            f"{response.status_code} {response.reason_phrase}: {_message(response.content)}",
-            response.status_code,
+            f"{method} {path} was refused by the API server with "
+            f"{response.status} {response.reason}: {_message(await _body(response))}",
+            response.status,
         )
+
+    def _login(self, token: str | None) -> dict[str, str]:
+        """The header that logs us in, with what is in the token file now where there is one."""
+        if self._token_file:
+            token = Path(self._token_file).read_text().strip()
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _selecting(field_selector: str | None) -> dict[str, str]:
     return {} if field_selector is None else {"fieldSelector": field_selector}
 
 
-async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    # Not httpx2's aiter_lines: that also splits at characters such as U+0085, which JSON
-    # strings (say, an annotation) may hold as they are.
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise _unanswered(response.method, response.url.path, error) from error
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    # Not aiohttp's own lines: they may be no longer than a buffer of its.
     rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
+    try:
+        async for chunk in response.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise _unanswered(response.method, response.url.path, error) from error
 
 
-def _decode(data: bytes | msgspec.Raw, kind: type[Kind], request: httpx2.Request) -> Kind:
+def _decode(data: bytes | msgspec.Raw, kind: type[Kind], response: aiohttp.ClientResponse) -> Kind:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise ApiError(
-            f"{request.method} {request.url.path} was answered with something else than "
+            f"{response.method} {response.url.path} was answered with something else than "
             f"what it should return: {error}"
         ) from error
 
@@ -270,9 +308,8 @@ def _message(body: bytes) -> str:
         return body.decode(errors="replace")[:500] or "no body"
 
 
-def _unanswered(request: httpx2.Request, error: Exception) -> ApiError:
+def _unanswered(method: str, path: str, error: Exception) -> ApiError:
     # Timeouts come without words of their own.
     return ApiError(
-        f"{request.method} {request.url.path} got no answer from the API server: "
-        f"{str(error) or type(error).__name__}"
+        f"{method} {path} got no answer from the API server: {str(error) or type(error).__name__}"
     )
