@@ -18,9 +18,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import Namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     EXTENDED_RESOURCE,
 )
@@ -96,7 +96,7 @@ def not_served(version: str) -> str:
 def policy_spec(
     *,
     runtime_classes: list[str],
-    excluded_namespaces: Iterable[str],
+    excluded: Namespaces,
     object_selector: dict,
     failure_policy: str,
     reinvocation_policy: str,
@@ -122,7 +122,7 @@ def policy_spec(
         "matchConditions": [
             {
                 "name": "peer-pods-that-are-not-yet-changed",
-                "expression": _matches(runtime_classes, excluded_namespaces),
+                "expression": _matches(runtime_classes, excluded),
             }
         ],
         "variables": [
@@ -191,7 +191,7 @@ def _digest(spec: dict) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _matches(runtime_classes: list[str], excluded_namespaces: Iterable[str]) -> str:
+def _matches(runtime_classes: list[str], excluded: Namespaces) -> str:
     """Pods of ours that are not all that they should become.
 
     A policy that changed a pod is invoked again (IfNeeded), and any invocation encodes and
@@ -200,12 +200,13 @@ def _matches(runtime_classes: list[str], excluded_namespaces: Iterable[str]) -> 
     and for peer pods twice, while this is one look into a table for peer pods only.
     """
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
+    prefixes = excluded.begin_with()
     first = "object.spec.containers[0].resources"
     return (
         # A JSON list of strings is a CEL list of strings.
         "has(object.spec.runtimeClassName) && "
         f"object.spec.runtimeClassName in {json.dumps(runtime_classes)} && "
-        f"!(request.namespace in {json.dumps(sorted(set(excluded_namespaces)))}) && "
+        f"!(request.namespace in {json.dumps(excluded.names)}{prefixes and ' || '}{prefixes}) && "
         f"!(has({first}.limits) && {first}.limits == {vm} && "
         f"has({first}.requests) && {first}.requests == {vm} && "
         "!has(object.spec.resources) && "

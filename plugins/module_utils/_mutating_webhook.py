@@ -15,6 +15,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,47 +37,52 @@ INJECTORS = (
     "cert-manager.io/inject-apiserver-ca",
 )
 
-# The namespaces that OpenShift 4.13 to 4.19 comes with, and the operator's own.
-# They are named one by one because that is all a namespaceSelector can do, and
-# because it is the only thing that keeps system pods away from the webhook where
-# matchConditions are not served.
-# fmt: off
-SYSTEM_NAMESPACES = (
-    "kube-node-lease", "kube-public", "kube-system", "openshift", "openshift-apiserver",
-    "openshift-apiserver-operator", "openshift-authentication", "openshift-authentication-operator",
-    "openshift-catalogd", "openshift-cloud-controller-manager",
-    "openshift-cloud-controller-manager-operator", "openshift-cloud-credential-operator",
-    "openshift-cloud-network-config-controller", "openshift-cloud-platform-infra",
-    "openshift-cluster-csi-drivers", "openshift-cluster-machine-approver",
-    "openshift-cluster-node-tuning-operator", "openshift-cluster-olm-operator",
-    "openshift-cluster-samples-operator", "openshift-cluster-storage-operator",
-    "openshift-cluster-version", "openshift-config", "openshift-config-managed",
-    "openshift-config-operator", "openshift-console", "openshift-console-operator",
-    "openshift-console-user-settings", "openshift-controller-manager",
-    "openshift-controller-manager-operator", "openshift-dns", "openshift-dns-operator",
-    "openshift-etcd", "openshift-etcd-operator", "openshift-frr-k8s", "openshift-host-network",
-    "openshift-image-registry", "openshift-infra", "openshift-ingress", "openshift-ingress-canary",
-    "openshift-ingress-operator", "openshift-insights", "openshift-kni-infra",
-    "openshift-kube-apiserver", "openshift-kube-apiserver-operator",
-    "openshift-kube-controller-manager", "openshift-kube-controller-manager-operator",
-    "openshift-kube-scheduler", "openshift-kube-scheduler-operator",
-    "openshift-kube-storage-version-migrator", "openshift-kube-storage-version-migrator-operator",
-    "openshift-machine-api", "openshift-machine-config-operator", "openshift-marketplace",
-    "openshift-monitoring", "openshift-multus", "openshift-network-console",
-    "openshift-network-diagnostics", "openshift-network-node-identity",
-    "openshift-network-operator", "openshift-node", "openshift-nutanix-infra",
-    "openshift-oauth-apiserver", "openshift-openstack-infra", "openshift-operator-controller",
-    "openshift-operator-lifecycle-manager", "openshift-operators", "openshift-ovirt-infra",
-    "openshift-ovn-kubernetes", "openshift-route-controller-manager",
-    "openshift-sandboxed-containers-operator", "openshift-sdn", "openshift-service-ca",
-    "openshift-service-ca-operator", "openshift-user-workload-monitoring",
-    "openshift-vsphere-infra",
-)
-# fmt: on
+# What Kubernetes and OpenShift keep for themselves: nobody may request a project by such a name.
+SYSTEM_NAMESPACES = ("kube-*", "openshift", "openshift-*")
+
+
+_NAMESPACES = re.compile(r"[a-z0-9]([-a-z0-9]{0,62})\*?")
 
 
 class WebhookError(Exception):
     """A webhook that must not be set up as asked, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Namespaces:
+    """Namespaces by their names, and by what their names begin with."""
+
+    names: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+
+    def __contains__(self, namespace: str) -> bool:
+        return namespace in self.names or namespace.startswith(self.prefixes)
+
+    def spelled_out(self, existing: Iterable[str]) -> Namespaces:
+        """The same by name alone, as far as they are among the `existing` ones."""
+        return Namespaces(
+            tuple(sorted({*self.names, *(name for name in existing if name in self)}))
+        )
+
+    def begin_with(self) -> str:
+        """The prefixes as an expression in CEL of an admission request; "" where there are none."""
+        return " || ".join(
+            f"request.namespace.startsWith({json.dumps(prefix)})" for prefix in self.prefixes
+        )
+
+
+def namespaces(patterns: Iterable[str]) -> Namespaces:
+    """What `patterns` mean: each a name, or the beginning of names with a * after it."""
+    patterns = sorted(set(patterns))
+    for pattern in patterns:
+        if not _NAMESPACES.fullmatch(pattern):
+            raise WebhookError(
+                f"{pattern!r} names no namespace: write a name, or the beginning of names with a * after it."
+            )
+    return Namespaces(
+        tuple(pattern for pattern in patterns if not pattern.endswith("*")),
+        tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*")),
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def webhook(
     name: str,
     client_config: dict,
     runtime_classes: list[str],
-    excluded_namespaces: Iterable[str],
+    excluded: Namespaces,
     object_selector: dict | None,
     operations: list[str],
     failure_policy: str,
@@ -111,7 +117,11 @@ def webhook(
     timeout_seconds: int,
     match_conditions: bool,
 ) -> dict:
-    """The webhook as the API server stores it; `match_conditions` tells whether that serves them."""
+    """The webhook as the API server stores it; `match_conditions` tells whether that serves them.
+
+    A namespaceSelector knows no prefixes: where there are no match conditions, those of `excluded`
+    have to be spelled out.
+    """
     entry = {
         "name": name,
         "clientConfig": client_config,
@@ -124,7 +134,7 @@ def webhook(
                 "scope": "*",
             }
         ],
-        "namespaceSelector": _exclude(excluded_namespaces),
+        "namespaceSelector": _exclude(excluded.names),
         "objectSelector": stored_selector(object_selector),
         "failurePolicy": failure_policy,
         "reinvocationPolicy": reinvocation_policy,
@@ -135,6 +145,10 @@ def webhook(
     }
     if match_conditions:
         entry["matchConditions"] = [_only_runtime_classes(runtime_classes)]
+        if prefixes := excluded.begin_with():
+            entry["matchConditions"].append(
+                {"name": "not-in-excluded-namespaces", "expression": f"!({prefixes})"}
+            )
     return entry
 
 
@@ -291,13 +305,12 @@ def probe_pod(
     }
 
 
-def _exclude(namespaces: Iterable[str]) -> dict:
-    names = sorted(set(namespaces))
+def _exclude(names: tuple[str, ...]) -> dict:
     if not names:
         return {}
     return {
         "matchExpressions": [
-            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names}
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": list(names)}
         ]
     }
 

@@ -167,9 +167,12 @@ options:
   excluded_namespaces:
     description:
       - >-
-        The namespaces whose pods are never changed. The default is the system namespaces of OpenShift 4.13
-        to 4.19 and the operator's namespace. They go by name: a namespaceSelector knows no prefixes, and it is
-        what protects system pods on API servers without match conditions.
+        The namespaces whose pods are never changed, each by its name or by what names begin with and a C(*).
+        The default is what Kubernetes and OpenShift keep for themselves, C(kube-*), C(openshift) and
+        C(openshift-*), of this cluster and whenever they come to be.
+      - >-
+        A namespaceSelector knows no prefixes: they become a match condition. Where the API server has none, the
+        namespaces that there are now are named one by one; run it again when there are more.
     type: list
     elements: str
   extra_excluded_namespaces:
@@ -276,7 +279,7 @@ EXAMPLES = r"""
       namespace: peerpods-webhook
       name: peerpods-webhook
     service_ca: true
-    extra_excluded_namespaces: [openshift-storage, openshift-cnv]
+    extra_excluded_namespaces: [cert-manager, rook-*]
 
 - name: Call a webhook outside of the cluster, and create peer pods unaccounted for rather than not at all
   osc.peerpods.mutating_webhook:
@@ -340,11 +343,13 @@ webhook:
       matchExpressions:
         - key: kubernetes.io/metadata.name
           operator: NotIn
-          values: [kube-system, peerpods-webhook]
+          values: [openshift, peerpods-webhook]
     objectSelector: {}
     matchConditions:
       - name: peer-pods-only
         expression: has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote"]
+      - name: not-in-excluded-namespaces
+        expression: '!(request.namespace.startsWith("kube-") || request.namespace.startsWith("openshift-"))'
     failurePolicy: Fail
     reinvocationPolicy: IfNeeded
     timeoutSeconds: 10
@@ -425,6 +430,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     encode_ca_bundle,
     find,
     has_ready_endpoint,
+    namespaces,
     plan_absent,
     plan_present,
     probe_pod,
@@ -474,13 +480,15 @@ def injection(params):
 
 
 def excluded_namespaces(params):
-    names = params["excluded_namespaces"]
+    patterns = params["excluded_namespaces"]
     own = [params["service"]["namespace"]] if params["service"] else []
-    return {
-        *(SYSTEM_NAMESPACES if names is None else names),
-        *params["extra_excluded_namespaces"],
-        *own,
-    }
+    return namespaces(
+        [
+            *(SYSTEM_NAMESPACES if patterns is None else patterns),
+            *params["extra_excluded_namespaces"],
+            *own,
+        ]
+    )
 
 
 def refuse_nonsense(params):
@@ -540,13 +548,17 @@ def plan_state(module, cluster, current):
             "This API server has no matchConditions (they came with Kubernetes 1.28, OpenShift 4.15): it calls the "
             "webhook for every pod outside of the excluded namespaces."
         )
+    excluded = excluded_namespaces(params)
+    if excluded.prefixes and not match_conditions:
+        existing = cluster.list("/api/v1/namespaces")
+        excluded = excluded.spelled_out(item["metadata"]["name"] for item in existing)
     desired = webhook(
         name=name,
         client_config={"url": params["url"]}
         if params["url"]
         else service_client_config(**params["service"]),
         runtime_classes=params["target_runtime_classes"],
-        excluded_namespaces=excluded_namespaces(params),
+        excluded=excluded,
         object_selector=params["object_selector"],
         operations=params["operations"],
         failure_policy=params["failure_policy"],
@@ -613,7 +625,7 @@ def plan_policy_state(cluster, params):
         raise WebhookError(not_served(cluster.get("/version")["gitVersion"]))
     spec = policy_spec(
         runtime_classes=params["target_runtime_classes"],
-        excluded_namespaces=excluded_namespaces(params),
+        excluded=excluded_namespaces(params),
         object_selector=stored_selector(params["object_selector"]),
         failure_policy=params["failure_policy"],
         reinvocation_policy=params["reinvocation_policy"],

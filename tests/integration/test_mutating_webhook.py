@@ -293,7 +293,11 @@ def test_fail_is_written_only_once_the_service_has_a_ready_endpoint(cluster, man
     stored = configuration(cluster)["webhooks"][0]
     assert stored["clientConfig"]["service"] == {**service, "path": "/mutate-v1-pod", "port": 443}
     excluded = stored["namespaceSelector"]["matchExpressions"][0]["values"]
-    assert {NAMESPACE, "kube-system", "openshift-etcd"} <= set(excluded)
+    assert excluded == sorted([NAMESPACE, "openshift"])
+    assert [condition["name"] for condition in stored["matchConditions"]] == [
+        "peer-pods-only",
+        "not-in-excluded-namespaces",
+    ]
 
 
 def test_the_service_ca_operator_keeps_its_bundle(cluster, manage):
@@ -416,3 +420,35 @@ def test_what_cannot_be_a_webhook_is_refused(cluster, manage, options, said):
     assert result["failed"]
     assert said in result["msg"]
     assert configuration(cluster) is None
+
+
+def test_an_api_server_without_match_conditions_is_told_the_namespaces_that_there_are(
+    cluster, admission, manage
+):
+    """What it would store of a condition it drops: the system's namespaces are named one by one."""
+
+    def older(method, path):
+        if path == "/version":
+            version = {**json.loads(cluster.kubectl("get", "--raw", path)), "minor": "27"}
+            return 200, json.dumps(version).encode()
+        return None
+
+    kubeconfig = cluster.user_kubeconfig("webhook-older", "system:masters")
+    with between(cluster, kubeconfig, older) as host:
+        options = {
+            "host": host,
+            "api_key": "not-a-secret",
+            "url": admission.url,
+            "ca_bundle": admission.ca,
+        }
+        result = manage(**options)
+        assert result["changed"], result
+        assert manage(**options)["changed"] is False
+    stored = configuration(cluster)["webhooks"][0]
+    excluded = stored["namespaceSelector"]["matchExpressions"][0]["values"]
+    there = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
+    system = [name for name in there if name.startswith(("kube-", "openshift-"))]
+    assert system
+    assert excluded == sorted({"openshift", *system})
+    assert "matchConditions" not in stored
+    assert any("matchConditions" in warning for warning in result["warnings"])

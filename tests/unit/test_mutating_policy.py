@@ -11,6 +11,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy impo
     policy_spec,
     serves_policies,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import namespaces
 
 GROUP = "/apis/admissionregistration.k8s.io"
 POLICIES = f"{GROUP}/v1/mutatingadmissionpolicies"
@@ -22,7 +23,7 @@ def spec(**changes) -> dict:
     return policy_spec(
         **{
             "runtime_classes": ["kata-remote"],
-            "excluded_namespaces": ["b", "a", "b"],
+            "excluded": namespaces(["b", "a", "b", "c-*"]),
             "object_selector": {},
             "failure_policy": "Fail",
             "reinvocation_policy": "IfNeeded",
@@ -72,7 +73,8 @@ def test_what_is_as_desired_stays():
         {"failure_policy": "Ignore"},
         {"reinvocation_policy": "Never"},
         {"runtime_classes": ["kata"]},
-        {"excluded_namespaces": ["a"]},
+        {"excluded": namespaces(["a"])},
+        {"excluded": namespaces(["a", "b"])},
         {"object_selector": {"matchLabels": {"a": "b"}}},
     ],
 )
@@ -86,7 +88,8 @@ def test_every_difference_is_a_change_and_another_fingerprint(changes):
 
 
 def test_the_order_of_excluded_namespaces_is_no_difference():
-    assert spec(excluded_namespaces=["a", "b"]) == spec(excluded_namespaces=["b", "a"])
+    one, other = (spec(excluded=namespaces(names)) for names in (["a", "b-*"], ["b-*", "a"]))
+    assert one == other
 
 
 def test_what_somebody_changed_is_put_right():

@@ -8,10 +8,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
     SYSTEM_NAMESPACES,
+    Namespaces,
     WebhookError,
     bundle_of,
     encode_ca_bundle,
     has_ready_endpoint,
+    namespaces,
     plan_absent,
     plan_present,
     probe_pod,
@@ -30,7 +32,7 @@ def ours(**changes) -> dict:
             "name": "ours.peerpods.io",
             "client_config": service_client_config("ns", "svc", "/mutate-v1-pod", 443),
             "runtime_classes": ["kata-remote"],
-            "excluded_namespaces": ["b", "a", "b"],
+            "excluded": namespaces(["b", "a", "b"]),
             "object_selector": None,
             "operations": ["CREATE"],
             "failure_policy": "Fail",
@@ -75,14 +77,53 @@ def test_excluded_namespaces_are_sorted_and_none_excludes_none():
     assert selector["matchExpressions"] == [
         {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["a", "b"]}
     ]
-    assert ours(excluded_namespaces=[])["namespaceSelector"] == {}
+    assert ours(excluded=namespaces([]))["namespaceSelector"] == {}
 
 
-def test_the_system_namespaces_are_each_there_once_and_users_are_not():
-    assert len(set(SYSTEM_NAMESPACES)) == len(SYSTEM_NAMESPACES)
-    assert {"kube-system", "openshift", "openshift-etcd"} <= set(SYSTEM_NAMESPACES)
-    assert "openshift-sandboxed-containers-operator" in SYSTEM_NAMESPACES
-    assert "default" not in SYSTEM_NAMESPACES
+def test_what_names_begin_with_is_a_condition():
+    excluded = namespaces(["kube-*", "a", "openshift-*"])
+    _peer_pods, condition = ours(excluded=excluded)["matchConditions"]
+    assert condition["expression"] == (
+        '!(request.namespace.startsWith("kube-") || request.namespace.startsWith("openshift-"))'
+    )
+    (names,) = ours(excluded=excluded)["namespaceSelector"]["matchExpressions"]
+    assert names["values"] == ["a"]
+
+
+def test_without_conditions_the_namespaces_that_there_are_are_named():
+    existing = ["default", "openshift", "openshift-etcd", "kube-system", "kubernetes-is-fun"]
+    assert namespaces([*SYSTEM_NAMESPACES, "later"]).spelled_out(existing) == Namespaces(
+        ("kube-system", "later", "openshift", "openshift-etcd")
+    )
+
+
+@pytest.mark.parametrize(
+    ("namespace", "excluded"),
+    [
+        ("kube-system", True),
+        ("openshift", True),
+        ("openshift-etcd", True),
+        ("openshift-sandboxed-containers-operator", True),
+        ("openshifty", False),
+        ("kubernetes", False),
+        ("default", False),
+        ("my-openshift-app", False),
+    ],
+)
+def test_the_system_namespaces(namespace, excluded):
+    assert (namespace in namespaces(SYSTEM_NAMESPACES)) is excluded
+
+
+def test_no_namespace_is_in_none():
+    assert "a" not in namespaces([])
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "", "a*b", "*a", "a**", "A", "-a", "a.b", 'a"', "a" * 64, "a_b"]
+)
+def test_what_names_no_namespace(pattern):
+    with pytest.raises(WebhookError, match="names no namespace"):
+        namespaces([pattern])
 
 
 def test_an_empty_part_of_a_selector_is_what_the_api_server_leaves_out():
@@ -101,7 +142,8 @@ def test_what_is_as_desired_stays():
     [
         {"failure_policy": "Ignore"},
         {"timeout_seconds": 3},
-        {"excluded_namespaces": ["a"]},
+        {"excluded": namespaces(["a"])},
+        {"excluded": namespaces(["a", "b", "c-*"])},
         {"runtime_classes": ["kata"]},
         {"client_config": {"url": "https://elsewhere/"}},
         {"object_selector": {"matchLabels": {"a": "b"}}},
