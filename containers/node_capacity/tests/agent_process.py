@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from prometheus_client.core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 PROJECT = Path(__file__).parents[1]
@@ -300,15 +301,16 @@ class Agent:
         except OSError:
             return None
 
-    def metrics(self) -> dict[tuple[str, ...], float]:
-        """Each sample by its name and the values of its labels, these in the order of their names."""
+    def samples(self) -> list[Sample]:
+        """What Prometheus is told."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
             text = answer.read().decode()
-        return {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        families = text_string_to_metric_families(text)
+        return [sample for family in families for sample in family.samples]
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Each sample by its name and the values of its labels, these in the order of their names."""
+        return {(sample.name, *sample.labels.values()): sample.value for sample in self.samples()}
 
     def leads(self) -> bool:
         return self.metrics()[("peerpods_node_capacity_leader",)] == 1

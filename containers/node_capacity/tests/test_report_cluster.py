@@ -8,6 +8,8 @@ import signal
 import pytest
 from agent_process import until
 
+from tests.alerts import METRICS
+
 CRD = "crd/peerpodconfigs.confidentialcontainers.org"
 CONDITIONS = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions"
 
@@ -164,6 +166,22 @@ def test_the_cloud_holds_the_limit_down(place):
     place.cloud_capacity(**{"subnet-addresses": "251"})
     until(lambda: set(place.all_slots().values()), {("10", "10")})
     assert agent.metrics()[("peerpods_node_slots_bound_info", "limit", nodes[0])] == 1
+
+
+def test_prometheus_is_told_what_alerts_and_dashboard_ask_for(place):
+    place.node("a")
+    place.config("c", "3")
+    place.config("other", "2")
+    place.cloud_capacity(quota="1")
+    agent = place.start()
+    problem = ("peerpods_peerpodconfig_problem", "c", "CloudBound")
+    until(lambda: agent.metrics().get(problem), 1)
+    told: dict[str, set[frozenset[str]]] = {}
+    for sample in agent.samples():
+        told.setdefault(sample.name, set()).add(frozenset(sample.labels))
+    assert {name: told.get(name) for name in METRICS} == {
+        name: {labels} for name, labels in METRICS.items()
+    }
 
 
 def test_without_counting_pods_nothing_is_said_of_them(place):

@@ -1,0 +1,187 @@
+"""The agent's alert rules by promtool, its dashboard by promtool and by Grafana's own models."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.alerts import METRICS, SCRAPED
+from tests.cluster.promtool import promtool
+from tests.environments import own_environment
+from tests.support import ROOT
+
+pytestmark = pytest.mark.integration
+
+FILES = ROOT / "roles/node_capacity/files"
+ALERTS = FILES / "alerts.yaml"
+RULE_TESTS = ROOT / "tests/alerts/node_capacity.yaml"
+GRAFANA_MODELS = "grafana-foundation-sdk==0.0.21"
+# The kinds of panel that are part of Grafana and that its models describe.
+PANELS = {"bargauge", "row", "stat", "state-timeline", "table", "timeseries"}
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+# What Grafana puts in for the variables of an expression.
+VARIABLES = {"$__rate_interval": "2m", "$node": "worker-0|worker-1"}
+
+# Grafana's grid has so many columns.
+COLUMNS = 24
+
+
+@pytest.fixture(scope="session")
+def check() -> Callable[..., str]:
+    """Run promtool; returns what it says, or fails with it."""
+    program = promtool()
+
+    def run(*arguments: str | Path) -> str:
+        ran = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ran.returncode == 0, f"promtool {arguments} says:\n{ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[dict[str, Any]]:
+    return [
+        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> dict[str, Any]:
+    return json.loads((FILES / "dashboard.json").read_text())
+
+
+def targets(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for panel in dashboard["panels"]:
+        yield from panel.get("targets", [])
+
+
+def unknown(expression: str) -> set[str]:
+    """The metrics and labels in `expression` that nobody gives."""
+    metrics = set(re.findall(r"\bpeerpods_\w+", expression))
+    labels = {"", *SCRAPED}.union(*(METRICS.get(metric, ()) for metric in metrics))
+    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+    matched = re.findall(r"[{,]\s*(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)
+    used = {label.strip() for group in grouped for label in group.split(",")}.union(matched)
+    return (metrics - METRICS.keys()) | (used - labels)
+
+
+def test_the_rules_are_valid_and_none_stands_twice(check: Callable[..., str]):
+    check("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+
+
+def test_the_alerts_fire_when_they_should_and_only_then(check: Callable[..., str]):
+    check("test", "rules", RULE_TESTS)
+
+
+def test_each_alert_is_seen_to_fire(rules: list[dict[str, Any]]):
+    seen = set()
+    for case in yaml.safe_load(RULE_TESTS.read_text())["tests"]:
+        for expected in case.get("promql_expr_test", []):
+            for sample in expected["exp_samples"]:
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', sample["labels"]))
+                seen.add((labels["alertname"], labels["severity"]))
+        for expected in case.get("alert_rule_test", []):
+            for alert in expected["exp_alerts"]:
+                seen.add((expected["alertname"], alert["exp_labels"]["severity"]))
+    assert seen == {(rule["alert"], rule["labels"]["severity"]) for rule in rules}
+
+
+def test_each_alert_says_how_bad_it_is_and_what_to_do(rules: list[dict[str, Any]]):
+    for rule in rules:
+        name, annotations = rule["alert"], rule["annotations"]
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}, name
+        assert annotations.keys() == {"summary", "description"}, name
+        assert re.search(r"^ +oc ", annotations["description"], re.MULTILINE), name
+        # A label that the expression has not left is an empty place in the text.
+        kept = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"])
+                for label in group.split(",")}  # fmt: skip
+        assert set(re.findall(r"\$labels\.(\w+)", annotations["description"])) <= kept, name
+
+
+def test_the_alerts_use_what_the_agent_gives(rules: list[dict[str, Any]]):
+    assert {rule["alert"]: names for rule in rules if (names := unknown(rule["expr"]))} == {}
+
+
+def test_the_dashboard_s_expressions_are_valid(
+    check: Callable[..., str], dashboard: dict[str, Any], tmp_path: Path
+):
+    expressions = [target["expr"] for target in targets(dashboard)]
+    for variable, value in VARIABLES.items():
+        expressions = [expression.replace(variable, value) for expression in expressions]
+    recorded = [
+        {"record": f"panel:{number}", "expr": expression}
+        for number, expression in enumerate(expressions)
+    ]
+    file = tmp_path / "dashboard.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    assert f"{len(expressions)} rules found" in check("check", "rules", file)
+    assert not [expression for expression in expressions if "$" in expression]
+
+
+def test_the_dashboard_uses_what_the_agent_gives(dashboard: dict[str, Any]):
+    for target in targets(dashboard):
+        assert not unknown(target["expr"]), target
+        # What a legend names, the expression has to leave.
+        for label in re.findall(r"{{(\w+)}}", target.get("legendFormat", "")):
+            assert re.search(rf"\bby \([^)]*\b{label}\b", target["expr"]), target
+    (query,) = [v["query"]["query"] for v in dashboard["templating"]["list"] if v["name"] == "node"]
+    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+    assert label in METRICS[metric]
+
+
+def test_all_that_the_agent_gives_is_shown(dashboard: dict[str, Any]):
+    shown = " ".join(target["expr"] for target in targets(dashboard))
+    assert set(re.findall(r"\bpeerpods_\w+", shown)) == METRICS.keys()
+
+
+def test_grafana_knows_all_that_the_dashboard_says(dashboard: dict[str, Any]):
+    ran = subprocess.run(
+        [own_environment(GRAFANA_MODELS) / "python", ROOT / "tests/alerts/grafana_keys.py"],
+        input=json.dumps(dashboard), capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert ran.stdout.split() == []
+    assert {panel["type"] for panel in dashboard["panels"]} <= PANELS
+
+
+def test_the_dashboard_can_be_imported_anywhere(dashboard: dict[str, Any]):
+    """It asks which Prometheus, and names none; `id` would be that of one Grafana."""
+    assert "id" not in dashboard
+    assert dashboard["schemaVersion"] >= 42
+    asked, *others = dashboard["templating"]["list"]
+    assert (asked["name"], asked["type"], asked["query"]) == (
+        "datasource", "datasource", "prometheus"
+    )  # fmt: skip
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    for named in [*others, *panels, *targets(dashboard)]:
+        assert named["datasource"] == DATASOURCE, named
+
+
+def test_the_panels_have_room(dashboard: dict[str, Any]):
+    panels = dashboard["panels"]
+    ids = [panel["id"] for panel in panels]
+    assert len(set(ids)) == len(ids)
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] >= 0, panel["title"]
+        assert place["x"] + place["w"] <= COLUMNS, panel["title"]
+        refs = [target["refId"] for target in panel.get("targets", [])]
+        assert len(set(refs)) == len(refs), panel["title"]
+    for one, other in combinations(panels, 2):
+        a, b = one["gridPos"], other["gridPos"]
+        apart = (
+            a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+            or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        )  # fmt: skip
+        assert apart, (one["title"], other["title"])
