@@ -12,7 +12,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint unit integration fuzz bench-modules bench-webhook bench-admission images packages h2load requirements clean
+.PHONY: help demo test lint unit integration fuzz bench-modules bench-webhook bench-admission bench-agent images packages h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
@@ -25,6 +25,8 @@ help:
 	@echo "make bench-webhook   our webhook's answers per second (PEER=URL: beside another webhook's)"
 	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with our webhook"
 	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
+	@echo "make bench-agent     5,000 nodes that advertise their slots: our agent beside a controller by client-go,"
+	@echo "                     curl, and libraries (NODES=…; AGENT=DIR: another checkout's agent)"
 	@echo "make images        build the webhook's and the agent's image"
 	@echo "make requirements  pin all requirements anew, those of the containers by hash"
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
@@ -59,6 +61,9 @@ bench-webhook: .venv/installed h2load
 
 bench-admission: .venv/installed h2load
 	.venv/bin/python -m benchmarks.admission $(if $(PEER),--peer $(PEER) --peer-ca $(PEER_CA))
+
+bench-agent: .venv/installed h2load
+	.venv/bin/python -m benchmarks.agent $(if $(NODES),--nodes $(NODES)) $(if $(AGENT),--agent $(AGENT))
 
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
@@ -100,9 +105,9 @@ requirements:
 	for container in containers/*; do \
 	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header $$container/pyproject.toml -o $$container/requirements.txt; \
+	  echo cyclonedx-bom | .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate - -o $$container/requirements-sbom.txt; \
 	done
-	echo cyclonedx-bom | .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate - -o containers/webhook/requirements-sbom.txt
 
 clean:
 	rm -rf .venv build

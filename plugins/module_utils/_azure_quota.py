@@ -1,9 +1,10 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How many more VMs of a size an Azure subscription may have in a region (private; no I/O here).
+"""How many more VMs Azure has room for (private; no I/O here).
 
 Microsoft.Compute counts vCPUs: of each family of sizes, and of all in a region
-("Check vCPU quotas", Usage - List, Resource Skus - List).
+("Check vCPU quotas", Usage - List, Resource Skus - List). Microsoft.Network counts a
+subnet's addresses, without those that Azure keeps (Virtual Networks - List Usage).
 """
 
 from __future__ import annotations
@@ -70,4 +71,22 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
         return found
     free = [usage["limit"] - usage["currentValue"] for usage in (family, regional) if usage]
     found.update(available=True, instances=max(0, min(free) // vcpus) if free else None)
+    return found
+
+
+def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
+    """What azure_subnet_usage_info returns of a subnet.
+
+    `usages` as ARM lists them for its virtual network, None where there is no such network.
+    """
+    found = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
+    usage = next((u for u in usages or () if u["id"].lower() == subnet_id.lower()), None)
+    if usage is None:
+        found["reason"] = f"Azure has no subnet {subnet_id}."
+    # A subnet whose addresses Azure does not count, such as a gateway's, has -1.
+    elif usage["limit"] < 0:
+        found["reason"] = f"Azure does not count the addresses of {subnet_id}."
+    else:
+        limit, used = int(usage["limit"]), int(usage["currentValue"])
+        found.update(id=usage["id"], limit=limit, used=used, free=max(0, limit - used))
     return found

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The one thin client to EC2 (private to this collection).
+"""The one thin client to EC2, and to what Service Quotas knows of it (private to this collection).
 
 Who we are to AWS is amazon.aws' business: its options, its environment
 variables, its retries. Objects are asked for by filters, not by id, so that
@@ -50,6 +50,7 @@ FILTER_VALUES = 200
 # What EC2 puts into a page at most. Without a number it may throttle or cut a long answer.
 PAGE_SIZE = 1000
 PREFIX_LIST_PAGE_SIZE = 100
+INSTANCE_TYPES_PAGE_SIZE = 100
 
 # A new group shows up everywhere in EC2 within seconds.
 _WAITS_FOR_A_GROUP = (0.5, 1, 2)
@@ -72,15 +73,17 @@ _LOG_IN = (
     "credentials), or name a profile with AWS_PROFILE or the profile option."
 )
 _EXPIRED = f"The credentials have expired: get new ones. {_LOG_IN}"
+_GRANT = "Grant these credentials the permissions that the module's documentation lists."
 _ADVICE = {
+    "AccessDeniedException": _GRANT,
     "AuthFailure": _LOG_IN,
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
     "InvalidClientTokenId": _LOG_IN,
     "RequestExpired": f"{_EXPIRED} If they have not, check this machine's clock.",
     "SignatureDoesNotMatch": _LOG_IN,
-    "UnauthorizedOperation": "Grant these credentials the permissions that the module's "
-    "documentation lists.",
+    "UnauthorizedOperation": _GRANT,
+    "UnrecognizedClientException": _LOG_IN,
 }
 
 
@@ -100,6 +103,7 @@ class Ec2:
 
     def __init__(self, module: AnsibleAWSModule):
         self.region = module.region
+        self._module = module
         self._client = module.client("ec2", retry_decorator=_RETRY)
 
     def instances(self, instance_ids: Sequence[str]) -> list[dict]:
@@ -112,6 +116,48 @@ class Ec2:
             for instance in reservation["Instances"]
         }
         return [found[instance_id] for instance_id in instance_ids if instance_id in found]
+
+    def live_instances(self) -> list[dict]:
+        """DescribeInstances of all that run or are about to."""
+        states = {"Name": "instance-state-name", "Values": ["pending", "running"]}
+        answer = self._query("DescribeInstances", PAGE_SIZE, Filters=[states])
+        return [
+            instance
+            for reservation in answer["Reservations"]
+            for instance in reservation["Instances"]
+        ]
+
+    def subnet(self, subnet_id: str) -> dict | None:
+        """DescribeSubnets of one; None where there is none."""
+        return next(self._described("DescribeSubnets", "Subnets", "subnet-id", [subnet_id]), None)
+
+    def capacity_reservations(self) -> list[dict]:
+        """DescribeCapacityReservations of those that hold capacity now."""
+        active = {"Name": "state", "Values": ["active"]}
+        answer = self._query("DescribeCapacityReservations", PAGE_SIZE, Filters=[active])
+        return answer["CapacityReservations"]
+
+    def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
+        """The vCPUs that an instance has by default, by type, of the types that there are here."""
+        return {
+            found["InstanceType"]: found["VCpuInfo"]["DefaultVCpus"]
+            for found in self._described(
+                "DescribeInstanceTypes",
+                "InstanceTypes",
+                "instance-type",
+                instance_types,
+                INSTANCE_TYPES_PAGE_SIZE,
+            )
+        }
+
+    def quota(self, quota_code: str) -> int:
+        """What Service Quotas lets this account have of EC2's quota with that code."""
+        client = self._module.client("service-quotas", retry_decorator=_RETRY)
+        with self._asking("GetServiceQuota", "Service Quotas"):
+            answer = client.get_service_quota(
+                ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True
+            )
+        return int(answer["Quota"]["Value"])
 
     def groups(self, group_ids: Sequence[str]) -> list[Group]:
         """The groups, in the order of `group_ids`; one that is new gets a moment to show up."""
@@ -245,12 +291,17 @@ class Ec2:
         return list(items)
 
     def _described(
-        self, operation: str, key: str, filter_name: str, ids: Sequence[str]
+        self,
+        operation: str,
+        key: str,
+        filter_name: str,
+        ids: Sequence[str],
+        page_size: int = PAGE_SIZE,
     ) -> Iterator[dict]:
         for start in range(0, len(ids), FILTER_VALUES):
             values = list(ids[start : start + FILTER_VALUES])
             answer = self._query(
-                operation, PAGE_SIZE, Filters=[{"Name": filter_name, "Values": values}]
+                operation, page_size, Filters=[{"Name": filter_name, "Values": values}]
             )
             yield from answer[key]
 
@@ -266,7 +317,7 @@ class Ec2:
             )
 
     @contextmanager
-    def _asking(self, operation: str) -> Iterator[None]:
+    def _asking(self, operation: str, service: str = "EC2") -> Iterator[None]:
         try:
             yield
         except ClientError as error:
@@ -274,18 +325,18 @@ class Ec2:
             # EC2 appends some kilobytes that only sts:DecodeAuthorizationMessage can read.
             message = error.response["Error"]["Message"].split("Encoded authorization failure")[0]
             raise Ec2Error(
-                f"EC2 in {self.region} refused {operation} with {code}: "
+                f"{service} in {self.region} refused {operation} with {code}: "
                 f"{message.strip().rstrip('.')}. {_ADVICE.get(code, '')}".strip(),
                 code=code,
             ) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
             raise Ec2Error(
-                f"No AWS credentials to ask EC2 with: {str(error).rstrip('.')}. {_LOG_IN}"
+                f"No AWS credentials to ask {service} with: {str(error).rstrip('.')}. {_LOG_IN}"
             ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # Of an answer that was cut off, botocore appends all that came.
             what = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
-                f"EC2 in {self.region} could not be asked for {operation}: {what}. Check region "
+                f"{service} in {self.region} could not be asked for {operation}: {what}. Check region "
                 "and endpoint_url, and that this machine reaches AWS (DNS, proxy)."
             ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
@@ -291,6 +291,70 @@ def as_planned(config: dict | None, plan: Plan) -> dict:
     return {"metadata": {"namespace": plan.namespace, "name": plan.name}, "spec": spec}
 
 
+def configmap_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps/{name}"
+
+
+def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
+    """How many peer pods the cloud can hold in all, by each bound that the ConfigMap's data names.
+
+    What is no number there is left out, as by the agent that has never seen a good one.
+    """
+    numbers = {name: whole_number(str(text)) for name, text in data.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+@dataclass(frozen=True)
+class CloudShare:
+    """What the cloud's smallest bound leaves the nodes.
+
+    `bound` is its name, `total` how many peer pods it is good for, `limits` what the limits of the
+    `nodes` add up to, and `slots` what no node is to advertise more than; None where all limits fit.
+    """
+
+    bound: str
+    total: int
+    nodes: int
+    limits: int
+    slots: int | None
+
+    def of(self, limit: int) -> int:
+        """What a node with that limit is to advertise."""
+        return limit if self.slots is None else min(limit, self.slots)
+
+
+def cloud_share(limits: Collection[int], bounds: Mapping[str, int]) -> CloudShare | None:
+    """How the smallest of `bounds` is shared among nodes with these limits; None without bounds.
+
+    Evenly, but what a node with a low limit leaves goes to the others: `slots` is the largest
+    number for which sum(min(limit, slots)) stays within the bound. The node capacity agent keeps to
+    the same rule.
+    """
+    if not bounds:
+        return None
+    total, bound = min((total, bound) for bound, total in bounds.items())
+    slots, left = None, total
+    for place, limit in enumerate(sorted(limits)):
+        share = left // (len(limits) - place)
+        if limit > share:
+            slots = share
+            break
+        left -= limit
+    return CloudShare(bound, total, len(limits), sum(limits), slots)
+
+
+def slots_of(limit: int, share: CloudShare | None) -> int:
+    """What a node with that limit is to advertise, with the cloud's share where there is one."""
+    return share.of(limit) if share else limit
+
+
+def limit_at(node: dict, config: dict) -> int:
+    """What `config` allows on a node that it selects; what the node has, where its limit is none."""
+    text = config.get("spec", {}).get("limit")
+    limit = DEFAULT_LIMIT if text is None else whole_number(text)
+    return (advertised(node) or 0) if limit is None else limit
+
+
 def advertised(node: dict) -> int | None:
     """How many peer pod VMs the node's status allows, or None where it does not say."""
     quantity = node.get("status", {}).get("allocatable", {}).get(EXTENDED_RESOURCE)
@@ -336,8 +400,12 @@ def explain_still_advertising(advertising: dict[str, int], seconds: float) -> st
     )
 
 
-def explain_lagging(nodes: list[dict], limit: int, selector: str, seconds: float) -> str:
-    waited = f"After {seconds:g} s the limit of {limit} is not in force"
+def explain_lagging(
+    nodes: list[dict], limit: int, selector: str, seconds: float, share: CloudShare | None = None
+) -> str:
+    slots = slots_of(limit, share)
+    held = f", of which the cloud's {share.bound} leaves {slots}," if slots != limit else ""
+    waited = f"After {seconds:g} s the limit of {limit}{held} is not in force"
     if not nodes:
         return (
             f"{waited}: no node carries the labels {selector!r} that the PeerPodConfig selects. "
@@ -345,7 +413,7 @@ def explain_lagging(nodes: list[dict], limit: int, selector: str, seconds: float
         )
     shown = ", ".join(
         f"{name} shows {'nothing' if count is None else count}"
-        for name, count in lagging(nodes, limit).items()
+        for name, count in lagging(nodes, slots).items()
     )
     return (
         f"{waited} on every selected node: {shown}. Check that the node capacity agent (or the "

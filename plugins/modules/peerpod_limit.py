@@ -86,6 +86,7 @@ options:
         Wait until each selected node advertises the limit in its C(status.allocatable), and until no node does any more
         that the PeerPodConfig selected before and none selects now. Nodes are watched, not polled. Check mode does not
         wait.
+      - Where the cloud cannot hold as many peer pods, what O(cloud_capacity) leaves each node is waited for.
     type: bool
     default: false
   wait_timeout:
@@ -93,6 +94,32 @@ options:
       - How many seconds to wait.
     type: int
     default: 300
+  cloud_capacity:
+    description:
+      - >-
+        The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
+        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared evenly among the
+        nodes that PeerPodConfigs of O(namespace) select, and what a node with a low limit leaves goes to the others.
+      - >-
+        It is read with O(wait) only, and where there is none the limits alone count. So they do, with a warning, where it
+        may not be read.
+    type: dict
+    suboptions:
+      namespace:
+        description:
+          - The namespace of the agent.
+        type: str
+        default: osc-peerpods
+      name:
+        description:
+          - The name of the ConfigMap.
+        type: str
+        default: peerpods-cloud-capacity
+      data:
+        description:
+          - Count on these bounds, each with the number of peer pods it is good for, instead of reading them.
+          - Where it is empty, the limits alone count.
+        type: dict
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -197,9 +224,36 @@ nodes:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
       allocatable: 20
       used: null
+cloud:
+  description: >-
+    What the smallest bound of O(cloud_capacity) leaves the nodes; null where there is none or nobody looked.
+  returned: success, and when waiting failed
+  type: dict
+  contains:
+    bound:
+      description: The name of the bound.
+      type: str
+    total:
+      description: How many peer pods it is good for, those that run included.
+      type: int
+    nodes:
+      description: How many nodes the PeerPodConfigs of O(namespace) select.
+      type: int
+    limits:
+      description: What the limits of these nodes add up to.
+      type: int
+    slots:
+      description: What no node is to advertise more than, null where all limits fit.
+      type: int
+  sample:
+    bound: instance-quota
+    total: 64
+    nodes: 3
+    limits: 90
+    slots: 21
 advertised_nodes:
   description: >-
-    How many of the nodes advertise the limit; with O(state=absent), how many that no PeerPodConfig selects any more
+    How many of the nodes advertise the limit, or what RV(cloud) leaves of it; with O(state=absent), how many that no PeerPodConfig selects any more
     still advertise peer pods.
   returned: success, and when waiting failed
   type: int
@@ -207,7 +261,8 @@ advertised_nodes:
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
@@ -225,7 +280,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     LimitError,
     Plan,
     as_planned,
+    cloud_bounds,
+    cloud_share,
     collection_path,
+    configmap_path,
     current_limit,
     explain_lagging,
     explain_left_over,
@@ -235,6 +293,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     in_force,
     label_selector,
     lagging,
+    limit_at,
     node_rows,
     node_selector,
     others_than,
@@ -245,6 +304,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     refuse_bad_fields,
     refuse_overlap,
     released,
+    slots_of,
     still_advertising,
     whole_number,
 )
@@ -265,7 +325,8 @@ class Target:
 
     `nodes` are to advertise `limit`, and of those in `left` (which the PeerPodConfig is to select
     no more) none that none of the other `configs` selects is to advertise any; either is None
-    where there is nothing to wait for.
+    where there is nothing to wait for. The cloud's `bounds` are shared with the nodes of the other
+    configs, whose limits are `elsewhere`.
     """
 
     plan: Plan
@@ -273,6 +334,12 @@ class Target:
     limit: int | None = None
     nodes: Collection | None = None
     left: Collection | None = None
+    bounds: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: tuple[int, ...] = ()
+
+    def share(self, nodes):
+        """What the cloud leaves each of `nodes`, as long as these are those to advertise the limit."""
+        return cloud_share([*[self.limit] * len(nodes), *self.elsewhere], self.bounds)
 
 
 def peerpodconfigs(cluster):
@@ -289,7 +356,32 @@ def nodes_of(cluster, config):
     return cluster.follow(NODES_PATH, labelSelector=label_selector(node_selector(config)))
 
 
-def target_present(params, cluster, fields):
+def read_bounds(module, cluster):
+    """What the cloud can hold, as far as it matters for this run."""
+    given = module.params["cloud_capacity"]
+    data = given["data"]
+    if data is None and module.params["wait"]:
+        try:
+            found = cluster.get(configmap_path(given["namespace"], given["name"]))
+        except ClusterError as error:
+            if error.status != 403:
+                raise
+            module.warn(f"The cloud's bounds are not known, the limits alone count: {error}")
+            found = None
+        data = (found or {}).get("data")
+    return cloud_bounds(data or {})
+
+
+def limits_of(cluster, configs):
+    """What `configs` allow on each node that they select, the smallest where there are several."""
+    found = {}
+    for config in configs:
+        for node in nodes_of(cluster, config).objects:
+            found.setdefault(node["metadata"]["uid"], []).append(limit_at(node, config))
+    return tuple(map(min, found.values()))
+
+
+def target_present(params, cluster, fields, bounds):
     namespace, name = params["namespace"], params["name"]
     configs = peerpodconfigs(cluster)
     if configs is None:
@@ -300,12 +392,16 @@ def target_present(params, cluster, fields):
     others = others_than(configs, namespace, name)
     nodes = nodes_of(cluster, wanted)
     refuse_overlap(wanted, others, nodes.objects)
+    # The agent looks at no other namespace.
+    sharing = [other for other in others if other["metadata"]["namespace"] == namespace]
     return Target(
         plan,
         [*others, wanted],
         limit=current_limit(wanted),
         nodes=nodes,
         left=nodes_of(cluster, config) if plan.moves else None,
+        bounds=bounds,
+        elsewhere=limits_of(cluster, sharing) if bounds else (),
     )
 
 
@@ -342,10 +438,12 @@ def wait(target, seconds):
     """Why it did not come into force within `seconds`, or None where it did."""
     deadline = time.monotonic() + seconds
     if target.nodes and not target.nodes.wait(
-        lambda seen: in_force(seen, target.limit), deadline - time.monotonic()
+        lambda seen: in_force(seen, slots_of(target.limit, target.share(seen))),
+        deadline - time.monotonic(),
     ):
         selector = label_selector(node_selector(target.configs[-1]))
-        return explain_lagging(target.nodes.objects, target.limit, selector, seconds)
+        nodes = target.nodes.objects
+        return explain_lagging(nodes, target.limit, selector, seconds, target.share(nodes))
     if target.left and not target.left.wait(
         lambda seen: not still_advertising(seen, target.configs), deadline - time.monotonic()
     ):
@@ -358,15 +456,17 @@ def result_of(target, used):
     plan = target.plan
     followed = target.nodes or target.left
     nodes = followed.objects if followed else []
+    share = target.share(nodes)
     if target.limit is None:
         advertised_nodes = len(still_advertising(nodes, target.configs))
     else:
-        advertised_nodes = len(nodes) - len(lagging(nodes, target.limit))
+        advertised_nodes = len(nodes) - len(lagging(nodes, slots_of(target.limit, share)))
     return {
         "changed": plan.changed,
         "before": whole_number((plan.before or {}).get("limit")),
         "after": target.limit,
         "nodes": node_rows(nodes, used),
+        "cloud": share and asdict(share),
         "advertised_nodes": advertised_nodes,
         "diff": plan.diff,
     }
@@ -379,12 +479,13 @@ def run(module):
     if "limit" in fields:
         fields["limit"] = str(parse_limit(fields["limit"]))
     cluster = Cluster(module)
+    bounds = read_bounds(module, cluster) if params["state"] == "present" else {}
 
     def attempt():
         if params["state"] == "absent":
             target = target_absent(params, cluster)
         else:
-            target = target_present(params, cluster, fields)
+            target = target_present(params, cluster, fields, bounds)
         used = loss = None
         if target.plan.lowers:
             used = peer_pods_by_node(cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS))
@@ -424,6 +525,15 @@ def main():
             "protect": {"type": "bool", "default": False},
             "wait": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
+            "cloud_capacity": {
+                "type": "dict",
+                "apply_defaults": True,
+                "options": {
+                    "namespace": {"type": "str", "default": "osc-peerpods"},
+                    "name": {"type": "str", "default": "peerpods-cloud-capacity"},
+                    "data": {"type": "dict"},
+                },
+            },
         }
     )
     try:

@@ -48,6 +48,11 @@ _COMPUTE = re.compile(
     r"/subscriptions/([^/]+)/providers/Microsoft\.Compute/(?:locations/([^/]+)/usages|skus)",
     re.IGNORECASE,
 )
+_NETWORK_USAGES = re.compile(
+    r"(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+)"
+    r"/usages",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -186,6 +191,9 @@ class Arm(Login):
         if match := _COMPUTE.fullmatch(path):
             self._require_subscription(match[1])
             return self._compute(request, match[2])
+        if match := _NETWORK_USAGES.fullmatch(path):
+            self._require_version(request, "Microsoft.Network", "virtualNetworks")
+            return self._page(request, self.state.usages(ids.parse(match[1])))
         resource = ids.parse(path)
         if resource is None:
             raise ArmError(404, "NotFound", f"No such path: {path}")

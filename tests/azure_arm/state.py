@@ -56,6 +56,29 @@ class State:
             raise self._not_found(resource)
         return self._answered(self.stored[resource.key])
 
+    def usages(self, network: ResourceId) -> list[dict]:
+        """https://learn.microsoft.com/rest/api/virtualnetwork/virtual-networks/list-usage
+
+        Azure keeps five addresses of each subnet, and does not count a gateway's.
+        """
+        found = []
+        for subnet in self.get(network)["properties"]["subnets"]:
+            prefixes = map(ipaddress.ip_network, prefixes_of(subnet["properties"]))
+            used = len(self._ip_configurations(subnet["id"]))
+            limit = sum(prefix.num_addresses - 5 for prefix in prefixes if prefix.version == 4)
+            if subnet["name"] == "GatewaySubnet":
+                used = limit = -1
+            found.append(
+                {
+                    "currentValue": float(used),
+                    "id": subnet["id"],
+                    "limit": float(limit),
+                    "name": {"localizedValue": "Subnet size and usage", "value": "SubnetSpace"},
+                    "unit": "Count",
+                }
+            )
+        return found
+
     def list(self, collection: ResourceId) -> list[dict]:
         """All of a type: of a network or group, of a resource group, or of the subscription."""
         self._require_scope(collection)

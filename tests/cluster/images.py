@@ -20,7 +20,7 @@ from pathlib import Path
 from .kubelet import containers_conf
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
-SBOM = CONTAINERS.parent / "build" / "images" / "webhook.cdx.json"
+SBOMS = CONTAINERS.parent / "build" / "images"
 IMAGES = ("webhook", "node_capacity")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 COMMANDS = ("podman", "buildah", "runc", "iptables", "catatonit", "mmdebstrap")
@@ -70,7 +70,7 @@ def summary(tags: dict[str, str]) -> str:
 
 
 def export_sbom(tag: str, path: Path) -> None:
-    """Write the bill of materials that the webhook's image carries: all of it but its base."""
+    """Write the bill of materials that an image carries: all of it but its base."""
     path.parent.mkdir(parents=True, exist_ok=True)
     container = _podman("create", tag).stdout.strip()
     try:
@@ -147,5 +147,7 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     built = build_images()
-    export_sbom(built["webhook"], SBOM)
-    print(f"{summary(built)}\n{SBOM}")
+    print(summary(built))
+    for name, tag in built.items():
+        export_sbom(tag, SBOMS / f"{name}.cdx.json")
+        print(SBOMS / f"{name}.cdx.json")

@@ -198,7 +198,7 @@ def site_variables(runtime: str) -> dict:
     }
     if runtime == "process":
         # Two processes of one machine cannot both listen on a port, nor can two demos.
-        variables["webhook_replicas"] = 1
+        variables |= {"webhook_replicas": 1, "node_capacity_replicas": 1}
         ports = "webhook_port", "webhook_health_port", "node_capacity_health_port"
         variables |= dict(zip(ports, free_ports(3), strict=True))
     return variables

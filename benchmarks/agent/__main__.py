@@ -1,0 +1,289 @@
+"""`python -m benchmarks.agent`: nodes that advertise their slots, by the thousand.
+
+The agent, a controller by client-go with and without a limit of requests, and a curl per node do
+the same on the same nodes of one real API server: from the start until all nodes advertise, after
+a change of the limit, after a tenth of the nodes has lost it, and while nothing happens. Then the
+agent beside libraries that could mirror the nodes for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tests.cluster.processes import StartError, unwind_on_signals
+from tests.support import ROOT
+
+from ..load import version
+from . import contenders
+from .contenders import BEATS, COLD, CURL, LIMIT, LIMITED, OURS, QUIET, STORM, UNLIMITED, Curl
+from .figures import Phase
+from .libraries import FOLLOW, LIBRARIES, LIST, libraries
+from .world import IMAGES, World
+
+BUILD = ROOT / "build" / "bench"
+AGENT = ROOT / "containers" / "node_capacity"
+
+# What is not of Python's and not of the test cluster's, and Debian's packages that have it.
+PROGRAMS = {"h2load": "nghttp2-client", "curl": "curl", "ss": "iproute2"}
+
+WRITING, STEADY = (COLD, LIMIT, STORM), (QUIET, BEATS)
+
+# Points of a line in the plot, and of `progress` in the JSON.
+POINTS = 100
+
+# By contender and phase, one of each round.
+Rounds = dict[str, dict[str, list[Phase]]]
+
+
+def run_rounds(world: World, agent: Path, rounds: int) -> Rounds:
+    """All contenders by turns, in the other order every other round; a steady state once."""
+    measured: Rounds = {}
+    everyone = contenders.contenders(agent)
+    for turn in range(rounds):
+        these = [one for one in everyone if turn == 0 or one.per_second is None]
+        for contender in these if turn % 2 == 0 else reversed(these):
+            say(f"Round {turn + 1} of {rounds}: {contender.name}; load {os.getloadavg()[0]:.1f}")
+            for name, phase in contenders.phases(world, contender, steady=turn == 0):
+                measured.setdefault(contender.name, {}).setdefault(name, []).append(phase)
+    return measured
+
+
+def middle(rounds: list[Phase]) -> Phase:
+    """The round of the median time."""
+    return sorted(rounds, key=lambda one: one.seconds)[(len(rounds) - 1) // 2]
+
+
+def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Ours to each other's, by phase: time, and CPU with and without the servers'."""
+    ours = {name: middle(rounds) for name, rounds in measured[OURS].items()}
+    found = {
+        other: {
+            name: {
+                "seconds": ours[name].seconds / theirs.seconds,
+                "cpu": ours[name].cpu / theirs.cpu if theirs.cpu else None,
+                "cpu_with_servers": total_cpu(ours[name]) / total_cpu(theirs),
+            }
+            for name in WRITING
+            for theirs in [middle(measured[other][name])]
+        }
+        for other in measured
+        if other != OURS
+    }
+    scaled = by_curl.scaled(nodes)
+    found[CURL] = {
+        name: {"seconds": ours[name].seconds / scaled.seconds, "cpu": ours[name].cpu / scaled.cpu}
+        for name in (COLD, LIMIT)
+    }
+    return found
+
+
+def total_cpu(phase: Phase) -> float:
+    return phase.cpu + sum(phase.servers_cpu.values())
+
+
+# -- Telling -----------------------------------------------------------------------------------
+
+
+def table(measured: Rounds, by_curl: Curl, nodes: int) -> Iterator[str]:
+    columns = ("seconds", "CPU s", "servers'", "requests", "kB out", "kB in", "MB", "peak")
+    yield f"{'':40}" + "".join(f"{column:>10}" for column in columns)
+    for name in (*WRITING, *STEADY):
+        for contender, of_phases in measured.items():
+            if name in of_phases:
+                yield f"{name:20}{contender:20}" + "".join(
+                    f"{cell:>10}" for cell in cells(middle(of_phases[name]))
+                )
+    for title, one in (("of these measured", by_curl), (COLD, by_curl.scaled(nodes))):
+        yield (
+            f"{title:20}{CURL:20}{one.seconds:>10.2f}{one.cpu:>10.2f}{'':10}{one.nodes:>10,}"
+            f"{one.sent / 1000:>10,.0f}{one.received / 1000:>10,.0f}"
+        )
+
+
+def cells(phase: Phase) -> Iterator[str]:
+    yield f"{phase.seconds:.2f}"
+    yield f"{phase.cpu:.2f}"
+    yield f"{sum(phase.servers_cpu.values()):.2f}"
+    yield f"{sum(phase.requests.values()):,}"
+    yield f"{phase.sent / 1000:,.0f}"
+    yield f"{phase.received / 1000:,.0f}"
+    yield f"{phase.rss:.0f}"
+    yield f"{phase.peak:.0f}"
+
+
+def library_table(found: dict[str, dict[str, Phase]]) -> Iterator[str]:
+    columns = ("CPU s", "peak MB", "requests", "kB in", "follow: CPU s", "MB")
+    yield f"{'':20}" + "".join(f"{column:>14}" for column in columns)
+    for name, phases_ in found.items():
+        listed, followed = phases_[LIST], phases_[FOLLOW]
+        figures = (
+            f"{listed.cpu:.2f}", f"{listed.peak:.0f}", f"{sum(listed.requests.values())}",
+            f"{listed.received / 1000:,.0f}", f"{followed.cpu:.2f}", f"{followed.rss:.0f}",
+        )  # fmt: skip
+        yield f"{name:20}" + "".join(f"{figure:>14}" for figure in figures)
+
+
+def thinned(values: tuple[float, ...]) -> list[float]:
+    """At most POINTS of them, the first and the last among these."""
+    if len(values) <= POINTS:
+        return [round(value, 3) for value in values]
+    return [round(values[i * (len(values) - 1) // (POINTS - 1)], 3) for i in range(POINTS)]
+
+
+def flat(phase: Phase) -> dict:
+    return {
+        **asdict(replace(phase, progress=(), lags=())),
+        "progress": thinned(phase.progress),
+        "lags": thinned(phase.lags),
+    }
+
+
+COLORS = {OURS: "#c00", UNLIMITED: "#36c", LIMITED: "#666"}
+
+
+def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
+    """An SVG: for each phase the share of nodes that are written, over the seconds; every round."""
+    width, height, left, top, pitch = 330, 200, 50, 60, 390
+    lines = {
+        name: [
+            (contender, one.progress)
+            for contender, of_phases in measured.items()
+            for one in of_phases[name]
+        ]
+        for name in WRITING
+    }
+    each = by_curl.seconds / by_curl.nodes
+    title = f"Nodes that advertise, of those that should, over the seconds. {nodes:,} nodes."
+    parts = [f'<text x="{left}" y="20" class="bold">{title}</text>']
+    x = left
+    for contender, color in {**COLORS, f"{CURL} (scaled)": "#999"}.items():
+        parts.append(f'<text x="{x}" y="38" fill="{color}">{contender}</text>')
+        x += 150
+    for column, (name, drawn) in enumerate(lines.items()):
+        x0, y0 = left + column * pitch, top + 20 + height
+        shown = [(COLORS[contender], "", thinned(progress)) for contender, progress in drawn]
+        if name != STORM:
+            ends = [each * nodes * i / POINTS for i in range(1, POINTS + 1)]
+            shown.append(("#999", ' stroke-dasharray="4 3"', ends))
+        most = max(points[-1] for _, _, points in shown)
+        parts.append(
+            f'<text x="{x0}" y="{y0 - height - 8}" class="bold">{name}</text>'
+            f'<rect x="{x0}" y="{y0 - height}" width="{width}" height="{height}" class="frame"/>'
+            f'<text x="{x0 - 4}" y="{y0}" text-anchor="end">0</text>'
+            f'<text x="{x0 - 4}" y="{y0 - height + 8}" text-anchor="end">all</text>'
+            f'<text x="{x0 + width}" y="{y0 + 14}" text-anchor="end">{most:.0f} s</text>'
+        )
+        for color, dashes, points in shown:
+            path = " ".join(
+                f"{x0 + at / most * width:.1f},{y0 - (i + 1) / len(points) * height:.1f}"
+                for i, at in enumerate(points)
+            )
+            parts.append(
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"'
+                f"{dashes}/>"
+            )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(WRITING) * pitch}" '
+        f'height="{top + height + 50}"><style>text{{font:11px sans-serif}}'
+        ".bold{font-weight:bold}.frame{fill:none;stroke:#ccc}</style>"
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--nodes", type=int, default=5000)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of those that keep to no limit (default: 3)"
+    )
+    parser.add_argument(
+        "--curls", type=int, default=200, help="nodes to patch by curl, of all (default: 200)"
+    )
+    parser.add_argument(
+        "--agent", type=Path, default=AGENT,
+        help="the directory with the agent's package, to compare it with another checkout's",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    if missing := [program for program in PROGRAMS if not shutil.which(program)]:
+        parser.error(
+            f"{', '.join(missing)} missing: install Debian's {', '.join(PROGRAMS.values())}"
+        )
+    nodes, curls = arguments.nodes, min(arguments.curls, arguments.nodes)
+    unwind_on_signals()
+
+    began = time.monotonic()
+    about = {
+        "nodes": nodes,
+        "images_a_node": IMAGES,
+        "cores": os.cpu_count(),
+        "load_average_at_start": os.getloadavg(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "lightkube": importlib.metadata.version("lightkube"),
+        "writer": version(),
+    }
+    with World.started(nodes) as world:
+        say(f"{nodes:,} nodes are there.")
+        measured = run_rounds(world, arguments.agent, arguments.rounds)
+        by_curl = contenders.curl(world, curls)
+        say(f"Libraries: {OURS}, {', '.join(LIBRARIES)}")
+        mirrored: dict[str, dict[str, Phase]] = {}
+        for library, name, phase in libraries(world, arguments.agent):
+            mirrored.setdefault(library, {})[name] = phase
+    about["load_average_at_end"] = os.getloadavg()
+    about["minutes"] = round((time.monotonic() - began) / 60, 1)
+    compared = ratios(measured, by_curl, nodes)
+    report = {
+        **about,
+        "contenders": {
+            contender: {
+                name: {"median": flat(middle(rounds)), "rounds": [flat(one) for one in rounds]}
+                for name, rounds in of_phases.items()
+            }
+            for contender, of_phases in measured.items()
+        },
+        "curl": {"measured": asdict(by_curl), "scaled": asdict(by_curl.scaled(nodes))},
+        "ours_to": compared,
+        "libraries": {
+            library: {name: flat(phase) for name, phase in of_phases.items()}
+            for library, of_phases in mirrored.items()
+        },
+    }
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "agent.json").write_text(json.dumps(report, indent=2) + "\n")
+    (BUILD / "agent.svg").write_text(plot(measured, by_curl, nodes))
+    print("\n".join(table(measured, by_curl, nodes)), end="\n\n")
+    for other, of_phases in compared.items():
+        for name, of in of_phases.items():
+            print(f"Ours to {other}, {name}: {of['seconds']:.2f} of the time")
+    lags = {name: middle(of[STORM]).lags for name, of in measured.items()}
+    for name, values in lags.items():
+        print(
+            f"From the reset until the slots are back, {name}: p50 {statistics.median(values):.2f} s, "
+            f"p99 {values[int(len(values) * 0.99)]:.2f} s"
+        )
+    print("", *library_table(mirrored), "", sep="\n")
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"{BUILD.relative_to(ROOT)}/agent.json has all rounds, agent.svg shows them.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (RuntimeError, StartError) as error:
+        sys.exit(str(error))

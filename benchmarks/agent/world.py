@@ -1,0 +1,289 @@
+"""A real API server with thousands of nodes, another writer of them, and what the server logs.
+
+Of the test cluster's programs only etcd and kube-apiserver go on: the others would take part of
+the cores that the contenders are measured on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
+
+NAMESPACE = "openshift-sandboxed-containers-operator"
+AGENT_NAMESPACE = "osc-peerpods"
+RESOURCE = "kata.peerpods.io/vm"
+NODES = "/api/v1/nodes"
+WRITER = "another-writer"
+
+# Requests of the other writer that are under way at a time.
+WRITES_AT_ONCE = 16
+
+# How often a kubelet writes its node's status where nothing has changed there. Seconds.
+STATUS_INTERVAL = 300
+
+# As a worker of OpenShift has them; a kubelet reports 50 images at most.
+IMAGES = 30
+
+KEPT = {"etcd", "kube-apiserver"}
+
+
+def node() -> dict:
+    """A worker as its kubelet registers it: some 10 kB, of which an agent needs the labels and two
+    quantities."""
+    quantities = {
+        "cpu": "16", "memory": "65804756Ki", "ephemeral-storage": "125293548Ki", "pods": "250",
+        "hugepages-1Gi": "0", "hugepages-2Mi": "0",
+    }  # fmt: skip
+    conditions = {
+        "MemoryPressure": ("False", "KubeletHasSufficientMemory"),
+        "DiskPressure": ("False", "KubeletHasNoDiskPressure"),
+        "PIDPressure": ("False", "KubeletHasSufficientPID"),
+        "Ready": ("True", "KubeletReady"),
+    }
+    config = "rendered-kata-oc-00000000000000000000000000000000"
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "generateName": "worker-",
+            "labels": {
+                "node.kubernetes.io/worker": "",
+                "node-role.kubernetes.io/worker": "",
+                "node-role.kubernetes.io/kata-oc": "",
+                "node.kubernetes.io/instance-type": "m5.4xlarge",
+                "topology.kubernetes.io/region": "eu-west-1",
+                "topology.kubernetes.io/zone": "eu-west-1a",
+            },
+            "annotations": {
+                **FAKE_NODE_ANNOTATION,
+                "machine.openshift.io/machine": "openshift-machine-api/worker",
+                "machineconfiguration.openshift.io/currentConfig": config,
+                "machineconfiguration.openshift.io/desiredConfig": config,
+                "machineconfiguration.openshift.io/state": "Done",
+            },
+        },
+        "spec": {"providerID": "aws:///eu-west-1a/i-00000000000000000"},
+        "status": {
+            "capacity": quantities,
+            "allocatable": quantities,
+            "conditions": [
+                {"type": kind, "status": status, "reason": reason, "message": reason,
+                 "lastHeartbeatTime": now(), "lastTransitionTime": now()}
+                for kind, (status, reason) in conditions.items()
+            ],
+            "images": [
+                {
+                    "names": [f"quay.io/openshift-release-dev/ocp-v4.0-art-dev@sha256:{i:064x}"],
+                    "sizeBytes": 400_000_000 + i,
+                }
+                for i in range(IMAGES)
+            ],
+        },
+    }  # fmt: skip
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@dataclass
+class Seen:
+    """What the API server logged of one user.
+
+    `advertised`: when it wrote which node's status last (time of day). `requests` by verb;
+    `refused` are those of them that were answered with an error.
+    """
+
+    advertised: dict[str, float] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+
+
+class AuditLog:
+    """The API server's log, read on from where it was read last."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = path.open("rb")
+        self._file.seek(0, os.SEEK_END)
+        self._rest = b""
+        self._seen: dict[str, Seen] = {}
+
+    def of(self, user: str) -> Seen:
+        """What was logged of `user` since the last `forget`."""
+        self._read()
+        return self._seen.setdefault(user, Seen())
+
+    def forget(self) -> None:
+        self._read()
+        self._seen.clear()
+
+    def _read(self) -> None:
+        self._take(self._file.read())
+        # The API server goes on in a new file after 100 MB.
+        if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+            self._take(self._file.read())
+            self._file.close()
+            self._file = self._path.open("rb")
+            self._take(self._file.read())
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            verb, of = event["verb"], event.get("objectRef", {})
+            # A watch is counted when it begins: it may outlast the measurement.
+            if event["stage"] != ("ResponseStarted" if verb == "watch" else "ResponseComplete"):
+                continue
+            seen = self._seen.setdefault(event["user"]["username"].rpartition(":")[2], Seen())
+            seen.requests[verb] = seen.requests.get(verb, 0) + 1
+            if event["responseStatus"]["code"] >= 400:
+                seen.refused += 1
+            elif (verb, of.get("resource"), of.get("subresource")) == ("patch", "nodes", "status"):
+                at = datetime.fromisoformat(event["stageTimestamp"]).timestamp()
+                seen.advertised[of["name"]] = at
+
+
+class World:
+    """The API server, its nodes, and the hand that changes them."""
+
+    def __init__(self, cluster: Cluster, count: int):
+        self.cluster = cluster
+        self.audit = AuditLog(cluster.audit_log)
+        cluster.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+                for name in (NAMESPACE, AGENT_NAMESPACE)
+            )
+        )
+        cluster.kubectl("create", "serviceaccount", WRITER)
+        cluster.kubectl(
+            "create", "clusterrolebinding", WRITER,
+            "--clusterrole=cluster-admin", f"--serviceaccount=default:{WRITER}",
+        )  # fmt: skip
+        self._token = cluster.kubectl("create", "token", WRITER, "--duration=24h").strip()
+        self.servers: dict[str, Path] = {}
+        for name, process in children().items():
+            if name in KEPT:
+                self.servers[name] = process
+            else:
+                os.kill(int(process.name), signal.SIGTERM)
+        self._h2load("POST", [NODES] * count, json.dumps(node()), "application/json")
+        self.nodes = sorted(self.slots())
+        if len(self.nodes) != count:
+            raise RuntimeError(f"{count} nodes were to be created, {len(self.nodes)} are there.")
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, count: int) -> Iterator[Self]:
+        """One that lasts as long as its `with`."""
+        with Cluster() as cluster:
+            crd = Path(__file__).parents[2] / "tests" / "cluster" / "crds"
+            cluster.kubectl(
+                "create", "-f", str(crd / "peerpodconfigs.confidentialcontainers.org.yaml")
+            )
+            cluster.kubectl("wait", "crd", "--all", "--for=condition=Established")
+            yield cls(cluster, count)
+
+    def slots(self) -> dict[str, tuple[str | None, str | None]]:
+        """What each node advertises: (capacity, allocatable)."""
+        found = json.loads(self.cluster.kubectl("get", "--raw", NODES))["items"]
+        return {
+            item["metadata"]["name"]: tuple(
+                item["status"].get(kind, {}).get(RESOURCE) for kind in ("capacity", "allocatable")
+            )
+            for item in found
+        }
+
+    def limit(self, limit: str | None) -> None:
+        """Set spec.limit of the one PeerPodConfig; None: have no PeerPodConfig."""
+        if limit is None:
+            self.cluster.kubectl(
+                "delete", "peerpodconfig", "all", "-n", NAMESPACE, "--ignore-not-found"
+            )
+            return
+        self.cluster.apply(
+            {
+                "apiVersion": "confidentialcontainers.org/v1alpha1",
+                "kind": "PeerPodConfig",
+                "metadata": {"name": "all", "namespace": NAMESPACE},
+                "spec": {
+                    "cloudSecretName": "peer-pods-secret",
+                    "configMapName": "peer-pods-cm",
+                    "limit": limit,
+                    "nodeSelector": {"node.kubernetes.io/worker": ""},
+                },
+            }
+        )
+
+    def take_away(self, nodes: list[str]) -> None:
+        """Reset the nodes' status as a kubelet does that has started anew."""
+        nothing = {RESOURCE: None}
+        body = {"status": {"capacity": nothing, "allocatable": nothing}}
+        self._h2load(
+            "PATCH", [f"{NODES}/{name}/status" for name in nodes], json.dumps(body),
+            "application/merge-patch+json",
+        )  # fmt: skip
+
+    def beat(self, nodes: list[str], per_second: float | None = None) -> None:
+        """Write a heartbeat into the nodes' status, so many a second or as fast as it goes."""
+        ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
+        self._h2load(
+            "PATCH", [f"{NODES}/{name}/status" for name in nodes],
+            json.dumps({"status": {"conditions": [ready]}}),
+            "application/strategic-merge-patch+json", per_second,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def kwok(self) -> Iterator[None]:
+        """kwok at work: a Lease for each node, renewed all the time."""
+        process = self.cluster.processes.restart("kwok")
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def _h2load(
+        self, method: str, paths: list[str], body: str, kind: str, per_second: float | None = None
+    ) -> None:
+        """One request for each path, all with the same body. One connection: each of several
+        would begin with the first path."""
+        directory = self.cluster.directory
+        (directory / "paths").write_text(
+            "".join(f"{self.cluster.server}{path}\n" for path in paths)
+        )
+        (directory / "body").write_text(body)
+        ran = subprocess.run(
+            [
+                "h2load", "--clients=1", f"--max-concurrent-streams={WRITES_AT_ONCE}",
+                f"--requests={len(paths)}", f"--input-file={directory / 'paths'}",
+                f"--data={directory / 'body'}", f"--header=:method: {method}",
+                f"--header=content-type: {kind}", f"--header=authorization: Bearer {self._token}",
+                *([] if per_second is None else [f"--rps={per_second}"]),
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if ran.returncode or f"{len(paths)} 2xx" not in ran.stdout:
+            raise RuntimeError(f"h2load could not {method} {len(paths)} nodes: {ran.stdout}")
+
+
+def children() -> dict[str, Path]:
+    """Where the kernel tells about the processes that this one started, by their programs."""
+    pids = [
+        pid
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+    return {(Path("/proc", pid) / "exe").readlink().name: Path("/proc", pid) for pid in pids}

@@ -1,0 +1,102 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How many more instances of a type EC2 lets an account have in a region (private; no I/O here).
+
+EC2 counts the vCPUs of On-Demand Instances, those of some families together
+("Amazon EC2 instance type quotas": Capacity Reservations count even if they are unused, Spot
+Instances, Capacity Blocks and Dedicated Hosts have quotas of their own).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+# The quotas "Running On-Demand ... instances" by their codes in Service Quotas, and with what letters
+# the types that they are for begin.
+_FAMILIES = {
+    "L-1216C47A": ("a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"),
+    "L-43DA4232": ("u",),
+    "L-74FC7D96": ("f",),
+    "L-DB2E81BA": ("g", "gr", "vt"),
+    "L-417A185B": ("p",),
+    "L-7295265B": ("x",),
+    "L-6E869C2A": ("dl",),
+    "L-1945791B": ("inf",),
+    "L-2C3B7624": ("trn",),
+    "L-F7808C92": ("hpc",),
+}
+_QUOTA_CODES = {family: code for code, families in _FAMILIES.items() for family in families}
+_FAMILY = re.compile("[a-z]+")
+
+
+def quota_code(instance_type: str) -> str | None:
+    """The code of the quota that an instance type counts against, or None where we know of none."""
+    family = _FAMILY.match(instance_type)
+    return _QUOTA_CODES.get(family[0]) if family else None
+
+
+def counted(instances: Iterable[Mapping], reservations: Iterable[Mapping]) -> Counter[str]:
+    """How many of each instance type count against a quota.
+
+    `instances` as DescribeInstances has those that run, `reservations` as
+    DescribeCapacityReservations has the active ones; the used part of a reservation is instances.
+    """
+    found: Counter[str] = Counter()
+    for instance in instances:
+        on_demand = "InstanceLifecycle" not in instance
+        if on_demand and instance.get("Placement", {}).get("Tenancy") != "host":
+            found[instance["InstanceType"]] += 1
+    for reservation in reservations:
+        if reservation.get("ReservationType") != "capacity-block":
+            found[reservation["InstanceType"]] += reservation["AvailableInstanceCount"]
+    return found
+
+
+def vcpu_quota(
+    instance_types: Sequence[str],
+    vcpus: Mapping[str, int],
+    count: Mapping[str, int],
+    quotas: Mapping[str, int],
+    region: str,
+) -> list[dict]:
+    """What ec2_vcpu_quota_info returns as `instance_types`, each once and in order.
+
+    `vcpus` of one instance by its type, `count` as `counted` returns it, `quotas` in vCPUs by code.
+    Of other quotas nothing has to be known.
+    """
+    used: Counter[str | None] = Counter()
+    for instance_type, number in count.items():
+        if quota_code(instance_type) in quotas:
+            used[quota_code(instance_type)] += number * vcpus[instance_type]
+    return [
+        _of_type(instance_type, vcpus, used, quotas, region)
+        for instance_type in dict.fromkeys(instance_types)
+    ]
+
+
+def _of_type(
+    instance_type: str,
+    vcpus: Mapping[str, int],
+    used: Mapping[str | None, int],
+    quotas: Mapping[str, int],
+    region: str,
+) -> dict:
+    code = quota_code(instance_type)
+    found = {
+        "name": instance_type,
+        "vcpus": vcpus.get(instance_type),
+        "quota_code": code,
+        "quota": quotas.get(code),
+        "used": used[code] if code in quotas else None,
+        "instances": None,
+        "reason": None,
+    }
+    if instance_type not in vcpus:
+        found["reason"] = f"EC2 has no instance type {instance_type} in {region}."
+    elif code not in quotas:
+        found["reason"] = f"No vCPU quota of On-Demand Instances is known for {instance_type}."
+    else:
+        found["instances"] = max(0, found["quota"] - found["used"]) // vcpus[instance_type]
+    return found

@@ -1,0 +1,104 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ec2_subnet_usage_info
+version_added: "0.1.0"
+short_description: Tell how many addresses of a subnet are free in AWS
+description:
+  - Every peer pod is an instance of its own with an address of its own, so that the free addresses of their subnet bound
+    how many more can run.
+  - Tells no more of the subnet than that; M(amazon.aws.ec2_vpc_subnet_info) has the rest, but ends with a traceback where
+    AWS refuses to answer.
+options:
+  subnet:
+    description:
+      - The subnet, by id (V(subnet-0abc...)).
+    type: str
+    required: true
+notes:
+  - The credentials need C(ec2:DescribeSubnets).
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details: Changes nothing.
+  diff_mode:
+    support: none
+  platform:
+    platforms: posix
+seealso:
+  - module: osc.peerpods.ec2_vcpu_quota_info
+  - module: osc.peerpods.azure_subnet_usage_info
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: See how many addresses are left for peer pods
+  osc.peerpods.ec2_subnet_usage_info:
+    region: us-east-2
+    subnet: subnet-0f3a5b1c2d4e6f708
+  register: usage
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: "{{ usage.subnet.free }} addresses are free"
+"""
+
+RETURN = r"""
+subnet:
+  description: What was found.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: The id of the subnet.
+      type: str
+      sample: subnet-0f3a5b1c2d4e6f708
+    free:
+      description: How many of its IPv4 addresses are free, null where there is no such subnet.
+      type: int
+      sample: 245
+    reason:
+      description: Why that is not known, as a sentence, else null.
+      type: str
+      sample: null
+"""
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={"subnet": {"type": "str", "required": True}}, supports_check_mode=True
+    )
+    subnet_id = module.params["subnet"]
+    try:
+        ec2 = Ec2(module)
+        found = ec2.subnet(subnet_id)
+    except Ec2Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=False,
+        subnet={
+            "id": subnet_id,
+            "free": found and found["AvailableIpAddressCount"],
+            "reason": None if found else f"EC2 knows no subnet {subnet_id} in {ec2.region}.",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ec2_vcpu_quota_info
+version_added: "0.1.0"
+short_description: Tell how many more instances of a type AWS lets an account have
+description:
+  - Every peer pod is an instance of its own. AWS counts the vCPUs of the On-Demand Instances of some families together
+    and lets an account have so many in a region; that bounds how many peer pods can run, whatever limit the nodes
+    advertise.
+  - Takes a request for each quota to Service Quotas, and to EC2 one for every 1000 running instances, one for every 1000
+    Capacity Reservations and one for every 100 instance types.
+options:
+  instance_types:
+    description:
+      - The instance types to look at, such as V(t3.medium).
+    type: list
+    elements: str
+    required: true
+notes:
+  - The credentials need C(servicequotas:GetServiceQuota), C(ec2:DescribeInstances), C(ec2:DescribeCapacityReservations)
+    and C(ec2:DescribeInstanceTypes).
+  - Counted are instances that run or are about to, and the unused part of Capacity Reservations; not Spot Instances, nor
+    what is in Capacity Blocks or on Dedicated Hosts, which have quotas of their own. An instance counts with the vCPUs
+    that its type has by default. So no fewer fit than told; more may, where CPU options or Capacity Reservations that other
+    accounts share are in use.
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details: Changes nothing.
+  diff_mode:
+    support: none
+  platform:
+    platforms: posix
+seealso:
+  - module: osc.peerpods.azure_vcpu_quota_info
+  - name: Amazon EC2 instance type quotas
+    link: https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html
+    description: How AWS counts vCPUs, and how to request more.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: See how many peer pods' instances fit
+  osc.peerpods.ec2_vcpu_quota_info:
+    region: us-east-2
+    instance_types: [t3.medium]
+  register: quota
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: "{{ item.instances }} more of {{ item.name }} ({{ item.used }} of {{ item.quota }} vCPUs used)"
+  loop: "{{ quota.instance_types }}"
+"""
+
+RETURN = r"""
+instance_types:
+  description: What was found for each of O(instance_types), in that order and each once.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The instance type.
+      type: str
+      sample: t3.medium
+    vcpus:
+      description: The vCPUs of one instance, null where there is no such type.
+      type: int
+      sample: 2
+    quota_code:
+      description: The code of the quota in Service Quotas that the type counts against, null where none is known.
+      type: str
+      sample: L-1216C47A
+    quota:
+      description: How many vCPUs the account may have by it.
+      type: int
+      sample: 64
+    used:
+      description: How many it has.
+      type: int
+      sample: 24
+    instances:
+      description: How many more instances of this type fit, null where that is not known.
+      type: int
+      sample: 20
+    reason:
+      description: Why it is not known, as a sentence, else null.
+      type: str
+      sample: null
+"""
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._ec2_quota import (
+    counted,
+    quota_code,
+    vcpu_quota,
+)
+
+
+def run(ec2: Ec2, instance_types: list[str]) -> list[dict]:
+    codes = {code for name in instance_types if (code := quota_code(name))}
+    quotas = {code: ec2.quota(code) for code in sorted(codes)}
+    count = counted(ec2.live_instances(), ec2.capacity_reservations())
+    counting = {name for name in count if quota_code(name) in quotas}
+    vcpus = ec2.vcpus(sorted({*instance_types, *counting}))
+    missing = sorted(counting - vcpus.keys())
+    if missing:
+        raise Ec2Error(
+            f"EC2 in {ec2.region} does not say how many vCPUs {', '.join(missing)} have, so what is "
+            "in use is not known, though such instances run. Look at the quota by hand."
+        )
+    return vcpu_quota(instance_types, vcpus, count, quotas, ec2.region)
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={"instance_types": {"type": "list", "elements": "str", "required": True}},
+        supports_check_mode=True,
+    )
+    try:
+        found = run(Ec2(module), module.params["instance_types"])
+    except Ec2Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, instance_types=found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,757 @@
+"""What AWS and Azure can hold: the modules that ask, and the role that has nodes keep to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import pytest
+from azure.identity import ClientSecretCredential
+from azure.mgmt.network import NetworkManagementClient
+
+from tests.azure_arm import AzureArm
+from tests.azure_arm.faults import Fault, authorization_failed
+from tests.cluster import openshift
+from tests.cluster.aws import Moto
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import free_ports
+from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
+from tests.integration.apiserver import requests_of
+from tests.integration.site import NOTHING_CHANGED
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
+
+# moto has a world of its own in each region, and no other test is in this one.
+REGION = "eu-west-3"
+STANDARD = "L-1216C47A"
+STANDARD_NAME = "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
+RESOURCE = "kata.peerpods.io/vm"
+AGENT_NAMESPACE, CONFIGMAP = "osc-peerpods", "peerpods-cloud-capacity"
+AGENT = ROOT / "containers" / "node_capacity"
+NODES = ("capacity-a", "capacity-b", "capacity-c")
+POOL = {"pool": "capacity"}
+
+
+# -- Two APIs that moto lacks, as their references have them ------------------------------------
+
+
+class ServiceQuotas(ThreadingHTTPServer):
+    """GetServiceQuota of EC2's quotas, with `values` by code; `error` refuses with that code."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _QuotaHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.values: dict[str, float] = {STANDARD: 64.0}
+        self.error: str | None = None
+
+
+class _QuotaHandler(BaseHTTPRequestHandler):
+    server: ServiceQuotas
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.headers["X-Amz-Target"] == "ServiceQuotasV20190624.GetServiceQuota"
+        value = self.server.values.get(asked["QuotaCode"])
+        if self.server.error:
+            status, answer = 400, {"__type": self.server.error, "Message": "not authorized to"}
+        elif asked["ServiceCode"] != "ec2" or value is None:
+            message = "The request failed because the specified quota does not exist."
+            status, answer = 400, {"__type": "NoSuchResourceException", "Message": message}
+        else:
+            status, answer = 200, {"Quota": {
+                "ServiceCode": "ec2", "QuotaCode": asked["QuotaCode"], "QuotaName": STANDARD_NAME,
+                "Value": value, "Unit": "None", "Adjustable": True, "GlobalQuota": False,
+            }}  # fmt: skip
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def reservations(**available: int) -> bytes:
+    """DescribeCapacityReservations' answer; `available` by instance type, with _ for its dot."""
+    items = "".join(
+        f"<item><instanceType>{name.replace('_', '.')}</instanceType><state>active</state>"
+        f"<availableInstanceCount>{count}</availableInstanceCount>"
+        f"<reservationType>default</reservationType></item>"
+        for name, count in available.items()
+    )
+    return (
+        '<DescribeCapacityReservationsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+        f"<requestId>1</requestId><capacityReservationSet>{items}</capacityReservationSet>"
+        "</DescribeCapacityReservationsResponse>"
+    ).encode()
+
+
+@dataclass
+class Aws:
+    """An account with a subnet and a quota."""
+
+    ec2: object
+    proxy: Ec2Proxy
+    quotas: ServiceQuotas
+    environment: dict[str, str]
+    subnet_id: str
+
+    def launch(self, instance_type: str, count: int = 1, **how: object) -> list[str]:
+        made = self.ec2.run_instances(
+            ImageId="ami-12c6146b", MinCount=count, MaxCount=count, InstanceType=instance_type,
+            SubnetId=self.subnet_id, **how,
+        )  # fmt: skip
+        return [instance["InstanceId"] for instance in made["Instances"]]
+
+    def terminate(self, instance_ids: list[str]) -> None:
+        self.ec2.terminate_instances(InstanceIds=instance_ids)
+
+    def reserve(self, **available: int) -> None:
+        """Have these reservations from now on."""
+        answer = reservations(**available)
+        self.proxy.faults["DescribeCapacityReservations"] = [
+            lambda _pass_on: (200, answer) for _ in range(20)
+        ]
+
+
+@pytest.fixture
+def aws(moto: Moto) -> Iterator[Aws]:
+    ec2 = _ec2(moto)
+    vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.0.0/26")["Subnet"]["SubnetId"]
+    with ec2_proxy(moto.endpoint_url) as proxy, ServiceQuotas() as quotas:
+        thread = threading.Thread(target=quotas.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        environment = {
+            **moto.environment,
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_ENDPOINT_URL_SERVICE_QUOTAS": quotas.url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        account = Aws(ec2, proxy, quotas, environment, subnet)
+        account.reserve()
+        try:
+            yield account
+        finally:
+            live = ec2.describe_instances(
+                Filters=[{"Name": "instance-state-name", "Values": ["running", "stopped"]}]
+            )
+            ids = [i["InstanceId"] for r in live["Reservations"] for i in r["Instances"]]
+            if ids:
+                ec2.terminate_instances(InstanceIds=ids)
+            quotas.shutdown()
+            thread.join()
+
+
+def _ec2(moto: Moto):
+    environment = moto.environment
+    return boto3.client(
+        "ec2", region_name=REGION, endpoint_url=moto.endpoint_url,
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )  # fmt: skip
+
+
+# -- ec2_vcpu_quota_info ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quota(aws: Aws, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    def run(*instance_types: str) -> dict:
+        args = {"region": REGION, "instance_types": list(instance_types)}
+        return run_module("ec2_vcpu_quota_info", args, env=aws.environment)
+
+    return run
+
+
+def test_aws_counts_what_runs_of_the_families_of_a_quota(aws: Aws, quota):
+    aws.launch("m6i.2xlarge", 3)
+    aws.launch("t3.medium")
+    aws.launch("g4dn.xlarge")
+    stopped = aws.launch("m6i.2xlarge")
+    aws.ec2.stop_instances(InstanceIds=stopped)
+    aws.terminate(aws.launch("m6i.2xlarge"))
+    aws.reserve(c5_xlarge=2, g5_xlarge=7)
+    found = quota("t3.medium", "t3.medium")
+    assert found["instance_types"] == [
+        {
+            "name": "t3.medium",
+            "vcpus": 2,
+            "quota_code": STANDARD,
+            "quota": 64,
+            # 3 x 8 and 2 that run, 2 x 4 that are reserved.
+            "used": 34,
+            "instances": 15,
+            "reason": None,
+        }
+    ]
+    assert not found["changed"]
+    assert sorted(aws.proxy.take_calls()) == [
+        "DescribeCapacityReservations",
+        "DescribeInstanceTypes",
+        "DescribeInstances",
+    ]
+
+
+def test_types_that_aws_has_not_and_pages(aws: Aws, quota):
+    for _reservation in range(6):
+        aws.launch("m6i.2xlarge")
+    aws.proxy.page_size = 5
+    huge, medium = quota("t9.huge", "t3.medium")["instance_types"]
+    assert huge["instances"] is None
+    assert huge["reason"] == f"EC2 has no instance type t9.huge in {REGION}."
+    assert (medium["used"], medium["instances"]) == (48, 8)
+    assert aws.proxy.take_calls().count("DescribeInstances") == 2
+
+
+@pytest.mark.parametrize("lacks", ["quota", "reservations", "instances"])
+def test_without_a_permission_there_is_no_number(aws: Aws, quota, lacks: str):
+    if lacks == "quota":
+        aws.quotas.error = "AccessDeniedException"
+        expected = f"Service Quotas in {REGION} refused GetServiceQuota with AccessDeniedException"
+    else:
+        operation = {"reservations": "DescribeCapacityReservations",
+                     "instances": "DescribeInstances"}[lacks]  # fmt: skip
+        aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
+        expected = f"EC2 in {REGION} refused {operation} with UnauthorizedOperation"
+    found = quota("t3.medium")
+    assert found["failed"]
+    assert found["msg"] == (
+        f"{expected}: not authorized to. Grant these credentials the permissions that the module's "
+        "documentation lists."
+    )
+
+
+def test_a_quota_that_service_quotas_has_not(aws: Aws, quota):
+    aws.quotas.values.clear()
+    assert "refused GetServiceQuota with NoSuchResourceException" in quota("t3.medium")["msg"]
+
+
+def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):
+    def usage(subnet: str) -> dict:
+        args = {"region": REGION, "subnet": subnet}
+        return run_module("ec2_subnet_usage_info", args, env=aws.environment)
+
+    aws.launch("t3.medium", 3)
+    found = usage(aws.subnet_id)
+    assert found["subnet"] == {"id": aws.subnet_id, "free": 56, "reason": None}
+    assert aws.proxy.take_calls() == ["DescribeSubnets"]
+    assert usage("subnet-0123456789abcdef0")["subnet"] == {
+        "id": "subnet-0123456789abcdef0",
+        "free": None,
+        "reason": f"EC2 knows no subnet subnet-0123456789abcdef0 in {REGION}.",
+    }
+
+
+# -- azure_subnet_usage_info --------------------------------------------------------------------
+
+
+@dataclass
+class Azure:
+    arm: AzureArm
+    group_id: str
+    vnet_id: str
+
+    @property
+    def subnet_id(self) -> str:
+        return f"{self.vnet_id}/subnets/vms"
+
+    def launch(self, name: str) -> None:
+        """A VM with an address in the subnet."""
+        network = f"{self.group_id}/providers/Microsoft.Network"
+        here = {"location": "westeurope"}
+        nic = self.arm.put(
+            f"{network}/networkInterfaces/{name}",
+            {**here, "properties": {"ipConfigurations": [
+                {"name": "ipconfig", "properties": {"subnet": {"id": self.subnet_id}}}]}},
+        )  # fmt: skip
+        self.arm.put(
+            f"{self.group_id}/providers/Microsoft.Compute/virtualMachines/{name}",
+            {**here, "properties": {
+                "hardwareProfile": {"vmSize": "Standard_B2als_v2"},
+                "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]}}},
+        )  # fmt: skip
+
+
+@pytest.fixture
+def azure(arm: AzureArm) -> Iterator[Azure]:
+    before, limits = arm.snapshot(), dict(arm.limits)
+    group_id = f"/subscriptions/{arm.subscription_id}/resourceGroups/capacity-rg"
+    vnet_id = f"{group_id}/providers/Microsoft.Network/virtualNetworks/capacity-vnet"
+    arm.put(group_id, {"location": "westeurope"})
+    arm.put(vnet_id, {
+        "location": "westeurope",
+        "properties": {
+            "addressSpace": {"addressPrefixes": ["10.0.0.0/16", "fd00::/48"]},
+            "subnets": [
+                {"name": "vms",
+                 "properties": {"addressPrefixes": ["10.0.0.0/24", "fd00:0:0:1::/64"]}},
+                {"name": "GatewaySubnet", "properties": {"addressPrefix": "10.0.1.0/27"}},
+            ],
+        },
+    })  # fmt: skip
+    arm.take_requests()
+    yield Azure(arm, group_id, vnet_id)
+    arm.faults.clear()
+    arm.restore(before)
+    arm.limits.update(limits)
+
+
+@pytest.fixture
+def usage(azure: Azure, run_module: Callable[..., dict]) -> Callable[[str], dict]:
+    def run(subnet: str) -> dict:
+        environment = azure.arm.environment
+        return run_module("azure_subnet_usage_info", {"subnet": subnet}, env=environment)
+
+    return run
+
+
+def test_azure_counts_a_subnets_addresses(azure: Azure, usage):
+    for number in range(3):
+        azure.launch(f"vm{number}")
+    azure.arm.take_requests()
+    found = usage(f"{azure.subnet_id.upper()}/")
+    assert found["subnet"] == {
+        "id": azure.subnet_id,
+        "limit": 251,
+        "used": 3,
+        "free": 248,
+        "reason": None,
+    }
+    assert azure.arm.take_requests() == [("GET", f"{azure.vnet_id.upper()}/usages")]
+
+
+def test_the_emulator_counts_as_the_sdk_reads_it(azure: Azure, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(azure.arm.ca_file))
+    azure.launch("vm")
+    login = ClientSecretCredential(
+        azure.arm.tenant_id, azure.arm.client_id, azure.arm.client_secret,
+        authority=azure.arm.endpoint_url, disable_instance_discovery=True,
+    )  # fmt: skip
+    client = NetworkManagementClient(
+        login, azure.arm.subscription_id, base_url=azure.arm.endpoint_url,
+        credential_scopes=[f"{azure.arm.endpoint_url}/.default"],
+    )  # fmt: skip
+    found = list(client.virtual_networks.list_usage("capacity-rg", "capacity-vnet"))
+    assert [(one.id, one.current_value, one.limit, one.unit, one.name.value) for one in found] == [
+        (azure.subnet_id, 1, 251, "Count", "SubnetSpace"),
+        (f"{azure.vnet_id}/subnets/GatewaySubnet", -1, -1, "Count", "SubnetSpace"),
+    ]
+
+
+def test_a_subnet_of_which_nothing_is_known(azure: Azure, usage):
+    gateway = f"{azure.vnet_id}/subnets/GatewaySubnet"
+    found = usage(gateway)["subnet"]
+    assert (found["free"], found["reason"]) == (
+        None,
+        f"Azure does not count the addresses of {gateway}.",
+    )
+    missing = f"{azure.vnet_id}-2/subnets/vms"
+    assert usage(missing)["subnet"]["reason"] == f"Azure has no subnet {missing}."
+    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it has to be")
+    azure.arm.faults.append(Fault("GET", "usages", authorization_failed))
+    refused = usage(azure.subnet_id)
+    assert refused["failed"]
+    assert "'Microsoft.Network/virtualNetworks/usages/read'" in refused["msg"]
+
+
+# -- The role, and the agent that keeps to it ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """With three nodes for peer pods, and the namespaces of the operator and of the agent."""
+    with Cluster() as running:
+        openshift.fill(running, (), REGION)
+        for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
+            running.kubectl("create", "namespace", namespace)
+        running.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": POOL}}
+                for name in NODES
+            )
+        )
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Our agent, as a process. The Deployment by which the role knows is another test's."""
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("agent") / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "peerpods_node_capacity"],
+            env={**os.environ, "PYTHONPATH": str(AGENT), "KUBECONFIG": str(cluster.kubeconfig),
+                 "NAMESPACE": AGENT_NAMESPACE, "BIND_ADDRESS": "127.0.0.1",
+                 "HEALTH_PORT": str(port)},
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    yield
+    process.kill()
+    process.wait()
+
+
+@dataclass
+class World:
+    """A cluster that makes its VMs in one cloud, and the role to run against both."""
+
+    cluster: Cluster
+    environment: dict[str, str]
+    variables: dict = field(default_factory=dict)
+
+    def run(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+        extra = {"peerpodconfig_rollout_timeout": 30, **self.variables, **variables}
+        return subprocess.run(
+            ["ansible-playbook", str(self.playbook), *arguments, "-e", json.dumps(extra)],
+            env=ansible_environment(
+                {**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
+            ),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def rolled_out(self, *arguments: str, **variables: object) -> str:
+        ran = self.run(*arguments, **variables)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    @property
+    def playbook(self) -> Path:
+        path = self.cluster.directory / "rollout.yml"
+        play = [{
+            "hosts": "localhost", "connection": "local", "gather_facts": False,
+            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+            "roles": [{"role": "osc.peerpods.peerpodconfig_rollout"}],
+        }]  # fmt: skip
+        path.write_text(json.dumps(play))
+        return path
+
+    def peer_pods_cm(self, **data: str) -> None:
+        self.cluster.apply(configmap("peer-pods-cm", OPERATOR_NAMESPACE, data))
+
+    @property
+    def told(self) -> dict[str, str] | None:
+        """What the agent is told, None where there is no ConfigMap."""
+        items = self.cluster.get("configmaps", "-n", AGENT_NAMESPACE)["items"]
+        return next((i["data"] for i in items if i["metadata"]["name"] == CONFIGMAP), None)
+
+    @property
+    def slots(self) -> list[str | None]:
+        nodes = self.cluster.get("nodes", "-l", "pool=capacity")["items"]
+        return [node["status"].get("allocatable", {}).get(RESOURCE) for node in nodes]
+
+
+def configmap(name: str, namespace: str, data: dict[str, str], of: str = "somebody") -> dict:
+    labels = {"app.kubernetes.io/part-of": of}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "data": data,
+    }
+
+
+def peer_pods(cluster: Cluster, phase: str, *names: str) -> None:
+    """Peer pods that have a node, in that phase."""
+    resources = {"limits": {RESOURCE: "1"}}
+    cluster.apply(
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {
+                    "nodeName": NODES[0],
+                    "tolerations": [{"operator": "Exists"}],
+                    "containers": [{"name": "c", "image": "i", "resources": resources}],
+                },
+            }
+            for name in names
+        )
+    )
+    for name in names:
+        cluster.kubectl("patch", "pod", name, "-n", "default", "--subresource=status",
+                        "--type=merge", "-p", json.dumps({"status": {"phase": phase}}))  # fmt: skip
+
+
+@pytest.fixture
+def installed(cluster: Cluster, agent) -> Iterator[Cluster]:
+    """The agent, the Deployment that the role node_capacity makes, and the operator's PeerPodConfig."""
+    labels = {"app": "agent"}
+    config = openshift.peer_pod_config()
+    config["spec"]["nodeSelector"] = POOL
+    cluster.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
+            "spec": {
+                "replicas": 0,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"containers": [{"name": "c", "image": "i"}]},
+                },
+            },
+        },
+        config,
+    )
+    yield cluster
+    delete = ("delete", "--ignore-not-found", "--wait")
+    cluster.kubectl(*delete, "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
+    cluster.kubectl(*delete, "configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)
+    cluster.kubectl(*delete, "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
+    cluster.kubectl(*delete, "peerpodconfig", "--all", "-n", OPERATOR_NAMESPACE)
+    cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+
+
+@pytest.fixture
+def on_aws(installed: Cluster, aws: Aws) -> World:
+    world = World(installed, aws.environment)
+    world.peer_pods_cm(
+        CLOUD_PROVIDER="aws", AWS_REGION=REGION, AWS_SUBNET_ID=aws.subnet_id,
+        PODVM_INSTANCE_TYPE="t3.medium", PODVM_INSTANCE_TYPES="t3.medium,m6i.2xlarge",
+    )  # fmt: skip
+    return world
+
+
+@pytest.fixture
+def on_azure(installed: Cluster, azure: Azure) -> World:
+    world = World(installed, azure.arm.environment)
+    world.peer_pods_cm(
+        CLOUD_PROVIDER="azure", AZURE_REGION="westeurope", AZURE_SUBNET_ID=azure.subnet_id,
+        AZURE_INSTANCE_SIZE="Standard_B2als_v2",
+    )  # fmt: skip
+    return world
+
+
+class TestOnAws:
+    def test_nodes_advertise_what_the_cloud_can_hold(self, on_aws: World, aws: Aws):
+        aws.launch("m6i.2xlarge")
+        # Of the subnet's 59 addresses one is taken, of 64 vCPUs 8.
+        expected = (
+            "subnet-addresses: 58 peer pods, 0 that run and 58 more.",
+            "instance-quota: 28 peer pods, 0 that run and 28 more.",
+            "the limits of 3 nodes add up to 90: no node advertises more than 9.",
+        )
+        planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
+        assert on_aws.told is None
+        said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
+        for sentence in expected:
+            assert sentence in planned
+            assert sentence in said
+        assert on_aws.told == {"subnet-addresses": "58", "instance-quota": "28"}
+        assert on_aws.slots == ["9", "9", "9"]
+
+    def test_peer_pods_come_and_the_bounds_stay(self, on_aws: World, aws: Aws):
+        """One that runs takes an instance and an address, and is counted: all at once."""
+        on_aws.rolled_out(peerpodconfig_rollout_limit=5)
+        told = {"subnet-addresses": "59", "instance-quota": "32"}
+        assert on_aws.told == told
+        peer_pods(on_aws.cluster, "Running", "one", "two")
+        # What only waits for its VM, as where the quota is used up, would make it more.
+        peer_pods(on_aws.cluster, "Pending", "three")
+        aws.launch("t3.medium", 2)
+        said = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
+        assert NOTHING_CHANGED.search(said), said
+        assert "subnet-addresses: 59 peer pods, 2 that run and 57 more." in said
+        assert "the limits of 3 nodes add up to 15: they fit." in said
+        assert on_aws.told == told
+        assert on_aws.slots == ["5", "5", "5"]
+
+    def test_what_may_not_be_asked_bounds_nothing_or_stays(self, on_aws: World, aws: Aws):
+        aws.quotas.error = "AccessDeniedException"
+        said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
+        assert "instance-quota: not known. Service Quotas in eu-west-3 refused" in said
+        assert "It takes servicequotas:GetServiceQuota, ec2:DescribeInstances" in said
+        assert "stay in force" not in said
+        assert on_aws.told == {"subnet-addresses": "59"}
+        assert on_aws.slots == ["19", "19", "19"]
+
+        aws.proxy.faults["DescribeSubnets"] = [
+            refuse(403, "UnauthorizedOperation", "not authorized to")
+        ]
+        said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
+        assert NOTHING_CHANGED.search(said), said
+        assert "It takes ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
+        assert on_aws.slots == ["19", "19", "19"]
+
+    def test_no_credentials_are_no_reason_to_stop(self, on_aws: World, tmp_path: Path):
+        none = str(tmp_path / "none")
+        on_aws.environment = {
+            **on_aws.environment,
+            "AWS_CONFIG_FILE": none,
+            "AWS_SHARED_CREDENTIALS_FILE": none,
+        }
+        del on_aws.environment["AWS_ACCESS_KEY_ID"], on_aws.environment["AWS_SECRET_ACCESS_KEY"]
+        said = on_aws.rolled_out(peerpodconfig_rollout_limit=4)
+        assert said.count("not known. ") == 2
+        assert on_aws.told is None
+        assert on_aws.slots == ["4", "4", "4"]
+
+    def test_variables_and_what_others_have_put_there(self, on_aws: World):
+        on_aws.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"budget": "7"}))
+        said = on_aws.rolled_out(
+            peerpodconfig_rollout_instance_type="m6i.2xlarge",
+            peerpodconfig_rollout_subnet_id="subnet-0123456789abcdef0",
+        )
+        assert "instance-quota: 8 peer pods" in said
+        assert "subnet-addresses: not known. EC2 knows no subnet subnet-0123456789abcdef0" in said
+        assert "budget: 7 peer pods; the limits of 3 nodes add up to 30" in said
+        assert on_aws.told == {"budget": "7", "instance-quota": "8"}
+        assert on_aws.slots == ["2", "2", "2"]
+
+
+class TestOnAzure:
+    def test_nodes_advertise_what_the_cloud_can_hold(self, on_azure: World, azure: Azure):
+        azure.launch("worker")
+        azure.arm.limits["standardBasv2Family"] = 43
+        said = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
+        assert "subnet-addresses: 250 peer pods, 0 that run and 250 more." in said
+        assert "instance-quota: 20 peer pods; the limits of 3 nodes add up to 30" in said
+        assert on_azure.told == {"subnet-addresses": "250", "instance-quota": "20"}
+        assert on_azure.slots == ["6", "6", "6"]
+        assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=10))
+
+    def test_what_may_not_be_asked_bounds_nothing(self, on_azure: World, azure: Azure):
+        azure.arm.faults += [
+            Fault("GET", "usages", authorization_failed),
+            Fault("GET", "skus", authorization_failed),
+        ]
+        said = on_azure.rolled_out(peerpodconfig_rollout_limit=6)
+        assert "It takes Microsoft.Network/virtualNetworks/usages/read." in said
+        assert "It takes Microsoft.Compute/skus/read and Microsoft.Compute/locations" in said
+        assert on_azure.told is None
+        assert on_azure.slots == ["6", "6", "6"]
+
+    def test_a_cloud_that_is_not_known(self, on_azure: World):
+        on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
+        said = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
+        assert "does not say that CLOUD_PROVIDER is aws or azure" in said
+        assert on_azure.told is None
+        assert on_azure.slots == ["7", "7", "7"]
+
+
+class TestSwitchedOff:
+    def test_it_asks_nobody_and_takes_back_what_it_said(self, on_azure: World, azure: Azure):
+        azure.arm.limits["standardBasv2Family"] = 0
+        on_azure.rolled_out(peerpodconfig_rollout_limit=8)
+        # A quota that is used up is no less known than another.
+        assert on_azure.told["instance-quota"] == "0"
+        assert on_azure.slots == ["0", "0", "0"]
+        azure.arm.take_requests()
+        off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
+        on_azure.rolled_out("--check", **off)
+        assert on_azure.told is not None
+        on_azure.rolled_out(**off)
+        assert on_azure.told is None
+        assert on_azure.slots == ["8", "8", "8"]
+        assert azure.arm.take_requests() == []
+
+    def test_what_somebody_else_said_stays_and_counts(self, on_azure: World):
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"budget": "7"}))
+        off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
+        assert "budget: 7 peer pods" in on_azure.rolled_out(**off)
+        assert on_azure.told == {"budget": "7"}
+        assert on_azure.slots == ["2", "2", "2"]
+
+    def test_without_our_agent_nothing_is_written(self, on_azure: World, azure: Azure):
+        """Whoever advertises instead knows nothing of the cloud: here, our agent without bounds."""
+        on_azure.cluster.apply(
+            configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods")
+        )
+        on_azure.cluster.kubectl(
+            "delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE
+        )
+        said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
+        assert "instance-quota: 50 peer pods" in said
+        assert "Nothing keeps the nodes to what the cloud can hold" in said
+        assert on_azure.told is None
+        assert on_azure.slots == ["8", "8", "8"]
+        assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=8))
+
+
+# -- peerpod_limit, on its own ------------------------------------------------------------------
+
+
+@pytest.fixture
+def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    def run(user: str, *groups: str, **args: object) -> dict:
+        kubeconfig = installed.user_kubeconfig(user, *groups)
+        return run_module(
+            "peerpod_limit", {"kubeconfig": str(kubeconfig), "wait_timeout": 20, **args}
+        )
+
+    return run
+
+
+def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
+    """Of 20, a pool of one node with a limit of 4 takes 4, and leaves 8 to each of the others."""
+    installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
+    installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
+    try:
+        small = set_limit("small", "system:masters", name="small", limit=4, wait=True,
+                          node_selector={"pool": "small"})  # fmt: skip
+        assert small["cloud"] == {
+            "bound": "instance-quota",
+            "total": 20,
+            "nodes": 3,
+            "limits": 24,
+            "slots": 8,
+        }
+        large = set_limit("large", "system:masters", limit=30, wait=True)
+        assert not large.get("failed"), large
+        assert (large["after"], large["advertised_nodes"]) == (30, 2)
+        assert [node["allocatable"] for node in large["nodes"]] == [8, 8]
+        assert (large["cloud"]["limits"], large["cloud"]["slots"]) == (64, 8)
+        shown = {verb: path for verb, path in requests_of(installed, "large") if verb == "get"}
+        assert shown == {"get": f"/api/v1/namespaces/{AGENT_NAMESPACE}/configmaps/{CONFIGMAP}"}
+    finally:
+        installed.kubectl("label", "node", NODES[0], "pool=capacity", "--overwrite")
+
+
+def test_it_says_what_the_cloud_leaves_where_that_does_not_come(installed: Cluster, set_limit):
+    bounds = {"data": {"budget": "9"}}
+    result = set_limit(
+        "told", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds
+    )
+    assert result["failed"]
+    assert "the limit of 8, of which the cloud's budget leaves 3, is not in force" in result["msg"]
+    assert "capacity-a shows 8" in result["msg"]
+    assert result["cloud"]["bound"] == "budget"
+
+
+def test_without_waiting_it_does_not_look(installed: Cluster, set_limit):
+    installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20"}))
+    assert set_limit("looker", "system:masters", limit=8)["cloud"] is None
+    assert "get" not in {verb for verb, _path in requests_of(installed, "looker")}
+
+
+def test_who_may_not_read_the_bounds_is_told_and_waits_for_the_limit(installed: Cluster, set_limit):
+    rules = {
+        "limited-configs": ("get,list,patch", "peerpodconfigs.confidentialcontainers.org"),
+        "limited-nodes": ("list,watch", "nodes,pods"),
+    }
+    for name, (verbs, resources) in rules.items():
+        installed.kubectl("create", "clusterrole", name, f"--verb={verbs}",
+                          f"--resource={resources}")  # fmt: skip
+        installed.kubectl(
+            "create", "clusterrolebinding", name, f"--clusterrole={name}", "--user=limited"
+        )
+    result = set_limit("limited", limit=6, wait=True)
+    assert not result.get("failed"), result
+    assert result["advertised_nodes"] == len(NODES)
+    (warning,) = result["warnings"]
+    assert warning.startswith("The cloud's bounds are not known, the limits alone count: GET")
+    assert "403 Forbidden" in warning

@@ -1,0 +1,507 @@
+"""The role node_capacity by itself: who advertises, what it deploys, and what that may do.
+
+The tests are one story, in their order: a controller of somebody else's advertises, then somebody by hand,
+then our agent, then cloud-api-adaptor. Where podman can, the agent runs as containers; as processes of
+one machine two replicas would want the same port.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.cluster import openshift
+from tests.cluster.images import (
+    base_image,
+    build_image,
+    build_images,
+    export_sbom,
+    why_no_podman,
+)
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import Api
+from tests.cluster.processes import free_ports, wait_for
+from tests.demo.__main__ import site_variables
+from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.integration.test_webhook_role import actor, set_status
+from tests.support import OPERATOR_NAMESPACE, ROOT
+
+pytestmark = pytest.mark.integration
+
+NAME = "peerpods-node-capacity"
+NAMESPACE = "osc-peerpods"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"
+RESOURCE = "kata.peerpods.io/vm"
+ROLE = ROOT / "roles/node_capacity"
+
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+  roles: [osc.peerpods.node_capacity]
+"""
+
+SERVICE_MONITOR = "servicemonitors.monitoring.coreos.com"
+PROMETHEUS_RULE = "prometheusrules.monitoring.coreos.com"
+GRAFANA_DASHBOARD = "grafanadashboards.grafana.integreatly.org"
+
+# What the agent may do, as (namespace or None, API group, resource, name or None, verb).
+RIGHTS = {
+    *((None, "", "nodes", None, verb) for verb in ("list", "watch")),
+    (None, "", "nodes/status", None, "patch"),
+    *((None, "", "pods", None, verb) for verb in ("list", "watch")),
+    *((OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs", None, verb)
+      for verb in ("list", "watch")),
+    (OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs/status", None, "patch"),
+    (OPERATOR_NAMESPACE, "", "events", None, "create"),
+    (NAMESPACE, "coordination.k8s.io", "leases", None, "create"),
+    *((NAMESPACE, "coordination.k8s.io", "leases", NAME, verb)
+      for verb in ("list", "watch", "patch")),
+    *((NAMESPACE, "", "configmaps", "peerpods-cloud-capacity", verb) for verb in ("list", "watch")),
+}  # fmt: skip
+
+
+@dataclass
+class Role(Site):
+    """The role alone."""
+
+    playbook: Path
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
+
+    def succeed(self, *arguments: str, **variables: object) -> str:
+        """Run it with `variables` beside those of this machine; returns what it printed."""
+        ran = self.run("-e", json.dumps(variables), *arguments)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def get(self, *names: str) -> dict:
+        return self.cluster.get(*names, "-n", NAMESPACE)
+
+    def names(self, kind: str, namespace: str = NAMESPACE) -> list[str]:
+        return [
+            item["metadata"]["name"] for item in self.cluster.get(kind, "-n", namespace)["items"]
+        ]
+
+    def pods(self) -> list[dict]:
+        return self.get("pods", "-l", f"app.kubernetes.io/name={NAME}")["items"]
+
+    def advertised(self) -> dict[str, str | None]:
+        return {
+            node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE)
+            for node in self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
+        }
+
+    def write(self, node: str, slots: str | None, manager: str) -> None:
+        """Have `node` advertise `slots`, as one who calls itself `manager`."""
+        self.cluster.kubectl(
+            "patch", "node", node, "--subresource=status", "--type=merge",
+            f"--field-manager={manager}",
+            "-p", json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
+    playbook = tmp_path_factory.mktemp("role") / "play.yml"
+    playbook.write_text(PLAY)
+    runtime = "process" if why_no_podman() else "podman"
+    variables = {**site_variables(runtime), "node_capacity_timeout": 60}
+    if runtime == "process":
+        variables["node_capacity_replicas"] = 1
+    with Cluster() as cluster:
+        openshift.fill(cluster, openshift.imagined_workers(2), openshift.IMAGINED_REGION["aws"])
+        for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
+            cluster.kubectl("create", "namespace", name)
+        cluster.apply(openshift.peer_pod_config("worker"))
+        for kind in (SERVICE_MONITOR, PROMETHEUS_RULE, GRAFANA_DASHBOARD):
+            custom_resource(cluster, kind, "v1beta1" if kind == GRAFANA_DASHBOARD else "v1")
+        openshift.start_stand_ins(cluster, runtime)
+        yield Role(cluster, None, {}, list, variables, playbook)
+
+
+def custom_resource(cluster: Cluster, name: str, version: str) -> None:
+    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
+    plural, _, group = name.partition(".")
+    kind = {SERVICE_MONITOR: "ServiceMonitor", PROMETHEUS_RULE: "PrometheusRule",
+            GRAFANA_DASHBOARD: "GrafanaDashboard", IMAGE_STREAM: "ImageStream",
+            BUILD_CONFIG: "BuildConfig", BUILD: "Build"}[name]  # fmt: skip
+    cluster.apply({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": version, "served": True, "storage": True,
+                          "subresources": {"status": {}},
+                          "schema": {"openAPIV3Schema": {
+                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
+        },
+    })  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+
+
+@pytest.fixture(scope="module")
+def workers(role: Role) -> list[str]:
+    return sorted(role.advertised())
+
+
+@pytest.mark.parametrize(
+    ("manager", "who"),
+    [
+        ("kubectl", "people"),
+        ("kubectl-patch", "people"),
+        ("kubectl-edit", "people"),
+        ("oc", "people"),
+        ("curl", "people"),
+        ("Mozilla", "people"),
+        ("OpenAPI-Generator", "people"),
+        ("peerpods-node-capacity", "not others"),
+        ("kubelet", "not others"),
+        # The operator's program, and whatever else may come.
+        ("manager", "controllers"),
+        ("cloud-api-adaptor", "controllers"),
+        ("peerpodconfig-ctrl", "controllers"),
+        ("octopus", "controllers"),
+        ("curler", "controllers"),
+    ],
+)
+def test_who_is_behind_a_field_manager(manager: str, who: str):
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    people = re.match(variables["node_capacity_by_hand"], manager)
+    ours = re.match(variables["node_capacity_not_others"], manager)
+    assert who == ("people" if people else "not others" if ours else "controllers")
+
+
+class TestBeforeOurAgent:
+    def test_it_stands_aside_for_the_operators_controller(self, role: Role, workers: list[str]):
+        role.write(workers[0], "10", "manager")
+        role.write(workers[1], "10", "kubectl-patch")
+        try:
+            with role.unchanged():
+                said = role.succeed()
+        finally:
+            for worker in workers:
+                role.write(worker, None, "manager")
+        assert f"{RESOURCE} is advertised by manager on {workers[0]} (" in said
+        assert "our agent stands aside." in said
+        assert "node_capacity_manager=collection" in said
+        assert NOTHING_CHANGED.search(said)
+
+    def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
+        with role.unchanged():
+            role.succeed("--check", "--diff")
+
+    def test_it_needs_an_image(self, role: Role):
+        with role.unchanged():
+            said = sentence(role.run("-e", "node_capacity_image="))
+        assert "node_capacity_image is not set" in said
+        assert "node_capacity_image_source=build" in said
+
+
+@pytest.fixture(scope="module")
+def said(role: Role, workers: list[str]) -> str:
+    """What the first installation printed, where somebody had a node advertise by hand."""
+    role.write(workers[0], "7", "kubectl-patch")
+    # As a kubelet does with what it does not know when it starts.
+    role.write(workers[1], "0", "kubelet")
+    return role.succeed()
+
+
+class TestOurAgent:
+    def test_it_takes_over_what_was_done_by_hand(self, role: Role, workers: list[str], said: str):
+        assert f"was advertised by hand (kubectl-patch on {workers[0]})" in said
+        wait_for("the limit", lambda: set(role.advertised().values()) == {"10"}, seconds=30)
+
+    @pytest.mark.usefixtures("said")
+    def test_of_two_replicas_one_leads(self, role: Role):
+        if reason := why_no_podman():
+            pytest.skip(reason)
+        assert role.get(f"deployment/{NAME}")["status"]["readyReplicas"] == 2
+        port = role.variables.get("node_capacity_health_port", 8081)
+
+        def leaders() -> list[float]:
+            found = []
+            for pod in role.pods():
+                url = f"http://{pod['status']['podIP']}:{port}/metrics"
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    metrics = answer.read().decode()
+                found.append(float(re.search(r"^\w+_leader (.*)$", metrics, re.MULTILINE)[1]))
+            return sorted(found)
+
+        wait_for("a leader", lambda: leaders() == [0, 1], seconds=30)
+        holder = role.get(f"lease/{NAME}")["spec"]["holderIdentity"]
+        assert any(pod["metadata"]["name"] in holder for pod in role.pods())
+
+    @pytest.mark.usefixtures("said")
+    def test_it_may_do_what_it_does_and_nothing_else(self, role: Role):
+        """What it may is the contract's, by the API server's own account; and all of it is used."""
+        assert granted(role) == RIGHTS
+        # A reason for an event.
+        second = openshift.peer_pod_config("worker", limit="9")
+        second["metadata"]["name"] = "overlapping"
+        role.cluster.apply(second)
+        expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
+        try:
+            wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
+        finally:
+            role.cluster.kubectl("delete", "peerpodconfig", "overlapping", "-n", OPERATOR_NAMESPACE)
+            used, refused = asked(role)
+            assert used == expected
+            assert refused == []
+
+    @pytest.mark.usefixtures("said")
+    def test_the_pods_are_as_an_administrator_wants_them(self, role: Role):
+        namespace = role.cluster.get("namespace", NAMESPACE)
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+        pod = role.pods()[0]
+        (container,) = pod["spec"]["containers"]
+        # What the priority admission made of the class: there is one.
+        assert pod["spec"]["priority"] == 2_000_000_000
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert all(mount["readOnly"] for mount in container["volumeMounts"])
+        # The role's own settings beside the template's: one pod less of two at a time, none more.
+        strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
+        assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
+
+    @pytest.mark.usefixtures("said")
+    def test_prometheus_gets_in_and_only_to_api_servers_it_gets_out(self, role: Role):
+        spec = role.get(f"networkpolicy/{NAME}")["spec"]
+        assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
+        (metrics,) = spec["ingress"]
+        assert [port["port"] for port in metrics["ports"]] == ["health"]
+        (namespaces,) = metrics["from"]
+        assert namespaces["namespaceSelector"]["matchExpressions"][0]["operator"] == "In"
+        (api_servers,) = spec["egress"]
+        assert [(port["protocol"], port["port"]) for port in api_servers["ports"]] == [
+            ("TCP", 443),
+            ("TCP", 6443),
+        ]
+        assert (
+            spec["podSelector"]["matchLabels"].items()
+            <= role.pods()[0]["metadata"]["labels"].items()
+        )
+
+    @pytest.mark.usefixtures("said")
+    def test_a_node_with_one_of_them_can_be_drained(self, role: Role):
+        name = role.pods()[0]["metadata"]["name"]
+        wait_for("the disruption controller's count", lambda: role.get(f"pdb/{NAME}").get(
+            "status", {}).get("disruptionsAllowed"), seconds=30)  # fmt: skip
+        Api(str(role.cluster.kubeconfig)).request(
+            "POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction",
+            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
+             "deleteOptions": {"dryRun": ["All"]}},
+        )  # fmt: skip
+
+    @pytest.mark.usefixtures("said")
+    def test_prometheus_finds_the_metrics(self, role: Role):
+        spec = role.get(f"{SERVICE_MONITOR}/{NAME}")["spec"]
+        service = role.get(f"service/{NAME}")
+        labels = spec["selector"]["matchLabels"]
+        assert labels.items() <= service["metadata"]["labels"].items()
+        (endpoint,) = spec["endpoints"]
+        ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+        assert ports[endpoint["port"]] == "health"
+
+    @pytest.mark.usefixtures("said")
+    def test_prometheus_and_grafana_have_what_is_in_the_files(self, role: Role):
+        """To the letter: the files are templates of Prometheus' and Grafana's, not of Ansible's."""
+        alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
+        assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
+        dashboard = role.get(f"{GRAFANA_DASHBOARD}/{NAME}")["spec"]
+        assert dashboard["json"] == (ROLE / "files/dashboard.json").read_text().rstrip()
+        assert dashboard["instanceSelector"]["matchLabels"] == {"dashboards": "grafana"}
+        # Only where it is asked for.
+        assert NAME not in role.names("configmaps", "openshift-config-managed")
+
+    @pytest.mark.usefixtures("said")
+    def test_the_pods_settings_are_those_that_the_agent_has(self, role: Role):
+        (container,) = role.pods()[0]["spec"]["containers"]
+        passed = {variable["name"] for variable in container["env"]}
+        # In a cluster, it logs in by its service account.
+        assert passed == readme_settings() - {"KUBECONFIG"}
+
+    @pytest.mark.usefixtures("said")
+    def test_a_second_run_changes_nothing(self, role: Role):
+        assert NOTHING_CHANGED.search(role.succeed())
+
+    @pytest.mark.usefixtures("said")
+    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, role: Role):
+        with role.unchanged():
+            assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
+
+    @pytest.mark.usefixtures("said")
+    def test_what_is_not_wanted_any_more_goes(self, role: Role):
+        role.succeed(
+            node_capacity_count_peer_pods=False,
+            node_capacity_alerts=False,
+            node_capacity_console_dashboard=True,
+            # As processes, the old one may still have its port.
+            node_capacity_health_port=free_ports(1)[0],
+        )
+        assert granted(role) == {right for right in RIGHTS if right[2] != "pods"}
+        assert role.names(PROMETHEUS_RULE) == []
+        assert role.names(SERVICE_MONITOR) == [NAME]
+        shown = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
+        assert shown["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
+        assert json.loads(shown["data"][f"{NAME}.json"])["panels"]
+
+
+@pytest.mark.usefixtures("said")
+class TestAfterOurAgent:
+    def test_it_makes_way_for_an_adaptor_that_advertises(self, role: Role, workers: list[str]):
+        role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
+        said = role.succeed()
+        assert f"{RESOURCE} is advertised by cloud-api-adaptor on {workers[0]} (" in said
+        assert f"is removed from {NAMESPACE}; nodes advertise what they did" in said
+        assert set(role.advertised().values()) == {"10"}
+        assert role.pods() == []
+        left = {
+            kind: found
+            for kind in ("deployments", "services", "networkpolicies", "pdb", "serviceaccounts",
+                         "roles", "rolebindings", "leases", SERVICE_MONITOR, PROMETHEUS_RULE,
+                         GRAFANA_DASHBOARD)
+            if (found := role.names(kind)) != []
+        }  # fmt: skip
+        assert left == {"serviceaccounts": ["default"]}
+        assert NAME not in role.names("configmaps", "openshift-config-managed")
+        assert granted(role) == set()
+
+    def test_there_is_nothing_more_to_remove(self, role: Role):
+        with role.unchanged():
+            said = role.succeed(node_capacity_manager="operator")
+        assert NOTHING_CHANGED.search(said)
+        assert "node_capacity_manager is operator: our agent stands aside." in said
+
+    def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(
+        self, role: Role
+    ):
+        if reason := why_no_podman():
+            pytest.skip(reason)
+        for kind in (IMAGE_STREAM, BUILD_CONFIG, BUILD):
+            custom_resource(role.cluster, kind, "v1")
+        with actor(lambda: build_controller(role.cluster)):
+            role.succeed(
+                node_capacity_manager="collection",
+                node_capacity_image_source="build",
+                node_capacity_image="",
+                node_capacity_base_image=base_image(),
+            )
+        deployment = role.get(f"deployment/{NAME}")
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert container["image"].startswith(f"{BUILT}@sha256:")
+        assert deployment["status"]["readyReplicas"] == 2
+
+
+def granted(role: Role) -> set[tuple]:
+    """All that the agent's service account may do and any other may not, as RIGHTS has it."""
+    rights = set()
+    cluster_wide = rules(role, "default", ACCOUNT)
+    for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
+        here = rules(role, namespace, ACCOUNT)
+        rights |= {(namespace, *right) for right in here - cluster_wide}
+    return rights | {(None, *right) for right in cluster_wide}
+
+
+def rules(role: Role, namespace: str, account: str) -> set[tuple]:
+    """What `account` may do in `namespace`, without what every service account may."""
+
+    def of(user: str) -> set[tuple]:
+        review = json.loads(role.cluster.kubectl(
+            "create", "--validate=false", "-f", "-", "-o", "json", f"--as={user}",
+            "--as-group=system:serviceaccounts", "--as-group=system:authenticated",
+            input=json.dumps({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+                              "spec": {"namespace": namespace}}),
+        ))  # fmt: skip
+        return {
+            (group, resource, name, verb)
+            for rule in review["status"]["resourceRules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for name in rule.get("resourceNames", [None])
+            for verb in rule["verbs"]
+        }
+
+    return of(account) - of("system:serviceaccount:default:default")
+
+
+def asked(role: Role) -> tuple[set[tuple], list[str]]:
+    """What the agent has had the API server do, as (group, resource, verb); and what was refused."""
+    used, refused = set(), []
+    for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):
+        if event["user"]["username"] != ACCOUNT or "objectRef" not in event:
+            continue
+        what = event["objectRef"]
+        parts = (what.get("resource"), what.get("subresource"))
+        used.add((what.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]))
+        if event["responseStatus"]["code"] == 403:
+            refused.append(f"{event['verb']} {event['requestURI']}")
+    return used, refused
+
+
+def readme_settings() -> set[str]:
+    """The environment variables that the agent's README has in its table."""
+    rows = re.findall(
+        r"^\| `[A-Z].*?\|", (ROOT / "containers/node_capacity/README.md").read_text(), re.MULTILINE
+    )
+    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+
+def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
+    """No more, no less than what is pinned by hash."""
+    if reason := why_no_podman():
+        pytest.skip(reason)
+    export_sbom(build_images()["node_capacity"], tmp_path / "sbom.json")
+    listed = json.loads((tmp_path / "sbom.json").read_text())["components"]
+    text = (ROOT / "containers/node_capacity/requirements.txt").read_text()
+    pins = [Requirement(line) for line in re.findall(r"^\w.*?(?= \\$)", text, re.MULTILINE)]
+    assert {f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed} == {
+        f"{pin.name}{pin.specifier}" for pin in pins if pin.marker is None or pin.marker.evaluate()
+    }
+
+
+IMAGE_STREAM = "imagestreams.image.openshift.io"
+BUILD_CONFIG = "buildconfigs.build.openshift.io"
+BUILD = "builds.build.openshift.io"
+
+# As podman knows what it has built: so it is this that runs.
+BUILT = f"localhost/osc-peerpods/{NAME}"
+
+
+def build_controller(cluster: Cluster) -> None:
+    """Stands in for OpenShift's: BuildConfig → image, by podman → the ImageStream's tag, and a Build that says so."""
+    configs = cluster.get(BUILD_CONFIG, "-n", NAMESPACE)["items"]
+    if not configs or cluster.get(BUILD, "-n", NAMESPACE)["items"]:
+        return
+    spec = configs[0]["spec"]
+    tag = spec["output"]["to"]["name"].partition(":")[2]
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "Dockerfile").write_text(spec["source"]["dockerfile"])
+        for part in spec["source"]["configMaps"]:
+            folder = Path(directory, part["destinationDir"])
+            folder.mkdir(exist_ok=True)
+            data = cluster.get("configmap", part["configMap"]["name"], "-n", NAMESPACE)["data"]
+            for name, content in data.items():
+                (folder / name).write_text(content)
+        digest = build_image(Path(directory), f"{BUILT}:{tag}")
+    set_status(cluster, NAMESPACE, f"imagestream/{NAME}", {"tags": [
+        {"tag": tag, "items": [{"dockerImageReference": f"{BUILT}@{digest}"}]}]})  # fmt: skip
+    cluster.apply({
+        "apiVersion": "build.openshift.io/v1", "kind": "Build",
+        "metadata": {"name": f"{NAME}-1", "namespace": NAMESPACE,
+                     "labels": {"openshift.io/build-config.name": NAME}},
+    })  # fmt: skip
+    set_status(cluster, NAMESPACE, f"build/{NAME}-1", {"phase": "Complete"})
