@@ -149,7 +149,7 @@ def test_check_mode_shows_and_writes_nothing(cluster, set_limit):
     assert (result["before"], result["after"]) == (10, 3)
     assert result["diff"]["after"] == {"spec": {"limit": "3"}}
     assert cluster.get("peerpodconfig", "ours", "-n", NAMESPACE) == before
-    assert {verb for verb, _ in requests_of(cluster, "limit-check")} == {"list"}
+    assert {verb for verb, _ in requests_of(cluster, "limit-check")} == {"get", "list"}
 
 
 def test_waits_by_one_watch_until_every_node_advertises_the_limit(cluster, set_limit):
@@ -164,7 +164,7 @@ def test_waits_by_one_watch_until_every_node_advertises_the_limit(cluster, set_l
     assert [node["allocatable"] for node in result["nodes"]] == [1500, 1500]
     assert result["advertised_nodes"] == 2
     assert [verb for verb, _ in requests_of(cluster, "limit-wait")] == [
-        *("list", "list"),
+        *("get", "list", "list"),
         "patch",
         "watch",
     ]
@@ -327,7 +327,7 @@ def test_a_config_for_a_pool_of_its_own_is_made_changed_and_removed(cluster, con
         assert [node["name"] for node in result["nodes"]] == ["limit-b"]
         assert spec_of(cluster, "own") == made
         verbs = [verb for verb, _path in requests_of(cluster, "limit-create")]
-        assert verbs == ["list", "list", "list", "create"]
+        assert verbs == ["get", "list", "list", "list", "create"]
         assert not set_limit(None, **own)["changed"]
 
         fields = {"instance_type": "r6i.large", "config_map_name": "other-cm"}
