@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shlex
 import subprocess
@@ -14,12 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.binaries import _go
+from tests.cluster.binaries import built
 from tests.cluster.processes import free_ports
-from tests.environments import CACHE
+from tests.support import OPERATOR_NAMESPACE
 
 from .figures import Phase, Subject, measure
-from .world import AGENT_NAMESPACE, NAMESPACE, NODES, RESOURCE, STATUS_INTERVAL, World
+from .world import AGENT_NAMESPACE, NODES, RESOURCE, STATUS_INTERVAL, World
 
 PEER = Path(__file__).with_name("peer")
 
@@ -57,7 +55,7 @@ def agent_process(agent: Path) -> tuple[list[str], dict[str, str]]:
     """How the agent whose package is in the directory `agent` is started, and its environment."""
     environment = {
         "PYTHONPATH": str(agent),
-        "PEERPODCONFIG_NAMESPACE": NAMESPACE,
+        "PEERPODCONFIG_NAMESPACE": OPERATOR_NAMESPACE,
         "NAMESPACE": AGENT_NAMESPACE,
         "POD_VM_EXTENDED_RESOURCE": RESOURCE,
         "BIND_ADDRESS": "127.0.0.1",
@@ -67,35 +65,13 @@ def agent_process(agent: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def contenders(agent: Path) -> list[Contender]:
-    program = [str(peer()), f"-namespace={NAMESPACE}", f"-resource={RESOURCE}"]
+    peer = built(PEER, [PEER.name], minutes=1) / PEER.name
+    program = [str(peer), f"-namespace={OPERATOR_NAMESPACE}", f"-resource={RESOURCE}"]
     return [
         Contender(OURS, *agent_process(agent)),
         Contender(UNLIMITED, [*program, "-qps=-1", "-workers=16"], {}),
         Contender(LIMITED, [*program, "-qps=20", "-burst=30"], {}, per_second=20),
     ]
-
-
-def peer() -> Path:
-    """The controller by client-go, built first where the cache has none of these sources."""
-    sources = sorted(one for one in PEER.iterdir() if one.suffix in (".go", ".mod", ".sum"))
-    key = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:16]
-    directory = CACHE / "agent-peer" / key
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "peer").exists():
-            print(f"Building client-go's controller into {directory}", file=sys.stderr, flush=True)
-            subprocess.run(
-                [_go(), "build", "-o", directory / "building", "."],
-                cwd=PEER, check=True,
-                env={
-                    **os.environ,
-                    "CGO_ENABLED": "0",
-                    "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
-                },
-            )  # fmt: skip
-            (directory / "building").rename(directory / "peer")
-    return directory / "peer"
 
 
 def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[str, Phase]]:

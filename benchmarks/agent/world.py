@@ -18,9 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from tests.cluster import openshift
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
+from tests.support import OPERATOR_NAMESPACE
 
-NAMESPACE = "openshift-sandboxed-containers-operator"
 AGENT_NAMESPACE = "osc-peerpods"
 RESOURCE = "kata.peerpods.io/vm"
 NODES = "/api/v1/nodes"
@@ -164,7 +165,7 @@ class World:
         cluster.apply(
             *(
                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-                for name in (NAMESPACE, AGENT_NAMESPACE)
+                for name in (OPERATOR_NAMESPACE, AGENT_NAMESPACE)
             )
         )
         cluster.kubectl("create", "serviceaccount", WRITER)
@@ -208,24 +209,14 @@ class World:
 
     def limit(self, limit: str | None) -> None:
         """Set spec.limit of the one PeerPodConfig; None: have no PeerPodConfig."""
+        config = openshift.peer_pod_config("worker", limit or "")
         if limit is None:
+            name, namespace = config["metadata"]["name"], config["metadata"]["namespace"]
             self.cluster.kubectl(
-                "delete", "peerpodconfig", "all", "-n", NAMESPACE, "--ignore-not-found"
+                "delete", "peerpodconfig", name, "-n", namespace, "--ignore-not-found"
             )
-            return
-        self.cluster.apply(
-            {
-                "apiVersion": "confidentialcontainers.org/v1alpha1",
-                "kind": "PeerPodConfig",
-                "metadata": {"name": "all", "namespace": NAMESPACE},
-                "spec": {
-                    "cloudSecretName": "peer-pods-secret",
-                    "configMapName": "peer-pods-cm",
-                    "limit": limit,
-                    "nodeSelector": {"node.kubernetes.io/worker": ""},
-                },
-            }
-        )
+        else:
+            self.cluster.apply(config)
 
     def take_away(self, nodes: list[str]) -> None:
         """Reset the nodes' status as a kubelet does that has started anew."""

@@ -23,15 +23,7 @@ options:
     required: true
 extends_documentation_fragment:
   - osc.peerpods.azure
-  - ansible.builtin.action_common_attributes
-attributes:
-  check_mode:
-    support: full
-    details: Changes nothing.
-  diff_mode:
-    support: none
-  platform:
-    platforms: posix
+  - osc.peerpods.info_module
 notes:
   - Needs C(Microsoft.Network/virtualNetworks/usages/read), as in the role Reader.
 seealso:

@@ -30,15 +30,7 @@ options:
     required: true
 extends_documentation_fragment:
   - osc.peerpods.azure
-  - ansible.builtin.action_common_attributes
-attributes:
-  check_mode:
-    support: full
-    details: Changes nothing.
-  diff_mode:
-    support: none
-  platform:
-    platforms: posix
+  - osc.peerpods.info_module
 notes:
   - O(subscription_id) or E(AZURE_SUBSCRIPTION_ID) has to say which subscription.
   - Needs the right to read, as in the role Reader.

@@ -35,15 +35,7 @@ extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
-  - ansible.builtin.action_common_attributes
-attributes:
-  check_mode:
-    support: full
-    details: Changes nothing.
-  diff_mode:
-    support: none
-  platform:
-    platforms: posix
+  - osc.peerpods.info_module
 seealso:
   - module: osc.peerpods.azure_vcpu_quota_info
   - name: Amazon EC2 instance type quotas

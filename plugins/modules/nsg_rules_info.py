@@ -51,15 +51,7 @@ extends_documentation_fragment:
   - osc.peerpods.azure
   - osc.peerpods.worker_network
   - osc.peerpods.worker_nodes
-  - ansible.builtin.action_common_attributes
-attributes:
-  check_mode:
-    support: full
-    details: Changes nothing.
-  diff_mode:
-    support: none
-  platform:
-    platforms: posix
+  - osc.peerpods.info_module
 notes:
   - Takes one request for each resource group that VMs are in, one for each virtual network, and one for each NSG.
   - What a rule with an application security group decides depends on which network interfaces are members of it, which is not

@@ -49,13 +49,12 @@ def binaries() -> Path:
 
 def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> Path:
     """The directory in the cache that holds `programs`, those that the `tool` lines of the go.mod in
-    `module` name, building them first where one is missing.
+    `module` name, building them first where one is missing; anew, where the module has changed.
 
     `flags` are those of the build; it takes about so many `minutes` on 2 cores.
     """
-    key = hashlib.sha256(
-        b"".join((module / name).read_bytes() for name in ("go.mod", "go.sum"))
-    ).hexdigest()[:16]
+    sources = (module / "go.mod", module / "go.sum", *sorted(module.glob("*.go")))
+    key = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:16]
     directory = CACHE / module.name / key
     if all((directory / program).exists() for program in programs):
         return directory

@@ -25,6 +25,13 @@ PYTHON = {"PYTHONPATH": str(Path(__file__).parents[2])}
 # The node whose pods really run: this machine, by tests/cluster/kubelet.py.
 CONTROL_PLANE_NODE = "control-plane-0"
 
+# What the machine config daemon says of a worker node that is as its pool has it.
+CONFIGURED = {
+    "machineconfiguration.openshift.io/currentConfig": "rendered-worker-0",
+    "machineconfiguration.openshift.io/desiredConfig": "rendered-worker-0",
+    "machineconfiguration.openshift.io/state": "Done",
+}
+
 NAMESPACES = (
     "openshift",
     "openshift-cloud-credential-operator",
@@ -163,10 +170,31 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
     wait_for("the control plane's node", registered, seconds=30)
 
 
-def set_status(cluster: Cluster, name: str, status: dict) -> None:
+def set_status(cluster: Cluster, name: str, status: dict, namespace: str | None = None) -> None:
     cluster.kubectl(
-        "patch", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
-    )
+        "patch", name, *(["-n", namespace] if namespace else []),
+        "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}),
+    )  # fmt: skip
+
+
+def custom_resource(
+    cluster: Cluster, group: str, kind: str, *, scope: str = "Namespaced", version: str = "v1"
+) -> None:
+    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
+    plural = f"{kind.lower()}s"
+    cluster.apply({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group, "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": version, "served": True, "storage": True,
+                          "subresources": {"status": {}},
+                          "schema": {"openAPIV3Schema": {
+                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
+        },
+    })  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
 
 
 def node(worker: Worker, region: str) -> dict:
@@ -176,7 +204,7 @@ def node(worker: Worker, region: str) -> dict:
         "kind": "Node",
         "metadata": {
             "name": worker.name,
-            "annotations": FAKE_NODE_ANNOTATION,
+            "annotations": {**FAKE_NODE_ANNOTATION, **CONFIGURED},
             "labels": {
                 "kubernetes.io/hostname": worker.name,
                 "kubernetes.io/os": "linux",

@@ -12,7 +12,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,8 @@ class Site:
     # Reads all security rules of the cloud.
     rules: Callable[[], list[dict]]
     variables: dict
+    # Where the user stands.
+    directory: Path = field(default=ROOT, kw_only=True)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -56,6 +59,7 @@ class Site:
             capture_output=True,
             text=True,
             check=False,
+            cwd=self.directory,
         )
 
     def run_and_kill(self, task: str) -> None:
@@ -96,6 +100,30 @@ class Site:
         yield
         assert self.written() == written
         assert self.rules() == rules
+
+
+@dataclass
+class RoleAlone(Site):
+    """The same with a play of one role instead of site.yml."""
+
+    playbook: Path
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
+
+
+def play_of(role: str, directory: Path) -> Path:
+    """A playbook in `directory` that runs that role of the collection and nothing else."""
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+        "roles": [f"osc.peerpods.{role}"],
+    }
+    path = directory / f"{role}.yml"
+    path.write_text(json.dumps([play]))
+    return path
 
 
 def sentence(ran: subprocess.CompletedProcess[str]) -> str:

@@ -481,8 +481,7 @@ def peer_pods(cluster: Cluster, phase: str, *names: str) -> None:
         )
     )
     for name in names:
-        cluster.kubectl("patch", "pod", name, "-n", "default", "--subresource=status",
-                        "--type=merge", "-p", json.dumps({"status": {"phase": phase}}))  # fmt: skip
+        openshift.set_status(cluster, f"pod/{name}", {"phase": phase}, "default")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,23 +16,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from tests.cluster import openshift
-from tests.cluster.images import (
-    base_image,
-    build_image,
-    build_images,
-    export_sbom,
-    why_no_podman,
-)
+from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
 from tests.cluster.processes import free_ports, wait_for
 from tests.demo.__main__ import site_variables
-from tests.integration.site import NOTHING_CHANGED, Site, sentence
-from tests.integration.test_webhook_role import actor, set_status
+from tests.integration.containers import listed_and_pinned, openshift_builds, readme_settings
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -44,14 +35,8 @@ ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 RESOURCE = "kata.peerpods.io/vm"
 ROLE = ROOT / "roles/node_capacity"
 
-PLAY = """
-- hosts: localhost
-  connection: local
-  gather_facts: false
-  vars:
-    ansible_python_interpreter: "{{ ansible_playbook_python }}"
-  roles: [osc.peerpods.node_capacity]
-"""
+# As podman knows what it has built: so it is this that runs.
+REPOSITORY = "localhost/osc-peerpods"
 
 SERVICE_MONITOR = "servicemonitors.monitoring.coreos.com"
 PROMETHEUS_RULE = "prometheusrules.monitoring.coreos.com"
@@ -74,13 +59,8 @@ RIGHTS = {
 
 
 @dataclass
-class Role(Site):
-    """The role alone."""
-
-    playbook: Path
-
-    def command(self) -> list[str]:
-        return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
+class Role(RoleAlone):
+    """The role, in the namespace that it is in by default."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run it with `variables` beside those of this machine; returns what it printed."""
@@ -116,42 +96,21 @@ class Role(Site):
 
 @pytest.fixture(scope="module")
 def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
-    playbook = tmp_path_factory.mktemp("role") / "play.yml"
-    playbook.write_text(PLAY)
+    playbook = play_of("node_capacity", tmp_path_factory.mktemp("role"))
     runtime = "process" if why_no_podman() else "podman"
     variables = {**site_variables(runtime), "node_capacity_timeout": 60}
-    if runtime == "process":
-        variables["node_capacity_replicas"] = 1
     with Cluster() as cluster:
         openshift.fill(cluster, openshift.imagined_workers(2), openshift.IMAGINED_REGION["aws"])
         for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
             cluster.kubectl("create", "namespace", name)
         cluster.apply(openshift.peer_pod_config("worker"))
-        for kind in (SERVICE_MONITOR, PROMETHEUS_RULE, GRAFANA_DASHBOARD):
-            custom_resource(cluster, kind, "v1beta1" if kind == GRAFANA_DASHBOARD else "v1")
+        openshift.custom_resource(cluster, "monitoring.coreos.com", "ServiceMonitor")
+        openshift.custom_resource(cluster, "monitoring.coreos.com", "PrometheusRule")
+        openshift.custom_resource(
+            cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1"
+        )
         openshift.start_stand_ins(cluster, runtime)
         yield Role(cluster, None, {}, list, variables, playbook)
-
-
-def custom_resource(cluster: Cluster, name: str, version: str) -> None:
-    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
-    plural, _, group = name.partition(".")
-    kind = {SERVICE_MONITOR: "ServiceMonitor", PROMETHEUS_RULE: "PrometheusRule",
-            GRAFANA_DASHBOARD: "GrafanaDashboard", IMAGE_STREAM: "ImageStream",
-            BUILD_CONFIG: "BuildConfig", BUILD: "Build"}[name]  # fmt: skip
-    cluster.apply({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": name},
-        "spec": {
-            "group": group, "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": version, "served": True, "storage": True,
-                          "subresources": {"status": {}},
-                          "schema": {"openAPIV3Schema": {
-                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
-        },
-    })  # fmt: skip
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +291,7 @@ class TestOurAgent:
         (container,) = role.pods()[0]["spec"]["containers"]
         passed = {variable["name"] for variable in container["env"]}
         # In a cluster, it logs in by its service account.
-        assert passed == readme_settings() - {"KUBECONFIG"}
+        assert passed == readme_settings("node_capacity") - {"KUBECONFIG"}
 
     @pytest.mark.usefixtures("said")
     def test_a_second_run_changes_nothing(self, role: Role):
@@ -391,9 +350,7 @@ class TestAfterOurAgent:
     ):
         if reason := why_no_podman():
             pytest.skip(reason)
-        for kind in (IMAGE_STREAM, BUILD_CONFIG, BUILD):
-            custom_resource(role.cluster, kind, "v1")
-        with actor(lambda: build_controller(role.cluster)):
+        with openshift_builds(role.cluster, REPOSITORY):
             role.succeed(
                 node_capacity_manager="collection",
                 node_capacity_image_source="build",
@@ -402,7 +359,7 @@ class TestAfterOurAgent:
             )
         deployment = role.get(f"deployment/{NAME}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert container["image"].startswith(f"{BUILT}@sha256:")
+        assert container["image"].startswith(f"{REPOSITORY}/{NAME}@sha256:")
         assert deployment["status"]["readyReplicas"] == 2
 
 
@@ -452,56 +409,9 @@ def asked(role: Role) -> tuple[set[tuple], list[str]]:
     return used, refused
 
 
-def readme_settings() -> set[str]:
-    """The environment variables that the agent's README has in its table."""
-    rows = re.findall(
-        r"^\| `[A-Z].*?\|", (ROOT / "containers/node_capacity/README.md").read_text(), re.MULTILINE
-    )
-    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
-
-
 def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
     """No more, no less than what is pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
-    export_sbom(build_images()["node_capacity"], tmp_path / "sbom.json")
-    listed = json.loads((tmp_path / "sbom.json").read_text())["components"]
-    text = (ROOT / "containers/node_capacity/requirements.txt").read_text()
-    pins = [Requirement(line) for line in re.findall(r"^\w.*?(?= \\$)", text, re.MULTILINE)]
-    assert {f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed} == {
-        f"{pin.name}{pin.specifier}" for pin in pins if pin.marker is None or pin.marker.evaluate()
-    }
-
-
-IMAGE_STREAM = "imagestreams.image.openshift.io"
-BUILD_CONFIG = "buildconfigs.build.openshift.io"
-BUILD = "builds.build.openshift.io"
-
-# As podman knows what it has built: so it is this that runs.
-BUILT = f"localhost/osc-peerpods/{NAME}"
-
-
-def build_controller(cluster: Cluster) -> None:
-    """Stands in for OpenShift's: BuildConfig → image, by podman → the ImageStream's tag, and a Build that says so."""
-    configs = cluster.get(BUILD_CONFIG, "-n", NAMESPACE)["items"]
-    if not configs or cluster.get(BUILD, "-n", NAMESPACE)["items"]:
-        return
-    spec = configs[0]["spec"]
-    tag = spec["output"]["to"]["name"].partition(":")[2]
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "Dockerfile").write_text(spec["source"]["dockerfile"])
-        for part in spec["source"]["configMaps"]:
-            folder = Path(directory, part["destinationDir"])
-            folder.mkdir(exist_ok=True)
-            data = cluster.get("configmap", part["configMap"]["name"], "-n", NAMESPACE)["data"]
-            for name, content in data.items():
-                (folder / name).write_text(content)
-        digest = build_image(Path(directory), f"{BUILT}:{tag}")
-    set_status(cluster, NAMESPACE, f"imagestream/{NAME}", {"tags": [
-        {"tag": tag, "items": [{"dockerImageReference": f"{BUILT}@{digest}"}]}]})  # fmt: skip
-    cluster.apply({
-        "apiVersion": "build.openshift.io/v1", "kind": "Build",
-        "metadata": {"name": f"{NAME}-1", "namespace": NAMESPACE,
-                     "labels": {"openshift.io/build-config.name": NAME}},
-    })  # fmt: skip
-    set_status(cluster, NAMESPACE, f"build/{NAME}-1", {"phase": "Complete"})
+    listed, pinned = listed_and_pinned("node_capacity", tmp_path)
+    assert sorted(listed) == sorted(pinned)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import re
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,23 +25,21 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes.client.exceptions import ApiException
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from tests.cluster import openshift
-from tests.cluster.images import (
-    base_image,
-    build_image,
-    build_images,
-    export_sbom,
-    why_no_podman,
-)
+from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
 from tests.cluster.pki import CertificateAuthority, builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
 from tests.demo.__main__ import site_variables
-from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.integration.containers import (
+    actor,
+    listed_and_pinned,
+    openshift_builds,
+    readme_settings,
+)
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
 from tests.integration.webhook import (
     NAME,
     PEER_POD,
@@ -54,28 +50,13 @@ from tests.integration.webhook import (
     tls_secret,
     trusted,
 )
-from tests.support import ROOT
 
 pytestmark = pytest.mark.integration
 
-PLAY = """
-- hosts: localhost
-  connection: local
-  gather_facts: false
-  vars:
-    ansible_python_interpreter: "{{ ansible_playbook_python }}"
-  roles: [osc.peerpods.webhook]
-"""
-
 
 @dataclass
-class Role(Site):
-    """The role alone, with the settings of one namespace."""
-
-    playbook: Path
-
-    def command(self) -> list[str]:
-        return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
+class Role(RoleAlone):
+    """The role, with the settings of one namespace."""
 
     @property
     def namespace(self) -> str:
@@ -132,8 +113,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Role]:
     """Makes the role of a namespace, with `variables` beside those of this machine."""
-    playbook = tmp_path_factory.mktemp("role") / "play.yml"
-    playbook.write_text(PLAY)
+    playbook = play_of("webhook", tmp_path_factory.mktemp("role"))
 
     def make(namespace: str, **variables: object) -> Role:
         port, health_port = free_ports(2)
@@ -190,47 +170,6 @@ def accepts_peer_pods(cluster: Cluster) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def custom_resource(cluster: Cluster, group: str, kind: str, scope: str = "Namespaced") -> None:
-    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
-    plural = f"{kind.lower()}s"
-    cluster.apply({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
-        "spec": {
-            "group": group, "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": "v1", "served": True, "storage": True,
-                          "subresources": {"status": {}},
-                          "schema": {"openAPIV3Schema": {
-                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
-        },
-    })  # fmt: skip
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
-
-
-@contextmanager
-def actor(act: Callable[[], None]) -> Iterator[None]:
-    """`act` again and again meanwhile, as a controller does; what it fails of fails the test."""
-    failures, done = [], threading.Event()
-
-    def run() -> None:
-        while not done.wait(0.3):
-            try:
-                act()
-            except Exception as error:  # noqa: BLE001
-                failures.append(error)
-                return
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    assert failures == []
 
 
 @pytest.fixture(scope="module")
@@ -428,8 +367,8 @@ def _aging(subject, issuer, key, days: int, days_left: int) -> x509.CertificateB
 
 @pytest.fixture(scope="module")
 def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
-    custom_resource(cluster, "config.openshift.io", "APIServer", "Cluster")
-    custom_resource(cluster, "monitoring.coreos.com", "ServiceMonitor")
+    openshift.custom_resource(cluster, "config.openshift.io", "APIServer", scope="Cluster")
+    openshift.custom_resource(cluster, "monitoring.coreos.com", "ServiceMonitor")
     cluster.apply({
         "apiVersion": "config.openshift.io/v1", "kind": "APIServer",
         "metadata": {"name": "cluster"},
@@ -475,7 +414,7 @@ class TestWhatOpenShiftBrings:
 
 def test_cert_manager_issues_the_certificate(role, cluster: Cluster):
     """A stand-in for it answers the Certificate, and injects the CA where the annotation asks."""
-    custom_resource(cluster, "cert-manager.io", "Certificate")
+    openshift.custom_resource(cluster, "cert-manager.io", "Certificate")
     managed = role(
         "cert-managed",
         webhook_certificate="cert_manager",
@@ -537,7 +476,7 @@ def test_whoever_has_no_client_certificate_is_refused(strict: Role):
 
 
 def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
-    settings, passed = readme_settings(), strict.environment_of_pod().keys()
+    settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
     # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
     # what the API server's own limits make of no use.
@@ -548,38 +487,22 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
     }
 
 
-def readme_settings() -> set[str]:
-    """The environment variables that the webhook's README has in its table."""
-    rows = re.findall(
-        r"^\| `[A-Z].*?\|", (ROOT / "containers/webhook/README.md").read_text(), re.MULTILINE
-    )
-    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
-
-
 def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
     """No more, no less than what is pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
-    export_sbom(build_images()["webhook"], tmp_path / "sbom.json")
-    listed = json.loads((tmp_path / "sbom.json").read_text())["components"]
-    text = (ROOT / "containers/webhook/requirements.txt").read_text()
-    pins = [Requirement(line) for line in re.findall(r"^\w.*?(?= \\$)", text, re.MULTILINE)]
-    assert sorted(f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed) == [
-        f"{pin.name}{pin.specifier}" for pin in pins if pin.marker is None or pin.marker.evaluate()
-    ]
+    listed, pinned = listed_and_pinned("webhook", tmp_path)
+    assert sorted(listed) == sorted(pinned)
 
 
-IMAGE_STREAM = f"image-registry.example.com:5000/built/{NAME}"
+REPOSITORY = "image-registry.example.com:5000/built"
 
 
 @pytest.fixture(scope="module")
 def built(role: Callable[..., Role], cluster: Cluster) -> Iterator[Role]:
     if reason := why_no_podman():
         pytest.skip(reason)
-    custom_resource(cluster, "image.openshift.io", "ImageStream")
-    custom_resource(cluster, "build.openshift.io", "BuildConfig")
-    custom_resource(cluster, "build.openshift.io", "Build")
-    with actor(lambda: build_controller(cluster)):
+    with openshift_builds(cluster, REPOSITORY):
         yield role(
             "built",
             webhook_certificate="own",
@@ -601,60 +524,10 @@ class TestBuildInTheCluster:
     def test_the_image_is_built_and_deployed(self, built: Role):
         built.install()
         (container,) = built.get(f"deployment/{NAME}")["spec"]["template"]["spec"]["containers"]
-        assert container["image"].startswith(f"{IMAGE_STREAM}@sha256:")
+        assert container["image"].startswith(f"{REPOSITORY}/{NAME}@sha256:")
         assert accepts_peer_pods(built.cluster)
 
     def test_an_image_that_is_there_is_not_built_again(self, built: Role):
         before = built.get(f"buildconfigs/{NAME}")["metadata"]["uid"]
         assert NOTHING_CHANGED.search(built.install().stdout)
         assert built.get(f"buildconfigs/{NAME}")["metadata"]["uid"] == before
-
-
-def build_controller(cluster: Cluster) -> None:
-    """BuildConfig → Build, once; its source → image; → the ImageStream's tag."""
-    for config in cluster.get("buildconfigs.build.openshift.io", "-A")["items"]:
-        namespace = config["metadata"]["namespace"]
-        builds = cluster.get("builds.build.openshift.io", "-n", namespace)["items"]
-        if builds or config["spec"]["triggers"] != [{"type": "ConfigChange"}]:
-            continue
-        tag = config["spec"]["output"]["to"]["name"].partition(":")[2]
-        try:
-            digest = build(cluster, namespace, config["spec"]["source"], tag)
-        except subprocess.CalledProcessError as error:
-            status = {"phase": "Failed", "reason": "DockerBuildFailed",
-                      "message": "Dockerfile build strategy has failed.",
-                      "logSnippet": error.stderr[-500:]}  # fmt: skip
-        else:
-            status = {"phase": "Complete"}
-            set_status(cluster, namespace, f"imagestream/{NAME}", {"tags": [{
-                "tag": tag, "items": [{"dockerImageReference": f"{IMAGE_STREAM}@{digest}"}]}]})  # fmt: skip
-        cluster.apply({
-            "apiVersion": "build.openshift.io/v1", "kind": "Build",
-            "metadata": {
-                "name": f"{NAME}-1", "namespace": namespace,
-                "labels": {"openshift.io/build-config.name": NAME},
-                "ownerReferences": [{
-                    "apiVersion": "build.openshift.io/v1", "kind": "BuildConfig", "name": NAME,
-                    "uid": config["metadata"]["uid"], "controller": True,
-                    "blockOwnerDeletion": True}],
-            },
-        })  # fmt: skip
-        set_status(cluster, namespace, f"build/{NAME}-1", status)
-
-
-def build(cluster: Cluster, namespace: str, source: dict, tag: str) -> str:
-    """Lay out a BuildConfig's source as the build's pod does, and build it."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "Dockerfile").write_text(source["dockerfile"])
-        for part in source["configMaps"]:
-            folder = Path(directory, part["destinationDir"])
-            folder.mkdir(exist_ok=True)
-            config_map = cluster.get("configmap", part["configMap"]["name"], "-n", namespace)
-            for name, content in config_map["data"].items():
-                (folder / name).write_text(content)
-        return build_image(Path(directory), f"localhost/osc-peerpods/{NAME}:{tag}")
-
-
-def set_status(cluster: Cluster, namespace: str, name: str, status: dict) -> None:
-    cluster.kubectl("patch", name, "-n", namespace, "--subresource=status", "--type=merge",
-                    "-p", json.dumps({"status": status}))  # fmt: skip

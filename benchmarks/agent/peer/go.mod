@@ -4,6 +4,8 @@ module osc.peerpods/benchmarks/agent/peer
 
 go 1.26.0
 
+tool osc.peerpods/benchmarks/agent/peer
+
 require (
 	k8s.io/api v0.37.2
 	k8s.io/apimachinery v0.37.2

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 
-from .kube import FIELD_MANAGER, ApiError, Kube, Metadata
+from .kube import FIELD_MANAGER, ApiError, Kube, Metadata, segment
 from .lease import Lease
 from .metrics import LAG_SECONDS, NodeSlots, Slots
 from .mirror import Mirror, backoff
@@ -136,7 +135,7 @@ class Agent:
             identity=identity,
             duration_seconds=settings.lease_duration_seconds,
         )
-        self._configs_path = PEER_POD_CONFIGS.format(namespace=_segment(self._configs_namespace))
+        self._configs_path = PEER_POD_CONFIGS.format(namespace=segment(self._configs_namespace))
         self._configs: Mirror[_RawPeerPodConfig, PeerPodConfig] = Mirror(
             kube, self._configs_path, _RawPeerPodConfig, _keep_config, self._config_changed
         )
@@ -148,7 +147,7 @@ class Agent:
         )
         self._cloud: Mirror[_RawConfigMap, CloudCapacity] = Mirror(
             kube,
-            NAMESPACE.format(namespace=_segment(settings.namespace)) + "/configmaps",
+            NAMESPACE.format(namespace=segment(settings.namespace)) + "/configmaps",
             _RawConfigMap,
             lambda raw, previous: cloud_capacity(raw.data, previous),
             self._cloud_changed,
@@ -231,9 +230,7 @@ class Agent:
         self._to_report.set()
 
     def _config_changed(self, *_: Any) -> None:
-        self._limits_changed = True
-        self._look_at_all()
-        self._to_report.set()
+        self._every_limit_may_differ()
 
     def _keep_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
         requests = (c.resources.requests.get(self._resource) for c in raw.spec.containers)
@@ -258,6 +255,9 @@ class Agent:
                 self._settings.cloud_capacity_configmap,
                 text,
             )
+        self._every_limit_may_differ()
+
+    def _every_limit_may_differ(self) -> None:
         self._limits_changed = True
         self._look_at_all()
         self._to_report.set()
@@ -286,13 +286,9 @@ class Agent:
         if not self._limits_changed:
             return
         self._limits_changed = False
-        before, bounds = self._ceiling, self._bounds
-        if not bounds:
-            self._ceiling = None
-        else:
-            configs = self._configs.items.values()
-            limits = (limit_of(node, configs) for node in self._nodes.items.values())
-            self._ceiling = ceiling((n for n in limits if n is not None), bounds)
+        before, configs = self._ceiling, self._configs.items.values()
+        limits = (limit_of(node, configs) for node in self._nodes.items.values())
+        self._ceiling = ceiling((n for n in limits if n is not None), self._bounds)
         if self._ceiling != before:
             self._look_at_all()
 
@@ -339,7 +335,7 @@ class Agent:
         if before and before.slots == slots and loop.time() - before.at < RESET_WINDOW:
             resets = before.resets + 1
         try:
-            await _finishing(self._kube.patch(f"{NODES}/{quote(node.name, safe='')}/status", patch))
+            await _finishing(self._kube.patch(f"{NODES}/{segment(node.name)}/status", patch))
         except ApiError as error:
             # A node that is gone will be gone from the mirror, too, when we look again.
             log.warning("Will try again: %s", error, extra={"data": {"node": node.name}})
@@ -436,7 +432,7 @@ class Agent:
             status["conditions"] = wanted
         if status:
             written = await self._kube.patch(
-                f"{self._configs_path}/{quote(config.name, safe='')}/status",
+                f"{self._configs_path}/{segment(config.name)}/status",
                 {"metadata": {"resourceVersion": observed.version}, "status": status},
                 _RawPeerPodConfig,
             )
@@ -454,7 +450,7 @@ class Agent:
             namespace = self._configs_namespace
             try:
                 await self._kube.create(
-                    f"{NAMESPACE.format(namespace=_segment(namespace))}/events",
+                    f"{NAMESPACE.format(namespace=segment(namespace))}/events",
                     event(config, namespace, problem, sentence, FIELD_MANAGER, now),
                 )
             except ApiError as error:
@@ -489,7 +485,3 @@ async def _finishing(request: Awaitable[Any]) -> None:
             task.exception()
         task.cancel()
         raise
-
-
-def _segment(name: str) -> str:
-    return quote(name, safe="")

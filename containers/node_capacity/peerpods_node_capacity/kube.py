@@ -11,6 +11,7 @@ HTTP client does for a patch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -18,6 +19,7 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -231,26 +233,29 @@ class Kube:
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         method, url = _METHODS[verb], URL(self.server + path, encoded=True)
-        for login_is_fresh in (False, True):
+
+        async def answer() -> aiohttp.ClientResponse:
             code = "none"
             try:
                 response = await self._http.request(
                     method, url, headers={**self._headers, **(headers or {})}, **options
                 )
                 code = str(response.status)
-                if response.ok:
-                    return response
-                if response.status == HTTPStatus.UNAUTHORIZED and self._token_file:
-                    # It may have been rotated.
-                    self._headers.update(self._login(None))
-                    if not login_is_fresh:
-                        response.release()
-                        continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _unanswered(method, path, error) from error
             finally:
                 REQUESTS.labels(verb, code).inc()
-            break
+            return response
+
+        response = await answer()
+        if response.status == HTTPStatus.UNAUTHORIZED and self._token_file:
+            # It may have been rotated; where it cannot be read, the old one has to do.
+            with contextlib.suppress(OSError):
+                self._headers.update(self._login(None))
+            response.release()
+            response = await answer()
+        if response.ok:
+            return response
         retry_after = response.headers.get("Retry-After", "")
         if retry_after.isdecimal():
             self._not_before = time.monotonic() + int(retry_after)
@@ -265,6 +270,11 @@ class Kube:
         if self._token_file:
             token = Path(self._token_file).read_text().strip()
         return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def segment(name: str) -> str:
+    """`name` as a part of a path between two slashes."""
+    return quote(name, safe="")
 
 
 def _selecting(field_selector: str | None) -> dict[str, str]:

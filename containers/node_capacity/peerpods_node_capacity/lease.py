@@ -15,11 +15,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from .kube import ApiError, Kube, Metadata
+from .kube import ApiError, Kube, Metadata, segment
 from .metrics import LEADER
 from .mirror import Mirror, backoff
 
@@ -59,10 +58,8 @@ class Lease:
         self._name = name
         self._identity = identity
         self._duration = duration_seconds
-        self._collection = (
-            f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace, safe='')}/leases"
-        )
-        self._path = f"{self._collection}/{quote(name, safe='')}"
+        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{segment(namespace)}/leases"
+        self._path = f"{self._collection}/{segment(name)}"
         self.mirror: Mirror[_RawLease, _Record] = Mirror(
             kube, self._collection, _RawLease, self._keep, self._seen, f"metadata.name={name}"
         )

@@ -1,0 +1,123 @@
+"""What the tests of the roles share that run a container of this collection."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.cluster import openshift
+from tests.cluster.images import CONTAINERS, build_image, build_images, export_sbom
+from tests.cluster.launcher import Cluster
+
+
+def readme_settings(container: str) -> set[str]:
+    """The environment variables that the container's README has in its table."""
+    text = (CONTAINERS / container / "README.md").read_text()
+    rows = re.findall(r"^\| `[A-Z].*?\|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+
+def listed_and_pinned(container: str, directory: Path) -> tuple[list[str], list[str]]:
+    """(what the image's bill of materials lists, what is pinned by hash), each as name==version."""
+    export_sbom(build_images()[container], directory / "sbom.json")
+    listed = json.loads((directory / "sbom.json").read_text())["components"]
+    text = (CONTAINERS / container / "requirements.txt").read_text()
+    pins = [Requirement(line) for line in re.findall(r"^\w.*?(?= \\$)", text, re.MULTILINE)]
+    return (
+        [f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed],
+        [f"{p.name}{p.specifier}" for p in pins if p.marker is None or p.marker.evaluate()],
+    )
+
+
+@contextmanager
+def actor(act: Callable[[], None]) -> Iterator[None]:
+    """`act` again and again meanwhile, as a controller does; what it fails of fails the test."""
+    failures, done = [], threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.3):
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert failures == []
+
+
+@contextmanager
+def openshift_builds(cluster: Cluster, repository: str) -> Iterator[None]:
+    """OpenShift's build API, with a stand-in for its controller that builds by podman.
+
+    What is built is named `repository`/NAME@sha256:…, and NAME in podman's own store.
+    """
+    openshift.custom_resource(cluster, "image.openshift.io", "ImageStream")
+    openshift.custom_resource(cluster, "build.openshift.io", "BuildConfig")
+    openshift.custom_resource(cluster, "build.openshift.io", "Build")
+    with actor(lambda: _build_what_is_asked_for(cluster, repository)):
+        yield
+
+
+def _build_what_is_asked_for(cluster: Cluster, repository: str) -> None:
+    """BuildConfig → Build, once; its source → image; → the ImageStream's tag."""
+    for config in cluster.get("buildconfigs.build.openshift.io", "-A")["items"]:
+        namespace, name = config["metadata"]["namespace"], config["metadata"]["name"]
+        builds = cluster.get("builds.build.openshift.io", "-n", namespace)["items"]
+        if builds or config["spec"]["triggers"] != [{"type": "ConfigChange"}]:
+            continue
+        tag = config["spec"]["output"]["to"]["name"].partition(":")[2]
+        try:
+            digest = _build(cluster, config, tag)
+        except subprocess.CalledProcessError as error:
+            status = {"phase": "Failed", "reason": "DockerBuildFailed",
+                      "message": "Dockerfile build strategy has failed.",
+                      "logSnippet": error.stderr[-500:]}  # fmt: skip
+        else:
+            status = {"phase": "Complete"}
+            reference = f"{repository}/{name}@{digest}"
+            tags = [{"tag": tag, "items": [{"dockerImageReference": reference}]}]
+            openshift.set_status(cluster, f"imagestream/{name}", {"tags": tags}, namespace)
+        cluster.apply({
+            "apiVersion": "build.openshift.io/v1", "kind": "Build",
+            "metadata": {
+                "name": f"{name}-1", "namespace": namespace,
+                "labels": {"openshift.io/build-config.name": name},
+                "ownerReferences": [{
+                    "apiVersion": "build.openshift.io/v1", "kind": "BuildConfig", "name": name,
+                    "uid": config["metadata"]["uid"], "controller": True,
+                    "blockOwnerDeletion": True}],
+            },
+        })  # fmt: skip
+        openshift.set_status(cluster, f"build/{name}-1", status, namespace)
+
+
+def _build(cluster: Cluster, config: dict, tag: str) -> str:
+    """Lay out a BuildConfig's source as the build's pod does, and build it."""
+    source, metadata = config["spec"]["source"], config["metadata"]
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "Dockerfile").write_text(source["dockerfile"])
+        for part in source["configMaps"]:
+            folder = Path(directory, part["destinationDir"])
+            folder.mkdir(exist_ok=True)
+            config_map = cluster.get(
+                "configmap", part["configMap"]["name"], "-n", metadata["namespace"]
+            )
+            for name, content in config_map["data"].items():
+                (folder / name).write_text(content)
+        return build_image(Path(directory), f"localhost/osc-peerpods/{metadata['name']}:{tag}")
