@@ -1,0 +1,217 @@
+"""What is released: a tarball, installed into an empty directory, on the ansible-core versions we support.
+
+The tests are one story, in their order: the oldest ansible-core installs, with credentials that are
+then looked for wherever a run leaves something behind; newer ones find nothing more to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sysconfig
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import aws, openshift
+from tests.cluster.launcher import Cluster
+from tests.demo.__main__ import site_variables
+from tests.environments import own_environment
+from tests.integration.site import NOTHING_CHANGED, Site
+from tests.support import ROOT, ansible_environment
+
+pytestmark = pytest.mark.integration
+
+OLDEST = "2.17"
+
+# Those between it and the one that all other tests run on.
+BETWEEN = ["2.18"]
+
+
+def programs(core: str) -> Path:
+    """Where ansible-core `core` is, with what the collection needs and nothing else."""
+    return own_environment(
+        f"ansible-core-{core}", f"ansible-core=={core}.*", "-r", str(ROOT / "requirements.txt")
+    )
+
+
+@pytest.fixture(scope="module")
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tarball")
+    galaxy("build", str(ROOT), "--output-path", str(directory))
+    (built,) = directory.iterdir()
+    return built
+
+
+def galaxy(*arguments: str, installed: str = "") -> None:
+    ran = subprocess.run(
+        ["ansible-galaxy", "collection", *arguments],
+        env=ansible_environment({"ANSIBLE_COLLECTIONS_PATH": installed}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@dataclass
+class Installed(Site):
+    """The site from the tarball, by `core` of ansible-core; None: by that of all other tests."""
+
+    collections: Path
+    core: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        environment = super().environment
+        # What the collection depends on, as `ansible-galaxy` would have installed it.
+        others = sysconfig.get_path("purelib")
+        environment["ANSIBLE_COLLECTIONS_PATH"] = f"{self.collections}{os.pathsep}{others}"
+        if self.core:
+            environment["PATH"] = f"{programs(self.core)}{os.pathsep}{environment['PATH']}"
+        return environment
+
+    def command(self) -> list[str]:
+        return ["ansible-playbook", "osc.peerpods.site", "-e", json.dumps(self.variables)]
+
+
+@pytest.fixture(scope="module")
+def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    collections, empty = tmp_path_factory.mktemp("collections"), tmp_path_factory.mktemp("empty")
+    galaxy("install", str(tarball), "--offline", "--no-deps", installed=str(collections))
+    moto = aws.Moto(tmp_path_factory.mktemp("moto"))
+    try:
+        cloud = aws.create_cloud_side(moto, workers=2)
+        with Cluster() as cluster:
+            openshift.fill(cluster, cloud.workers, aws.REGION)
+            openshift.start_stand_ins(cluster, "process")
+            yield Installed(
+                cluster, cloud, moto.environment, list, site_variables("process"), collections,
+                directory=empty,
+            )  # fmt: skip
+    finally:
+        moto.processes.stop()
+
+
+def test_what_is_in_the_tarball(tarball: Path):
+    with tarfile.open(tarball) as archive:
+        names = archive.getnames()
+    tops = {name.partition("/")[0] for name in names}
+    assert {"plugins", "roles", "playbooks", "containers", "meta", "LICENSE"} <= tops
+    assert tops.isdisjoint({".git", ".venv", "build", "collections", ".ci"})
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    # What OpenShift builds the images from.
+    assert "containers/webhook/peerpods_webhook/application.py" in names
+
+
+@pytest.fixture(scope="module")
+def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """All that a first run leaves where others may read it, by what it is."""
+    directory = tmp_path_factory.mktemp("left-behind")
+    installed.core = OLDEST
+    with arguments_of_processes() as arguments:
+        ran = installed.run(
+            "-vvv", "--diff",
+            ANSIBLE_LOG_PATH=str(directory / "log"),
+            ANSIBLE_CACHE_PLUGIN="ansible.builtin.jsonfile",
+            ANSIBLE_CACHE_PLUGIN_CONNECTION=str(directory / "facts"),
+            ANSIBLE_RETRY_FILES_ENABLED="True",
+        )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    files = [path for path in [*directory.rglob("*"), *installed.directory.rglob("*")]
+             if path.is_file()]  # fmt: skip
+    return {
+        "output": ran.stdout + ran.stderr,
+        "arguments": "\n".join(arguments),
+        **{str(path): path.read_text(errors="replace") for path in files},
+        # Of each request its URL and who asked; of some, what is in them.
+        "audit log": installed.cluster.audit_log.read_text(),
+    }
+
+
+@contextmanager
+def arguments_of_processes() -> Iterator[set[str]]:
+    """The arguments of every process that there is meanwhile."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.add(process.read_text(errors="replace").replace("\0", " "))
+                except OSError:
+                    # It has ended.
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+class TestSecrets:
+    def test_no_run_leaves_one_behind(self, installed: Installed, left_behind: dict[str, str]):
+        """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+        secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
+        forms = {secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]}
+        assert [what for what, text in left_behind.items() if any(f in text for f in forms)] == []
+
+    def test_there_was_something_to_look_at(self, left_behind: dict[str, str]):
+        assert "TASK [osc.peerpods.operator_install" in left_behind["output"]
+        assert f"ansible-playbook [core {OLDEST}." in left_behind["output"]
+        assert "AnsiballZ_security_group_ports.py" in left_behind["arguments"]
+        (log,) = (text for what, text in left_behind.items() if what.endswith("/log"))
+        assert "TASK [osc.peerpods.operator_install" in log
+
+    @pytest.mark.usefixtures("left_behind")
+    def test_the_run_had_one(self, installed: Installed):
+        secret = installed.cluster.get(
+            "secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator"
+        )["data"]["AWS_SECRET_ACCESS_KEY"]
+        assert (
+            base64.b64decode(secret).decode()
+            == installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
+        )
+
+
+@pytest.mark.usefixtures("left_behind")
+@pytest.mark.parametrize("core", [*BETWEEN, None])
+def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: str | None):
+    installed.core = core
+    ran = installed.run()
+    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout + ran.stderr
+    assert list(installed.directory.iterdir()) == []
+
+
+def test_the_dependencies_are_said_alike():
+    """AWX installs those of one file, ansible-galaxy those of the other."""
+    galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
+    assert galaxy_yml["dependencies"] == {
+        one["name"]: one["version"] for one in for_awx["collections"]
+    }
+
+
+@pytest.mark.parametrize("kind", ["module", "role", "filter"])
+def test_all_of_it_is_documented(installed: Installed, kind: str):
+    ran = subprocess.run(
+        ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"], env=installed.environment,
+        capture_output=True, text=True, check=False, cwd=installed.directory,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    listed = set(json.loads(ran.stdout))
+    folder = {"module": "plugins/modules", "role": "roles", "filter": "plugins/filter"}[kind]
+    here = {path.stem for path in (ROOT / folder).glob("[a-z]*")}
+    assert listed == {f"osc.peerpods.{name}" for name in here}
