@@ -12,13 +12,13 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint unit integration fuzz bench-modules bench-webhook bench-admission bench-agent images packages h2load requirements clean
+.PHONY: help demo test lint docs unit integration fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, unit, integration, the demo on both clouds"
-	@echo "make lint unit integration    its parts"
+	@echo "make test          everything: lint, docs, unit, integration, the demo on both clouds"
+	@echo "make lint docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
@@ -27,6 +27,8 @@ help:
 	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
 	@echo "make bench-agent     5,000 nodes that advertise their slots: our agent beside a controller by client-go,"
 	@echo "                     curl, and libraries (NODES=…; AGENT=DIR: another checkout's agent)"
+	@echo "make bench-site    the whole site on 500 workers: time and calls, by role (WORKERS=…)"
+	@echo "make collection    build the tarball that is released, in build/"
 	@echo "make images        build the webhook's and the agent's image"
 	@echo "make requirements  pin all requirements anew, those of the containers by hash"
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
@@ -34,7 +36,7 @@ help:
 demo: .venv/installed packages
 	CLOUD=$(CLOUD) .venv/bin/python -m tests.demo
 
-test: lint unit integration
+test: lint docs unit integration
 	$(MAKE) --no-print-directory demo CLOUD=aws
 	$(MAKE) --no-print-directory demo CLOUD=azure
 
@@ -42,6 +44,23 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
+	.venv/bin/antsibull-changelog lint
+	.venv/bin/reuse lint --quiet || .venv/bin/reuse lint
+
+# The documentation is checked against that of the collections it refers to; of the many more that PyPI's
+# `ansible` has, each would take its time.
+docs: export ANSIBLE_COLLECTIONS_SCAN_SYS_PATH := false
+docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+docs: .venv/installed
+	rm -rf build/docs
+	mkdir -p build/docs/rst build/docs/collections/ansible_collections
+	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,kubernetes} \
+	  build/docs/collections/ansible_collections
+	ANSIBLE_COLLECTIONS_PATH=build/docs/collections antsibull-docs lint-collection-docs \
+	  --plugin-docs --validate-collection-refs all .
+	ANSIBLE_COLLECTIONS_PATH=collections:build/docs/collections antsibull-docs collection \
+	  --use-current --squash-hierarchy --fail-on-error --dest-dir build/docs/rst osc.peerpods
+	sphinx-build --quiet --fail-on-warning --keep-going -c docs/docsite build/docs/rst build/docs/html
 
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
@@ -64,6 +83,12 @@ bench-admission: .venv/installed h2load
 
 bench-agent: .venv/installed h2load
 	.venv/bin/python -m benchmarks.agent $(if $(NODES),--nodes $(NODES)) $(if $(AGENT),--agent $(AGENT))
+
+bench-site: .venv/installed
+	.venv/bin/python -m benchmarks.site $(if $(WORKERS),--workers $(WORKERS))
+
+collection: .venv/installed
+	.venv/bin/ansible-galaxy collection build --force --output-path build
 
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images

@@ -4,7 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
+    VERSIONS,
+    serves_policies,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
+    RUNTIME_CLASSES_PATH,
+    serves_match_conditions,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import EXTENDED_RESOURCE
 
 INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
@@ -17,6 +29,56 @@ CLUSTER_ADMIN_REVIEW = {
     "kind": "SelfSubjectAccessReview",
     "spec": {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}},
 }
+
+# What site.yml does to a cluster whatever its settings, by API group and resource. What only a setting
+# asks for (an image built in the cluster, credentials of its own, cert-manager) is not in it.
+_READ = ("get", "list")
+_WRITE = ("get", "create", "patch")
+NEEDED = {
+    ("", "configmaps"): _WRITE,
+    ("", "namespaces"): _WRITE,
+    ("", "nodes"): ("list", "watch"),
+    ("", "pods"): ("list", "create"),
+    ("", "secrets"): _WRITE,
+    ("", "serviceaccounts"): _WRITE,
+    ("", "services"): _WRITE,
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): (*_READ, "create", "update"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"): ("get",),
+    ("apps", "deployments"): _WRITE,
+    ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
+    ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
+    ("config.openshift.io", "apiservers"): ("get",),
+    ("discovery.k8s.io", "endpointslices"): ("list", "watch"),
+    ("kataconfiguration.openshift.io", "kataconfigs"): ("list", *_WRITE),
+    ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),
+    ("networking.k8s.io", "networkpolicies"): _WRITE,
+    ("node.k8s.io", "runtimeclasses"): ("get",),
+    ("operators.coreos.com", "catalogsources"): ("get",),
+    ("operators.coreos.com", "clusterserviceversions"): _READ,
+    ("operators.coreos.com", "installplans"): ("get",),
+    ("operators.coreos.com", "operatorgroups"): ("list", *_WRITE),
+    ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
+    ("packages.operators.coreos.com", "packagemanifests"): ("list",),
+    ("policy", "poddisruptionbudgets"): _WRITE,
+    # Whoever gives away rights that they do not have themselves needs these two verbs.
+    ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
+    ("rbac.authorization.k8s.io", "roles"): (*_WRITE, "escalate", "bind"),
+    ("rbac.authorization.k8s.io", "rolebindings"): _WRITE,
+}
+
+# The RuntimeClass of peer pods, and the operator's package in a catalog.
+RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
+PACKAGE = "sandboxed-containers-operator"
+PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
+
+VALIDATING_POLICIES = "validatingadmissionpolicies"
+
+# What the name of every webhook for peer pods ends in, whoever registered it.
+WEBHOOK_DOMAIN = "peerpods.io"
+
+# What cloud-api-adaptor leaves on each node on which it advertises.
+ADAPTOR_ANNOTATION = "kata.peerpods.io/caa-owner"
 
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -80,9 +142,83 @@ def worker(node: dict) -> dict:
         # aws:///eu-central-1a/i-0123456789abcdef0 and azure:///subscriptions/…/virtualMachines/NAME
         # both name the instance after their last slash.
         "instance_id": provider_id.rpartition("/")[2] if provider_id else None,
+        "region": node["metadata"].get("labels", {}).get(REGION_LABEL),
         "zone": node["metadata"].get("labels", {}).get(ZONE_LABEL),
         "ready": any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in node.get("status", {}).get("conditions", [])
         ),
+    }
+
+
+def access_review(verb: str, group: str, resource: str) -> dict:
+    """Asks the API server whether it would let us do that, in every namespace."""
+    attributes = {"verb": verb, "group": group, "resource": resource}
+    return {**CLUSTER_ADMIN_REVIEW, "spec": {"resourceAttributes": attributes}}
+
+
+def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
+    """What more there is to know; of `readings` those are not there that `unread` says why of."""
+    version = readings.get("version")
+    apis = readings.get("admission_apis")
+    packages = readings.get("packages")
+    return {
+        "kubernetes_version": version and version["gitVersion"],
+        "match_conditions": version and serves_match_conditions(version),
+        "mutating_admission_policy": (
+            apis and next((one for one in VERSIONS if serves_policies(apis.get(one))), None)
+        ),
+        "validating_admission_policy": (
+            apis and any(one["name"] == VALIDATING_POLICIES for one in apis["v1"]["resources"])
+        ),
+        "runtime_class": _runtime_class(readings.get("runtime_class")),
+        "webhooks": _webhooks(readings.get("webhooks")),
+        "advertisers": advertisers(nodes),
+        "catalogs": None if packages is None else [_catalog(one) for one in packages],
+        "missing_permissions": readings.get("missing_permissions"),
+        "unread": unread,
+    }
+
+
+def _runtime_class(found: dict | None) -> dict | None:
+    return found and {
+        "handler": found["handler"],
+        "overhead": found.get("overhead", {}).get("podFixed", {}),
+    }
+
+
+def _webhooks(configurations: list[dict] | None) -> list[dict] | None:
+    return configurations and [
+        {"configuration": configuration["metadata"]["name"], "name": webhook["name"]}
+        for configuration in configurations
+        for webhook in configuration.get("webhooks", ())
+        if webhook["name"].endswith(f".{WEBHOOK_DOMAIN}")
+    ]
+
+
+def advertisers(nodes: Iterable[dict]) -> list[dict]:
+    """Who last wrote the extended resource into the capacity of which nodes.
+
+    That is what the API server keeps of field managers. cloud-api-adaptor writes when it starts, so
+    that the last word may be another's until it starts again: it leaves an annotation.
+    """
+    found = defaultdict(list)
+    for node in nodes:
+        metadata = node["metadata"]
+        for entry in metadata.get("managedFields", ()):
+            capacity = entry.get("fieldsV1", {}).get("f:status", {}).get("f:capacity", {})
+            if f"f:{EXTENDED_RESOURCE}" in capacity:
+                found[entry["manager"]].append(metadata["name"])
+        if ADAPTOR_ANNOTATION in metadata.get("annotations", {}):
+            found["cloud-api-adaptor"].append(metadata["name"])
+    return [{"manager": name, "nodes": sorted({*of})} for name, of in sorted(found.items())]
+
+
+def _catalog(package: dict) -> dict:
+    status = package["status"]
+    return {
+        "name": status["catalogSource"],
+        "namespace": status["catalogSourceNamespace"],
+        "channels": [channel["name"] for channel in status["channels"]],
+        "default_channel": status.get("defaultChannel"),
     }

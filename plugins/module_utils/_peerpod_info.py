@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
     from kubernetes.utils.quantity import parse_quantity
@@ -14,10 +14,14 @@ with contextlib.suppress(ImportError):  # The Kubernetes client says what to ins
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     DEFAULT_LIMIT,
     EXTENDED_RESOURCE,
+    CloudShare,
+    cloud_share,
     is_accounted_for,
     is_peer_pod,
+    limit_at,
     node_selector,
     selects,
+    slots_of,
     whole_number,
 )
 
@@ -30,8 +34,12 @@ def describe(
     nodes: Iterable[dict],
     pods: Iterable[dict],
     runtime_classes: Collection[str],
+    bounds: Mapping[str, int],
 ) -> dict:
-    """The module's answer; `pods` are looked at one by one, and only what counts is kept."""
+    """The module's answer; `pods` are looked at one by one, and only what counts is kept.
+
+    `bounds` are what the cloud can hold, each shared among the nodes of a namespace's configs.
+    """
     used: Counter[str] = Counter()
     requested: Counter[str] = Counter()
     unaccounted: Counter[str] = Counter()
@@ -54,11 +62,13 @@ def describe(
 
     rows = []
     selected_by: dict[str, list[dict]] = {_name(config): [] for config in configs}
+    limits: dict[str, list[int]] = defaultdict(list)
     for node in nodes:
         name = node["metadata"]["name"]
+        selecting = [config for config in configs if selects(config, node)]
         row = {
             "name": name,
-            "configs": [_name(config) for config in configs if selects(config, node)],
+            "configs": [_name(config) for config in selecting],
             "capacity": _quantity(node, "capacity"),
             "allocatable": _quantity(node, "allocatable"),
             "used": used[name],
@@ -70,8 +80,15 @@ def describe(
             rows.append(row)
         for config in row["configs"]:
             selected_by[config].append(row)
+        for namespace, limit in _limits(node, selecting).items():
+            limits[namespace].append(limit)
+    shares = {namespace: cloud_share(those, bounds) for namespace, those in limits.items()}
     return {
-        "configs": [_config(config, selected_by[_name(config)]) for config in configs],
+        "configs": [
+            _config(config, selected_by[_name(config)], shares.get(config["metadata"]["namespace"]))
+            for config in configs
+        ],
+        "cloud_bounds": dict(bounds),
         "nodes": rows,
         "namespaces": [
             {"name": name, "used": by_namespace[name], "unscheduled": unscheduled[name]}
@@ -89,21 +106,32 @@ def describe(
     }
 
 
-def _config(config: dict, rows: list[dict]) -> dict:
+def _limits(node: dict, selecting: list[dict]) -> dict[str, int]:
+    """What the configs of each namespace allow on a node, the smallest where there are several."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for config in selecting:
+        found[config["metadata"]["namespace"]].append(limit_at(node, config))
+    return {namespace: min(limits) for namespace, limits in found.items()}
+
+
+def _config(config: dict, rows: list[dict], share: CloudShare | None) -> dict:
     spec = config.get("spec", {})
     text = spec.get("limit")
     limit = DEFAULT_LIMIT if text is None else whole_number(text)
+    slots = None if limit is None else slots_of(limit, share)
     return {
         "name": config["metadata"]["name"],
         "namespace": config["metadata"]["namespace"],
         "limit": limit,
+        "slots": slots,
+        "cloud_bound": share.bound if share and slots != limit else None,
         "node_selector": node_selector(config),
         "cloud_secret_name": spec.get("cloudSecretName"),
         "config_map_name": spec.get("configMapName"),
         "instance_type": spec.get("instanceType"),
         "setup_completed": bool(config.get("status", {}).get("setupCompleted")),
         "selected_nodes": len(rows),
-        "advertised_nodes": sum((row["allocatable"] or 0) == limit for row in rows),
+        "advertised_nodes": sum((row["allocatable"] or 0) == slots for row in rows),
     }
 
 

@@ -15,25 +15,36 @@ description:
   - >-
     Takes four requests whatever the size of the cluster up to 500 workers: the Infrastructure C(cluster), the
     ClusterVersion C(version), the Nodes (one more request for each further 500), and a SelfSubjectAccessReview, which
-    stores nothing.
+    stores nothing. O(details) takes five more, as told there.
   - On a Kubernetes cluster that is not OpenShift the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - osc.peerpods.info_module
 options:
   worker_selector:
     description:
       - The label selector of the nodes to return, as C(oc get nodes -l) takes it.
     type: str
     default: node-role.kubernetes.io/worker
+  details:
+    description:
+      - >-
+        Whether to also tell what somebody wants to know before they install peer pods, RV(details). One that cannot be
+        read is no failure.
+      - >-
+        Takes five more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
+        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, and the catalogs' PackageManifests of the
+        operator; up to two more where MutatingAdmissionPolicies are not served as C(v1).
+      - >-
+        For a user who may not do anything to anything, also a SelfSubjectAccessReview for each verb and resource that
+        the playbook C(osc.peerpods.site) needs, about 75.
+    type: bool
+    default: false
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
-attributes:
-  check_mode:
-    description: Can run in check mode, where it does the same since it changes nothing.
-    support: full
 seealso:
   - module: osc.peerpods.peerpod_limit
 """
@@ -124,6 +135,9 @@ workers:
     instance_id:
       description: The part of the provider ID after its last slash, on AWS the EC2 instance ID, on Azure the VM's name.
       type: str
+    region:
+      description: The region that the node's label C(topology.kubernetes.io/region) names.
+      type: str
     zone:
       description: The node's availability zone.
       type: str
@@ -134,8 +148,100 @@ workers:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
       provider_id: aws:///eu-central-1a/i-0a1b2c3d4e5f60001
       instance_id: i-0a1b2c3d4e5f60001
+      region: eu-central-1
       zone: eu-central-1a
       ready: true
+details:
+  description: What O(details) tells; null where it could not be read, as RV(details.unread) says.
+  returned: with O(details=true)
+  type: dict
+  contains:
+    kubernetes_version:
+      description: The API server's version.
+      type: str
+      sample: v1.29.6
+    match_conditions:
+      description: Whether webhooks can have C(matchConditions).
+      type: bool
+    mutating_admission_policy:
+      description: The newest version of the API that has MutatingAdmissionPolicies, null also where none does.
+      type: str
+      sample: null
+    validating_admission_policy:
+      description: Whether ValidatingAdmissionPolicies are served as C(v1).
+      type: bool
+    runtime_class:
+      description: The RuntimeClass C(kata-remote), null also where there is none.
+      type: dict
+      contains:
+        handler:
+          description: Its handler.
+          type: str
+        overhead:
+          description: What a pod costs on its worker, by resource; empty where it says nothing.
+          type: dict
+          sample: {cpu: 250m, memory: 350Mi}
+    webhooks:
+      description: The mutating webhooks whose names end in C(.peerpods.io).
+      type: list
+      elements: dict
+      contains:
+        configuration:
+          description: The MutatingWebhookConfiguration.
+          type: str
+          sample: mutating-webhook-configuration
+        name:
+          description: The webhook's name.
+          type: str
+          sample: mwebhook.peerpods.io
+    advertisers:
+      description:
+        - >-
+          Who wrote the extended resource C(kata.peerpods.io/vm) last into the capacity of which of RV(workers), by the
+          nodes' C(managedFields) and by cloud-api-adaptor's annotation.
+      type: list
+      elements: dict
+      contains:
+        manager:
+          description: The field manager.
+          type: str
+          sample: peerpods-node-capacity
+        nodes:
+          description: The nodes' names.
+          type: list
+          elements: str
+    catalogs:
+      description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: The CatalogSource.
+          type: str
+          sample: redhat-operators
+        namespace:
+          description: Its namespace.
+          type: str
+          sample: openshift-marketplace
+        channels:
+          description: The channels that it has.
+          type: list
+          elements: str
+          sample: [stable]
+        default_channel:
+          description: The one for who asks for none.
+          type: str
+          sample: stable
+    missing_permissions:
+      description:
+        - What the playbook C(osc.peerpods.site) does to a cluster and this user may not, in every namespace; empty for a cluster administrator.
+      type: list
+      elements: str
+      sample: [create namespaces, patch deployments.apps]
+    unread:
+      description: Why what could not be read could not, as a sentence, by what it is.
+      type: dict
+      sample: {}
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
@@ -143,29 +249,100 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
     CLUSTER_ADMIN_REVIEW,
     CLUSTER_VERSION_PATH,
     INFRASTRUCTURE_PATH,
+    NEEDED,
     NODES_PATH,
+    PACKAGE,
+    PACKAGES_PATH,
+    RUNTIME_CLASS_PATH,
+    access_review,
     describe,
+    details,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
     cluster_module,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
+    GROUP_PATH,
+    VERSIONS,
+    serves_policies,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
+    CONFIGURATIONS_PATH,
+)
+
+
+def admission_apis(cluster):
+    """The APIResourceList of each version of the group, from the newest to one that has policies."""
+    found = {}
+    for version in VERSIONS:
+        found[version] = cluster.get(f"{GROUP_PATH}/{version}")
+        if serves_policies(found[version]):
+            break
+    return found
+
+
+def packages(cluster):
+    """The PackageManifests of the operator, or None where the cluster has no such API."""
+    # Those of hundreds of operators are megabytes. They have no uid, so that Cluster.list is not for them.
+    query = {"fieldSelector": f"metadata.name={PACKAGE}"}
+    try:
+        return [item for page in cluster.pages(PACKAGES_PATH, query) for item in page["items"]]
+    except ClusterError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def missing_permissions(cluster, is_cluster_admin):
+    if is_cluster_admin:
+        return []
+    return [
+        f"{verb} {resource}.{group}".rstrip(".")
+        for (group, resource), verbs in NEEDED.items()
+        for verb in verbs
+        if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"][
+            "allowed"
+        ]
+    ]
+
+
+def read_details(cluster, nodes, is_cluster_admin):
+    readings, unread = {}, {}
+    for name, read in {
+        "version": lambda: cluster.get("/version"),
+        "admission_apis": lambda: admission_apis(cluster),
+        "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
+        "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
+        "packages": lambda: packages(cluster),
+        "missing_permissions": lambda: missing_permissions(cluster, is_cluster_admin),
+    }.items():
+        try:
+            readings[name] = read()
+        except ClusterError as error:
+            unread[name] = str(error)
+    return details(nodes, readings, unread)
 
 
 def main():
     module = cluster_module(
-        {"worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"}}
+        {
+            "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
+            "details": {"type": "bool", "default": False},
+        }
     )
     try:
         cluster = Cluster(module)
         infrastructure = cluster.get(INFRASTRUCTURE_PATH)
         version = cluster.get(CLUSTER_VERSION_PATH) if infrastructure else None
-        nodes = cluster.list(NODES_PATH, labelSelector=module.params["worker_selector"])
+        nodes = list(cluster.list(NODES_PATH, labelSelector=module.params["worker_selector"]))
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
-        facts = describe(infrastructure, version, list(nodes), review)
     except ClusterError as error:
         module.fail_json(msg=str(error))
+    facts = describe(infrastructure, version, nodes, review)
+    if module.params["details"]:
+        facts["details"] = read_details(cluster, nodes, facts["is_cluster_admin"])
     module.exit_json(changed=False, **facts)
 
 

@@ -15,7 +15,8 @@ description:
     Reads the PeerPodConfigs, what the nodes advertise of the extended resource C(kata.peerpods.io/vm), where peer pods
     run, and which ones wait and why.
   - >-
-    Takes three requests: the PeerPodConfigs, the Nodes and the Pods, each one more for every further 500 objects.
+    Takes four requests: the PeerPodConfigs, the ConfigMap of O(cloud_capacity), the Nodes and the Pods, and of the lists
+    one more for every further 500 objects.
   - >-
     Where the cluster does not know PeerPodConfigs, there are none in the result, RV(api_found) is false and RV(msg) says
     what to do; the rest is returned all the same.
@@ -23,6 +24,7 @@ author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - osc.peerpods.info_module
 options:
   namespace:
     description:
@@ -36,13 +38,28 @@ options:
     type: list
     elements: str
     default: [kata-remote]
+  cloud_capacity:
+    description:
+      - >-
+        The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
+        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared among the nodes that
+        the PeerPodConfigs of a namespace select, as M(osc.peerpods.peerpod_limit) has it.
+      - Where there is none the limits alone count. So they do, with a warning, where it may not be read.
+    type: dict
+    suboptions:
+      namespace:
+        description:
+          - The namespace of the agent.
+        type: str
+        default: osc-peerpods
+      name:
+        description:
+          - The name of the ConfigMap.
+        type: str
+        default: peerpods-cloud-capacity
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
-attributes:
-  check_mode:
-    description: Can run in check mode, where it does the same since it changes nothing.
-    support: full
 notes:
   - >-
     An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only
@@ -102,6 +119,13 @@ configs:
       description: >-
         The number of peer pods per node, 10 where it says nothing, null where it says what is not a whole number.
       type: int
+    slots:
+      description: >-
+        What each of its nodes is to advertise: the limit, or what the cloud leaves of it. Null where the limit is.
+      type: int
+    cloud_bound:
+      description: The name of the cloud's bound that leaves less than the limit, null where none does.
+      type: str
     node_selector:
       description: The labels of the nodes that it is for, the operator's default where it names none.
       type: dict
@@ -121,12 +145,14 @@ configs:
       description: How many nodes it selects.
       type: int
     advertised_nodes:
-      description: How many of these advertise the limit.
+      description: How many of these advertise RV(configs[].slots).
       type: int
   sample:
     - name: peerpodconfig-openshift
       namespace: openshift-sandboxed-containers-operator
       limit: 2
+      slots: 2
+      cloud_bound: null
       node_selector:
         node-role.kubernetes.io/worker: ""
       cloud_secret_name: peer-pods-secret
@@ -135,6 +161,15 @@ configs:
       setup_completed: false
       selected_nodes: 3
       advertised_nodes: 3
+cloud_bounds:
+  description: >-
+    How many peer pods the cloud can hold, those that run included, by each bound that the ConfigMap of O(cloud_capacity)
+    names.
+  returned: success
+  type: dict
+  sample:
+    instance-quota: 64
+    subnet-addresses: 251
 nodes:
   description: The nodes that a PeerPodConfig selects, that advertise the extended resource, or that have peer pods.
   returned: success
@@ -249,8 +284,21 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     NODES_PATH,
     NOT_SERVED,
     PODS_PATH,
+    cloud_bounds,
     collection_path,
+    configmap_path,
 )
+
+
+def read_bounds(module, cluster):
+    try:
+        found = cluster.get(configmap_path(**module.params["cloud_capacity"]))
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        module.warn(f"The cloud's bounds are not known, the limits alone count: {error}")
+        found = None
+    return cloud_bounds((found or {}).get("data") or {})
 
 
 def main():
@@ -258,6 +306,14 @@ def main():
         {
             "namespace": {"type": "str"},
             "runtime_classes": {"type": "list", "elements": "str", "default": ["kata-remote"]},
+            "cloud_capacity": {
+                "type": "dict",
+                "apply_defaults": True,
+                "options": {
+                    "namespace": {"type": "str", "default": "osc-peerpods"},
+                    "name": {"type": "str", "default": "peerpods-cloud-capacity"},
+                },
+            },
         }
     )
     params = module.params
@@ -271,11 +327,13 @@ def main():
             if error.status != 404:
                 raise
             configs, result = [], {"api_found": False, "msg": NOT_SERVED}
+        bounds = read_bounds(module, cluster)
         facts = describe(
             configs,
             cluster.list(NODES_PATH),
             cluster.list(PODS_PATH, fieldSelector=LIVE_PODS),
             params["runtime_classes"],
+            bounds,
         )
     except ClusterError as error:
         module.fail_json(msg=str(error))

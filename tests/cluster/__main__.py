@@ -1,31 +1,43 @@
-"""`python -m tests.cluster`: a cluster that looks like OpenShift on AWS or Azure, until Ctrl-C."""
+"""`python -m tests.cluster`: a bare cluster in a cloud, as an installer leaves it, until Ctrl-C.
+
+Its webhook and its agent, once somebody installs them, run as processes.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
+from pathlib import Path
 
-from . import openshift
-from .launcher import Cluster
+from .clouds import CLOUDS, bare_cluster, exported, site_variables
 from .processes import unwind_on_signals
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--workers", type=int, default=3, help="how many worker nodes (default: 3)")
-parser.add_argument("--cloud", choices=openshift.IMAGINED_REGION, default="aws")
+parser.add_argument("--cloud", choices=CLOUDS, default="aws")
+parser.add_argument(
+    "--ready",
+    type=Path,
+    metavar="FILE",
+    help="write there, as JSON, how to talk to it once it runs",
+)
 arguments = parser.parse_args()
-
-workers = openshift.imagined_workers(arguments.workers, arguments.cloud)
-region = openshift.IMAGINED_REGION[arguments.cloud]
-azure = openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")
 
 unwind_on_signals()
 try:
-    with Cluster() as cluster:
-        openshift.fill(cluster, workers, region, azure if arguments.cloud == "azure" else None)
-        print(f"export KUBECONFIG={cluster.kubeconfig}")
+    with bare_cluster(arguments.cloud, arguments.workers, "process") as (cluster, cloud):
+        environment, variables = exported(cluster, cloud), site_variables("process")
+        for name, value in environment.items():
+            print(f"export {name}={value}")
         print(f"export PATH={cluster.bin}:$PATH")
+        print(f"# ansible-playbook site.yml -e '{json.dumps(variables)}'")
         print("# Ctrl-C stops it.", flush=True)
+        if arguments.ready:
+            written = arguments.ready.with_suffix(".part")
+            written.write_text(json.dumps({"environment": environment, "variables": variables}))
+            written.rename(arguments.ready)
         signal.pause()
 except KeyboardInterrupt:
     sys.exit(130)

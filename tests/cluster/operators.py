@@ -1,10 +1,10 @@
 """Stands in for the cluster's own controllers, so that the roles wait for real transitions.
 
-Not the Operator Lifecycle Manager, not the OpenShift sandboxed containers
-operator, not the cloud credential operator, not the service CA operator: a
-small actor that answers their custom resources in the order, and with the
-states, that they go through. It installs nothing and reboots nothing. Run it
-as `python -m tests.cluster.operators KUBECONFIG`.
+Not the Operator Lifecycle Manager, not the machine config operator, not the
+OpenShift sandboxed containers operator, not the cloud credential operator, not
+the service CA operator: a small actor that answers their custom resources in
+the order, and with the states, that they go through. It installs nothing and
+reboots nothing. Run it as `python -m tests.cluster.operators KUBECONFIG`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import base64
 import json
 import sys
 import time
+from dataclasses import dataclass
 
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
@@ -20,13 +21,45 @@ from kubernetes.dynamic import DynamicClient
 
 from tests.support import OPERATOR_NAMESPACE
 
-from .openshift import peer_pod_config
+from .openshift import CONFIGURED, peer_pod_config
 from .pki import CertificateAuthority
 
 PACKAGE = "sandboxed-containers-operator"
-LATEST_CSV = f"{PACKAGE}.v1.8.1"
 
 KATA_OC_LABEL = "node-role.kubernetes.io/kata-oc"
+KATA_FINALIZER = "kataconfiguration.openshift.io/finalizer"
+CREDENTIALS_FINALIZER = "cloudcredential.openshift.io/deprovision"
+
+MACHINE_CONFIG = "machineconfiguration.openshift.io"
+WORKER_CONFIG = CONFIGURED[f"{MACHINE_CONFIG}/currentConfig"]
+
+# A node with this annotation cannot be brought to another configuration, for the reason that is its value.
+DEGRADES = "tests.osc.peerpods/degrades"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A version in a catalog, what it replaces, and whether it is any good."""
+
+    version: str
+    replaces: str | None = None
+    unpacks: bool = True
+    starts: bool = True
+
+    @property
+    def csv(self) -> str:
+        return f"{PACKAGE}.v{self.version}"
+
+
+# What a catalog offers whose image's name has this in it, by channel, the latest last.
+OFFERING = "operator-index"
+CHANNELS = {
+    "stable": (Bundle("1.7.0"), Bundle("1.8.0", "1.7.0"), Bundle("1.8.1", "1.8.0")),
+    "stable-1.7": (Bundle("1.7.0"),),
+    "candidate": (Bundle("1.9.0", starts=False),),
+    "preview": (Bundle("1.10.0", unpacks=False),),
+}
+LATEST_CSV = CHANNELS["stable"][-1].csv
 
 # A tick is one step of every state machine; a real one takes minutes.
 TICK = 0.3
@@ -83,12 +116,48 @@ class Api:
     def merge(self, path: str, body: dict) -> None:
         self.request("PATCH", path, body, "application/merge-patch+json")
 
+    def delete(self, path: str) -> None:
+        """Delete the object unless it is gone."""
+        try:
+            self.request("DELETE", path)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+
+    def status(self, path: str, found: dict, wanted: dict) -> None:
+        """Set fields of a status where one differs; what stays `True` since when stays so, too."""
+        now = found.get("status") or {}
+        if "conditions" in wanted:
+            known = {condition["type"]: condition for condition in now.get("conditions", [])}
+            wanted = {**wanted, "conditions": [
+                _condition(known.get(condition["type"], {}), condition)
+                for condition in wanted["conditions"]
+            ]}  # fmt: skip
+        if any(now.get(key) != value for key, value in wanted.items()):
+            self.merge(f"{path}/status", {"status": wanted})
+
+
+def _condition(known: dict, wanted: dict) -> dict:
+    wanted = {"reason": "", "message": "", **wanted}
+    same = wanted.items() <= known.items()
+    return known if same else {**wanted, "lastTransitionTime": _now()}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
 
 def main() -> None:
     api = Api(sys.argv[1])
     service_ca = CertificateAuthority("openshift-service-serving-signer")
     while True:
-        for act in (lifecycle_manager, cloud_credential_operator, sandboxed_containers_operator):
+        for act in (
+            catalog_operator,
+            lifecycle_manager,
+            cloud_credential_operator,
+            sandboxed_containers_operator,
+            machine_config_operator,
+        ):
             try:
                 act(api)
             except ApiException as error:
@@ -99,76 +168,236 @@ def main() -> None:
         time.sleep(TICK)
 
 
-def lifecycle_manager(api: Api) -> None:
-    """Subscription → InstallPlan (approved, or waiting for it) → ClusterServiceVersion Succeeded."""
-    root = "/apis/operators.coreos.com"
-    for subscription in api.list(f"{root}/v1alpha1/subscriptions"):
-        namespace, name = (subscription["metadata"][key] for key in ("namespace", "name"))
-        spec, status = subscription["spec"], subscription.get("status", {})
-        collection = f"{root}/v1alpha1/namespaces/{namespace}"
-        here = f"{collection}/subscriptions/{name}/status"
-        catalog = api.get(
-            f"{root}/v1alpha1/namespaces/{spec['sourceNamespace']}/catalogsources/{spec['source']}"
-        )
-        if catalog is None:
-            condition = {
-                "type": "CatalogSourcesUnhealthy",
-                "status": "True",
-                "message": f"no catalog source {spec['source']} in {spec['sourceNamespace']}",
-            }
-            if status.get("conditions") != [condition]:
-                api.merge(here, {"status": {"conditions": [condition]}})
-            continue
-        # Without exactly one OperatorGroup in the namespace, OLM does nothing.
-        if len(api.list(f"{root}/v1/namespaces/{namespace}/operatorgroups")) != 1:
-            continue
-        csv_name = spec.get("startingCSV") or LATEST_CSV
-        if status.get("state") == "AtLatestKnown":
-            continue
-        plan_path = f"{collection}/installplans/install-{name[:20]}"
-        plan = api.get(plan_path)
-        if plan is None:
-            approval = spec.get("installPlanApproval", "Automatic")
-            api.request("POST", f"{collection}/installplans", {
-                "apiVersion": "operators.coreos.com/v1alpha1",
-                "kind": "InstallPlan",
-                "metadata": {"name": plan_path.rpartition("/")[2]},
-                "spec": {"approval": approval, "approved": approval == "Automatic",
-                         "clusterServiceVersionNames": [csv_name]},
+def catalog_operator(api: Api) -> None:
+    """CatalogSource → reached, and the packages that it offers."""
+    for source in api.list("/apis/operators.coreos.com/v1alpha1/catalogsources"):
+        metadata, image = source["metadata"], source["spec"].get("image", "")
+        here = _catalog_path(metadata["namespace"], metadata["name"])
+        if _connection(source) != "READY":
+            api.merge(f"{here}/status", {"status": {"connectionState": {
+                "address": f"{metadata['name']}.{metadata['namespace']}.svc:50051",
+                "lastConnect": _now(), "lastObservedState": "READY",
+            }}})  # fmt: skip
+        if OFFERING in image:
+            api.ensure(f"/apis/packages.operators.coreos.com/v1/namespaces/{metadata['namespace']}/packagemanifests", {
+                "apiVersion": "packages.operators.coreos.com/v1",
+                "kind": "PackageManifest",
+                "metadata": {"name": PACKAGE, "labels": {
+                    "catalog": metadata["name"], "catalog-namespace": metadata["namespace"]}},
+                "status": {
+                    "catalogSource": metadata["name"],
+                    "catalogSourceNamespace": metadata["namespace"],
+                    "packageName": PACKAGE,
+                    "defaultChannel": "stable",
+                    "channels": [
+                        {"name": name, "currentCSV": bundles[-1].csv, "entries": [
+                            {"name": bundle.csv, "version": bundle.version} for bundle in bundles]}
+                        for name, bundles in CHANNELS.items()
+                    ],
+                },
             })  # fmt: skip
-            api.merge(here, {"status": {
-                "state": "UpgradePending",
-                "currentCSV": csv_name,
-                "installPlanRef": {"namespace": namespace, "name": plan_path.rpartition("/")[2]},
-            }})  # fmt: skip
-        elif not plan["spec"]["approved"]:
-            if plan.get("status", {}).get("phase") != "RequiresApproval":
-                api.merge(f"{plan_path}/status", {"status": {"phase": "RequiresApproval"}})
-        elif _install(api, f"{collection}/clusterserviceversions", csv_name):
-            api.merge(f"{plan_path}/status", {"status": {"phase": "Complete"}})
-            api.merge(here, {"status": {"state": "AtLatestKnown", "installedCSV": csv_name}})
 
 
-def _install(api: Api, collection: str, csv_name: str) -> bool:
-    """Take a ClusterServiceVersion one phase further; true once it has Succeeded."""
+def _catalog_path(namespace: str, name: str) -> str:
+    return f"/apis/operators.coreos.com/v1alpha1/namespaces/{namespace}/catalogsources/{name}"
+
+
+def _connection(source: dict) -> str | None:
+    return source.get("status", {}).get("connectionState", {}).get("lastObservedState")
+
+
+def lifecycle_manager(api: Api) -> None:
+    """Subscription → InstallPlan (approved, or waiting for it) → ClusterServiceVersion, one after the other."""
+    for subscription in api.list("/apis/operators.coreos.com/v1alpha1/subscriptions"):
+        _subscribed(api, subscription)
+
+
+def _subscribed(api: Api, subscription: dict) -> None:
+    namespace, name = (subscription["metadata"][key] for key in ("namespace", "name"))
+    spec, status = subscription["spec"], subscription.get("status", {})
+    collection = f"/apis/operators.coreos.com/v1alpha1/namespaces/{namespace}"
+    csvs = f"{collection}/clusterserviceversions"
+
+    def say(state: str | None, *conditions: dict, **more) -> None:
+        api.status(f"{collection}/subscriptions/{name}", subscription, {
+            **({"state": state} if state else {}), "conditions": list(conditions), **more})  # fmt: skip
+
+    unhealthy = _unhealthy(api, spec)
+    # Without exactly one OperatorGroup in the namespace, OLM does nothing.
+    groups = api.list(f"/apis/operators.coreos.com/v1/namespaces/{namespace}/operatorgroups")
+    if unhealthy["status"] == "True" or len(groups) != 1:
+        return say(None, unhealthy)
+
+    current = next(filter(None, (
+        api.get(f"{csvs}/{status[key]}") for key in ("currentCSV", "installedCSV") if status.get(key)
+    )), None)  # fmt: skip
+    if current and not _brought_up(api, csvs, current):
+        return None
+    bundle, problem = _next_bundle(spec, current)
+    if bundle is None and problem is None:
+        installed = current["metadata"]["name"]
+        return say("AtLatestKnown", unhealthy, installedCSV=installed)
+    if bundle is None:
+        return say(None, unhealthy, problem)
+    plan = _plan_of(api, collection, status)
+    if plan is None or plan["spec"]["clusterServiceVersionNames"] != [bundle.csv]:
+        plan = _new_plan(api, collection, subscription, bundle)
+        reference = {"apiVersion": plan["apiVersion"], "kind": "InstallPlan",
+                     "name": plan["metadata"]["name"]}  # fmt: skip
+        return say(
+            "UpgradePending", unhealthy, _pending("InstallPlanNotYetReconciled"),
+            currentCSV=bundle.csv,
+            installedCSV=current["metadata"]["name"] if current else None,
+            installplan={**reference, "uuid": plan["metadata"]["uid"]},
+            installPlanRef={**reference, "namespace": namespace, "uid": plan["metadata"]["uid"]},
+        )  # fmt: skip
+    phase = _carried_out(api, collection, plan, bundle)
+    if phase == "Complete":
+        return say("UpgradePending", unhealthy, installedCSV=bundle.csv)
+    if phase == "Failed":
+        failed = {"type": "InstallPlanFailed", "status": "True", "reason": "InstallCheckFailed",
+                  "message": UNPACKING_FAILED}  # fmt: skip
+        return say("UpgradePending", unhealthy, failed)
+    return say("UpgradePending", unhealthy, _pending(phase))
+
+
+def _unhealthy(api: Api, spec: dict) -> dict:
+    """The condition CatalogSourcesUnhealthy."""
+    source = api.get(_catalog_path(spec["sourceNamespace"], spec["source"]))
+    what = "missing" if source is None else "unhealthy" if _connection(source) != "READY" else None
+    if what:
+        return {
+            "type": "CatalogSourcesUnhealthy", "status": "True",
+            "reason": "UnhealthyCatalogSourceFound",
+            "message": f"targeted catalogsource {spec['sourceNamespace']}/{spec['source']} {what}",
+        }  # fmt: skip
+    return {
+        "type": "CatalogSourcesUnhealthy", "status": "False", "reason": "AllCatalogSourcesHealthy",
+        "message": "all available catalogsources are healthy",
+    }  # fmt: skip
+
+
+def _pending(reason: str) -> dict:
+    return {"type": "InstallPlanPending", "status": "True", "reason": reason}
+
+
+def _next_bundle(spec: dict, current: dict | None) -> tuple[Bundle | None, dict | None]:
+    """What the channel leads to from here, or why that cannot be told."""
+    bundles = CHANNELS.get(spec.get("channel"), ())
+    if current:
+        here = current["spec"]["version"]
+        return next((bundle for bundle in bundles if bundle.replaces == here), None), None
+    start = spec.get("startingCSV")
+    candidates = [one for one in bundles if start in (None, one.csv)]
+    if candidates:
+        return candidates[-1], None
+    named = f"with name {start} in channel" if bundles else "in channel"
+    return None, {
+        "type": "ResolutionFailed", "status": "True", "reason": "ConstraintsNotSatisfiable",
+        "message": f"constraints not satisfiable: no operators found {named} {spec.get('channel')} of package "
+                   f"{spec['name']} in the catalog referenced by subscription {PACKAGE}, "
+                   f"subscription {PACKAGE} exists",
+    }  # fmt: skip
+
+
+def _plan_of(api: Api, collection: str, status: dict) -> dict | None:
+    reference = status.get("installPlanRef")
+    return reference and api.get(f"{collection}/installplans/{reference['name']}")
+
+
+def _new_plan(api: Api, collection: str, subscription: dict, bundle: Bundle) -> dict:
+    approval = subscription["spec"].get("installPlanApproval", "Automatic")
+    metadata = subscription["metadata"]
+    return api.request("POST", f"{collection}/installplans", {
+        "apiVersion": "operators.coreos.com/v1alpha1",
+        "kind": "InstallPlan",
+        "metadata": {"generateName": "install-", "ownerReferences": [{
+            "apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
+            "name": metadata["name"], "uid": metadata["uid"],
+            "blockOwnerDeletion": False, "controller": False}]},
+        "spec": {"approval": approval, "approved": approval == "Automatic",
+                 "clusterServiceVersionNames": [bundle.csv]},
+    })  # fmt: skip
+
+
+UNPACKING_FAILED = (
+    "bundle unpacking failed. Reason: DeadlineExceeded, and Message: Job was active longer than "
+    "specified deadline"
+)
+
+
+def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
+    """Take an InstallPlan one phase further; the phase that it is in then."""
+    phase = plan.get("status", {}).get("phase")
+    if phase in ("Complete", "Failed"):
+        return phase
+    status = {"phase": "Installing" if plan["spec"]["approved"] else "RequiresApproval"}
+    if phase == "Installing" and bundle.unpacks:
+        status = {"phase": "Complete", "conditions": [{"type": "Installed", "status": "True"}]}
+        api.ensure(f"{collection}/clusterserviceversions", _csv(bundle, collection))
+    elif phase == "Installing":
+        status = {"phase": "Failed", "conditions": [{
+            "type": "Installed", "status": "False", "reason": "InstallCheckFailed",
+            "message": UNPACKING_FAILED}]}  # fmt: skip
+    api.status(f"{collection}/installplans/{plan['metadata']['name']}", plan, status)
+    return status["phase"]
+
+
+def _csv(bundle: Bundle, collection: str) -> dict:
+    namespace = collection.rpartition("/")[2]
+    return {
+        "apiVersion": "operators.coreos.com/v1alpha1",
+        "kind": "ClusterServiceVersion",
+        "metadata": {
+            "name": bundle.csv,
+            "labels": {f"operators.coreos.com/{f'{PACKAGE}.{namespace}'[:63].rstrip('.-_')}": ""},
+        },
+        "spec": {
+            "displayName": "OpenShift sandboxed containers Operator",
+            "version": bundle.version,
+            **({"replaces": f"{PACKAGE}.v{bundle.replaces}"} if bundle.replaces else {}),
+            "install": {"strategy": "deployment"},
+        },
+    }
+
+
+def _brought_up(api: Api, collection: str, csv: dict) -> bool:
+    """Take a ClusterServiceVersion one phase further; true once it has Succeeded and replaced the one before."""
+    name, phase = csv["metadata"]["name"], csv.get("status", {}).get("phase")
     phases = [None, "Pending", "InstallReady", "Installing", "Succeeded"]
-    csv = api.get(f"{collection}/{csv_name}")
-    if csv is None:
-        csv = api.request("POST", collection, {
-            "apiVersion": "operators.coreos.com/v1alpha1",
-            "kind": "ClusterServiceVersion",
-            "metadata": {"name": csv_name},
-            "spec": {
-                "displayName": "OpenShift sandboxed containers Operator",
-                "version": csv_name.partition(".v")[2],
-                "install": {"strategy": "deployment"},
-            },
-        })  # fmt: skip
-    phase = csv.get("status", {}).get("phase")
-    if phase != "Succeeded":
-        following = phases[phases.index(phase) + 1]
-        api.merge(f"{collection}/{csv_name}/status", {"status": {"phase": following}})
-    return phase == "Succeeded"
+    before = csv["spec"].get("replaces") and api.get(f"{collection}/{csv['spec']['replaces']}")
+    if phase == "Succeeded":
+        if before is None:
+            return True
+        if before["status"]["phase"] == "Deleting":
+            api.delete(f"{collection}/{before['metadata']['name']}")
+        else:
+            api.merge(f"{collection}/{before['metadata']['name']}/status",
+                      {"status": {"phase": "Deleting", "reason": "Replaced"}})  # fmt: skip
+        return False
+    if phase == "Failed":
+        return False
+    if before and before["status"]["phase"] == "Succeeded":
+        api.merge(f"{collection}/{before['metadata']['name']}/status", {"status": {
+            "phase": "Replacing", "reason": "BeingReplaced",
+            "message": f"being replaced by csv: {name}"}})  # fmt: skip
+    following = phases[phases.index(phase) + 1]
+    starts = all(one.starts for bundles in CHANNELS.values() for one in bundles if one.csv == name)
+    if following == "Succeeded" and not starts:
+        status = {"phase": "Failed", "reason": "InstallCheckFailed",
+                  "message": "install timeout"}  # fmt: skip
+    else:
+        status = {"phase": following, "reason": CSV_REASONS[following], "message": ""}
+    api.merge(f"{collection}/{name}/status", {"status": status})
+    return False
+
+
+CSV_REASONS = {
+    "Pending": "RequirementsUnknown",
+    "InstallReady": "AllRequirementsMet",
+    "Installing": "InstallSucceeded",
+    "Succeeded": "InstallSucceeded",
+}
 
 
 def cloud_credential_operator(api: Api) -> None:
@@ -176,7 +405,15 @@ def cloud_credential_operator(api: Api) -> None:
     root = "/apis/cloudcredential.openshift.io/v1"
     for request in api.list(f"{root}/credentialsrequests"):
         metadata, spec = request["metadata"], request["spec"]
-        here = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}/status"
+        here = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}"
+        reference = spec["secretRef"]
+        secrets = f"/api/v1/namespaces/{reference['namespace']}/secrets"
+        if "deletionTimestamp" in metadata:
+            api.delete(f"{secrets}/{reference['name']}")
+            api.merge(here, {"metadata": {"finalizers": None}})
+            continue
+        if CREDENTIALS_FINALIZER not in metadata.get("finalizers", []):
+            api.merge(here, {"metadata": {"finalizers": [CREDENTIALS_FINALIZER]}})
         name, keys = ROOT_CREDENTIALS[spec["providerSpec"]["kind"]]
         credentials = api.get(f"/api/v1/namespaces/kube-system/secrets/{name}")
         if credentials is None:
@@ -191,8 +428,7 @@ def cloud_credential_operator(api: Api) -> None:
             data = {key: credentials["data"].get(key, "") for key in keys}
             if "aws_access_key_id" in data:
                 data["credentials"] = _base64(_aws_credentials_file(data).encode())
-            reference = spec["secretRef"]
-            api.ensure(f"/api/v1/namespaces/{reference['namespace']}/secrets", {
+            api.ensure(secrets, {
                 "apiVersion": "v1",
                 "kind": "Secret",
                 "metadata": {"name": reference["name"], "annotations": {
@@ -203,7 +439,7 @@ def cloud_credential_operator(api: Api) -> None:
             status = {"provisioned": True, "conditions": []}
         status["lastSyncGeneration"] = metadata["generation"]
         if not status.items() <= request.get("status", {}).items():
-            api.merge(here, {"status": status})
+            api.merge(f"{here}/status", {"status": status})
 
 
 def _aws_credentials_file(data: dict) -> str:
@@ -214,18 +450,26 @@ def _aws_credentials_file(data: dict) -> str:
 
 
 def sandboxed_containers_operator(api: Api) -> None:
-    """KataConfig → kata-oc pool rolled node by node → RuntimeClasses and PeerPodConfig.
+    """KataConfig → nodes of the pool kata-oc → RuntimeClasses and PeerPodConfig, and back.
 
     Before that, as its credentials controller does: cco-secret → peer-pods-secret.
     """
     csvs = api.list(
         f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions"
     )
-    if not any(csv.get("status", {}).get("phase") == "Succeeded" for csv in csvs):
+    # While one version replaces another, the old one works on.
+    at_work = [
+        csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")
+    ]
+    if not at_work:
         return
+    latest = max(at_work, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
     _map_credentials(api)
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
-        _roll_out(api, kata)
+        if "deletionTimestamp" in kata["metadata"]:
+            _let_go(api, kata)
+        else:
+            _roll_out(api, kata, latest)
 
 
 def _map_credentials(api: Api) -> None:
@@ -252,81 +496,220 @@ def _map_credentials(api: Api) -> None:
     })  # fmt: skip
 
 
-def _roll_out(api: Api, kata: dict) -> None:
+POOLS = f"/apis/{MACHINE_CONFIG}/v1/machineconfigpools"
+RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
+PEER_POD_CONFIGS = (
+    f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs"
+)
+
+
+def _kata_path(kata: dict) -> str:
+    return f"/apis/kataconfiguration.openshift.io/v1/kataconfigs/{kata['metadata']['name']}"
+
+
+def _roll_out(api: Api, kata: dict, version: str) -> None:
     spec = kata.get("spec") or {}
+    # Each minor version configures nodes in its own way.
+    target = f"rendered-kata-oc-{version.rpartition('.')[0]}"
+    if KATA_FINALIZER not in kata["metadata"].get("finalizers", []):
+        api.merge(_kata_path(kata), {"metadata": {"finalizers": [KATA_FINALIZER]}})
     selector = (spec.get("kataConfigPoolSelector") or {}).get("matchLabels", {})
-    nodes = [
-        node["metadata"]
-        for node in api.list("/api/v1/nodes")
-        if "node-role.kubernetes.io/worker" in node["metadata"]["labels"]
-        and selector.items() <= node["metadata"]["labels"].items()
-    ]
-    installed = [node["name"] for node in nodes if KATA_OC_LABEL in node["labels"]]
-    waiting = [node["name"] for node in nodes if KATA_OC_LABEL not in node["labels"]]
-    here = f"/apis/kataconfiguration.openshift.io/v1/kataconfigs/{kata['metadata']['name']}/status"
-    progress = (kata.get("status") or {}).get("conditions", [{}])[0].get("status")
-    if not waiting and progress == "False":
-        return
-    # A fifth of the pool a tick, so that a roll takes some ticks whatever its size.
-    installing = waiting[: max(1, len(nodes) // 5)] if progress else []
-    for name in installing:
-        api.merge(f"/api/v1/nodes/{name}", {"metadata": {"labels": {KATA_OC_LABEL: ""}}})
-    pools = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
-    api.ensure(pools, {
-        "apiVersion": "machineconfiguration.openshift.io/v1",
+    if spec.get("checkNodeEligibility"):
+        selector = {**selector, "feature.node.kubernetes.io/runtime.kata": "true"}
+    workers = _workers(api)
+    for node in workers:
+        _label(api, node, selector.items() <= node["metadata"]["labels"].items())
+    api.ensure(POOLS, {
+        "apiVersion": f"{MACHINE_CONFIG}/v1",
         "kind": "MachineConfigPool",
         "metadata": {"name": "kata-oc"},
-        "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}}},
+        "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}},
+                 "configuration": {"name": target}},
     })  # fmt: skip
-    api.merge(f"{pools}/kata-oc/status", {"status": {
-        "machineCount": len(nodes),
-        "updatedMachineCount": len(installed),
-        "readyMachineCount": len(installed),
-        "unavailableMachineCount": len(installing),
-        "degradedMachineCount": 0,
-    }})  # fmt: skip
+    api.merge(f"{POOLS}/kata-oc", {"spec": {"configuration": {"name": target}}})
+    nodes = _kata_nodes(workers, target)
+    ready = nodes["readyNodeCount"] == nodes["nodeCount"]
     status = {
-        "kataNodes": {
-            "nodeCount": len(nodes),
-            "readyNodeCount": len(installed),
-            "installed": installed,
-            "installing": installing,
-            "waitingToInstall": [name for name in waiting if name not in installing],
-        },
-        "conditions": [_in_progress("True" if waiting else "False")],
+        "kataNodes": nodes,
+        "conditions": [_in_progress("Installing", nodes, workers, ready)],
     }
-    if not waiting:
+    if ready:
         status["runtimeClasses"] = ["kata"] + ["kata-remote"] * bool(spec.get("enablePeerPods"))
         for name in status["runtimeClasses"]:
-            api.ensure("/apis/node.k8s.io/v1/runtimeclasses", _runtime_class(name))
+            api.ensure(RUNTIME_CLASSES, _runtime_class(name, kata))
         if spec.get("enablePeerPods"):
-            api.ensure(
-                f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs",
-                peer_pod_config(),
-            )
-    api.merge(here, {"status": status})
+            api.ensure(PEER_POD_CONFIGS, peer_pod_config())
+            _confidential(api)
+    api.status(_kata_path(kata), kata, status)
 
 
-def _in_progress(status: str) -> dict:
-    return {
-        "type": "InProgress",
-        "status": status,
-        "reason": "Installing" if status == "True" else "Installed",
-        "message": "Performing initial installation of kata on cluster" * (status == "True"),
-        "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def _let_go(api: Api, kata: dict) -> None:
+    runtime_classes = (kata.get("status") or {}).get("runtimeClasses", [])
+    running = {pod["spec"].get("runtimeClassName") for pod in api.list("/api/v1/pods")}
+    if in_use := running.intersection(runtime_classes):
+        return api.status(_kata_path(kata), kata, {"conditions": [{
+            "type": "InProgress", "status": "False", "reason": "BlockedByExistingKataPods",
+            "message": f'existing pods using "{min(in_use)}" RuntimeClass found. Please delete the '
+                       "pods manually for KataConfig deletion to proceed"}]})  # fmt: skip
+    workers = _workers(api)
+    for node in workers:
+        _label(api, node, False)
+    nodes = _kata_nodes(workers, None)
+    leaving = [*nodes["uninstalling"], *nodes["waitingToUninstall"], *nodes["failedToUninstall"]]
+    if leaving:
+        return api.status(_kata_path(kata), kata, {
+            "kataNodes": nodes,
+            "conditions": [_in_progress("Uninstalling", nodes, workers, False)],
+        })  # fmt: skip
+    api.delete(f"{POOLS}/kata-oc")
+    api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
+    return api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
 
 
-def _runtime_class(name: str) -> dict:
+def _confidential(api: Api) -> None:
+    """The feature gate for confidential containers: the operator's own key of peer-pods-cm."""
+    config_maps = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps"
+    gates = (api.get(f"{config_maps}/osc-feature-gates") or {}).get("data", {})
+    settings = api.get(f"{config_maps}/peer-pods-cm")
+    disable = "false" if gates.get("confidential") == "true" else "true"
+    if settings and settings.get("data", {}).get("DISABLECVM") != disable:
+        api.merge(f"{config_maps}/peer-pods-cm", {"data": {"DISABLECVM": disable}})
+
+
+def _workers(api: Api) -> list[dict]:
+    return api.list("/api/v1/nodes?labelSelector=node-role.kubernetes.io/worker")
+
+
+def _label(api: Api, node: dict, wanted: bool) -> None:
+    labels = node["metadata"]["labels"]
+    if (KATA_OC_LABEL in labels) != wanted:
+        api.merge(f"/api/v1/nodes/{node['metadata']['name']}",
+                  {"metadata": {"labels": {KATA_OC_LABEL: "" if wanted else None}}})  # fmt: skip
+        if wanted:
+            labels[KATA_OC_LABEL] = ""
+        else:
+            del labels[KATA_OC_LABEL]
+
+
+def _at(node: dict) -> tuple[str, str]:
+    """Which configuration a node has, and what the machine config daemon does there."""
+    annotations = node["metadata"].get("annotations", {})
+    return (
+        annotations.get(f"{MACHINE_CONFIG}/currentConfig", WORKER_CONFIG),
+        annotations.get(f"{MACHINE_CONFIG}/state", "Done"),
+    )
+
+
+def _kata_nodes(workers: list[dict], target: str | None) -> dict:
+    """The KataConfig's status.kataNodes, of the nodes' labels and annotations."""
+    lists: dict[str, list[str]] = {
+        name: [] for name in ("installed", "installing", "waitingToInstall", "failedToInstall",
+                              "uninstalling", "waitingToUninstall", "failedToUninstall")
+    }  # fmt: skip
+    selected = 0
+    for node in workers:
+        kata = KATA_OC_LABEL in node["metadata"]["labels"]
+        selected += kata
+        config, state = _at(node)
+        verb = "install" if kata else "uninstall"
+        if state == "Done" and config == (target if kata else WORKER_CONFIG):
+            which = "installed" if kata else None
+        elif state == "Working":
+            which = f"{verb}ing"
+        else:
+            failed = "failed" if state == "Degraded" else "waiting"
+            which = f"{failed}To{verb.capitalize()}"
+        if which:
+            lists[which].append(node["metadata"]["name"])
+    return {"nodeCount": selected, "readyNodeCount": len(lists["installed"]), **lists}
+
+
+def _in_progress(reason: str, nodes: dict, workers: list[dict], done: bool) -> dict:
+    failed = [*nodes["failedToInstall"], *nodes["failedToUninstall"]]
+    if failed:
+        why = {node["metadata"]["name"]: node["metadata"]["annotations"][f"{MACHINE_CONFIG}/reason"]
+               for node in workers if node["metadata"]["name"] in failed}  # fmt: skip
+        return {"type": "InProgress", "status": "True", "reason": "Failed",
+                "message": f"Node {failed[-1]} Degraded: {why[failed[-1]]}"}  # fmt: skip
+    if done:
+        return {"type": "InProgress", "status": "False"}
+    return {"type": "InProgress", "status": "True", "reason": reason,
+            "message": {"Installing": "Performing initial installation of kata on cluster",
+                        "Uninstalling": "Removing kata from cluster"}[reason]}  # fmt: skip
+
+
+def _runtime_class(name: str, kata: dict) -> dict:
     return {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "ownerReferences": [{
+            "apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
+            "name": kata["metadata"]["name"], "uid": kata["metadata"]["uid"],
+            "controller": True, "blockOwnerDeletion": True}]},
         "handler": name,
         # What shim and cloud-api-adaptor take on the worker node itself.
         "overhead": {"podFixed": {"cpu": "250m", "memory": "350Mi"}},
         "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
-    }
+    }  # fmt: skip
+
+
+def machine_config_operator(api: Api) -> None:
+    """MachineConfigPool → each of its nodes brought to the pool's configuration, one after the other."""
+    pools = {pool["metadata"]["name"]: pool for pool in api.list(POOLS)}
+    members: dict[str, list[dict]] = {"worker": [], "kata-oc": []}
+    for node in _workers(api):
+        labelled = KATA_OC_LABEL in node["metadata"]["labels"]
+        members["kata-oc" if labelled and "kata-oc" in pools else "worker"].append(node)
+    for name in members.keys() & pools.keys():
+        _rolled(api, pools[name], members[name])
+
+
+def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
+    name = pool["metadata"]["name"]
+    target = pool["spec"].get("configuration", {}).get("name", WORKER_CONFIG)
+    # A fifth of a large pool at once, so that a roll takes some ticks whatever its size.
+    room = max(1, len(nodes) // 5)
+    counts = dict.fromkeys(("updated", "unavailable", "degraded"), 0)
+    reports = []
+    for node in nodes:
+        node_name = node["metadata"]["name"]
+        config, state = _at(node)
+        reason = node["metadata"].get("annotations", {}).get(DEGRADES)
+        change = {}
+        if config == target and state == "Done":
+            counts["updated"] += 1
+            continue
+        if pool["spec"].get("paused"):
+            continue
+        if reason:
+            change = {"state": "Degraded", "reason": reason}
+            counts["degraded"] += 1
+            reports.append(f'Node {node_name} is reporting: "{reason}"')
+        elif state == "Working":
+            change = {"currentConfig": target, "state": "Done"}
+        elif room > counts["unavailable"]:
+            change = {"desiredConfig": target, "state": "Working", "reason": None}
+        if change:
+            counts["unavailable"] += 1
+            wanted = {f"{MACHINE_CONFIG}/{key}": value for key, value in change.items()}
+            known = node["metadata"].get("annotations", {})
+            if any(known.get(key) != value for key, value in wanted.items()):
+                api.merge(f"/api/v1/nodes/{node_name}", {"metadata": {"annotations": wanted}})
+    done = counts["updated"] == len(nodes)
+    api.status(f"{POOLS}/{name}", pool, {
+        "machineCount": len(nodes),
+        "updatedMachineCount": counts["updated"],
+        "readyMachineCount": counts["updated"],
+        "unavailableMachineCount": counts["unavailable"],
+        "degradedMachineCount": counts["degraded"],
+        "conditions": [
+            {"type": "Updated", "status": str(done)},
+            {"type": "Updating", "status": str(not done)},
+            {"type": "NodeDegraded", "status": str(bool(reports)), "message": ", ".join(reports),
+             "reason": f"{len(reports)} nodes are reporting degraded status on sync" if reports else ""},
+            {"type": "Degraded", "status": str(bool(reports))},
+        ],
+    })  # fmt: skip
 
 
 def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:

@@ -14,19 +14,15 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
-from tests.cluster import openshift
-from tests.cluster.binaries import binaries
-from tests.cluster.images import IMAGES, build_images, why_no_podman
+from tests.cluster.clouds import CLOUDS, Cloud, bare_cluster, exported, site_variables
+from tests.cluster.images import why_no_podman
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import StartError, free_ports, unwind_on_signals, wait_for
+from tests.cluster.processes import StartError, unwind_on_signals, wait_for
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
-from .clouds import CLOUDS, Cloud
 from .summary import Check, render
 
 BUILD = ROOT / "build" / "demo"
@@ -121,9 +117,7 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        return ansible_environment(
-            {**self.cloud.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
-        )
+        return ansible_environment(exported(self.cluster, self.cloud))
 
     def _dry_run(self, pod: dict) -> dict:
         """A pod as the API server would store it now."""
@@ -181,27 +175,6 @@ class Demo:
             for node in nodes
         }
         return ", ".join(sorted(version.partition("://")[0] for version in versions))
-
-
-def site_variables(runtime: str) -> dict:
-    """What a user of this machine's cluster would put into their inventory."""
-    images = build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
-    here = {
-        # This machine is the control plane's one node, and the only one whose pods really run.
-        "node_selector": {"node-role.kubernetes.io/control-plane": ""},
-        "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
-    }
-    variables = {
-        f"{role}_{name}": value
-        for role in ("webhook", "node_capacity")
-        for name, value in {**here, "image": images[role]}.items()
-    }
-    if runtime == "process":
-        # Two processes of one machine cannot both listen on a port, nor can two demos.
-        variables |= {"webhook_replicas": 1, "node_capacity_replicas": 1}
-        ports = "webhook_port", "webhook_health_port", "node_capacity_health_port"
-        variables |= dict(zip(ports, free_ports(3), strict=True))
-    return variables
 
 
 def ordinary_pods() -> list[dict]:
@@ -295,18 +268,8 @@ def main() -> int:
     runtime = "process" if obstacle else "podman"
     if obstacle:
         print(f"{obstacle}\nThe webhook and the agent run as plain processes instead.")
-    with ExitStack() as stack:
-        directory = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-demo-"))
-        )
-        binaries()
-        print(
-            "Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok."
-        )
-        cloud = CLOUDS[name](directory / name, WORKERS, stack)
-        cluster = stack.enter_context(Cluster(directory / "cluster"))
-        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status)
-        openshift.start_stand_ins(cluster, runtime)
+    print("Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
+    with bare_cluster(name, WORKERS, runtime) as (cluster, cloud):
         demo = Demo(cluster, cloud, runtime)
         demo.seconds["start"] = round(time.monotonic() - started, 1)
         report = demo.run()
@@ -322,8 +285,8 @@ def main() -> int:
 
 def keep(demo: Demo) -> None:
     print("\nStill running. Look around from another shell:\n")
-    for name in ("KUBECONFIG", *demo.cloud.environment):
-        print(f"  export {name}={demo.environment[name]}")
+    for name, value in exported(demo.cluster, demo.cloud).items():
+        print(f"  export {name}={value}")
     if demo.cloud.name == "aws":
         print(f"  export AWS_REGION={demo.cloud.region}")
     print(f"  export PATH={demo.cluster.bin}:$PATH")

@@ -16,6 +16,7 @@ def test_what_the_roles_need_in_four_requests(cluster, cloud_side, run_module):
             "name": expected.name,
             "provider_id": expected.provider_id,
             "instance_id": expected.provider_id.rpartition("/")[2],
+            "region": aws.REGION,
             "zone": expected.zone,
             "ready": True,
         }
@@ -49,6 +50,122 @@ def test_what_the_roles_need_in_four_requests(cluster, cloud_side, run_module):
     assert sorted(verbs) == ["create", "get", "get", "list"]
 
 
+RUNTIME_CLASS = {
+    "apiVersion": "node.k8s.io/v1",
+    "kind": "RuntimeClass",
+    "metadata": {"name": "kata-remote"},
+    "handler": "kata-remote",
+    "overhead": {"podFixed": {"cpu": "250m"}},
+}
+PACKAGE = {
+    "apiVersion": "packages.operators.coreos.com/v1",
+    "kind": "PackageManifest",
+    "metadata": {"name": "sandboxed-containers-operator", "namespace": "cluster-info"},
+    "status": {
+        "catalogSource": "mirror",
+        "catalogSourceNamespace": "cluster-info",
+        "packageName": "sandboxed-containers-operator",
+        "defaultChannel": "stable",
+        "channels": [{"name": "stable", "currentCSV": "x.v1", "entries": []}],
+    },
+}
+WEBHOOKS = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "MutatingWebhookConfiguration",
+    "metadata": {"name": "cluster-info"},
+    "webhooks": [
+        {
+            "name": name,
+            "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+        }
+        for name in ("mwebhook.peerpods.io", "pods.example.com")
+    ],
+}
+
+
+@pytest.fixture
+def with_peer_pods(cluster, cloud_side):
+    """What details are about, on a cluster that has it; the name of the node that advertises."""
+    name = cloud_side.workers[0].name
+    cluster.kubectl("create", "namespace", "cluster-info")
+    cluster.apply(
+        RUNTIME_CLASS, PACKAGE, {**PACKAGE, "metadata": {**PACKAGE["metadata"], "name": "another"}}, WEBHOOKS
+    )  # fmt: skip
+    cluster.kubectl(
+        "patch", "node", name, "--subresource=status", "--field-manager=somebody", "--type=merge",
+        "-p", '{"status": {"capacity": {"kata.peerpods.io/vm": "3"}}}',
+    )  # fmt: skip
+    cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner=x")
+    yield name
+    cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner-")
+    cluster.kubectl(
+        "patch", "node", name, "--subresource=status", "--type=json",
+        "-p", '[{"op": "remove", "path": "/status/capacity/kata.peerpods.io~1vm"}]',
+    )  # fmt: skip
+    cluster.kubectl(
+        "delete", "mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote"
+    )
+    cluster.kubectl("delete", "namespace", "cluster-info")
+
+
+def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
+    kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
+    result = run_module("cluster_info", {"kubeconfig": str(kubeconfig), "details": True})
+    details = result["details"]
+    assert details.pop("kubernetes_version").startswith("v1.")
+    assert details == {
+        "match_conditions": True,
+        "mutating_admission_policy": "v1",
+        "validating_admission_policy": True,
+        "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},
+        "webhooks": [{"configuration": "cluster-info", "name": "mwebhook.peerpods.io"}],
+        "advertisers": [
+            {"manager": "cloud-api-adaptor", "nodes": [with_peer_pods]},
+            {"manager": "somebody", "nodes": [with_peer_pods]},
+        ],
+        "catalogs": [
+            {
+                "name": "mirror",
+                "namespace": "cluster-info",
+                "channels": ["stable"],
+                "default_channel": "stable",
+            }
+        ],
+        "missing_permissions": [],
+        "unread": {},
+    }
+    verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
+    # And one for /version, which is left out there, since kubernetes.core asks for it, too.
+    assert sorted(verbs) == ["create"] + ["get"] * 4 + ["list"] * 3
+
+
+def test_details_of_a_user_who_may_read_little(cluster, run_module):
+    """What they may not read is no failure, and what they may not do is told."""
+    for verb, resource in (
+        ("get", "infrastructures.config.openshift.io,clusterversions.config.openshift.io"),
+        ("list,create", "nodes,namespaces"),
+        ("get", "runtimeclasses.node.k8s.io"),
+    ):
+        role = f"cluster-info-{resource.partition('.')[0].partition(',')[0]}"
+        cluster.kubectl("create", "clusterrole", role, f"--verb={verb}", f"--resource={resource}")
+        cluster.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}",
+                        "--user=cluster-info-little")  # fmt: skip
+    kubeconfig = cluster.user_kubeconfig("cluster-info-little")
+    result = run_module("cluster_info", {"kubeconfig": str(kubeconfig), "details": True})
+    details = result["details"]
+    assert details["unread"].keys() == {"webhooks", "packages"}
+    assert "403 Forbidden" in details["unread"]["webhooks"]
+    assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None
+    assert details["validating_admission_policy"] is True
+    missing = details["missing_permissions"]
+    assert "patch deployments.apps" in missing
+    assert "patch namespaces" in missing
+    assert not {"create namespaces", "list nodes"} & {*missing}
+
+
 def test_a_user_who_may_only_look(cluster, run_module):
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
     cluster.kubectl(
@@ -75,6 +192,7 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_that(cluster, r
             "name": "no-provider",
             "provider_id": None,
             "instance_id": None,
+            "region": None,
             "zone": None,
             "ready": False,
         }

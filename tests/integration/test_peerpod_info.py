@@ -110,7 +110,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_what_there_is_in_three_requests(cluster, place, run_module):
+def test_what_there_is_in_four_requests(cluster, place, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -128,6 +128,8 @@ def test_what_there_is_in_three_requests(cluster, place, run_module):
             "name": "ours",
             "namespace": NAMESPACE,
             "limit": 3,
+            "slots": 3,
+            "cloud_bound": None,
             "node_selector": {"pool": "info-a"},
             "cloud_secret_name": "peer-pods-secret",
             "config_map_name": "peer-pods-cm",
@@ -177,8 +179,56 @@ def test_what_there_is_in_three_requests(cluster, place, run_module):
     assert totals["free"] == sum(node["free"] for node in result["nodes"])
     assert totals["used"] == sum(row["used"] for row in result["namespaces"])
     requests = requests_of(cluster, "peerpod-info")
-    assert [verb for verb, _ in requests] == ["list"] * 3
+    assert [verb for verb, _ in requests] == ["list", "get", "list", "list"]
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
+
+
+def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(
+    cluster, place, run_module
+):
+    def read(user: str, *groups: str, name: str = "peerpods-cloud-capacity") -> dict:
+        result = run_module(
+            "peerpod_info",
+            {
+                "kubeconfig": str(cluster.user_kubeconfig(user, *groups)),
+                "namespace": NAMESPACE,
+                "cloud_capacity": {"namespace": NAMESPACE, "name": name},
+            },
+        )
+        assert not result.get("failed"), result["msg"]
+        (config,) = result["configs"]
+        return {**config, "bounds": result["cloud_bounds"], "warnings": result.get("warnings")}
+
+    data = {"instance-quota": "2", "subnet-addresses": "59", "nonsense": "many"}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
+            "data": data,
+        }
+    )
+    found = read("peerpod-info", "system:masters")
+    assert found["bounds"] == {"instance-quota": 2, "subnet-addresses": 59}
+    assert (found["limit"], found["slots"], found["cloud_bound"]) == (3, 2, "instance-quota")
+    assert found["advertised_nodes"] == 0
+
+    none = read("peerpod-info", "system:masters", name="another")
+    assert (none["bounds"], none["slots"], none["advertised_nodes"]) == ({}, 3, 1)
+
+    # Who may look at all but ConfigMaps is told that the rest does not count them.
+    cluster.kubectl(
+        "create", "clusterrole", "info-looker", "--verb=list",
+        "--resource=nodes,pods,peerpodconfigs.confidentialcontainers.org",
+    )  # fmt: skip
+    cluster.kubectl(
+        "create", "clusterrolebinding", "info-looker", "--clusterrole=info-looker",
+        "--user=info-looker",
+    )  # fmt: skip
+    unread = read("info-looker")
+    assert (unread["bounds"], unread["slots"]) == ({}, 3)
+    assert "The cloud's bounds are not known" in " ".join(unread["warnings"])
+    cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 
 def test_without_peerpodconfigs_the_rest_is_told_all_the_same(cluster, place, run_module):

@@ -96,7 +96,7 @@ class TestBadInput:
             )
         )
         assert "AWS did not accept who we are" in said
-        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+        assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
 
     def test_a_node_without_provider_id(self, site: Site):
         nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
@@ -124,7 +124,7 @@ class TestBadInput:
     def test_an_old_cluster(self, site: Site):
         said = sentence(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
         assert f"The cluster is OpenShift {openshift.VERSION}" in said
-        assert "upgrade the cluster first" in said
+        assert "Upgrade the cluster first" in said
 
     def test_a_limit_that_is_no_number(self, site: Site):
         said = sentence(site.run("--tags", "peerpodconfig_rollout",

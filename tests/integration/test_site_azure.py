@@ -74,7 +74,7 @@ class TestBeforeAnything:
         said = sentence(site.run(*quota))
         assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in said
         assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in said
-        assert "set peerpodconfig_rollout_limit to 12, or request a higher quota of" in said
+        assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in said
 
     def test_a_size_that_azure_has_not(self, site: Site):
         sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import describe, worker
+from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
+    advertisers,
+    describe,
+    details,
+    worker,
+)
 
 ALLOWED = {"status": {"allowed": True}}
 
@@ -126,3 +131,53 @@ def test_the_instance_is_what_follows_the_last_slash(provider_id, instance_id):
 )
 def test_a_node_is_ready_when_its_condition_says_so(conditions, ready):
     assert worker(node(None, conditions=conditions))["ready"] is ready
+
+
+def test_details_of_an_old_api_server_without_an_operator():
+    version = {"major": "1", "minor": "26+", "gitVersion": "v1.26.9"}
+    policies = {"resources": [{"name": "mutatingadmissionpolicies"},
+                              {"name": "mutatingadmissionpolicybindings"}]}  # fmt: skip
+    apis = {"v1": {"resources": [{"name": "mutatingwebhookconfigurations"}]}, "v1beta1": policies}
+    readings = {"version": version, "admission_apis": apis, "runtime_class": None, "packages": None}
+    assert details([], readings, {"webhooks": "no"}) == {
+        "kubernetes_version": "v1.26.9",
+        "match_conditions": False,
+        "mutating_admission_policy": "v1beta1",
+        "validating_admission_policy": False,
+        "runtime_class": None,
+        "webhooks": None,
+        "advertisers": [],
+        "catalogs": None,
+        "missing_permissions": None,
+        "unread": {"webhooks": "no"},
+    }
+
+
+def test_details_that_could_not_be_read():
+    found = details([], {}, {"version": "no"})
+    assert {value for key, value in found.items() if key not in ("advertisers", "unread")} == {None}
+
+
+def test_who_advertises_is_whose_word_was_the_last():
+    def written(name: str, manager: str, resource: str, annotations: dict | None = None) -> dict:
+        fields = {"f:status": {"f:capacity": {f"f:{resource}": {}}}}
+        return {
+            "metadata": {
+                "name": name,
+                "managedFields": [{"manager": manager, "fieldsV1": fields}, {"manager": "x"}],
+                **({"annotations": annotations} if annotations else {}),
+            }
+        }
+
+    ours = "kata.peerpods.io/vm"
+    assert advertisers([
+        written("b", "manager", ours),
+        written("a", "manager", ours),
+        written("c", "kubelet", "cpu"),
+        written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
+        {"metadata": {"name": "e"}},
+    ]) == [
+        {"manager": "cloud-api-adaptor", "nodes": ["d"]},
+        {"manager": "manager", "nodes": ["a", "b"]},
+        {"manager": "oc-edit", "nodes": ["d"]},
+    ]  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.clouds import CLOUDS
 from tests.demo.__main__ import checks, is_mutated, main
-from tests.demo.clouds import CLOUDS
 from tests.demo.summary import render
 
 SEEN = {

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import describe
+from ansible_collections.osc.peerpods.plugins.module_utils import _peerpod_info
 
 RESOURCE = "kata.peerpods.io/vm"
 
 
-def config(name="ours", **spec) -> dict:
-    return {"metadata": {"name": name, "namespace": "operator"}, "spec": spec}
+def describe(configs, nodes, pods, runtime_classes=("kata-remote",), bounds=None) -> dict:
+    return _peerpod_info.describe(configs, nodes, pods, runtime_classes, bounds or {})
+
+
+def config(name="ours", namespace="operator", **spec) -> dict:
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 def node(name="n1", capacity=None, allocatable=None, **labels) -> dict:
@@ -104,6 +108,51 @@ def test_what_a_config_sets_and_how_far_it_has_come(spec, limit, advertised):
         ]
     )
     assert (row["limit"], row["selected_nodes"], row["advertised_nodes"]) == (limit, 2, advertised)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "slots", "bound", "advertised"),
+    [
+        ({}, 10, None, 1),
+        ({"quota": 100}, 10, None, 1),
+        # 4 of 15 go to the node with the low limit, and half of the rest to each of the others.
+        ({"quota": 15, "addresses": 200}, 5, "quota", 1),
+        ({"quota": 0}, 0, "quota", 0),
+    ],
+)
+def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
+    configs = [
+        config(limit="10", nodeSelector={"pool": "a"}),
+        config("low", limit="4", nodeSelector={"pool": "b"}),
+        # Who keeps the nodes of one namespace's configs to the bounds does not look at another's.
+        config("elsewhere", "other", limit="100", nodeSelector={"pool": "c"}),
+    ]
+    nodes = [
+        node("a1", "5", "5", pool="a"),
+        node("a2", "10", "10", pool="a"),
+        node("b", "4", "4", pool="b"),
+        node("c", "100", "100", pool="c"),
+    ]
+    found = describe(configs, nodes, [], bounds=bounds)
+    row = found["configs"][0]
+    assert (row["limit"], row["selected_nodes"]) == (10, 2)
+    assert (row["slots"], row["cloud_bound"], row["advertised_nodes"]) == (slots, bound, advertised)
+    assert found["cloud_bounds"] == bounds
+
+
+def test_of_two_configs_on_a_node_the_smaller_limit_takes_its_share():
+    configs = [config("one", limit="2", nodeSelector={"a": ""}), config(limit="9", nodeSelector={})]
+    nodes = [node("both", a=""), node("other")]
+    one, ours = describe(configs, nodes, [], bounds={"quota": 10})["configs"]
+    assert (one["slots"], ours["slots"], ours["cloud_bound"]) == (2, 8, "quota")
+
+
+def test_a_limit_that_is_none_takes_what_its_node_has():
+    configs = [config("bad", limit="many", nodeSelector={"a": ""}), config(nodeSelector={"b": ""})]
+    nodes = [node("a", "7", "7", a=""), node("b", b="")]
+    bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["configs"]
+    assert (bad["limit"], bad["slots"], bad["advertised_nodes"]) == (None, None, 0)
+    assert ours["slots"] == 5
 
 
 def test_a_node_names_every_config_that_selects_it():

@@ -1,14 +1,20 @@
-"""The clouds on this machine that the demo can run in."""
+"""The clouds on this machine, and a bare OpenShift cluster in one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.azure_arm import AzureArm
-from tests.cluster import aws, azure, openshift
+
+from . import aws, azure, openshift
+from .binaries import binaries
+from .images import IMAGES, build_images
+from .launcher import Cluster
+from .processes import free_ports
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,46 @@ def start_azure(directory: Path, workers: int, stack: ExitStack) -> Cloud:
 
 
 CLOUDS = {"aws": start_aws, "azure": start_azure}
+
+
+@contextmanager
+def bare_cluster(name: str, workers: int, runtime: str) -> Iterator[tuple[Cluster, Cloud]]:
+    """A cluster of so many workers in that one of CLOUDS, as an installer leaves it.
+
+    Its controllers (operators.py) and its one real node (kubelet.py) are at work; the latter runs
+    pods by "podman" or each as a "process".
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-")))
+        binaries()
+        cloud = CLOUDS[name](directory / name, workers, stack)
+        cluster = stack.enter_context(Cluster(directory / "cluster"))
+        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status)
+        openshift.start_stand_ins(cluster, runtime)
+        yield cluster, cloud
+
+
+def exported(cluster: Cluster, cloud: Cloud) -> dict[str, str]:
+    """What a shell that talks to both has exported."""
+    return {"KUBECONFIG": str(cluster.kubeconfig), **cloud.environment}
+
+
+def site_variables(runtime: str) -> dict:
+    """What a user of this machine's cluster would put into their inventory."""
+    images = build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
+    here = {
+        # This machine is the control plane's one node, and the only one whose pods really run.
+        "node_selector": {"node-role.kubernetes.io/control-plane": ""},
+        "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+    }
+    variables = {
+        f"{role}_{name}": value
+        for role in ("webhook", "node_capacity")
+        for name, value in {**here, "image": images[role]}.items()
+    }
+    if runtime == "process":
+        # Two processes of one machine cannot both listen on a port, nor can two demos.
+        variables |= {"webhook_replicas": 1, "node_capacity_replicas": 1}
+        ports = "webhook_port", "webhook_health_port", "node_capacity_health_port"
+        variables |= dict(zip(ports, free_ports(3), strict=True))
+    return variables

@@ -1,0 +1,183 @@
+"""`python -m benchmarks.site`: the whole of site.yml on many workers: time and API calls, by role.
+
+A first run, and a second one that finds nothing to do. The second one's peer is itself: what it asked
+Kubernetes and AWS for, asked again by a program that does nothing else. README.md has how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from tests.cluster import aws, openshift
+from tests.cluster.clouds import site_variables
+from tests.cluster.launcher import Cluster
+from tests.support import JSON_OUTPUT, ROOT, ansible_environment
+
+BUILD = ROOT / "build" / "bench"
+
+# What kubernetes' Python client, which all modules use, calls itself by version.
+CLIENT = ("OpenAPI-Generator", "Swagger-Codegen")
+
+
+@dataclass(frozen=True)
+class Role:
+    name: str
+    seconds: float
+    kubernetes_calls: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of site.yml. `aws_calls` are counted by moto, the others by the API server's audit log."""
+
+    seconds: float
+    changed: int
+    aws_calls: int
+    roles: tuple[Role, ...]
+    asked: tuple[tuple[str, str], ...]
+
+    @property
+    def kubernetes_calls(self) -> int:
+        return len(self.asked)
+
+
+class World:
+    """A bare cluster of so many workers, on moto."""
+
+    def __init__(self, directory: Path, cluster: Cluster, moto: aws.Moto, workers: int):
+        self.cluster, self._moto = cluster, moto
+        self._moto_log = directory / "logs" / "moto.log"
+        side = aws.create_cloud_side(moto, workers)
+        openshift.fill(cluster, side.workers, aws.REGION)
+        openshift.start_stand_ins(cluster, "process")
+        self._variables = site_variables("process") | {"operator_install_kataconfig_timeout": 3600}
+
+    def run(self) -> Run:
+        aws_before = self._aws_calls()
+        began = time.time()
+        ran = subprocess.run(
+            ["ansible-playbook", "site.yml", "-e", json.dumps(self._variables)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+            env=ansible_environment({
+                **JSON_OUTPUT, **self._moto.environment, "KUBECONFIG": str(self.cluster.kubeconfig)
+            }),
+        )  # fmt: skip
+        seconds = time.time() - began
+        if ran.returncode:
+            sys.exit(ran.stdout + ran.stderr)
+        result = json.loads(ran.stdout[ran.stdout.index("{") :])
+        tasks = [task["task"] for play in result["plays"] for task in play["tasks"]]
+        asked = self._asked(began)
+        return Run(
+            seconds,
+            result["stats"]["localhost"]["changed"],
+            self._aws_calls() - aws_before,
+            tuple(_by_role(tasks, asked, began + seconds)),
+            tuple((verb, uri) for _, verb, uri in asked),
+        )
+
+    def again(self, run: Run) -> float:
+        """Seconds for what `run` read of Kubernetes, and as many calls of AWS, on one connection each."""
+        user = yaml.safe_load(self.cluster.kubeconfig.read_text())
+        context = ssl.create_default_context(
+            cafile=user["clusters"][0]["cluster"]["certificate-authority"]
+        )
+        context.load_cert_chain(
+            user["users"][0]["user"]["client-certificate"], user["users"][0]["user"]["client-key"]
+        )
+        ec2 = self._moto.client("ec2")
+        began = time.perf_counter()
+        for verb, uri in run.asked:
+            if verb in ("get", "list"):
+                with urllib.request.urlopen(self.cluster.server + uri, context=context) as answer:
+                    json.load(answer)
+        for _ in range(run.aws_calls):
+            ec2.describe_instances()
+        return time.perf_counter() - began
+
+    def _asked(self, since: float) -> list[tuple[float, str, str]]:
+        """(when, verb, URI) of what a playbook has asked the API server since then."""
+        found = []
+        for line in self.cluster.audit_log.read_text().splitlines():
+            event = json.loads(line)
+            at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+            whole = event["stage"] == "ResponseComplete"
+            if at >= since and whole and event.get("userAgent", "").startswith(CLIENT):
+                found.append((at, event["verb"], event["requestURI"]))
+        return found
+
+    def _aws_calls(self) -> int:
+        return len(re.findall(r'"POST / HTTP', self._moto_log.read_text()))
+
+
+def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float) -> list[Role]:
+    """What each role took: from its first task to the next role's."""
+    starts: dict[str, float] = {}
+    for task in tasks:
+        role = task["name"].partition(" : ")[0].removeprefix("osc.peerpods.")
+        at = datetime.fromisoformat(task["duration"]["start"]).timestamp()
+        starts.setdefault(role, at)
+    ends = [*list(starts.values())[1:], end]
+    return [
+        Role(role, until - start, sum(start <= at < until for at, _, _ in asked))
+        for (role, start), until in zip(starts.items(), ends, strict=True)
+    ]
+
+
+def table(workers: int, first: Run, second: Run, calls: float) -> str:
+    lines = [f"{workers} workers{'':12} {'first run':>22} {'second run':>22}"]
+    for one, other in zip(first.roles, second.roles, strict=True):
+        lines.append(
+            f"{one.name:24} {one.seconds:8.1f} s {one.kubernetes_calls:5} calls "
+            f"{other.seconds:8.1f} s {other.kubernetes_calls:5} calls"
+        )
+    for name, run in (("first run", first), ("second run", second)):
+        lines.append(
+            f"{name}: {run.seconds:.1f} s, changed={run.changed}, {run.kubernetes_calls} calls of "
+            f"Kubernetes, {run.aws_calls} of AWS"
+        )
+    lines.append(f"the second run's calls alone: {calls:.1f} s ({second.seconds / calls:.1f} ×)")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=500)
+    workers = parser.parse_args().workers
+    with tempfile.TemporaryDirectory() as directory:
+        moto = aws.Moto(Path(directory))
+        try:
+            with Cluster() as cluster:
+                world = World(Path(directory), cluster, moto, workers)
+                print(f"load {os.getloadavg()[0]:.1f}; running site.yml twice", flush=True)
+                first, second = world.run(), world.run()
+                calls = world.again(second)
+        finally:
+            moto.processes.stop()
+    print(table(workers, first, second, calls))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "site.json").write_text(
+        json.dumps(
+            {"workers": workers, "first": asdict(first), "second": asdict(second), "calls": calls},
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

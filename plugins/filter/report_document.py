@@ -1,0 +1,73 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: report_document
+version_added: "0.1.0"
+short_description: Put a report together from findings and from what modules returned
+description:
+  - What the role P(osc.peerpods.report#role) writes as JSON and prints as a page. That role's README.md has its keys.
+  - Of what is given only what the report shows is taken, and characters that no page can have are replaced.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+options:
+  _input:
+    description:
+      - The findings, each with the keys C(check), C(title), C(status), C(found), C(why) and C(fix).
+    type: list
+    elements: dict
+    required: true
+  title:
+    description:
+      - The report's title.
+    type: str
+    required: true
+  made_at:
+    description:
+      - When it is made, in UTC and ISO 8601.
+    type: str
+    required: true
+  made_by:
+    description:
+      - Who makes it.
+    type: str
+  cluster:
+    description:
+      - The return of M(osc.peerpods.cluster_info).
+    type: dict
+  operators:
+    description:
+      - The return of M(kubernetes.core.k8s_info) for ClusterServiceVersions.
+    type: dict
+  peer_pods:
+    description:
+      - The return of M(osc.peerpods.peerpod_info).
+    type: dict
+  networking:
+    description:
+      - The return of M(osc.peerpods.security_group_ports) or M(osc.peerpods.nsg_rules).
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Put a report together
+  ansible.builtin.set_fact:
+    report: >-
+      {{ findings | osc.peerpods.report_document(
+           title='Peer pods', made_at=now(utc=true, fmt='%Y-%m-%dT%H:%M:%SZ'), peer_pods=peer_pods) }}
+"""
+
+RETURN = r"""
+_value:
+  description: The report.
+  type: dict
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._report import document
+
+
+class FilterModule:
+    def filters(self):
+        return {"report_document": document}

@@ -1,0 +1,566 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How far the operator's installation is, and the nodes that the operator rolls (no I/O here).
+
+Private to this collection. The Operator Lifecycle Manager (OLM) goes from a Subscription by an
+InstallPlan to a ClusterServiceVersion (CSV); the operator from a KataConfig by a
+MachineConfigPool to nodes that run kata.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import PACKAGE
+
+OLM = "/apis/operators.coreos.com/v1alpha1"
+OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"
+KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
+POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
+CREDENTIALS_REQUESTS = (
+    "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/"
+    "credentialsrequests"
+)
+
+# The mark of what this collection has made itself.
+PART_OF = ("app.kubernetes.io/part-of", "osc.peerpods")
+
+# What a PackageManifest says of a catalog that was reached only now may be old. Seconds.
+PACKAGES_LAG = 20
+
+# For so long after somebody wrote a Subscription, a condition that is older than that may be OLM's
+# answer to what it was before. Seconds.
+OLM_LAG = 30
+
+# Of many nodes, so many are named.
+NAMED_NODES = 5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where something is on its way.
+
+    `told` is the summary without what changes with time alone. `since` tells since when a node
+    is worked on, as far as was seen.
+    """
+
+    summary: str
+    told: str = ""
+    done: bool = False
+    problem: str = ""
+    approve: bool = False
+    since: Mapping[str, str] = field(default_factory=dict)
+
+
+def version(csv: str) -> tuple[int, ...]:
+    """The version in the name of a CSV, for comparison: `….v1.8.1` is (1, 8, 1)."""
+    return tuple(map(int, re.findall(r"\d+", csv.partition(".v")[2])))
+
+
+def is_ours(one: dict) -> bool:
+    key, value = PART_OF
+    return (one["metadata"].get("labels") or {}).get(key) == value
+
+
+def describe_object(api_version: str, kind: str, one: dict) -> dict:
+    metadata = one["metadata"]
+    return {
+        "api_version": api_version,
+        "kind": kind,
+        "name": metadata["name"],
+        "namespace": metadata.get("namespace"),
+        "labels": metadata.get("labels") or {},
+        "ours": is_ours(one),
+    }
+
+
+def describe_subscription(one: dict | None) -> dict | None:
+    if one is None:
+        return None
+    spec, status = one["spec"], one.get("status") or {}
+    return {
+        "name": one["metadata"]["name"],
+        "channel": spec.get("channel"),
+        "source": spec["source"],
+        "source_namespace": spec["sourceNamespace"],
+        "approval": spec.get("installPlanApproval", "Automatic"),
+        "installed_csv": status.get("installedCSV"),
+        "current_csv": status.get("currentCSV"),
+    }
+
+
+def describe_plan(one: dict | None) -> dict | None:
+    if one is None:
+        return None
+    return {
+        "name": one["metadata"]["name"],
+        "csvs": one["spec"]["clusterServiceVersionNames"],
+        "approved": one["spec"]["approved"],
+        "phase": (one.get("status") or {}).get("phase"),
+    }
+
+
+def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
+    """Who offers the package, in which channels, which versions, the latest last."""
+    return sorted(
+        (
+            {
+                "name": status["catalogSource"],
+                "namespace": status["catalogSourceNamespace"],
+                "default_channel": status.get("defaultChannel"),
+                "channels": [
+                    {
+                        "name": channel["name"],
+                        "head": channel["currentCSV"],
+                        # Before OLM told them (4.13 and older) there was the head alone.
+                        "csvs": sorted(
+                            (entry["name"] for entry in channel.get("entries") or []), key=version
+                        ),
+                    }
+                    for channel in sorted(status["channels"], key=lambda channel: channel["name"])
+                ],
+            }
+            for status in (manifest["status"] for manifest in manifests)
+        ),
+        key=lambda catalog: (catalog["namespace"], catalog["name"]),
+    )
+
+
+def plan_name(subscription: dict | None) -> str | None:
+    """The InstallPlan that the Subscription refers to, by the newer of its two fields or the older."""
+    status = (subscription or {}).get("status") or {}
+    reference = status.get("installPlanRef") or status.get("installplan") or {}
+    return reference.get("name")
+
+
+def csv_names(subscription: dict | None) -> list[str]:
+    """The CSV that is installed, and the one that OLM is about to put in its place."""
+    status = (subscription or {}).get("status") or {}
+    names = (status.get("installedCSV"), status.get("currentCSV"))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
+    """Which CSV to come to from what is installed, by which others, and why that cannot be.
+
+    `to` is a CSV's name, a version, or nothing for the latest of the Subscription's channel.
+    """
+    told = describe_subscription(subscription)
+    if told is None or not told["installed_csv"]:
+        return _no_upgrade(None, f"{PACKAGE} is not installed: there is nothing to upgrade.")
+    installed, name = told["installed_csv"], told["channel"]
+    source = f"{told['source_namespace']}/{told['source']}"
+    channel = _channel(catalogs, source, name)
+    if not to and channel is None:
+        why = (
+            f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
+        )
+        return _no_upgrade(None, why)
+    csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}" if to else channel["head"]
+    if csv == installed:
+        return {"csv": csv, "path": [], "problem": ""}
+    if version(csv) < version(installed):
+        return _no_upgrade(
+            csv, f"{installed} is installed, which is newer than {csv}: OLM does not go back."
+        )
+    if channel is None:
+        return {"csv": csv, "path": [csv], "problem": ""}
+    offered = channel["csvs"] or [channel["head"]]
+    if csv not in offered:
+        onward = ", ".join(one for one in offered if version(one) > version(installed))
+        why = (
+            f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
+        )
+        return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
+    if told["approval"] == "Automatic" and csv != channel["head"]:
+        why = (
+            f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
+        )
+        return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
+    path = [one for one in offered if version(installed) < version(one) <= version(csv)]
+    return {"csv": csv, "path": path, "problem": ""}
+
+
+def _no_upgrade(csv: str | None, problem: str) -> dict:
+    return {"csv": csv, "path": [], "problem": problem}
+
+
+def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None:
+    return next(
+        (
+            channel
+            for catalog in catalogs
+            if f"{catalog['namespace']}/{catalog['name']}" == source
+            for channel in catalog["channels"]
+            if channel["name"] == (name or catalog["default_channel"])
+        ),
+        None,
+    )
+
+
+def catalog(
+    source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
+) -> Progress:
+    """Whether the CatalogSource is reached and offers what is wanted.
+
+    `wanted` has the catalog's namespace and name, and the channel and CSV where those are known.
+    `catalogs` is None where nobody tells what they offer.
+    """
+    here = f"{wanted['namespace']}/{wanted['name']}"
+    if source is None:
+        return Progress("", problem=f"There is no CatalogSource {here}. {_offers(catalogs)}")
+    state = (source.get("status") or {}).get("connectionState") or {}
+    observed = state.get("lastObservedState")
+    if observed != "READY":
+        told = f"CatalogSource {here} is {observed or 'not looked at yet'}, not READY"
+        return Progress(told, told)
+    told = f"CatalogSource {here} is READY"
+    problem = "" if catalogs is None else _not_offered(here, catalogs, wanted)
+    connected = _time(state.get("lastConnect"))
+    if problem and connected and (now - connected).total_seconds() < PACKAGES_LAG:
+        return Progress(told, told)
+    return Progress(told, told, done=not problem, problem=problem)
+
+
+def _offers(catalogs: list[dict] | None) -> str:
+    if not catalogs:
+        return f"No catalog is known to offer {PACKAGE}."
+    each = (
+        f"{catalog['namespace']}/{catalog['name']} "
+        f"(channels {', '.join(channel['name'] for channel in catalog['channels'])})"
+        for catalog in catalogs
+    )
+    return f"{PACKAGE} is offered by {' and '.join(each)}."
+
+
+def _not_offered(here: str, catalogs: list[dict], wanted: Mapping[str, str]) -> str:
+    mine = [one for one in catalogs if f"{one['namespace']}/{one['name']}" == here]
+    if not mine:
+        return f"CatalogSource {here} does not offer {PACKAGE}. {_offers(catalogs)}"
+    if not wanted.get("channel"):
+        return ""
+    channels = {channel["name"]: channel for channel in mine[0]["channels"]}
+    channel = channels.get(wanted["channel"])
+    if channel is None:
+        return (
+            f"CatalogSource {here} has no channel {wanted['channel']} of {PACKAGE}, but "
+            f"{', '.join(channels)}."
+        )
+    csv = wanted.get("csv")
+    if csv and channel["csvs"] and csv not in channel["csvs"]:
+        return (
+            f"Channel {wanted['channel']} of CatalogSource {here} has no {csv}, but "
+            f"{', '.join(channel['csvs'])}."
+        )
+    return ""
+
+
+def installation(
+    subscription: dict | None,
+    source: dict | None,
+    plan: dict | None,
+    csvs: Mapping[str, dict],
+    wanted: str,
+    now: datetime,
+) -> Progress:
+    """How far OLM is on its way to `wanted`, or to any version where that is empty.
+
+    `csvs` are those of `csv_names`, and what they replace, that exist.
+    """
+    if subscription is None:
+        return Progress("", problem=f"There is no Subscription of {PACKAGE}.")
+    status = subscription.get("status") or {}
+    installed = status.get("installedCSV")
+    there = _phase(csvs.get(installed)) == "Succeeded"
+    waits = bool(plan) and not plan["spec"]["approved"]
+    moving = status.get("currentCSV") not in (None, installed) and not waits
+    replaces = {(csv.get("spec") or {}).get("replaces") for csv in csvs.values()}
+    moving = moving or bool(replaces & csvs.keys())
+    told = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
+    told = told or "; ".join(["OLM has not planned anything yet", *_said(status)])
+    if there and not moving and wanted in ("", installed):
+        return Progress(told, told, done=True)
+    problem = _failure(subscription, source, plan, csvs, now)
+    approve = False
+    if not problem and wanted and there and version(installed) > version(wanted):
+        problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
+    elif not problem and waits:
+        approve, why = _approval(plan, installed if there else None, wanted)
+        problem = (
+            why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
+        )
+    elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
+        problem = (
+            f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
+        )
+    return Progress(told, told, problem=problem, approve=approve)
+
+
+def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
+    """Whether to approve an InstallPlan that waits for it, or why not."""
+    names = plan["spec"]["clusterServiceVersionNames"]
+    what = (
+        f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
+    )
+    if not wanted:
+        return False, f"{what}, and no version was asked for."
+    if names == [wanted]:
+        return True, ""
+    on_the_way = (
+        installed is not None
+        and len(names) == 1
+        and names[0].startswith(f"{PACKAGE}.")
+        and version(installed) < version(names[0]) < version(wanted)
+    )
+    return on_the_way, "" if on_the_way else f"{what}, while {wanted} alone was asked for."
+
+
+def _failure(
+    subscription: dict,
+    source: dict | None,
+    plan: dict | None,
+    csvs: Mapping[str, dict],
+    now: datetime,
+) -> str:
+    """What OLM says went wrong and will not mend by itself, or nothing."""
+    if source is None:
+        where = subscription["spec"]
+        return f"CatalogSource {where['sourceNamespace']}/{where['source']} is gone."
+    for condition in (subscription.get("status") or {}).get("conditions") or []:
+        kind, reason = condition["type"], condition.get("reason")
+        lasting = kind == "BundleUnpackFailed" or (
+            # For any other reason OLM tries again, such as a catalog that restarts.
+            kind == "ResolutionFailed" and reason == "ConstraintsNotSatisfiable"
+        )
+        since = condition.get("lastTransitionTime")
+        if lasting and condition["status"] == "True" and _is_answer(subscription, since, now):
+            return f"OLM says {kind}: {condition.get('message') or reason}."
+    planned = (plan or {}).get("status") or {}
+    if plan and planned.get("phase") == "Failed":
+        why = _messages(planned.get("conditions"), "False") or planned.get("message")
+        if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now):
+            return f"InstallPlan {plan['metadata']['name']} failed: {why}."
+    for name, csv in csvs.items():
+        if _phase(csv) == "Failed":
+            why = csv["status"]
+            return (
+                f"ClusterServiceVersion {name} failed: {why.get('reason')}, {why.get('message')}."
+            )
+    return ""
+
+
+def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
+    """Whether what OLM said at `time` is of the Subscription as it is now."""
+    entries = subscription["metadata"].get("managedFields") or []
+    written = max(
+        filter(
+            None, (_time(entry.get("time")) for entry in entries if not entry.get("subresource"))
+        ),
+        default=None,
+    )
+    said = _time(time)
+    if written is None or said is None or said >= written:
+        return True
+    return (now - written).total_seconds() >= OLM_LAG
+
+
+def _said(status: dict) -> list[str]:
+    return [
+        f"{condition['type']}: {condition.get('message') or condition.get('reason')}"
+        for condition in status.get("conditions") or []
+        if condition["status"] == "True"
+    ]
+
+
+def _messages(conditions: list[dict] | None, status: str, *types: str) -> str:
+    return ", ".join(
+        condition.get("message") or condition.get("reason") or ""
+        for condition in conditions or []
+        if condition.get("status") == status
+        and (not types or condition["type"] in types)
+        and (condition.get("message") or condition.get("reason"))
+    )
+
+
+def _phase(csv: dict | None) -> str | None:
+    return ((csv or {}).get("status") or {}).get("phase")
+
+
+def _plan_line(plan: dict | None) -> str:
+    if plan is None or (plan.get("status") or {}).get("phase") == "Complete":
+        return ""
+    names = ", ".join(plan["spec"]["clusterServiceVersionNames"])
+    phase = (plan.get("status") or {}).get("phase") or "new"
+    return f"InstallPlan {plan['metadata']['name']} ({names}) is {phase}"
+
+
+def _csv_line(csv: dict) -> str:
+    status = csv.get("status") or {}
+    phase = status.get("phase") or "new"
+    # In its last phase, nothing is left to say.
+    why = "" if phase == "Succeeded" else status.get("message") or status.get("reason") or ""
+    return f"{csv['metadata']['name']} is {phase}" + (f" ({why})" if why else "")
+
+
+def roll(
+    kata: dict | None,
+    pools: Mapping[str, dict],
+    runtime_class: str,
+    since: Mapping[str, str],
+    now: datetime,
+) -> Progress:
+    """How many nodes run kata, and whether the operator has made the RuntimeClass of peer pods.
+
+    `since` is that of the Progress before this one.
+    """
+    if kata is None:
+        return Progress("", problem="There is no KataConfig.")
+    status = kata.get("status") or {}
+    nodes = status.get("kataNodes") or {}
+    count, ready = nodes.get("nodeCount", 0), nodes.get("readyNodeCount", 0)
+    condition = _in_progress(status)
+    pool = pools.get("kata-oc") or _updating(pools)
+    done = (
+        # Only a KataConfig that has made the peer pods' RuntimeClass has seen enablePeerPods.
+        runtime_class in (status.get("runtimeClasses") or [])
+        and condition.get("status") == "False"
+        and "kataNodes" in status
+        and ready == count
+    )
+    problem = "The KataConfig selects no node." if done and not count else ""
+    progress = _nodes_line(
+        f"{ready} of {count} nodes run kata",
+        nodes.get("installing"), nodes.get("waitingToInstall"), condition, pool, since, now,
+    )  # fmt: skip
+    return _judged(progress, done and not problem, problem or _stuck(condition, pool, done))
+
+
+def removal(
+    kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime
+) -> Progress:
+    """How many nodes have let go of kata, once a KataConfig is deleted."""
+    if kata is None:
+        return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
+    status = kata.get("status") or {}
+    nodes = status.get("kataNodes") or {}
+    condition = _in_progress(status)
+    pool = _updating(pools) or pools.get("worker")
+    left = sum(
+        len(nodes.get(key) or [])
+        for key in ("installed", "uninstalling", "waitingToUninstall", "failedToUninstall")
+    )
+    progress = _nodes_line(
+        f"nodes that still have kata: {left}",
+        nodes.get("uninstalling"), nodes.get("waitingToUninstall"), condition, pool, since, now,
+    )  # fmt: skip
+    if condition.get("reason") == "BlockedByExistingKataPods":
+        return _judged(progress, False, f"The operator waits: {condition.get('message')}.")
+    return _judged(progress, False, _stuck(condition, pool, False))
+
+
+def _judged(progress: Progress, done: bool, problem: str) -> Progress:
+    return Progress(progress.summary, progress.told, done, problem, since=progress.since)
+
+
+def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
+    """Why the roll goes no further, where the machine config operator says so."""
+    if done:
+        return ""
+    if condition.get("reason") == "Failed":
+        return f"The KataConfig says: {condition.get('message')}."
+    if pool is None:
+        return ""
+    name, conditions = pool["metadata"]["name"], (pool.get("status") or {}).get("conditions")
+    degraded = _messages(conditions, "True", "NodeDegraded", "RenderDegraded", "Degraded")
+    if degraded or (pool.get("status") or {}).get("degradedMachineCount"):
+        return f"MachineConfigPool {name} is degraded: {degraded or 'it does not say why'}."
+    if (pool.get("spec") or {}).get("paused"):
+        return f"MachineConfigPool {name} is paused: no node is rolled until spec.paused is false."
+    return ""
+
+
+def _in_progress(status: dict) -> dict:
+    conditions = status.get("conditions") or []
+    return next((one for one in conditions if one["type"] == "InProgress"), {})
+
+
+def _updating(pools: Mapping[str, dict]) -> dict | None:
+    return next(
+        (
+            pool
+            for pool in pools.values()
+            for condition in (pool.get("status") or {}).get("conditions") or []
+            if condition["type"] == "Updating" and condition["status"] == "True"
+        ),
+        None,
+    )
+
+
+def _nodes_line(
+    head: str,
+    working: list[str] | None,
+    waiting: list[str] | None,
+    condition: dict,
+    pool: dict | None,
+    since: Mapping[str, str],
+    now: datetime,
+) -> Progress:
+    working = working or []
+    seen = {node: since.get(node) or _text(now) for node in working}
+    told, summary = [head], [head]
+    if working:
+        told.append(f"working on {_names(working)}")
+        summary.append(f"working on {_names(working, seen, now)}")
+    parts = [f"{len(waiting)} waiting"] if waiting else []
+    if condition.get("status") == "True" and condition.get("message") and not working:
+        parts.append(condition["message"])
+    told += parts
+    summary += parts
+    status = (pool or {}).get("status") or {}
+    if pool and status.get("machineCount"):
+        line = (
+            f"MachineConfigPool {pool['metadata']['name']}: {status.get('updatedMachineCount', 0)} of "
+            f"{status['machineCount']} updated"
+        )
+        told.append(line)
+        summary.append(line + _rolling_for(status, now))
+    return Progress("; ".join(summary), "; ".join(told), since=seen)
+
+
+def _rolling_for(pool_status: dict, now: datetime) -> str:
+    for condition in pool_status.get("conditions") or []:
+        began = _time(condition.get("lastTransitionTime"))
+        if condition["type"] == "Updating" and condition["status"] == "True" and began:
+            return f", {_ago(began, now)}"
+    return ""
+
+
+def _names(
+    nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None
+) -> str:
+    def one(node: str) -> str:
+        began = _time((since or {}).get(node))
+        return f"{node} ({_ago(began, now)})" if began and now else node
+
+    more = len(nodes) - NAMED_NODES
+    return ", ".join(map(one, nodes[:NAMED_NODES])) + (f" and {more} more" if more > 0 else "")
+
+
+def _ago(began: datetime, now: datetime) -> str:
+    seconds = max(0, int((now - began).total_seconds()))
+    minutes, hours = seconds // 60, seconds // 3600
+    if hours:
+        return f"for {hours} h {minutes % 60} min"
+    return f"for {minutes} min" if minutes else f"for {seconds} s"
+
+
+def _time(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,196 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: operator_info
+version_added: "0.1.0"
+short_description: Tell which version of the operator is installed, what catalogs offer, and what of it this collection made
+description:
+  - >-
+    Reads the Subscription of the OpenShift sandboxed containers operator, its InstallPlan, and what catalogs offer of it,
+    and lists the objects around it, with a mark on those that this collection has made.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - osc.peerpods.info_module
+options:
+  namespace:
+    description:
+      - The operator's namespace.
+    type: str
+    default: openshift-sandboxed-containers-operator
+  upgrade_to:
+    description:
+      - >-
+        Also tell the way to this version, C(1.8.1) or C(sandboxed-containers-operator.v1.8.1). When empty, to the latest of
+        the Subscription's channel.
+    type: str
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+seealso:
+  - module: osc.peerpods.operator_wait
+"""
+
+EXAMPLES = r"""
+- name: See what is installed and what is offered
+  osc.peerpods.operator_info:
+  register: operator
+
+- name: See the way to the latest version
+  osc.peerpods.operator_info:
+    upgrade_to: ""
+  register: operator
+"""
+
+RETURN = r"""
+objects:
+  description: >-
+    The objects by which the operator is installed and configured, as far as they exist: what a namespace has to have, its
+    configuration, CredentialsRequests and KataConfigs. What they hold is left out.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    api_version:
+      description: Its API version.
+      type: str
+    kind:
+      description: Its kind.
+      type: str
+    name:
+      description: Its name.
+      type: str
+    namespace:
+      description: Its namespace, null where it has none.
+      type: str
+    labels:
+      description: Its labels.
+      type: dict
+    ours:
+      description: Whether this collection has made it, by the label C(app.kubernetes.io/part-of=osc.peerpods).
+      type: bool
+  sample:
+    - api_version: kataconfiguration.openshift.io/v1
+      kind: KataConfig
+      name: example-kataconfig
+      namespace: null
+      labels: {app.kubernetes.io/part-of: osc.peerpods}
+      ours: true
+subscription:
+  description: The Subscription, null where there is none.
+  returned: success
+  type: dict
+  sample:
+    name: sandboxed-containers-operator
+    channel: stable
+    source: redhat-operators
+    source_namespace: openshift-marketplace
+    approval: Manual
+    installed_csv: sandboxed-containers-operator.v1.8.0
+    current_csv: sandboxed-containers-operator.v1.8.1
+install_plan:
+  description: The InstallPlan that the Subscription refers to, null where there is none.
+  returned: success
+  type: dict
+  sample:
+    name: install-x9k2p
+    csvs: [sandboxed-containers-operator.v1.8.1]
+    approved: false
+    phase: RequiresApproval
+catalogs:
+  description: >-
+    The catalogs that offer the operator, with their channels and the versions in those, the latest last. Null where the
+    cluster does not tell (no C(packages.operators.coreos.com)).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: redhat-operators
+      namespace: openshift-marketplace
+      default_channel: stable
+      channels:
+        - name: stable
+          head: sandboxed-containers-operator.v1.8.1
+          csvs: [sandboxed-containers-operator.v1.8.0, sandboxed-containers-operator.v1.8.1]
+upgrade:
+  description: The way to O(upgrade_to).
+  returned: when O(upgrade_to) is given, if only empty
+  type: dict
+  contains:
+    csv:
+      description: The ClusterServiceVersion at its end.
+      type: str
+    path:
+      description: >-
+        The versions that the channel has from the installed one on, up to that. Empty where that is installed. OLM may leave
+        some of them out.
+      type: list
+      elements: str
+    problem:
+      description: Why there is no such way, else empty.
+      type: str
+  sample:
+    csv: sandboxed-containers-operator.v1.8.1
+    path: [sandboxed-containers-operator.v1.8.1]
+    problem: ""
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
+    describe_catalogs,
+    describe_object,
+    describe_plan,
+    describe_subscription,
+    upgrade,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+    read_objects,
+    read_package_manifests,
+    read_plan,
+    read_subscription,
+)
+
+
+def main():
+    module = cluster_module(
+        {
+            "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
+            "upgrade_to": {"type": "str"},
+        }
+    )
+    namespace, upgrade_to = module.params["namespace"], module.params["upgrade_to"]
+    try:
+        cluster = Cluster(module)
+        subscription = read_subscription(cluster, namespace)
+        plan = read_plan(cluster, namespace, subscription)
+        manifests = read_package_manifests(cluster)
+        objects = [describe_object(*found) for found in read_objects(cluster, namespace)]
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
+    catalogs = None if manifests is None else describe_catalogs(manifests)
+    result = {} if upgrade_to is None else {
+        "upgrade": upgrade(subscription, catalogs or [], upgrade_to)
+    }  # fmt: skip
+    module.exit_json(
+        changed=False,
+        objects=objects,
+        subscription=describe_subscription(subscription),
+        install_plan=describe_plan(plan),
+        catalogs=catalogs,
+        **result,
+    )
+
+
+if __name__ == "__main__":
+    main()

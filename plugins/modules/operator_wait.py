@@ -1,0 +1,244 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: operator_wait
+version_added: "0.1.0"
+short_description: Wait for the operator's installation, or for the nodes that it rolls, and show how far it is
+description:
+  - >-
+    Shows each step while it is waited for, a line on the standard error: that an InstallPlan waits or is carried out, how many
+    nodes have been rolled, which one is worked on and for how long. At least once a minute.
+  - >-
+    Ends as soon as it is done, or goes no further: what the Operator Lifecycle Manager (OLM), the operator or the machine
+    config operator say themselves, where they will not mend it by themselves. It does not fail then, nor when the time is
+    over, but returns what it saw. What passes, such as a catalog that restarts, is told as progress.
+  - Run again, it goes on from where the cluster is.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - osc.peerpods.info_module
+options:
+  wait_for:
+    description:
+      - V(catalog) is for a CatalogSource that is READY and offers the operator.
+      - V(operator) is for a ClusterServiceVersion that has Succeeded.
+      - V(nodes) is for nodes that run kata, and for the RuntimeClass of peer pods.
+      - V(removal) is for nodes that have let go of kata, after a KataConfig was deleted.
+    type: str
+    choices: [catalog, operator, nodes, removal]
+    required: true
+  namespace:
+    description:
+      - The operator's namespace.
+    type: str
+    default: openshift-sandboxed-containers-operator
+  csv:
+    description:
+      - With O(wait_for=operator), the ClusterServiceVersion to wait for. When empty, any.
+      - With O(wait_for=catalog), one that the channel has to have.
+    type: str
+    default: ""
+  source:
+    description:
+      - With O(wait_for=catalog), the name of the CatalogSource.
+    type: str
+  source_namespace:
+    description:
+      - With O(wait_for=catalog), the namespace of the CatalogSource.
+    type: str
+  channel:
+    description:
+      - With O(wait_for=catalog), a channel that it has to have.
+    type: str
+  runtime_class:
+    description:
+      - With O(wait_for=nodes), the RuntimeClass of peer pods.
+    type: str
+    default: kata-remote
+  wait_timeout:
+    description:
+      - How many seconds to wait. Without it, tells how far it is and does not wait.
+    type: int
+    default: 0
+  previous:
+    description:
+      - What RV(progress) was before, to be back as soon as there is something else to tell. Set by the action plugin.
+    type: dict
+    default: {}
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+seealso:
+  - module: osc.peerpods.operator_info
+"""
+
+EXAMPLES = r"""
+- name: See how far the nodes are
+  osc.peerpods.operator_wait:
+    wait_for: nodes
+  register: nodes
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: "{{ nodes.progress.summary }}"
+
+- name: Wait for an hour, and show how far it is
+  osc.peerpods.operator_wait:
+    wait_for: nodes
+    wait_timeout: 3600
+  register: nodes
+  failed_when: not nodes.progress.done
+"""
+
+RETURN = r"""
+progress:
+  description: How far it is.
+  returned: success
+  type: dict
+  contains:
+    done:
+      description: Whether it has come to what is waited for.
+      type: bool
+    problem:
+      description: Why it goes no further, else empty.
+      type: str
+    approve:
+      description: >-
+        Whether RV(install_plan) waits for somebody's approval, and installs O(csv) and nothing else, or is one step on the way
+        there from the version that is installed.
+      type: bool
+    summary:
+      description: How far it is, in one line.
+      type: str
+    told:
+      description: The same without what changes with time alone.
+      type: str
+    since:
+      description: Since when each node is worked on, as far as was seen.
+      type: dict
+  sample:
+    done: false
+    problem: ""
+    approve: false
+    summary: >-
+      1 of 3 nodes run kata; working on worker-1 (for 4 min); 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated, for 9 min
+    told: >-
+      1 of 3 nodes run kata; working on worker-1; 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated
+    since:
+      worker-1: "2026-03-01T10:12:00Z"
+install_plan:
+  description: The InstallPlan that the Subscription refers to, null where there is none.
+  returned: with O(wait_for=operator)
+  type: dict
+  sample:
+    name: install-x9k2p
+    csvs: [sandboxed-containers-operator.v1.8.1]
+    approved: false
+    phase: RequiresApproval
+"""
+
+import dataclasses
+import time
+from datetime import datetime, timezone
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
+    Progress,
+    catalog,
+    describe_catalogs,
+    describe_plan,
+    installation,
+    removal,
+    roll,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+    read_csvs,
+    read_kata_configs,
+    read_package_manifests,
+    read_plan,
+    read_pools,
+    read_source,
+    read_subscription,
+)
+
+# Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
+INTERVAL = 1.0
+
+# After so many seconds without anything new, what is known already is told again.
+HEARTBEAT = 60
+
+
+def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
+    """How far it is now, and what else there is to return of it."""
+    now = datetime.now(timezone.utc)
+    since = params["previous"].get("since") or {}
+    if params["wait_for"] == "catalog":
+        namespace, name = params["source_namespace"], params["source"]
+        manifests = read_package_manifests(cluster)
+        catalogs = None if manifests is None else describe_catalogs(manifests)
+        wanted = {"namespace": namespace, "name": name, "channel": params["channel"],
+                  "csv": params["csv"]}  # fmt: skip
+        return catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
+    if params["wait_for"] == "operator":
+        namespace = params["namespace"]
+        subscription = read_subscription(cluster, namespace)
+        spec = (subscription or {}).get("spec")
+        source = spec and read_source(cluster, spec["sourceNamespace"], spec["source"])
+        plan = read_plan(cluster, namespace, subscription)
+        csvs = read_csvs(cluster, namespace, subscription)
+        progress = installation(subscription, source, plan, csvs, params["csv"], now)
+        return progress, {"install_plan": describe_plan(plan)}
+    kata = next(iter(read_kata_configs(cluster)), None)
+    pools = read_pools(cluster)
+    if params["wait_for"] == "nodes":
+        return roll(kata, pools, params["runtime_class"], since, now), {}
+    return removal(kata, pools, since, now), {}
+
+
+def main():
+    module = cluster_module(
+        {
+            "wait_for": {
+                "type": "str",
+                "choices": ["catalog", "operator", "nodes", "removal"],
+                "required": True,
+            },
+            "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
+            "csv": {"type": "str", "default": ""},
+            "source": {"type": "str"},
+            "source_namespace": {"type": "str"},
+            "channel": {"type": "str"},
+            "runtime_class": {"type": "str", "default": "kata-remote"},
+            "wait_timeout": {"type": "int", "default": 0},
+            "previous": {"type": "dict", "default": {}},
+        },
+        required_if=[("wait_for", "catalog", ("source", "source_namespace"))],
+    )
+    deadline = time.monotonic() + min(module.params["wait_timeout"], HEARTBEAT)
+    before = module.params["previous"].get("told")
+    try:
+        cluster = Cluster(module)
+        while True:
+            progress, more = look(cluster, module.params)
+            settled = progress.done or progress.problem or progress.approve
+            if settled or progress.told != before or time.monotonic() >= deadline:
+                break
+            time.sleep(INTERVAL)
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, progress=dataclasses.asdict(progress), **more)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""playbooks/awx.yml against a stand-in for AWX's API, and one of its job templates run as AWX runs it.
+
+AWX itself needs a cluster of its own. The stand-in keeps what it is given, and refuses what AWX refuses;
+ansible-runner is what AWX runs jobs by.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import jinja2
+import pytest
+import yaml
+
+from tests.cluster.launcher import Cluster
+from tests.environments import own_environment
+from tests.integration.site import NOTHING_CHANGED
+from tests.support import ROOT, ansible_environment
+
+pytestmark = pytest.mark.integration
+
+RUNNER = "ansible-runner==2.4.3"
+BUILDER = "ansible-builder==3.2.0"
+TOKEN = "a-token-of-the-controllers"
+SECRET = "a-secret-access-key"
+TEMPLATES = ["preflight", "site", "limit", "report", "policy", "upgrade", "teardown"]
+
+# AWX's own credential types, as far as it matters.
+MANAGED = {
+    "Amazon Web Services": [("username", False), ("password", True), ("security_token", True)],
+    "Microsoft Azure Resource Manager": [
+        ("subscription", False), ("username", False), ("password", True), ("client", False),
+        ("secret", True), ("tenant", False), ("cloud_environment", False),
+    ],
+}  # fmt: skip
+ANSWER_TYPES = {
+    "text": str, "textarea": str, "password": str, "multiplechoice": str, "multiselect": str,
+    "integer": int, "float": float,
+}  # fmt: skip
+REFERENCES = {
+    "organization": "organizations", "credential_type": "credential_types",
+    "inventory": "inventories", "project": "projects",
+    "execution_environment": "execution_environments",
+    "workflow_job_template": "workflow_job_templates",
+    "unified_job_template": "unified_job_templates",
+}  # fmt: skip
+
+
+# What can be attached to what.
+ATTACHED = {
+    "job_templates": ["credentials"],
+    "workflow_job_template_nodes": ["success_nodes", "always_nodes"],
+    "workflow_approval_templates": [],
+}
+
+
+class RefusedError(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class Controller:
+    """What AWX keeps: objects by collection and id, what is attached to them, and their surveys."""
+
+    def __init__(self):
+        collections = (*REFERENCES.values(), *ATTACHED, "credentials")
+        self.objects: dict[str, dict[int, dict]] = {name: {} for name in collections}
+        self.attached: dict[str, list[dict]] = {}
+        self.surveys: dict[str, dict] = {}
+        self.writes: list[str] = []
+        self._next = 1
+        self._create("organizations", {"name": "Default"})
+        for name, fields in MANAGED.items():
+            inputs = {"fields": [{"id": field, "secret": secret} for field, secret in fields]}
+            self._create("credential_types", {"name": name, "managed": True, "inputs": inputs})
+
+    def answer(self, method: str, path: str, query: dict, body: dict) -> tuple[int, dict]:
+        if method != "GET":
+            self.writes.append(f"{method} {path}")
+        collection, *rest = path.removeprefix("/api/v2/").strip("/").split("/")
+        if collection not in self.objects:
+            raise RefusedError(404, path)
+        if not rest:
+            if method == "POST":
+                return 201, self._create(collection, body)
+            return 200, self._listed(self._found(collection, query))
+        item = self._one(collection, int(rest[0]))
+        match method, rest[1:]:
+            case "GET", []:
+                return 200, shown(self, collection, item)
+            case "PATCH", []:
+                self._check(collection, body)
+                item.update(body)
+                return 200, shown(self, collection, item)
+            case "GET", ["survey_spec"]:
+                return 200, self.surveys.get(item["url"], {})
+            case "POST", ["survey_spec"]:
+                check_survey(body)
+                self.surveys[item["url"]] = body
+                return 200, {}
+            case "POST", ["create_approval_template"]:
+                approval = self._create("workflow_approval_templates", body)
+                item["unified_job_template"] = approval["id"]
+                item["related"]["unified_job_template"] = approval["url"]
+                return 201, approval
+            case _, [("credentials" | "success_nodes" | "always_nodes") as what] if (
+                what in ATTACHED[collection]
+            ):
+                attached = self.attached.setdefault(path, [])
+                if method == "GET":
+                    return 200, self._listed(attached)
+                kind = "credentials" if what == "credentials" else collection
+                attached.append(self._one(kind, body["id"]))
+                return 204, {}
+        raise RefusedError(404, path)
+
+    def named(self, collection: str, name: str) -> dict:
+        field = "identifier" if collection == "workflow_job_template_nodes" else "name"
+        (found,) = self._found(collection, {field: name})
+        return found
+
+    def after(self, identifier: str, how: str) -> list[str]:
+        node = self.named("workflow_job_template_nodes", identifier)
+        return [other["identifier"] for other in self.attached.get(f"{node['url']}{how}/", [])]
+
+    def _create(self, collection: str, body: dict) -> dict:
+        self._check(collection, body)
+        number, self._next = self._next, self._next + 1
+        url = f"/api/v2/{collection}/{number}/"
+        item = {
+            "summary_fields": {}, **body, "id": number, "url": url, "scm_revision": "1",
+            "type": collection.removesuffix("s"), "related": {"survey_spec": f"{url}survey_spec/"},
+        }  # fmt: skip
+        if "project" in body:
+            item["organization"] = self._one("projects", body["project"])["organization"]
+        self.objects[collection][number] = item
+        if collection in ("job_templates", "workflow_job_templates"):
+            self.objects["unified_job_templates"][number] = item
+        return shown(self, collection, item)
+
+    def _one(self, collection: str, number: int) -> dict:
+        if number not in self.objects[collection]:
+            raise RefusedError(404, f"{collection}/{number}")
+        return self.objects[collection][number]
+
+    def _found(self, collection: str, query: dict) -> list[dict]:
+        return [
+            shown(self, collection, item)
+            for item in self.objects[collection].values()
+            if all(str(item.get(field)) == str(value) for field, value in query.items())
+        ]
+
+    def _listed(self, found: list[dict]) -> dict:
+        return {"count": len(found), "next": None, "results": found}
+
+    def _check(self, collection: str, body: dict) -> None:
+        for field, kind in REFERENCES.items():
+            if body.get(field) and body[field] not in self.objects[kind]:
+                raise RefusedError(400, f"{field}: there is no {body[field]}")
+        if collection == "job_templates" and not (ROOT / body["playbook"]).is_file():
+            raise RefusedError(400, "Playbook not found for project.")
+        if collection == "credentials":
+            fields = self._one("credential_types", body["credential_type"])["inputs"]["fields"]
+            if unknown := set(body["inputs"]) - {field["id"] for field in fields}:
+                raise RefusedError(400, f"inputs: {sorted(unknown)}")
+
+
+def shown(controller: Controller, collection: str, item: dict) -> dict:
+    """As AWX hands it out: it tells no secret again."""
+    if collection != "credentials":
+        return item
+    kind = controller.objects["credential_types"][item["credential_type"]]
+    secret = {field["id"] for field in kind["inputs"]["fields"] if field.get("secret")}
+    inputs = {
+        name: "$encrypted$" if name in secret else value for name, value in item["inputs"].items()
+    }
+    return {**item, "inputs": inputs}
+
+
+def check_survey(survey: dict) -> None:
+    """What AWX wants of a survey, in its API's own words a 400."""
+    if set(survey) != {"name", "description", "spec"} or not survey["spec"]:
+        raise RefusedError(400, "a survey has a name, a description and questions")
+    variables = [question["variable"] for question in survey["spec"]]
+    if len(variables) != len(set(variables)):
+        raise RefusedError(400, "two questions have the same variable")
+    for question in survey["spec"]:
+        if not isinstance(question["required"], bool) or not isinstance(
+            question["question_name"], str
+        ):
+            raise RefusedError(400, f"{question}")
+        default = question["default"]
+        if default != "" and not isinstance(default, ANSWER_TYPES[question["type"]]):
+            raise RefusedError(400, f"{question}: the default is of another type")
+        if question["type"].startswith("multi"):
+            chosen = default.splitlines()
+            many = question["type"] == "multiplechoice" and len(chosen) > 1
+            if many or set(chosen) - set(question["choices"]):
+                raise RefusedError(400, f"{question}: the default is none of the choices")
+
+
+@pytest.fixture(scope="module")
+def controller() -> Iterator[tuple[Controller, str]]:
+    kept = Controller()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one(self) -> None:
+            url = urlsplit(self.path)
+            length = int(self.headers.get("Content-Length", 0))
+            body = json.loads(self.rfile.read(length) or b"{}")
+            try:
+                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    raise RefusedError(401, "who are you?")
+                status, answer = kept.answer(
+                    self.command, url.path, dict(parse_qsl(url.query)), body
+                )
+            except RefusedError as error:
+                status, answer = error.status, {"error": str(error)}
+            data = json.dumps(answer).encode() if status != 204 else b""
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("X-API-Product-Name", "AWX")
+            self.send_header("X-API-Product-Version", "24.6.1")
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PATCH = handle_one  # noqa: N815
+
+        def log_message(self, *_arguments) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield kept, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def play(controller: tuple[Controller, str], cluster: Cluster):
+    """Run playbooks/awx.yml; returns what it printed."""
+
+    def run(*arguments: str) -> str:
+        variables = {
+            "awx_kubeconfig": in_one_file(cluster),
+            "awx_cloud_inputs": {"username": "AKIA", "password": SECRET},
+            "awx_execution_environment_image": "registry.example.com/peerpods/ee:0.1.0",
+        }
+        ran = subprocess.run(
+            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", json.dumps(variables),
+             "-vvv", *arguments],
+            env=ansible_environment({"CONTROLLER_HOST": controller[1],
+                                     "CONTROLLER_OAUTH_TOKEN": TOKEN}),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        said = ran.stdout + ran.stderr
+        assert SECRET not in said
+        assert key_of(cluster) not in said
+        return said
+
+    return run
+
+
+def in_one_file(cluster: Cluster) -> str:
+    """The administrator's kubeconfig without the names of other files."""
+    return cluster.kubectl("config", "view", "--flatten", "--raw")
+
+
+def key_of(cluster: Cluster) -> str:
+    (user,) = yaml.safe_load(in_one_file(cluster))["users"]
+    return user["user"]["client-key-data"]
+
+
+def test_a_dry_run_of_a_first_time_writes_nothing(controller, play):
+    play("--check")
+    assert controller[0].writes == []
+
+
+@pytest.fixture(scope="module")
+def made(controller, play) -> Controller:
+    play()
+    return controller[0]
+
+
+def test_there_is_a_template_for_each_playbook(made: Controller):
+    templates = made.objects["job_templates"].values()
+    assert [template["name"] for template in templates] == [
+        f"Peer pods: {name}" for name in TEMPLATES
+    ]
+    for template, name in zip(templates, TEMPLATES, strict=True):
+        assert template["survey_enabled"] == (template["url"] in made.surveys)
+        assert json.loads(template["extra_vars"])["peerpods_playbook"] == name
+        attached = made.attached[f"{template['url']}credentials/"]
+        assert sorted(item["name"] for item in attached) == [
+            "Peer pods: cloud",
+            "Peer pods: cluster",
+        ]
+
+
+def test_the_workflow_asks_somebody_between_preflight_and_site(made: Controller):
+    assert made.after("preflight", "success_nodes") == ["approval"]
+    assert made.after("approval", "success_nodes") == ["site"]
+    # A setup that failed is what one wants a report of.
+    assert made.after("site", "always_nodes") == ["report"]
+    assert made.after("report", "success_nodes") == made.after("report", "always_nodes") == []
+    (approval,) = made.objects["workflow_approval_templates"].values()
+    assert approval["timeout"] == 86400
+    node = made.named("workflow_job_template_nodes", "approval")
+    assert node["unified_job_template"] == approval["id"]
+    # What it asks reaches the setup, which asks the same.
+    workflow = made.named("workflow_job_templates", "Peer pods")
+    site = made.named("job_templates", "Peer pods: site")
+    assert made.surveys[workflow["url"]] == made.surveys[site["url"]]
+
+
+def test_a_second_run_changes_nothing(made: Controller, play):
+    before = list(made.writes)
+    assert NOTHING_CHANGED.search(play())
+    assert made.writes == before
+
+
+@pytest.fixture
+def run_template(made: Controller, tmp_path: Path):
+    """Run a job template as AWX does, with answers to its survey; returns its artifacts."""
+
+    def run(name: str, **answers: object) -> dict:
+        template = made.named("job_templates", f"Peer pods: {name}")
+        asked = {question["variable"]: question["default"]
+                 for question in made.surveys[template["url"]]["spec"]}  # fmt: skip
+        assert answers.keys() <= asked.keys()
+        variables = {**json.loads(template["extra_vars"]), **asked, **answers}
+        environment = {}
+        for credential in made.attached[f"{template['url']}credentials/"]:
+            stored = made.objects["credentials"][credential["id"]]
+            kind = made.objects["credential_types"][stored["credential_type"]]
+            if kind.get("managed"):
+                continue  # AWX's own, and this job needs no cloud.
+            file = tmp_path / "env" / "credential"
+            inject = {**stored["inputs"], "tower": {"filename": str(file)}}
+            write(file, rendered(kind["injectors"]["file"]["template"], inject))
+            environment |= {key: rendered(value, inject)
+                            for key, value in kind["injectors"]["env"].items()}  # fmt: skip
+        write(tmp_path / "env/extravars", json.dumps(variables))
+        write(tmp_path / "env/envvars", json.dumps(environment))
+        write(tmp_path / "inventory/hosts", "")
+        (tmp_path / "project").symlink_to(ROOT)
+        mine = ansible_environment()
+        # What makes the checkout a collection is in the checkout.
+        del mine["ANSIBLE_COLLECTIONS_PATH"]
+        ran = subprocess.run(
+            [own_environment(RUNNER) / "ansible-runner", "run", tmp_path,
+             "-p", template["playbook"], "--ident", "job"],
+            env=mine, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        events = [json.loads(event.read_text())
+                  for event in (tmp_path / "artifacts/job/job_events").glob("*.json")]  # fmt: skip
+        (stats,) = [event for event in events if event["event"] == "playbook_on_stats"]
+        return stats["event_data"]["artifact_data"]
+
+    return run
+
+
+def rendered(template: str, variables: dict) -> str:
+    return (
+        jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(variables)
+    )
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(content)
+
+
+def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, cluster: Cluster):
+    """With Audit, so that no other test's peer pods are refused meanwhile."""
+    try:
+        artifacts = run_template(
+            "policy", policy_namespaces_lines="team-a\nteam-b\n", policy_actions=["Audit"]
+        )
+        assert artifacts["peerpods_policy"]["namespaces"] == ["team-a", "team-b"]
+        assert artifacts["peerpods_policy"]["actions"] == ["Audit"]
+        binding = cluster.get("validatingadmissionpolicybinding", "osc-peerpods-namespaces")
+        assert binding["spec"]["validationActions"] == ["Audit"]
+    finally:
+        cluster.kubectl("delete", "validatingadmissionpolicies,validatingadmissionpolicybindings",
+                        "-l", "app.kubernetes.io/part-of=osc.peerpods")  # fmt: skip
+
+
+def test_the_execution_environment_can_be_built(tmp_path: Path):
+    """As far as it can without a registry: its definition is one, and has all that it names."""
+    subprocess.run(
+        [own_environment(BUILDER) / "ansible-builder", "create", "--context", tmp_path,
+         "--file", ROOT / "execution-environment.yml"],
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+    for name, ours in (
+        ("requirements.txt", "requirements.txt"),
+        ("requirements.yml", "collections/requirements.yml"),
+        ("bindep.txt", "bindep.txt"),
+    ):
+        assert (tmp_path / "_build" / name).read_text() == (ROOT / ours).read_text()
+    definition = yaml.safe_load((ROOT / "execution-environment.yml").read_text())
+    containerfile = (tmp_path / "Containerfile").read_text()
+    assert re.search(
+        f'^ARG EE_BASE_IMAGE="{re.escape(definition["images"]["base_image"]["name"])}"',
+        containerfile, re.MULTILINE,
+    )  # fmt: skip

@@ -1,0 +1,339 @@
+"""The role operator_install, its upgrade and its teardown, against stand-ins for OLM, MCO and the operator.
+
+In the order of a cluster's life: nothing there, installed, upgraded, removed, and then once more
+where somebody else had begun.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import aws, openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import DEGRADES, LATEST_CSV, PACKAGE
+from tests.cluster.processes import wait_for
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.support import OPERATOR_NAMESPACE, ROOT
+
+WORKERS = openshift.imagined_workers(3)
+HERE = ("-n", OPERATOR_NAMESPACE)
+MARK = "app.kubernetes.io/part-of=osc.peerpods"
+VARIABLES = {
+    "cluster_prerequisites_cluster": {"platform": "AWS", "region": aws.REGION},
+    "operator_install_aws_access_key_id": "AKIA0",
+    "operator_install_aws_secret_access_key": "never shown",
+    "operator_install_aws_vpc_id": "vpc-0a",
+    "operator_install_aws_subnet_id": "subnet-0a",
+    "operator_install_aws_security_group_ids": ["sg-0a", "sg-0b"],
+}
+
+
+def csv(version: str) -> str:
+    return f"{PACKAGE}.v{version}"
+
+
+def manual(version: str = "") -> dict:
+    return {
+        "operator_install_install_plan_approval": "Manual",
+        "operator_install_starting_csv": version and csv(version),
+    }
+
+
+class Role(RoleAlone):
+    def with_(self, more: dict | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-e", json.dumps(more or {}), *arguments)
+
+    def succeeds(self, more: dict | None = None) -> subprocess.CompletedProcess[str]:
+        ran = self.with_(more)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran
+
+
+def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
+    return [item["metadata"]["name"] for item in cluster.get(kind, *arguments)["items"]]
+
+
+def marked(cluster: Cluster) -> set[str]:
+    """The objects with our mark."""
+    kinds = "namespaces,operatorgroups,subscriptions,clusterserviceversions,configmaps,secrets,kataconfigs"
+    found = cluster.get(kinds, "-A", "-l", MARK)["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}" for item in found}
+
+
+def plans(cluster: Cluster) -> list[tuple[str, bool]]:
+    """The CSV that each InstallPlan holds, and whether that is approved."""
+    return [
+        (name, plan["spec"]["approved"])
+        for plan in cluster.get("installplans", *HERE)["items"]
+        for name in plan["spec"]["clusterServiceVersionNames"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as running:
+        openshift.fill(running, WORKERS, aws.REGION)
+        openshift.start_stand_ins(running, "process")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Role:
+    playbook = play_of("operator_install", tmp_path_factory.mktemp("install"))
+    return Role(cluster, None, {}, list, VARIABLES, playbook)
+
+
+@pytest.fixture(scope="module")
+def upgrade(cluster: Cluster) -> Role:
+    return Role(cluster, None, {}, list, {}, ROOT / "playbooks" / "upgrade.yml")
+
+
+@pytest.fixture(scope="module")
+def teardown(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Role:
+    playbook = play_of("operator_install", tmp_path_factory.mktemp("teardown"))
+    (play,) = json.loads(playbook.read_text())
+    role = {"name": play.pop("roles")[0], "tasks_from": "teardown"}
+    playbook.write_text(json.dumps([{**play, "tasks": [{"ansible.builtin.import_role": role}]}]))
+    return Role(cluster, None, {}, list, {}, playbook)
+
+
+@pytest.fixture
+def nothing_changes(role: Role) -> Iterator[None]:
+    with role.unchanged():
+        yield
+
+
+@pytest.mark.usefixtures("nothing_changes")
+class TestBeforeAnything:
+    def test_a_catalog_that_is_not_there(self, role: Role):
+        said = sentence(role.with_({"operator_install_source": "mirror"}))
+        assert "There is no CatalogSource openshift-marketplace/mirror" in said
+        assert (
+            "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable"
+            in said
+        )
+        assert "Set operator_install_source" in said
+
+    def test_values_that_the_cloud_or_the_operator_would_not_understand(self, role: Role):
+        said = sentence(role.with_({
+            "operator_install_proxy_timeout": "5 minutes",
+            "operator_install_vxlan_port": 70000,
+            "operator_install_aws_subnet_id": "sg-0a",
+            "operator_install_podvm_ami_id": "the latest",
+            "operator_install_feature_gates": {"confidential": "yes please"},
+        }))  # fmt: skip
+        assert "operator_install_proxy_timeout is 5 minutes, but has to be a Go duration" in said
+        assert "operator_install_vxlan_port is 70000, but has to be a port" in said
+        assert "operator_install_aws_subnet_id is sg-0a, but has to be the id of a subnet" in said
+        assert "operator_install_podvm_ami_id is the latest, but" in said
+        assert "confidential of operator_install_feature_gates is yes please, but" in said
+
+    def test_settings_that_do_not_go_together(self, role: Role):
+        said = sentence(role.with_({
+            "operator_install_tags": {"team": "a,b"},
+            "operator_install_feature_gates": {"confidential": True, "no-gate": True},
+            "operator_install_extra_config": {"DISABLECVM": True},
+        }))  # fmt: skip
+        assert "team of operator_install_tags has a value with a comma" in said
+        assert "no-gate of operator_install_feature_gates is no name of a feature gate" in said
+        assert "DISABLECVM of operator_install_extra_config contradicts the feature gate" in said
+
+
+class TestManualApproval:
+    def test_a_plan_that_nobody_asked_for_is_left_alone(self, role: Role):
+        said = sentence(role.with_(manual()))
+        assert f"waits for approval. It installs {LATEST_CSV}, and no version was asked for" in said
+        assert "operator_install_starting_csv" in said
+        assert plans(role.cluster) == [(LATEST_CSV, False)]
+
+    def test_the_version_that_was_asked_for_alone_is_approved(self, role: Role):
+        """And a node that cannot be rolled ends the wait at once, with its reason."""
+        last = WORKERS[-1].name
+        role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
+        began = time.monotonic()
+        said = sentence(role.with_(manual("1.7.0")))
+        assert time.monotonic() - began < 60
+        assert f"Node {last} Degraded: disk full" in said or "disk full" in said
+        assert "oc describe machineconfigpool kata-oc" in said
+        assert (csv("1.7.0"), True) in plans(role.cluster)
+        assert (LATEST_CSV, False) in plans(role.cluster)
+        role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
+
+    def test_it_goes_on_and_tells_how_far_it_is(self, role: Role):
+        wanted = {"operator_install_tags": {"team": "a", "cost": "b"},
+                  "operator_install_feature_gates": {"confidential": False}}  # fmt: skip
+        ran = role.succeeds({**manual("1.7.0"), **wanted})
+        assert f"{csv('1.7.0')} is Succeeded" in ran.stderr
+        assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in ran.stderr
+        data = role.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+        assert data["TAGS"] == "team=a,cost=b"
+        gates = role.cluster.get("configmap", "osc-feature-gates", *HERE)["data"]
+        assert gates == {"confidential": "false"}
+
+    def test_a_second_run_changes_nothing(self, role: Role):
+        """The next version is waiting by now, for somebody who wants it."""
+        following = (csv("1.8.0"), False)
+        wait_for("the next InstallPlan", lambda: following in plans(role.cluster), seconds=20)
+        ran = role.succeeds(manual("1.7.0"))
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        assert following in plans(role.cluster)
+
+    def test_all_that_it_made_is_marked(self, role: Role):
+        assert marked(role.cluster) == {
+            f"Namespace/{OPERATOR_NAMESPACE}", f"OperatorGroup/{OPERATOR_NAMESPACE}",
+            f"Subscription/{PACKAGE}", "ConfigMap/peer-pods-cm", "ConfigMap/osc-feature-gates",
+            "Secret/peer-pods-secret", "KataConfig/example-kataconfig",
+        }  # fmt: skip
+
+
+class TestUpgrade:
+    def test_a_version_that_is_not_offered(self, upgrade: Role):
+        with upgrade.unchanged():
+            said = sentence(upgrade.with_({"operator_install_upgrade_to": "1.8.7"}))
+        assert (
+            f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}."
+            in said
+        )
+
+    def test_a_dry_run_says_the_way(self, upgrade: Role):
+        with upgrade.unchanged():
+            ran = upgrade.with_({"operator_install_upgrade_to": "1.8.1"}, "--check")
+        assert (
+            f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way"
+            in ran.stdout
+        )
+
+    def test_by_the_versions_on_the_way(self, upgrade: Role):
+        for worker in WORKERS:
+            upgrade.cluster.kubectl(
+                "patch", "node", worker.name, "--subresource=status", "--type=merge", "-p",
+                json.dumps({"status": {key: {"kata.peerpods.io/vm": "10"}
+                                       for key in ("capacity", "allocatable")}}),
+            )  # fmt: skip
+        ran = upgrade.succeeds()
+        assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
+        assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
+        # One was left over from the time when nobody had asked for it.
+        approved = [csv("1.7.0"), csv("1.8.0"), LATEST_CSV]
+        assert sorted(plans(upgrade.cluster)) == sorted(
+            [(LATEST_CSV, False), *((name, True) for name in approved)]
+        )
+        assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
+
+    def test_the_nodes_were_rolled_again(self, upgrade: Role):
+        nodes = upgrade.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
+        key = "machineconfiguration.openshift.io/currentConfig"
+        assert [node["metadata"]["annotations"][key] for node in nodes] == [
+            "rendered-kata-oc-1.8"
+        ] * 3
+
+    def test_nothing_to_upgrade(self, upgrade: Role):
+        with upgrade.unchanged():
+            ran = upgrade.succeeds({"operator_install_upgrade_to": "1.8.1"})
+        assert f"{LATEST_CSV} is installed: nothing to upgrade" in ran.stdout
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+
+
+class TestTeardown:
+    def test_a_dry_run(self, teardown: Role):
+        with teardown.unchanged():
+            ran = teardown.with_({}, "--check")
+        assert ran.returncode == 0, ran.stdout
+        assert f"changed: [localhost] => (item=Subscription/{PACKAGE})" in ran.stdout
+
+    def test_peer_pods_that_still_run(self, teardown: Role):
+        teardown.cluster.apply({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "peer", "namespace": "default"},
+            "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "one", "image": "none"}]},
+        })  # fmt: skip
+        said = sentence(teardown.with_())
+        assert 'existing pods using "kata-remote" RuntimeClass found' in said
+        assert marked(teardown.cluster) >= {
+            "KataConfig/example-kataconfig",
+            f"Subscription/{PACKAGE}",
+        }
+        teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
+
+    def test_it_goes_on_and_nothing_is_left(self, teardown: Role):
+        ran = teardown.succeeds()
+        assert "the KataConfig is gone" in ran.stderr
+        assert marked(teardown.cluster) == set()
+        assert OPERATOR_NAMESPACE not in names(teardown.cluster, "namespaces")
+        assert names(teardown.cluster, "machineconfigpools") == ["master", "worker"]
+        assert not names(teardown.cluster, "nodes", "-l", "node-role.kubernetes.io/kata-oc")
+        assert not names(teardown.cluster, "kataconfigs")
+
+    def test_a_second_run_changes_nothing(self, teardown: Role):
+        with teardown.unchanged():
+            ran = teardown.succeeds()
+        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+
+
+def everything(cluster: Cluster) -> dict:
+    """What is there, without what the API server keeps for itself."""
+    kinds = ("namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
+             "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes")  # fmt: skip
+    return {
+        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}":
+            [one["metadata"].get("labels"), one.get("spec"), one.get("data")]
+        for one in cluster.get(kinds, "-A")["items"]
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="class")
+def begun(cluster: Cluster) -> dict:
+    """What somebody else has made, and all that there is with it."""
+    metadata = {"namespace": OPERATOR_NAMESPACE}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
+         "metadata": {**metadata, "name": "a-consoles"},
+         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
+        {"apiVersion": "v1", "kind": "ConfigMap",
+         "metadata": {**metadata, "name": "osc-feature-gates"},
+         "data": {"deploymentMode": "MachineConfig", "confidential": "false"}},
+    )  # fmt: skip
+    return everything(cluster)
+
+
+@pytest.mark.usefixtures("begun")
+class TestWhereSomebodyElseHadBegun:
+    def test_a_dry_run_says_what_would_be_done(self, role: Role):
+        with role.unchanged():
+            ran = role.with_({}, "--check")
+        assert ran.returncode == 0, ran.stdout
+        assert f"Would subscribe to {PACKAGE} (stable of redhat-operators)" in ran.stdout
+
+    @pytest.mark.parametrize(
+        ("channel", "expected"),
+        [
+            ("candidate", f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout"),
+            ("preview", "failed: bundle unpacking failed. Reason: DeadlineExceeded"),
+        ],
+    )  # fmt: skip
+    def test_what_olm_says_failed(self, role: Role, channel: str, expected: str):
+        said = sentence(role.with_({"operator_install_channel": channel}))
+        assert expected in said
+        assert "OLM does not repeat" in said
+        for kind in ("subscriptions", "clusterserviceversions"):
+            role.cluster.kubectl("delete", kind, "--all", *HERE)
+
+    def test_what_was_there_is_never_marked(self, role: Role):
+        ran = role.succeeds({"operator_install_feature_gates": {"confidential": False},
+                             "operator_install_starting_csv": csv("1.8.0")})  # fmt: skip
+        assert f"{LATEST_CSV} is Succeeded" in ran.stderr
+        assert marked(role.cluster) == {
+            f"Subscription/{PACKAGE}", "ConfigMap/peer-pods-cm", "Secret/peer-pods-secret",
+            "KataConfig/example-kataconfig",
+        }  # fmt: skip
+
+    def test_and_stays(self, teardown: Role, begun: dict):
+        ran = teardown.succeeds()
+        assert "OperatorGroup/a-consoles" in ran.stdout
+        wait_for("what belonged to it to go", lambda: everything(teardown.cluster) == begun,
+                 seconds=30)  # fmt: skip

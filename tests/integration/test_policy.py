@@ -1,0 +1,337 @@
+"""The role policy on the real API server: where peer pods may be created, and what is said elsewhere.
+
+The tests are one story, in their order: nothing is there, Deny, Warn, Audit, nothing is there again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import urllib3
+
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
+from tests.integration.apiserver import between
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, sentence
+from tests.support import ROOT
+
+pytestmark = pytest.mark.integration
+
+# A RuntimeClass of our own, so that other tests' peer pods are not ours.
+RUNTIME_CLASS = "kata-policy-role"
+LABEL = {"osc.peerpods.io/peer-pods": "allowed"}
+LABELLED, NAMED, OTHER = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
+REFUSAL = f"Peer pods may not be created in namespace {OTHER}: "
+AUDITED = "validation.policy.admission.k8s.io/validation_failure"
+KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
+
+
+@dataclass
+class Role(RoleAlone):
+    def succeed(self, *arguments: str, **variables: object) -> str:
+        """Run it with `variables` beside ours; returns what it printed."""
+        ran = self.run("-e", json.dumps(variables), *arguments)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def there(self) -> dict[str, dict]:
+        """The policies and bindings of the collection, by kind and name."""
+        found = self.cluster.get(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]
+        return {f"{item['kind']} {item['metadata']['name']}": item for item in found}
+
+    def create(self, namespace: str, body: dict, path: str = "api/v1") -> tuple[int, str, str]:
+        """Create something in a dry run: (status, message, what the API server warns of)."""
+        client = urllib3.PoolManager(
+            ca_certs=str(self.cluster.directory / "ca.crt"),
+            cert_file=str(self.cluster.directory / "admin.crt"),
+            key_file=str(self.cluster.directory / "admin.key"),
+        )
+        answer = client.request(
+            "POST",
+            f"{self.cluster.server}/{path}/namespaces/{namespace}/{body['kind'].lower()}s?dryRun=All",
+            json=body,
+        )
+        message = json.loads(answer.data).get("message", "")
+        return answer.status, message, answer.headers.get("Warning", "")
+
+    def create_pod(self, namespace: str, runtime_class: str | None = RUNTIME_CLASS):
+        return self.create(namespace, {"kind": "Pod", "metadata": {"name": "probe"},
+                                       "spec": pod_spec(runtime_class)})  # fmt: skip
+
+
+def pod_spec(runtime_class: str | None = RUNTIME_CLASS) -> dict:
+    return {
+        "runtimeClassName": runtime_class,
+        "containers": [{"name": "app", "image": "never-pulled"}],
+    }
+
+
+def workload(kind: str, runtime_class: str | None = RUNTIME_CLASS) -> dict:
+    labels = {"app": "policy-role"}
+    template = {"metadata": {"labels": labels}, "spec": pod_spec(runtime_class)}
+    spec = {
+        "Deployment": {"selector": {"matchLabels": labels}, "template": template},
+        "CronJob": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": {
+            **template, "spec": {**template["spec"], "restartPolicy": "Never"}}}}},
+    }[kind]  # fmt: skip
+    group = {"Deployment": "apps/v1", "CronJob": "batch/v1"}[kind]
+    return {"apiVersion": group, "kind": kind, "metadata": {"name": "policy-role"}, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def role(cluster: Cluster) -> Iterator[Role]:
+    cluster.apply(
+        *({"apiVersion": "v1", "kind": "Namespace",
+           "metadata": {"name": name, "labels": LABEL if name == LABELLED else {}}}
+          for name in (LABELLED, NAMED, OTHER)),
+        {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+         "metadata": {"name": RUNTIME_CLASS}, "handler": RUNTIME_CLASS},
+    )  # fmt: skip
+    variables = {"policy_runtime_classes": [RUNTIME_CLASS], "policy_namespaces": [NAMED]}
+    yield Role(cluster, None, {}, list, variables, ROOT / "playbooks/policy.yml")
+    cluster.kubectl("delete", KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")
+    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
+    cluster.kubectl("delete", "namespace", "--wait=false", LABELLED, NAMED, OTHER)
+
+
+class TestBefore:
+    def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
+        with role.unchanged():
+            role.succeed("--check", "--diff")
+        assert role.there() == {}
+
+    @pytest.mark.parametrize(
+        ("variables", "said"),
+        [
+            ({"policy_actions": ["Deny", "Warn"]}, "policy_actions has both Deny and Warn"),
+            (
+                {"policy_namespace_selector": {"matchLabels": {"peer-pods": True}}},
+                "matchLabels has values that are no strings, as those of labels are",
+            ),
+            (
+                {"policy_namespace_selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+                "operator is In but all of the following are missing: values",
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_makes_no_sense_is_refused(self, role: Role, variables: dict, said: str):
+        with role.unchanged():
+            assert said in sentence(role.run("-e", json.dumps(variables)))
+
+    def test_an_api_server_without_such_policies_is_named(self, role: Role, cluster: Cluster):
+        """As one before Kubernetes 1.30 answers."""
+        group = "/apis/admissionregistration.k8s.io/v1"
+
+        def without(_method: str, path: str):
+            if path == group:
+                return 200, b'{"kind": "APIResourceList", "resources": []}'
+            return (404, b"{}") if path.startswith(f"{group}/validating") else None
+
+        old = {"K8S_AUTH_KUBECONFIG": None, "K8S_AUTH_API_KEY": "any"}
+        with between(cluster, cluster.kubeconfig, without) as url, role.unchanged():
+            ran = role.run(K8S_AUTH_HOST=url, **old)
+            gone = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
+        assert "serves no ValidatingAdmissionPolicy" in sentence(ran)
+        assert "OpenShift 4.17" in sentence(ran)
+        assert NOTHING_CHANGED.search(gone.stdout)
+
+
+@pytest.fixture(scope="module")
+def deny(role: Role, cluster: Cluster) -> Iterator[str]:
+    """What the installation printed, where somebody labelled a system namespace, too."""
+    cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
+    yield role.succeed()
+    cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
+
+
+@pytest.mark.usefixtures("deny")
+class TestDeny:
+    def test_it_says_where_they_may_be_created(self, deny: str):
+        assert f"Peer pods may be created in {LABELLED}, {NAMED}; elsewhere: Deny." in deny
+
+    @pytest.mark.parametrize("namespace", [LABELLED, NAMED])
+    def test_a_peer_pod_goes_into_an_allowed_namespace(self, role: Role, namespace: str):
+        assert role.create_pod(namespace) == (201, "", "")
+
+    def test_a_peer_pod_elsewhere_is_refused_and_told_why(self, role: Role):
+        status, message, _ = role.create_pod(OTHER)
+        assert status == 403
+        assert message.endswith(
+            f"{REFUSAL}RuntimeClass {RUNTIME_CLASS} is for namespaces with the labels "
+            "osc.peerpods.io/peer-pods=allowed that are not the system's, and for the namespaces "
+            f"{NAMED}. Ask a cluster administrator to have it among them."
+        )
+
+    def test_other_pods_are_never_touched(self, role: Role):
+        assert role.create_pod(OTHER, None) == (201, "", "")
+
+    def test_no_label_opens_a_system_namespace(self, role: Role):
+        assert role.create_pod("kube-public")[0] == 403
+
+    def test_a_label_counts_from_when_it_is_there(self, role: Role, cluster: Cluster):
+        cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods=allowed")
+        wait_for("the label", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
+        cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods-")
+        wait_for("the label to go", lambda: role.create_pod(OTHER)[0] == 403, seconds=10)
+
+    def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
+        """Which is why updates of pods need no policy: the API server refuses that anyway."""
+        cluster.apply({"apiVersion": "v1", "kind": "Pod", "spec": pod_spec(None),
+                       "metadata": {"name": "ordinary", "namespace": NAMED}})  # fmt: skip
+        with pytest.raises(RuntimeError, match="Forbidden: pod updates may not change fields"):
+            cluster.kubectl("patch", "pod", "ordinary", "-n", NAMED, "--type=merge",
+                            "-p", json.dumps({"spec": {"runtimeClassName": RUNTIME_CLASS}}))  # fmt: skip
+
+    def test_a_deployment_is_stored_and_both_are_told(self, role: Role, cluster: Cluster):
+        """Who applies it by a warning, and its ReplicaSet by the refusal."""
+        body = workload("Deployment")
+        # The proof by the role is of pods; the other binding comes into force by itself.
+        wait_for("a warning", lambda: role.create(OTHER, body, "apis/apps/v1")[2], seconds=10)
+        status, _, warned = role.create(OTHER, body, "apis/apps/v1")
+        assert status == 201
+        assert REFUSAL in warned
+        assert "Pods of this workload will be refused." in warned
+        cluster.apply({**body, "metadata": {"name": "refused", "namespace": OTHER}})
+
+        def told() -> bool:
+            events = cluster.get("events", "-n", OTHER)["items"]
+            return any(
+                event["reason"] == "FailedCreate"
+                and event["involvedObject"]["kind"] == "ReplicaSet"
+                and REFUSAL in event["message"]
+                for event in events
+            )
+
+        wait_for("the ReplicaSet's event", told, seconds=30)
+
+    def test_of_workloads_only_those_of_peer_pods_elsewhere(self, role: Role):
+        warned = role.create(OTHER, workload("CronJob"), "apis/batch/v1")[2]
+        assert REFUSAL in warned
+        for namespace, runtime_class in ((OTHER, None), (NAMED, RUNTIME_CLASS)):
+            for kind, path in (("Deployment", "apis/apps/v1"), ("CronJob", "apis/batch/v1")):
+                created = role.create(namespace, workload(kind, runtime_class), path)
+                assert created == (201, "", "")
+
+    def test_the_api_server_finds_no_mistake_in_the_expressions(self, role: Role):
+        def checked() -> bool:
+            policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+            return len(policies) == 2 and all(
+                item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"]
+                for item in policies
+            )
+
+        wait_for("the type checker", checked, seconds=30)
+        found = [item.get("status", {}).get("typeChecking") for item in role.there().values()]
+        assert [warnings for warnings in found if warnings] == []
+
+    def test_a_second_run_changes_nothing(self, role: Role):
+        assert NOTHING_CHANGED.search(role.succeed())
+        with role.unchanged():
+            assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
+
+    def test_it_says_that_the_policy_is_not_at_work(self, role: Role):
+        """As where the API server has not taken it up: here, a dry run where peer pods may be."""
+        ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
+        assert "The policy is there, but after 1 s it does not meet" in sentence(ran)
+
+    def test_requirements_of_labels_are_as_kubernetes_has_them(self, role: Role, cluster: Cluster):
+        requirements = [
+            {"key": "tier", "operator": "In", "values": ["a", "b"]},
+            {"key": "stage", "operator": "NotIn", "values": ["test"]},
+            {"key": "team", "operator": "Exists"},
+            {"key": "closed", "operator": "DoesNotExist"},
+        ]
+        selector = {"matchExpressions": requirements}
+        said = role.succeed(policy_namespace_selector=selector, policy_namespaces=[])
+        text = "tier in (a,b),stage notin (test),team,!closed"
+        message = role.create_pod(OTHER)[1]
+        assert f"with the labels {text} that are not the system's. Ask" in message
+        assert "Peer pods may be created in no namespace;" in said
+        cases = ["tier=a team=x", "tier=c team=x", "team=x", "tier=b", "tier=b team= stage=prod",
+                 "tier=b team= stage=test", "tier=a team=x closed=yes"]  # fmt: skip
+        for labels in cases:
+            cluster.kubectl("label", "namespace", OTHER, *labels.split())
+            # Kubernetes' own opinion.
+            chosen = [item["metadata"]["name"] for item in
+                      cluster.get("namespaces", f"--selector={text}")["items"]]  # fmt: skip
+            expected = 201 if OTHER in chosen else 403
+            wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
+            cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
+
+    def test_without_names_and_labels_there_is_no_place(self, role: Role):
+        said = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
+        assert "Peer pods may be created in no namespace;" in said
+        wait_for("the policy", lambda: role.create_pod(LABELLED)[0] == 403, seconds=10)
+        assert "is for none. Ask" in role.create_pod(LABELLED)[1]
+
+
+class TestMilder:
+    def test_warn_lets_it_in_with_a_warning(self, role: Role):
+        said = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
+        assert "elsewhere: Warn, Audit (which was not tried)." in said
+        wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
+        assert REFUSAL in role.create_pod(OTHER)[2]
+
+        def warned_of_pods_that_go_in() -> bool:
+            warned = role.create(OTHER, workload("Deployment"), "apis/apps/v1")[2]
+            return REFUSAL in warned and "will be refused" not in warned
+
+        wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
+        policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+        assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
+
+    def test_audit_lets_it_in_and_tells_the_audit_log_alone(self, role: Role, cluster: Cluster):
+        said = role.succeed(policy_actions=["Audit"])
+        assert "elsewhere: Audit (which was not tried)." in said
+        # Of what Deny and Warn say to whoever applies a workload, nothing is left.
+        assert len(role.there()) == 2
+
+        def audited() -> bool:
+            before = len(cluster.audit_log.read_text().splitlines())
+            created = role.create_pod(OTHER)
+            events = map(json.loads, cluster.audit_log.read_text().splitlines()[before:])
+            failures = [
+                failure
+                for event in events
+                for failure in json.loads(event.get("annotations", {}).get(AUDITED, "[]"))
+            ]
+            return created == (201, "", "") and any(
+                REFUSAL in failure["message"] and failure["validationActions"] == ["Audit"]
+                for failure in failures
+            )
+
+        wait_for("an annotation in the audit log", audited, seconds=10)
+
+    def test_a_class_that_is_not_there_yet_is_said(self, role: Role):
+        said = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
+        assert "elsewhere: Deny (which was not tried)." in said
+
+
+class TestAfter:
+    def test_a_dry_run_of_taking_it_away_writes_nothing(self, role: Role):
+        with role.unchanged():
+            role.succeed("--check", policy_state="absent")
+        assert len(role.there()) == 4
+
+    def test_what_it_made_it_takes_away(self, role: Role, tmp_path):
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+            "tasks": [
+                {"ansible.builtin.include_role": {
+                    "name": "osc.peerpods.policy", "tasks_from": "teardown"}},
+            ],
+        }  # fmt: skip
+        (tmp_path / "teardown.yml").write_text(json.dumps([play]))
+        teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
+        teardown.succeed()
+        assert role.there() == {}
+        wait_for("its end", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
+        with role.unchanged():
+            assert NOTHING_CHANGED.search(teardown.succeed())
+            assert NOTHING_CHANGED.search(role.succeed(policy_state="absent"))

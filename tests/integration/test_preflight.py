@@ -1,0 +1,270 @@
+"""preflight.yml: what it finds on a cluster that is as it should be and on others, and that it only looks.
+
+What each check says is in tests/unit/test_findings.py; here they are seen to ask the real parts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._findings import TITLES
+
+from tests.azure_arm import AzureArm
+from tests.cluster import aws, azure, openshift
+from tests.cluster.launcher import Cluster
+from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.test_cloud_capacity import STANDARD, ServiceQuotas, reservations
+from tests.support import ROOT
+
+PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
+
+PACKAGE = {
+    "apiVersion": "packages.operators.coreos.com/v1",
+    "kind": "PackageManifest",
+    "metadata": {"name": "sandboxed-containers-operator", "namespace": "openshift-marketplace"},
+    "status": {
+        "catalogSource": "redhat-operators",
+        "catalogSourceNamespace": "openshift-marketplace",
+        "packageName": "sandboxed-containers-operator",
+        "channels": [{"name": "stable", "currentCSV": "sandboxed-containers-operator.v1.10.1",
+                      "entries": [{"name": "sandboxed-containers-operator.v1.10.1"}]}],
+    },
+}  # fmt: skip
+FOREIGN_WEBHOOK = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "MutatingWebhookConfiguration",
+    "metadata": {"name": "somebodys"},
+    "webhooks": [{
+        "name": "mwebhook.peerpods.io",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Ignore",
+    }],
+}  # fmt: skip
+
+
+@dataclass
+class Preflight(RoleAlone):
+    """A cluster to look at, from a directory that the report goes into."""
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "peerpods-report"
+
+    def findings(self) -> dict[str, dict]:
+        """What the last run wrote into its report, by check."""
+        document = json.loads((self.report / "preflight.json").read_text())
+        return {found["check"]: found for found in document["findings"]}
+
+    def statuses(self) -> dict[str, str]:
+        return {check: found["status"] for check, found in self.findings().items()}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: aws.Moto) -> Iterator[Ec2Proxy]:
+    with ec2_proxy(moto.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def quotas() -> Iterator[ServiceQuotas]:
+    with ServiceQuotas() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def on_aws(
+    cluster: Cluster,
+    moto: aws.Moto,
+    proxy: Ec2Proxy,
+    quotas: ServiceQuotas,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Preflight:
+    cloud = aws.create_cloud_side(moto, workers=3)
+    openshift.fill(cluster, cloud.workers, aws.REGION)
+    cluster.apply(PACKAGE)
+    environment = {
+        **moto.environment,
+        "AWS_ENDPOINT_URL": proxy.url,
+        "AWS_ENDPOINT_URL_SERVICE_QUOTAS": quotas.url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+    def rules() -> list[dict]:
+        return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
+
+    return Preflight(
+        cluster, cloud, environment, rules, {}, PREFLIGHT, directory=tmp_path_factory.mktemp("aws")
+    )
+
+
+@pytest.fixture(autouse=True)
+def answers(proxy: Ec2Proxy, quotas: ServiceQuotas) -> None:
+    """An AWS that would let us, with room: other tests' instances count, too."""
+    proxy.faults.clear()
+    proxy.faults["DescribeCapacityReservations"] = [lambda _pass_on: (200, reservations())] * 2
+    proxy.take_calls()
+    quotas.values[STANDARD] = 10_000.0
+
+
+def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
+    with on_aws.unchanged():
+        ran = on_aws.run()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert on_aws.statuses() == dict.fromkeys(TITLES.keys() - {"cluster", "limit"}, "ok")
+    for found in on_aws.findings().values():
+        assert f"{found['title']:30} {found['found']}" in ran.stdout
+    ports = on_aws.findings()["ports"]["found"]
+    assert f"To be opened: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
+    assert "ok       Cluster version" in ran.stdout
+    for extension in ("html", "json", "junit.xml"):
+        assert (on_aws.report / f"preflight.{extension}").stat().st_size
+
+
+def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
+    elsewhere = replace(on_aws, directory=tmp_path)
+    with elsewhere.unchanged():
+        ran = elsewhere.run("--check", "--diff")
+    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    assert not elsewhere.report.exists()
+
+
+@pytest.fixture
+def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
+    """A cluster with much that is wrong with it, and the environment of who looks at it."""
+    cluster = on_aws.cluster
+    nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
+    cluster.apply(openshift.node(nameless, aws.REGION), FOREIGN_WEBHOOK)
+    cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
+    cluster.kubectl(
+        "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
+    )
+    yield {"K8S_AUTH_KUBECONFIG": str(cluster.user_kubeconfig("looker"))}
+    cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/somebodys")
+
+
+def test_all_that_is_wrong_is_said_in_one_run(
+    on_aws: Preflight, crooked: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
+):
+    proxy.faults["AuthorizeSecurityGroupIngress"] = [refuse(403, "UnauthorizedOperation")] * 2
+    quotas.values[STANDARD] = 1.0
+    variables = {
+        "cluster_prerequisites_minimum_version": "4.99",
+        "cluster_prerequisites_quota": "fail",
+        "operator_install_channel": "preview",
+    }
+    with on_aws.unchanged():
+        ran = on_aws.run("-e", json.dumps(variables), **crooked)
+    said = sentence(ran)
+    assert "6 things stand in the way of peer pods." in said
+    for words in (
+        f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
+        "is not a cluster administrator, and may not create configmaps",
+        "no instance in the cloud that we could find: nameless. Check that the cloud controller",
+        "has the operator, but not in preview. Set operator_install_source",
+        "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
+        "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
+    ):
+        assert words in said
+    statuses = on_aws.statuses()
+    assert {check for check, status in statuses.items() if status == "error"} == {
+        "version", "cluster-admin", "provider-ids", "operator-channel", "port-rights", "quota",
+    }  # fmt: skip
+    assert statuses["other-webhooks"] == "warning"
+    assert statuses["ports"] == statuses["subnet-addresses"] == "ok"
+    assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
+
+
+def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: Path):
+    """The report is written all the same."""
+    ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
+    assert "No cluster to talk to" in sentence(ran)
+    assert on_aws.statuses() == {"cluster": "error"}
+
+    ran = on_aws.run(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None,
+                     AWS_CONFIG_FILE=str(tmp_path / "none"),
+                     AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"))  # fmt: skip
+    assert "AWS did not accept who we are" in sentence(ran)
+    statuses = on_aws.statuses()
+    assert statuses["cloud-credentials"] == "error"
+    assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
+
+
+def test_a_site_asks_aws_who_we_are_and_no_more(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
+    """What later roles ask is not asked here, and what is as it should be is not said."""
+    site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
+    with site.unchanged():
+        ran = site.run()
+    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases"]
+    assert "Cluster version" not in ran.stdout
+
+
+@pytest.fixture(scope="module")
+def on_azure(
+    cluster: Cluster, on_aws: Preflight, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Preflight]:
+    """The same cluster, moved to Azure: a second one would tell no more."""
+    with AzureArm(tmp_path_factory.mktemp("arm")) as arm:
+        cloud = azure.create_cloud_side(arm, workers=3)
+        cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
+        cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
+        status = {**openshift.azure_status(cloud.resource_group), "aws": None}
+        openshift.set_status(cluster, "infrastructure/cluster", {"platformStatus": status})
+
+        def rules() -> list[dict]:
+            return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
+
+        yield Preflight(
+            cluster, cloud, arm.environment, rules, {}, PREFLIGHT,
+            directory=tmp_path_factory.mktemp("azure"),
+        )  # fmt: skip
+
+
+def test_azure_as_it_should_be(on_azure: Preflight):
+    with on_azure.unchanged():
+        ran = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    unsaid = {"cluster", "limit", "port-rights"}
+    assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - unsaid, "ok")
+    ports = on_azure.findings()["ports"]["found"]
+    assert "To be opened: Allow-Kata-Agent-Internal of" in ports
+
+
+def test_azure_with_five_things_wrong(on_azure: Preflight):
+    variables = {
+        "cluster_prerequisites_minimum_version": "4.99",
+        "cluster_prerequisites_quota": "fail",
+        "peerpodconfig_rollout_limit": 20_000,
+        "operator_install_channel": "preview",
+        # The rules come after the one that denies what they are to let in.
+        "cloud_networking_security_rules": [
+            {"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}
+        ],
+    }
+    with on_azure.unchanged():
+        said = sentence(on_azure.run("-e", json.dumps(variables)))
+    assert "5 things stand in the way of peer pods." in said
+    assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
+    assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
+    statuses = on_azure.statuses()
+    assert {check for check, status in statuses.items() if status == "error"} == {
+        "version", "operator-channel", "ports", "quota", "subnet-addresses",
+    }  # fmt: skip

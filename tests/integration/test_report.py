@@ -1,0 +1,238 @@
+"""`ansible-playbook osc.peerpods.report` on a cluster with peer pods that run and peer pods that wait."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.cluster.openshift import VERSION, set_status
+from tests.cluster.processes import wait_for
+from tests.integration.apiserver import requests_of
+from tests.integration.site import RoleAlone, play_of, sentence
+from tests.support import OPERATOR_NAMESPACE
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "report-test"
+NODES = ("report-a", "report-b", "report-c")
+RUNTIME_CLASS = "kata-report-test"
+RESOURCE = "kata.peerpods.io/vm"
+SECRET = "wJalrXUtnFEMI-never-in-a-report"
+CSV = "sandboxed-containers-operator.v1.10.1"
+
+# Whoever may run pods decides what their images are called, and so what a kubelet says of them.
+MESSAGE = "no <script>alert('pod')</script> & {{ 7 * 7 }} \x1b[31m"
+
+VARIABLES = {
+    "report_runtime_classes": [RUNTIME_CLASS],
+    "report_cloud_capacity_namespace": NAMESPACE,
+    "report_made_by": "alice & bob",
+}
+
+
+def pod(name: str, node: str | None) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "runtimeClassName": RUNTIME_CLASS,
+            **({"nodeName": node} if node else {"nodeSelector": {"pool": "nowhere"}}),
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}],
+        },
+    }
+
+
+def of(kind: str, name: str, version: str = "v1", **fields: object) -> dict:
+    metadata = {"name": name, "namespace": NAMESPACE, **fields.pop("metadata", {})}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
+
+
+@pytest.fixture(scope="module")
+def place(cluster) -> Iterator[None]:
+    """Three nodes with room for two peer pods each, since the cloud has no room for three each."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.apply(
+        of("RuntimeClass", RUNTIME_CLASS, "node.k8s.io/v1", handler="kata-remote"),
+        *(of("Node", name, metadata={"labels": {"pool": "report"}}) for name in NODES),
+        of("ConfigMap", "peerpods-cloud-capacity", data={"instance-quota": "7"}),
+        of("Secret", "peer-pods-secret", stringData={"AWS_SECRET_ACCESS_KEY": SECRET}),
+        of(
+            "PeerPodConfig",
+            "pool",
+            "confidentialcontainers.org/v1alpha1",
+            spec={
+                "cloudSecretName": "peer-pods-secret",
+                "configMapName": "peer-pods-cm",
+                "limit": "3",
+                "nodeSelector": {"pool": "report"},
+            },
+        ),
+        {
+            "apiVersion": "operators.coreos.com/v1alpha1",
+            "kind": "ClusterServiceVersion",
+            "metadata": {"name": CSV, "namespace": OPERATOR_NAMESPACE},
+            "spec": {
+                "version": "1.10.1",
+                "displayName": "OpenShift sandboxed containers",
+                "install": {"strategy": "deployment"},
+            },
+        },
+    )
+    set_status(cluster, f"csv/{CSV}", {"phase": "Succeeded"}, OPERATOR_NAMESPACE)
+    for name in NODES:
+        set_status(cluster, f"node/{name}", {key: {RESOURCE: "2"} for key in ("capacity", "allocatable")})  # fmt: skip
+    cluster.apply(
+        *(pod(name, "report-a") for name in ("one", "two")),
+        pod("starts", "report-b"),
+        pod("waits", None),
+    )
+    for name in ("one", "two"):
+        set_status(cluster, f"pod/{name}", {"phase": "Running"}, NAMESPACE)
+    container = {"name": "c", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
+    waiting = {"waiting": {"reason": "InvalidImageName", "message": MESSAGE}}
+    statuses = {"containerStatuses": [{**container, "state": waiting}]}
+    set_status(cluster, "pod/starts", statuses, NAMESPACE)
+    wait_for(
+        "the scheduler to have looked",
+        lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
+        seconds=30,
+    )
+    yield
+    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    cluster.kubectl("delete", "csv", CSV, "-n", OPERATOR_NAMESPACE)
+    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
+    cluster.kubectl("delete", "node", *NODES)
+
+
+@pytest.fixture
+def report(cluster, place, tmp_path: Path) -> RoleAlone:
+    """The playbook, for somebody without credentials of the cloud."""
+    nowhere = str(tmp_path / "none")
+    environment = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+    }
+    playbook = Path("osc.peerpods.report")
+    return RoleAlone(cluster, None, environment, list, VARIABLES, playbook, directory=tmp_path)
+
+
+def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
+    kubeconfig = str(cluster.user_kubeconfig("reporter", "system:masters"))
+    with report.unchanged():
+        ran = report.run("-vvv", K8S_AUTH_KUBECONFIG=kubeconfig)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    files = {path.name: path for path in (tmp_path / "peerpods-report").iterdir()}
+    assert files.keys() == {"report.html", "report.json", "report.junit.xml"}
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
+
+    said = json.loads(files["report.json"].read_text())
+    assert (said["made_by"], said["not_known"], said["ports"]) == ("alice & bob", [], None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["made_at"])
+    assert (said["cluster"]["platform"], said["cluster"]["openshift_version"]) == ("AWS", VERSION)
+    assert said["operators"] == [{"name": CSV, "version": "1.10.1", "phase": "Succeeded"}]
+    capacity = said["capacity"]
+    mine = [node for node in capacity["nodes"] if node["name"] in NODES]
+    assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
+        ("report-a", "full", 2, 0), ("report-b", "in_use", 1, 1), ("report-c", "unused", 0, 2),
+    ]  # fmt: skip
+    (config,) = [one for one in capacity["configs"] if one["namespace"] == NAMESPACE]
+    assert (config["limit"], config["slots"], config["cloud_bound"]) == (3, 2, "instance-quota")
+    assert (config["advertised_nodes"], config["allocatable"], config["used"]) == (3, 6, 3)
+    why = {
+        one["name"]: (group["reason"], group["message"])
+        for group in capacity["pending"]
+        for one in group["pods"]
+    }
+    assert why["waits"][0] == "Unschedulable"
+    assert why["starts"] == ("InvalidImageName", MESSAGE.replace("\x1b", "\ufffd"))
+
+    html = files["report.html"].read_text()
+    assert "<script" not in html
+    assert (
+        "no &lt;script&gt;alert(&#39;pod&#39;)&lt;/script&gt; &amp; {{ 7 * 7 }} \ufffd[31m" in html
+    )
+    assert "by alice &amp; bob" in html
+
+    statuses = {finding["check"]: finding["status"] for finding in said["findings"]}
+    assert statuses["version"] == "ok"
+    assert "cloud-credentials" not in statuses
+    assert statuses["quota"] == "unknown"
+    cases = {
+        case.get("name"): {said.tag for said in case}
+        for case in ElementTree.parse(files["report.junit.xml"]).iter("testcase")
+    }
+    assert cases.keys() == statuses.keys()
+    assert (cases["version"], cases["quota"]) == (set(), {"skipped"})
+
+    # Nobody looked into a Secret, and nothing of the log-in is anywhere.
+    assert not [path for _verb, path in requests_of(cluster, "reporter") if "/secrets" in path]
+    key = Path(kubeconfig).with_suffix(".key").read_text().splitlines()[1]
+    for text in (ran.stdout, ran.stderr, *(path.read_text() for path in files.values())):
+        assert SECRET not in text
+        assert key not in text
+
+
+def test_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
+    with report.unchanged():
+        ran = report.run("--check", "--diff")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert f"Would write {tmp_path}/peerpods-report/report: html, json, junit" in ran.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: Path):
+    for verb, resource in (("list", "nodes"), ("get", "*.config.openshift.io")):
+        cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")  # fmt: skip
+        cluster.kubectl("create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker")  # fmt: skip
+    ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
+    assert "peerpodconfigs was refused by the API server with 403" in sentence(ran).replace("'", "")
+    said = json.loads((tmp_path / "peerpods-report/report.json").read_text())
+    assert {one["what"] for one in said["not_known"]} == {"operator", "capacity"}
+    assert "403 Forbidden" in str(said["not_known"])
+    assert said["capacity"] is None
+    assert said["cluster"]["openshift_version"] == VERSION
+    assert "Not known: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
+    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
+
+
+def test_findings_alone_take_no_cluster(report: RoleAlone, tmp_path: Path):
+    finding = {
+        "check": "ports",
+        "title": "Ports",
+        "status": "error",
+        "found": 'Closed: "9000/tcp"',
+        "why": "It is <needed>.",
+        "fix": "Open 'it'.",
+    }
+    report.playbook = play_of("report", tmp_path)
+    report.variables = {
+        "report_capacity": False,
+        "report_findings": [finding],
+        "report_directory": str(tmp_path / "deep/down"),
+        "report_name": "preflight",
+        "report_formats": ["html", "junit"],
+    }
+    nowhere = str(tmp_path / "none")
+    ran = report.run(K8S_AUTH_KUBECONFIG=nowhere, KUBECONFIG=nowhere)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    files = {path.name: path for path in (tmp_path / "deep/down").iterdir()}
+    assert files.keys() == {"preflight.html", "preflight.junit.xml"}
+    html = files["preflight.html"].read_text()
+    assert "Closed: &#34;9000/tcp&#34;" in html
+    assert "It is &lt;needed&gt;." in html
+    assert "in the JSON beside" not in html
+    (case,) = ElementTree.parse(files["preflight.junit.xml"]).iter("testcase")
+    assert case.get("classname") == "osc.peerpods.preflight"
+    assert case[0].get("message") == finding["found"]
+
+    report.variables["report_findings"] = [{**finding, "status": "bad"}]
+    assert "must be one of: ok, warning, error, unknown" in sentence(report.run())

@@ -1,0 +1,252 @@
+"""The role peerpodconfig_rollout in waves, and the playbook that sets a limit.
+
+Three nodes are a pool each, with a PeerPodConfig; our agent advertises, and a policy of the API server stands
+where the webhook would be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import free_ports, wait_for
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.support import OPERATOR_NAMESPACE, ROOT
+
+pytestmark = pytest.mark.integration
+
+RESOURCE = "kata.peerpods.io/vm"
+POOLS = ("canary", "general", "memory")
+AGENT = ROOT / "containers" / "node_capacity"
+
+# Nobody is to say how many peer pods the node of the second pool has but 10 of them.
+KEEPS_TEN = "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
+
+
+@dataclass
+class Rollout(RoleAlone):
+    def succeed(self, *arguments: str, **variables: object) -> str:
+        ran = self.run(*arguments, "-e", json.dumps(variables))
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def fail(self, **variables: object) -> str:
+        return sentence(self.run("-e", json.dumps(variables)))
+
+    def limits(self) -> dict[str, str]:
+        configs = self.cluster.get("peerpodconfigs", "-n", OPERATOR_NAMESPACE)["items"]
+        return {config["metadata"]["name"]: config["spec"]["limit"] for config in configs}
+
+    def advertised(self) -> dict[str, str | None]:
+        nodes = self.cluster.get("nodes", "-l", "pool")["items"]
+        return {
+            node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE)
+            for node in nodes
+        }
+
+    def limits_written(self) -> list[str]:
+        """The PeerPodConfigs that were written to, in this order."""
+        return [
+            request.partition("?")[0].rpartition("/")[2]
+            for request in self.written()
+            if request.startswith("patch ") and "/peerpodconfigs/" in request
+        ]
+
+
+def same(value: str) -> dict[str, str]:
+    return dict.fromkeys(POOLS, value)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    (port,) = free_ports(1)
+    with Cluster() as running:
+        openshift.fill(running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"])
+        running.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        running.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Node",
+                 "metadata": {"name": pool, "labels": {"pool": pool}}}
+                for pool in POOLS
+            ),
+            *map(config, POOLS),
+        )  # fmt: skip
+        environment = {"PYTHONPATH": str(AGENT), "KUBECONFIG": str(running.kubeconfig),
+                       "NAMESPACE": "default", "BIND_ADDRESS": "127.0.0.1",
+                       "HEALTH_PORT": str(port)}  # fmt: skip
+        log = (tmp_path_factory.mktemp("agent") / "log").open("w")
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "peerpods_node_capacity"], env={**os.environ, **environment},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        yield running
+        agent.kill()
+        agent.wait()
+
+
+def config(pool: str) -> dict:
+    made = openshift.peer_pod_config()
+    made["metadata"]["name"] = pool
+    made["spec"]["nodeSelector"] = {"pool": pool}
+    return made
+
+
+@pytest.fixture
+def counted(cluster: Cluster, run_module: Callable[..., dict]) -> Iterator[None]:
+    """There is a RuntimeClass for peer pods, and they are counted."""
+    with runtime_class(cluster):
+        mutation = {"mode": "policy", "kubeconfig": str(cluster.kubeconfig)}
+        run = run_module("mutating_webhook", {**mutation, "verify": True})
+        assert run["verified"], run
+        yield
+        run_module("mutating_webhook", {**mutation, "state": "absent"})
+
+
+@contextmanager
+def runtime_class(cluster: Cluster) -> Iterator[None]:
+    name = {"metadata": {"name": "kata-remote"}, "handler": "kata-remote"}
+    cluster.apply({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", **name})
+    yield
+    cluster.kubectl("delete", "runtimeclass", "kata-remote")
+
+
+@contextmanager
+def second_node_refuses(cluster: Cluster) -> Iterator[None]:
+    name = {"name": "keeps-ten"}
+    admission = "admissionregistration.k8s.io/v1"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"],
+            "resources": ["nodes/status"]}  # fmt: skip
+    cluster.apply(
+        {"apiVersion": admission, "kind": "ValidatingAdmissionPolicy", "metadata": name,
+         "spec": {"matchConstraints": {"resourceRules": [rule]},
+                  "validations": [{"expression": KEEPS_TEN}]}},
+        {"apiVersion": admission, "kind": "ValidatingAdmissionPolicyBinding", "metadata": name,
+         "spec": {"policyName": "keeps-ten", "validationActions": ["Deny"]}},
+    )  # fmt: skip
+
+    def refuses() -> bool:
+        status = json.dumps({"status": {"capacity": {RESOURCE: "9"}}})
+        try:
+            cluster.kubectl("patch", "node", "general", "--subresource=status", "--type=merge",
+                            "--dry-run=server", "-p", status)  # fmt: skip
+        except RuntimeError:
+            return True
+        return False
+
+    wait_for("the policy", refuses, seconds=30)
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy",
+                        "keeps-ten")  # fmt: skip
+
+
+@pytest.fixture
+def rollout(cluster: Cluster, tmp_path: Path) -> Rollout:
+    """With a limit of 10 on every pool."""
+    cluster.apply(*map(config, POOLS))
+    playbook = play_of("peerpodconfig_rollout", tmp_path)
+    # There is no cloud to ask.
+    variables = {"peerpodconfig_rollout_cloud_capacity": False, "peerpodconfig_rollout_timeout": 20}
+    role = Rollout(cluster, None, {}, list, variables, playbook)
+    wait_for("the agent", lambda: role.advertised() == same("10"), seconds=30)
+    return role
+
+
+def waves(*limits: int) -> list[dict]:
+    return [{"name": pool, "limit": limit} for pool, limit in zip(POOLS, limits, strict=True)]
+
+
+@pytest.mark.usefixtures("counted")
+class TestWaves:
+    def test_one_after_another(self, rollout: Rollout):
+        with rollout.unchanged():
+            planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
+        assert "changed=3" in planned
+        before = len(rollout.limits_written())
+        said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
+        assert said.count("A peer pod would be counted: it came back with kata.peerpods.io/vm") == 3
+        assert rollout.limits_written()[before:] == list(POOLS)
+        assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
+        assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
+
+    def test_the_limit_of_all(self, rollout: Rollout):
+        some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
+        rollout.succeed(peerpodconfig_rollout_waves=some, peerpodconfig_rollout_limit=7)
+        assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
+
+    def test_a_node_that_does_not_follow(self, rollout: Rollout):
+        with second_node_refuses(rollout.cluster):
+            said = rollout.fail(
+                peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4
+            )
+            assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
+            assert "general shows 10. Check that the node capacity agent" in said
+            assert "Put back: general to 10, canary to 10." in said
+            assert "Not begun: memory." in said
+            assert rollout.limits() == same("10")
+            assert rollout.advertised() == same("10")
+        assert rollout.limits_written()[-4:] == ["canary", "general", "general", "canary"]
+
+    def test_a_peerpodconfig_that_is_not_there(self, rollout: Rollout):
+        some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
+        said = rollout.fail(peerpodconfig_rollout_waves=some)
+        assert "Wave 2 of 2 (nobodys) failed: " in said
+        assert "Put back: canary to 10." in said
+        assert "Not begun" not in said
+        assert rollout.advertised() == same("10")
+
+    def test_one_that_is_named_twice(self, rollout: Rollout):
+        with rollout.unchanged():
+            said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
+        assert "names a PeerPodConfig twice (canary, canary): leave one out." in said
+
+
+class TestCanary:
+    def test_nobody_counts_peer_pods(self, rollout: Rollout):
+        with runtime_class(rollout.cluster):
+            said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
+            assert "Wave 1 of 3 (canary) failed: A peer pod came back without kata.peer" in said
+            assert "Run the role webhook" in said
+            assert "Put back: canary to 10. Not begun: general, memory." in " ".join(said.split())
+            assert rollout.advertised() == same("10")
+
+            # One limit is set as ever, and stays.
+            one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
+            assert "A peer pod came back without" in rollout.fail(**one)
+            assert rollout.limits()["memory"] == "8"
+            assert NOTHING_CHANGED.search(rollout.succeed(**one, peerpodconfig_rollout_canary=False))
+
+    @pytest.mark.usefixtures("counted")
+    def test_where_no_peer_pod_may_be(self, rollout: Rollout):
+        said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
+        assert "No peer pod can be created in nowhere (a dry run): " in said
+        assert "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
+
+
+class TestPlaybook:
+    @pytest.fixture
+    def limit(self, rollout: Rollout) -> Rollout:
+        rollout.playbook = ROOT / "playbooks" / "limit.yml"
+        return rollout
+
+    def test_it_needs_a_limit(self, limit: Rollout):
+        with limit.unchanged():
+            assert "No limit is given: set peerpodconfig_rollout_limit" in limit.fail()
+
+    def test_it_says_where_and_sets_it(self, limit: Rollout):
+        said = limit.succeed(
+            peerpodconfig_rollout_name="canary", peerpodconfig_rollout_limit=2
+        )
+        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in said
+        assert limit.advertised() == {**same("10"), "canary": "2"}

@@ -1,0 +1,233 @@
+"""playbooks/teardown.yml: the cluster and the cloud are what they were before site.yml.
+
+The tests are one story, in their order: a bare cluster is set up and torn down; then one is where much was
+there before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.azure_arm import AzureArm
+from tests.cluster import aws, azure, openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
+from tests.demo.__main__ import site_variables
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, Site, play_of, sentence
+from tests.support import OPERATOR_NAMESPACE, ROOT
+
+pytestmark = pytest.mark.integration
+
+TEARDOWN = ROOT / "playbooks" / "teardown.yml"
+NAMESPACE = "osc-peerpods"
+
+# What comes and goes by itself: the control plane tells of itself, and of what happens.
+FLEETING = ("componentstatuses", "events", "events.events.k8s.io", "leases.coordination.k8s.io")
+# Who wrote when is not what is there.
+BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
+
+Key = tuple[str, str | None, str]
+
+
+def dump(cluster: Cluster) -> dict[Key, dict]:
+    """Every object of every kind that the API server lists."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    found = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
+    return {
+        (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): _lasting(item)
+        for item in found
+    }
+
+
+def _lasting(item: dict) -> dict:
+    for field in BOOKKEEPING:
+        item["metadata"].pop(field, None)
+    for condition in item.get("status", {}).get("conditions", ()):
+        condition.pop("lastHeartbeatTime", None)
+        condition.pop("lastTransitionTime", None)
+    return item
+
+
+def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
+    """Of each object that is not as it was: whether it came or is gone, or else its fields that differ."""
+
+    def how(key: Key) -> str | set[str]:
+        one, other = before.get(key), after.get(key)
+        if one is None or other is None:
+            return "gone" if one else "came"
+        return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+    return {key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+
+
+@pytest.fixture(scope="module")
+def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
+    ec2 = moto.client("ec2")
+    with Cluster() as cluster:
+        openshift.fill(cluster, cloud_side.workers, aws.REGION)
+        openshift.start_stand_ins(cluster, "process")
+
+        def groups() -> list[dict]:
+            """The security groups, their rules and the tags of both."""
+            return [
+                *ec2.describe_security_groups()["SecurityGroups"],
+                *ec2.describe_security_group_rules()["SecurityGroupRules"],
+                *ec2.describe_tags()["Tags"],
+            ]
+
+        yield Site(cluster, cloud_side, moto.environment, groups, site_variables("process"))
+
+
+@pytest.fixture(scope="module")
+def teardown(site: Site) -> RoleAlone:
+    return RoleAlone(**vars(site), playbook=TEARDOWN)
+
+
+def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
+    ran = run(*arguments)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def bare(site: Site) -> tuple[dict[Key, dict], list[dict]]:
+    """The cluster and the cloud before site.yml, which has been run since."""
+    before = dump(site.cluster), site.rules()
+    succeed(site.run, "-e", "node_capacity_console_dashboard=true")
+    return before
+
+
+class TestABareCluster:
+    def test_it_refuses_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
+        site.cluster.apply({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "app", "namespace": "default"},
+            "spec": {"runtimeClassName": "kata-remote",
+                     "containers": [{"name": "app", "image": "app"}]},
+        })  # fmt: skip
+        try:
+            with site.unchanged():
+                said = sentence(teardown.run())
+                forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
+        finally:
+            site.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
+        assert "(default/app). Nothing was changed. Delete them, or what makes them" in said
+        assert "changed=0 " not in forced
+
+    def test_all_is_as_it_was(self, bare, site: Site, teardown: RoleAlone):
+        succeed(teardown.run)
+        cluster, cloud = bare
+        assert differing(cluster, dump(site.cluster)) == {}
+        assert site.rules() == cloud
+
+    def test_a_second_run_changes_nothing(self, site: Site, teardown: RoleAlone):
+        with site.unchanged():
+            assert NOTHING_CHANGED.search(succeed(teardown.run))
+
+
+# What is not as it was where somebody else's KataConfig is in use.
+STAYS = {
+    ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): "the KataConfig needs it",
+    ("Secret", OPERATOR_NAMESPACE, "peer-pods-secret"): "the KataConfig needs it",
+}
+
+
+@pytest.fixture(scope="module")
+def by_hand(site: Site, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
+    """The cluster and the cloud where somebody has begun without us; site.yml has been run since."""
+    site.cluster.apply(
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+          for name in (OPERATOR_NAMESPACE, NAMESPACE)),
+        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
+         "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
+         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
+        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
+         "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
+         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
+                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
+                  "installPlanApproval": "Automatic"}},
+        {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
+         "metadata": {"name": "mine"}, "spec": {"enablePeerPods": True, "logLevel": "info"}},
+        {"apiVersion": "v1", "kind": "ConfigMap",
+         "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
+         "data": {"budget": "12"}},
+    )  # fmt: skip
+    group, ec2 = site.cloud.worker_group_id, moto.client("ec2")
+    rule = {"GroupId": group, "IpPermissions": [
+        {"IpProtocol": "tcp", "FromPort": 9000, "ToPort": 9000,
+         "UserIdGroupPairs": [{"GroupId": group}]}]}  # fmt: skip
+    ec2.authorize_security_group_ingress(**rule)
+    config = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
+    wait_for("the operator", lambda: site.cluster.get("peerpodconfigs", "-A")["items"], seconds=60)
+    site.cluster.kubectl("patch", *config, "--type=merge", "-p", '{"spec": {"limit": "7"}}')
+    before = dump(site.cluster), site.rules()
+    succeed(site.run)
+    yield before
+    ec2.revoke_security_group_ingress(**rule)
+
+
+class TestWhereMuchWasThere:
+    def test_it_is_left_as_it_was(self, by_hand, site: Site, teardown: RoleAlone):
+        said = succeed(teardown.run)
+        cluster, cloud = by_hand
+        nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
+        assert differing(cluster, dump(site.cluster)) == {
+            **dict.fromkeys(STAYS, "came"),
+            # They advertise peer pods: the PeerPodConfig selects them.
+            **{key: {"status"} for key in nodes},
+        }
+        assert site.rules() == cloud
+        assert f"The namespace {NAMESPACE} stays: it was there before, without the label" in said
+        assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in said
+        assert "Go on advertising kata.peerpods.io/vm, until somebody else changes it: " in said
+        assert "The KataConfig mine was there before this collection" in said
+
+
+def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
+    """The rules alone: the rest is the same on every cloud."""
+    status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
+    openshift.set_status(site.cluster, "infrastructure/cluster", status)
+    with AzureArm(tmp_path / "arm") as arm:
+        side = azure.create_cloud_side(arm, workers=1)
+        # Of the same name as one of ours.
+        by_hand = {"priority": 300, "direction": "Inbound", "access": "Allow", "protocol": "Tcp",
+                   "sourceAddressPrefix": "10.0.128.0/17", "sourcePortRange": "*",
+                   "destinationAddressPrefix": "10.0.128.0/17", "destinationPortRange": "9000"}  # fmt: skip
+        arm.put(f"{side.nsg_id}/securityRules/Allow-VXLAN-Internal", {"properties": by_hand})
+
+        def resources() -> dict[str, dict]:
+            return json.loads(re.sub(r'"etag": "[^"]*"', '"etag": ""', json.dumps(arm.resources)))
+
+        before = resources()
+        tags = ("--tags", "cloud_networking", "-e",
+                json.dumps({"cloud_networking_subnet_ids": [side.worker_subnet_id]}))  # fmt: skip
+        on_azure = replace(teardown, cloud_environment=arm.environment, rules=resources)
+        succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
+        assert resources() != before
+        with on_azure.unchanged():
+            succeed(on_azure.run, "--check", *tags)
+        said = succeed(on_azure.run, *tags)
+        assert resources() == before
+        assert "removed Allow-Kata-Agent-Internal." in said
+        assert "Allow-VXLAN-Internal stays: a description of ours begins with" in said
+        assert NOTHING_CHANGED.search(succeed(on_azure.run, *tags))
+
+
+def cloud_networking(directory: Path) -> Path:
+    """The role alone, with what it needs to know."""
+    path = play_of("cloud_networking", directory)
+    (play,) = json.loads(path.read_text())
+    play["pre_tasks"] = [
+        {"osc.peerpods.cluster_info": None, "register": "cluster_prerequisites_cluster",
+         "tags": "always"}
+    ]  # fmt: skip
+    play["roles"] = [{"role": play["roles"][0], "tags": "cloud_networking"}]
+    path.write_text(json.dumps([play]))
+    return path
