@@ -1,7 +1,7 @@
 """How Sphinx makes the docs site of what antsibull-docs wrote; `make docs` runs both."""
 
 project = "osc.peerpods"
-copyright = "The osc.peerpods authors"  # noqa: A001
+copyright = "The osc.peerpods authors"
 extensions = ["sphinx_antsibull_ext"]
 html_theme = "furo"
 html_title = "osc.peerpods"

@@ -171,7 +171,9 @@ def waves(*limits: int) -> list[dict]:
 class TestWaves:
     def test_one_after_another(self, rollout: Rollout):
         with rollout.unchanged():
-            planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
+            planned = rollout.succeed(
+                "--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6)
+            )
         assert "changed=3" in planned
         before = len(rollout.limits_written())
         said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
@@ -225,13 +227,17 @@ class TestCanary:
             one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
             assert "A peer pod came back without" in rollout.fail(**one)
             assert rollout.limits()["memory"] == "8"
-            assert NOTHING_CHANGED.search(rollout.succeed(**one, peerpodconfig_rollout_canary=False))
+            assert NOTHING_CHANGED.search(
+                rollout.succeed(**one, peerpodconfig_rollout_canary=False)
+            )
 
     @pytest.mark.usefixtures("counted")
     def test_where_no_peer_pod_may_be(self, rollout: Rollout):
         said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
         assert "No peer pod can be created in nowhere (a dry run): " in said
-        assert "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
+        assert (
+            "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
+        )
 
 
 class TestPlaybook:
@@ -245,8 +251,6 @@ class TestPlaybook:
             assert "No limit is given: set peerpodconfig_rollout_limit" in limit.fail()
 
     def test_it_says_where_and_sets_it(self, limit: Rollout):
-        said = limit.succeed(
-            peerpodconfig_rollout_name="canary", peerpodconfig_rollout_limit=2
-        )
+        said = limit.succeed(peerpodconfig_rollout_name="canary", peerpodconfig_rollout_limit=2)
         assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in said
         assert limit.advertised() == {**same("10"), "canary": "2"}

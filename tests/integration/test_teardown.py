@@ -64,7 +64,9 @@ def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str 
             return "gone" if one else "came"
         return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
-    return {key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    return {
+        key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,9 @@ class TestWhereMuchWasThere:
     def test_it_is_left_as_it_was(self, by_hand, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = by_hand
-        nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
+        nodes = {
+            key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE
+        }
         assert differing(cluster, dump(site.cluster)) == {
             **dict.fromkeys(STAYS, "came"),
             # They advertise peer pods: the PeerPodConfig selects them.
