@@ -260,8 +260,8 @@ class TestTeardown:
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
     def test_it_goes_on_and_nothing_is_left(self, teardown: Role):
-        ran = teardown.succeeds()
-        assert "the KataConfig is gone" in ran.stderr
+        # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
+        teardown.succeeds()
         assert marked(teardown.cluster) == set()
         assert OPERATOR_NAMESPACE not in names(teardown.cluster, "namespaces")
         assert names(teardown.cluster, "machineconfigpools") == ["master", "worker"]
