@@ -247,17 +247,21 @@ def controller() -> Iterator[tuple[Controller, str]]:
 
 
 @pytest.fixture(scope="module")
-def play(controller: tuple[Controller, str], cluster: Cluster):
+def play(
+    controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+):
     """Run playbooks/awx.yml; returns what it printed."""
+    variables = {
+        "awx_kubeconfig": in_one_file(cluster),
+        "awx_cloud_inputs": {"username": "AKIA", "password": SECRET},
+        "awx_execution_environment_image": "registry.example.com/peerpods/ee:0.1.0",
+    }
+    file = tmp_path_factory.mktemp("awx") / "variables.json"
+    write(file, json.dumps(variables))
 
     def run(*arguments: str) -> str:
-        variables = {
-            "awx_kubeconfig": in_one_file(cluster),
-            "awx_cloud_inputs": {"username": "AKIA", "password": SECRET},
-            "awx_execution_environment_image": "registry.example.com/peerpods/ee:0.1.0",
-        }
         ran = subprocess.run(
-            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", json.dumps(variables),
+            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", f"@{file}",
              "-vvv", *arguments],
             env=ansible_environment({"CONTROLLER_HOST": controller[1],
                                      "CONTROLLER_OAUTH_TOKEN": TOKEN}),

@@ -609,6 +609,9 @@ class TestOnAws:
         assert "subnet-addresses: not known. EC2 knows no subnet subnet-0123456789abcdef0" in said
         assert "budget: 7 peer pods; the limits of 3 nodes add up to 30" in said
         assert on_aws.told == {"budget": "7", "instance-quota": "8"}
+        # It does not become ours.
+        theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
+        assert theirs["labels"] == {"app.kubernetes.io/part-of": "somebody"}
         assert on_aws.slots == ["2", "2", "2"]
 
 
@@ -659,7 +662,8 @@ class TestSwitchedOff:
         assert azure.arm.take_requests() == []
 
     def test_what_somebody_else_said_stays_and_counts(self, on_azure: World):
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"budget": "7"}))
+        said = {"budget": "7", "instance-quota": "3"}
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, said))
         off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
         assert "budget: 7 peer pods" in on_azure.rolled_out(**off)
         assert on_azure.told == {"budget": "7"}

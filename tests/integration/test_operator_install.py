@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -155,10 +154,10 @@ class TestManualApproval:
         """And a node that cannot be rolled ends the wait at once, with its reason."""
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
-        began = time.monotonic()
         said = sentence(role.with_(manual("1.7.0")))
-        assert time.monotonic() - began < 60
-        assert f"Node {last} Degraded: disk full" in said or "disk full" in said
+        # The KataConfig's words or the pool's, whoever comes first; and not those of a time that is over.
+        assert "disk full" in said
+        assert "After " not in said
         assert "oc describe machineconfigpool kata-oc" in said
         assert (csv("1.7.0"), True) in plans(role.cluster)
         assert (LATEST_CSV, False) in plans(role.cluster)
