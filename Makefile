@@ -12,7 +12,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint docs unit integration fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
+.PHONY: help demo test lint docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
@@ -67,6 +67,9 @@ unit: .venv/installed
 
 integration: .venv/installed packages
 	$(PYTEST) -m integration
+
+molecule: .venv/installed
+	PATH=$(CURDIR)/.venv/bin:$$PATH molecule test --all
 
 fuzz: .venv/installed
 	PYTHONPATH=containers/webhook:containers/webhook/tests .venv/bin/python -m fuzz.run \
