@@ -55,7 +55,7 @@ NEEDED = {
     ("node.k8s.io", "runtimeclasses"): ("get",),
     ("operators.coreos.com", "catalogsources"): ("get",),
     ("operators.coreos.com", "clusterserviceversions"): _READ,
-    ("operators.coreos.com", "installplans"): ("get",),
+    ("operators.coreos.com", "installplans"): ("get", "patch"),
     ("operators.coreos.com", "operatorgroups"): ("list", *_WRITE),
     ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
     ("packages.operators.coreos.com", "packagemanifests"): ("list",),

@@ -287,7 +287,8 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
         f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs
     ]
     # What is installed already needs no catalog, until it is to be upgraded.
-    status = "warning" if cluster["details"]["runtime_class"] else "error"
+    needed = settings["installs"] and not cluster["details"]["runtime_class"]
+    status = "error" if needed else "warning"
     has = f"has the operator, but not in {channel}" if channels else "has no such operator"
     return finding(
         "operator-channel",

@@ -198,8 +198,7 @@ class TestCredentialsOfVariables:
     def test_they_replace_the_clusters(self, site: Site):
         """Once those are gone. What the operator wrote into peer-pods-cm meanwhile stays."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
-        # The operator's one goes with it, whose owner it is.
-        site.cluster.kubectl("delete", "secret", "cco-secret", "-n", OPERATOR_NAMESPACE)
+        # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
         site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s",
                              "-n", OPERATOR_NAMESPACE)  # fmt: skip
         by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}

@@ -17,6 +17,7 @@ SETTINGS = {
     "worker_selector": "node-role.kubernetes.io/worker",
     "quota": "warn",
     "limit": 10,
+    "installs": True,
     "channel": "stable",
     "source": "redhat-operators",
     "source_namespace": "openshift-marketplace",
