@@ -124,7 +124,8 @@ endef
 	  || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip install --quiet --python .venv -r tests/requirements.txt
+	@# Compiled now: where Python may write no bytecode, each of the many modules of a run would compile anew.
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv -r tests/requirements.txt
 	touch $@
 
 requirements:

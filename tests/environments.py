@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,19 @@ from pathlib import Path
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
 
 
-def own_environment(name: str, *requirements: str) -> Path:
+def newer_python() -> str | None:
+    """A Python newer than the oldest that we support (3.11): on the PATH, or beside the one we run."""
+    beside = Path(sys.base_prefix).parent
+    for minor in range(12, 15):
+        found = (shutil.which(f"python3.{minor}"), *beside.glob(f"*3.{minor}.*/bin/python3"))
+        for program in filter(None, found):
+            # One that stands there may be another program's placeholder.
+            if not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+                return str(program)
+    return None
+
+
+def own_environment(name: str, *requirements: str, python: str = sys.executable) -> Path:
     """The bin directory of a virtual environment in the cache, installed where it is missing.
 
     `requirements` are as `uv pip install` takes them; one that pins a version names itself.
@@ -25,7 +38,7 @@ def own_environment(name: str, *requirements: str) -> Path:
             print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
             uv = [sys.executable, "-m", "uv"]
             subprocess.run(
-                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory],
+                [*uv, "venv", "--quiet", "--clear", "--python", python, directory],
                 check=True,
             )
             # Compiled now, as pip does it: where nothing may be written later, each run would.

@@ -67,10 +67,7 @@ NEEDED = {
     ("rbac.authorization.k8s.io", "rolebindings"): _WRITE,
 }
 
-# The RuntimeClass of peer pods, and the operator's package in a catalog.
 RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
-PACKAGE = "sandboxed-containers-operator"
-PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
 
 VALIDATING_POLICIES = "validatingadmissionpolicies"
 

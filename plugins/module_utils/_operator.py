@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import PACKAGE
+# The operator's name in a catalog.
+PACKAGE = "sandboxed-containers-operator"
 
 OLM = "/apis/operators.coreos.com/v1alpha1"
 OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"

@@ -6,16 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
-    PACKAGE,
-    PACKAGES_PATH,
-)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cluster, ClusterError
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     CREDENTIALS_REQUESTS,
     KATA_CONFIGS,
     OLM,
     OPERATOR_GROUPS,
+    PACKAGE,
     POOLS,
     csv_names,
     plan_name,
@@ -25,6 +22,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
 CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm")
 SECRETS = ("peer-pods-secret", "ssh-key-secret")
 CLOUDS = ("aws", "azure")
+
+PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
 
 
 def read_subscription(cluster: Cluster, namespace: str) -> dict | None:
@@ -60,6 +59,7 @@ def read_source(cluster: Cluster, namespace: str, name: str) -> dict | None:
 
 def read_package_manifests(cluster: Cluster) -> list[dict] | None:
     """Of each catalog that has the package; None where nobody serves them."""
+    # Those of hundreds of operators are megabytes.
     query = {"fieldSelector": f"metadata.name={PACKAGE}"}
     try:
         # They have no uid, by which a list that was begun again is told.

@@ -291,19 +291,6 @@ def as_planned(config: dict | None, plan: Plan) -> dict:
     return {"metadata": {"namespace": plan.namespace, "name": plan.name}, "spec": spec}
 
 
-def configmap_path(namespace: str, name: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/configmaps/{name}"
-
-
-def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
-    """How many peer pods the cloud can hold in all, by each bound that the ConfigMap's data names.
-
-    What is no number there is left out, as by the agent that has never seen a good one.
-    """
-    numbers = {name: whole_number(str(text)) for name, text in data.items()}
-    return {name: number for name, number in numbers.items() if number is not None}
-
-
 @dataclass(frozen=True)
 class CloudShare:
     """What the cloud's smallest bound leaves the nodes.

@@ -251,8 +251,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
     INFRASTRUCTURE_PATH,
     NEEDED,
     NODES_PATH,
-    PACKAGE,
-    PACKAGES_PATH,
     RUNTIME_CLASS_PATH,
     access_review,
     describe,
@@ -271,6 +269,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy impo
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     CONFIGURATIONS_PATH,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+    read_package_manifests,
+)
 
 
 def admission_apis(cluster):
@@ -281,18 +282,6 @@ def admission_apis(cluster):
         if serves_policies(found[version]):
             break
     return found
-
-
-def packages(cluster):
-    """The PackageManifests of the operator, or None where the cluster has no such API."""
-    # Those of hundreds of operators are megabytes. They have no uid, so that Cluster.list is not for them.
-    query = {"fieldSelector": f"metadata.name={PACKAGE}"}
-    try:
-        return [item for page in cluster.pages(PACKAGES_PATH, query) for item in page["items"]]
-    except ClusterError as error:
-        if error.status == 404:
-            return None
-        raise
 
 
 def missing_permissions(cluster, is_cluster_admin):
@@ -315,7 +304,7 @@ def read_details(cluster, nodes, is_cluster_admin):
         "admission_apis": lambda: admission_apis(cluster),
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
         "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
-        "packages": lambda: packages(cluster),
+        "packages": lambda: read_package_manifests(cluster),
         "missing_permissions": lambda: missing_permissions(cluster, is_cluster_admin),
     }.items():
         try:

@@ -273,6 +273,7 @@ totals:
     unscheduled: 1
 """
 
+from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import read_cloud_bounds
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -284,21 +285,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     NODES_PATH,
     NOT_SERVED,
     PODS_PATH,
-    cloud_bounds,
     collection_path,
-    configmap_path,
 )
-
-
-def read_bounds(module, cluster):
-    try:
-        found = cluster.get(configmap_path(**module.params["cloud_capacity"]))
-    except ClusterError as error:
-        if error.status != 403:
-            raise
-        module.warn(f"The cloud's bounds are not known, the limits alone count: {error}")
-        found = None
-    return cloud_bounds((found or {}).get("data") or {})
 
 
 def main():
@@ -327,7 +315,7 @@ def main():
             if error.status != 404:
                 raise
             configs, result = [], {"api_found": False, "msg": NOT_SERVED}
-        bounds = read_bounds(module, cluster)
+        bounds = read_cloud_bounds(module, cluster, **params["cloud_capacity"])
         facts = describe(
             configs,
             cluster.list(NODES_PATH),

@@ -264,6 +264,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import (
+    cloud_bounds,
+    read_cloud_bounds,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -280,10 +284,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     LimitError,
     Plan,
     as_planned,
-    cloud_bounds,
     cloud_share,
     collection_path,
-    configmap_path,
     current_limit,
     explain_lagging,
     explain_left_over,
@@ -359,17 +361,11 @@ def nodes_of(cluster, config):
 def read_bounds(module, cluster):
     """What the cloud can hold, as far as it matters for this run."""
     given = module.params["cloud_capacity"]
-    data = given["data"]
-    if data is None and module.params["wait"]:
-        try:
-            found = cluster.get(configmap_path(given["namespace"], given["name"]))
-        except ClusterError as error:
-            if error.status != 403:
-                raise
-            module.warn(f"The cloud's bounds are not known, the limits alone count: {error}")
-            found = None
-        data = (found or {}).get("data")
-    return cloud_bounds(data or {})
+    if given["data"] is not None:
+        return cloud_bounds(given["data"])
+    if not module.params["wait"]:
+        return {}
+    return read_cloud_bounds(module, cluster, given["namespace"], given["name"])
 
 
 def limits_of(cluster, configs):

@@ -37,13 +37,15 @@ class Site:
     variables: dict
     # Where the user stands.
     directory: Path = field(default=ROOT, kw_only=True)
+    # Who we are to the cluster; None: its administrator.
+    kubeconfig: Path | None = field(default=None, kw_only=True)
 
     @property
     def environment(self) -> dict[str, str]:
         return ansible_environment(
             {
                 **self.cloud_environment,
-                "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig),
+                "K8S_AUTH_KUBECONFIG": str(self.kubeconfig or self.cluster.kubeconfig),
             }
         )
 

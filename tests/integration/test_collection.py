@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 import tarfile
 import threading
@@ -22,9 +23,9 @@ import pytest
 import yaml
 
 from tests.cluster import aws, openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.demo.__main__ import site_variables
-from tests.environments import own_environment
+from tests.environments import newer_python, own_environment
 from tests.integration.site import NOTHING_CHANGED, Site
 from tests.support import ROOT, ansible_environment
 
@@ -35,12 +36,19 @@ OLDEST = "2.17"
 # Those between it and the one that all other tests run on.
 BETWEEN = ["2.18"]
 
+# Those that take a newer Python than the oldest that we support.
+NEWER = ["2.20", "2.21"]
+
 
 def programs(core: str) -> Path:
     """Where ansible-core `core` is, with what the collection needs and nothing else."""
+    python = newer_python() if core in NEWER else sys.executable
+    if python is None:
+        pytest.skip(f"ansible-core {core} takes Python 3.12 or newer, which this machine has not")
     return own_environment(
-        f"ansible-core-{core}", f"ansible-core=={core}.*", "-r", str(ROOT / "requirements.txt")
-    )
+        f"ansible-core-{core}", f"ansible-core=={core}.*", "-r", str(ROOT / "requirements.txt"),
+        python=python,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +195,7 @@ class TestSecrets:
 
 
 @pytest.mark.usefixtures("left_behind")
-@pytest.mark.parametrize("core", [*BETWEEN, None])
+@pytest.mark.parametrize("core", [*BETWEEN, None, *NEWER])
 def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: str | None):
     installed.core = core
     ran = installed.run()

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from tests.cluster import aws, openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.pki import CertificateAuthority
-from tests.demo.__main__ import site_variables
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment
 
 RESOURCE = "kata.peerpods.io/vm"

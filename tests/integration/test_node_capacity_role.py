@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from tests.cluster import openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
 from tests.cluster.processes import free_ports, wait_for
-from tests.demo.__main__ import site_variables
 from tests.integration.containers import listed_and_pinned, openshift_builds, readme_settings
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT

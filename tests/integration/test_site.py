@@ -1,4 +1,5 @@
-"""site.yml on a bare cluster in AWS: what it refuses, that it resumes, that it doubles nothing."""
+"""site.yml on a bare cluster in AWS: what it refuses, that it resumes, that it doubles nothing, and
+that it needs no more rights than preflight asks for."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NEEDED
 
 from tests.cluster import aws, openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
-from tests.demo.__main__ import site_variables
 from tests.integration.site import NOTHING_CHANGED, Site, sentence
 from tests.support import OPERATOR_NAMESPACE
 
@@ -28,9 +30,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             def ingress() -> list[dict]:
                 return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
-            yield Site(cluster, cloud, moto.environment, ingress, site_variables("process"))
+            yield Site(
+                cluster, cloud, moto.environment, ingress, site_variables("process"),
+                kubeconfig=installer(cluster),
+            )  # fmt: skip
     finally:
         moto.processes.stop()
+
+
+def installer(cluster: Cluster) -> Path:
+    """The kubeconfig of one who may do what preflight asks for, and nothing else.
+
+    All that is installed here is installed by that user.
+    """
+    cluster.apply({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "installer"},
+        "rules": [
+            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+            for (group, resource), verbs in NEEDED.items()
+        ],
+    })  # fmt: skip
+    cluster.kubectl(
+        "create", "clusterrolebinding", "installer", "--clusterrole=installer", "--user=installer"
+    )
+    return cluster.user_kubeconfig("installer")
 
 
 @pytest.fixture
@@ -219,8 +244,9 @@ def test_credentials_of_the_clusters_own(site: Site):
     })  # fmt: skip
     site.cluster.kubectl("delete", "secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
     ran = site.run(
-        "--tags", "operator_install", "-e", "operator_install_credentials=credentials_request"
-    )
+        "--tags", "operator_install", "-e", "operator_install_credentials=credentials_request",
+        K8S_AUTH_KUBECONFIG=str(site.cluster.kubeconfig),
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
     found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}

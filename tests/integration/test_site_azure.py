@@ -14,8 +14,8 @@ import pytest
 
 from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.demo.__main__ import site_variables
 from tests.integration.site import NOTHING_CHANGED, Site, sentence
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 

@@ -17,9 +17,9 @@ import pytest
 
 from tests.azure_arm import AzureArm
 from tests.cluster import aws, azure, openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
-from tests.demo.__main__ import site_variables
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, Site, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 

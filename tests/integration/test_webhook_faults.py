@@ -33,11 +33,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.cluster import openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.images import why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.pki import builder, pem
 from tests.cluster.processes import wait_for
-from tests.demo.__main__ import site_variables
 from tests.integration.webhook import NAME, PEER_POD, RESOURCE, presented, tls_secret, trusted
 from tests.support import ansible_environment
 

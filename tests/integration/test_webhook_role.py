@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes.client.exceptions import ApiException
 
 from tests.cluster import openshift
+from tests.cluster.clouds import site_variables
 from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
 from tests.cluster.pki import CertificateAuthority, builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
-from tests.demo.__main__ import site_variables
 from tests.integration.containers import (
     actor,
     listed_and_pinned,

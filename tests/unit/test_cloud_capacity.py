@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure_quota import subnet_usage
+from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import cloud_bounds
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     EXTENDED_RESOURCE,
     CloudShare,
-    cloud_bounds,
     cloud_share,
     explain_lagging,
     limit_at,

@@ -38,6 +38,26 @@ def test_an_api_server_that_is_down_for_a_minute(place: Place, cluster: Cluster)
         assert 0 < len(refused) < 100
 
 
+def test_an_api_server_that_no_longer_knows_where_we_stood(place: Place, cluster: Cluster):
+    """A new one has only what is now: it answers our watches with 410 Gone."""
+    node, gone = place.node("a"), place.node("gone")
+    place.config("c", "3")
+    link = place.link()
+    agent = place.start(link.server)
+    until(lambda: (place.slots(node), place.slots(gone)), (("3", "3"), ("3", "3")))
+    link.cut()
+    place.config("c", "4")
+    place.set_status(node, "0")
+    place.relabel(gone, f"{place.label}-")
+    cluster.restart_api_server()
+    link.mend()
+    until(lambda: (place.slots(node), place.slots(gone)), (("4", "4"), (None, None)), seconds=60)
+    again = [record["message"] for record in agent.log("info")]
+    again = [message for message in again if message.startswith("Listing /api/v1/nodes again")]
+    assert len(again) == 1
+    assert "410" in again[0]
+
+
 def test_a_watch_that_is_slow_is_caught_up_with(place: Place):
     """The Lease is lost meanwhile and taken again."""
     node, gone = place.node("a"), place.node("gone")
