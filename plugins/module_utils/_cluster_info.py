@@ -48,6 +48,8 @@ NEEDED = {
     ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
     ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
     ("config.openshift.io", "apiservers"): ("get",),
+    ("config.openshift.io", "clusterversions"): ("get",),
+    ("config.openshift.io", "infrastructures"): ("get",),
     ("discovery.k8s.io", "endpointslices"): ("list", "watch"),
     ("kataconfiguration.openshift.io", "kataconfigs"): ("list", *_WRITE),
     ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),
