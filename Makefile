@@ -12,13 +12,14 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
+.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, docs, unit, integration, the demo on both clouds"
-	@echo "make lint docs unit integration    its parts; the docs site is build/docs/html/index.html"
+	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds"
+	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
+	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
 	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
@@ -36,7 +37,7 @@ help:
 demo: .venv/installed packages
 	CLOUD=$(CLOUD) .venv/bin/python -m tests.demo
 
-test: lint docs unit integration
+test: lint sanity docs unit integration
 	$(MAKE) --no-print-directory demo CLOUD=aws
 	$(MAKE) --no-print-directory demo CLOUD=azure
 
@@ -46,6 +47,9 @@ lint: .venv/installed
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 	.venv/bin/antsibull-changelog lint
 	.venv/bin/reuse lint --quiet || .venv/bin/reuse lint
+
+sanity: .venv/installed
+	.venv/bin/python -m tests.sanity $(CORES)
 
 # The documentation is checked against that of the collections it refers to; of the many more that PyPI's
 # `ansible` has, each would take its time.

@@ -9,19 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import ROOT
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
 
-
-def newer_python() -> str | None:
-    """A Python newer than the oldest that we support (3.11): on the PATH, or beside the one we run."""
-    beside = Path(sys.base_prefix).parent
-    for minor in range(12, 15):
-        found = (shutil.which(f"python3.{minor}"), *beside.glob(f"*3.{minor}.*/bin/python3"))
-        for program in filter(None, found):
-            # One that stands there may be another program's placeholder.
-            if not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
-                return str(program)
-    return None
+# The first ansible-core that the oldest Python that we support is too old for.
+NEEDS_NEWER_PYTHON = "2.20"
 
 
 def own_environment(name: str, *requirements: str, python: str = sys.executable) -> Path:
@@ -49,3 +42,25 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
             )  # fmt: skip
             (directory / "installed").touch()
     return directory / "bin"
+
+
+def ansible_core(version: str) -> Path | None:
+    """The bin directory of ansible-core `version`, such as 2.17, with what the collection needs and
+    nothing else; None where this machine's Pythons are too old for it."""
+    python = sys.executable if version < NEEDS_NEWER_PYTHON else newer_python()
+    return python and own_environment(
+        f"ansible-core-{version}", f"ansible-core=={version}.*", "-r", str(ROOT / "requirements.txt"),
+        python=python,
+    )  # fmt: skip
+
+
+def newer_python() -> str | None:
+    """A Python newer than the oldest that we support (3.11): on the PATH, or beside the one we run."""
+    beside = Path(sys.base_prefix).parent
+    for minor in range(12, 15):
+        found = (shutil.which(f"python3.{minor}"), *beside.glob(f"*3.{minor}.*/bin/python3"))
+        for program in filter(None, found):
+            # One that stands there may be another program's placeholder.
+            if not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+                return str(program)
+    return None

@@ -179,8 +179,8 @@ def same(existing: Mapping, wanted: Mapping) -> bool:
 def decide_parsed(
     flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequence[str]
 ) -> tuple[Verdict, ...]:
-    source, _ = _addresses(flow.source, virtual_network)
-    destination, _ = _addresses(flow.destination, virtual_network)
+    source, dummy = _addresses(flow.source, virtual_network)
+    destination, dummy = _addresses(flow.destination, virtual_network)
     undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
     verdicts = []
     meeting = (rule for rule in rules if rule.meets(flow))
@@ -323,7 +323,7 @@ def is_port_range(text: str) -> bool:
 def port_range(text: str) -> tuple[int, int]:
     if text == "*":
         return _ALL_PORTS
-    low, _, high = text.partition("-")
+    low, dummy, high = text.partition("-")
     return int(low), int(high or low)
 
 

@@ -124,7 +124,7 @@ class Plan:
 
 
 def collection_path(namespace: str) -> str:
-    group_version, _, plural = CONFIGS_PATH.rpartition("/")
+    group_version, dummy, plural = CONFIGS_PATH.rpartition("/")
     return f"{group_version}/namespaces/{namespace}/{plural}"
 
 

@@ -112,7 +112,8 @@ def wanted_rules(
                 f"Two rules are called {other.name}. Names are unique within a network security "
                 "group, whatever their case: rename one of them."
             )
-        if one.priority == other.priority is not None and one.direction == other.direction:
+        same_place = (one.priority, one.direction) == (other.priority, other.direction)
+        if same_place and one.priority is not None:
             raise SecurityRuleError(
                 f"The rules {one.name} and {other.name} both have the priority {one.priority} "
                 f"and the direction {one.direction}. Give one of them another priority."
@@ -419,11 +420,11 @@ def _covered_by(
     # Those that decide the other way count as if they came first: where they go may yet change.
     against = [security_rule(other, 0) for other in wanted if other.access != rule.access]
     rules = [*theirs, *parsed_rules(against, virtual_network)]
-    verdicts = [verdict for _, verdict in _decided(rule, rules, virtual_network)]
+    verdicts = [verdict for dummy, verdict in _decided(rule, rules, virtual_network)]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
         return None
     deciding = sorted({(verdict.priority, verdict.by) for verdict in verdicts})
-    return " and ".join(by for _, by in deciding)
+    return " and ".join(by for dummy, by in deciding)
 
 
 def _decided(
@@ -550,7 +551,7 @@ def _what_to_do(
         halves = [rule for rule in needed if name in (rule.name, rule.twin_of)]
         late = [half.name for half in halves if half.name in shadowed]
         by = [pair for half in late for pair in shadowed[half]]
-        first = min(verdict.priority for _, verdict in by)
+        first = min(verdict.priority for dummy, verdict in by)
         # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
         room = 2 if any(half.twin_of for half in halves) else 1
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
@@ -565,7 +566,7 @@ def _what_to_do(
             f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would come too late "
             f"in {nsg['id']}: "
             f"{'; '.join(_decision_in_words(verdict, flow) for flow, verdict in by)}. Move "
-            f"{' and '.join(dict.fromkeys(verdict.rule for _, verdict in by))} to a larger "
+            f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in by))} to a larger "
             f"priority number, or {advice}."
         )
     return " ".join([*sentences, "With when_shadowed: warn the rules are written all the same."])

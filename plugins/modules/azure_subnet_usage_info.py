@@ -56,7 +56,8 @@ subnet:
     id:
       description: The subnet, as Azure spells it.
       type: str
-      sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/virtualNetworks/demo-vnet/subnets/demo-worker-subnet
+      sample: "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network\
+        /virtualNetworks/demo-vnet/subnets/demo-worker-subnet"
     limit:
       description: How many addresses it has, without the five that Azure keeps of each subnet.
       type: int

@@ -449,7 +449,7 @@ def run(module: AnsibleModule) -> dict:
             try:
                 plan = carry_out(module, arm, nsg, plan, target)
             except (ArmError, SecurityRuleError) as error:
-                finished = [nsg["name"] for _, nsg, plan in done if plan.changes]
+                finished = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
                 if finished:
                     module.fail_json(
                         msg=f"{error} Before that, {', '.join(finished)} was changed as asked; "
@@ -466,14 +466,14 @@ def run(module: AnsibleModule) -> dict:
             )
         for name, by in plan.shadowed:
             module.warn(f"{name} of {nsg['name']} comes too late for some of its traffic: {by}.")
-    names = ", ".join(nsg["name"] for _, nsg in found) or "No network security group"
+    names = ", ".join(nsg["name"] for dummy, nsg in found) or "No network security group"
     return {
-        "changed": any(plan.changes for _, _, plan in done),
+        "changed": any(plan.changes for *dummy, plan in done),
         "network_security_groups": [described(*one) for one in done],
         "chosen_because": f"{names}. {network.chosen_because}",
         "subnets": subnets_in_words(network),
         "unfiltered": list(network.unfiltered),
-        "diff": [diff_of(plan) for _, _, plan in done],
+        "diff": [diff_of(plan) for *dummy, plan in done],
     }
 
 
@@ -484,7 +484,7 @@ def described(target: Target, nsg: dict, plan: Plan) -> dict:
         "subnets": list(target.subnet_ids),
         "network_interfaces": list(target.network_interface_ids),
         "created": list(plan.created),
-        "updated": [after for _, after in plan.updated],
+        "updated": [after for dummy, after in plan.updated],
         "removed": [rule["name"] for rule in plan.removed],
         "unchanged": list(plan.unchanged),
         "covered": [{"name": name, "covered_by": by} for name, by in plan.covered],

@@ -10,7 +10,6 @@ import base64
 import json
 import os
 import subprocess
-import sys
 import sysconfig
 import tarfile
 import threading
@@ -25,7 +24,7 @@ import yaml
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.environments import newer_python, own_environment
+from tests.environments import ansible_core
 from tests.integration.site import NOTHING_CHANGED, Site
 from tests.support import ROOT, ansible_environment
 
@@ -41,14 +40,10 @@ NEWER = ["2.20", "2.21"]
 
 
 def programs(core: str) -> Path:
-    """Where ansible-core `core` is, with what the collection needs and nothing else."""
-    python = newer_python() if core in NEWER else sys.executable
-    if python is None:
-        pytest.skip(f"ansible-core {core} takes Python 3.12 or newer, which this machine has not")
-    return own_environment(
-        f"ansible-core-{core}", f"ansible-core=={core}.*", "-r", str(ROOT / "requirements.txt"),
-        python=python,
-    )  # fmt: skip
+    found = ansible_core(core)
+    if found is None:
+        pytest.skip(f"ansible-core {core} takes a newer Python than this machine has")
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -233,14 +233,14 @@ PREVIEW = {**CATALOG, "channels": ["preview"]}
         ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or have"),
         ("ports", [("ports", SKIPPED)], "unknown", "No worker names an instance"),
         ("ports", [("caller", {"msg": "No."})], "unknown", "for want of credentials"),
-        ("ports", [], "ok", ("Open already: 9000/tcp of sg-1 (by the group itself (tcp 9000)). To be "
-                            "opened: 15150/tcp of sg-1.")),
+        ("ports", [], "ok",
+         "Open already: 9000/tcp of sg-1 (by the group itself (tcp 9000)). To be opened: 15150/tcp of sg-1."),
         ("vm-sizes", [(*TYPE, "vcpus", None), (*TYPE, "reason", "EC2 has no instance type x.")],
          "error", "EC2 has no instance type x. Set operator_install_podvm_instance_type and"),
         ("quota", [("settings", "limit", 11)], "warning",
          ("11 peer pods on each of 2 nodes are 22 VMs, but AWS has room for 20 more VMs of t3.medium "
-         "in eu-central-1, of 2 vCPUs each (24 of 64 vCPUs of the quota L-1216C47A are in use). Set "
-         "peerpodconfig_rollout_limit to 10, or request a higher quota L-1216C47A in eu-central-1.")),
+          "in eu-central-1, of 2 vCPUs each (24 of 64 vCPUs of the quota L-1216C47A are in use). Set "
+          "peerpodconfig_rollout_limit to 10, or request a higher quota L-1216C47A in eu-central-1.")),
         ("quota", [("settings", "limit", "11"), ("settings", "quota", "fail")], "error", "22 VMs"),
         ("quota", [("sizes", {"msg": "Service Quotas refused."})], "unknown", "Service Quotas ref"),
         ("quota", [(*TYPE, "instances", None), (*TYPE, "reason", "No vCPU quota is known.")],
@@ -275,9 +275,9 @@ NSG = ("ports", "network_security_groups", 0)
          "error", "Azure has no VM size x. Set operator_install_azure_instance_size and"),
         ("quota", [("settings", "limit", 20), ("settings", "quota", "fail")], "error",
          ("20 peer pods on each of 2 nodes are 40 VMs, but Azure has room for 38 more VMs of "
-         "Standard_B2als_v2 in westeurope, of 2 vCPUs each (0 of 100 vCPUs of standardBasv2Family "
-         "are in use, and 24 of 100 of all families). Set peerpodconfig_rollout_limit to 19, or "
-         "request a higher quota of standardBasv2Family or of all vCPUs in westeurope.")),
+          "Standard_B2als_v2 in westeurope, of 2 vCPUs each (0 of 100 vCPUs of standardBasv2Family "
+          "are in use, and 24 of 100 of all families). Set peerpodconfig_rollout_limit to 19, or "
+          "request a higher quota of standardBasv2Family or of all vCPUs in westeurope.")),
         ("quota", [(*SIZE, "instances", None)], "unknown", "Azure counts no vCPUs of Standard_B2als_v2"),
         ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
         ("ports", [(*NSG, "shadowed", LATE)], "error",
@@ -285,8 +285,9 @@ NSG = ("ports", "network_security_groups", 0)
         ("ports", [(*NSG, "shadowed", LATE), ("settings", "when_shadowed", "warn")], "warning", "too late"),
         ("ports", [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],
          "ok", "Open already: No NSG on x."),
-        ("ports", [], "ok", ("Open already: Allow-VXLAN-Internal of demo-nsg (by AllowVnetInBound (65000)). "
-                            "To be opened: Allow-Kata-Agent-Internal of demo-nsg")),
+        ("ports", [], "ok",
+         ("Open already: Allow-VXLAN-Internal of demo-nsg (by AllowVnetInBound (65000)). "
+          "To be opened: Allow-Kata-Agent-Internal of demo-nsg")),
     ],
 )  # fmt: skip
 def test_what_each_check_says_on_azure(check, changes, status, said):

@@ -1,0 +1,94 @@
+"""`python -m tests.sanity [VERSION ...]`: ansible-test's sanity tests of what is released.
+
+VERSION is of ansible-core, such as 2.17; without any it is the one of this environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tests.environments import CACHE, ansible_core
+from tests.support import ROOT, ansible_environment
+
+# What the modules are documented with and import.
+OTHERS = ("amazon", "ansible", "azure", "community", "kubernetes")
+
+# pslint and shellcheck are for languages that there is none of.
+SKIPPED = ("pslint", "pylint", "shellcheck")
+
+# ansible-test fetches the installer of pip from a site of Ansible's. Python has one.
+GET_PIP = "import ensurepip\nensurepip.bootstrap()\n"
+
+
+def unpacked(directory: Path) -> Path:
+    """The released collection under `directory`, beside those that it depends on, as ansible-test wants it."""
+    subprocess.run(
+        ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
+        env=ansible_environment(), check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    (tarball,) = directory.glob("*.tar.gz")
+    collections = directory / "ansible_collections"
+    place = collections / "osc" / "peerpods"
+    with tarfile.open(tarball) as archive:
+        archive.extractall(place, filter="data")
+    installed = Path(sysconfig.get_path("purelib")) / "ansible_collections"
+    for other in OTHERS:
+        (collections / other).symlink_to(installed / other)
+    return place
+
+
+def sanity(programs: Path, place: Path, home: Path) -> bool:
+    """Run them all, pylint on what goes to the managed side alone; whether all were content."""
+    python = programs / "python"
+    provide_pip(python, home)
+    version = subprocess.run(
+        [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    environment = ansible_environment({"HOME": str(home)})
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    common = [python, programs / "ansible-test", "sanity", "--python", version, "--requirements"]
+    skipped = [argument for test in SKIPPED for argument in ("--skip-test", test)]
+    ran = [
+        subprocess.run([*common, *arguments], cwd=place, env=environment, check=False).returncode
+        for arguments in (skipped, ["--test", "pylint", "plugins/"])
+    ]
+    return not any(ran)
+
+
+def provide_pip(python: Path, home: Path) -> None:
+    """Where ansible-test looks for the installer of the pip that it wants."""
+    says = "import ansible_test, os; print(os.path.dirname(ansible_test.__file__))"
+    package = subprocess.run([python, "-c", says], capture_output=True, text=True, check=True)
+    text = (Path(package.stdout.strip()) / "_internal" / "python_requirements.py").read_text()
+    cache = home / ".ansible" / "test" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for wanted in re.findall(r"pip='([\d.]+)'", text):
+        (cache / f"get_pip_{wanted.replace('.', '_')}.py").write_text(GET_PIP)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("versions", nargs="*", metavar="VERSION")
+    versions = parser.parse_args().versions or [None]
+    with tempfile.TemporaryDirectory(prefix="osc-peerpods-sanity-") as directory:
+        place = unpacked(Path(directory))
+        content = []
+        for version in versions:
+            programs = ansible_core(version) if version else Path(sys.executable).parent
+            if programs is None:
+                sys.exit(f"ansible-core {version} takes a newer Python than this machine has.")
+            content.append(sanity(programs, place, CACHE / "ansible-test"))
+    sys.exit(not all(content))
+
+
+if __name__ == "__main__":
+    main()
