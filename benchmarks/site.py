@@ -125,12 +125,15 @@ class World:
 
 
 def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float) -> list[Role]:
-    """What each role took: from its first task to the next role's."""
+    """What each role of the site took, with those that it includes: from its first task to the next role's."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
+    roles = [one["role"] for one in play["roles"]]
     starts: dict[str, float] = {}
     for task in tasks:
-        role = task["name"].partition(" : ")[0].removeprefix("osc.peerpods.")
-        at = datetime.fromisoformat(task["duration"]["start"]).timestamp()
-        starts.setdefault(role, at)
+        role = task["name"].partition(" : ")[0]
+        if role in roles:
+            at = datetime.fromisoformat(task["duration"]["start"]).timestamp()
+            starts.setdefault(role.removeprefix("osc.peerpods."), at)
     ends = [*list(starts.values())[1:], end]
     return [
         Role(role, until - start, sum(start <= at < until for at, _, _ in asked))

@@ -18,9 +18,8 @@ from .wire import Answer, Request, retry_after
 
 
 class PassOn(Protocol):
-    """Has ARM do what it is asked; the operation that this starts fails with `operation_error`."""
-
-    def __call__(self, operation_error: ArmError | None = None) -> Answer: ...
+    def __call__(self, operation_error: ArmError | None = None) -> Answer:
+        """Have ARM do what it is asked; the operation that this starts fails with `operation_error`."""
 
 
 Act = Callable[[Request, PassOn], Answer | None]

@@ -55,13 +55,17 @@ class Runtime(Protocol):
 
     name: str
 
-    def start(self, pod: LocalPod, environment: dict[str, str]) -> None: ...
+    def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
+        """Start its containers; `environment` is added to theirs."""
 
-    def running(self, pod: LocalPod) -> bool: ...
+    def running(self, pod: LocalPod) -> bool:
+        """Whether none of them has ended."""
 
-    def address(self, pod: LocalPod) -> str: ...
+    def address(self, pod: LocalPod) -> str:
+        """The IP address at which others reach it."""
 
-    def stop(self, pod: LocalPod, grace_seconds: int) -> None: ...
+    def stop(self, pod: LocalPod, grace_seconds: int) -> None:
+        """End it by SIGTERM, and what is left after the grace by SIGKILL."""
 
 
 @dataclass

@@ -122,7 +122,8 @@ async def _try(certificate: str, key: str, client_ca: str, tls_min_version: str)
         Path(client_ca).read_bytes() if client_ca else None,
     )
 
-    async def nobody(scope: object, protocol: object) -> None: ...
+    async def nobody(scope: object, protocol: object) -> None:
+        """Nothing is asked of a listener that only its TLS is tried of."""
 
     listener = Listener(nobody, listening_socket("127.0.0.1", 0), files, tls_min_version)
     async with asyncio.TaskGroup() as tasks:
