@@ -413,7 +413,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
             else _azure_ports(answers["ports"], settings["when_shadowed"])
         )
         if answers["port_rights"]:
-            yield _port_rights(answers["port_rights"])
+            yield _port_rights(answers["port_rights"], platform)
     elif settings["thorough"]:
         yield finding("ports", "unknown", "No worker names an instance to look at.")
     yield from _room(cluster, settings, answers)
@@ -476,9 +476,14 @@ def _aws_ports(answer: Mapping) -> dict:
     return finding("ports", "ok", _ports_found(answer, there, opened))
 
 
-def _port_rights(answer: Mapping) -> dict:
-    if "groups" in answer:
-        return finding("port-rights", "ok", "AWS would let these credentials open the ports.")
+def _port_rights(answer: Mapping, platform: str) -> dict:
+    if "groups" in answer or "network_security_groups" in answer:
+        return finding(
+            "port-rights", "ok", f"{platform} would let these credentials open the ports."
+        )
+    # A right to look at rights is none that the ports need.
+    if platform == "Azure" and "missing_permissions" not in answer:
+        return finding("port-rights", "unknown", answer["msg"])
     return finding(
         "port-rights",
         "error",

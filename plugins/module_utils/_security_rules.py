@@ -43,6 +43,8 @@ _DESCRIPTION_LENGTH = 140
 _AS_GIVEN = ("name", "priority", "direction", "access", "protocol", "description")
 _END = re.compile(r"(source|destination)(AddressPrefix|ApplicationSecurityGroups|PortRange)")
 
+_NSG_TYPE = "Microsoft.Network/networkSecurityGroups"
+
 _READ_ONLY = ("etag", "id", "type")
 _READ_ONLY_PROPERTIES = (
     "provisioningState",
@@ -393,6 +395,15 @@ def single_change(plan: Plan) -> tuple[str, dict | None] | None:
         *((rule["name"], None) for rule in plan.removed),
     ]
     return changes[0] if len(changes) == 1 else None
+
+
+def needed_action(plan: Plan) -> str:
+    """What Azure's roles call the one write that the plan takes."""
+    one = single_change(plan)
+    if one is None:
+        return f"{_NSG_TYPE}/write"
+    dummy, body = one
+    return f"{_NSG_TYPE}/securityRules/{'delete' if body is None else 'write'}"
 
 
 def diff_of(plan: Plan) -> dict:

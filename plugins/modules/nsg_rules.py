@@ -132,6 +132,15 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  dry_run:
+    description:
+      - Change nothing, but ask Azure for each NSG that would be changed whether this identity may make the change, and fail
+        where it may not.
+      - Also asks in check mode.
+      - Azure has no dry run of a change. What is asked for is what the identity's roles let it do on the NSG; a lock, a deny
+        assignment, and Azure Policy can still forbid it.
+    type: bool
+    default: false
   wait_timeout:
     description:
       - How long to wait for Azure to carry out a change, in seconds.
@@ -156,6 +165,9 @@ notes:
     changed the same thing meanwhile (its C(etag)), and are planned anew then.
   - To change rules the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
     C(.../securityRules/write) (C(.../securityRules/delete) to remove one), beside the right to read.
+  - With O(dry_run=true) there is, instead of a write, one more request for each NSG that would be changed. It needs
+    C(Microsoft.Authorization/permissions/read), which the role Reader has.
+  - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
 seealso:
   - module: osc.peerpods.nsg_rules_info
   - module: azure.azcollection.azure_rm_securitygroup
@@ -191,6 +203,11 @@ EXAMPLES = r"""
         destination_port_ranges: ["9000"]
     priority_range: [2000, 2999]
 
+- name: Ask whether this identity may add what is missing
+  osc.peerpods.nsg_rules:
+    virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
+    dry_run: true
+
 - name: Remove what was added
   osc.peerpods.nsg_rules:
     nodes: {}
@@ -200,7 +217,7 @@ EXAMPLES = r"""
 RETURN = r"""
 network_security_groups:
   description:
-    - What was done to each NSG, and what was found. In check mode, what would be done.
+    - What was done to each NSG, and what was found. In check mode and with O(dry_run=true), what would be done.
   returned: success
   type: list
   elements: dict
@@ -300,6 +317,20 @@ network_security_groups:
         because:
           description: Why, as a sentence.
           type: str
+missing_permissions:
+  description: What this identity may not do, though it would have to.
+  returned: failure, with O(dry_run=true), where it may not make a change
+  type: list
+  elements: dict
+  contains:
+    action:
+      description: What it may not do, as Azure's roles call it.
+      type: str
+      sample: Microsoft.Network/networkSecurityGroups/write
+    scope:
+      description: The ARM id of the NSG that it may not do it on.
+      type: str
+      sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
 chosen_because:
   description: Which NSGs were chosen, and why those.
   returned: success
@@ -331,6 +362,7 @@ unfiltered:
 
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -343,11 +375,16 @@ from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
     arm_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure_permissions import (
+    PERMISSIONS_API_VERSION,
+    granted,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
     Plan,
     SecurityRuleError,
     apply_to,
     diff_of,
+    needed_action,
     plan_absent,
     plan_present,
     single_change,
@@ -434,6 +471,19 @@ def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
         arm.put(rule_id, NETWORK_API_VERSION, body, etag, timeout)
 
 
+def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
+    """What this identity would have to be allowed for the plans to come true, and is not."""
+    missing = []
+    for plan in plans:
+        if not plan.changes:
+            continue
+        path = f"{plan.nsg_id}/providers/Microsoft.Authorization/permissions"
+        action = needed_action(plan)
+        if not granted(action, arm.list(path, PERMISSIONS_API_VERSION)):
+            missing.append({"action": action, "scope": plan.nsg_id})
+    return missing
+
+
 def run(module: AnsibleModule) -> dict:
     # Before any request: what is wrong with the rules is wrong whatever Azure says.
     anywhere = ("10.0.0.0/8", "fd00::/8")
@@ -443,9 +493,18 @@ def run(module: AnsibleModule) -> dict:
     found = targets_with_groups(arm, network)
     # All plans before the first write: what one NSG refuses must not leave another one changed.
     plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in found]
+    dry_run = module.params["dry_run"]
+    missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []
+    if missing:
+        may_not = ", nor ".join(f"{one['action']} on {one['scope']}" for one in missing)
+        module.fail_json(
+            msg=f"This identity may not do {may_not}. Give it the role Network Contributor there, and "
+            "wait some minutes until that is in force.",
+            missing_permissions=missing,
+        )
     done = []
     for target, nsg, plan in plans:
-        if not module.check_mode:
+        if not (module.check_mode or dry_run):
             try:
                 plan = carry_out(module, arm, nsg, plan, target)
             except (ArmError, SecurityRuleError) as error:
@@ -468,7 +527,8 @@ def run(module: AnsibleModule) -> dict:
             module.warn(f"{name} of {nsg['name']} comes too late for some of its traffic: {by}.")
     names = ", ".join(nsg["name"] for dummy, nsg in found) or "No network security group"
     return {
-        "changed": any(plan.changes for *dummy, plan in done),
+        "changed": any(plan.changes for *dummy, plan in done)
+        and (module.check_mode or not dry_run),
         "network_security_groups": [described(*one) for one in done],
         "chosen_because": f"{names}. {network.chosen_because}",
         "subnets": subnets_in_words(network),
@@ -525,6 +585,7 @@ def main() -> None:
             "when_covered": {"choices": ["skip", "ensure"], "default": "skip"},
             "when_shadowed": {"choices": ["fail", "warn"], "default": "fail"},
             "state": {"choices": ["present", "absent"], "default": "present"},
+            "dry_run": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
         },
         required_one_of=ONE_OF_WORKERS,

@@ -10,8 +10,8 @@ import traceback
 import uuid
 from dataclasses import dataclass, replace
 
-from . import compute, ids
-from .errors import ArmError, unparsable
+from . import compute, ids, roles
+from .errors import ArmError, authorization_failed, unparsable
 from .faults import Fault
 from .ids import ResourceId
 from .login import Login
@@ -33,6 +33,7 @@ API_VERSIONS = {
         "2023-09-01", "2024-03-01", "2024-07-01", "2024-11-01", "2025-04-01", "2026-04-01",
     ),
     "microsoft.authorization": ("2016-09-01", "2020-05-01"),
+    "microsoft.authorization/permissions": ("2015-07-01", "2018-07-01", "2022-04-01"),
     "microsoft.resources": (
         "2015-01-01", "2016-06-01", "2018-05-01", "2019-10-01", "2019-11-01", "2020-01-01",
         "2021-01-01", "2021-04-01", "2022-01-01", "2022-09-01", "2022-12-01", "2024-03-01",
@@ -84,6 +85,8 @@ class Arm(Login):
         self.page_size = 100
         # What compute's usages may reach, by name; for every location.
         self.limits = dict(compute.DEFAULT_LIMITS)
+        # What who asks may do to resources: an entry for each role, whatever its scope.
+        self.permissions: list[dict] = [roles.CONTRIBUTOR]
         self._operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
 
@@ -203,6 +206,9 @@ class Arm(Login):
     def _of_resource(
         self, request: Request, resource: ResourceId, operation_error: ArmError | None
     ) -> Answer:
+        self._require_permitted(request, resource)
+        if resource.type == ids.PERMISSIONS:
+            return self._permissions(request, resource)
         self._advance(resource)
         if request.method in ("GET", "HEAD") and resource.name is None:
             return self._page(request, self.state.list(resource))
@@ -221,6 +227,14 @@ class Arm(Login):
             case "DELETE":
                 return self._delete(request, resource, operation_error)
         raise _method_not_allowed(request, resource)
+
+    def _permissions(self, request: Request, resource: ResourceId) -> Answer:
+        """https://learn.microsoft.com/rest/api/authorization/permissions/list-for-resource"""
+        scope = ids.parse(resource.scope)
+        if request.method != "GET" or resource.name or scope is None:
+            raise _method_not_allowed(request, resource)
+        self.state.get(scope)  # Which has to be there.
+        return self._page(request, self.permissions)
 
     def _put(
         self, request: Request, resource: ResourceId, operation_error: ArmError | None
@@ -359,6 +373,11 @@ class Arm(Login):
                 f"The subscription '{subscription_id}' could not be found.",
             )
 
+    def _require_permitted(self, request: Request, resource: ResourceId) -> None:
+        verb = {"PUT": "write", "PATCH": "write", "DELETE": "delete"}.get(request.method, "read")
+        if not roles.allowed(f"{resource.type}/{verb}", self.permissions):
+            raise authorization_failed(f"{resource.type}/{verb}", resource.text)
+
     def _require_type(self, resource: ResourceId, request: Request) -> None:
         provider, _, kind = resource.type.partition("/")
         if provider.lower() not in API_VERSIONS:
@@ -384,7 +403,7 @@ class Arm(Login):
                 "MissingApiVersionParameter",
                 "The api-version query parameter (?api-version=) is required for all requests.",
             )
-        known = API_VERSIONS[provider.lower()]
+        known = API_VERSIONS.get(f"{provider}/{kind}".lower(), API_VERSIONS[provider.lower()])
         if version in known:
             return
         listed = ", ".join(reversed(known))

@@ -33,3 +33,13 @@ def unparsable(detail: str) -> ArmError:
         "Cannot parse the request.",
         [{"code": "InvalidJson", "message": detail}],
     )
+
+
+def authorization_failed(action: str, scope: str) -> ArmError:
+    return ArmError(
+        403,
+        "AuthorizationFailed",
+        "The client 'emulated' with object id 'emulated' does not have authorization to "
+        f"perform action '{action}' over scope '{scope}' or the scope is invalid. If access was "
+        "recently granted, please refresh your credentials.",
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .errors import ArmError
+from .errors import authorization_failed as _authorization_failed
 from .state import precondition_failed as _precondition_failed
 from .state import scope_locked as _scope_locked
 from .wire import Answer, Request, retry_after
@@ -109,15 +110,7 @@ def authorization_failed(request: Request, pass_on: PassOn) -> Answer:
     verb = {"GET": "read", "DELETE": "delete"}.get(request.method, "write")
     provider = request.path.partition("/providers/")[2].split("/")
     action = "/".join([provider[0], *provider[1::2], verb])
-    return _error(
-        ArmError(
-            403,
-            "AuthorizationFailed",
-            "The client 'emulated' with object id 'emulated' does not have authorization to "
-            f"perform action '{action}' over scope '{request.path}' or the scope is invalid. If "
-            "access was recently granted, please refresh your credentials.",
-        )
-    )
+    return _error(_authorization_failed(action, request.path))
 
 
 def scope_locked(request: Request, pass_on: PassOn) -> Answer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 RESOURCE_GROUPS = "Microsoft.Resources/resourceGroups"
 LOCKS = "Microsoft.Authorization/locks"
+PERMISSIONS = "Microsoft.Authorization/permissions"
 VNETS = "Microsoft.Network/virtualNetworks"
 SUBNETS = f"{VNETS}/subnets"
 NICS = "Microsoft.Network/networkInterfaces"
@@ -18,7 +19,7 @@ VMS = "Microsoft.Compute/virtualMachines"
 TYPES = {
     name.lower(): name
     for name in (
-        RESOURCE_GROUPS, LOCKS, VNETS, SUBNETS, NICS, ASGS, NSGS, RULES, DEFAULT_RULES, VMS,
+        RESOURCE_GROUPS, LOCKS, PERMISSIONS, VNETS, SUBNETS, NICS, ASGS, NSGS, RULES, DEFAULT_RULES, VMS,
     )
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ from azure.identity import (
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 
-from tests.azure_arm import AzureArm, faults
+from tests.azure_arm import AzureArm, faults, roles
 from tests.azure_arm.az import AZURE_CLI, Az
 from tests.azure_arm.faults import Fault
 from tests.chapter import AZURE_KATA_AGENT, AZURE_NETWORK, AZURE_VXLAN
@@ -67,7 +67,8 @@ def arm(server: AzureArm) -> Iterator[AzureArm]:
     server.put(server_id(server), {"location": "westeurope"})
     server.put(nsg_id(server), {"location": "westeurope"})
     server.put(vnet_id(server), vnet("10.0.0.0/16", {"default": "10.0.0.0/24"}))
-    settings = {name: getattr(server, name) for name in ("polls", "page_size", "token_lifetime")}
+    changed = ("polls", "page_size", "token_lifetime", "permissions")
+    settings = {name: getattr(server, name) for name in changed}
     server.take_requests()
     yield server
     for name, value in settings.items():
@@ -627,6 +628,7 @@ def test_what_is_in_use_stays(arm: AzureArm, network: NetworkManagementClient) -
     ],
 )
 def test_locks(arm: AzureArm, http_of, level: str, scope_of, writes: bool, deletes: bool) -> None:
+    arm.permissions = [roles.OWNER]
     arm.put(rule_id(arm, "rule1"), rule())
     lock = f"{scope_of(arm)}/providers/Microsoft.Authorization/locks/lock1?api-version=2016-09-01"
     assert http_of("PUT", lock, {"properties": {"level": level}}).status_code == 201
@@ -639,6 +641,76 @@ def test_locks(arm: AzureArm, http_of, level: str, scope_of, writes: bool, delet
     assert http_of("GET", rule_id(arm, "rule1")).status_code == 200
     assert http_of("DELETE", lock).status_code == 200
     assert http_of("DELETE", rule_id(arm, "rule1")).ok
+
+
+PERMISSIONS = "providers/Microsoft.Authorization/permissions"
+
+
+def test_the_permissions_that_somebody_has(arm: AzureArm, http_of) -> None:
+    """https://learn.microsoft.com/rest/api/authorization/permissions/list-for-resource"""
+    arm.put(rule_id(arm, "rule1"), rule())
+    for resource_id in (server_id(arm), nsg_id(arm).upper(), rule_id(arm, "rule1")):
+        answer = http_of("GET", f"{resource_id}/{PERMISSIONS}?api-version=2022-04-01")
+        (role,) = answer.json()["value"]
+        assert role.keys() == {"actions", "notActions", "dataActions", "notDataActions"}
+        assert role["actions"] == ["*"]
+        assert "Microsoft.Authorization/*/Write" in role["notActions"]
+    arm.permissions = [roles.READER, roles.OWNER]
+    arm.page_size = 1
+    first = http_of("GET", f"{nsg_id(arm)}/{PERMISSIONS}?api-version=2022-04-01").json()
+    second = http_of("GET", first["nextLink"].removeprefix(arm.endpoint_url)).json()
+    assert [*first["value"], *second["value"]] == [roles.READER, roles.OWNER]
+    assert "nextLink" not in second
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "x/{}?api-version=2022-04-01", (404, "ResourceNotFound")),
+        ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
+        # It has versions of its own, not those of locks.
+        ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
+        ("GET", "/providers/Microsoft.Authorization/locks/x?api-version=2022-04-01",
+         (400, "NoRegisteredProviderFound")),
+        ("DELETE", "/{}?api-version=2022-04-01", (405, "MethodNotAllowed")),
+        ("PUT", "/{}/mine?api-version=2022-04-01", (405, "MethodNotAllowed")),
+    ],
+)  # fmt: skip
+def test_permissions_that_lead_nowhere(
+    arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
+) -> None:
+    arm.permissions = [roles.OWNER]
+    assert code(http_of(method, nsg_id(arm) + path.format(PERMISSIONS), {})) == expected
+
+
+@pytest.mark.parametrize(
+    ("actions", "but", "done"),
+    [
+        (["*"], [], {"nsg", "rule", "tags", "delete"}),
+        (["*/read"], [], set()),
+        (["microsoft.network/*/Write"], [], {"nsg", "rule", "tags"}),
+        (["*"], ["Microsoft.Network/networkSecurityGroups/securityRules/*"], {"nsg", "tags"}),
+        (["*"], ["Microsoft.Network/networkSecurityGroups/WRITE"], {"rule", "delete"}),
+    ],
+)
+def test_what_is_not_permitted_is_refused(
+    arm: AzureArm, http_of, actions: list[str], but: list[str], done: set[str]
+) -> None:
+    arm.permissions = [{**roles.READER}, {**roles.OWNER, "actions": actions, "notActions": but}]
+    arm.put(rule_id(arm, "old"), rule())
+    for what, method, path, body in (
+        ("tags", "PATCH", nsg_id(arm), {"tags": {"a": "b"}}),
+        ("delete", "DELETE", rule_id(arm, "old"), None),
+        ("nsg", "PUT", nsg_id(arm), {"location": "westeurope"}),
+        ("rule", "PUT", rule_id(arm, "new"), rule()),
+    ):
+        before = arm.snapshot()
+        answer = http_of(method, path, body)
+        assert answer.ok is (what in done), what
+        if what not in done:
+            assert code(answer) == (403, "AuthorizationFailed")
+            assert path in answer.json()["error"]["message"]
+            assert arm.snapshot() == before
 
 
 # -- ETags, operations, pages ------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, roles
 from tests.azure_arm.faults import (
     Act,
     Fault,
@@ -153,7 +153,10 @@ class World:
 
 
 def _about(path: str) -> str:
-    return "operation" if "/operations/" in path else path.partition("/Microsoft.Network/")[2]
+    if "/operations/" in path:
+        return "operation"
+    about = path.partition("/Microsoft.Network/")[2]
+    return about.replace("/providers/Microsoft.Authorization/", "/")
 
 
 def writes(requests: list[str]) -> list[str]:
@@ -167,6 +170,7 @@ def world(arm: AzureArm) -> Iterator[World]:
     yield World(arm, "demo-rg")
     arm.restore(before)
     arm.faults.clear()
+    arm.permissions = [roles.CONTRIBUTOR]
 
 
 @pytest.fixture
@@ -604,6 +608,123 @@ def test_a_rule_that_would_come_too_late(world, run):
     ]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
     assert world.priorities(bad)[VXLAN] == 111
+
+
+# -- Whether we may ----------------------------------------------------------------------------
+
+ASKED = f"GET {GROUP}/permissions"
+
+
+def test_dry_run_asks_whether_we_may_and_changes_nothing(world, arm, run):
+    _, args = world.workers(DENY)
+    before = arm.snapshot()
+    foreseen = run(args, check=True, diff=True)
+    world.asked()
+    dry = {**args, "dry_run": True}
+    for check in (False, True):
+        result = run(dry, check=check, diff=True)
+        assert world.asked() == [*READS, ASKED]
+        assert result["changed"] is check
+        for key in ("network_security_groups", "diff"):
+            assert foreseen[key] == result[key], key
+    assert arm.snapshot() == before
+
+    assert run(args)["changed"]
+    world.asked()
+    result = run(dry, check=True)
+    assert world.asked() == READS
+    assert not result["changed"]
+
+
+def test_dry_run_fails_where_we_may_not(world, arm, run):
+    nsg, args = world.workers(DENY)
+    arm.permissions = [roles.READER]
+    before = arm.snapshot()
+    action = "Microsoft.Network/networkSecurityGroups/write"
+    for check in (False, True):
+        result = run({**args, "dry_run": True}, check=check)
+        assert world.asked() == [*READS, ASKED]
+        assert result["failed"]
+        assert result["msg"] == (
+            f"This identity may not do {action} on {nsg}. Give it the role Network Contributor "
+            "there, and wait some minutes until that is in force."
+        )
+        assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
+    assert arm.snapshot() == before
+    # And so it is.
+    assert f" perform action '{action}' over scope '{nsg}'" in run(args)["msg"]
+
+
+@pytest.mark.parametrize(
+    ("state", "there", "allowed", "may"),
+    [
+        ("present", [], "/write", True),
+        ("present", [], "/securityRules/*", False),
+        ("present", [VXLAN], "/securityRules/write", True),
+        ("present", [VXLAN], "/write", False),
+        ("absent", [KATA], "/securityRules/delete", True),
+        ("absent", [KATA], "/securityRules/write", False),
+        ("absent", [KATA, VXLAN], "/write", True),
+        ("absent", [KATA, VXLAN], "/securityRules/*", False),
+    ],
+)
+def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, may):
+    """Several rules are written with their group, a single one is not."""
+    rules = ({"name": name, "properties": {**BOTH[name], **OURS}} for name in there)
+    _, args = world.workers(DENY, *rules)
+    args["state"] = state
+    group_may = f"Microsoft.Network/networkSecurityGroups{allowed}"
+    arm.permissions = [roles.READER, {**roles.OWNER, "actions": [group_may]}]
+    told = run({**args, "dry_run": True})
+    assert writes(world.asked()) == []
+    assert ("failed" not in told) is may
+    assert ("failed" not in run(args)) is may
+
+
+def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
+    one, two, done = (
+        world.nsg(name, DENY, *rules)
+        for name, rules in (
+            ("one", []),
+            ("two", []),
+            ("done", [{"name": KATA, "properties": BOTH[KATA]}, {"name": VXLAN, "properties": BOTH[VXLAN]}]),
+        )
+    )  # fmt: skip
+    subnets = world.subnets(
+        "v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], done)
+    )
+    addresses = {"source_address_prefixes": [WORKERS], "destination_address_prefixes": [WORKERS]}
+    args = {
+        "subnets": subnets,
+        "dry_run": True,
+        "rules": [
+            {"name": name, "priority": BOTH[name]["priority"], **addresses,
+             "destination_port_ranges": [BOTH[name]["destinationPortRange"]]}
+            for name in (KATA, VXLAN)
+        ],
+    }  # fmt: skip
+    assert "failed" not in run(args)
+    asked = [request for request in world.asked() if request.endswith("/permissions")]
+    assert asked == [f"GET networkSecurityGroups/{name}/permissions" for name in ("one", "two")]
+
+    arm.permissions = [roles.READER]
+    result = run(args)
+    assert [missing["scope"] for missing in result["missing_permissions"]] == [one, two]
+    assert (
+        f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
+    )
+
+
+def test_dry_run_of_who_may_not_ask(world, arm, run):
+    nsg, args = world.workers(DENY)
+    arm.faults += [Fault("GET", "/permissions$", authorization_failed)]
+    result = run({**args, "dry_run": True})
+    assert result["failed"]
+    assert (
+        f"Azure refused GET {nsg}/providers/Microsoft.Authorization/permissions with "
+        in result["msg"]
+    )
+    assert "missing_permissions" not in result
 
 
 # -- Other writers -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._findings import TITLES
 
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
@@ -219,31 +219,36 @@ def test_a_site_asks_aws_who_we_are_and_no_more(on_aws: Preflight, proxy: Ec2Pro
 
 
 @pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
+    with AzureArm(tmp_path_factory.mktemp("arm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def on_azure(
-    cluster: Cluster, on_aws: Preflight, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Preflight]:
+    cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory
+) -> Preflight:
     """The same cluster, moved to Azure: a second one would tell no more."""
-    with AzureArm(tmp_path_factory.mktemp("arm")) as arm:
-        cloud = azure.create_cloud_side(arm, workers=3)
-        cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
-        cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
-        status = {**openshift.azure_status(cloud.resource_group), "aws": None}
-        openshift.set_status(cluster, "infrastructure/cluster", {"platformStatus": status})
+    cloud = azure.create_cloud_side(arm, workers=3)
+    cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
+    cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
+    status = {**openshift.azure_status(cloud.resource_group), "aws": None}
+    openshift.set_status(cluster, "infrastructure/cluster", {"platformStatus": status})
 
-        def rules() -> list[dict]:
-            return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
+    def rules() -> list[dict]:
+        return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
 
-        yield Preflight(
-            cluster, cloud, arm.environment, rules, {}, PREFLIGHT,
-            directory=tmp_path_factory.mktemp("azure"),
-        )  # fmt: skip
+    return Preflight(
+        cluster, cloud, arm.environment, rules, {}, PREFLIGHT,
+        directory=tmp_path_factory.mktemp("azure"),
+    )  # fmt: skip
 
 
 def test_azure_as_it_should_be(on_azure: Preflight):
     with on_azure.unchanged():
         ran = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    unsaid = {"cluster", "limit", "port-rights"}
+    unsaid = {"cluster", "limit"}
     assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - unsaid, "ok")
     ports = on_azure.findings()["ports"]["found"]
     assert "To be opened: Allow-Kata-Agent-Internal of" in ports
@@ -269,3 +274,16 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version", "operator-channel", "ports", "quota", "subnet-addresses",
     }  # fmt: skip
+
+
+def test_azure_that_lets_us_look_only(
+    on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(arm, "permissions", [roles.READER])
+    with on_azure.unchanged():
+        said = sentence(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
+    nsg = on_azure.cloud.nsg_id
+    assert f"may not do Microsoft.Network/networkSecurityGroups/write on {nsg}. Give it" in said
+    errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
+    assert errors == {"port-rights"}
+    assert on_azure.statuses()["port-rights"] == "error"

@@ -82,6 +82,7 @@ AZURE = {
         }],
         "unfiltered": [],
     },
+    "port_rights": {"network_security_groups": []},
     "sizes": {"sizes": [
         {"name": "Standard_B2als_v2", "family": "standardBasv2Family", "vcpus": 2, "family_limit": 100,
          "family_used": 0, "regional_limit": 100, "regional_used": 24, "instances": 38,
@@ -113,9 +114,8 @@ def test_where_all_is_well_every_check_says_so_once(readings):
     found = findings(readings)
     assert {one["status"] for one in found} == {"ok"}
     checks = [one["check"] for one in found]
-    # A limit is only mentioned where it is none, and a cluster where there is none. Azure has no dry run.
-    unsaid = {"cluster", "limit"} | ({"port-rights"} if readings is AZURE else set())
-    assert sorted(checks) == sorted(TITLES.keys() - unsaid)
+    # A limit is only mentioned where it is none, and a cluster where there is none.
+    assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit"})
     for one in found:
         assert one.keys() == {"check", "title", "status", "found", "why", "fix"}
         assert one["found"].endswith(".")
@@ -231,6 +231,7 @@ PREVIEW = {**CATALOG, "channels": ["preview"]}
          "unknown", "AWS is asked by region"),
         ("ports", [("ports", {"msg": "EC2 refused: you may not."})], "error", "you may not"),
         ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or have"),
+        ("port-rights", [], "ok", "AWS would let these credentials open the ports."),
         ("ports", [("ports", SKIPPED)], "unknown", "No worker names an instance"),
         ("ports", [("caller", {"msg": "No."})], "unknown", "for want of credentials"),
         ("ports", [], "ok",
@@ -262,6 +263,7 @@ def test_what_each_check_says_on_aws(check, changes, status, said):
 SIZE = ("sizes", "sizes", 0)
 LATE = [{"name": "x", "shadowed_by": "deny-all (100) denies it"}]
 NSG = ("ports", "network_security_groups", 0)
+MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "a", "scope": "s"}]}
 
 
 @pytest.mark.parametrize(
@@ -280,6 +282,10 @@ NSG = ("ports", "network_security_groups", 0)
           "request a higher quota of standardBasv2Family or of all vCPUs in westeurope.")),
         ("quota", [(*SIZE, "instances", None)], "unknown", "Azure counts no vCPUs of Standard_B2als_v2"),
         ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
+        ("port-rights", [], "ok", "Azure would let these credentials open the ports."),
+        ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or have somebody"),
+        # Who may not look at what they may do, may perhaps do it.
+        ("port-rights", [("port_rights", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
         ("ports", [(*NSG, "shadowed", LATE)], "error",
          "x would come too late in demo-nsg: deny-all (100) denies it. Move"),
         ("ports", [(*NSG, "shadowed", LATE), ("settings", "when_shadowed", "warn")], "warning", "too late"),

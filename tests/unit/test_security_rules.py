@@ -22,6 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_rules impor
     WantedRule,
     apply_to,
     diff_of,
+    needed_action,
     plan_absent,
     plan_present,
     security_rule,
@@ -899,6 +900,26 @@ def test_a_single_change_is_about_its_rule_alone():
     assert single_change(Plan(NSG_ID, updated=((there, stored(A)),))) == ("A", body)
     assert single_change(Plan(NSG_ID, removed=(there,))) == ("A", None)
     assert single_change(Plan(NSG_ID, created=(body,), removed=(there,))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "action"),
+    [
+        ({"created": ("A",)}, "securityRules/write"),
+        ({"updated": ("A",)}, "securityRules/write"),
+        ({"removed": ("A",)}, "securityRules/delete"),
+        ({"created": ("A", "B")}, "write"),
+        ({"created": ("A",), "updated": ("B",)}, "write"),
+        ({"removed": ("A", "B")}, "write"),
+    ],
+)
+def test_the_action_that_a_plan_needs_is_that_of_its_one_request(changes, action):
+    rules = {"A": stored(A), "B": stored(B)}
+    plan = {kind: tuple(rules[name] for name in names) for kind, names in changes.items()}
+    if "updated" in plan:
+        plan["updated"] = tuple((rule_, rule_) for rule_ in plan["updated"])
+    needed = needed_action(Plan(NSG_ID, **plan))
+    assert needed == f"Microsoft.Network/networkSecurityGroups/{action}"
 
 
 def test_the_diff():
