@@ -1,7 +1,7 @@
 """An Azure Resource Manager on this machine, with the part of Azure that peer pods meet in it.
 
 Networks, subnets, network interfaces, security groups and their rules, machines,
-quota and locks behave as Azure's do towards a client: api-versions, ETags,
+quota, locks and permissions behave as Azure's do towards a client: api-versions, ETags,
 long-running operations, pages, codes. There are no packets and no machines.
 """
 

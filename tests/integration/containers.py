@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,26 @@ def listed_and_pinned(container: str, directory: Path) -> tuple[list[str], list[
         [f"{canonicalize_name(part['name'])}=={part['version']}" for part in listed],
         [f"{p.name}{p.specifier}" for p in pins if p.marker is None or p.marker.evaluate()],
     )
+
+
+def assert_probed_and_spread(pod: dict) -> None:
+    """What its probes ask for is there, and its replicas go apart where they can."""
+    (container,) = pod["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    probes = {
+        kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")
+    }
+    for get in probes.values():
+        url = f"http://{pod['status']['podIP']}:{ports[get['port']]}{get['path']}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+    # What is not ready is not killed for that.
+    assert probes["readiness"]["path"] != probes["liveness"]["path"]
+    spread = {one["topologyKey"]: one for one in pod["spec"]["topologySpreadConstraints"]}
+    assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    for one in spread.values():
+        selected = one["labelSelector"]["matchLabels"]
+        assert selected.items() <= pod["metadata"]["labels"].items()
 
 
 @contextmanager

@@ -23,7 +23,12 @@ from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
 from tests.cluster.processes import free_ports, wait_for
-from tests.integration.containers import listed_and_pinned, openshift_builds, readme_settings
+from tests.integration.containers import (
+    assert_probed_and_spread,
+    listed_and_pinned,
+    openshift_builds,
+    readme_settings,
+)
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
@@ -235,6 +240,7 @@ class TestOurAgent:
         # The role's own settings beside the template's: one pod less of two at a time, none more.
         strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
+        assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
     def test_prometheus_gets_in_and_only_to_api_servers_it_gets_out(self, role: Role):

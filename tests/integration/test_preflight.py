@@ -287,3 +287,12 @@ def test_azure_that_lets_us_look_only(
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
     assert errors == {"port-rights"}
     assert on_azure.statuses()["port-rights"] == "error"
+
+    # Where there is nothing to be opened, nobody is asked.
+    there = {"name": "there", "priority": 200, "destination_port_ranges": ["9100"]}
+    variables = {"peerpodconfig_rollout_limit": 12, "cloud_networking_security_rules": [there]}
+    arm.take_requests()
+    ran = on_azure.run("-e", json.dumps(variables))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "port-rights" not in on_azure.statuses()
+    assert not [path for dummy, path in arm.take_requests() if path.endswith("/permissions")]

@@ -35,6 +35,7 @@ from tests.cluster.pki import CertificateAuthority, builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
 from tests.integration.containers import (
     actor,
+    assert_probed_and_spread,
     listed_and_pinned,
     openshift_builds,
     readme_settings,
@@ -231,6 +232,7 @@ class TestOwnCertificateAuthority:
         assert "volumeMounts" in container
         assert not any("serviceaccount" in m["mountPath"] for m in container["volumeMounts"])
         assert container["resources"]["requests"] == {"cpu": "50m", "memory": "64Mi"}
+        assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
     def test_only_the_api_server_and_prometheus_get_in_and_nothing_gets_out(self, own: Role):

@@ -1,0 +1,33 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether an identity may do something in Azure, out of the permissions it has there (private).
+
+Source: REST reference "Permissions - List For Resource".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+PERMISSIONS_API_VERSION = "2022-04-01"
+
+
+def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of them has the action, and does not itself take it away again.
+
+    Each is of one role that was assigned: what one does not grant, another one may.
+    """
+    return any(
+        _is_among(action, one.get("actions")) and not _is_among(action, one.get("notActions"))
+        for one in permissions
+    )
+
+
+def _is_among(action: str, patterns: Iterable[str] | None) -> bool:
+    """Case does not count, and `*` stands for anything, slashes too."""
+    return any(
+        re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), action, re.IGNORECASE)
+        for pattern in patterns or ()
+    )

@@ -1,0 +1,44 @@
+"""What Azure's built-in roles let their holders do, and whether they do.
+
+Source: learn.microsoft.com/azure/role-based-access-control/built-in-roles
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+
+def _role(actions: list[str], not_actions: list[str]) -> dict[str, list[str]]:
+    return {
+        "actions": actions,
+        "notActions": not_actions,
+        "dataActions": [],
+        "notDataActions": [],
+    }
+
+
+OWNER = _role(["*"], [])
+READER = _role(["*/read"], [])
+CONTRIBUTOR = _role(
+    ["*"],
+    [
+        "Microsoft.Authorization/*/Delete",
+        "Microsoft.Authorization/*/Write",
+        "Microsoft.Authorization/elevateAccess/Action",
+        "Microsoft.Blueprint/blueprintAssignments/write",
+        "Microsoft.Blueprint/blueprintAssignments/delete",
+        "Microsoft.Compute/galleries/share/action",
+        "Microsoft.Purview/consents/write",
+        "Microsoft.Purview/consents/delete",
+        "Microsoft.Resources/deploymentStacks/manageDenySetting/action",
+        "Microsoft.Subscription/cancel/action",
+        "Microsoft.Subscription/enable/action",
+    ],
+)
+
+
+def allowed(action: str, permissions: list[dict]) -> bool:
+    def among(patterns: list[str]) -> bool:
+        return any(fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)
+
+    return any(among(one["actions"]) and not among(one["notActions"]) for one in permissions)
