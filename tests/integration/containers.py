@@ -61,16 +61,18 @@ def assert_probed_and_spread(pod: dict) -> None:
 
 @contextmanager
 def actor(act: Callable[[], None]) -> Iterator[None]:
-    """`act` again and again meanwhile, as a controller does; what it fails of fails the test."""
-    failures, done = [], threading.Event()
+    """`act` again and again meanwhile, as a controller does: what it fails of, as where somebody else
+    was in between, is tried again. What the last one failed of is told."""
+    failed, done = [], threading.Event()
 
     def run() -> None:
         while not done.wait(0.3):
             try:
                 act()
             except Exception as error:  # noqa: BLE001
-                failures.append(error)
-                return
+                failed[:] = [error]
+            else:
+                failed.clear()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -79,7 +81,8 @@ def actor(act: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    assert failures == []
+    if failed:
+        raise failed[0]
 
 
 @contextmanager

@@ -362,6 +362,7 @@ class TestAfterOurAgent:
                 node_capacity_image_source="build",
                 node_capacity_image="",
                 node_capacity_base_image=base_image(),
+                node_capacity_build_timeout=300,
             )
         deployment = role.get(f"deployment/{NAME}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

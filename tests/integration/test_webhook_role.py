@@ -511,6 +511,7 @@ def built(role: Callable[..., Role], cluster: Cluster) -> Iterator[Role]:
             webhook_image_source="build",
             webhook_image="",
             webhook_base_image=base_image(),
+            webhook_build_timeout=300,
         )
 
 
