@@ -25,12 +25,9 @@ import yaml
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.support import JSON_OUTPUT, ROOT, ansible_environment
+from tests.support import JSON_OUTPUT, KUBERNETES_CLIENT, ROOT, ansible_environment
 
 BUILD = ROOT / "build" / "bench"
-
-# What kubernetes' Python client, which all modules use, calls itself by version.
-CLIENT = ("OpenAPI-Generator", "Swagger-Codegen")
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class World:
             event = json.loads(line)
             at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
             whole = event["stage"] == "ResponseComplete"
-            if at >= since and whole and event.get("userAgent", "").startswith(CLIENT):
+            if at >= since and whole and event.get("userAgent", "").startswith(KUBERNETES_CLIENT):
                 found.append((at, event["verb"], event["requestURI"]))
         return found
 

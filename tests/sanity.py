@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tests.environments import CACHE, ansible_core
-from tests.support import ROOT, ansible_environment
+from tests.support import ansible_environment, build_collection
 
 # What the modules are documented with and import.
 OTHERS = ("amazon", "ansible", "azure", "community", "kubernetes")
@@ -30,11 +30,7 @@ GET_PIP = "import ensurepip\nensurepip.bootstrap()\n"
 
 def unpacked(directory: Path) -> Path:
     """The released collection under `directory`, beside those that it depends on, as ansible-test wants it."""
-    subprocess.run(
-        ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
-        env=ansible_environment(), check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    (tarball,) = directory.glob("*.tar.gz")
+    tarball = build_collection(directory)
     collections = directory / "ansible_collections"
     place = collections / "osc" / "peerpods"
     with tarfile.open(tarball) as archive:

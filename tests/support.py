@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 
+# What kubernetes' Python client, which all modules use, calls itself by version.
+KUBERNETES_CLIENT = ("OpenAPI-Generator", "Swagger-Codegen")
 
 # For whoever reads ansible's output by program.
 JSON_OUTPUT = {
@@ -32,3 +35,15 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
         **(extra or {}),
     }
+
+
+def build_collection(directory: Path) -> Path:
+    """The tarball that is released, built into the empty `directory`."""
+    ran = subprocess.run(
+        ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
+        env=ansible_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ran.returncode:
+        raise RuntimeError(ran.stdout + ran.stderr)
+    (tarball,) = directory.iterdir()
+    return tarball

@@ -19,7 +19,7 @@ import pytest
 
 from tests.cluster import aws, azure
 from tests.cluster.launcher import Cluster
-from tests.support import ROOT, ansible_environment
+from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
 
@@ -91,7 +91,7 @@ class Site:
             for event in events
             if event["verb"] in ("create", "update", "patch", "delete")
             # Clients need not say what they are, and other tests of this cluster have some that do not.
-            and event.get("userAgent", "").startswith(("OpenAPI-Generator", "Swagger-Codegen"))
+            and event.get("userAgent", "").startswith(KUBERNETES_CLIENT)
             and "dryRun=All" not in event["requestURI"]
             # A review is answered, not stored.
             and event.get("objectRef", {}).get("resource") != "selfsubjectaccessreviews"

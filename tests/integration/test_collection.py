@@ -26,7 +26,7 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.environments import ansible_core
 from tests.integration.site import NOTHING_CHANGED, Site
-from tests.support import ROOT, ansible_environment
+from tests.support import ROOT, ansible_environment, build_collection
 
 pytestmark = pytest.mark.integration
 
@@ -48,13 +48,10 @@ def programs(core: str) -> Path:
 
 @pytest.fixture(scope="module")
 def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tarball")
-    galaxy("build", str(ROOT), "--output-path", str(directory))
-    (built,) = directory.iterdir()
-    return built
+    return build_collection(tmp_path_factory.mktemp("tarball"))
 
 
-def galaxy(*arguments: str, installed: str = "") -> None:
+def galaxy(*arguments: str, installed: str) -> None:
     ran = subprocess.run(
         ["ansible-galaxy", "collection", *arguments],
         env=ansible_environment({"ANSIBLE_COLLECTIONS_PATH": installed}),
