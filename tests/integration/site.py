@@ -130,9 +130,9 @@ def play_of(role: str, directory: Path) -> Path:
 
 
 def sentence(ran: subprocess.CompletedProcess[str]) -> str:
-    """The message of the task that failed the play."""
+    """The message of the task that failed the play, as it was before it was printed as JSON."""
     assert ran.returncode != 0, ran.stdout
-    messages = re.findall(
-        r"^\[ERROR\]: (.*)$|\"msg\": \"(.*?)\"", ran.stdout + ran.stderr, re.MULTILINE
-    )
-    return " ".join(part for message in messages for part in message)
+    said = ran.stdout + ran.stderr
+    errors = re.findall(r"^\[ERROR\]: (.*)$", said, re.MULTILINE)
+    messages = re.findall(r'"msg": ("(?:[^"\\]|\\.)*")', said)
+    return " ".join([*errors, *map(json.loads, messages)])

@@ -154,14 +154,16 @@ class TestManualApproval:
         """And a node that cannot be rolled ends the wait at once, with its reason."""
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
-        said = sentence(role.with_(manual("1.7.0")))
+        try:
+            said = sentence(role.with_(manual("1.7.0")))
+        finally:
+            role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
         # The KataConfig's words or the pool's, whoever comes first; and not those of a time that is over.
         assert "disk full" in said
         assert "After " not in said
         assert "oc describe machineconfigpool kata-oc" in said
         assert (csv("1.7.0"), True) in plans(role.cluster)
         assert (LATEST_CSV, False) in plans(role.cluster)
-        role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
 
     def test_it_goes_on_and_tells_how_far_it_is(self, role: Role):
         wanted = {"operator_install_tags": {"team": "a", "cost": "b"},
