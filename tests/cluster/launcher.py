@@ -163,6 +163,8 @@ class Cluster:
             "--bind-address=0.0.0.0",
             f"--secure-port={port}",
             "--endpoint-reconciler-type=none",
+            # Off by default; what came before v1, and all that older API servers have of it.
+            "--runtime-config=admissionregistration.k8s.io/v1beta1=true,admissionregistration.k8s.io/v1alpha1=true",
             f"--tls-cert-file={serving[0]}",
             f"--tls-private-key-file={serving[1]}",
             f"--client-ca-file={self._ca_file}",

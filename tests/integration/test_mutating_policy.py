@@ -430,16 +430,27 @@ def test_another_writer_in_between_is_read_again(cluster, manage):
     assert policy["metadata"]["labels"] == {"team": "others"}
 
 
+GROUP = "/apis/admissionregistration.k8s.io"
+VERSIONS = ("v1", "v1beta1", "v1alpha1")
+
+
+def without_policies_in(versions):
+    """As an API server answers that has none in these versions of the group."""
+
+    def intervene(_method, path):
+        for version in versions:
+            if path == f"{GROUP}/{version}":
+                return 200, b'{"kind": "APIResourceList", "resources": []}'
+            if path.startswith(f"{GROUP}/{version}/mutatingadmission"):
+                return 404, b"{}"
+        return None
+
+    return intervene
+
+
 def test_an_api_server_without_policies_is_named(cluster, manage):
-    group = "/apis/admissionregistration.k8s.io/v1"
-
-    def without_policies(method, path):
-        if path == group:
-            return 200, b'{"kind": "APIResourceList", "resources": []}'
-        return (404, b"{}") if path.startswith(f"{group}/mutatingadmission") else None
-
     kubeconfig = cluster.user_kubeconfig("policy-old", "system:masters")
-    with between(cluster, kubeconfig, without_policies) as url:
+    with between(cluster, kubeconfig, without_policies_in(VERSIONS)) as url:
         result = manage(host=url, api_key="any")
         gone = manage(host=url, api_key="any", state="absent")
     assert result["failed"]
@@ -447,6 +458,31 @@ def test_an_api_server_without_policies_is_named(cluster, manage):
     assert "Use mode webhook." in result["msg"]
     assert not gone["changed"]
     assert stored(cluster) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_an_api_server_that_has_them_in_an_older_version_only(cluster, api, manage, version):
+    user = f"policy-{version}"
+    kubeconfig = cluster.user_kubeconfig(user, "system:masters")
+    newer = VERSIONS[: VERSIONS.index(version)]
+    with between(cluster, kubeconfig, without_policies_in(newer)) as url:
+        here = {"host": url, "api_key": "any"}
+        made = manage(**here, verify=True, wait_timeout=30)
+        assert made["verified"] is True, made
+        assert stored(cluster) == [made["policy"], made["binding"]]
+        pod = peer_pod({"resources": {"requests": {"cpu": "1"}}})
+        resources = changed(api, CHANGED, pod)["spec"]["containers"][0]["resources"]
+        assert resources == {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
+        assert not manage(**here)["changed"]
+        assert manage(**here, failure_policy="Ignore")["changed"]
+        assert manage(**here, state="absent")["changed"]
+    assert stored(cluster) == []
+    written = {
+        path.rpartition("/mutating")[0]
+        for verb, path in requests_of(cluster, user)
+        if verb in ("create", "update", "delete") and "dryRun" not in path
+    }
+    assert written == {f"{GROUP}/{version}"}
 
 
 @pytest.mark.parametrize(
