@@ -16,7 +16,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_rules impor
     SecurityRuleError,
     names_of,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import in_words
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 _VIRTUAL_MACHINE = re.compile(
     r"(?:azure://)?(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute"

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
     VERSIONS,
     serves_policies,
@@ -16,7 +16,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     RUNTIME_CLASSES_PATH,
     serves_match_conditions,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import EXTENDED_RESOURCE
 
 INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
@@ -43,7 +42,6 @@ NEEDED = {
     ("", "serviceaccounts"): _WRITE,
     ("", "services"): _WRITE,
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): (*_READ, "create", "update"),
-    ("apiextensions.k8s.io", "customresourcedefinitions"): ("get",),
     ("apps", "deployments"): _WRITE,
     ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
     ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
@@ -75,9 +73,6 @@ VALIDATING_POLICIES = "validatingadmissionpolicies"
 
 # What the name of every webhook for peer pods ends in, whoever registered it.
 WEBHOOK_DOMAIN = "peerpods.io"
-
-# What cloud-api-adaptor leaves on each node on which it advertises.
-ADAPTOR_ANNOTATION = "kata.peerpods.io/caa-owner"
 
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -195,29 +190,12 @@ def _webhooks(configurations: list[dict] | None) -> list[dict] | None:
     ]
 
 
-def advertisers(nodes: Iterable[dict]) -> list[dict]:
-    """Who last wrote the extended resource into the capacity of which nodes.
-
-    That is what the API server keeps of field managers. cloud-api-adaptor writes when it starts, so
-    that the last word may be another's until it starts again: it leaves an annotation.
-    """
-    found = defaultdict(list)
-    for node in nodes:
-        metadata = node["metadata"]
-        for entry in metadata.get("managedFields", ()):
-            capacity = entry.get("fieldsV1", {}).get("f:status", {}).get("f:capacity", {})
-            if f"f:{EXTENDED_RESOURCE}" in capacity:
-                found[entry["manager"]].append(metadata["name"])
-        if ADAPTOR_ANNOTATION in metadata.get("annotations", {}):
-            found["cloud-api-adaptor"].append(metadata["name"])
-    return [{"manager": name, "nodes": sorted({*of})} for name, of in sorted(found.items())]
-
-
 def _catalog(package: dict) -> dict:
     status = package["status"]
     return {
         "name": status["catalogSource"],
         "namespace": status["catalogSourceNamespace"],
         "channels": [channel["name"] for channel in status["channels"]],
+        "heads": {channel["name"]: channel["currentCSV"] for channel in status["channels"]},
         "default_channel": status.get("defaultChannel"),
     }

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._operator import version as csv_version
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
+
 CLOUDS = ("AWS", "Azure")
 
 # What the cloud is asked: who we are, what filters the workers' traffic, whether it would let us change
@@ -28,6 +31,7 @@ TITLES = {
     "region": "Region",
     "runtime-class": "RuntimeClass kata-remote",
     "operator-channel": "Operator's channel",
+    "operator-version": "Operator's version",
     "other-webhooks": "Other webhooks for peer pods",
     "other-advertisers": "Other advertisers of peer pods",
     "api-features": "Features of the API server",
@@ -40,15 +44,28 @@ TITLES = {
     "limit": "Limit of peer pods",
 }
 
+# The oldest OpenShift that a release of the operator is for, with peer pods on AWS and Azure. A release
+# is in here only where its documentation, its bundle or its project was read to say so.
+NEEDED_OPENSHIFT = {
+    # User guide of OpenShift sandboxed containers 1.4, chapter 3.3.1, what peer pods by the CLI take.
+    "1.4": "4.13",
+    # The bundles of 1.7.0, 1.8.1, 1.9.0, 1.10.1 and 1.11.0 in Red Hat's catalog: minKubeVersion 1.28.0,
+    # which is OpenShift 4.15. Since 1.7 peer pods take a CRI-O of that age, as pull request 458 of
+    # openshift/sandboxed-containers-operator has it.
+    **dict.fromkeys(("1.7", "1.8", "1.9", "1.10", "1.11"), "4.15"),
+    # Pull request 1751 of the same: 1.12 drops OpenShift 4.17. Its bundle would still be installed there
+    # (1.12.1 has the minKubeVersion of those above).
+    "1.12": "4.18",
+    # What 1.12 dropped 1.13 did not take up again; 4.18 its project dropped after that, in September 2026
+    # (pull request 84621 of openshift/release). The minKubeVersion of 1.13.1 is that of those above.
+    "1.13": "4.18",
+}
+# The newest OpenShift for which those have a catalog with the operator: fbc/v4.22, and the pull request.
+NEWEST_OPENSHIFT = "4.22"
+
 # The webhook configurations of the role webhook and of the operator.
 OUR_CONFIGURATION = "peerpods-webhook"
 OPERATORS_CONFIGURATION = "mutating-webhook-configuration"
-
-# Our agent, and the kubelet, which after a restart sets to 0 whatever it does not know.
-NOT_OTHERS = ("peerpods-node-capacity", "kubelet")
-
-# Of a list of names so many are said.
-NAMES_SAID = 10
 
 ONE_VM_EACH = "Every peer pod is a VM of its own: beyond this they stay pending or fail to start."
 
@@ -141,7 +158,7 @@ def _rights(cluster: Mapping) -> Iterator[dict]:
             "cluster-admin",
             "error",
             "The user of this kubeconfig is not a cluster administrator, and may not "
-            f"{_some(missing)}.",
+            f"{in_words(missing)}.",
             "The roles do that.",
             log_in,
         )
@@ -182,7 +199,7 @@ def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield finding(
             "workers",
             "warning",
-            f"{len(unready)} of {len(workers)} workers are not ready: {_some(unready)}.",
+            f"{len(unready)} of {len(workers)} workers are not ready: {in_words(unready)}.",
             "A node that is not ready holds up the roll of the others, and runs no peer pods.",
             f"Mend them, or {leave_out}",
         )
@@ -194,7 +211,7 @@ def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "provider-ids",
             "error",
             "Without a providerID, so with no instance in the cloud that we could find: "
-            f"{_some(nameless)}.",
+            f"{in_words(nameless)}.",
             "The ports are opened on what filters the traffic of the workers' instances.",
             f"Check that the cloud controller manager runs, or {leave_out}",
         )
@@ -223,7 +240,7 @@ def _region(cluster: Mapping, leave_out: str) -> dict:
         return finding(
             "region",
             "warning",
-            f"{label} say another region than the cluster's, {region}: {_some(elsewhere)}.",
+            f"{label} say another region than the cluster's, {region}: {in_words(elsewhere)}.",
             "The VMs are made in the cluster's region and have to reach their workers.",
             f"Check where these nodes are, or {leave_out}",
         )
@@ -235,6 +252,7 @@ def _inside(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     yield _runtime_class(cluster)
     if cluster["is_openshift"]:
         yield _channel(cluster, settings)
+        yield from _operator_version(cluster, settings)
     yield _webhooks(cluster, settings["webhook_manager"])
     yield _advertisers(details["advertisers"], settings["node_capacity_manager"])
     yield _api_features(cluster)
@@ -295,9 +313,61 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
         status,
         f"The catalog {source} in {namespace} {has}.",
         "The operator is installed from there.",
-        f"Set operator_install_source and operator_install_channel to what there is: {_some(offered)}."
+        f"Set operator_install_source and operator_install_channel to what there is: {in_words(offered)}."
         if offered
         else "Check that the CatalogSource is there and ready, or name a mirror's by operator_install_source.",
+    )
+
+
+def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    """Whether what would be installed is for this OpenShift; what cannot be told is said elsewhere."""
+    openshift, channel, source = cluster["version"], settings["channel"], settings["source"]
+    # What is installed already is not installed anew: the channel tells what it would be upgraded to.
+    csv = None if cluster["details"]["runtime_class"] else settings["starting_csv"]
+    told = f"operator_install_starting_csv is {csv}"
+    if not csv:
+        csv = _head(cluster["details"]["catalogs"] or (), settings)
+        told = f"{channel} of {source} has {csv}"
+    if not csv or not openshift:
+        return
+    release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_numbers)
+    needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
+    if needed is None:
+        told += (
+            f", newer than what this collection's table knows ({newest})"
+            if [*release] > _numbers(newest)
+            else ", which this collection's table does not have"
+        )
+        yield finding(
+            "operator-version", "ok", f"{told}: its release notes say which OpenShift it is for."
+        )
+        return
+    told += f", which is for OpenShift {needed} and newer"
+    if _numbers(openshift) < _numbers(needed):
+        yield finding(
+            "operator-version",
+            "warning",
+            f"{told}; the cluster is OpenShift {openshift}.",
+            "On an older one it may not be installed, and nobody tests it there.",
+            f"Upgrade the cluster to OpenShift {needed}, or have an older operator: from another "
+            "operator_install_channel or operator_install_source, or by operator_install_starting_csv "
+            "with operator_install_install_plan_approval=Manual.",
+        )
+        return
+    if _numbers(openshift)[:2] > _numbers(NEWEST_OPENSHIFT):
+        told += (
+            f". OpenShift {openshift} is newer than what this collection's table knows "
+            f"({NEWEST_OPENSHIFT})"
+        )
+    yield finding("operator-version", "ok", f"{told}.")
+
+
+def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
+    """What the channel that is asked for would install."""
+    wanted = (settings["source"], settings["source_namespace"])
+    heads = (one["heads"] for one in catalogs if (one["name"], one["namespace"]) == wanted)
+    return next(
+        (these[settings["channel"]] for these in heads if settings["channel"] in these), None
     )
 
 
@@ -313,7 +383,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
         return finding(
             "other-webhooks",
             "warning",
-            f"There are webhooks for peer pods of neither the operator nor this collection: {_some(strangers)}.",
+            f"There are webhooks for peer pods of neither the operator nor this collection: {in_words(strangers)}.",
             why,
             "Delete these MutatingWebhookConfigurations, or keep them and set webhook_manager to operator.",
         )
@@ -333,11 +403,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
 
 
 def _advertisers(advertisers: Iterable[Mapping], manager: str) -> dict:
-    others = [
-        f"{one['manager']} on {_some(one['nodes'])}"
-        for one in advertisers
-        if one["manager"] not in NOT_OTHERS
-    ]
+    others = [one["summary"] for one in advertisers if one["kind"] in ("person", "controller")]
     if not others:
         return finding("other-advertisers", "ok", "There are none.")
     found = f"kata.peerpods.io/vm is advertised by {'; '.join(others)}."
@@ -529,8 +595,8 @@ def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
 def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
     return " ".join([
         answer["chosen_because"],
-        *([f"Open already: {_some(there)}."] if there else []),
-        *([f"To be opened: {_some(opened)}."] if opened else []),
+        *([f"Open already: {in_words(there)}."] if there else []),
+        *([f"To be opened: {in_words(opened)}."] if opened else []),
     ])  # fmt: skip
 
 
@@ -602,7 +668,7 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
             )
         ]
     there = [one["name"] for one in answer.get("instance_types", answer.get("sizes", ()))]
-    return [finding("vm-sizes", "ok", f"{region} has {_some(there)}.")] if there else []
+    return [finding("vm-sizes", "ok", f"{region} has {in_words(there)}.")] if there else []
 
 
 def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
@@ -662,9 +728,3 @@ def _unknown(check: str, cluster: Mapping, reading: str) -> dict:
 
 def _unread(cluster: Mapping, reading: str) -> str:
     return cluster["details"]["unread"][reading]
-
-
-def _some(names: list[str]) -> str:
-    said = ", ".join(names[:NAMES_SAID])
-    more = len(names) - NAMES_SAID
-    return f"{said} and {more} more" if more > 0 else said

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
+
 # The operator's name in a catalog.
 PACKAGE = "sandboxed-containers-operator"
 
@@ -547,8 +549,7 @@ def _names(
         began = _time((since or {}).get(node))
         return f"{node} ({_ago(began, now)})" if began and now else node
 
-    more = len(nodes) - NAMED_NODES
-    return ", ".join(map(one, nodes[:NAMED_NODES])) + (f" and {more} more" if more > 0 else "")
+    return in_words([one(node) for node in nodes], NAMED_NODES)
 
 
 def _ago(began: datetime, now: datetime) -> str:

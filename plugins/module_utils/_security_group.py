@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import collapse_addresses, ip_network
 
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import in_words
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 MANAGED_TAG = "osc.peerpods/managed"
 

@@ -26,7 +26,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._nsg_decision import 
     rules_of,
     same,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import in_words
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 OURS = "osc.peerpods: "
 """How the description of a rule of ours begins; `absent` knows it by this."""

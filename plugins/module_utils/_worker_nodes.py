@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 NODES_OPTION = {
     "type": "dict",
@@ -18,8 +19,6 @@ NODES_OPTION = {
         "label_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
     },
 }
-
-_NAMED_AT_MOST = 10
 
 
 class WorkerNodesError(Exception):
@@ -63,11 +62,3 @@ def provider_ids(nodes: Sequence[Mapping], label_selector: str, instead: str) ->
             f"initialized the node, or do without the nodes by {instead}."
         )
     return tuple(node["spec"]["providerID"] for node in nodes)
-
-
-def in_words(names: Sequence[str]) -> str:
-    """Names for a message, the first of them only where there are many."""
-    text = ", ".join(names[:_NAMED_AT_MOST])
-    if len(names) > _NAMED_AT_MOST:
-        text += f" and {len(names) - _NAMED_AT_MOST} more"
-    return text

@@ -206,10 +206,20 @@ details:
           description: The field manager.
           type: str
           sample: peerpods-node-capacity
+        kind:
+          description: >-
+            Who that is, V(agent), V(kubelet), V(person) or V(controller), as
+            RV(osc.peerpods.containers_info#module:advertisers[].kind) tells.
+          type: str
+          sample: agent
         nodes:
           description: The nodes' names.
           type: list
           elements: str
+        summary:
+          description: The same in words, with the names of the first ten nodes.
+          type: str
+          sample: peerpods-node-capacity on ip-10-0-1-23.eu-central-1.compute.internal
     catalogs:
       description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
       type: list
@@ -228,6 +238,10 @@ details:
           type: list
           elements: str
           sample: [stable]
+        heads:
+          description: The ClusterServiceVersion that each of them would install, by the channel.
+          type: dict
+          sample: {stable: sandboxed-containers-operator.v1.10.1}
         default_channel:
           description: The one for who asks for none.
           type: str

@@ -123,14 +123,20 @@ def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
         "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},
         "webhooks": [{"configuration": "cluster-info", "name": "mwebhook.peerpods.io"}],
         "advertisers": [
-            {"manager": "cloud-api-adaptor", "nodes": [with_peer_pods]},
-            {"manager": "somebody", "nodes": [with_peer_pods]},
+            {
+                "manager": manager,
+                "kind": "controller",
+                "nodes": [with_peer_pods],
+                "summary": f"{manager} on {with_peer_pods}",
+            }
+            for manager in ("cloud-api-adaptor", "somebody")
         ],
         "catalogs": [
             {
                 "name": "mirror",
                 "namespace": "cluster-info",
                 "channels": ["stable"],
+                "heads": {"stable": "x.v1"},
                 "default_channel": "stable",
             }
         ],

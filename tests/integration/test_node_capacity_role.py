@@ -123,33 +123,6 @@ def workers(role: Role) -> list[str]:
     return sorted(role.advertised())
 
 
-@pytest.mark.parametrize(
-    ("manager", "who"),
-    [
-        ("kubectl", "people"),
-        ("kubectl-patch", "people"),
-        ("kubectl-edit", "people"),
-        ("oc", "people"),
-        ("curl", "people"),
-        ("Mozilla", "people"),
-        ("OpenAPI-Generator", "people"),
-        ("peerpods-node-capacity", "not others"),
-        ("kubelet", "not others"),
-        # The operator's program, and whatever else may come.
-        ("manager", "controllers"),
-        ("cloud-api-adaptor", "controllers"),
-        ("peerpodconfig-ctrl", "controllers"),
-        ("octopus", "controllers"),
-        ("curler", "controllers"),
-    ],
-)
-def test_who_is_behind_a_field_manager(manager: str, who: str):
-    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text())
-    people = re.match(variables["node_capacity_by_hand"], manager)
-    ours = re.match(variables["node_capacity_not_others"], manager)
-    assert who == ("people" if people else "not others" if ours else "controllers")
-
-
 class TestBeforeOurAgent:
     def test_it_stands_aside_for_the_operators_controller(self, role: Role, workers: list[str]):
         role.write(workers[0], "10", "manager")

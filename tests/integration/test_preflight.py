@@ -18,7 +18,7 @@ from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
 from tests.integration.test_cloud_capacity import STANDARD, ServiceQuotas, reservations
 from tests.support import ROOT
 
@@ -131,11 +131,17 @@ def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
     assert on_aws.statuses() == dict.fromkeys(TITLES.keys() - {"cluster", "limit"}, "ok")
     for found in on_aws.findings().values():
         assert f"{found['title']:30} {found['found']}" in ran.stdout
+    assert "v1.10.1, which is for OpenShift 4.15" in on_aws.findings()["operator-version"]["found"]
     ports = on_aws.findings()["ports"]["found"]
     assert f"To be opened: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
     assert "ok       Cluster version" in ran.stdout
-    for extension in ("html", "json", "junit.xml"):
-        assert (on_aws.report / f"preflight.{extension}").stat().st_size
+    handed_on = artifacts(ran.stdout)["peerpods_preflight"]
+    files = [
+        on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")
+    ]
+    assert handed_on.pop("report") == [str(file) for file in files]
+    assert handed_on == {"errors": 0, "warnings": 0, "failed_checks": []}
+    assert all(file.stat().st_size for file in files)
 
 
 def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
@@ -170,6 +176,8 @@ def test_all_that_is_wrong_is_said_in_one_run(
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "operator_install_channel": "preview",
+        # Not what it comes to, since the approval is automatic.
+        "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
         ran = on_aws.run("-e", json.dumps(variables), **crooked)
@@ -185,11 +193,17 @@ def test_all_that_is_wrong_is_said_in_one_run(
     ):
         assert words in said
     statuses = on_aws.statuses()
-    assert {check for check, status in statuses.items() if status == "error"} == {
+    errors = {check for check, status in statuses.items() if status == "error"}
+    assert errors == {
         "version", "cluster-admin", "provider-ids", "operator-channel", "port-rights", "quota",
     }  # fmt: skip
     assert statuses["other-webhooks"] == "warning"
+    # Also what comes after a preflight that failed can know.
+    handed_on = artifacts(ran.stdout)["peerpods_preflight"]
+    assert (handed_on["errors"], set(handed_on["failed_checks"])) == (6, errors)
+    assert handed_on["warnings"] == list(statuses.values()).count("warning")
     assert statuses["ports"] == statuses["subnet-addresses"] == "ok"
+    assert "operator-version" not in statuses
     assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
 
 
@@ -259,6 +273,9 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "peerpodconfig_rollout_limit": 20_000,
+        # Where it comes to this one, not where it only begins with it.
+        "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
+        "operator_install_install_plan_approval": "Manual",
         "operator_install_channel": "preview",
         # The rules come after the one that denies what they are to let in.
         "cloud_networking_security_rules": [
@@ -274,6 +291,12 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version", "operator-channel", "ports", "quota", "subnet-addresses",
     }  # fmt: skip
+    assert statuses["operator-version"] == "warning"
+    operator = on_azure.findings()["operator-version"]["found"]
+    assert (
+        f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}."
+        in operator
+    )
 
 
 def test_azure_that_lets_us_look_only(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
-    advertisers,
     describe,
     details,
     worker,
@@ -153,31 +152,28 @@ def test_details_of_an_old_api_server_without_an_operator():
     }
 
 
+def test_a_catalog_tells_what_each_of_its_channels_would_install():
+    package = {
+        "status": {
+            "catalogSource": "redhat-operators",
+            "catalogSourceNamespace": "openshift-marketplace",
+            "channels": [
+                {"name": "stable", "currentCSV": "x.v1.10.1", "entries": [{"name": "x.v1.10.0"}]},
+                {"name": "preview", "currentCSV": "x.v1.11.0"},
+            ],
+        }
+    }
+    assert details([], {"packages": [package]}, {})["catalogs"] == [
+        {
+            "name": "redhat-operators",
+            "namespace": "openshift-marketplace",
+            "channels": ["stable", "preview"],
+            "heads": {"stable": "x.v1.10.1", "preview": "x.v1.11.0"},
+            "default_channel": None,
+        }
+    ]
+
+
 def test_details_that_could_not_be_read():
     found = details([], {}, {"version": "no"})
     assert {value for key, value in found.items() if key not in ("advertisers", "unread")} == {None}
-
-
-def test_who_advertises_is_whose_word_was_the_last():
-    def written(name: str, manager: str, resource: str, annotations: dict | None = None) -> dict:
-        fields = {"f:status": {"f:capacity": {f"f:{resource}": {}}}}
-        return {
-            "metadata": {
-                "name": name,
-                "managedFields": [{"manager": manager, "fieldsV1": fields}, {"manager": "x"}],
-                **({"annotations": annotations} if annotations else {}),
-            }
-        }
-
-    ours = "kata.peerpods.io/vm"
-    assert advertisers([
-        written("b", "manager", ours),
-        written("a", "manager", ours),
-        written("c", "kubelet", "cpu"),
-        written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
-        {"metadata": {"name": "e"}},
-    ]) == [
-        {"manager": "cloud-api-adaptor", "nodes": ["d"]},
-        {"manager": "manager", "nodes": ["a", "b"]},
-        {"manager": "oc-edit", "nodes": ["d"]},
-    ]  # fmt: skip

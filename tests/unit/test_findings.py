@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._findings import TITLES, findings
+from ansible_collections.osc.peerpods.plugins.module_utils._findings import (
+    NEEDED_OPENSHIFT,
+    TITLES,
+    findings,
+)
+
+from tests.support import ROOT
 
 WORKER = {"provider_id": "aws:///a/i-1", "region": "eu-central-1", "ready": True}
-CATALOG = {"name": "redhat-operators", "namespace": "openshift-marketplace", "channels": ["stable"]}
+CATALOG = {
+    "name": "redhat-operators",
+    "namespace": "openshift-marketplace",
+    "channels": ["stable"],
+    "heads": {"stable": "sandboxed-containers-operator.v1.10.1"},
+}
 OVERHEAD = {"handler": "kata-remote", "overhead": {"memory": "350Mi", "cpu": "250m"}}
 
 SETTINGS = {
@@ -19,6 +31,7 @@ SETTINGS = {
     "limit": 10,
     "installs": True,
     "channel": "stable",
+    "starting_csv": "",
     "source": "redhat-operators",
     "source_namespace": "openshift-marketplace",
     "webhook_manager": "auto",
@@ -153,11 +166,24 @@ def detail(name: str, value: object) -> tuple:
 OPERATORS = {"configuration": "mutating-webhook-configuration", "name": "mwebhook.peerpods.io"}
 STRANGERS = {"configuration": "somebodys", "name": "mwebhook.peerpods.io"}
 OURS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
-CONTROLLER = {"manager": "manager", "nodes": ["a", "b"]}
-AGENT = {"manager": "peerpods-node-capacity", "nodes": ["a"]}
+CONTROLLER = {"kind": "controller", "summary": "manager on a, b"}
+AGENT = {"kind": "agent", "summary": "peerpods-node-capacity on a"}
 TYPE = ("sizes", "instance_types", 0)
 MANY = [{**WORKER, "name": f"n{index:02}", "ready": False} for index in range(12)]
-PREVIEW = {**CATALOG, "channels": ["preview"]}
+PREVIEW = {**CATALOG, "channels": ["preview"], "heads": {"preview": "x.v1"}}
+
+
+def head(csv: str) -> tuple:
+    return detail(
+        "catalogs", [{**CATALOG, "name": "mirror"}, {**CATALOG, "heads": {"stable": csv}}]
+    )
+
+
+def operator(version: str) -> tuple:
+    return head(f"sandboxed-containers-operator.v{version}")
+
+
+PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +230,29 @@ PREVIEW = {**CATALOG, "channels": ["preview"]}
          "there is: mirror in openshift-marketplace (stable)")),
         ("operator-channel", [detail("catalogs", [PREVIEW]), detail("runtime_class", None)], "error",
          "has the operator, but not in stable"),
+        ("operator-version", [], "ok",
+         "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which is for OpenShift 4.15 and newer."),
+        ("operator-version", [("cluster", "version", "4.15.0-rc.1")], "ok", "for OpenShift 4.15 and newer."),
+        ("operator-version", [("cluster", "version", "4.14.40")], "warning",
+         "for OpenShift 4.15 and newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift 4.15, or"),
+        ("operator-version", [operator("1.9.0"), ("cluster", "version", "4.13.5")], "warning", "4.13.5"),
+        ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "for OpenShift 4.13"),
+        # 1.12 comes after 1.9, and 4.17 before 4.18.
+        ("operator-version", [operator("1.12.1"), ("cluster", "version", "4.17.9")], "warning", "4.18"),
+        ("operator-version", [operator("1.13.0"), ("cluster", "version", "4.23.0")], "ok",
+         "OpenShift 4.23.0 is newer than what this collection's table knows (4.22)."),
+        ("operator-version", [("cluster", "version", "5.0.1")], "ok", "5.0.1 is newer than"),
+        ("operator-version", [operator("1.14.0")], "ok",
+         "v1.14.0, newer than what this collection's table knows (1.13): its release notes say"),
+        ("operator-version", [operator("2.0.0")], "ok", "v2.0.0, newer than"),
+        ("operator-version", [operator("1.6.0"), ("cluster", "version", "4.12.9")], "ok",
+         "v1.6.0, which this collection's table does not have: its release notes say"),
+        ("operator-version", [head("somebodys")], "ok", "somebodys, which this collection's table does"),
+        # A version that is asked for is what is installed, but where one is installed already.
+        ("operator-version", [PINNED, detail("runtime_class", None)], "ok",
+         "operator_install_starting_csv is sandboxed-containers-operator.v1.4.1, which is for OpenShift 4.13"),
+        ("operator-version", [PINNED, detail("runtime_class", None), detail("catalogs", None)], "ok", "v1.4.1"),
+        ("operator-version", [PINNED], "ok", "v1.10.1, which"),
         ("other-webhooks", [unread("webhooks")], "unknown", UNREAD),
         ("other-webhooks", [detail("webhooks", [OURS])], "ok", "There are none"),
         ("other-webhooks", [detail("webhooks", [OURS, STRANGERS])], "warning",
@@ -318,7 +367,13 @@ def test_without_a_cluster_there_is_one_finding():
         # Where all ports are open, there is nothing to be let do.
         ([("port_rights", SKIPPED)], {"port-rights"}),
         ([("settings", "quota", "ignore"), ("settings", "limit", 1000)], {"quota", "subnet-addresses"}),
-        ([("cluster", "is_openshift", False)], {"version", "operator-channel"}),
+        ([("cluster", "is_openshift", False)], {"version", "operator-channel", "operator-version"}),
+        # Why there is no version to look at, another check says.
+        ([detail("catalogs", None)], {"operator-version"}),
+        ([detail("catalogs", None), unread("packages")], {"operator-version"}),
+        ([detail("catalogs", [PREVIEW])], {"operator-version"}),
+        ([detail("catalogs", [{**CATALOG, "namespace": "mirrors"}])], {"operator-version"}),
+        ([("cluster", "version", None)], {"operator-version"}),
         ([("cluster", "workers", [])], {"provider-ids", "region", "quota"}),
         ([("settings", "limit", "many")], {"quota", "subnet-addresses"}),
         # It is no size whose quota there is.
@@ -327,3 +382,21 @@ def test_without_a_cluster_there_is_one_finding():
 )  # fmt: skip
 def test_what_cannot_be_told_is_left_out(changes, absent):
     assert not absent & {found["check"] for found in findings(but(AWS, *changes))}
+
+
+def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
+    readings = but(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
+    assert one(readings, "operator-version")["found"].endswith("for OpenShift 4.18 and newer.")
+
+
+@pytest.mark.parametrize(
+    "path", ["roles/cluster_prerequisites/README.md", "docs/docsite/rst/guide_start.rst"]
+)
+def test_what_readers_are_told_of_operators_and_openshift(path):
+    row = r"(?:\||\*) (?:- )?1\.(\d+)(?: to 1\.(\d+))?\s+(?:\||-) (4\.\d+) and newer"
+    told = {
+        f"1.{minor}": needed
+        for first, last, needed in re.findall(row, (ROOT / path).read_text())
+        for minor in range(int(first), int(last or first) + 1)
+    }
+    assert told == NEEDED_OPENSHIFT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
     WorkerNodesError,
-    in_words,
     provider_ids,
 )
 
@@ -26,9 +25,3 @@ def test_every_node_has_to_say_which_instance_it_is():
         WorkerNodesError, match=r"no node with the labels worker\. Give .* by ids\."
     ):
         provider_ids([], "worker", "ids")
-
-
-def test_many_names_are_counted():
-    names = [f"w-{number}" for number in range(12)]
-    assert in_words(names[:2]) == "w-0, w-1"
-    assert in_words(names).endswith("w-9 and 2 more")
