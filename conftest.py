@@ -21,12 +21,36 @@ from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environ
 
 init_plugin_loader([str(ROOT / "collections")])
 
+# The files that take minutes, the slowest first. Begun last, one would keep a worker busy when the others have
+# nothing left to do.
+SLOW = (
+    "tests/integration/test_site.py",
+    "tests/integration/test_site_azure.py",
+    "tests/integration/test_collection.py",
+    "tests/integration/test_teardown.py",
+    "tests/integration/test_webhook_role.py",
+    "tests/integration/test_operator_install.py",
+    "tests/integration/test_node_capacity_role.py",
+    "tests/integration/test_preflight.py",
+    "tests/integration/test_rollout.py",
+    "tests/integration/test_awx.py",
+    "tests/integration/test_policy.py",
+    "tests/integration/test_webhook_faults.py",
+    "tests/integration/test_webhook_differential.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for a real server is an integration test, wherever it stands."""
+    """What asks for a real server is an integration test, wherever it stands; slow files come first."""
     for item in items:
         if {"arm", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    return SLOW.index(file) if file in SLOW else len(SLOW)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ description:
   - What the role P(osc.peerpods.awx#role) asks before a job. Types, choices, defaults and descriptions are those of the options.
   - >-
     An option that is a list of any strings is asked for as text, one a line, in a variable with C(_lines) after its name, which the
-    extra variables split.
+    extra variables split. One that is a boolean is asked for as a choice of V(true) and V(false), in a variable with C(_answer) after
+    its name, of which the extra variables make a boolean; it has to have a default.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, specs, name
@@ -20,7 +21,8 @@ options:
     description:
       - >-
         What to ask, each with the C(role), its C(option), and the C(question) in a few words; with C(entry_point) where that is not
-        C(main), and with C(required) where that differs from the option's.
+        C(main), and with C(required) where that differs from the option's. An option that no role has comes with C(spec), which says
+        of it what an argument spec would.
     type: list
     elements: dict
     required: true

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Questions that AWX asks before a job, from the argument specifications of roles (no I/O here).
 
-AWX knows no lists but of given choices. Any other is asked for as text, one element a line, in a
-variable of its own, which the job template's extra variables split into the option.
+AWX knows no lists but of given choices, and no booleans. A list is asked for as text, one element a
+line, and a boolean as a choice of true and false; either in a variable of its own, of which the job
+template's extra variables make the option. The choice alone would be a string, and so true.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import re
 
 _MARKUP = re.compile(r"\b[A-Z]\(([^()]*)\)")
+
+# The filter that makes an option of its answer, by the option's type.
+_FILTERS = {"list": "split", "bool": "bool"}
 
 
 class SurveyError(Exception):
@@ -21,10 +25,11 @@ def survey(asks: list[dict], specs: dict[str, dict], name: str = "") -> dict:
     """What a job template needs to ask: its `survey_spec` and `extra_vars`."""
     questions, extra_vars = [], {}
     for ask in asks:
-        questions.append(_question(ask, _option(ask, specs)))
+        option = _option(ask, specs)
+        questions.append(_question(ask, option))
         variable = questions[-1]["variable"]
         if variable != ask["option"]:
-            extra_vars[ask["option"]] = f"{{{{ {variable} | split }}}}"
+            extra_vars[ask["option"]] = f"{{{{ {variable} | {_FILTERS[option['type']]} }}}}"
     return {
         "survey_spec": {"name": name, "description": "", "spec": questions},
         "extra_vars": extra_vars,
@@ -32,6 +37,8 @@ def survey(asks: list[dict], specs: dict[str, dict], name: str = "") -> dict:
 
 
 def _option(ask: dict, specs: dict[str, dict]) -> dict:
+    if "spec" in ask:
+        return ask["spec"]
     entry_point = ask.get("entry_point", "main")
     options = specs.get(ask["role"], {}).get(entry_point, {}).get("options", {})
     if ask["option"] not in options:
@@ -51,8 +58,9 @@ def _question(ask: dict, option: dict) -> dict:
         "required": ask.get("required", option.get("required", False)),
         "default": _default(option.get("default"), secret=kind == "password"),
     }
-    if "choices" in option:
-        question["choices"] = [str(choice) for choice in option["choices"]]
+    choices = ["true", "false"] if option.get("type") == "bool" else option.get("choices")
+    if choices:
+        question["choices"] = [str(choice) for choice in choices]
     return question
 
 
@@ -61,12 +69,16 @@ def _kind(name: str, option: dict) -> tuple[str, str]:
     kind, elements = option.get("type", "str"), option.get("elements", "str")
     if kind == "list" and elements == "str":
         return ("multiselect", name) if "choices" in option else ("textarea", f"{name}_lines")
+    # AWX leaves out what nobody has answered, and then there would be nothing to make a boolean of.
+    if kind == "bool" and "default" in option:
+        return "multiplechoice", f"{name}_answer"
     if option.get("no_log") and kind == "str":
         return "password", name
     if "choices" in option and kind == "str":
         return "multiplechoice", name
     known = {"str": "text", "path": "text", "int": "integer", "float": "float"}
     if kind not in known:
+        kind += " without a default" if kind == "bool" else ""
         raise SurveyError(f"AWX has no question for the option {name}, which is a {kind}.")
     return known[kind], name
 
@@ -74,6 +86,8 @@ def _kind(name: str, option: dict) -> tuple[str, str]:
 def _default(value: object, *, secret: bool) -> object:
     if value is None or secret:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list):
         return "\n".join(map(str, value))
     return value

@@ -28,6 +28,16 @@ options:
       - The label selector of the nodes to return, as C(oc get nodes -l) takes it.
     type: str
     default: node-role.kubernetes.io/worker
+  permissions_for:
+    description:
+      - >-
+        A playbook of this collection, C(osc.peerpods.site) or C(osc.peerpods.teardown), to tell in
+        RV(missing_permissions) what it does and this user may not.
+      - >-
+        Takes no more requests for a user who may do anything to anything, and for any other a SelfSubjectAccessReview for
+        each verb and resource, about 75.
+    type: str
+    choices: [site, teardown]
   details:
     description:
       - >-
@@ -37,9 +47,6 @@ options:
         Takes five more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
         RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, and the catalogs' PackageManifests of the
         operator; up to two more where MutatingAdmissionPolicies are not served as C(v1).
-      - >-
-        For a user who may not do anything to anything, also a SelfSubjectAccessReview for each verb and resource that
-        the playbook C(osc.peerpods.site) needs, about 75.
     type: bool
     default: false
 requirements:
@@ -120,6 +127,15 @@ is_cluster_admin:
   returned: always
   type: bool
   sample: true
+missing_permissions:
+  description:
+    - >-
+      What the playbook of O(permissions_for) does to a cluster and this user may not, in every namespace; empty for a
+      cluster administrator. What only some settings ask for, or only some clusters have, is not told.
+  returned: with O(permissions_for)
+  type: list
+  elements: str
+  sample: [create namespaces, patch deployments.apps]
 workers:
   description: The nodes that O(worker_selector) selects.
   returned: always
@@ -246,12 +262,6 @@ details:
           description: The one for who asks for none.
           type: str
           sample: stable
-    missing_permissions:
-      description:
-        - What the playbook C(osc.peerpods.site) does to a cluster and this user may not, in every namespace; empty for a cluster administrator.
-      type: list
-      elements: str
-      sample: [create namespaces, patch deployments.apps]
     unread:
       description: Why what could not be read could not, as a sentence, by what it is.
       type: dict
@@ -298,12 +308,10 @@ def admission_apis(cluster):
     return found
 
 
-def missing_permissions(cluster, is_cluster_admin):
-    if is_cluster_admin:
-        return []
+def missing_permissions(cluster, playbook):
     return [
         f"{verb} {resource}.{group}".rstrip(".")
-        for (group, resource), verbs in NEEDED.items()
+        for (group, resource), verbs in NEEDED[playbook].items()
         for verb in verbs
         if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"][
             "allowed"
@@ -311,7 +319,7 @@ def missing_permissions(cluster, is_cluster_admin):
     ]
 
 
-def read_details(cluster, nodes, is_cluster_admin):
+def read_details(cluster, nodes):
     readings, unread = {}, {}
     for name, read in {
         "version": lambda: cluster.get("/version"),
@@ -319,7 +327,6 @@ def read_details(cluster, nodes, is_cluster_admin):
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
         "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
         "packages": lambda: read_package_manifests(cluster),
-        "missing_permissions": lambda: missing_permissions(cluster, is_cluster_admin),
     }.items():
         try:
             readings[name] = read()
@@ -331,21 +338,26 @@ def read_details(cluster, nodes, is_cluster_admin):
 def main():
     module = cluster_module(
         {
+            "permissions_for": {"type": "str", "choices": sorted(NEEDED)},
             "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
             "details": {"type": "bool", "default": False},
         }
     )
+    playbook = module.params["permissions_for"]
     try:
         cluster = Cluster(module)
         infrastructure = cluster.get(INFRASTRUCTURE_PATH)
         version = cluster.get(CLUSTER_VERSION_PATH) if infrastructure else None
         nodes = list(cluster.list(NODES_PATH, labelSelector=module.params["worker_selector"]))
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
+        facts = describe(infrastructure, version, nodes, review)
+        if playbook:
+            asked = not facts["is_cluster_admin"]
+            facts["missing_permissions"] = missing_permissions(cluster, playbook) if asked else []
     except ClusterError as error:
         module.fail_json(msg=str(error))
-    facts = describe(infrastructure, version, nodes, review)
     if module.params["details"]:
-        facts["details"] = read_details(cluster, nodes, facts["is_cluster_admin"])
+        facts["details"] = read_details(cluster, nodes)
     module.exit_json(changed=False, **facts)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NEEDED
 
 from tests.cluster import aws, azure
 from tests.cluster.launcher import Cluster
@@ -46,6 +47,7 @@ class Site:
             {
                 **self.cloud_environment,
                 "K8S_AUTH_KUBECONFIG": str(self.kubeconfig or self.cluster.kubeconfig),
+                "ANSIBLE_SHOW_CUSTOM_STATS": "True",
             }
         )
 
@@ -115,6 +117,23 @@ class RoleAlone(Site):
         return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
 
 
+def user_of(cluster: Cluster, playbook: str) -> Path:
+    """The kubeconfig of one who may do what `playbook` asks for before it begins, and nothing else."""
+    cluster.apply({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": playbook},
+        "rules": [
+            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+            for (group, resource), verbs in NEEDED[playbook].items()
+        ],
+    })  # fmt: skip
+    cluster.kubectl(
+        "create", "clusterrolebinding", playbook, f"--clusterrole={playbook}", f"--user={playbook}"
+    )
+    return cluster.user_kubeconfig(playbook)
+
+
 def play_of(role: str, directory: Path) -> Path:
     """A playbook in `directory` that runs that role of the collection and nothing else."""
     play = {
@@ -127,6 +146,12 @@ def play_of(role: str, directory: Path) -> Path:
     path = directory / f"{role}.yml"
     path.write_text(json.dumps([play]))
     return path
+
+
+def artifacts(said: str) -> dict:
+    """What the playbook handed on to what comes next in a workflow."""
+    (stats,) = re.findall(r"^\tRUN: (.*)$", said, re.MULTILINE)
+    return json.loads(stats)
 
 
 def sentence(ran: subprocess.CompletedProcess[str]) -> str:

@@ -22,7 +22,7 @@ import yaml
 from tests.cluster.launcher import Cluster
 from tests.environments import own_environment
 from tests.integration.site import NOTHING_CHANGED
-from tests.support import ROOT, ansible_environment
+from tests.support import JSON_OUTPUT, ROOT, ansible_environment
 
 pytestmark = pytest.mark.integration
 
@@ -334,16 +334,44 @@ def test_a_second_run_changes_nothing(made: Controller, play):
     assert made.writes == before
 
 
+def launched(made: Controller, name: str, answers: dict) -> dict:
+    """The extra variables of a job, by its template and the answers to its survey."""
+    template = made.named("job_templates", f"Peer pods: {name}")
+    asked = {question["variable"]: question["default"]
+             for question in made.surveys[template["url"]]["spec"]}  # fmt: skip
+    assert answers.keys() <= asked.keys()
+    return {**json.loads(template["extra_vars"]), **asked, **answers}
+
+
+def test_answers_become_what_the_roles_take(made: Controller):
+    """To AWX, whoever answers with a choice of true and false answers with a string."""
+    variables = {
+        **launched(made, "site", {"node_capacity_console_dashboard_answer": "true"}),
+        **launched(made, "policy", {"policy_namespaces_lines": "team-a\nteam-b\n",
+                                    "policy_warn_workloads_answer": "false"}),
+        # Nobody answers.
+        **launched(made, "teardown", {}),
+    }  # fmt: skip
+    expected = {
+        "node_capacity_console_dashboard": True, "policy_namespaces": ["team-a", "team-b"],
+        "policy_warn_workloads": False, "teardown_force": False,
+    }  # fmt: skip
+    message = {option: f"{{{{ {option} }}}}" for option in expected}
+    ran = subprocess.run(
+        ["ansible", "localhost", "-m", "debug", "-a", json.dumps({"msg": message}),
+         "-e", json.dumps(variables)],
+        env=ansible_environment(JSON_OUTPUT), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (task,) = json.loads(ran.stdout)["plays"][0]["tasks"]
+    assert task["hosts"]["localhost"]["msg"] == expected
+
+
 @pytest.fixture
 def run_template(made: Controller, tmp_path: Path):
     """Run a job template as AWX does, with answers to its survey; returns its artifacts."""
 
     def run(name: str, **answers: object) -> dict:
         template = made.named("job_templates", f"Peer pods: {name}")
-        asked = {question["variable"]: question["default"]
-                 for question in made.surveys[template["url"]]["spec"]}  # fmt: skip
-        assert answers.keys() <= asked.keys()
-        variables = {**json.loads(template["extra_vars"]), **asked, **answers}
         environment = {}
         for credential in made.attached[f"{template['url']}credentials/"]:
             stored = made.objects["credentials"][credential["id"]]
@@ -355,7 +383,7 @@ def run_template(made: Controller, tmp_path: Path):
             write(file, rendered(kind["injectors"]["file"]["template"], inject))
             environment |= {key: rendered(value, inject)
                             for key, value in kind["injectors"]["env"].items()}  # fmt: skip
-        write(tmp_path / "env/extravars", json.dumps(variables))
+        write(tmp_path / "env/extravars", json.dumps(launched(made, name, answers)))
         write(tmp_path / "env/envvars", json.dumps(environment))
         write(tmp_path / "inventory/hosts", "")
         (tmp_path / "project").symlink_to(ROOT)
@@ -389,15 +417,21 @@ def write(path: Path, content: str) -> None:
 
 
 def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, cluster: Cluster):
-    """With Audit, so that no other test's peer pods are refused meanwhile."""
+    """With Warn, so that no other test's peer pods are refused meanwhile."""
     try:
         artifacts = run_template(
-            "policy", policy_namespaces_lines="team-a\nteam-b\n", policy_actions=["Audit"]
-        )
+            "policy", policy_namespaces_lines="team-a\nteam-b\n", policy_actions=["Warn"],
+            policy_warn_workloads_answer="false",
+        )  # fmt: skip
         assert artifacts["peerpods_policy"]["namespaces"] == ["team-a", "team-b"]
-        assert artifacts["peerpods_policy"]["actions"] == ["Audit"]
-        binding = cluster.get("validatingadmissionpolicybinding", "osc-peerpods-namespaces")
-        assert binding["spec"]["validationActions"] == ["Audit"]
+        assert artifacts["peerpods_policy"]["actions"] == ["Warn"]
+        bindings = cluster.get("validatingadmissionpolicybindings",
+                               "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]  # fmt: skip
+        # There is none for workloads.
+        assert [
+            (binding["metadata"]["name"], binding["spec"]["validationActions"])
+            for binding in bindings
+        ] == [("osc-peerpods-namespaces", ["Warn"])]
     finally:
         cluster.kubectl("delete", "validatingadmissionpolicies,validatingadmissionpolicybindings",
                         "-l", "app.kubernetes.io/part-of=osc.peerpods")  # fmt: skip

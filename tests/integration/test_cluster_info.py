@@ -113,8 +113,12 @@ def with_peer_pods(cluster, cloud_side):
 
 def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
-    result = run_module("cluster_info", {"kubeconfig": str(kubeconfig), "details": True})
+    result = run_module(
+        "cluster_info",
+        {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
+    )
     details = result["details"]
+    assert result["missing_permissions"] == []
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {
         "match_conditions": True,
@@ -140,7 +144,6 @@ def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
                 "default_channel": "stable",
             }
         ],
-        "missing_permissions": [],
         "unread": {},
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
@@ -160,16 +163,24 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
         cluster.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}",
                         "--user=cluster-info-little")  # fmt: skip
     kubeconfig = cluster.user_kubeconfig("cluster-info-little")
-    result = run_module("cluster_info", {"kubeconfig": str(kubeconfig), "details": True})
+    result = run_module(
+        "cluster_info",
+        {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
+    )
     details = result["details"]
     assert details["unread"].keys() == {"webhooks", "packages"}
     assert "403 Forbidden" in details["unread"]["webhooks"]
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None
     assert details["validating_admission_policy"] is True
-    missing = details["missing_permissions"]
+    missing = result["missing_permissions"]
     assert "patch deployments.apps" in missing
     assert "patch namespaces" in missing
     assert not {"create namespaces", "list nodes"} & {*missing}
+    result = run_module(
+        "cluster_info", {"kubeconfig": str(kubeconfig), "permissions_for": "teardown"}
+    )
+    assert "delete deployments.apps" in result["missing_permissions"]
+    assert "list nodes" not in result["missing_permissions"]
 
 
 def test_a_user_who_may_only_look(cluster, run_module):

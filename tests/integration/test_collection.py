@@ -25,7 +25,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.environments import ansible_core
-from tests.integration.site import NOTHING_CHANGED, Site
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts
 from tests.support import ROOT, ansible_environment, build_collection
 
 pytestmark = pytest.mark.integration
@@ -193,6 +193,8 @@ def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: st
     ran = installed.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout + ran.stderr
     assert list(installed.directory.iterdir()) == []
+    # Numbers as numbers.
+    assert artifacts(ran.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
 
 
 def test_the_dependencies_are_said_alike():

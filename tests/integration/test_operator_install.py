@@ -16,7 +16,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import DEGRADES, LATEST_CSV, PACKAGE
 from tests.cluster.processes import wait_for
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 WORKERS = openshift.imagined_workers(3)
@@ -219,6 +219,7 @@ class TestUpgrade:
         ran = upgrade.succeeds()
         assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
         assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
+        assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
         # One was left over from the time when nobody had asked for it.
         approved = [csv("1.7.0"), csv("1.8.0"), LATEST_CSV]
         assert sorted(plans(upgrade.cluster)) == sorted(

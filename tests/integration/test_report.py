@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.openshift import VERSION, set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import requests_of
-from tests.integration.site import RoleAlone, play_of, sentence
+from tests.integration.site import RoleAlone, artifacts, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
@@ -155,6 +155,11 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert why["waits"][0] == "Unschedulable"
     assert why["starts"] == ("InvalidImageName", MESSAGE.replace("\x1b", "\ufffd"))
 
+    assert artifacts(ran.stdout) == {"peerpods_report": {
+        "report": [str(files[f"report.{extension}"]) for extension in ("html", "json", "junit.xml")],
+        "totals": capacity["totals"],
+    }}  # fmt: skip
+
     html = files["report.html"].read_text()
     assert "<script" not in html
     assert (
@@ -198,7 +203,7 @@ def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: 
     said = json.loads((tmp_path / "peerpods-report/report.json").read_text())
     assert {one["what"] for one in said["not_known"]} == {"operator", "capacity"}
     assert "403 Forbidden" in str(said["not_known"])
-    assert said["capacity"] is None
+    assert said["capacity"] is artifacts(ran.stdout)["peerpods_report"]["totals"] is None
     assert said["cluster"]["openshift_version"] == VERSION
     assert "Not known: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")

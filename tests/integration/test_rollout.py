@@ -20,7 +20,7 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports, wait_for
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -251,6 +251,12 @@ class TestPlaybook:
             assert "No limit is given: set peerpodconfig_rollout_limit" in limit.fail()
 
     def test_it_says_where_and_sets_it(self, limit: Rollout):
-        said = limit.succeed(peerpodconfig_rollout_name="canary", peerpodconfig_rollout_limit=2)
-        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in said
+        waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
+        ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
+        assert (
+            f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
+        )
         assert limit.advertised() == {**same("10"), "canary": "2"}
+        assert artifacts(ran.stdout) == {"peerpods_limit": {
+            "limits": {"canary": 2, "general": 10}, "nodes": 2, "slots": 12,
+        }}  # fmt: skip

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NEEDED
 
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
-from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts, sentence, user_of
 from tests.support import OPERATOR_NAMESPACE
 
 
@@ -32,30 +31,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
             yield Site(
                 cluster, cloud, moto.environment, ingress, site_variables("process"),
-                kubeconfig=installer(cluster),
+                kubeconfig=user_of(cluster, "site"),
             )  # fmt: skip
     finally:
         moto.processes.stop()
-
-
-def installer(cluster: Cluster) -> Path:
-    """The kubeconfig of one who may do what preflight asks for, and nothing else.
-
-    All that is installed here is installed by that user.
-    """
-    cluster.apply({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": "installer"},
-        "rules": [
-            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
-            for (group, resource), verbs in NEEDED.items()
-        ],
-    })  # fmt: skip
-    cluster.kubectl(
-        "create", "clusterrolebinding", "installer", "--clusterrole=installer", "--user=installer"
-    )
-    return cluster.user_kubeconfig("installer")
 
 
 @pytest.fixture
@@ -73,6 +52,7 @@ def test_a_dry_run_of_a_first_installation(site: Site):
         "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)"
         in ran.stdout
     )
+    assert artifacts(ran.stdout)["peerpods_site"]["rollout"] is None
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -166,7 +146,7 @@ class TestBadInput:
         "Enable peer pods in the KataConfig",
         "Deploy the webhook",
         "Register the webhook",
-        "Deploy the agent",
+        "Deploy the agent, and have it watched",
         "Set the limit and wait until every node advertises it",
     ],
 )
@@ -202,9 +182,22 @@ def test_nothing_is_doubled(site: Site):
     assert sorted(ours) == [(9000, "tcp"), (15150, "tcp")]
 
 
-def test_a_second_run_changes_nothing(site: Site):
+CLUSTER = {
+    "infrastructure_name": openshift.INFRASTRUCTURE_NAME,
+    "platform": "AWS",
+    "version": openshift.VERSION,
+}
+
+
+def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
     ran = site.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    assert artifacts(ran.stdout) == {"peerpods_site": {
+        **CLUSTER, "webhook": "collection", "node_capacity": "collection",
+        "rollout": {
+            "limits": {"peerpodconfig-openshift": 10}, "nodes": 3, "slots": 30,
+        },
+    }}  # fmt: skip
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -275,3 +268,6 @@ def test_it_stands_aside_for_the_operators_webhook(site: Site):
         )
     assert "ours is not deployed" in ran.stdout
     assert "Deploy the webhook" not in ran.stdout
+    assert artifacts(ran.stdout) == {"peerpods_site": {
+        **CLUSTER, "webhook": "operator", "node_capacity": None, "rollout": None,
+    }}  # fmt: skip

@@ -20,7 +20,15 @@ from tests.cluster import aws, azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, Site, play_of, sentence
+from tests.integration.site import (
+    NOTHING_CHANGED,
+    RoleAlone,
+    Site,
+    artifacts,
+    play_of,
+    sentence,
+    user_of,
+)
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -93,7 +101,10 @@ def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def teardown(site: Site) -> RoleAlone:
-    return RoleAlone(**vars(site), playbook=TEARDOWN)
+    """Run by one who may do what it asks for before it begins, and nothing else."""
+    return RoleAlone(
+        **{**vars(site), "kubeconfig": user_of(site.cluster, "teardown")}, playbook=TEARDOWN
+    )
 
 
 def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
@@ -102,8 +113,13 @@ def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: st
     return ran.stdout
 
 
+def stays(said: str) -> dict:
+    """What the playbook handed on to what comes next in a workflow."""
+    return artifacts(said)["peerpods_teardown"]["stays"]
+
+
 @pytest.fixture(scope="module")
-def bare(site: Site) -> tuple[dict[Key, dict], list[dict]]:
+def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
     """The cluster and the cloud before site.yml, which has been run since."""
     before = dump(site.cluster), site.rules()
     succeed(site.run, "-e", "node_capacity_console_dashboard=true")
@@ -127,11 +143,31 @@ class TestABareCluster:
         assert "(default/app). Nothing was changed. Delete them, or what makes them" in said
         assert "changed=0 " not in forced
 
+    def test_it_refuses_a_user_who_may_not_remove_all(self, bare, site: Site, teardown: RoleAlone):
+        verbs = ("list", "watch", "get", "patch")
+        site.cluster.kubectl(
+            "create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*"
+        )
+        site.cluster.kubectl(
+            "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
+        )
+        looks = replace(teardown, kubeconfig=site.cluster.user_kubeconfig("looker"))
+        with site.unchanged():
+            said = sentence(looks.run())
+        site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
+        assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in said
+        assert "and 10 more" in said
+        assert "Nothing was changed. Log in as one" in said
+
     def test_all_is_as_it_was(self, bare, site: Site, teardown: RoleAlone):
-        succeed(teardown.run)
+        said = succeed(teardown.run)
         cluster, cloud = bare
         assert differing(cluster, dump(site.cluster)) == {}
         assert site.rules() == cloud
+        assert stays(said) == {
+            "operator": [], "namespaces": [], "peerpodconfigs": [], "advertising_nodes": 0,
+            "security_rules": None,
+        }  # fmt: skip
 
     def test_a_second_run_changes_nothing(self, site: Site, teardown: RoleAlone):
         with site.unchanged():
@@ -199,6 +235,14 @@ class TestWhereMuchWasThere:
         assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in said
         assert "Go on advertising kata.peerpods.io/vm, until somebody else changes it: " in said
         assert "The KataConfig mine was there before this collection" in said
+        left = stays(said)
+        assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(
+            left.pop("operator")
+        )
+        assert left == {
+            "namespaces": [NAMESPACE], "peerpodconfigs": ["peerpodconfig-openshift"],
+            "advertising_nodes": len(nodes), "security_rules": None,
+        }  # fmt: skip
 
 
 def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
@@ -230,6 +274,11 @@ def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
         assert resources() == before
         assert "removed Allow-Kata-Agent-Internal." in said
         assert "Allow-VXLAN-Internal stays: a description of ours begins with" in said
+        # By a tag, and so of nothing else.
+        assert stays(said) == {
+            "operator": None, "namespaces": None, "peerpodconfigs": None, "advertising_nodes": None,
+            "security_rules": ["Allow-VXLAN-Internal"],
+        }  # fmt: skip
         assert NOTHING_CHANGED.search(succeed(on_azure.run, *tags))
 
 

@@ -27,8 +27,15 @@ SPECS = {
     role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())[
         "argument_specs"
     ]
-    for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks}
+    for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks if "role" in ask}
 }
+
+
+def option_of(ask: dict) -> dict:
+    """What is said of an option where it belongs."""
+    if "spec" in ask:
+        return ask["spec"]
+    return SPECS[ask["role"]][ask.get("entry_point", "main")]["options"][ask["option"]]
 
 
 def question(**option: object) -> dict:
@@ -60,6 +67,16 @@ def question(**option: object) -> dict:
             {"type": "list", "elements": "str", "default": ["x", "y"]},
             {"type": "textarea", "variable": "an_option_lines", "default": "x\ny"},
         ),
+        (
+            {"type": "bool", "default": False},
+            {
+                "type": "multiplechoice",
+                "variable": "an_option_answer",
+                "choices": ["true", "false"],
+                "default": "false",
+            },
+        ),
+        ({"type": "bool", "default": True}, {"default": "true"}),
         ({"type": "str", "no_log": True}, {"type": "password", "default": ""}),
         # A secret is nobody's to show, not even a default.
         ({"type": "str", "no_log": True, "default": "x"}, {"type": "password", "default": ""}),
@@ -77,11 +94,19 @@ def test_what_it_means_is_in_plain_words():
     assert text == "See other or a b; oc get. From webhook."
 
 
-def test_lines_become_a_list_by_the_extra_variables():
-    specs = {"a": {"main": {"options": {"names": {
-        "type": "list", "elements": "str", "description": "Names."}}}}}  # fmt: skip
-    asks = [{"role": "a", "option": "names", "question": "Which?"}]
-    assert survey(asks, specs)["extra_vars"] == {"names": "{{ names_lines | split }}"}
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ({"type": "list", "elements": "str"}, {"x": "{{ x_lines | split }}"}),
+        ({"type": "bool", "default": True}, {"x": "{{ x_answer | bool }}"}),
+        ({"type": "int"}, {}),
+        ({"type": "list", "elements": "str", "choices": ["a"]}, {}),
+    ],
+)
+def test_extra_variables_make_an_option_of_what_is_not_its_answer(option: dict, expected: dict):
+    """The option is of no role: its spec comes with what is asked."""
+    asks = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
+    assert survey(asks, {})["extra_vars"] == expected
 
 
 @pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"},
@@ -108,28 +133,27 @@ class TestOurTemplates:
         """Each role's own validator has nothing against the answers that the survey starts with."""
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
-            options = SPECS[ask["role"]][ask.get("entry_point", "main")]["options"]
             answer = asked["default"]
             if asked["type"] in ("multiselect", "textarea"):
                 answer = answer.split()
             if answer == "" and asked["required"]:
                 continue  # Nothing is proposed.
-            validated = ArgumentSpecValidator({ask["option"]: options[ask["option"]]}).validate(
+            validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate(
                 {ask["option"]: answer}
             )
             assert validated.error_messages == []
 
     def test_what_is_proposed_is_what_happens_without_an_answer(self, playbook: str):
         for ask in TEMPLATES[playbook]:
-            options = SPECS[ask["role"]][ask.get("entry_point", "main")]["options"]
+            if "role" not in ask:
+                continue  # No role's defaults have it.
             defaults = yaml.safe_load((ROOT / f"roles/{ask['role']}/defaults/main.yml").read_text())
-            assert options[ask["option"]].get("default") == defaults.get(ask["option"])
+            assert option_of(ask).get("default") == defaults.get(ask["option"])
 
     def test_no_secret_is_asked_in_the_open(self, playbook: str):
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
-            option = SPECS[ask["role"]][ask.get("entry_point", "main")]["options"][ask["option"]]
-            secret = option.get("no_log") or re.search(
+            secret = option_of(ask).get("no_log") or re.search(
                 "secret$|password|_key$|token", ask["option"]
             )
             assert (asked["type"] == "password") == bool(secret)

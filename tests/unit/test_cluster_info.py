@@ -147,7 +147,6 @@ def test_details_of_an_old_api_server_without_an_operator():
         "webhooks": None,
         "advertisers": [],
         "catalogs": None,
-        "missing_permissions": None,
         "unread": {"webhooks": "no"},
     }
 
