@@ -20,6 +20,13 @@ OPERATORS_CONFIGURATION_PATH = f"{CONFIGURATIONS_PATH}/mutating-webhook-configur
 OPERATORS_WEBHOOK = "mwebhook.peerpods.io"
 
 
+def describe_namespace(found: dict | None) -> dict:
+    return {
+        "exists": found is not None,
+        "labels": (found or {}).get("metadata", {}).get("labels", {}),
+    }
+
+
 def _has_operators_webhook(configuration: dict | None) -> bool:
     webhooks = (configuration or {}).get("webhooks", [])
     return any(webhook["name"] == OPERATORS_WEBHOOK for webhook in webhooks)

@@ -13,7 +13,7 @@ short_description: Tell what a cluster has for the webhook and the agent, and wh
 description:
   - Reads what the roles C(webhook) and C(node_capacity) decide by before they deploy their containers.
   - >-
-    Takes a request for each of O(facts), one for those that have the same answer in them (V(service_monitors) and
+    Takes a request for O(namespace) and for each of O(facts), one for those that have the same answer in them (V(service_monitors) and
     V(prometheus_rules)), and for V(advertisers) one for each 500 nodes.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -26,7 +26,7 @@ options:
       - What is to be told. Nothing else is read, and no right to read it is needed.
     type: list
     elements: str
-    required: true
+    default: []
     choices:
       - advertisers
       - console_dashboards
@@ -36,6 +36,10 @@ options:
       - service_ca
       - service_monitors
       - tls_profile
+  namespace:
+    description:
+      - A namespace to run containers in, to tell RV(namespace) of.
+    type: str
   extended_resource:
     description:
       - Of which resource RV(advertisers) tells.
@@ -63,6 +67,19 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+namespace:
+  description: What there is of O(namespace).
+  returned: with O(namespace)
+  type: dict
+  contains:
+    exists:
+      description: Whether it is there.
+      type: bool
+      sample: true
+    labels:
+      description: Its labels.
+      type: dict
+      sample: {app.kubernetes.io/part-of: osc.peerpods}
 operator_webhook:
   description: Whether the operator has registered its own webhook for peer pods.
   returned: when V(operator_webhook) is in O(facts)
@@ -132,7 +149,11 @@ advertisers:
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import advertisers
-from ansible_collections.osc.peerpods.plugins.module_utils._containers import FACTS
+from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
+    FACTS,
+    NAMESPACES_PATH,
+    describe_namespace,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -150,18 +171,22 @@ def main():
             "facts": {
                 "type": "list",
                 "elements": "str",
-                "required": True,
+                "default": [],
                 "choices": sorted([*FACTS, "advertisers"]),
             },
+            "namespace": {"type": "str"},
             "extended_resource": {"type": "str", "default": EXTENDED_RESOURCE},
         }
     )
-    wanted = module.params["facts"]
+    wanted, namespace = module.params["facts"], module.params["namespace"]
     facts = {name: FACTS[name] for name in wanted if name in FACTS}
     result = {}
     try:
         cluster = Cluster(module)
         found = {path: cluster.get(path) for path in {path for path, _says in facts.values()}}
+        if namespace:
+            path = f"{NAMESPACES_PATH}/{namespace}"
+            result["namespace"] = describe_namespace(cluster.get(path))
         if "advertisers" in wanted:
             nodes = cluster.list(NODES_PATH)
             result["advertisers"] = advertisers(nodes, module.params["extended_resource"])

@@ -190,6 +190,9 @@ class Cluster:
             "--bind-address=127.0.0.1",
             f"--secure-port={manager_port}",
             "--use-service-account-credentials=true",
+            # At the default of 20 requests a second it takes minutes until hundreds of new nodes may be used.
+            "--kube-api-qps=400",
+            "--kube-api-burst=800",
             f"--root-ca-file={self._ca_file}",
             f"--service-account-private-key-file={service_account_key}",
             f"--cluster-signing-cert-file={self._ca_file}",

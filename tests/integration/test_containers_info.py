@@ -36,7 +36,10 @@ def told(bare: Cluster, run_module):
     return ask
 
 
-def test_a_cluster_that_has_nothing(told):
+def test_a_cluster_that_has_nothing(told, run_module, bare: Cluster):
+    options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
+    nothing = {"exists": False, "labels": {}}
+    assert run_module("containers_info", options)["namespace"] == nothing
     assert told("all", facts=sorted(ALL)) == {
         **dict.fromkeys(ALL, False), "tls_profile": None, "advertisers": [],
     }  # fmt: skip
@@ -53,6 +56,10 @@ def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
     assert sorted(requests_of(bare, "reader")) == [
         ("get", "/api/v1/namespaces/openshift-service-ca"), ("get", "/apis/monitoring.coreos.com/v1"),
     ]  # fmt: skip
+    there = run_module("containers_info", {"kubeconfig": kubeconfig, "namespace": "default"})
+    assert there["namespace"] == {
+        "exists": True, "labels": {"kubernetes.io/metadata.name": "default"},
+    }  # fmt: skip
     failed = run_module("containers_info", {"kubeconfig": kubeconfig, "facts": ["advertisers"]})
     assert failed["failed"]
     assert "403 Forbidden" in failed["msg"]
