@@ -17,9 +17,10 @@ CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns cataton
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds"
+	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds, molecule's default"
 	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
+	@echo "make molecule      all of molecule's scenarios, some 15 minutes (SCENARIO=…: one)"
 	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
@@ -40,6 +41,7 @@ demo: .venv/installed packages
 test: lint sanity docs unit integration
 	$(MAKE) --no-print-directory demo CLOUD=aws
 	$(MAKE) --no-print-directory demo CLOUD=azure
+	$(MAKE) --no-print-directory molecule SCENARIO=default
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -74,7 +76,7 @@ integration: .venv/installed packages
 	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
 
 molecule: .venv/installed
-	PATH=$(CURDIR)/.venv/bin:$$PATH molecule test --all
+	PATH=$(CURDIR)/.venv/bin:$$PATH molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
 
 fuzz: .venv/installed
 	PYTHONPATH=containers/webhook:containers/webhook/tests .venv/bin/python -m fuzz.run \
