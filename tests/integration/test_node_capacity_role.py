@@ -283,6 +283,9 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("said")
     def test_what_is_not_wanted_any_more_goes(self, role: Role):
+        """And what somebody took away from the namespace, which is ours, is there again."""
+        enforced = "pod-security.kubernetes.io/enforce"
+        role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
             node_capacity_alerts=False,
@@ -290,6 +293,8 @@ class TestOurAgent:
             # As processes, the old one may still have its port.
             node_capacity_health_port=free_ports(1)[0],
         )
+        labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
+        assert labels[enforced] == "restricted"
         assert granted(role) == {right for right in RIGHTS if right[2] != "pods"}
         assert role.names(PROMETHEUS_RULE) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
