@@ -12,7 +12,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages h2load requirements clean
+.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages browser h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
@@ -72,7 +72,7 @@ unit: .venv/installed
 	$(PYTEST) -m "not integration"
 
 # conftest.py has the slow files first; xdist would begin with those of many tests.
-integration: .venv/installed packages
+integration: .venv/installed packages browser
 	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
 
 molecule: .venv/installed
@@ -106,6 +106,10 @@ images: .venv/installed packages
 packages:
 	$(call install,podman buildah runc iptables catatonit mmdebstrap,$(CONTAINER_PACKAGES),\
 	  To run the webhook and the agent as containers,true)
+
+# Without one, the tests that look at the report's page are skipped.
+browser:
+	-$(call install,chromium,chromium fonts-liberation,To see the report's page as a reader does,true)
 
 h2load:
 	$(call install,h2load,nghttp2-client,h2load is missing,false)

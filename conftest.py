@@ -41,9 +41,11 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for a real server is an integration test, wherever it stands; slow files come first."""
+    """What asks for a real server or browser is an integration test, wherever it stands; slow files come first."""
     for item in items:
-        if {"arm", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
+        if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(
+            item.fixturenames
+        ):
             item.add_marker("integration")
     items.sort(key=_place)
 

@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils import _report
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.support import ROOT, ansible_environment
 
@@ -556,3 +559,86 @@ def test_all_text_can_be_read(scheme: str):
         for name in ("text", "soft", "error", "warning", "unknown", "ok"):
             light, dark = sorted(map(luminance, (colours[ground], colours[name])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, name)
+
+
+# Of each text that shows, on a ground that is not its own element's where that is transparent: its
+# contrast, as WCAG 2 has it, where it is too small to be read with ease; and how many texts there are.
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (colour) => channels(colour).slice(0, 3).map((part) => part / 255)
+    .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return channels(colour)[3] === 0 ? ground(element.parentElement) : colour;
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let [seen, faint] = [0, []];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const [light, dark] = [getComputedStyle(element).color, ground(element)]
+      .map(luminance).sort((one, other) => other - one);
+    const contrast = (light + 0.05) / (dark + 0.05);
+    seen += 1;
+    if (contrast < 4.5) faint.push([walker.currentNode.data.trim(), contrast]);
+  }
+  return [seen, faint];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("There is no browser: sudo apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Its sandbox is not for root, as whom containers run tests.
+        running = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False)
+        yield running
+        running.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_phone_shows_all_of_it(
+    browser: Browser, written, tmp_path: Path, name: str, scheme: Literal["light", "dark"]
+):
+    """Nothing beside the screen, nothing too faint, and no word of complaint from the browser."""
+    (tmp_path / "report.html").write_text(written(name, "html"))
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, color_scheme=scheme
+    )
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    beside = "all => all.filter((one) => one.getBoundingClientRect().right > 360.5).length"
+    assert page.locator("body *").evaluate_all(beside) == 0
+    seen, faint = page.evaluate(CONTRASTS)
+    assert seen > 5
+    assert faint == []
+    # For fingers: what is to be touched is as large as WCAG 2.2 wants it at least.
+    heights = "all => all.map((one) => one.getBoundingClientRect().height)"
+    assert all(height >= 24 for height in page.locator("a, summary").evaluate_all(heights))
+    assert complaints == []
+    context.close()
+
+
+def test_a_browser_runs_nothing_of_what_comes_from_a_cluster(
+    browser: Browser, written, tmp_path: Path
+):
+    """Even where it were not text: the page's policy says so to the browser."""
+    source = written("full", "html").replace(
+        "</main>", "<script>document.title = 'ran'</script></main>"
+    )
+    (tmp_path / "report.html").write_text(source)
+    page, complaints = browser.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.title() != "ran"
+    assert len(complaints) == 1
+    assert "Content Security Policy" in complaints[0]
