@@ -29,6 +29,7 @@ SLOW = (
     "tests/integration/test_collection.py",
     "tests/integration/test_teardown.py",
     "tests/integration/test_webhook_role.py",
+    "containers/node_capacity/tests/test_faults_cluster.py",
     "tests/integration/test_operator_install.py",
     "tests/integration/test_node_capacity_role.py",
     "tests/integration/test_preflight.py",
