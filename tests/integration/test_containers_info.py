@@ -11,6 +11,8 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.integration.apiserver import requests_of
 
+pytestmark = pytest.mark.integration
+
 ALL = {
     "advertisers", "console_dashboards", "grafana_dashboards", "operator_webhook",
     "prometheus_rules", "service_ca", "service_monitors", "tls_profile",
