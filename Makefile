@@ -20,7 +20,7 @@ help:
 	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds, molecule's default"
 	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
-	@echo "make molecule      all of molecule's scenarios, some 15 minutes (SCENARIO=…: one)"
+	@echo "make molecule      all of molecule's scenarios, some 10 minutes (SCENARIO=…: one)"
 	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"

@@ -7,7 +7,6 @@ Kubernetes and AWS for, asked again by a program that does nothing else. README.
 from __future__ import annotations
 
 import argparse
-import http
 import http.client
 import json
 import os

@@ -14,6 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy impo
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     RUNTIME_CLASSES_PATH,
+    serves,
     serves_match_conditions,
 )
 
@@ -202,9 +203,7 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
         "mutating_admission_policy": (
             apis and next((one for one in VERSIONS if serves_policies(apis.get(one))), None)
         ),
-        "validating_admission_policy": (
-            apis and any(one["name"] == VALIDATING_POLICIES for one in apis["v1"]["resources"])
-        ),
+        "validating_admission_policy": apis and serves(apis["v1"], VALIDATING_POLICIES),
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
         "advertisers": advertisers(nodes),

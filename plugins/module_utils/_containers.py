@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     CONFIGURATIONS_PATH,
+    NAMESPACES_PATH,
+    serves,
 )
 
-NAMESPACES_PATH = "/api/v1/namespaces"
 API_SERVER_PATH = "/apis/config.openshift.io/v1/apiservers/cluster"
 PROMETHEUS_PATH = "/apis/monitoring.coreos.com/v1"
 GRAFANA_PATH = "/apis/grafana.integreatly.org/v1beta1"
 
 # The operator's webhook, in a configuration with the name that the operator gives it.
-OPERATORS_CONFIGURATION_PATH = f"{CONFIGURATIONS_PATH}/mutating-webhook-configuration"
+OPERATORS_CONFIGURATION = "mutating-webhook-configuration"
 OPERATORS_WEBHOOK = "mwebhook.peerpods.io"
 
 
@@ -42,20 +43,16 @@ def _is_there(found: dict | None) -> bool:
     return found is not None
 
 
-def _serves(resource: str) -> Callable[[dict | None], bool]:
-    """Whether an APIResourceList, as the API server serves it for a group's version, has `resource`."""
-    return lambda resources: any(
-        one["name"] == resource for one in (resources or {}).get("resources", ())
-    )
-
-
 # By its name: the path of what is read, and what that (None where there is no such) says.
 FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
-    "operator_webhook": (OPERATORS_CONFIGURATION_PATH, _has_operators_webhook),
+    "operator_webhook": (
+        f"{CONFIGURATIONS_PATH}/{OPERATORS_CONFIGURATION}",
+        _has_operators_webhook,
+    ),
     "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _is_there),
     "tls_profile": (API_SERVER_PATH, _tls_profile),
-    "service_monitors": (PROMETHEUS_PATH, _serves("servicemonitors")),
-    "prometheus_rules": (PROMETHEUS_PATH, _serves("prometheusrules")),
-    "grafana_dashboards": (GRAFANA_PATH, _serves("grafanadashboards")),
+    "service_monitors": (PROMETHEUS_PATH, lambda found: serves(found, "servicemonitors")),
+    "prometheus_rules": (PROMETHEUS_PATH, lambda found: serves(found, "prometheusrules")),
+    "grafana_dashboards": (GRAFANA_PATH, lambda found: serves(found, "grafanadashboards")),
     "console_dashboards": (f"{NAMESPACES_PATH}/openshift-config-managed", _is_there),
 }

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
+    OPERATORS_CONFIGURATION,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import version as csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
@@ -63,9 +66,8 @@ NEEDED_OPENSHIFT = {
 # The newest OpenShift for which those have a catalog with the operator: fbc/v4.22, and the pull request.
 NEWEST_OPENSHIFT = "4.22"
 
-# The webhook configurations of the role webhook and of the operator.
+# The webhook configuration of the role webhook.
 OUR_CONFIGURATION = "peerpods-webhook"
-OPERATORS_CONFIGURATION = "mutating-webhook-configuration"
 
 ONE_VM_EACH = "Every peer pod is a VM of its own: beyond this they stay pending or fail to start."
 

@@ -20,7 +20,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import Namespaces
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
+    Namespaces,
+    serves,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     EXTENDED_RESOURCE,
 )
@@ -82,8 +85,7 @@ def binding_path(version: str, name: str = "") -> str:
 
 def serves_policies(resources: dict | None) -> bool:
     """Whether a version of the group, by its APIResourceList (None: no such version), has them."""
-    names = {resource["name"] for resource in (resources or {}).get("resources", [])}
-    return {POLICIES, BINDINGS} <= names
+    return serves(resources, POLICIES, BINDINGS)
 
 
 def not_served(version: str) -> str:

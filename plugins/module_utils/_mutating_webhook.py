@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONFIGURATIONS_PATH = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+NAMESPACES_PATH = "/api/v1/namespaces"
 RUNTIME_CLASSES_PATH = "/apis/node.k8s.io/v1/runtimeclasses"
 
 # The Kubernetes minor version 1.x that serves matchConditions without being
@@ -255,6 +256,11 @@ def plan_absent(current: dict | None, name: str) -> Plan:
         _shown(current, old),
         {},
     )
+
+
+def serves(resources: dict | None, *names: str) -> bool:
+    """Whether a version of a group, by its APIResourceList (None: no such version), has these."""
+    return {*names} <= {one["name"] for one in (resources or {}).get("resources", ())}
 
 
 def serves_match_conditions(version: dict) -> bool:

@@ -352,8 +352,9 @@ def main():
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
         facts = describe(infrastructure, version, nodes, review)
         if playbook:
-            asked = not facts["is_cluster_admin"]
-            facts["missing_permissions"] = missing_permissions(cluster, playbook) if asked else []
+            facts["missing_permissions"] = (
+                [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook)
+            )
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:

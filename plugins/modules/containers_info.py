@@ -151,13 +151,15 @@ advertisers:
 from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
     FACTS,
-    NAMESPACES_PATH,
     describe_namespace,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
     cluster_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
+    NAMESPACES_PATH,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     EXTENDED_RESOURCE,

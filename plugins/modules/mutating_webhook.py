@@ -423,6 +423,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     CONFIGURATIONS_PATH,
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
+    NAMESPACES_PATH,
     RUNTIME_CLASSES_PATH,
     SYSTEM_NAMESPACES,
     WebhookError,
@@ -550,7 +551,7 @@ def plan_state(module, cluster, current):
         )
     excluded = excluded_namespaces(params)
     if excluded.prefixes and not match_conditions:
-        existing = cluster.list("/api/v1/namespaces")
+        existing = cluster.list(NAMESPACES_PATH)
         excluded = excluded.spelled_out(item["metadata"]["name"] for item in existing)
     desired = webhook(
         name=name,
