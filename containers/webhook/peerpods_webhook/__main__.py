@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-
-import uvloop
 
 from .listener import end_at_once
 from .log import never_wait_for_readers
@@ -23,7 +22,7 @@ async def run() -> None:
 def main() -> None:
     never_wait_for_readers()
     try:
-        uvloop.run(run())
+        asyncio.run(run())
     except (ValueError, OSError) as error:
         sys.exit(f"The webhook does not run: {error}")
     end_at_once()

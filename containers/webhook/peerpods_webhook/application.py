@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import Any, NoReturn
 
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -21,7 +23,7 @@ from .settings import Settings
 REVIEW_PATH = "/mutate-v1-pod"
 
 # Reviews of at most 10 seconds are what an API server waits for unless it is told otherwise.
-BODY_SECONDS = 10.0
+BODY_SECONDS = 10
 
 # How many of the largest bodies may be on their way in at once.
 LARGEST_BODIES = 16
@@ -34,31 +36,81 @@ CLOSE = ("connection", "close")
 WhyNotReady = Callable[[], "str | None"]
 
 
+class BodyError(Exception):
+    """Why a body was not read to its end, as what is answered to it."""
+
+    def __init__(self, outcome: str, status: int, sentence: str, *headers: tuple[str, str]):
+        super().__init__(sentence)
+        self.outcome = outcome
+        self.status = status
+        self.headers = [*TEXT, *headers]
+
+
 class Bodies:
-    """The memory that bodies on their way in may take, of all listeners together."""
+    """Those on their way in, of all listeners together: how much memory they may take, and when."""
 
     def __init__(self, settings: Settings):
-        self.limit = settings.max_body_bytes
+        self._limit = settings.max_body_bytes
         self._free = settings.max_body_bytes * LARGEST_BODIES
+        # Listeners have a thread each.
+        self._lock = threading.Lock()
+        # When the body began to come that something is awaited of.
+        self._began: dict[Any, float] = {}
 
-    @contextlib.contextmanager
-    def reserved(self, size: int):
-        """Raises BusyError where there is no room for `size` bytes."""
-        if size > self._free:
-            raise BusyError
-        self._free -= size
+    async def read(self, scope: Scope, protocol: HTTPProtocol) -> bytes:
+        """Raises BodyError where it is too large, takes too long or there is no room for it."""
+        announced = scope.headers.get("content-length")
+        size = self._limit if announced is None else int(announced)
+        if size > self._limit:
+            raise self._too_large()
+        with self._lock:
+            if size > self._free:
+                busy = "Too many large reviews are on their way in: try again in a second."
+                raise BodyError("busy", 503, busy, ("retry-after", "1"))
+            self._free -= size
         try:
-            yield
+            began = monotonic()
+            if announced is None:
+                return await self._read_chunks(protocol, began)
+            # The HTTP layer holds the client to the length that it announced.
+            return await self._in_time(protocol(), began)
         finally:
-            self._free += size
+            with self._lock:
+                self._free += size
 
+    async def _read_chunks(self, protocol: HTTPProtocol, began: float) -> bytes:
+        body = bytearray()
+        chunks = aiter(protocol)
+        with contextlib.suppress(StopAsyncIteration):
+            while len(body) <= self._limit:
+                body += await self._in_time(anext(chunks), began)
+            raise self._too_large()
+        return bytes(body)
 
-class BusyError(Exception):
-    """Too much is on its way in."""
+    async def _in_time(self, awaited: Any, began: float) -> bytes:
+        self._began[awaited] = began
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            slow = f"The request body took longer than {BODY_SECONDS} seconds."
+            raise BodyError("too_slow", 408, slow, CLOSE) from None
+        finally:
+            del self._began[awaited]
 
+    def _too_large(self) -> BodyError:
+        return BodyError("too_large", 413, f"The request body is larger than {self._limit} bytes.")
 
-class TooLargeError(Exception):
-    """A body is longer than MAX_BODY_BYTES."""
+    async def expire(self) -> NoReturn:
+        """Give up those that take longer than BODY_SECONDS.
+
+        One look at them each second, instead of a timer for each: nearly all are there at once.
+        """
+        while True:
+            await asyncio.sleep(1)
+            latest = monotonic() - BODY_SECONDS
+            for awaited, began in list(self._began.items()):
+                if began < latest:
+                    awaited.cancel()
 
 
 class ReviewApplication:
@@ -76,65 +128,36 @@ class ReviewApplication:
         self._bodies = bodies
         self._probe = ProbeApplication(why_not_ready, metrics=False)
 
-    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
+    async def __call__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         if scope.path != REVIEW_PATH:
             await self._probe(scope, protocol)
         elif scope.method != "POST":
             _refuse_method(scope, protocol, "POST")
         else:
             began = perf_counter()
+            try:
+                body = await self._bodies.read(scope, protocol)
+                status, headers, reply, outcome = self._answer(body)
+            except BodyError as error:
+                status, headers, outcome = error.status, error.headers, error.outcome
+                reply = str(error).encode()
             # A client that leaves before it has sent everything gets no answer.
-            with contextlib.suppress(ProtocolClosed):
-                status, headers, reply, outcome = await self._answer(scope, protocol)
-                if self.closing:
-                    # HTTP/2 has no such header, and the HTTP layer leaves it out there.
-                    headers = [*headers, CLOSE]
-                protocol.response_bytes(status, headers, reply)
-                REVIEWS.labels(outcome).inc()
-                REVIEW_SECONDS.observe(perf_counter() - began)
+            except ProtocolClosed:
+                return
+            if self.closing:
+                # HTTP/2 has no such header, and the HTTP layer leaves it out there.
+                headers = [*headers, CLOSE]
+            protocol.response_bytes(status, headers, reply)
+            REVIEWS[outcome].inc()
+            REVIEW_SECONDS.observe(perf_counter() - began)
 
-    async def _answer(
-        self, scope: Scope, protocol: HTTPProtocol
-    ) -> tuple[int, list[tuple[str, str]], bytes, str]:
+    def _answer(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes, str]:
         """Status, headers and body of the answer, and the outcome for the metrics."""
-        limit = self._bodies.limit
-        try:
-            body = await self._read(scope, protocol)
-        except TooLargeError:
-            return (
-                413,
-                TEXT,
-                f"The request body is larger than {limit} bytes.".encode(),
-                "too_large",
-            )
-        except TimeoutError:
-            slow = f"The request body took longer than {BODY_SECONDS:.0f} seconds.".encode()
-            return 408, [*TEXT, CLOSE], slow, "too_slow"
-        except BusyError:
-            busy = b"Too many large reviews are on their way in: try again in a second."
-            return 503, [*TEXT, ("retry-after", "1")], busy, "busy"
         status, reply, event = answer(body, self._policy)
-        if event["outcome"] != "unchanged" or self._log_unchanged:
+        outcome = event["outcome"]
+        if outcome != "unchanged" or self._log_unchanged:
             log(event)
-        return status, JSON if status == 200 else TEXT, reply, event["outcome"]
-
-    async def _read(self, scope: Scope, protocol: HTTPProtocol) -> bytes:
-        limit = self._bodies.limit
-        announced = scope.headers.get("content-length")
-        size = limit if announced is None else int(announced)
-        if size > limit:
-            raise TooLargeError
-        with self._bodies.reserved(size):
-            async with asyncio.timeout(BODY_SECONDS):
-                if announced is not None:
-                    # The HTTP layer holds the client to the length that it announced.
-                    return await protocol()
-                body = bytearray()
-                async for chunk in protocol:
-                    body += chunk
-                    if len(body) > limit:
-                        raise TooLargeError
-                return bytes(body)
+        return status, JSON if status == 200 else TEXT, reply, outcome
 
 
 class ProbeApplication:

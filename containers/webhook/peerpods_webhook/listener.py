@@ -1,10 +1,14 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One granian server, on a socket and with a certificate that are held here.
+"""One granian worker, on a socket and with a certificate that are held here.
 
-By itself granian binds a port and reads files by their names. But a certificate is renewed by a
-second server beside the first: both take connections from one queue, so that none that waits in it
-is lost with the one that stops. And what was checked must not have been replaced before it is read.
+Its server, around the worker, binds a port and reads files by their names. But a certificate is
+renewed by a second listener beside the first: both take connections from one queue, so that none
+that waits in it is lost with the one that stops. And what was checked must not have been replaced
+before it is read.
+
+The server also hands each request to an event loop and its answer back, twice over where a body is
+read. An answer that takes microseconds is given where the worker stands: in its own thread.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from granian._granian import SocketHolder
+from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
+from granian.constants import HTTPModes
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
+from granian.rsgi import HTTPProtocol, Scope
 
 from .log import log
 
@@ -32,6 +37,8 @@ BACKLOG = 1024
 # the API server does not repeat it. Go's client closes what was idle for 90 seconds: it is to be
 # the one that does.
 IDLE_SECONDS = 120
+
+Application = Callable[[Scope, HTTPProtocol], Coroutine[Any, Any, None]]
 
 
 class Files(NamedTuple):
@@ -82,58 +89,93 @@ def listening_socket(address: str, port: int) -> socket.socket:
     return listening
 
 
-class Listener(Server):
-    """Serves an RSGI application; over TLS where `files` are given."""
+class Listener:
+    """Serves an RSGI application, from a thread of its own; over TLS where `files` are given.
+
+    The application awaits nothing but what it gets from its protocol. It is called in one thread,
+    and goes on in another only where what it awaits is cancelled there.
+
+    The process is aborted where the TLS library cannot use the files.
+    """
 
     def __init__(
         self,
-        application: Any,
+        application: Application,
         listening: socket.socket,
         files: Files | None = None,
         tls_min_version: str = "",
     ):
-        super().__init__(
-            application,
-            websockets=False,
-            backlog=BACKLOG,
-            http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
-            # The ping finds clients that are gone without a word.
-            http2_settings=HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
-            # Its one warning says at each start that the embedded server is experimental.
-            log_level=LogLevels.error,
-            log_dictconfig={
-                "handlers": {"json": {"class": f"{__name__}.JSONHandler"}},
-                "loggers": {"_granian": {"handlers": ["json"], "propagate": False}},
-            },
-        )
-        self._listening = listening
-        self._files = files
-        self._tls_min_version = tls_min_version
-        self._started = asyncio.Event()
-
-    async def started(self) -> None:
-        """Wait until connections are accepted."""
-        await self._started.wait()
-
-    async def serve(self) -> None:
-        """Until `stop`. Raises RuntimeError where the server ended by itself."""
+        self._stopped = asyncio.Event()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stopped.set)
+        self._signal = WorkerSignal()
+        self._signal.add_cb(wake)
+        scheduler = CallbackScheduler(AtOnce, None, None, None, None)
+        scheduler._schedule_fn = partial(_begin, application)
+        # granian closes what it is given.
+        holder = SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
         with contextlib.ExitStack() as stack:
-            if self._files:
-                certificate, key, client_ca = stack.enter_context(self._files.in_memory()).names
-                self.ssl_ctx = (
-                    True, certificate, key, None, self._tls_min_version,
+            tls = (False, None, None, None, "", None, [], False)
+            if files:
+                certificate, key, client_ca = stack.enter_context(files.in_memory()).names
+                tls = (
+                    True, certificate, key, None, tls_min_version,
                     client_ca, [], client_ca is not None,
                 )  # fmt: skip
-            # After this hook granian makes the task that serves: who waits for the event wakes later.
-            self.on_startup(lambda: asyncio.get_running_loop().call_soon(self._started.set))
-            await super().serve()
-        if not self.interrupt_signal:
-            raise RuntimeError("The server ended by itself.")
+            worker = RSGIWorker(
+                1,  # its number
+                (None, holder),
+                None,  # no channel to a parent
+                1,  # threads of the runtime,
+                1,  # and for what would block it
+                1,  # thread that runs Python,
+                60,  # which stays
+                BACKLOG,
+                HTTPModes.auto,
+                HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
+                # The ping finds clients that are gone without a word.
+                HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
+                False,  # no WebSockets
+                None,  # nor static files
+                *tls,
+                (None, None),  # nor metrics of its own
+            )
+            # It has read the files by the time that this returns.
+            worker.serve_async(scheduler, AtOnce, self._signal)
 
-    def _init_shared_socket(self) -> None:
-        # granian closes what it is given.
-        self._ssp = None
-        self._shd = SocketHolder(os.dup(self._listening.fileno()), False, BACKLOG)
+    def stop(self) -> None:
+        """Take no more connections, and end once what is in flight is answered."""
+        self._signal.set()
+
+    async def stopped(self) -> None:
+        await self._stopped.wait()
+
+
+class AtOnce:
+    """Where granian expects an event loop: a call is made here and now."""
+
+    @staticmethod
+    def call_soon(call: Callable[[Awaitable], None], awaited: Awaitable, **_context: Any) -> None:
+        call(awaited)
+
+    call_soon_threadsafe = call_soon
+
+
+def _begin(application: Application, request: Any) -> None:
+    _go_on(request, application(request.scope, request.proto), None)
+
+
+def _go_on(request: Any, answering: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """Run the application until it awaits something again, or is done. Never raises."""
+    try:
+        if awaited is not None and awaited.cancelled():
+            awaited = answering.throw(asyncio.CancelledError())
+        else:
+            awaited = answering.send(None)
+        awaited.add_done_callback(partial(_go_on, request, answering))
+    except StopIteration:
+        request.done()
+    except BaseException as error:  # noqa: BLE001
+        request.err(error)
 
 
 def end_at_once() -> NoReturn:
@@ -146,7 +188,12 @@ def end_at_once() -> NoReturn:
 
 
 class JSONHandler(logging.Handler):
-    """The server's own complaints, in the form of our log lines."""
+    """The worker's own complaints, in the form of our log lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log({"level": record.levelname.lower(), "message": self.format(record)})
+
+
+_complaints = logging.getLogger("_granian")
+_complaints.addHandler(JSONHandler(logging.ERROR))
+_complaints.propagate = False

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-REVIEWS = Counter(
+OUTCOMES = ("mutated", "unchanged", "refused", "malformed", "too_large", "too_slow", "busy")
+
+_reviews = Counter(
     "peerpods_webhook_reviews",
-    "Admission reviews by outcome: mutated, unchanged, refused (the pod cannot become a peer pod), "
-    "malformed, too_large, too_slow, busy.",
+    "Admission reviews by outcome (refused: the pod cannot become a peer pod).",
     ["outcome"],
 )
+# All of them from the start, so that the first of an outcome is a rise that can be alerted on.
+REVIEWS = {outcome: _reviews.labels(outcome) for outcome in OUTCOMES}
 REVIEW_SECONDS = Histogram(
     "peerpods_webhook_review_duration_seconds",
     "From the headers of an admission review to its answer.",

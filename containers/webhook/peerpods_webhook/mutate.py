@@ -138,6 +138,8 @@ DIMENSIONS = (
     ),
 )
 
+NOTHING = {dimension.resource: 0 for dimension in DIMENSIONS}
+
 
 def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
     """The JSON patch that makes `pod` a peer pod; empty where nothing is to change.
@@ -147,8 +149,7 @@ def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
     spec = pod.spec
     if spec is None or spec.runtimeClassName not in policy.runtime_classes:
         return []
-    _check_amounts(spec)
-    patch = [*_annotated(pod.metadata, spec, policy.sizing)]
+    patch = [*_annotated(pod.metadata, _sizes(spec, policy.sizing))]
     if spec.resources not in (None, Resources()):
         patch.append({"op": "remove", "path": "/spec/resources"})
     vm = {policy.extended_resource: "1"}
@@ -177,97 +178,91 @@ def _with_resources(
         yield {"op": "add", "path": f"{path}/resources", "value": wanted}
 
 
-def _annotated(
-    metadata: ObjectMeta | None, spec: PodSpec, sizing: Sizing
-) -> Iterator[dict[str, Any]]:
+def _annotated(metadata: ObjectMeta | None, sizes: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Add the annotations that size the VM, but touch none that the pod has already."""
     present = (metadata and metadata.annotations) or {}
     if present.get(MACHINE_TYPE):
         # An instance type says the size already.
         return
-    sizes = {
-        dimension.annotation: str(size)
-        for dimension in DIMENSIONS
-        if dimension.annotation not in present and (size := _size(spec, dimension, sizing))
-    }
     if present:
         # The keys hold neither "~" nor "/": they are their own JSON pointer tokens.
         for annotation, size in sizes.items():
-            yield {"op": "add", "path": f"/metadata/annotations/{annotation}", "value": size}
+            if annotation not in present:
+                yield {"op": "add", "path": f"/metadata/annotations/{annotation}", "value": size}
     elif sizes and metadata:
         yield {"op": "add", "path": "/metadata/annotations", "value": sizes}
     elif sizes:
         yield {"op": "add", "path": "/metadata", "value": {"annotations": sizes}}
 
 
-def _size(spec: PodSpec, dimension: Dimension, sizing: Sizing) -> int:
-    """The VM's size in whole units: the limit where it is at least the request, else the request.
+def _sizes(spec: PodSpec, sizing: Sizing) -> dict[str, str]:
+    """The annotations that say how large the VM is to be, each in its whole units.
 
-    As upstream, a container's limit alone sizes nothing: the API server has copied it to the
-    request unless that was set to zero. The pod's own limit it copies only later, so that it
-    counts alone.
+    The limit where it is at least the request, else the request. As upstream, a container's limit
+    alone sizes nothing: the API server has copied it to the request unless that was set to zero.
+    The pod's own limit it copies only later, so that it counts alone.
     """
-    resource = dimension.resource
-    size = _total(spec, "requests", resource, sizing)
-    if dimension.overcommits and (size or resource in _of_pod(spec, "limits")):
-        size = max(size, _total(spec, "limits", resource, sizing))
-    return quantity.ceil_divide(size, dimension.unit)
+    requests, limits = (_totals(spec, side, sizing) for side in ("requests", "limits"))
+    limits_of_pod = (spec.resources and spec.resources.limits) or ()
+    sizes = {}
+    for dimension in DIMENSIONS:
+        resource = dimension.resource
+        size = requests[resource]
+        if dimension.overcommits and (size or resource in limits_of_pod):
+            size = max(size, limits[resource])
+        if size:
+            sizes[dimension.annotation] = str(quantity.ceil_divide(size, dimension.unit))
+    return sizes
 
 
-def _total(spec: PodSpec, side: str, resource: str, sizing: Sizing) -> int:
-    """What all containers and init containers come to, in billionths.
+def _totals(spec: PodSpec, side: str, sizing: Sizing) -> dict[str, int]:
+    """What all containers and init containers come to, in billionths, for each of DIMENSIONS.
 
     What the pod as a whole asks for stands instead, as it does for the scheduler.
+
+    Raises InvalidPodError for any amount that cannot be understood, also where it sizes nothing:
+    its removal hides it from the API server.
     """
-    of_pod = _of_pod(spec, side)
-    if resource in of_pod:
-        return _amount(of_pod[resource], "spec", side, resource)
-    containers = sum(_of_container(one, side, resource) for one in spec.containers or ())
-    sidecars = alone = others = 0
-    for one in spec.initContainers or ():
-        amount = _of_container(one, side, resource)
-        alone = max(alone, sidecars + amount)
-        if one.restartPolicy == "Always":
-            sidecars += amount
-        else:
-            others += amount
-    if sizing is Sizing.KUBERNETES:
+    totals = dict(NOTHING)
+    for container in spec.containers or ():
+        for resource, amount in _amounts(container.resources, side, container):
+            totals[resource] += amount
+    if spec.initContainers:
+        _add_init_containers(totals, spec.initContainers, side, sizing)
+    totals.update(_amounts(spec.resources, side, None))
+    return totals
+
+
+def _add_init_containers(
+    totals: dict[str, int], containers: list[Container], side: str, sizing: Sizing
+) -> None:
+    sidecars, alone = dict(NOTHING), dict(NOTHING)
+    for container in containers:
+        stays = container.restartPolicy == "Always" or sizing is Sizing.UPSTREAM
+        for resource, amount in _amounts(container.resources, side, container):
+            alone[resource] = max(alone[resource], sidecars[resource] + amount)
+            if stays:
+                sidecars[resource] += amount
+    for resource, amount in sidecars.items():
         # As component-helpers' resource.PodRequests.
-        return max(alone, containers + sidecars)
-    return containers + sidecars + others
+        totals[resource] = max(alone[resource], totals[resource] + amount)
 
 
-def _of_container(container: Container, side: str, resource: str) -> int:
-    amounts = container.resources and getattr(container.resources, side)
-    if not amounts or resource not in amounts:
-        return 0
-    return _amount(amounts[resource], container, side, resource)
-
-
-def _check_amounts(spec: PodSpec) -> None:
-    """All of them, also those that size nothing: their removal hides them from the API server."""
-    containers = (*(spec.containers or ()), *(spec.initContainers or ()))
-    for name, owner in (("spec", spec), *((each, each) for each in containers)):
-        for side in ("requests", "limits"):
-            amounts = (owner.resources and getattr(owner.resources, side)) or {}
-            for dimension in DIMENSIONS:
-                if dimension.resource in amounts:
-                    _amount(amounts[dimension.resource], name, side, dimension.resource)
-
-
-def _of_pod(spec: PodSpec, side: str) -> dict[str, str | int | float]:
-    return (spec.resources and getattr(spec.resources, side)) or {}
-
-
-def _amount(value: str | float, owner: Container | str, side: str, resource: str) -> int:
-    try:
-        amount = quantity.parse(str(value))
-        if amount < 0:
-            raise ValueError(f"{quantity.quoted(value)} is negative")
-    except ValueError as error:
-        where = owner if isinstance(owner, str) else f'container "{owner.name[:100]}"'
-        raise InvalidPodError(
-            f"{where}: resources.{side}[{resource}]: {error}. "
-            "Write an amount such as 500m, 2 or 1.5Gi."
-        ) from error
-    return amount
+def _amounts(
+    resources: Resources | None, side: str, container: Container | None
+) -> Iterator[tuple[str, int]]:
+    """Those that size the VM, in billionths; of the pod as a whole where `container` is None."""
+    for resource, value in ((resources and getattr(resources, side)) or {}).items():
+        if resource not in NOTHING:
+            continue
+        try:
+            amount = quantity.parse(str(value))
+            if amount < 0:
+                raise ValueError(f"{quantity.quoted(value)} is negative")
+        except ValueError as error:
+            where = f'container "{container.name[:100]}"' if container else "spec"
+            raise InvalidPodError(
+                f"{where}: resources.{side}[{resource}]: {error}. "
+                "Write an amount such as 500m, 2 or 1.5Gi."
+            ) from error
+        yield resource, amount

@@ -37,7 +37,6 @@ class Serving(NamedTuple):
 
     listener: Listener
     application: ReviewApplication
-    task: asyncio.Task[None]
 
 
 class Webhook:
@@ -63,17 +62,17 @@ class Webhook:
             listening_socket(settings.address, settings.port) as self._reviews,
             listening_socket(settings.address, settings.health_port) as health,
         ):
-            async with asyncio.TaskGroup() as self._tasks:
-                probes = Listener(ProbeApplication(self.why_not_ready, metrics=True), health)
-                probing = self._tasks.create_task(probes.serve())
-                await self._start_listener()
-                log(self._listening())
-                watching = self._tasks.create_task(self._watch_files())
+            probes = Listener(ProbeApplication(self.why_not_ready, metrics=True), health)
+            self._start_listener()
+            log(self._listening())
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._watch_files())
+                expiring = tasks.create_task(self._bodies.expire())
                 await self._stopping.wait()
                 watching.cancel()
                 await self._drain()
-                probes.stop()
-                await _end([probing])
+                await _stop([probes])
+                expiring.cancel()
 
     def why_not_ready(self) -> str | None:
         """A sentence where no review should be sent here."""
@@ -97,16 +96,14 @@ class Webhook:
             "certificateNotAfter": self._certificate.not_after,
         }
 
-    async def _start_listener(self) -> None:
+    def _start_listener(self) -> None:
         application = ReviewApplication(
             self._policy, self._settings, self._bodies, self.why_not_ready
         )
         listener = Listener(
             application, self._reviews, self._certificate.files, self._settings.tls_min_version
         )
-        task = self._tasks.create_task(listener.serve())
-        self._serving.append(Serving(listener, application, task))
-        await listener.started()
+        self._serving.append(Serving(listener, application))
         CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
 
     async def _watch_files(self) -> None:
@@ -136,13 +133,14 @@ class Webhook:
     async def _renew(self, renewed: Certificate) -> None:
         before, self._certificate = self._certificate, renewed
         old = self._serving[-1]
-        await self._start_listener()
+        self._start_listener()
         CERTIFICATE_RELOADS.labels("served").inc()
         log({"outcome": "certificate renewed", "certificateNotAfter": renewed.not_after})
         old.application.closing = True
         # Nobody takes what has expired: then there is nothing to hand over.
         if before.why_invalid(datetime.now(timezone.utc)) is None:
             await asyncio.sleep(HANDOVER_SECONDS)
+        self._serving.remove(old)
         old.listener.stop()
 
     async def _drain(self) -> None:
@@ -151,13 +149,14 @@ class Webhook:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_delay_seconds):
                 await self._hurry.wait()
-        for serving in self._serving:
-            serving.listener.stop()
-        await _end([serving.task for serving in self._serving])
+        await _stop([serving.listener for serving in self._serving])
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
-    for task in tasks:
-        # Some client keeps an HTTP/2 connection open that was told to go away.
-        task.cancel()
+async def _stop(listeners: list[Listener]) -> None:
+    """Some client may keep an HTTP/2 connection open that was told to go away: it is left."""
+    for listener in listeners:
+        listener.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            for listener in listeners:
+                await listener.stopped()

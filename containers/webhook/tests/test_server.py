@@ -296,10 +296,12 @@ def test_metrics(tmp_path):
         in ("peerpods_webhook_reviews_total", "peerpods_webhook_review_duration_seconds_count")
     } == {
         ("peerpods_webhook_review_duration_seconds_count",): 6,
+        ("peerpods_webhook_reviews_total", "busy"): 0,
         ("peerpods_webhook_reviews_total", "malformed"): 1,
         ("peerpods_webhook_reviews_total", "mutated"): 2,
         ("peerpods_webhook_reviews_total", "refused"): 1,
         ("peerpods_webhook_reviews_total", "too_large"): 1,
+        ("peerpods_webhook_reviews_total", "too_slow"): 0,
         ("peerpods_webhook_reviews_total", "unchanged"): 1,
     }
     plain = f"http://127.0.0.1:{webhook.health_port}/mutate-v1-pod"

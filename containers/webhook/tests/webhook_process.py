@@ -105,7 +105,10 @@ class Webhook:
         assert first, self.process.stderr.read()
         assert json.loads(first)["outcome"] == "listening"
         self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._lines.extend, args=(self.process.stdout,))
+        # A test that fails before it stops the process is not to keep pytest from ending.
+        self._reader = threading.Thread(
+            target=self._lines.extend, args=(self.process.stdout,), daemon=True
+        )
         self._reader.start()
 
     def client(self, **options) -> httpx.Client:
