@@ -20,7 +20,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
 
 INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
-NODES_PATH = "/api/v1/nodes"
 
 # Asks the API server whether it would let us do anything to anything: the role cluster-admin.
 ACCESS_REVIEWS_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

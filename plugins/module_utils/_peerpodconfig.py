@@ -18,7 +18,6 @@ with contextlib.suppress(ImportError):  # The Kubernetes client says what to ins
     from kubernetes.utils.quantity import parse_quantity
 
 CONFIGS_PATH = "/apis/confidentialcontainers.org/v1alpha1/peerpodconfigs"
-NODES_PATH = "/api/v1/nodes"
 PODS_PATH = "/api/v1/pods"
 
 EXTENDED_RESOURCE = "kata.peerpods.io/vm"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NODES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
+
+NODES_PATH = "/api/v1/nodes"
 
 NODES_OPTION = {
     "type": "dict",

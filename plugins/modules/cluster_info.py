@@ -274,7 +274,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
     CLUSTER_VERSION_PATH,
     INFRASTRUCTURE_PATH,
     NEEDED,
-    NODES_PATH,
     RUNTIME_CLASS_PATH,
     access_review,
     describe,
@@ -296,6 +295,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
 from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
     read_package_manifests,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
 def admission_apis(cluster):

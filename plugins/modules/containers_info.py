@@ -163,8 +163,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     EXTENDED_RESOURCE,
-    NODES_PATH,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
 def main():

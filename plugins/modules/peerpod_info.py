@@ -282,11 +282,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import LIVE_PODS, describe
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     CONFIGS_PATH,
-    NODES_PATH,
     NOT_SERVED,
     PODS_PATH,
     collection_path,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
 def main():

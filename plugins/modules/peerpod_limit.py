@@ -277,7 +277,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
     CONFIGS_PATH,
-    NODES_PATH,
     NOT_SERVED,
     PODS_PATH,
     RUNNING_PODS,
@@ -310,6 +309,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     still_advertising,
     whole_number,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 # What a task's options are called in the spec of a PeerPodConfig.
 FIELDS = {

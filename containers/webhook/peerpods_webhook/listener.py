@@ -114,30 +114,28 @@ class Listener:
         # granian closes what it is given.
         holder = SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
         with contextlib.ExitStack() as stack:
-            tls = (False, None, None, None, "", None, [], False)
+            tls = {}
             if files:
                 certificate, key, client_ca = stack.enter_context(files.in_memory()).names
-                tls = (
-                    True, certificate, key, None, tls_min_version,
-                    client_ca, [], client_ca is not None,
-                )  # fmt: skip
+                tls = {
+                    "ssl_enabled": True,
+                    "ssl_cert": certificate,
+                    "ssl_key": key,
+                    "ssl_protocol_min": tls_min_version,
+                    "ssl_ca": client_ca,
+                    "ssl_client_verify": client_ca is not None,
+                }
             worker = RSGIWorker(
-                1,  # its number
-                (None, holder),
-                None,  # no channel to a parent
-                1,  # threads of the runtime,
-                1,  # and for what would block it
-                1,  # thread that runs Python,
-                60,  # which stays
-                BACKLOG,
-                HTTPModes.auto,
-                HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
+                worker_id=1,
+                sock=(None, holder),
+                ipc=None,
+                blocking_threads=1,
+                backpressure=BACKLOG,
+                http_mode=HTTPModes.auto,
+                http1_opts=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
                 # The ping finds clients that are gone without a word.
-                HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
-                False,  # no WebSockets
-                None,  # nor static files
-                *tls,
-                (None, None),  # nor metrics of its own
+                http2_opts=HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
+                **tls,
             )
             # It has read the files by the time that this returns.
             worker.serve_async(scheduler, AtOnce, self._signal)

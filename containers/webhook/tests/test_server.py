@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -242,13 +243,38 @@ def test_an_idle_connection_is_left_for_its_client_to_close(tmp_path):
     webhook.stop()
 
 
-def test_a_body_that_does_not_come_is_not_waited_for_for_ever(tmp_path):
+def nothing_more(tls: ssl.SSLSocket) -> None:
+    """The client that stalls."""
+
+
+def bytes_for_ever(tls: ssl.SSLSocket) -> None:
+    """The client that always has one more chunk."""
+    with contextlib.suppress(OSError):
+        for _ in range(30):
+            tls.sendall(b"1\r\n \r\n")
+            time.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    ("framing", "goes_on"),
+    [
+        (b"content-length: 100\r\n\r\n{", nothing_more),
+        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", nothing_more),
+        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", bytes_for_ever),
+    ],
+)
+def test_a_body_that_does_not_end_is_not_waited_for_for_ever(tmp_path, framing, goes_on):
     webhook = Webhook(tmp_path)
     with webhook.connection() as tls:
-        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
-        reply = tls.makefile("rb").read()
+        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
+        sending = threading.Thread(target=goes_on, args=(tls,), daemon=True)
+        sending.start()
+        reply = b""
+        while not reply.endswith(b"took longer than 10 seconds."):
+            received = tls.recv(1000)
+            assert received, reply
+            reply += received
     assert reply.startswith(b"HTTP/1.1 408 ")
-    assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
     with webhook.client() as client:
         assert client.post("/mutate-v1-pod", json=review()).status_code == 200
     assert 'reviews_total{outcome="too_slow"} 1.0' in webhook.ask("/metrics").text

@@ -1,0 +1,51 @@
+"""What a listener makes of an application that fails: no other test can bring ours to that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+from webhook_process import PACKAGE_ROOT, free_port
+
+FAILS_AND_GOES_ON = """
+import asyncio, sys
+from peerpods_webhook.listener import Listener, end_at_once, listening_socket
+
+async def application(scope, protocol):
+    if scope.path == "/fails":
+        await protocol()
+        raise RuntimeError("a mistake of ours")
+    protocol.response_bytes(200, [], b"ok")
+
+async def main():
+    listener = Listener(application, listening_socket("127.0.0.1", int(sys.argv[1])))
+    await asyncio.to_thread(sys.stdin.read)
+    listener.stop()
+    await listener.stopped()
+    end_at_once()
+
+asyncio.run(main())
+"""
+
+
+def test_an_application_that_fails_is_told_of_and_the_next_request_is_answered():
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAILS_AND_GOES_ON, str(port)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    transport = httpx.HTTPTransport(retries=5)
+    with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.post("/fails", content=b"x").status_code == 500
+        assert client.get("/").text == "ok"
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    (line,) = map(json.loads, out.splitlines())
+    assert line["level"] == "error"
+    assert "RuntimeError: a mistake of ours" in line["message"]

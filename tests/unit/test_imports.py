@@ -1,0 +1,28 @@
+"""Modules that ask a cloud alone do not wait for the Kubernetes library to be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+CLOUD_MODULES = sorted(
+    path.stem
+    for cloud in ("azure_*", "ec2_*", "nsg_*", "security_group_*")
+    for path in (ROOT / "plugins" / "modules").glob(f"{cloud}.py")
+)
+
+
+@pytest.mark.parametrize("module", CLOUD_MODULES)
+def test_a_cloud_module_does_without_the_kubernetes_library(module):
+    name = f"ansible_collections.osc.peerpods.plugins.modules.{module}"
+    program = f"import sys, {name}; sys.exit('kubernetes' in sys.modules)"
+    imported = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT / "collections")},
+        check=False,
+    )
+    assert imported.returncode == 0
