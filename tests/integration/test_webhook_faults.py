@@ -36,8 +36,9 @@ from tests.cluster import openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.images import why_no_podman
 from tests.cluster.launcher import Cluster
-from tests.cluster.pki import builder, pem
-from tests.cluster.processes import wait_for
+from tests.cluster.pki import CertificateAuthority, builder, pem
+from tests.cluster.processes import Processes, wait_for
+from tests.cluster.webhook import start_webhook
 from tests.integration.webhook import NAME, PEER_POD, RESOURCE, presented, tls_secret, trusted
 from tests.support import ansible_environment
 
@@ -293,6 +294,31 @@ def test_a_renewed_ca_loses_nothing(cluster, load, failures):
     assert failures(creations) == []
 
 
+def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures, tmp_path):
+    """To a webhook on its own host an API server speaks HTTP/2 (`isLocalHost` in k8s.io/apiserver), to others HTTP/1.1.
+
+    There is no header by which HTTP/2 could ask a client to come back: the old listener says GOAWAY when it ends.
+    """
+    processes = Processes(tmp_path)
+    url, ca = start_webhook(processes, tmp_path, {})
+    port = urlsplit(url).port
+    renewing = CertificateAuthority("renewed")
+    renewed = renewing.server("webhook", "127.0.0.1")
+    registration = by_url(url, ca.read_bytes() + renewing.pair.certificate)
+    try:
+        before = wait_for("the webhook", lambda: presented_at(port), seconds=20)
+        cluster.apply(registration)
+        with load.fault() as creations:
+            (tmp_path / "webhook-tls.key").write_bytes(renewed.key)
+            (tmp_path / "webhook-tls.crt").write_bytes(renewed.certificate)
+            wait_for("the new certificate", lambda: presented_at(port) != before, seconds=20)
+        assert failures(creations) == []
+    finally:
+        cluster.kubectl("delete", registration["kind"], "by-url", "--ignore-not-found")
+        time.sleep(1)
+        processes.stop()
+
+
 def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, load, failures):
     before = api_server_started(cluster)
     with load.fault() as creations:
@@ -335,6 +361,40 @@ def test_no_pod_was_stored_unmutated(cluster, load, record_property):
     record_property("stored", len(stored))
     assert stored
     assert [pod for pod in stored if pod["spec"]["containers"][0]["resources"] != MUTATED] == []
+
+
+def by_url(url: str, ca: bytes) -> dict:
+    """A registration of a webhook that is no Service of the cluster, beside that of the role."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "by-url"},
+        "webhooks": [
+            {
+                "name": "by-url.peerpods.io",
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": url, "caBundle": base64.b64encode(ca).decode()},
+                "failurePolicy": "Fail",
+                "rules": [
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pods"],
+                    }
+                ],
+                "sideEffects": "None",
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "load"}},
+            }
+        ],
+    }
+
+
+def presented_at(port: int) -> x509.Certificate | None:
+    try:
+        return presented("127.0.0.1", port)
+    except OSError:
+        return None
 
 
 def presented_by_all(cluster: Cluster) -> dict[Replica, x509.Certificate]:

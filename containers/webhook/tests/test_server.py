@@ -266,6 +266,7 @@ def bytes_for_ever(tls: ssl.SSLSocket) -> None:
 def test_a_body_that_does_not_end_is_not_waited_for_for_ever(tmp_path, framing, goes_on):
     webhook = Webhook(tmp_path)
     with webhook.connection() as tls:
+        tls.settimeout(20)
         tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
         sending = threading.Thread(target=goes_on, args=(tls,), daemon=True)
         sending.start()
