@@ -253,7 +253,8 @@ def test_only_clients_of_the_ca_get_an_answer(tmp_path, clients):
 
     assert status(known) == 200
     for directory in (stranger, None):
-        with pytest.raises(ssl.SSLError):
+        # By TLS 1.3 a client has shaken hands before it is refused: it may be writing by then.
+        with pytest.raises((ssl.SSLError, ConnectionError)):
             status(directory)
     # A kubelet has no certificate to present.
     assert webhook.ask("/readyz").status_code == 200
