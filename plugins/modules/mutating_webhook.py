@@ -225,7 +225,8 @@ options:
       - >-
         Prove that it works: create a pod of each of O(target_runtime_classes) in a server-side dry run and see that it
         comes back with the extended resource. A change takes a second or two to reach the API server, so this is tried
-        again until O(wait_timeout).
+        again until O(wait_timeout), and with O(mode=webhook) not before two seconds where a webhook was registered
+        already: until then the API server may call that one.
       - >-
         With O(mode=policy) the pod asks for the fingerprint of what changed it, so that this proves the policy as it is
         now, whatever webhook there is besides. With O(mode=webhook) and a policy in place it only proves that the
@@ -447,6 +448,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
 
 # How long to let the API server notice a change between two dry runs. Seconds.
 PROBE_INTERVAL = 0.5
+
+# How long the API server may go on calling a webhook as it was before its registration was replaced. Seconds.
+REPLACEMENT_SECONDS = 2.0
 
 
 # Where the CA bundle may come from.
@@ -710,6 +714,9 @@ def manage_webhook(module, cluster):
         return plan
 
     plan = retry_conflicts(attempt)
+    if plan.action == "replace" and params["verify"] and not module.check_mode:
+        # What was registered before may work, and would be proved instead.
+        time.sleep(REPLACEMENT_SECONDS)
     result = {
         "changed": plan.action is not None,
         "webhook": find(plan.configuration, params["webhook_name"]),
