@@ -359,6 +359,8 @@ class Aged:
             {"op": "replace", "path": "/webhooks/0/clientConfig/caBundle",
              "value": base64.b64encode(bundle).decode()}]))  # fmt: skip
         wait_for("the aged certificate", lambda: own.presented() == self.leaf, seconds=30)
+        # For ten seconds the certificate before answers beside it, which nobody trusts any more.
+        time.sleep(11)
         wait_for("peer pods to pass", lambda: accepts_peer_pods(own.cluster), seconds=30)
 
 
