@@ -40,8 +40,8 @@ def test_an_application_that_fails_is_told_of_and_the_next_request_is_answered()
         stdout=subprocess.PIPE,
         text=True,
     )
-    transport = httpx.HTTPTransport(retries=5)
-    with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
+    url, transport = f"http://127.0.0.1:{port}", httpx.HTTPTransport(retries=5)
+    with httpx.Client(base_url=url, transport=transport, trust_env=False) as client:
         assert client.post("/fails", content=b"x").status_code == 500
         assert client.get("/").text == "ok"
     out, _ = process.communicate(timeout=20)
