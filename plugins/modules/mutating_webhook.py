@@ -139,6 +139,9 @@ options:
   cert_manager:
     description:
       - Have cert-manager keep the CA bundle, by annotating the configuration with the Certificate of the webhook.
+      - >-
+        Versions before 1.12 do not know C(matchConditions), and take them away as they write the bundle: O(verify) fails where they
+        did. An API server without C(matchConditions), before OpenShift 4.15, has nothing to lose.
       - The annotation is for all webhooks in the configuration.
     type: dict
     suboptions:
@@ -725,6 +728,22 @@ def manage_webhook(module, cluster):
     return result, None
 
 
+def refuse_losses(cluster, params, written):
+    """Raises WebhookError where the webhook that was `written` has lost fields since.
+
+    Who injects the CA bundle and was built for an older Kubernetes writes the registration whole, but without the
+    fields that it does not know.
+    """
+    path = f"{CONFIGURATIONS_PATH}/{params['name']}"
+    lost = written.keys() - find(cluster.get(path), params["webhook_name"]).keys()
+    if lost:
+        raise WebhookError(
+            f"MutatingWebhookConfiguration {params['name']} does its work, but lost {', '.join(sorted(lost))} as its CA "
+            "bundle was injected: the webhook is called for more pods than it should be. A cert-manager before 1.12 does "
+            "not know matchConditions: update it, or use another CA. Until then, state absent ends the calls."
+        )
+
+
 def manage_policy(module, cluster):
     """The result of the run, and the mark that a pod gets from the policy."""
 
@@ -755,6 +774,8 @@ def run(module):
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
             result["verified"] = verify(module, cluster, mark)
+            if result["changed"] and injection(params):
+                refuse_losses(cluster, params, result["webhook"])
         except (ClusterError, WebhookError) as error:
             module.fail_json(msg=str(error), **result)
     module.exit_json(**result)

@@ -29,6 +29,10 @@ SERVICE_NETWORK = "172.30.0.0/16"
 # Nodes that carry this annotation are kwok's.
 FAKE_NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
+# The namespace to whose webhooks the API server presents a client certificate, if they ask for one.
+# To no others, as on OpenShift.
+CLIENT_CERTIFICATE_NAMESPACE = "client-certificates"
+
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -72,6 +76,11 @@ class Cluster:
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig (group system:masters)."""
         return self.directory / "admin.kubeconfig"
+
+    @property
+    def ca(self) -> bytes:
+        """Whom the API server's clients, and those that it is a client of, trust (PEM)."""
+        return self._authority.pair.certificate
 
     @property
     def audit_log(self) -> Path:
@@ -121,7 +130,7 @@ class Cluster:
     def _start(self) -> None:
         etcd_port, peer_port, port, scheduler_port, manager_port = free_ports(5)
         self.server = f"https://127.0.0.1:{port}"
-        self._ca_file = self._write("ca.crt", self._authority.pair.certificate)
+        self._ca_file = self._write("ca.crt", self.ca)
         ca_key_file = self._write("ca.key", self._authority.pair.key)
         # Containers on this machine reach the API server by other addresses than
         # the loopback one; they verify it by the name every pod knows it by.
@@ -137,6 +146,8 @@ class Cluster:
             "service-account", self._authority.client("service-account-signer")
         )[1]
         audit_policy = self._write("audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
+        webhook_client = self._files("webhook-client", self._authority.client("kube-apiserver"))
+        admission = self._admission_configuration(*webhook_client)
 
         etcd_url = f"https://127.0.0.1:{etcd_port}"
         self.processes.start("etcd", [
@@ -168,6 +179,7 @@ class Cluster:
             f"--tls-cert-file={serving[0]}",
             f"--tls-private-key-file={serving[1]}",
             f"--client-ca-file={self._ca_file}",
+            f"--admission-control-config-file={admission}",
             "--anonymous-auth=false",
             "--authorization-mode=Node,RBAC",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
@@ -223,6 +235,28 @@ class Cluster:
             seconds=30,
         )
         self.processes.check_alive()
+
+    def _admission_configuration(self, certificate_file: str, key_file: str) -> str:
+        """The file that says whom the API server presents a client certificate
+        (Kubernetes' docs, Dynamic Admission Control: Authenticate API servers)."""
+        user = {"client-certificate": certificate_file, "client-key": key_file}
+        webhooks = f"*.{CLIENT_CERTIFICATE_NAMESPACE}.svc"
+        kubeconfig = {
+            "apiVersion": "v1", "kind": "Config", "users": [{"name": webhooks, "user": user}],
+        }  # fmt: skip
+        configuration = {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AdmissionConfiguration",
+            "plugins": [{
+                "name": "MutatingAdmissionWebhook",
+                "configuration": {
+                    "apiVersion": "apiserver.config.k8s.io/v1",
+                    "kind": "WebhookAdmissionConfiguration",
+                    "kubeConfigFile": self._write("webhooks.kubeconfig", yaml.safe_dump(kubeconfig)),
+                },
+            }],
+        }  # fmt: skip
+        return self._write("admission.yaml", yaml.safe_dump(configuration))
 
     def _wait_for_api_server(self) -> None:
         wait_for("the API server's /readyz", self._ready, seconds=60)

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.pki import CertificateAuthority
 from tests.cluster.processes import free_ports
 from tests.integration.apiserver import between, requests_of
+from tests.integration.containers import actor
 
 CONFIGURATION = "webhook-test"
 WEBHOOK = "mwebhook.test.peerpods.io"
@@ -357,6 +358,29 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
     )  # fmt: skip
     assert not manage(**options)["changed"]
     assert configuration(cluster)["webhooks"][0]["clientConfig"]["caBundle"] == bundle
+
+
+def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage):
+    """Versions before 1.12 write the whole registration, and know no matchConditions."""
+
+    def inject() -> None:
+        registration = configuration(cluster)
+        (webhook,) = registration["webhooks"]
+        if "matchConditions" in webhook:
+            del webhook["matchConditions"]
+            webhook["clientConfig"]["caBundle"] = base64.b64encode(admission.ca.encode()).decode()
+            cluster.kubectl("replace", "-f", "-", input=json.dumps(registration))
+
+    options = {
+        "url": admission.url,
+        "cert_manager": {"namespace": NAMESPACE, "certificate": "webhook"},
+        "verify": True,
+    }
+    with actor(inject):
+        results = [manage(**options), manage(**options)]
+    for result in results:
+        assert (result["failed"], result["changed"], result["verified"]) == (True, True, True)
+        assert "lost matchConditions as its CA bundle was injected" in result["msg"]
 
 
 def test_verify_fails_with_what_the_api_server_says(cluster, admission, manage):

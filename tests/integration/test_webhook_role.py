@@ -27,14 +27,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes.client.exceptions import ApiException
 
 from tests.cluster import openshift
+from tests.cluster.cert_manager import start_cert_manager
 from tests.cluster.clouds import site_variables
 from tests.cluster.images import base_image, why_no_podman
-from tests.cluster.launcher import Cluster
+from tests.cluster.launcher import CLIENT_CERTIFICATE_NAMESPACE, Cluster
 from tests.cluster.operators import Api
-from tests.cluster.pki import CertificateAuthority, builder, key_usage, pem
+from tests.cluster.pki import builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
 from tests.integration.containers import (
-    actor,
     assert_probed_and_spread,
     listed_and_pinned,
     openshift_builds,
@@ -416,39 +416,44 @@ class TestWhatOpenShiftBrings:
         assert NOTHING_CHANGED.search(openshift_role.install().stdout)
 
 
-def test_cert_manager_issues_the_certificate(role, cluster: Cluster):
-    """A stand-in for it answers the Certificate, and injects the CA where the annotation asks."""
-    openshift.custom_resource(cluster, "cert-manager.io", "Certificate")
+@pytest.fixture(scope="module")
+def cert_managed(role: Callable[..., Role], cluster: Cluster) -> Role:
+    """Its certificate is cert-manager's, by a CA that cert-manager made."""
+    start_cert_manager(cluster)
     managed = role(
         "cert-managed",
         webhook_certificate="cert_manager",
         webhook_cert_manager_issuer={"kind": "ClusterIssuer", "name": "internal-ca"},
     )
-    authority = CertificateAuthority("internal-ca")
-    bundle = base64.b64encode(authority.pair.certificate).decode()
+    managed.install()
+    return managed
 
-    def cert_manager() -> None:
-        for certificate in cluster.get("certificates.cert-manager.io", "-A")["items"]:
-            spec, namespace = certificate["spec"], certificate["metadata"]["namespace"]
-            secrets = cluster.get("secrets", "-n", namespace)["items"]
-            if spec["secretName"] not in [found["metadata"]["name"] for found in secrets]:
-                assert spec["issuerRef"]["name"] == "internal-ca"
-                pair = authority.server(NAME, *spec["dnsNames"])
-                cluster.apply(tls_secret(namespace, spec["secretName"], {
-                    "tls.crt": pair.certificate, "tls.key": pair.key}))  # fmt: skip
-        registration = cluster.get(REGISTRATION)
-        asked = (
-            registration["metadata"].get("annotations", {}).get("cert-manager.io/inject-ca-from")
+
+def test_cert_manager_issues_the_certificate(cert_managed: Role):
+    (ca,) = cert_managed.trusted()
+    assert ca.subject.rfc4514_string() == "CN=internal-ca"
+    assert cert_managed.presents_one_of(ca)
+    assert accepts_peer_pods(cert_managed.cluster)
+    assert NOTHING_CHANGED.search(cert_managed.install().stdout)
+
+
+def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role):
+    (ca,) = cert_managed.trusted()
+    before = cert_managed.presented()
+    with peer_pods(cert_managed.cluster) as more:
+        # What `cmctl renew` does.
+        cert_managed.cluster.kubectl(
+            "patch", f"certificate/{NAME}", "-n", cert_managed.namespace, "--subresource=status",
+            "--type=json", "-p", json.dumps([{"op": "add", "path": "/status/conditions/-", "value": {
+                "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}}]),
+        )  # fmt: skip
+        wait_for(
+            "the renewed certificate",
+            lambda: cert_managed.presents_one_of(ca, but=before),
+            seconds=60,
         )
-        client_config = registration["webhooks"][0]["clientConfig"]
-        if asked == f"cert-managed/{NAME}" and client_config.get("caBundle") != bundle:
-            cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
-                {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]))  # fmt: skip
-
-    with actor(cert_manager):
-        managed.install()
-        assert accepts_peer_pods(cluster)
-        assert NOTHING_CHANGED.search(managed.install().stdout)
+        more(20)
 
 
 def test_cert_manager_needs_an_issuer(role):
@@ -458,18 +463,23 @@ def test_cert_manager_needs_an_issuer(role):
 
 
 @pytest.fixture(scope="module")
-def strict(role: Callable[..., Role]) -> Role:
-    """All that can be set is; the webhook asks for a client certificate, which nobody here has."""
+def strict(role: Callable[..., Role], cluster: Cluster) -> Role:
+    """All that can be set is; the webhook asks for the client certificate that the API server has."""
     installed = role(
-        "strict",
+        CLIENT_CERTIFICATE_NAMESPACE,
         webhook_certificate="own",
-        webhook_client_ca=CertificateAuthority("api-servers").pair.certificate.decode(),
+        webhook_client_ca=cluster.ca.decode(),
         webhook_tls_cipher_suites=["ECDHE-ECDSA-AES128-GCM-SHA256"],
         webhook_tls_min_version="VersionTLS13",
         webhook_timeout=15,
     )
-    assert "does not do its work in a dry run" in sentence(installed.run())
+    installed.install()
     return installed
+
+
+def test_the_api_server_shows_its_client_certificate(strict: Role):
+    assert accepts_peer_pods(strict.cluster)
+    assert NOTHING_CHANGED.search(strict.install().stdout)
 
 
 def test_whoever_has_no_client_certificate_is_refused(strict: Role):
@@ -489,6 +499,13 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
         "POD_VM_EXTENDED_RESOURCE",
         "MAX_BODY_BYTES",
     }
+
+
+def test_a_client_certificate_that_the_api_server_does_not_have(role, cluster: Cluster):
+    """As on OpenShift."""
+    unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(),
+                   webhook_timeout=15)  # fmt: skip
+    assert "does not do its work in a dry run" in sentence(unknown.run())
 
 
 def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
