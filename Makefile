@@ -12,7 +12,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images packages browser h2load requirements clean
+.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
@@ -71,8 +71,13 @@ docs: .venv/installed
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
 
+# Before the tests, not beside them: a compiler takes all of the machine.
+programs: .venv/installed
+	.venv/bin/python -c 'from tests.cluster import binaries, cert_manager, promtool; \
+	  binaries.binaries(), cert_manager.cert_manager(), promtool.promtool()'
+
 # conftest.py has the slow files first; xdist would begin with those of many tests.
-integration: .venv/installed packages browser
+integration: .venv/installed programs packages browser
 	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
 
 molecule: .venv/installed

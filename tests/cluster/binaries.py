@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -67,6 +68,17 @@ def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> P
             _say(f"This happens once and takes about {minutes} minutes on 2 cores.")
             _build(module, directory, flags)
     return directory
+
+
+def source(module: Path, name: str) -> Path:
+    """Where the files of the Go module `name` are, of the version that the go.mod in `module` pins."""
+    run = subprocess.run(
+        [_go(module), "mod", "download", "-json", name],
+        cwd=module, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if run.returncode:
+        sys.exit(f"{name} could not be had from {module}: {run.stdout}{run.stderr}")
+    return Path(json.loads(run.stdout)["Dir"])
 
 
 def _build(module: Path, directory: Path, flags: Sequence[str]) -> None:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import openshift
-from .binaries import built
+from .binaries import built, source
 from .launcher import Cluster
 
 MODULE = Path(__file__).parents[1] / "cert_manager"
 NAMESPACE = "cert-manager"
-KINDS = {
-    "cert-manager.io": ("Issuer", "ClusterIssuer", "Certificate", "CertificateRequest"),
-    "acme.cert-manager.io": ("Order", "Challenge"),
-}
+
+
+def cert_manager() -> Path:
+    """The program, built first where the cache has none."""
+    return built(MODULE, ["cert-manager"], "-ldflags=-s -w", minutes=2) / "cert-manager"
 
 
 def start_cert_manager(cluster: Cluster) -> None:
     """Start it, without the webhook that checks what it is given. `internal-ca` is a ClusterIssuer
     whose CA cert-manager itself made."""
-    program = built(MODULE, ["cert-manager"], "-ldflags=-s -w", minutes=3) / "cert-manager"
-    for group, kinds in KINDS.items():
-        for kind in kinds:
-            scope = "Cluster" if kind == "ClusterIssuer" else "Namespaced"
-            openshift.custom_resource(cluster, group, kind, scope=scope)
+    cluster.define(source(MODULE, "github.com/cert-manager/cert-manager") / "deploy" / "crds")
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         _cluster_issuer("bootstrap", {"selfSigned": {}}),
@@ -42,7 +38,7 @@ def start_cert_manager(cluster: Cluster) -> None:
         _cluster_issuer("internal-ca", {"ca": {"secretName": "internal-ca"}}),
     )
     cluster.processes.start("cert-manager", [
-        str(program),
+        str(cert_manager()),
         str(cluster.user_kubeconfig("cert-manager", "system:masters")),
         NAMESPACE,
     ])  # fmt: skip

@@ -108,6 +108,11 @@ class Cluster:
             input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
         )  # fmt: skip
 
+    def define(self, *paths: Path) -> None:
+        """Install CustomResourceDefinitions: YAML files, or all of those in a directory."""
+        self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+
     def user_kubeconfig(self, user: str, *groups: str) -> Path:
         """A kubeconfig for `user` in `groups`, authenticated by a client certificate."""
         path = self.directory / f"{user.replace(':', '-')}.kubeconfig"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from tests.support import OPERATOR_NAMESPACE
 
+from .binaries import source
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
 from .processes import wait_for
 
@@ -21,6 +23,9 @@ IMAGINED_REGION = {"aws": "eu-central-1", "azure": "westeurope"}
 
 # For child processes that are modules of this tree.
 PYTHON = {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+# The go.mod that pins whose CustomResourceDefinitions are used as they are published.
+DEFINITIONS = Path(__file__).parents[1] / "definitions"
 
 # The node whose pods really run: this machine, by tests/cluster/kubelet.py.
 CONTROL_PLANE_NODE = "control-plane-0"
@@ -109,8 +114,7 @@ def fill(
     `platform_status` is the Infrastructure's, AWS in `region` where there is none.
     """
     platform = platform_status or {"type": "AWS", "aws": {"region": region}}
-    cluster.kubectl("apply", "--server-side", "-f", str(Path(__file__).with_name("crds")))
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.define(Path(__file__).with_name("crds"), *_published())
     cluster.apply(
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
         *(node(worker, region) for worker in workers),
@@ -136,6 +140,7 @@ def fill(
             "state": "Completed", "version": VERSION, "image": "release", "verified": True,
             "startedTime": "2024-11-04T08:00:00Z", "completionTime": "2024-11-04T08:41:00Z",
         }],
+        "availableUpdates": [], "observedGeneration": 1, "versionHash": "hash",
     })  # fmt: skip
     set_status(cluster, "machineconfigpool/worker", {
         "machineCount": len(workers), "updatedMachineCount": len(workers),
@@ -175,6 +180,26 @@ def set_status(cluster: Cluster, name: str, status: dict, namespace: str | None 
         "patch", name, *(["-n", namespace] if namespace else []),
         "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}),
     )  # fmt: skip
+
+
+def monitoring(cluster: Cluster) -> None:
+    """Install what Prometheus' operator defines."""
+    files = source(DEFINITIONS, "github.com/prometheus-operator/prometheus-operator")
+    cluster.define(files / "example" / "prometheus-operator-crd")
+
+
+def _published() -> Iterator[Path]:
+    """The CustomResourceDefinitions of OpenShift and OLM that a cluster without peer pods has."""
+    openshift = source(DEFINITIONS, "github.com/openshift/api")
+    for file in (
+        "config/v1/{}/0000_00_cluster-version-operator_01_clusterversions-Default.crd.yaml",
+        "config/v1/{}/0000_10_config-operator_01_apiservers.crd.yaml",
+        "config/v1/{}/0000_10_config-operator_01_infrastructures-Default.crd.yaml",
+        "machineconfiguration/v1/{}/0000_80_machine-config_01_machineconfigpools-Default.crd.yaml",
+        "security/v1/{}/0000_03_config-operator_01_securitycontextconstraints.crd.yaml",
+    ):
+        yield openshift / file.format("zz_generated.crd-manifests")
+    yield source(DEFINITIONS, "github.com/operator-framework/api") / "crds"
 
 
 def custom_resource(
@@ -307,6 +332,10 @@ def _security_context_constraints(name: str, *, privileged: bool) -> dict:
         "kind": "SecurityContextConstraints",
         "metadata": {"name": name},
         **allowed,
+        "allowedCapabilities": ["*"] if privileged else ["NET_BIND_SERVICE"],
+        "defaultAddCapabilities": [],
+        "requiredDropCapabilities": [] if privileged else ["ALL"],
+        "priority": 0,
         "readOnlyRootFilesystem": False,
         "groups": [] if privileged else ["system:authenticated"],
         "users": [],

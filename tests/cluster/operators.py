@@ -124,8 +124,11 @@ class Api:
             if error.status != 404:
                 raise
 
-    def status(self, path: str, found: dict, wanted: dict) -> None:
-        """Set fields of a status where one differs; what stays `True` since when stays so, too."""
+    def status(self, path: str, found: dict, wanted: dict, **when: str) -> None:
+        """Set fields of a status where one differs; what stays `True` since when stays so, too.
+
+        `when` it was are fields that make no difference.
+        """
         now = found.get("status") or {}
         if "conditions" in wanted:
             known = {condition["type"]: condition for condition in now.get("conditions", [])}
@@ -134,7 +137,7 @@ class Api:
                 for condition in wanted["conditions"]
             ]}  # fmt: skip
         if any(now.get(key) != value for key, value in wanted.items()):
-            self.merge(f"{path}/status", {"status": wanted})
+            self.merge(f"{path}/status", {"status": wanted | when})
 
 
 def _condition(known: dict, wanted: dict) -> dict:
@@ -220,7 +223,8 @@ def _subscribed(api: Api, subscription: dict) -> None:
 
     def say(state: str | None, *conditions: dict, **more) -> None:
         api.status(f"{collection}/subscriptions/{name}", subscription, {
-            **({"state": state} if state else {}), "conditions": list(conditions), **more})  # fmt: skip
+            **({"state": state} if state else {}), "conditions": list(conditions), **more,
+        }, lastUpdated=_now())  # fmt: skip
 
     unhealthy = _unhealthy(api, spec)
     # Without exactly one OperatorGroup in the namespace, OLM does nothing.
@@ -339,6 +343,7 @@ def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
         status = {"phase": "Failed", "conditions": [{
             "type": "Installed", "status": "False", "reason": "InstallCheckFailed",
             "message": UNPACKING_FAILED}]}  # fmt: skip
+    status["catalogSources"] = []
     api.status(f"{collection}/installplans/{plan['metadata']['name']}", plan, status)
     return status["phase"]
 

@@ -72,8 +72,7 @@ def test_when_all_is_there(bare: Cluster, told):
     for namespace in ("openshift-service-ca", "openshift-config-managed"):
         bare.kubectl("create", "namespace", namespace)
     openshift.custom_resource(bare, "config.openshift.io", "APIServer", scope="Cluster")
-    openshift.custom_resource(bare, "monitoring.coreos.com", "ServiceMonitor")
-    openshift.custom_resource(bare, "monitoring.coreos.com", "PrometheusRule")
+    openshift.monitoring(bare)
     openshift.custom_resource(
         bare, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1"
     )

@@ -109,8 +109,7 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
         for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
             cluster.kubectl("create", "namespace", name)
         cluster.apply(openshift.peer_pod_config("worker"))
-        openshift.custom_resource(cluster, "monitoring.coreos.com", "ServiceMonitor")
-        openshift.custom_resource(cluster, "monitoring.coreos.com", "PrometheusRule")
+        openshift.monitoring(cluster)
         openshift.custom_resource(
             cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1"
         )
