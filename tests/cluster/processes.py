@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -115,12 +116,19 @@ def unwind_on_signals() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that are free at this moment on every address."""
+    """Distinct TCP ports that are free at this moment on every address.
+
+    None of those that the kernel gives to connections, which could take it before it is listened at.
+    """
+    ports = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in sockets]
+        while len(ports) < count:
+            # Whoever seeds the other generator gets the same ports as the process beside it.
+            port = random.SystemRandom().randrange(20_000, 30_000)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("", port))
+                ports.append(port)
+    return ports
 
 
 def wait_for(what: str, ready, *, seconds: float, every: float = 0.1):

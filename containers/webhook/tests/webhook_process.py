@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import json
+import random
 import signal
 import socket
 import ssl
@@ -63,8 +65,11 @@ def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, 
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """None of those that the kernel gives to connections, which could take it before it is listened at."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def start(env: dict[str, str]) -> subprocess.Popen:
