@@ -735,7 +735,7 @@ def refuse_losses(cluster, params, written):
     fields that it does not know.
     """
     path = f"{CONFIGURATIONS_PATH}/{params['name']}"
-    lost = written.keys() - find(cluster.get(path), params["webhook_name"]).keys()
+    lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()
     if lost:
         raise WebhookError(
             f"MutatingWebhookConfiguration {params['name']} does its work, but lost {', '.join(sorted(lost))} as its CA "

@@ -25,6 +25,8 @@ from pathlib import Path
 from prometheus_client.core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cluster.processes import free_ports
+
 PROJECT = Path(__file__).parents[1]
 
 # Exactly what the README says the agent needs: in the whole cluster, in the PeerPodConfigs'
@@ -247,9 +249,7 @@ class Place:
             "clusters": [{"name": "it", "cluster": api}],
             "users": [{"name": "it", "user": {"token": self._token}}],
         }))  # fmt: skip
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         log = self._directory / f"agent-{number}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
