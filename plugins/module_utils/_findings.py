@@ -15,6 +15,15 @@ from typing import Any
 from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
     OPERATORS_CONFIGURATION,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
+    LIMIT_KEY,
+    NEWEST_KNOWN,
+    OPERATORS_CONFIG,
+    OPERATORS_MANAGERS,
+    PEER_PODS_CM,
+    UPDATE_STRATEGIES,
+    UPDATE_STRATEGY_KEY,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import version as csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
@@ -35,6 +44,9 @@ TITLES = {
     "runtime-class": "RuntimeClass kata-remote",
     "operator-channel": "Operator's channel",
     "operator-version": "Operator's version",
+    "limit-storage": "Storage of the limit",
+    "adaptor-settings": "Settings of cloud-api-adaptor",
+    "migration": "Migration from PeerPodConfigs",
     "other-webhooks": "Other webhooks for peer pods",
     "other-advertisers": "Other advertisers of peer pods",
     "api-features": "Features of the API server",
@@ -247,7 +259,10 @@ def _inside(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield _channel(cluster, settings)
         yield from _operator_version(cluster, settings)
     yield _webhooks(cluster, settings["webhook_manager"])
-    yield _advertisers(details["advertisers"], settings["node_capacity_manager"])
+    yield from _generation(cluster)
+    yield _advertisers(
+        details["operator"], details["advertisers"], settings["node_capacity_manager"]
+    )
     yield _api_features(cluster)
 
 
@@ -395,21 +410,119 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
     return finding("other-webhooks", "ok", "There are none.")
 
 
-def _advertisers(advertisers: Iterable[Mapping], manager: str) -> dict:
-    others = [one["summary"] for one in advertisers if one["kind"] in ("person", "controller")]
-    if not others:
-        return finding("other-advertisers", "ok", "There are none.")
-    found = f"kata.peerpods.io/vm is advertised by {'; '.join(others)}."
-    if manager == "collection":
+def _generation(cluster: Mapping) -> Iterator[dict]:
+    """Where the operator stores the limit, what advertises it, and whether its settings are ones that it honours."""
+    if "operator" in cluster["details"]["unread"]:
+        yield _unknown("limit-storage", cluster, "operator")
+        return
+    operator = cluster["details"]["operator"]
+    if operator is None:
+        yield finding("limit-storage", "ok", "The operator is not installed yet.")
+        return
+    yield _limit_storage(operator)
+    if operator["limit_in"] == PEER_PODS_CM:
+        yield _adaptor_settings(operator)
+        yield _migration(operator)
+
+
+def _limit_storage(operator: Mapping) -> dict:
+    version = operator["version"]
+    name = f"Operator {version}" if version else "The operator, whose version cannot be read,"
+    where = (
+        "the ConfigMap peer-pods-cm"
+        if operator["limit_in"] == PEER_PODS_CM
+        else "PeerPodConfig peerpodconfig-openshift"
+    )
+    found = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
+    if operator["known"]:
+        return finding("limit-storage", "ok", found)
+    newest = ".".join(map(str, NEWEST_KNOWN))
+    return finding(
+        "limit-storage",
+        "warning",
+        f"Operator {version} is not a release that this collection knows (up to {newest}). It is treated as "
+        f"{newest}: {found}",
+        "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
+        "Update this collection, or try a limit change on a test cluster first.",
+    )
+
+
+def _adaptor_settings(operator: Mapping) -> dict:
+    """Values that cloud-api-adaptor or the operator cannot read."""
+    limit, strategy = operator["limit"], operator["update_strategy"]
+    if limit is not None and not re.fullmatch(r"-?[0-9]+", limit):
         return finding(
-            "other-advertisers",
+            "adaptor-settings",
             "warning",
-            found,
-            "With node_capacity_manager=collection our agent advertises too, and the two write over each other.",
-            "Set node_capacity_manager to auto, by which our agent stands aside for a controller.",
+            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number.",
+            "cloud-api-adaptor ends at its next start, and its node advertises no peer pods.",
+            f"Set peerpodconfig_rollout_limit and run limit.yml, or correct {LIMIT_KEY} in peer-pods-cm.",
+        )
+    if strategy is not None and strategy not in UPDATE_STRATEGIES:
+        return finding(
+            "adaptor-settings",
+            "warning",
+            f"{UPDATE_STRATEGY_KEY} in osc-feature-gates is {strategy!r}. The operator ignores it and uses "
+            "RollingUpdate.",
+            "A write to peer-pods-cm then replaces every cloud-api-adaptor pod, and the peer pods of each node are lost.",
+            f"Set {UPDATE_STRATEGY_KEY} to {' or '.join(UPDATE_STRATEGIES)}; the values are case-sensitive.",
+        )
+    told = (
+        f"{LIMIT_KEY} is {limit}"
+        if limit is not None
+        else f"{LIMIT_KEY} is not set, which means 10"
+    )
+    return finding("adaptor-settings", "ok", f"{told}.")
+
+
+def _migration(operator: Mapping) -> dict:
+    """What an upgrade from a release with PeerPodConfigs left behind."""
+    left = operator["peer_pod_configs"]
+    if left is None:
+        return finding("migration", "ok", "The API server serves no PeerPodConfigs.")
+    if OPERATORS_CONFIG in left:
+        return finding(
+            "migration",
+            "warning",
+            f"PeerPodConfig {OPERATORS_CONFIG} is left over from an older release: the operator has not yet moved its "
+            "limit to peer-pods-cm.",
+            "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until then "
+            "two limits exist.",
+            "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
+        )
+    if left:
+        return finding(
+            "migration",
+            "ok",
+            f"PeerPodConfigs are left over from an older release: {in_words(left)}. Only the agent of the role "
+            "node_capacity honours them, as limits of its pools.",
         )
     return finding(
-        "other-advertisers", "ok", f"{found} The role node_capacity stands aside for a controller."
+        "migration",
+        "ok",
+        "The CustomResourceDefinition of PeerPodConfigs is left over from an older release. It has no effect.",
+    )
+
+
+def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
+    """Field managers that write the extended resource besides the operator's own program and the agent."""
+    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in"))
+    others = [
+        one["summary"]
+        for one in advertisers
+        if one["kind"] in ("person", "controller") and one["manager"] != expected
+    ]
+    if not others:
+        return finding("other-advertisers", "ok", "No other program advertises peer pods.")
+    found = f"kata.peerpods.io/vm is advertised by {'; '.join(others)}."
+    if manager == "operator":
+        return finding("other-advertisers", "ok", found)
+    return finding(
+        "other-advertisers",
+        "warning",
+        found,
+        "The agent of the role node_capacity advertises the limit too, and the two overwrite each other.",
+        "Stop that program, or set node_capacity_manager to operator.",
     )
 
 

@@ -20,7 +20,20 @@ NAMESPACE = "openshift-sandboxed-containers-operator"
 PEER_POD_CONFIG = "PeerPodConfig"
 PEER_PODS_CM = "peer-pods-cm"
 
+CONFIGS_PATH = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{namespace}/peerpodconfigs"
+
 LIMIT_KEY = "PEERPODS_LIMIT_PER_NODE"
+
+# The operator's configuration options, and the one that decides how cloud-api-adaptor pods are replaced.
+FEATURE_GATES = "osc-feature-gates"
+UPDATE_STRATEGY_KEY = "caaUpdateStrategy"
+UPDATE_STRATEGIES = ("RollingUpdate", "OnDelete")
+
+# The PeerPodConfig that the operator made for a KataConfig, up to 1.8.
+OPERATORS_CONFIG = "peerpodconfig-openshift"
+
+# The field manager by which the product writes the extended resource, by where it stores the limit.
+OPERATORS_MANAGERS = {PEER_POD_CONFIG: "manager", PEER_PODS_CM: "cloud-api-adaptor"}
 
 # What the operator puts into the pod template of osc-caa-ds where a write to peer-pods-cm replaces its pods.
 VERSION_ANNOTATION = "peer-pods-cm/version"
@@ -165,6 +178,41 @@ def read_operator(
         has_config=bool(configs),
         daemon_set=daemon_set,
     )
+
+
+def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
+    """The same as a module returns it, with the PeerPodConfigs read too; None without an operator."""
+    configs = _readable(cluster, CONFIGS_PATH.format(namespace=namespace))
+    operator = read_operator(cluster, namespace, configs)
+    return operator and operator.summary
+
+
+def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
+    """The operator with its settings that decide about limits, as preflight needs them; None without an operator.
+
+    `limit` and `update_strategy` are PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy as they are written, None where
+    they are not; `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none.
+    Takes two requests more than `read_operator_summary`.
+    """
+    served = cluster.get(CONFIGS_PATH.format(namespace=namespace))
+    configs = None if served is None else served["items"]
+    operator = read_operator(cluster, namespace, configs)
+    if operator is None:
+        return None
+    config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    settings, gates = (
+        (cluster.get(f"{config_maps}/{name}") or {}).get("data") or {}
+        for name in (PEER_PODS_CM, FEATURE_GATES)
+    )
+    return {
+        **operator.summary,
+        "daemon_set": operator.daemon_set and operator.daemon_set["metadata"]["name"],
+        "limit": settings.get(LIMIT_KEY),
+        "update_strategy": gates.get(UPDATE_STRATEGY_KEY),
+        "peer_pod_configs": (
+            None if configs is None else [config["metadata"]["name"] for config in configs]
+        ),
+    }
 
 
 def _readable(cluster: Cluster, path: str) -> list[dict]:

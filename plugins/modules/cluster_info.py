@@ -15,7 +15,7 @@ description:
   - >-
     Takes four requests whatever the size of the cluster up to 500 workers: the Infrastructure C(cluster), the
     ClusterVersion C(version), the Nodes (one more request for each further 500), and a SelfSubjectAccessReview, which
-    stores nothing. O(details) takes five more, as told there.
+    stores nothing. O(details) takes ten more.
   - On a Kubernetes cluster that is not OpenShift the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -44,11 +44,17 @@ options:
         Whether to also tell what somebody wants to know before they install peer pods, RV(details). One that cannot be
         read is no failure.
       - >-
-        Takes five more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
-        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, and the catalogs' PackageManifests of the
-        operator; up to two more where MutatingAdmissionPolicies are not served as C(v1).
+        Takes ten more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
+        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the catalogs' PackageManifests of the operator,
+        and for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
+        O(operator_namespace); up to two more where MutatingAdmissionPolicies are not served as C(v1).
     type: bool
     default: false
+  operator_namespace:
+    description:
+      - The namespace of the operator that RV(details.operator) describes.
+    type: str
+    default: openshift-sandboxed-containers-operator
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -236,6 +242,45 @@ details:
           description: The same in words, with the names of the first ten nodes.
           type: str
           sample: peerpods-node-capacity on ip-10-0-1-23.eu-central-1.compute.internal
+    operator:
+      description:
+        - >-
+          The operator that is at work, null where the cluster has none: RV(osc.peerpods.containers_info#module:operator), and its
+          settings that decide about limits.
+      type: dict
+      contains:
+        version:
+          description: Its version, null where it cannot be read.
+          type: str
+          sample: 1.13.0
+        known:
+          description: Whether this collection knows how that release behaves.
+          type: bool
+        limit_in:
+          description: Where the limit is stored, V(PeerPodConfig) or the ConfigMap V(peer-pods-cm).
+          type: str
+          sample: peer-pods-cm
+        advertiser:
+          description: What advertises the limit by itself.
+          type: str
+          sample: cloud-api-adaptor
+        daemon_set:
+          description: The DaemonSet of cloud-api-adaptor, null where it does not exist.
+          type: str
+          sample: osc-caa-ds
+        limit:
+          description: C(PEERPODS_LIMIT_PER_NODE) of peer-pods-cm as it is written, null where it is not set.
+          type: str
+          sample: "10"
+        update_strategy:
+          description: C(caaUpdateStrategy) of osc-feature-gates as it is written, null where it is not set.
+          type: str
+          sample: OnDelete
+        peer_pod_configs:
+          description: The names of the PeerPodConfigs, null where the API server does not serve them.
+          type: list
+          elements: str
+          sample: null
     catalogs:
       description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
       type: list
@@ -279,6 +324,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
     describe,
     details,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
+    NAMESPACE,
+    read_operator_state,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -319,7 +368,7 @@ def missing_permissions(cluster, playbook):
     ]
 
 
-def read_details(cluster, nodes):
+def read_details(cluster, nodes, operator_namespace):
     readings, unread = {}, {}
     for name, read in {
         "version": lambda: cluster.get("/version"),
@@ -327,6 +376,7 @@ def read_details(cluster, nodes):
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
         "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
         "packages": lambda: read_package_manifests(cluster),
+        "operator": lambda: read_operator_state(cluster, operator_namespace),
     }.items():
         try:
             readings[name] = read()
@@ -341,6 +391,7 @@ def main():
             "permissions_for": {"type": "str", "choices": sorted(NEEDED)},
             "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
             "details": {"type": "bool", "default": False},
+            "operator_namespace": {"type": "str", "default": NAMESPACE},
         }
     )
     playbook = module.params["permissions_for"]
@@ -358,7 +409,7 @@ def main():
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:
-        facts["details"] = read_details(cluster, nodes)
+        facts["details"] = read_details(cluster, nodes, module.params["operator_namespace"])
     module.exit_json(changed=False, **facts)
 
 

@@ -31,6 +31,7 @@ options:
       - advertisers
       - console_dashboards
       - grafana_dashboards
+      - operator
       - operator_webhook
       - prometheus_rules
       - service_ca
@@ -45,6 +46,11 @@ options:
       - Of which resource RV(advertisers) tells.
     type: str
     default: kata.peerpods.io/vm
+  operator_namespace:
+    description:
+      - The namespace of the operator that RV(operator) describes.
+    type: str
+    default: openshift-sandboxed-containers-operator
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -80,6 +86,29 @@ namespace:
       description: Its labels.
       type: dict
       sample: {app.kubernetes.io/part-of: osc.peerpods}
+operator:
+  description:
+    - The operator that is at work, null where the cluster has none. It decides where the limit of peer pods is stored and what
+      advertises it. A release that this collection does not know is taken to behave as the newest that it knows.
+  returned: when V(operator) is in O(facts)
+  type: dict
+  contains:
+    version:
+      description: Its version, null where it cannot be read; then what the operator has created decides.
+      type: str
+      sample: 1.13.0
+    known:
+      description: Whether this collection knows how that release behaves.
+      type: bool
+      sample: true
+    limit_in:
+      description: Where the limit is stored, V(PeerPodConfig) up to 1.8 and the ConfigMap V(peer-pods-cm) from 1.9 on.
+      type: str
+      sample: peer-pods-cm
+    advertiser:
+      description: What advertises the limit by itself, V(peerpodconfig-ctrl) up to 1.8 and V(cloud-api-adaptor) from 1.9 on.
+      type: str
+      sample: cloud-api-adaptor
 operator_webhook:
   description: Whether the operator has registered its own webhook for peer pods.
   returned: when V(operator_webhook) is in O(facts)
@@ -153,6 +182,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
     FACTS,
     describe_namespace,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
+    NAMESPACE,
+    read_operator_summary,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -172,10 +205,11 @@ def main():
                 "type": "list",
                 "elements": "str",
                 "default": [],
-                "choices": sorted([*FACTS, "advertisers"]),
+                "choices": sorted([*FACTS, "advertisers", "operator"]),
             },
             "namespace": {"type": "str"},
             "extended_resource": {"type": "str", "default": EXTENDED_RESOURCE},
+            "operator_namespace": {"type": "str", "default": NAMESPACE},
         }
     )
     wanted, namespace = module.params["facts"], module.params["namespace"]
@@ -187,6 +221,8 @@ def main():
         if namespace:
             path = f"{NAMESPACES_PATH}/{namespace}"
             result["namespace"] = describe_namespace(cluster.get(path))
+        if "operator" in wanted:
+            result["operator"] = read_operator_summary(cluster, module.params["operator_namespace"])
         if "advertisers" in wanted:
             nodes = cluster.list(NODES_PATH)
             result["advertisers"] = advertisers(nodes, module.params["extended_resource"])

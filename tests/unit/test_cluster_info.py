@@ -146,6 +146,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "runtime_class": None,
         "webhooks": None,
         "advertisers": [],
+        "operator": None,
         "catalogs": None,
         "unread": {"webhooks": "no"},
     }

@@ -23,6 +23,24 @@ CATALOG = {
 }
 OVERHEAD = {"handler": "kata-remote", "overhead": {"memory": "350Mi", "cpu": "250m"}}
 
+OPERATOR = {
+    "version": "1.13.0",
+    "known": True,
+    "limit_in": "peer-pods-cm",
+    "advertiser": "cloud-api-adaptor",
+    "daemon_set": "osc-caa-ds",
+    "limit": "10",
+    "update_strategy": None,
+    "peer_pod_configs": None,
+}
+FIRST_GENERATION = {
+    **OPERATOR,
+    "version": "1.8.1",
+    "limit_in": "PeerPodConfig",
+    "advertiser": "peerpodconfig-ctrl",
+    "peer_pod_configs": ["peerpodconfig-openshift"],
+}
+
 SETTINGS = {
     "thorough": True,
     "minimum": "4.13",
@@ -55,6 +73,7 @@ CLUSTER = {
         "runtime_class": OVERHEAD,
         "webhooks": [],
         "advertisers": [],
+        "operator": OPERATOR,
         "catalogs": [CATALOG],
         "unread": {},
     },
@@ -163,11 +182,25 @@ def detail(name: str, value: object) -> tuple:
     return ("cluster", "details", name, value)
 
 
+def installed(**fields: object) -> tuple:
+    """The operator of the second generation, with these fields different."""
+    return detail("operator", {**OPERATOR, **fields})
+
+
 OPERATORS = {"configuration": "mutating-webhook-configuration", "name": "mwebhook.peerpods.io"}
 STRANGERS = {"configuration": "somebodys", "name": "mwebhook.peerpods.io"}
 OURS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
-CONTROLLER = {"kind": "controller", "summary": "manager on a, b"}
-AGENT = {"kind": "agent", "summary": "peerpods-node-capacity on a"}
+CONTROLLER = {"kind": "controller", "manager": "manager", "summary": "manager on a, b"}
+ADAPTOR = {
+    "kind": "controller",
+    "manager": "cloud-api-adaptor",
+    "summary": "cloud-api-adaptor on a",
+}
+AGENT = {
+    "kind": "agent",
+    "manager": "peerpods-node-capacity",
+    "summary": "peerpods-node-capacity on a",
+}
 TYPE = ("sizes", "instance_types", 0)
 MANY = [{**WORKER, "name": f"n{index:02}", "ready": False} for index in range(12)]
 PREVIEW = {**CATALOG, "channels": ["preview"], "heads": {"preview": "x.v1"}}
@@ -258,11 +291,32 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("other-webhooks", [detail("webhooks", [OPERATORS])], "ok", "stands aside"),
         ("other-webhooks", [detail("webhooks", [OPERATORS]), ("settings", "webhook_manager", "collection")],
          "warning", "webhook_manager is collection"),
-        ("other-advertisers", [detail("advertisers", [AGENT])], "ok", "There are none"),
-        ("other-advertisers", [detail("advertisers", [AGENT, CONTROLLER])], "ok", "by manager on a, b."),
+        ("other-advertisers", [detail("advertisers", [AGENT])], "ok", "No other program"),
+        ("other-advertisers", [detail("advertisers", [AGENT, CONTROLLER])], "warning", "by manager on a, b."),
         ("other-advertisers", [detail("advertisers", [CONTROLLER]),
-                               ("settings", "node_capacity_manager", "collection")], "warning",
+                               ("settings", "node_capacity_manager", "operator")], "ok",
          "by manager on a, b."),
+        ("other-advertisers", [detail("advertisers", [CONTROLLER]),
+                               detail("operator", FIRST_GENERATION)], "ok", "No other program"),
+        ("other-advertisers", [detail("advertisers", [ADAPTOR])], "ok", "No other program"),
+        ("limit-storage", [detail("operator", None)], "ok", "not installed yet"),
+        ("limit-storage", [unread("operator")], "unknown", UNREAD),
+        ("limit-storage", [], "ok",
+         "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it."),
+        ("limit-storage", [detail("operator", FIRST_GENERATION)], "ok",
+         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl adv"),
+        ("limit-storage", [installed(version="1.99.0", known=False)], "warning", "1.99.0 is not a release"),
+        ("limit-storage", [installed(version=None)], "ok", "The operator, whose version cannot be read, stores"),
+        ("adaptor-settings", [], "ok", "PEERPODS_LIMIT_PER_NODE is 10."),
+        ("adaptor-settings", [installed(limit=None)], "ok", "is not set, which means 10"),
+        ("adaptor-settings", [installed(limit="-1")], "ok", "is -1."),
+        ("adaptor-settings", [installed(limit="ten")], "warning", "is 'ten', which is not a whole number"),
+        ("adaptor-settings", [installed(update_strategy="OnDelete")], "ok", ""),
+        ("adaptor-settings", [installed(update_strategy="ondelete")], "warning", "is 'ondelete'. The operator ignores it"),
+        ("migration", [], "ok", "serves no PeerPodConfigs"),
+        ("migration", [installed(peer_pod_configs=[])], "ok", "is left over from an older release. It has no"),
+        ("migration", [installed(peer_pod_configs=["memory"])], "ok", "an older release: memory. Only the agent"),
+        ("migration", [installed(peer_pod_configs=["peerpodconfig-openshift"])], "warning", "has not yet moved"),
         ("api-features", [detail("match_conditions", False)], "warning", "cannot have matchCond"),
         ("api-features", [detail("mutating_admission_policy", "v1beta1"),
                           detail("validating_admission_policy", True)], "ok",
