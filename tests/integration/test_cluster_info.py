@@ -86,13 +86,42 @@ WEBHOOKS = {
 }
 
 
+def operator_of(namespace: str) -> list[dict]:
+    """What an operator of the second generation leaves in its namespace."""
+    metadata = {"namespace": namespace}
+    label = {"name": "osc-caa-ds"}
+    return [
+        {
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**metadata, "name": "osc-caa-ds"},
+            "spec": {
+                "selector": {"matchLabels": label},
+                "template": {
+                    "metadata": {"labels": label},
+                    "spec": {"nodeSelector": {"no": "node"},
+                             "containers": [{"name": "caa-pod", "image": "caa"}]},
+                },
+            },
+        },
+        {
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"},
+            "data": {"PEERPODS_LIMIT_PER_NODE": "ten"},
+        },
+        {
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "osc-feature-gates"},
+            "data": {"caaUpdateStrategy": "OnDelete"},
+        },
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def with_peer_pods(cluster, cloud_side):
     """What details are about, on a cluster that has it; the name of the node that advertises."""
     name = cloud_side.workers[0].name
     cluster.kubectl("create", "namespace", "cluster-info")
     cluster.apply(
-        RUNTIME_CLASS, PACKAGE, {**PACKAGE, "metadata": {**PACKAGE["metadata"], "name": "another"}}, WEBHOOKS
+        RUNTIME_CLASS, PACKAGE, {**PACKAGE, "metadata": {**PACKAGE["metadata"], "name": "another"}}, WEBHOOKS,
+        *operator_of("cluster-info"),
     )  # fmt: skip
     cluster.kubectl(
         "patch", "node", name, "--subresource=status", "--field-manager=somebody", "--type=merge",
@@ -111,14 +140,24 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
+    # The API server answers the first request for a new kind with 429, until its storage is ready.
+    cluster.get("peerpodconfigs", "-n", "cluster-info")
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
     result = run_module(
         "cluster_info",
-        {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
-    )
+        {
+            "kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site",
+            "operator_namespace": "cluster-info",
+        },
+    )  # fmt: skip
     details = result["details"]
     assert result["missing_permissions"] == []
+    assert details.pop("operator") == {
+        "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
+        "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete",
+        "peer_pod_configs": [],
+    }  # fmt: skip
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {
         "match_conditions": True,
@@ -148,7 +187,7 @@ def test_details_take_five_requests_more(cluster, run_module, with_peer_pods):
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # And one for /version, which is left out there, since kubernetes.core asks for it, too.
-    assert sorted(verbs) == ["create"] + ["get"] * 4 + ["list"] * 3
+    assert sorted(verbs) == ["create"] + ["get"] * 6 + ["list"] * 6
 
 
 def test_details_of_a_user_who_may_read_little(cluster, run_module):
@@ -168,7 +207,7 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
         {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
     )
     details = result["details"]
-    assert details["unread"].keys() == {"webhooks", "packages"}
+    assert details["unread"].keys() == {"operator", "webhooks", "packages"}
     assert "403 Forbidden" in details["unread"]["webhooks"]
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None
     assert details["validating_admission_policy"] is True

@@ -14,7 +14,7 @@ from tests.integration.apiserver import requests_of
 pytestmark = pytest.mark.integration
 
 ALL = {
-    "advertisers", "console_dashboards", "grafana_dashboards", "operator_webhook",
+    "advertisers", "console_dashboards", "grafana_dashboards", "operator", "operator_webhook",
     "prometheus_rules", "service_ca", "service_monitors", "tls_profile",
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_a_cluster_that_has_nothing(told, run_module, bare: Cluster):
     nothing = {"exists": False, "labels": {}}
     assert run_module("containers_info", options)["namespace"] == nothing
     assert told("all", facts=sorted(ALL)) == {
-        **dict.fromkeys(ALL, False), "tls_profile": None, "advertisers": [],
+        **dict.fromkeys(ALL, False), "tls_profile": None, "advertisers": [], "operator": None,
     }  # fmt: skip
 
 
@@ -103,6 +103,7 @@ def test_when_all_is_there(bare: Cluster, told):
                   "summary": "somebody on a"}  # fmt: skip
     everything = {
         **dict.fromkeys(ALL, True), "tls_profile": "Modern", "advertisers": [controller],
+        "operator": None,
     }  # fmt: skip
     # Others' webhooks in a configuration of that name are not the operator's.
     assert told("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
@@ -117,6 +118,26 @@ def test_when_all_is_there(bare: Cluster, told):
     # OpenShift lets an APIServer name no profile, and means Intermediate.
     bare.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
     assert told("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
+
+
+def test_an_operator_of_the_second_generation(bare: Cluster, told):
+    """Without OLM, by what it has created."""
+    label = {"name": "osc-caa-ds"}
+    bare.kubectl("create", "namespace", "operator")
+    bare.apply({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "osc-caa-ds", "namespace": "operator"},
+        "spec": {
+            "selector": {"matchLabels": label},
+            "template": {
+                "metadata": {"labels": label},
+                "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "caa-pod", "image": "caa"}]},
+            },
+        },
+    })  # fmt: skip
+    assert told("operator", facts=["operator"], operator_namespace="operator") == {"operator": {
+        "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
+    }}  # fmt: skip
 
 
 def test_what_it_does_not_know_is_refused(bare: Cluster, run_module):
