@@ -48,13 +48,13 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     kube = Kube()
-    # A container that is started anew in the same pod is another one.
+    # A container that restarts in the same pod is another replica.
     agent = Agent(kube, settings, f"{socket.gethostname()}_{uuid.uuid4()}")
     REGISTRY.register(SlotsCollector(agent.slots))
     address, port = settings.bind_address, settings.health_port
-    server = await health.serve(address, port, lambda: agent.ready)
+    server = await health.serve(address, port, lambda: agent.ready, lambda: agent.status)
     log.info(
-        "Watching the PeerPodConfigs in %s at %s; health and metrics at %s:%d.",
+        "Watching the limits and cloud-api-adaptor in %s at %s; health and metrics at %s:%d.",
         settings.peerpodconfig_namespace,
         kube.server,
         address,

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keeps nodes at what the plan says: mirrors what there is and, while it leads, patches what differs."""
+"""Keeps nodes at their targets: mirrors the cluster and, while it leads, patches what differs."""
 
 from __future__ import annotations
 
@@ -15,28 +15,48 @@ import msgspec
 
 from .kube import FIELD_MANAGER, ApiError, Kube, Metadata, segment
 from .lease import Lease
-from .metrics import LAG_SECONDS, NodeSlots, Slots
+from .metrics import LAG_SECONDS, NodeSlots, PoolLimit, Slots
 from .mirror import Mirror, backoff
 from .plan import (
+    ADAPTOR,
+    LEAVE,
     Ceiling,
     CloudCapacity,
     Node,
-    Observed,
-    PeerPodConfig,
+    Target,
     ceiling,
     cloud_capacity,
+    has_left,
+    is_ours,
     limit_of,
-    peer_pod_config,
+    selecting,
     status_patch,
+    target,
     whole_quantity,
+)
+from .pools import (
+    FIRST_DAEMON_SET,
+    PEER_POD_CONFIG,
+    PEER_PODS_CM,
+    SECOND_DAEMON_SET,
+    Entry,
+    Observed,
+    Pool,
+    Setting,
+    limit_entries,
+    merge,
+    operators_pool,
+    pool_of_config,
+    setting,
 )
 from .report import Report, conditions, event, reports
 from .settings import Settings
 
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/pods"
-PODS_THAT_RUN = "status.phase!=Succeeded,status.phase!=Failed"
+PODS_THAT_RUN = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 NAMESPACE = "/api/v1/namespaces/{namespace}"
+DAEMON_SETS = "/apis/apps/v1/namespaces/{namespace}/daemonsets"
 PEER_POD_CONFIGS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{namespace}/peerpodconfigs"
 
 # Patches of nodes under way at a time, at most.
@@ -45,10 +65,12 @@ PATCHES_IN_FLIGHT = 16
 # Seconds that those have to come to their end when this replica no longer leads.
 DRAIN = 0.8
 
-# A node that has to be given the same slots again within so many seconds was reset; a kubelet does
-# that once. More often, it is left alone ever longer in between: another writer wants it otherwise.
+# A node that needs another patch within so many seconds, although its limit is the same, was reset:
+# by a kubelet that restarts (once), or by a cloud-api-adaptor that restarts (it is not ready, removes
+# the resource, is ready, and advertises its own number). More often, the node is left alone for
+# longer and longer in between: another writer disagrees, or cloud-api-adaptor crashes again and again.
 RESET_WINDOW = 60.0
-RESETS_IN_PEACE = 5
+RESETS_IN_PEACE = 8
 
 # Seconds between two looks at what is to be reported, at least.
 REPORT_INTERVAL = 1.0
@@ -56,14 +78,36 @@ REPORT_INTERVAL = 1.0
 log = logging.getLogger(__name__)
 
 
+class _Condition(msgspec.Struct):
+    type: str
+    status: str = ""
+
+
+class _NodeSpec(msgspec.Struct):
+    unschedulable: bool = False
+
+
 class _NodeStatus(msgspec.Struct):
     capacity: dict[str, str] = {}
     allocatable: dict[str, str] = {}
+    conditions: list[_Condition] = []
 
 
 class _RawNode(msgspec.Struct):
     metadata: Metadata
+    spec: _NodeSpec = msgspec.field(default_factory=_NodeSpec)
     status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
+
+
+class _OwnedMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+    managed_fields: list[dict[str, Any]] = []
+
+
+class _OwnedNode(msgspec.Struct):
+    """A node with the writers of its fields, which are most of its size: read only when needed."""
+
+    metadata: _OwnedMetadata
 
 
 class _PeerPodConfigSpec(msgspec.Struct, rename="camel"):
@@ -100,6 +144,39 @@ class _RawPod(msgspec.Struct):
     spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
 
 
+class _AdaptorStatus(msgspec.Struct):
+    conditions: list[_Condition] = []
+
+
+class _AdaptorSpec(msgspec.Struct, rename="camel"):
+    node_name: str | None = None
+
+
+class _RawAdaptor(msgspec.Struct):
+    """A pod of cloud-api-adaptor."""
+
+    metadata: Metadata
+    spec: _AdaptorSpec = msgspec.field(default_factory=_AdaptorSpec)
+    status: _AdaptorStatus = msgspec.field(default_factory=_AdaptorStatus)
+
+
+class _TemplateSpec(msgspec.Struct, rename="camel"):
+    node_selector: dict[str, str] = {}
+
+
+class _Template(msgspec.Struct):
+    spec: _TemplateSpec = msgspec.field(default_factory=_TemplateSpec)
+
+
+class _DaemonSetSpec(msgspec.Struct):
+    template: _Template = msgspec.field(default_factory=_Template)
+
+
+class _RawDaemonSet(msgspec.Struct):
+    metadata: Metadata
+    spec: _DaemonSetSpec = msgspec.field(default_factory=_DaemonSetSpec)
+
+
 class _RawConfigMap(msgspec.Struct):
     metadata: Metadata
     data: dict[str, str] = {}
@@ -113,15 +190,26 @@ class PeerPod(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The slots last given to a node, when, and how many times in a row it was reset since."""
+    """What a node was last patched to, when, and how many times in a row it was reset since."""
 
-    slots: int | None
+    target: Target
     at: float
     resets: int
 
+    def resets_by(self, target: Target, at: float) -> int:
+        """The number of resets, a patch to `target` at the time `at` included.
+
+        Another limit is no reset, nor are peer pods that end while no new one can start.
+        """
+        if target.limit != self.target.limit or at - self.at >= RESET_WINDOW:
+            return 0
+        if target.bound == self.target.bound == ADAPTOR and target.slots != self.target.slots:
+            return self.resets
+        return self.resets + 1
+
 
 class Agent:
-    """Makes the nodes of the cluster behind `kube` advertise what the PeerPodConfigs say, while the
+    """Makes the nodes of the cluster behind `kube` advertise the limits of their pools, while the
     replica `identity` leads."""
 
     def __init__(self, kube: Kube, settings: Settings, identity: str):
@@ -136,8 +224,48 @@ class Agent:
             duration_seconds=settings.lease_duration_seconds,
         )
         self._configs_path = PEER_POD_CONFIGS.format(namespace=segment(self._configs_namespace))
-        self._configs: Mirror[_RawPeerPodConfig, PeerPodConfig] = Mirror(
-            kube, self._configs_path, _RawPeerPodConfig, _keep_config, self._config_changed
+        # Operators from 1.9 on bring no such API; it may be left over, and it comes and goes with
+        # upgrades.
+        self._configs: Mirror[_RawPeerPodConfig, Pool] = Mirror(
+            kube,
+            self._configs_path,
+            _RawPeerPodConfig,
+            _keep_config,
+            self._source_changed,
+            may_be_absent=True,
+        )
+        own = NAMESPACE.format(namespace=segment(settings.namespace))
+        operators = NAMESPACE.format(namespace=segment(self._configs_namespace))
+        self._limits: Mirror[_RawConfigMap, dict[str, Entry]] = Mirror(
+            kube,
+            f"{own}/configmaps",
+            _RawConfigMap,
+            lambda raw, previous: limit_entries(raw.data, previous),
+            self._source_changed,
+            {"fieldSelector": f"metadata.name={settings.limits_configmap}"},
+        )
+        self._peer_pods_cm: Mirror[_RawConfigMap, Setting] = Mirror(
+            kube,
+            f"{operators}/configmaps",
+            _RawConfigMap,
+            lambda raw, previous: setting(raw.data, previous),
+            self._source_changed,
+            {"fieldSelector": f"metadata.name={PEER_PODS_CM}"},
+        )
+        self._daemon_sets: Mirror[_RawDaemonSet, dict[str, str]] = Mirror(
+            kube,
+            DAEMON_SETS.format(namespace=segment(self._configs_namespace)),
+            _RawDaemonSet,
+            _keep_daemon_set,
+            self._source_changed,
+        )
+        self._adaptors: Mirror[_RawAdaptor, str] = Mirror(
+            kube,
+            f"{operators}/pods",
+            _RawAdaptor,
+            _keep_adaptor,
+            self._adaptor_changed,
+            {"labelSelector": f"name in ({SECOND_DAEMON_SET},{FIRST_DAEMON_SET})"},
         )
         self._nodes: Mirror[_RawNode, Node] = Mirror(
             kube, NODES, _RawNode, self._keep_node, self._node_changed
@@ -147,15 +275,36 @@ class Agent:
         )
         self._cloud: Mirror[_RawConfigMap, CloudCapacity] = Mirror(
             kube,
-            NAMESPACE.format(namespace=segment(settings.namespace)) + "/configmaps",
+            f"{own}/configmaps",
             _RawConfigMap,
             lambda raw, previous: cloud_capacity(raw.data, previous),
             self._cloud_changed,
-            f"metadata.name={settings.cloud_capacity_configmap}",
+            {"fieldSelector": f"metadata.name={settings.cloud_capacity_configmap}"},
         )
-        self._mirrors = [self._lease.mirror, self._configs, self._nodes, self._cloud]
+        self._mirrors = [
+            self._lease.mirror,
+            self._configs,
+            self._limits,
+            self._peer_pods_cm,
+            self._daemon_sets,
+            self._nodes,
+            self._cloud,
+        ]
+        if settings.require_ready_adaptor:
+            self._mirrors.append(self._adaptors)
         if settings.count_peer_pods:
             self._mirrors.append(self._pods)
+
+        # The operator's generation and its pools by name, once all sources have been read.
+        self._generation = 0
+        self._pools: dict[str, Pool] = {}
+        self._are_limits_found: bool | None = None
+        # The pools that selected each node last.
+        self._members: dict[str, tuple[str, ...]] = {}
+        # Pods of cloud-api-adaptor that are Ready, by node.
+        self._ready_adaptors: Counter[str] = Counter()
+        # Nodes with the resource of another writer, as (capacity, allocatable) then.
+        self._foreign: dict[str, tuple[str | None, str | None]] = {}
 
         # Slots in use by node; None has those of the pods that wait for one.
         self._used: Counter[str | None] = Counter()
@@ -168,7 +317,7 @@ class Agent:
         self._learnt: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._written: dict[str, Written] = {}
-        self._resting: set[str] = set()
+        self._resting: dict[str, asyncio.TimerHandle] = {}
 
         self._to_report = asyncio.Event()
         self._reports: dict[str, Report] = {}
@@ -180,19 +329,23 @@ class Agent:
         """Whether all collections have been read whole."""
         return all(mirror.synced.is_set() for mirror in self._mirrors)
 
+    @property
+    def status(self) -> str:
+        """In a few words, for people who look at /readyz."""
+        if not self.ready:
+            return "the first full sync is not done yet"
+        return "ok" if self._are_limits_found else "ok; no limit found, so no node is changed"
+
     async def run(self) -> None:
-        """Keep at it until cancelled."""
+        """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for mirror in self._mirrors:
                 tasks.create_task(mirror.run())
             # With one collection missing every node would look unselected.
             for mirror in self._mirrors:
                 await mirror.synced.wait()
-            log.info(
-                "Ready with %d nodes and %d PeerPodConfigs.",
-                len(self._nodes.items),
-                len(self._configs.items),
-            )
+            self._merge_sources()
+            log.info("Ready with %d nodes and %d pools.", len(self._nodes.items), len(self._pools))
             await self._lease.lead(self._lead)
 
     async def _lead(self) -> None:
@@ -210,7 +363,7 @@ class Agent:
             self._learnt.clear()
             self._failures.clear()
             self._written.clear()
-            self._resting.clear()
+            self._stop_resting()
             self._reports.clear()
 
     # What the mirrors tell.
@@ -221,16 +374,69 @@ class Agent:
             raw.metadata.labels,
             raw.status.capacity.get(self._resource),
             raw.status.allocatable.get(self._resource),
+            not raw.spec.unschedulable
+            and all(c.status == "True" for c in raw.status.conditions if c.type == "Ready"),
         )
 
     def _node_changed(self, name: str, old: Node | None, new: Node | None) -> None:
         if old is None or new is None or old.labels != new.labels:
             self._limits_changed = True
+            if new is None:
+                self._members.pop(name, None)
+                self._foreign.pop(name, None)
+            else:
+                self._note_members(new)
         self._look_at(name)
         self._to_report.set()
 
-    def _config_changed(self, *_: Any) -> None:
-        self._every_limit_may_differ()
+    def _source_changed(self, *_: Any) -> None:
+        # The first lists come one by one: what is missing then has not vanished.
+        if self.ready:
+            self._merge_sources()
+
+    def _merge_sources(self) -> None:
+        """Have the pools that follow from all sources as they are."""
+        before = self._generation, self._pools
+        self._generation, self._pools = merge(
+            self._configs.items.values(),
+            next(iter(self._limits.items.values()), None),
+            next(iter(self._peer_pods_cm.items.values()), None),
+            self._daemon_sets.items,
+        )
+        found = any(pool.limit is not None for pool in self._pools.values())
+        if found != self._are_limits_found:
+            self._are_limits_found = found
+            if not found:
+                log.warning(
+                    "No limit found: neither in %s nor in %s of namespace %s, nor in a "
+                    "PeerPodConfig. Nodes keep what they advertise until there is one.",
+                    self._settings.limits_configmap,
+                    PEER_PODS_CM,
+                    self._configs_namespace,
+                )
+            else:
+                log.info("Limits found: %s.", ", ".join(
+                    f"{pool.name} {pool.limit} ({pool.source})"
+                    for pool in self._pools.values() if pool.limit is not None
+                ))  # fmt: skip
+        if (self._generation, self._pools) != before:
+            for node in self._nodes.items.values():
+                self._note_members(node)
+            self._every_limit_may_differ()
+        else:
+            # What was reported of a PeerPodConfig is no part of the comparison.
+            self._to_report.set()
+
+    def _note_members(self, node: Node) -> None:
+        if names := tuple(pool.name for pool in self._pools.values() if pool.selects(node)):
+            self._members[node.name] = names
+
+    def _adaptor_changed(self, _name: str, old: str | None, new: str | None) -> None:
+        for node, change in ((old, -1), (new, 1)):
+            if node is not None:
+                self._ready_adaptors[node] += change
+                self._look_at(node)
+        self._to_report.set()
 
     def _keep_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
         requests = (c.resources.requests.get(self._resource) for c in raw.spec.containers)
@@ -242,6 +448,10 @@ class Agent:
             self._used[old.node] -= old.slots
         if new:
             self._used[new.node] += new.slots
+        for pod in (old, new):
+            # Without a ready adaptor, the node advertises what is in use.
+            if pod and pod.node is not None and not self._has_ready_adaptor(pod.node):
+                self._look_at(pod.node)
         self._to_report.set()
 
     def _cloud_changed(
@@ -249,7 +459,7 @@ class Agent:
     ) -> None:
         for bound, text in new.bad.items() if new else ():
             log.warning(
-                "%s in ConfigMap %s is %.40r, not a whole number from 0 on; what it was before "
+                "%s in ConfigMap %s is %.40r, not a whole number of 0 or more. The last valid value "
                 "stays in force.",
                 bound,
                 self._settings.cloud_capacity_configmap,
@@ -259,6 +469,7 @@ class Agent:
 
     def _every_limit_may_differ(self) -> None:
         self._limits_changed = True
+        self._stop_resting()
         self._look_at_all()
         self._to_report.set()
 
@@ -276,21 +487,48 @@ class Agent:
             for bound, total in capacity.bounds.items()
         }
 
-    def _desired(self, node: Node) -> int | None:
-        limit = limit_of(node, self._configs.items.values())
+    def _has_ready_adaptor(self, node: str) -> bool:
+        return not self._settings.require_ready_adaptor or self._ready_adaptors[node] > 0
+
+    def _target(self, node: Node) -> Target:
         self._settle_ceiling()
-        return limit if limit is None or self._ceiling is None else min(limit, self._ceiling.slots)
+        return target(
+            node,
+            selecting(node, self._pools.values()),
+            self._ceiling,
+            is_ready=self._has_ready_adaptor(node.name),
+            used=self._used[node.name],
+        )
 
     def _settle_ceiling(self) -> None:
-        """Have the ceiling that follows from the limits as they are."""
+        """Have the ceiling that follows from the limits as they are.
+
+        Nodes whose adaptor is not ready have their part as well: each restart of one would
+        otherwise change all nodes, twice.
+        """
         if not self._limits_changed:
             return
         self._limits_changed = False
-        before, configs = self._ceiling, self._configs.items.values()
-        limits = (limit_of(node, configs) for node in self._nodes.items.values())
-        self._ceiling = ceiling((n for n in limits if n is not None), self._bounds)
+        before, pools = self._ceiling, self._pools.values()
+        bounds = self._bounds
+        limits = (limit_of(node, selecting(node, pools)) for node in self._nodes.items.values())
+        self._ceiling = ceiling((n for n in limits if n is not None), bounds) if bounds else None
         if self._ceiling != before:
             self._look_at_all()
+
+    def _may_lose(self, node: Node) -> bool:
+        """Whether the resource is to be removed from `node`, if this agent is its only writer."""
+        quantities = (node.capacity, node.allocatable)
+        return (
+            quantities != (None, None)
+            and self._foreign.get(node.name) != quantities
+            and has_left(
+                node,
+                self._members.get(node.name, ()),
+                self._pools,
+                operators_pool(self._generation),
+            )
+        )
 
     # Patching nodes.
 
@@ -304,14 +542,18 @@ class Agent:
             self._queue.put_nowait(node)
 
     def _look_later(self, node: str, seconds: float) -> None:
-        """Let the node rest: not even what is learnt meanwhile makes us look at it before."""
+        """Let the node rest: until then only another limit makes the agent look at it."""
 
         def look() -> None:
-            self._resting.discard(node)
+            del self._resting[node]
             self._look_at(node)
 
-        self._resting.add(node)
-        asyncio.get_running_loop().call_later(seconds, look)
+        self._resting[node] = asyncio.get_running_loop().call_later(seconds, look)
+
+    def _stop_resting(self) -> None:
+        for timer in self._resting.values():
+            timer.cancel()
+        self._resting.clear()
 
     async def _work(self) -> None:
         while True:
@@ -324,26 +566,36 @@ class Agent:
                 self._written.pop(name, None)
 
     async def _settle(self, node: Node, learnt: float) -> None:
-        slots = self._desired(node)
+        target, version = self._target(node), None
+        if target == LEAVE:
+            try:
+                version = await self._removable(node)
+            except ApiError as error:
+                self._try_later(node.name, error)
+                return
+            if version is None:
+                self._failures.pop(node.name, None)
+                return
+        slots = target.slots
         patch = status_patch(node, slots, self._resource)
         if patch is None:
             self._failures.pop(node.name, None)
             return
+        if version is not None:
+            # Another writer since then has the last word.
+            patch["metadata"] = {"resourceVersion": version}
         loop = asyncio.get_running_loop()
         before = self._written.get(node.name)
-        resets = 0
-        if before and before.slots == slots and loop.time() - before.at < RESET_WINDOW:
-            resets = before.resets + 1
+        resets = before.resets_by(target, loop.time()) if before else 0
         try:
             await _finishing(self._kube.patch(f"{NODES}/{segment(node.name)}/status", patch))
         except ApiError as error:
             # A node that is gone will be gone from the mirror, too, when we look again.
-            log.warning("Will try again: %s", error, extra={"data": {"node": node.name}})
-            self._look_later(node.name, backoff(self._failures[node.name]))
-            self._failures[node.name] += 1
+            self._try_later(node.name, error)
             return
         self._failures.pop(node.name, None)
-        self._written[node.name] = Written(slots, loop.time(), resets)
+        self._foreign.pop(node.name, None)
+        self._written[node.name] = Written(target, loop.time(), resets)
         LAG_SECONDS.observe(loop.time() - learnt)
         log.info(
             "Node %s: %s %s, was %s.",
@@ -357,7 +609,8 @@ class Agent:
             self._look_later(node.name, backoff(resets - RESETS_IN_PEACE))
         if resets == RESETS_IN_PEACE + 1:
             log.warning(
-                "Another writer keeps changing %s of node %s. See who in its managedFields: "
+                "%s of node %s keeps changing: cloud-api-adaptor restarts there again and again, or "
+                "another program writes it. Its managedFields name the writers: "
                 "oc get node %s --show-managed-fields -o yaml",
                 self._resource,
                 node.name,
@@ -365,21 +618,46 @@ class Agent:
                 extra={"data": {"node": node.name}},
             )
 
+    def _try_later(self, node: str, error: ApiError) -> None:
+        log.warning("Will try again: %s", error, extra={"data": {"node": node}})
+        self._look_later(node, backoff(self._failures[node]))
+        self._failures[node] += 1
+
+    async def _removable(self, node: Node) -> str | None:
+        """The version of a node from which the resource is to be removed, None where it stays."""
+        if not self._may_lose(node):
+            return None
+        found = await self._kube.get(f"{NODES}/{segment(node.name)}", _OwnedNode)
+        if is_ours(found.metadata.managed_fields, self._resource, FIELD_MANAGER):
+            return found.metadata.resource_version
+        self._foreign[node.name] = (node.capacity, node.allocatable)
+        log.info(
+            "Node %s: %s stays, because another program has written it.",
+            node.name,
+            self._resource,
+            extra={"data": {"node": node.name}},
+        )
+        return None
+
     # Reporting.
 
     def slots(self) -> Slots | None:
-        """What Prometheus is told of the nodes: by the one who leads."""
+        """The slots of the nodes for Prometheus, from the replica that leads alone."""
         if not self._leading:
             return None
         nodes = []
         for node in self._nodes.items.values():
-            desired, advertised = self._desired(node), whole_quantity(node.allocatable)
-            used = self._used[node.name]
-            if desired is None and advertised is None and not used:
-                continue
-            held = self._ceiling and desired == self._ceiling.slots
-            bound = self._ceiling.bound if held else "limit"
-            nodes.append(NodeSlots(node.name, desired or 0, advertised or 0, used, bound))
+            target, advertised = self._target(node), whole_quantity(node.allocatable)
+            used, desired = self._used[node.name], target.slots
+            if desired is None:
+                if advertised is None and not used:
+                    continue
+                if self._may_lose(node):
+                    desired = 0
+            ready = None
+            if target.limit is not None and node.is_available:
+                ready = self._has_ready_adaptor(node.name)
+            nodes.append(NodeSlots(node.name, desired, advertised or 0, used, target.bound, ready))
         return Slots(
             nodes=nodes,
             counted=self._settings.count_peer_pods,
@@ -390,6 +668,12 @@ class Agent:
                 for problem in report.problems
             ],
             bounds=self._bounds,
+            generation=self._generation,
+            limits=[
+                PoolLimit(pool.name, pool.source, pool.limit)
+                for pool in self._pools.values()
+                if pool.limit is not None
+            ],
         )
 
     async def _report(self) -> None:
@@ -401,17 +685,17 @@ class Agent:
             before, self._reports = (
                 self._reports,
                 reports(
-                    list(self._configs.items.values()),
+                    list(self._pools.values()),
                     nodes.values(),
-                    {name: self._desired(node) for name, node in nodes.items()},
+                    {name: self._target(node) for name, node in nodes.items()},
                     self._used,
                     self._ceiling,
                 ),
             )
             try:
                 for name, report in self._reports.items():
-                    if config := self._configs.items.get(name):
-                        await self._tell(config, report, before.get(name, Report()))
+                    if pool := self._pools.get(name):
+                        await self._publish(pool, report, before.get(name, Report()))
             except ApiError as error:
                 log.warning("Will try again: %s", error)
                 self._reports = before
@@ -421,9 +705,41 @@ class Agent:
                 failures = 0
             await asyncio.sleep(REPORT_INTERVAL + (backoff(failures) if failures else 0))
 
-    async def _tell(self, config: PeerPodConfig, report: Report, before: Report) -> None:
-        """Write status and Events of a PeerPodConfig, as far as they are news."""
+    async def _publish(self, pool: Pool, report: Report, before: Report) -> None:
+        """Log the problems of a pool that are new; where it is a PeerPodConfig, write its status
+        and Events.
+
+        Only the log and the metrics have the problems of other pools: an Event about a ConfigMap
+        would be found by those alone who know which one to look at.
+        """
+        config = self._configs.items.get(pool.name) if pool.source == PEER_POD_CONFIG else None
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if config:
+            await self._write_status(config, report, now)
+        for problem, sentence in report.problems.items():
+            if problem in before.problems:
+                continue
+            log.warning(
+                "%s %s: %s",
+                "PeerPodConfig" if config else "Pool",
+                pool.name,
+                sentence,
+                extra={"data": {"pool": pool.name, "reason": problem}},
+            )
+            if not config:
+                continue
+            namespace = self._configs_namespace
+            try:
+                await self._kube.create(
+                    f"{NAMESPACE.format(namespace=segment(namespace))}/events",
+                    event(config, namespace, problem, sentence, FIELD_MANAGER, now),
+                )
+            except ApiError as error:
+                if error.status != 409:  # reported before
+                    raise
+
+    async def _write_status(self, config: Pool, report: Report, now: str) -> None:
+        """Write the status of a PeerPodConfig, as far as it has changed."""
         observed, status = config.observed, {}
         if report.complete and not observed.setup_completed:
             status["setupCompleted"] = True
@@ -438,28 +754,10 @@ class Agent:
             )
             self._keeps_conditions = bool(written.status.conditions)
             self._configs.put(written)
-        for problem, sentence in report.problems.items():
-            if problem in before.problems:
-                continue
-            log.warning(
-                "PeerPodConfig %s: %s",
-                config.name,
-                sentence,
-                extra={"data": {"peerpodconfig": config.name, "reason": problem}},
-            )
-            namespace = self._configs_namespace
-            try:
-                await self._kube.create(
-                    f"{NAMESPACE.format(namespace=segment(namespace))}/events",
-                    event(config, namespace, problem, sentence, FIELD_MANAGER, now),
-                )
-            except ApiError as error:
-                if error.status != 409:  # told before
-                    raise
 
 
-def _keep_config(raw: _RawPeerPodConfig, previous: PeerPodConfig | None) -> PeerPodConfig:
-    return peer_pod_config(
+def _keep_config(raw: _RawPeerPodConfig, previous: Pool | None) -> Pool:
+    return pool_of_config(
         raw.metadata.name,
         node_selector=raw.spec.node_selector,
         limit=raw.spec.limit,
@@ -472,6 +770,19 @@ def _keep_config(raw: _RawPeerPodConfig, previous: PeerPodConfig | None) -> Peer
             conditions=raw.status.conditions,
         ),
     )
+
+
+def _keep_daemon_set(raw: _RawDaemonSet, _previous: dict[str, str] | None) -> dict[str, str] | None:
+    """The node selector of one of cloud-api-adaptor's DaemonSets."""
+    if raw.metadata.name not in (FIRST_DAEMON_SET, SECOND_DAEMON_SET):
+        return None
+    return raw.spec.template.spec.node_selector
+
+
+def _keep_adaptor(raw: _RawAdaptor, _previous: str | None) -> str | None:
+    """The node of a pod of cloud-api-adaptor that is Ready and not being deleted."""
+    is_ready = any(c.type == "Ready" and c.status == "True" for c in raw.status.conditions)
+    return raw.spec.node_name if is_ready and raw.metadata.deletion_timestamp is None else None
 
 
 async def _finishing(request: Awaitable[Any]) -> None:

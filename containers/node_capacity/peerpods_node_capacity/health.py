@@ -1,7 +1,7 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What kubelets and Prometheus ask, answered from the agent's own event loop: an agent that hangs
-does not answer."""
+"""The endpoints for kubelet and Prometheus, in the agent's own event loop: an agent that hangs does
+not answer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-# Seconds that a client has to send its request and take the answer.
+# Seconds in which a client must send its request and read the answer.
 TIMEOUT = 5
 
 
-async def serve(address: str, port: int, ready: Callable[[], bool]) -> asyncio.Server:
-    """Answer /healthz, /readyz and /metrics; raises OSError where the port cannot be had."""
+async def serve(
+    address: str, port: int, ready: Callable[[], bool], status: Callable[[], str]
+) -> asyncio.Server:
+    """Answer /healthz, /readyz (with `status`) and /metrics; raises OSError where the port is
+    taken."""
 
     def answer(path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
             return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
-        if path == b"/healthz" or (path == b"/readyz" and ready()):
+        if path == b"/healthz":
             return "200 OK", "text/plain", b"ok"
         if path == b"/readyz":
-            return "503 Service Unavailable", "text/plain", b"the first full sync is not done yet"
+            code = "200 OK" if ready() else "503 Service Unavailable"
+            return code, "text/plain", status().encode()
         return "404 Not Found", "text/plain", b"try /healthz, /readyz or /metrics"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The four requests the agent makes: list, watch, patch, create.
+"""The five requests that the agent makes: list, watch, get, patch, create.
 
 Who we are to the API server (a kubeconfig or the pod's service account, and TLS) lightkube tells.
 What we ask is plain paths, and of what comes back only the fields that a msgspec.Struct names are
@@ -15,7 +15,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -48,7 +48,7 @@ WATCH_SILENCE = 90.0
 
 Kind = TypeVar("Kind")
 
-_METHODS = {"list": "GET", "watch": "GET", "patch": "PATCH", "create": "POST"}
+_METHODS = {"list": "GET", "get": "GET", "watch": "GET", "patch": "PATCH", "create": "POST"}
 
 
 class Metadata(msgspec.Struct, rename="camel"):
@@ -59,6 +59,7 @@ class Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
     uid: str = ""
     generation: int = 0
+    deletion_timestamp: str | None = None
     labels: dict[str, str] = {}
 
 
@@ -140,12 +141,12 @@ class Kube:
         await self._http.close()
 
     async def list(
-        self, path: str, kind: type[Kind], field_selector: str | None
+        self, path: str, kind: type[Kind], selectors: Mapping[str, str]
     ) -> tuple[list[Kind], str]:
-        """All objects of the collection at `path` that `field_selector` lets through, and the
-        resourceVersion to watch it from."""
+        """All objects of the collection at `path` that match `selectors` (fieldSelector,
+        labelSelector), and the resourceVersion to watch it from."""
         items: list[Kind] = []
-        query: dict[str, Any] = {"limit": PAGE_SIZE, **_selecting(field_selector)}
+        query: dict[str, Any] = {"limit": PAGE_SIZE, **selectors}
         while True:
             response = await self._send("list", path, params=query)
             page = _decode(await _body(response), _Page[kind], response)  # type: ignore[valid-type]
@@ -155,7 +156,7 @@ class Kube:
             query["continue"] = page.metadata.continue_
 
     async def watch(
-        self, path: str, kind: type[Kind], field_selector: str | None, version: str
+        self, path: str, kind: type[Kind], selectors: Mapping[str, str], version: str
     ) -> AsyncIterator[tuple[str, Kind]]:
         """The changes after `version` as (ADDED|MODIFIED|DELETED|BOOKMARK, object), until the API
         server ends the watch; raises WatchLostError where it no longer knows `version`."""
@@ -169,7 +170,7 @@ class Kube:
                     "resourceVersion": version,
                     # Spread, so that watches that began together do not end together for ever.
                     "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
-                    **_selecting(field_selector),
+                    **selectors,
                 },
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE
@@ -194,6 +195,11 @@ class Kube:
                 yield event.type, _decode(event.object, whole, response)
         finally:
             response.close()
+
+    async def get(self, path: str, kind: type[Kind]) -> Kind:
+        """The object at `path`."""
+        response = await self._send("get", path)
+        return _decode(await _body(response), kind, response)
 
     async def patch(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
         """Apply the JSON merge patch `body` to the object at `path`; returns it as it is then.
@@ -275,10 +281,6 @@ class Kube:
 def segment(name: str) -> str:
     """`name` as a part of a path between two slashes."""
     return quote(name, safe="")
-
-
-def _selecting(field_selector: str | None) -> dict[str, str]:
-    return {} if field_selector is None else {"fieldSelector": field_selector}
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -61,7 +61,12 @@ class Lease:
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{segment(namespace)}/leases"
         self._path = f"{self._collection}/{segment(name)}"
         self.mirror: Mirror[_RawLease, _Record] = Mirror(
-            kube, self._collection, _RawLease, self._keep, self._seen, f"metadata.name={name}"
+            kube,
+            self._collection,
+            _RawLease,
+            self._keep,
+            self._seen,
+            {"fieldSelector": f"metadata.name={name}"},
         )
         self._news = asyncio.Event()
         self._seen_at = 0.0

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What Prometheus is told, besides what its library says of the process by itself."""
+"""The agent's metrics, besides those of the process that the library has by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 REQUESTS = Counter(
     "peerpods_node_capacity_requests",
-    "Requests to the API server by verb (list, watch, patch, create) and HTTP status; none: no answer.",
+    "Requests to the API server by verb (list, watch, get, patch, create) and HTTP status; none: no answer.",
     ["verb", "code"],
 )
 LAG_SECONDS = Histogram(
@@ -26,13 +26,22 @@ LEADER = Gauge("peerpods_node_capacity_leader", "Whether this replica holds the 
 
 
 class NodeSlots(NamedTuple):
-    """`bound` is what holds the node to `desired`: "limit", or the name of a bound of the cloud."""
+    """`desired` is None where no limit of the node is known. `bound` is what holds the node to it:
+    "limit", "adaptor", or the name of a bound of the cloud. `adaptor_ready` is None where that
+    does not matter: no limit, or a node that takes no pods."""
 
     node: str
-    desired: int
+    desired: int | None
     advertised: int
     used: int
     bound: str
+    adaptor_ready: bool | None = None
+
+
+class PoolLimit(NamedTuple):
+    pool: str
+    source: str
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Slots:
     """The slots of all nodes at one moment.
 
     `used` and `pending` (of peer pods without a node) mean something only where peer pods are
-    `counted`. `problems` are pairs of a PeerPodConfig's name and a reason.
+    `counted`. `problems` are pairs of a pool's name and a reason. `generation` is the operator's,
+    0 where it is not known; `limits` are those that were found.
     """
 
     nodes: Sequence[NodeSlots]
@@ -48,10 +58,12 @@ class Slots:
     pending: int
     problems: Sequence[tuple[str, str]]
     bounds: Mapping[str, int]
+    generation: int
+    limits: Sequence[PoolLimit]
 
 
 class SlotsCollector(Collector):
-    """Asks for the slots whenever Prometheus does; None says nothing."""
+    """Reads the slots whenever Prometheus scrapes; None gives no samples."""
 
     def __init__(self, slots: Callable[[], Slots | None]):
         self._slots = slots
@@ -61,42 +73,64 @@ class SlotsCollector(Collector):
         if slots is None:
             return
         desired = GaugeMetricFamily(
-            "peerpods_node_slots_desired", "Peer pods that the node should have room for.",
+            "peerpods_node_slots_desired", "Slots that the node should advertise.",
             labels=["node"],
         )  # fmt: skip
         advertised = GaugeMetricFamily(
-            "peerpods_node_slots_advertised", "Peer pods that the node says it has room for.",
-            labels=["node"],
-        )  # fmt: skip
+            "peerpods_node_slots_advertised", "Slots that the node advertises.", labels=["node"]
+        )
         used = GaugeMetricFamily(
             "peerpods_node_slots_used", "Peer pods on the node.", labels=["node"]
         )
         bound = GaugeMetricFamily(
-            "peerpods_node_slots_bound_info", "What holds the node's slots: its limit, or the cloud.",
+            "peerpods_node_slots_bound_info",
+            "What holds the node's slots: its limit, the cloud, or its cloud-api-adaptor.",
             labels=["node", "bound"],
-        )  # fmt: skip
+        )
+        adaptor = GaugeMetricFamily(
+            "peerpods_node_adaptor_ready",
+            "Whether a cloud-api-adaptor pod on the node, which has a limit, is Ready: 1 or 0.",
+            labels=["node"],
+        )
         for node in slots.nodes:
-            desired.add_metric([node.node], node.desired)
+            if node.desired is not None:
+                desired.add_metric([node.node], node.desired)
+                bound.add_metric([node.node, node.bound], 1)
             advertised.add_metric([node.node], node.advertised)
             used.add_metric([node.node], node.used)
-            bound.add_metric([node.node, node.bound], 1)
-        yield from (desired, advertised, bound)
+            if node.adaptor_ready is not None:
+                adaptor.add_metric([node.node], node.adaptor_ready)
+        yield from (desired, advertised, bound, adaptor)
         if slots.counted:
             yield used
             yield GaugeMetricFamily(
-                "peerpods_pods_pending", "Peer pods that no node has taken yet.", slots.pending
+                "peerpods_pods_pending", "Peer pods that are not on a node yet.", slots.pending
             )
         problem = GaugeMetricFamily(
-            "peerpods_peerpodconfig_problem", "Problems of PeerPodConfigs that stand.",
-            labels=["peerpodconfig", "reason"],
-        )  # fmt: skip
+            "peerpods_pool_problem", "Problems of pools that persist.", labels=["pool", "reason"]
+        )
         for labels in slots.problems:
             problem.add_metric(labels, 1)
         yield problem
         bounds = GaugeMetricFamily(
-            "peerpods_cloud_slots", "Peer pods that the cloud can hold in all, by what bounds them.",
+            "peerpods_cloud_slots", "Peer pods that the cloud has room for in total, by bound.",
             labels=["bound"],
         )  # fmt: skip
         for name, total in slots.bounds.items():
             bounds.add_metric([name], total)
         yield bounds
+        limits = GaugeMetricFamily(
+            "peerpods_pool_limit", "The limit in force, and where it is stored.",
+            labels=["pool", "source"],
+        )  # fmt: skip
+        for pool, source, limit in slots.limits:
+            limits.add_metric([pool, source], limit)
+        yield limits
+        yield GaugeMetricFamily(
+            "peerpods_limits_found", "Pools with a known limit.", len(slots.limits)
+        )
+        yield GaugeMetricFamily(
+            "peerpods_operator_generation",
+            "The operator's generation: 1 (to 1.8), 2 (from 1.9 on), 0 where it is not known.",
+            slots.generation,
+        )

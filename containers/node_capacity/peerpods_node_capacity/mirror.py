@@ -7,10 +7,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
 from .kube import ApiError, Kube, Metadata, WatchLostError
+
+# Seconds until a collection that the API server does not serve is looked for again.
+NOT_SERVED_INTERVAL = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ class Mirror(Generic[Raw, Kept]):
     keeps nothing. `changed(name, old, new)` is called whenever `new` is something else than
     `old` (None: not there), and once both are in `items`, by name; objects of all namespaces
     are named namespace/name.
+
+    `may_be_absent` is for a collection that the API server need not serve: while it answers 404,
+    the mirror is empty and synced.
     """
 
     def __init__(
@@ -39,14 +46,16 @@ class Mirror(Generic[Raw, Kept]):
         kind: type[Raw],
         keep: Callable[[Raw, Kept | None], Kept | None],
         changed: Callable[[str, Kept | None, Kept | None], None],
-        field_selector: str | None = None,
+        selectors: Mapping[str, str] | None = None,
+        may_be_absent: bool = False,
     ):
         self._kube = kube
         self._path = path
         self._kind = kind
         self._keep = keep
         self._changed = changed
-        self._field_selector = field_selector
+        self._selectors = selectors or {}
+        self._may_be_absent = may_be_absent
         self._in_one_namespace = "/namespaces/" in path
         self._version: str | None = None
         self.items: dict[str, Kept] = {}
@@ -60,7 +69,7 @@ class Mirror(Generic[Raw, Kept]):
                 if self._version is None:
                     await self._list()
                 async for event, raw in self._kube.watch(
-                    self._path, self._kind, self._field_selector, self._version
+                    self._path, self._kind, self._selectors, self._version
                 ):
                     failures = 0
                     self._version = raw.metadata.resource_version
@@ -72,6 +81,11 @@ class Mirror(Generic[Raw, Kept]):
                 log.info("Listing %s again. %s", self._path, error)
                 self._version = None
             except ApiError as error:
+                if self._may_be_absent and error.status == HTTPStatus.NOT_FOUND:
+                    self._set_absent()
+                    await asyncio.sleep(NOT_SERVED_INTERVAL)
+                    failures = 0
+                    continue
                 log.warning("Will try again: %s", error)
             # Also after a watch that just ended: one that ends at once, again and again, is a failure.
             await asyncio.sleep(backoff(failures))
@@ -83,11 +97,19 @@ class Mirror(Generic[Raw, Kept]):
         self._put(name, self._keep(raw, self.items.get(name)))
 
     async def _list(self) -> None:
-        raws, self._version = await self._kube.list(self._path, self._kind, self._field_selector)
+        raws, self._version = await self._kube.list(self._path, self._kind, self._selectors)
         for name in self.items.keys() - {self._name(raw) for raw in raws}:
             self._put(name, None)
         for raw in raws:
             self.put(raw)
+        self.synced.set()
+
+    def _set_absent(self) -> None:
+        if self._version is not None or not self.synced.is_set():
+            log.info("The API server does not serve %s.", self._path)
+        self._version = None
+        for name in list(self.items):
+            self._put(name, None)
         self.synced.set()
 
     def _name(self, raw: Raw) -> str:

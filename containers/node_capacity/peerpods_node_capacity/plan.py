@@ -5,21 +5,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-# What spec.limit means where it is not written: the default of OpenShift sandboxed containers.
-DEFAULT_LIMIT = "10"
+from .pools import Pool, whole_number
 
-# What spec.nodeSelector means where it is not written, as upstream's peerpodconfig-ctrl has it.
-# An empty selector that is written selects every node, as anywhere in Kubernetes.
-DEFAULT_NODE_SELECTOR = {"node.kubernetes.io/worker": ""}
-
-# Kubernetes counts in int64: a larger quantity is kept, but no scheduler can count with it.
-LARGEST_LIMIT = 2**63 - 1
-
-_WHOLE_NUMBER = re.compile("[0-9]{1,19}")
+# What holds a node's slots, besides the bounds of the cloud.
+LIMIT, ADAPTOR = "limit", "adaptor"
 
 # The forms in which Kubernetes writes a whole number: what was sent as "1000" is read back as "1k".
 _WHOLE_QUANTITY = re.compile("([0-9]+)(?:e([0-9]{1,2})|(k|[MGTPE]|[KMGTPE]i)?)")
@@ -31,82 +24,100 @@ _MULTIPLIERS = {
 }
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What the API server has of a PeerPodConfig besides its spec; `conditions` as it has them."""
-
-    uid: str = ""
-    generation: int = 0
-    version: str = ""
-    setup_completed: bool = False
-    conditions: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class PeerPodConfig:
-    """What counts of a PeerPodConfig.
-
-    `limit` is the last good value of spec.limit, None where none was ever seen.
-    `bad_limit` is spec.limit as it is now, where that is not a limit. `observed` is what was
-    reported of it last: two PeerPodConfigs that differ in that alone ask for the same.
-    """
-
-    name: str
-    node_selector: Mapping[str, str]
-    limit: int | None
-    bad_limit: str | None = None
-    observed: Observed = field(default=Observed(), compare=False)
-
-    def selects(self, node: Node) -> bool:
-        return self.node_selector.items() <= node.labels.items()
-
-
 @dataclass(frozen=True, slots=True)
 class Node:
     """What counts of a Node: `capacity` and `allocatable` are the one resource's quantities in
-    status, as the API server writes them; None where it is not there."""
+    status, as the API server writes them; None where it is not there. It `is_available` where it
+    is Ready and not cordoned."""
 
     name: str
     labels: Mapping[str, str]
     capacity: str | None = None
     allocatable: str | None = None
+    is_available: bool = True
 
 
-def peer_pod_config(
-    name: str,
-    *,
-    node_selector: Mapping[str, str] | None,
-    limit: str | None,
-    previous: PeerPodConfig | None,
-    observed: Observed = Observed(),
-) -> PeerPodConfig:
-    """The PeerPodConfig `name` with its defaults filled in.
+class Target(NamedTuple):
+    """The `slots` that a node should advertise, None: write nothing; what holds it to that (`limit`,
+    `adaptor` or a bound of the cloud), and the slots that it has while its adaptor is ready."""
 
-    A limit that is not one leaves the limit of `previous`, the same PeerPodConfig
-    as it was known before, in force.
-    """
-    selector = DEFAULT_NODE_SELECTOR if node_selector is None else node_selector
-    text = DEFAULT_LIMIT if limit is None else limit
-    number = _whole_number(text)
-    if number is not None:
-        return PeerPodConfig(name, selector, number, observed=observed)
-    last_good = previous.limit if previous else None
-    return PeerPodConfig(name, selector, last_good, bad_limit=text, observed=observed)
+    slots: int | None
+    bound: str = LIMIT
+    limit: int | None = None
 
 
-def limit_of(node: Node, configs: Iterable[PeerPodConfig]) -> int | None:
-    """How many peer-pod VMs `configs` allow on `node`; None: it should not have the resource.
+LEAVE = Target(None)
 
-    Where several PeerPodConfigs select the node, the smallest limit wins: never more
-    than any of them allows. One whose limit was never good allows what the node has now.
+
+def selecting(node: Node, pools: Iterable[Pool]) -> list[Pool]:
+    """The pools that decide about `node`: the fallback only where no other one does."""
+    selected = [pool for pool in pools if pool.selects(node)]
+    return [pool for pool in selected if not pool.is_fallback] or selected
+
+
+def limit_of(node: Node, pools: Iterable[Pool]) -> int | None:
+    """How many peer-pod VMs `pools`, those that decide about `node`, allow there; None: not known.
+
+    Of several, the smallest limit wins: never more than any of them allows. One whose limit is
+    not known allows what the node has now.
     """
     now = whole_quantity(node.capacity)
-    limits = [
-        now if config.limit is None else config.limit for config in configs if config.selects(node)
-    ]
+    limits = [now if pool.limit is None else pool.limit for pool in pools]
     if None in limits:
         return None
     return min(limits, default=None)
+
+
+def target(
+    node: Node, pools: Collection[Pool], ceiling: Ceiling | None, *, is_ready: bool, used: int
+) -> Target:
+    """What `node` should advertise by `pools`, those that decide about it.
+
+    While its cloud-api-adaptor is not ready no peer pod can start there: it offers no slots but
+    those that are `used`, so that the peer pods there stay counted.
+    """
+    limit = limit_of(node, pools)
+    if limit is None:
+        return LEAVE
+    bound = LIMIT
+    if ceiling and limit >= ceiling.slots:
+        limit, bound = ceiling.slots, ceiling.bound
+    if is_ready:
+        return Target(limit, bound, limit)
+    if any(pool.limit is None for pool in pools):
+        # What the node has now is all that is known of its limit: keep it for later.
+        return LEAVE
+    return Target(min(limit, used), ADAPTOR, limit)
+
+
+def has_left(
+    node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str
+) -> bool:
+    """Whether no pool selects `node` because its labels have changed, and not because its pool's
+    source has vanished, as in an upgrade of the operator.
+
+    `last` are the pools that selected it last, empty where none has since the agent started: then
+    only the operator's own pool shows that the sources are complete. A pool whose node selector
+    cannot be read may have any node.
+    """
+    if any(pool.node_selector is None or pool.selects(node) for pool in pools.values()):
+        return False
+    return all(name in pools for name in last) if last else operators_pool in pools
+
+
+def is_ours(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager: str) -> bool:
+    """Whether `manager` is the only writer of `resource` in a node's status.
+
+    Capacity decides: a kubelet derives allocatable from it. Another program that has written the
+    same number since owns it as well.
+    """
+    owners: dict[str, set[str]] = {"f:capacity": set(), "f:allocatable": set()}
+    for entry in managed_fields:
+        status = (entry.get("fieldsV1") or {}).get("f:status") or {}
+        for part, names in owners.items():
+            if f"f:{resource}" in (status.get(part) or {}):
+                names.add(entry.get("manager", ""))
+    return (owners["f:capacity"] or owners["f:allocatable"]) == {manager}
 
 
 @dataclass(frozen=True)
@@ -123,8 +134,8 @@ class CloudCapacity:
 def cloud_capacity(
     written: Mapping[str, str], previous: CloudCapacity | None = None
 ) -> CloudCapacity:
-    """What the ConfigMap's data says; a value that is no number leaves that of `previous` in force."""
-    bad = {name: text for name, text in written.items() if _whole_number(text) is None}
+    """What the ConfigMap's data says; an invalid value leaves that of `previous` in force."""
+    bad = {name: text for name, text in written.items() if whole_number(text) is None}
     before = previous.bounds if previous else {}
     good = {name: int(text) for name, text in written.items() if name not in bad}
     return CloudCapacity({**{name: before[name] for name in bad if name in before}, **good}, bad)
@@ -184,7 +195,3 @@ def whole_quantity(text: str | None) -> int | None:
         return None
     digits, exponent, suffix = match.groups()
     return int(digits) * (10 ** int(exponent) if exponent else _MULTIPLIERS[suffix])
-
-
-def _whole_number(text: str) -> int | None:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) and int(text) <= LARGEST_LIMIT else None

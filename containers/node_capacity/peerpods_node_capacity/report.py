@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is to be said of each PeerPodConfig, as conditions and Events: plain data in, plain data out."""
+"""The report on each pool, as problems, conditions and Events: plain data in, plain data out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import Ceiling, Node, Observed, PeerPodConfig, whole_quantity
+from .plan import ADAPTOR, Ceiling, Node, Target, selecting, whole_quantity
+from .pools import DEFAULT, LIMIT_KEY, LIMITS, PEER_PODS_CM, Observed, Pool
 
 INVALID_LIMIT = "InvalidLimit"
 OVERLAPPING = "OverlappingNodeSelectors"
@@ -23,74 +24,90 @@ AS_EXPECTED = "AsExpected"
 
 @dataclass
 class Report:
-    """One PeerPodConfig and its nodes: how many it selects, which of them do not advertise what they
-    should, and its problems, each with a sentence, by the names in PROBLEMS."""
+    """One pool and its nodes: how many it has, which of them do not advertise what they should,
+    which wait for their cloud-api-adaptor, and its problems, each with a sentence, by the names in
+    PROBLEMS. Nodes that are not available are not waited for."""
 
     selected: int = 0
     missing: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return self.selected > 0 and not self.missing
+        return self.selected > 0 and not self.missing and not self.waiting
 
 
 def reports(
-    configs: Collection[PeerPodConfig],
+    pools: Collection[Pool],
     nodes: Iterable[Node],
-    desired: Mapping[str, int | None],
+    targets: Mapping[str, Target],
     used: Mapping[str, int],
     ceiling: Ceiling | None,
 ) -> dict[str, Report]:
-    """The report on each of `configs`, by name.
+    """The report on each of `pools`, by name.
 
-    `desired` has the slots that each node should advertise (None: none of the resource), `used`
-    the peer pods on it, where they are known.
+    `targets` has what each node should advertise, `used` the peer pods on it, where that is known.
     """
-    found = {config.name: Report() for config in configs}
-    overlaps: dict[str, dict[str, None]] = {config.name: {} for config in configs}
-    shared, crowded, bound = ({config.name: [] for config in configs} for _ in range(3))
+    by_pool = {pool.name: Report() for pool in pools}
+    overlaps: dict[str, dict[str, None]] = {pool.name: {} for pool in pools}
+    shared, crowded, bound = ({pool.name: [] for pool in pools} for _ in range(3))
     for node in nodes:
-        selecting = [config for config in configs if config.selects(node)]
-        slots = desired[node.name]
-        advertises = slots is not None and slots == whole_quantity(node.allocatable)
-        for config in selecting:
-            name = config.name
-            found[name].selected += 1
+        deciding = selecting(node, pools)
+        target = targets[node.name]
+        advertises = target.slots is not None and target.slots == whole_quantity(node.allocatable)
+        for pool in deciding:
+            name = pool.name
+            by_pool[name].selected += 1
             if not advertises:
-                found[name].missing.append(node.name)
-            if len(selecting) > 1:
+                by_pool[name].missing.append(node.name)
+            if target.bound == ADAPTOR and node.is_available:
+                by_pool[name].waiting.append(node.name)
+            if len(deciding) > 1:
                 shared[name].append(node.name)
-                overlaps[name].update({other.name: None for other in selecting if other != config})
-            if slots is not None and used.get(node.name, 0) > slots:
+                overlaps[name].update({other.name: None for other in deciding if other != pool})
+            if target.limit is not None and used.get(node.name, 0) > target.limit:
                 crowded[name].append(node.name)
-            if ceiling and slots == ceiling.slots and config.limit and config.limit > slots:
+            if ceiling and target.limit == ceiling.slots and (pool.limit or 0) > ceiling.slots:
                 bound[name].append(node.name)
-    for config in configs:
-        problems = found[config.name].problems
-        if config.bad_limit is not None:
-            kept = "what each node has now" if config.limit is None else config.limit
-            problems[INVALID_LIMIT] = (
-                f"spec.limit is {_quoted(config.bad_limit)}, not a whole number from 0 on; "
-                f"{kept} stays in force until it is."
-            )
-        if names := shared[config.name]:
+    for pool in pools:
+        problems = by_pool[pool.name].problems
+        if pool.bad_limit is not None:
+            problems[INVALID_LIMIT] = _invalid(pool)
+        if names := shared[pool.name]:
             problems[OVERLAPPING] = (
-                f"Nodes also selected by PeerPodConfig {', '.join(sorted(overlaps[config.name]))}, "
-                f"where the smallest limit holds: {_some(names)}."
+                f"Nodes also selected by {', '.join(sorted(overlaps[pool.name]))}, where the "
+                f"smallest limit applies: {_some(names)}."
             )
-        if names := crowded[config.name]:
+        if names := crowded[pool.name]:
             problems[BELOW_RUNNING] = (
                 f"Nodes that run more peer pods than they have slots: {_some(names)}. None is "
-                "evicted; no more are scheduled there until enough of them are gone."
+                "evicted; no more are scheduled there until enough of them have ended."
             )
-        if ceiling and (names := bound[config.name]):
+        if ceiling and (names := bound[pool.name]):
             problems[CLOUD_BOUND] = (
-                f"Nodes held to {ceiling.slots} instead of the limit {config.limit}, since by "
-                f"{ceiling.bound} the cloud can hold {ceiling.total} peer pods in all: "
-                f"{_some(names)}."
+                f"Nodes with {ceiling.slots} slots instead of the limit of {pool.limit}, because "
+                f"the cloud has room for {ceiling.total} peer pods in total (limited by "
+                f"{ceiling.bound}): {_some(names)}."
             )
-    return found
+    return by_pool
+
+
+def _invalid(pool: Pool) -> str:
+    written = _quoted(pool.bad_limit or "")
+    kept = "what each node has now" if pool.limit is None else pool.limit
+    in_force = f"Until it is corrected, {kept} stays in force."
+    if pool.source == PEER_PODS_CM:
+        return f"{LIMIT_KEY} is {written}, not a whole number. {in_force}"
+    if pool.source == LIMITS:
+        if pool.node_selector is None:
+            in_force = "Until it is corrected, it has no effect."
+        selector = "" if pool.name == DEFAULT else " and a nodeSelector of labels"
+        return (
+            f"The entry {pool.name} is {written}, not a JSON object with a limit of 0 or more"
+            f"{selector}. {in_force}"
+        )
+    return f"spec.limit is {written}, not a whole number of 0 or more. {in_force}"
 
 
 def conditions(
@@ -102,6 +119,12 @@ def conditions(
     """
     if report.complete:
         ready = ("True", AS_EXPECTED, f"All {report.selected} selected nodes advertise {resource}.")
+    elif report.selected and not report.missing:
+        message = (
+            f"{len(report.waiting)} of {report.selected} selected nodes advertise no free slots "
+            f"because their cloud-api-adaptor pod is not Ready: {_some(report.waiting)}."
+        )
+        ready = ("False", "AdaptorNotReady", message)
     elif report.selected:
         reason = INVALID_LIMIT if INVALID_LIMIT in report.problems else "NodesNotAdvertising"
         message = (
@@ -135,11 +158,11 @@ def conditions(
 
 
 def event(
-    config: PeerPodConfig, namespace: str, problem: str, sentence: str, reporter: str, now: str
+    config: Pool, namespace: str, problem: str, sentence: str, reporter: str, now: str
 ) -> dict[str, Any]:
-    """The Event that tells of a problem.
+    """The Event that reports a problem of the PeerPodConfig `config`.
 
-    It has the same name whoever reports it how often: once for each version of the spec.
+    Its name is the same for every report of it: one for each version of the spec.
     """
     observed = config.observed
     key = f"{observed.uid} {observed.generation} {problem}".encode()

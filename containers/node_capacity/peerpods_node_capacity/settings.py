@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the agent looks after and how it is reached, from environment variables (listed in README.md)."""
+"""The agent's settings, from environment variables (listed in README.md)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class Settings:
     lease_name: str = "peerpods-node-capacity"
     lease_duration_seconds: int = 15
     cloud_capacity_configmap: str = "peerpods-cloud-capacity"
+    limits_configmap: str = "peerpods-limits"
+    require_ready_adaptor: bool = True
     count_peer_pods: bool = True
     bind_address: str = "0.0.0.0"
     health_port: int = 8081
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Raises ValueError, as a sentence, where a value makes no sense."""
+        """Raises ValueError, as a sentence, where a value is invalid."""
         address = env.get("BIND_ADDRESS") or cls.bind_address
         try:
             ipaddress.ip_address(address)
@@ -43,6 +45,8 @@ class Settings:
             ),
             cloud_capacity_configmap=env.get("CLOUD_CAPACITY_CONFIGMAP")
             or cls.cloud_capacity_configmap,
+            limits_configmap=env.get("LIMITS_CONFIGMAP") or cls.limits_configmap,
+            require_ready_adaptor=_switch(env, "REQUIRE_READY_ADAPTOR", cls.require_ready_adaptor),
             count_peer_pods=_switch(env, "COUNT_PEER_PODS", cls.count_peer_pods),
             bind_address=address,
             health_port=_number(env, "HEALTH_PORT", cls.health_port, 1, 65535),

@@ -29,10 +29,11 @@ from tests.cluster.processes import free_ports
 
 PROJECT = Path(__file__).parents[1]
 
-# Exactly what the README says the agent needs: in the whole cluster, in the PeerPodConfigs'
-# namespace and in its own.
+# Exactly the permissions of the README: in the whole cluster, in the operator's namespace and in the
+# agent's own.
 CLUSTER_RIGHTS = [
-    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
 ]
 CONFIG_GROUP = "confidentialcontainers.org"
@@ -40,8 +41,17 @@ CONFIG_RIGHTS = [
     {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs"], "verbs": ["list", "watch"]},
     {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+    {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": ["list", "watch"]},
+    {
+        "apiGroups": [""],
+        "resources": ["configmaps"],
+        "resourceNames": ["peer-pods-cm"],
+        "verbs": ["list", "watch"],
+    },
 ]
-LEASE, CONFIGMAP = "peerpods-node-capacity", "peerpods-cloud-capacity"
+ADAPTOR_RIGHTS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+LEASE = "peerpods-node-capacity"
+CONFIGMAP, LIMITS = "peerpods-cloud-capacity", "peerpods-limits"
 OWN_RIGHTS = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     {
@@ -50,7 +60,7 @@ OWN_RIGHTS = [
     },
     {
         "apiGroups": [""], "resources": ["configmaps"],
-        "resourceNames": [CONFIGMAP], "verbs": ["list", "watch"],
+        "resourceNames": [CONFIGMAP, LIMITS], "verbs": ["list", "watch"],
     },
 ]  # fmt: skip
 
@@ -81,7 +91,7 @@ class Place:
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": binding},
             {
                 "apiVersion": role, "kind": "Role", "metadata": binding,
-                "rules": CONFIG_RIGHTS + OWN_RIGHTS,
+                "rules": CONFIG_RIGHTS + ADAPTOR_RIGHTS + OWN_RIGHTS,
             },
             {
                 "apiVersion": role, "kind": "RoleBinding", "metadata": binding,
@@ -177,6 +187,106 @@ class Place:
             }
         )
 
+    def limits(self, **entries: dict | str) -> None:
+        """Write peerpods-limits: each entry as JSON, or the text as it is."""
+        data = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in entries.items()
+        }
+        self._config_map(LIMITS, data)
+
+    def peer_pods_cm(self, limit: str | None) -> None:
+        """Write the operator's settings, with PEERPODS_LIMIT_PER_NODE or without it."""
+        key = {} if limit is None else {"PEERPODS_LIMIT_PER_NODE": limit}
+        self._config_map("peer-pods-cm", {"CLOUD_PROVIDER": "aws", **key})
+
+    def _config_map(self, name: str, data: dict[str, str]) -> None:
+        metadata = {"name": name, "namespace": self.id}
+        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+    def daemon_set(self, name: str = "osc-caa-ds", selector: dict[str, str] | None = None) -> None:
+        """Create a DaemonSet of cloud-api-adaptor. Its own pods stay pending, and have no label by
+        which the agent would find them: a test makes those that it needs."""
+        labels = {"test": self.id}
+        self.apply(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "DaemonSet",
+                "metadata": {"name": name, "namespace": self.id},
+                "spec": {
+                    "selector": {"matchLabels": labels},
+                    "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {
+                            "nodeSelector": {self.label: ""} if selector is None else selector,
+                            "containers": [{"name": "caa-pod", "image": "i"}],
+                        },
+                    },
+                },
+            }
+        )
+
+    def adaptor(self, node: str, *, ready: bool = True, daemon_set: str = "osc-caa-ds") -> str:
+        """Create a cloud-api-adaptor pod on the node; returns its name."""
+        name = f"caa-{uuid.uuid4().hex[:8]}"
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": self.id, "labels": {"name": daemon_set}},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "nodeName": node,
+                    "containers": [{"name": "caa-pod", "image": "i"}],
+                },
+            }
+        )
+        if ready:
+            self.set_ready(name, True)
+        return name
+
+    def set_ready(self, pod: str, ready: bool) -> None:
+        """Set the condition Ready as a kubelet does."""
+        status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+        self._kubectl(
+            "patch", "pod", pod, "-n", self.id, "--subresource=status", "--type=strategic",
+            f"--patch={json.dumps({'status': status})}",
+        )  # fmt: skip
+
+    def stop_pod(self, pod: str) -> None:
+        """Delete the pod; it stays with a deletionTimestamp, as no kubelet ends it."""
+        self._kubectl("delete", "pod", pod, "-n", self.id, "--wait=false")
+
+    def remove_pod(self, pod: str) -> None:
+        self._kubectl("delete", "pod", pod, "-n", self.id, "--grace-period=0", "--force")
+
+    def delete(self, kind: str, name: str) -> None:
+        self._kubectl("delete", kind, name, "-n", self.id)
+
+    def advertise(self, node: str, limit: int | None, manager: str = "cloud-api-adaptor") -> None:
+        """Write the capacity as cloud-api-adaptor does: capacity alone, by a JSON patch; None: as it
+        does when it stops (CAA's pkg/adaptor/k8sops/node.go)."""
+        path = f"/status/capacity/{self.resource.replace('/', '~1')}"
+        operation = (
+            {"op": "remove", "path": path}
+            if limit is None
+            else {"op": "add", "path": path, "value": str(limit)}
+        )
+        self._kubectl(
+            "patch", "node", node, "--subresource=status", "--type=json",
+            f"--field-manager={manager}", f"--patch={json.dumps([operation])}",
+        )  # fmt: skip
+
+    def share(self, node: str, limit: int) -> None:
+        """Own the capacity as another program that has applied the same number."""
+        status = {"capacity": {self.resource: str(limit)}}
+        self._kubectl(
+            "apply", "--server-side", "--subresource=status", "--field-manager=other", "-f", "-",
+            input=json.dumps(
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": status}
+            ),
+        )  # fmt: skip
+
     def status(self, config: str) -> dict:
         text = self._kubectl("get", "peerpodconfig", config, "-n", self.id, "-o", "json")
         return json.loads(text).get("status", {})
@@ -263,6 +373,8 @@ class Place:
                     "POD_VM_EXTENDED_RESOURCE": self.resource,
                     "BIND_ADDRESS": "127.0.0.1",
                     "HEALTH_PORT": str(port),
+                    # Tests of anything else need no cloud-api-adaptor pods.
+                    "REQUIRE_READY_ADAPTOR": "false",
                     **environment,
                 },
                 stdout=output,
@@ -312,12 +424,17 @@ class Agent:
         """Each sample by its name and the values of its labels, these in the order of their names."""
         return {(sample.name, *sample.labels.values()): sample.value for sample in self.samples()}
 
+    def body(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}") as answer:
+            return answer.read().decode()
+
     def leads(self) -> bool:
         return self.metrics()[("peerpods_node_capacity_leader",)] == 1
 
     def patched(self, node: str) -> list[int | None]:
         """The slots that it gave the node, one after another."""
-        return [record["slots"] for record in self.log("info") if record.get("node") == node]
+        records = self.log("info")
+        return [r["slots"] for r in records if r.get("node") == node and "slots" in r]
 
     def log(self, level: str) -> list[dict]:
         """The records of that level; every line of the log has to be one JSON object."""

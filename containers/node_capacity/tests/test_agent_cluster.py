@@ -13,13 +13,21 @@ import pytest
 from agent_process import PROJECT, until
 
 
-def test_selected_nodes_advertise_the_limit_and_others_nothing(place):
-    chosen, other = place.node("chosen"), place.node("other", selected=False)
+def test_selected_nodes_advertise_the_limit_and_others_are_left_alone(place):
+    chosen, other, bare = (
+        place.node("chosen"),
+        place.node("other", selected=False),
+        place.node("bare", selected=False),
+    )
     place.set_status(other, "9")
     place.config("c", "3")
-    place.start()
+    agent = place.start()
     until(lambda: place.slots(chosen), ("3", "3"))
-    until(lambda: place.slots(other), (None, None))
+    place.config("c", "4")
+    until(lambda: place.slots(chosen), ("4", "4"))
+    assert place.slots(other) == ("9", "9")
+    assert place.slots(bare) == (None, None)
+    assert agent.patched(other) == agent.patched(bare) == []
 
 
 def test_a_changed_limit_is_advertised_and_nothing_else_is_written(place):
@@ -69,13 +77,63 @@ def test_a_node_no_longer_selected_loses_it(place):
     assert place.slots(staying) == ("3", "3")
 
 
-def test_a_deleted_peerpodconfig_takes_it_away(place):
+def test_without_any_limit_nodes_keep_what_they_have(place):
+    """No limits found is not zero: an operator that is upgraded deletes its PeerPodConfig."""
     node = place.node("a")
     place.config("c", "3")
-    place.start()
+    agent = place.start()
     until(lambda: place.slots(node), ("3", "3"))
+    assert agent.metrics()[("peerpods_limits_found",)] == 1
+    assert agent.log("warning") == []
     place.delete_config("c")
-    until(lambda: place.slots(node), (None, None))
+    until(lambda: [r["message"][:14] for r in agent.log("warning")], ["No limit found"])
+    assert agent.metrics()[("peerpods_limits_found",)] == 0
+    assert agent.get("/readyz") == 200
+    assert "no limit found" in agent.body("/readyz")
+    place.set_status(node, "9")
+    late = place.node("late")
+    place.config("d", "4", selector={"no": "node"})
+    until(lambda: agent.metrics()[("peerpods_limits_found",)], 1)
+    assert agent.body("/readyz") == "ok"
+    assert place.slots(node) == ("9", "9")
+    assert place.slots(late) == (None, None)
+    assert agent.patched(node) == [3]
+
+
+def test_a_vanished_pool_does_not_take_its_nodes_slots_away(place):
+    """Not even while another one exists; after a restart of the agent neither."""
+    mine, other = place.node("mine"), place.node("other", selected=False)
+    place.relabel(other, f"{place.label}-other=")
+    place.config("c", "3")
+    place.config("d", "4", selector={f"{place.label}-other": ""})
+    agent = place.start()
+    until(lambda: [place.slots(mine), place.slots(other)], [("3", "3"), ("4", "4")])
+    place.delete_config("c")
+    place.config("d", "5", selector={f"{place.label}-other": ""})
+    until(lambda: place.slots(other), ("5", "5"))
+    place.relabel(mine, f"{place.label}-")
+    agent.process.kill()
+    place.start()
+    place.config("d", "6", selector={f"{place.label}-other": ""})
+    until(lambda: place.slots(other), ("6", "6"))
+    assert place.slots(mine) == ("3", "3")
+
+
+def test_what_another_writer_advertised_stays_on_a_node_that_leaves(place):
+    node = place.node("a")
+    place.config("c", "3")
+    agent = place.start()
+    until(lambda: place.slots(node), ("3", "3"))
+    # The same number: nothing to correct, but another owner of it.
+    place.share(node, 3)
+    place.relabel(node, f"{place.label}-")
+    place.config("c", "4")
+    until(lambda: [r.get("node") for r in agent.log("info") if "stays" in r["message"]], [node])
+    place.relabel(node, "unrelated=label")
+    gets = ("peerpods_node_capacity_requests_total", "200", "get")
+    assert agent.metrics()[gets] == 1
+    assert place.slots(node) == ("3", "3")
+    assert agent.patched(node) == [3]
 
 
 def test_the_smallest_of_overlapping_limits_wins(place):
@@ -97,7 +155,7 @@ def test_a_bad_limit_leaves_the_last_good_one_in_force(place, cluster):
     until(lambda: place.slots(node), ("3", "3"))
 
     place.config("c", "three")
-    until(lambda: [record["peerpodconfig"] for record in agent.log("warning")], ["c"])
+    until(lambda: [record["pool"] for record in agent.log("warning")], ["c"])
     cluster.kubectl("label", "peerpodconfig", "c", "-n", place.id, "not=news")
     late = place.node("late")
     until(lambda: place.slots(late), ("3", "3"))
@@ -108,7 +166,7 @@ def test_a_bad_limit_leaves_the_last_good_one_in_force(place, cluster):
     # A new agent never saw a good limit: what each node has now stays.
     agent.process.kill()
     successor = place.start()
-    until(lambda: [record["peerpodconfig"] for record in successor.log("warning")], ["c"])
+    until(lambda: [record["pool"] for record in successor.log("warning")], ["c"])
     place.config("c", "4")
     until(lambda: place.slots(node), ("4", "4"))
     assert successor.patched(node) == [4]

@@ -10,14 +10,18 @@ from peerpods_node_capacity.plan import (
     Ceiling,
     CloudCapacity,
     Node,
-    PeerPodConfig,
+    Target,
     ceiling,
     cloud_capacity,
+    has_left,
+    is_ours,
     limit_of,
-    peer_pod_config,
+    selecting,
     status_patch,
+    target,
     whole_quantity,
 )
+from peerpods_node_capacity.pools import Pool, pool_of_config
 
 VM = "kata.peerpods.io/vm"
 KATA = {"node-role.kubernetes.io/kata-oc": ""}
@@ -29,7 +33,7 @@ def node(capacity=None, allocatable=None, labels=KATA):
 
 
 def config(limit, selector=KATA, name="peerpodconfig-openshift"):
-    return PeerPodConfig(name, selector, limit)
+    return Pool(name, selector, limit)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +47,8 @@ def config(limit, selector=KATA, name="peerpodconfig-openshift"):
     ],
 )
 def test_a_limit(text, limit):
-    read = peer_pod_config("c", node_selector=KATA, limit=text, previous=None)
-    assert read == PeerPodConfig("c", KATA, limit)
+    read = pool_of_config("c", node_selector=KATA, limit=text, previous=None)
+    assert read == Pool("c", KATA, limit)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +60,12 @@ def test_a_limit(text, limit):
     ],
 )
 def test_a_bad_limit_leaves_the_last_good_one(text):
-    fresh = peer_pod_config("c", node_selector=KATA, limit=text, previous=None)
-    assert fresh == PeerPodConfig("c", KATA, None, bad_limit=text)
+    fresh = pool_of_config("c", node_selector=KATA, limit=text, previous=None)
+    assert fresh == Pool("c", KATA, None, bad_limit=text)
     good = config(7, name="c")
-    once = peer_pod_config("c", node_selector=KATA, limit=text, previous=good)
-    assert once == PeerPodConfig("c", KATA, 7, bad_limit=text)
-    twice = peer_pod_config("c", node_selector=KATA, limit="still bad", previous=once)
+    once = pool_of_config("c", node_selector=KATA, limit=text, previous=good)
+    assert once == Pool("c", KATA, 7, bad_limit=text)
+    twice = pool_of_config("c", node_selector=KATA, limit="still bad", previous=once)
     assert twice.limit == 7
 
 
@@ -80,8 +84,8 @@ def test_a_bad_limit_leaves_the_last_good_one(text):
     ],
 )
 def test_selection(selector, labels, selected):
-    read = peer_pod_config("c", node_selector=selector, limit="5", previous=None)
-    assert limit_of(node(labels=labels), [read]) == (5 if selected else None)
+    read = pool_of_config("c", node_selector=selector, limit="5", previous=None)
+    assert selecting(node(labels=labels), [read]) == ([read] if selected else [])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,128 @@ def test_selection(selector, labels, selected):
     ],
 )
 def test_limit_of(configs, now, slots):
-    assert limit_of(node(now, now), configs) == slots
+    found = node(now, now)
+    assert limit_of(found, selecting(found, configs)) == slots
+
+
+FALLBACK = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (KATA, ["default"]),
+        (KATA | {"pool": "memory"}, ["memory"]),
+        (KATA | {"pool": "memory", "zone": "a"}, ["memory", "zone"]),
+        ({"pool": "memory"}, ["memory"]),
+        ({}, []),
+    ],
+)
+def test_a_fallback_pool_has_the_nodes_that_no_other_pool_selects(labels, names):
+    pools = [FALLBACK, Pool("memory", {"pool": "memory"}, 40), Pool("zone", {"zone": "a"}, 3)]
+    assert [pool.name for pool in selecting(node(labels=labels), pools)] == names
+
+
+CEILING = Ceiling("quota", 12, 6)
+UNKNOWN = config(None)
+
+
+@pytest.mark.parametrize(
+    ("pools", "now", "bound", "is_ready", "used", "found"),
+    [
+        # Ready: the limit, or what the cloud has.
+        ([config(10)], None, None, True, 3, Target(10, "limit", 10)),
+        ([config(10)], None, CEILING, True, 3, Target(6, "quota", 6)),
+        ([config(5)], None, CEILING, True, 3, Target(5, "limit", 5)),
+        # Not ready: the slots in use, never more than the limit.
+        ([config(10)], "10", None, False, 3, Target(3, "adaptor", 10)),
+        ([config(10)], "10", None, False, 0, Target(0, "adaptor", 10)),
+        ([config(2)], "10", None, False, 3, Target(2, "adaptor", 2)),
+        ([config(10)], "10", CEILING, False, 7, Target(6, "adaptor", 6)),
+        ([config(0)], None, None, False, 0, Target(0, "adaptor", 0)),
+        # No pool, or no limit: write nothing.
+        ([], "10", None, True, 3, Target(None)),
+        ([], "10", None, False, 3, Target(None)),
+        ([UNKNOWN], None, None, True, 3, Target(None)),
+        # An unknown limit is kept on the node: not even while the adaptor is down is it overwritten.
+        ([UNKNOWN], "6", None, True, 3, Target(6, "limit", 6)),
+        ([UNKNOWN], "6", None, False, 3, Target(None)),
+        ([UNKNOWN, config(4)], "6", None, True, 3, Target(4, "limit", 4)),
+        ([UNKNOWN, config(4)], "6", None, False, 3, Target(None)),
+    ],
+)
+def test_the_target(pools, now, bound, is_ready, used, found):
+    assert target(node(now, now), pools, bound, is_ready=is_ready, used=used) == found
+
+
+MEMORY = Pool("memory", {"pool": "memory"}, 4)
+OPERATORS = config(10)
+
+
+@pytest.mark.parametrize(
+    ("last", "pools", "operators_pool", "left"),
+    [
+        # Its labels have changed while its pool still exists.
+        (["default"], [FALLBACK], "default", True),
+        (["memory"], [MEMORY], "default", True),
+        (["memory"], [MEMORY], "peerpodconfig-openshift", True),
+        (["memory", "default"], [MEMORY, FALLBACK], "default", True),
+        # Its pool has vanished: in an upgrade, or because somebody deleted it.
+        (["peerpodconfig-openshift"], [], "peerpodconfig-openshift", False),
+        (["peerpodconfig-openshift"], [MEMORY], "peerpodconfig-openshift", False),
+        (["peerpodconfig-openshift"], [FALLBACK], "default", False),
+        (["memory"], [FALLBACK], "default", False),
+        (["memory", "default"], [FALLBACK], "default", False),
+        # Not seen since the agent started: the operator's own pool shows that nothing is missing.
+        ([], [], "peerpodconfig-openshift", False),
+        ([], [MEMORY], "peerpodconfig-openshift", False),
+        ([], [MEMORY], "default", False),
+        ([], [OPERATORS], "peerpodconfig-openshift", True),
+        ([], [FALLBACK], "default", True),
+        # A pool whose node selector cannot be read may have it.
+        ([], [FALLBACK, Pool("memory", None, None, bad_limit="{")], "default", False),
+    ],
+)
+def test_a_node_has_left(last, pools, operators_pool, left):
+    found = {pool.name: pool for pool in pools}
+    assert has_left(node("10", "10", labels={}), last, found, operators_pool) is left
+
+
+@pytest.mark.parametrize("last", [[], ["default"], ["memory"]])
+def test_a_selected_node_has_not_left(last):
+    pools = {"default": FALLBACK, "memory": MEMORY}
+    assert not has_left(node(labels=KATA), last, pools, "default")
+
+
+AGENT = "peerpods-node-capacity"
+
+
+def fields(manager, *parts, resource=VM):
+    status = {f"f:{part}": {f"f:{resource}": {}} for part in parts}
+    return {"manager": manager, "subresource": "status", "fieldsV1": {"f:status": status}}
+
+
+@pytest.mark.parametrize(
+    ("managed", "ours"),
+    [
+        ([fields(AGENT, "capacity", "allocatable")], True),
+        # A kubelet derives allocatable from capacity.
+        ([fields(AGENT, "capacity"), fields("kubelet", "allocatable")], True),
+        ([fields(AGENT, "capacity"), fields("kubelet", "capacity", resource="cpu")], True),
+        # The capacity is gone already.
+        ([fields(AGENT, "allocatable")], True),
+        ([fields("cloud-api-adaptor", "capacity"), fields(AGENT, "allocatable")], False),
+        # Both have written the same number.
+        ([fields(AGENT, "capacity"), fields("cloud-api-adaptor", "capacity")], False),
+        ([fields("manager", "capacity", "allocatable")], False),
+        ([fields(AGENT, "capacity", resource="example.com/other")], False),
+        ([{"manager": AGENT, "fieldsV1": {"f:metadata": {"f:labels": {}}}}], False),
+        ([{"manager": AGENT}], False),
+        ([], False),
+    ],
+)
+def test_the_resource_is_ours(managed, ours):
+    assert is_ours(managed, VM, AGENT) is ours
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from peerpods_node_capacity.plan import Ceiling, Node, Observed, PeerPodConfig
+from peerpods_node_capacity.plan import Ceiling, Node, Target
+from peerpods_node_capacity.pools import Observed, Pool
 from peerpods_node_capacity.report import Report, conditions, event, reports
 
 VM = "kata.peerpods.io/vm"
 KATA = {"kata": ""}
-C = PeerPodConfig("c", KATA, 10)
+C = Pool("c", KATA, 10)
 
 
 def node(name, slots="10", labels=KATA):
@@ -19,7 +20,13 @@ def node(name, slots="10", labels=KATA):
 
 
 def report(configs, nodes, desired, used=(), ceiling=None):
-    return reports(configs, nodes, desired, dict(used), ceiling)
+    targets = {
+        name: slots
+        if isinstance(slots, Target)
+        else Target(slots, ceiling.bound if ceiling and slots == ceiling.slots else "limit", slots)
+        for name, slots in desired.items()
+    }
+    return reports(configs, nodes, targets, dict(used), ceiling)
 
 
 def test_all_is_well():
@@ -51,24 +58,76 @@ def test_no_node_is_no_setup():
     ],
 )
 def test_an_invalid_limit(last_good, bad, quoted, kept):
-    config = PeerPodConfig("c", KATA, last_good, bad_limit=bad)
+    config = Pool("c", KATA, last_good, bad_limit=bad)
     assert report([config], [], {})["c"].problems == {
-        "InvalidLimit": f"spec.limit is {quoted}, not a whole number from 0 on; {kept} stays in "
-        "force until it is."
+        "InvalidLimit": f"spec.limit is {quoted}, not a whole number of 0 or more. Until it is "
+        f"corrected, {kept} stays in force."
     }
+
+
+IN_FORCE = "Until it is corrected, 7 stays in force."
+MEMORY_INVALID = (
+    "The entry memory is '{', not a JSON object with a limit of 0 or more and a nodeSelector of "
+    "labels."
+)
+
+
+@pytest.mark.parametrize(
+    ("pool", "sentence"),
+    [
+        (
+            Pool("default", KATA, 7, "ten", source="peer-pods-cm"),
+            f"PEERPODS_LIMIT_PER_NODE is 'ten', not a whole number. {IN_FORCE}",
+        ),
+        (
+            Pool("default", KATA, 7, "{", source="peerpods-limits"),
+            f"The entry default is '{{', not a JSON object with a limit of 0 or more. {IN_FORCE}",
+        ),
+        (
+            Pool("memory", KATA, 7, "{", source="peerpods-limits"),
+            f"{MEMORY_INVALID} {IN_FORCE}",
+        ),
+        (
+            Pool("memory", None, None, "{", source="peerpods-limits"),
+            f"{MEMORY_INVALID} Until it is corrected, it has no effect.",
+        ),
+    ],
+)
+def test_an_invalid_limit_of_the_second_generation_names_no_peerpodconfig(pool, sentence):
+    assert report([pool], [], {})[pool.name].problems == {"InvalidLimit": sentence}
+
+
+def test_a_node_whose_adaptor_is_not_ready_is_waited_for():
+    waits, cordoned = node("waits", "2"), replace(node("cordoned", "0"), is_available=False)
+    targets = {"waits": Target(2, "adaptor", 10), "cordoned": Target(0, "adaptor", 10)}
+    found = report([C], [waits, cordoned], targets, {"waits": 2})
+    assert found == {"c": Report(selected=2, waiting=["waits"])}
+    assert not found["c"].complete
+    (ready,) = (c for c in conditions(found["c"], Observed(), VM, NOW) if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "AdaptorNotReady")
+    assert "waits" in ready["message"]
+    assert report([C], [cordoned], targets)["c"].complete
+
+
+def test_pools_of_the_second_generation_do_not_overlap_with_the_operators_own():
+    default = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
+    memory = Pool("memory", {"pool": "memory"}, 4, source="peerpods-limits")
+    nodes = [node("a", "20"), node("m", "4", KATA | {"pool": "memory"})]
+    found = report([default, memory], nodes, {"a": 20, "m": 4})
+    assert found == {"default": Report(selected=1), "memory": Report(selected=1)}
 
 
 def test_overlapping_node_selectors():
-    zone = PeerPodConfig("zone", {"zone": "1"}, 3)
-    apart = PeerPodConfig("apart", {"zone": "2"}, 3)
+    zone = Pool("zone", {"zone": "1"}, 3)
+    apart = Pool("apart", {"zone": "2"}, 3)
     both, one = node("both", "3", KATA | {"zone": "1"}), node("one")
     found = report([C, zone, apart], [both, one], {"both": 3, "one": 10})
     assert found["c"].problems == {
-        "OverlappingNodeSelectors": "Nodes also selected by PeerPodConfig zone, where the "
-        "smallest limit holds: both."
+        "OverlappingNodeSelectors": "Nodes also selected by zone, where the smallest limit "
+        "applies: both."
     }
     assert found["zone"].problems.keys() == {"OverlappingNodeSelectors"}
-    assert "PeerPodConfig c, where" in found["zone"].problems["OverlappingNodeSelectors"]
+    assert "selected by c, where" in found["zone"].problems["OverlappingNodeSelectors"]
     assert found["apart"].problems == {}
 
 
@@ -77,7 +136,7 @@ def test_a_limit_below_what_runs():
     desired = dict.fromkeys("abcde", 2)
     assert report([C], nodes, desired, dict.fromkeys("abcd", 3))["c"].problems == {
         "LimitBelowRunning": "Nodes that run more peer pods than they have slots: a, b, c and 1 "
-        "more. None is evicted; no more are scheduled there until enough of them are gone."
+        "more. None is evicted; no more are scheduled there until enough of them have ended."
     }
 
 
@@ -93,8 +152,8 @@ def test_what_the_cloud_holds_down(limit, slots, bound):
     ].problems
     assert problems == (
         {
-            "CloudBound": "Nodes held to 6 instead of the limit 10, since by instance-quota the cloud "
-            "can hold 20 peer pods in all: a."
+            "CloudBound": "Nodes with 6 slots instead of the limit of 10, because the cloud has room "
+            "for 20 peer pods in total (limited by instance-quota): a."
         }
         if bound
         else {}

@@ -71,7 +71,7 @@ def test_an_invalid_limit_is_told_once(place):
     until(lambda: place.slots(node), ("3", "3"))
     place.config("c", "three")
     until(place.events, [("c", "InvalidLimit", 1)])
-    until(lambda: agent.metrics().get(("peerpods_peerpodconfig_problem", "c", "InvalidLimit")), 1)
+    until(lambda: agent.metrics().get(("peerpods_pool_problem", "c", "InvalidLimit")), 1)
 
     agent.process.send_signal(signal.SIGTERM)
     assert agent.process.wait(timeout=5) == 0
@@ -81,7 +81,7 @@ def test_an_invalid_limit_is_told_once(place):
 
     place.config("c", "4")
     until(
-        lambda: ("peerpods_peerpodconfig_problem", "c", "InvalidLimit") in successor.metrics(),
+        lambda: ("peerpods_pool_problem", "c", "InvalidLimit") in successor.metrics(),
         False,
     )
     place.config("c", "four")
@@ -136,7 +136,7 @@ def test_a_limit_below_the_peer_pods_that_run_evicts_none_and_says_so(place, clu
     assert not any("deletionTimestamp" in pod["metadata"] for pod in pods)
 
     cluster.kubectl("delete", "pod", "-n", place.id, "runs-0", "--grace-period=0", "--force")
-    problem = ("peerpods_peerpodconfig_problem", "c", "LimitBelowRunning")
+    problem = ("peerpods_pool_problem", "c", "LimitBelowRunning")
     until(lambda: problem in agent.metrics(), False)
 
 
@@ -174,7 +174,7 @@ def test_prometheus_is_told_what_alerts_and_dashboard_ask_for(place):
     place.config("other", "2")
     place.cloud_capacity(quota="1")
     agent = place.start()
-    problem = ("peerpods_peerpodconfig_problem", "c", "CloudBound")
+    problem = ("peerpods_pool_problem", "c", "CloudBound")
     until(lambda: agent.metrics().get(problem), 1)
     told: dict[str, set[frozenset[str]]] = {}
     for sample in agent.samples():

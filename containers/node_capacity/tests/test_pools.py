@@ -1,0 +1,176 @@
+"""Where limits come from, as tables: the sources of both generations and what they make together."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerpods_node_capacity.pools import (
+    Entry,
+    Pool,
+    Setting,
+    limit_entries,
+    merge,
+    pool_of_config,
+    setting,
+)
+
+KATA = {"node-role.kubernetes.io/kata-oc": ""}
+MEMORY = {"example.com/pool": "memory"}
+LARGEST = 2**63 - 1
+
+OPERATORS = Pool("peerpodconfig-openshift", KATA, 12)
+OWN_POOL = Pool("memory", MEMORY, 4)
+FIRST = {"peerpodconfig-ctrl-caa-daemon": KATA}
+SECOND = {"osc-caa-ds": KATA}
+
+
+def default(limit, source, bad=None):
+    return Pool("default", KATA, limit, bad, source, is_fallback=True)
+
+
+def entry(name, limit, selector, bad=None):
+    return Pool(name, selector, limit, bad, "peerpods-limits")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({}, Setting(None, is_written=False)),
+        ({"CLOUD_PROVIDER": "aws"}, Setting(None, is_written=False)),
+        ({"PEERPODS_LIMIT_PER_NODE": ""}, Setting(None, is_written=False)),
+        ({"PEERPODS_LIMIT_PER_NODE": "20"}, Setting(20)),
+        ({"PEERPODS_LIMIT_PER_NODE": "0"}, Setting(0)),
+        # The product advertises nothing.
+        ({"PEERPODS_LIMIT_PER_NODE": "-1"}, Setting(None)),
+        ({"PEERPODS_LIMIT_PER_NODE": "-99999999999999999999"}, Setting(None)),
+        *(
+            ({"PEERPODS_LIMIT_PER_NODE": text}, Setting(None, bad=text))
+            for text in ("ten", "1.5", " 10", "10 ", "-", "--1", "-0", "1e3", "٣", "9" * 5000)
+        ),
+    ],
+)
+def test_the_setting_of_peer_pods_cm(data, found):
+    assert setting(data) == found
+
+
+def test_a_bad_setting_leaves_the_last_valid_one():
+    first = setting({"PEERPODS_LIMIT_PER_NODE": "20"})
+    second = setting({"PEERPODS_LIMIT_PER_NODE": "many"}, first)
+    assert second == Setting(20, bad="many")
+    assert setting({"PEERPODS_LIMIT_PER_NODE": "more"}, second) == Setting(20, bad="more")
+    assert setting({}, second) == Setting(None, is_written=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("default", '{"limit":20}', Entry(20, None)),
+        ("default", '{"limit":0}', Entry(0, None)),
+        # The operator decides which nodes these are.
+        ("default", '{"limit":20,"nodeSelector":{"a":"b"}}', Entry(20, None)),
+        ("memory", '{"limit":4,"nodeSelector":{"a":"b"}}', Entry(4, {"a": "b"})),
+        ("memory", '{"limit":4,"nodeSelector":{}}', Entry(4, {})),
+        ("memory", '{"nodeSelector":{"a":"b"},"limit":4,"later":1}', Entry(4, {"a": "b"})),
+        ("memory", f'{{"limit":{LARGEST},"nodeSelector":{{}}}}', Entry(LARGEST, {})),
+    ],
+)
+def test_an_entry(name, text, found):
+    assert limit_entries({name: text}) == {name: found}
+
+
+BAD_ENTRIES = [
+    *("", "4", "null", "[]", "{", '{"limit":4', "not JSON", "{'limit': 4}"),
+    *('{"limit":-1,"nodeSelector":{}}', '{"limit":"4","nodeSelector":{}}'),
+    *('{"limit":true,"nodeSelector":{}}', '{"limit":4.0,"nodeSelector":{}}'),
+    *('{"limit":null,"nodeSelector":{}}', '{"nodeSelector":{}}', '{"limit":4}'),
+    *('{"limit":4,"nodeSelector":null}', '{"limit":4,"nodeSelector":["a"]}'),
+    *('{"limit":4,"nodeSelector":{"a":1}}', '{"limit":NaN,"nodeSelector":{}}'),
+    f'{{"limit":{LARGEST + 1},"nodeSelector":{{}}}}',
+    f'{{"limit":{"9" * 5000},"nodeSelector":{{}}}}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", BAD_ENTRIES, ids=lambda text: text[:30])
+def test_a_bad_entry_leaves_the_last_valid_one(text):
+    assert limit_entries({"memory": text}) == {"memory": Entry(None, None, text)}
+    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    second = limit_entries({"memory": text}, first)
+    assert second == {"memory": Entry(4, {"a": "b"}, text)}
+    assert limit_entries({"memory": "worse"}, second)["memory"].limit == 4
+    assert limit_entries({}, second) == {}
+    good = limit_entries({"memory": '{"limit":5,"nodeSelector":{}}'}, second)
+    assert good == {"memory": Entry(5, {})}
+
+
+ENTRY_DEFAULT = {"default": Entry(30, None)}
+ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
+
+
+@pytest.mark.parametrize(
+    ("configs", "entries", "peer_pods_cm", "daemon_sets", "generation", "pools"),
+    [
+        # Nothing at all.
+        ([], None, None, {}, 0, []),
+        ([], None, Setting(20), {}, 0, []),
+        # The first generation: every PeerPodConfig is a pool, none is a fallback.
+        ([OPERATORS], None, Setting(None, False), FIRST, 1, [OPERATORS]),
+        ([OPERATORS, OWN_POOL], None, None, FIRST, 1, [OPERATORS, OWN_POOL]),
+        ([OPERATORS], None, None, {}, 1, [OPERATORS]),
+        ([], None, None, FIRST, 1, []),
+        # What is left of a second generation before a downgrade does not count there.
+        ([OPERATORS, OWN_POOL], ENTRY_MEMORY, Setting(20), FIRST, 1, [OPERATORS, OWN_POOL]),
+        # In the middle of an upgrade: peerpodconfig-openshift deleted, osc-caa-ds not yet made.
+        ([OWN_POOL], None, Setting(12), {}, 0, [OWN_POOL]),
+        # Without a KataConfig, entries of peerpods-limits stay; the operator's own pool has no nodes.
+        ([], ENTRY_DEFAULT | ENTRY_MEMORY, Setting(20), {}, 0, [entry("memory", 8, MEMORY)]),
+        ([OWN_POOL], ENTRY_MEMORY, Setting(20), {}, 0, [entry("memory", 8, MEMORY)]),
+        # The second generation without peerpods-limits.
+        ([], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
+        ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm")]),
+        ([], None, Setting(20, bad="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
+        ([], None, Setting(None, bad="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
+        # The product advertises nothing, or its settings are gone: no limit from there.
+        ([], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
+        ([OPERATORS], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
+        ([], None, None, SECOND, 2, [default(None, "peer-pods-cm")]),
+        # With it.
+        ([], ENTRY_DEFAULT, Setting(20), SECOND, 2, [default(30, "peerpods-limits")]),
+        ([], ENTRY_DEFAULT, Setting(None), SECOND, 2, [default(30, "peerpods-limits")]),
+        ([], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
+        (
+            [], ENTRY_MEMORY, Setting(20), SECOND, 2,
+            [entry("memory", 8, MEMORY), default(20, "peer-pods-cm")],
+        ),
+        (
+            [], {"default": Entry(None, None, "{")}, Setting(20), SECOND, 2,
+            [default(None, "peerpods-limits", "{")],
+        ),
+        # PeerPodConfigs that were left over: pools, unless an entry has the same name.
+        ([OWN_POOL], None, Setting(20), SECOND, 2, [OWN_POOL, default(20, "peer-pods-cm")]),
+        (
+            [OWN_POOL], ENTRY_MEMORY, Setting(20), SECOND, 2,
+            [entry("memory", 8, MEMORY), default(20, "peer-pods-cm")],
+        ),
+        # peerpodconfig-openshift before its migration, and where both DaemonSets exist for a while.
+        ([OPERATORS], None, Setting(None, False), SECOND, 2, [default(12, "PeerPodConfig")]),
+        ([OPERATORS], None, None, SECOND, 2, [default(12, "PeerPodConfig")]),
+        ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(20, "peer-pods-cm")]),
+        ([OPERATORS], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
+    ],
+)  # fmt: skip
+def test_merge(configs, entries, peer_pods_cm, daemon_sets, generation, pools):
+    found = merge(configs, entries, peer_pods_cm, daemon_sets)
+    assert found == (generation, {pool.name: pool for pool in pools})
+
+
+def test_the_operators_own_pool_has_the_nodes_of_its_daemon_set():
+    """And not those of a PeerPodConfig that selected others."""
+    elsewhere = Pool("peerpodconfig-openshift", {"other": ""}, 12)
+    _, pools = merge([elsewhere], None, None, SECOND)
+    assert pools["default"].node_selector == KATA
+
+
+def test_a_limit_that_is_not_written_is_ten_on_both_generations():
+    assert pool_of_config("c", node_selector=KATA, limit=None, previous=None).limit == 10
+    assert merge([], None, setting({}), SECOND)[1]["default"].limit == 10
