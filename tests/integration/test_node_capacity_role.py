@@ -1,8 +1,8 @@
 """The role node_capacity by itself: who advertises, what it deploys, and what that may do.
 
-The tests are one story, in their order: a controller of somebody else's advertises, then somebody by hand,
-then our agent, then cloud-api-adaptor. Where podman can, the agent runs as containers; as processes of
-one machine two replicas would want the same port.
+The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
+operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
+containers; as processes of one machine two replicas would want the same port.
 """
 
 from __future__ import annotations
@@ -49,18 +49,49 @@ GRAFANA_DASHBOARD = "grafanadashboards.grafana.integreatly.org"
 
 # What the agent may do, as (namespace or None, API group, resource, name or None, verb).
 RIGHTS = {
-    *((None, "", "nodes", None, verb) for verb in ("list", "watch")),
+    *((None, "", "nodes", None, verb) for verb in ("get", "list", "watch")),
     (None, "", "nodes/status", None, "patch"),
     *((None, "", "pods", None, verb) for verb in ("list", "watch")),
     *((OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs", None, verb)
       for verb in ("list", "watch")),
     (OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs/status", None, "patch"),
     (OPERATOR_NAMESPACE, "", "events", None, "create"),
+    *((OPERATOR_NAMESPACE, "", "configmaps", "peer-pods-cm", verb) for verb in ("list", "watch")),
+    *((OPERATOR_NAMESPACE, "apps", "daemonsets", None, verb) for verb in ("list", "watch")),
     (NAMESPACE, "coordination.k8s.io", "leases", None, "create"),
     *((NAMESPACE, "coordination.k8s.io", "leases", NAME, verb)
       for verb in ("list", "watch", "patch")),
-    *((NAMESPACE, "", "configmaps", "peerpods-cloud-capacity", verb) for verb in ("list", "watch")),
+    *((NAMESPACE, "", "configmaps", name, verb)
+      for name in ("peerpods-cloud-capacity", "peerpods-limits") for verb in ("list", "watch")),
 }  # fmt: skip
+# Only where it counts the peer pods of every namespace, it may read pods there; else those of cloud-api-adaptor.
+COUNTING = {right for right in RIGHTS if right[:3] == (None, "", "pods")}
+ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
+
+
+def adaptor(role: str) -> list[dict]:
+    """What an operator of the second generation has for the nodes of `role`: DaemonSet and settings."""
+    label = {"name": "osc-caa-ds"}
+    metadata = {"namespace": OPERATOR_NAMESPACE}
+    return [
+        {
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"},
+            "data": {"PEERPODS_LIMIT_PER_NODE": "10"},
+        },
+        {
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**metadata, "name": "osc-caa-ds"},
+            "spec": {
+                "selector": {"matchLabels": label},
+                "template": {
+                    "metadata": {"labels": label},
+                    "spec": {
+                        "nodeSelector": {f"node-role.kubernetes.io/{role}": ""},
+                        "containers": [{"name": "caa-pod", "image": "caa"}],
+                    },
+                },
+            },
+        },
+    ]  # fmt: skip
 
 
 @dataclass
@@ -108,7 +139,6 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
         openshift.fill(cluster, openshift.imagined_workers(2), openshift.IMAGINED_REGION["aws"])
         for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
             cluster.kubectl("create", "namespace", name)
-        cluster.apply(openshift.peer_pod_config("worker"))
         openshift.monitoring(cluster)
         openshift.custom_resource(
             cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1"
@@ -122,20 +152,34 @@ def workers(role: Role) -> list[str]:
     return sorted(role.advertised())
 
 
-class TestBeforeOurAgent:
-    def test_it_stands_aside_for_the_operators_controller(self, role: Role, workers: list[str]):
-        role.write(workers[0], "10", "manager")
+class TestWithoutTheAgent:
+    def test_without_the_operator_another_controller_keeps_advertising(
+        self, role: Role, workers: list[str]
+    ):
+        role.write(workers[0], "10", "adaptor-of-upstream")
         role.write(workers[1], "10", "kubectl-patch")
         try:
             with role.unchanged():
                 said = role.succeed()
         finally:
             for worker in workers:
-                role.write(worker, None, "manager")
-        assert f"{RESOURCE} is advertised by manager on {workers[0]} (" in said
-        assert "our agent stands aside." in said
+                role.write(worker, None, "adaptor-of-upstream")
+        assert f"{RESOURCE} is advertised by adaptor-of-upstream on {workers[0]} (" in said
+        assert "the agent does not run." in said
         assert "node_capacity_manager=collection" in said
         assert NOTHING_CHANGED.search(said)
+
+    def test_an_operator_with_peerpodconfigs_advertises_itself(self, role: Role):
+        """Before its controller has written anything to a node, and so in every run."""
+        config = openshift.peer_pod_config("worker")
+        role.cluster.apply(config)
+        with role.unchanged():
+            said = role.succeed()
+        role.cluster.kubectl(
+            "delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE
+        )
+        assert f"Operator of this cluster advertises {RESOURCE} itself" in said
+        assert "the agent does not run." in said
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
         with role.unchanged():
@@ -150,7 +194,8 @@ class TestBeforeOurAgent:
 
 @pytest.fixture(scope="module")
 def said(role: Role, workers: list[str]) -> str:
-    """What the first installation printed, where somebody had a node advertise by hand."""
+    """What the first installation printed; a node had been made to advertise by hand."""
+    role.cluster.apply(*adaptor("worker"))
     role.write(workers[0], "7", "kubectl-patch")
     # As a kubelet does with what it does not know when it starts.
     role.write(workers[1], "0", "kubelet")
@@ -186,15 +231,25 @@ class TestOurAgent:
     def test_it_may_do_what_it_does_and_nothing_else(self, role: Role):
         """What it may is the contract's, by the API server's own account; and all of it is used."""
         assert granted(role) == RIGHTS
-        # A reason for an event.
-        second = openshift.peer_pod_config("worker", limit="9")
-        second["metadata"]["name"] = "overlapping"
-        role.cluster.apply(second)
+        # Reasons for an Event, and for a look at the node that no pool selects any more.
+        role.cluster.apply(
+            *(
+                {**config, "metadata": {**config["metadata"], "name": name}}
+                for name in ("one", "overlapping")
+                for config in [openshift.peer_pod_config("worker", limit="9")]
+            )
+        )
+        node = min(role.advertised())
+        wait_for("the limit", lambda: role.advertised()[node] == "9", seconds=30)
+        role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
         expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
         try:
             wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
         finally:
-            role.cluster.kubectl("delete", "peerpodconfig", "overlapping", "-n", OPERATOR_NAMESPACE)
+            role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
+            role.cluster.kubectl(
+                "delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE
+            )
             used, refused = asked(role)
             assert used == expected
             assert refused == []
@@ -294,7 +349,7 @@ class TestOurAgent:
         )
         labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
         assert labels[enforced] == "restricted"
-        assert granted(role) == {right for right in RIGHTS if right[2] != "pods"}
+        assert granted(role) == RIGHTS - COUNTING | ADAPTORS_PODS
         assert role.names(PROMETHEUS_RULE) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
         shown = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
@@ -303,12 +358,18 @@ class TestOurAgent:
 
 
 @pytest.mark.usefixtures("said")
-class TestAfterOurAgent:
-    def test_it_makes_way_for_an_adaptor_that_advertises(self, role: Role, workers: list[str]):
+class TestAfterTheAgent:
+    def test_what_nodes_have_makes_no_difference(self, role: Role, workers: list[str]):
+        """cloud-api-adaptor's annotation is there from its first start on."""
         role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
-        said = role.succeed()
-        assert f"{RESOURCE} is advertised by cloud-api-adaptor on {workers[0]} (" in said
-        assert f"is removed from {NAMESPACE}; nodes advertise what they did" in said
+        role.write(workers[0], "10", "cloud-api-adaptor")
+        role.succeed()
+        assert role.pods()
+
+    def test_it_makes_way_for_the_operator(self, role: Role):
+        said = role.succeed(node_capacity_manager="operator")
+        assert "node_capacity_manager is operator: the agent does not run" in said
+        assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in said
         assert set(role.advertised().values()) == {"10"}
         assert role.pods() == []
         left = {
@@ -326,7 +387,7 @@ class TestAfterOurAgent:
         with role.unchanged():
             said = role.succeed(node_capacity_manager="operator")
         assert NOTHING_CHANGED.search(said)
-        assert "node_capacity_manager is operator: our agent stands aside." in said
+        assert "node_capacity_manager is operator: the agent does not run." in said
 
     def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(
         self, role: Role
