@@ -408,7 +408,7 @@ class Agent:
             self._are_limits_found = found
             if not found:
                 log.warning(
-                    "No limit found: neither in %s nor in %s of namespace %s, nor in a "
+                    "No valid limit found: neither in %s nor in %s of namespace %s, nor in a "
                     "PeerPodConfig. Nodes keep what they advertise until there is one.",
                     self._settings.limits_configmap,
                     PEER_PODS_CM,

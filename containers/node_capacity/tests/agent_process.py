@@ -152,7 +152,13 @@ class Place:
         full = [f"{self.id}-{name}" for name in names]
         self.apply(
             *(
-                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+                {
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {"name": name, "labels": labels},
+                    # Without any capacity, cloud-api-adaptor's JSON patch would have no parent.
+                    "status": {"capacity": {"cpu": "1"}},
+                }
                 for name in full
             )
         )

@@ -155,7 +155,12 @@ def run_until(run: Callable[[Kube], Awaitable[None]], done: Callable[[], object]
     asyncio.run(both())
 
 
-SETTINGS = Settings(namespace="own", peerpodconfig_namespace="ns", count_peer_pods=False)
+SETTINGS = Settings(
+    namespace="own",
+    peerpodconfig_namespace="ns",
+    count_peer_pods=False,
+    require_ready_adaptor=False,
+)
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/own/leases"
 
 
@@ -229,6 +234,8 @@ def test_a_bookmark_of_pods_is_no_pod(scripted, caplog):
         match request:
             case {"version": "5", "path": "/api/v1/pods"}:
                 return json_answer({"type": "BOOKMARK", "object": empty})
+            case {"path": path, "watch": False} if path == CONFIGS:
+                return page("1", CONFIG)
             case _:
                 return nothing_else(request)
 
