@@ -15,6 +15,7 @@ from .binaries import binaries
 from .images import IMAGES, build_images
 from .launcher import Cluster
 from .processes import free_ports
+from .releases import NEWEST
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,12 @@ CLOUDS = {"aws": start_aws, "azure": start_azure}
 
 
 @contextmanager
-def bare_cluster(name: str, workers: int, runtime: str) -> Iterator[tuple[Cluster, Cloud]]:
+def bare_cluster(
+    name: str, workers: int, runtime: str, operator: str = NEWEST
+) -> Iterator[tuple[Cluster, Cloud]]:
     """A cluster of so many workers in that one of CLOUDS, as an installer leaves it.
+
+    Its catalog's channel `stable` leads to that release of the `operator`.
 
     Its controllers (operators.py) and its one real node (kubelet.py) are at work; the latter runs
     pods by "podman" or each as a "process".
@@ -92,8 +97,10 @@ def bare_cluster(name: str, workers: int, runtime: str) -> Iterator[tuple[Cluste
         binaries()
         cloud = CLOUDS[name](directory / name, workers, stack)
         cluster = stack.enter_context(Cluster(directory / "cluster"))
-        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status)
-        openshift.start_stand_ins(cluster, runtime)
+        openshift.fill(
+            cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False
+        )
+        openshift.start_stand_ins(cluster, runtime, operator)
         yield cluster, cloud
 
 

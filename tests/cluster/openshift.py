@@ -108,13 +108,19 @@ def fill(
     workers: tuple[Worker, ...],
     region: str,
     platform_status: dict | None = None,
+    *,
+    peer_pod_configs: bool = True,
 ) -> None:
     """Install the CRDs and the objects that an installer leaves behind.
 
-    `platform_status` is the Infrastructure's, AWS in `region` where there is none.
+    `platform_status` is the Infrastructure's, AWS in `region` where there is none. PeerPodConfigs come with
+    an operator up to 1.8: `peer_pod_configs` has them without one.
     """
     platform = platform_status or {"type": "AWS", "aws": {"region": region}}
-    cluster.define(Path(__file__).with_name("crds"), *_published())
+    transcribed = sorted(Path(__file__).with_name("crds").iterdir())
+    if not peer_pod_configs:
+        transcribed = [file for file in transcribed if not file.name.startswith("peerpodconfigs")]
+    cluster.define(*transcribed, *_published())
     cluster.apply(
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
         *(node(worker, region) for worker in workers),
@@ -149,12 +155,15 @@ def fill(
     })  # fmt: skip
 
 
-def start_stand_ins(cluster: Cluster, runtime: str) -> None:
-    """Start the cluster's own controllers (operators.py) and its one real node (kubelet.py)."""
-    cluster.processes.start("operators", [
-        sys.executable, "-m", "tests.cluster.operators",
-        str(cluster.user_kubeconfig("cluster-operators", "system:masters")),
-    ], environment=PYTHON)  # fmt: skip
+def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8") -> None:
+    """Start the cluster's own controllers (operators.py), the cloud-api-adaptors (adaptor.py) and its one real
+    node (kubelet.py). The catalog's channel `stable` leads to that release of the `operator`."""
+    kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
+    for name, *arguments in (("operators", operator), ("adaptor",)):
+        cluster.processes.start(
+            name, [sys.executable, "-m", f"tests.cluster.{name}", kubeconfig, *arguments],
+            environment=PYTHON,
+        )  # fmt: skip
     start_kubelet(cluster, runtime)
 
 

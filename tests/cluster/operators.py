@@ -4,7 +4,9 @@ Not the Operator Lifecycle Manager, not the machine config operator, not the
 OpenShift sandboxed containers operator, not the cloud credential operator, not
 the service CA operator: a small actor that answers their custom resources in
 the order, and with the states, that they go through. It installs nothing and
-reboots nothing. Run it as `python -m tests.cluster.operators KUBECONFIG`.
+reboots nothing. How the operator behaves is releases.py's, by the version that is installed; what is not
+modelled of it is its own webhook and the job that builds the pod VM image. Run it as
+`python -m tests.cluster.operators KUBECONFIG [RELEASE]`, where the catalog's `stable` leads to RELEASE.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import base64
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
@@ -23,6 +28,7 @@ from tests.support import OPERATOR_NAMESPACE
 
 from .openshift import CONFIGURED, peer_pod_config
 from .pki import CertificateAuthority
+from .releases import NEWEST, Release, release_of
 
 PACKAGE = "sandboxed-containers-operator"
 
@@ -61,6 +67,22 @@ CHANNELS = {
 }
 LATEST_CSV = CHANNELS["stable"][-1].csv
 
+# Where `stable` leads on from there, in a catalog of today.
+LATER = (
+    Bundle("1.9.1", "1.8.1"),
+    Bundle("1.10.3", "1.9.1"),
+    Bundle("1.12.0", "1.10.3"),
+    Bundle("1.13.0", "1.12.0"),
+)
+
+
+def channels(release: str) -> dict[str, tuple[Bundle, ...]]:
+    """What a catalog offers whose newest release is 1.8 or a later one."""
+    last = tuple(map(int, release.split(".")))
+    later = [one for one in LATER if tuple(map(int, one.version.split(".")))[:2] <= last]
+    return {**CHANNELS, "stable": (*CHANNELS["stable"], *later)}
+
+
 # A tick is one step of every state machine; a real one takes minutes.
 TICK = 0.3
 
@@ -96,6 +118,11 @@ class Api:
             method.lower(), path, body=body, content_type=content_type, serialize=False
         )
         return json.loads(response.data)
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The lines of a watch, until the API server ends it."""
+        response = self._client.request("get", path, serialize=False)
+        yield from response
 
     def list(self, path: str) -> list[dict]:
         return self.request("GET", path)["items"]
@@ -152,6 +179,7 @@ def _now() -> str:
 
 def main() -> None:
     api = Api(sys.argv[1])
+    CHANNELS.update(channels(sys.argv[2] if len(sys.argv) > 2 else NEWEST))
     service_ca = CertificateAuthority("openshift-service-serving-signer")
     while True:
         for act in (
@@ -338,6 +366,9 @@ def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
     status = {"phase": "Installing" if plan["spec"]["approved"] else "RequiresApproval"}
     if phase == "Installing" and bundle.unpacks:
         status = {"phase": "Complete", "conditions": [{"type": "Installed", "status": "True"}]}
+        if release_of(bundle.version).has_peer_pod_config:
+            # OLM installs the definitions of a bundle, and removes none that the next one leaves out.
+            api.ensure(DEFINITIONS, yaml.safe_load(PEER_POD_CONFIG_CRD.read_text()))
         api.ensure(f"{collection}/clusterserviceversions", _csv(bundle, collection))
     elif phase == "Installing":
         status = {"phase": "Failed", "conditions": [{
@@ -455,7 +486,8 @@ def _aws_credentials_file(data: dict) -> str:
 
 
 def sandboxed_containers_operator(api: Api) -> None:
-    """KataConfig → nodes of the pool kata-oc → RuntimeClasses and PeerPodConfig, and back.
+    """KataConfig → nodes of the pool kata-oc → cloud-api-adaptor, RuntimeClasses and, up to 1.8, the
+    PeerPodConfig, and back.
 
     Before that, as its credentials controller does: cco-secret → peer-pods-secret.
     """
@@ -501,6 +533,14 @@ def _map_credentials(api: Api) -> None:
     })  # fmt: skip
 
 
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+PEER_POD_CONFIG_CRD = (
+    Path(__file__).with_name("crds") / "peerpodconfigs.confidentialcontainers.org.yaml"
+)
+CONFIG_MAPS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps"
+DAEMON_SETS = f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/daemonsets"
+LIMIT_KEY = "PEERPODS_LIMIT_PER_NODE"
+
 POOLS = f"/apis/{MACHINE_CONFIG}/v1/machineconfigpools"
 RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 PEER_POD_CONFIGS = (
@@ -513,7 +553,9 @@ def _kata_path(kata: dict) -> str:
 
 
 def _roll_out(api: Api, kata: dict, version: str) -> None:
-    spec = kata.get("spec") or {}
+    spec, release = kata.get("spec") or {}, release_of(version)
+    if not release.has_peer_pod_config:
+        _migrate(api)
     # Each minor version configures nodes in its own way.
     target = f"rendered-kata-oc-{version.rpartition('.')[0]}"
     if KATA_FINALIZER not in kata["metadata"].get("finalizers", []):
@@ -543,7 +585,11 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
         for name in status["runtimeClasses"]:
             api.ensure(RUNTIME_CLASSES, _runtime_class(name, kata))
         if spec.get("enablePeerPods"):
-            api.ensure(PEER_POD_CONFIGS, peer_pod_config())
+            if release.has_peer_pod_config:
+                api.ensure(PEER_POD_CONFIGS, peer_pod_config())
+                _peerpodconfig_controller(api, release, version)
+            else:
+                _cloud_api_adaptor(api, kata, release, version)
             _confidential(api)
     api.status(_kata_path(kata), kata, status)
 
@@ -568,7 +614,124 @@ def _let_go(api: Api, kata: dict) -> None:
         })  # fmt: skip
     api.delete(f"{POOLS}/kata-oc")
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
+    api.delete(f"{DAEMON_SETS}/osc-caa-ds")
     return api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
+
+
+def _migrate(api: Api) -> None:
+    """From 1.9 on: the limit of peerpodconfig-openshift goes to peer-pods-cm, and the PeerPodConfig goes
+    (SCO's controllers/migrate.go). Others stay."""
+    config = api.get(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
+    if config is None:
+        return
+    limit = config["spec"].get("limit")
+    if limit is not None and api.get(f"{CONFIG_MAPS}/peer-pods-cm"):
+        api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {LIMIT_KEY: limit}})
+    api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
+
+
+# What each PeerPodConfig was when its controller last saw it: it acts on a change of one, and at its start.
+_reconciled: dict[str, str] = {}
+
+
+def _peerpodconfig_controller(api: Api, release: Release, version: str) -> None:
+    """Up to 1.8: the limit to every node that a PeerPodConfig selects, and its DaemonSet (CAA's
+    peerpodconfig_controller.go). A node that comes later is not looked at."""
+    for one in api.list(PEER_POD_CONFIGS):
+        metadata, spec = one["metadata"], one["spec"]
+        seen = json.dumps(spec, sort_keys=True)
+        if _reconciled.get(metadata["uid"]) == seen:
+            continue
+        selector = spec.get("nodeSelector") or {"node.kubernetes.io/worker": ""}
+        labels = ",".join(f"{key}={value}" for key, value in selector.items())
+        for node in api.list(f"/api/v1/nodes?labelSelector={labels}"):
+            advertise(api, node["metadata"]["name"], spec.get("limit") or "10", "manager")
+        owner = _owner(one)
+        _daemon_set(api, _adaptors(release, version, selector, owner))
+        _reconciled[metadata["uid"]] = seen
+
+
+def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
+    """Set the extended resource in the node's capacity, or remove it, as `manager`; and in its allocatable, as the
+    node's kubelet derives it at its next heartbeat, which no kwok does."""
+    op = {"op": "remove"} if slots is None else {"op": "add", "value": slots}
+    for part, who in (("capacity", manager), ("allocatable", "kubelet")):
+        patch = [{**op, "path": f"/status/{part}/kata.peerpods.io~1vm"}]
+        try:
+            api.request("PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch,
+                        "application/json-patch+json")  # fmt: skip
+        except ApiException as error:
+            # The node is gone, or has nothing to remove.
+            if error.status not in (404, 422):
+                raise
+
+
+def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> None:
+    """From 1.9 on: the DaemonSet osc-caa-ds (SCO's controllers/peerpods.go)."""
+    settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm")
+    adaptors = _adaptors(release, version, {KATA_OC_LABEL: ""}, _owner(kata))
+    if release.rolls:
+        if settings is None:
+            return  # "peer pod configmap peer-pods-cm missing"
+        adaptors["spec"]["template"]["metadata"]["annotations"] = {
+            "peer-pods-cm/version": settings["metadata"]["resourceVersion"]
+        }
+        gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
+        if gates.get("caaUpdateStrategy") == "OnDelete":
+            adaptors["spec"]["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
+    _daemon_set(api, adaptors)
+
+
+def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
+    labels = {"name": release.daemon_set}
+    return {
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": release.daemon_set, "ownerReferences": [owner]},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "nodeSelector": selector,
+                    "hostNetwork": True,
+                    "containers": [{
+                        "name": "caa-pod",
+                        # By its tag adaptor.py knows how it behaves.
+                        "image": f"osc-cloud-api-adaptor-rhel9:{version}",
+                        "envFrom": [{"secretRef": {"name": "peer-pods-secret"}},
+                                    {"configMapRef": {"name": "peer-pods-cm"}}],
+                    }],
+                },
+            },
+        },
+    }  # fmt: skip
+
+
+def _owner(one: dict) -> dict:
+    return {"apiVersion": one["apiVersion"], "kind": one["kind"], "name": one["metadata"]["name"],
+            "uid": one["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+
+
+def _daemon_set(api: Api, wanted: dict) -> None:
+    """Create it, or bring it to what is wanted where it is not so."""
+    path = f"{DAEMON_SETS}/{wanted['metadata']['name']}"
+    found = api.get(path)
+    if found is None:
+        api.request("POST", DAEMON_SETS, wanted)
+        return
+    spec, now = wanted["spec"], found["spec"]
+    differs = (
+        now["updateStrategy"]["type"] != spec["updateStrategy"]["type"]
+        or now["template"]["metadata"].get("annotations")
+        != spec["template"]["metadata"].get("annotations")
+        or now["template"]["spec"]["containers"][0]["image"]
+        != spec["template"]["spec"]["containers"][0]["image"]
+    )
+    if differs:
+        api.merge(path, {"spec": {"updateStrategy": spec["updateStrategy"], "template": {
+            "metadata": {"annotations": spec["template"]["metadata"].get("annotations")},
+            "spec": {"containers": spec["template"]["spec"]["containers"]}}}})  # fmt: skip
 
 
 def _confidential(api: Api) -> None:

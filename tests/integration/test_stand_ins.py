@@ -1,0 +1,243 @@
+"""The stand-ins for the operator and cloud-api-adaptor behave as each release does: a story from 1.8 to the newest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import openshift
+from tests.cluster.adaptor import lost
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
+from tests.support import OPERATOR_NAMESPACE
+
+pytestmark = pytest.mark.integration
+
+HERE = ("-n", OPERATOR_NAMESPACE)
+RESOURCE = "kata.peerpods.io/vm"
+KATA_CONFIG = {
+    "apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
+    "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True, "logLevel": "info"},
+}  # fmt: skip
+
+
+def subscription(start: str, approval: str) -> list[dict]:
+    metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}
+    return [
+        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": metadata,
+         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
+        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription", "metadata": metadata,
+         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
+                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
+                  "startingCSV": f"sandboxed-containers-operator.v{start}",
+                  "installPlanApproval": approval}},
+    ]  # fmt: skip
+
+
+class World:
+    """A cluster with an operator, and what tests look at in it."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+
+    def settings(self, **data: str) -> None:
+        self.cluster.apply({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
+            "data": {"CLOUD_PROVIDER": "aws", **data},
+        })  # fmt: skip
+
+    def gates(self, **data: str) -> None:
+        self.cluster.apply({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE},
+            "data": data,
+        })  # fmt: skip
+
+    def approve(self) -> None:
+        for plan in self.cluster.get("installplans", *HERE)["items"]:
+            if not plan["spec"]["approved"]:
+                name = plan["metadata"]["name"]
+                self.cluster.kubectl(
+                    "patch", "installplan", name, *HERE, "--type=merge", "-p", '{"spec":{"approved":true}}'
+                )  # fmt: skip
+
+    def version(self) -> str | None:
+        csvs = self.cluster.get("clusterserviceversions", *HERE)["items"]
+        (phase, version), *others = [
+            (csv.get("status", {}).get("phase"), csv["spec"]["version"]) for csv in csvs
+        ] or [(None, None)]
+        return version if phase == "Succeeded" and not others else None
+
+    def advertised(self) -> list[str | None]:
+        nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
+        return [node["status"]["capacity"].get(RESOURCE) for node in nodes]
+
+    def adaptors(self, name: str = "osc-caa-ds") -> dict[str, str]:
+        """The node of each CAA pod, by its uid."""
+        pods = self.cluster.get("pods", *HERE, "-l", f"name={name}")["items"]
+        return {pod["metadata"]["uid"]: pod["spec"].get("nodeName") for pod in pods}
+
+    def peer_pods(self) -> list[dict]:
+        return self.cluster.get("pods", "-n", "default")["items"]
+
+    def lost(self) -> list[str]:
+        return sorted(pod["metadata"]["name"] for pod in self.peer_pods() if lost(pod))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    workers = openshift.imagined_workers(2)
+    with Cluster() as cluster:
+        openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
+        cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        openshift.start_stand_ins(cluster, "process", "1.13")
+        here = World(cluster)
+        here.settings()
+        cluster.apply(*subscription("1.8.1", "Manual"))
+        wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
+        here.approve()
+        wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
+        cluster.apply(KATA_CONFIG)
+        yield here
+
+
+def make_peer_pods(world: World, **policies: str) -> None:
+    resources = {"requests": {RESOURCE: "1"}, "limits": {RESOURCE: "1"}}
+    world.cluster.apply(*(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+         "spec": {"runtimeClassName": "kata-remote", "restartPolicy": policy,
+                  "automountServiceAccountToken": False,
+                  "containers": [{"name": "app", "image": "app", "resources": resources}]}}
+        for name, policy in policies.items()
+    ))  # fmt: skip
+
+    def run() -> bool:
+        pods = [pod for pod in world.peer_pods() if pod["metadata"]["name"] in policies]
+        objects = world.cluster.get("peerpods", "-n", "default")["items"]
+        return len(objects) >= len(policies) and {pod["status"]["phase"] for pod in pods} == {
+            "Running"
+        }
+
+    wait_for("the peer pods", run, seconds=60)
+
+
+def test_1_8_advertises_by_its_controller(world: World):
+    """Its definition came with the bundle; a change restarts nothing."""
+    wait_for("the default limit", lambda: world.advertised() == ["10", "10"], seconds=60)
+    wait_for(
+        "cloud-api-adaptor",
+        lambda: len(world.adaptors("peerpodconfig-ctrl-caa-daemon")) == 2,
+        seconds=60,
+    )
+    before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
+    world.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge",
+                          "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
+    assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
+
+
+def test_1_9_and_newer_migrate(world: World):
+    """The limit is moved, the PeerPodConfig and its DaemonSet go, the definition and other ones stay."""
+    other = openshift.peer_pod_config("none")
+    other["metadata"]["name"] = "other"
+    world.cluster.apply(other)
+
+    def upgraded() -> bool:
+        world.approve()
+        return world.version() == "1.13.0"
+
+    wait_for("operator 1.13.0", upgraded, seconds=120)
+    wait_for("the new DaemonSet", lambda: len(world.adaptors()) == 2, seconds=60)
+    configs = world.cluster.get("peerpodconfigs", *HERE)["items"]
+    assert [config["metadata"]["name"] for config in configs] == ["other"]
+    data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+    assert data["PEERPODS_LIMIT_PER_NODE"] == "5"
+    wait_for(
+        "the old DaemonSet to go",
+        lambda: not world.adaptors("peerpodconfig-ctrl-caa-daemon"),
+        seconds=60,
+    )
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
+
+
+def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World):
+    make_peer_pods(world, always="Always", never="Never")
+    before = world.adaptors()
+    world.settings(PEERPODS_LIMIT_PER_NODE="6")
+    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2,
+             seconds=60)  # fmt: skip
+    wait_for("the limit", lambda: world.advertised() == ["6", "6"], seconds=30)
+    assert world.lost() == ["always", "never"]
+    owners = {
+        node["metadata"]["annotations"]["kata.peerpods.io/caa-owner"]
+        for node in world.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
+    }
+    assert owners == world.adaptors().keys()
+    objects = world.cluster.get("peerpods", "-n", "default")["items"]
+    owned = [one["metadata"]["ownerReferences"][0]["name"] for one in objects]
+    # A second VM; the first one stays until the pod is deleted.
+    assert owned.count("always") == 2
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    wait_for(
+        "the PeerPods to go",
+        lambda: not world.cluster.get("peerpods", "-n", "default")["items"],
+        seconds=30,
+    )
+
+
+def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
+    def strategy() -> str:
+        return world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]["updateStrategy"]["type"]
+
+    for value, expected in (("ondelete", "RollingUpdate"), ("OnDelete", "OnDelete")):
+        world.gates(caaUpdateStrategy=value)
+        wait_for(f"the strategy {expected}", lambda e=expected: strategy() == e, seconds=30)
+    make_peer_pods(world, kept="Always")
+    before = world.adaptors()
+    world.settings(PEERPODS_LIMIT_PER_NODE="7")
+    version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
+
+    def template() -> str:
+        found = world.cluster.get("daemonset", "osc-caa-ds", *HERE)
+        return found["spec"]["template"]["metadata"]["annotations"]["peer-pods-cm/version"]
+
+    wait_for("the new template", lambda: template() == version, seconds=30)
+    assert world.adaptors() == before
+    assert world.advertised() == ["6", "6"]
+    assert world.lost() == []
+    (pod,) = world.peer_pods()
+    elsewhere = next(uid for uid, node in before.items() if node != pod["spec"]["nodeName"])
+    for one in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
+        if one["metadata"]["uid"] == elsewhere:
+            world.cluster.kubectl("delete", "pod", one["metadata"]["name"], *HERE)
+    wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["6", "7"], seconds=30)
+    assert world.lost() == []
+
+
+def test_a_limit_that_is_not_a_number_crashes_it(world: World):
+    world.settings(PEERPODS_LIMIT_PER_NODE="many")
+    world.cluster.kubectl("delete", "pods", "-l", "name=osc-caa-ds", *HERE)
+
+    def ready() -> set[str]:
+        pods = world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
+        return {
+            condition["status"]
+            for pod in pods
+            for condition in pod["status"].get("conditions", [])
+            if condition["type"] == "Ready"
+        }
+
+    wait_for("pods that are not Ready", lambda: ready() == {"False"}, seconds=30)
+    assert world.advertised() == [None, None]
+
+
+def test_without_the_kataconfig_nothing_is_left(world: World):
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
+    wait_for("cloud-api-adaptor to go", lambda: not world.adaptors(), seconds=30)
+    assert (
+        json.loads(world.cluster.kubectl("get", "daemonsets", *HERE, "-o", "json"))["items"] == []
+    )
