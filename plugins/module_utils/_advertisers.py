@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 # What cloud-api-adaptor leaves on each node on which it advertises.
@@ -23,6 +23,15 @@ PEOPLE = re.compile(
 )
 
 
+def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]:
+    """The field managers that wrote `resource` into the node's capacity and own it still."""
+    return {
+        entry["manager"]
+        for entry in node["metadata"].get("managedFields", ())
+        if f"f:{resource}" in entry.get("fieldsV1", {}).get("f:status", {}).get("f:capacity", {})
+    }
+
+
 def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> list[dict]:
     """Who last wrote `resource` into the capacity of which nodes, and what it is.
 
@@ -32,10 +41,8 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
     found = defaultdict(set)
     for node in nodes:
         metadata = node["metadata"]
-        for entry in metadata.get("managedFields", ()):
-            capacity = entry.get("fieldsV1", {}).get("f:status", {}).get("f:capacity", {})
-            if f"f:{resource}" in capacity:
-                found[entry["manager"]].add(metadata["name"])
+        for manager in capacity_managers(node, resource):
+            found[manager].add(metadata["name"])
         if ADAPTOR_ANNOTATION in metadata.get("annotations", {}):
             found["cloud-api-adaptor"].add(metadata["name"])
     return [

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cluster, ClusterError
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import whole_number
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import whole_number
 
 
 def read_cloud_bounds(

@@ -20,12 +20,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    EXTENDED_RESOURCE,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     Namespaces,
     serves,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
-    EXTENDED_RESOURCE,
 )
 
 GROUP_PATH = "/apis/admissionregistration.k8s.io"

@@ -7,22 +7,22 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 
 with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
     from kubernetes.utils.quantity import parse_quantity
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
-    DEFAULT_LIMIT,
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     EXTENDED_RESOURCE,
     CloudShare,
+    Pool,
+    allowed,
     cloud_share,
+    deciding,
+    find_config,
     is_accounted_for,
     is_peer_pod,
-    limit_at,
-    node_selector,
-    selects,
     slots_of,
-    whole_number,
 )
 
 # Pods that hold a VM or want one.
@@ -30,15 +30,17 @@ LIVE_PODS = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 def describe(
-    configs: list[dict],
+    pools: Collection[Pool],
+    configs: Collection[dict],
     nodes: Iterable[dict],
     pods: Iterable[dict],
     runtime_classes: Collection[str],
     bounds: Mapping[str, int],
 ) -> dict:
-    """The module's answer; `pods` are looked at one by one, and only what counts is kept.
+    """The module's result; `pods` are read one by one, and only what counts is kept.
 
-    `bounds` are what the cloud can hold, each shared among the nodes of a namespace's configs.
+    `configs` are the PeerPodConfigs that some of `pools` are stored in. `bounds` are what the cloud has room
+    for, each shared among the nodes of a namespace's pools.
     """
     used: Counter[str] = Counter()
     requested: Counter[str] = Counter()
@@ -61,14 +63,14 @@ def describe(
             pending.append(_pending(pod))
 
     rows = []
-    selected_by: dict[str, list[dict]] = {_name(config): [] for config in configs}
+    members: dict[str, list[dict]] = {pool.label: [] for pool in pools}
     limits: dict[str, list[int]] = defaultdict(list)
     for node in nodes:
         name = node["metadata"]["name"]
-        selecting = [config for config in configs if selects(config, node)]
+        decisive = deciding(node, pools)
         row = {
             "name": name,
-            "configs": [_name(config) for config in selecting],
+            "pools": [pool.label for pool in decisive],
             "capacity": _quantity(node, "capacity"),
             "allocatable": _quantity(node, "allocatable"),
             "used": used[name],
@@ -76,17 +78,17 @@ def describe(
         }
         row["free"] = max(0, (row["allocatable"] or 0) - requested[name])
         # Every other node has nothing to do with peer pods.
-        if row["configs"] or row["capacity"] is not None or row["used"]:
+        if row["pools"] or row["capacity"] is not None or row["used"]:
             rows.append(row)
-        for config in row["configs"]:
-            selected_by[config].append(row)
-        for namespace, limit in _limits(node, selecting).items():
-            limits[namespace].append(limit)
-    shares = {namespace: cloud_share(those, bounds) for namespace, those in limits.items()}
+        for pool in decisive:
+            members[pool.label].append(row)
+        for namespace in {pool.namespace for pool in decisive}:
+            here = [pool for pool in decisive if pool.namespace == namespace]
+            limits[namespace].append(allowed(node, here))
+    shares = {namespace: cloud_share(these, bounds) for namespace, these in limits.items()}
     return {
-        "configs": [
-            _config(config, selected_by[_name(config)], shares.get(config["metadata"]["namespace"]))
-            for config in configs
+        "pools": [
+            _pool(pool, configs, members[pool.label], shares.get(pool.namespace)) for pool in pools
         ],
         "cloud_bounds": dict(bounds),
         "nodes": rows,
@@ -106,30 +108,22 @@ def describe(
     }
 
 
-def _limits(node: dict, selecting: list[dict]) -> dict[str, int]:
-    """What the configs of each namespace allow on a node, the smallest where there are several."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for config in selecting:
-        found[config["metadata"]["namespace"]].append(limit_at(node, config))
-    return {namespace: min(limits) for namespace, limits in found.items()}
-
-
-def _config(config: dict, rows: list[dict], share: CloudShare | None) -> dict:
-    spec = config.get("spec", {})
-    text = spec.get("limit")
-    limit = DEFAULT_LIMIT if text is None else whole_number(text)
-    slots = None if limit is None else slots_of(limit, share)
+def _pool(pool: Pool, configs: Iterable[dict], rows: list[dict], share: CloudShare | None) -> dict:
+    config = find_config(configs, pool.namespace, pool.name) or {}
+    spec = config.get("spec", {}) if pool.store.name == pool.name else {}
+    slots = None if pool.limit is None else slots_of(pool.limit, share)
     return {
-        "name": config["metadata"]["name"],
-        "namespace": config["metadata"]["namespace"],
-        "limit": limit,
+        "name": pool.name,
+        "namespace": pool.namespace,
+        "store": asdict(pool.store),
+        "limit": pool.limit,
         "slots": slots,
-        "cloud_bound": share.bound if share and slots != limit else None,
-        "node_selector": node_selector(config),
+        "cloud_bound": share.bound if share and slots != pool.limit else None,
+        "node_selector": pool.selector,
         "cloud_secret_name": spec.get("cloudSecretName"),
         "config_map_name": spec.get("configMapName"),
         "instance_type": spec.get("instanceType"),
-        "setup_completed": bool(config.get("status", {}).get("setupCompleted")),
+        "setup_completed": bool(spec and config.get("status", {}).get("setupCompleted")),
         "selected_nodes": len(rows),
         "advertised_nodes": sum((row["allocatable"] or 0) == slots for row in rows),
     }
@@ -177,7 +171,3 @@ def _quantity(node: dict, of: str) -> int | None:
     """What the node's status says of the extended resource, or None where it does not."""
     quantity = node.get("status", {}).get(of, {}).get(EXTENDED_RESOURCE)
     return None if quantity is None else int(parse_quantity(quantity))
-
-
-def _name(config: dict) -> str:
-    return f"{config['metadata']['namespace']}/{config['metadata']['name']}"

@@ -103,7 +103,8 @@ def _capacity(reading: Mapping[str, Any]) -> dict:
         "note": reading.get("msg"),
         "totals": {**totals, "used_percent": _percent(totals["used"], totals["allocatable"])},
         "cloud_bounds": dict(reading.get("cloud_bounds") or {}),
-        "configs": [_config(config, nodes) for config in reading["configs"]],
+        "operator": reading.get("operator"),
+        "pools": [_pool(pool, nodes) for pool in reading["pools"]],
         "nodes": sorted(nodes, key=_by_fullness),
         "namespaces": sorted(
             reading["namespaces"],
@@ -129,11 +130,11 @@ def _by_fullness(node: Mapping[str, Any]) -> tuple:
     return STATES.index(node["state"]), -percent, -node["used"], node["name"]
 
 
-def _config(config: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> dict:
-    name = f"{config['namespace']}/{config['name']}"
-    mine = [node for node in nodes if name in node["configs"]]
+def _pool(pool: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> dict:
+    name = f"{pool['namespace']}/{pool['name']}"
+    mine = [node for node in nodes if name in node["pools"]]
     sums = {key: sum(node[key] or 0 for node in mine) for key in ("allocatable", "used", "free")}
-    return {**config, **sums, "used_percent": _percent(sums["used"], sums["allocatable"])}
+    return {**pool, **sums, "used_percent": _percent(sums["used"], sums["allocatable"])}
 
 
 def _pending(pods: Iterable[Mapping[str, Any]]) -> list[dict]:

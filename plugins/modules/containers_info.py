@@ -191,10 +191,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     ClusterError,
     cluster_module,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
     NAMESPACES_PATH,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 

@@ -410,6 +410,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     cluster_module,
     retry_conflicts,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    EXTENDED_RESOURCE,
+    is_accounted_for,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
     GROUP_PATH,
     MUTATED_BY,
@@ -443,10 +447,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook imp
     service_client_config,
     stored_selector,
     webhook,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
-    EXTENDED_RESOURCE,
-    is_accounted_for,
 )
 
 # How long to let the API server notice a change between two dry runs. Seconds.

@@ -9,17 +9,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: peerpod_info
 version_added: "0.1.0"
-short_description: Tell how many peer pods a cluster has room for, and how many it has
+short_description: Gather the limits, slots and peer pods of a cluster
 description:
   - >-
-    Reads the PeerPodConfigs, what the nodes advertise of the extended resource C(kata.peerpods.io/vm), where peer pods
-    run, and which ones wait and why.
+    Reads the limits of all pools of nodes from where the operator stores them, what the nodes advertise of the extended resource
+    C(kata.peerpods.io/vm), where peer pods run, and which ones wait and why.
   - >-
-    Takes four requests: the PeerPodConfigs, the ConfigMap of O(cloud_capacity), the Nodes and the Pods, and of the lists
-    one more for every further 500 objects.
+    Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs, ClusterServiceVersions and DaemonSets of
+    the operator, there the Deployment of the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of
+    O(cloud_capacity), the Nodes and the Pods; of the lists one more for every further 500 objects.
   - >-
-    Where the cluster does not know PeerPodConfigs, there are none in the result, RV(api_found) is false and RV(msg) says
-    what to do; the rest is returned all the same.
+    Where no operator is installed, RV(pools) is empty and RV(msg) describes what to do; the rest is returned all the same.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -28,7 +28,10 @@ extends_documentation_fragment:
 options:
   namespace:
     description:
-      - Look only at the PeerPodConfigs of this namespace. Nodes and pods are those of the whole cluster in any case.
+      - >-
+        The namespace of the operator. If not set, C(openshift-sandboxed-containers-operator), and on operators up to 1.8 the PeerPodConfigs
+        of every namespace.
+      - Nodes and pods are those of the whole cluster in any case.
     type: str
   runtime_classes:
     description:
@@ -42,9 +45,9 @@ options:
     description:
       - >-
         The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared among the nodes that
-        the PeerPodConfigs of a namespace select, as M(osc.peerpods.peerpod_limit) has it.
-      - Where there is none the limits alone count. So they do, with a warning, where it may not be read.
+        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared among the nodes of the
+        pools of a namespace, as M(osc.peerpods.peerpod_limit) does.
+      - If it does not exist, only the limits count. The same applies, with a warning, if the user may not read it.
     type: dict
     suboptions:
       namespace:
@@ -86,25 +89,29 @@ EXAMPLES = r"""
     msg: "{{ item.namespace }}/{{ item.name }}: {{ item.message }}"
   loop: "{{ peer_pods.pending }}"
 
-- name: Look at the PeerPodConfigs of one namespace, and at pods of one more RuntimeClass
+- name: Look at the pools of one namespace, and at pods of one more RuntimeClass
   osc.peerpods.peerpod_info:
     namespace: openshift-sandboxed-containers-operator
     runtime_classes: [kata-remote, kata-remote-cc]
 """
 
 RETURN = r"""
-api_found:
-  description: Whether the cluster knows PeerPodConfigs.
+operator:
+  description: The operator that is at work, as RV(osc.peerpods.containers_info#module:operator); null where none is installed.
   returned: success
-  type: bool
-  sample: true
+  type: dict
+  sample:
+    version: 1.13.0
+    known: true
+    limit_in: peer-pods-cm
+    advertiser: cloud-api-adaptor
 msg:
-  description: What to do where it does not, else null.
+  description: What to do where no operator is installed, else null.
   returned: always
   type: str
   sample: null
-configs:
-  description: The PeerPodConfigs.
+pools:
+  description: The pools of nodes with a limit of their own. C(default) is the operator's own pool on operators from 1.9 on.
   returned: success
   type: list
   elements: dict
@@ -113,11 +120,27 @@ configs:
       description: Its name.
       type: str
     namespace:
-      description: Its namespace.
+      description: The namespace of the operator, or of the PeerPodConfig.
       type: str
+    store:
+      description: Where its limit is stored.
+      type: dict
+      contains:
+        kind:
+          description: V(PeerPodConfig) or V(ConfigMap).
+          type: str
+        namespace:
+          description: The namespace of that object.
+          type: str
+        name:
+          description: The name of that object.
+          type: str
+        key:
+          description: The key of the ConfigMap's data, null for a PeerPodConfig.
+          type: str
     limit:
       description: >-
-        The number of peer pods per node, 10 where it says nothing, null where it says what is not a whole number.
+        The number of peer pods per node, 10 where none is written, null where what is written is not a valid limit.
       type: int
     slots:
       description: >-
@@ -142,14 +165,19 @@ configs:
       description: Whether the operator says that it is set up.
       type: bool
     selected_nodes:
-      description: How many nodes it selects.
+      description: How many nodes it has.
       type: int
     advertised_nodes:
-      description: How many of these advertise RV(configs[].slots).
+      description: How many of these advertise RV(pools[].slots).
       type: int
   sample:
     - name: peerpodconfig-openshift
       namespace: openshift-sandboxed-containers-operator
+      store:
+        kind: PeerPodConfig
+        namespace: openshift-sandboxed-containers-operator
+        name: peerpodconfig-openshift
+        key: null
       limit: 2
       slots: 2
       cloud_bound: null
@@ -171,7 +199,7 @@ cloud_bounds:
     instance-quota: 64
     subnet-addresses: 251
 nodes:
-  description: The nodes that a PeerPodConfig selects, that advertise the extended resource, or that have peer pods.
+  description: The nodes of a pool, and those that advertise the extended resource or have peer pods.
   returned: success
   type: list
   elements: dict
@@ -179,9 +207,9 @@ nodes:
     name:
       description: The node's name.
       type: str
-    configs:
+    pools:
       description: >-
-        The PeerPodConfigs that select it, each as namespace/name. With more than one its limit is not well defined.
+        The pools that decide about it, each as namespace/name. With more than one its limit is not well defined.
       type: list
       elements: str
     capacity:
@@ -203,7 +231,7 @@ nodes:
       type: int
   sample:
     - name: ip-10-0-0-10.eu-central-1.compute.internal
-      configs: [openshift-sandboxed-containers-operator/peerpodconfig-openshift]
+      pools: [openshift-sandboxed-containers-operator/peerpodconfig-openshift]
       capacity: 2
       allocatable: 2
       used: 2
@@ -274,18 +302,18 @@ totals:
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import read_cloud_bounds
+from ansible_collections.osc.peerpods.plugins.module_utils._generation import NAMESPACE
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import LIVE_PODS, describe
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
-    CONFIGS_PATH,
-    NOT_SERVED,
-    PODS_PATH,
-    collection_path,
+from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
+    explain_no_operator,
+    read_limits,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import PODS_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import LIVE_PODS, describe
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
@@ -305,19 +333,17 @@ def main():
         }
     )
     params = module.params
-    path = collection_path(params["namespace"]) if params["namespace"] else CONFIGS_PATH
-    result = {"api_found": True, "msg": None}
+    namespace = params["namespace"] or NAMESPACE
+    agent_namespace = params["cloud_capacity"]["namespace"]
     try:
         cluster = Cluster(module)
-        try:
-            configs = list(cluster.list(path))
-        except ClusterError as error:
-            if error.status != 404:
-                raise
-            configs, result = [], {"api_found": False, "msg": NOT_SERVED}
+        limits = read_limits(
+            cluster, namespace, agent_namespace, everywhere=params["namespace"] is None
+        )
         bounds = read_cloud_bounds(module, cluster, **params["cloud_capacity"])
         facts = describe(
-            configs,
+            limits.pools if limits.has_place else (),
+            limits.configs or (),
             cluster.list(NODES_PATH),
             cluster.list(PODS_PATH, fieldSelector=LIVE_PODS),
             params["runtime_classes"],
@@ -325,7 +351,14 @@ def main():
         )
     except ClusterError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, **result, **facts)
+    for sentence in limits.unread:
+        module.warn(sentence)
+    module.exit_json(
+        changed=False,
+        operator=limits.operator and limits.operator.summary,
+        msg=None if limits.has_place else explain_no_operator(namespace),
+        **facts,
+    )
 
 
 if __name__ == "__main__":

@@ -275,17 +275,27 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     cluster_module,
     retry_conflicts,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
-    CONFIGS_PATH,
-    NOT_SERVED,
+from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
+    Limits,
+    explain_no_operator,
+    name_of_pool,
+    read_agent,
+    read_limits,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    CONFIG_MAP,
+    DEFAULT_POOL,
+    LIMIT_KEY,
+    LIMITS,
     PODS_PATH,
     RUNNING_PODS,
+    Change,
     LimitError,
-    Plan,
-    as_planned,
+    Pool,
+    Store,
+    allowed,
     cloud_share,
-    collection_path,
-    current_limit,
+    deciding,
     explain_lagging,
     explain_left_over,
     explain_overfull,
@@ -294,20 +304,24 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import
     in_force,
     label_selector,
     lagging,
-    limit_at,
     node_rows,
-    node_selector,
+    nodes_without_adaptor,
     others_than,
     parse_limit,
     peer_pods_by_node,
-    plan_absent,
-    plan_present,
+    plan_config,
+    plan_config_absent,
+    plan_entry,
+    plan_entry_absent,
+    plan_settings,
+    pools_of_second,
     refuse_bad_fields,
     refuse_overlap,
+    refuse_second_generation_fields,
+    refuse_without_agent,
     released,
     slots_of,
     still_advertising,
-    whole_number,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
@@ -323,39 +337,45 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A plan with what there is to watch once it has come true.
+    """A change, and the nodes to watch once it is made.
 
-    `nodes` are to advertise `limit`, and of those in `left` (which the PeerPodConfig is to select
-    no more) none that none of the other `configs` selects is to advertise any; either is None
-    where there is nothing to wait for. The cloud's `bounds` are shared with the nodes of the other
-    configs, whose limits are `elsewhere`.
+    `pools` are those of the cluster afterwards. `nodes` are those that the pool selects then; of
+    those in `left`, which it selected before, no node advertises any more that no pool selects.
+    Either is None where there is nothing to wait for. The cloud's `bounds` are shared with the
+    nodes of the other pools, whose limits are `elsewhere`.
     """
 
-    plan: Plan
-    configs: list[dict]
-    limit: int | None = None
+    found: Limits
+    change: Change
+    pools: list[Pool]
     nodes: Collection | None = None
     left: Collection | None = None
     bounds: Mapping[str, int] = field(default_factory=dict)
     elsewhere: tuple[int, ...] = ()
 
+    @property
+    def limit(self):
+        return self.change.after and self.change.after.limit
+
+    def members(self, nodes):
+        """Those of `nodes` whose limit the pool decides."""
+        return [node for node in nodes if self.change.after in deciding(node, self.pools)]
+
+    def fallen(self, nodes):
+        """Those of `nodes` that the operator's own pool has again, with its limit; none of them where it has none."""
+        fallback = next((pool for pool in self.pools if pool.is_fallback), None)
+        if fallback is None or fallback.limit is None:
+            return None, []
+        return fallback, [node for node in nodes if deciding(node, self.pools) == [fallback]]
+
     def share(self, nodes):
-        """What the cloud leaves each of `nodes`, as long as these are those to advertise the limit."""
-        return cloud_share([*[self.limit] * len(nodes), *self.elsewhere], self.bounds)
+        """What the cloud leaves each of `nodes`, as long as they are the pool's."""
+        mine = [] if self.limit is None else [self.limit] * len(nodes)
+        return cloud_share([*mine, *self.elsewhere], self.bounds)
 
 
-def peerpodconfigs(cluster):
-    """All there are, or None where the cluster does not know what they are."""
-    try:
-        return list(cluster.list(CONFIGS_PATH))
-    except ClusterError as error:
-        if error.status != 404:
-            raise
-        return None
-
-
-def nodes_of(cluster, config):
-    return cluster.follow(NODES_PATH, labelSelector=label_selector(node_selector(config)))
+def nodes_of(cluster, pool):
+    return cluster.follow(NODES_PATH, labelSelector=label_selector(pool.selector))
 
 
 def read_bounds(module, cluster):
@@ -365,107 +385,249 @@ def read_bounds(module, cluster):
         return cloud_bounds(given["data"])
     if not module.params["wait"]:
         return {}
-    return read_cloud_bounds(module, cluster, given["namespace"], given["name"])
+    namespace = given["namespace"] or module.params["agent_namespace"]
+    return read_cloud_bounds(module, cluster, namespace, given["name"])
 
 
-def limits_of(cluster, configs):
-    """What `configs` allow on each node that they select, the smallest where there are several."""
-    found = {}
-    for config in configs:
-        for node in nodes_of(cluster, config).objects:
-            found.setdefault(node["metadata"]["uid"], []).append(limit_at(node, config))
-    return tuple(map(min, found.values()))
+def limits_elsewhere(cluster, pools, pool):
+    """What each node is allowed that the other `pools` select and `pool` does not."""
+    limits = {}
+    for other in pools if pool is None else others_than(pools, pool):
+        if other.selector is None:
+            continue
+        for node in nodes_of(cluster, other).objects:
+            if pool not in deciding(node, pools):
+                limits[node["metadata"]["uid"]] = allowed(node, pools)
+    return tuple(limits.values())
 
 
-def target_present(params, cluster, fields, bounds):
-    namespace, name = params["namespace"], params["name"]
-    configs = peerpodconfigs(cluster)
-    if configs is None:
-        raise LimitError(NOT_SERVED)
-    config = find_config(configs, namespace, name)
-    plan = plan_present(config, namespace, name, fields)
-    wanted = as_planned(config, plan)
-    others = others_than(configs, namespace, name)
-    nodes = nodes_of(cluster, wanted)
-    refuse_overlap(wanted, others, nodes.objects)
-    # The agent looks at no other namespace.
-    sharing = [other for other in others if other["metadata"]["namespace"] == namespace]
-    return Target(
-        plan,
-        [*others, wanted],
-        limit=current_limit(wanted),
-        nodes=nodes,
-        left=nodes_of(cluster, config) if plan.moves else None,
-        bounds=bounds,
-        elsewhere=limits_of(cluster, sharing) if bounds else (),
-    )
+def plan_present(params, found, name, fields):
+    namespace, agent_namespace = params["namespace"], params["agent_namespace"]
+    if not found.is_second:
+        config = find_config(found.configs or (), namespace, name)
+        return plan_config(config, namespace, name, fields)
+    refuse_second_generation_fields(params, name)
+    if not found.has_place:
+        raise LimitError(explain_no_operator(namespace))
+    pool = found.pool(f"{namespace}/{name}")
+    selector = fields.get("nodeSelector")
+    limit = int(fields["limit"]) if "limit" in fields else None
+    reads_only = limit is None and selector is None and pool is not None
+    if not reads_only and found.has_agent is None:
+        raise LimitError(
+            f"Cannot read whether the node capacity agent is deployed in namespace {agent_namespace}, "
+            "which decides where the limit is stored. Grant get on its Deployment."
+        )
+    if found.has_agent or reads_only:
+        return plan_entry(
+            pool,
+            found.limits,
+            name=name,
+            namespace=namespace,
+            agent_namespace=agent_namespace,
+            limit=limit,
+            selector=selector,
+        )
+    refuse_without_agent(name, selector)
+    return plan_settings(pool, limit)
 
 
-def target_absent(params, cluster):
-    namespace, name = params["namespace"], params["name"]
-    configs = peerpodconfigs(cluster) or []
-    config = find_config(configs, namespace, name)
-    return Target(
-        plan_absent(config, namespace, name),
-        others_than(configs, namespace, name),
-        left=nodes_of(cluster, config) if config else None,
-    )
+def plan_absent(params, found, name):
+    namespace, agent_namespace = params["namespace"], params["agent_namespace"]
+    config = find_config(found.configs or (), namespace, name)
+    if not found.is_second:
+        return plan_config_absent(config)
+    if not found.has_place:
+        return Change(None, None)
+    without = {
+        key: text
+        for key, text in ((found.limits or {}).get("data") or {}).items()
+        if key != DEFAULT_POOL
+    }
+    fallback = pools_of_second(
+        found.configs or (),
+        without,
+        found.settings,
+        namespace=namespace,
+        agent_namespace=agent_namespace,
+        adaptor_selector=found.operator.node_selector if found.operator else None,
+    )[0]
+    store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
+    limits = found.limits if found.has_agent else None
+    return plan_entry_absent(found.pool(f"{namespace}/{name}"), limits, config, fallback, store)
+
+
+def plan_target(params, cluster, fields, read_the_bounds):
+    namespace = params["namespace"]
+    found = read_limits(cluster, namespace, params["agent_namespace"])
+    name = name_of_pool(params["name"], found.is_second)
+    if params["state"] == "present":
+        change = plan_present(params, found, name, fields)
+    else:
+        change = plan_absent(params, found, name)
+    others = [pool for pool in found.pools if pool.label != f"{namespace}/{name}"]
+    pools = [*others, change.after] if change.after else others
+    nodes = left = None
+    bounds = read_the_bounds() if change.after or found.is_second else {}
+    if change.after and change.after.selector is not None:
+        nodes = nodes_of(cluster, change.after)
+        refuse_overlap(change.after, others, nodes.objects)
+    if change.before and change.before.selector and (change.moves or not change.after):
+        left = nodes_of(cluster, change.before)
+    # The agent reads no other namespace.
+    sharing = [pool for pool in pools if pool.namespace == namespace]
+    elsewhere = limits_elsewhere(cluster, sharing, change.after) if bounds else ()
+    return Target(found, change, pools, nodes, left, bounds, elsewhere)
 
 
 def explain_loss(target, used):
-    """A sentence where nodes are to allow fewer peer pods than run there, else None."""
-    said = [
-        target.nodes and explain_overfull(target.limit, used, target.nodes.objects),
-        target.left and explain_left_over(used, released(target.left.objects, target.configs)),
+    """A sentence where nodes would allow fewer peer pods than run there, else None."""
+    sentences = [
+        target.nodes
+        and target.limit is not None
+        and explain_overfull(target.limit, used, target.members(target.nodes.objects)),
     ]
-    return " ".join(filter(None, said)) or None
+    if target.left:
+        left = target.left.objects
+        fallback, fallen = target.fallen(left)
+        sentences.append(explain_left_over(used, released(left, target.pools)))
+        sentences.append(fallback and explain_overfull(fallback.limit, used, fallen))
+    return " ".join(filter(None, sentences)) or None
 
 
 def write(cluster, plan):
-    if plan.before is None:
-        cluster.create(collection_path(plan.namespace), plan.body)
-    elif plan.after is None:
-        cluster.delete(plan.path, plan.resource_version)
+    store = plan.store
+    if plan.after is None:
+        cluster.delete(store.path, plan.resource_version)
+    elif plan.resource_version is None:
+        cluster.create(store.collection, plan.body)
     else:
-        cluster.patch(plan.path, plan.patch)
+        cluster.patch(store.path, plan.patch)
 
 
-def wait(target, seconds):
-    """Why it did not come into force within `seconds`, or None where it did."""
-    deadline = time.monotonic() + seconds
-    if target.nodes and not target.nodes.wait(
-        lambda seen: in_force(seen, slots_of(target.limit, target.share(seen))),
-        deadline - time.monotonic(),
+def write_settings(module, cluster, target):
+    """Write the limit to the operator's settings, whose readers have to be restarted; in check mode, plan that."""
+    params, operator = module.params, target.found.operator
+    if operator is None:
+        raise LimitError(
+            f"Cannot read which operator is installed in namespace {params['namespace']}, which "
+            "decides how its settings may be changed. Grant list on clusterserviceversions and daemonsets."
+        )
+    from ansible_collections.osc.peerpods.plugins.module_utils import _adaptor
+
+    try:
+        return _adaptor.apply_settings(
+            module,
+            cluster,
+            operator,
+            params["namespace"],
+            config_map={LIMIT_KEY: str(target.limit)},
+            disruption=params["disruption"],
+            timeout=params["wait_timeout"],
+        )
+    except _adaptor.AdaptorError as error:
+        raise LimitError(str(error)) from error
+
+
+def without_adaptor(params, cluster, target, nodes):
+    """Those of `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
+    operator = target.found.operator
+    has_agent = target.found.has_agent
+    if operator and not operator.behaviour.is_second:
+        # The operator's own controller of that generation advertises all the same.
+        has_agent = read_agent(cluster, params["agent_namespace"])
+    if operator is None or not (has_agent or operator.behaviour.is_second):
+        return []
+    path = f"/api/v1/namespaces/{params['namespace']}/pods"
+    try:
+        pods = list(cluster.list(path, labelSelector=f"name={operator.behaviour.daemon_set}"))
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        return []
+    return nodes_without_adaptor((node["metadata"]["name"] for node in nodes), pods)
+
+
+def wait(params, cluster, target, deadline):
+    """Why the limit is not in force by the `deadline`, or None where it is."""
+    seconds = params["wait_timeout"]
+
+    def lags(nodes, limit, selector, share):
+        not_ready = without_adaptor(params, cluster, target, nodes)
+        return explain_lagging(nodes, limit, selector, seconds, share, not_ready)
+
+    def holds(nodes):
+        members = target.members(nodes)
+        return in_force(members, slots_of(target.limit, target.share(members)))
+
+    if target.nodes and not target.nodes.wait(holds, deadline - time.monotonic()):
+        nodes = target.members(target.nodes.objects)
+        selector = label_selector(target.change.after.selector)
+        return lags(nodes, target.limit, selector, target.share(nodes))
+    if target.left is None:
+        return None
+    if not target.left.wait(
+        lambda nodes: not still_advertising(nodes, target.pools), deadline - time.monotonic()
     ):
-        selector = label_selector(node_selector(target.configs[-1]))
-        nodes = target.nodes.objects
-        return explain_lagging(nodes, target.limit, selector, seconds, target.share(nodes))
-    if target.left and not target.left.wait(
-        lambda seen: not still_advertising(seen, target.configs), deadline - time.monotonic()
+        return explain_still_advertising(
+            still_advertising(target.left.objects, target.pools), seconds
+        )
+    share = target.share([])
+
+    def has_fallen(nodes):
+        fallback, fallen = target.fallen(nodes)
+        return not fallen or in_force(fallen, slots_of(fallback.limit, share))
+
+    if target.change.after is None and not target.left.wait(
+        has_fallen, deadline - time.monotonic()
     ):
-        advertising = still_advertising(target.left.objects, target.configs)
-        return explain_still_advertising(advertising, seconds)
+        fallback, fallen = target.fallen(target.left.objects)
+        return lags(fallen, fallback.limit, label_selector(fallback.selector), share)
     return None
 
 
-def result_of(target, used):
-    plan = target.plan
-    followed = target.nodes or target.left
-    nodes = followed.objects if followed else []
-    share = target.share(nodes)
-    if target.limit is None:
-        advertised_nodes = len(still_advertising(nodes, target.configs))
+def result_of(target, used, adaptor):
+    change = target.change
+    nodes = target.left.objects if target.left and not target.nodes else []
+    if target.nodes:
+        nodes = target.members(target.nodes.objects)
+    share = target.share(nodes) if change.after else None
+    if change.after is None:
+        advertised_nodes = len(still_advertising(nodes, target.pools))
+    elif target.limit is None:
+        advertised_nodes = 0
     else:
         advertised_nodes = len(nodes) - len(lagging(nodes, slots_of(target.limit, share)))
+    diff = {"before": {}, "after": {}}
+    for plan in change.plans:
+        diff = {side: {**diff[side], **plan.diff[side]} for side in diff}
+    pool, operator = change.after or change.before, target.found.operator
     return {
-        "changed": plan.changed,
-        "before": whole_number((plan.before or {}).get("limit")),
+        "changed": change.changed or bool((adaptor or {}).get("changed")),
+        "pool": pool and pool.name,
+        "store": change.store and asdict(change.store),
+        "operator": operator and operator.summary,
+        "before": change.before and change.before.limit,
         "after": target.limit,
         "nodes": node_rows(nodes, used),
         "cloud": share and asdict(share),
         "advertised_nodes": advertised_nodes,
-        "diff": plan.diff,
+        "adaptor": adaptor,
+        "diff": diff,
     }
+
+
+def warn_of_problems(module, target):
+    change = target.change
+    for sentence in target.found.unread:
+        module.warn(sentence)
+    after = change.after and change.after.problem
+    before = change.before and change.before.problem
+    if after:
+        module.warn(after)
+    # With the agent the operator's settings keep what is written there.
+    elif before and change.before.store != change.store:
+        module.warn(before)
 
 
 def run(module):
@@ -475,36 +637,57 @@ def run(module):
     if "limit" in fields:
         fields["limit"] = str(parse_limit(fields["limit"]))
     cluster = Cluster(module)
-    bounds = read_bounds(module, cluster) if params["state"] == "present" else {}
+    deadline = time.monotonic() + params["wait_timeout"]
+    known = []
+
+    def read_the_bounds():
+        if not known:
+            known.append(read_bounds(module, cluster))
+        return known[0]
 
     def attempt():
-        if params["state"] == "absent":
-            target = target_absent(params, cluster)
-        else:
-            target = target_present(params, cluster, fields, bounds)
-        used = loss = None
-        if target.plan.lowers:
+        target = plan_target(params, cluster, fields, read_the_bounds)
+        used = loss = adaptor = None
+        if target.change.lowers:
             used = peer_pods_by_node(cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS))
             loss = explain_loss(target, used)
             if loss and params["protect"]:
                 raise LimitError(
-                    f"{loss} Nothing was changed, as protect asks: stop peer pods first or choose a higher limit."
+                    f"{loss} Nothing was changed, because protect is set: stop peer pods first or choose a higher limit."
                 )
-        if target.plan.changed and not module.check_mode:
-            write(cluster, target.plan)
-        return target, used, loss
+        if needs_settings(params, target):
+            adaptor = write_settings(module, cluster, target)
+        elif not module.check_mode:
+            for plan in target.change.plans:
+                if plan.changed:
+                    write(cluster, plan)
+        return target, used, loss, adaptor
 
-    target, used, loss = retry_conflicts(attempt)
+    target, used, loss, adaptor = retry_conflicts(attempt)
+    warn_of_problems(module, target)
     if loss:
         module.warn(f"{loss} They keep running; such a node gets no new one until it has room.")
     if params["wait"] and not module.check_mode:
         try:
-            failure = wait(target, params["wait_timeout"])
+            failure = target.change.after and target.change.after.problem
+            failure = failure or wait(params, cluster, target, deadline)
         except ClusterError as error:
             failure = str(error)
         if failure:
-            module.fail_json(msg=failure, **result_of(target, used))
-    module.exit_json(**result_of(target, used))
+            module.fail_json(msg=failure, **result_of(target, used, adaptor))
+    module.exit_json(**result_of(target, used, adaptor))
+
+
+def needs_settings(params, target):
+    """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
+    if not target.found.is_second or target.found.has_agent or params["limit"] is None:
+        return False
+    if params["state"] == "absent":
+        return False
+    # A run that was interrupted has written the limit already, and not restarted all pods.
+    return target.change.changed or bool(
+        lagging(target.members(target.nodes.objects), target.limit)
+    )
 
 
 def main():
@@ -519,13 +702,19 @@ def main():
             "config_map_name": {"type": "str"},
             "instance_type": {"type": "str"},
             "protect": {"type": "bool", "default": False},
+            "disruption": {
+                "type": "str",
+                "choices": ["wait", "refuse", "allow"],
+                "default": "refuse",
+            },
             "wait": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
+            "agent_namespace": {"type": "str", "default": "osc-peerpods"},
             "cloud_capacity": {
                 "type": "dict",
                 "apply_defaults": True,
                 "options": {
-                    "namespace": {"type": "str", "default": "osc-peerpods"},
+                    "namespace": {"type": "str"},
                     "name": {"type": "str", "default": "peerpods-cloud-capacity"},
                     "data": {"type": "dict"},
                 },

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure_quota import subnet_usage
 from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import cloud_bounds
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpodconfig import (
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     EXTENDED_RESOURCE,
     CloudShare,
     cloud_share,
     explain_lagging,
     limit_at,
+    pool_of_config,
     slots_of,
 )
 from hypothesis import given
@@ -82,7 +83,8 @@ def test_bounds_are_whole_numbers():
 )
 def test_what_another_config_allows_on_a_node(spec, limit):
     node = {"status": {"allocatable": {EXTENDED_RESOURCE: "3"}}}
-    assert limit_at(node, {"spec": spec}) == limit
+    pool = pool_of_config({"metadata": {"name": "a", "namespace": "b"}, "spec": spec})
+    assert limit_at(node, pool) == limit
 
 
 def test_waiting_in_vain_says_what_the_cloud_leaves():

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils import _peerpod_info
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    pool_of_config,
+    pools_of_second,
+)
 
 RESOURCE = "kata.peerpods.io/vm"
 
 
 def describe(configs, nodes, pods, runtime_classes=("kata-remote",), bounds=None) -> dict:
-    return _peerpod_info.describe(configs, nodes, pods, runtime_classes, bounds or {})
+    pools = [pool_of_config(one) for one in configs]
+    return _peerpod_info.describe(pools, configs, nodes, pods, runtime_classes, bounds or {})
 
 
 def config(name="ours", namespace="operator", **spec) -> dict:
@@ -100,12 +105,10 @@ def test_what_is_a_peer_pod(one, counts):
         ({"limit": "0"}, 0, 1),  # One that advertises nothing allows none.
     ],
 )
-def test_what_a_config_sets_and_how_far_it_has_come(spec, limit, advertised):
+def test_the_limit_of_a_pool_and_how_many_nodes_advertise_it(spec, limit, advertised):
     nodes = [node("a", "1k", "1k", pool="a"), node("b", pool="a"), node("c", "5", "5")]
     row = only(
-        describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])[
-            "configs"
-        ]
+        describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])["pools"]
     )
     assert (row["limit"], row["selected_nodes"], row["advertised_nodes"]) == (limit, 2, advertised)
 
@@ -134,7 +137,7 @@ def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
         node("c", "100", "100", pool="c"),
     ]
     found = describe(configs, nodes, [], bounds=bounds)
-    row = found["configs"][0]
+    row = found["pools"][0]
     assert (row["limit"], row["selected_nodes"]) == (10, 2)
     assert (row["slots"], row["cloud_bound"], row["advertised_nodes"]) == (slots, bound, advertised)
     assert found["cloud_bounds"] == bounds
@@ -143,22 +146,22 @@ def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
 def test_of_two_configs_on_a_node_the_smaller_limit_takes_its_share():
     configs = [config("one", limit="2", nodeSelector={"a": ""}), config(limit="9", nodeSelector={})]
     nodes = [node("both", a=""), node("other")]
-    one, ours = describe(configs, nodes, [], bounds={"quota": 10})["configs"]
+    one, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
     assert (one["slots"], ours["slots"], ours["cloud_bound"]) == (2, 8, "quota")
 
 
 def test_a_limit_that_is_none_takes_what_its_node_has():
     configs = [config("bad", limit="many", nodeSelector={"a": ""}), config(nodeSelector={"b": ""})]
     nodes = [node("a", "7", "7", a=""), node("b", b="")]
-    bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["configs"]
+    bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
     assert (bad["limit"], bad["slots"], bad["advertised_nodes"]) == (None, None, 0)
     assert ours["slots"] == 5
 
 
-def test_a_node_names_every_config_that_selects_it():
+def test_a_node_names_every_pool_that_decides_about_it():
     configs = [config("one", nodeSelector={"a": ""}), config("two", nodeSelector={"b": ""})]
     row = only(describe(configs, [node(a="", b="")], [], [])["nodes"])
-    assert row["configs"] == ["operator/one", "operator/two"]
+    assert row["pools"] == ["operator/one", "operator/two"]
 
 
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
@@ -213,3 +216,26 @@ def test_the_totals_and_namespaces_add_up():
         {"name": "a", "used": 1, "unscheduled": 0},
         {"name": "b", "used": 2, "unscheduled": 1},
     ]
+
+
+def test_pools_of_the_second_generation():
+    """A node of a named pool has its limit; the operator's own pool has the rest."""
+    pools = pools_of_second(
+        [], {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'}, {"PEERPODS_LIMIT_PER_NODE": "7"},
+        namespace="operator", agent_namespace="agent", adaptor_selector={"kata": ""},
+    )  # fmt: skip
+    nodes = [node("a", "7", "7", kata=""), node("b", "4", "4", kata="", pool="memory"), node("c")]
+    found = _peerpod_info.describe(pools, [], nodes, [], ["kata-remote"], {})
+    assert {row["name"]: row["pools"] for row in found["nodes"]} == {
+        "a": ["operator/default"], "b": ["operator/memory"],
+    }  # fmt: skip
+    assert [
+        (
+            row["name"],
+            row["limit"],
+            row["selected_nodes"],
+            row["advertised_nodes"],
+            row["store"]["name"],
+        )
+        for row in found["pools"]
+    ] == [("default", 7, 1, 1, "peer-pods-cm"), ("memory", 4, 1, 1, "peerpods-limits")]

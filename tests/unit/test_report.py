@@ -68,10 +68,15 @@ AZURE = {
 }  # fmt: skip
 
 
-def node(name: str, slots: int | None, used: int, unaccounted: int = 0, configs=("ours",)) -> dict:
+OPERATOR = {
+    "version": "1.8.1", "known": True, "limit_in": "PeerPodConfig", "advertiser": "peerpodconfig-ctrl",
+}  # fmt: skip
+
+
+def node(name: str, slots: int | None, used: int, unaccounted: int = 0, pools=("ours",)) -> dict:
     return {
         "name": name,
-        "configs": [f"{NAMESPACE}/{config}" for config in configs],
+        "pools": [f"{NAMESPACE}/{pool}" for pool in pools],
         "capacity": slots,
         "allocatable": slots,
         "used": used,
@@ -80,10 +85,11 @@ def node(name: str, slots: int | None, used: int, unaccounted: int = 0, configs=
     }
 
 
-def config(name: str = "ours", **fields: object) -> dict:
+def pool(name: str = "ours", **fields: object) -> dict:
     return {
         "name": name,
         "namespace": NAMESPACE,
+        "store": {"kind": "PeerPodConfig", "namespace": NAMESPACE, "name": name, "key": None},
         "limit": 10,
         "slots": 10,
         "cloud_bound": None,
@@ -102,14 +108,14 @@ def pod(name: str, on: str | None, reason: str | None, message: str | None = Non
     return {"name": name, "namespace": "a", "node": on, "reason": reason, "message": message}
 
 
-def peer_pods(nodes: list[dict], configs=(), namespaces=(), pending=(), bounds=None) -> dict:
+def peer_pods(nodes: list[dict], pools=(), namespaces=(), pending=(), bounds=None) -> dict:
     """What osc.peerpods.peerpod_info returns."""
     keys = ("capacity", "allocatable", "used", "unaccounted", "free")
     return {
         "changed": False,
-        "api_found": True,
+        "operator": OPERATOR,
         "msg": None,
-        "configs": list(configs),
+        "pools": list(pools),
         "cloud_bounds": bounds or {},
         "nodes": nodes,
         "namespaces": list(namespaces),
@@ -128,11 +134,11 @@ SMALL = peer_pods(
         node("unused", 10, 0),
         node("half", 10, 5, unaccounted=1),
         node("full", 10, 10),
-        node("overfull", 4, 6, configs=("ours", "other")),
-        node("none", None, 1, configs=()),
+        node("overfull", 4, 6, pools=("ours", "other")),
+        node("none", None, 1, pools=()),
         node("a-third", 3, 1),
     ],
-    [config(slots=7, cloud_bound="instance-quota"), config("other", limit=None, slots=None)],
+    [pool(slots=7, cloud_bound="instance-quota"), pool("other", limit=None, slots=None)],
     [
         {"name": "few", "used": 1, "unscheduled": 1},
         {"name": "many", "used": 20, "unscheduled": 0},
@@ -175,8 +181,8 @@ def test_one_free_slot_of_many_is_not_full():
     assert (row["state"], row["used_percent"]) == ("in_use", 99)
 
 
-def test_what_the_nodes_of_a_config_have():
-    ours, other = FULL["capacity"]["configs"]
+def test_what_the_nodes_of_a_pool_have():
+    ours, other = FULL["capacity"]["pools"]
     assert [ours[key] for key in ("allocatable", "used", "free", "used_percent")] == [
         37,
         22,
@@ -275,7 +281,7 @@ NO_TEXT = "\x00\x1b\x7f\x85\ufffe\udc80"
 LARGE = peer_pods(
     [node(f"ip-10-0-{i // 256}-{i % 256}.eu-central-1.compute.internal", 8, i % 9)
      for i in range(500)],
-    [config(selected_nodes=500, advertised_nodes=500)],
+    [pool(selected_nodes=500, advertised_nodes=500)],
     [{"name": f"team-{i:02}", "used": i, "unscheduled": 1} for i in range(60)],
     [pod(f"batch-{i:03}", None, "Unschedulable", UNSCHEDULABLE) for i in range(200)],
 )  # fmt: skip
@@ -511,11 +517,12 @@ def test_what_a_page_says_of_a_small_cluster(written):
         "In use 23 of 37 slots",
         "Waiting 9 7 without a node",
         "Limit 10 a node, of which instance-quota leaves 7. 2 of 3 nodes advertise that.",
-        "Its limit is no whole number.",
+        "Its limit is not valid.",
+        "Operator 1.8.1 stores its limit in PeerPodConfig; peerpodconfig-ctrl advertises it.",
         "64 by instance-quota.",
         "half 1 not counted by the scheduler, for want of the webhook. 10 5 6",
-        f"overfull Selected by 2 PeerPodConfigs: {NAMESPACE}/ours, {NAMESPACE}/other. 2 more than it",
-        "none No PeerPodConfig selects it. 1 more than it advertises. – 1 0",
+        f"overfull In 2 pools: {NAMESPACE}/ours, {NAMESPACE}/other. 2 more than it",
+        "none No pool has it, so it has no limit. 1 more than it advertises. – 1 0",
         f"Unschedulable 7 pods {UNSCHEDULABLE} Which pods a/waits-0",
         "No reason given yet 1 pod a/on-node on half",
         "15150/tcp Opened by us sg-1 (node)",

@@ -1,0 +1,134 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: peerpod_capacity
+version_added: "0.1.0"
+short_description: Remove the slots of peer pods from nodes
+description:
+  - >-
+    Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent advertised it. A node on which
+    another program has written it since is not changed.
+  - The agent keeps what nodes advertise when its limits disappear, as in an upgrade of the operator. Use this after the operator is removed.
+  - Takes one request for each 500 nodes, and one for each node that is changed.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+options:
+  state:
+    description:
+      - With V(absent) the resource is removed.
+    type: str
+    choices: [absent]
+    default: absent
+  resource:
+    description:
+      - The extended resource.
+    type: str
+    default: kata.peerpods.io/vm
+  managers:
+    description:
+      - The field managers whose entries are removed.
+    type: list
+    elements: str
+    default: [peerpods-node-capacity]
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+attributes:
+  check_mode:
+    description: Can run in check mode, where it writes nothing.
+    support: full
+  diff_mode:
+    description: Shows the capacity of each changed node before and after in diff mode.
+    support: full
+seealso:
+  - module: osc.peerpods.peerpod_limit
+  - module: osc.peerpods.containers_info
+"""
+
+EXAMPLES = r"""
+- name: Remove what the agent advertised
+  osc.peerpods.peerpod_capacity:
+    state: absent
+"""
+
+RETURN = r"""
+nodes:
+  description: The names of the nodes that were changed, or would be without check mode. Also returned on failure.
+  returned: always
+  type: list
+  elements: str
+  sample: [ip-10-0-1-23.eu-central-1.compute.internal]
+kept:
+  description: The names of the nodes that still advertise the resource, because another program wrote it.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import (
+    OUR_AGENT,
+    capacity_managers,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+
+
+def remove(cluster, node, resource):
+    """Only as the node was read: another program may advertise on it by now."""
+    metadata = node["metadata"]
+    cluster.patch(
+        f"{NODES_PATH}/{metadata['name']}/status",
+        {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "status": {"capacity": {resource: None}, "allocatable": {resource: None}},
+        },
+    )
+
+
+def main():
+    module = cluster_module(
+        {
+            "state": {"type": "str", "choices": ["absent"], "default": "absent"},
+            "resource": {"type": "str", "default": EXTENDED_RESOURCE},
+            "managers": {"type": "list", "elements": "str", "default": [OUR_AGENT]},
+        }
+    )
+    resource, managers = module.params["resource"], set(module.params["managers"])
+    changed, kept, before = [], [], {}
+    try:
+        cluster = Cluster(module)
+        for node in list(cluster.list(NODES_PATH)):
+            name = node["metadata"]["name"]
+            slots = node.get("status", {}).get("capacity", {}).get(resource)
+            if slots is None:
+                continue
+            if not capacity_managers(node, resource) <= managers:
+                kept.append(name)
+                continue
+            if not module.check_mode:
+                remove(cluster, node, resource)
+            changed.append(name)
+            before[name] = slots
+    except ClusterError as error:
+        module.fail_json(msg=str(error), changed=bool(changed), nodes=changed)
+    module.exit_json(
+        changed=bool(changed), nodes=changed, kept=kept, diff={"before": before, "after": {}}
+    )
+
+
+if __name__ == "__main__":
+    main()

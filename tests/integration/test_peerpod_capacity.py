@@ -1,0 +1,57 @@
+"""peerpod_capacity on a real API server: only what the agent alone has written goes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+RESOURCE = "capacity.example.com/vm"
+
+
+@pytest.fixture
+def nodes(cluster):
+    """Written by the agent, by another program, by both one after the other, and by none."""
+    writers = {
+        "capacity-ours": ["peerpods-node-capacity"],
+        "capacity-theirs": ["cloud-api-adaptor"],
+        "capacity-both": ["peerpods-node-capacity", "cloud-api-adaptor"],
+        "capacity-none": [],
+    }
+    for name, managers in writers.items():
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": {"a": "b"}},
+        }
+        cluster.apply(node)
+        for slots, manager in enumerate(managers, 3):
+            status = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
+            cluster.kubectl(
+                "patch", "node", name, "--subresource=status", "--type=merge",
+                f"--field-manager={manager}", "-p", json.dumps({"status": status}),
+            )  # fmt: skip
+    yield list(writers)
+    cluster.kubectl("delete", "node", *writers)
+
+
+def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
+    def slots() -> list[str | None]:
+        return [
+            cluster.get("node", name)["status"].get("capacity", {}).get(RESOURCE) for name in nodes
+        ]
+
+    args = {"kubeconfig": str(cluster.kubeconfig), "resource": RESOURCE}
+    before = slots()
+    planned = run_module("peerpod_capacity", args, check=True, diff=True)
+    assert (planned["changed"], planned["nodes"]) == (True, ["capacity-ours"])
+    assert planned["diff"] == {"before": {"capacity-ours": "3"}, "after": {}}
+    assert slots() == before == ["3", "3", "4", None]
+
+    done = run_module("peerpod_capacity", args)
+    assert (done["changed"], done["nodes"]) == (True, ["capacity-ours"])
+    assert sorted(done["kept"]) == ["capacity-both", "capacity-theirs"]
+    assert slots() == [None, "3", "4", None]
+    assert run_module("peerpod_capacity", args)["changed"] is False
