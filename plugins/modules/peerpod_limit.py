@@ -12,17 +12,25 @@ version_added: "0.1.0"
 short_description: Read or set how many peer pod VMs each worker node may have
 description:
   - >-
-    Sets C(spec.limit) of a PeerPodConfig, which the nodes that it selects advertise as the extended resource
-    C(kata.peerpods.io/vm) and the scheduler keeps to. Can also make such a PeerPodConfig for a pool of nodes, change
-    the rest of its spec, and remove it.
+    Sets the limit of a pool of nodes, which each of its nodes advertises as the extended resource C(kata.peerpods.io/vm). The scheduler
+    places no more peer pods than that on a node. Can also create and remove pools.
   - >-
-    Writes the fields that are given and nothing else, and only if the PeerPodConfig is still as it was read: when
-    somebody else wrote in between, it reads and decides again. What others set beside them stays.
+    On operators up to 1.8 a pool is a PeerPodConfig, and the limit its C(spec.limit). On operators from 1.9 on, the operator has one pool,
+    C(default): its limit is C(PEERPODS_LIMIT_PER_NODE) in the ConfigMap C(peer-pods-cm), which cloud-api-adaptor reads only when it starts.
   - >-
-    Refuses a PeerPodConfig whose nodes another one selects too, since the limit of such a node is whatever was written
-    last: where there is a node that both select, and where one selector has all the labels of the other, so that each
-    node that is ever to come would be selected twice. Selectors of different labels are fine as long as no node carries
-    both; with each run that is looked at again.
+    If the node capacity agent of the role P(osc.peerpods.node_capacity#role) is deployed on operators from 1.9 on, limits are stored in
+    the ConfigMap C(peerpods-limits) in O(agent_namespace) instead. A change then restarts no cloud-api-adaptor pod and takes effect within
+    seconds, and there can be further pools. PeerPodConfigs that an upgrade left behind stay pools.
+  - >-
+    Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the cloud-api-adaptor pods, which
+    loses the peer pods of their nodes. O(disruption) decides about that.
+  - >-
+    Writes only the fields that are set, and only if the object is still as it was read: after a conflict, the module reads and plans again.
+    Everything else in the object stays.
+  - >-
+    Rejects a pool whose nodes another pool selects too, because the limit of such a node is not well defined: if a node exists that both
+    select, and if one selector has all labels of the other. Selectors of different labels are accepted as long as no node has both. The
+    operator's own pool C(default) has the nodes that no other pool selects.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -30,63 +38,85 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - The name of the PeerPodConfig. The operator makes this one when a KataConfig enables peer pods.
+      - >-
+        The name of the pool. The default is the operator's own pool: on operators up to 1.8 the PeerPodConfig that the operator creates when
+        a KataConfig enables peer pods, on newer ones the pool C(default), by either name.
     type: str
     default: peerpodconfig-openshift
   namespace:
     description:
-      - The namespace of the PeerPodConfig. It has to exist, and is the operator's, who looks nowhere else.
+      - The namespace of the operator. Must exist.
     type: str
     default: openshift-sandboxed-containers-operator
   state:
     description:
+      - With V(present) the pool has the limit and the fields that are set. A pool that does not exist is created if O(node_selector) is set.
       - >-
-        With V(present) the PeerPodConfig has what the other options say. One that does not exist is made if
-        O(node_selector) is given; otherwise that is an error, since the operator makes its own.
-      - With V(absent) there is none, and the nodes that only it selected may have no more peer pods.
+        With V(absent) the pool does not exist. Its nodes get the limit of the operator's own pool if that selects them, else none.
+      - >-
+        On operators from 1.9 on, V(absent) for the operator's own pool removes its entry in C(peerpods-limits), so that the limit of
+        C(peer-pods-cm) counts again.
     type: str
     choices: [present, absent]
     default: present
   limit:
     description:
       - The number of peer pod VMs per node, a whole number of 0 or more.
-      - >-
-        When left out, the PeerPodConfig keeps the one it has, a new one gets 10; with O(wait) that one is waited for.
+      - If not set, the pool keeps its limit, and a new pool gets 10.
     type: str
   node_selector:
     description:
       - >-
-        The labels of the nodes that the PeerPodConfig is for, all of which a node must carry. Replaces the selector that
-        is there. Write a label without a value as C(label: "").
-      - An empty selector is refused. It would be for every node, the control plane's included.
+        The labels of the nodes of the pool, all of which a node must have. Replaces the selector that the pool has. Write a label without a
+        value as C(label: "").
+      - An empty selector is rejected, because it selects every node, the control plane's included.
+      - >-
+        Rejected on operators from 1.9 on for the operator's own pool, and for any pool if the agent is not deployed.
     type: dict
   cloud_secret_name:
     description:
-      - The Secret with the cloud's credentials. A new PeerPodConfig gets C(peer-pods-secret) where it is left out.
+      - The Secret with the cloud's credentials. A new PeerPodConfig gets C(peer-pods-secret) if not set.
+      - Rejected on operators from 1.9 on, which always read C(peer-pods-secret).
     type: str
   config_map_name:
     description:
-      - The ConfigMap with the cloud's settings. A new PeerPodConfig gets C(peer-pods-cm) where it is left out.
+      - The ConfigMap with the cloud's settings. A new PeerPodConfig gets C(peer-pods-cm) if not set.
+      - Rejected on operators from 1.9 on, which always read C(peer-pods-cm).
     type: str
   instance_type:
     description:
       - The instance type of the VMs, as the cloud names it.
+      - >-
+        Rejected on operators from 1.9 on, which read it from C(peer-pods-cm). The role P(osc.peerpods.operator_install#role) writes it.
     type: str
   protect:
     description:
       - >-
-        Refuse to lower the limit below the number of peer pods that run on a node now, and to take nodes out of every
-        PeerPodConfig while peer pods run there. Without it that is a warning: the pods keep running, and the node gets
-        no new ones until it has fewer than the limit.
+        Reject a limit below the number of peer pods that run on a node now, and a change that takes nodes out of every pool while peer pods
+        run there. If V(false), only a warning is issued: the pods keep running, and the node gets no new ones until it has fewer than
+        the limit.
     type: bool
     default: false
+  disruption:
+    description:
+      - >-
+        What to do if cloud-api-adaptor pods must be restarted for the limit to take effect. Applies only to operators from 1.9 on without the
+        agent. Nodes without peer pods are restarted first.
+      - V(refuse) changes nothing if peer pods would be lost, and lists them.
+      - V(wait) waits up to O(wait_timeout) seconds for the peer pods of a node to end.
+      - V(allow) restarts the pods, and loses the peer pods of their nodes.
+    type: str
+    choices: [wait, refuse, allow]
+    default: refuse
   wait:
     description:
       - >-
-        Wait until each selected node advertises the limit in its C(status.allocatable), and until no node does any more
-        that the PeerPodConfig selected before and none selects now. Nodes are watched, not polled. Check mode does not
-        wait.
-      - Where the cloud cannot hold as many peer pods, what O(cloud_capacity) leaves each node is waited for.
+        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until no node advertises peer pods any more
+        that the pool selected before and no pool selects now. Nodes are watched, not polled. Check mode does not wait.
+      - If the cloud has no room for as many peer pods, what O(cloud_capacity) leaves each node is expected instead.
+      - >-
+        With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message names these nodes if the
+        limit is not in force in time.
     type: bool
     default: false
   wait_timeout:
@@ -94,22 +124,26 @@ options:
       - How many seconds to wait.
     type: int
     default: 300
+  agent_namespace:
+    description:
+      - The namespace of the node capacity agent.
+    type: str
+    default: osc-peerpods
   cloud_capacity:
     description:
       - >-
-        The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared evenly among the
-        nodes that PeerPodConfigs of O(namespace) select, and what a node with a low limit leaves goes to the others.
+        The ConfigMap with which the node capacity agent keeps the nodes within what the cloud has room for, as the role
+        P(osc.peerpods.peerpodconfig_rollout#role) writes it. Its smallest bound is shared evenly among the nodes of the pools of
+        O(namespace), and what a node with a low limit leaves goes to the others.
       - >-
-        It is read with O(wait) only, and where there is none the limits alone count. So they do, with a warning, where it
-        may not be read.
+        It is read with O(wait) only. If it does not exist, only the limits count. The same applies, with a warning, if the user may not
+        read it.
     type: dict
     suboptions:
       namespace:
         description:
-          - The namespace of the agent.
+          - The namespace of the ConfigMap. Defaults to O(agent_namespace).
         type: str
-        default: osc-peerpods
       name:
         description:
           - The name of the ConfigMap.
@@ -117,8 +151,8 @@ options:
         default: peerpods-cloud-capacity
       data:
         description:
-          - Count on these bounds, each with the number of peer pods it is good for, instead of reading them.
-          - Where it is empty, the limits alone count.
+          - Use these bounds, each with the number of peer pods it allows, instead of reading the ConfigMap.
+          - If it is empty, only the limits count.
         type: dict
 requirements:
   - python >= 3.11
@@ -128,15 +162,19 @@ attributes:
     description: Can run in check mode, where it writes nothing.
     support: full
   diff_mode:
-    description: Shows the limit and the other fields that are given before and after in diff mode.
+    description: Shows what is stored before and after in diff mode.
     support: full
 notes:
   - >-
-    One task is for one PeerPodConfig. For several pools loop over them, as the examples do: each takes a list of the
-    PeerPodConfigs, a list of its nodes and at most one write.
+    Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and DaemonSets, and the
+    nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits) if the agent is deployed, and
+    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one request more, a watch one.
   - >-
-    Counting the peer pods takes a list of the cluster's running pods, the only costly request here. It is made only
-    when a node may end up with less than it has.
+    A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets what the other
+    objects show.
+  - >-
+    Counting the peer pods takes a list of the cluster's running pods, the only costly request here. It is made only if a node may end up
+    with less than it has.
 seealso:
   - module: osc.peerpods.peerpod_info
   - module: osc.peerpods.cluster_info
@@ -177,12 +215,12 @@ EXAMPLES = r"""
   loop_control:
     label: "{{ item.pool }}"
 
-- name: Use larger VMs in one of them
+- name: Use larger VMs in one of them (operators up to 1.8)
   osc.peerpods.peerpod_limit:
     name: peerpods-memory
     instance_type: r6i.2xlarge
 
-- name: Have no peer pods in that pool any more, once none runs there
+- name: Remove that pool once no peer pod runs there
   osc.peerpods.peerpod_limit:
     name: peerpods-memory
     state: absent
@@ -191,21 +229,71 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+pool:
+  description: The name of the pool; null with O(state=absent) if it did not exist.
+  returned: success, and when waiting failed
+  type: str
+  sample: default
+store:
+  description: Where the limit is stored, with O(state=absent) where it was; null if the pool did not exist.
+  returned: success, and when waiting failed
+  type: dict
+  contains:
+    kind:
+      description: V(PeerPodConfig) or V(ConfigMap).
+      type: str
+    namespace:
+      description: The namespace of that object.
+      type: str
+    name:
+      description: The name of that object.
+      type: str
+    key:
+      description: The key of the ConfigMap's data, null for a PeerPodConfig.
+      type: str
+  sample:
+    kind: ConfigMap
+    namespace: osc-peerpods
+    name: peerpods-limits
+    key: default
+operator:
+  description: The operator, null if no sign of it can be read.
+  returned: success, and when waiting failed
+  type: dict
+  contains:
+    version:
+      description: Its version, null if it cannot be read.
+      type: str
+    known:
+      description: Whether the collection was tested with this version. If V(false), it is treated as the newest known version.
+      type: bool
+    limit_in:
+      description: Where it stores the limit of its own pool, V(PeerPodConfig) or V(peer-pods-cm).
+      type: str
+    advertiser:
+      description: The program of the product that advertises the limit.
+      type: str
+  sample:
+    version: 1.13.0
+    known: true
+    limit_in: peer-pods-cm
+    advertiser: cloud-api-adaptor
 before:
   description: >-
-    The limit as it was, null where none was set or what was set is not a whole number, and where there was no
-    PeerPodConfig.
+    The limit as it was, 10 if none was written; null if what was written is not a valid limit, and if the pool did not exist.
   returned: success, and when waiting failed
   type: int
   sample: 10
 after:
-  description: The limit as it is now, or would be without check mode; null with O(state=absent).
+  description: >-
+    The limit as it is now, or would be without check mode; null if it is not valid, and with O(state=absent) if the pool does not exist any
+    more.
   returned: success, and when waiting failed
   type: int
   sample: 20
 nodes:
   description: >-
-    The nodes that the PeerPodConfig selects (with O(state=absent): selected), as they were when the module ended.
+    The nodes of the pool (with O(state=absent): that it had), as they were when the module ended.
   returned: success, and when waiting failed
   type: list
   elements: dict
@@ -214,11 +302,11 @@ nodes:
       description: The node's name.
       type: str
     allocatable:
-      description: How many peer pods the node advertises to allow, null where it does not advertise any number.
+      description: How many peer pods the node advertises, null if it does not advertise any number.
       type: int
     used:
       description: >-
-        How many peer pods ran on the node before the change, null where no node could end up with less than it had.
+        How many peer pods ran on the node before the change, null if no node could end up with less than it had.
       type: int
   sample:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
@@ -226,7 +314,7 @@ nodes:
       used: null
 cloud:
   description: >-
-    What the smallest bound of O(cloud_capacity) leaves the nodes; null where there is none or nobody looked.
+    What the smallest bound of O(cloud_capacity) leaves the nodes; null if there are no bounds or they were not read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -234,16 +322,16 @@ cloud:
       description: The name of the bound.
       type: str
     total:
-      description: How many peer pods it is good for, those that run included.
+      description: How many peer pods it allows in total, running ones included.
       type: int
     nodes:
-      description: How many nodes the PeerPodConfigs of O(namespace) select.
+      description: How many nodes the pools of O(namespace) have.
       type: int
     limits:
-      description: What the limits of these nodes add up to.
+      description: The sum of the limits of these nodes.
       type: int
     slots:
-      description: What no node is to advertise more than, null where all limits fit.
+      description: The most that any node advertises, null if all limits fit.
       type: int
   sample:
     bound: instance-quota
@@ -253,11 +341,17 @@ cloud:
     slots: 21
 advertised_nodes:
   description: >-
-    How many of the nodes advertise the limit, or what RV(cloud) leaves of it; with O(state=absent), how many that no PeerPodConfig selects any more
-    still advertise peer pods.
+    How many of the nodes advertise the limit, or what RV(cloud) leaves of it; 0 if the limit is not valid. If the pool does not exist any
+    more, how many nodes still advertise peer pods that no pool selects.
   returned: success, and when waiting failed
   type: int
   sample: 3
+adaptor:
+  description: >-
+    What was done to the cloud-api-adaptor pods, as M(osc.peerpods.adaptor_config) returns it; null if the limit needs no restart.
+  returned: success, and when waiting failed
+  type: dict
+  sample: null
 """
 
 import time
