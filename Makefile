@@ -16,8 +16,9 @@ CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns cataton
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
-	@echo "                   (CLOUD=azure: on Azure instead of AWS; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds, molecule's default"
+	@echo "                   (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the operator's"
+	@echo "                   first generation; KEEP=1: leave it running)"
+	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds and generations, molecule's default"
 	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
 	@echo "make molecule      all of molecule's scenarios, some 10 minutes (SCENARIO=…: one)"
@@ -36,11 +37,11 @@ help:
 	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
 
 demo: .venv/installed packages
-	CLOUD=$(CLOUD) .venv/bin/python -m tests.demo
+	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) .venv/bin/python -m tests.demo
 
 test: lint sanity docs unit integration
 	$(MAKE) --no-print-directory demo CLOUD=aws
-	$(MAKE) --no-print-directory demo CLOUD=azure
+	$(MAKE) --no-print-directory demo CLOUD=azure OPERATOR=1.8
 	$(MAKE) --no-print-directory molecule SCENARIO=default
 
 lint: .venv/installed

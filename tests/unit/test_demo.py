@@ -22,6 +22,8 @@ SEEN = {
     "ports_opened": ["15150/tcp", "9000/tcp"],
     "raised_limit": 15,
     "peer_pods_scheduled_after_raise": 31,
+    "adaptor_restarts": 0,
+    "peer_pods_lost": 0,
 }
 
 
@@ -45,6 +47,8 @@ def test_what_must_be_seen():
         ("ports_opened", ["15150/tcp"]),
         ("ports_opened", ["15150/tcp", "22/tcp", "9000/tcp"]),
         ("peer_pods_scheduled_after_raise", 30),
+        ("adaptor_restarts", 1),
+        ("peer_pods_lost", 1),
     ],
 )
 def test_anything_less_does_not_hold(key: str, value: object):
@@ -77,14 +81,26 @@ def test_a_cloud_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("CLOUD", "gcp")
     assert main() == 2
     said = capsys.readouterr().out
-    assert said == "There is no CLOUD=gcp; the demo runs in CLOUD=aws or CLOUD=azure.\n"
+    assert said == "CLOUD=gcp does not exist; the demo runs in CLOUD=aws or CLOUD=azure.\n"
+
+
+def test_an_operator_that_the_demo_does_not_show(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("OPERATOR", "1.10")
+    assert main() == 2
+    assert capsys.readouterr().out == (
+        "OPERATOR=1.10 is not known; choose OPERATOR=1.8 or OPERATOR=1.13.\n"
+    )
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_summary_names_the_cloud(cloud: str):
     about = {"webhook_pods_ready": 2, "webhook_runtime": "podman", "agent_pods_ready": 1,
-             "agent_runtime": "podman", "seconds": {"total": 60.1}}  # fmt: skip
+             "agent_runtime": "podman", "seconds": {"total": 60.1}, "operator": "1.13",
+             "advertiser": "agent"}  # fmt: skip
     said = render({**SEEN, **about, "cloud": cloud}, checks(SEEN))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
-    assert f"osc.peerpods on {name}: 3 worker nodes, 10 peer pods each" in said
+    assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in said
+    assert "; agent: 1 by podman" in said
+    operators = {**SEEN, **about, "cloud": cloud, "advertiser": "operator"}
+    assert "; limits: advertised by the operator" in render(operators, checks(SEEN))
     assert said.endswith("All of it held.")
