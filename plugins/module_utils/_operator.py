@@ -465,6 +465,77 @@ def removal(
     return _judged(progress, False, _stuck(condition, pool, False))
 
 
+def ending(pods: list[str]) -> Progress:
+    """How many pods have not ended yet."""
+    if not pods:
+        return Progress("no such pod runs", "no such pod runs", done=True)
+    summary = f"pods that still run: {len(pods)} ({in_words(pods, NAMED_NODES)})"
+    return Progress(summary, summary)
+
+
+# What a cluster looks like between the operator's two generations.
+MIGRATED = "migrated"
+PENDING = "pending"
+LIMIT_MISSING = "limit_missing"
+DOWNGRADED = "downgraded"
+
+# The PeerPodConfig that the operator made up to 1.8, and that 1.9 and newer migrate and delete (migrate.go in
+# openshift/sandboxed-containers-operator, pull request 533).
+MIGRATED_CONFIG = "peerpodconfig-openshift"
+
+
+def migration_state(
+    *,
+    is_second: bool,
+    daemon_set: str | None,
+    configs: Iterable[str] | None,
+    limit: str | None,
+    has_settings: bool,
+) -> dict:
+    """Where a cluster is between the two generations, with a sentence where a person has to know.
+
+    `is_second` tells the generation of the installed operator, `daemon_set` the name of the DaemonSet of
+    cloud-api-adaptor, `configs` the names of the PeerPodConfigs (None where the API server serves none), `limit`
+    PEERPODS_LIMIT_PER_NODE as written, `has_settings` whether peer-pods-cm exists.
+    """
+    names = sorted(configs or ())
+    pools = [name for name in names if name != MIGRATED_CONFIG]
+    if not is_second:
+        if daemon_set != "osc-caa-ds":
+            return _state("", pools=names)
+        return _state(
+            DOWNGRADED,
+            f"The installed operator is older than 1.9, and the DaemonSet {daemon_set} of a newer operator is still "
+            "in the cluster. Each node would run two cloud-api-adaptor pods.",
+            f"Upgrade the operator to 1.9 or newer, or delete the DaemonSet {daemon_set} when no peer pod runs.",
+            names,
+        )
+    if configs is None:
+        return _state("", pools=[])
+    if MIGRATED_CONFIG in names:
+        return _state(
+            PENDING,
+            f"The PeerPodConfig {MIGRATED_CONFIG} of an operator older than 1.9 still exists. The installed operator "
+            "moves its limit to peer-pods-cm and deletes it the next time it reconciles the KataConfig.",
+            "Check that a KataConfig exists, and see the log of the operator's Deployment controller-manager.",
+            pools,
+        )
+    if limit is None and has_settings:
+        return _state(
+            LIMIT_MISSING,
+            "The CustomResourceDefinition of PeerPodConfigs was left by an operator older than 1.9, and peer-pods-cm "
+            "has no PEERPODS_LIMIT_PER_NODE. If a limit was set before the upgrade, it was not moved, and "
+            "cloud-api-adaptor advertises 10.",
+            "Set the limit with osc.peerpods.limit, or leave it if 10 is right.",
+            pools,
+        )
+    return _state(MIGRATED, pools=pools)
+
+
+def _state(state: str, message: str = "", remedy: str = "", pools: list[str] | None = None) -> dict:
+    return {"state": state, "message": message, "remedy": remedy, "pools": pools or []}
+
+
 def _judged(progress: Progress, done: bool, problem: str) -> Progress:
     return Progress(progress.summary, progress.told, done, problem, since=progress.since)
 

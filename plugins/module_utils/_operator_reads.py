@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import PODS_PATH, RUNNING_PODS
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     CREDENTIALS_REQUESTS,
     KATA_CONFIGS,
@@ -77,6 +78,15 @@ def read_pools(cluster: Cluster) -> dict[str, dict]:
 
 def read_kata_configs(cluster: Cluster) -> list[dict]:
     return items(cluster, KATA_CONFIGS)
+
+
+def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
+    """The names of the pods of these RuntimeClasses that are on a node and have not ended."""
+    return sorted(
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)
+        if pod["spec"].get("runtimeClassName") in runtime_classes
+    )
 
 
 def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, dict]]:

@@ -119,6 +119,58 @@ catalogs:
         - name: stable
           head: sandboxed-containers-operator.v1.8.1
           csvs: [sandboxed-containers-operator.v1.8.0, sandboxed-containers-operator.v1.8.1]
+generation:
+  description: >-
+    Which generation of the operator is installed and where its limit is, null without an operator. Operators up to 1.8 store the
+    limit in the PeerPodConfig C(peerpodconfig-openshift), newer ones in C(peer-pods-cm).
+  returned: when O(upgrade_to) is given, also if it is empty
+  type: dict
+  contains:
+    version:
+      description: The installed version.
+      type: str
+    known:
+      description: Whether the collection was checked with this release.
+      type: bool
+    limit_in:
+      description: V(PeerPodConfig) or V(peer-pods-cm).
+      type: str
+    advertiser:
+      description: The program that advertises the extended resource.
+      type: str
+    daemon_set:
+      description: The DaemonSet of cloud-api-adaptor, null if it does not exist.
+      type: str
+    limit:
+      description: C(PEERPODS_LIMIT_PER_NODE) as written, null if it is not.
+      type: str
+    config_limit:
+      description: C(spec.limit) of the PeerPodConfig C(peerpodconfig-openshift), null if it does not exist or has none.
+      type: str
+    update_strategy:
+      description: C(caaUpdateStrategy) as written, null if it is not.
+      type: str
+    peer_pod_configs:
+      description: The names of the PeerPodConfigs, null if the API server serves none.
+      type: list
+      elements: str
+    migration:
+      description: >-
+        The state of the cluster between the two generations. RV(generation.migration.state) is V(migrated), V(pending),
+        V(limit_missing), V(downgraded) or empty if nothing was migrated. C(message) and C(remedy) explain a state that needs
+        attention, C(pools) are the PeerPodConfigs that stay.
+      type: dict
+  sample:
+    version: 1.13.0
+    known: true
+    limit_in: peer-pods-cm
+    advertiser: cloud-api-adaptor
+    daemon_set: osc-caa-ds
+    limit: "20"
+    config_limit: null
+    update_strategy: null
+    peer_pod_configs: [peerpods-memory]
+    migration: {state: migrated, message: "", remedy: "", pools: [peerpods-memory]}
 upgrade:
   description: The way to O(upgrade_to).
   returned: when O(upgrade_to) is given, if only empty
@@ -142,6 +194,12 @@ upgrade:
     problem: ""
 """
 
+from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
+    CONFIGS_PATH,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
+    read_operator_state,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
@@ -152,6 +210,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     describe_object,
     describe_plan,
     describe_subscription,
+    migration_state,
     upgrade,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
@@ -160,6 +219,24 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads impor
     read_plan,
     read_subscription,
 )
+
+
+def read_generation(cluster, namespace, objects):
+    """The installed operator, where its limit is, and how far a migration is."""
+    state = read_operator_state(cluster, namespace)
+    if state is None:
+        return None
+    path = f"{CONFIGS_PATH.format(namespace=namespace)}/{OPERATORS_CONFIG}"
+    config = cluster.get(path) if OPERATORS_CONFIG in (state["peer_pod_configs"] or ()) else None
+    migration = migration_state(
+        is_second=state["limit_in"] == PEER_PODS_CM,
+        daemon_set=state["daemon_set"],
+        configs=state["peer_pod_configs"],
+        limit=state["limit"],
+        has_settings=any(one["name"] == PEER_PODS_CM for one in objects),
+    )
+    limit = ((config or {}).get("spec") or {}).get("limit")
+    return {**state, "config_limit": limit, "migration": migration}
 
 
 def main():
@@ -176,11 +253,13 @@ def main():
         plan = read_plan(cluster, namespace, subscription)
         manifests = read_package_manifests(cluster)
         objects = [describe_object(*found) for found in read_objects(cluster, namespace)]
+        generation = None if upgrade_to is None else read_generation(cluster, namespace, objects)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
     result = {} if upgrade_to is None else {
-        "upgrade": upgrade(subscription, catalogs or [], upgrade_to)
+        "generation": generation,
+        "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
     }  # fmt: skip
     module.exit_json(
         changed=False,

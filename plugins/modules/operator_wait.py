@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: operator_wait
 version_added: "0.1.0"
-short_description: Wait for the operator's installation, or for the nodes that it rolls, and show how far it is
+short_description: Wait for the operator, its nodes or the end of kata pods, and show the progress
 description:
   - >-
     Shows each step while it is waited for, a line on the standard error: that an InstallPlan waits or is carried out, how many
@@ -31,8 +31,9 @@ options:
       - V(operator) is for a ClusterServiceVersion that has Succeeded.
       - V(nodes) is for nodes that run kata, and for the RuntimeClass of peer pods.
       - V(removal) is for nodes that have let go of kata, after a KataConfig was deleted.
+      - V(pods) is for all pods of O(runtime_classes) to have ended.
     type: str
-    choices: [catalog, operator, nodes, removal]
+    choices: [catalog, operator, nodes, removal, pods]
     required: true
   namespace:
     description:
@@ -62,6 +63,12 @@ options:
       - With O(wait_for=nodes), the RuntimeClass of peer pods.
     type: str
     default: kata-remote
+  runtime_classes:
+    description:
+      - With O(wait_for=pods), the RuntimeClasses of the pods that have to end.
+    type: list
+    elements: str
+    default: [kata-remote]
   wait_timeout:
     description:
       - How many seconds to wait. Without it, tells how far it is and does not wait.
@@ -133,6 +140,12 @@ progress:
       1 of 3 nodes run kata; working on worker-1; 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated
     since:
       worker-1: "2026-03-01T10:12:00Z"
+pods:
+  description: The pods of O(runtime_classes) that run on nodes, each as namespace/name.
+  returned: with O(wait_for=pods)
+  type: list
+  elements: str
+  sample: [default/peer-pod]
 install_plan:
   description: The InstallPlan that the Subscription refers to, null where there is none.
   returned: with O(wait_for=operator)
@@ -158,6 +171,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     catalog,
     describe_catalogs,
     describe_plan,
+    ending,
     installation,
     removal,
     roll,
@@ -167,6 +181,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads impor
     read_kata_configs,
     read_package_manifests,
     read_plan,
+    read_pods,
     read_pools,
     read_source,
     read_subscription,
@@ -199,6 +214,9 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         csvs = read_csvs(cluster, namespace, subscription)
         progress = installation(subscription, source, plan, csvs, params["csv"], now)
         return progress, {"install_plan": describe_plan(plan)}
+    if params["wait_for"] == "pods":
+        pods = read_pods(cluster, params["runtime_classes"])
+        return ending(pods), {"pods": pods}
     kata = next(iter(read_kata_configs(cluster)), None)
     pools = read_pools(cluster)
     if params["wait_for"] == "nodes":
@@ -211,7 +229,7 @@ def main():
         {
             "wait_for": {
                 "type": "str",
-                "choices": ["catalog", "operator", "nodes", "removal"],
+                "choices": ["catalog", "operator", "nodes", "removal", "pods"],
                 "required": True,
             },
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
@@ -220,6 +238,7 @@ def main():
             "source_namespace": {"type": "str"},
             "channel": {"type": "str"},
             "runtime_class": {"type": "str", "default": "kata-remote"},
+            "runtime_classes": {"type": "list", "elements": "str", "default": ["kata-remote"]},
             "wait_timeout": {"type": "int", "default": 0},
             "previous": {"type": "dict", "default": {}},
         },

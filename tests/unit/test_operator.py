@@ -7,7 +7,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     Progress,
     catalog,
     describe_catalogs,
+    ending,
     installation,
+    migration_state,
     plan_name,
     removal,
     roll,
@@ -344,3 +346,35 @@ class TestRemoval:
     def test_pods_that_are_in_the_way(self):
         found = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
         assert removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
+
+
+@pytest.mark.parametrize(
+    ("what", "is_second", "daemon_set", "configs", "limit", "has_settings", "state", "pools"),
+    [
+        ("1.8", False, "peerpodconfig-ctrl-caa-daemon", ["peerpodconfig-openshift"], None, True, "",
+         ["peerpodconfig-openshift"]),
+        ("1.8 after 1.9", False, "osc-caa-ds", [], "10", True, "downgraded", []),
+        ("1.13, newly installed", True, "osc-caa-ds", None, None, True, "", []),
+        ("not migrated yet", True, "osc-caa-ds", ["peerpodconfig-openshift", "memory"], None, True, "pending",
+         ["memory"]),
+        ("migrated", True, "osc-caa-ds", ["memory"], "20", True, "migrated", ["memory"]),
+        ("migrated without a limit", True, "osc-caa-ds", [], None, True, "limit_missing", []),
+        ("no settings at all", True, None, [], None, False, "migrated", []),
+    ],
+)  # fmt: skip
+def test_between_the_generations(
+    what, is_second, daemon_set, configs, limit, has_settings, state, pools
+):
+    found = migration_state(
+        is_second=is_second, daemon_set=daemon_set, configs=configs, limit=limit,
+        has_settings=has_settings,
+    )  # fmt: skip
+    assert (found["state"], found["pools"]) == (state, pools)
+    assert bool(found["message"]) == bool(found["remedy"]) == (state not in ("", "migrated"))
+
+
+def test_pods_that_have_to_end():
+    assert ending([]).done
+    progress = ending([f"n/{number}" for number in range(7)])
+    assert not progress.done
+    assert "pods that still run: 7 (n/0" in progress.summary

@@ -1,0 +1,293 @@
+"""Writes to the operator's settings on clusters whose operator replaces pods by itself, and whose does not.
+
+What a write costs is counted by the peer pods that the stand-in for cloud-api-adaptor has lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import channels
+from tests.cluster.processes import wait_for
+from tests.integration.test_stand_ins import (
+    HERE,
+    KATA_CONFIG,
+    World,
+    make_peer_pods,
+    subscription,
+)
+from tests.support import KUBERNETES_CLIENT, OPERATOR_NAMESPACE
+
+pytestmark = pytest.mark.integration
+
+WORKERS = openshift.imagined_workers(3)
+ROLLS = {"1.10": False, "1.13": True}
+
+
+class Settings(World):
+    """The same with our module to run."""
+
+    def __init__(self, cluster: Cluster, rolls: bool, run_module: Callable[..., dict]):
+        super().__init__(cluster)
+        self.rolls = rolls
+        self._run = run_module
+
+    def apply(
+        self, *, check: bool = False, diff: bool = False, fails: bool = False, **args
+    ) -> dict:
+        result = self._run(
+            "adaptor_config", {"wait_timeout": 60, **args}, check=check, diff=diff,
+            env={"K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)},
+        )  # fmt: skip
+        assert bool(result.get("failed")) == fails, result
+        return result
+
+    def data(self, name: str = "peer-pods-cm") -> dict[str, str]:
+        found = self.cluster.get("configmaps", *HERE, f"--field-selector=metadata.name={name}")
+        return next((one.get("data") or {} for one in found["items"]), {})
+
+    def strategy(self) -> str:
+        daemon_set = self.cluster.get("daemonset", "osc-caa-ds", *HERE)
+        return daemon_set["spec"]["updateStrategy"]["type"]
+
+    def at_rest(self) -> dict[str, str]:
+        """The CAA pods once there is one on each node, of the newest settings where the operator rolls."""
+
+        def settled() -> bool:
+            pods = self.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
+            config_map = self.cluster.get("configmap", "peer-pods-cm", *HERE)
+            versions = {
+                (pod["metadata"].get("annotations") or {}).get("peer-pods-cm/version")
+                for pod in pods
+            }
+            wanted = {config_map["metadata"]["resourceVersion"]} if self.rolls else {None}
+            return (
+                len(pods) == len(WORKERS)
+                and versions == wanted
+                and all("deletionTimestamp" not in pod["metadata"] for pod in pods)
+                and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods)
+            )
+
+        wait_for("cloud-api-adaptor on every node", settled, seconds=60)
+        return self.adaptors()
+
+    def requests(self) -> list[str]:
+        """What our module has asked the API server for so far."""
+        events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
+        return [
+            f"{event['verb']} {event['requestURI'].partition('?')[0]}"
+            for event in events
+            if event.get("userAgent", "").startswith(KUBERNETES_CLIENT)
+            and event.get("user", {}).get("username") == "admin"
+        ]
+
+
+@pytest.fixture(scope="module", params=ROLLS)
+def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool]]:
+    release = request.param
+    latest = channels(release)["stable"][-1].version
+    with Cluster() as cluster:
+        openshift.fill(cluster, WORKERS, "eu-central-1", peer_pod_configs=False)
+        cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        openshift.start_stand_ins(cluster, "process", release)
+        world = World(cluster)
+        world.settings()
+        cluster.apply(*subscription(latest, "Automatic"))
+        wait_for(f"operator {latest}", lambda: world.version() == latest, seconds=90)
+        cluster.apply(KATA_CONFIG)
+        wait_for("cloud-api-adaptor", lambda: len(world.adaptors()) == len(WORKERS), seconds=90)
+        yield cluster, ROLLS[release]
+
+
+@pytest.fixture
+def world(running: tuple[Cluster, bool], run_module: Callable[..., dict]) -> Iterator[Settings]:
+    cluster, rolls = running
+    here = Settings(cluster, rolls, run_module)
+    here.at_rest()
+    yield here
+    here.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+
+
+def busy(world: Settings) -> str:
+    """Run a peer pod, and return the name of its node."""
+    make_peer_pods(world, kept="Always")
+    return world.cluster.get("pod", "kept", "-n", "default")["spec"]["nodeName"]
+
+
+def test_what_is_so_already_is_not_written(world: Settings):
+    before = world.adaptors()
+    version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
+    result = world.apply(config_map={"CLOUD_PROVIDER": "aws"}, feature_gates={})
+    assert not result["changed"]
+    assert result["written"] == result["adaptor"]["replaced"] == result["adaptor"]["stale"] == []
+    config_map = world.cluster.get("configmap", "peer-pods-cm", *HERE)
+    assert config_map["metadata"]["resourceVersion"] == version
+    assert "app.kubernetes.io/part-of" not in (config_map["metadata"].get("labels") or {})
+    assert world.adaptors() == before
+
+
+def test_a_write_that_would_hit_peer_pods_is_refused(world: Settings):
+    node = busy(world)
+    before, data = world.adaptors(), world.data()
+    for check in (True, False):
+        result = world.apply(config_map={"PROXY_TIMEOUT": "7m"}, fails=True, check=check)
+        assert f"default/kept on {node}" in result["msg"]
+        assert "Nothing was written" in result["msg"]
+        assert "disruption to wait" in result["msg"]
+        assert result["adaptor"]["peer_pods"] == ["default/kept"]
+    assert (world.adaptors(), world.data()) == (before, data)
+    assert world.lost() == []
+
+
+def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
+    node = busy(world)
+    before, data = world.adaptors(), world.data()
+    result = world.apply(
+        config_map={"PROXY_TIMEOUT": "7m"}, secret={"AWS_ACCESS_KEY_ID": "AKIAsecret"},
+        disruption="allow", check=True, diff=True,
+    )  # fmt: skip
+    assert result["changed"]
+    assert result["adaptor"]["lost"] == ["default/kept"]
+    assert result["adaptor"]["replaced"] == sorted(worker.name for worker in WORKERS)
+    assert node in result["adaptor"]["replaced"]
+    assert "ConfigMap/peer-pods-cm" in result["written"]
+    assert result["diff"]["after"]["ConfigMap/peer-pods-cm"] == {"PROXY_TIMEOUT": "7m"}
+    assert "AWS_ACCESS_KEY_ID" in result["diff"]["after"]["Secret/peer-pods-secret"]
+    assert "AKIAsecret" not in json.dumps(result)
+    assert (world.adaptors(), world.data()) == (before, data)
+
+
+def test_waiting_loses_no_peer_pod(world: Settings):
+    """The free nodes come first, the last one when its peer pod has ended."""
+    node = busy(world)
+    before = world.adaptors()
+    kept = {uid for uid, where in before.items() if where == node}
+    seen: list[bool] = []
+
+    def end_the_pod_when_only_its_node_is_left() -> None:
+        deadline = time.monotonic() + 50
+        while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept:
+            time.sleep(0.2)
+        time.sleep(3)
+        # It had the time to do wrong.
+        seen.append(kept <= world.adaptors().keys() and world.lost() == [])
+        world.cluster.kubectl(
+            "delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0"
+        )
+
+    ending = threading.Thread(target=end_the_pod_when_only_its_node_is_left)
+    ending.start()
+    result = world.apply(config_map={"PROXY_TIMEOUT": "8m"}, disruption="wait")
+    ending.join()
+    assert seen == [True]
+    assert result["adaptor"]["replaced"][-1] == node
+    assert sorted(result["adaptor"]["replaced"]) == sorted(worker.name for worker in WORKERS)
+    assert result["adaptor"]["lost"] == []
+    assert world.data()["PROXY_TIMEOUT"] == "8m"
+    assert not before.keys() & world.at_rest().keys()
+    # What was there only for the time of the replacement is gone.
+    assert result["adaptor"]["mode"] == ("hold" if world.rolls else "replace")
+    assert world.data("osc-feature-gates") == {}
+    wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
+    after = world.adaptors()
+    time.sleep(2)
+    assert world.adaptors() == after
+
+
+def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
+    node = busy(world)
+    result = world.apply(
+        config_map={"PROXY_TIMEOUT": "9m"}, disruption="wait", wait_timeout=8, fails=True
+    )
+    assert f"default/kept on {node}" in result["msg"]
+    assert result["written"][-1] == "ConfigMap/peer-pods-cm"
+    assert result["adaptor"]["waiting"] == [node]
+    assert len(result["adaptor"]["replaced"]) == 2
+    assert world.lost() == []
+    assert world.strategy() == ("OnDelete" if world.rolls else "RollingUpdate")
+
+    result = world.apply(config_map={"PROXY_TIMEOUT": "9m"})
+    assert not result["changed"]
+    assert result["adaptor"]["stale"] == [node]
+    assert world.lost() == []
+
+    result = world.apply(resume=True, fails=True)
+    assert f"default/kept on {node}" in result["msg"]
+
+    world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
+    result = world.apply(config_map={"PROXY_TIMEOUT": "9m"}, resume=True)
+    assert result["adaptor"]["replaced"] == [node]
+    assert world.data("osc-feature-gates") == {}
+    wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
+
+
+def test_disruption_that_is_allowed_is_reported(world: Settings):
+    node = busy(world)
+    result = world.apply(config_map={"PROXY_TIMEOUT": "10m"}, disruption="allow")
+    assert result["adaptor"]["lost"] == ["default/kept"]
+    assert result["adaptor"]["replaced"][-1] == node
+    wait_for("the loss", lambda: world.lost() == ["kept"], seconds=20)
+
+
+def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
+    before = world.adaptors()
+    result = world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})
+    assert result["written"] == ["Secret/peer-pods-secret"]
+    assert result["adaptor"]["mode"] == "replace"
+    assert not before.keys() & world.at_rest().keys()
+    secret = world.cluster.get("secret", "peer-pods-secret", *HERE)
+    assert base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]) == b"AKIA1"
+    assert secret["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
+    assert not world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})["changed"]
+
+
+def test_a_key_that_is_there_is_left(world: Settings):
+    world.apply(config_map={"PEERPODS_LIMIT_PER_NODE": "5"})
+    keep = {
+        "config_map": {"PEERPODS_LIMIT_PER_NODE": "6"},
+        "only_missing": ["PEERPODS_LIMIT_PER_NODE"],
+    }
+    assert not world.apply(**keep)["changed"]
+    assert world.data()["PEERPODS_LIMIT_PER_NODE"] == "5"
+
+
+def test_the_users_own_on_delete_stays(world: Settings):
+    if not world.rolls:
+        pytest.skip("this release has no caaUpdateStrategy")
+    node = busy(world)
+    before = world.adaptors()
+    result = world.apply(feature_gates={"caaUpdateStrategy": "OnDelete"})
+    assert result["written"] == ["ConfigMap/osc-feature-gates"]
+    wait_for("OnDelete", lambda: world.strategy() == "OnDelete", seconds=20)
+    result = world.apply(config_map={"PROXY_TIMEOUT": "11m"}, replace=False)
+    assert world.adaptors() == before
+    # Back to RollingUpdate would have the operator replace them.
+    result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"}, fails=True)
+    assert f"default/kept on {node}" in result["msg"]
+    assert world.adaptors() == before
+    assert world.lost() == []
+    world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
+    result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"})
+    assert result["adaptor"]["strategy"] == {"before": "OnDelete", "after": "RollingUpdate"}
+    assert not before.keys() & world.at_rest().keys()
+    world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *HERE)
+
+
+def test_a_strategy_that_the_operator_would_ignore(world: Settings):
+    result = world.apply(feature_gates={"caaUpdateStrategy": "ondelete"}, fails=True)
+    assert "caaUpdateStrategy must be RollingUpdate or OnDelete" in result["msg"]
+
+
+def test_the_requests_of_a_run_that_changes_nothing(world: Settings):
+    before = len(world.requests())
+    world.apply(config_map={"CLOUD_PROVIDER": "aws"}, secret={}, feature_gates={})
+    asked = world.requests()[before:]
+    assert len([one for one in asked if one != "get /version"]) <= 6, asked
