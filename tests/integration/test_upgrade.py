@@ -1,0 +1,210 @@
+"""The playbook upgrade.yml from the operator's first generation to the second, and the renewal of the pod VM image."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, sentence
+from tests.integration.test_stand_ins import (
+    HERE,
+    KATA_CONFIG,
+    World,
+    make_peer_pods,
+    subscription,
+)
+from tests.support import OPERATOR_NAMESPACE, ROOT
+
+pytestmark = pytest.mark.integration
+
+KEPT = "peerpods-kataconfig"
+
+
+class Upgrade(RoleAlone):
+    """The playbook, and the cluster that it upgrades."""
+
+    def with_(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+        return self.run("-e", json.dumps(variables), *arguments)
+
+    def succeeds(self, **variables: object) -> subprocess.CompletedProcess[str]:
+        ran = self.with_(**variables)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran
+
+    def image(self) -> str:
+        return self.cluster.get("configmap", "peer-pods-cm", *HERE)["data"].get("PODVM_AMI_ID", "")
+
+    def kata_configs(self) -> list[dict]:
+        return self.cluster.get("kataconfigs")["items"]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with Cluster() as cluster:
+        openshift.fill(
+            cluster, openshift.imagined_workers(2), "eu-central-1", peer_pod_configs=False
+        )
+        cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        openshift.start_stand_ins(cluster, "process", "1.13")
+        here = World(cluster)
+        here.settings(PODVM_AMI_ID="ami-0")
+        cluster.apply(*subscription("1.8.1", "Manual"))
+        wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
+        here.approve()
+        wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
+        cluster.apply(KATA_CONFIG)
+        wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
+        cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge",
+                        "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
+        yield here
+
+
+@pytest.fixture(scope="module")
+def upgrade(world: World) -> Upgrade:
+    return Upgrade(world.cluster, None, {}, list, {}, ROOT / "playbooks" / "upgrade.yml")
+
+
+def test_peer_pods_are_not_lost_unasked(world: World, upgrade: Upgrade):
+    make_peer_pods(world, kept="Always")
+    with upgrade.unchanged():
+        said = sentence(upgrade.with_())
+    assert "1 peer pods run and would be lost" in said
+    assert "default/kept" in said
+    assert "operator_install_upgrade_disruption" in said
+    assert world.version() == "1.8.1"
+
+
+def test_waiting_for_them_has_an_end(upgrade: Upgrade):
+    with upgrade.unchanged():
+        said = sentence(
+            upgrade.with_(
+                operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3
+            )
+        )
+    assert "default/kept" in said
+
+
+def test_a_dry_run_lists_them(upgrade: Upgrade):
+    with upgrade.unchanged():
+        ran = upgrade.with_("--check", operator_install_upgrade_disruption="allow")
+    assert ran.returncode == 0, ran.stdout
+    assert "would be lost (1): default/kept" in ran.stdout
+
+
+def test_across_the_migration(world: World, upgrade: Upgrade):
+    """The limit survives, another PeerPodConfig stays, and the run says both."""
+    other = openshift.peer_pod_config("none")
+    other["metadata"]["name"] = "memory"
+    world.cluster.apply(other)
+    ran = upgrade.succeeds(operator_install_upgrade_disruption="allow")
+    assert (
+        "from the PeerPodConfig peerpodconfig-openshift (5) to PEERPODS_LIMIT_PER_NODE of peer-pods-cm (5)"
+        in ran.stdout
+    )
+    assert "PeerPodConfigs that stay: memory" in ran.stdout
+    assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
+    assert world.advertised() == ["5", "5"]
+
+
+def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
+    """Peer pods that run are not asked about: nothing is replaced."""
+    with upgrade.unchanged():
+        ran = upgrade.succeeds()
+    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    assert "nothing to upgrade" in ran.stdout
+
+
+@contextmanager
+def image_job(upgrade: Upgrade, *, deletes: bool = True) -> Iterator[None]:
+    """The operator's image jobs: an image for a KataConfig that has none, gone again with the KataConfig."""
+    stop, made = threading.Event(), [0]
+
+    def set_image(value: str) -> None:
+        upgrade.cluster.kubectl("patch", "configmap", "peer-pods-cm", *HERE, "--type=merge", "-p",
+                                json.dumps({"data": {"PODVM_AMI_ID": value}}))  # fmt: skip
+
+    def work() -> None:
+        while not stop.wait(0.1):
+            kata = next(iter(upgrade.kata_configs()), None)
+            going = kata is not None and "deletionTimestamp" in kata["metadata"]
+            if going and deletes and upgrade.image():
+                set_image("")
+            elif kata is not None and not going and not upgrade.image():
+                made[0] += 1
+                set_image(f"ami-new-{made[0]}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
+RENEW = {"operator_install_renew_image": True}
+CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
+
+
+def test_a_renewal_has_to_be_confirmed(upgrade: Upgrade):
+    with upgrade.unchanged():
+        said = sentence(upgrade.with_(**RENEW, operator_install_confirm="another"))
+    assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in said
+
+
+def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
+    with upgrade.unchanged():
+        said = sentence(upgrade.with_(**CONFIRMED))
+    assert "default/kept" in said
+    assert "Nothing was changed" in said
+
+
+def test_a_renewal(world: World, upgrade: Upgrade):
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    (before,) = upgrade.kata_configs()
+    with image_job(upgrade):
+        ran = upgrade.succeeds(**CONFIRMED)
+    (after,) = upgrade.kata_configs()
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert (after["metadata"]["name"], after["spec"]) == (
+        before["metadata"]["name"],
+        before["spec"],
+    )
+    assert upgrade.image() == "ami-new-1"
+    assert "in place of ami-0" in ran.stdout
+    names = [one["metadata"]["name"] for one in world.cluster.get("configmaps", *HERE)["items"]]
+    assert KEPT not in names
+
+
+def test_a_renewal_that_was_interrupted(world: World, upgrade: Upgrade):
+    """The KataConfig is gone; a ConfigMap has what it was."""
+    (before,) = upgrade.kata_configs()
+    kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
+    world.cluster.apply({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": KEPT, "namespace": OPERATOR_NAMESPACE},
+        "data": {"kataconfig": json.dumps(kept), "image": "ami-new-1"},
+    })  # fmt: skip
+    with image_job(upgrade):
+        world.cluster.kubectl("delete", "kataconfig", kept["name"], "--wait=true", "--timeout=60s")
+        wait_for("the image to go", lambda: not upgrade.image(), seconds=20)
+        upgrade.succeeds(**CONFIRMED)
+    assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]
+    assert upgrade.image().startswith("ami-new")
+
+
+def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
+    """And the KataConfig is there again."""
+    (before,) = upgrade.kata_configs()
+    with image_job(upgrade, deletes=False):
+        said = sentence(upgrade.with_(**CONFIRMED))
+    assert "the operator did not delete the image" in said
+    assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]
