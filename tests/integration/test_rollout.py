@@ -1,6 +1,6 @@
-"""The role peerpodconfig_rollout in waves, and the playbook that sets a limit.
+"""The role peerpodconfig_rollout in waves, and the playbook that sets a limit, on both generations of the operator.
 
-Three nodes are a pool each, with a PeerPodConfig; our agent advertises, and a policy of the API server stands
+Three nodes are a pool each, with a limit of their own; the agent advertises, and a policy of the API server stands
 where the webhook would be.
 """
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.integration
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
 AGENT = ROOT / "containers" / "node_capacity"
+AGENT_NAMESPACE = "osc-peerpods"
 
 # Nobody is to say how many peer pods the node of the second pool has but 10 of them.
 KEEPS_TEN = "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
@@ -43,7 +44,12 @@ class Rollout(RoleAlone):
     def fail(self, **variables: object) -> str:
         return sentence(self.run("-e", json.dumps(variables)))
 
+    generation: int = 1
+
     def limits(self) -> dict[str, str]:
+        if self.generation == 2:
+            data = self.cluster.get("configmap", "peerpods-limits", "-n", AGENT_NAMESPACE)["data"]
+            return {pool: str(json.loads(text)["limit"]) for pool, text in data.items()}
         configs = self.cluster.get("peerpodconfigs", "-n", OPERATOR_NAMESPACE)["items"]
         return {config["metadata"]["name"]: config["spec"]["limit"] for config in configs}
 
@@ -55,35 +61,52 @@ class Rollout(RoleAlone):
         }
 
     def limits_written(self) -> list[str]:
-        """The PeerPodConfigs that were written to, in this order."""
+        """The objects with limits that were written to, in this order."""
         return [
             request.partition("?")[0].rpartition("/")[2]
             for request in self.written()
-            if request.startswith("patch ") and "/peerpodconfigs/" in request
+            if request.startswith("patch ")
+            and ("/peerpodconfigs/" in request or "/configmaps/peerpods-limits" in request)
         ]
+
+    def stored_in(self, *pools: str) -> list[str]:
+        """The names of the objects that the limits of `pools` are stored in."""
+        return list(pools) if self.generation == 1 else ["peerpods-limits"] * len(pools)
 
 
 def same(value: str) -> dict[str, str]:
     return dict.fromkeys(POOLS, value)
 
 
+@pytest.fixture(scope="module", params=[1, 2], ids=["PeerPodConfig", "peerpods-limits"])
+def generation(request: pytest.FixtureRequest) -> int:
+    """The operator's generation, which decides where limits are stored."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(generation: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (port,) = free_ports(1)
     with Cluster() as running:
-        openshift.fill(running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"])
-        running.kubectl("create", "namespace", OPERATOR_NAMESPACE)
+        openshift.fill(
+            running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"],
+            peer_pod_configs=generation == 1,
+        )  # fmt: skip
+        for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
+            running.kubectl("create", "namespace", namespace)
         running.apply(
             *(
                 {"apiVersion": "v1", "kind": "Node",
-                 "metadata": {"name": pool, "labels": {"pool": pool}}}
+                 "metadata": {"name": pool, "labels": {"pool": pool, "kata": ""}}}
                 for pool in POOLS
             ),
-            *map(config, POOLS),
+            *(second_generation() if generation == 2 else ()),
+            *limits(generation),
         )  # fmt: skip
         environment = {"PYTHONPATH": str(AGENT), "KUBECONFIG": str(running.kubeconfig),
-                       "NAMESPACE": "default", "BIND_ADDRESS": "127.0.0.1",
-                       "HEALTH_PORT": str(port)}  # fmt: skip
+                       "NAMESPACE": AGENT_NAMESPACE, "BIND_ADDRESS": "127.0.0.1",
+                       # No node here has a cloud-api-adaptor that could be ready.
+                       "REQUIRE_READY_ADAPTOR": "false", "HEALTH_PORT": str(port)}  # fmt: skip
         log = (tmp_path_factory.mktemp("agent") / "log").open("w")
         agent = subprocess.Popen(
             [sys.executable, "-m", "peerpods_node_capacity"], env={**os.environ, **environment},
@@ -92,6 +115,37 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
         agent.kill()
         agent.wait()
+
+
+def second_generation() -> list[dict]:
+    """What an operator of the second generation and the agent's role leave, without anything that runs."""
+
+    def template(labels: dict[str, str], **spec: object) -> dict:
+        containers = [{"name": "main", "image": "none"}]
+        return {"selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": containers, **spec}}}  # fmt: skip
+
+    adaptor, agent = {"name": "osc-caa-ds"}, {"app.kubernetes.io/name": "peerpods-node-capacity"}
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap",
+         "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE}, "data": {}},
+        {"apiVersion": "apps/v1", "kind": "DaemonSet",
+         "metadata": {"name": "osc-caa-ds", "namespace": OPERATOR_NAMESPACE},
+         "spec": template(adaptor, nodeSelector={"kata": ""})},
+        {"apiVersion": "apps/v1", "kind": "Deployment",
+         "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
+         "spec": {"replicas": 0, **template(agent)}},
+    ]  # fmt: skip
+
+
+def limits(generation: int) -> list[dict]:
+    """The objects with a limit of 10 on every pool."""
+    if generation == 1:
+        return [config(pool) for pool in POOLS]
+    data = {pool: json.dumps({"limit": 10, "nodeSelector": {"pool": pool}}) for pool in POOLS}
+    metadata = {"name": "peerpods-limits", "namespace": AGENT_NAMESPACE,
+                "labels": {"app.kubernetes.io/part-of": "osc.peerpods"}}  # fmt: skip
+    return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}]
 
 
 def config(pool: str) -> dict:
@@ -152,13 +206,13 @@ def second_node_refuses(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def rollout(cluster: Cluster, tmp_path: Path) -> Rollout:
+def rollout(cluster: Cluster, generation: int, tmp_path: Path) -> Rollout:
     """With a limit of 10 on every pool."""
-    cluster.apply(*map(config, POOLS))
+    cluster.apply(*limits(generation))
     playbook = play_of("peerpodconfig_rollout", tmp_path)
     # There is no cloud to ask.
     variables = {"peerpodconfig_rollout_cloud_capacity": False, "peerpodconfig_rollout_timeout": 20}
-    role = Rollout(cluster, None, {}, list, variables, playbook)
+    role = Rollout(cluster, None, {}, list, variables, playbook, generation)
     wait_for("the agent", lambda: role.advertised() == same("10"), seconds=30)
     return role
 
@@ -178,7 +232,7 @@ class TestWaves:
         before = len(rollout.limits_written())
         said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
         assert said.count("A peer pod would be counted: it came back with kata.peerpods.io/vm") == 3
-        assert rollout.limits_written()[before:] == list(POOLS)
+        assert rollout.limits_written()[before:] == rollout.stored_in(*POOLS)
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
 
@@ -198,9 +252,11 @@ class TestWaves:
             assert "Not begun: memory." in said
             assert rollout.limits() == same("10")
             assert rollout.advertised() == same("10")
-        assert rollout.limits_written()[-4:] == ["canary", "general", "general", "canary"]
+        assert rollout.limits_written()[-4:] == rollout.stored_in(
+            "canary", "general", "general", "canary"
+        )
 
-    def test_a_peerpodconfig_that_is_not_there(self, rollout: Rollout):
+    def test_a_pool_that_does_not_exist(self, rollout: Rollout):
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         said = rollout.fail(peerpodconfig_rollout_waves=some)
         assert "Wave 2 of 2 (nobodys) failed: " in said
@@ -211,7 +267,7 @@ class TestWaves:
     def test_one_that_is_named_twice(self, rollout: Rollout):
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
-        assert "names a PeerPodConfig twice (canary, canary): leave one out." in said
+        assert "names a pool twice (canary, canary): leave one out." in said
 
 
 class TestCanary:
@@ -246,9 +302,30 @@ class TestPlaybook:
         rollout.playbook = ROOT / "playbooks" / "limit.yml"
         return rollout
 
-    def test_it_needs_a_limit(self, limit: Rollout):
+    def test_without_a_limit_it_reads_one_without_permission_to_write(self, limit: Rollout):
+        limit.cluster.kubectl("create", "clusterrole", "reads", "--verb=get,list", "--resource=*.*")
+        limit.cluster.kubectl(
+            "create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads"
+        )
+        limit.kubeconfig = limit.cluster.user_kubeconfig("reads")
         with limit.unchanged():
-            assert "No limit is given: set peerpodconfig_rollout_limit" in limit.fail()
+            ran = limit.run("-e", "peerpodconfig_rollout_name=memory")
+        limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        (stored,) = limit.stored_in("memory")
+        assert (
+            f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}"
+            in ran.stdout
+        )
+        assert "1 of 1 nodes advertise it" in ran.stdout
+        assert artifacts(ran.stdout) == {"peerpods_limit": {
+            "limits": {"memory": 10}, "nodes": 1, "slots": 10,
+        }}  # fmt: skip
+
+    def test_each_wave_needs_a_limit(self, limit: Rollout):
+        with limit.unchanged():
+            said = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
+        assert "A wave has no limit: set peerpodconfig_rollout_limit" in said
 
     def test_it_says_where_and_sets_it(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]

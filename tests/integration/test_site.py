@@ -1,4 +1,4 @@
-"""site.yml on a bare cluster in AWS: what it refuses, that it resumes, that it doubles nothing, and
+"""site.yml on a bare cluster in AWS with today's operator: what it refuses, that it resumes, that it doubles nothing, and
 that it needs no more rights than preflight asks for."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
+from tests.cluster.releases import NEWEST
 from tests.integration.site import NOTHING_CHANGED, Site, artifacts, sentence, user_of
 from tests.support import OPERATOR_NAMESPACE
 
@@ -23,8 +24,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         cloud = aws.create_cloud_side(moto, workers=3)
         with Cluster() as cluster:
-            openshift.fill(cluster, cloud.workers, aws.REGION)
-            openshift.start_stand_ins(cluster, "process")
+            openshift.fill(cluster, cloud.workers, aws.REGION, peer_pod_configs=False)
+            openshift.start_stand_ins(cluster, "process", NEWEST)
 
             def ingress() -> list[dict]:
                 return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
@@ -146,7 +147,7 @@ class TestBadInput:
         "Enable peer pods in the KataConfig",
         "Deploy the webhook",
         "Register the webhook",
-        "Deploy the agent, and have it watched",
+        "Deploy the agent and its monitoring",
         "Set the limit and wait until every node advertises it",
     ],
 )
@@ -168,7 +169,7 @@ def test_nothing_is_doubled(site: Site):
     assert names("subscriptions", "-n", OPERATOR_NAMESPACE) == ["sandboxed-containers-operator"]
     assert len(names("installplans", "-n", OPERATOR_NAMESPACE)) == 1
     assert len(names("kataconfigs")) == 1
-    assert names("peerpodconfigs", "-A") == ["peerpodconfig-openshift"]
+    assert names("daemonsets", "-n", OPERATOR_NAMESPACE) == ["osc-caa-ds"]
     assert len(names("deployments", "-n", "osc-peerpods")) == 2
     (configuration,) = site.cluster.get("mutatingwebhookconfigurations")["items"]
     assert [webhook["name"] for webhook in configuration["webhooks"]] == ["mwebhook.peerpods.io"]
@@ -195,7 +196,7 @@ def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
     assert artifacts(ran.stdout) == {"peerpods_site": {
         **CLUSTER, "webhook": "collection", "node_capacity": "collection",
         "rollout": {
-            "limits": {"peerpodconfig-openshift": 10}, "nodes": 3, "slots": 30,
+            "limits": {"default": 10}, "nodes": 3, "slots": 30,
         },
     }}  # fmt: skip
 
