@@ -290,4 +290,8 @@ def test_the_requests_of_a_run_that_changes_nothing(world: Settings):
     before = len(world.requests())
     world.apply(config_map={"CLOUD_PROVIDER": "aws"}, secret={}, feature_gates={})
     asked = world.requests()[before:]
+    assert (
+        "get /api/v1/namespaces/openshift-sandboxed-containers-operator/configmaps/peer-pods-cm"
+        in asked
+    )
     assert len([one for one in asked if one != "get /version"]) <= 6, asked

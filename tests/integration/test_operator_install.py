@@ -124,13 +124,17 @@ class TestBeforeAnything:
             "operator_install_vxlan_port": 70000,
             "operator_install_aws_subnet_id": "sg-0a",
             "operator_install_podvm_ami_id": "the latest",
-            "operator_install_feature_gates": {"confidential": "yes please"},
+            "operator_install_feature_gates": {"confidential": "yes please", "caaUpdateStrategy": "ondelete"},
         }))  # fmt: skip
         assert "operator_install_proxy_timeout is 5 minutes, but has to be a Go duration" in said
         assert "operator_install_vxlan_port is 70000, but has to be a port" in said
         assert "operator_install_aws_subnet_id is sg-0a, but has to be the id of a subnet" in said
         assert "operator_install_podvm_ami_id is the latest, but" in said
         assert "confidential of operator_install_feature_gates is yes please, but" in said
+        assert (
+            "caaUpdateStrategy of operator_install_feature_gates is ondelete, but has to be RollingUpdate or OnDelete"
+            in said
+        )
 
     def test_settings_that_do_not_go_together(self, role: Role):
         said = sentence(role.with_({
@@ -173,7 +177,7 @@ class TestManualApproval:
         assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in ran.stderr
         data = role.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
         assert data["TAGS"] == "team=a,cost=b"
-        assert "come into force: oc rollout restart daemonset/osc-caa-ds" in ran.stdout
+        assert "older settings" not in ran.stdout
         gates = role.cluster.get("configmap", "osc-feature-gates", *HERE)["data"]
         assert gates == {"confidential": "false"}
 
@@ -183,7 +187,7 @@ class TestManualApproval:
         wait_for("the next InstallPlan", lambda: following in plans(role.cluster), seconds=20)
         ran = role.succeeds(manual("1.7.0"))
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-        assert "come into force" not in ran.stdout
+        assert "older settings" not in ran.stdout
         assert following in plans(role.cluster)
 
     def test_all_that_it_made_is_marked(self, role: Role):
