@@ -1,10 +1,17 @@
 """Stands in for cloud-api-adaptor (CAA) on the nodes whose pods kwok plays.
 
 The real kube-controller-manager makes the DaemonSet's pods. For each that runs, this does what CAA does when it
-starts and when it stops: advertises (src/cloud-api-adaptor/pkg/adaptor/k8sops/node.go), and loses the peer pods
-of its node at each stop, since their shims' connections close (openshift/sandboxed-containers-operator's pull
-request 1917). It makes a PeerPod for each running peer pod (pkg/adaptor/k8sops/peerpod.go). Not modelled: a peer
-pod on a node without CAA, which would wait in ContainerCreating, runs here; and none hangs in Terminating.
+starts and when it stops (src/cloud-api-adaptor/pkg/adaptor/server.go and k8sops/node.go): it advertises the limit
+that its environment had at that moment, once, and removes it. Its stop loses the peer pods of its node, since their
+shims' connections close (openshift/sandboxed-containers-operator's pull request 1917).
+
+Peer pods of the operator's RuntimeClass run by this and not by kwok: only on a node whose CAA serves, else they wait
+in ContainerCreating. Each has a PeerPod (pkg/adaptor/k8sops/peerpod.go), and one more for each VM that it lost.
+
+A CAA pod has a finalizer of ours, so that the pod is not gone before its stop is played. Tests make its container
+end and start again by another value of the annotation RESTART: the process is killed, and removes nothing.
+
+Not modelled: a lost peer pod that hangs in Terminating when it is deleted, and the clean-up of orphaned VMs.
 
 Run it as `python -m tests.cluster.adaptor KUBECONFIG`. Tests count losses by the pods themselves: `lost` here.
 """
@@ -15,25 +22,32 @@ import json
 import re
 import sys
 import uuid
+from collections import defaultdict
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
-from .operators import Api, advertise
+from .operators import KATA_OC_LABEL, Api, advertise
 from .releases import RELEASES, Release, release_of
 
 MANAGER = "cloud-api-adaptor"
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
 PEER_PODS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{}/peerpods"
-FINALIZER = "peer.pod/finalizer"
+PEER_POD_FINALIZER = "peer.pod/finalizer"
 SETS = {row.daemon_set for row in RELEASES}
 MERGE_PATCH = "application/merge-patch+json"
 
+FINALIZER = "tests.osc.peerpods/adaptor"
+RESTART = "tests.osc.peerpods/restart"
+
 # The reason of a pod that ended because the cloud-api-adaptor of its node stopped.
 CLOSED = "ttrpc: closed"
+
+# How long a watch lasts, and while a container crashes, after how many seconds it is started again.
+WATCH_SECONDS, BACK_OFF_SECONDS = 300, 1
 
 
 def lost(pod: dict) -> bool:
@@ -48,10 +62,36 @@ class Adaptors:
 
     def __init__(self, api: Api):
         self._api = api
-        # By uid: CAA pods that have started, and peer pods that run, with their PeerPods.
+        # CAA pods whose container was started, by uid; those of them that serve, by node; and that crash.
         self._started: dict[str, dict] = {}
-        self._peer_pods: dict[str, dict] = {}
+        self._serving: dict[str, set[str]] = defaultdict(set)
+        self._crashed: dict[str, dict] = {}
+        # Peer pods by uid: those with a VM, and those that wait for CAA. PeerPods by the uid of their pod.
+        self._running: dict[str, dict] = {}
+        self._waiting: dict[str, dict] = {}
         self._objects: dict[str, list[str]] = {}
+        self._restarts: dict[str, int] = defaultdict(int)
+
+    @property
+    def pause(self) -> int:
+        """After how many seconds `retry` has something to do."""
+        return BACK_OFF_SECONDS if self._crashed else WATCH_SECONDS
+
+    def retry(self) -> None:
+        """Start the containers that crashed, as kubelet does; each reads its environment again."""
+        for uid, pod in list(self._crashed.items()):
+            if self._limit(pod) is not None:
+                self._crashed.pop(uid)
+                self._restart(pod)
+
+    def see_all(self, pods: list[dict]) -> None:
+        """All pods there are: what is known of others is over."""
+        there = {pod["metadata"]["uid"] for pod in pods}
+        for known in (self._started, self._running, self._waiting):
+            for uid in known.keys() - there:
+                self.see("DELETED", known[uid])
+        for pod in pods:
+            self.see("ADDED", pod)
 
     def see(self, event: str, pod: dict) -> None:
         if pod["metadata"].get("labels", {}).get("name") in SETS:
@@ -60,58 +100,77 @@ class Adaptors:
             self._see_peer_pod(event, pod)
 
     def _see_adaptor(self, event: str, pod: dict) -> None:
-        uid = pod["metadata"]["uid"]
-        if event == "DELETED" or "deletionTimestamp" in pod["metadata"]:
-            if self._started.pop(uid, None):
+        uid, metadata = pod["metadata"]["uid"], pod["metadata"]
+        known = self._started.get(uid)
+        if event == "DELETED" or "deletionTimestamp" in metadata:
+            if known:
                 self._stop(pod)
-        elif pod.get("status", {}).get("phase") == "Running" and uid not in self._started:
+                self._started.pop(uid)
+            if event != "DELETED" and FINALIZER in metadata.get("finalizers", []):
+                self._patch(_path(pod), {"metadata": {"finalizers": None}})
+        elif known is None and pod.get("status", {}).get("phase") == "Running":
             self._started[uid] = pod
+            self._patch(_path(pod), {"metadata": {"finalizers": [FINALIZER]}})
             self._start(pod)
+        elif known and _asked_restart(pod) != _asked_restart(known):
+            self._started[uid] = pod
+            self._end(pod)
+            self._container(pod, ready=False, waiting="CrashLoopBackOff")
+            self._restart(pod)
 
-    def _start(self, pod: dict) -> None:
-        release = _release(pod)
-        if release.has_peer_pod_config:
-            return  # The operator advertises.
+    def _restart(self, pod: dict) -> None:
+        self._restarts[pod["metadata"]["uid"]] += 1
+        if self._start(pod):
+            self._container(pod, ready=True)
+
+    def _start(self, pod: dict) -> bool:
+        """Advertise, and serve the node's peer pods. Whether it runs then."""
+        node, uid = pod["spec"]["nodeName"], pod["metadata"]["uid"]
+        release, limit = _release(pod), self._limit(pod)
+        if limit is None:
+            self._crashed[uid] = pod
+            self._container(pod, ready=False, waiting="CrashLoopBackOff")
+            return False
+        # Up to 1.8 the operator advertises; with a negative limit, nothing does.
+        if not release.has_peer_pod_config and limit >= 0:
+            if release.writes_owner:
+                annotations = {OWNER: uid}
+                self._patch(f"/api/v1/nodes/{node}", {"metadata": {"annotations": annotations}})
+            advertise(self._api, node, str(limit), MANAGER)
+        self._serving[node].add(uid)
+        for peer_pod in list(self._waiting.values()):
+            if peer_pod["spec"]["nodeName"] == node:
+                self._run(peer_pod)
+        return True
+
+    def _limit(self, pod: dict) -> int | None:
+        """What its environment says now; None where that is not a number, with which CAA does not start."""
+        if _release(pod).has_peer_pod_config:
+            return 0
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/peer-pods-cm"
-        text = ((self._api.get(path) or {}).get("data") or {}).get(
-            "PEERPODS_LIMIT_PER_NODE"
-        ) or "10"
-        if not re.fullmatch(r"[+-]?[0-9]+", text):
-            return self._crash(pod, f'invalid value "{text}" for flag -peerpods-limit-per-node')
-        if int(text) < 0:
-            return None
-        node = f"/api/v1/nodes/{pod['spec']['nodeName']}"
-        if release.writes_owner:
-            self._patch(
-                node, {"metadata": {"annotations": {OWNER: pod["metadata"]["uid"]}}}, MERGE_PATCH
-            )
-        return advertise(self._api, pod["spec"]["nodeName"], str(int(text)), MANAGER)
+        data = (self._api.get(path) or {}).get("data") or {}
+        text = data.get("PEERPODS_LIMIT_PER_NODE") or "10"
+        return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     def _stop(self, pod: dict) -> None:
-        for peer_pod in list(self._peer_pods.values()):
-            if peer_pod["spec"]["nodeName"] == pod["spec"]["nodeName"]:
-                self._lose(peer_pod)
-        release = _release(pod)
-        if release.has_peer_pod_config:
+        """SIGTERM: it removes what it advertised, before it closes the connections."""
+        uid, release = pod["metadata"]["uid"], _release(pod)
+        if self._crashed.pop(uid, None):
             return
-        node = f"/api/v1/nodes/{pod['spec']['nodeName']}"
-        if release.writes_owner:
-            found = self._api.get(node)
-            owner = ((found or {}).get("metadata", {}).get("annotations") or {}).get(OWNER)
-            if owner != pod["metadata"]["uid"]:
-                return
-        advertise(self._api, pod["spec"]["nodeName"], None, MANAGER)
+        name = pod["spec"]["nodeName"]
+        if not release.has_peer_pod_config:
+            node = self._api.get(f"/api/v1/nodes/{name}") if release.writes_owner else None
+            owner = ((node or {}).get("metadata", {}).get("annotations") or {}).get(OWNER)
+            if owner == uid or not release.writes_owner:
+                advertise(self._api, name, None, MANAGER)
+        self._end(pod)
 
-    def _crash(self, pod: dict, message: str) -> None:
-        waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
-        conditions = [
-            {**condition, "status": "False"} if condition["type"] in ("Ready", "ContainersReady")
-            else condition
-            for condition in pod["status"]["conditions"]
-        ]  # fmt: skip
-        statuses = [{**one, "ready": False, "restartCount": 1, "state": waiting}
-                    for one in pod["status"]["containerStatuses"]]  # fmt: skip
-        self._status(pod, {"conditions": conditions, "containerStatuses": statuses})
+    def _end(self, pod: dict) -> None:
+        node = pod["spec"]["nodeName"]
+        self._serving[node].discard(pod["metadata"]["uid"])
+        for peer_pod in list(self._running.values()):
+            if peer_pod["spec"]["nodeName"] == node:
+                self._lose(peer_pod)
 
     def _see_peer_pod(self, event: str, pod: dict) -> None:
         uid, phase = pod["metadata"]["uid"], pod.get("status", {}).get("phase")
@@ -121,28 +180,41 @@ class Adaptors:
             or phase in ("Succeeded", "Failed")
         )
         if ended:
-            self._peer_pods.pop(uid, None)
+            self._running.pop(uid, None)
+            self._waiting.pop(uid, None)
             for name in self._objects.pop(uid, ()):
                 path = PEER_PODS.format(pod["metadata"]["namespace"])
-                self._patch(f"{path}/{name}", {"metadata": {"finalizers": None}}, MERGE_PATCH)
-        elif phase == "Running":
-            if uid not in self._peer_pods:
-                self._make_object(pod)
-            self._peer_pods[uid] = pod
+                self._patch(f"{path}/{name}", {"metadata": {"finalizers": None}})
+        elif uid in self._running or uid in self._waiting or "nodeName" not in pod["spec"]:
+            return
+        elif phase == "Running":  # By kwok.
+            self._running[uid] = pod
+            self._make_object(pod)
+        elif KATA_OC_LABEL in pod["spec"].get("nodeSelector", {}):
+            if self._serving[pod["spec"]["nodeName"]]:
+                self._run(pod)
+            else:
+                self._waiting[uid] = pod
+                self._container(pod, ready=False, waiting="ContainerCreating")
+
+    def _run(self, pod: dict) -> None:
+        """A VM for it."""
+        uid = pod["metadata"]["uid"]
+        self._waiting.pop(uid, None)
+        self._running[uid] = pod
+        self._make_object(pod)
+        self._container(pod, ready=True)
 
     def _lose(self, pod: dict) -> None:
+        uid = pod["metadata"]["uid"]
+        self._running.pop(uid)
         if pod["spec"].get("restartPolicy") == "Never":
-            self._peer_pods.pop(pod["metadata"]["uid"])
-            self._status(pod, {"phase": "Failed", "reason": CLOSED})
+            self._patch(f"{_path(pod)}/status", {"status": {"phase": "Failed", "reason": CLOSED}})
             return
-        statuses = [
-            {**one, "restartCount": one["restartCount"] + 1}
-            for one in pod["status"]["containerStatuses"]
-        ]
-        pod["status"]["containerStatuses"] = statuses
-        self._status(pod, {"containerStatuses": statuses})
-        # The containers run again in another VM; the first one stays until the pod is deleted.
-        self._make_object(pod)
+        # Its containers run again in another VM once CAA is back; the first one stays until the pod is deleted.
+        self._restarts[uid] += 1
+        self._waiting[uid] = pod
+        self._container(pod, ready=False, waiting="ContainerCreating", phase="Running")
 
     def _make_object(self, pod: dict) -> None:
         metadata = pod["metadata"]
@@ -151,18 +223,33 @@ class Adaptors:
                  "controller": True, "blockOwnerDeletion": True}  # fmt: skip
         body = {
             "apiVersion": "confidentialcontainers.org/v1alpha1", "kind": "PeerPod",
-            "metadata": {"name": name, "finalizers": [FINALIZER], "ownerReferences": [owner]},
+            "metadata": {"name": name, "finalizers": [PEER_POD_FINALIZER], "ownerReferences": [owner]},
             "spec": {"cloudProvider": "aws", "instanceID": f"i-{uuid.uuid4().hex[:17]}"},
         }  # fmt: skip
         self._objects.setdefault(metadata["uid"], []).append(name)
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
-    def _status(self, pod: dict, status: dict) -> None:
-        metadata = pod["metadata"]
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
-        self._patch(path, {"status": status}, MERGE_PATCH)
+    def _container(self, pod: dict, *, ready: bool, waiting: str = "", phase: str = "") -> None:
+        """Report a pod's containers, as kubelet does: they run, or wait for that reason."""
+        state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
+        conditions = ("Initialized", "ContainersReady", "Ready")
+        status = {
+            "conditions": [
+                {"type": name, "status": str(ready or name == "Initialized")} for name in conditions
+            ],
+            "containerStatuses": [
+                {"name": one["name"], "image": one["image"], "imageID": "", "ready": ready,
+                 "restartCount": self._restarts[pod["metadata"]["uid"]], "state": state}
+                for one in pod["spec"]["containers"]
+            ],
+        }  # fmt: skip
+        if phase or not waiting:
+            status["phase"] = phase or "Running"
+        # Conditions and containers are lists that a strategic merge patch merges by their keys.
+        self._patch(f"{_path(pod)}/status", {"status": status},
+                    "application/strategic-merge-patch+json")  # fmt: skip
 
-    def _patch(self, path: str, body: object, content_type: str) -> None:
+    def _patch(self, path: str, body: object, content_type: str = MERGE_PATCH) -> None:
         self._quietly("PATCH", path, body, content_type)
 
     def _quietly(self, method: str, path: str, body: object, content_type: str) -> None:
@@ -172,6 +259,14 @@ class Adaptors:
         except ApiException as error:
             if error.status not in (404, 409, 422):
                 raise
+
+
+def _path(pod: dict) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _asked_restart(pod: dict) -> str | None:
+    return (pod["metadata"].get("annotations") or {}).get(RESTART)
 
 
 def _release(pod: dict) -> Release:
@@ -187,16 +282,20 @@ def main() -> None:
         if not version:
             listed = api.request("GET", "/api/v1/pods")
             version = listed["metadata"]["resourceVersion"]
-            for pod in listed["items"]:
-                adaptors.see("ADDED", pod)
+            adaptors.see_all(listed["items"])
+        adaptors.retry()
+        pause = adaptors.pause
+        path = f"/api/v1/pods?watch=true&timeoutSeconds={pause}&resourceVersion={version}"
         try:
-            for line in api.stream(f"/api/v1/pods?watch=true&resourceVersion={version}"):
+            for line in api.stream(path):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     version = ""
                     break
                 version = event["object"]["metadata"]["resourceVersion"]
                 adaptors.see(event["type"], event["object"])
+                if adaptors.pause < pause:
+                    break
         except (HTTPError, OSError):
             continue
 

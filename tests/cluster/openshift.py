@@ -13,7 +13,7 @@ from tests.support import OPERATOR_NAMESPACE
 
 from .binaries import source
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
-from .processes import wait_for
+from .processes import free_ports, wait_for
 
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
@@ -155,11 +155,15 @@ def fill(
     })  # fmt: skip
 
 
-def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8") -> None:
+def start_stand_ins(
+    cluster: Cluster, runtime: str, operator: str = "1.8", *, webhook_image: str = ""
+) -> None:
     """Start the cluster's own controllers (operators.py), the cloud-api-adaptors (adaptor.py) and its one real
-    node (kubelet.py). The catalog's channel `stable` leads to that release of the `operator`."""
+    node (kubelet.py). The catalog's channel `stable` leads to that release of the `operator`, which deploys a
+    webhook of its own only with `webhook_image`: an image of containers/webhook, "webhook:source" by "process"."""
     kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
-    for name, *arguments in (("operators", operator), ("adaptor",)):
+    webhook = ["--webhook", webhook_image, *map(str, free_ports(2))] if webhook_image else []
+    for name, *arguments in (("operators", operator, *webhook), ("adaptor",)):
         cluster.processes.start(
             name, [sys.executable, "-m", f"tests.cluster.{name}", kubeconfig, *arguments],
             environment=PYTHON,

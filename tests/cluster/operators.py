@@ -4,16 +4,18 @@ Not the Operator Lifecycle Manager, not the machine config operator, not the
 OpenShift sandboxed containers operator, not the cloud credential operator, not
 the service CA operator: a small actor that answers their custom resources in
 the order, and with the states, that they go through. It installs nothing and
-reboots nothing. How the operator behaves is releases.py's, by the version that is installed; what is not
-modelled of it is its own webhook and the job that builds the pod VM image. Run it as
+reboots nothing. How the operator behaves is releases.py's, by the version that is installed. Run it as
 `python -m tests.cluster.operators KUBECONFIG [RELEASE]`, where the catalog's `stable` leads to RELEASE.
+
+The operator always deploys its own webhook. Here it does so only with --webhook: its image is not public, so the
+collection's webhook plays its part, and most tests are about the collection's own.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +84,9 @@ def channels(release: str) -> dict[str, tuple[Bundle, ...]]:
     later = [one for one in LATER if tuple(map(int, one.version.split(".")))[:2] <= last]
     return {**CHANNELS, "stable": (*CHANNELS["stable"], *later)}
 
+
+# How the operator's webhook runs, if it does.
+WEBHOOK: dict[str, str] = {}
 
 # A tick is one step of every state machine; a real one takes minutes.
 TICK = 0.3
@@ -178,8 +183,18 @@ def _now() -> str:
 
 
 def main() -> None:
-    api = Api(sys.argv[1])
-    CHANNELS.update(channels(sys.argv[2] if len(sys.argv) > 2 else NEWEST))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("kubeconfig")
+    parser.add_argument("release", nargs="?", default=NEWEST, help="where `stable` leads to")
+    parser.add_argument(
+        "--webhook", nargs=3, metavar=("IMAGE", "PORT", "HEALTH_PORT"),
+        help="deploy the operator's own webhook, by this image of the collection's",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    api = Api(arguments.kubeconfig)
+    CHANNELS.update(channels(arguments.release))
+    if arguments.webhook:
+        WEBHOOK.update(zip(("image", "port", "health_port"), arguments.webhook, strict=True))
     service_ca = CertificateAuthority("openshift-service-serving-signer")
     while True:
         for act in (
@@ -554,7 +569,7 @@ def _kata_path(kata: dict) -> str:
 
 def _roll_out(api: Api, kata: dict, version: str) -> None:
     spec, release = kata.get("spec") or {}, release_of(version)
-    if not release.has_peer_pod_config:
+    if release.migrates:
         _migrate(api)
     # Each minor version configures nodes in its own way.
     target = f"rendered-kata-oc-{version.rpartition('.')[0]}"
@@ -581,16 +596,15 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
         "conditions": [_in_progress("Installing", nodes, workers, ready)],
     }
     if ready:
-        status["runtimeClasses"] = ["kata"] + ["kata-remote"] * bool(spec.get("enablePeerPods"))
-        for name in status["runtimeClasses"]:
-            api.ensure(RUNTIME_CLASSES, _runtime_class(name, kata))
+        status["runtimeClasses"] = ["kata"]
+        api.ensure(RUNTIME_CLASSES, _runtime_class("kata", kata))
         if spec.get("enablePeerPods"):
-            if release.has_peer_pod_config:
-                api.ensure(PEER_POD_CONFIGS, peer_pod_config())
-                _peerpodconfig_controller(api, release, version)
+            condition = _peer_pods(api, kata, release, version)
+            if condition:
+                status["conditions"] = [condition]
             else:
-                _cloud_api_adaptor(api, kata, release, version)
-            _confidential(api)
+                status["runtimeClasses"].append("kata-remote")
+                api.ensure(RUNTIME_CLASSES, _runtime_class("kata-remote", kata))
     api.status(_kata_path(kata), kata, status)
 
 
@@ -615,7 +629,158 @@ def _let_go(api: Api, kata: dict) -> None:
     api.delete(f"{POOLS}/kata-oc")
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
     api.delete(f"{DAEMON_SETS}/osc-caa-ds")
+    for path in WEBHOOK_PATHS:
+        api.delete(path)
+    if condition := _delete_image(api, kata):
+        return api.status(_kata_path(kata), kata, {"conditions": [condition]})
     return api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
+
+
+def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | None:
+    """What follows once the nodes are ready (SCO's enablePeerPods): the image, then cloud-api-adaptor.
+
+    Returns the condition InProgress of a step that is not over.
+    """
+    _confidential(api)
+    if api.get(f"{CONFIG_MAPS}/peer-pods-cm") is None:
+        # validatePeerPodsConfigs, in SCO's controllers/image_generator.go. Here it accepts any content.
+        return _image_condition("PodVMImageJobFailed", "Failed to create Pod VM Image")
+    if release.builds_image and (condition := _create_image(api, kata)):
+        return condition
+    if release.has_peer_pod_config:
+        api.ensure(PEER_POD_CONFIGS, peer_pod_config())
+        _peerpodconfig_controller(api, release, version)
+    else:
+        _cloud_api_adaptor(api, kata, release, version)
+    if release.has_webhook and WEBHOOK:
+        _webhook(api)
+    return None
+
+
+# Which key of peer-pods-cm names the image of the pod VMs, and what the job's result looks like.
+IMAGES = {
+    "AWS": ("PODVM_AMI_ID", "ami-0123456789abcdef0"),
+    "Azure": (
+        "AZURE_IMAGE_ID",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/PodVMGallery",
+    ),
+}
+
+
+def _create_image(api: Api, kata: dict) -> dict | None:
+    """Unless peer-pods-cm names an image: a job that takes a tick, and then names one."""
+    key, image = _image_of_cloud(api)
+    if key is None or _settings(api).get(key):
+        return None
+    if _is_running_image_job(kata):
+        api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: image}})
+        return None
+    return _image_condition("PodVMImageJobRunning", "Creating Pod VM Image")
+
+
+def _delete_image(api: Api, kata: dict) -> dict | None:
+    """The same for its deletion; an image that a user has named goes, too."""
+    key, _image = _image_of_cloud(api)
+    if key is None or not _settings(api).get(key):
+        return None
+    if _is_running_image_job(kata):
+        api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: ""}})
+        return None
+    return _image_condition("PodVMImageJobRunning", "Deleting Pod VM Image")
+
+
+def _image_of_cloud(api: Api) -> tuple[str | None, str | None]:
+    cloud = api.request("GET", "/apis/config.openshift.io/v1/infrastructures/cluster")
+    platform = (cloud["status"].get("platformStatus") or {}).get("type")
+    return IMAGES.get(platform, (None, None))
+
+
+def _settings(api: Api) -> dict[str, str]:
+    """The data of peer-pods-cm."""
+    return (api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}).get("data") or {}
+
+
+def _is_running_image_job(kata: dict) -> bool:
+    conditions = (kata.get("status") or {}).get("conditions", [])
+    return any(condition.get("reason") == "PodVMImageJobRunning" for condition in conditions)
+
+
+def _image_condition(reason: str, message: str) -> dict:
+    return {"type": "InProgress", "status": "True", "reason": reason, "message": message}
+
+
+# What the operator makes of its webhook (SCO's controllers/ppwebhook.go).
+WEBHOOK_NAME, WEBHOOK_SERVICE = "peer-pods-webhook", "peer-pods-webhook-svc"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/deployments"
+SERVICES = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services"
+MUTATING_WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+WEBHOOK_PATHS = (
+    f"{DEPLOYMENTS}/{WEBHOOK_NAME}",
+    f"{SERVICES}/{WEBHOOK_SERVICE}",
+    f"{MUTATING_WEBHOOKS}/mutating-webhook-configuration",
+)
+
+
+def _webhook(api: Api) -> None:
+    """Its names, rules and certificate are the operator's, its program is the collection's. It is one pod of the
+    node whose pods run, where two processes could not listen on one port; only system namespaces of this cluster
+    are excluded."""
+    labels, port, health = {"app": WEBHOOK_NAME}, int(WEBHOOK["port"]), int(WEBHOOK["health_port"])
+    env = {
+        "TARGET_RUNTIME_CLASS": "kata-remote", "BIND_ADDRESS": "0.0.0.0",
+        "PORT": str(port), "HEALTH_PORT": str(health),
+        "TLS_CERT_FILE": "/certs/tls.crt", "TLS_KEY_FILE": "/certs/tls.key",
+    }  # fmt: skip
+    api.ensure(DEPLOYMENTS, {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": WEBHOOK_NAME, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
+                    "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+                    "automountServiceAccountToken": False,
+                    "containers": [{
+                        "name": WEBHOOK_NAME,
+                        "image": WEBHOOK["image"],
+                        "env": [{"name": name, "value": value} for name, value in env.items()],
+                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": health}},
+                        "volumeMounts": [{"name": "webhook-cert", "mountPath": "/certs"}],
+                    }],
+                    "volumes": [{"name": "webhook-cert",
+                                 "secret": {"secretName": f"{WEBHOOK_SERVICE}-secret"}}],
+                },
+            },
+        },
+    })  # fmt: skip
+    api.ensure(SERVICES, {
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": WEBHOOK_SERVICE, "annotations": {
+            SERVING_CERT_ANNOTATION: f"{WEBHOOK_SERVICE}-secret"}},
+        "spec": {"selector": labels,
+                 "ports": [{"name": WEBHOOK_SERVICE, "port": 443, "targetPort": port}]},
+    })  # fmt: skip
+    excluded = ["kube-system", "kube-node-lease", "openshift", OPERATOR_NAMESPACE]
+    api.ensure(MUTATING_WEBHOOKS, {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "mutating-webhook-configuration",
+                     "annotations": {INJECT_CA_ANNOTATION: "true"}},
+        "webhooks": [{
+            "name": "mwebhook.peerpods.io",
+            "clientConfig": {"service": {"name": WEBHOOK_SERVICE, "namespace": OPERATOR_NAMESPACE,
+                                         "path": "/mutate-v1-pod"}},
+            "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""],
+                       "apiVersions": ["v1"], "resources": ["pods"]}],
+            "failurePolicy": "Fail",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "namespaceSelector": {"matchExpressions": [{
+                "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}]},
+        }],
+    })  # fmt: skip
 
 
 def _migrate(api: Api) -> None:
@@ -645,7 +810,7 @@ def _peerpodconfig_controller(api: Api, release: Release, version: str) -> None:
         selector = spec.get("nodeSelector") or {"node.kubernetes.io/worker": ""}
         labels = ",".join(f"{key}={value}" for key, value in selector.items())
         for node in api.list(f"/api/v1/nodes?labelSelector={labels}"):
-            advertise(api, node["metadata"]["name"], spec.get("limit") or "10", "manager")
+            advertise(api, node["metadata"]["name"], spec.get("limit") or "10", release.advertiser)
         owner = _owner(one)
         _daemon_set(api, _adaptors(release, version, selector, owner))
         _reconciled[metadata["uid"]] = seen
@@ -671,15 +836,22 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm")
     adaptors = _adaptors(release, version, {KATA_OC_LABEL: ""}, _owner(kata))
     if release.rolls:
-        if settings is None:
-            return  # "peer pod configmap peer-pods-cm missing"
         adaptors["spec"]["template"]["metadata"]["annotations"] = {
             "peer-pods-cm/version": settings["metadata"]["resourceVersion"]
         }
+    if release.has_update_strategy:
         gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
         if gates.get("caaUpdateStrategy") == "OnDelete":
             adaptors["spec"]["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
     _daemon_set(api, adaptors)
+
+
+# What of cloud-api-adaptor's environment the operator sets itself: peer-pods-cm cannot override it.
+ADAPTOR_ENV = [
+    {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+    {"name": "TLS_MIN_VERSION", "value": "VersionTLS12"},
+    {"name": "TLS_CIPHER_SUITES", "value": ""},
+]
 
 
 def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
@@ -699,6 +871,7 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                         "name": "caa-pod",
                         # By its tag adaptor.py knows how it behaves.
                         "image": f"osc-cloud-api-adaptor-rhel9:{version}",
+                        "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
                         "envFrom": [{"secretRef": {"name": "peer-pods-secret"}},
                                     {"configMapRef": {"name": "peer-pods-cm"}}],
                     }],

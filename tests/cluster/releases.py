@@ -15,27 +15,47 @@ class Release:
     """What the operator and its cloud-api-adaptor do from release `since` on.
 
     `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it.
-    `writes_owner`: cloud-api-adaptor names itself in an annotation of the node, and removes what it
-    advertised only while it is the owner. `rolls`: the operator watches peer-pods-cm and replaces
-    cloud-api-adaptor's pods after each write, unless caaUpdateStrategy is OnDelete.
+    `builds_image`: a job fills in the image of the pod VMs where peer-pods-cm names none, and empties it when the
+    KataConfig is deleted. `writes_owner`: cloud-api-adaptor names itself in an annotation of the node, and removes
+    what it advertised only while it is the owner. `rolls`: the operator watches peer-pods-cm and replaces
+    cloud-api-adaptor's pods after each write. `has_update_strategy`: caaUpdateStrategy in osc-feature-gates decides
+    whether it replaces them or waits until they are deleted. `has_webhook`: the operator deploys a mutating webhook.
     """
 
     since: tuple[int, int]
     has_peer_pod_config: bool
     daemon_set: str
+    builds_image: bool = True
     writes_owner: bool = False
     rolls: bool = False
+    has_update_strategy: bool = False
+    has_webhook: bool = True
+
+    @property
+    def migrates(self) -> bool:
+        """Whether it moves the limit of an older release's PeerPodConfig to peer-pods-cm."""
+        return not self.has_peer_pod_config
+
+    @property
+    def advertiser(self) -> str:
+        """The field manager by which the product writes the extended resource."""
+        return "manager" if self.has_peer_pod_config else "cloud-api-adaptor"
 
 
 RELEASES = (
-    # CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, until 059f6420.
-    Release((1, 4), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon"),
+    # CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, until 059f6420. SCO's 55df65e (2023-05,
+    # in v1.4.0): controllers/ppwebhook.go.
+    Release((1, 4), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon",
+            builds_image=False),
+    # SCO's ee96b0e (2023-10, in v1.5.0): controllers/image_generator.go.
+    Release((1, 5), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon"),
     # SCO's pull requests 498, 532 and 533; CAA's src/cloud-api-adaptor/pkg/adaptor/k8sops/node.go. Pull
     # request 1917 reports that 1.9 to 1.12 may replace the pods at each reconcile; it was closed, and what it
     # names (defaults that the API server adds) does not change a DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
     # SCO's pull request 1950, controllers/fg_handler.go and docs/CONFIG-OPTIONS.md; CAA's 62d8abbd.
-    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, rolls=True),
+    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, rolls=True,
+            has_update_strategy=True),
 )  # fmt: skip
 
 NEWEST = "1.13"
