@@ -10,6 +10,13 @@ from agent_process import Place, until
 
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
+from tests.support import ROOT
+
+PEER_POD_CONFIGS = "peerpodconfigs.confidentialcontainers.org"
+CRD = ROOT / "tests" / "cluster" / "crds" / f"{PEER_POD_CONFIGS}.yaml"
+
+# Seconds within which the agent finds an API that is served again, with time for the API server.
+FOUND = 40
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +122,42 @@ def test_another_writer_does_not_make_a_storm(place: Place):
     assert len(agent.patched(node)) < 20
     place.config("c", "4")
     until(lambda: place.slots(node), ("4", "4"), seconds=60)
+
+
+@pytest.fixture
+def install(cluster: Cluster):
+    """Install the CustomResourceDefinition of PeerPodConfigs; it is there in the end."""
+
+    def install() -> None:
+        cluster.kubectl("apply", "--server-side", "-f", str(CRD))
+        cluster.kubectl("wait", "crd", PEER_POD_CONFIGS, "--for=condition=Established")
+
+    yield install
+    install()
+
+
+def test_an_api_of_peerpodconfigs_that_comes_and_goes(place: Place, cluster: Cluster, install):
+    """Operators from 1.9 on do not install it, upgrades leave it, and a user may delete it."""
+    node, memory = place.node("a"), place.node("memory")
+    place.relabel(memory, "pool=memory")
+    cluster.kubectl("delete", "crd", PEER_POD_CONFIGS)
+    place.peer_pods_cm("20")
+    place.daemon_set()
+    agent = place.start()
+    until(lambda: [place.slots(node), place.slots(memory)], [("20", "20")] * 2)
+    listed = ("peerpods_node_capacity_requests_total", "404", "list")
+    looked = agent.metrics()[listed]
+    for limit in ("4", "6"):
+        install()
+        place.config("memory", limit, selector={"pool": "memory", place.label: ""})
+        until(lambda: place.slots(memory), (limit, limit), seconds=FOUND)
+        # Changes are followed, and not only looked for now and then.
+        place.config("memory", "9", selector={"pool": "memory", place.label: ""})
+        until(lambda: place.slots(memory), ("9", "9"), seconds=5)
+        cluster.kubectl("delete", "crd", PEER_POD_CONFIGS)
+        until(lambda: place.slots(memory), ("20", "20"), seconds=FOUND)
+        assert agent.get("/readyz") == 200
+    assert place.slots(node) == ("20", "20")
+    assert agent.patched(node) == [20]
+    # It looks every ten seconds or so, not all the time.
+    assert agent.metrics()[listed] - looked < 20
