@@ -2,8 +2,9 @@
 
 The agent, a controller by client-go with and without a limit of requests, and a curl per node do
 the same on the same nodes of one real API server: from the start until all nodes advertise, after
-a change of the limit, after a tenth of the nodes has lost it, and while nothing happens. Then the
-agent beside libraries that could mirror the nodes for it.
+a change of the limit, after a tenth of the nodes has lost it, and while nothing happens. Then a
+change of the limit on the second generation of the operator, through peerpods-limits. Then the
+agent compared with libraries that could mirror the nodes for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ from tests.support import ROOT
 
 from ..load import version
 from . import contenders
-from .contenders import BEATS, COLD, CURL, LIMIT, LIMITED, OURS, QUIET, STORM, UNLIMITED, Curl
+from .contenders import (
+    BEATS,
+    COLD,
+    CURL,
+    LIMIT,
+    LIMITED,
+    OURS,
+    QUIET,
+    SECOND,
+    STORM,
+    UNLIMITED,
+    Curl,
+)
 from .figures import Phase
 from .libraries import FOLLOW, LIBRARIES, LIST, libraries
 from .world import IMAGES, World
@@ -37,7 +50,7 @@ AGENT = ROOT / "containers" / "node_capacity"
 # What is not of Python's and not of the test cluster's, and Debian's packages that have it.
 PROGRAMS = {"h2load": "nghttp2-client", "curl": "curl", "ss": "iproute2"}
 
-WRITING, STEADY = (COLD, LIMIT, STORM), (QUIET, BEATS)
+WRITING, STEADY = (COLD, LIMIT, STORM, SECOND), (QUIET, BEATS)
 
 # Points of a line in the plot, and of `progress` in the JSON.
 POINTS = 100
@@ -75,6 +88,7 @@ def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, d
                 "cpu_with_servers": total_cpu(ours[name]) / total_cpu(theirs),
             }
             for name in WRITING
+            if name in ours and name in measured[other]
             for theirs in [middle(measured[other][name])]
         }
         for other in measured
@@ -97,16 +111,16 @@ def total_cpu(phase: Phase) -> float:
 
 def table(measured: Rounds, by_curl: Curl, nodes: int) -> Iterator[str]:
     columns = ("seconds", "CPU s", "servers'", "requests", "kB out", "kB in", "MB", "peak")
-    yield f"{'':40}" + "".join(f"{column:>10}" for column in columns)
+    yield f"{'':42}" + "".join(f"{column:>10}" for column in columns)
     for name in (*WRITING, *STEADY):
         for contender, of_phases in measured.items():
             if name in of_phases:
-                yield f"{name:20}{contender:20}" + "".join(
+                yield f"{name:22}{contender:20}" + "".join(
                     f"{cell:>10}" for cell in cells(middle(of_phases[name]))
                 )
     for title, one in (("of these measured", by_curl), (COLD, by_curl.scaled(nodes))):
         yield (
-            f"{title:20}{CURL:20}{one.seconds:>10.2f}{one.cpu:>10.2f}{'':10}{one.nodes:>10,}"
+            f"{title:22}{CURL:20}{one.seconds:>10.2f}{one.cpu:>10.2f}{'':10}{one.nodes:>10,}"
             f"{one.sent / 1000:>10,.0f}{one.received / 1000:>10,.0f}"
         )
 
@@ -159,10 +173,11 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
         name: [
             (contender, one.progress)
             for contender, of_phases in measured.items()
-            for one in of_phases[name]
+            for one in of_phases.get(name, [])
         ]
         for name in WRITING
     }
+    lines = {name: drawn for name, drawn in lines.items() if drawn}
     each = by_curl.seconds / by_curl.nodes
     title = f"Nodes that advertise, of those that should, over the seconds. {nodes:,} nodes."
     parts = [f'<text x="{left}" y="20" class="bold">{title}</text>']
@@ -173,7 +188,7 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
     for column, (name, drawn) in enumerate(lines.items()):
         x0, y0 = left + column * pitch, top + 20 + height
         shown = [(COLORS[contender], "", thinned(progress)) for contender, progress in drawn]
-        if name != STORM:
+        if name in (COLD, LIMIT):
             ends = [each * nodes * i / POINTS for i in range(1, POINTS + 1)]
             shown.append(("#999", ' stroke-dasharray="4 3"', ends))
         most = max(points[-1] for _, _, points in shown)
@@ -194,7 +209,7 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
                 f"{dashes}/>"
             )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(WRITING) * pitch}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(lines) * pitch}" '
         f'height="{top + height + 50}"><style>text{{font:11px sans-serif}}'
         ".bold{font-weight:bold}.frame{fill:none;stroke:#ccc}</style>"
         f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'
@@ -238,7 +253,7 @@ def main() -> None:
         "writer": version(),
     }
     with World.started(nodes) as world:
-        say(f"{nodes:,} nodes are there.")
+        say(f"{nodes:,} nodes are ready.")
         measured = run_rounds(world, arguments.agent, arguments.rounds)
         by_curl = contenders.curl(world, curls)
         say(f"Libraries: {OURS}, {', '.join(LIBRARIES)}")

@@ -1,4 +1,4 @@
-"""Those who make nodes advertise their slots: our agent, a controller by client-go, and curl."""
+"""Programs that make nodes advertise their slots: our agent, a controller by client-go, and curl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from tests.cluster.processes import free_ports
 from tests.support import OPERATOR_NAMESPACE
 
 from .figures import Phase, Subject, measure
-from .world import AGENT_NAMESPACE, NODES, RESOURCE, STATUS_INTERVAL, World
+from .world import (
+    ADAPTOR,
+    AGENT_NAMESPACE,
+    KATA_OC,
+    LIMITS,
+    NODES,
+    RESOURCE,
+    STATUS_INTERVAL,
+    World,
+)
 
 PEER = Path(__file__).with_name("peer")
 
@@ -27,6 +36,7 @@ UNLIMITED = "client-go, no limit"
 CURL = "curl per node"
 
 COLD, LIMIT, STORM = "cold start", "limit change", "restart storm"
+SECOND = "limit, 2nd generation"
 QUIET, BEATS = "steady, quiet", "steady, heartbeats"
 
 # Seconds that a steady state is looked at, and that kwok has to write its Leases before.
@@ -42,13 +52,15 @@ PATIENCE = 120
 
 @dataclass(frozen=True)
 class Contender:
-    """A program, and how many nodes it can do a second at best: where it keeps to a limit of
-    requests, one round says all."""
+    """A program, and how many nodes it can do a second at best: one round is enough where it has a
+    limit of requests. `second` is its command on the second generation of the operator, None where
+    it is not measured there."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     per_second: float | None = None
+    second: list[str] | None = None
 
 
 def agent_process(agent: Path) -> tuple[list[str], dict[str, str]]:
@@ -67,11 +79,51 @@ def agent_process(agent: Path) -> tuple[list[str], dict[str, str]]:
 def contenders(agent: Path) -> list[Contender]:
     peer = built(PEER, [PEER.name], minutes=1) / PEER.name
     program = [str(peer), f"-namespace={OPERATOR_NAMESPACE}", f"-resource={RESOURCE}"]
+    unlimited = [*program, "-qps=-1", "-workers=16"]
+    selector = ",".join("=".join(label) for label in KATA_OC.items())
+    limits = [f"-limits={AGENT_NAMESPACE}/{LIMITS}", f"-adaptor={ADAPTOR}", f"-selector={selector}"]
+    command, environment = agent_process(agent)
+    # The agent of an older checkout reads PeerPodConfigs only.
+    second = command if (agent / "peerpods_node_capacity" / "pools.py").exists() else None
     return [
-        Contender(OURS, *agent_process(agent)),
-        Contender(UNLIMITED, [*program, "-qps=-1", "-workers=16"], {}),
+        Contender(OURS, command, environment, second=second),
+        Contender(UNLIMITED, unlimited, {}, second=[*unlimited, *limits]),
         Contender(LIMITED, [*program, "-qps=20", "-burst=30"], {}, per_second=20),
     ]
+
+
+def _writer(world: World, contender: Contender, subject: Subject) -> Callable[..., Phase]:
+    """Measure what makes nodes advertise a limit."""
+
+    def written(nodes: list[str], limit: str, act: Callable[[], object]) -> Phase:
+        phase = measure(
+            world, subject, f"{len(nodes)} nodes to advertise {limit}", act,
+            lambda: len(world.audit.of(subject.user).advertised) == len(nodes),
+            PATIENCE + len(world.nodes) / (contender.per_second or 100),
+        )  # fmt: skip
+        wrong = sum(slots != (limit, limit) for slots in world.slots().values())
+        if wrong:
+            raise RuntimeError(f"{contender.name}: {wrong} nodes do not advertise {limit}.")
+        return phase
+
+    return written
+
+
+def second_generation(world: World, contender: Contender) -> Iterator[tuple[str, Phase]]:
+    """A limit change through peerpods-limits, on nodes whose cloud-api-adaptor is ready."""
+    if contender.second is None:
+        return
+    world.limit(None)
+    world.second_limit("10")
+    world.take_away(world.nodes)
+    subject = Subject(world, contender.name, contender.second, contender.environment)
+    written = _writer(world, contender, subject)
+    try:
+        written(world.nodes, "10", subject.start)
+        yield SECOND, written(world.nodes, "20", lambda: world.second_limit("20"))
+    finally:
+        subject.stop()
+        world.second_limit(None)
 
 
 def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[str, Phase]]:
@@ -81,17 +133,7 @@ def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[s
     subject = Subject(world, contender.name, contender.command, contender.environment)
     everyone = world.nodes
     some = everyone[: int(len(everyone) * STORM_SHARE)]
-
-    def written(nodes: list[str], limit: str, act: Callable[[], object]) -> Phase:
-        phase = measure(
-            world, subject, f"{len(nodes)} nodes to advertise {limit}", act,
-            lambda: len(world.audit.of(subject.user).advertised) == len(nodes),
-            PATIENCE + len(everyone) / (contender.per_second or 100),
-        )  # fmt: skip
-        wrong = sum(slots != (limit, limit) for slots in world.slots().values())
-        if wrong:
-            raise RuntimeError(f"{contender.name}: {wrong} nodes do not advertise {limit}.")
-        return phase
+    written = _writer(world, contender, subject)
 
     try:
         yield COLD, written(everyone, "10", subject.start)
@@ -106,6 +148,7 @@ def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[s
                 yield BEATS, _while(world, subject, lambda: world.beat(beating, per_second))
     finally:
         subject.stop()
+    yield from second_generation(world, contender)
 
 
 def _while(world: World, subject: Subject, run: Callable[[], object]) -> Phase:

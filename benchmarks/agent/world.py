@@ -1,22 +1,26 @@
-"""A real API server with thousands of nodes, another writer of them, and what the server logs.
+"""A real API server with thousands of nodes, another writer of them, and the server's log.
 
-Of the test cluster's programs only etcd and kube-apiserver go on: the others would take part of
-the cores that the contenders are measured on.
+Each node has a cloud-api-adaptor pod that is Ready. Of the test cluster's programs only etcd and
+kube-apiserver keep running: the others would use the cores that the contenders are measured on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Self
+
+import aiohttp
 
 from tests.cluster import openshift
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
@@ -26,6 +30,11 @@ AGENT_NAMESPACE = "osc-peerpods"
 RESOURCE = "kata.peerpods.io/vm"
 NODES = "/api/v1/nodes"
 WRITER = "another-writer"
+
+# The DaemonSet of cloud-api-adaptor from operator 1.9 on, and its nodes.
+ADAPTOR = "osc-caa-ds"
+KATA_OC = {"node-role.kubernetes.io/kata-oc": ""}
+LIMITS = "peerpods-limits"
 
 # Requests of the other writer that are under way at a time.
 WRITES_AT_ONCE = 16
@@ -61,7 +70,7 @@ def node() -> dict:
             "labels": {
                 "node.kubernetes.io/worker": "",
                 "node-role.kubernetes.io/worker": "",
-                "node-role.kubernetes.io/kata-oc": "",
+                **KATA_OC,
                 "node.kubernetes.io/instance-type": "m5.4xlarge",
                 "topology.kubernetes.io/region": "eu-west-1",
                 "topology.kubernetes.io/zone": "eu-west-1a",
@@ -92,6 +101,21 @@ def node() -> dict:
             ],
         },
     }  # fmt: skip
+
+
+def adaptor(node: str) -> dict:
+    """The cloud-api-adaptor pod of a node."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{ADAPTOR}-{node}", "labels": {"name": ADAPTOR}},
+        "spec": {
+            "nodeName": node,
+            "hostNetwork": True,
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "caa-pod", "image": "quay.io/caa"}],
+        },
+    }
 
 
 def now() -> str:
@@ -183,7 +207,48 @@ class World:
         self._h2load("POST", [NODES] * count, json.dumps(node()), "application/json")
         self.nodes = sorted(self.slots())
         if len(self.nodes) != count:
-            raise RuntimeError(f"{count} nodes were to be created, {len(self.nodes)} are there.")
+            raise RuntimeError(f"Creating {count} nodes made {len(self.nodes)}.")
+        self._make_adaptors()
+
+    def _make_adaptors(self) -> None:
+        pods = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"
+        self.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                # Pods need it, and its controller may have had no time to make it.
+                "metadata": {"name": "default", "namespace": OPERATOR_NAMESPACE},
+            }
+        )
+        asyncio.run(self._post_each(pods, map(adaptor, self.nodes)))
+        # Complete, so that kwok has nothing to add to it.
+        status = {
+            "phase": "Running", "podIP": "192.0.2.1", "startTime": now(),
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}],
+        }  # fmt: skip
+        self._h2load(
+            "PATCH", [f"{pods}/{ADAPTOR}-{name}/status" for name in self.nodes],
+            json.dumps({"status": status}), "application/strategic-merge-patch+json",
+        )  # fmt: skip
+
+    async def _post_each(self, path: str, bodies: Iterable[dict]) -> None:
+        """Create objects that differ, which h2load cannot."""
+        tls = ssl.create_default_context(cafile=str(self.cluster.directory / "ca.crt"))
+        waiting = iter(bodies)
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls),
+            headers={"Authorization": f"Bearer {self._token}"},
+        ) as http:
+
+            async def create() -> None:
+                for body in waiting:
+                    async with http.post(f"{self.cluster.server}{path}", json=body) as answer:
+                        if answer.status != 201:
+                            raise RuntimeError(f"POST {path}: {await answer.text()}")
+
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(WRITES_AT_ONCE):
+                    tasks.create_task(create())
 
     @classmethod
     @contextlib.contextmanager
@@ -217,6 +282,35 @@ class World:
             )
         else:
             self.cluster.apply(config)
+
+    def second_limit(self, limit: str | None) -> None:
+        """Set the limit as on the second generation of the operator: its DaemonSet, and the entry
+        default of peerpods-limits; None: have neither."""
+        labels = {"app": ADAPTOR}
+        pod = {"nodeSelector": KATA_OC, "containers": adaptor("")["spec"]["containers"]}
+        daemon_set = {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": ADAPTOR, "namespace": OPERATOR_NAMESPACE},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }
+        limits = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": LIMITS, "namespace": AGENT_NAMESPACE},
+            "data": {"default": json.dumps({"limit": int(limit or 0)})},
+        }
+        if limit is not None:
+            self.cluster.apply(daemon_set, limits)
+            return
+        for made in (daemon_set, limits):
+            self.cluster.kubectl(
+                "delete", made["kind"], made["metadata"]["name"], "--ignore-not-found",
+                "-n", made["metadata"]["namespace"],
+            )  # fmt: skip
 
     def take_away(self, nodes: list[str]) -> None:
         """Reset the nodes' status as a kubelet does that has started anew."""
@@ -267,7 +361,7 @@ class World:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if ran.returncode or f"{len(paths)} 2xx" not in ran.stdout:
-            raise RuntimeError(f"h2load could not {method} {len(paths)} nodes: {ran.stdout}")
+            raise RuntimeError(f"h2load could not {method} {len(paths)} objects: {ran.stdout}")
 
 
 def children() -> dict[str, Path]:

@@ -3,6 +3,10 @@
 // Informers mirror nodes and PeerPodConfigs, a work queue feeds workers, and each node that differs
 // gets upstream's JSON patch. It is the peer in its best shape: upstream's own controller patches
 // one node after the other, only when a PeerPodConfig changes, and at client-go's own 5 QPS.
+//
+// With -limits it does the same on the second generation of the operator, which has no peer of its
+// own: the limit is the entry default of that ConfigMap, for nodes with the labels of -selector and
+// a Ready cloud-api-adaptor pod.
 package main
 
 import (
@@ -12,12 +16,14 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,6 +55,11 @@ type controller struct {
 	configs  cache.GenericLister
 	queue    workqueue.TypedRateLimitingInterface[string]
 	resource string
+
+	// Of the second generation; nil and empty on the first.
+	limits   corelisters.ConfigMapLister
+	adaptors cache.Indexer
+	selector labels.Selector
 }
 
 func main() {
@@ -58,6 +69,9 @@ func main() {
 	workers := flag.Int("workers", 1, "nodes at once; 1 is controller-runtime's default")
 	namespace := flag.String("namespace", "", "where the PeerPodConfigs are")
 	resource := flag.String("resource", "kata.peerpods.io/vm", "what the nodes advertise")
+	limits := flag.String("limits", "", "namespace/name of the ConfigMap with the limits, instead of PeerPodConfigs")
+	adaptor := flag.String("adaptor", "", "label name of cloud-api-adaptor's pods, with -limits")
+	selector := flag.String("selector", "", "labels of the nodes, with -limits")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -72,12 +86,9 @@ func main() {
 	client := kubernetes.NewForConfigOrDie(protobuf)
 
 	nodes := informers.NewSharedInformerFactory(client, 0)
-	configs := dynamicinformer.NewFilteredDynamicSharedInformerFactory(
-		dynamic.NewForConfigOrDie(config), 0, *namespace, nil)
 	c := &controller{
-		client:  client,
-		nodes:   nodes.Core().V1().Nodes().Lister(),
-		configs: configs.ForResource(peerPodConfigs).Lister(),
+		client: client,
+		nodes:  nodes.Core().V1().Nodes().Lister(),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.DefaultTypedControllerRateLimiter[string]()),
 		resource: *resource,
@@ -86,19 +97,66 @@ func main() {
 		AddFunc:    func(node any) { c.queue.Add(node.(*corev1.Node).Name) },
 		UpdateFunc: func(_, node any) { c.queue.Add(node.(*corev1.Node).Name) },
 	})
-	configs.ForResource(peerPodConfigs).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { c.enqueueAll() },
-		UpdateFunc: func(_, _ any) { c.enqueueAll() },
-		DeleteFunc: func(any) { c.enqueueAll() },
-	})
 	nodes.Start(ctx.Done())
-	configs.Start(ctx.Done())
 	nodes.WaitForCacheSync(ctx.Done())
-	configs.WaitForCacheSync(ctx.Done())
+	if *limits == "" {
+		c.followConfigs(ctx, dynamic.NewForConfigOrDie(config), *namespace)
+	} else {
+		if c.selector, err = labels.Parse(*selector); err != nil {
+			log.Fatalf("-selector: %v", err)
+		}
+		c.followLimits(ctx, client, *limits, *namespace, *adaptor)
+	}
 	for range *workers {
 		go c.work(ctx)
 	}
 	<-ctx.Done()
+}
+
+func (c *controller) followConfigs(ctx context.Context, client dynamic.Interface, namespace string) {
+	configs := dynamicinformer.NewFilteredDynamicSharedInformerFactory(client, 0, namespace, nil)
+	c.configs = configs.ForResource(peerPodConfigs).Lister()
+	configs.ForResource(peerPodConfigs).Informer().AddEventHandler(c.all())
+	configs.Start(ctx.Done())
+	configs.WaitForCacheSync(ctx.Done())
+}
+
+func (c *controller) followLimits(
+	ctx context.Context, client kubernetes.Interface, limits, namespace, adaptor string,
+) {
+	own, name, _ := strings.Cut(limits, "/")
+	maps := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(own),
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+			options.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
+		}))
+	pods := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace),
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+			options.LabelSelector = "name=" + adaptor
+		}))
+	informer := pods.Core().V1().Pods().Informer()
+	informer.AddIndexers(cache.Indexers{"node": func(pod any) ([]string, error) {
+		return []string{pod.(*corev1.Pod).Spec.NodeName}, nil
+	}})
+	c.adaptors = informer.GetIndexer()
+	c.limits = maps.Core().V1().ConfigMaps().Lister()
+	informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(pod any) { c.queue.Add(pod.(*corev1.Pod).Spec.NodeName) },
+		UpdateFunc: func(_, pod any) { c.queue.Add(pod.(*corev1.Pod).Spec.NodeName) },
+	})
+	maps.Core().V1().ConfigMaps().Informer().AddEventHandler(c.all())
+	for _, factory := range []informers.SharedInformerFactory{pods, maps} {
+		factory.Start(ctx.Done())
+		factory.WaitForCacheSync(ctx.Done())
+	}
+}
+
+// all makes every node be looked at, whatever has changed.
+func (c *controller) all() cache.ResourceEventHandlerFuncs {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { c.enqueueAll() },
+		UpdateFunc: func(_, _ any) { c.enqueueAll() },
+		DeleteFunc: func(any) { c.enqueueAll() },
+	}
 }
 
 func (c *controller) enqueueAll() {
@@ -121,16 +179,14 @@ func (c *controller) work(ctx context.Context) {
 	}
 }
 
-// reconcile patches the node where it does not advertise what the last PeerPodConfig that selects
-// it says.
-func (c *controller) reconcile(ctx context.Context, name string) error {
-	node, err := c.nodes.Get(name)
-	if err != nil {
-		return nil // It is gone.
+// limit is that of the last PeerPodConfig that selects the node, or of the ConfigMap; empty: none.
+func (c *controller) limit(node *corev1.Node) (string, error) {
+	if c.limits != nil {
+		return c.secondLimit(node)
 	}
 	configs, err := c.configs.List(labels.Everything())
 	if err != nil {
-		return err
+		return "", err
 	}
 	limit := ""
 	for _, config := range configs {
@@ -139,6 +195,46 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 		if labels.SelectorFromSet(selector).Matches(labels.Set(node.Labels)) {
 			limit, _, _ = unstructured.NestedString(object, "spec", "limit")
 		}
+	}
+	return limit, nil
+}
+
+func (c *controller) secondLimit(node *corev1.Node) (string, error) {
+	if !c.selector.Matches(labels.Set(node.Labels)) || !c.ready(node.Name) {
+		return "", nil
+	}
+	maps, err := c.limits.List(labels.Everything())
+	if err != nil || len(maps) == 0 {
+		return "", err
+	}
+	var entry struct{ Limit int }
+	if err := json.Unmarshal([]byte(maps[0].Data["default"]), &entry); err != nil {
+		return "", err
+	}
+	return strconv.Itoa(entry.Limit), nil
+}
+
+func (c *controller) ready(node string) bool {
+	pods, _ := c.adaptors.ByIndex("node", node)
+	for _, pod := range pods {
+		for _, condition := range pod.(*corev1.Pod).Status.Conditions {
+			if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// reconcile patches the node where it does not advertise its limit.
+func (c *controller) reconcile(ctx context.Context, name string) error {
+	node, err := c.nodes.Get(name)
+	if err != nil {
+		return nil // It is gone.
+	}
+	limit, err := c.limit(node)
+	if err != nil {
+		return err
 	}
 	capacity := node.Status.Capacity[corev1.ResourceName(c.resource)]
 	allocatable := node.Status.Allocatable[corev1.ResourceName(c.resource)]

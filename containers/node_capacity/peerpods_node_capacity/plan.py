@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .pools import Pool, whole_number
+from .pools import OPERATORS_CONFIG, Pool, whole_number
 
 # What holds a node's slots, besides the bounds of the cloud.
 LIMIT, ADAPTOR = "limit", "adaptor"
@@ -93,16 +93,20 @@ def target(
 def has_left(
     node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str
 ) -> bool:
-    """Whether no pool selects `node` because its labels have changed, and not because its pool's
-    source has vanished, as in an upgrade of the operator.
+    """Whether no pool has `node` any more because its labels changed or its pool was deleted, and
+    not because the sources of limits have vanished, as in an upgrade of the operator.
 
-    `last` are the pools that selected it last, empty where none has since the agent started: then
-    only the operator's own pool shows that the sources are complete. A pool whose node selector
+    The operator's own pool shows that the sources are complete, unless it replaced that of the other
+    generation. Without it, the pools that selected
+    the node `last` do where all of them exist: its labels have changed. A pool whose node selector
     cannot be read may have any node.
     """
     if any(pool.node_selector is None or pool.selects(node) for pool in pools.values()):
         return False
-    return all(name in pools for name in last) if last else operators_pool in pools
+    gone = [name for name in last if name not in pools]
+    if operators_pool in pools:
+        return OPERATORS_CONFIG not in gone
+    return bool(last) and not gone
 
 
 def is_ours(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager: str) -> bool:

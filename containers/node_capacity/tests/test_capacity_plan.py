@@ -175,12 +175,14 @@ OPERATORS = config(10)
         (["memory"], [MEMORY], "default", True),
         (["memory"], [MEMORY], "peerpodconfig-openshift", True),
         (["memory", "default"], [MEMORY, FALLBACK], "default", True),
-        # Its pool has vanished: in an upgrade, or because somebody deleted it.
+        # Its pool was deleted, while the operator's own shows that nothing else is missing.
+        (["memory"], [FALLBACK], "default", True),
+        (["memory", "default"], [FALLBACK], "default", True),
+        (["memory"], [OPERATORS], "peerpodconfig-openshift", True),
+        # Its pool has vanished in an upgrade.
         (["peerpodconfig-openshift"], [], "peerpodconfig-openshift", False),
         (["peerpodconfig-openshift"], [MEMORY], "peerpodconfig-openshift", False),
         (["peerpodconfig-openshift"], [FALLBACK], "default", False),
-        (["memory"], [FALLBACK], "default", False),
-        (["memory", "default"], [FALLBACK], "default", False),
         # Not seen since the agent started: the operator's own pool shows that nothing is missing.
         ([], [], "peerpodconfig-openshift", False),
         ([], [MEMORY], "peerpodconfig-openshift", False),
