@@ -348,8 +348,8 @@ advertised_nodes:
   sample: 3
 adaptor:
   description: >-
-    What was done to the cloud-api-adaptor pods, as M(osc.peerpods.adaptor_config) returns it; null if the limit needs no restart.
-  returned: success, and when waiting failed
+    What was done to the cloud-api-adaptor pods, as RV(osc.peerpods.adaptor_config#module:adaptor); null if the limit needs no restart.
+  returned: success, and when waiting failed or peer pods would be lost
   type: dict
   sample: null
 """
@@ -358,6 +358,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
+    AdaptorError,
+    apply_settings,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import (
     cloud_bounds,
     read_cloud_bounds,
@@ -607,20 +611,17 @@ def write_settings(module, cluster, target):
             f"Cannot read which operator is installed in namespace {params['namespace']}, which "
             "decides how its settings may be changed. Grant list on clusterserviceversions and daemonsets."
         )
-    from ansible_collections.osc.peerpods.plugins.module_utils import _adaptor
-
-    try:
-        return _adaptor.apply_settings(
-            module,
-            cluster,
-            operator,
-            params["namespace"],
-            config_map={LIMIT_KEY: str(target.limit)},
-            disruption=params["disruption"],
-            timeout=params["wait_timeout"],
-        )
-    except _adaptor.AdaptorError as error:
-        raise LimitError(str(error)) from error
+    return apply_settings(
+        module,
+        cluster,
+        operator,
+        params["namespace"],
+        config_map={LIMIT_KEY: str(target.limit)},
+        disruption=params["disruption"],
+        timeout=params["wait_timeout"],
+        # A run that was interrupted has written the limit already, and not restarted all pods.
+        resume=True,
+    )
 
 
 def without_adaptor(params, cluster, target, nodes):
@@ -697,7 +698,7 @@ def result_of(target, used, adaptor):
         diff = {side: {**diff[side], **plan.diff[side]} for side in diff}
     pool, operator = change.after or change.before, target.found.operator
     return {
-        "changed": change.changed or bool((adaptor or {}).get("changed")),
+        "changed": change.changed if adaptor is None else adaptor["changed"],
         "pool": pool and pool.name,
         "store": change.store and asdict(change.store),
         "operator": operator and operator.summary,
@@ -706,7 +707,7 @@ def result_of(target, used, adaptor):
         "nodes": node_rows(nodes, used),
         "cloud": share and asdict(share),
         "advertised_nodes": advertised_nodes,
-        "adaptor": adaptor,
+        "adaptor": adaptor and adaptor["adaptor"],
         "diff": diff,
     }
 
@@ -750,7 +751,12 @@ def run(module):
                     f"{loss} Nothing was changed, because protect is set: stop peer pods first or choose a higher limit."
                 )
         if needs_settings(params, target):
-            adaptor = write_settings(module, cluster, target)
+            try:
+                adaptor = write_settings(module, cluster, target)
+            except AdaptorError as error:
+                if not error.result.get("changed"):
+                    raise
+                module.fail_json(msg=str(error), **result_of(target, used, error.result))
         elif not module.check_mode:
             for plan in target.change.plans:
                 if plan.changed:
@@ -778,7 +784,6 @@ def needs_settings(params, target):
         return False
     if params["state"] == "absent":
         return False
-    # A run that was interrupted has written the limit already, and not restarted all pods.
     return target.change.changed or bool(
         lagging(target.members(target.nodes.objects), target.limit)
     )
@@ -817,6 +822,8 @@ def main():
     )
     try:
         run(module)
+    except AdaptorError as error:
+        module.fail_json(msg=str(error), adaptor=error.result.get("adaptor"))
     except (ClusterError, LimitError) as error:
         module.fail_json(msg=str(error))
 

@@ -1063,7 +1063,8 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
         secrets = f"/api/v1/namespaces/{metadata['namespace']}/secrets"
         if api.get(f"{secrets}/{secret}") is None:
             name = f"{metadata['name']}.{metadata['namespace']}.svc"
-            pair = authority.server(name, name, f"{name}.cluster.local")
+            # A common name has at most 64 characters; clients look at the others.
+            pair = authority.server(name[:64], name, f"{name}.cluster.local")
             api.request("POST", secrets, {
                 "apiVersion": "v1",
                 "kind": "Secret",

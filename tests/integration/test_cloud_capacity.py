@@ -395,7 +395,8 @@ def agent(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             [sys.executable, "-m", "peerpods_node_capacity"],
             env={**os.environ, "PYTHONPATH": str(AGENT), "KUBECONFIG": str(cluster.kubeconfig),
                  "NAMESPACE": AGENT_NAMESPACE, "BIND_ADDRESS": "127.0.0.1",
-                 "HEALTH_PORT": str(port)},
+                 # No node here has a cloud-api-adaptor that could be ready.
+                 "REQUIRE_READY_ADAPTOR": "false", "HEALTH_PORT": str(port)},
             stdout=output, stderr=output,
         )  # fmt: skip
     yield

@@ -19,7 +19,7 @@ import yaml
 
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
-from tests.cluster.launcher import Cluster
+from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
 from tests.cluster.pki import CertificateAuthority
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment
 
@@ -57,6 +57,45 @@ class Place:
         return found["SecurityGroupRules"]
 
 
+CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+
+
+def adaptor() -> dict:
+    """cloud-api-adaptor as operators up to 1.8 have it, on every node: the agent waits for it."""
+    labels = {"name": "peerpodconfig-ctrl-caa-daemon"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {**labels, "namespace": OPERATOR_NAMESPACE},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    # The one real node cannot run it.
+                    "affinity": {
+                        "nodeAffinity": {
+                            "requiredDuringSchedulingIgnoredDuringExecution": {
+                                "nodeSelectorTerms": [
+                                    {
+                                        "matchExpressions": [
+                                            {
+                                                "key": CONTROL_PLANE_LABEL,
+                                                "operator": "DoesNotExist",
+                                            },
+                                        ]
+                                    }
+                                ],
+                            }
+                        }
+                    },
+                    "containers": [{"name": "caa-pod", "image": "caa:1.8.1"}],
+                },
+            },
+        },
+    }
+
+
 @pytest.fixture(scope="module")
 def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     cloud = aws.create_cloud_side(moto, workers=3)
@@ -75,11 +114,16 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 {
                     "apiVersion": "v1",
                     "kind": "Node",
-                    "metadata": {"name": f"{pool}-0", "labels": {"example.com/pool": pool}},
+                    "metadata": {
+                        "name": f"{pool}-0",
+                        "labels": {"example.com/pool": pool},
+                        "annotations": FAKE_NODE_ANNOTATION,
+                    },
                 }
                 for pool in POOLS
             ),
             openshift.peer_pod_config("worker"),
+            adaptor(),
         )
         place = Place(cluster, moto, cloud)
         roles = ["osc.peerpods.webhook", "osc.peerpods.node_capacity"]
@@ -134,7 +178,7 @@ def test_peerpod_limit(place: Place, run_examples):
 def test_peerpod_info(place: Place, run_examples):
     results = run_examples("peerpod_info")
     seen = results["See how much room for peer pods there is"]
-    assert "peerpodconfig-openshift" in {config["name"] for config in seen["configs"]}
+    assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
     totals = seen["totals"]
     assert results["Say it"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "

@@ -247,7 +247,7 @@ class TestWaves:
                 peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4
             )
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
-            assert "general shows 10. Check that the node capacity agent" in said
+            assert "general shows 10. Check that the program that advertises" in said
             assert "Put back: general to 10, canary to 10." in said
             assert "Not begun: memory." in said
             assert rollout.limits() == same("10")

@@ -1,4 +1,7 @@
-"""The stand-ins for the operator and cloud-api-adaptor behave as each release does: a story from 1.8 to the newest."""
+"""The stand-ins for the operator and cloud-api-adaptor behave as each release does.
+
+One cluster is taken from 1.8 over 1.9 to the newest: each test begins where the one before ended.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import openshift
-from tests.cluster.adaptor import lost
+from tests.cluster.adaptor import MANAGER, OWNER, RESTART, lost
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.support import OPERATOR_NAMESPACE
@@ -75,6 +78,22 @@ class World:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
         return [node["status"]["capacity"].get(RESOURCE) for node in nodes]
 
+    def writers(self) -> set[str]:
+        """The field managers that own the extended resource in the capacity of any worker."""
+        nodes = self.cluster.get(
+            "nodes", "-l", "node-role.kubernetes.io/worker", "--show-managed-fields"
+        )["items"]
+        return {
+            entry["manager"]
+            for node in nodes
+            for entry in node["metadata"]["managedFields"]
+            if f"f:{RESOURCE}" in entry["fieldsV1"].get("f:status", {}).get("f:capacity", {})
+        }
+
+    def owners(self) -> set[str | None]:
+        nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
+        return {node["metadata"]["annotations"].get(OWNER) for node in nodes}
+
     def adaptors(self, name: str = "osc-caa-ds") -> dict[str, str]:
         """The node of each CAA pod, by its uid."""
         pods = self.cluster.get("pods", *HERE, "-l", f"name={name}")["items"]
@@ -93,7 +112,7 @@ def world() -> Iterator[World]:
     with Cluster() as cluster:
         openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
         cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
-        openshift.start_stand_ins(cluster, "process", "1.13")
+        openshift.start_stand_ins(cluster, "process", "1.13", webhook_image="webhook:source")
         here = World(cluster)
         here.settings()
         cluster.apply(*subscription("1.8.1", "Manual"))
@@ -137,6 +156,38 @@ def test_1_8_advertises_by_its_controller(world: World):
                           "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
+    assert world.writers() == {"manager"}
+
+
+def test_the_image_job_fills_in_the_image(world: World):
+    data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+    assert data["PODVM_AMI_ID"].startswith("ami-")
+
+
+def test_the_operators_webhook_mutates(world: World):
+    def ready() -> bool:
+        deployment = world.cluster.get("deployment", "peer-pods-webhook", *HERE)
+        return deployment["status"].get("readyReplicas") == 1
+
+    wait_for("the webhook", ready, seconds=60)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mutated", "namespace": "default"},
+           "spec": {"runtimeClassName": "kata-remote",
+                    "containers": [{"name": "app", "image": "app"}]}}  # fmt: skip
+    created = json.loads(world.cluster.kubectl(
+        "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod)
+    ))  # fmt: skip
+    assert created["spec"]["containers"][0]["resources"]["limits"] == {RESOURCE: "1"}
+
+
+def upgrade(world: World, version: str) -> None:
+    """Approve each InstallPlan up to that version."""
+
+    def there() -> bool:
+        if world.version() != version:
+            world.approve()
+        return world.version() == version
+
+    wait_for(f"operator {version}", there, seconds=120)
 
 
 def test_1_9_and_newer_migrate(world: World):
@@ -145,11 +196,7 @@ def test_1_9_and_newer_migrate(world: World):
     other["metadata"]["name"] = "other"
     world.cluster.apply(other)
 
-    def upgraded() -> bool:
-        world.approve()
-        return world.version() == "1.13.0"
-
-    wait_for("operator 1.13.0", upgraded, seconds=120)
+    upgrade(world, "1.9.1")
     wait_for("the new DaemonSet", lambda: len(world.adaptors()) == 2, seconds=60)
     configs = world.cluster.get("peerpodconfigs", *HERE)["items"]
     assert [config["metadata"]["name"] for config in configs] == ["other"]
@@ -161,6 +208,36 @@ def test_1_9_and_newer_migrate(world: World):
         seconds=60,
     )
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
+    assert world.writers() == {MANAGER}
+    assert world.owners() == {None}
+
+
+def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
+    """It neither watches peer-pods-cm nor knows caaUpdateStrategy."""
+    before = world.adaptors()
+    world.settings(PEERPODS_LIMIT_PER_NODE="4")
+    world.gates(caaUpdateStrategy="OnDelete")
+    gone, *_ = before
+    delete_adaptors(world, {gone})
+    wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["4", "5"], seconds=60)
+    assert len(before.keys() - world.adaptors().keys()) == 1
+    template = world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]
+    assert template["updateStrategy"]["type"] == "RollingUpdate"
+    assert "annotations" not in template["template"]["metadata"]
+    world.settings(PEERPODS_LIMIT_PER_NODE="5")
+    world.gates()
+
+
+def delete_adaptors(world: World, uids: set[str]) -> None:
+    for pod in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
+        if pod["metadata"]["uid"] in uids:
+            world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *HERE)
+
+
+def test_1_13_names_the_owner(world: World):
+    upgrade(world, "1.13.0")
+    wait_for("the owners", lambda: world.owners() == world.adaptors().keys(), seconds=120)
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
 
 
 def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World):
@@ -171,15 +248,15 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
              seconds=60)  # fmt: skip
     wait_for("the limit", lambda: world.advertised() == ["6", "6"], seconds=30)
     assert world.lost() == ["always", "never"]
-    owners = {
-        node["metadata"]["annotations"]["kata.peerpods.io/caa-owner"]
-        for node in world.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
-    }
-    assert owners == world.adaptors().keys()
-    objects = world.cluster.get("peerpods", "-n", "default")["items"]
-    owned = [one["metadata"]["ownerReferences"][0]["name"] for one in objects]
+    assert world.owners() == world.adaptors().keys()
+
+    def machines() -> int:
+        objects = world.cluster.get("peerpods", "-n", "default")["items"]
+        owners = [one["metadata"]["ownerReferences"][0]["name"] for one in objects]
+        return owners.count("always")
+
     # A second VM; the first one stays until the pod is deleted.
-    assert owned.count("always") == 2
+    wait_for("the second VM", lambda: machines() == 2, seconds=30)
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     wait_for(
         "the PeerPods to go",
@@ -210,16 +287,36 @@ def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
     assert world.lost() == []
     (pod,) = world.peer_pods()
     elsewhere = next(uid for uid, node in before.items() if node != pod["spec"]["nodeName"])
-    for one in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
-        if one["metadata"]["uid"] == elsewhere:
-            world.cluster.kubectl("delete", "pod", one["metadata"]["name"], *HERE)
+    delete_adaptors(world, {elsewhere})
     wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["6", "7"], seconds=30)
     assert world.lost() == []
 
 
+def test_a_container_that_is_killed_removes_nothing(world: World):
+    """It comes back with the number of its environment, and the peer pod gets another VM."""
+    (pod,) = world.peer_pods()
+    nodes = {node: uid for uid, node in world.adaptors().items()}
+    uid = nodes[pod["spec"]["nodeName"]]
+    for one in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
+        if one["metadata"]["uid"] == uid:
+            name = one["metadata"]["name"]
+    world.cluster.kubectl("annotate", "pod", name, *HERE, f"{RESTART}=1")
+
+    def restarted() -> bool:
+        (status,) = world.cluster.get("pod", name, *HERE)["status"]["containerStatuses"]
+        return (status["restartCount"], status["ready"]) == (1, True)
+
+    wait_for("the container", restarted, seconds=30)
+    assert uid in world.adaptors()
+    assert world.advertised() == ["7", "7"]
+    wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
+
+
 def test_a_limit_that_is_not_a_number_crashes_it(world: World):
+    """A peer pod then waits; with a number, both run."""
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     world.settings(PEERPODS_LIMIT_PER_NODE="many")
-    world.cluster.kubectl("delete", "pods", "-l", "name=osc-caa-ds", *HERE)
+    delete_adaptors(world, set(world.adaptors()))
 
     def ready() -> set[str]:
         pods = world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
@@ -230,14 +327,42 @@ def test_a_limit_that_is_not_a_number_crashes_it(world: World):
             if condition["type"] == "Ready"
         }
 
-    wait_for("pods that are not Ready", lambda: ready() == {"False"}, seconds=30)
+    wait_for("pods that are not Ready", lambda: ready() == {"False"}, seconds=60)
     assert world.advertised() == [None, None]
+    node = next(iter(world.adaptors().values()))
+    world.cluster.apply({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits", "namespace": "default"},
+        "spec": {"runtimeClassName": "kata-remote", "nodeName": node,
+                 "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
+                 "containers": [{"name": "app", "image": "app"}]},
+    })  # fmt: skip
+
+    def state() -> dict:
+        (status,) = world.peer_pods()[0]["status"].get("containerStatuses") or [{}]
+        return status.get("state", {})
+
+    creating = {"waiting": {"reason": "ContainerCreating"}}
+    wait_for("the peer pod to wait", lambda: state() == creating, seconds=30)
+    world.settings(PEERPODS_LIMIT_PER_NODE="3")
+    wait_for("the limit", lambda: world.advertised() == ["3", "3"], seconds=60)
+    wait_for("the peer pod", lambda: "running" in state(), seconds=30)
+    assert ready() == {"True"}
+
+
+def test_a_negative_limit_advertises_nothing(world: World):
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    before = world.adaptors()
+    world.settings(PEERPODS_LIMIT_PER_NODE="-1")
+    delete_adaptors(world, set(before))
+    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2,
+             seconds=60)  # fmt: skip
+    wait_for("nothing to be advertised", lambda: world.advertised() == [None, None], seconds=30)
 
 
 def test_without_the_kataconfig_nothing_is_left(world: World):
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
     wait_for("cloud-api-adaptor to go", lambda: not world.adaptors(), seconds=30)
-    assert (
-        json.loads(world.cluster.kubectl("get", "daemonsets", *HERE, "-o", "json"))["items"] == []
-    )
+    for kind in ("daemonsets", "deployments", "services"):
+        assert world.cluster.get(kind, *HERE)["items"] == []
+    assert world.cluster.get("mutatingwebhookconfigurations")["items"] == []
+    assert world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]["PODVM_AMI_ID"] == ""
