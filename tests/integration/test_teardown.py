@@ -122,7 +122,8 @@ def stays(said: str) -> dict:
 def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
     """The cluster and the cloud before site.yml, which has been run since."""
     before = dump(site.cluster), site.rules()
-    succeed(site.run, "-e", "node_capacity_console_dashboard=true")
+    agent = ("-e", "node_capacity_manager=collection")
+    succeed(site.run, "-e", "node_capacity_console_dashboard=true", *agent)
     return before
 
 
@@ -212,8 +213,15 @@ def by_hand(site: Site, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[
     config = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
     wait_for("the operator", lambda: site.cluster.get("peerpodconfigs", "-A")["items"], seconds=60)
     site.cluster.kubectl("patch", *config, "--type=merge", "-p", '{"spec": {"limit": "7"}}')
+    workers = ("nodes", "-l", "node-role.kubernetes.io/worker")
+
+    def advertised() -> set[str | None]:
+        nodes = site.cluster.get(*workers)["items"]
+        return {node["status"]["allocatable"].get("kata.peerpods.io/vm") for node in nodes}
+
+    wait_for("the operator to advertise it", lambda: advertised() == {"7"}, seconds=30)
     before = dump(site.cluster), site.rules()
-    succeed(site.run)
+    succeed(site.run, "-e", "node_capacity_manager=collection")
     yield before
     ec2.revoke_security_group_ingress(**rule)
 
@@ -226,14 +234,12 @@ class TestWhereMuchWasThere:
             key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE
         }
         assert differing(cluster, dump(site.cluster)) == {
-            **{key: how for key, (how, _why) in DIFFERENT.items()},
-            # They advertise peer pods, since that PeerPodConfig selects them.
-            **{key: {"status"} for key in nodes},
+            key: how for key, (how, _why) in DIFFERENT.items()
         }
         assert site.rules() == cloud
         assert f"The namespace {NAMESPACE} stays: it was there before, without the label" in said
         assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in said
-        assert "Go on advertising kata.peerpods.io/vm, until somebody else changes it: " in said
+        assert "These nodes still advertise kata.peerpods.io/vm, until another program" in said
         assert "The KataConfig mine was there before this collection" in said
         left = stays(said)
         assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(
