@@ -183,7 +183,8 @@ def pool_of_entry(name: str, text: str, namespace: str, store: Store) -> Pool:
     if not isinstance(value, dict):
         value = {}
     limit, selector = value.get("limit"), value.get("nodeSelector")
-    if type(limit) is not int or not 0 <= limit <= LARGEST_LIMIT:
+    # To Python, true is a number.
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= LARGEST_LIMIT:
         limit = None
     if not isinstance(selector, dict) or not all(isinstance(v, str) for v in selector.values()):
         selector = None

@@ -110,7 +110,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_what_there_is_in_four_requests(cluster, place, run_module):
+def test_what_there_is_in_six_requests(cluster, place, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -122,11 +122,12 @@ def test_what_there_is_in_four_requests(cluster, place, run_module):
     )
     assert not result.get("failed"), result["msg"]
     assert not result["changed"]
-    assert (result["api_found"], result["msg"]) == (True, None)
-    assert result["configs"] == [
+    assert (result["operator"]["limit_in"], result["msg"]) == ("PeerPodConfig", None)
+    assert result["pools"] == [
         {
             "name": "ours",
             "namespace": NAMESPACE,
+            "store": {"kind": "PeerPodConfig", "namespace": NAMESPACE, "name": "ours", "key": None},
             "limit": 3,
             "slots": 3,
             "cloud_bound": None,
@@ -142,7 +143,7 @@ def test_what_there_is_in_four_requests(cluster, place, run_module):
     assert named(result["nodes"], *NODES) == {
         "info-a": {
             "name": "info-a",
-            "configs": [f"{NAMESPACE}/ours"],
+            "pools": [f"{NAMESPACE}/ours"],
             "capacity": 3,
             "allocatable": 3,
             "used": 2,
@@ -151,7 +152,7 @@ def test_what_there_is_in_four_requests(cluster, place, run_module):
         },
         "info-b": {
             "name": "info-b",
-            "configs": [],
+            "pools": [],
             "capacity": 2000,
             "allocatable": 2000,
             "used": 1,
@@ -179,7 +180,7 @@ def test_what_there_is_in_four_requests(cluster, place, run_module):
     assert totals["free"] == sum(node["free"] for node in result["nodes"])
     assert totals["used"] == sum(row["used"] for row in result["namespaces"])
     requests = requests_of(cluster, "peerpod-info")
-    assert [verb for verb, _ in requests] == ["list", "get", "list", "list"]
+    assert [verb for verb, _ in requests] == ["list", "list", "list", "get", "list", "list"]
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
@@ -196,8 +197,8 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(
             },
         )
         assert not result.get("failed"), result["msg"]
-        (config,) = result["configs"]
-        return {**config, "bounds": result["cloud_bounds"], "warnings": result.get("warnings")}
+        (pool,) = result["pools"]
+        return {**pool, "bounds": result["cloud_bounds"], "warnings": result.get("warnings")}
 
     data = {"instance-quota": "2", "subnet-addresses": "59", "nonsense": "many"}
     cluster.apply(
@@ -240,8 +241,8 @@ def test_without_peerpodconfigs_the_rest_is_told_all_the_same(cluster, place, ru
     with between(cluster, kubeconfig, intervene) as url:
         result = run_module("peerpod_info", {"host": url, "api_key": "any"})
     assert not result.get("failed"), result["msg"]
-    assert (result["api_found"], result["configs"]) == (False, [])
-    assert result["msg"].startswith("This cluster does not know PeerPodConfigs")
+    assert (result["operator"], result["pools"]) == (None, [])
+    assert result["msg"].startswith("No operator for OpenShift sandboxed containers is installed")
     assert named(result["nodes"], "info-b")["info-b"]["free"] == 1999
     # Of another RuntimeClass than the default one, they count by the resource they ask for.
     assert named(result["nodes"], "info-a")["info-a"]["used"] == 1

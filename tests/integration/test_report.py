@@ -144,7 +144,7 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
         ("report-a", "full", 2, 0), ("report-b", "in_use", 1, 1), ("report-c", "unused", 0, 2),
     ]  # fmt: skip
-    (config,) = [one for one in capacity["configs"] if one["namespace"] == NAMESPACE]
+    (config,) = [one for one in capacity["pools"] if one["namespace"] == NAMESPACE]
     assert (config["limit"], config["slots"], config["cloud_bound"]) == (3, 2, "instance-quota")
     assert (config["advertised_nodes"], config["allocatable"], config["used"]) == (3, 6, 3)
     why = {
