@@ -96,10 +96,9 @@ def has_left(
     """Whether no pool has `node` any more because its labels changed or its pool was deleted, and
     not because the sources of limits have vanished, as in an upgrade of the operator.
 
-    The operator's own pool shows that the sources are complete, unless it replaced that of the other
-    generation. Without it, the pools that selected
-    the node `last` do where all of them exist: its labels have changed. A pool whose node selector
-    cannot be read may have any node.
+    The operator's own pool shows that the sources are complete, unless it has replaced that of the
+    first generation. Without it, `last`, the pools that selected the node last, show that its labels
+    changed if all of them still exist. A pool whose node selector cannot be read may have any node.
     """
     if any(pool.node_selector is None or pool.selects(node) for pool in pools.values()):
         return False
