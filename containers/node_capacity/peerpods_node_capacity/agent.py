@@ -72,7 +72,7 @@ DRAIN = 0.8
 RESET_WINDOW = 60.0
 RESETS_IN_PEACE = 8
 
-# Seconds between two looks at what is to be reported, at least.
+# The shortest time between two reports, in seconds.
 REPORT_INTERVAL = 1.0
 
 log = logging.getLogger(__name__)
@@ -517,7 +517,7 @@ class Agent:
             self._look_at_all()
 
     def _may_lose(self, node: Node) -> bool:
-        """Whether the resource is to be removed from `node`, if this agent is its only writer."""
+        """Whether to remove the resource from `node`, if this agent is its only writer."""
         quantities = (node.capacity, node.allocatable)
         return (
             quantities != (None, None)
@@ -624,7 +624,7 @@ class Agent:
         self._failures[node] += 1
 
     async def _removable(self, node: Node) -> str | None:
-        """The version of a node from which the resource is to be removed, None where it stays."""
+        """The version of a node that must lose the resource, None where it stays."""
         if not self._may_lose(node):
             return None
         found = await self._kube.get(f"{NODES}/{segment(node.name)}", _OwnedNode)

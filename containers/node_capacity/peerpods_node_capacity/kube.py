@@ -79,7 +79,7 @@ class ApiError(Exception):
 
 
 class WatchLostError(ApiError):
-    """The API server cannot go on from our resourceVersion: the collection has to be listed again."""
+    """The API server no longer has our resourceVersion: the collection must be listed again."""
 
 
 class _ListMetadata(msgspec.Struct):

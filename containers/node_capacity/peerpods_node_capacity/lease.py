@@ -4,7 +4,7 @@
 
 No clock is compared with another's: a Lease has expired once this process has seen it unchanged
 for as long as it lasts. Unlike client-go, who waits for a Lease watches it instead of reading it
-every two seconds, and so learns at once that it was released.
+every two seconds, and so learns immediately that it was released.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .metrics import LEADER
 from .mirror import Mirror, backoff
 
 # A holder renews after this share of the duration, and lets go after that one without a renewal:
-# before anybody else may take it.
+# before another replica may take it.
 RENEW, GIVE_UP = 1 / 3, 2 / 3
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ LEADER = Gauge("peerpods_node_capacity_leader", "Whether this replica holds the 
 
 
 class NodeSlots(NamedTuple):
-    """`desired` is None where no limit of the node is known. `bound` is what holds the node to it:
+    """`desired` is None where no limit of the node is known. `bound` is what limits it:
     "limit", "adaptor", or the name of a bound of the cloud. `adaptor_ready` is None where that
     does not matter: no limit, or a node that takes no pods."""
 
@@ -84,7 +84,7 @@ class SlotsCollector(Collector):
         )
         bound = GaugeMetricFamily(
             "peerpods_node_slots_bound_info",
-            "What holds the node's slots: its limit, the cloud, or its cloud-api-adaptor.",
+            "What limits the node's slots: its limit, the cloud, or its cloud-api-adaptor.",
             labels=["node", "bound"],
         )
         adaptor = GaugeMetricFamily(

@@ -28,7 +28,7 @@ Kept = TypeVar("Kept")
 
 
 class Mirror(Generic[Raw, Kept]):
-    """What we keep of every object of one collection, always as the API server last told us.
+    """What we keep of every object of one collection, as of the last answer of the API server.
 
     `keep` makes what we keep from an object and what we kept of it before (or None); None
     keeps nothing. `changed(name, old, new)` is called whenever `new` is something else than
@@ -87,12 +87,12 @@ class Mirror(Generic[Raw, Kept]):
                     failures = 0
                     continue
                 log.warning("Will try again: %s", error)
-            # Also after a watch that just ended: one that ends at once, again and again, is a failure.
+            # Also after a watch that just ended: one that ends immediately, again and again, is a failure.
             await asyncio.sleep(backoff(failures))
             failures += 1
 
     def put(self, raw: Raw) -> None:
-        """Take in an object as the API server has just told us of it."""
+        """Take in an object as the API server has just returned it."""
         name = self._name(raw)
         self._put(name, self._keep(raw, self.items.get(name)))
 

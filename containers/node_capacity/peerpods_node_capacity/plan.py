@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .pools import OPERATORS_CONFIG, Pool, whole_number
 
-# What holds a node's slots, besides the bounds of the cloud.
+# What limits a node's slots, besides the bounds of the cloud.
 LIMIT, ADAPTOR = "limit", "adaptor"
 
 # The forms in which Kubernetes writes a whole number: what was sent as "1000" is read back as "1k".
@@ -38,7 +38,7 @@ class Node:
 
 
 class Target(NamedTuple):
-    """The `slots` that a node should advertise, None: write nothing; what holds it to that (`limit`,
+    """The `slots` that a node should advertise, None: write nothing; what limits them (`limit`,
     `adaptor` or a bound of the cloud), and the slots that it has while its adaptor is ready."""
 
     slots: int | None
