@@ -226,6 +226,39 @@ def test_a_version_that_is_gone_is_listed_again(scripted, gone):
     assert api.count(watch=True, version="7") == 1
 
 
+def test_a_collection_that_is_no_longer_served_is_empty(scripted):
+    """Its objects are gone, although no event has reported that; the mirror stays synced."""
+    served = True
+
+    def answer(request):
+        nonlocal served
+        match request:
+            case _ if not served:
+                return json_answer(status(404, "page not found"), 404)
+            case {"watch": False}:
+                return page("7", worker("c", "5"))
+            case _:
+                served = False
+                return bookmark("8")
+
+    scripted(answer)
+    changes = []
+
+    async def mirror(kube: Kube) -> None:
+        following = Mirror(
+            kube,
+            CONFIGS,
+            HasMetadata,
+            lambda raw, _: "kept",
+            lambda name, _old, new: changes.append((name, new, following.synced.is_set())),
+            may_be_absent=True,
+        )
+        await following.run()
+
+    run_until(mirror, lambda: len(changes) == 2)
+    assert changes == [("c", "kept", False), ("c", None, True)]
+
+
 def test_a_bookmark_of_pods_is_no_pod(scripted, caplog):
     """The API server writes an empty one, whose list of containers is null."""
     empty = {"metadata": {"resourceVersion": "11"}, "spec": {"containers": None}, "status": {}}
