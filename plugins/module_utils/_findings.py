@@ -455,7 +455,7 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "adaptor-settings",
             "warning",
             f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number.",
-            "cloud-api-adaptor ends at its next start, and its node advertises no peer pods.",
+            "At its next start cloud-api-adaptor does not run, or advertises 10, as its release does.",
             f"Set peerpodconfig_rollout_limit and run limit.yml, or correct {LIMIT_KEY} in peer-pods-cm.",
         )
     if strategy is not None and strategy not in UPDATE_STRATEGIES:
