@@ -44,6 +44,9 @@ WORKER_CONFIG = CONFIGURED[f"{MACHINE_CONFIG}/currentConfig"]
 # A node with this annotation cannot be brought to another configuration, for the reason that is its value.
 DEGRADES = "tests.osc.peerpods/degrades"
 
+# A KataConfig with this annotation has image jobs that fail: those in its value, "create", "delete" or both.
+IMAGE_JOB_FAILS = "tests.osc.peerpods/image-job-fails"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -670,7 +673,7 @@ IMAGES = {
 def _create_image(api: Api, kata: dict) -> dict | None:
     """Unless peer-pods-cm names an image: a job that takes a tick, and then names one."""
     key, image = _image_of_cloud(api)
-    if key is None or _settings(api).get(key):
+    if key is None or _settings(api).get(key) or _image_job_fails(kata, "create"):
         return None
     if _is_running_image_job(kata):
         api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: image}})
@@ -681,7 +684,7 @@ def _create_image(api: Api, kata: dict) -> dict | None:
 def _delete_image(api: Api, kata: dict) -> dict | None:
     """The same for its deletion; an image that a user has named goes, too."""
     key, _image = _image_of_cloud(api)
-    if key is None or not _settings(api).get(key):
+    if key is None or not _settings(api).get(key) or _image_job_fails(kata, "delete"):
         return None
     if _is_running_image_job(kata):
         api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: ""}})
@@ -698,6 +701,11 @@ def _image_of_cloud(api: Api) -> tuple[str | None, str | None]:
 def _settings(api: Api) -> dict[str, str]:
     """The data of peer-pods-cm."""
     return (api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}).get("data") or {}
+
+
+def _image_job_fails(kata: dict, job: str) -> bool:
+    """The operator logs that a job has failed, and goes on without an image, or with the old one."""
+    return job in (kata["metadata"].get("annotations") or {}).get(IMAGE_JOB_FAILS, "")
 
 
 def _is_running_image_job(kata: dict) -> bool:
