@@ -51,7 +51,8 @@ class Limits:
     @property
     def has_place(self) -> bool:
         """Whether the cluster has a place to store limits at all."""
-        return bool(self.operator or self.configs is not None or self.settings is not None)
+        shown = (self.configs, self.limits, self.settings)
+        return bool(self.operator) or any(one is not None for one in shown)
 
     def pool(self, label: str) -> Pool | None:
         return next((pool for pool in self.pools if pool.label == label), None)
@@ -70,13 +71,18 @@ def name_of_pool(name: str, is_second: bool) -> str:
 
 
 def read_limits(
-    cluster: Cluster, namespace: str, agent_namespace: str, *, everywhere: bool = True
+    cluster: Cluster,
+    namespace: str,
+    agent_namespace: str,
+    *,
+    everywhere: bool = True,
+    with_settings: bool = False,
 ) -> Limits:
-    """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of others.
+    """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
 
     Takes three requests on the first generation, and on the second three more: the agent's
     Deployment, peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
-    pool has no entry in peerpods-limits). What a user may not read is left out where the rest
+    pool has no entry in peerpods-limits, or `with_settings`). What a user may not read is left out where the rest
     still shows the limits.
     """
     configs, refused = _configs(cluster, namespace, everywhere)
@@ -87,8 +93,9 @@ def read_limits(
         if refused:
             raise refused
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
-    found = _second(cluster, namespace, agent_namespace, operator, tuple(own or ()))
-    if operator is None and refused and LIMIT_KEY not in (found.settings or {}):
+    found = _second(cluster, namespace, agent_namespace, operator, tuple(own or ()), with_settings)
+    shows_second = found.limits is not None or LIMIT_KEY in (found.settings or {})
+    if operator is None and refused and not shows_second:
         # Nothing shows the generation: on the first, peer-pods-cm exists too, without that key.
         raise refused
     return found
@@ -100,6 +107,7 @@ def _second(
     agent_namespace: str,
     operator: Operator | None,
     configs: tuple[dict, ...],
+    with_settings: bool,
 ) -> Limits:
     unread: list[str] = []
     has_agent = read_agent(cluster, agent_namespace)
@@ -111,7 +119,7 @@ def _second(
             unread.append(f"The limits of the node capacity agent are not known: {refused}")
     entries = (limits or {}).get("data") or {}
     settings = None
-    if DEFAULT_POOL not in entries:
+    if with_settings or DEFAULT_POOL not in entries:
         found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{SETTINGS}")
         settings = None if found is None else found.get("data") or {}
     pools = pools_of_second(

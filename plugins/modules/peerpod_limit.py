@@ -557,12 +557,14 @@ def plan_absent(params, found, name):
 
 def plan_target(params, cluster, fields, read_the_bounds):
     namespace = params["namespace"]
-    found = read_limits(cluster, namespace, params["agent_namespace"])
+    # Without its entry in peerpods-limits, the operator's own pool has the limit of the settings.
+    is_removal = params["state"] == "absent"
+    found = read_limits(cluster, namespace, params["agent_namespace"], with_settings=is_removal)
     name = name_of_pool(params["name"], found.is_second)
-    if params["state"] == "present":
-        change = plan_present(params, found, name, fields)
-    else:
+    if is_removal:
         change = plan_absent(params, found, name)
+    else:
+        change = plan_present(params, found, name, fields)
     others = [pool for pool in found.pools if pool.label != f"{namespace}/{name}"]
     pools = [*others, change.after] if change.after else others
     nodes = left = None

@@ -1,0 +1,483 @@
+"""peerpod_limit and peerpod_info where the operator is of the second generation, on a real API server.
+
+The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator is at
+work in the tests of the roles.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cluster.processes import wait_for
+from tests.integration.apiserver import between, requests_of
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "second-test"
+AGENT_NAMESPACE = "second-agent-test"
+NODES = ("second-a", "second-b")
+RESOURCE = "kata.peerpods.io/vm"
+LABEL = {"name": "osc-caa-ds"}
+SELECTOR = {"second.example.com/kata-oc": ""}
+OPERATOR = {
+    "version": "1.13.0",
+    "known": True,
+    "limit_in": "peer-pods-cm",
+    "advertiser": "cloud-api-adaptor",
+}
+SETTINGS = {
+    "kind": "ConfigMap",
+    "namespace": NAMESPACE,
+    "name": "peer-pods-cm",
+    "key": "PEERPODS_LIMIT_PER_NODE",
+}
+
+
+def limits_key(key: str) -> dict:
+    return {**SETTINGS, "namespace": AGENT_NAMESPACE, "name": "peerpods-limits", "key": key}
+
+
+def config_map(name: str, namespace: str = NAMESPACE, **data: str) -> dict:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def workload(kind: str, name: str, namespace: str, **spec: object) -> dict:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": LABEL},
+            "template": {
+                "metadata": {"labels": LABEL},
+                "spec": {"containers": [{"name": "caa-pod", "image": "i"}], **spec},
+            },
+        },
+    }
+
+
+def pod(name: str, node: str, **spec: object) -> dict:
+    """Bound to its node, as the scheduler leaves it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": LABEL},
+        "spec": {
+            "nodeName": node,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "caa-pod", "image": "i", **spec}],
+        },
+    }
+
+
+def patch_status(cluster, kind: str, name: str, status: dict) -> None:
+    cluster.kubectl(
+        "patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p",
+        json.dumps({"status": status}),
+    )  # fmt: skip
+
+
+def advertise(cluster, slots: int, *nodes: str) -> None:
+    amounts = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
+    for name in nodes or NODES:
+        patch_status(cluster, "node", name, amounts)
+
+
+@pytest.fixture(scope="module")
+def operator(cluster):
+    """An operator 1.13 with two nodes. No program here replaces pods, so none of cloud-api-adaptor is there."""
+    csv = "sandboxed-containers-operator.v1.13.0"
+    cluster.apply(
+        *(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            for name in (NAMESPACE, AGENT_NAMESPACE)
+        ),
+        *(
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": SELECTOR}}
+            for name in NODES
+        ),
+        {
+            "apiVersion": "operators.coreos.com/v1alpha1",
+            "kind": "ClusterServiceVersion",
+            "metadata": {"name": csv, "namespace": NAMESPACE},
+            "spec": {
+                "displayName": "OpenShift sandboxed containers Operator",
+                "version": "1.13.0",
+                "install": {"strategy": "deployment", "spec": {"deployments": []}},
+            },
+        },
+    )
+    patch_status(cluster, "clusterserviceversion", csv, {"phase": "Succeeded"})
+    yield
+    cluster.kubectl(
+        "delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
+    )  # No kubelet ends them.
+    cluster.kubectl("delete", "namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
+    cluster.kubectl("delete", "node", *NODES)
+
+
+@pytest.fixture
+def settings(cluster, operator):
+    """The operator's settings with a limit of 10, which both nodes advertise."""
+    cluster.apply(
+        config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE="10", CLOUD_PROVIDER="aws"),
+        workload("DaemonSet", "osc-caa-ds", NAMESPACE, nodeSelector=SELECTOR),
+    )
+    advertise(cluster, 10)
+    yield
+    cluster.kubectl("delete", "daemonset", "--all", "-n", NAMESPACE, "--cascade=orphan")
+    cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
+    cluster.kubectl(
+        "delete", "configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found"
+    )
+    cluster.kubectl("label", "node", *NODES, "example.com/pool-", "--overwrite")
+    pods = cluster.get("pods", "-n", NAMESPACE)["items"]
+    if pods:
+        cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+
+
+@pytest.fixture
+def agent(cluster, settings):
+    cluster.apply(
+        {**workload("Deployment", "peerpods-node-capacity", AGENT_NAMESPACE)},
+    )
+    yield
+    cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
+
+
+@pytest.fixture
+def run(cluster, run_module):
+    def run(limit=None, user="second", groups=("system:masters",), module="peerpod_limit", **args):
+        modes = {mode: args.pop(mode, False) for mode in ("check", "diff")}
+        arguments = {"namespace": NAMESPACE, **args}
+        if module == "peerpod_limit":
+            arguments["agent_namespace"] = AGENT_NAMESPACE
+            if limit is not None:
+                arguments["limit"] = limit
+        else:
+            arguments["cloud_capacity"] = {"namespace": AGENT_NAMESPACE}
+        if "host" not in args:
+            arguments["kubeconfig"] = str(cluster.user_kubeconfig(user, *groups))
+        return run_module(module, arguments, **modes)
+
+    return run
+
+
+def limits_of(cluster) -> dict:
+    return cluster.get("configmap", "peerpods-limits", "-n", AGENT_NAMESPACE)
+
+
+def settings_of(cluster) -> dict:
+    return cluster.get("configmap", "peer-pods-cm", "-n", NAMESPACE)
+
+
+# -- With the agent -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("agent")
+class TestWithTheAgent:
+    def test_a_limit_never_writes_the_operators_settings(self, cluster, run):
+        before = settings_of(cluster)
+        planned = run(20, check=True, diff=True)
+        assert (planned["changed"], planned["after"]) == (True, 20)
+        names = cluster.kubectl("get", "configmap", "-n", AGENT_NAMESPACE, "-o", "name")
+        assert "peerpods-limits" not in names
+
+        result = run(20, user="second-set", diff=True)
+        assert not result.get("failed"), result
+        assert result["changed"]
+        assert (result["before"], result["after"]) == (10, 20)
+        assert (result["pool"], result["store"]) == ("default", limits_key("default"))
+        assert (result["operator"], result["adaptor"]) == (OPERATOR, None)
+        assert [node["name"] for node in result["nodes"]] == list(NODES)
+        assert result["advertised_nodes"] == 0
+        assert result["diff"] == {"before": {}, "after": {"data": {"default": '{"limit":20}'}}}
+        limits = limits_of(cluster)
+        assert limits["data"] == {"default": '{"limit":20}'}
+        assert limits["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
+        assert settings_of(cluster) == before
+        assert [verb for verb, _path in requests_of(cluster, "second-set")] == [
+            *("list", "list", "list", "get", "get", "get", "list"),
+            "create",
+        ]
+
+        again = run(20, user="second-again", name="default")
+        assert not again["changed"]
+        # With an entry of its own, the operator's settings are not read.
+        assert [verb for verb, _path in requests_of(cluster, "second-again")] == [
+            *("list", "list", "list", "get", "get", "list"),
+        ]
+        assert limits_of(cluster) == limits
+
+    def test_pools_are_entries_and_what_others_wrote_stays(self, cluster, run):
+        cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, foreign="text"))
+        cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
+        memory = {"name": "memory", "node_selector": {"example.com/pool": "memory"}}
+        made = run(4, user="second-pool", **memory)
+        assert not made.get("failed"), made
+        assert (made["before"], made["after"], made["pool"]) == (None, 4, "memory")
+        assert [node["name"] for node in made["nodes"]] == ["second-b"]
+        assert limits_of(cluster)["data"] == {
+            "foreign": "text",
+            "memory": '{"limit":4,"nodeSelector":{"example.com/pool":"memory"}}',
+        }
+        assert not run(4, **memory)["changed"]
+        # The operator's pool has what the other leaves.
+        assert [node["name"] for node in run()["nodes"]] == ["second-a"]
+
+        info = run(module="peerpod_info")
+        pools = {pool["name"]: pool for pool in info["pools"]}
+        assert pools["default"]["store"] == SETTINGS
+        assert (pools["default"]["limit"], pools["default"]["selected_nodes"]) == (10, 1)
+        assert pools["memory"]["store"] == limits_key("memory")
+        assert (pools["memory"]["limit"], pools["memory"]["advertised_nodes"]) == (4, 0)
+        rows = {node["name"]: node["pools"] for node in info["nodes"] if node["name"] in NODES}
+        assert rows == {"second-a": [f"{NAMESPACE}/default"], "second-b": [f"{NAMESPACE}/memory"]}
+        assert info["operator"] == OPERATOR
+
+        overlapping = run(5, name="other", node_selector={"example.com/pool": "memory"})
+        assert overlapping["failed"]
+        assert "PeerPodConfig" not in overlapping["msg"]
+
+        cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
+        advertise(cluster, 4, "second-b")
+        with ThreadPoolExecutor() as background:
+            removal = background.submit(
+                run, name="memory", state="absent", wait=True, wait_timeout=60
+            )
+            wait_for("the removal", lambda: "memory" not in limits_of(cluster)["data"], seconds=30)
+            assert not removal.done(), "the node does not have the limit of the operator's pool yet"
+            advertise(cluster, 10, "second-b")
+            removed = removal.result(timeout=60)
+        assert not removed.get("failed"), removed
+        assert (removed["changed"], removed["before"], removed["after"]) == (True, 4, None)
+        assert limits_of(cluster)["data"] == {"foreign": "text"}
+        assert not run(name="memory", state="absent")["changed"]
+
+    def test_without_its_entry_the_operators_pool_has_the_operators_limit(self, cluster, run):
+        assert run(20)["after"] == 20
+        result = run(state="absent")
+        assert (result["changed"], result["before"], result["after"]) == (True, 20, 10)
+        assert result["store"] == SETTINGS
+        assert settings_of(cluster)["data"]["PEERPODS_LIMIT_PER_NODE"] == "10"
+        assert not run(state="absent")["changed"]
+
+    def test_a_write_is_valid_only_for_what_was_read(self, cluster, run):
+        assert run(20)["changed"]
+        others = iter(['{"limit":15}'])
+
+        def intervene(method, path):
+            other = next(others, None) if method == "PATCH" else None
+            if other:
+                cluster.kubectl(
+                    "patch", "configmap", "peerpods-limits", "-n", AGENT_NAMESPACE,
+                    "--type=merge", "-p", json.dumps({"data": {"default": other}}),
+                )  # fmt: skip
+
+        kubeconfig = cluster.user_kubeconfig("second-race", "system:masters")
+        with between(cluster, kubeconfig, intervene) as url:
+            result = run(30, host=url, api_key="any")
+        assert (result["before"], result["after"]) == (15, 30)
+        assert limits_of(cluster)["data"] == {"default": '{"limit":30}'}
+
+    def test_a_pool_left_over_from_an_upgrade_stays_and_moves_with_its_next_limit(
+        self, cluster, run
+    ):
+        cluster.kubectl("label", "node", "second-b", "example.com/pool=left", "--overwrite")
+        spec = {
+            "limit": "3",
+            "nodeSelector": {"example.com/pool": "left"},
+            "cloudSecretName": "s",
+            "configMapName": "c",
+        }
+        cluster.apply(
+            {
+                "apiVersion": "confidentialcontainers.org/v1alpha1",
+                "kind": "PeerPodConfig",
+                "metadata": {"name": "left", "namespace": NAMESPACE},
+                "spec": spec,
+            }
+        )
+        read = run(name="left")
+        assert (read["changed"], read["before"], read["store"]["kind"]) == (
+            False, 3, "PeerPodConfig",
+        )  # fmt: skip
+        assert run(5, name="left")["store"] == limits_key("left")
+        left = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
+        assert left["spec"] == spec
+        removed = run(name="left", state="absent")
+        assert (removed["changed"], removed["before"]) == (True, 5)
+        assert limits_of(cluster).get("data", {}) == {}
+        names = cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+        assert "left" not in names
+
+    def test_nodes_without_a_ready_adaptor_are_named(self, cluster, run):
+        cluster.apply(*(pod(f"caa-{name}", name) for name in NODES))
+        ready = {"type": "Ready", "status": "True"}
+        patch_status(cluster, "pod", "caa-second-a", {"conditions": [ready]})
+        advertise(cluster, 0, "second-b")
+        result = run(10, wait=True, wait_timeout=1)
+        assert result["failed"]
+        assert "second-b shows 0" in result["msg"]
+        assert "The cloud-api-adaptor pod is not Ready on second-b:" in result["msg"]
+        assert "PeerPodConfig" not in result["msg"]
+
+
+# -- Without the agent --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settings")
+class TestWithoutTheAgent:
+    def test_the_limit_is_read_from_the_operators_settings(self, cluster, run):
+        result = run(user="second-read")
+        assert (result["changed"], result["before"], result["after"]) == (False, 10, 10)
+        assert (result["pool"], result["store"]) == ("default", SETTINGS)
+        assert result["advertised_nodes"] == len(NODES)
+        assert [verb for verb, _path in requests_of(cluster, "second-read")] == [
+            *("list", "list", "list", "get", "get", "list"),
+        ]
+
+    def test_it_is_written_there(self, cluster, run):
+        result = run(12, disruption="refuse")
+        assert not result.get("failed"), result
+        assert (result["changed"], result["store"]) == (True, SETTINGS)
+        assert settings_of(cluster)["data"] == {
+            "PEERPODS_LIMIT_PER_NODE": "12",
+            "CLOUD_PROVIDER": "aws",
+        }
+        assert result["adaptor"]["lost"] == []
+
+    def test_it_is_not_written_where_peer_pods_would_be_lost(self, cluster, run):
+        cluster.apply(
+            pod("caa", "second-a"),
+            pod("peer", "second-a", resources={"limits": {RESOURCE: "1"}}),
+        )
+        # A pod that started before the write has to be replaced.
+        status = {"name": "caa-pod", "ready": True, "restartCount": 0, "image": "i", "imageID": ""}
+        running = {"running": {"startedAt": "2024-11-04T08:00:00Z"}}
+        patch_status(
+            cluster, "pod", "caa",
+            {"phase": "Running", "containerStatuses": [{**status, "state": running}]},
+        )  # fmt: skip
+        before = settings_of(cluster)
+        for check in (True, False):
+            result = run(12, check=check)
+            assert result.get("failed"), result
+            assert f"{NAMESPACE}/peer" in result["msg"]
+            assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
+        assert settings_of(cluster) == before
+
+    def test_a_pool_that_nothing_can_enforce_is_rejected(self, cluster, run):
+        for options in (
+            {"name": "memory"},
+            {"name": "memory", "node_selector": {"example.com/pool": "memory"}},
+        ):
+            result = run(4, **options)
+            assert result["failed"]
+            assert "node_capacity_manager=collection" in result["msg"]
+        result = run(instance_type="m6i.large")
+        assert result["failed"]
+        assert "operator_install_podvm_instance_type" in result["msg"]
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("many", "is 'many', which is not a whole number"),
+            ("-1", "is '-1': cloud-api-adaptor advertises nothing"),
+        ],
+    )
+    def test_a_limit_that_is_none_is_reported_and_kept(self, cluster, run, text, sentence):
+        cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE=text))
+        before = settings_of(cluster)
+        result = run()
+        assert (result["changed"], result["before"], result["after"]) == (False, None, None)
+        assert sentence in " ".join(result["warnings"])
+        assert settings_of(cluster) == before
+        replaced = run(7)
+        assert (replaced["changed"], replaced["before"], replaced["after"]) == (True, None, 7)
+        assert settings_of(cluster)["data"]["PEERPODS_LIMIT_PER_NODE"] == "7"
+
+
+# -- A user who may only read -------------------------------------------------------------------
+
+
+def grant(cluster, user: str, namespace: str | None, verbs: str, *resources: str) -> None:
+    """A Role or ClusterRole for these resources, each as resource or resource/name, and its binding."""
+    kind, scope = ("role", ["-n", namespace]) if namespace else ("clusterrole", [])
+    for resource in resources:
+        plural, dummy, name = resource.partition("/")
+        role = f"{user}-{plural.partition('.')[0]}-{name or 'all'}"
+        named = [f"--resource-name={name}"] if name else []
+        cluster.kubectl("create", kind, role, f"--verb={verbs}", f"--resource={plural}",
+                        *named, *scope)  # fmt: skip
+        cluster.kubectl(
+            "create", f"{kind}binding", role, f"--{kind}={role}", f"--user={user}", *scope
+        )
+
+
+@pytest.fixture
+def readers(cluster):
+    users: list[str] = []
+    yield users.append
+    for user in users:
+        for kind in ("clusterrole", "clusterrolebinding"):
+            cluster.kubectl("delete", kind, f"{user}-nodes-all")
+
+
+def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, readers):
+    """Not even ClusterServiceVersions, DaemonSets or PeerPodConfigs: the key in peer-pods-cm shows enough."""
+    user = "second-viewer"
+    readers(user)
+    grant(cluster, user, None, "list", "nodes")
+    grant(cluster, user, NAMESPACE, "get", "configmaps/peer-pods-cm")
+    for name in NODES:
+        cluster.kubectl("label", "node", name, "node-role.kubernetes.io/kata-oc=", "--overwrite")
+    try:
+        result = run(user=user, groups=())
+    finally:
+        cluster.kubectl("label", "node", *NODES, "node-role.kubernetes.io/kata-oc-")
+    assert not result.get("failed"), result
+    assert (result["before"], result["store"], result["operator"]) == (10, SETTINGS, None)
+    assert set(NODES) <= {node["name"] for node in result["nodes"]}
+    assert "The limits of the node capacity agent are not known" in " ".join(result["warnings"])
+    refused = run(20, user=user, groups=())
+    assert refused["failed"]
+    assert "Grant get on its Deployment" in refused["msg"]
+
+    grant(cluster, user, AGENT_NAMESPACE, "get", "configmaps/peerpods-limits")
+    assert run(20)["changed"]
+    result = run(user=user, groups=())
+    assert (result["before"], result["store"]) == (20, limits_key("default"))
+
+
+def test_on_the_first_generation_it_takes_the_peerpodconfigs_of_the_namespace(
+    cluster, run_module, readers
+):
+    namespace, user = "first-reader-test", "first-viewer"
+    readers(user)
+    cluster.kubectl("create", "namespace", namespace)
+    spec = {"limit": "6", "nodeSelector": {"pool": "first-reader"}, "cloudSecretName": "s",
+            "configMapName": "c"}  # fmt: skip
+    cluster.apply(
+        {
+            "apiVersion": "confidentialcontainers.org/v1alpha1",
+            "kind": "PeerPodConfig",
+            "metadata": {"name": "peerpodconfig-openshift", "namespace": namespace},
+            "spec": spec,
+        }
+    )
+    grant(cluster, user, None, "list", "nodes")
+    kubeconfig = str(cluster.user_kubeconfig(user))
+    arguments = {"namespace": namespace, "kubeconfig": kubeconfig}
+    unread = run_module("peerpod_limit", arguments)
+    assert unread["failed"]
+    assert "403" in unread["msg"]
+    grant(cluster, user, namespace, "list", "peerpodconfigs.confidentialcontainers.org")
+    result = run_module("peerpod_limit", arguments)
+    assert not result.get("failed"), result
+    assert (result["changed"], result["before"]) == (False, 6)
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
