@@ -93,7 +93,14 @@ def read_limits(
         if refused:
             raise refused
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
-    found = _second(cluster, namespace, agent_namespace, operator, tuple(own or ()), with_settings)
+    try:
+        found = _second(
+            cluster, namespace, agent_namespace, operator, tuple(own or ()), with_settings
+        )
+    except ClusterError as error:
+        if error.status != 403 or operator or not refused:
+            raise
+        raise refused from error
     shows_second = found.limits is not None or LIMIT_KEY in (found.settings or {})
     if operator is None and refused and not shows_second:
         # Nothing shows the generation: on the first, peer-pods-cm exists too, without that key.

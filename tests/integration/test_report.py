@@ -23,7 +23,7 @@ NODES = ("report-a", "report-b", "report-c")
 RUNTIME_CLASS = "kata-report-test"
 RESOURCE = "kata.peerpods.io/vm"
 SECRET = "wJalrXUtnFEMI-never-in-a-report"
-CSV = "sandboxed-containers-operator.v1.10.1"
+CSV = "sandboxed-containers-operator.v1.8.1"
 
 # Whoever may run pods decides what their images are called, and so what a kubelet says of them.
 MESSAGE = "no <script>alert('pod')</script> & {{ 7 * 7 }} \x1b[31m"
@@ -79,7 +79,7 @@ def place(cluster) -> Iterator[None]:
             "kind": "ClusterServiceVersion",
             "metadata": {"name": CSV, "namespace": OPERATOR_NAMESPACE},
             "spec": {
-                "version": "1.10.1",
+                "version": "1.8.1",
                 "displayName": "OpenShift sandboxed containers",
                 "install": {"strategy": "deployment"},
             },
@@ -138,7 +138,7 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert (said["made_by"], said["not_known"], said["ports"]) == ("alice & bob", [], None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["made_at"])
     assert (said["cluster"]["platform"], said["cluster"]["openshift_version"]) == ("AWS", VERSION)
-    assert said["operators"] == [{"name": CSV, "version": "1.10.1", "phase": "Succeeded"}]
+    assert said["operators"] == [{"name": CSV, "version": "1.8.1", "phase": "Succeeded"}]
     capacity = said["capacity"]
     mine = [node for node in capacity["nodes"] if node["name"] in NODES]
     assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
@@ -146,6 +146,8 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     ]  # fmt: skip
     (config,) = [one for one in capacity["pools"] if one["namespace"] == NAMESPACE]
     assert (config["limit"], config["slots"], config["cloud_bound"]) == (3, 2, "instance-quota")
+    assert config["store"]["kind"] == "PeerPodConfig"
+    assert capacity["operator"]["advertiser"] == "peerpodconfig-ctrl"
     assert (config["advertised_nodes"], config["allocatable"], config["used"]) == (3, 6, 3)
     why = {
         one["name"]: (group["reason"], group["message"])
