@@ -156,10 +156,23 @@ generation:
       elements: str
     migration:
       description: >-
-        The state of the cluster between the two generations. RV(generation.migration.state) is V(migrated), V(pending),
-        V(limit_missing), V(downgraded) or empty if nothing was migrated. C(message) and C(remedy) explain a state that needs
-        attention, C(pools) are the PeerPodConfigs that stay.
+        The state of the cluster between the two generations. RV(generation.migration.message) and
+        RV(generation.migration.remedy) explain a state that needs attention.
       type: dict
+      contains:
+        state:
+          description: V(migrated), V(pending), V(limit_missing), V(downgraded), or empty if nothing was migrated.
+          type: str
+        message:
+          description: What is wrong, empty if nothing is.
+          type: str
+        remedy:
+          description: What to do next, empty if nothing is wrong.
+          type: str
+        pools:
+          description: The names of the PeerPodConfigs that stay.
+          type: list
+          elements: str
   sample:
     version: 1.13.0
     known: true

@@ -177,7 +177,7 @@ class TestManualApproval:
         assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in ran.stderr
         data = role.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
         assert data["TAGS"] == "team=a,cost=b"
-        assert "older settings" not in ran.stdout
+        assert "with older settings than" not in ran.stdout
         gates = role.cluster.get("configmap", "osc-feature-gates", *HERE)["data"]
         assert gates == {"confidential": "false"}
 
@@ -187,7 +187,7 @@ class TestManualApproval:
         wait_for("the next InstallPlan", lambda: following in plans(role.cluster), seconds=20)
         ran = role.succeeds(manual("1.7.0"))
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-        assert "older settings" not in ran.stdout
+        assert "with older settings than" not in ran.stdout
         assert following in plans(role.cluster)
 
     def test_all_that_it_made_is_marked(self, role: Role):
