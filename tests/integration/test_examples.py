@@ -119,6 +119,8 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                         "labels": {"example.com/pool": pool},
                         "annotations": FAKE_NODE_ANNOTATION,
                     },
+                    # Without it no pod of a DaemonSet fits.
+                    "status": {"allocatable": {"pods": "250"}, "capacity": {"pods": "250"}},
                 }
                 for pool in POOLS
             ),
