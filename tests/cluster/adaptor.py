@@ -35,6 +35,7 @@ from .releases import RELEASES, Release, release_of
 MANAGER = "cloud-api-adaptor"
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
+DEFAULT_LIMIT = "10"
 PEER_PODS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{}/peerpods"
 PEER_POD_FINALIZER = "peer.pod/finalizer"
 SETS = {row.daemon_set for row in RELEASES}
@@ -144,12 +145,16 @@ class Adaptors:
         return True
 
     def _limit(self, pod: dict) -> int | None:
-        """What its environment says now; None where that is not a number, with which CAA does not start."""
-        if _release(pod).has_peer_pod_config:
+        """What its environment says now; None where CAA does not start with it."""
+        release = _release(pod)
+        if release.has_peer_pod_config:
             return 0
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/peer-pods-cm"
         data = (self._api.get(path) or {}).get("data") or {}
-        text = data.get("PEERPODS_LIMIT_PER_NODE") or "10"
+        text = data.get("PEERPODS_LIMIT_PER_NODE") or DEFAULT_LIMIT
+        if release.forgives:
+            number = re.match(r" *([+-]?[0-9]+)", text)
+            return int(number[1] if number else DEFAULT_LIMIT)
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     def _stop(self, pod: dict) -> None:

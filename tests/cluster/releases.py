@@ -17,7 +17,8 @@ class Release:
     `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it.
     `builds_image`: a job fills in the image of the pod VMs where peer-pods-cm names none, and empties it when the
     KataConfig is deleted. `writes_owner`: cloud-api-adaptor names itself in an annotation of the node, and removes
-    what it advertised only while it is the owner. `rolls`: the operator watches peer-pods-cm and replaces
+    what it advertised only while it is the owner. `forgives`: cloud-api-adaptor takes the digits that
+    PEERPODS_LIMIT_PER_NODE begins with, else 10, where older ones do not start with what is not a number. `rolls`: the operator watches peer-pods-cm and replaces
     cloud-api-adaptor's pods after each write. `has_update_strategy`: caaUpdateStrategy in osc-feature-gates decides
     whether it replaces them or waits until they are deleted. `has_webhook`: the operator deploys a mutating webhook.
     """
@@ -27,6 +28,7 @@ class Release:
     daemon_set: str
     builds_image: bool = True
     writes_owner: bool = False
+    forgives: bool = False
     rolls: bool = False
     has_update_strategy: bool = False
     has_webhook: bool = True
@@ -53,9 +55,10 @@ RELEASES = (
     # request 1917 reports that 1.9 to 1.12 may replace the pods at each reconcile; it was closed, and what it
     # names (defaults that the API server adds) does not change a DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
-    # SCO's pull request 1950, controllers/fg_handler.go and docs/CONFIG-OPTIONS.md; CAA's 62d8abbd.
-    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, rolls=True,
-            has_update_strategy=True),
+    # SCO's pull request 1950, controllers/fg_handler.go and docs/CONFIG-OPTIONS.md; CAA's 62d8abbd, and
+    # IntWithEnv in src/cloud-providers/util.go.
+    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, forgives=True,
+            rolls=True, has_update_strategy=True),
 )  # fmt: skip
 
 NEWEST = "1.13"

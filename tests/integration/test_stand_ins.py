@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import openshift
 from tests.cluster.adaptor import MANAGER, OWNER, RESTART, lost
-from tests.cluster.launcher import Cluster
+from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
 from tests.cluster.processes import wait_for
 from tests.support import OPERATOR_NAMESPACE
 
@@ -313,41 +313,54 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
 
 
-def test_a_limit_that_is_not_a_number_crashes_it(world: World):
-    """A peer pod then waits; with a number, both run."""
+def test_the_newest_takes_what_its_limit_begins_with(world: World):
+    """And 10 where that is not a number (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    for text, number in (("many", "10"), ("20abc", "20")):
+        world.settings(PEERPODS_LIMIT_PER_NODE=text)
+        delete_adaptors(world, set(world.adaptors()))
+        wait_for(number, lambda n=number: world.advertised() == [n, n], seconds=90)
+
+
+def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
+    """A peer pod then waits; with a number, both run."""
     world.settings(PEERPODS_LIMIT_PER_NODE="many")
-    delete_adaptors(world, set(world.adaptors()))
+    node = {"name": "older", "annotations": FAKE_NODE_ANNOTATION}
+    room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
+    world.cluster.apply(
+        {"apiVersion": "v1", "kind": "Node", "metadata": node, "status": room},
+        {"apiVersion": "v1", "kind": "Pod",
+         "metadata": {"name": "caa", "namespace": OPERATOR_NAMESPACE,
+                      # The DaemonSet that there is would adopt it by its own label.
+                      "labels": {"name": "peerpodconfig-ctrl-caa-daemon"}},
+         "spec": {"nodeName": "older", "containers": [{"name": "caa-pod", "image": "caa:1.10.0"}]}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits", "namespace": "default"},
+         "spec": {"runtimeClassName": "kata-remote", "nodeName": "older",
+                  "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
+                  "containers": [{"name": "app", "image": "app"}]}},
+    )  # fmt: skip
 
-    def ready() -> set[str]:
-        pods = world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
-        return {
-            condition["status"]
-            for pod in pods
-            for condition in pod["status"].get("conditions", [])
-            if condition["type"] == "Ready"
-        }
-
-    wait_for("pods that are not Ready", lambda: ready() == {"False"}, seconds=60)
-    assert world.advertised() == [None, None]
-    node = next(iter(world.adaptors().values()))
-    world.cluster.apply({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits", "namespace": "default"},
-        "spec": {"runtimeClassName": "kata-remote", "nodeName": node,
-                 "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
-                 "containers": [{"name": "app", "image": "app"}]},
-    })  # fmt: skip
-
-    def state() -> dict:
-        (status,) = world.peer_pods()[0]["status"].get("containerStatuses") or [{}]
+    def state(name: str, namespace: str) -> dict:
+        pod = world.cluster.get("pod", name, "-n", namespace)
+        (status,) = pod["status"].get("containerStatuses") or [{}]
         return status.get("state", {})
 
-    creating = {"waiting": {"reason": "ContainerCreating"}}
-    wait_for("the peer pod to wait", lambda: state() == creating, seconds=30)
+    for pod, reason in (
+        (("waits", "default"), "ContainerCreating"),
+        (("caa", HERE[1]), "CrashLoopBackOff"),
+    ):
+        waiting = {"waiting": {"reason": reason}}
+        wait_for(reason, lambda p=pod, w=waiting: state(*p) == w, seconds=60)
+
+    def capacity() -> dict:
+        return world.cluster.get("node", "older")["status"]["capacity"]
+
+    assert RESOURCE not in capacity()
     world.settings(PEERPODS_LIMIT_PER_NODE="3")
-    wait_for("the limit", lambda: world.advertised() == ["3", "3"], seconds=60)
-    wait_for("the peer pod", lambda: "running" in state(), seconds=30)
-    assert ready() == {"True"}
+    wait_for("the limit", lambda: capacity().get(RESOURCE) == "3", seconds=60)
+    wait_for("the peer pod", lambda: "running" in state("waits", "default"), seconds=30)
+    world.cluster.kubectl("delete", "pod", "caa", *HERE)
+    world.cluster.kubectl("delete", "node", "older")
 
 
 def test_a_negative_limit_advertises_nothing(world: World):
