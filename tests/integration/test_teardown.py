@@ -20,6 +20,7 @@ from tests.cluster import aws, azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
+from tests.cluster.releases import NEWEST
 from tests.integration.site import (
     NOTHING_CHANGED,
     RoleAlone,
@@ -78,11 +79,17 @@ def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str 
 
 
 @pytest.fixture(scope="module")
-def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
+def operator(request: pytest.FixtureRequest) -> str:
+    """The release that the catalog leads to."""
+    return getattr(request, "param", "1.8")
+
+
+@pytest.fixture(scope="module")
+def site(moto: aws.Moto, cloud_side: aws.CloudSide, operator: str) -> Iterator[Site]:
     ec2 = moto.client("ec2")
     with Cluster() as cluster:
-        openshift.fill(cluster, cloud_side.workers, aws.REGION)
-        openshift.start_stand_ins(cluster, "process")
+        openshift.fill(cluster, cloud_side.workers, aws.REGION, peer_pod_configs=operator != NEWEST)
+        openshift.start_stand_ins(cluster, "process", operator)
         wait_for(
             "the machine config operator's first word",
             lambda: "conditions" in cluster.get("machineconfigpool", "worker")["status"],
@@ -127,6 +134,7 @@ def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
     return before
 
 
+@pytest.mark.parametrize("operator", ["1.8", NEWEST], indirect=True, scope="module")
 class TestABareCluster:
     def test_it_refuses_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
         site.cluster.apply({
