@@ -87,7 +87,8 @@ def bare_cluster(
 ) -> Iterator[tuple[Cluster, Cloud]]:
     """A cluster of so many workers in that one of CLOUDS, as an installer leaves it.
 
-    Its catalog's channel `stable` leads to that release of the `operator`.
+    Its catalog's channel `stable` leads to that release of the `operator`. The newest one deploys a webhook of its
+    own, as all do; an older one here does not, so that the collection's is at work.
 
     Its controllers (operators.py) and its one real node (kubelet.py) are at work; the latter runs
     pods by "podman" or each as a "process".
@@ -100,7 +101,8 @@ def bare_cluster(
         openshift.fill(
             cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False
         )
-        openshift.start_stand_ins(cluster, runtime, operator)
+        webhook = _images(runtime)["webhook"] if operator == NEWEST else ""
+        openshift.start_stand_ins(cluster, runtime, operator, webhook_image=webhook)
         yield cluster, cloud
 
 
@@ -109,9 +111,14 @@ def exported(cluster: Cluster, cloud: Cloud) -> dict[str, str]:
     return {"KUBECONFIG": str(cluster.kubeconfig), **cloud.environment}
 
 
+def _images(runtime: str) -> dict[str, str]:
+    """The containers' images, or their sources where pods run as processes."""
+    return build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
+
+
 def site_variables(runtime: str) -> dict:
     """What a user of this machine's cluster would put into their inventory."""
-    images = build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
+    images = _images(runtime)
     here = {
         # This machine is the control plane's one node, and the only one whose pods really run.
         "node_selector": {"node-role.kubernetes.io/control-plane": ""},

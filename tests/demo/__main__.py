@@ -77,14 +77,10 @@ class Demo:
             "ordinary_pods_unchanged": [self._stored(pod) for pod in ordinary_pods()] == untouched,
             "second_run_changed": second_run_changed,
             "ports_opened": self.cloud.ports_opened(),
-            "webhook_runtime": self._runtime_of("peerpods-webhook"),
-            "webhook_pods_ready": self._ready_pods("peerpods-webhook"),
             "operator": self.operator,
-            "advertiser": self._advertiser(),
+            "webhook": self._webhook(),
+            "agent": self._pods_of("osc-peerpods", "peerpods-node-capacity"),
         }
-        if report["advertiser"] == "agent":
-            report["agent_runtime"] = self._runtime_of("peerpods-node-capacity")
-            report["agent_pods_ready"] = self._ready_pods("peerpods-node-capacity")
         adaptors = self._adaptors()
         with self._timed("raise_limit"):
             self._ansible(
@@ -163,11 +159,13 @@ class Demo:
         )  # fmt: skip
         return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["after"]
 
-    def _advertiser(self) -> str:
-        """What keeps the nodes at their limit: the collection's agent, or the operator's controller."""
-        deployments = self.cluster.get("deployments", "-n", "osc-peerpods")["items"]
-        names = [deployment["metadata"]["name"] for deployment in deployments]
-        return "agent" if "peerpods-node-capacity" in names else "operator"
+    def _webhook(self) -> dict:
+        """Whose webhook mutates the pods, and what runs it."""
+        ours = self._pods_of("osc-peerpods", "peerpods-webhook")
+        if ours:
+            return {"of": "osc.peerpods", **ours}
+        theirs = self._pods_of(OPERATOR_NAMESPACE, "peer-pods-webhook")
+        return {"of": "the operator", **(theirs or {"ready": 0, "runtime": "nothing"})}
 
     def _adaptors(self) -> set[str]:
         """The cloud-api-adaptor pods."""
@@ -183,21 +181,23 @@ class Demo:
             node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in self._nodes()
         )
 
-    def _ready_pods(self, name: str) -> int:
-        deployment = self.cluster.get("deployment", name, "-n", "osc-peerpods")
-        return deployment["status"].get("readyReplicas", 0)
-
-    def _runtime_of(self, name: str) -> str:
-        """What runs a Deployment's pods, as their nodes report it."""
-        pods = self.cluster.get(
-            "pods", "-n", "osc-peerpods", "-l", f"app.kubernetes.io/name={name}"
-        )
-        nodes = {pod["spec"]["nodeName"] for pod in pods["items"]}
-        versions = {
+    def _pods_of(self, namespace: str, name: str) -> dict | None:
+        """How many pods of a Deployment are ready, and what runs them as their nodes report it; None without one."""
+        deployments = self.cluster.get("deployments", "-n", namespace)["items"]
+        found = [one for one in deployments if one["metadata"]["name"] == name]
+        if not found:
+            return None
+        labels = found[0]["spec"]["selector"]["matchLabels"]
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        pods = self.cluster.get("pods", "-n", namespace, "-l", selector)["items"]
+        runtimes = {
             self.cluster.get("node", node)["status"]["nodeInfo"]["containerRuntimeVersion"]
-            for node in nodes
+            for node in {pod["spec"]["nodeName"] for pod in pods}
         }
-        return ", ".join(sorted(version.partition("://")[0] for version in versions))
+        return {
+            "ready": found[0]["status"].get("readyReplicas", 0),
+            "runtime": ", ".join(sorted(runtime.partition("://")[0] for runtime in runtimes)),
+        }
 
 
 def ordinary_pods() -> list[dict]:

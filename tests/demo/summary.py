@@ -28,7 +28,8 @@ def render(report: dict, checks: list[Check]) -> str:
         "",
         *(f"  {'✔' if c.holds else '✘'} {c.name:<{width}}  {c.seen}" for c in checks),
         "",
-        f"  webhook: {report['webhook_pods_ready']} pods by {report['webhook_runtime']}; {_advertiser(report)}",
+        f"  webhook of {report['webhook']['of']}: {_pods(report['webhook'])}",
+        f"  limits advertised by {_advertiser(report['agent'])}",
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
         "All of it held." if all(c.holds for c in checks) else "Not all of it held: see ✘.",
@@ -36,7 +37,9 @@ def render(report: dict, checks: list[Check]) -> str:
     return "\n".join(lines)
 
 
-def _advertiser(report: dict) -> str:
-    if report["advertiser"] == "agent":
-        return f"agent: {report['agent_pods_ready']} by {report['agent_runtime']}"
-    return "limits: advertised by the operator"
+def _advertiser(agent: dict | None) -> str:
+    return f"the agent: {_pods(agent)}" if agent else "the operator"
+
+
+def _pods(deployment: dict) -> str:
+    return f"{deployment['ready']} pods by {deployment['runtime']}"

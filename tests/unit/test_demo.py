@@ -94,13 +94,14 @@ def test_an_operator_that_the_demo_does_not_show(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_summary_names_the_cloud(cloud: str):
-    about = {"webhook_pods_ready": 2, "webhook_runtime": "podman", "agent_pods_ready": 1,
-             "agent_runtime": "podman", "seconds": {"total": 60.1}, "operator": "1.13",
-             "advertiser": "agent"}  # fmt: skip
-    said = render({**SEEN, **about, "cloud": cloud}, checks(SEEN))
+    webhook = {"of": "the operator", "ready": 2, "runtime": "podman"}
+    about = {"webhook": webhook, "agent": {"ready": 1, "runtime": "podman"}, "cloud": cloud,
+             "seconds": {"total": 60.1}, "operator": "1.13"}  # fmt: skip
+    said = render({**SEEN, **about}, checks(SEEN))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
     assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in said
-    assert "; agent: 1 by podman" in said
-    operators = {**SEEN, **about, "cloud": cloud, "advertiser": "operator"}
-    assert "; limits: advertised by the operator" in render(operators, checks(SEEN))
+    assert "webhook of the operator: 2 pods by podman" in said
+    assert "limits advertised by the agent: 1 pods by podman" in said
+    without = render({**SEEN, **about, "agent": None}, checks(SEEN))
+    assert "limits advertised by the operator" in without
     assert said.endswith("All of it held.")

@@ -1,0 +1,249 @@
+"""`python -m benchmarks.limit`: a change of the limit on a cluster full of peer pods, on the operator's second generation.
+
+Ours is `limit.yml` with the agent at work, the other one the documented way: edit peer-pods-cm, and have the
+cloud-api-adaptor (CAA) pods replaced. README.md has how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import yaml
+
+from tests.cluster import openshift
+from tests.cluster.adaptor import lost
+from tests.cluster.clouds import site_variables
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import Api
+from tests.cluster.processes import wait_for
+from tests.cluster.releases import NEWEST, release_of
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
+
+BUILD = ROOT / "build" / "bench"
+HERE = ("-n", OPERATOR_NAMESPACE)
+RESOURCE = "kata.peerpods.io/vm"
+WORKERS = "node-role.kubernetes.io/worker"
+CAA = "osc-caa-ds"
+
+# What the cluster begins with, and what each way changes it to.
+BEFORE, DOCUMENTED, OURS = 10, 20, 30
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the limit. `seconds` is until all nodes advertise it, `until_done` until the commands have
+    ended and all CAA pods are Ready; `without_slots` counts the nodes that advertised nothing meanwhile."""
+
+    seconds: float
+    until_done: float
+    caa_restarts: int
+    peer_pods_lost: int
+    without_slots: int
+
+
+class World:
+    """A cluster whose nodes all run cloud-api-adaptor, and peer pods."""
+
+    def __init__(self, cluster: Cluster, nodes: int, peer_pods: int, operator: str):
+        self.cluster, self._nodes, self._peer_pods = cluster, nodes, peer_pods
+        self._operator = operator
+        self._api = Api(str(cluster.kubeconfig))
+        region = openshift.IMAGINED_REGION["aws"]
+        openshift.fill(cluster, openshift.imagined_workers(nodes), region, peer_pod_configs=False)
+        openshift.start_stand_ins(cluster, "process", operator, webhook_image="webhook:source")
+        cluster.apply(*_installation())
+        wait_for("all nodes to advertise", lambda: self._advertise(BEFORE), seconds=1800)
+        cluster.kubectl("rollout", "status", "deployment/peer-pods-webhook", *HERE, "--timeout=2m")
+
+    def run_peer_pods(self) -> None:
+        """Have so many peer pods run, and no other ones."""
+        self.cluster.kubectl(
+            "delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0"
+        )
+        self.cluster.apply(*map(_peer_pod, range(self._peer_pods)))
+        wait_for(
+            "the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900
+        )
+
+    def start_agent(self) -> None:
+        variables = site_variables("process") | {"node_capacity_manager": "collection"}
+        play = {"hosts": "localhost", "gather_facts": False, "vars": variables,
+                "roles": ["osc.peerpods.node_capacity"]}  # fmt: skip
+        path = self.cluster.directory / "agent.yml"
+        path.write_text(yaml.safe_dump([play]))
+        self._run(["ansible-playbook", str(path)])
+
+    def documented(self) -> Change:
+        """Newer operators replace the CAA pods by themselves: a restart beside that would do it twice."""
+        data = json.dumps({"data": {"PEERPODS_LIMIT_PER_NODE": str(DOCUMENTED)}})
+        oc = [str(self.cluster.bin / "kubectl"), f"--kubeconfig={self.cluster.kubeconfig}", *HERE]
+        commands = [[*oc, "patch", "configmap", "peer-pods-cm", "--type=merge", "-p", data]]
+        if not release_of(self._operator).rolls:
+            commands.append([*oc, "rollout", "restart", f"daemonset/{CAA}"])
+        return self._measured(DOCUMENTED, commands)
+
+    def ours(self) -> Change:
+        limit = json.dumps({"peerpodconfig_rollout_limit": OURS})
+        playbook = str(ROOT / "playbooks" / "limit.yml")
+        return self._measured(OURS, [["ansible-playbook", playbook, "-e", limit]])
+
+    def _measured(self, limit: int, commands: list[list[str]]) -> Change:
+        adaptors = self._adaptors()
+        listed = self._list("/api/v1/nodes", WORKERS)
+        began = time.monotonic()
+        waiting = {node["metadata"]["name"] for node in listed["items"]}
+        without: set[str] = set()
+        running = subprocess.Popen(
+            ["bash", "-ec", " && ".join(map(shlex.join, commands))],
+            env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        for node in self._changes(listed["metadata"]["resourceVersion"]):
+            name, slots = node["metadata"]["name"], node["status"]["allocatable"].get(RESOURCE)
+            if slots is None:
+                without.add(name)
+            (waiting.discard if slots == str(limit) else waiting.add)(name)
+            if not waiting:
+                break
+        seconds = time.monotonic() - began
+        said, _ = running.communicate()
+        if running.returncode:
+            sys.exit(said)
+        wait_for("cloud-api-adaptor", self._adaptors_are_ready, seconds=900)
+        until_done = time.monotonic() - began
+        pods = self._pods()
+        return Change(
+            seconds,
+            until_done,
+            len(adaptors - self._adaptors()),
+            sum(map(lost, pods)) + self._peer_pods - len(pods),
+            len(without),
+        )
+
+    def _changes(self, version: str) -> Iterator[dict]:
+        """The workers as they change from then on."""
+        path = f"/api/v1/nodes?watch=true&labelSelector={WORKERS}&resourceVersion={version}&timeoutSeconds=3600"
+        for line in self._api.stream(path):
+            yield json.loads(line)["object"]
+
+    def _advertise(self, limit: int) -> bool:
+        nodes = self._list("/api/v1/nodes", WORKERS)["items"]
+        return all(node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in nodes)
+
+    def _adaptors(self) -> set[str]:
+        return {pod["metadata"]["uid"] for pod in self._adaptor_pods()}
+
+    def _adaptors_are_ready(self) -> bool:
+        daemon_set = self._api.get(
+            f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/daemonsets/{CAA}"
+        )
+        status = daemon_set["status"]
+        return (
+            status["observedGeneration"] == daemon_set["metadata"]["generation"]
+            and status.get("updatedNumberScheduled") == status.get("numberReady") == self._nodes
+        )
+
+    def _adaptor_pods(self) -> list[dict]:
+        return self._list(f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods", f"name={CAA}")["items"]
+
+    def _pods(self) -> list[dict]:
+        return self._list("/api/v1/namespaces/default/pods")["items"]
+
+    def _list(self, path: str, selector: str = "") -> dict:
+        return self._api.request("GET", f"{path}?labelSelector={selector}")
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return ansible_environment({"KUBECONFIG": str(self.cluster.kubeconfig)})
+
+    def _run(self, command: list[str]) -> None:
+        ran = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        if ran.returncode:
+            sys.exit(ran.stdout + ran.stderr)
+
+
+def _installation() -> list[dict]:
+    """What an administrator applies to have the operator, with a limit of BEFORE."""
+    here = {"namespace": OPERATOR_NAMESPACE}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "peer-pods-cm", **here},
+         "data": {"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0",
+                  "PEERPODS_LIMIT_PER_NODE": str(BEFORE)}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "peer-pods-secret", **here}},
+        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
+         "metadata": {"name": "operator", **here},
+         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
+        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
+         "metadata": {"name": "operator", **here},
+         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
+                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
+                  "installPlanApproval": "Automatic"}},
+        {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
+         "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True}},
+    ]  # fmt: skip
+
+
+def _peer_pod(number: int) -> dict:
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": f"peer-pod-{number}", "namespace": "default"},
+        "spec": {"runtimeClassName": "kata-remote", "automountServiceAccountToken": False,
+                 "containers": [{"name": "app", "image": "app"}]},
+    }  # fmt: skip
+
+
+def _runs(pod: dict) -> bool:
+    return pod["status"]["phase"] == "Running" and not lost(pod)
+
+
+def table(changes: dict[str, Change]) -> str:
+    head = f"{'':24}{'all advertise it':>18}{'all is done':>14}{'CAA restarts':>14}{'peer pods lost':>16}{'nodes without slots':>21}"
+    return "\n".join([head, *(
+        f"{name:24}{one.seconds:>16.1f} s{one.until_done:>12.1f} s{one.caa_restarts:>14}"
+        f"{one.peer_pods_lost:>16}{one.without_slots:>21}"
+        for name, one in changes.items()
+    )])  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=500)
+    parser.add_argument("--peer-pods", type=int, default=1000)
+    parser.add_argument("--operator", default=NEWEST, help="the operator's release (1.9 or newer)")
+    asked = parser.parse_args()
+    if release_of(asked.operator).has_peer_pod_config:
+        parser.error("operators up to 1.8 change a limit without a restart of cloud-api-adaptor")
+    with Cluster() as cluster:
+        print(f"load {os.getloadavg()[0]:.1f}; installing on {asked.nodes} nodes", flush=True)
+        world = World(cluster, asked.nodes, asked.peer_pods, asked.operator)
+        changes = {}
+        for name, prepare, change in (
+            ("the documented way", None, world.documented),
+            ("osc.peerpods", world.start_agent, world.ours),
+        ):
+            if prepare:
+                prepare()
+            world.run_peer_pods()
+            print(
+                f"{asked.peer_pods} peer pods run; load {os.getloadavg()[0]:.1f}; {name}",
+                flush=True,
+            )
+            changes[name] = change()
+    print(table(changes))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    figures = {name: asdict(one) for name, one in changes.items()}
+    (BUILD / "limit.json").write_text(json.dumps(vars(asked) | figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
