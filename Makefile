@@ -12,7 +12,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-site collection images programs packages browser h2load requirements clean
+.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
@@ -30,6 +30,8 @@ help:
 	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
 	@echo "make bench-agent     5,000 nodes that advertise their slots: our agent beside a controller by client-go,"
 	@echo "                     curl, and libraries (NODES=…; AGENT=DIR: another checkout's agent)"
+	@echo "make bench-limit   a limit change on 500 nodes with 1,000 peer pods, ours and the documented way"
+	@echo "                   (NODES=…; OPERATOR=1.12: with an older operator)"
 	@echo "make bench-site    the whole site on 500 workers: time and calls, by role (WORKERS=…)"
 	@echo "make collection    build the tarball that is released, in build/"
 	@echo "make images        build the webhook's and the agent's image"
@@ -99,6 +101,9 @@ bench-admission: .venv/installed h2load
 
 bench-agent: .venv/installed h2load
 	.venv/bin/python -m benchmarks.agent $(if $(NODES),--nodes $(NODES)) $(if $(AGENT),--agent $(AGENT))
+
+bench-limit: .venv/installed
+	.venv/bin/python -m benchmarks.limit $(if $(NODES),--nodes $(NODES)) $(if $(OPERATOR),--operator $(OPERATOR))
 
 bench-site: .venv/installed
 	.venv/bin/python -m benchmarks.site $(if $(WORKERS),--workers $(WORKERS))

@@ -9,7 +9,7 @@ A finding says what was looked at, what was found, why that matters and what to 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
@@ -46,7 +46,7 @@ TITLES = {
     "operator-version": "Operator's version",
     "limit-storage": "Storage of the limit",
     "adaptor-settings": "Settings of cloud-api-adaptor",
-    "migration": "Migration from PeerPodConfigs",
+    "migration": "Migration of the limit",
     "other-webhooks": "Other webhooks for peer pods",
     "other-advertisers": "Other advertisers of peer pods",
     "api-features": "Features of the API server",
@@ -422,7 +422,8 @@ def _generation(cluster: Mapping) -> Iterator[dict]:
     yield _limit_storage(operator)
     if operator["limit_in"] == PEER_PODS_CM:
         yield _adaptor_settings(operator)
-        yield _migration(operator)
+        if operator["peer_pod_configs"] is not None:
+            yield _migration(operator["peer_pod_configs"])
 
 
 def _limit_storage(operator: Mapping) -> dict:
@@ -475,11 +476,8 @@ def _adaptor_settings(operator: Mapping) -> dict:
     return finding("adaptor-settings", "ok", f"{told}.")
 
 
-def _migration(operator: Mapping) -> dict:
-    """What an upgrade from a release with PeerPodConfigs left behind."""
-    left = operator["peer_pod_configs"]
-    if left is None:
-        return finding("migration", "ok", "The API server serves no PeerPodConfigs.")
+def _migration(left: Collection[str]) -> dict:
+    """What an upgrade from a release with PeerPodConfigs left behind: the names of those that are `left`."""
     if OPERATORS_CONFIG in left:
         return finding(
             "migration",

@@ -117,6 +117,29 @@ class RoleAlone(Site):
         return ["ansible-playbook", str(self.playbook), "-e", json.dumps(self.variables)]
 
 
+@dataclass
+class Looks:
+    """What a playbook that changes nothing said of a site: at the terminal, and in its report."""
+
+    printed: str
+    page: str
+    findings: dict[str, dict]
+
+
+def look_at(site: Site, playbook: str, directory: Path) -> Looks:
+    """Run `preflight` or `report` on a site."""
+    looking = RoleAlone(
+        **{**vars(site), "playbook": ROOT / "playbooks" / f"{playbook}.yml", "directory": directory}
+    )
+    with site.unchanged():
+        ran = looking.run()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = directory / "peerpods-report"
+    document = json.loads((report / f"{playbook}.json").read_text())
+    findings = {found["check"]: found for found in document["findings"]}
+    return Looks(ran.stdout, (report / f"{playbook}.html").read_text(), findings)
+
+
 def user_of(cluster: Cluster, playbook: str) -> Path:
     """The kubeconfig of one who may do what `playbook` asks for before it begins, and nothing else."""
     cluster.apply({

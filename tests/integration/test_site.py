@@ -4,6 +4,7 @@ that it needs no more rights than preflight asks for."""
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
 from tests.cluster.releases import NEWEST
-from tests.integration.site import NOTHING_CHANGED, Site, artifacts, sentence, user_of
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts, look_at, sentence, user_of
 from tests.support import OPERATOR_NAMESPACE
 
 
@@ -245,6 +246,18 @@ def test_credentials_of_the_clusters_own(site: Site):
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
     found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
     assert found == root
+
+
+@pytest.mark.parametrize("playbook", ["preflight", "report"])
+def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path, playbook: str):
+    """No word of PeerPodConfigs, which this cluster has never had."""
+    seen = look_at(site, playbook, tmp_path)
+    assert seen.findings["limit-storage"]["found"] == (
+        "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it."
+    )
+    assert seen.findings["other-advertisers"]["status"] == "ok"
+    for said in (seen.printed, seen.page, json.dumps(seen.findings)):
+        assert "PeerPodConfig" not in said
 
 
 def test_it_stands_aside_for_the_operators_webhook(site: Site):

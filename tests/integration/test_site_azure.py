@@ -9,6 +9,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, sentence
+from tests.integration.site import NOTHING_CHANGED, Site, look_at, sentence
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
@@ -248,3 +249,12 @@ class TestCredentialsOfVariables:
         said = sentence(site.run(*FROM_THE_CLUSTER))
         assert "peer-pods-secret was not made of a CredentialsRequest" in said
         assert stored(site, "secret", "peer-pods-secret") == before
+
+
+@pytest.mark.parametrize("playbook", ["preflight", "report"])
+def test_what_looks_at_it_knows_the_first_generation(site: Site, tmp_path: Path, playbook: str):
+    seen = look_at(site, playbook, tmp_path)
+    assert seen.findings["limit-storage"]["found"] == (
+        "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."
+    )
+    assert seen.findings["other-advertisers"]["status"] == "ok"
