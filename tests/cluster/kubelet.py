@@ -116,6 +116,8 @@ class Podman:
             "metadata": {"name": pod.name, "labels": {self.OWNER_LABEL: str(os.getpid())}},
             "spec": {
                 "restartPolicy": spec["restartPolicy"],
+                # As long as Linux lets one be; podman would take the name above.
+                "hostname": pod.manifest["metadata"]["name"][:63],
                 # The API server's certificate names it as every pod knows it.
                 "hostAliases": [{"ip": self.gateway, "hostnames": ["kubernetes.default.svc"]}],
                 "containers": [
