@@ -20,7 +20,8 @@ class Release:
     what it advertised only while it is the owner. `forgives`: cloud-api-adaptor takes the digits that
     PEERPODS_LIMIT_PER_NODE begins with, else 10, where older ones do not start with what is not a number. `rolls`: the
     operator watches peer-pods-cm and replaces cloud-api-adaptor's pods after each write. `has_update_strategy`:
-    caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted. `has_webhook`: the operator deploys a mutating webhook.
+    caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted.
+    `has_webhook`: the operator deploys a mutating webhook.
     """
 
     since: tuple[int, int]
