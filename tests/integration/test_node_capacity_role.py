@@ -365,6 +365,11 @@ class TestAfterTheAgent:
         role.write(workers[0], "10", "cloud-api-adaptor")
         role.succeed()
         assert role.pods()
+        wait_for(
+            "the agent to have settled",
+            lambda: set(role.advertised().values()) == {"10"},
+            seconds=30,
+        )
 
     def test_it_makes_way_for_the_operator(self, role: Role):
         said = role.succeed(node_capacity_manager="operator")
