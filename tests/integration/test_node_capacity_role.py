@@ -86,7 +86,8 @@ def adaptor(role: str) -> list[dict]:
                     "metadata": {"labels": label},
                     "spec": {
                         "nodeSelector": {f"node-role.kubernetes.io/{role}": ""},
-                        "containers": [{"name": "caa-pod", "image": "caa"}],
+                        # A release that does not advertise by itself.
+                        "containers": [{"name": "caa-pod", "image": "caa:1.8.1"}],
                     },
                 },
             },
