@@ -53,15 +53,14 @@ class World:
     """A cluster whose nodes all run cloud-api-adaptor, and peer pods."""
 
     def __init__(self, cluster: Cluster, nodes: int, peer_pods: int, operator: str):
-        self.cluster, self._nodes, self._peer_pods = cluster, nodes, peer_pods
-        self._operator = operator
+        self.cluster, self._peer_pods, self._operator = cluster, peer_pods, operator
         self._api = Api(str(cluster.kubeconfig))
         region = openshift.IMAGINED_REGION["aws"]
         openshift.fill(cluster, openshift.imagined_workers(nodes), region, peer_pod_configs=False)
         openshift.start_stand_ins(cluster, "process", operator, webhook_image="webhook:source")
         cluster.apply(*_installation())
         wait_for("all nodes to advertise", lambda: self._advertise(BEFORE), seconds=1800)
-        cluster.kubectl("rollout", "status", "deployment/peer-pods-webhook", *HERE, "--timeout=2m")
+        self._rolled_out("deployment/peer-pods-webhook")
 
     def run_peer_pods(self) -> None:
         """Have so many peer pods run, and no other ones."""
@@ -73,14 +72,6 @@ class World:
             "the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900
         )
 
-    def start_agent(self) -> None:
-        variables = site_variables("process") | {"node_capacity_manager": "collection"}
-        play = {"hosts": "localhost", "gather_facts": False, "vars": variables,
-                "roles": ["osc.peerpods.node_capacity"]}  # fmt: skip
-        path = self.cluster.directory / "agent.yml"
-        path.write_text(yaml.safe_dump([play]))
-        self._run(["ansible-playbook", str(path)])
-
     def documented(self) -> Change:
         """Newer operators replace the CAA pods by themselves: a restart beside that would do it twice."""
         data = json.dumps({"data": {"PEERPODS_LIMIT_PER_NODE": str(DOCUMENTED)}})
@@ -91,9 +82,23 @@ class World:
         return self._measured(DOCUMENTED, commands)
 
     def ours(self) -> Change:
+        self._start_agent()
         limit = json.dumps({"peerpodconfig_rollout_limit": OURS})
         playbook = str(ROOT / "playbooks" / "limit.yml")
         return self._measured(OURS, [["ansible-playbook", playbook, "-e", limit]])
+
+    def _start_agent(self) -> None:
+        variables = site_variables("process") | {"node_capacity_manager": "collection"}
+        play = {"hosts": "localhost", "gather_facts": False, "vars": variables,
+                "roles": ["osc.peerpods.node_capacity"]}  # fmt: skip
+        path = self.cluster.directory / "agent.yml"
+        path.write_text(yaml.safe_dump([play]))
+        ran = subprocess.run(
+            ["ansible-playbook", str(path)],
+            env=self._environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if ran.returncode:
+            sys.exit(ran.stdout + ran.stderr)
 
     def _measured(self, limit: int, commands: list[list[str]]) -> Change:
         adaptors = self._adaptors()
@@ -101,10 +106,13 @@ class World:
         began = time.monotonic()
         waiting = {node["metadata"]["name"] for node in listed["items"]}
         without: set[str] = set()
-        running = subprocess.Popen(
-            ["bash", "-ec", " && ".join(map(shlex.join, commands))],
-            env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        # Into a file: nobody reads a pipe while the nodes are followed.
+        said = self.cluster.directory / "commands.log"
+        with said.open("w") as log:
+            running = subprocess.Popen(
+                ["bash", "-ec", " && ".join(map(shlex.join, commands))],
+                env=self._environment, stdout=log, stderr=log,
+            )  # fmt: skip
         for node in self._changes(listed["metadata"]["resourceVersion"]):
             name, slots = node["metadata"]["name"], node["status"]["allocatable"].get(RESOURCE)
             if slots is None:
@@ -112,11 +120,12 @@ class World:
             (waiting.discard if slots == str(limit) else waiting.add)(name)
             if not waiting:
                 break
+        else:
+            sys.exit(f"Not all nodes advertise {limit}:\n{said.read_text()}")
         seconds = time.monotonic() - began
-        said, _ = running.communicate()
-        if running.returncode:
-            sys.exit(said)
-        wait_for("cloud-api-adaptor", self._adaptors_are_ready, seconds=900)
+        if running.wait():
+            sys.exit(said.read_text())
+        self._rolled_out(f"daemonset/{CAA}")
         until_done = time.monotonic() - began
         pods = self._pods()
         return Change(
@@ -126,6 +135,10 @@ class World:
             sum(map(lost, pods)) + self._peer_pods - len(pods),
             len(without),
         )
+
+    def _rolled_out(self, workload: str) -> None:
+        """Wait until all its pods are of its template, and Ready."""
+        self.cluster.kubectl("rollout", "status", workload, *HERE, "--timeout=15m")
 
     def _changes(self, version: str) -> Iterator[dict]:
         """The workers as they change from then on."""
@@ -138,20 +151,8 @@ class World:
         return all(node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in nodes)
 
     def _adaptors(self) -> set[str]:
-        return {pod["metadata"]["uid"] for pod in self._adaptor_pods()}
-
-    def _adaptors_are_ready(self) -> bool:
-        daemon_set = self._api.get(
-            f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/daemonsets/{CAA}"
-        )
-        status = daemon_set["status"]
-        return (
-            status["observedGeneration"] == daemon_set["metadata"]["generation"]
-            and status.get("updatedNumberScheduled") == status.get("numberReady") == self._nodes
-        )
-
-    def _adaptor_pods(self) -> list[dict]:
-        return self._list(f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods", f"name={CAA}")["items"]
+        pods = self._list(f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods", f"name={CAA}")["items"]
+        return {pod["metadata"]["uid"] for pod in pods}
 
     def _pods(self) -> list[dict]:
         return self._list("/api/v1/namespaces/default/pods")["items"]
@@ -163,13 +164,6 @@ class World:
     def _environment(self) -> dict[str, str]:
         return ansible_environment({"KUBECONFIG": str(self.cluster.kubeconfig)})
 
-    def _run(self, command: list[str]) -> None:
-        ran = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        if ran.returncode:
-            sys.exit(ran.stdout + ran.stderr)
-
 
 def _installation() -> list[dict]:
     """What an administrator applies to have the operator, with a limit of BEFORE."""
@@ -180,14 +174,7 @@ def _installation() -> list[dict]:
          "data": {"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0",
                   "PEERPODS_LIMIT_PER_NODE": str(BEFORE)}},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "peer-pods-secret", **here}},
-        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
-         "metadata": {"name": "operator", **here},
-         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
-        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
-         "metadata": {"name": "operator", **here},
-         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
-                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
-                  "installPlanApproval": "Automatic"}},
+        *openshift.subscription(),
         {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
          "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True}},
     ]  # fmt: skip
@@ -227,17 +214,11 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}; installing on {asked.nodes} nodes", flush=True)
         world = World(cluster, asked.nodes, asked.peer_pods, asked.operator)
         changes = {}
-        for name, prepare, change in (
-            ("the documented way", None, world.documented),
-            ("osc.peerpods", world.start_agent, world.ours),
-        ):
-            if prepare:
-                prepare()
+        ways = {"the documented way": world.documented, "osc.peerpods": world.ours}
+        for name, change in ways.items():
             world.run_peer_pods()
-            print(
-                f"{asked.peer_pods} peer pods run; load {os.getloadavg()[0]:.1f}; {name}",
-                flush=True,
-            )
+            load = f"load {os.getloadavg()[0]:.1f}"
+            print(f"{asked.peer_pods} peer pods run; {load}; {name}", flush=True)
             changes[name] = change()
     print(table(changes))
     BUILD.mkdir(parents=True, exist_ok=True)
