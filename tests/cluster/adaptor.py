@@ -152,7 +152,7 @@ class Adaptors:
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/peer-pods-cm"
         data = (self._api.get(path) or {}).get("data") or {}
         text = data.get("PEERPODS_LIMIT_PER_NODE") or DEFAULT_LIMIT
-        if release.forgives:
+        if release.takes_leading_digits:
             number = re.match(r" *([+-]?[0-9]+)", text)
             return int(number[1] if number else DEFAULT_LIMIT)
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.azure_arm import AzureArm
@@ -111,6 +112,7 @@ def exported(cluster: Cluster, cloud: Cloud) -> dict[str, str]:
     return {"KUBECONFIG": str(cluster.kubeconfig), **cloud.environment}
 
 
+@cache
 def _images(runtime: str) -> dict[str, str]:
     """The containers' images, or their sources where pods run as processes."""
     return build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}

@@ -262,6 +262,20 @@ def node(worker: Worker, region: str) -> dict:
     }
 
 
+def subscription(start: str | None = None, approval: str = "Automatic") -> list[dict]:
+    """What an administrator applies to have the operator, with that version first or the channel's newest."""
+    metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}
+    starting = {"startingCSV": f"sandboxed-containers-operator.v{start}"} if start else {}
+    return [
+        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": metadata,
+         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
+        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription", "metadata": metadata,
+         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
+                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
+                  "installPlanApproval": approval, **starting}},
+    ]  # fmt: skip
+
+
 def peer_pod_config(role: str = "kata-oc", limit: str = "10") -> dict:
     """The PeerPodConfig as the operator makes it; its nodes are those with the label of `role`."""
     return {

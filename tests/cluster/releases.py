@@ -17,7 +17,7 @@ class Release:
     `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it.
     `builds_image`: a job fills in the image of the pod VMs where peer-pods-cm names none, and empties it when the
     KataConfig is deleted. `writes_owner`: cloud-api-adaptor names itself in an annotation of the node, and removes
-    what it advertised only while it is the owner. `forgives`: cloud-api-adaptor takes the digits that
+    what it advertised only while it is the owner. `takes_leading_digits`: cloud-api-adaptor takes the digits that
     PEERPODS_LIMIT_PER_NODE begins with, else 10, where older ones do not start with what is not a number. `rolls`: the
     operator watches peer-pods-cm and replaces cloud-api-adaptor's pods after each write. `has_update_strategy`:
     caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted.
@@ -29,7 +29,7 @@ class Release:
     daemon_set: str
     builds_image: bool = True
     writes_owner: bool = False
-    forgives: bool = False
+    takes_leading_digits: bool = False
     rolls: bool = False
     has_update_strategy: bool = False
     has_webhook: bool = True
@@ -58,7 +58,7 @@ RELEASES = (
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
     # SCO's pull request 1950, controllers/fg_handler.go and docs/CONFIG-OPTIONS.md; CAA's 62d8abbd, and
     # IntWithEnv in src/cloud-providers/util.go.
-    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, forgives=True,
+    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, takes_leading_digits=True,
             rolls=True, has_update_strategy=True),
 )  # fmt: skip
 

@@ -118,26 +118,27 @@ class RoleAlone(Site):
 
 
 @dataclass
-class Looks:
-    """What a playbook that changes nothing said of a site: at the terminal, and in its report."""
+class Reporting(RoleAlone):
+    """A playbook that changes nothing and writes its findings into a report, such as preflight.yml."""
 
-    printed: str
-    page: str
-    findings: dict[str, dict]
+    @property
+    def report(self) -> Path:
+        return self.directory / "peerpods-report"
+
+    def findings(self) -> dict[str, dict]:
+        """What the last run wrote into its report, by check."""
+        document = json.loads((self.report / f"{self.playbook.stem}.json").read_text())
+        return {found["check"]: found for found in document["findings"]}
 
 
-def look_at(site: Site, playbook: str, directory: Path) -> Looks:
-    """Run `preflight` or `report` on a site."""
-    looking = RoleAlone(
-        **{**vars(site), "playbook": ROOT / "playbooks" / f"{playbook}.yml", "directory": directory}
-    )
+def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, str]:
+    """Run `preflight` or `report` on a site, with the report in that directory; with it, what it printed."""
+    path = ROOT / "playbooks" / f"{playbook}.yml"
+    reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory})
     with site.unchanged():
-        ran = looking.run()
+        ran = reporting.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    report = directory / "peerpods-report"
-    document = json.loads((report / f"{playbook}.json").read_text())
-    findings = {found["check"]: found for found in document["findings"]}
-    return Looks(ran.stdout, (report / f"{playbook}.html").read_text(), findings)
+    return reporting, ran.stdout
 
 
 def user_of(cluster: Cluster, playbook: str) -> Path:

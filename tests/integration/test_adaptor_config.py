@@ -22,7 +22,6 @@ from tests.integration.test_stand_ins import (
     KATA_CONFIG,
     World,
     make_peer_pods,
-    subscription,
 )
 from tests.support import KUBERNETES_CLIENT, OPERATOR_NAMESPACE
 
@@ -100,7 +99,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool]]:
         openshift.start_stand_ins(cluster, "process", release)
         world = World(cluster)
         world.settings()
-        cluster.apply(*subscription(latest, "Automatic"))
+        cluster.apply(*openshift.subscription(latest, "Automatic"))
         wait_for(f"operator {latest}", lambda: world.version() == latest, seconds=90)
         cluster.apply(KATA_CONFIG)
         wait_for("cloud-api-adaptor", lambda: len(world.adaptors()) == len(WORKERS), seconds=90)

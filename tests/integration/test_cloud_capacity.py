@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,19 +20,18 @@ from tests.azure_arm.faults import Fault, authorization_failed
 from tests.cluster import openshift
 from tests.cluster.aws import Moto
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import free_ports
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
+from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.apiserver import requests_of
 from tests.integration.site import NOTHING_CHANGED
-from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
+from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
 # moto has a world of its own in each region, and no other test is in this one.
 REGION = "eu-west-3"
 STANDARD = "L-1216C47A"
 STANDARD_NAME = "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
 RESOURCE = "kata.peerpods.io/vm"
-AGENT_NAMESPACE, CONFIGMAP = "osc-peerpods", "peerpods-cloud-capacity"
-AGENT = ROOT / "containers" / "node_capacity"
+CONFIGMAP = "peerpods-cloud-capacity"
 NODES = ("capacity-a", "capacity-b", "capacity-c")
 POOL = {"pool": "capacity"}
 
@@ -386,22 +383,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def agent(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def agent(cluster: Cluster) -> None:
     """Our agent, as a process. The Deployment by which the role knows is another test's."""
-    (port,) = free_ports(1)
-    log = tmp_path_factory.mktemp("agent") / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "peerpods_node_capacity"],
-            env={**os.environ, "PYTHONPATH": str(AGENT), "KUBECONFIG": str(cluster.kubeconfig),
-                 "NAMESPACE": AGENT_NAMESPACE, "BIND_ADDRESS": "127.0.0.1",
-                 # No node here has a cloud-api-adaptor that could be ready.
-                 "REQUIRE_READY_ADAPTOR": "false", "HEALTH_PORT": str(port)},
-            stdout=output, stderr=output,
-        )  # fmt: skip
-    yield
-    process.kill()
-    process.wait()
+    # No node here has a cloud-api-adaptor that could be ready.
+    start_agent(cluster, REQUIRE_READY_ADAPTOR="false")
 
 
 @dataclass

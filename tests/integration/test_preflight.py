@@ -18,13 +18,13 @@ from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, Reporting, artifacts, play_of, sentence
 from tests.integration.test_cloud_capacity import STANDARD, ServiceQuotas, reservations
 from tests.support import ROOT
 
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
 
-# Without an operator there is nothing to say of its settings, and without an option for them nothing of these.
+# Checks without a finding here: the first two need an installed operator, the others report only an error.
 SILENT = {"adaptor-settings", "migration", "cluster", "limit"}
 
 PACKAGE = {
@@ -54,17 +54,8 @@ FOREIGN_WEBHOOK = {
 
 
 @dataclass
-class Preflight(RoleAlone):
+class Preflight(Reporting):
     """A cluster to look at, from a directory that the report goes into."""
-
-    @property
-    def report(self) -> Path:
-        return self.directory / "peerpods-report"
-
-    def findings(self) -> dict[str, dict]:
-        """What the last run wrote into its report, by check."""
-        document = json.loads((self.report / "preflight.json").read_text())
-        return {found["check"]: found for found in document["findings"]}
 
     def statuses(self) -> dict[str, str]:
         return {check: found["status"] for check, found in self.findings().items()}

@@ -7,9 +7,6 @@ where the webhook would be.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ import pytest
 
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import free_ports, wait_for
+from tests.cluster.processes import wait_for
+from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
@@ -27,8 +25,6 @@ pytestmark = pytest.mark.integration
 
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
-AGENT = ROOT / "containers" / "node_capacity"
-AGENT_NAMESPACE = "osc-peerpods"
 
 # Nobody is to say how many peer pods the node of the second pool has but 10 of them.
 KEEPS_TEN = "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
@@ -85,8 +81,7 @@ def generation(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(generation: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    (port,) = free_ports(1)
+def cluster(generation: int) -> Iterator[Cluster]:
     with Cluster() as running:
         openshift.fill(
             running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"],
@@ -103,18 +98,9 @@ def cluster(generation: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             *(second_generation() if generation == 2 else ()),
             *limits(generation),
         )  # fmt: skip
-        environment = {"PYTHONPATH": str(AGENT), "KUBECONFIG": str(running.kubeconfig),
-                       "NAMESPACE": AGENT_NAMESPACE, "BIND_ADDRESS": "127.0.0.1",
-                       # No node here has a cloud-api-adaptor that could be ready.
-                       "REQUIRE_READY_ADAPTOR": "false", "HEALTH_PORT": str(port)}  # fmt: skip
-        log = (tmp_path_factory.mktemp("agent") / "log").open("w")
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "peerpods_node_capacity"], env={**os.environ, **environment},
-            stdout=log, stderr=log,
-        )  # fmt: skip
+        # No node here has a cloud-api-adaptor that could be ready.
+        start_agent(running, REQUIRE_READY_ADAPTOR="false")
         yield running
-        agent.kill()
-        agent.wait()
 
 
 def second_generation() -> list[dict]:

@@ -15,7 +15,7 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
 from tests.cluster.releases import NEWEST
-from tests.integration.site import NOTHING_CHANGED, Site, artifacts, look_at, sentence, user_of
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts, report_on, sentence, user_of
 from tests.support import OPERATOR_NAMESPACE
 
 
@@ -250,14 +250,16 @@ def test_credentials_of_the_clusters_own(site: Site):
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
 def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path, playbook: str):
-    """No word of PeerPodConfigs, which this cluster has never had."""
-    seen = look_at(site, playbook, tmp_path)
-    assert seen.findings["limit-storage"]["found"] == (
+    """Neither mentions PeerPodConfigs, which this cluster never had."""
+    reporting, printed = report_on(site, playbook, tmp_path)
+    findings = reporting.findings()
+    assert findings["limit-storage"]["found"] == (
         "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it."
     )
-    assert seen.findings["other-advertisers"]["status"] == "ok"
-    for said in (seen.printed, seen.page, json.dumps(seen.findings)):
-        assert "PeerPodConfig" not in said
+    assert findings["other-advertisers"]["status"] == "ok"
+    page = (reporting.report / f"{playbook}.html").read_text()
+    for text in (printed, page, json.dumps(findings)):
+        assert "PeerPodConfig" not in text
 
 
 def test_it_stands_aside_for_the_operators_webhook(site: Site):

@@ -17,7 +17,7 @@ from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, look_at, sentence
+from tests.integration.site import NOTHING_CHANGED, Site, report_on, sentence
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
@@ -253,8 +253,8 @@ class TestCredentialsOfVariables:
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
 def test_what_looks_at_it_knows_the_first_generation(site: Site, tmp_path: Path, playbook: str):
-    seen = look_at(site, playbook, tmp_path)
-    assert seen.findings["limit-storage"]["found"] == (
+    findings = report_on(site, playbook, tmp_path)[0].findings()
+    assert findings["limit-storage"]["found"] == (
         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."
     )
-    assert seen.findings["other-advertisers"]["status"] == "ok"
+    assert findings["other-advertisers"]["status"] == "ok"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.cluster import openshift
 from tests.cluster.adaptor import MANAGER, OWNER, RESTART, lost
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
 from tests.cluster.processes import wait_for
+from tests.cluster.releases import NEWEST
 from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
@@ -24,19 +26,6 @@ KATA_CONFIG = {
     "apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
     "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True, "logLevel": "info"},
 }  # fmt: skip
-
-
-def subscription(start: str, approval: str) -> list[dict]:
-    metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}
-    return [
-        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": metadata,
-         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
-        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription", "metadata": metadata,
-         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
-                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
-                  "startingCSV": f"sandboxed-containers-operator.v{start}",
-                  "installPlanApproval": approval}},
-    ]  # fmt: skip
 
 
 class World:
@@ -106,16 +95,18 @@ class World:
         return sorted(pod["metadata"]["name"] for pod in self.peer_pods() if lost(pod))
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    workers = openshift.imagined_workers(2)
+@contextmanager
+def first_generation(*, webhook_image: str = "", **settings: str) -> Iterator[World]:
+    """Operator 1.8.1 with a KataConfig on two workers. Its catalog has a newer one,
+    whose InstallPlan waits for approval."""
     with Cluster() as cluster:
+        workers = openshift.imagined_workers(2)
         openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
         cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
-        openshift.start_stand_ins(cluster, "process", "1.13", webhook_image="webhook:source")
+        openshift.start_stand_ins(cluster, "process", NEWEST, webhook_image=webhook_image)
         here = World(cluster)
-        here.settings()
-        cluster.apply(*subscription("1.8.1", "Manual"))
+        here.settings(**settings)
+        cluster.apply(*openshift.subscription("1.8.1", "Manual"))
         wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
         here.approve()
         wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
@@ -123,15 +114,24 @@ def world() -> Iterator[World]:
         yield here
 
 
-def make_peer_pods(world: World, **policies: str) -> None:
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with first_generation(webhook_image="webhook:source") as here:
+        yield here
+
+
+def peer_pod(name: str, restart_policy: str = "Always") -> dict:
     resources = {"requests": {RESOURCE: "1"}, "limits": {RESOURCE: "1"}}
-    world.cluster.apply(*(
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-         "spec": {"runtimeClassName": "kata-remote", "restartPolicy": policy,
-                  "automountServiceAccountToken": False,
-                  "containers": [{"name": "app", "image": "app", "resources": resources}]}}
-        for name, policy in policies.items()
-    ))  # fmt: skip
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"runtimeClassName": "kata-remote", "restartPolicy": restart_policy,
+                 "automountServiceAccountToken": False,
+                 "containers": [{"name": "app", "image": "app", "resources": resources}]},
+    }  # fmt: skip
+
+
+def make_peer_pods(world: World, **policies: str) -> None:
+    world.cluster.apply(*(peer_pod(name, policy) for name, policy in policies.items()))
 
     def run() -> bool:
         pods = [pod for pod in world.peer_pods() if pod["metadata"]["name"] in policies]
@@ -331,7 +331,7 @@ def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
         {"apiVersion": "v1", "kind": "Node", "metadata": node, "status": room},
         {"apiVersion": "v1", "kind": "Pod",
          "metadata": {"name": "caa", "namespace": OPERATOR_NAMESPACE,
-                      # The DaemonSet that there is would adopt it by its own label.
+                      # The operator's DaemonSet would adopt a pod with its own label.
                       "labels": {"name": "peerpodconfig-ctrl-caa-daemon"}},
          "spec": {"nodeName": "older", "containers": [{"name": "caa-pod", "image": "caa:1.10.0"}]}},
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits", "namespace": "default"},

@@ -252,7 +252,7 @@ class TestWhereMuchWasThere:
         nodes = {
             key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE
         }
-        # The agent kept to what the cloud has room for, and the operator advertises nothing anew before its
+        # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
         # PeerPodConfig changes.
         assert differing(cluster, dump(site.cluster)) == {
             **{key: how for key, (how, _why) in DIFFERENT.items()},

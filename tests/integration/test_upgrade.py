@@ -9,17 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import openshift
-from tests.cluster.launcher import Cluster
 from tests.cluster.operators import IMAGE_JOB_FAILS, IMAGES
 from tests.cluster.processes import wait_for
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, sentence
-from tests.integration.test_stand_ins import (
-    HERE,
-    KATA_CONFIG,
-    World,
-    make_peer_pods,
-    subscription,
-)
+from tests.integration.test_stand_ins import HERE, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -50,22 +43,10 @@ class Upgrade(RoleAlone):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with Cluster() as cluster:
-        openshift.fill(
-            cluster, openshift.imagined_workers(2), "eu-central-1", peer_pod_configs=False
-        )
-        cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
-        openshift.start_stand_ins(cluster, "process", "1.13")
-        here = World(cluster)
-        here.settings(PODVM_AMI_ID="ami-0")
-        cluster.apply(*subscription("1.8.1", "Manual"))
-        wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
-        here.approve()
-        wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
-        cluster.apply(KATA_CONFIG)
+    with first_generation(PODVM_AMI_ID="ami-0") as here:
         wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
-        cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge",
-                        "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
+        here.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE,
+                             "--type=merge", "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
         yield here
 
 

@@ -7,9 +7,6 @@ in the order in which the API server stored both.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -18,10 +15,11 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import Api
-from tests.cluster.processes import free_ports, wait_for
-from tests.cluster.releases import NEWEST, RELEASES
-from tests.integration.test_stand_ins import HERE, KATA_CONFIG, RESOURCE, World, subscription
-from tests.support import OPERATOR_NAMESPACE, ROOT
+from tests.cluster.processes import wait_for
+from tests.cluster.releases import RELEASES
+from tests.integration.agent import AGENT_NAMESPACE, start_agent
+from tests.integration.test_stand_ins import HERE, RESOURCE, World, first_generation, peer_pod
+from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
 
@@ -32,41 +30,16 @@ ADAPTORS = {row.daemon_set for row in RELEASES}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world() -> Iterator[World]:
     """Operator 1.8.1 with a limit, the agent, and a catalog that has a newer one."""
-    (port,) = free_ports(1)
-    with Cluster() as cluster:
-        workers = openshift.imagined_workers(2)
-        openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
-        cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
-        cluster.kubectl("create", "namespace", "osc-peerpods")
-        openshift.start_stand_ins(cluster, "process", NEWEST)
-        here = World(cluster)
-        here.settings(PODVM_AMI_ID="ami-0")
-        cluster.apply(*subscription("1.8.1", "Manual"))
-        wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
-        here.approve()
-        wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
-        cluster.apply(KATA_CONFIG)
+    with first_generation(PODVM_AMI_ID="ami-0") as here:
         wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
-        environment = {
-            **os.environ, "PYTHONPATH": str(ROOT / "containers" / "node_capacity"),
-            "KUBECONFIG": str(cluster.kubeconfig), "NAMESPACE": "osc-peerpods",
-            "BIND_ADDRESS": "127.0.0.1", "HEALTH_PORT": str(port),
-        }  # fmt: skip
-        log = (tmp_path_factory.mktemp("agent") / "log").open("w")
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "peerpods_node_capacity"],
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-        cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge",
-                        "-p", json.dumps({"spec": {"limit": str(LIMIT)}}))  # fmt: skip
+        here.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
+        start_agent(here.cluster)
+        here.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE,
+                             "--type=merge", "-p", json.dumps({"spec": {"limit": str(LIMIT)}}))  # fmt: skip
         wait_for("the limit", lambda: set(here.advertised()) == {str(LIMIT)}, seconds=30)
         yield here
-        agent.kill()
-        agent.wait()
 
 
 class Recorder(threading.Thread):
@@ -75,10 +48,11 @@ class Recorder(threading.Thread):
     def __init__(self, cluster: Cluster, path: str, selector: str = ""):
         super().__init__(daemon=True)
         self._api = Api(str(cluster.kubeconfig))
-        self._watch = f"{path}?watch=true&timeoutSeconds=300&labelSelector={selector}"
-        listed = self._api.request("GET", f"{path}?labelSelector={selector}")
+        path += f"?labelSelector={selector}"
+        listed = self._api.request("GET", path)
         self.before = listed["items"]
-        self._watch += f"&resourceVersion={listed['metadata']['resourceVersion']}"
+        version = listed["metadata"]["resourceVersion"]
+        self._watch = f"{path}&watch=true&timeoutSeconds=300&resourceVersion={version}"
         self.seen: list[tuple[int, str, dict]] = []
         self.start()
 
@@ -107,19 +81,10 @@ def is_adaptor(pod: dict) -> bool:
 def create_peer_pods(cluster: Cluster, stop: threading.Event) -> None:
     """One after the other, as long as the upgrade takes."""
     api = Api(str(cluster.kubeconfig))
-    resources = {"requests": {RESOURCE: "1"}, "limits": {RESOURCE: "1"}}
     for number in range(300):
         if stop.wait(0.2):
             return
-        spec = {"runtimeClassName": "kata-remote", "automountServiceAccountToken": False,
-                "containers": [{"name": "app", "image": "app", "resources": resources}]}  # fmt: skip
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": f"pod-{number}"},
-            "spec": spec,
-        }
-        api.request("POST", "/api/v1/namespaces/default/pods", pod)
+        api.request("POST", "/api/v1/namespaces/default/pods", peer_pod(f"pod-{number}"))
 
 
 def test_no_node_has_fewer_slots_than_its_limit_but_while_its_adaptor_is_down(world: World):
@@ -128,26 +93,24 @@ def test_no_node_has_fewer_slots_than_its_limit_but_while_its_adaptor_is_down(wo
     creating = threading.Thread(target=create_peer_pods, args=(world.cluster, stop))
     creating.start()
     try:
-        world.cluster.apply(*subscription("1.8.1", "Automatic"))
+        world.cluster.apply(*openshift.subscription("1.8.1", "Automatic"))
         world.approve()
         wait_for("the newest operator", lambda: world.version() == "1.13.0", seconds=120)
 
         def settled() -> bool:
-            ready = [pod for pod in world.cluster.get("pods", *HERE)["items"] if is_adaptor(pod)]
-            return [is_ready(pod) for pod in ready] == [True, True] and set(world.advertised()) == {
-                str(LIMIT)
-            }
+            adaptors = filter(is_adaptor, world.cluster.get("pods", *HERE)["items"])
+            ready = [is_ready(pod) for pod in adaptors] == [True, True]
+            return ready and set(world.advertised()) == {str(LIMIT)}
 
         wait_for("both nodes to advertise the limit again", settled, seconds=120)
     finally:
         stop.set()
         creating.join()
-    assert "peerpodconfigs" not in world.cluster.kubectl(
-        "get", "peerpodconfigs", "-A", "-o", "name"
-    )
-    outages, dips = dict.fromkeys(world_nodes(world), 0), dict.fromkeys(world_nodes(world), 0)
+    assert world.cluster.get("peerpodconfigs", "-A")["items"] == []
+    names = [node["metadata"]["name"] for node in nodes.before]
+    outages, dips = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     ready = {pod["metadata"]["uid"] for pod in pods.before if is_adaptor(pod) and is_ready(pod)}
-    enough = dict.fromkeys(outages, True)
+    enough = dict.fromkeys(names, True)
     for _, event, found in sorted([*nodes.seen, *pods.seen], key=lambda one: one[0]):
         if found["kind"] == "Node":
             name = found["metadata"]["name"]
@@ -160,9 +123,5 @@ def test_no_node_has_fewer_slots_than_its_limit_but_while_its_adaptor_is_down(wo
             (ready.add if now else ready.discard)(uid)
     # The operator replaces the DaemonSet, so that each node is without one for a while.
     assert all(outages.values())
-    assert {name: dips[name] for name in dips if dips[name] > outages[name]} == {}
+    assert {name: dips[name] for name in names if dips[name] > outages[name]} == {}
     assert all(enough.values())
-
-
-def world_nodes(world: World) -> list[str]:
-    return [node["metadata"]["name"] for node in world.cluster.get("nodes", "-l", WORKERS)["items"]]

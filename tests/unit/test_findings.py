@@ -146,7 +146,7 @@ def test_where_all_is_well_every_check_says_so_once(readings):
     found = findings(readings)
     assert {one["status"] for one in found} == {"ok"}
     checks = [one["check"] for one in found]
-    # A limit is only mentioned where it is none, a cluster where there is none, a migration where it left something.
+    # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
     assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "migration"})
     for one in found:
         assert one.keys() == {"check", "title", "status", "found", "why", "fix"}
