@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,6 +49,7 @@ from .pools import (
     operators_pool,
     pool_of_config,
     setting,
+    vanished,
 )
 from .report import Report, conditions, event, reports
 from .settings import Settings
@@ -298,6 +300,8 @@ class Agent:
         # The operator's generation and its pools by name, once all sources have been read.
         self._generation = 0
         self._pools: dict[str, Pool] = {}
+        # The pools known before that no source has any more, while the operator's own is missing.
+        self._vanished: dict[str, Pool] = {}
         self._are_limits_found: bool | None = None
         # The pools that selected each node last.
         self._members: dict[str, tuple[str, ...]] = {}
@@ -334,7 +338,14 @@ class Agent:
         """In a few words, for people who look at /readyz."""
         if not self.ready:
             return "the first full sync is not done yet"
-        return "ok" if self._are_limits_found else "ok; no limit found, so no node is changed"
+        if self._are_limits_found:
+            return "ok"
+        if self._vanished:
+            return (
+                "ok; no limit found any more: nodes of the pools known before have free slots only "
+                "while cloud-api-adaptor is ready"
+            )
+        return "ok; no limit found, so no node is changed"
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -397,19 +408,31 @@ class Agent:
     def _merge_sources(self) -> None:
         """Have the pools that follow from all sources as they are."""
         before = self._generation, self._pools
+        last = {**self._vanished, **self._pools}
         self._generation, self._pools = merge(
             self._configs.items.values(),
             next(iter(self._limits.items.values()), None),
             next(iter(self._peer_pods_cm.items.values()), None),
             self._daemon_sets.items,
         )
+        gone = {}
+        if self._settings.require_ready_adaptor:
+            gone = vanished(last, self._pools, self._generation)
+        if new := gone.keys() - self._vanished.keys():
+            log.info(
+                "Pools that are gone, as in an upgrade of the operator: %s. Until the operator's own "
+                "pool is found, their nodes keep what they advertise, with free slots only while "
+                "cloud-api-adaptor is ready.",
+                ", ".join(sorted(new)),
+            )
+        self._vanished = gone
         found = any(pool.limit is not None for pool in self._pools.values())
         if found != self._are_limits_found:
             self._are_limits_found = found
             if not found:
                 log.warning(
                     "No valid limit found: neither in %s nor in %s of namespace %s, nor in a "
-                    "PeerPodConfig. Nodes keep what they advertise until there is one.",
+                    "PeerPodConfig. Until there is one, only nodes of pools known before are changed.",
                     self._settings.limits_configmap,
                     PEER_PODS_CM,
                     self._configs_namespace,
@@ -435,7 +458,7 @@ class Agent:
         for node, change in ((old, -1), (new, 1)):
             if node is not None:
                 self._ready_adaptors[node] += change
-                self._look_at(node)
+                self._look_at(node, even_if_resting=not self._has_ready_adaptor(node))
         self._to_report.set()
 
     def _keep_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
@@ -451,7 +474,7 @@ class Agent:
         for pod in (old, new):
             # Without a ready adaptor, the node advertises what is in use.
             if pod and pod.node is not None and not self._has_ready_adaptor(pod.node):
-                self._look_at(pod.node)
+                self._look_at(pod.node, even_if_resting=True)
         self._to_report.set()
 
     def _cloud_changed(
@@ -490,11 +513,14 @@ class Agent:
     def _has_ready_adaptor(self, node: str) -> bool:
         return not self._settings.require_ready_adaptor or self._ready_adaptors[node] > 0
 
+    def _selecting(self, node: Node) -> list[Pool]:
+        return selecting(node, chain(self._pools.values(), self._vanished.values()))
+
     def _target(self, node: Node) -> Target:
         self._settle_ceiling()
         return target(
             node,
-            selecting(node, self._pools.values()),
+            self._selecting(node),
             self._ceiling,
             is_ready=self._has_ready_adaptor(node.name),
             used=self._used[node.name],
@@ -509,9 +535,8 @@ class Agent:
         if not self._limits_changed:
             return
         self._limits_changed = False
-        before, pools = self._ceiling, self._pools.values()
-        bounds = self._bounds
-        limits = (limit_of(node, selecting(node, pools)) for node in self._nodes.items.values())
+        before, bounds = self._ceiling, self._bounds
+        limits = (limit_of(node, self._selecting(node)) for node in self._nodes.items.values())
         self._ceiling = ceiling((n for n in limits if n is not None), bounds) if bounds else None
         if self._ceiling != before:
             self._look_at_all()
@@ -536,18 +561,35 @@ class Agent:
         for node in self._nodes.items:
             self._look_at(node)
 
-    def _look_at(self, node: str) -> None:
-        if self._leading and node not in self._learnt and node not in self._resting:
+    def _look_at(self, node: str, *, even_if_resting: bool = False) -> None:
+        if not self._leading or node in self._learnt:
+            return
+        if even_if_resting or not self._rests(node):
             self._learnt[node] = asyncio.get_running_loop().time()
             self._queue.put_nowait(node)
 
+    def _rests(self, node: str) -> bool:
+        """Whether the node is left alone: not if its adaptor was ready at the last patch and is not now.
+
+        Lowering the node again, because another writer has raised it, rests like raising it. Only a
+        pod that changes ends that as well, so a fight slows down in either case.
+        """
+        if node not in self._resting:
+            return False
+        written = self._written.get(node)
+        return self._has_ready_adaptor(node) or written is None or written.target.bound == ADAPTOR
+
     def _look_later(self, node: str, seconds: float) -> None:
-        """Let the node rest: until then only another limit makes the agent look at it."""
+        """Let the node rest: until then the agent looks at it only if its limit changes, or to lower it
+        because its adaptor is not ready."""
 
         def look() -> None:
             del self._resting[node]
             self._look_at(node)
 
+        # Two workers may have failed to patch the node at the same time.
+        if timer := self._resting.get(node):
+            timer.cancel()
         self._resting[node] = asyncio.get_running_loop().call_later(seconds, look)
 
     def _stop_resting(self) -> None:

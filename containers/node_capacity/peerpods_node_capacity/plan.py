@@ -50,8 +50,10 @@ LEAVE = Target(None)
 
 
 def selecting(node: Node, pools: Iterable[Pool]) -> list[Pool]:
-    """The pools that decide about `node`: the fallback only where no other one does."""
+    """The pools that decide about `node`: those that have vanished, and the fallback, only where no
+    other one does."""
     selected = [pool for pool in pools if pool.selects(node)]
+    selected = [pool for pool in selected if not pool.has_vanished] or selected
     return [pool for pool in selected if not pool.is_fallback] or selected
 
 
@@ -74,16 +76,20 @@ def target(
     """What `node` should advertise by `pools`, those that decide about it.
 
     While its cloud-api-adaptor is not ready no peer pod can start there: it offers no slots but
-    those that are `used`, so that the peer pods there stay counted.
+    those that are `used`, so that the peer pods there stay counted. Pools that have vanished take
+    nothing else away from a node, and give nothing to one that advertises nothing.
     """
-    limit = limit_of(node, pools)
-    if limit is None:
+    limit, now = limit_of(node, pools), whole_quantity(node.capacity)
+    if limit is None or all(pool.limit is None for pool in pools):
+        return LEAVE
+    has_vanished = any(pool.has_vanished for pool in pools)
+    if has_vanished and now is None:
         return LEAVE
     bound = LIMIT
     if ceiling and limit >= ceiling.slots:
         limit, bound = ceiling.slots, ceiling.bound
     if is_ready:
-        return Target(limit, bound, limit)
+        return Target(max(limit, now) if has_vanished else limit, bound, limit)
     if any(pool.limit is None for pool in pools):
         # What the node has now is all that is known of its limit: keep it for later.
         return LEAVE
@@ -138,9 +144,10 @@ def cloud_capacity(
     written: Mapping[str, str], previous: CloudCapacity | None = None
 ) -> CloudCapacity:
     """What the ConfigMap's data says; an invalid value leaves that of `previous` in force."""
-    bad = {name: text for name, text in written.items() if whole_number(text) is None}
+    numbers = {name: whole_number(text) for name, text in written.items()}
+    bad = {name: written[name] for name, number in numbers.items() if number is None}
     before = previous.bounds if previous else {}
-    good = {name: int(text) for name, text in written.items() if name not in bad}
+    good = {name: number for name, number in numbers.items() if number is not None}
     return CloudCapacity({**{name: before[name] for name in bad if name in before}, **good}, bad)
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .plan import Node
 
-# What a limit that is not written means, on both generations: CAA's
-# src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go (removed by 059f6420) and
-# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node.
-DEFAULT_LIMIT = 10
+# What a limit that is not written, or empty, means: in a PeerPodConfig, whose CRD has no default for
+# it (CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, defaultPeerPodsLimitPerNode,
+# from 9fc762f8 until its removal by 059f6420), and in peer-pods-cm (CAA's
+# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node).
+CONFIG_DEFAULT_LIMIT, DEFAULT_LIMIT = 1, 10
 
 # What spec.nodeSelector means where it is not written, as upstream's peerpodconfig-ctrl has it.
 # An empty selector that is written selects every node, as anywhere in Kubernetes.
@@ -42,7 +43,6 @@ PEER_PODS_CM, LIMIT_KEY = "peer-pods-cm", "PEERPODS_LIMIT_PER_NODE"
 # Where a pool's limit is stored, as logs and metrics name it.
 PEER_POD_CONFIG, LIMITS = "PeerPodConfig", "peerpods-limits"
 
-_WHOLE_NUMBER = re.compile("[0-9]{1,19}")
 _NEGATIVE_NUMBER = re.compile("-[0-9]*[1-9][0-9]*")
 
 
@@ -63,9 +63,10 @@ class Pool:
 
     `node_selector` is None where it could not be read: it selects no node. `limit` is the last
     valid value, None where none was ever read. `bad_limit` is what is written now, where that is
-    not a limit. The limit is stored in `source`. A pool that `is_fallback` has only the nodes
-    that no other pool selects. `observed` is what was reported of a PeerPodConfig last: two pools
-    that differ in that alone are the same.
+    not a limit. The limit is stored in `source`; unless it `is_written` there, it is the default. A
+    pool that `is_fallback` has only the nodes that no other pool selects. A pool that `has_vanished`
+    is only remembered (see `vanished`). `observed` is what was reported of a PeerPodConfig last: two
+    pools that differ in that alone are the same.
     """
 
     name: str
@@ -73,7 +74,9 @@ class Pool:
     limit: int | None
     bad_limit: str | None = None
     source: str = PEER_POD_CONFIG
+    is_written: bool = True
     is_fallback: bool = False
+    has_vanished: bool = False
     observed: Observed = field(default=Observed(), compare=False)
 
     def selects(self, node: Node) -> bool:
@@ -95,7 +98,9 @@ def pool_of_config(
     before, in force.
     """
     selector = DEFAULT_NODE_SELECTOR if node_selector is None else node_selector
-    number = DEFAULT_LIMIT if limit is None else whole_number(limit)
+    if not limit:
+        return Pool(name, selector, CONFIG_DEFAULT_LIMIT, is_written=False, observed=observed)
+    number = whole_number(limit)
     if number is not None:
         return Pool(name, selector, number, observed=observed)
     last_valid = previous.limit if previous else None
@@ -113,30 +118,30 @@ class Entry(NamedTuple):
 def limit_entries(
     data: Mapping[str, str], previous: Mapping[str, Entry] | None = None
 ) -> dict[str, Entry]:
-    """The entries of peerpods-limits by the pool's name; an invalid one leaves that of `previous`
-    in force."""
+    """The entries of peerpods-limits by the pool's name; an invalid limit or node selector leaves that
+    of `previous` in force."""
     return {name: _entry(name, text, (previous or {}).get(name)) for name, text in data.items()}
 
 
 def _entry(name: str, text: str, previous: Entry | None) -> Entry:
     last_valid = previous or Entry(None, None)
-    bad = last_valid._replace(bad=text)
     try:
         value = json.loads(text)
     # A number with thousands of digits is a ValueError, too; deeply nested text is the other one.
     except (ValueError, RecursionError):
-        return bad
+        value = None
     if not isinstance(value, dict):
-        return bad
-    limit, selector = value.get("limit"), value.get("nodeSelector")
+        value = {}
+    limit, selector, bad = value.get("limit"), value.get("nodeSelector"), None
     if type(limit) is not int or not 0 <= limit <= LARGEST_LIMIT:
-        return bad
+        limit, bad = last_valid.limit, text
     if name == DEFAULT:
         # The operator decides which nodes these are.
-        return Entry(limit, None)
+        return Entry(limit, None, bad)
+    # Each field by itself: nodes of a pool without a valid limit must not get that of the default.
     if not isinstance(selector, dict) or not all(isinstance(v, str) for v in selector.values()):
-        return bad
-    return Entry(limit, selector)
+        selector, bad = last_valid.node_selector, text
+    return Entry(limit, selector, bad)
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def setting(data: Mapping[str, str], previous: Setting | None = None) -> Setting
     # An empty one is the default (CAA's src/cloud-providers/util.go, IntWithEnv).
     if not text:
         return Setting(None, is_written=False)
-    if _NEGATIVE_NUMBER.fullmatch(text):
+    if _NEGATIVE_NUMBER.fullmatch(text.strip()):
         return Setting(None)
     number = whole_number(text)
     if number is not None:
@@ -203,12 +208,29 @@ def _default(operators: Pool | None, entry: Entry | None, peer_pods_cm: Setting 
     has one; its node selector is still to be set."""
     if entry:
         return Pool(DEFAULT, None, entry.limit, entry.bad, LIMITS)
+    if operators and operators.is_written:
+        # Not yet migrated: its limit overwrites that of peer-pods-cm (SCO's controllers/migrate.go).
+        return replace(operators, name=DEFAULT, observed=Observed())
     if peer_pods_cm and peer_pods_cm.is_written:
         return Pool(DEFAULT, None, peer_pods_cm.limit, peer_pods_cm.bad, PEER_PODS_CM)
-    if operators:
-        # Not yet migrated (SCO's controllers/migrate.go).
-        return replace(operators, name=DEFAULT, observed=Observed())
-    return Pool(DEFAULT, None, DEFAULT_LIMIT if peer_pods_cm else None, source=PEER_PODS_CM)
+    limit = DEFAULT_LIMIT if peer_pods_cm else None
+    return Pool(DEFAULT, None, limit, source=PEER_PODS_CM, is_written=False)
+
+
+def vanished(
+    last: Mapping[str, Pool], pools: Mapping[str, Pool], generation: int
+) -> dict[str, Pool]:
+    """The pools of `last`, those known before, that are missing in `pools`, by name.
+
+    None once the operator's own pool is among `pools`: then no source is missing, and what is not
+    there was deleted. Without it, as in an upgrade from 1.8, which may last as long as the image of
+    the pod VMs takes to build, nothing else shows which nodes depend on a cloud-api-adaptor.
+    """
+    if operators_pool(generation) in pools:
+        return {}
+    return {
+        name: replace(pool, has_vanished=True) for name, pool in last.items() if name not in pools
+    }
 
 
 def operators_pool(generation: int) -> str:
@@ -217,4 +239,11 @@ def operators_pool(generation: int) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) and int(text) <= LARGEST_LIMIT else None
+    """White space around a number does not count, as to CAA (entrypoint.sh up to 33263154, then
+    IntWithEnv) and to the modules."""
+    text = text.strip()
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0") or "0"
+    # Python refuses to convert thousands of digits.
+    return int(digits) if len(digits) < 20 and int(digits) <= LARGEST_LIMIT else None

@@ -43,11 +43,11 @@ def test_a_changed_limit_is_advertised_and_nothing_else_is_written(place):
     assert agent.patched(node) == [3, 1000, 0]
 
 
-def test_an_absent_limit_is_ten(place):
+def test_an_absent_limit_is_one(place):
     node = place.node("a")
     place.config("c", None)
     place.start()
-    until(lambda: place.slots(node), ("10", "10"))
+    until(lambda: place.slots(node), ("1", "1"))
 
 
 @pytest.mark.parametrize("reset", ["0", None])

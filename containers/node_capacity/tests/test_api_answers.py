@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: ScriptedApi
 
     def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         request = {
@@ -60,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
             "bookmarks": query.get("allowWatchBookmarks") == "true",
             "continue": query.get("continue"),
             "token": self.headers.get("Authorization"),
+            "body": body,
             "at": time.monotonic(),
         }
         self.server.requests.append(request)
@@ -134,6 +135,8 @@ def worker(name: str, version: str) -> dict:
     return {"metadata": {"name": name, "labels": labels, "resourceVersion": version}}
 
 
+WORKER_STATUS = "/api/v1/nodes/w/status"
+ADAPTORS = "/api/v1/namespaces/ns/pods"
 CONFIGS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/ns/peerpodconfigs"
 CONFIG = {"metadata": {"name": "c", "resourceVersion": "1"}, "spec": {"limit": "3"}}
 
@@ -177,6 +180,8 @@ def nothing_else(request: dict) -> tuple[int, dict, bytes]:
                 {"metadata": {"name": SETTINGS.lease_name, "resourceVersion": "5"}, "spec": held},
                 201,
             )
+        case {"method": "PATCH", "path": path} if path == f"{CONFIGS}/c/status":
+            return json_answer(CONFIG)
         case {"method": "PATCH"}:
             return json_answer({"metadata": {"resourceVersion": "6"}})
         case {"watch": True}:
@@ -340,6 +345,169 @@ def test_a_refused_patch_is_tried_again(scripted):
 
     api = scripted(answer)
     run_until(agent, lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
+
+
+def test_two_patches_of_a_node_that_fail_at_the_same_time(scripted, monkeypatch, caplog):
+    """The node is looked at again once, after the second one."""
+    monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 0.3)
+    both = threading.Barrier(2, timeout=10)
+    patched = threading.Event()
+    changed = worker("w", "6") | {"status": {"capacity": {VM: "1"}}}
+
+    def answer(request):
+        match request:
+            case {"method": "PATCH", "path": path} if path == WORKER_STATUS:
+                patched.set()
+                if api.count(method="PATCH", path=WORKER_STATUS) > 2:
+                    return nothing_else(request)
+                both.wait()
+                return json_answer(status(500, "not now"), 500)
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return page("5", worker("w", "5"))
+            case {"path": "/api/v1/nodes", "version": "5"}:
+                patched.wait(10)
+                return json_answer({"type": "MODIFIED", "object": changed})
+            case {"path": "/api/v1/nodes", "watch": True}:
+                return bookmark("7")
+            case {"path": path, "watch": False} if path == CONFIGS:
+                return page("1", CONFIG)
+            case _:
+                return nothing_else(request)
+
+    api = scripted(answer)
+    ended = []
+
+    def done() -> bool:
+        if api.count(method="PATCH", path=WORKER_STATUS) == 3:
+            ended.append(time.monotonic())
+        # Long enough for a second timer.
+        return bool(ended) and time.monotonic() - ended[0] > 0.6
+
+    run_until(agent, done)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+    assert api.count(method="PATCH", path=WORKER_STATUS) == 3
+
+
+# Seconds in which a watch of a scripted API server has delivered two events.
+QUIET = 1
+
+
+PODS = "/api/v1/pods"
+PEER_POD = {
+    "metadata": {"name": "p", "namespace": "default", "resourceVersion": "5"},
+    "spec": {"nodeName": "w", "containers": [{"resources": {"requests": {VM: "1"}}}]},
+}
+
+
+class Fought:
+    """An API server with the node w, which another writer keeps resetting, its cloud-api-adaptor and
+    one peer pod.
+
+    A test sends the events of the watches, by path; `slots` has what the agent has patched.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[dict]] = {"/api/v1/nodes": [], ADAPTORS: [], PODS: []}
+        self.slots: list[str] = []
+
+    def node(self, slots: str) -> None:
+        quantities = {"capacity": {VM: slots}, "allocatable": {VM: slots}}
+        self._send("/api/v1/nodes", worker("w", "5") | {"status": quantities})
+
+    def adaptor(self, ready: str) -> None:
+        self._send(ADAPTORS, self._adaptor(ready))
+
+    def end_pod(self) -> None:
+        self._send(PODS, PEER_POD, "DELETED")
+
+    def _adaptor(self, ready: str) -> dict:
+        return {
+            "metadata": {"name": "caa", "resourceVersion": "5"},
+            "spec": {"nodeName": "w"},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        }
+
+    def _send(self, path: str, changed: dict, event: str = "MODIFIED") -> None:
+        self._events[path].append({"type": event, "object": changed})
+
+    def __call__(self, request: dict) -> tuple[int, dict, bytes]:
+        match request:
+            case {"method": "PATCH", "path": path, "body": body} if path == WORKER_STATUS:
+                self.slots.append(json.loads(body)["status"]["capacity"][VM])
+                return nothing_else(request)
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return page("5", worker("w", "5"))
+            case {"path": path, "watch": False} if path == ADAPTORS:
+                return page("5", self._adaptor("True"))
+            case {"path": path, "watch": False} if path == PODS:
+                return page("5", PEER_POD)
+            case {"path": path, "watch": False} if path == CONFIGS:
+                return page("1", CONFIG)
+            case {"path": path, "watch": True} if self._events.get(path):
+                return json_answer(self._events[path].pop(0))
+            case _:
+                return nothing_else(request)
+
+
+@pytest.mark.parametrize("pod_first", [False, True])
+def test_only_raising_a_node_rests(scripted, monkeypatch, pod_first):
+    """While two writers fight over a node, its cloud-api-adaptor stops: the free slots go."""
+    monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 60)
+    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda _failures: 0)
+    monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_IN_PEACE", 0)
+    fought = Fought()
+    scripted(fought)
+
+    async def patched(*slots: str) -> None:
+        while fought.slots != list(slots):
+            assert fought.slots == list(slots)[: len(fought.slots)]
+            await asyncio.sleep(0.02)
+
+    async def play() -> None:
+        await patched("3")
+        fought.node("3")
+        fought.node("1")
+        await patched("3", "3")
+        # From here on it rests. The two watches are not ordered.
+        if pod_first:
+            fought.adaptor("False")
+            await asyncio.sleep(QUIET)
+        fought.node("3")
+        await asyncio.sleep(QUIET)
+        if not pod_first:
+            fought.adaptor("False")
+        await patched("3", "3", "1")
+        # What another writer raises again, and raising when the adaptor is back, rests.
+        fought.node("1")
+        fought.node("9")
+        await asyncio.sleep(QUIET)
+        fought.node("1")
+        fought.adaptor("True")
+        await asyncio.sleep(QUIET)
+        assert fought.slots == ["3", "3", "1"]
+        # The next time that it stops the node is lowered again, and once more when the peer pod ends.
+        fought.node("9")
+        await asyncio.sleep(QUIET)
+        fought.adaptor("False")
+        await patched("3", "3", "1", "1")
+        fought.node("1")
+        await asyncio.sleep(QUIET)
+        fought.end_pod()
+        await patched("3", "3", "1", "1", "0")
+
+    async def both() -> None:
+        kube = Kube()
+        running = Agent(
+            kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me"
+        )
+        task = asyncio.create_task(running.run())
+        async with asyncio.timeout(20):
+            await play()
+        task.cancel()
+        await asyncio.wait([task])
+        await kube.close()
+
+    asyncio.run(both())
 
 
 def test_a_rotated_token_is_read_again(scripted, tmp_path):

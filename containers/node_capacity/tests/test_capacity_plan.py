@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,10 @@ def config(limit, selector=KATA, name="peerpodconfig-openshift"):
         ("0", 0),
         ("007", 7),
         ("9223372036854775807", 2**63 - 1),
-        (None, 10),  # the default
+        # White space around a number does not count, nor do leading zeros.
+        (" 10", 10),
+        ("10\n", 10),
+        ("0" * 5000 + "5", 5),
     ],
 )
 def test_a_limit(text, limit):
@@ -54,7 +59,7 @@ def test_a_limit(text, limit):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "ten", "-1", "+1", "1.5", "1e3", "1k", "0x10", " 10", "10\n", "1_0", "٣"),
+        *(" ", "ten", "-1", "+1", "1.5", "1e3", "1k", "0x10", "1 0", "1_0", "٣"),
         "9223372036854775808",
         "9" * 5000,
     ],
@@ -114,6 +119,7 @@ def test_limit_of(configs, now, slots):
 
 
 FALLBACK = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
+GONE = replace(config(10), has_vanished=True)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,14 @@ FALLBACK = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
 def test_a_fallback_pool_has_the_nodes_that_no_other_pool_selects(labels, names):
     pools = [FALLBACK, Pool("memory", {"pool": "memory"}, 40), Pool("zone", {"zone": "a"}, 3)]
     assert [pool.name for pool in selecting(node(labels=labels), pools)] == names
+
+
+def test_a_pool_that_has_vanished_decides_only_where_no_other_one_does():
+    memory = Pool("memory", {"pool": "memory"}, 40)
+    assert selecting(node(), [memory, GONE]) == [GONE]
+    assert selecting(node(labels=KATA | {"pool": "memory"}), [memory, GONE]) == [memory]
+    assert selecting(node(labels={}), [memory, GONE]) == []
+    assert selecting(node(), [FALLBACK, GONE]) == [FALLBACK]
 
 
 CEILING = Ceiling("quota", 12, 6)
@@ -152,11 +166,26 @@ UNKNOWN = config(None)
         ([], "10", None, True, 3, Target(None)),
         ([], "10", None, False, 3, Target(None)),
         ([UNKNOWN], None, None, True, 3, Target(None)),
-        # An unknown limit is kept on the node: not even while the adaptor is down is it overwritten.
-        ([UNKNOWN], "6", None, True, 3, Target(6, "limit", 6)),
+        # Where no limit is known, the node keeps what it has, whatever the adaptor and the cloud do:
+        # what is overwritten could not be restored.
+        ([UNKNOWN], "6", None, True, 3, Target(None)),
         ([UNKNOWN], "6", None, False, 3, Target(None)),
+        ([UNKNOWN], "10", CEILING, True, 3, Target(None)),
+        ([UNKNOWN, UNKNOWN], "10", CEILING, True, 3, Target(None)),
         ([UNKNOWN, config(4)], "6", None, True, 3, Target(4, "limit", 4)),
         ([UNKNOWN, config(4)], "6", None, False, 3, Target(None)),
+        # A pool that has vanished: no free slots while the adaptor is not ready, and afterwards what
+        # was there before, but never less than another program has written, nor anything new.
+        ([GONE], "10", None, False, 3, Target(3, "adaptor", 10)),
+        ([GONE], "10", None, False, 0, Target(0, "adaptor", 10)),
+        ([GONE], "0", None, True, 0, Target(10, "limit", 10)),
+        ([GONE], "10", None, True, 3, Target(10, "limit", 10)),
+        ([GONE], "12", None, True, 3, Target(12, "limit", 10)),
+        ([GONE], "0", CEILING, True, 3, Target(6, "quota", 6)),
+        ([GONE], "10", CEILING, True, 3, Target(10, "quota", 6)),
+        ([GONE], None, None, True, 3, Target(None)),
+        ([GONE], None, None, False, 3, Target(None)),
+        ([replace(UNKNOWN, has_vanished=True)], "10", None, False, 3, Target(None)),
     ],
 )
 def test_the_target(pools, now, bound, is_ready, used, found):
@@ -291,6 +320,7 @@ def test_the_clouds_bounds_are_whole_numbers():
     # A bad one leaves the last good one; one that is gone is gone.
     assert cloud_capacity({"a": "many"}, first) == CloudCapacity({"a": 7}, {"a": "many"})
     assert cloud_capacity({}, first) == CloudCapacity({}, {})
+    assert cloud_capacity({"a": " 7\n"}) == CloudCapacity({"a": 7}, {})
 
 
 @pytest.mark.parametrize(

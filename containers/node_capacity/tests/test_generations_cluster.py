@@ -140,6 +140,94 @@ def test_an_upgrade_from_the_first_generation(place):
     assert None not in [*leader.patched(node), *agent.patched(node)]
 
 
+def test_no_free_slots_without_an_adaptor_in_the_middle_of_an_upgrade(place):
+    """The operator deletes peerpodconfig-openshift and with it the DaemonSet, then a job builds the
+    image of the pod VMs, and only then osc-caa-ds is made: an hour without cloud-api-adaptor."""
+    node, bare = place.node("a"), place.node("bare", selected=False)
+    place.peer_pods_cm(None)
+    place.daemon_set("peerpodconfig-ctrl-caa-daemon")
+    place.config("peerpodconfig-openshift", "12")
+    pod = place.adaptor(node, daemon_set="peerpodconfig-ctrl-caa-daemon")
+    for number in range(2):
+        place.peer_pod(f"runs-{number}", node)
+    agents = [place.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3") for _ in "ab"]
+    settled(place, {node: "12"})
+    until(lambda: sum(agent.leads() for agent in agents), 1)
+    leader, other = sorted(agents, key=lambda agent: not agent.leads())
+
+    place.peer_pods_cm("12")
+    place.delete_config("peerpodconfig-openshift")
+    place.delete("daemonset", "peerpodconfig-ctrl-caa-daemon")
+    until(lambda: leader.metrics()[("peerpods_limits_found",)], 0)
+    assert leader.get("/readyz") == 200
+    assert "while cloud-api-adaptor is ready" in leader.body("/readyz")
+    assert place.slots(node) == ("12", "12")
+    place.relabel(bare, f"{place.label}=")
+    place.remove_pod(pod)
+    settled(place, {node: "2"})
+    assert leader.metrics()[("peerpods_node_adaptor_ready", node)] == 0
+    # The other replica has seen the same, and what ends is no longer counted.
+    leader.process.kill()
+    until(other.leads, True)
+    place.remove_pod("runs-0")
+    settled(place, {node: "1"})
+    assert place.slots(bare) == (None, None)
+
+    # Who starts now knows nothing, and writes nothing.
+    other.process.kill()
+    place.set_status(node, "9")
+    newcomer = place.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3")
+    until(newcomer.leads, True)
+    assert "no node is changed" in newcomer.body("/readyz")
+    place.remove_pod("runs-1")
+    until(lambda: newcomer.metrics().get(("peerpods_node_slots_used", node)), 0)
+    place.daemon_set()
+    settled(place, {node: "0"})
+    assert newcomer.patched(node) == [0]
+    place.adaptor(node)
+    settled(place, {node: "12"})
+
+
+def test_an_adaptor_that_is_ready_again_in_the_middle_of_an_upgrade(place):
+    """The limit known before is back, but no number of another program is lowered."""
+    node = place.node("a")
+    place.config("peerpodconfig-openshift", "12")
+    pod = place.adaptor(node)
+    agent = place.start(REQUIRE_READY_ADAPTOR="true")
+    settled(place, {node: "12"})
+    place.delete_config("peerpodconfig-openshift")
+    until(lambda: agent.metrics()[("peerpods_limits_found",)], 0)
+    place.set_ready(pod, False)
+    settled(place, {node: "0"})
+    place.set_ready(pod, True)
+    settled(place, {node: "12"})
+    place.set_status(node, "20")
+    place.relabel(node, "unrelated=label")
+    until(lambda: agent.metrics()[("peerpods_node_slots_advertised", node)], 20)
+    assert place.slots(node) == ("20", "20")
+    assert agent.patched(node) == [12, 0, 12]
+
+
+def test_nodes_of_an_entry_without_a_valid_limit_keep_what_they_have(second):
+    """They get neither the limit of the default nor what the cloud leaves, which could not be undone."""
+    node, memory = second.node("a"), second.node("memory")
+    second.relabel(memory, "pool=memory")
+    second.set_status(memory, "9")
+    own = {"limit": "4", "nodeSelector": {"pool": "memory", second.label: ""}}
+    second.limits(memory=own)
+    agent = second.start(REQUIRE_READY_ADAPTOR="true")
+    second.adaptor(node)
+    second.adaptor(memory)
+    settled(second, {node: "20", memory: "9"})
+    second.cloud_capacity(quota="2")
+    settled(second, {node: "1", memory: "9"})
+    second.delete("configmap", "peerpods-cloud-capacity")
+    settled(second, {node: "20", memory: "9"})
+    assert agent.patched(memory) == []
+    second.limits(memory=own | {"limit": 4})
+    settled(second, {node: "20", memory: "4"})
+
+
 def test_a_node_advertises_its_limit_only_while_its_adaptor_is_ready(second):
     node = second.node("a")
     agent = second.start(REQUIRE_READY_ADAPTOR="true")

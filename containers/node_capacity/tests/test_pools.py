@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
+from peerpods_node_capacity.plan import Node, selecting
 from peerpods_node_capacity.pools import (
     Entry,
     Pool,
@@ -12,6 +16,7 @@ from peerpods_node_capacity.pools import (
     merge,
     pool_of_config,
     setting,
+    vanished,
 )
 
 KATA = {"node-role.kubernetes.io/kata-oc": ""}
@@ -20,12 +25,13 @@ LARGEST = 2**63 - 1
 
 OPERATORS = Pool("peerpodconfig-openshift", KATA, 12)
 OWN_POOL = Pool("memory", MEMORY, 4)
+WITHOUT_LIMIT = Pool("peerpodconfig-openshift", KATA, 1, is_written=False)
 FIRST = {"peerpodconfig-ctrl-caa-daemon": KATA}
 SECOND = {"osc-caa-ds": KATA}
 
 
-def default(limit, source, bad=None):
-    return Pool("default", KATA, limit, bad, source, is_fallback=True)
+def default(limit, source, bad=None, is_written=True):
+    return Pool("default", KATA, limit, bad, source, is_written, is_fallback=True)
 
 
 def entry(name, limit, selector, bad=None):
@@ -40,12 +46,16 @@ def entry(name, limit, selector, bad=None):
         ({"PEERPODS_LIMIT_PER_NODE": ""}, Setting(None, is_written=False)),
         ({"PEERPODS_LIMIT_PER_NODE": "20"}, Setting(20)),
         ({"PEERPODS_LIMIT_PER_NODE": "0"}, Setting(0)),
+        # White space around a number does not count.
+        ({"PEERPODS_LIMIT_PER_NODE": "20\n"}, Setting(20)),
+        ({"PEERPODS_LIMIT_PER_NODE": " 20 "}, Setting(20)),
+        ({"PEERPODS_LIMIT_PER_NODE": "-1\n"}, Setting(None)),
         # The product advertises nothing.
         ({"PEERPODS_LIMIT_PER_NODE": "-1"}, Setting(None)),
         ({"PEERPODS_LIMIT_PER_NODE": "-99999999999999999999"}, Setting(None)),
         *(
             ({"PEERPODS_LIMIT_PER_NODE": text}, Setting(None, bad=text))
-            for text in ("ten", "1.5", " 10", "10 ", "-", "--1", "-0", "1e3", "٣", "9" * 5000)
+            for text in ("ten", "1.5", "1 0", " ", "-", "--1", "-0", "1e3", "٣", "9" * 5000)
         ),
     ],
 )
@@ -79,13 +89,7 @@ def test_an_entry(name, text, found):
 
 
 BAD_ENTRIES = [
-    *("", "4", "null", "[]", "{", '{"limit":4', "not JSON", "{'limit': 4}"),
-    *('{"limit":-1,"nodeSelector":{}}', '{"limit":"4","nodeSelector":{}}'),
-    *('{"limit":true,"nodeSelector":{}}', '{"limit":4.0,"nodeSelector":{}}'),
-    *('{"limit":null,"nodeSelector":{}}', '{"nodeSelector":{}}', '{"limit":4}'),
-    *('{"limit":4,"nodeSelector":null}', '{"limit":4,"nodeSelector":["a"]}'),
-    *('{"limit":4,"nodeSelector":{"a":1}}', '{"limit":NaN,"nodeSelector":{}}'),
-    f'{{"limit":{LARGEST + 1},"nodeSelector":{{}}}}',
+    *("", "4", "null", "[]", "{", '{"limit":4', "not JSON", "{'limit': 4}", "{}"),
     f'{{"limit":{"9" * 5000},"nodeSelector":{{}}}}',
     "[" * 100_000,
 ]
@@ -101,6 +105,37 @@ def test_a_bad_entry_leaves_the_last_valid_one(text):
     assert limit_entries({}, second) == {}
     good = limit_entries({"memory": '{"limit":5,"nodeSelector":{}}'}, second)
     assert good == {"memory": Entry(5, {})}
+
+
+@pytest.mark.parametrize(
+    "limit", ["-1", '"4"', "true", "4.0", "null", "NaN", str(LARGEST + 1), "[]"]
+)
+def test_an_entry_with_a_bad_limit_still_has_its_nodes(limit):
+    """They would get the limit of the default otherwise."""
+    text = f'{{"limit":{limit},"nodeSelector":{{"a":"c"}}}}'
+    assert limit_entries({"memory": text}) == {"memory": Entry(None, {"a": "c"}, text)}
+    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    assert limit_entries({"memory": text}, first) == {"memory": Entry(4, {"a": "c"}, text)}
+
+
+@pytest.mark.parametrize("selector", ["null", '["a"]', '{"a":1}', '"a=b"', "0"])
+def test_an_entry_with_a_bad_node_selector_still_has_its_limit(selector):
+    text = f'{{"limit":5,"nodeSelector":{selector}}}'
+    assert limit_entries({"memory": text}) == {"memory": Entry(5, None, text)}
+    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    assert limit_entries({"memory": text}, first) == {"memory": Entry(5, {"a": "b"}, text)}
+
+
+def test_a_field_that_is_missing_is_not_valid():
+    for text, entry in (('{"nodeSelector":{}}', (None, {})), ('{"limit":4}', (4, None))):
+        assert limit_entries({"memory": text}) == {"memory": Entry(*entry, text)}
+
+
+def test_the_nodes_of_an_entry_with_a_bad_limit_are_not_those_of_the_default():
+    node = Node("w", KATA | MEMORY, "4", "4")
+    text = f'{{"limit":"4","nodeSelector":{json.dumps(MEMORY)}}}'
+    _, pools = merge([], limit_entries({"memory": text}), Setting(20), SECOND)
+    assert [pool.name for pool in selecting(node, pools.values())] == ["memory"]
 
 
 ENTRY_DEFAULT = {"default": Entry(30, None)}
@@ -127,13 +162,12 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([OWN_POOL], ENTRY_MEMORY, Setting(20), {}, 0, [entry("memory", 8, MEMORY)]),
         # The second generation without peerpods-limits.
         ([], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
-        ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm")]),
+        ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm", is_written=False)]),
         ([], None, Setting(20, bad="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
         ([], None, Setting(None, bad="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
         # The product advertises nothing, or its settings are gone: no limit from there.
         ([], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
-        ([OPERATORS], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
-        ([], None, None, SECOND, 2, [default(None, "peer-pods-cm")]),
+        ([], None, None, SECOND, 2, [default(None, "peer-pods-cm", is_written=False)]),
         # With it.
         ([], ENTRY_DEFAULT, Setting(20), SECOND, 2, [default(30, "peerpods-limits")]),
         ([], ENTRY_DEFAULT, Setting(None), SECOND, 2, [default(30, "peerpods-limits")]),
@@ -155,7 +189,14 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         # peerpodconfig-openshift before its migration, and where both DaemonSets exist for a while.
         ([OPERATORS], None, Setting(None, False), SECOND, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, None, SECOND, 2, [default(12, "PeerPodConfig")]),
-        ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(20, "peer-pods-cm")]),
+        ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(12, "PeerPodConfig")]),
+        ([OPERATORS], None, Setting(None), SECOND, 2, [default(12, "PeerPodConfig")]),
+        # Without a limit there, nothing is migrated.
+        ([WITHOUT_LIMIT], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
+        (
+            [WITHOUT_LIMIT], None, Setting(None, False), SECOND, 2,
+            [default(10, "peer-pods-cm", is_written=False)],
+        ),
         ([OPERATORS], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
     ],
 )  # fmt: skip
@@ -171,6 +212,37 @@ def test_the_operators_own_pool_has_the_nodes_of_its_daemon_set():
     assert pools["default"].node_selector == KATA
 
 
-def test_a_limit_that_is_not_written_is_ten_on_both_generations():
-    assert pool_of_config("c", node_selector=KATA, limit=None, previous=None).limit == 10
-    assert merge([], None, setting({}), SECOND)[1]["default"].limit == 10
+@pytest.mark.parametrize("limit", [None, ""])
+def test_a_limit_that_is_not_written_is_one_in_a_peerpodconfig_and_ten_in_peer_pods_cm(limit):
+    config = pool_of_config("c", node_selector=KATA, limit=limit, previous=Pool("c", KATA, 7))
+    assert config == Pool("c", KATA, 1, is_written=False)
+    data = {} if limit is None else {"PEERPODS_LIMIT_PER_NODE": limit}
+    assert merge([], None, setting(data), SECOND)[1]["default"].limit == 10
+
+
+DEFAULT = default(20, "peer-pods-cm")
+
+
+@pytest.mark.parametrize(
+    ("last", "pools", "generation", "gone"),
+    [
+        # The upgrade from 1.8: first the PeerPodConfig goes, then the DaemonSet.
+        ([OPERATORS], [], 1, [OPERATORS]),
+        ([OPERATORS, OWN_POOL], [OWN_POOL], 0, [OPERATORS]),
+        ([OPERATORS, OWN_POOL], [], 0, [OPERATORS, OWN_POOL]),
+        ([DEFAULT], [], 0, [DEFAULT]),
+        # The operator's own pool shows that the sources are complete.
+        ([OPERATORS], [DEFAULT], 2, []),
+        ([OPERATORS, OWN_POOL], [OPERATORS], 1, []),
+        ([DEFAULT], [OPERATORS], 1, []),
+        ([OPERATORS], [OPERATORS], 1, []),
+        # Nothing was known before.
+        ([], [], 0, []),
+        ([], [OWN_POOL], 0, []),
+    ],
+)
+def test_pools_that_have_vanished_are_remembered(last, pools, generation, gone):
+    last, pools = ({pool.name: pool for pool in group} for group in (last, pools))
+    found = vanished(last, pools, generation)
+    assert found == {pool.name: replace(pool, has_vanished=True) for pool in gone}
+    assert vanished({**found, **pools}, pools, generation) == found
