@@ -14,12 +14,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._adaptor_plan import (
     HASH_LABEL,
     HOLD,
-    HOLD_ANNOTATION,
     ON_DELETE,
     PEER_PODS_SECRET,
     REPLACE,
     ROLL,
-    ROLLING_UPDATE,
     WRITE,
     Found,
     Plan,
@@ -48,6 +46,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor_plan import 
 from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
     FEATURE_GATES,
     PEER_PODS_CM,
+    UPDATE_STRATEGY_KEY,
     Operator,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
@@ -59,10 +58,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     PODS_PATH,
     RUNNING_PODS,
     RUNTIME_CLASS,
+    is_down,
     is_peer_pod,
     label_selector,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import PART_OF
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
 # The operator reconciles within seconds, unless it waits for another step: it is given this long. Seconds.
 OPERATOR_SECONDS = 120.0
@@ -101,13 +102,15 @@ def apply_settings(
     labels: Mapping[str, str] | None = None,
     replace: bool = True,
     resume: bool = False,
+    lagging: Collection[str] = (),
     runtime_classes: Collection[str] = (RUNTIME_CLASS,),
 ) -> dict:
     """Write settings and have the cloud-api-adaptor pods take them, without losing peer pods unless asked.
 
     `disruption` is refuse, wait or allow. `timeout` is how many seconds one step may take: the operator's answer,
-    a new pod that becomes Ready, the end of the peer pods of a node. In check mode nothing is written. Raises
-    AdaptorError, and ClusterError from a request that failed before the first write.
+    a new pod that becomes Ready, the end of the peer pods of a node. `lagging` are nodes that do not advertise what is
+    written: with `resume`, their pods are replaced like those with older settings. In check mode nothing is written.
+    Raises AdaptorError, and ClusterError from a request that failed before the first write.
     """
     try:
         wanted = Wanted(
@@ -117,6 +120,7 @@ def apply_settings(
             only_missing,
             replace,
             resume,
+            lagging,
         )
         refuse_bad_gates(wanted.gates)
     except SettingsError as error:
@@ -130,7 +134,14 @@ def apply_settings(
         if not run.written:
             raise
         raise AdaptorError(f"{error} {run.explain_written()}", run.result()) from error
+    run.warn_of_hold()
     return run.result()
+
+
+def is_held(cluster: Cluster, namespace: str) -> bool:
+    """Whether an earlier run has left caaUpdateStrategy at OnDelete; takes one request."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{FEATURE_GATES}"
+    return strategy_of(cluster.get(path)).is_held
 
 
 def peer_pods_by_node(
@@ -228,7 +239,12 @@ class _Run:
         found = self.read()
         pods = self.adaptor_pods() if self.daemon_set else []
         stale = self.stale_among(pods, found) if pods else []
+        stale += [pod for pod in pods if pod not in stale and self._lags(pod)]
         return found, plan_settings(found, self.wanted, self.operator, pods, stale)
+
+    def _lags(self, pod: dict) -> bool:
+        # One that is not Ready may still be about to advertise.
+        return node_of(pod) in self.wanted.lagging and is_ready(pod)
 
     def peer_pods(self, node: str | None = None) -> dict[str, list[str]]:
         selector = RUNNING_PODS
@@ -257,23 +273,22 @@ class _Run:
             self._put_back(plan)
         if not plan.changed:
             return
-        mode = plan.mode
-        if mode == HOLD:
-            mode = self._hold(found, plan)
-        if mode == ROLL:
+        if plan.mode == HOLD:
+            self._hold(found, plan)
+        elif plan.mode == ROLL:
             self._before_roll(plan)
-        self._write_all(found, plan, skip_gates=mode == HOLD)
-        if mode == WRITE or not (plan.targets or mode == HOLD):
+        self._write_all(found, plan)
+        if plan.mode == WRITE or not (plan.targets or plan.mode == HOLD):
             return
         self._settle(plan)
-        if not self.wanted.replace and mode == HOLD:
+        if not self.wanted.replace and plan.mode == HOLD:
             self.waiting = sorted(map(node_of, self.adaptor_pods()))
             return
-        if mode == ROLL:
+        if plan.mode == ROLL:
             self._watch_roll(plan)
             return
         waiting = self._replace(plan)
-        if mode == HOLD or before.is_held:
+        if plan.mode == HOLD or before.is_held:
             self._put_back(plan)
         self.waiting = sorted(waiting)
         busy = {node: pods for node, pods in waiting.items() if pods}
@@ -322,13 +337,22 @@ class _Run:
 
         return retry_conflicts(attempt)
 
-    def _write_all(self, found: Found, plan: Plan, *, skip_gates: bool) -> None:
-        if plan.gates and not skip_gates:
-            settings = dict(plan.gates.data)
+    def _write_all(self, found: Found, plan: Plan) -> None:
+        gates = dict(plan.gates.data) if plan.gates else {}
+        if plan.mode == HOLD:
+            # It is put back when all is done.
+            gates.pop(UPDATE_STRATEGY_KEY, None)
+        if gates:
+            current = (
+                self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
+                if plan.mode == HOLD
+                else found.gates
+            )
             self._write(
-                found.gates, "ConfigMap", FEATURE_GATES,
-                lambda now: plan_write("ConfigMap", FEATURE_GATES, now, settings),
+                current, "ConfigMap", FEATURE_GATES,
+                lambda now: plan_write("ConfigMap", FEATURE_GATES, now, gates),
             )  # fmt: skip
+        if UPDATE_STRATEGY_KEY in gates:
             self.strategy["after"] = plan.strategy
         if plan.secret:
             self._write(
@@ -350,13 +374,12 @@ class _Run:
             time.sleep(INTERVAL)
         return True
 
-    def _hold(self, found: Found, plan: Plan) -> str:
-        """Set OnDelete and wait until the DaemonSet has it; the mode that is left where the operator ignores it."""
+    def _hold(self, found: Found, plan: Plan) -> None:
+        """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
         held = strategy_of(found.gates)
-        settings = dict(plan.gates.data) if plan.gates else {}
         self._write(
             found.gates, "ConfigMap", FEATURE_GATES,
-            lambda now: hold_write(now, settings, plan.strategy),
+            lambda now: hold_write(now, plan.strategy),
         )  # fmt: skip
         self.strategy["after"] = ON_DELETE
 
@@ -364,16 +387,19 @@ class _Run:
             daemon_set = self.daemon_set_now()
             return daemon_set is None or daemon_set["spec"]["updateStrategy"]["type"] == ON_DELETE
 
-        if self._until(is_on_delete, min(OPERATOR_SECONDS, self.timeout)):
-            return HOLD
-        self.module.log("The operator does not honour caaUpdateStrategy")
+        seconds = min(OPERATOR_SECONDS, self.timeout)
+        if self._until(is_on_delete, seconds):
+            return
         if not held.is_held:
-            self._write(
-                self.cluster.get(self.path("ConfigMap", FEATURE_GATES)), "ConfigMap", FEATURE_GATES,
-                lambda now: put_back_write(now, plan.strategy),
-            )  # fmt: skip
-            self.strategy["after"] = plan.strategy
-        return ROLL
+            self._give_back(held.own)
+            self.written.remove(f"ConfigMap/{FEATURE_GATES}")
+        raise AdaptorError(
+            f"After {seconds:g} s the operator has not set the update strategy of {self.daemon_set['metadata']['name']} to "
+            f"{ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces every cloud-api-adaptor pod and all peer pods are "
+            f"lost. {self.explain_written()} See the log of the operator's Deployment controller-manager, then run the task "
+            "again.",
+            self.result(),
+        )
 
     def _before_roll(self, plan: Plan) -> None:
         """The operator replaces all pods by itself, so the peer pods of all nodes have to have ended before."""
@@ -479,10 +505,7 @@ class _Run:
     def _is_up(self, node: str) -> bool:
         """Whether a node can run a new pod: one that is gone or NotReady cannot, and waits."""
         found = self.cluster.get(f"/api/v1/nodes/{node}")
-        if found is None:
-            return False
-        conditions = (found.get("status") or {}).get("conditions") or []
-        return all(one["status"] == "True" for one in conditions if one["type"] == "Ready")
+        return found is not None and not is_down(found)
 
     def _replace_one(self, following, pod: dict, here: Iterable[str]) -> None:
         node, name, uid = node_of(pod), pod["metadata"]["name"], pod["metadata"]["uid"]
@@ -537,18 +560,21 @@ class _Run:
         version = config_map and config_map["metadata"]["resourceVersion"]
         if daemon_set is not None and (
             # The write has the operator reconcile, and that has it note a newer version.
-            template_version(daemon_set) != version
+            (self.operator.rolls and template_version(daemon_set) != version)
             or not all(is_of_template(pod, daemon_set) for pod in self.adaptor_pods())
         ):
             self.module.log(f"caaUpdateStrategy stays {ON_DELETE}: not every pod is up to date")
             return
+        self._give_back(plan.strategy)
+
+    def _give_back(self, strategy: str | None) -> None:
         found = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
+        self.strategy["after"] = strategy
         if found is None:
             return
         made = self._write(
-            found, "ConfigMap", FEATURE_GATES, lambda now: put_back_write(now, plan.strategy)
+            found, "ConfigMap", FEATURE_GATES, lambda now: put_back_write(now, strategy)
         )
-        self.strategy["after"] = plan.strategy
         key, value = PART_OF
         ours = (made["metadata"].get("labels") or {}).get(key) == value
         if ours and not made.get("data"):
@@ -559,16 +585,29 @@ class _Run:
 
     # What is returned
 
+    @property
+    def stays_held(self) -> bool:
+        """Whether caaUpdateStrategy is not, or not again, what the user has it at."""
+        return bool(self.plan) and self.strategy["after"] == ON_DELETE != self.plan.strategy
+
     def explain_written(self) -> str:
         if not self.written:
             return "Nothing was written."
-        held = self.strategy["after"] == ON_DELETE and self.strategy["before"] != ON_DELETE
         kept = (
             f" caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE} until every pod is replaced."
-            if held
+            if self.stays_held
             else ""
         )
         return f"Written: {', '.join(self.written)}.{kept}"
+
+    def warn_of_hold(self) -> None:
+        if self.module.check_mode or not self.stays_held:
+            return
+        nodes = in_words(self.waiting or self.stale)
+        self.module.warn(
+            f"caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE}, because the cloud-api-adaptor pods of {nodes or 'some nodes'} have "
+            "older settings. Run osc.peerpods.adaptor_config with resume=true to replace them and to restore it."
+        )
 
     def result(self) -> dict:
         plan = self.plan
@@ -590,12 +629,3 @@ class _Run:
                 "strategy": self.strategy,
             },
         }
-
-
-__all__ = [
-    "HOLD_ANNOTATION",
-    "ROLLING_UPDATE",
-    "AdaptorError",
-    "apply_settings",
-    "peer_pods_by_node",
-]

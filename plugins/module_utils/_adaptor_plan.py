@@ -15,6 +15,7 @@ from datetime import datetime
 
 from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
     FEATURE_GATES,
+    HOLD_ANNOTATION,
     PEER_PODS_CM,
     UPDATE_STRATEGIES,
     UPDATE_STRATEGY_KEY,
@@ -25,8 +26,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._words import in_word
 
 PEER_PODS_SECRET = "peer-pods-secret"
 
-# On osc-feature-gates while this collection keeps caaUpdateStrategy at OnDelete: the value to put back.
-HOLD_ANNOTATION = "osc.peerpods/caa-update-strategy"
 ROLLING_UPDATE, ON_DELETE = UPDATE_STRATEGIES
 
 # The DaemonSet controller takes a pod for up to date by one of these two (IsPodUpdated in Kubernetes'
@@ -263,6 +262,8 @@ class Wanted:
     only_missing: Collection[str] = ()
     replace: bool = True
     resume: bool = False
+    # Nodes that do not advertise what is written: with `resume`, a CAA pod that is Ready there is replaced, too.
+    lagging: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ class Plan:
     """What to write, in this order, and how it takes effect.
 
     `targets` are the CAA pods that are replaced, by whom `mode` says; `stale` those that have other settings than
-    are written already. `derived` are keys of peer-pods-cm that the operator writes on account of the gates.
+    are written already, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes on account of the gates.
     `strategy` is what the user is to have caaUpdateStrategy at in the end.
     """
 
@@ -316,9 +317,11 @@ def plan_settings(
     own = wanted.gates.get(UPDATE_STRATEGY_KEY, held.own)
     gates = plan_write("ConfigMap", FEATURE_GATES, found.gates, _gates(wanted.gates, held))
     derived = _derived(gates, found.config_map, wanted.config_map)
+    writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
     if daemon_set is None or not pods:
-        return Plan(gates, secret, config_map, WRITE, (), stale, derived, own)
+        puts_back = held.is_held and not writes
+        return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, puts_back)
     pending = (
         operator.rolls
         and found.config_map is not None
@@ -346,7 +349,6 @@ def plan_settings(
     if not wanted.replace and mode in (REPLACE, HOLD):
         targets = ()
         mode = WRITE if mode == REPLACE else HOLD
-    writes = gates or secret or config_map
     puts_back = held.is_held and not stale and not pending and not writes and mode == WRITE
     return Plan(gates, secret, config_map, mode, targets, stale, derived, own, puts_back)
 
@@ -371,13 +373,13 @@ def _derived(
     return {} if data.get(DISABLE_CVM) == wanted else {DISABLE_CVM: wanted}
 
 
-def hold_write(gates: dict | None, wanted: Mapping[str, str], own: str | None) -> Write | None:
-    """Set OnDelete and remember `own`, with whatever else osc-feature-gates is to say."""
+def hold_write(gates: dict | None, own: str | None) -> Write | None:
+    """Set OnDelete and remember `own`."""
     return plan_write(
         "ConfigMap",
         FEATURE_GATES,
         gates,
-        {**wanted, UPDATE_STRATEGY_KEY: ON_DELETE},
+        {UPDATE_STRATEGY_KEY: ON_DELETE},
         {HOLD_ANNOTATION: own or ""},
     )
 

@@ -16,6 +16,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
     OPERATORS_CONFIGURATION,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
+    FIRST,
     LIMIT_KEY,
     NEWEST_KNOWN,
     OPERATORS_CONFIG,
@@ -259,7 +260,7 @@ def _inside(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield _channel(cluster, settings)
         yield from _operator_version(cluster, settings)
     yield _webhooks(cluster, settings["webhook_manager"])
-    yield from _generation(cluster)
+    yield from _generation(cluster, settings["node_capacity_manager"])
     yield _advertisers(
         details["operator"], details["advertisers"], settings["node_capacity_manager"]
     )
@@ -410,7 +411,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
     return finding("other-webhooks", "ok", "There are none.")
 
 
-def _generation(cluster: Mapping) -> Iterator[dict]:
+def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
     """Where the operator stores the limit, what advertises it, and whether its settings are ones that it honours."""
     if "operator" in cluster["details"]["unread"]:
         yield _unknown("limit-storage", cluster, "operator")
@@ -423,7 +424,7 @@ def _generation(cluster: Mapping) -> Iterator[dict]:
     if operator["limit_in"] == PEER_PODS_CM:
         yield _adaptor_settings(operator)
         if operator["peer_pod_configs"] is not None:
-            yield _migration(operator["peer_pod_configs"])
+            yield _migration(operator["peer_pod_configs"], manager)
 
 
 def _limit_storage(operator: Mapping) -> dict:
@@ -437,12 +438,13 @@ def _limit_storage(operator: Mapping) -> dict:
     found = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
     if operator["known"]:
         return finding("limit-storage", "ok", found)
-    newest = ".".join(map(str, NEWEST_KNOWN))
+    first, newest = (".".join(map(str, release)) for release in (FIRST.since, NEWEST_KNOWN))
+    alike = newest if operator["limit_in"] == PEER_PODS_CM else first
     return finding(
         "limit-storage",
         "warning",
-        f"Operator {version} is not a release that this collection knows (up to {newest}). It is treated as "
-        f"{newest}: {found}",
+        f"Operator {version} is not a release that this collection knows ({first} to {newest}). It is treated as "
+        f"{alike}: {found}",
         "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
         "Update this collection, or try a limit change on a test cluster first.",
     )
@@ -468,6 +470,15 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "A write to peer-pods-cm then replaces every cloud-api-adaptor pod, and the peer pods of each node are lost.",
             f"Set {UPDATE_STRATEGY_KEY} to {' or '.join(UPDATE_STRATEGIES)}; the values are case-sensitive.",
         )
+    if operator["strategy_is_held"]:
+        return finding(
+            "adaptor-settings",
+            "warning",
+            f"{UPDATE_STRATEGY_KEY} in osc-feature-gates is {strategy}: a run of this collection set it, and has not "
+            "restored it, because it was interrupted or left cloud-api-adaptor pods with older settings.",
+            "The operator replaces no cloud-api-adaptor pod until it is restored, not even after an upgrade.",
+            "Run osc.peerpods.adaptor_config with resume=true: it replaces these pods and restores the strategy.",
+        )
     told = (
         f"{LIMIT_KEY} is {limit}"
         if limit is not None
@@ -476,7 +487,7 @@ def _adaptor_settings(operator: Mapping) -> dict:
     return finding("adaptor-settings", "ok", f"{told}.")
 
 
-def _migration(left: Collection[str]) -> dict:
+def _migration(left: Collection[str], manager: str) -> dict:
     """What an upgrade from a release with PeerPodConfigs left behind: the names of those that are `left`."""
     if OPERATORS_CONFIG in left:
         return finding(
@@ -487,6 +498,16 @@ def _migration(left: Collection[str]) -> dict:
             "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until then "
             "two limits exist.",
             "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
+        )
+    if left and manager == "operator":
+        return finding(
+            "migration",
+            "warning",
+            f"PeerPodConfigs are left over from an older release: {in_words(left)}. With node_capacity_manager=operator "
+            "nothing honours them.",
+            "The nodes that they select advertise the limit of peer-pods-cm.",
+            "Set node_capacity_manager to auto and run site.yml, or remove them with osc.peerpods.peerpod_limit and "
+            "state=absent.",
         )
     if left:
         return finding(

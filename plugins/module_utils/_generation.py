@@ -29,6 +29,9 @@ FEATURE_GATES = "osc-feature-gates"
 UPDATE_STRATEGY_KEY = "caaUpdateStrategy"
 UPDATE_STRATEGIES = ("RollingUpdate", "OnDelete")
 
+# On osc-feature-gates while this collection keeps caaUpdateStrategy at OnDelete: the value to put back.
+HOLD_ANNOTATION = "osc.peerpods/caa-update-strategy"
+
 # The PeerPodConfig that the operator made for a KataConfig, up to 1.8.
 OPERATORS_CONFIG = "peerpodconfig-openshift"
 
@@ -44,7 +47,8 @@ class Behaviour:
     """What the operator does from release `since` on.
 
     `limit_in` is where it stores the limit of its pool, `advertiser` the program that writes the limit to nodes,
-    `daemon_set` the DaemonSet of cloud-api-adaptor. `rolls` tells whether every write to peer-pods-cm replaces all
+    `daemon_set` the DaemonSet of cloud-api-adaptor. `moves_adaptor` tells whether every write to a PeerPodConfig gives
+    that one DaemonSet the nodes and the ownership of this PeerPodConfig. `rolls` tells whether every write to peer-pods-cm replaces all
     cloud-api-adaptor pods, `has_update_strategy` whether caaUpdateStrategy in osc-feature-gates is honoured.
     """
 
@@ -52,6 +56,7 @@ class Behaviour:
     limit_in: str
     advertiser: str
     daemon_set: str
+    moves_adaptor: bool = False
     rolls: bool = False
     has_update_strategy: bool = False
 
@@ -65,6 +70,8 @@ BEHAVIOURS = (
     # CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, removed by 059f6420 (2024-09): it
     # advertises spec.limit to every selected node when a PeerPodConfig changes, and restarts nothing.
     Behaviour((1, 4), PEER_POD_CONFIG, "peerpodconfig-ctrl", "peerpodconfig-ctrl-caa-daemon"),
+    # CAA's 567287db (2024-04, in v0.9.0, which the go.mod of SCO's v1.7.0 has, and its v1.6.0 not).
+    Behaviour((1, 7), PEER_POD_CONFIG, "peerpodconfig-ctrl", "peerpodconfig-ctrl-caa-daemon", moves_adaptor=True),
     # SCO's pull requests 498 (no PeerPodConfig), 532 (osc-caa-ds) and 533 (migration), all of 1.9.0; CAA's
     # pkg/adaptor/k8sops/node.go advertises once, when it starts.
     Behaviour((1, 9), PEER_PODS_CM, "cloud-api-adaptor", "osc-caa-ds"),
@@ -74,6 +81,7 @@ BEHAVIOURS = (
 )  # fmt: skip
 
 FIRST, NEWEST = BEHAVIOURS[0], BEHAVIOURS[-1]
+NEWEST_OF_FIRST_GENERATION = next(row for row in reversed(BEHAVIOURS) if not row.is_second)
 
 # The newest release that the table was checked with. A newer one is taken to behave as this.
 NEWEST_KNOWN = (1, 13)
@@ -140,7 +148,7 @@ def decide(
     if daemon_set is not None and daemon_set["metadata"]["name"] == NEWEST.daemon_set:
         return Operator(None, NEWEST, True, daemon_set)
     if has_config or (configs_served and daemon_set is not None):
-        return Operator(None, FIRST, True, daemon_set)
+        return Operator(None, NEWEST_OF_FIRST_GENERATION, True, daemon_set)
     return None
 
 
@@ -191,7 +199,8 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
     """The operator with its settings that decide about limits, as preflight needs them; None without an operator.
 
     `limit` and `update_strategy` are PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy as they are written, None where
-    they are not; `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none.
+    they are not; `strategy_is_held` tells whether a run of this collection set the latter and did not restore it;
+    `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none.
     Takes two requests more than `read_operator_summary`.
     """
     served = cluster.get(CONFIGS_PATH.format(namespace=namespace))
@@ -201,14 +210,17 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
         return None
     config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
     settings, gates = (
-        (cluster.get(f"{config_maps}/{name}") or {}).get("data") or {}
+        cluster.get(f"{config_maps}/{name}") or {"metadata": {}}
         for name in (PEER_PODS_CM, FEATURE_GATES)
     )
+    strategy = (gates.get("data") or {}).get(UPDATE_STRATEGY_KEY)
+    held = HOLD_ANNOTATION in (gates["metadata"].get("annotations") or {})
     return {
         **operator.summary,
         "daemon_set": operator.daemon_set and operator.daemon_set["metadata"]["name"],
-        "limit": settings.get(LIMIT_KEY),
-        "update_strategy": gates.get(UPDATE_STRATEGY_KEY),
+        "limit": (settings.get("data") or {}).get(LIMIT_KEY),
+        "update_strategy": strategy,
+        "strategy_is_held": held and strategy == UPDATE_STRATEGIES[1],
         "peer_pod_configs": (
             None if configs is None else [config["metadata"]["name"] for config in configs]
         ),

@@ -76,14 +76,15 @@ def read_limits(
     agent_namespace: str,
     *,
     everywhere: bool = True,
-    with_settings: bool = False,
+    for_removal: bool = False,
+    agent_deployed: bool | None = None,
 ) -> Limits:
     """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
 
     Takes three requests on the first generation, and on the second three more: the agent's
     Deployment, peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
-    pool has no entry in peerpods-limits, or `with_settings`). What a user may not read is left out where the rest
-    still shows the limits.
+    pool has no entry in peerpods-limits). A removal needs these two always. `agent_deployed` is taken instead of the
+    Deployment where it is given. What a user may not read is left out where the rest still shows the limits.
     """
     configs, refused = _configs(cluster, namespace, everywhere)
     own = configs and [one for one in configs if one["metadata"]["namespace"] == namespace]
@@ -95,7 +96,13 @@ def read_limits(
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
     try:
         found = _second(
-            cluster, namespace, agent_namespace, operator, tuple(own or ()), with_settings
+            cluster,
+            namespace,
+            agent_namespace,
+            operator,
+            tuple(own or ()),
+            for_removal,
+            agent_deployed,
         )
     except ClusterError as error:
         if error.status != 403 or operator or not refused:
@@ -114,25 +121,26 @@ def _second(
     agent_namespace: str,
     operator: Operator | None,
     configs: tuple[dict, ...],
-    with_settings: bool,
+    for_removal: bool,
+    agent_deployed: bool | None,
 ) -> Limits:
     unread: list[str] = []
-    has_agent = read_agent(cluster, agent_namespace)
+    has_agent = read_agent(cluster, agent_namespace) if agent_deployed is None else agent_deployed
     limits = None
-    if has_agent is not False:
+    if has_agent is not False or for_removal:
         path = f"/api/v1/namespaces/{agent_namespace}/configmaps/{LIMITS}"
         limits, refused = _unless_refused(lambda: cluster.get(path))
         if refused:
             unread.append(f"The limits of the node capacity agent are not known: {refused}")
     entries = (limits or {}).get("data") or {}
     settings = None
-    if with_settings or DEFAULT_POOL not in entries:
+    if for_removal or DEFAULT_POOL not in entries:
         found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{SETTINGS}")
         settings = None if found is None else found.get("data") or {}
     pools = pools_of_second(
         configs,
         # Who may not read whether the agent is deployed sees its limits all the same.
-        entries if has_agent or limits is not None else None,
+        entries if has_agent or (has_agent is None and limits is not None) else None,
         settings,
         namespace=namespace,
         agent_namespace=agent_namespace,

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
+
 with contextlib.suppress(ImportError):  # The module reports the missing Kubernetes client.
     from kubernetes.utils.quantity import parse_quantity
 
@@ -24,10 +26,13 @@ PODS_PATH = "/api/v1/pods"
 EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 RUNTIME_CLASS = "kata-remote"
 
-# The limit where none is written, on both generations: cloud-api-adaptor's
-# src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go (removed by 059f6420) and
-# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node.
+# The limit of peer-pods-cm where none is written (cloud-api-adaptor's
+# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node), and that of a new pool.
 DEFAULT_LIMIT = 10
+
+# That of a PeerPodConfig where none is written, or an empty one (cloud-api-adaptor's
+# src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, removed by 059f6420).
+DEFAULT_CONFIG_LIMIT = 1
 
 # The largest number a Kubernetes quantity counts with, an int64.
 LARGEST_LIMIT = 2**63 - 1
@@ -48,7 +53,8 @@ LIMIT_KEY = "PEERPODS_LIMIT_PER_NODE"
 LIMITS = "peerpods-limits"
 LIMITS_LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 
-# The spec of a new PeerPodConfig where a task does not name a field: the defaults of its CRD.
+# The spec of a new PeerPodConfig where a task does not name a field: the defaults of its CRD, and the limit that the
+# operator gives its own (sandboxed-containers-operator's controllers/openshift_controller.go, DEFAULT_PEER_PODS).
 DEFAULT_SPEC = {
     "cloudSecretName": "peer-pods-secret",
     "configMapName": SETTINGS,
@@ -143,12 +149,12 @@ class Pool:
                 "creates it."
             )
         written = f"{self.store} is {self.text!r}"
-        if self.store.is_settings and _NEGATIVE.fullmatch(self.text):
+        if self.store.is_settings and _NEGATIVE.fullmatch(self.text.strip()):
             return f"{written}: cloud-api-adaptor advertises nothing, so there is no limit."
         if self.store.is_settings:
             return (
-                f"{written}, which is not a whole number: cloud-api-adaptor cannot start with it. "
-                "Correct that key."
+                f"{written}, which is not a whole number: cloud-api-adaptor does not start with it, or advertises "
+                "another number, as its release does. Correct that key."
             )
         if self.store.kind == CONFIG_MAP:
             return f"{written}, which is not a valid limit. Set the option limit to replace it."
@@ -168,7 +174,7 @@ def pool_of_config(config: dict) -> Pool:
         namespace,
         DEFAULT_NODE_SELECTOR if selector is None else selector,
         text,
-        DEFAULT_LIMIT if text is None else whole_number(text),
+        whole_number(text) if text else DEFAULT_CONFIG_LIMIT,
         Store(PEER_POD_CONFIG, namespace, name),
     )
 
@@ -231,12 +237,14 @@ def _pool_of_settings(
     settings: Mapping[str, str] | None, operators: Pool | None, namespace: str
 ) -> Pool:
     store = Store(CONFIG_MAP, namespace, SETTINGS, LIMIT_KEY)
+    # Not yet migrated: its limit will overwrite that of the settings, unless it has none
+    # (sandboxed-containers-operator's controllers/migrate.go).
+    if operators and operators.text:
+        return operators
     text = (settings or {}).get(LIMIT_KEY)
     # An empty one is the default (cloud-api-adaptor's src/cloud-providers/util.go, IntWithEnv).
     if text:
         return Pool(DEFAULT_POOL, namespace, None, text, whole_number(text), store)
-    if operators:  # Not yet migrated (sandboxed-containers-operator's controllers/migrate.go).
-        return operators
     limit = None if settings is None else DEFAULT_LIMIT
     return Pool(DEFAULT_POOL, namespace, None, None, limit, store)
 
@@ -347,9 +355,11 @@ def collection_path(namespace: str) -> str:
 def whole_number(text: str | None) -> int | None:
     """`text` as a whole number that Kubernetes can count with, or None where it is not one."""
     text = (text or "").strip()
-    if not (text.isascii() and text.isdigit() and len(text.lstrip("0")) < 20):
+    digits = text.lstrip("0") or "0"
+    # Python refuses to convert thousands of digits.
+    if not (text.isascii() and text.isdigit() and len(digits) < 20):
         return None
-    return int(text) if int(text) <= LARGEST_LIMIT else None
+    return int(digits) if int(digits) <= LARGEST_LIMIT else None
 
 
 def parse_limit(text: str) -> int:
@@ -500,6 +510,42 @@ def plan_config_absent(config: dict | None) -> Change:
     return Change(pool, None, (Plan(pool.store, version, config.get("spec", {}), None),))
 
 
+def adaptor_moves(
+    daemon_set: dict, change: Change, *, follows: bool
+) -> tuple[Mapping[str, str], Mapping[str, str] | None] | None:
+    """First generation: the labels of the nodes that cloud-api-adaptor is on, and those that it is on after a change.
+
+    None where it stays; the second is None where its DaemonSet goes with the PeerPodConfig that owns it. `follows`
+    tells whether it goes to the nodes of the PeerPodConfig that is written.
+    """
+    if not change.changed:
+        return None
+    now = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
+    if change.after is None:
+        owners = daemon_set["metadata"].get("ownerReferences") or []
+        owns = any(
+            (one["kind"], one["name"]) == (PEER_POD_CONFIG, change.before.name) for one in owners
+        )
+        return (now, None) if owns else None
+    selector = change.after.selector or DEFAULT_NODE_SELECTOR
+    return (now, selector) if follows and selector != now else None
+
+
+def explain_adaptor_moves(
+    store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, goes: bool
+) -> str:
+    """What a change of the PeerPodConfig in `store` does to `nodes`, which lose their cloud-api-adaptor."""
+    why = (
+        f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
+        if goes
+        else "This operator runs cloud-api-adaptor on the nodes of one PeerPodConfig only, that which was written last"
+    )
+    lost = (
+        f" These peer pods would be lost: {in_words(sorted(peer_pods), 20)}." if peer_pods else ""
+    )
+    return f"{why}: without it no peer pod can start on {in_words(sorted(nodes))} any more.{lost}"
+
+
 def plan_entry(
     pool: Pool | None,
     limits: dict | None,
@@ -578,6 +624,13 @@ def plan_settings(pool: Pool, limit: int | None) -> Change:
     if pool.limit == limit:
         # 10 does not have to be written, nor "010" be rewritten.
         return Change(pool, pool)
+    if pool.store.kind == PEER_POD_CONFIG:
+        raise LimitError(
+            f"{pool.store} is left over from an operator older than 1.9. The installed operator overwrites "
+            f"{LIMIT_KEY} in {SETTINGS} with its limit when it next reconciles the KataConfig, so a limit that is "
+            "set now would be lost. Nothing was changed. Check that a KataConfig exists and that the pod of the "
+            "operator's Deployment controller-manager runs, then run the task again."
+        )
     return Change(pool, after, (Plan(store, None, before, {LIMIT_KEY: str(limit)}),))
 
 
@@ -697,6 +750,12 @@ def lagging(nodes: Iterable[dict], limit: int) -> dict[str, int | None]:
     }
 
 
+def is_down(node: dict) -> bool:
+    """Whether a node's kubelet does not answer, or says that the node cannot run pods."""
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] != "True" for one in conditions)
+
+
 def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
     """Those of `nodes` that none of `pools` selects."""
     return [node for node in nodes if not any(pool.selects(node) for pool in pools)]
@@ -780,9 +839,13 @@ def is_peer_pod(pod: dict, runtime_classes: Collection[str] = (RUNTIME_CLASS,)) 
     return pod["spec"].get("runtimeClassName") in runtime_classes or is_accounted_for(pod)
 
 
-def peer_pods_by_node(running_pods: Iterable[dict]) -> Counter[str]:
+def peer_pods_by_node(
+    running_pods: Iterable[dict], runtime_classes: Collection[str] = (RUNTIME_CLASS,)
+) -> Counter[str]:
     """How many peer pods have a VM on each node, accounted for by the scheduler or not."""
-    return Counter(pod["spec"]["nodeName"] for pod in running_pods if is_peer_pod(pod))
+    return Counter(
+        pod["spec"]["nodeName"] for pod in running_pods if is_peer_pod(pod, runtime_classes)
+    )
 
 
 def explain_overfull(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:

@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cluster, ClusterError
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import PODS_PATH, RUNNING_PODS
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    PODS_PATH,
+    RUNNING_PODS,
+    is_peer_pod,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     CREDENTIALS_REQUESTS,
     KATA_CONFIGS,
@@ -81,11 +85,11 @@ def read_kata_configs(cluster: Cluster) -> list[dict]:
 
 
 def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
-    """The names of the pods of these RuntimeClasses that are on a node and have not ended."""
+    """The names of the pods that are on a node and have not ended, of these RuntimeClasses or with a peer pod's slot."""
     return sorted(
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)
-        if pod["spec"].get("runtimeClassName") in runtime_classes
+        if is_peer_pod(pod, runtime_classes)
     )
 
 

@@ -276,6 +276,12 @@ details:
           description: C(caaUpdateStrategy) of osc-feature-gates as it is written, null where it is not set.
           type: str
           sample: OnDelete
+        strategy_is_held:
+          description: >-
+            Whether it is V(OnDelete) because a run of this collection set it to replace cloud-api-adaptor pods one by one, and did not
+            restore it yet.
+          type: bool
+          sample: false
         peer_pod_configs:
           description: The names of the PeerPodConfigs, null where the API server does not serve them.
           type: list

@@ -65,7 +65,7 @@ options:
     default: kata-remote
   runtime_classes:
     description:
-      - With O(wait_for=pods), the RuntimeClasses of the pods that have to end.
+      - With O(wait_for=pods), the RuntimeClasses of the pods that have to end. Pods that request C(kata.peerpods.io/vm) are waited for, too.
     type: list
     elements: str
     default: [kata-remote]

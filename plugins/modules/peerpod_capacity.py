@@ -82,21 +82,46 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     Cluster,
     ClusterError,
     cluster_module,
+    retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
-def remove(cluster, node, resource):
-    """Only as the node was read: another program may advertise on it by now."""
-    metadata = node["metadata"]
-    cluster.patch(
-        f"{NODES_PATH}/{metadata['name']}/status",
-        {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": {"capacity": {resource: None}, "allocatable": {resource: None}},
-        },
-    )
+def slots_of(node, resource):
+    return node.get("status", {}).get("capacity", {}).get(resource)
+
+
+def remove(cluster, node, resource, managers, *, check_mode):
+    """Remove what `managers` advertise on a node: how many slots that was, or None where it stays or is gone.
+
+    The patch is valid only for the node as it was read, because another program may advertise on it by now. Kubelets
+    write their nodes all the time: after a conflict the node is read again.
+    """
+    path = f"{NODES_PATH}/{node['metadata']['name']}"
+    known = [node]
+
+    def attempt():
+        current = known.pop() if known else cluster.get(path)
+        slots = current and slots_of(current, resource)
+        if slots is None or not capacity_managers(current, resource) <= managers:
+            return None
+        if not check_mode:
+            cluster.patch(
+                f"{path}/status",
+                {
+                    "metadata": {"resourceVersion": current["metadata"]["resourceVersion"]},
+                    "status": {"capacity": {resource: None}, "allocatable": {resource: None}},
+                },
+            )
+        return slots
+
+    try:
+        return retry_conflicts(attempt)
+    except ClusterError as error:
+        if error.status != 404:
+            raise
+        return None
 
 
 def main():
@@ -113,16 +138,15 @@ def main():
         cluster = Cluster(module)
         for node in list(cluster.list(NODES_PATH)):
             name = node["metadata"]["name"]
-            slots = node.get("status", {}).get("capacity", {}).get(resource)
-            if slots is None:
+            if slots_of(node, resource) is None:
                 continue
             if not capacity_managers(node, resource) <= managers:
                 kept.append(name)
                 continue
-            if not module.check_mode:
-                remove(cluster, node, resource)
-            changed.append(name)
-            before[name] = slots
+            slots = remove(cluster, node, resource, managers, check_mode=module.check_mode)
+            if slots is not None:
+                changed.append(name)
+                before[name] = slots
     except ClusterError as error:
         module.fail_json(msg=str(error), changed=bool(changed), nodes=changed)
     module.exit_json(

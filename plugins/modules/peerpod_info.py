@@ -140,7 +140,8 @@ pools:
           type: str
     limit:
       description: >-
-        The number of peer pods per node, 10 where none is written, null where what is written is not a valid limit.
+        The number of peer pods per node, null where what is written is not a valid limit. Where none is written, it is that of the
+        product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
       type: int
     slots:
       description: >-

@@ -23,7 +23,8 @@ description:
     seconds, and there can be further pools. PeerPodConfigs that an upgrade left behind stay pools.
   - >-
     Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the cloud-api-adaptor pods, which
-    loses the peer pods of their nodes. O(disruption) decides about that.
+    loses the peer pods of their nodes. O(disruption) decides about that. Only pods that started before the change are restarted, and those
+    of nodes that advertise another number.
   - >-
     Writes only the fields that are set, and only if the object is still as it was read: after a conflict, the module reads and plans again.
     Everything else in the object stays.
@@ -100,9 +101,12 @@ options:
   disruption:
     description:
       - >-
-        What to do if cloud-api-adaptor pods must be restarted for the limit to take effect. Applies only to operators from 1.9 on without the
-        agent. Nodes without peer pods are restarted first.
-      - V(refuse) changes nothing if peer pods would be lost, and lists them.
+        What to do if cloud-api-adaptor pods must be restarted for the limit to take effect, on operators from 1.9 on without the agent. Nodes
+        without peer pods are restarted first.
+      - >-
+        Also what to do on operators up to 1.8 if nodes would lose cloud-api-adaptor: 1.7 and 1.8 run it only on the nodes of the
+        PeerPodConfig that was written last, and removing the PeerPodConfig that owns its DaemonSet removes it.
+      - V(refuse) changes nothing if peer pods would be lost, and lists them, or if nodes would lose cloud-api-adaptor.
       - V(wait) waits up to O(wait_timeout) seconds for the peer pods of a node to end.
       - V(allow) restarts the pods, and loses the peer pods of their nodes.
     type: str
@@ -113,6 +117,7 @@ options:
       - >-
         Wait until each node of the pool advertises the limit in its C(status.allocatable), and until no node advertises peer pods any more
         that the pool selected before and no pool selects now. Nodes are watched, not polled. Check mode does not wait.
+      - Nodes that are not Ready are not waited for, unless all are. A warning names them.
       - If the cloud has no room for as many peer pods, what O(cloud_capacity) leaves each node is expected instead.
       - >-
         With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message names these nodes if the
@@ -124,11 +129,23 @@ options:
       - How many seconds to wait.
     type: int
     default: 300
+  runtime_classes:
+    description:
+      - Pods of these RuntimeClasses are peer pods, and so are pods that request C(kata.peerpods.io/vm).
+    type: list
+    elements: str
+    default: [kata-remote]
   agent_namespace:
     description:
       - The namespace of the node capacity agent.
     type: str
     default: osc-peerpods
+  agent_deployed:
+    description:
+      - >-
+        Whether the node capacity agent is deployed. If not set, it is deployed if its Deployment exists in O(agent_namespace). Set it
+        in a play that deploys or removes the agent, whose check mode has not done that yet.
+    type: bool
   cloud_capacity:
     description:
       - >-
@@ -280,7 +297,8 @@ operator:
     advertiser: cloud-api-adaptor
 before:
   description: >-
-    The limit as it was, 10 if none was written; null if what was written is not a valid limit, and if the pool did not exist.
+    The limit as it was; null if what was written is not a valid limit, and if the pool did not exist. If none was written, it is that of
+    the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
   returned: success, and when waiting failed
   type: int
   sample: 10
@@ -361,6 +379,10 @@ from dataclasses import asdict, dataclass, field
 from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
     AdaptorError,
     apply_settings,
+    is_held,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
+    peer_pods_by_node as names_of_peer_pods,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import (
     cloud_bounds,
@@ -387,19 +409,23 @@ from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     LIMITS,
     PODS_PATH,
     RUNNING_PODS,
+    RUNTIME_CLASS,
     Change,
     LimitError,
     Pool,
     Store,
+    adaptor_moves,
     allowed,
     cloud_share,
     deciding,
+    explain_adaptor_moves,
     explain_lagging,
     explain_left_over,
     explain_overfull,
     explain_still_advertising,
     find_config,
     in_force,
+    is_down,
     label_selector,
     lagging,
     node_rows,
@@ -421,7 +447,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     slots_of,
     still_advertising,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+
+# Between two looks at whether peer pods have ended. Seconds.
+POLL_SECONDS = 2.0
 
 # What a task's options are called in the spec of a PeerPodConfig.
 FIELDS = {
@@ -458,6 +488,16 @@ class Target:
     def members(self, nodes):
         """Those of `nodes` whose limit the pool decides."""
         return [node for node in nodes if self.change.after in deciding(node, self.pools)]
+
+    def expected(self, nodes):
+        """Those of them that have to advertise the limit: one that is down does when it is back."""
+        members = self.members(nodes)
+        return [node for node in members if not is_down(node)] or members
+
+    @property
+    def lagging(self):
+        """The names of the pool's nodes that do not advertise its limit."""
+        return frozenset(lagging(self.members(self.nodes.objects), self.limit))
 
     def fallen(self, nodes):
         """Those of `nodes` that the operator's own pool has again, with its limit; none of them where it has none."""
@@ -499,6 +539,14 @@ def limits_elsewhere(cluster, pools, pool):
     return tuple(limits.values())
 
 
+def refuse_unread_agent(found, namespace):
+    if found.has_agent is None:
+        raise LimitError(
+            f"Cannot read whether the node capacity agent is deployed in namespace {namespace}, "
+            "which decides where the limit is stored. Grant get on its Deployment."
+        )
+
+
 def plan_present(params, found, name, fields):
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
     if not found.is_second:
@@ -511,11 +559,8 @@ def plan_present(params, found, name, fields):
     selector = fields.get("nodeSelector")
     limit = int(fields["limit"]) if "limit" in fields else None
     reads_only = limit is None and selector is None and pool is not None
-    if not reads_only and found.has_agent is None:
-        raise LimitError(
-            f"Cannot read whether the node capacity agent is deployed in namespace {agent_namespace}, "
-            "which decides where the limit is stored. Grant get on its Deployment."
-        )
+    if not reads_only:
+        refuse_unread_agent(found, agent_namespace)
     if found.has_agent or reads_only:
         return plan_entry(
             pool,
@@ -537,6 +582,7 @@ def plan_absent(params, found, name):
         return plan_config_absent(config)
     if not found.has_place:
         return Change(None, None)
+    refuse_unread_agent(found, agent_namespace)
     without = {
         key: text
         for key, text in ((found.limits or {}).get("data") or {}).items()
@@ -551,15 +597,20 @@ def plan_absent(params, found, name):
         adaptor_selector=found.operator.node_selector if found.operator else None,
     )[0]
     store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
-    limits = found.limits if found.has_agent else None
-    return plan_entry_absent(found.pool(f"{namespace}/{name}"), limits, config, fallback, store)
+    pool = found.pool(f"{namespace}/{name}")
+    return plan_entry_absent(pool, found.limits, config, fallback, store)
 
 
 def plan_target(params, cluster, fields, read_the_bounds):
     namespace = params["namespace"]
-    # Without its entry in peerpods-limits, the operator's own pool has the limit of the settings.
     is_removal = params["state"] == "absent"
-    found = read_limits(cluster, namespace, params["agent_namespace"], with_settings=is_removal)
+    found = read_limits(
+        cluster,
+        namespace,
+        params["agent_namespace"],
+        for_removal=is_removal,
+        agent_deployed=params["agent_deployed"],
+    )
     name = name_of_pool(params["name"], found.is_second)
     if is_removal:
         change = plan_absent(params, found, name)
@@ -618,12 +669,57 @@ def write_settings(module, cluster, target):
         cluster,
         operator,
         params["namespace"],
-        config_map={LIMIT_KEY: str(target.limit)},
+        config_map={LIMIT_KEY: str(target.limit)} if target.change.changed else {},
         disruption=params["disruption"],
         timeout=params["wait_timeout"],
-        # A run that was interrupted has written the limit already, and not restarted all pods.
+        # A run that was interrupted has written the limit already, and not restarted all pods. Where the agent was
+        # removed, nodes have its limit until cloud-api-adaptor advertises again.
         resume=True,
+        lagging=target.lagging,
+        runtime_classes=params["runtime_classes"],
     )
+
+
+def prepare_adaptor_move(module, cluster, target):
+    """Before a PeerPodConfig is written: refuse, or wait for the peer pods of the nodes that cloud-api-adaptor leaves.
+
+    Returns what to warn of, None where it leaves no node. Raises LimitError.
+    """
+    operator = target.found.operator
+    if target.found.is_second or operator is None or operator.daemon_set is None:
+        return None
+    params, change = module.params, target.change
+    moves = adaptor_moves(operator.daemon_set, change, follows=operator.behaviour.moves_adaptor)
+    if moves is None:
+        return None
+    now, then = moves
+    nodes = {
+        node["metadata"]["name"]
+        for node in cluster.list(NODES_PATH, labelSelector=label_selector(now))
+        if then is None or not then.items() <= node["metadata"].get("labels", {}).items()
+    }
+    if not nodes:
+        return None
+    deadline = time.monotonic() + params["wait_timeout"]
+    while True:
+        by_node = names_of_peer_pods(cluster, params["runtime_classes"])
+        peer_pods = [pod for node in nodes for pod in by_node.get(node, [])]
+        if params["disruption"] != "wait" or not peer_pods or module.check_mode:
+            break
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    sentence = explain_adaptor_moves(change.store, nodes, peer_pods, goes=then is None)
+    is_allowed = params["disruption"] == "allow" or (
+        params["disruption"] == "wait" and (module.check_mode or not peer_pods)
+    )
+    if not is_allowed:
+        raise LimitError(
+            f"{sentence} Nothing was changed. Set disruption to wait to go on when no peer pod runs there, or to allow. "
+            "Operators from 1.9 on run cloud-api-adaptor on all nodes of the KataConfig, and the node capacity agent gives "
+            "pools their limits there."
+        )
+    return sentence
 
 
 def without_adaptor(params, cluster, target, nodes):
@@ -654,13 +750,14 @@ def wait(params, cluster, target, deadline):
         return explain_lagging(nodes, limit, selector, seconds, share, not_ready)
 
     def holds(nodes):
-        members = target.members(nodes)
-        return in_force(members, slots_of(target.limit, target.share(members)))
+        share = target.share(target.members(nodes))
+        return in_force(target.expected(nodes), slots_of(target.limit, share))
 
     if target.nodes and not target.nodes.wait(holds, deadline - time.monotonic()):
-        nodes = target.members(target.nodes.objects)
+        nodes = target.nodes.objects
         selector = label_selector(target.change.after.selector)
-        return lags(nodes, target.limit, selector, target.share(nodes))
+        share = target.share(target.members(nodes))
+        return lags(target.expected(nodes), target.limit, selector, share)
     if target.left is None:
         return None
     if not target.left.wait(
@@ -727,6 +824,18 @@ def warn_of_problems(module, target):
         module.warn(before)
 
 
+def warn_of_nodes_that_are_down(module, target):
+    if not target.nodes:
+        return
+    members = target.members(target.nodes.objects)
+    slots = slots_of(target.limit, target.share(members))
+    down = lagging(filter(is_down, members), slots)
+    if down:
+        module.warn(
+            f"These nodes are not Ready and do not advertise the limit yet: {in_words(sorted(down))}."
+        )
+
+
 def run(module):
     params = module.params
     refuse_bad_fields(params)
@@ -744,29 +853,34 @@ def run(module):
 
     def attempt():
         target = plan_target(params, cluster, fields, read_the_bounds)
-        used = loss = adaptor = None
+        used = loss = adaptor = move = None
         if target.change.lowers:
-            used = peer_pods_by_node(cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS))
+            running = cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)
+            used = peer_pods_by_node(running, params["runtime_classes"])
             loss = explain_loss(target, used)
             if loss and params["protect"]:
                 raise LimitError(
                     f"{loss} Nothing was changed, because protect is set: stop peer pods first or choose a higher limit."
                 )
-        if needs_settings(params, target):
+        if needs_settings(params, cluster, target):
             try:
                 adaptor = write_settings(module, cluster, target)
             except AdaptorError as error:
                 if not error.result.get("changed"):
                     raise
                 module.fail_json(msg=str(error), **result_of(target, used, error.result))
-        elif not module.check_mode:
+            return target, used, loss, adaptor, None
+        move = prepare_adaptor_move(module, cluster, target)
+        if not module.check_mode:
             for plan in target.change.plans:
                 if plan.changed:
                     write(cluster, plan)
-        return target, used, loss, adaptor
+        return target, used, loss, adaptor, move
 
-    target, used, loss, adaptor = retry_conflicts(attempt)
+    target, used, loss, adaptor, move = retry_conflicts(attempt)
     warn_of_problems(module, target)
+    if move:
+        module.warn(move)
     if loss:
         module.warn(f"{loss} They keep running; such a node gets no new one until it has room.")
     if params["wait"] and not module.check_mode:
@@ -777,17 +891,24 @@ def run(module):
             failure = str(error)
         if failure:
             module.fail_json(msg=failure, **result_of(target, used, adaptor))
+        warn_of_nodes_that_are_down(module, target)
     module.exit_json(**result_of(target, used, adaptor))
 
 
-def needs_settings(params, target):
+def needs_settings(params, cluster, target):
     """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
     if not target.found.is_second or target.found.has_agent or params["limit"] is None:
         return False
     if params["state"] == "absent":
         return False
-    return target.change.changed or bool(
-        lagging(target.members(target.nodes.objects), target.limit)
+    if target.change.changed or target.lagging:
+        return True
+    operator = target.found.operator
+    # An interrupted run may have replaced every pod and not restored caaUpdateStrategy.
+    return bool(
+        operator
+        and operator.behaviour.has_update_strategy
+        and is_held(cluster, params["namespace"])
     )
 
 
@@ -810,7 +931,9 @@ def main():
             },
             "wait": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
+            "runtime_classes": {"type": "list", "elements": "str", "default": [RUNTIME_CLASS]},
             "agent_namespace": {"type": "str", "default": "osc-peerpods"},
+            "agent_deployed": {"type": "bool"},
             "cloud_capacity": {
                 "type": "dict",
                 "apply_defaults": True,

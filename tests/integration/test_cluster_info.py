@@ -155,7 +155,7 @@ def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
     assert result["missing_permissions"] == []
     assert details.pop("operator") == {
         "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
-        "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete",
+        "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete", "strategy_is_held": False,
         "peer_pod_configs": [],
     }  # fmt: skip
     assert details.pop("kubernetes_version").startswith("v1.")

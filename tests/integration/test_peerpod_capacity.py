@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.integration.apiserver import between
+
 pytestmark = pytest.mark.integration
 
 RESOURCE = "capacity.example.com/vm"
@@ -55,3 +57,32 @@ def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
     assert sorted(done["kept"]) == ["capacity-both", "capacity-theirs"]
     assert slots() == [None, "3", "4", None]
     assert run_module("peerpod_capacity", args)["changed"] is False
+
+
+def test_a_kubelet_that_writes_and_a_node_that_goes_meanwhile(cluster, run_module, nodes):
+    ours, gone = "capacity-ours", "capacity-gone"
+    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": gone}})
+    advertise = json.dumps({"status": {"capacity": {RESOURCE: "3"}}})
+    cluster.kubectl(
+        "patch", "node", gone, "--subresource=status", "--type=merge",
+        "--field-manager=peerpods-node-capacity", "-p", advertise,
+    )  # fmt: skip
+    others = {
+        ours: ("label", "node", ours, "written=meanwhile"),
+        gone: ("delete", "node", gone),
+    }
+
+    def intervene(method, path):
+        other = next((one for name, one in others.items() if f"/{name}/status" in path), None)
+        if method == "PATCH" and other:
+            del others[other[2]]
+            cluster.kubectl(*other)
+
+    kubeconfig = cluster.user_kubeconfig("capacity-race", "system:masters")
+    with between(cluster, kubeconfig, intervene) as url:
+        args = {"host": url, "api_key": "any", "resource": RESOURCE}
+        result = run_module("peerpod_capacity", args)
+    assert not result.get("failed"), result
+    assert result["nodes"] == [ours]
+    assert others == {}
+    assert RESOURCE not in cluster.get("node", ours)["status"].get("capacity", {})

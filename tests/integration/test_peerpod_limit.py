@@ -306,6 +306,63 @@ def test_a_cluster_without_the_operator_points_to_it(cluster, run_module):
     assert "osc.peerpods.operator_install" in result["msg"]
 
 
+@pytest.fixture
+def adaptor(cluster, config):
+    """The one DaemonSet of cloud-api-adaptor, as operators 1.7 and 1.8 leave it: of the PeerPodConfig written last."""
+    owner = cluster.get("peerpodconfig", config, "-n", NAMESPACE)
+    labels = {"name": "peerpodconfig-ctrl-caa-daemon"}
+    cluster.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {
+                "name": labels["name"],
+                "namespace": NAMESPACE,
+                "ownerReferences": [
+                    {key: owner[key] for key in ("apiVersion", "kind")}
+                    | {key: owner["metadata"][key] for key in ("name", "uid")}
+                ],
+            },
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "nodeSelector": {"pool": "limit"},
+                        "containers": [{"name": "caa-pod", "image": "i"}],
+                    },
+                },
+            },
+        }
+    )
+    cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
+    yield
+    cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")
+    cluster.kubectl("delete", "daemonset", labels["name"], "-n", NAMESPACE, "--ignore-not-found")
+
+
+@pytest.mark.usefixtures("three_pods", "adaptor")
+def test_cloud_api_adaptor_is_not_taken_away_unasked(cluster, set_limit):
+    before = cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"]
+    own = {"name": "own", "node_selector": {"pool": "limit-own"}}
+    for options in ({}, {"check": True}, {"disruption": "wait", "wait_timeout": 1}):
+        result = set_limit(None, **own, **options)
+        assert result["failed"]
+        assert "cloud-api-adaptor on the nodes of one PeerPodConfig only" in result["msg"]
+        assert "no peer pod can start on limit-a any more" in result["msg"]
+        assert f"would be lost: {NAMESPACE}/peer-0, {NAMESPACE}/peer-1" in result["msg"]
+        assert "Set disruption to wait" in result["msg"]
+    gone = set_limit(None, state="absent")
+    assert gone["failed"]
+    assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in gone["msg"]
+    assert cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"] == before
+    # Its own limit moves nothing.
+    assert set_limit(9, check=True)["changed"]
+    allowed = set_limit(None, check=True, disruption="allow", **own)
+    assert allowed["changed"]
+    assert "These peer pods would be lost" in allowed["warnings"][0]
+
+
 def test_a_config_for_a_pool_of_its_own_is_made_changed_and_removed(cluster, config, set_limit):
     """Created as asked, changed only where asked, and waited for until its nodes are bare again."""
     cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")

@@ -332,6 +332,22 @@ class TestWithTheAgent:
         assert "The cloud-api-adaptor pod is not Ready on second-b:" in result["msg"]
         assert "PeerPodConfig" not in result["msg"]
 
+    def test_a_node_that_is_down_is_no_error(self, cluster, run):
+        """Its cloud-api-adaptor is not Ready either, so that it has no free slot."""
+        advertise(cluster, 0, "second-b")
+        for status in ("Unknown", "True"):
+            conditions = [{"type": "Ready", "status": status}]
+            patch_status(cluster, "node", "second-b", {"conditions": conditions})
+            result = run(10, wait=True, wait_timeout=1)
+            if status == "Unknown":
+                assert not result.get("failed"), result
+                assert result["warnings"] == [
+                    "These nodes are not Ready and do not advertise the limit yet: second-b."
+                ]
+                assert result["advertised_nodes"] == 1
+            else:
+                assert "second-b shows 0" in result["msg"]
+
 
 # -- Without the agent --------------------------------------------------------------------------
 
@@ -369,6 +385,61 @@ class TestWithoutTheAgent:
             assert f"{NAMESPACE}/peer" in result["msg"]
             assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
         assert settings_of(cluster) == before
+
+    def test_other_runtime_classes_may_be_peer_pods(self, cluster, run):
+        cluster.apply({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "kata",
+                       "metadata": {"name": "second-kata"}})  # fmt: skip
+        peer = pod("peer", "second-a", {})
+        peer["spec"]["runtimeClassName"] = "second-kata"
+        cluster.apply(pod("caa", "second-a"), peer)
+        assert run(12, check=True)["adaptor"]["peer_pods"] == []
+        result = run(12, check=True, runtime_classes=["second-kata"])
+        cluster.kubectl("delete", "runtimeclass", "second-kata")
+        assert result["failed"]
+        assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
+
+    def test_only_a_node_that_lags_is_restarted(self, cluster, run):
+        """Its CAA has started with the limit, and another program has written since: as the agent, which was removed."""
+        cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE="010"))
+        of_template = {**LABEL, "pod-template-generation": "1"}
+        cluster.apply(*(pod(f"caa-{name}", name, of_template) for name in NODES))
+        for name in NODES:
+            ready = {"type": "Ready", "status": "True"}
+            running = {"name": "caa-pod", "state": {"running": {"startedAt": "2099-01-01T00:00:00Z"}},
+                       "ready": True, "image": "i", "imageID": "", "restartCount": 0}  # fmt: skip
+            patch_status(
+                cluster, "pod", f"caa-{name}", {"conditions": [ready], "containerStatuses": [running]}
+            )  # fmt: skip
+        advertise(cluster, 20, "second-b")
+        result = run(10, check=True)
+        assert not result.get("failed"), result
+        assert (result["before"], result["after"]) == (10, 10)
+        assert result["adaptor"]["replaced"] == ["second-b"]
+
+    def test_a_strategy_that_an_interrupted_run_left_is_restored(self, cluster, run):
+        gates = config_map("osc-feature-gates", caaUpdateStrategy="OnDelete", other="true")
+        gates["metadata"]["annotations"] = {"osc.peerpods/caa-update-strategy": "RollingUpdate"}
+        cluster.apply(gates)
+        assert run(10)["changed"]
+        restored = cluster.get("configmap", "osc-feature-gates", "-n", NAMESPACE)
+        cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
+        assert restored["data"] == {"caaUpdateStrategy": "RollingUpdate", "other": "true"}
+        assert not run(10)["changed"]
+
+    def test_a_play_may_say_whether_the_agent_is_deployed(self, cluster, run):
+        """Its check mode has not deployed it."""
+        planned = run(20, check=True, agent_deployed=True)
+        assert (planned["store"], planned["adaptor"]) == (limits_key("default"), None)
+        planned = run(20, check=True, agent_deployed=False)
+        assert (planned["store"], planned["adaptor"]["daemon_set"]) == (SETTINGS, "osc-caa-ds")
+
+    def test_an_entry_that_nothing_enforces_goes(self, cluster, run):
+        """It would count again if the agent were deployed once more."""
+        cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, default='{"limit":20}'))
+        result = run(state="absent")
+        assert (result["changed"], result["before"], result["after"]) == (True, 10, 10)
+        assert "data" not in limits_of(cluster)
+        assert not run(state="absent")["changed"]
 
     def test_a_pool_that_nothing_can_enforce_is_rejected(self, cluster, run):
         for options in (
@@ -444,6 +515,9 @@ def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, reade
     assert set(NODES) <= {node["name"] for node in result["nodes"]}
     assert "The limits of the node capacity agent are not known" in " ".join(result["warnings"])
     refused = run(20, user=user, groups=())
+    assert refused["failed"]
+    assert "Grant get on its Deployment" in refused["msg"]
+    refused = run(state="absent", user=user, groups=())
     assert refused["failed"]
     assert "Grant get on its Deployment" in refused["msg"]
 

@@ -142,11 +142,11 @@ def test_whose_strategy_it_is(found, own, is_held):
 @pytest.mark.parametrize("own", [None, "RollingUpdate"])
 def test_the_strategy_goes_back_to_what_it_was(own):
     before = gates() if own is None else gates(caaUpdateStrategy=own)
-    write = hold_write(before, {}, own)
+    write = hold_write(before, own)
     assert write.data == {"caaUpdateStrategy": "OnDelete"}
     assert write.annotations == {HOLD_ANNOTATION: own or ""}
     held = gates(own or "", caaUpdateStrategy="OnDelete")
-    assert hold_write(held, {}, strategy_of(held).own) is None
+    assert hold_write(held, strategy_of(held).own) is None
     back = put_back_write(held, strategy_of(held).own)
     assert back.data == {"caaUpdateStrategy": own}
     assert back.annotations == {HOLD_ANNOTATION: None}
@@ -160,6 +160,7 @@ def test_a_rerun_ends_what_an_interrupted_run_began(stale, puts_back):
     found = Found(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
     plan = plan_settings(found, Wanted(), NEWEST, pods, pods if stale else [])
     assert (plan.puts_back, plan.changed) == (puts_back, puts_back)
+    assert plan_settings(found, Wanted(), NEWEST, [], []).puts_back
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_bounds_are_whole_numbers():
 
 @pytest.mark.parametrize(
     ("spec", "limit"),
-    [({"limit": "4"}, 4), ({}, 10), ({"limit": "many"}, 3)],
+    [({"limit": "4"}, 4), ({}, 1), ({"limit": "many"}, 3)],
 )
 def test_what_another_config_allows_on_a_node(spec, limit):
     node = {"status": {"allocatable": {EXTENDED_RESOURCE: "3"}}}

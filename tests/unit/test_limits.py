@@ -6,6 +6,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     EXTENDED_RESOURCE,
     LimitError,
+    adaptor_moves,
     advertised,
     deciding,
     explain_lagging,
@@ -66,7 +67,14 @@ def pod(node_name="n1", runtime_class=None, *requests) -> dict:
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("0", 0), ("10", 10), (" 7\n", 7), ("0012", 12), (str(2**63 - 1), 2**63 - 1)],
+    [
+        ("0", 0),
+        ("10", 10),
+        (" 7\n", 7),
+        ("0012", 12),
+        (str(2**63 - 1), 2**63 - 1),
+        ("0" * 5000 + "5", 5),
+    ],
 )
 def test_a_whole_number_is_a_limit(text, limit):
     assert parse_limit(text) == limit
@@ -89,9 +97,9 @@ def test_anything_else_is_refused(text):
         ("10", "9", True, True),
         ("9", "10", True, False),  # as numbers: as strings it would be a lowering
         ("010", "10", True, False),
-        # Not written, it is 10.
-        (None, "10", True, False),
-        (None, "9", True, True),
+        # Not written, it is 1.
+        (None, "2", True, False),
+        (None, "0", True, True),
         ("many", "10", True, True),
         ("0", "0", False, False),
     ],
@@ -211,7 +219,8 @@ def test_what_kubernetes_takes_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("spec", "limit"), [({"limit": "12"}, 12), ({}, 10), ({"limit": "many"}, None)]
+    ("spec", "limit"),
+    [({"limit": "12"}, 12), ({}, 1), ({"limit": ""}, 1), ({"limit": "many"}, None)],
 )
 def test_the_limit_of_a_peerpodconfig(spec, limit):
     pool = pool_of_config(config(**spec))
@@ -329,7 +338,7 @@ def entry(limit: object, **selector: str) -> str:
     return json.dumps({"limit": limit, **({"nodeSelector": selector} if selector else {})})
 
 
-def operators_config(limit: str) -> dict:
+def operators_config(limit: str | None) -> dict:
     return config("peerpodconfig-openshift", limit=limit, nodeSelector={"kata": ""})
 
 
@@ -348,7 +357,15 @@ def operators_config(limit: str) -> dict:
         ([], {}, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
         # The operator has not migrated it yet.
         ([operators_config("5")], None, {}, 5, "peerpodconfig-openshift"),
-        ([operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
+        (
+            [operators_config("5")],
+            None,
+            {"PEERPODS_LIMIT_PER_NODE": "7"},
+            5,
+            "peerpodconfig-openshift",
+        ),
+        # It migrates one without a limit by deleting it.
+        ([operators_config(None)], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
     ],
 )
 def test_the_limit_of_the_operators_pool(configs, entries, settings, limit, stored):
@@ -380,6 +397,36 @@ def change_entry(name: str, limit: int | None, selector=None, limits: dict | Non
         pool, limits, name=name, namespace="operator", agent_namespace="agent", limit=limit,
         selector=selector,
     )  # fmt: skip
+
+
+def adaptors(owner: str, **selector: str) -> dict:
+    return {
+        "metadata": {"ownerReferences": [{"kind": "PeerPodConfig", "name": owner}]},
+        "spec": {"template": {"spec": {"nodeSelector": selector}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("who", "selector", "follows", "moves"),
+    [
+        ("the same nodes", {"a": ""}, True, None),
+        ("others", {"b": ""}, True, ({"a": ""}, {"b": ""})),
+        ("others, where it stays", {"b": ""}, False, None),
+        ("the default", None, True, ({"a": ""}, {"node.kubernetes.io/worker": ""})),
+    ],
+)
+def test_where_cloud_api_adaptor_goes_with_a_peerpodconfig(who, selector, follows, moves):
+    spec = {} if selector is None else {"nodeSelector": selector}
+    change = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "4"})
+    assert adaptor_moves(adaptors("ours", a=""), change, follows=follows) == moves
+    same = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "3"})
+    assert adaptor_moves(adaptors("ours", a=""), same, follows=follows) is None
+
+
+@pytest.mark.parametrize(("owner", "moves"), [("ours", ({"a": ""}, None)), ("theirs", None)])
+def test_cloud_api_adaptor_goes_with_the_peerpodconfig_that_owns_it(owner, moves):
+    change = plan_config_absent(config(limit="3", nodeSelector={"a": ""}))
+    assert adaptor_moves(adaptors(owner, a=""), change, follows=True) == moves
 
 
 def config_map(**data: str) -> dict:
@@ -429,6 +476,12 @@ def test_without_the_agent_there_is_one_limit_in_peer_pods_cm():
         {"PEERPODS_LIMIT_PER_NODE": "7"}, {"PEERPODS_LIMIT_PER_NODE": "8"},
     )  # fmt: skip
     assert not plan_settings(pool, 7).changed
+    half_migrated = pools_of_second(
+        [operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE
+    )[0]
+    assert not plan_settings(half_migrated, 5).changed
+    with pytest.raises(LimitError, match="a limit that is set now would be lost"):
+        plan_settings(half_migrated, 8)
     refuse_without_agent("default", None)
     for name, selector in (
         ("memory", {"pool": "memory"}),

@@ -100,7 +100,7 @@ def test_what_is_a_peer_pod(one, counts):
     ("spec", "limit", "advertised"),
     [
         ({"limit": "1000"}, 1000, 1),
-        ({}, 10, 0),
+        ({}, 1, 0),
         ({"limit": "many"}, None, 0),
         ({"limit": "0"}, 0, 1),  # One that advertises nothing allows none.
     ],
@@ -151,7 +151,10 @@ def test_of_two_configs_on_a_node_the_smaller_limit_takes_its_share():
 
 
 def test_a_limit_that_is_none_takes_what_its_node_has():
-    configs = [config("bad", limit="many", nodeSelector={"a": ""}), config(nodeSelector={"b": ""})]
+    configs = [
+        config("bad", limit="many", nodeSelector={"a": ""}),
+        config(limit="10", nodeSelector={"b": ""}),
+    ]
     nodes = [node("a", "7", "7", a=""), node("b", b="")]
     bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
     assert (bad["limit"], bad["slots"], bad["advertised_nodes"]) == (None, None, 0)
