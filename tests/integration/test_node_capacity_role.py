@@ -95,6 +95,19 @@ def adaptor(role: str) -> list[dict]:
     ]  # fmt: skip
 
 
+def limits(**pools: dict) -> dict:
+    """The ConfigMap of the limits that the agent enforces."""
+    metadata = {
+        "name": "peerpods-limits", "namespace": NAMESPACE,
+        "labels": {"app.kubernetes.io/part-of": "osc.peerpods"},
+    }  # fmt: skip
+    data = {pool: json.dumps(limit) for pool, limit in pools.items()}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+MEMORY = {"limit": 3, "nodeSelector": {"pool": "memory"}}
+
+
 @dataclass
 class Role(RoleAlone):
     """The role, in the namespace that it is in by default."""
@@ -372,11 +385,25 @@ class TestAfterTheAgent:
             seconds=30,
         )
 
+    def test_it_does_not_make_way_while_pools_need_it(self, role: Role):
+        role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
+        with role.unchanged():
+            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+        assert "The pools memory have limits of their own, which only the agent can enforce" in said
+
     def test_it_makes_way_for_the_operator(self, role: Role):
+        """Which has the agent's limit then."""
+        role.cluster.apply(limits(default={"limit": 7}))
+        wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
+        planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
+        assert '"PEERPODS_LIMIT_PER_NODE": "7"' in planned
         said = role.succeed(node_capacity_manager="operator")
+        settings = role.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
+        assert settings["data"] == {"PEERPODS_LIMIT_PER_NODE": "7"}
+        assert "data" not in role.get("configmap/peerpods-limits")
         assert "node_capacity_manager is operator: the agent does not run" in said
         assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in said
-        assert set(role.advertised().values()) == {"10"}
+        assert set(role.advertised().values()) == {"7"}
         assert role.pods() == []
         left = {
             kind: found

@@ -222,6 +222,22 @@ class TestWaves:
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
 
+    def test_a_dry_run_goes_by_what_the_agents_role_has_decided(self, rollout: Rollout):
+        """Which its own dry run has not deployed, or not removed."""
+        if rollout.generation == 1:
+            pytest.skip("there the agent does not decide where a limit is stored")
+        for manager, written in (
+            ("collection", "default"),
+            ("operator", "PEERPODS_LIMIT_PER_NODE"),
+        ):
+            said = rollout.succeed(
+                "--check",
+                "--diff",
+                node_capacity_decided_manager=manager,
+                peerpodconfig_rollout_limit=6,
+            )
+            assert f'+        "{written}": ' in said, said
+
     def test_the_limit_of_all(self, rollout: Rollout):
         some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         rollout.succeed(peerpodconfig_rollout_waves=some, peerpodconfig_rollout_limit=7)
