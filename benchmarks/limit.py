@@ -171,9 +171,9 @@ def _installation() -> list[dict]:
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "peer-pods-cm", **here},
-         "data": {"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0",
+         "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0",
                   "PEERPODS_LIMIT_PER_NODE": str(BEFORE)}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "peer-pods-secret", **here}},
+        openshift.POD_VM_CREDENTIALS,
         *openshift.subscription(),
         {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
          "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True}},

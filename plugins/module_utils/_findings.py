@@ -9,7 +9,7 @@ A finding says what was looked at, what was found, why that matters and what to 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
@@ -19,12 +19,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
     FIRST,
     LIMIT_KEY,
     NEWEST_KNOWN,
+    NEWEST_OF_FIRST_GENERATION,
     OPERATORS_CONFIG,
     OPERATORS_MANAGERS,
     PEER_PODS_CM,
     UPDATE_STRATEGIES,
     UPDATE_STRATEGY_KEY,
+    behaviour_of,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator import explain_two_adaptors
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import version as csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
 
@@ -46,6 +49,7 @@ TITLES = {
     "operator-channel": "Operator's channel",
     "operator-version": "Operator's version",
     "limit-storage": "Storage of the limit",
+    "limit-pools": "Pools of nodes",
     "adaptor-settings": "Settings of cloud-api-adaptor",
     "migration": "Migration of the limit",
     "other-webhooks": "Other webhooks for peer pods",
@@ -421,10 +425,12 @@ def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
         yield finding("limit-storage", "ok", "The operator is not installed yet.")
         return
     yield _limit_storage(operator)
-    if operator["limit_in"] == PEER_PODS_CM:
+    if operator["limit_in"] != PEER_PODS_CM:
+        yield from _pools(operator)
+    else:
         yield _adaptor_settings(operator)
         if operator["peer_pod_configs"] is not None:
-            yield _migration(operator["peer_pod_configs"], manager)
+            yield _migration(operator, manager)
 
 
 def _limit_storage(operator: Mapping) -> dict:
@@ -448,6 +454,22 @@ def _limit_storage(operator: Mapping) -> dict:
         "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
         "Update this collection, or try a limit change on a test cluster first.",
     )
+
+
+def _pools(operator: Mapping) -> Iterator[dict]:
+    """Several PeerPodConfigs, of which some releases serve only one."""
+    names, version = operator["peer_pod_configs"] or (), operator["version"]
+    behaviour = behaviour_of(version) if version else NEWEST_OF_FIRST_GENERATION
+    if len(names) > 1 and behaviour.moves_adaptor:
+        yield finding(
+            "limit-pools",
+            "warning",
+            f"There are several PeerPodConfigs: {in_words(names)}. The operator runs cloud-api-adaptor only on the nodes of "
+            "the one that was written last.",
+            "No peer pod can start on the other nodes, and each write to another PeerPodConfig loses the running ones.",
+            "Keep one PeerPodConfig, or upgrade the operator to 1.9 or newer, where the agent of the role node_capacity gives "
+            "pools of nodes their limits.",
+        )
 
 
 def _adaptor_settings(operator: Mapping) -> dict:
@@ -487,8 +509,9 @@ def _adaptor_settings(operator: Mapping) -> dict:
     return finding("adaptor-settings", "ok", f"{told}.")
 
 
-def _migration(left: Collection[str], manager: str) -> dict:
-    """What an upgrade from a release with PeerPodConfigs left behind: the names of those that are `left`."""
+def _migration(operator: Mapping, manager: str) -> dict:
+    """What an upgrade from a release with PeerPodConfigs left behind."""
+    left, owner = operator["peer_pod_configs"], operator["older_daemon_set_of"]
     if OPERATORS_CONFIG in left:
         return finding(
             "migration",
@@ -498,6 +521,15 @@ def _migration(left: Collection[str], manager: str) -> dict:
             "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until then "
             "two limits exist.",
             "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
+        )
+    if owner is not None:
+        found, remedy = explain_two_adaptors(owner)
+        return finding(
+            "migration",
+            "warning",
+            found,
+            "Each of the two serves peer pods and writes the node's slots.",
+            remedy,
         )
     if left and manager == "operator":
         return finding(

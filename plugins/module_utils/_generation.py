@@ -9,7 +9,7 @@ row. Sources: openshift/sandboxed-containers-operator (SCO) and confidential-con
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cluster, ClusterError
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import OLM, PACKAGE, version
@@ -92,12 +92,14 @@ DAEMON_SETS = tuple(dict.fromkeys(behaviour.daemon_set for behaviour in BEHAVIOU
 @dataclass(frozen=True)
 class Operator:
     """The operator of a cluster: its version (None where it could not be read), how it behaves, whether the
-    table knows that release, and the DaemonSet of cloud-api-adaptor where it exists."""
+    table knows that release, and the DaemonSet of cloud-api-adaptor where it exists. Beside that of a newer one,
+    `older_daemon_set` is that of the first generation where it exists, too."""
 
     version: str | None
     behaviour: Behaviour
     is_known: bool
     daemon_set: dict | None = None
+    older_daemon_set: dict | None = None
 
     @property
     def node_selector(self) -> dict[str, str] | None:
@@ -180,12 +182,14 @@ def read_operator(
     by_name = {one["metadata"]["name"]: one for one in sets}
     daemon_set = next((by_name[name] for name in reversed(DAEMON_SETS) if name in by_name), None)
     configs = None if configs is None else list(configs)
-    return decide(
+    operator = decide(
         installed_version(csvs),
         configs_served=configs is not None,
         has_config=bool(configs),
         daemon_set=daemon_set,
     )
+    older = by_name.get(FIRST.daemon_set)
+    return operator and replace(operator, older_daemon_set=None if older is daemon_set else older)
 
 
 def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
@@ -200,7 +204,9 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
 
     `limit` and `update_strategy` are PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy as they are written, None where
     they are not; `strategy_is_held` tells whether a run of this collection set the latter and did not restore it;
-    `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none.
+    `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none;
+    `older_daemon_set_of` is the one that still owns the DaemonSet of an older release beside the newer one, None
+    where none does.
     Takes two requests more than `read_operator_summary`.
     """
     served = cluster.get(CONFIGS_PATH.format(namespace=namespace))
@@ -224,7 +230,17 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
         "peer_pod_configs": (
             None if configs is None else [config["metadata"]["name"] for config in configs]
         ),
+        "older_daemon_set_of": _owner(operator.older_daemon_set, configs or ()),
     }
+
+
+def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
+    """Which of the PeerPodConfigs owns the DaemonSet: the garbage collector leaves it as long as that exists."""
+    owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
+    uids = {one["uid"] for one in owners}
+    return next(
+        (one["metadata"]["name"] for one in configs if one["metadata"]["uid"] in uids), None
+    )
 
 
 def _readable(cluster: Cluster, path: str) -> list[dict]:

@@ -478,6 +478,7 @@ MIGRATED = "migrated"
 PENDING = "pending"
 LIMIT_MISSING = "limit_missing"
 DOWNGRADED = "downgraded"
+TWO_ADAPTORS = "two_adaptors"
 
 # The PeerPodConfig that the operator made up to 1.8, and that 1.9 and newer migrate and delete (migrate.go in
 # openshift/sandboxed-containers-operator, pull request 533).
@@ -491,12 +492,14 @@ def migration_state(
     configs: Iterable[str] | None,
     limit: str | None,
     has_settings: bool,
+    older_daemon_set_of: str | None = None,
 ) -> dict:
     """Where a cluster is between the two generations, with a sentence where a person has to know.
 
     `is_second` tells the generation of the installed operator, `daemon_set` the name of the DaemonSet of
     cloud-api-adaptor, `configs` the names of the PeerPodConfigs (None where the API server serves none), `limit`
-    PEERPODS_LIMIT_PER_NODE as written, `has_settings` whether peer-pods-cm exists.
+    PEERPODS_LIMIT_PER_NODE as written, `has_settings` whether peer-pods-cm exists, `older_daemon_set_of` the
+    PeerPodConfig that still owns the DaemonSet of an operator older than 1.9.
     """
     names = sorted(configs or ())
     pools = [name for name in names if name != MIGRATED_CONFIG]
@@ -520,6 +523,8 @@ def migration_state(
             "Check that a KataConfig exists, and see the log of the operator's Deployment controller-manager.",
             pools,
         )
+    if older_daemon_set_of is not None:
+        return _state(TWO_ADAPTORS, *explain_two_adaptors(older_daemon_set_of), pools)
     if limit is None and has_settings:
         return _state(
             LIMIT_MISSING,
@@ -530,6 +535,19 @@ def migration_state(
             pools,
         )
     return _state(MIGRATED, pools=pools)
+
+
+def explain_two_adaptors(config: str) -> tuple[str, str]:
+    """What is wrong where a PeerPodConfig keeps the DaemonSet of an older operator, and what to do."""
+    message = (
+        "The DaemonSet peerpodconfig-ctrl-caa-daemon of an operator older than 1.9 is still in the cluster, because the "
+        f"PeerPodConfig {config} owns it. Nodes that it selects run two cloud-api-adaptor pods."
+    )
+    remedy = (
+        f"Set the limit of the pool {config} with osc.peerpods.peerpod_limit, which stores it in peerpods-limits. Then, when "
+        f"no peer pod runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
+    )
+    return message, remedy
 
 
 def _state(state: str, message: str = "", remedy: str = "", pools: list[str] | None = None) -> dict:

@@ -287,6 +287,11 @@ details:
           type: list
           elements: str
           sample: null
+        older_daemon_set_of:
+          description: >-
+            The PeerPodConfig that owns the DaemonSet of an operator older than 1.9 beside that of the installed one, null where none does.
+          type: str
+          sample: null
     catalogs:
       description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
       type: list

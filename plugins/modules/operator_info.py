@@ -154,6 +154,13 @@ generation:
       description: The names of the PeerPodConfigs, null if the API server serves none.
       type: list
       elements: str
+    strategy_is_held:
+      description: Whether a run of this collection set C(caaUpdateStrategy) and did not restore it yet.
+      type: bool
+    older_daemon_set_of:
+      description: >-
+        The PeerPodConfig that owns the DaemonSet of an operator older than 1.9 beside that of the installed one, null if none does.
+      type: str
     migration:
       description: >-
         The state of the cluster between the two generations. RV(generation.migration.message) and
@@ -161,7 +168,7 @@ generation:
       type: dict
       contains:
         state:
-          description: V(migrated), V(pending), V(limit_missing), V(downgraded), or empty if nothing was migrated.
+          description: V(migrated), V(pending), V(limit_missing), V(two_adaptors), V(downgraded), or empty if nothing was migrated.
           type: str
         message:
           description: What is wrong, empty if nothing is.
@@ -182,7 +189,9 @@ generation:
     limit: "20"
     config_limit: null
     update_strategy: null
+    strategy_is_held: false
     peer_pod_configs: [peerpods-memory]
+    older_daemon_set_of: null
     migration: {state: migrated, message: "", remedy: "", pools: [peerpods-memory]}
 upgrade:
   description: The way to O(upgrade_to).
@@ -247,6 +256,7 @@ def read_generation(cluster, namespace, objects):
         configs=state["peer_pod_configs"],
         limit=state["limit"],
         has_settings=any(one["name"] == PEER_PODS_CM for one in objects),
+        older_daemon_set_of=state["older_daemon_set_of"],
     )
     limit = ((config or {}).get("spec") or {}).get("limit")
     return {**state, "config_limit": limit, "migration": migration}

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 import uuid
 from collections import defaultdict
 
@@ -29,7 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
-from .operators import KATA_OC_LABEL, Api, advertise
+from .operators import KATA_OC_LABEL, Api, advertise, is_passing
 from .releases import RELEASES, Release, release_of
 
 MANAGER = "cloud-api-adaptor"
@@ -134,8 +135,8 @@ class Adaptors:
             return False
         # Up to 1.8 the operator advertises; with a negative limit, nothing does.
         if not release.has_peer_pod_config and limit >= 0:
-            if release.writes_owner:
-                annotations = {OWNER: uid}
+            if owner := _owner(pod):
+                annotations = {OWNER: owner}
                 self._patch(f"/api/v1/nodes/{node}", {"metadata": {"annotations": annotations}})
             advertise(self._api, node, str(limit), MANAGER)
         self._serving[node].add(uid)
@@ -158,15 +159,17 @@ class Adaptors:
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     def _stop(self, pod: dict) -> None:
-        """SIGTERM: it removes what it advertised, before it closes the connections."""
+        """SIGTERM: it removes the extended resource, before it closes the connections: with a limit below 0, too, and
+        whoever advertised it, unless it knows of an owner that it is not (RemoveExtendedResources)."""
         uid, release = pod["metadata"]["uid"], _release(pod)
         if self._crashed.pop(uid, None):
             return
         name = pod["spec"]["nodeName"]
         if not release.has_peer_pod_config:
-            node = self._api.get(f"/api/v1/nodes/{name}") if release.writes_owner else None
-            owner = ((node or {}).get("metadata", {}).get("annotations") or {}).get(OWNER)
-            if owner == uid or not release.writes_owner:
+            owner = _owner(pod)
+            node = self._api.get(f"/api/v1/nodes/{name}") if owner else None
+            annotations = (node or {}).get("metadata", {}).get("annotations") or {}
+            if owner is None or annotations.get(OWNER) == owner:
                 advertise(self._api, name, None, MANAGER)
         self._end(pod)
 
@@ -274,6 +277,13 @@ def _asked_restart(pod: dict) -> str | None:
     return (pod["metadata"].get("annotations") or {}).get(RESTART)
 
 
+def _owner(pod: dict) -> str | None:
+    """POD_UID in its environment, where its release reads it: the DaemonSet of CAA's chart sets it, SCO's does not."""
+    variables = pod["spec"]["containers"][0].get("env") or []
+    is_set = any(variable["name"] == "POD_UID" for variable in variables)
+    return pod["metadata"]["uid"] if is_set and _release(pod).takes_pod_uid else None
+
+
 def _release(pod: dict) -> Release:
     """By the version in the image's tag, as its DaemonSet has it."""
     return release_of(pod["spec"]["containers"][0]["image"].rpartition(":")[2])
@@ -284,25 +294,34 @@ def main() -> None:
     adaptors = Adaptors(api)
     version = ""
     while True:
-        if not version:
-            listed = api.request("GET", "/api/v1/pods")
-            version = listed["metadata"]["resourceVersion"]
-            adaptors.see_all(listed["items"])
-        adaptors.retry()
-        pause = adaptors.pause
-        path = f"/api/v1/pods?watch=true&timeoutSeconds={pause}&resourceVersion={version}"
         try:
-            for line in api.stream(path):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    version = ""
-                    break
-                version = event["object"]["metadata"]["resourceVersion"]
-                adaptors.see(event["type"], event["object"])
-                if adaptors.pause < pause:
-                    break
-        except (HTTPError, OSError):
-            continue
+            if not version:
+                listed = api.request("GET", "/api/v1/pods")
+                version = listed["metadata"]["resourceVersion"]
+                adaptors.see_all(listed["items"])
+            adaptors.retry()
+            version = _follow(api, adaptors, version)
+        except (ApiException, HTTPError, OSError) as error:
+            if isinstance(error, ApiException) and not is_passing(error):
+                raise
+            # What was missed shows in a new list.
+            version = ""
+            time.sleep(BACK_OFF_SECONDS)
+
+
+def _follow(api: Api, adaptors: Adaptors, version: str) -> str:
+    """Watch pods for a while; the resource version to go on from, "" where they have to be listed again."""
+    pause = adaptors.pause
+    path = f"/api/v1/pods?watch=true&timeoutSeconds={pause}&resourceVersion={version}"
+    for line in api.stream(path):
+        event = json.loads(line)
+        if event["type"] == "ERROR":
+            return ""
+        version = event["object"]["metadata"]["resourceVersion"]
+        adaptors.see(event["type"], event["object"])
+        if adaptors.pause < pause:
+            break
+    return version
 
 
 if __name__ == "__main__":

@@ -69,8 +69,13 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exception) -> None:
-        self.stop()
+    def __exit__(self, exception: type[BaseException] | None, *_) -> None:
+        """A program that has ended by itself fails what the cluster was for, unless that has failed already."""
+        try:
+            if exception is None:
+                self.processes.check_alive()
+        finally:
+            self.stop()
 
     @property
     def kubeconfig(self) -> Path:

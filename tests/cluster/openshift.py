@@ -262,6 +262,18 @@ def node(worker: Worker, region: str) -> dict:
     }
 
 
+# What the operator requires before it makes an image of the pod VMs, or deletes one (operators.py).
+POD_VM_SETTINGS = {
+    "CLOUD_PROVIDER": "aws", "AWS_REGION": "eu-central-1", "AWS_VPC_ID": "vpc-0", "AWS_SUBNET_ID": "subnet-0",
+    "AWS_SG_IDS": "sg-0",
+}  # fmt: skip
+POD_VM_CREDENTIALS = {
+    "apiVersion": "v1", "kind": "Secret",
+    "metadata": {"name": "peer-pods-secret", "namespace": OPERATOR_NAMESPACE},
+    "stringData": {"AWS_ACCESS_KEY_ID": "AKIA0", "AWS_SECRET_ACCESS_KEY": "secret"},
+}  # fmt: skip
+
+
 def subscription(start: str | None = None, approval: str = "Automatic") -> list[dict]:
     """What an administrator applies to have the operator, with that version first or the channel's newest."""
     metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}

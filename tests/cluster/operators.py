@@ -19,12 +19,14 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
+from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
@@ -204,17 +206,25 @@ def main() -> None:
             catalog_operator,
             lifecycle_manager,
             cloud_credential_operator,
+            peerpodconfig_controller,
             sandboxed_containers_operator,
             machine_config_operator,
+            partial(service_ca_operator, authority=service_ca),
         ):
             try:
                 act(api)
-            except ApiException as error:
-                # Two writers met, or an object went away in between: look again next tick.
-                if error.status not in (404, 409):
+            except (ApiException, HTTPError, OSError) as error:
+                # Look again next tick, as a controller does. Any other error is one of this program.
+                if isinstance(error, ApiException) and not is_passing(error):
                     raise
-        service_ca_operator(api, service_ca)
         time.sleep(TICK)
+
+
+def is_passing(error: ApiException) -> bool:
+    """Whether the same request may succeed later: two writers met, an object or its namespace went away in between, or
+    the API server is busy, or stops."""
+    ends = error.status == 403 and "is being terminated" in str(error.body)
+    return ends or error.status in (404, 409, 410, 429) or error.status >= 500
 
 
 def catalog_operator(api: Api) -> None:
@@ -503,28 +513,50 @@ def _aws_credentials_file(data: dict) -> str:
     )
 
 
+class RetryError(Exception):
+    """A reconcile that ended with an error: the operator writes no status then, and tries again."""
+
+
+def _installed(api: Api) -> str | None:
+    """The version of the operator that is at work. While one version replaces another, the old one works on."""
+    csvs = api.list(
+        f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions"
+    )
+    at_work = [
+        csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")
+    ]
+    if not at_work:
+        return None
+    return max(at_work, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
+
+
 def sandboxed_containers_operator(api: Api) -> None:
     """KataConfig → nodes of the pool kata-oc → cloud-api-adaptor, RuntimeClasses and, up to 1.8, the
     PeerPodConfig, and back.
 
     Before that, as its credentials controller does: cco-secret → peer-pods-secret.
     """
-    csvs = api.list(
-        f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions"
-    )
-    # While one version replaces another, the old one works on.
-    at_work = [
-        csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")
-    ]
-    if not at_work:
+    latest = _installed(api)
+    if latest is None:
         return
-    latest = max(at_work, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
     _map_credentials(api)
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
-        if "deletionTimestamp" in kata["metadata"]:
-            _let_go(api, kata)
+        # What has begun is finished before it is taken back (isInstalling, in SCO's controllers/openshift_controller.go).
+        if "deletionTimestamp" in kata["metadata"] and not _is_installing(kata):
+            _let_go(api, kata, release_of(latest))
         else:
-            _roll_out(api, kata, latest)
+            try:
+                _roll_out(api, kata, latest)
+            except RetryError:
+                continue
+
+
+def _is_installing(kata: dict) -> bool:
+    conditions = (kata.get("status") or {}).get("conditions", [])
+    return any(
+        (condition["status"], condition.get("reason")) == ("True", "Installing")
+        for condition in conditions
+    )
 
 
 def _map_credentials(api: Api) -> None:
@@ -611,7 +643,7 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     api.status(_kata_path(kata), kata, status)
 
 
-def _let_go(api: Api, kata: dict) -> None:
+def _let_go(api: Api, kata: dict, release: Release) -> None:
     runtime_classes = (kata.get("status") or {}).get("runtimeClasses", [])
     running = {pod["spec"].get("runtimeClassName") for pod in api.list("/api/v1/pods")}
     if in_use := running.intersection(runtime_classes):
@@ -634,7 +666,8 @@ def _let_go(api: Api, kata: dict) -> None:
     api.delete(f"{DAEMON_SETS}/osc-caa-ds")
     for path in WEBHOOK_PATHS:
         api.delete(path)
-    if condition := _delete_image(api, kata):
+    builds_image = release.builds_image and (kata.get("spec") or {}).get("enablePeerPods")
+    if builds_image and (condition := _delete_image(api, kata, release)):
         return api.status(_kata_path(kata), kata, {"conditions": [condition]})
     return api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
 
@@ -645,14 +678,10 @@ def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | N
     Returns the condition InProgress of a step that is not over.
     """
     _confidential(api)
-    if api.get(f"{CONFIG_MAPS}/peer-pods-cm") is None:
-        # validatePeerPodsConfigs, in SCO's controllers/image_generator.go. Here it accepts any content.
-        return _image_condition("PodVMImageJobFailed", "Failed to create Pod VM Image")
-    if release.builds_image and (condition := _create_image(api, kata)):
+    if release.builds_image and (condition := _create_image(api, kata, release)):
         return condition
     if release.has_peer_pod_config:
         api.ensure(PEER_POD_CONFIGS, peer_pod_config())
-        _peerpodconfig_controller(api, release, version)
     else:
         _cloud_api_adaptor(api, kata, release, version)
     if release.has_webhook and WEBHOOK:
@@ -670,10 +699,41 @@ IMAGES = {
 }
 
 
-def _create_image(api: Api, kata: dict) -> dict | None:
+# Without these, or with an empty one, no image is made and none deleted, though peer-pods-cm names one: the operator
+# tries again without end (validatePeerPodsConfigs, in SCO's controllers/image_generator.go). In the Secret, then in
+# peer-pods-cm; and what a Secret for tokens has in place of the former (SCO's docs/credentials-handling.md).
+REQUIRED = {
+    "AWS": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            ("AWS_REGION", "AWS_SUBNET_ID", "AWS_VPC_ID", "AWS_SG_IDS", "CLOUD_PROVIDER")),
+    "Azure": (("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID"),
+              ("AZURE_RESOURCE_GROUP", "AZURE_REGION", "CLOUD_PROVIDER")),
+}  # fmt: skip
+TOKENS = {
+    "AWS": ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    "Azure": ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZURE_FEDERATED_TOKEN_FILE"),
+}  # fmt: skip
+
+
+def _are_settings_complete(api: Api, release: Release) -> bool:
+    platform = _platform(api)
+    of_secret, of_settings = REQUIRED[platform]
+    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/peer-pods-secret"
+    secret, settings = (api.get(path) or {}).get("data") or {}, _settings(api)
+    has_credentials = all(map(secret.get, of_secret)) or (
+        release.takes_tokens and all(map(secret.get, TOKENS[platform]))
+    )
+    return has_credentials and all(map(settings.get, of_settings))
+
+
+def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
     """Unless peer-pods-cm names an image: a job that takes a tick, and then names one."""
     key, image = _image_of_cloud(api)
-    if key is None or _settings(api).get(key) or _image_job_fails(kata, "create"):
+    if key is None:
+        return None
+    if not _are_settings_complete(api, release):
+        # The condition PodVMImageJobFailed is set, and never written: see Reconcile.
+        raise RetryError
+    if _settings(api).get(key) or _image_job_fails(kata, "create"):
         return None
     if _is_running_image_job(kata):
         api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: image}})
@@ -681,10 +741,15 @@ def _create_image(api: Api, kata: dict) -> dict | None:
     return _image_condition("PodVMImageJobRunning", "Creating Pod VM Image")
 
 
-def _delete_image(api: Api, kata: dict) -> dict | None:
+def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
     """The same for its deletion; an image that a user has named goes, too."""
     key, _image = _image_of_cloud(api)
-    if key is None or not _settings(api).get(key) or _image_job_fails(kata, "delete"):
+    if key is None:
+        return None
+    if not _are_settings_complete(api, release):
+        # A deletion's condition is written, though the reconcile ends with an error.
+        return _image_condition("PodVMImageJobFailed", "Failed to delete Pod VM Image")
+    if not _settings(api).get(key) or _image_job_fails(kata, "delete"):
         return None
     if _is_running_image_job(kata):
         api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: ""}})
@@ -693,9 +758,12 @@ def _delete_image(api: Api, kata: dict) -> dict | None:
 
 
 def _image_of_cloud(api: Api) -> tuple[str | None, str | None]:
+    return IMAGES.get(_platform(api), (None, None))
+
+
+def _platform(api: Api) -> str | None:
     cloud = api.request("GET", "/apis/config.openshift.io/v1/infrastructures/cluster")
-    platform = (cloud["status"].get("platformStatus") or {}).get("type")
-    return IMAGES.get(platform, (None, None))
+    return (cloud["status"].get("platformStatus") or {}).get("type")
 
 
 def _settings(api: Api) -> dict[str, str]:
@@ -803,24 +871,36 @@ def _migrate(api: Api) -> None:
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
 
 
-# What each PeerPodConfig was when its controller last saw it: it acts on a change of one, and at its start.
-_reconciled: dict[str, str] = {}
+# What a controller saw when it last reconciled an object to the end, by the object's uid.
+_reconciled: dict[str, object] = {}
+
+# What peerpodconfig-ctrl takes where a PeerPodConfig has none.
+DEFAULT_LIMIT = "1"
+DEFAULT_SELECTOR = {"node.kubernetes.io/worker": ""}
 
 
-def _peerpodconfig_controller(api: Api, release: Release, version: str) -> None:
-    """Up to 1.8: the limit to every node that a PeerPodConfig selects, and its DaemonSet (CAA's
-    peerpodconfig_controller.go). A node that comes later is not looked at."""
+def peerpodconfig_controller(api: Api) -> None:
+    """Up to 1.8: the limit to every node that a PeerPodConfig selects, and the one DaemonSet (CAA's
+    peerpodconfig_controller.go).
+
+    It acts on every write to a PeerPodConfig, to its status, too, and at its start; a node that comes later is not
+    looked at. From 1.7 on the DaemonSet is the last one's: its owner, and its nodes. All other nodes lose theirs.
+    """
+    version = _installed(api)
+    if version is None or not release_of(version).has_peer_pod_config:
+        return
+    release = release_of(version)
     for one in api.list(PEER_POD_CONFIGS):
         metadata, spec = one["metadata"], one["spec"]
-        seen = json.dumps(spec, sort_keys=True)
+        seen = (version, metadata["resourceVersion"])
         if _reconciled.get(metadata["uid"]) == seen:
             continue
-        selector = spec.get("nodeSelector") or {"node.kubernetes.io/worker": ""}
+        selector = spec.get("nodeSelector") or DEFAULT_SELECTOR
         labels = ",".join(f"{key}={value}" for key, value in selector.items())
+        limit = spec.get("limit") or DEFAULT_LIMIT
         for node in api.list(f"/api/v1/nodes?labelSelector={labels}"):
-            advertise(api, node["metadata"]["name"], spec.get("limit") or "10", release.advertiser)
-        owner = _owner(one)
-        _daemon_set(api, _adaptors(release, version, selector, owner))
+            advertise(api, node["metadata"]["name"], limit, release.advertiser)
+        _daemon_set(api, _adaptors(release, version, selector, _owner(one)), release)
         _reconciled[metadata["uid"]] = seen
 
 
@@ -834,24 +914,39 @@ def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
             api.request("PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch,
                         "application/json-patch+json")  # fmt: skip
         except ApiException as error:
-            # The node is gone, or has nothing to remove.
-            if error.status not in (404, 422):
+            # The node is gone, or has nothing to remove, or the limit is no quantity.
+            if error.status not in (400, 404, 422):
                 raise
 
 
 def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> None:
-    """From 1.9 on: the DaemonSet osc-caa-ds (SCO's controllers/peerpods.go)."""
-    settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm")
+    """From 1.9 on: the DaemonSet osc-caa-ds (SCO's controllers/peerpods.go), whole, at each reconcile.
+
+    What has the operator reconcile is all that its watches let through (controllers/openshift_controller.go and
+    cm_event_handler.go): a write to the DaemonSet does not, nor one to a ConfigMap that leaves its data.
+    """
+    settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}
+    gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
+    seen = (
+        version, kata["metadata"]["resourceVersion"], gates,
+        settings.get("data") if release.rolls else None,
+        [(node["metadata"]["name"], KATA_OC_LABEL in node["metadata"]["labels"], _at(node)[1])
+         for node in _workers(api)],
+    )  # fmt: skip
+    uid = kata["metadata"]["uid"]
+    if _reconciled.get(uid) == seen:
+        return
     adaptors = _adaptors(release, version, {KATA_OC_LABEL: ""}, _owner(kata))
     if release.rolls:
+        if not settings:
+            raise RetryError
         adaptors["spec"]["template"]["metadata"]["annotations"] = {
             "peer-pods-cm/version": settings["metadata"]["resourceVersion"]
         }
-    if release.has_update_strategy:
-        gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
-        if gates.get("caaUpdateStrategy") == "OnDelete":
-            adaptors["spec"]["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
-    _daemon_set(api, adaptors)
+    if release.has_update_strategy and gates.get("caaUpdateStrategy") == "OnDelete":
+        adaptors["spec"]["updateStrategy"] = {"type": "OnDelete"}
+    _daemon_set(api, adaptors, release)
+    _reconciled[uid] = seen
 
 
 # What of cloud-api-adaptor's environment the operator sets itself: peer-pods-cm cannot override it.
@@ -860,10 +955,12 @@ ADAPTOR_ENV = [
     {"name": "TLS_MIN_VERSION", "value": "VersionTLS12"},
     {"name": "TLS_CIPHER_SUITES", "value": ""},
 ]
+POD_UID = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
 def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
     labels = {"name": release.daemon_set}
+    env = [] if release.has_peer_pod_config else [*ADAPTOR_ENV, *[POD_UID] * release.writes_owner]
     return {
         "apiVersion": "apps/v1", "kind": "DaemonSet",
         "metadata": {"name": release.daemon_set, "ownerReferences": [owner]},
@@ -879,7 +976,7 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                         "name": "caa-pod",
                         # By its tag adaptor.py knows how it behaves.
                         "image": f"osc-cloud-api-adaptor-rhel9:{version}",
-                        "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
+                        "env": env,
                         "envFrom": [{"secretRef": {"name": "peer-pods-secret"}},
                                     {"configMapRef": {"name": "peer-pods-cm"}}],
                     }],
@@ -894,25 +991,16 @@ def _owner(one: dict) -> dict:
             "uid": one["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}  # fmt: skip
 
 
-def _daemon_set(api: Api, wanted: dict) -> None:
-    """Create it, or bring it to what is wanted where it is not so."""
+def _daemon_set(api: Api, wanted: dict, release: Release) -> None:
+    """Create it, or write the whole of it over what is there."""
     path = f"{DAEMON_SETS}/{wanted['metadata']['name']}"
     found = api.get(path)
     if found is None:
         api.request("POST", DAEMON_SETS, wanted)
-        return
-    spec, now = wanted["spec"], found["spec"]
-    differs = (
-        now["updateStrategy"]["type"] != spec["updateStrategy"]["type"]
-        or now["template"]["metadata"].get("annotations")
-        != spec["template"]["metadata"].get("annotations")
-        or now["template"]["spec"]["containers"][0]["image"]
-        != spec["template"]["spec"]["containers"][0]["image"]
-    )
-    if differs:
-        api.merge(path, {"spec": {"updateStrategy": spec["updateStrategy"], "template": {
-            "metadata": {"annotations": spec["template"]["metadata"].get("annotations")},
-            "spec": {"containers": spec["template"]["spec"]["containers"]}}}})  # fmt: skip
+    elif release.rewrites_set:
+        # CreateOrUpdate keeps other metadata, the Update before it did not.
+        kept = found["metadata"] if release.rolls else {}
+        api.request("PUT", path, {**wanted, "metadata": {**kept, **wanted["metadata"]}})
 
 
 def _confidential(api: Api) -> None:
@@ -1092,17 +1180,10 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
             if webhook["clientConfig"].get("caBundle") != bundle
         ]
         if stale:
-            api.request(
-                "PATCH",
-                f"{webhooks}/{metadata['name']}",
-                [
-                    {"op": "test", "path": "/metadata/resourceVersion",
-                     "value": metadata["resourceVersion"]},
-                    *({"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle",
-                       "value": bundle} for index in stale),
-                ],
-                "application/json-patch+json",
-            )  # fmt: skip
+            for index in stale:
+                configuration["webhooks"][index]["clientConfig"]["caBundle"] = bundle
+            # With its resourceVersion: it conflicts with what another has written since.
+            api.request("PUT", f"{webhooks}/{metadata['name']}", configuration)
 
 
 def _base64(content: bytes) -> str:

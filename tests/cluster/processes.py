@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,16 @@ class Processes:
         time.sleep(down_seconds)
         self._running[index] = program._replace(process=program.start())
         return self._running[index].process
+
+    @contextlib.contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """One program hangs meanwhile: its connections stay open, and it does nothing."""
+        process = next(program.process for program in self._running if program.name == name)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def failure(self, name: str, why: str) -> StartError:
         tail = self._log(name).read_text(errors="replace").splitlines()[-15:]

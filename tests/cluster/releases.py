@@ -14,20 +14,27 @@ from dataclasses import dataclass
 class Release:
     """What the operator and its cloud-api-adaptor do from release `since` on.
 
-    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it.
+    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`: the
+    operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older ones only create it.
     `builds_image`: a job fills in the image of the pod VMs where peer-pods-cm names none, and empties it when the
-    KataConfig is deleted. `writes_owner`: cloud-api-adaptor names itself in an annotation of the node, and removes
-    what it advertised only while it is the owner. `takes_leading_digits`: cloud-api-adaptor takes the digits that
-    PEERPODS_LIMIT_PER_NODE begins with, else 10, where older ones do not start with what is not a number. `rolls`: the
-    operator watches peer-pods-cm and replaces cloud-api-adaptor's pods after each write. `has_update_strategy`:
-    caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted.
-    `has_webhook`: the operator deploys a mutating webhook.
+    KataConfig is deleted; before either, the operator requires certain keys in peer-pods-cm and peer-pods-secret.
+    `takes_tokens`: credentials in peer-pods-secret that name a role or an identity are enough for that.
+    `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the node,
+    and removes what it advertised only while it is the owner. `writes_owner`: the operator's DaemonSet sets POD_UID.
+    `takes_leading_digits`: cloud-api-adaptor takes the digits that PEERPODS_LIMIT_PER_NODE begins with, else 10, where
+    older ones do not start with what is not a number. `rolls`: the operator watches peer-pods-cm and replaces
+    cloud-api-adaptor's pods after each change of its data. `has_update_strategy`: caaUpdateStrategy in
+    osc-feature-gates decides whether it replaces them or waits until they are deleted. `has_webhook`: the operator
+    deploys a mutating webhook.
     """
 
     since: tuple[int, int]
     has_peer_pod_config: bool
     daemon_set: str
     builds_image: bool = True
+    rewrites_set: bool = True
+    takes_tokens: bool = False
+    takes_pod_uid: bool = False
     writes_owner: bool = False
     takes_leading_digits: bool = False
     rolls: bool = False
@@ -49,17 +56,22 @@ RELEASES = (
     # CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, until 059f6420. SCO's 55df65e (2023-05,
     # in v1.4.0): controllers/ppwebhook.go.
     Release((1, 4), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon",
-            builds_image=False),
+            builds_image=False, rewrites_set=False),
     # SCO's ee96b0e (2023-10, in v1.5.0): controllers/image_generator.go.
-    Release((1, 5), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon"),
-    # SCO's pull requests 498, 532 and 533; CAA's src/cloud-api-adaptor/pkg/adaptor/k8sops/node.go. Pull
-    # request 1917 reports that 1.9 to 1.12 may replace the pods at each reconcile; it was closed, and what it
-    # names (defaults that the API server adds) does not change a DaemonSet's generation: not modelled.
+    Release((1, 5), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon", rewrites_set=False),
+    # CAA's 567287db (2024-04, in v0.9.0, which the go.mod of SCO's v1.7.0 has, and its v1.6.0 not).
+    Release((1, 7), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon"),
+    # SCO's pull requests 498, 532 and 533; controllers/peerpods.go at c24c8f3b. CAA's
+    # src/cloud-api-adaptor/pkg/adaptor/k8sops/node.go. Pull request 1917 reports that 1.9 to 1.12 may replace the pods
+    # at each reconcile; it was closed, and what it names (defaults that the API server adds) does not change a
+    # DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
-    # SCO's pull request 1950, controllers/fg_handler.go and docs/CONFIG-OPTIONS.md; CAA's 62d8abbd, and
-    # IntWithEnv in src/cloud-providers/util.go.
-    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", writes_owner=True, takes_leading_digits=True,
-            rolls=True, has_update_strategy=True),
+    # SCO's pull request 1950, controllers/fg_handler.go, cm_event_handler.go, docs/CONFIG-OPTIONS.md and
+    # docs/credentials-handling.md; controllers/peerpods.go at 00b58ece, where the environment is NODE_NAME,
+    # TLS_MIN_VERSION, TLS_CIPHER_SUITES and a proxy's, and so no POD_UID. CAA's 62d8abbd, and IntWithEnv in
+    # src/cloud-providers/util.go.
+    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=True, takes_pod_uid=True,
+            takes_leading_digits=True, rolls=True, has_update_strategy=True),
 )  # fmt: skip
 
 NEWEST = "1.13"

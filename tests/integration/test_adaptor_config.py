@@ -244,8 +244,39 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
     assert not before.keys() & world.at_rest().keys()
     secret = world.cluster.get("secret", "peer-pods-secret", *HERE)
     assert base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]) == b"AKIA1"
-    assert secret["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
     assert not world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})["changed"]
+
+
+def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
+    """It would replace every pod once it runs again: so the settings are not written before it has OnDelete."""
+    if not world.rolls:
+        pytest.skip("this release replaces no pods by itself")
+    before = world.adaptors(), world.data()
+    with world.cluster.processes.frozen("operators"):
+        for options in ({}, {"replace": False}):
+            result = world.apply(
+                config_map={"PROXY_TIMEOUT": "12m"}, wait_timeout=2, fails=True, **options
+            )
+            assert "has not set the update strategy of osc-caa-ds to OnDelete" in result["msg"]
+            assert "Nothing was written." in result["msg"]
+            assert not result["changed"]
+            assert world.data("osc-feature-gates") == {}
+    time.sleep(2)
+    assert (world.adaptors(), world.data()) == before
+
+
+def test_what_an_interrupted_run_left_is_named_and_restored(world: Settings):
+    if not world.rolls:
+        pytest.skip("this release has no caaUpdateStrategy")
+    result = world.apply(config_map={"PROXY_TIMEOUT": "13m"}, replace=False)
+    nodes = ", ".join(sorted(world.adaptors().values()))
+    (warning,) = result["warnings"]
+    assert f"stays OnDelete, because the cloud-api-adaptor pods of {nodes} have" in warning
+    assert "resume=true" in warning
+    result = world.apply(resume=True)
+    assert result["adaptor"]["strategy"] == {"before": "OnDelete", "after": None}
+    assert not result.get("warnings")
+    assert world.data("osc-feature-gates") == {}
 
 
 def test_a_key_that_is_there_is_left(world: Settings):

@@ -156,7 +156,7 @@ def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
     assert details.pop("operator") == {
         "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
         "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete", "strategy_is_held": False,
-        "peer_pod_configs": [],
+        "peer_pod_configs": [], "older_daemon_set_of": None,
     }  # fmt: skip
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {

@@ -6,6 +6,8 @@ One cluster is taken from 1.8 over 1.9 to the newest: each test begins where the
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +16,7 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.adaptor import MANAGER, OWNER, RESTART, lost
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
-from tests.cluster.processes import wait_for
+from tests.cluster.processes import StartError, wait_for
 from tests.cluster.releases import NEWEST
 from tests.support import OPERATOR_NAMESPACE
 
@@ -35,11 +37,16 @@ class World:
         self.cluster = cluster
 
     def settings(self, **data: str) -> None:
+        """Apply peer-pods-cm with what is required and this, and credentials unless there are some."""
         self.cluster.apply({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
-            "data": {"CLOUD_PROVIDER": "aws", **data},
+            "data": {**openshift.POD_VM_SETTINGS, **data},
         })  # fmt: skip
+        if not self.cluster.get(
+            "secrets", *HERE, "--field-selector=metadata.name=peer-pods-secret"
+        )["items"]:
+            self.cluster.apply(openshift.POD_VM_CREDENTIALS)
 
     def gates(self, **data: str) -> None:
         self.cluster.apply({
@@ -78,6 +85,13 @@ class World:
             for entry in node["metadata"]["managedFields"]
             if f"f:{RESOURCE}" in entry["fieldsV1"].get("f:status", {}).get("f:capacity", {})
         }
+
+    def advertise(self, node: str, slots: str) -> None:
+        """Write the extended resource of a node, as another program would."""
+        self.cluster.kubectl(
+            "patch", "node", node, "--subresource=status", "--type=merge",
+            "-p", json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
+        )  # fmt: skip
 
     def owners(self) -> set[str | None]:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
@@ -159,6 +173,68 @@ def test_1_8_advertises_by_its_controller(world: World):
     assert world.writers() == {"manager"}
 
 
+def daemon_set(world: World, name: str = "osc-caa-ds") -> dict:
+    return world.cluster.get("daemonset", name, *HERE)
+
+
+def restarted_at(world: World, name: str = "osc-caa-ds") -> str | None:
+    template = daemon_set(world, name)["spec"]["template"]["metadata"]
+    return template.get("annotations", {}).get("kubectl.kubernetes.io/restartedAt")
+
+
+def replaced(world: World, before: dict[str, str], name: str = "osc-caa-ds") -> None:
+    """Wait until each node has another CAA pod."""
+
+    def others() -> bool:
+        now = world.adaptors(name)
+        return not before.keys() & now.keys() and sorted(now.values()) == sorted(before.values())
+
+    wait_for("new pods", others, seconds=60)
+
+
+def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World):
+    node = world.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"][0]
+    world.advertise(node["metadata"]["name"], "9")
+    before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
+    assert sorted(world.advertised()) == ["5", "9"]
+    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=1")
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
+    assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
+
+
+def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_it_saw_last(
+    world: World,
+):
+    """The other nodes lose cloud-api-adaptor, and the peer pods that it served."""
+    name = "peerpodconfig-ctrl-caa-daemon"
+    make_peer_pods(world, first="Never", second="Never")
+    nodes = sorted(world.adaptors(name).values())
+    world.cluster.kubectl("label", "node", nodes[0], "node-role.kubernetes.io/memory=")
+    other = openshift.peer_pod_config("memory", "3")
+    other["metadata"]["name"] = "memory"
+    world.cluster.apply(other)
+    wait_for("one node", lambda: sorted(world.adaptors(name).values()) == nodes[:1], seconds=60)
+    wait_for("its limit", lambda: sorted(world.advertised()) == ["3", "5"], seconds=30)
+    (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("PeerPodConfig", "memory")
+    elsewhere = [
+        pod["metadata"]["name"]
+        for pod in world.peer_pods()
+        if pod["spec"]["nodeName"] != nodes[0]
+    ]  # fmt: skip
+    wait_for("the loss", lambda: set(world.lost()) >= set(elsewhere), seconds=30)
+
+    world.cluster.kubectl(
+        "annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=2", "--overwrite"
+    )
+    wait_for("both nodes", lambda: sorted(world.adaptors(name).values()) == nodes, seconds=60)
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
+    (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
+    assert owner["name"] == "peerpodconfig-openshift"
+    world.cluster.kubectl("delete", "peerpodconfig", "memory", *HERE)
+    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+
+
 def test_the_image_job_fills_in_the_image(world: World):
     data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
     assert data["PODVM_AMI_ID"].startswith("ami-")
@@ -191,10 +267,15 @@ def upgrade(world: World, version: str) -> None:
 
 
 def test_1_9_and_newer_migrate(world: World):
-    """The limit is moved, the PeerPodConfig and its DaemonSet go, the definition and other ones stay."""
+    """The limit is moved and the PeerPodConfig goes; the definition stays, and another PeerPodConfig.
+
+    So does the older DaemonSet where it was of that other one at last: nothing deletes it, and its pods run on.
+    """
     other = openshift.peer_pod_config("none")
     other["metadata"]["name"] = "other"
     world.cluster.apply(other)
+    old = "peerpodconfig-ctrl-caa-daemon"
+    wait_for("its pods to go", lambda: not world.adaptors(old), seconds=60)
 
     upgrade(world, "1.9.1")
     wait_for("the new DaemonSet", lambda: len(world.adaptors()) == 2, seconds=60)
@@ -202,13 +283,28 @@ def test_1_9_and_newer_migrate(world: World):
     assert [config["metadata"]["name"] for config in configs] == ["other"]
     data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
     assert data["PEERPODS_LIMIT_PER_NODE"] == "5"
-    wait_for(
-        "the old DaemonSet to go",
-        lambda: not world.adaptors("peerpodconfig-ctrl-caa-daemon"),
-        seconds=60,
-    )
+    (owner,) = daemon_set(world, old)["metadata"]["ownerReferences"]
+    assert owner["name"] == "other"
+    world.cluster.kubectl("delete", "peerpodconfig", "other", *HERE)
+    sets = ("get", "daemonsets", *HERE, "-o", "name")
+    wait_for("it to go", lambda: old not in world.cluster.kubectl(*sets), seconds=30)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
     assert world.owners() == {None}
+    # Who writes what a field has already does not become its manager: the old operator still is.
+    assert world.writers() == {"manager"}
+
+
+def test_a_restart_is_undone_by_the_next_reconcile(world: World):
+    """The operator writes the whole DaemonSet then, so that the pods are replaced once more."""
+    before = world.adaptors()
+    world.cluster.kubectl("rollout", "restart", "daemonset/osc-caa-ds", *HERE)
+    replaced(world, before)
+    assert restarted_at(world)
+    once = world.adaptors()
+    world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=1")
+    replaced(world, once)
+    assert restarted_at(world) is None
+    wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
 
 
 def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
@@ -220,8 +316,7 @@ def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
     delete_adaptors(world, {gone})
     wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["4", "5"], seconds=60)
     assert len(before.keys() - world.adaptors().keys()) == 1
-    # Who writes what a field has already does not become its manager: the other node is still the old operator's.
-    assert world.writers() == {"manager", MANAGER}
+    assert world.writers() == {MANAGER}
     template = world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]
     assert template["updateStrategy"]["type"] == "RollingUpdate"
     assert "annotations" not in template["template"]["metadata"]
@@ -235,10 +330,67 @@ def delete_adaptors(world: World, uids: set[str]) -> None:
             world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *HERE)
 
 
-def test_1_13_names_the_owner(world: World):
+def test_1_13_names_no_owner(world: World):
+    """Its cloud-api-adaptor would, but the operator does not set POD_UID."""
     upgrade(world, "1.13.0")
-    wait_for("the owners", lambda: world.owners() == world.adaptors().keys(), seconds=120)
+
+    def upgraded() -> bool:
+        pods = world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
+        images = [pod["spec"]["containers"][0]["image"].rpartition(":")[2] for pod in pods]
+        return images == ["1.13.0", "1.13.0"]
+
+    wait_for("its pods", upgraded, seconds=120)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
+    assert world.owners() == {None}
+
+
+def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: World):
+    """As a cloud-api-adaptor that CAA's chart has installed."""
+    label = "peerpodconfig-ctrl-caa-daemon"
+    room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
+    uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+
+    def adaptor(name: str, version: str) -> dict:
+        return {"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "namespace": OPERATOR_NAMESPACE, "labels": {"name": label}},
+                "spec": {"nodeName": "upstream", "containers": [
+                    {"name": "caa-pod", "image": f"caa:{version}", "env": [uid]}]}}  # fmt: skip
+
+    def node() -> tuple[str | None, str | None]:
+        found = world.cluster.get("node", "upstream")
+        annotations = found["metadata"]["annotations"]
+        return found["status"]["capacity"].get(RESOURCE), annotations.get(OWNER)
+
+    world.cluster.apply(
+        {"apiVersion": "v1", "kind": "Node", "status": room,
+         "metadata": {"name": "upstream", "annotations": FAKE_NODE_ANNOTATION}},
+        adaptor("one", "1.13.0"),
+    )  # fmt: skip
+    owner = world.cluster.get("pod", "one", *HERE)["metadata"]["uid"]
+    wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
+    world.cluster.kubectl("annotate", "node", "upstream", "--overwrite", f"{OWNER}=another")
+    world.cluster.kubectl("delete", "pod", "one", *HERE)
+    assert node() == ("5", "another")
+    world.cluster.apply(adaptor("two", "1.13.0"))
+    owner = world.cluster.get("pod", "two", *HERE)["metadata"]["uid"]
+    wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
+    world.cluster.kubectl("delete", "pod", "two", *HERE)
+    assert node() == (None, owner)
+    # An older one does not read it.
+    world.cluster.apply(adaptor("three", "1.12.0"))
+    wait_for("the limit", lambda: node() == ("5", owner), seconds=30)
+    world.cluster.kubectl("delete", "pod", "three", *HERE)
+    assert node() == (None, owner)
+    world.cluster.kubectl("delete", "node", "upstream")
+
+
+def test_a_write_to_peer_pods_cm_that_leaves_its_data_waits_for_the_next_reconcile(world: World):
+    before = world.adaptors()
+    world.cluster.kubectl("label", "configmap", "peer-pods-cm", *HERE, "seen=1")
+    time.sleep(2)
+    assert world.adaptors() == before
+    world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=2", "--overwrite")
+    replaced(world, before)
 
 
 def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World):
@@ -249,7 +401,6 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
              seconds=60)  # fmt: skip
     wait_for("the limit", lambda: world.advertised() == ["6", "6"], seconds=30)
     assert world.lost() == ["always", "never"]
-    assert world.owners() == world.adaptors().keys()
 
     def machines() -> int:
         objects = world.cluster.get("peerpods", "-n", "default")["items"]
@@ -373,10 +524,65 @@ def test_a_negative_limit_advertises_nothing(world: World):
     wait_for("nothing to be advertised", lambda: world.advertised() == [None, None], seconds=30)
 
 
+def test_with_a_negative_limit_a_stop_removes_what_another_program_advertises(world: World):
+    before = world.adaptors()
+    for node in before.values():
+        world.advertise(node, "8")
+    delete_adaptors(world, set(before))
+    replaced(world, before)
+    wait_for("it to be removed", lambda: world.advertised() == [None, None], seconds=30)
+
+
+def condition(world: World) -> tuple[str, str | None]:
+    (found,) = world.cluster.get("kataconfig", "kata")["status"]["conditions"]
+    return found["status"], found.get("reason")
+
+
+def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
+    """The image is not deleted then; with an empty value neither."""
+    world.cluster.kubectl("patch", "configmap", "peer-pods-cm", *HERE, "--type=merge",
+                          "-p", '{"data":{"AWS_SG_IDS":""}}')  # fmt: skip
+    world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
+    wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
+    time.sleep(2)
+    assert condition(world) == ("True", "PodVMImageJobFailed")
+    world.cluster.kubectl("patch", "configmap", "peer-pods-cm", *HERE, "--type=merge",
+                          "-p", '{"data":{"AWS_SG_IDS":"sg-0"}}')  # fmt: skip
+    world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
+
+
 def test_without_the_kataconfig_nothing_is_left(world: World):
-    world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
     wait_for("cloud-api-adaptor to go", lambda: not world.adaptors(), seconds=30)
     for kind in ("daemonsets", "deployments", "services"):
         assert world.cluster.get(kind, *HERE)["items"] == []
     assert world.cluster.get("mutatingwebhookconfigurations")["items"] == []
     assert world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]["PODVM_AMI_ID"] == ""
+
+
+def test_without_what_the_image_job_requires_an_installation_has_no_end(world: World):
+    """It is neither reported as failed, nor taken back when the KataConfig is deleted."""
+    world.cluster.kubectl("delete", "secret", "peer-pods-secret", *HERE)
+    world.cluster.apply(KATA_CONFIG)
+    wait_for(
+        "kata on the nodes",
+        lambda: "kata" in world.cluster.kubectl("get", "runtimeclasses", "-o", "name"),
+        seconds=60,
+    )
+    world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
+    time.sleep(2)
+    assert condition(world) == ("True", "Installing")
+    assert world.adaptors() == {}
+    world.cluster.apply(openshift.POD_VM_CREDENTIALS)
+    world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
+
+
+def with_an_adaptor_that_dies() -> None:
+    with Cluster() as cluster:
+        command = [sys.executable, "-m", "tests.cluster.adaptor", "no-kubeconfig"]
+        adaptor = cluster.processes.start("adaptor", command, environment=openshift.PYTHON)
+        adaptor.wait(timeout=30)
+
+
+def test_a_stand_in_that_dies_fails_what_the_cluster_was_for():
+    with pytest.raises(StartError, match="adaptor ended with status 1; its log ends with:"):
+        with_an_adaptor_that_dies()

@@ -192,7 +192,7 @@ class TestABareCluster:
 NEEDED = "the operator of that KataConfig makes VMs by it"
 DIFFERENT = {
     ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): ({"data"}, NEEDED),
-    ("Secret", OPERATOR_NAMESPACE, "peer-pods-secret"): ("came", NEEDED),
+    ("Secret", OPERATOR_NAMESPACE, "peer-pods-secret"): ({"data"}, NEEDED),
     ("PeerPodConfig", OPERATOR_NAMESPACE, "peerpodconfig-openshift"):
         ({"status"}, "setupCompleted: nodes advertise what it says"),
 }  # fmt: skip
@@ -218,7 +218,8 @@ def by_hand(
          "metadata": {"name": "mine"}, "spec": {"enablePeerPods": True, "logLevel": "info"}},
         {"apiVersion": "v1", "kind": "ConfigMap",
          "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
-         "data": {"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0"}},
+         "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0"}},
+        openshift.POD_VM_CREDENTIALS,
         {"apiVersion": "v1", "kind": "ConfigMap",
          "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
          "data": {"budget": "12"}},

@@ -11,6 +11,7 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.operators import IMAGE_JOB_FAILS, IMAGES
 from tests.cluster.processes import wait_for
+from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, sentence
 from tests.integration.test_stand_ins import HERE, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
@@ -82,11 +83,32 @@ def test_a_dry_run_lists_them(upgrade: Upgrade):
     assert "would be lost (1): default/kept" in ran.stdout
 
 
-def test_across_the_migration(world: World, upgrade: Upgrade):
-    """The limit survives, another PeerPodConfig stays, and the run says both."""
+def test_a_pool_would_lose_its_limit(world: World, upgrade: Upgrade):
+    """The new operator ignores its PeerPodConfig, and no agent is deployed that does not."""
     other = openshift.peer_pod_config("none")
     other["metadata"]["name"] = "memory"
     world.cluster.apply(other)
+    with upgrade.unchanged():
+        said = sentence(upgrade.with_(operator_install_upgrade_disruption="allow"))
+    assert "The PeerPodConfigs memory set limits for pools of nodes" in said
+    assert "node_capacity_manager=collection" in said
+
+
+def test_across_the_migration(world: World, upgrade: Upgrade):
+    """The limit survives, another PeerPodConfig stays, and the run says both."""
+    labels = {"app.kubernetes.io/name": "peerpods-node-capacity"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "agent", "image": "i"}]},
+    }
+    world.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
+    world.cluster.apply({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
+        # It runs beside the cluster.
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    })  # fmt: skip
+    start_agent(world.cluster)
     ran = upgrade.succeeds(operator_install_upgrade_disruption="allow")
     assert (
         "from the PeerPodConfig peerpodconfig-openshift (5) to PEERPODS_LIMIT_PER_NODE of peer-pods-cm (5)"

@@ -33,6 +33,7 @@ OPERATOR = {
     "update_strategy": None,
     "strategy_is_held": False,
     "peer_pod_configs": None,
+    "older_daemon_set_of": None,
 }
 FIRST_GENERATION = {
     **OPERATOR,
@@ -148,7 +149,9 @@ def test_where_all_is_well_every_check_says_so_once(readings):
     assert {one["status"] for one in found} == {"ok"}
     checks = [one["check"] for one in found]
     # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
-    assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "migration"})
+    assert sorted(checks) == sorted(
+        TITLES.keys() - {"cluster", "limit", "limit-pools", "migration"}
+    )
     for one in found:
         assert one.keys() == {"check", "title", "status", "found", "why", "fix"}
         assert one["found"].endswith(".")
@@ -318,10 +321,14 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("adaptor-settings", [installed(update_strategy="ondelete")], "warning", "is 'ondelete'. The operator ignores it"),
         ("adaptor-settings", [installed(update_strategy="OnDelete", strategy_is_held=True)], "warning",
          "has not restored it, because"),
+        ("limit-pools", [detail("operator", {**FIRST_GENERATION, "peer_pod_configs": ["one", "two"]})], "warning",
+         "There are several PeerPodConfigs: one, two. The operator runs cloud-api-adaptor only on"),
         ("migration", [installed(peer_pod_configs=[])], "ok", "is left over from an older release. It has no"),
         ("migration", [installed(peer_pod_configs=["memory"])], "ok", "an older release: memory. Only the agent"),
         ("migration", [installed(peer_pod_configs=["memory"]), ("settings", "node_capacity_manager", "operator")],
          "warning", "memory. With node_capacity_manager=operator nothing honours them"),
+        ("migration", [installed(peer_pod_configs=["memory"], older_daemon_set_of="memory")], "warning",
+         "because the PeerPodConfig memory owns it. Nodes that it selects run two cloud-api-adaptor pods"),
         ("migration", [installed(peer_pod_configs=["peerpodconfig-openshift"])], "warning", "has not yet moved"),
         ("api-features", [detail("match_conditions", False)], "warning", "cannot have matchCond"),
         ("api-features", [detail("mutating_admission_policy", "v1beta1"),

@@ -373,6 +373,16 @@ def test_between_the_generations(
     assert bool(found["message"]) == bool(found["remedy"]) == (state not in ("", "migrated"))
 
 
+def test_a_peerpodconfig_keeps_the_daemon_set_of_an_older_operator():
+    found = migration_state(
+        is_second=True, daemon_set="osc-caa-ds", configs=["memory"], limit="10", has_settings=True,
+        older_daemon_set_of="memory",
+    )  # fmt: skip
+    assert (found["state"], found["pools"]) == ("two_adaptors", ["memory"])
+    assert "two cloud-api-adaptor pods" in found["message"]
+    assert "delete the PeerPodConfig memory" in found["remedy"]
+
+
 def test_pods_that_have_to_end():
     assert ending([]).done
     progress = ending([f"n/{number}" for number in range(7)])

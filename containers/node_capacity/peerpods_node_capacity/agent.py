@@ -756,7 +756,7 @@ class Agent:
         """
         config = self._configs.items.get(pool.name) if pool.source == PEER_POD_CONFIG else None
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if config:
+        if config and self._may_write_status():
             await self._write_status(config, report, now)
         for problem, sentence in report.problems.items():
             if problem in before.problems:
@@ -779,6 +779,16 @@ class Agent:
             except ApiError as error:
                 if error.status != 409:  # reported before
                     raise
+
+    def _may_write_status(self) -> bool:
+        """Whether a write to the status of a PeerPodConfig costs no peer pod.
+
+        Operators 1.7 and 1.8 move the one DaemonSet of cloud-api-adaptor to the nodes of the
+        PeerPodConfig that was written last, its status included (CAA's
+        src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go at 567287db): the other nodes
+        lose their peer pods.
+        """
+        return self._generation != 1 or len(self._configs.items) < 2
 
     async def _write_status(self, config: Pool, report: Report, now: str) -> None:
         """Write the status of a PeerPodConfig, as far as it has changed."""

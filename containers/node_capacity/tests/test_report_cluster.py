@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import pytest
 from agent_process import until
 
+from peerpods_node_capacity.agent import REPORT_INTERVAL
 from tests.alerts import METRICS
 
 CRD = "crd/peerpodconfigs.confidentialcontainers.org"
@@ -62,6 +64,20 @@ def test_the_setup_is_completed_once_every_node_advertises(place, cluster):
     until(lambda: place.slots(node), (None, None))
     assert place.status("c") == {"setupCompleted": True}
     assert place.events() == []
+
+
+def test_of_several_peerpodconfigs_none_gets_a_status_that_would_move_cloud_api_adaptor(place):
+    """As operators 1.7 and 1.8 do after every write to one."""
+    operators = "peerpodconfig-openshift"
+    node = place.node("a")
+    place.config(operators, "3")
+    place.config("other", "4", selector={"no": "node"})
+    place.start()
+    until(lambda: place.slots(node), ("3", "3"))
+    time.sleep(2 * REPORT_INTERVAL)
+    assert (place.status(operators), place.status("other")) == ({}, {})
+    place.delete_config("other")
+    until(lambda: place.status(operators), {"setupCompleted": True})
 
 
 def test_an_invalid_limit_is_told_once(place):
