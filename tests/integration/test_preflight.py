@@ -24,7 +24,7 @@ from tests.support import ROOT
 
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
 
-# Checks without a finding here: the first two need an installed operator, the others report only an error.
+# Checks without a finding here: the first three need an installed operator, the others report only an error.
 SILENT = {"adaptor-settings", "limit-pools", "migration", "cluster", "limit"}
 
 PACKAGE = {
