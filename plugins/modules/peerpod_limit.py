@@ -680,40 +680,46 @@ def write_settings(module, cluster, target):
     )
 
 
-def prepare_adaptor_move(module, cluster, target):
-    """Before a PeerPodConfig is written: refuse, or wait for the peer pods of the nodes that cloud-api-adaptor leaves.
-
-    Returns what to warn of, None where it leaves no node. Raises LimitError.
-    """
+def nodes_that_adaptor_leaves(cluster, target):
+    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet goes."""
     operator = target.found.operator
     if target.found.is_second or operator is None or operator.daemon_set is None:
-        return None
-    params, change = module.params, target.change
-    moves = adaptor_moves(operator.daemon_set, change, follows=operator.behaviour.moves_adaptor)
+        return set(), False
+    follows = operator.behaviour.moves_adaptor
+    moves = adaptor_moves(operator.daemon_set, target.change, follows=follows)
     if moves is None:
-        return None
+        return set(), False
     now, then = moves
     nodes = {
         node["metadata"]["name"]
         for node in cluster.list(NODES_PATH, labelSelector=label_selector(now))
         if then is None or not then.items() <= node["metadata"].get("labels", {}).items()
     }
+    return nodes, then is None
+
+
+def prepare_adaptor_move(module, cluster, target):
+    """Refuse a write that takes cloud-api-adaptor away from nodes, or wait for their peer pods, as disruption asks.
+
+    Returns what to warn of, None where no node loses it. Raises LimitError.
+    """
+    nodes, goes = nodes_that_adaptor_leaves(cluster, target)
     if not nodes:
         return None
-    deadline = time.monotonic() + params["wait_timeout"]
-    while True:
+    params = module.params
+    disruption = params["disruption"]
+
+    def peer_pods():
         by_node = names_of_peer_pods(cluster, params["runtime_classes"])
-        peer_pods = [pod for node in nodes for pod in by_node.get(node, [])]
-        if params["disruption"] != "wait" or not peer_pods or module.check_mode:
-            break
-        if time.monotonic() >= deadline:
-            break
+        return [pod for node in nodes for pod in by_node.get(node, [])]
+
+    lost = peer_pods()
+    deadline = time.monotonic() + params["wait_timeout"]
+    while lost and disruption == "wait" and not module.check_mode and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    sentence = explain_adaptor_moves(change.store, nodes, peer_pods, goes=then is None)
-    is_allowed = params["disruption"] == "allow" or (
-        params["disruption"] == "wait" and (module.check_mode or not peer_pods)
-    )
-    if not is_allowed:
+        lost = peer_pods()
+    sentence = explain_adaptor_moves(target.change.store, nodes, lost, goes=goes)
+    if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
             f"{sentence} Nothing was changed. Set disruption to wait to go on when no peer pod runs there, or to allow. "
             "Operators from 1.9 on run cloud-api-adaptor on all nodes of the KataConfig, and the node capacity agent gives "

@@ -115,6 +115,8 @@ def test_across_the_migration(world: World, upgrade: Upgrade):
         in ran.stdout
     )
     assert "PeerPodConfigs that stay: memory" in ran.stdout
+    # The last one that 1.8 has seen.
+    assert "because the PeerPodConfig memory owns it" in ran.stdout
     assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
     assert world.advertised() == ["5", "5"]
 
