@@ -154,8 +154,10 @@ class Adaptors:
         data = (self._api.get(path) or {}).get("data") or {}
         text = data.get("PEERPODS_LIMIT_PER_NODE") or DEFAULT_LIMIT
         if release.takes_leading_digits:
-            number = re.match(r" *([+-]?[0-9]+)", text)
+            number = re.match(r"[ \t]*([+-]?[0-9]+)", text)
             return int(number[1] if number else DEFAULT_LIMIT)
+        # The shell takes white space away (entrypoint.sh, until 33263154).
+        text = text.strip()
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     def _stop(self, pod: dict) -> None:
