@@ -63,8 +63,7 @@ class Subject:
 
     def stop(self) -> None:
         if self._process:
-            self._process.terminate()
-            self._process.wait()
+            self._world.cluster.processes.end(self.user)
 
     @property
     def log(self) -> Path:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import ssl
 import subprocess
 import time
@@ -203,7 +202,7 @@ class World:
             if name in KEPT:
                 self.servers[name] = process
             else:
-                os.kill(int(process.name), signal.SIGTERM)
+                cluster.processes.end(name)
         self._h2load("POST", [NODES] * count, json.dumps(node()), "application/json")
         self.nodes = sorted(self.slots())
         if len(self.nodes) != count:
@@ -333,12 +332,11 @@ class World:
     @contextlib.contextmanager
     def kwok(self) -> Iterator[None]:
         """kwok at work: a Lease for each node, renewed all the time."""
-        process = self.cluster.processes.restart("kwok")
+        self.cluster.processes.restart("kwok")
         try:
             yield
         finally:
-            process.terminate()
-            process.wait()
+            self.cluster.processes.end("kwok")
 
     def _h2load(
         self, method: str, paths: list[str], body: str, kind: str, per_second: float | None = None

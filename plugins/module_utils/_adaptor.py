@@ -190,6 +190,8 @@ class _Run:
         return f"{path}/{name}" if name else path
 
     def daemon_set_now(self) -> dict | None:
+        if self.daemon_set is None:
+            return None
         name = self.daemon_set["metadata"]["name"]
         return self.cluster.get(f"/apis/apps/v1/namespaces/{self.namespace}/daemonsets/{name}")
 

@@ -193,7 +193,8 @@ def started_at(pod: dict) -> datetime | None:
     for container in (pod.get("status") or {}).get("containerStatuses") or []:
         running = (container.get("state") or {}).get("running")
         if container["name"] == CONTAINER:
-            return datetime.fromisoformat(running["startedAt"]) if running else None
+            started = (running or {}).get("startedAt")
+            return datetime.fromisoformat(started) if started else None
     return None
 
 

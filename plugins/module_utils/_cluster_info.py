@@ -37,10 +37,11 @@ _WRITE = ("get", "create", "patch")
 _REMOVE = (*_READ, "delete")
 NEEDED = {
     "site": {
-        ("", "configmaps"): _WRITE,
+        ("", "configmaps"): (*_WRITE, "delete"),
         ("", "namespaces"): _WRITE,
-        ("", "nodes"): ("list", "watch"),
-        ("", "pods"): ("list", "create"),
+        ("", "nodes"): ("get", "list", "watch"),
+        # A change of the settings replaces cloud-api-adaptor pods.
+        ("", "pods"): ("list", "create", "watch", "delete"),
         ("", "secrets"): _WRITE,
         ("", "serviceaccounts"): _WRITE,
         ("", "services"): _WRITE,
@@ -49,7 +50,8 @@ NEEDED = {
             "create",
             "update",
         ),
-        ("apps", "daemonsets"): ("list",),
+        ("apps", "controllerrevisions"): ("list",),
+        ("apps", "daemonsets"): ("get", "list"),
         ("apps", "deployments"): _WRITE,
         ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
         ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),

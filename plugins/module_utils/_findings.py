@@ -27,6 +27,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
     UPDATE_STRATEGY_KEY,
     behaviour_of,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    NEGATIVE_NUMBER,
+    whole_number,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import explain_two_adaptors
 from ansible_collections.osc.peerpods.plugins.module_utils._operator import version as csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
@@ -424,7 +428,8 @@ def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
     if operator is None:
         yield finding("limit-storage", "ok", "The operator is not installed yet.")
         return
-    yield _limit_storage(operator)
+    has_agent = any(one["kind"] == "agent" for one in cluster["details"]["advertisers"] or ())
+    yield _limit_storage(operator, has_agent)
     if operator["limit_in"] != PEER_PODS_CM:
         yield from _pools(operator)
     else:
@@ -433,7 +438,7 @@ def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
             yield _migration(operator, manager)
 
 
-def _limit_storage(operator: Mapping) -> dict:
+def _limit_storage(operator: Mapping, has_agent: bool) -> dict:
     version = operator["version"]
     name = f"Operator {version}" if version else "The operator, whose version cannot be read,"
     where = (
@@ -442,6 +447,11 @@ def _limit_storage(operator: Mapping) -> dict:
         else "PeerPodConfig peerpodconfig-openshift"
     )
     found = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
+    if has_agent and operator["limit_in"] == PEER_PODS_CM:
+        found += (
+            " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
+            "or this one where that has none."
+        )
     if operator["known"]:
         return finding("limit-storage", "ok", found)
     first, newest = (".".join(map(str, release)) for release in (FIRST.since, NEWEST_KNOWN))
@@ -475,13 +485,14 @@ def _pools(operator: Mapping) -> Iterator[dict]:
 def _adaptor_settings(operator: Mapping) -> dict:
     """Values that cloud-api-adaptor or the operator cannot read."""
     limit, strategy = operator["limit"], operator["update_strategy"]
-    if limit is not None and not re.fullmatch(r"-?[0-9]+", limit):
+    is_negative = limit is not None and NEGATIVE_NUMBER.fullmatch(limit.strip())
+    if limit and whole_number(limit) is None and not is_negative:
         return finding(
             "adaptor-settings",
             "warning",
-            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number.",
-            "At its next start cloud-api-adaptor does not run, or advertises 10, as its release does.",
-            f"Set peerpodconfig_rollout_limit and run limit.yml, or correct {LIMIT_KEY} in peer-pods-cm.",
+            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number that Kubernetes can count with.",
+            "At its next start cloud-api-adaptor does not run, or advertises another number, as its release does.",
+            f"Correct {LIMIT_KEY} in peer-pods-cm with osc.peerpods.adaptor_config.",
         )
     if strategy is not None and strategy not in UPDATE_STRATEGIES:
         return finding(
@@ -501,11 +512,9 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "The operator replaces no cloud-api-adaptor pod until it is restored, not even after an upgrade.",
             "Run osc.peerpods.adaptor_config with resume=true: it replaces these pods and restores the strategy.",
         )
-    told = (
-        f"{LIMIT_KEY} is {limit}"
-        if limit is not None
-        else f"{LIMIT_KEY} is not set, which means 10"
-    )
+    told = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
+    if is_negative:
+        told += ": cloud-api-adaptor advertises nothing"
     return finding("adaptor-settings", "ok", f"{told}.")
 
 

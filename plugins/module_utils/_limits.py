@@ -75,7 +75,7 @@ ADAPTOR_NODE_SELECTOR = {"node-role.kubernetes.io/kata-oc": ""}
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
-_NEGATIVE = re.compile(r"-[0-9]*[1-9][0-9]*")
+NEGATIVE_NUMBER = re.compile(r"-[0-9]*[1-9][0-9]*")
 
 
 class LimitError(Exception):
@@ -149,7 +149,7 @@ class Pool:
                 "creates it."
             )
         written = f"{self.store} is {self.text!r}"
-        if self.store.is_settings and _NEGATIVE.fullmatch(self.text.strip()):
+        if self.store.is_settings and NEGATIVE_NUMBER.fullmatch(self.text.strip()):
             return f"{written}: cloud-api-adaptor advertises nothing, so there is no limit."
         if self.store.is_settings:
             return (
@@ -577,7 +577,12 @@ def plan_entry(
         limit = pool.limit if pool else DEFAULT_LIMIT
     if limit is None:
         raise LimitError(pool.problem)
-    if pool and (pool.limit, is_default or pool.selector) == (limit, is_default or selector):
+    # A PeerPodConfig that is left over may go: its limit is stored anew also where it is the same.
+    if (
+        pool
+        and pool.store.kind != PEER_POD_CONFIG
+        and (pool.limit, is_default or pool.selector) == (limit, is_default or selector)
+    ):
         return Change(pool, pool)
     entry: dict = {"limit": limit}
     if not is_default:

@@ -530,8 +530,8 @@ def migration_state(
             LIMIT_MISSING,
             "The CustomResourceDefinition of PeerPodConfigs was left by an operator older than 1.9, and peer-pods-cm "
             "has no PEERPODS_LIMIT_PER_NODE. If a limit was set before the upgrade, it was not moved, and "
-            "cloud-api-adaptor advertises 10.",
-            "Set the limit with osc.peerpods.limit, or leave it if 10 is right.",
+            "cloud-api-adaptor advertises 10, unless the node capacity agent enforces another limit.",
+            "Read the limit with osc.peerpods.limit. Set it if it is not the right one; else nothing has to be done.",
             pools,
         )
     return _state(MIGRATED, pools=pools)
@@ -544,8 +544,9 @@ def explain_two_adaptors(config: str) -> tuple[str, str]:
         f"PeerPodConfig {config} owns it. Nodes that it selects run two cloud-api-adaptor pods."
     )
     remedy = (
-        f"Set the limit of the pool {config} with osc.peerpods.peerpod_limit, which stores it in peerpods-limits. Then, when "
-        f"no peer pod runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
+        f"If the node capacity agent is deployed, set the limit of the pool {config} with osc.peerpods.peerpod_limit, which "
+        "stores it in peerpods-limits; without the agent, its nodes get the limit of peer-pods-cm. Then, when no peer pod "
+        f"runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
     )
     return message, remedy
 

@@ -656,6 +656,17 @@ def write(cluster, plan):
         cluster.patch(store.path, plan.patch)
 
 
+def lagging_without_agent(module, cluster, target):
+    """The nodes whose cloud-api-adaptor has to advertise again.
+
+    None while an agent that is going to be removed is at work: it would overwrite what they advertise.
+    """
+    names, params = target.lagging, module.params
+    if names and params["agent_deployed"] is False and not module.check_mode:
+        return frozenset() if read_agent(cluster, params["agent_namespace"]) else names
+    return names
+
+
 def write_settings(module, cluster, target):
     """Write the limit to the operator's settings, whose readers have to be restarted; in check mode, plan that."""
     params, operator = module.params, target.found.operator
@@ -675,7 +686,7 @@ def write_settings(module, cluster, target):
         # A run that was interrupted has written the limit already, and not restarted all pods. Where the agent was
         # removed, nodes have its limit until cloud-api-adaptor advertises again.
         resume=True,
-        lagging=target.lagging,
+        lagging=lagging_without_agent(module, cluster, target),
         runtime_classes=params["runtime_classes"],
     )
 

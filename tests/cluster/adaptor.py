@@ -24,6 +24,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
+from datetime import UTC, datetime
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -241,7 +242,8 @@ class Adaptors:
 
     def _container(self, pod: dict, *, ready: bool, waiting: str = "", phase: str = "") -> None:
         """Report a pod's containers, as kubelet does: they run, or wait for that reason."""
-        state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        state = {"waiting": {"reason": waiting}} if waiting else {"running": {"startedAt": started}}
         conditions = ("Initialized", "ContainersReady", "Ready")
         status = {
             "conditions": [

@@ -36,6 +36,7 @@ class Processes:
     def __init__(self, logs: Path):
         self._logs = logs
         self._running: list[Program] = []
+        self._ended: set[str] = set()
 
     def start(
         self,
@@ -63,6 +64,9 @@ class Processes:
                     process_group=0,
                 )
 
+        if name in self._ended:
+            self._running = [program for program in self._running if program.name != name]
+            self._ended.remove(name)
         process = start()
         self._running.append(Program(name, start, process))
         return process
@@ -75,7 +79,15 @@ class Processes:
         _stop(program.process)
         time.sleep(down_seconds)
         self._running[index] = program._replace(process=program.start())
+        self._ended.discard(name)
         return self._running[index].process
+
+    def end(self, name: str) -> None:
+        """Stop one program, until it is started anew: that it has ended is no failure."""
+        for program in self._running:
+            if program.name == name:
+                _stop(program.process)
+        self._ended.add(name)
 
     @contextlib.contextmanager
     def frozen(self, name: str) -> Iterator[None]:
@@ -93,7 +105,7 @@ class Processes:
 
     def check_alive(self) -> None:
         for name, _, process in self._running:
-            if process.poll() is not None:
+            if name not in self._ended and process.poll() is not None:
                 raise self.failure(name, f"ended with status {process.returncode}")
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import channels
 from tests.cluster.processes import wait_for
+from tests.integration.site import user_of
 from tests.integration.test_stand_ins import (
     HERE,
     KATA_CONFIG,
@@ -34,9 +36,13 @@ ROLLS = {"1.10": False, "1.13": True}
 class Settings(World):
     """The same with our module to run."""
 
-    def __init__(self, cluster: Cluster, rolls: bool, run_module: Callable[..., dict]):
+    def __init__(
+        self, cluster: Cluster, rolls: bool, kubeconfig: Path, run_module: Callable[..., dict]
+    ):
         super().__init__(cluster)
         self.rolls = rolls
+        # Preflight says that these rights are enough.
+        self._kubeconfig = kubeconfig
         self._run = run_module
 
     def apply(
@@ -44,7 +50,7 @@ class Settings(World):
     ) -> dict:
         result = self._run(
             "adaptor_config", {"wait_timeout": 60, **args}, check=check, diff=diff,
-            env={"K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)},
+            env={"K8S_AUTH_KUBECONFIG": str(self._kubeconfig)},
         )  # fmt: skip
         assert bool(result.get("failed")) == fails, result
         return result
@@ -85,12 +91,12 @@ class Settings(World):
             f"{event['verb']} {event['requestURI'].partition('?')[0]}"
             for event in events
             if event.get("userAgent", "").startswith(KUBERNETES_CLIENT)
-            and event.get("user", {}).get("username") == "admin"
+            and event.get("user", {}).get("username") == "site"
         ]
 
 
 @pytest.fixture(scope="module", params=ROLLS)
-def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool]]:
+def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool, Path]]:
     release = request.param
     latest = channels(release)["stable"][-1].version
     with Cluster() as cluster:
@@ -103,13 +109,15 @@ def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool]]:
         wait_for(f"operator {latest}", lambda: world.version() == latest, seconds=90)
         cluster.apply(KATA_CONFIG)
         wait_for("cloud-api-adaptor", lambda: len(world.adaptors()) == len(WORKERS), seconds=90)
-        yield cluster, ROLLS[release]
+        yield cluster, ROLLS[release], user_of(cluster, "site")
 
 
 @pytest.fixture
-def world(running: tuple[Cluster, bool], run_module: Callable[..., dict]) -> Iterator[Settings]:
-    cluster, rolls = running
-    here = Settings(cluster, rolls, run_module)
+def world(
+    running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]
+) -> Iterator[Settings]:
+    cluster, rolls, kubeconfig = running
+    here = Settings(cluster, rolls, kubeconfig, run_module)
     here.at_rest()
     yield here
     here.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")

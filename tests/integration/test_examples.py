@@ -57,45 +57,6 @@ class Place:
         return found["SecurityGroupRules"]
 
 
-CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
-
-
-def adaptor() -> dict:
-    """cloud-api-adaptor as operators up to 1.8 have it, on every node: the agent waits for it."""
-    labels = {"name": "peerpodconfig-ctrl-caa-daemon"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {**labels, "namespace": OPERATOR_NAMESPACE},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    # The one real node cannot run it.
-                    "affinity": {
-                        "nodeAffinity": {
-                            "requiredDuringSchedulingIgnoredDuringExecution": {
-                                "nodeSelectorTerms": [
-                                    {
-                                        "matchExpressions": [
-                                            {
-                                                "key": CONTROL_PLANE_LABEL,
-                                                "operator": "DoesNotExist",
-                                            },
-                                        ]
-                                    }
-                                ],
-                            }
-                        }
-                    },
-                    "containers": [{"name": "caa-pod", "image": "caa:1.8.1"}],
-                },
-            },
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     cloud = aws.create_cloud_side(moto, workers=3)
@@ -125,7 +86,6 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 for pool in POOLS
             ),
             openshift.peer_pod_config("worker"),
-            adaptor(),
         )
         place = Place(cluster, moto, cloud)
         roles = ["osc.peerpods.webhook", "osc.peerpods.node_capacity"]
@@ -134,6 +94,8 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             "webhook_namespace": "peerpods-webhook",
             "webhook_manager": "collection",
             "node_capacity_manager": "collection",
+            # There is no operator, and so no cloud-api-adaptor: 1.7 and 1.8 would move it from pool to pool.
+            "node_capacity_require_ready_adaptor": False,
         }
         place.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
         yield place

@@ -312,6 +312,10 @@ class TestWithTheAgent:
         assert (read["changed"], read["before"], read["store"]["kind"]) == (
             False, 3, "PeerPodConfig",
         )  # fmt: skip
+        # Also where it is the same: then the PeerPodConfig may be deleted.
+        moved = run(3, name="left")
+        assert (moved["changed"], moved["store"]) == (True, limits_key("left"))
+        assert not run(3, name="left")["changed"]
         assert run(5, name="left")["store"] == limits_key("left")
         left = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
         assert left["spec"] == spec
@@ -425,6 +429,24 @@ class TestWithoutTheAgent:
         cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
         assert restored["data"] == {"caaUpdateStrategy": "RollingUpdate", "other": "true"}
         assert not run(10)["changed"]
+
+    def test_a_strategy_is_restored_where_cloud_api_adaptor_is_gone(self, cluster, run_module):
+        cluster.kubectl("delete", "daemonset", "osc-caa-ds", "-n", NAMESPACE, "--cascade=orphan")
+        gates = config_map("osc-feature-gates", caaUpdateStrategy="OnDelete", other="true")
+        gates["metadata"]["annotations"] = {"osc.peerpods/caa-update-strategy": ""}
+        cluster.apply(gates)
+        result = run_module(
+            "adaptor_config",
+            {
+                "namespace": NAMESPACE,
+                "feature_gates": {"other": "true"},
+                "kubeconfig": str(cluster.kubeconfig),
+            },
+        )
+        assert not result.get("failed"), result
+        restored = cluster.get("configmap", "osc-feature-gates", "-n", NAMESPACE)
+        cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
+        assert restored["data"] == {"other": "true"}
 
     def test_a_play_may_say_whether_the_agent_is_deployed(self, cluster, run):
         """Its check mode has not deployed it."""

@@ -265,12 +265,11 @@ class TestWaves:
         )
 
     def test_a_pool_that_does_not_exist(self, rollout: Rollout):
+        """It is found before the first wave has changed anything."""
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
-        said = rollout.fail(peerpodconfig_rollout_waves=some)
-        assert "Wave 2 of 2 (nobodys) failed: " in said
-        assert "Put back: canary to 10." in said
-        assert "Not begun" not in said
-        assert rollout.advertised() == same("10")
+        with rollout.unchanged():
+            said = rollout.fail(peerpodconfig_rollout_waves=some)
+        assert "nobodys does not exist" in said
 
     def test_one_that_is_named_twice(self, rollout: Rollout):
         with rollout.unchanged():
@@ -292,7 +291,8 @@ class TestCanary:
             assert "A peer pod came back without" in rollout.fail(**one)
             assert rollout.limits()["memory"] == "8"
             assert NOTHING_CHANGED.search(
-                rollout.succeed(**one, peerpodconfig_rollout_canary=False)
+                # As -e name=value has it.
+                rollout.succeed(**one, peerpodconfig_rollout_canary="false")
             )
 
     @pytest.mark.usefixtures("counted")

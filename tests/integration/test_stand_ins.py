@@ -98,9 +98,10 @@ class World:
         return {node["metadata"]["annotations"].get(OWNER) for node in nodes}
 
     def adaptors(self, name: str = "osc-caa-ds") -> dict[str, str]:
-        """The node of each CAA pod, by its uid."""
+        """The node of each CAA pod that has one, by its uid."""
         pods = self.cluster.get("pods", *HERE, "-l", f"name={name}")["items"]
-        return {pod["metadata"]["uid"]: pod["spec"].get("nodeName") for pod in pods}
+        nodes = {pod["metadata"]["uid"]: pod["spec"].get("nodeName") for pod in pods}
+        return {uid: node for uid, node in nodes.items() if node}
 
     def peer_pods(self) -> list[dict]:
         return self.cluster.get("pods", "-n", "default")["items"]
