@@ -166,7 +166,7 @@ def installed_version(csvs: Iterable[Mapping]) -> str | None:
     at_work.sort(
         key=lambda csv: (csv["status"]["phase"] == "Succeeded", version(csv["metadata"]["name"]))
     )
-    return at_work[-1]["spec"]["version"] if at_work else None
+    return at_work[-1]["spec"].get("version") if at_work else None
 
 
 def read_operator(

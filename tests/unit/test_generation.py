@@ -59,6 +59,7 @@ def test_a_release_beyond_the_table_is_not_known(release, known):
     [
         ([], None),
         ([csv("1.9.0", "Installing")], None),
+        ([{**csv("1.9.0", "Succeeded"), "spec": {}}], None),
         ([csv("1.8.1", "Succeeded"), csv("5.0.0", "Succeeded", "other")], "1.8.1"),
         ([csv("1.10.0", "Installing"), csv("1.8.1", "Replacing")], "1.8.1"),
         ([csv("1.8.1", "Replacing"), csv("1.10.0", "Succeeded")], "1.10.0"),
