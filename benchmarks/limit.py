@@ -106,7 +106,7 @@ class World:
         began = time.monotonic()
         waiting = {node["metadata"]["name"] for node in listed["items"]}
         without: set[str] = set()
-        # Into a file: nobody reads a pipe while the nodes are followed.
+        # Into a file: a pipe would fill while the nodes are followed.
         said = self.cluster.directory / "commands.log"
         with said.open("w") as log:
             running = subprocess.Popen(

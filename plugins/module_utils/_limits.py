@@ -577,7 +577,7 @@ def plan_entry(
         limit = pool.limit if pool else DEFAULT_LIMIT
     if limit is None:
         raise LimitError(pool.problem)
-    # A PeerPodConfig that is left over may go: its limit is stored anew also where it is the same.
+    # The user may delete a left-over PeerPodConfig, so its limit is stored in peerpods-limits even if it is the same.
     if (
         pool
         and pool.store.kind != PEER_POD_CONFIG

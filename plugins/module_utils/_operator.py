@@ -531,7 +531,7 @@ def migration_state(
             "The CustomResourceDefinition of PeerPodConfigs was left by an operator older than 1.9, and peer-pods-cm "
             "has no PEERPODS_LIMIT_PER_NODE. If a limit was set before the upgrade, it was not moved, and "
             "cloud-api-adaptor advertises 10, unless the node capacity agent enforces another limit.",
-            "Read the limit with osc.peerpods.limit. Set it if it is not the right one; else nothing has to be done.",
+            "Read the limit with osc.peerpods.limit. Set it if it is wrong.",
             pools,
         )
     return _state(MIGRATED, pools=pools)

@@ -955,12 +955,10 @@ ADAPTOR_ENV = [
     {"name": "TLS_MIN_VERSION", "value": "VersionTLS12"},
     {"name": "TLS_CIPHER_SUITES", "value": ""},
 ]
-POD_UID = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
 def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
     labels = {"name": release.daemon_set}
-    env = [] if release.has_peer_pod_config else [*ADAPTOR_ENV, *[POD_UID] * release.writes_owner]
     return {
         "apiVersion": "apps/v1", "kind": "DaemonSet",
         "metadata": {"name": release.daemon_set, "ownerReferences": [owner]},
@@ -976,7 +974,7 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                         "name": "caa-pod",
                         # By its tag adaptor.py knows how it behaves.
                         "image": f"osc-cloud-api-adaptor-rhel9:{version}",
-                        "env": env,
+                        "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
                         "envFrom": [{"secretRef": {"name": "peer-pods-secret"}},
                                     {"configMapRef": {"name": "peer-pods-cm"}}],
                     }],

@@ -83,7 +83,7 @@ class Processes:
         return self._running[index].process
 
     def end(self, name: str) -> None:
-        """Stop one program, until it is started anew: that it has ended is no failure."""
+        """Stop one program, which `check_alive` then accepts, until it is started again."""
         for program in self._running:
             if program.name == name:
                 _stop(program.process)

@@ -20,7 +20,7 @@ class Release:
     KataConfig is deleted; before either, the operator requires certain keys in peer-pods-cm and peer-pods-secret.
     `takes_tokens`: credentials in peer-pods-secret that name a role or an identity are enough for that.
     `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the node,
-    and removes what it advertised only while it is the owner. `writes_owner`: the operator's DaemonSet sets POD_UID.
+    and removes what it advertised only while it is the owner.
     `takes_leading_digits`: cloud-api-adaptor takes the digits that PEERPODS_LIMIT_PER_NODE begins with, else 10, where
     older ones do not start with what is not a number. `rolls`: the operator watches peer-pods-cm and replaces
     cloud-api-adaptor's pods after each change of its data. `has_update_strategy`: caaUpdateStrategy in
@@ -35,7 +35,6 @@ class Release:
     rewrites_set: bool = True
     takes_tokens: bool = False
     takes_pod_uid: bool = False
-    writes_owner: bool = False
     takes_leading_digits: bool = False
     rolls: bool = False
     has_update_strategy: bool = False
