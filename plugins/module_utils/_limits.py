@@ -805,6 +805,8 @@ def explain_lagging(
         f"{name} shows {'nothing' if count is None else count}" for name, count in behind.items()
     )
     waited = f"{waited} on every selected node: {shown}."
+    if all(is_down(node) for node in nodes):
+        return f"{waited} None of these nodes is Ready: see what `oc get nodes` says of them."
     without = sorted(name for name in behind if name in not_ready)
     if without:
         return (

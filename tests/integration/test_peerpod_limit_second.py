@@ -88,9 +88,13 @@ def patch_status(cluster, kind: str, name: str, status: dict) -> None:
 
 
 def advertise(cluster, slots: int, *nodes: str) -> None:
-    amounts = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
     for name in nodes or NODES:
-        patch_status(cluster, "node", name, amounts)
+        patch_status(cluster, "node", name, {
+            "capacity": {RESOURCE: str(slots)},
+            "allocatable": {RESOURCE: str(slots)},
+            # No kubelet is there: after a while the controller-manager would take the node for Unknown.
+            "conditions": [{"type": "Ready", "status": "True"}],
+        })  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -338,8 +342,9 @@ class TestWithTheAgent:
 
     def test_a_node_that_is_down_is_no_error(self, cluster, run):
         """Its cloud-api-adaptor is not Ready either, so that it has no free slot."""
-        advertise(cluster, 0, "second-b")
         for status in ("Unknown", "True"):
+            advertise(cluster, 10, "second-a")
+            advertise(cluster, 0, "second-b")
             conditions = [{"type": "Ready", "status": status}]
             patch_status(cluster, "node", "second-b", {"conditions": conditions})
             result = run(10, wait=True, wait_timeout=1)

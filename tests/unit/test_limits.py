@@ -304,6 +304,9 @@ def test_in_force_is_exactly_the_limit_on_every_node_and_at_least_one_node():
     assert said.startswith("After 30 s the limit of 10 is not in force on every selected node: ")
     assert "twelve shows 12, silent shows nothing." in said
     assert "no node has the labels 'kata='" in explain_lagging([], 10, "kata=", 30)
+    for one in (twelve, silent):
+        one["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    assert "None of these nodes is Ready" in explain_lagging([twelve, silent], 10, "kata=", 30)
 
 
 def test_every_pod_with_a_vm_counts_once_accounted_for_or_not():
