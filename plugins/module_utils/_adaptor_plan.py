@@ -415,7 +415,10 @@ def _named(lost: Mapping[str, list[str]]) -> str:
     return in_words(names, NAMED_PODS)
 
 
-ADVICE = "Set disruption to wait to wait until they have ended, or to allow to lose them; or drain the nodes first"
+ADVICE = (
+    "Set disruption (of a role, the variable that ends in _disruption) to wait to wait until they have ended, or to allow "
+    "to lose them; or drain the nodes first"
+)
 
 
 def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:

@@ -212,6 +212,7 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
         "webhooks": _webhooks(readings.get("webhooks")),
         "advertisers": advertisers(nodes),
         "operator": readings.get("operator"),
+        "limits": readings.get("limits"),
         "catalogs": None if packages is None else [_catalog(one) for one in packages],
         "unread": unread,
     }

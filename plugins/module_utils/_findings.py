@@ -428,17 +428,18 @@ def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
     if operator is None:
         yield finding("limit-storage", "ok", "The operator is not installed yet.")
         return
-    has_agent = any(one["kind"] == "agent" for one in cluster["details"]["advertisers"] or ())
-    yield _limit_storage(operator, has_agent)
+    limits = cluster["details"]["limits"] or {"agent_deployed": None, "problems": []}
+    yield _limit_storage(operator, limits["agent_deployed"])
     if operator["limit_in"] != PEER_PODS_CM:
         yield from _pools(operator)
     else:
         yield _adaptor_settings(operator)
+        yield from _entries(limits)
         if operator["peer_pod_configs"] is not None:
             yield _migration(operator, manager)
 
 
-def _limit_storage(operator: Mapping, has_agent: bool) -> dict:
+def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
     version = operator["version"]
     name = f"Operator {version}" if version else "The operator, whose version cannot be read,"
     where = (
@@ -479,6 +480,18 @@ def _pools(operator: Mapping) -> Iterator[dict]:
             "No peer pod can start on the other nodes, and each write to another PeerPodConfig loses the running ones.",
             "Keep one PeerPodConfig, or upgrade the operator to 1.9 or newer, where the agent of the role node_capacity gives "
             "pools of nodes their limits.",
+        )
+
+
+def _entries(limits: Mapping) -> Iterator[dict]:
+    """Limits of pools that the node capacity agent cannot enforce."""
+    if limits["agent_deployed"] and limits["problems"]:
+        yield finding(
+            "limit-pools",
+            "warning",
+            " ".join(limits["problems"]),
+            "No node gets a limit by such an entry: it keeps what it advertises, or has another pool's limit.",
+            "Set the limit of the pool with osc.peerpods.peerpod_limit, or remove it with state=absent.",
         )
 
 

@@ -197,6 +197,19 @@ def pool_of_entry(name: str, text: str, namespace: str, store: Store) -> Pool:
     return Pool(name, namespace, selector, text, limit, store)
 
 
+def problems_of_entries(entries: Mapping[str, str], namespace: str) -> list[str]:
+    """Why entries of peerpods-limits in `namespace` give no node a limit, a sentence each."""
+    problems = []
+    for name, text in sorted(entries.items()):
+        store = Store(CONFIG_MAP, namespace, LIMITS, name)
+        pool = pool_of_entry(name, text, namespace, store)
+        if pool.limit is None:
+            problems.append(f"{store} is {text!r}, which is not a valid limit.")
+        elif pool.selector is None and name != DEFAULT_POOL:
+            problems.append(f"{store} is {text!r}: it has no valid nodeSelector.")
+    return problems
+
+
 def pools_of_second(
     configs: Iterable[dict],
     entries: Mapping[str, str] | None,
@@ -806,7 +819,7 @@ def explain_lagging(
     )
     waited = f"{waited} on every selected node: {shown}."
     if all(is_down(node) for node in nodes):
-        return f"{waited} None of these nodes is Ready: see what `oc get nodes` says of them."
+        waited += " None of these nodes is Ready."
     without = sorted(name for name in behind if name in not_ready)
     if without:
         return (

@@ -44,10 +44,11 @@ options:
         Whether to also tell what somebody wants to know before they install peer pods, RV(details). One that cannot be
         read is no failure.
       - >-
-        Takes ten more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
+        Takes twelve more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
         RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the catalogs' PackageManifests of the operator,
-        and for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
-        O(operator_namespace); up to two more where MutatingAdmissionPolicies are not served as C(v1).
+        for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
+        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace); up to two
+        more where MutatingAdmissionPolicies are not served as C(v1).
     type: bool
     default: false
   operator_namespace:
@@ -55,6 +56,11 @@ options:
       - The namespace of the operator that RV(details.operator) describes.
     type: str
     default: openshift-sandboxed-containers-operator
+  agent_namespace:
+    description:
+      - The namespace of the node capacity agent that RV(details.limits) tells of.
+    type: str
+    default: osc-peerpods
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -292,6 +298,18 @@ details:
             The PeerPodConfig that owns the DaemonSet of an operator older than 1.9 beside that of the installed one, null where none does.
           type: str
           sample: null
+    limits:
+      description: The node capacity agent, and the limits by pool that it enforces where operators are 1.9 or newer.
+      type: dict
+      contains:
+        agent_deployed:
+          description: Whether the agent's Deployment exists, null where the user may not read it.
+          type: bool
+        problems:
+          description: Why entries of the ConfigMap C(peerpods-limits) give no node a limit, a sentence each.
+          type: list
+          elements: str
+          sample: []
     catalogs:
       description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
       type: list
@@ -344,6 +362,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     ClusterError,
     cluster_module,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import read_agent
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
+    LIMITS,
+    problems_of_entries,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
     GROUP_PATH,
     VERSIONS,
@@ -379,7 +402,15 @@ def missing_permissions(cluster, playbook):
     ]
 
 
-def read_details(cluster, nodes, operator_namespace):
+def read_limits_of_agent(cluster, namespace):
+    limits = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
+    return {
+        "agent_deployed": read_agent(cluster, namespace),
+        "problems": problems_of_entries((limits or {}).get("data") or {}, namespace),
+    }
+
+
+def read_details(cluster, nodes, operator_namespace, agent_namespace):
     readings, unread = {}, {}
     for name, read in {
         "version": lambda: cluster.get("/version"),
@@ -388,6 +419,7 @@ def read_details(cluster, nodes, operator_namespace):
         "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
+        "limits": lambda: read_limits_of_agent(cluster, agent_namespace),
     }.items():
         try:
             readings[name] = read()
@@ -403,6 +435,7 @@ def main():
             "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
             "details": {"type": "bool", "default": False},
             "operator_namespace": {"type": "str", "default": NAMESPACE},
+            "agent_namespace": {"type": "str", "default": "osc-peerpods"},
         }
     )
     playbook = module.params["permissions_for"]
@@ -420,7 +453,8 @@ def main():
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:
-        facts["details"] = read_details(cluster, nodes, module.params["operator_namespace"])
+        namespaces = (module.params[f"{whose}_namespace"] for whose in ("operator", "agent"))
+        facts["details"] = read_details(cluster, nodes, *namespaces)
     module.exit_json(changed=False, **facts)
 
 

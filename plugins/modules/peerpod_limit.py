@@ -732,9 +732,9 @@ def prepare_adaptor_move(module, cluster, target):
     sentence = explain_adaptor_moves(target.change.store, nodes, lost, goes=goes)
     if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
-            f"{sentence} Nothing was changed. Set disruption to wait to go on when no peer pod runs there, or to allow. "
-            "Operators from 1.9 on run cloud-api-adaptor on all nodes of the KataConfig, and the node capacity agent gives "
-            "pools their limits there."
+            f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to go on "
+            "when no peer pod runs there, or to allow. Operators from 1.9 on run cloud-api-adaptor on all nodes of the "
+            "KataConfig, and the node capacity agent gives pools their limits there."
         )
     return sentence
 

@@ -108,6 +108,10 @@ def operator_of(namespace: str) -> list[dict]:
         },
         {
             "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "peerpods-limits"}, "data": {"default": "ten"},
+        },
+        {
+            "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {**metadata, "name": "osc-feature-gates"},
             "data": {"caaUpdateStrategy": "OnDelete"},
         },
@@ -140,7 +144,7 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
     # The API server answers the first request for a new kind with 429, until its storage is ready.
     cluster.get("peerpodconfigs", "-n", "cluster-info")
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
@@ -148,7 +152,7 @@ def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
         "cluster_info",
         {
             "kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site",
-            "operator_namespace": "cluster-info",
+            "operator_namespace": "cluster-info", "agent_namespace": "cluster-info",
         },
     )  # fmt: skip
     details = result["details"]
@@ -157,6 +161,10 @@ def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
         "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
         "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete", "strategy_is_held": False,
         "peer_pod_configs": [], "older_daemon_set_of": None,
+    }  # fmt: skip
+    assert details.pop("limits") == {
+        "agent_deployed": False,
+        "problems": ["default of ConfigMap cluster-info/peerpods-limits is 'ten', which is not a valid limit."],
     }  # fmt: skip
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {
@@ -187,7 +195,7 @@ def test_details_take_ten_requests_more(cluster, run_module, with_peer_pods):
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # And one for /version, which is left out there, since kubernetes.core asks for it, too.
-    assert sorted(verbs) == ["create"] + ["get"] * 6 + ["list"] * 6
+    assert sorted(verbs) == ["create"] + ["get"] * 8 + ["list"] * 6
 
 
 def test_details_of_a_user_who_may_read_little(cluster, run_module):
@@ -207,7 +215,7 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
         {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
     )
     details = result["details"]
-    assert details["unread"].keys() == {"operator", "webhooks", "packages"}
+    assert details["unread"].keys() == {"limits", "operator", "webhooks", "packages"}
     assert "403 Forbidden" in details["unread"]["webhooks"]
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None
     assert details["validating_admission_policy"] is True

@@ -391,6 +391,12 @@ class TestAfterTheAgent:
             said = sentence(role.run("-e", "node_capacity_manager=operator"))
         assert "The pools memory have limits of their own, which only the agent can enforce" in said
 
+    def test_it_does_not_make_way_with_a_limit_that_is_none(self, role: Role):
+        role.cluster.apply({**limits(), "data": {"default": "seven"}})
+        with role.unchanged():
+            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+        assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
+
     def test_it_makes_way_for_the_operator(self, role: Role):
         """Which has the agent's limit then."""
         role.cluster.apply(limits(default={"limit": 7}))

@@ -351,7 +351,7 @@ def test_cloud_api_adaptor_is_not_taken_away_unasked(cluster, set_limit):
         assert "cloud-api-adaptor on the nodes of one PeerPodConfig only" in result["msg"]
         assert "no peer pod can start on limit-a any more" in result["msg"]
         assert f"would be lost: {NAMESPACE}/peer-0, {NAMESPACE}/peer-1" in result["msg"]
-        assert "Set disruption to wait" in result["msg"]
+        assert "ends in _disruption) to wait" in result["msg"]
     gone = set_limit(None, state="absent")
     assert gone["failed"]
     assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in gone["msg"]

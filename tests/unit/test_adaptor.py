@@ -228,4 +228,4 @@ def test_a_refusal_names_twenty_peer_pods_and_what_to_do():
     assert "ConfigMap/peer-pods-cm" in message
     assert "n/19 on a and 5 more" in message
     assert "n/20" not in message
-    assert "disruption to wait" in message
+    assert "ends in _disruption) to wait" in message

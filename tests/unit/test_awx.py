@@ -136,7 +136,7 @@ class TestOurTemplates:
             answer = asked["default"]
             if asked["type"] in ("multiselect", "textarea"):
                 answer = answer.split()
-            if answer == "" and asked["required"]:
+            if answer == "" and (asked["required"] or asked["type"] == "integer"):
                 continue  # Nothing is proposed.
             validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate(
                 {ask["option"]: answer}

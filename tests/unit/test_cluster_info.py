@@ -147,6 +147,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "webhooks": None,
         "advertisers": [],
         "operator": None,
+        "limits": None,
         "catalogs": None,
         "unread": {"webhooks": "no"},
     }

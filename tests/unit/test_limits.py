@@ -28,6 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
     plan_settings,
     pool_of_config,
     pools_of_second,
+    problems_of_entries,
     refuse_bad_fields,
     refuse_overlap,
     refuse_second_generation_fields,
@@ -307,6 +308,19 @@ def test_in_force_is_exactly_the_limit_on_every_node_and_at_least_one_node():
     for one in (twelve, silent):
         one["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
     assert "None of these nodes is Ready" in explain_lagging([twelve, silent], 10, "kata=", 30)
+
+
+def test_entries_that_give_no_node_a_limit():
+    entries = {
+        "default": '{"limit":10}',
+        "memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}',
+        "garbage": "ten",
+        "everywhere": '{"limit":4}',
+    }
+    assert problems_of_entries(entries, "ours") == [
+        "everywhere of ConfigMap ours/peerpods-limits is '{\"limit\":4}': it has no valid nodeSelector.",
+        "garbage of ConfigMap ours/peerpods-limits is 'ten', which is not a valid limit.",
+    ]
 
 
 def test_every_pod_with_a_vm_counts_once_accounted_for_or_not():
