@@ -6,18 +6,17 @@ them and shared by the whole run: tests keep apart by the names they use.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ansible.plugins.loader import init_plugin_loader
 
+from tests import module_runs
 from tests.azure_arm import AzureArm
 from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
-from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 init_plugin_loader([str(ROOT / "collections")])
 
@@ -87,7 +86,7 @@ def cluster(cloud_side: aws.CloudSide) -> Iterator[Cluster]:
 
 @pytest.fixture
 def run_module(tmp_path: Path) -> Callable[..., dict]:
-    """Run one of our modules as a user does, `ansible localhost -m …`; returns its result."""
+    """Run one of our modules, in the environment of a user who has set nothing; returns its result."""
 
     def run(
         name: str,
@@ -97,15 +96,7 @@ def run_module(tmp_path: Path) -> Callable[..., dict]:
         diff: bool = False,
         env: dict[str, str] | None = None,
     ) -> dict:
-        command = ["ansible", "localhost", "-m", f"osc.peerpods.{name}", "-a", json.dumps(args)]
-        command += ["--check"] * check + ["--diff"] * diff
-        ran = subprocess.run(
-            command, env=ansible_environment({**JSON_OUTPUT, **(env or {})}), capture_output=True, text=True, check=False,
-            cwd=tmp_path,
-        )  # fmt: skip
-        try:
-            return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
-        except (ValueError, LookupError):
-            pytest.fail(f"{' '.join(command)} printed no result:\n{ran.stdout}\n{ran.stderr}")
+        modes = {"_ansible_check_mode": check, "_ansible_diff": diff}
+        return module_runs.run(name, {**args, **modes}, ansible_environment(env), tmp_path)
 
     return run
