@@ -7,20 +7,12 @@ imports. Here a server that has imported all that is forked for each run. What a
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import multiprocessing
 import os
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-from ansible.module_utils import _internal, basic
-
-MODULES = "ansible_collections.osc.peerpods.plugins.modules"
 
 
 def run(name: str, arguments: dict[str, Any], environment: dict[str, str], directory: Path) -> dict:
@@ -31,43 +23,28 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.modules_imported"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_run, args=(sender, name, json.dumps(arguments), environment, str(directory))
-    )
+    process = context.Process(target=_run, args=(sender, name, arguments, environment, directory))
     process.start()
     sender.close()
+    ran = receiver.recv()
+    process.join()
+    receiver.close()
     try:
-        written, errors = receiver.recv()
-    except EOFError:
-        written, errors = "", "It ended without a word."
-    finally:
-        process.join()
-        receiver.close()
-    try:
-        result = json.loads(written)
+        result = json.loads(ran["stdout"])
     except ValueError:
-        raise RuntimeError(f"{name} wrote no result:\n{written}\n{errors}") from None
+        raise RuntimeError(f"{name} wrote no result: {ran}") from None
     if "warnings" in result:
         result["warnings"] = [warning["event"]["msg"] for warning in result["warnings"]]
     return result
 
 
 def _run(
-    sender: Connection, name: str, arguments: str, environment: dict[str, str], directory: str
+    sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path
 ) -> None:
+    # The server has the loader of collections at work.
+    from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import run_forked
+
     os.environ.clear()
-    os.environ.update(environment)
     os.chdir(directory)
-    # Importing the collection made this a controller, whose warnings are displayed and not in the result.
-    _internal.is_controller = False
-    basic._ANSIBLE_ARGS = f'{{"ANSIBLE_MODULE_ARGS": {arguments}}}'.encode()
-    basic._ANSIBLE_PROFILE = "legacy"
-    written, errors = io.StringIO(), ""
-    with contextlib.redirect_stdout(written):
-        try:
-            importlib.import_module(f"{MODULES}.{name}").main()
-        except SystemExit:
-            pass
-        except BaseException:  # noqa: BLE001
-            errors = traceback.format_exc()
-    sender.send((written.getvalue(), errors))
+    parameters = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+    sender.send(run_forked(name, parameters, environment))

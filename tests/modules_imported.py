@@ -4,9 +4,11 @@ import importlib
 
 from ansible.plugins.loader import init_plugin_loader
 
-from tests.module_runs import MODULES
 from tests.support import ROOT
 
 init_plugin_loader([str(ROOT / "collections")])
-for path in sorted((ROOT / "plugins" / "modules").glob("*.py")):
-    importlib.import_module(f"{MODULES}.{path.stem}")
+in_controller = importlib.import_module(
+    "ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller"
+)
+for path in (ROOT / "plugins" / "modules").glob("*.py"):
+    in_controller.preload(path.stem)

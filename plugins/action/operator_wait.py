@@ -8,15 +8,19 @@ import time
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
+    ModuleInController,
+    preload,
+)
 
 display = Display()
+preload("operator_wait")
 
 
-class ActionModule(ActionBase):
-    _supports_check_mode = True
-
+class ActionModule(ModuleInController):
     def run(self, tmp=None, task_vars=None):
-        result = super().run(tmp, task_vars)
+        # The base's: the one between runs the module once.
+        result = ActionBase.run(self, tmp, task_vars)
         arguments = dict(self._task.args)
         # What is no number, the module refuses with a sentence.
         timeout = arguments.get("wait_timeout", 0)

@@ -1,0 +1,160 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Runs a module in the controller, where that is the machine and the Python that it would run on anyway.
+
+A module that is started takes a Python, and imports of SDKs that take longer than what it then does. The strategy
+loads a task's action plugin before it forks the worker that runs the task, so that what an action plugin imports is
+imported once for a whole run. Here the worker forks once more, and the module runs there as if it had been started:
+with its own environment, arguments and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from typing import IO, Any
+
+from ansible.module_utils import basic
+from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible.release import __version__
+
+# What follows uses methods of ActionBase that are ansible-core's own. Our tests run with each release up to this one;
+# with a newer one modules are started as ever.
+NEWEST_KNOWN = (2, 21)
+CORE = tuple(int(part) for part in __version__.split(".")[:2])
+
+MODULES = "ansible_collections.osc.peerpods.plugins.modules"
+
+# How ansible-core from 2.19 on writes what it and a module tell each other, for modules that say nothing of it.
+PROFILE = "legacy"
+HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
+
+
+def preload(module: str) -> None:
+    """Import it, so that each fork has it and its SDK. One that cannot be imported says so when it is run."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"{MODULES}.{module}")
+
+
+class ModuleInController(NormalAction):
+    """The action of a module of this collection; runs it as any other module is run where it has to."""
+
+    def _execute_module(
+        self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs
+    ):
+        task_vars = task_vars or {}
+        name = module_name or self._task.action
+        arguments = self._task.args if module_args is None else module_args
+        if wrap_async or self._task.async_val or not self._is_here(task_vars):
+            return super()._execute_module(
+                module_name=name,
+                module_args=arguments,
+                task_vars=task_vars,
+                wrap_async=wrap_async,
+                **kwargs,
+            )
+        arguments = dict(arguments)
+        self._update_module_args(name, arguments, task_vars)
+        environment: dict[str, Any] = {}
+        self._compute_environment_string(environment)
+        ran = run_forked(name.rpartition(".")[2], _encoded(arguments), environment)
+        result = self._parse_returned_data(ran, *([PROFILE] if HAS_PROFILES else []))
+        # From 2.21 on an object.
+        return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
+
+    def _is_here(self, task_vars: Mapping[str, Any]) -> bool:
+        """Whether the module would run on the controller, as its user, by its Python."""
+        if (
+            CORE > NEWEST_KNOWN
+            or self._connection.transport != "local"
+            or self._connection.become is not None
+        ):
+            return False
+        delegated = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to)
+        interpreter = (delegated or task_vars).get("ansible_python_interpreter")
+        return self._templar.template(interpreter) == sys.executable
+
+
+def _encoded(arguments: Mapping[str, Any]) -> bytes:
+    parameters = {"ANSIBLE_MODULE_ARGS": arguments}
+    if HAS_PROFILES:
+        from ansible.module_utils.common.json import Direction, get_module_encoder
+
+        encoder = get_module_encoder(PROFILE, Direction.CONTROLLER_TO_MODULE)
+        return json.dumps(parameters, cls=encoder).encode()
+    from ansible.module_utils.common.json import AnsibleJSONEncoder
+
+    return json.dumps(parameters, cls=AnsibleJSONEncoder, vault_to_text=True).encode()
+
+
+def run_forked(name: str, parameters: bytes, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the module `name` of this collection in a fork; returns what ansible does of a command it executes.
+
+    `parameters` is the JSON object that ansible hands to modules, `environment` what is added to this process' own.
+    """
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            _be_the_module(name, parameters, environment, stdout, stderr)
+        status = None
+        try:
+            _pid, status = os.waitpid(child, 0)
+        finally:
+            # The task's timeout, or whoever ended the run.
+            if status is None:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+        written, errors = (_text(file) for file in (stdout, stderr))
+        return {
+            "rc": os.waitstatus_to_exitcode(status),
+            "stdout": written,
+            "stdout_lines": written.splitlines(),
+            "stderr": errors,
+            "stderr_lines": errors.splitlines(),
+        }
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="surrogateescape")
+
+
+def _be_the_module(
+    name: str,
+    parameters: bytes,
+    environment: Mapping[str, Any],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+) -> None:
+    """Never returns: nothing of the worker that was forked may go on here."""
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        basic._ANSIBLE_ARGS = parameters
+        if HAS_PROFILES:
+            from ansible.module_utils import _internal
+
+            basic._ANSIBLE_PROFILE = PROFILE
+            # The warnings of a module are part of its result; those of a controller go to its display.
+            _internal.is_controller = False
+        importlib.import_module(f"{MODULES}.{name}").main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except Exception:  # noqa: BLE001 - whatever it is belongs to the module's output.
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

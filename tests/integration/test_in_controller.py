@@ -1,0 +1,124 @@
+"""Our modules run in the controller where they would run anyway, as if they had been started; elsewhere they are."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import JSON_OUTPUT, ansible_environment
+
+pytestmark = pytest.mark.integration
+
+# What ansible prints with -vvv when it starts a module.
+STARTED = "EXEC /bin/sh -c"
+
+INFO = "osc.peerpods.cluster_info"
+SECRET = "not-to-be-seen"
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
+    """Run a play of these tasks; returns their results by name, and what ansible printed on the way with -vvv."""
+
+    def play(*tasks: dict, hosts: str = "localhost", **of_play) -> tuple[dict[str, dict], str]:
+        playbook = tmp_path / "play.yml"
+        playbook.write_text(
+            yaml.safe_dump(
+                [{"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **of_play}]
+            )
+        )
+        environment = ansible_environment(
+            {"HOME": str(tmp_path), "ANSIBLE_ASYNC_DIR": str(tmp_path / "async")}
+        )
+        for more, options in (({}, ["-vvv"]), (JSON_OUTPUT, [])):
+            ran = subprocess.run(
+                ["ansible-playbook", "-i", "localhost,elsewhere,", *options, str(playbook)],
+                env={**environment, **more}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if not more:
+                printed = ran.stdout
+        (found,) = json.loads(ran.stdout[ran.stdout.index("{") :])["plays"]
+        return {
+            task["task"]["name"]: next(iter(task["hosts"].values())) for task in found["tasks"]
+        }, printed
+
+    return play
+
+
+LOCAL = {"connection": "local", "vars": {"ansible_python_interpreter": sys.executable}}
+
+
+def test_it_has_its_tasks_environment_and_no_others(cluster, play):
+    environment = {"K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)}
+    results, printed = play(
+        {"name": "each", INFO: {"worker_selector": "{{ item }}"}, "loop": ["a", "b"],
+         "environment": environment},
+        {"name": "without", INFO: {}, "ignore_errors": True},
+        {"name": "defaults", INFO: {},
+         "module_defaults": {"group/osc.peerpods.kubernetes": {"kubeconfig": str(cluster.kubeconfig)}}},
+        **LOCAL,
+    )  # fmt: skip
+    assert [one["is_openshift"] for one in results["each"]["results"]] == [True, True]
+    assert results["without"]["failed"]
+    assert results["defaults"]["is_openshift"]
+    assert STARTED not in printed
+
+
+def test_secrets_are_hidden(cluster, play):
+    task = {
+        "name": "info",
+        INFO: {"host": cluster.server, "api_key": SECRET, "validate_certs": False},
+    }
+    results, printed = play({**task, "ignore_errors": True}, **LOCAL)
+    assert "401" in results["info"]["msg"]
+    assert SECRET not in json.dumps(results["info"])
+    assert SECRET not in printed
+
+
+def test_the_tasks_timeout_ends_it(play):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        task = {"name": "info", INFO: {"host": host, "api_key": "any"}, "timeout": 2}
+        results, _printed = play({**task, "ignore_errors": True}, **LOCAL)
+        assert "imed out after 2 second" in results["info"]["msg"]
+        silent.settimeout(10)
+        for _each_run in range(2):
+            connection, _address = silent.accept()
+            with connection:
+                connection.settimeout(10)
+                while connection.recv(4096):
+                    pass  # Whoever asked is gone.
+
+
+@pytest.mark.parametrize(
+    ("task", "of_play"),
+    [
+        pytest.param({"async": 60, "poll": 1}, LOCAL, id="async"),
+        pytest.param({}, {"connection": "local"}, id="another Python"),
+    ],
+)
+def test_elsewhere_it_is_started(cluster, play, tmp_path: Path, task: dict, of_play: dict):
+    if of_play is not LOCAL:
+        other = tmp_path / "python"
+        other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        other.chmod(0o755)
+        of_play = {**of_play, "vars": {"ansible_python_interpreter": str(other)}}
+    info = {"name": "info", INFO: {"kubeconfig": str(cluster.kubeconfig)}, **task}
+    results, printed = play(info, **of_play)
+    assert results["info"]["is_openshift"]
+    assert STARTED in printed
+
+
+def test_what_is_delegated_to_the_controller_runs_there(cluster, play):
+    info = {INFO: {"kubeconfig": str(cluster.kubeconfig)}, "name": "info"}
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    results, printed = play({**info, "delegate_to": "localhost", "vars": here}, hosts="elsewhere")
+    assert results["info"]["is_openshift"]
+    assert STARTED not in printed
