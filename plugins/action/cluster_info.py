@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module of this plugin's name in the controller, where it would run anyway. Most plugins here link to it."""
+"""Runs the module cluster_info in the controller, where it would run anyway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload(__name__.rpartition(".")[2])
+preload("cluster_info")
 
 
 class ActionModule(ModuleInController):

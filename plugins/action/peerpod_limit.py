@@ -1,1 +1,16 @@
-cluster_info.py
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Runs the module peerpod_limit in the controller, where it would run anyway."""
+
+from __future__ import annotations
+
+from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
+    ModuleInController,
+    preload,
+)
+
+preload("peerpod_limit")
+
+
+class ActionModule(ModuleInController):
+    """The strategy finds it by the module's name, and imports this file before it forks workers."""

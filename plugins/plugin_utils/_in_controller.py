@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Mapping
 from typing import IO, Any
 
+from ansible import constants
 from ansible.module_utils import basic
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.release import __version__
@@ -69,9 +70,10 @@ class ModuleInController(NormalAction):
         return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
 
     def _is_here(self, task_vars: Mapping[str, Any]) -> bool:
-        """Whether the module would run on the controller, as its user, by its Python."""
+        """Whether the module would run on the controller, as its user, by its Python, and leave nothing to look at."""
         if (
             CORE > NEWEST_KNOWN
+            or constants.DEFAULT_KEEP_REMOTE_FILES
             or self._connection.transport != "local"
             or self._connection.become is not None
         ):

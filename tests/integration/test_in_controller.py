@@ -27,7 +27,9 @@ SECRET = "not-to-be-seen"
 def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
     """Run a play of these tasks; returns their results by name, and what ansible printed on the way with -vvv."""
 
-    def play(*tasks: dict, hosts: str = "localhost", **of_play) -> tuple[dict[str, dict], str]:
+    def play(
+        *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
+    ) -> tuple[dict[str, dict], str]:
         playbook = tmp_path / "play.yml"
         playbook.write_text(
             yaml.safe_dump(
@@ -35,7 +37,11 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
             )
         )
         environment = ansible_environment(
-            {"HOME": str(tmp_path), "ANSIBLE_ASYNC_DIR": str(tmp_path / "async")}
+            {
+                "HOME": str(tmp_path),
+                "ANSIBLE_ASYNC_DIR": str(tmp_path / "async"),
+                **(settings or {}),
+            }
         )
         for more, options in (({}, ["-vvv"]), (JSON_OUTPUT, [])):
             ran = subprocess.run(
@@ -98,20 +104,23 @@ def test_the_tasks_timeout_ends_it(play):
 
 
 @pytest.mark.parametrize(
-    ("task", "of_play"),
+    ("task", "of_play", "settings"),
     [
-        pytest.param({"async": 60, "poll": 1}, LOCAL, id="async"),
-        pytest.param({}, {"connection": "local"}, id="another Python"),
+        pytest.param({"async": 60, "poll": 1}, LOCAL, {}, id="async"),
+        pytest.param({}, {"connection": "local"}, {}, id="another Python"),
+        pytest.param({}, LOCAL, {"ANSIBLE_KEEP_REMOTE_FILES": "1"}, id="to be looked at"),
     ],
 )
-def test_elsewhere_it_is_started(cluster, play, tmp_path: Path, task: dict, of_play: dict):
+def test_elsewhere_it_is_started(
+    cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict
+):
     if of_play is not LOCAL:
         other = tmp_path / "python"
         other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         other.chmod(0o755)
         of_play = {**of_play, "vars": {"ansible_python_interpreter": str(other)}}
     info = {"name": "info", INFO: {"kubeconfig": str(cluster.kubeconfig)}, **task}
-    results, printed = play(info, **of_play)
+    results, printed = play(info, settings=settings, **of_play)
     assert results["info"]["is_openshift"]
     assert STARTED in printed
 

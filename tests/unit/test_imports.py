@@ -26,3 +26,11 @@ def test_a_cloud_module_does_without_the_kubernetes_library(module):
         check=False,
     )
     assert imported.returncode == 0
+
+
+def test_every_module_has_an_action_that_runs_it_in_the_controller():
+    modules, actions = (
+        {path.stem for path in (ROOT / "plugins" / kind).glob("*.py")}
+        for kind in ("modules", "action")
+    )
+    assert modules == actions
