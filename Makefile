@@ -12,13 +12,13 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 # the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test lint sanity docs unit integration molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images programs packages browser h2load requirements clean
+.PHONY: help demo demo-aws demo-azure-1.8 test lint sanity docs unit integration molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo          a bare cluster to running peer pods, on this machine"
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the operator's"
 	@echo "                   first generation; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, sanity, docs, unit, integration, the demo on both clouds and generations, molecule's default"
+	@echo "make test          everything: lint, unit, sanity, docs, integration, the demo on both clouds and generations, molecule's default"
 	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
 	@echo "make molecule      all of molecule's scenarios, some 10 minutes (SCENARIO=…: one)"
@@ -41,10 +41,26 @@ help:
 demo: .venv/installed packages
 	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) .venv/bin/python -m tests.demo
 
-test: lint sanity docs unit integration
-	$(MAKE) --no-print-directory demo CLOUD=aws
-	$(MAKE) --no-print-directory demo CLOUD=azure OPERATOR=1.8
-	$(MAKE) --no-print-directory molecule SCENARIO=default
+# What ends soonest comes first, and the first that fails ends it.
+STAGES ?= lint unit sanity docs integration demo-aws demo-azure-1.8 molecule-default
+
+test:
+	@took=""; \
+	for stage in $(STAGES); do \
+	  echo "== $$stage"; \
+	  began=$$SECONDS; \
+	  $(MAKE) --no-print-directory $$stage || { echo "== $$stage failed after $$((SECONDS - began)) s"; exit 1; }; \
+	  took+="$$(printf '%6d s  %s' $$((SECONDS - began)) $$stage)"$$'\n'; \
+	done; \
+	printf '%s%6d s  all\n' "$$took" $$SECONDS
+
+demo-aws: CLOUD = aws
+demo-azure-1.8: CLOUD = azure
+demo-azure-1.8: OPERATOR = 1.8
+demo-aws demo-azure-1.8: demo
+
+molecule-default: SCENARIO = default
+molecule-default: molecule
 
 lint: .venv/installed
 	.venv/bin/ruff check .
