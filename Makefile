@@ -6,7 +6,11 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 CLOUD ?= aws
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
+# A part of the tests, for those who have two machines: SHARD=1/2 and 2/2.
+SHARD ?= 1/1
+SHARD_NUMBER := $(word 1,$(subst /, ,$(SHARD)))
+SHARDS := $(word 2,$(subst /, ,$(SHARD)))
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --shard $(SHARD)
 
 # Installed where they are missing and we are root; without them `make demo` runs
 # the webhook and the agent as plain processes.
@@ -19,6 +23,7 @@ help:
 	@echo "                   (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the operator's"
 	@echo "                   first generation; KEEP=1: leave it running)"
 	@echo "make test          everything: lint, unit, sanity, docs, integration, the demo on both clouds and generations, molecule's default"
+	@echo "                   (SHARD=1/2 and, on another machine, SHARD=2/2: a part of the tests)"
 	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
 	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
 	@echo "make molecule      all of molecule's scenarios, some 10 minutes (SCENARIO=…: one)"
@@ -42,7 +47,9 @@ demo: .venv/installed packages
 	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) .venv/bin/python -m tests.demo
 
 # What ends soonest comes first, and the first that fails ends it.
-STAGES ?= lint unit sanity docs integration demo-aws demo-azure-1.8 molecule-default
+STAGES_OF_FIRST := $(if $(filter 1,$(SHARD_NUMBER)),sanity docs)
+STAGES_OF_LAST := $(if $(filter $(SHARDS),$(SHARD_NUMBER)),demo-aws demo-azure-1.8 molecule-default)
+STAGES ?= lint unit $(STAGES_OF_FIRST) integration $(STAGES_OF_LAST)
 
 test:
 	@took=""; \

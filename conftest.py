@@ -40,7 +40,11 @@ SLOW = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shard", default="1/1", help="run a part of the files: 1/2 or 2/2")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What asks for a real server or browser is an integration test, wherever it stands; slow files come first."""
     for item in items:
         if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(
@@ -48,10 +52,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ):
             item.add_marker("integration")
     items.sort(key=_place)
+    mine = _shard(items, *map(int, config.getoption("shard").split("/")))
+    config.hook.pytest_deselected(items=list(set(items) - set(mine)))
+    items[:] = mine
+
+
+def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
+    """Every so many of the files, which are in the order of how long they take."""
+    files = set(list(dict.fromkeys(map(_file, items)))[number - 1 :: of])
+    return [item for item in items if _file(item) in files]
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def _place(item: pytest.Item) -> int:
-    file = item.nodeid.partition("::")[0]
+    file = _file(item)
     return SLOW.index(file) if file in SLOW else len(SLOW)
 
 
