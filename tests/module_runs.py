@@ -45,6 +45,7 @@ def _run(
     from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import run_forked
 
     os.environ.clear()
+    os.environ.update(environment)
     os.chdir(directory)
     parameters = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-    sender.send(run_forked(name, parameters, environment))
+    sender.send(run_forked(name, parameters))

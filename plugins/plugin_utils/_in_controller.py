@@ -5,7 +5,7 @@
 A module that is started takes a Python, and imports of SDKs that take longer than what it then does. The strategy
 loads a task's action plugin before it forks the worker that runs the task, so that what an action plugin imports is
 imported once for a whole run. Here the worker forks once more, and the module runs there as if it had been started:
-with its own environment, arguments and output.
+with its own arguments and output.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ class ModuleInController(NormalAction):
             )
         arguments = dict(arguments)
         self._update_module_args(name, arguments, task_vars)
-        environment: dict[str, Any] = {}
-        self._compute_environment_string(environment)
-        ran = run_forked(name.rpartition(".")[2], _encoded(arguments), environment)
+        ran = run_forked(name.rpartition(".")[2], _encoded(arguments))
         result = self._parse_returned_data(ran, *([PROFILE] if HAS_PROFILES else []))
         # From 2.21 on an object.
         return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
@@ -77,6 +75,11 @@ class ModuleInController(NormalAction):
             or self._connection.transport != "local"
             or self._connection.become is not None
         ):
+            return False
+        # SDKs read some of it when they are imported: kubernetes.config KUBECONFIG.
+        environment: dict[str, Any] = {}
+        self._compute_environment_string(environment)
+        if environment:
             return False
         delegated = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to)
         interpreter = (delegated or task_vars).get("ansible_python_interpreter")
@@ -95,17 +98,17 @@ def _encoded(arguments: Mapping[str, Any]) -> bytes:
     return json.dumps(parameters, cls=AnsibleJSONEncoder, vault_to_text=True).encode()
 
 
-def run_forked(name: str, parameters: bytes, environment: Mapping[str, Any]) -> dict[str, Any]:
+def run_forked(name: str, parameters: bytes) -> dict[str, Any]:
     """Run the module `name` of this collection in a fork; returns what ansible does of a command it executes.
 
-    `parameters` is the JSON object that ansible hands to modules, `environment` what is added to this process' own.
+    `parameters` is the JSON object that ansible hands to modules.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _be_the_module(name, parameters, environment, stdout, stderr)
+            _be_the_module(name, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -129,13 +132,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _be_the_module(
-    name: str,
-    parameters: bytes,
-    environment: Mapping[str, Any],
-    stdout: IO[bytes],
-    stderr: IO[bytes],
-) -> None:
+def _be_the_module(name: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Never returns: nothing of the worker that was forked may go on here."""
     code = 1
     try:
@@ -143,7 +140,6 @@ def _be_the_module(
         os.dup2(stdout.fileno(), 1)
         os.dup2(stderr.fileno(), 2)
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-        os.environ.update({name: str(value) for name, value in environment.items()})
         basic._ANSIBLE_ARGS = parameters
         if HAS_PROFILES:
             from ansible.module_utils import _internal

@@ -61,20 +61,27 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
 LOCAL = {"connection": "local", "vars": {"ansible_python_interpreter": sys.executable}}
 
 
-def test_it_has_its_tasks_environment_and_no_others(cluster, play):
-    environment = {"K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)}
+def test_it_runs_there_once_for_each_item_and_with_the_defaults_of_its_group(cluster, play):
+    arguments = {"kubeconfig": str(cluster.kubeconfig)}
     results, printed = play(
-        {"name": "each", INFO: {"worker_selector": "{{ item }}"}, "loop": ["a", "b"],
-         "environment": environment},
+        {"name": "each", INFO: {**arguments, "worker_selector": "{{ item }}"}, "loop": ["a", "b"]},
         {"name": "without", INFO: {}, "ignore_errors": True},
         {"name": "defaults", INFO: {},
-         "module_defaults": {"group/osc.peerpods.kubernetes": {"kubeconfig": str(cluster.kubeconfig)}}},
+         "module_defaults": {"group/osc.peerpods.kubernetes": arguments}},
         **LOCAL,
     )  # fmt: skip
     assert [one["is_openshift"] for one in results["each"]["results"]] == [True, True]
     assert results["without"]["failed"]
     assert results["defaults"]["is_openshift"]
     assert STARTED not in printed
+
+
+def test_with_an_environment_of_its_own_it_is_started(cluster, play):
+    """kubernetes' client reads KUBECONFIG when it is imported."""
+    environment = {"KUBECONFIG": str(cluster.kubeconfig)}
+    results, printed = play({"name": "info", INFO: {}, "environment": environment}, **LOCAL)
+    assert results["info"]["is_openshift"]
+    assert STARTED in printed
 
 
 def test_secrets_are_hidden(cluster, play):
