@@ -148,7 +148,7 @@ def test_a_write_that_would_hit_peer_pods_is_refused(world: Settings):
         result = world.apply(config_map={"PROXY_TIMEOUT": "7m"}, fails=True, check=check)
         assert f"default/kept on {node}" in result["msg"]
         assert "Nothing was written" in result["msg"]
-        assert "disruption to wait" in result["msg"]
+        assert "ends in _disruption) to wait" in result["msg"]
         assert result["adaptor"]["peer_pods"] == ["default/kept"]
     assert (world.adaptors(), world.data()) == (before, data)
     assert world.lost() == []
