@@ -61,13 +61,14 @@ test:
 	done; \
 	printf '%s%6d s  all\n' "$$took" $$SECONDS
 
-demo-aws: CLOUD = aws
-demo-azure-1.8: CLOUD = azure
-demo-azure-1.8: OPERATOR = 1.8
-demo-aws demo-azure-1.8: demo
+demo-aws:
+	$(MAKE) --no-print-directory demo CLOUD=aws
 
-molecule-default: SCENARIO = default
-molecule-default: molecule
+demo-azure-1.8:
+	$(MAKE) --no-print-directory demo CLOUD=azure OPERATOR=1.8
+
+molecule-default:
+	$(MAKE) --no-print-directory molecule SCENARIO=default
 
 lint: .venv/installed
 	.venv/bin/ruff check .

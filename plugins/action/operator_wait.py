@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import time
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
-    ModuleInController,
+    InController,
     preload,
 )
 
@@ -17,10 +16,9 @@ display = Display()
 preload("operator_wait")
 
 
-class ActionModule(ModuleInController):
+class ActionModule(InController):
     def run(self, tmp=None, task_vars=None):
-        # The base's: the one between runs the module once.
-        result = ActionBase.run(self, tmp, task_vars)
+        result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         # What is no number, the module refuses with a sentence.
         timeout = arguments.get("wait_timeout", 0)

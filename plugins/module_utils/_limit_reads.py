@@ -128,8 +128,7 @@ def _second(
     has_agent = read_agent(cluster, agent_namespace) if agent_deployed is None else agent_deployed
     limits = None
     if has_agent is not False or for_removal:
-        path = f"/api/v1/namespaces/{agent_namespace}/configmaps/{LIMITS}"
-        limits, refused = _unless_refused(lambda: cluster.get(path))
+        limits, refused = _unless_refused(lambda: read_agent_limits(cluster, agent_namespace))
         if refused:
             unread.append(f"The limits of the node capacity agent are not known: {refused}")
     entries = (limits or {}).get("data") or {}
@@ -163,6 +162,11 @@ def read_agent(cluster: Cluster, namespace: str) -> bool | None:
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{AGENT}"
     deployment, refused = _unless_refused(lambda: cluster.get(path))
     return None if refused else deployment is not None
+
+
+def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:
+    """The ConfigMap peerpods-limits, which the agent in `namespace` enforces; None where it does not exist."""
+    return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
 
 
 def _configs(

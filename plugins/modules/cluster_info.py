@@ -58,7 +58,7 @@ options:
     default: openshift-sandboxed-containers-operator
   agent_namespace:
     description:
-      - The namespace of the node capacity agent that RV(details.limits) tells of.
+      - The namespace of the node capacity agent that RV(details.limits) describes.
     type: str
     default: osc-peerpods
 requirements:
@@ -362,11 +362,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import read_agent
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
-    LIMITS,
-    problems_of_entries,
+from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
+    read_agent,
+    read_agent_limits,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._limits import problems_of_entries
 from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
     GROUP_PATH,
     VERSIONS,
@@ -402,8 +402,8 @@ def missing_permissions(cluster, playbook):
     ]
 
 
-def read_limits_of_agent(cluster, namespace):
-    limits = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
+def describe_agent(cluster, namespace):
+    limits = read_agent_limits(cluster, namespace)
     return {
         "agent_deployed": read_agent(cluster, namespace),
         "problems": problems_of_entries((limits or {}).get("data") or {}, namespace),
@@ -419,7 +419,7 @@ def read_details(cluster, nodes, operator_namespace, agent_namespace):
         "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
-        "limits": lambda: read_limits_of_agent(cluster, agent_namespace),
+        "limits": lambda: describe_agent(cluster, agent_namespace),
     }.items():
         try:
             readings[name] = read()
@@ -453,8 +453,9 @@ def main():
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:
-        namespaces = (module.params[f"{whose}_namespace"] for whose in ("operator", "agent"))
-        facts["details"] = read_details(cluster, nodes, *namespaces)
+        facts["details"] = read_details(
+            cluster, nodes, module.params["operator_namespace"], module.params["agent_namespace"]
+        )
     module.exit_json(changed=False, **facts)
 
 

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -22,11 +23,12 @@ from typing import IO, Any
 
 from ansible import constants
 from ansible.module_utils import basic
+from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.release import __version__
 
 # What follows uses methods of ActionBase that are ansible-core's own. Our tests run with each release up to this one;
-# with a newer one modules are started as ever.
+# a newer one starts modules as usual.
 NEWEST_KNOWN = (2, 21)
 CORE = tuple(int(part) for part in __version__.split(".")[:2])
 
@@ -43,8 +45,8 @@ def preload(module: str) -> None:
         importlib.import_module(f"{MODULES}.{module}")
 
 
-class ModuleInController(NormalAction):
-    """The action of a module of this collection; runs it as any other module is run where it has to."""
+class InController(ActionBase):
+    """An action that runs modules of this collection in the controller where it can, and else starts them as usual."""
 
     def _execute_module(
         self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs
@@ -86,6 +88,10 @@ class ModuleInController(NormalAction):
         return self._templar.template(interpreter) == sys.executable
 
 
+class ModuleInController(InController, NormalAction):
+    """The action of a module: runs it once."""
+
+
 def _encoded(arguments: Mapping[str, Any]) -> bytes:
     parameters = {"ANSIBLE_MODULE_ARGS": arguments}
     if HAS_PROFILES:
@@ -115,15 +121,12 @@ def run_forked(name: str, parameters: bytes) -> dict[str, Any]:
         finally:
             # The task's timeout, or whoever ended the run.
             if status is None:
-                os.kill(child, 9)
+                os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-        written, errors = (_text(file) for file in (stdout, stderr))
         return {
             "rc": os.waitstatus_to_exitcode(status),
-            "stdout": written,
-            "stdout_lines": written.splitlines(),
-            "stderr": errors,
-            "stderr_lines": errors.splitlines(),
+            "stdout": _text(stdout),
+            "stderr": _text(stderr),
         }
 
 

@@ -253,9 +253,10 @@ def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path
     """Neither mentions PeerPodConfigs, which this cluster never had."""
     reporting, printed = report_on(site, playbook, tmp_path)
     findings = reporting.findings()
-    # The agent is named, too, as soon as it has had to write a node.
-    assert findings["limit-storage"]["found"].startswith(
-        "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it."
+    assert findings["limit-storage"]["found"] == (
+        "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it. "
+        "The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
+        "or this one where that has none."
     )
     assert findings["other-advertisers"]["status"] == "ok"
     page = (reporting.report / f"{playbook}.html").read_text()
