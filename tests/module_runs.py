@@ -48,4 +48,4 @@ def _run(
     os.environ.update(environment)
     os.chdir(directory)
     parameters = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-    sender.send(run_forked(name, parameters))
+    sender.send(run_forked(f"osc.peerpods.{name}", parameters))

@@ -11,4 +11,4 @@ in_controller = importlib.import_module(
     "ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller"
 )
 for path in (ROOT / "plugins" / "modules").glob("*.py"):
-    in_controller.preload(path.stem)
+    in_controller.preload(f"osc.peerpods.{path.stem}")

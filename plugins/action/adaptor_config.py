@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("adaptor_config")
+preload("osc.peerpods.adaptor_config")
 
 
 class ActionModule(ModuleInController):

@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("azure_subnet_usage_info")
+preload("osc.peerpods.azure_subnet_usage_info")
 
 
 class ActionModule(ModuleInController):

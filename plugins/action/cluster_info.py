@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("cluster_info")
+preload("osc.peerpods.cluster_info")
 
 
 class ActionModule(ModuleInController):

@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("containers_info")
+preload("osc.peerpods.containers_info")
 
 
 class ActionModule(ModuleInController):

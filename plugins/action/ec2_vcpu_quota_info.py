@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("ec2_vcpu_quota_info")
+preload("osc.peerpods.ec2_vcpu_quota_info")
 
 
 class ActionModule(ModuleInController):

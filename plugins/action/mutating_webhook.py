@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("mutating_webhook")
+preload("osc.peerpods.mutating_webhook")
 
 
 class ActionModule(ModuleInController):

@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("nsg_rules")
+preload("osc.peerpods.nsg_rules")
 
 
 class ActionModule(ModuleInController):

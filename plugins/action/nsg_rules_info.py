@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("nsg_rules_info")
+preload("osc.peerpods.nsg_rules_info")
 
 
 class ActionModule(ModuleInController):

@@ -13,7 +13,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
 )
 
 display = Display()
-preload("operator_wait")
+preload("osc.peerpods.operator_wait")
 
 
 class ActionModule(InController):

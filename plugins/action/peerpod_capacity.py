@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("peerpod_capacity")
+preload("osc.peerpods.peerpod_capacity")
 
 
 class ActionModule(ModuleInController):

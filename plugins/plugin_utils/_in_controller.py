@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs a module in the controller, where that is the machine and the Python that it would run on anyway.
+"""Runs modules in the controller, where that is the machine and the Python that they would run on anyway.
 
 A module that is started takes a Python, and imports of SDKs that take longer than what it then does. The strategy
 loads a task's action plugin before it forks the worker that runs the task, so that what an action plugin imports is
@@ -32,8 +32,6 @@ from ansible.release import __version__
 NEWEST_KNOWN = (2, 21)
 CORE = tuple(int(part) for part in __version__.split(".")[:2])
 
-MODULES = "ansible_collections.osc.peerpods.plugins.modules"
-
 # How ansible-core from 2.19 on writes what it and a module tell each other, for modules that say nothing of it.
 PROFILE = "legacy"
 HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
@@ -42,11 +40,17 @@ HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
 def preload(module: str) -> None:
     """Import it, so that each fork has it and its SDK. One that cannot be imported says so when it is run."""
     with contextlib.suppress(ImportError):
-        importlib.import_module(f"{MODULES}.{module}")
+        importlib.import_module(_path(module))
+
+
+def _path(module: str) -> str:
+    """Where Python finds a module of a collection, which is named in full: osc.peerpods.peerpod_info."""
+    namespace, collection, name = module.split(".")
+    return f"ansible_collections.{namespace}.{collection}.plugins.modules.{name}"
 
 
 class InController(ActionBase):
-    """An action that runs modules of this collection in the controller where it can, and else starts them as usual."""
+    """An action that runs modules of collections in the controller where it can, and else starts them as usual."""
 
     def _execute_module(
         self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs
@@ -64,7 +68,7 @@ class InController(ActionBase):
             )
         arguments = dict(arguments)
         self._update_module_args(name, arguments, task_vars)
-        ran = run_forked(name.rpartition(".")[2], _encoded(arguments))
+        ran = run_forked(name, _encoded(arguments))
         result = self._parse_returned_data(ran, *([PROFILE] if HAS_PROFILES else []))
         # From 2.21 on an object.
         return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
@@ -104,8 +108,8 @@ def _encoded(arguments: Mapping[str, Any]) -> bytes:
     return json.dumps(parameters, cls=AnsibleJSONEncoder, vault_to_text=True).encode()
 
 
-def run_forked(name: str, parameters: bytes) -> dict[str, Any]:
-    """Run the module `name` of this collection in a fork; returns what ansible does of a command it executes.
+def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
+    """Run a module in a fork; returns what ansible does of a command it executes.
 
     `parameters` is the JSON object that ansible hands to modules.
     """
@@ -114,7 +118,7 @@ def run_forked(name: str, parameters: bytes) -> dict[str, Any]:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _be_the_module(name, parameters, stdout, stderr)
+            _be_the_module(module, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -135,7 +139,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _be_the_module(name: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+def _be_the_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Never returns: nothing of the worker that was forked may go on here."""
     code = 1
     try:
@@ -150,7 +154,7 @@ def _be_the_module(name: str, parameters: bytes, stdout: IO[bytes], stderr: IO[b
             basic._ANSIBLE_PROFILE = PROFILE
             # The warnings of a module are part of its result; those of a controller go to its display.
             _internal.is_controller = False
-        importlib.import_module(f"{MODULES}.{name}").main()
+        importlib.import_module(_path(module)).main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     except Exception:  # noqa: BLE001 - whatever it is belongs to the module's output.

@@ -133,3 +133,55 @@ def test_what_is_delegated_to_the_controller_runs_there(cluster, play):
     results, printed = play({**info, "delegate_to": "localhost", "vars": here}, hosts="elsewhere")
     assert results["info"]["is_openshift"]
     assert STARTED not in printed
+
+
+def test_modules_of_kubernetes_core_run_there_with_the_same_results(cluster, play, tmp_path: Path):
+    """Whatever the action of that collection adds, too: a template, and the search for a kubeconfig."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "admin").write_bytes(cluster.kubeconfig.read_bytes())
+    (tmp_path / "object.j2").write_text(
+        json.dumps({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "in-controller", "namespace": "default"},
+            "data": {"key": "{{ value }}"},
+        })
+    )  # fmt: skip
+    named = {"kind": "ConfigMap", "name": "in-controller", "namespace": "default"}
+
+    def tasks(collection: str) -> list[dict]:
+        module, info = f"{collection}.k8s", f"{collection}.k8s_info"
+        template = {"template": str(tmp_path / "object.j2")}
+        steps = [
+            {"name": "created", module: template, "vars": {"value": "a"}},
+            {"name": "same", module: template, "vars": {"value": "a"}},
+            {"name": "predicted", module: template, "vars": {"value": "b"},
+             "check_mode": True, "diff": True},
+            {"name": "read", info: named},
+            {"name": "invalid", module: {"kind": "ConfigMap", "state": "gone"}, "ignore_errors": True},
+            {"name": "deleted", module: {**named, "state": "absent"}},
+        ]  # fmt: skip
+        return [{**step, "module_defaults": {
+            module: {"kubeconfig": "admin"}, info: {"kubeconfig": "admin"}}} for step in steps]  # fmt: skip
+
+    theirs, _printed = play(*tasks("kubernetes.core"), **LOCAL)
+    ours, printed = play(*tasks("osc.peerpods"), **LOCAL)
+    assert STARTED not in printed
+    changed = {name: result["changed"] for name, result in ours.items()}
+    assert changed == {
+        "created": True, "same": False, "predicted": True, "read": False, "invalid": False,
+        "deleted": True,
+    }  # fmt: skip
+    assert ours["predicted"]["diff"]
+    assert _lasting(ours) == _lasting(theirs)
+
+
+def _lasting(results: object) -> object:
+    """Without what differs from one object, one file or one second to the next."""
+    if isinstance(results, list):
+        return [_lasting(item) for item in results]
+    if not isinstance(results, dict):
+        return results
+    passing = {"action", "creationTimestamp", "duration", "kubeconfig", "managedFields",
+               "resourceVersion", "time", "uid"}  # fmt: skip
+    left = {name: _lasting(value) for name, value in results.items() if name not in passing}
+    return {name: value for name, value in left.items() if value != {}}

@@ -1,0 +1,90 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: k8s
+version_added: "0.1.0"
+short_description: Run kubernetes.core.k8s in the controller
+description:
+  - >-
+    Runs M(kubernetes.core.k8s) with the same options and the same result. Where that would start a Python on this machine to do so, it runs
+    in a fork of the worker, which has imported the Kubernetes client already: a second run of this collection's C(site.yml) takes less than
+    half of the CPU time.
+  - >-
+    With another C(ansible_python_interpreter), another connection, C(become), C(async), C(environment) or
+    C(ANSIBLE_KEEP_REMOTE_FILES), the module is started as usual.
+  - The roles of this collection use it. All options of M(kubernetes.core.k8s) may be given; those below are the ones that they use.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_name_options
+  - kubernetes.core.k8s_resource_options
+  - kubernetes.core.k8s_auth_options
+  - kubernetes.core.k8s_wait_options
+  - kubernetes.core.k8s_delete_options
+options:
+  state:
+    description:
+      - V(present) creates an object, or changes one that differs. V(patched) only changes one that exists. V(absent) deletes it.
+    type: str
+    default: present
+    choices: [absent, present, patched]
+  apply:
+    description:
+      - Whether to apply the definition, so that fields that an earlier one had and this one has not are removed.
+    type: bool
+    default: false
+  server_side_apply:
+    description:
+      - Has the API server apply it, if O(apply) is set.
+    type: dict
+    suboptions:
+      field_manager:
+        description:
+          - The name by which the API server records who owns the fields.
+        type: str
+        required: true
+      force_conflicts:
+        description:
+          - Whether to take over fields that another manager owns.
+        type: bool
+        default: false
+  label_selectors:
+    description:
+      - Only objects with these labels are deleted or changed.
+    type: list
+    elements: str
+  continue_on_error:
+    description:
+      - Whether to go on with the other objects where one fails.
+    type: bool
+    default: false
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+seealso:
+  - module: kubernetes.core.k8s
+  - module: osc.peerpods.k8s_info
+"""
+
+EXAMPLES = r"""
+- name: Create a namespace
+  osc.peerpods.k8s:
+    api_version: v1
+    kind: Namespace
+    name: team-a
+"""
+
+RETURN = r"""
+result:
+  description:
+    - The object, or those of a definition with several, as M(kubernetes.core.k8s) returns it.
+  returned: success
+  type: dict
+  sample: {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
+"""
