@@ -1,7 +1,8 @@
 """`python -m benchmarks.site`: the whole of site.yml on many workers: time and API calls, by role.
 
-A first run, and a second one that finds nothing to do. The second one's peer is itself: what it asked
-Kubernetes and AWS for, asked again by a program that does nothing else. README.md has how to read it.
+A first run, and then others that find nothing to do. These have two peers: a play of as many `ping`, which is what
+ansible takes to start so many modules; and their own requests, made again by a program that does nothing else.
+README.md has how to read it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,6 +48,8 @@ class Run:
     aws_calls: int
     roles: tuple[Role, ...]
     asked: tuple[tuple[str, str], ...]
+    # Those of a collection, once for each item of a loop.
+    modules: int
 
     @property
     def kubernetes_calls(self) -> int:
@@ -56,7 +60,7 @@ class World:
     """A bare cluster of so many workers, on moto."""
 
     def __init__(self, directory: Path, cluster: Cluster, moto: aws.Moto, workers: int):
-        self.cluster, self._moto = cluster, moto
+        self.cluster, self._moto, self._directory = cluster, moto, directory
         self._moto_log = directory / "logs" / "moto.log"
         side = aws.create_cloud_side(moto, workers)
         openshift.fill(cluster, side.workers, aws.REGION)
@@ -85,7 +89,26 @@ class World:
             self._aws_calls() - aws_before,
             tuple(_by_role(tasks, asked, began + seconds)),
             tuple((verb, uri) for _, verb, uri in asked),
+            sum(_modules(task) for play in result["plays"] for task in play["tasks"]),
         )
+
+    def ping(self, times: int) -> float:
+        """Seconds of a play that runs `ping` so many times."""
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {"ansible_python_interpreter": sys.executable},
+            "tasks": [{"ansible.builtin.ping": {}}] * times,
+        }
+        playbook = self._directory / "ping.json"
+        playbook.write_text(json.dumps([play]))
+        began = time.perf_counter()
+        subprocess.run(
+            ["ansible-playbook", str(playbook)], env=ansible_environment(JSON_OUTPUT), check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        return time.perf_counter() - began
 
     def again(self, run: Run) -> float:
         """Seconds for what `run` read of Kubernetes, and as many calls of AWS, on one connection each."""
@@ -128,6 +151,16 @@ class World:
         return len(re.findall(r'"POST / HTTP', self._moto_log.read_text()))
 
 
+def _modules(task: dict) -> int:
+    """How many modules of a collection a task has run."""
+    if not task["hosts"]:
+        return 0
+    (result,) = task["hosts"].values()
+    if result.get("skipped") or result.get("action", "").startswith("ansible.builtin."):
+        return 0
+    return len(result.get("results", [result]))
+
+
 def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float) -> list[Role]:
     """What each role of the site took, with those that it includes: from its first task to the next role's."""
     (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
@@ -145,7 +178,8 @@ def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float)
     ]
 
 
-def table(workers: int, first: Run, second: Run, calls: float) -> str:
+def table(workers: int, first: Run, seconds: list[Run], pings: list[float], calls: float) -> str:
+    second = seconds[-1]
     lines = [f"{workers} workers{'':12} {'first run':>22} {'second run':>22}"]
     for one, other in zip(first.roles, second.roles, strict=True):
         lines.append(
@@ -155,31 +189,47 @@ def table(workers: int, first: Run, second: Run, calls: float) -> str:
     for name, run in (("first run", first), ("second run", second)):
         lines.append(
             f"{name}: {run.seconds:.1f} s, changed={run.changed}, {run.kubernetes_calls} calls of "
-            f"Kubernetes, {run.aws_calls} of AWS"
+            f"Kubernetes, {run.aws_calls} of AWS, {run.modules} modules run"
         )
-    lines.append(f"the second run's calls alone: {calls:.1f} s ({second.seconds / calls:.1f} ×)")
+    took, ping = statistics.median(run.seconds for run in seconds), statistics.median(pings)
+    lines.append(
+        f"second run, median of {len(seconds)}: {took:.1f} s; "
+        f"a play of {second.modules} pings: {ping:.1f} s ({took / ping:.2f} ×); "
+        f"the second run's calls alone: {calls:.1f} s ({took / calls:.1f} ×)"
+    )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=500)
-    workers = parser.parse_args().workers
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         moto = aws.Moto(Path(directory))
         try:
             with Cluster() as cluster:
-                world = World(Path(directory), cluster, moto, workers)
-                print(f"load {os.getloadavg()[0]:.1f}; running site.yml twice", flush=True)
-                first, second = world.run(), world.run()
-                calls = world.again(second)
+                world = World(Path(directory), cluster, moto, options.workers)
+                print(f"load {os.getloadavg()[0]:.1f}; running site.yml", flush=True)
+                first = world.run()
+                seconds, pings = [], []
+                for _ in range(options.rounds):
+                    seconds.append(world.run())
+                    pings.append(world.ping(seconds[-1].modules))
+                calls = world.again(seconds[-1])
         finally:
             moto.processes.stop()
-    print(table(workers, first, second, calls))
+    print(table(options.workers, first, seconds, pings, calls))
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "site.json").write_text(
         json.dumps(
-            {"workers": workers, "first": asdict(first), "second": asdict(second), "calls": calls},
+            {
+                "workers": options.workers,
+                "first": asdict(first),
+                "second": [asdict(run) for run in seconds],
+                "pings": pings,
+                "calls": calls,
+            },
             indent=2,
         )
         + "\n"
