@@ -59,8 +59,21 @@ def all_gone(pids: dict[int, str]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_launcher(launcher: subprocess.Popen, number: signal.Signals):
+def test_clusters_run_side_by_side_and_end_with_ctrl_c(
+    cluster: Cluster, launcher: subprocess.Popen
+):
+    """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
+    assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
+    (imagined,) = openshift.imagined_workers(1)
+    assert imagined.name not in cluster.kubectl("get", "nodes", "-o", "name")
+    ends_with_all_that_it_started(launcher, signal.SIGINT)
+
+
+def test_nothing_outlives_a_launcher_that_is_killed(launcher: subprocess.Popen):
+    ends_with_all_that_it_started(launcher, signal.SIGKILL)
+
+
+def ends_with_all_that_it_started(launcher: subprocess.Popen, number: signal.Signals) -> None:
     started = children(launcher.pid)
     assert {name[:15] for name in started.values()} >= {name[:15] for name in PROGRAMS}
     os.kill(launcher.pid, number)
@@ -68,8 +81,17 @@ def test_nothing_outlives_the_launcher(launcher: subprocess.Popen, number: signa
     assert all_gone(started)
 
 
-def test_two_at_once(cluster: Cluster, launcher: subprocess.Popen):
-    """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
-    assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
-    (imagined,) = openshift.imagined_workers(1)
-    assert imagined.name not in cluster.kubectl("get", "nodes", "-o", "name")
+def test_sigterm_unwinds_as_ctrl_c_does():
+    program = (
+        "import signal; from tests.cluster.processes import unwind_on_signals\n"
+        "unwind_on_signals()\n"
+        "try: print('up', flush=True); signal.pause()\n"
+        "finally: print('unwound')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.stdout.read() == "unwound\n"
+    assert process.returncode == 128 + signal.SIGTERM

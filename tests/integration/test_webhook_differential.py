@@ -1,12 +1,12 @@
 """The webhook behind the real API server, against a specification that shares no code with it.
 
-Thousands of generated pods are created in server-side dry runs, once where the webhook is at work
+Generated pods are created in server-side dry runs, once where the webhook is at work
 and once, as a twin, where it is not: what the API server fills in is in both. What is stored is
 the twin with those fields changed that the webhook's README.md names, and nothing else. Amounts
 are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
 specification never has to read one.
 
-`DIFFERENTIAL_SEED` repeats a run.
+`DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` says how many pods it has, each run others.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from peerpods_webhook import quantity
 
 pytestmark = pytest.mark.integration
 
-PODS = 10_000
+PODS = int(os.environ.get("DIFFERENTIAL_PODS", "2500"))
 # Of them, how many are really stored and read again.
-STORED = 500
+STORED = PODS // 20
 CONNECTIONS = 4
 
 TARGET = "kata-differential"
