@@ -8,7 +8,6 @@ can run side by side.
 
 from __future__ import annotations
 
-import json
 import ssl
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import Self
 import yaml
 
 from .binaries import binaries
+from .client import Client
 from .pki import CertificateAuthority, KeyPair
 from .processes import Processes, free_ports, wait_for
 
@@ -103,15 +103,12 @@ class Cluster:
         return run.stdout
 
     def get(self, *arguments: str) -> dict:
-        """`kubectl get … -o json`, parsed."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        """What `kubectl get … -o json` prints, parsed."""
+        return self._client.get(*arguments)
 
     def apply(self, *objects: dict) -> None:
-        """Create or update objects, whatever their kinds, in one kubectl call."""
-        self.kubectl(
-            "apply", "--server-side", "--force-conflicts", "-f", "-",
-            input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
-        )  # fmt: skip
+        """Create or update objects, whatever their kinds, as `kubectl apply --server-side --force-conflicts` does."""
+        self._client.apply(*objects)
 
     def define(self, *paths: Path) -> None:
         """Install CustomResourceDefinitions: YAML files, or all of those in a directory."""
@@ -204,6 +201,11 @@ class Cluster:
             f"--audit-policy-file={audit_policy}",
         ])  # fmt: skip
         self.user_kubeconfig("admin", "system:masters")
+        self._client = Client(
+            self.server,
+            self._ca_file,
+            *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
+        )
         self._wait_for_api_server()
         self.processes.start("kube-controller-manager", [
             str(self.bin / "kube-controller-manager"),
@@ -239,9 +241,7 @@ class Cluster:
         # The first thing any client creates needs its namespace's service account.
         wait_for(
             "the default service account",
-            lambda: (
-                "default" in self.kubectl("get", "serviceaccounts", "-n", "default", "-o", "name")
-            ),
+            lambda: self.get("serviceaccounts", "--field-selector=metadata.name=default")["items"],
             seconds=30,
         )
         self.processes.check_alive()

@@ -183,7 +183,8 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
 
     def registered() -> bool:
         cluster.processes.check_alive()
-        return CONTROL_PLANE_NODE in cluster.kubectl("get", "nodes", "-o", "name")
+        nodes = cluster.get("nodes")["items"]
+        return CONTROL_PLANE_NODE in {node["metadata"]["name"] for node in nodes}
 
     wait_for("the control plane's node", registered, seconds=30)
 

@@ -50,6 +50,10 @@ Kind = TypeVar("Kind")
 
 _METHODS = {"list": "GET", "get": "GET", "watch": "GET", "patch": "PATCH", "create": "POST"}
 
+# What the CRD at hand does not know is left out without a word. Written out, since to put it together takes a
+# tenth of the time of a patch.
+_WRITING = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Ignore"
+
 
 class Metadata(msgspec.Struct, rename="camel"):
     """A bookmark has the resourceVersion alone."""
@@ -133,6 +137,8 @@ class Kube:
         self.server = config.cluster.server
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            # An API server sets no cookies, and to look for them takes time.
+            cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
         )
         self._not_before = 0.0
@@ -218,8 +224,7 @@ class Kube:
         response = await self._send(
             verb,
             path,
-            # What the CRD at hand does not know is left out without a word.
-            params={"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"},
+            query=_WRITING,
             data=msgspec.json.encode(body),
             headers={
                 "Content-Type": content_type,
@@ -232,13 +237,19 @@ class Kube:
         return _decode(await _body(response), kind, response)
 
     async def _send(
-        self, verb: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        **options: Any,
     ) -> aiohttp.ClientResponse:
         """The answer, from its headers on, to a request that succeeded."""
         # A Retry-After is meant for all our requests, not for the one that happened to get it.
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        method, url = _METHODS[verb], URL(self.server + path, encoded=True)
+        method, url = _METHODS[verb], URL(self.server + path + query, encoded=True)
 
         async def answer() -> aiohttp.ClientResponse:
             code = "none"

@@ -1,6 +1,6 @@
 """The agent as a process, with the rights its role gives it, against a real API server.
 
-Needs the fixture `cluster`: `kubeconfig` (a path, the administrator's) and
+Needs the fixture `cluster`: `kubeconfig` (a path, the administrator's), `get(*arguments)`, `apply(*objects)` and
 `kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test
 has a namespace, a resource name and nodes of its own, and leaves the cluster as
 it was: any number of agents and tests can share it.
@@ -80,7 +80,7 @@ class Place:
         self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
         self.resource = f"{self.id}.example.com/vm"
         self.label = f"{self.id}.example.com/kata"
-        self._kubectl = cluster.kubectl
+        self._kubectl, self._get, self.apply = cluster.kubectl, cluster.get, cluster.apply
         self._directory = directory
         self._nodes: list[str] = []
         self._processes: list[subprocess.Popen] = []
@@ -111,10 +111,6 @@ class Place:
         view = self._kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json")
         self._api = json.loads(view)["clusters"][0]["cluster"]
         self._token = self._kubectl("create", "token", self.id, "-n", self.id).strip()
-
-    def apply(self, *objects: dict) -> None:
-        items = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self._kubectl("apply", "--server-side", "-f", "-", input=json.dumps(items))
 
     def config(self, name: str, limit: str | None, selector: dict[str, str] | None = None) -> None:
         """Create or change a PeerPodConfig; by default it selects this place's labelled nodes."""
@@ -294,8 +290,7 @@ class Place:
         )  # fmt: skip
 
     def status(self, config: str) -> dict:
-        text = self._kubectl("get", "peerpodconfig", config, "-n", self.id, "-o", "json")
-        return json.loads(text).get("status", {})
+        return self._get("peerpodconfig", config, "-n", self.id).get("status", {})
 
     def condition(self, config: str, kind: str) -> dict:
         (found,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
@@ -311,7 +306,7 @@ class Place:
 
     def events(self) -> list[tuple[str, str, int]]:
         """(name of the PeerPodConfig, reason, count) of each Event there is."""
-        items = json.loads(self._kubectl("get", "events", "-n", self.id, "-o", "json"))["items"]
+        items = self._get("events", "-n", self.id)["items"]
         return sorted(
             (item["involvedObject"]["name"], item["reason"], item["count"])
             for item in items
@@ -320,8 +315,7 @@ class Place:
 
     def lease(self) -> dict:
         """The spec of the Lease."""
-        text = self._kubectl("get", "lease", LEASE, "-n", self.id, "-o", "json")
-        return json.loads(text)["spec"]
+        return self._get("lease", LEASE, "-n", self.id)["spec"]
 
     def relabel(self, node: str, change: str) -> None:
         self._kubectl("label", "node", node, change)
@@ -336,12 +330,15 @@ class Place:
 
     def slots(self, node: str) -> tuple[str | None, str | None]:
         """(capacity, allocatable) of the resource on the node."""
-        return self._slots(json.loads(self._kubectl("get", "node", node, "-o", "json")))
+        return self._slots(self._get("node", node))
 
     def all_slots(self) -> dict[str, tuple[str | None, str | None]]:
         """The same of each of this place's nodes."""
-        items = json.loads(self._kubectl("get", "nodes", *self._nodes, "-o", "json"))["items"]
-        return {item["metadata"]["name"]: self._slots(item) for item in items}
+        return {
+            item["metadata"]["name"]: self._slots(item)
+            for item in self._get("nodes")["items"]
+            if item["metadata"]["name"] in self._nodes
+        }
 
     def _slots(self, node: dict) -> tuple[str | None, str | None]:
         capacity, allocatable = (

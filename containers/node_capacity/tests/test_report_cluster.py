@@ -147,7 +147,7 @@ def test_a_limit_below_the_peer_pods_that_run_evicts_none_and_says_so(place, clu
     place.config("c", "1")
     until(lambda: place.slots(node), ("1", "1"))
     until(place.events, [("c", "LimitBelowRunning", 1)])
-    pods = json.loads(cluster.kubectl("get", "pods", "-n", place.id, "-o", "json"))["items"]
+    pods = cluster.get("pods", "-n", place.id)["items"]
     assert len(pods) == 3
     assert not any("deletionTimestamp" in pod["metadata"] for pod in pods)
 

@@ -1,0 +1,144 @@
+"""Reads and applies objects as `kubectl get -o json` and `kubectl apply --server-side` do, without starting kubectl.
+
+That takes a sixth of a second of CPU time for a request of two milliseconds; tests that wait for something ask all the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+# Who writes an object, for its managedFields; and, for the audit log, who asks.
+MANAGER = "kubectl"
+USER_AGENT = "kubectl/tests"
+
+DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+_OPTIONS = argparse.ArgumentParser(exit_on_error=False)
+_OPTIONS.add_argument("kinds")
+_OPTIONS.add_argument("names", nargs="*")
+_OPTIONS.add_argument("-n", dest="namespace", default="default")
+_OPTIONS.add_argument("-A", dest="everywhere", action="store_true")
+_OPTIONS.add_argument("-l", "--selector")
+_OPTIONS.add_argument("--field-selector")
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of objects, as the API server tells of it."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    def path(self, namespace: str | None, name: str | None = None) -> str:
+        """Of one object, or of all; `namespace` is None for those of all namespaces."""
+        parts = [f"/{'apis' if '/' in self.api_version else 'api'}/{self.api_version}"]
+        if self.namespaced and namespace:
+            parts.append(f"namespaces/{namespace}")
+        return "/".join([*parts, self.plural, *([name] if name else [])])
+
+
+class Client:
+    """The administrator of one API server."""
+
+    def __init__(self, server: str, ca_file: str, certificate_file: str, key_file: str):
+        self._server = server
+        self._http = urllib3.PoolManager(
+            ca_certs=ca_file, cert_file=certificate_file, key_file=key_file, maxsize=8, retries=False,
+            timeout=60,
+        )  # fmt: skip
+        # By each of the names that kubectl takes.
+        self._by_name: dict[str, Resource] = {}
+        # By apiVersion and kind.
+        self._by_kind: dict[tuple[str, str], Resource] = {}
+
+    def get(self, *arguments: str) -> dict:
+        """What `kubectl get` with these arguments prints as JSON; RuntimeError where it would fail."""
+        options = _OPTIONS.parse_intermixed_args(arguments)
+        kinds, names = options.kinds, options.names
+        if "/" in kinds:
+            kinds, _slash, name = kinds.partition("/")
+            names = [name]
+        resources = [self._named(kind) for kind in kinds.split(",")]
+        namespace = None if options.everywhere else options.namespace
+        if names:
+            (resource,) = resources
+            found = [self._request("GET", resource.path(namespace, name)) for name in names]
+            return found[0] if len(found) == 1 else _list(found)
+        selectors = {"labelSelector": options.selector, "fieldSelector": options.field_selector}
+        query = urlencode({key: value for key, value in selectors.items() if value})
+        return _list([
+            {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+            for resource in resources
+            for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
+        ])  # fmt: skip
+
+    def apply(self, *objects: dict) -> None:
+        """Create or update the objects, and take over the fields that others own."""
+        query = urlencode({"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"})
+        for item in objects:
+            metadata = item["metadata"]
+            resource = self._of_kind(item["apiVersion"], item["kind"])
+            path = resource.path(metadata.get("namespace", "default"), metadata["name"])
+            self._request("PATCH", f"{path}?{query}", item, "application/apply-patch+yaml")
+
+    def _request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> dict:  # fmt: skip
+        try:
+            response = self._http.request(
+                method, self._server + path,
+                body=None if body is None else json.dumps(body),
+                headers={"User-Agent": USER_AGENT, "Content-Type": content_type, "Accept": accept},
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            raise RuntimeError(f"{method} {path}: {error}") from error
+        if response.status >= 400:
+            raise RuntimeError(f"{method} {path}: {response.status} {response.data.decode()}")
+        return json.loads(response.data)
+
+    def _named(self, name: str) -> Resource:
+        if name not in self._by_name:
+            self._discover()
+        if name not in self._by_name:
+            raise RuntimeError(f"The API server has no resource type {name!r}")
+        return self._by_name[name]
+
+    def _of_kind(self, api_version: str, kind: str) -> Resource:
+        if (api_version, kind) not in self._by_kind:
+            self._discover()
+        if (api_version, kind) not in self._by_kind:
+            raise RuntimeError(f"The API server has no kind {kind} in {api_version}")
+        return self._by_kind[api_version, kind]
+
+    def _discover(self) -> None:
+        for root in ("/api", "/apis"):
+            for group in self._request("GET", root, accept=DISCOVERY)["items"]:
+                # The one that clients are to use comes first.
+                for version in group["versions"]:
+                    self._learn(group["metadata"].get("name", ""), version)
+
+    def _learn(self, group: str, version: dict) -> None:
+        for found in version.get("resources", ()):
+            kind = found["responseKind"]
+            resource = Resource(
+                f"{group}/{version['version']}" if group else version["version"],
+                kind["kind"], found["resource"], found["scope"] == "Namespaced",
+            )  # fmt: skip
+            self._by_kind.setdefault((resource.api_version, resource.kind), resource)
+            singular = found.get("singularResource") or resource.kind.lower()
+            for name in (resource.plural, singular, *found.get("shortNames", ())):
+                self._by_name.setdefault(name, resource)
+                self._by_name.setdefault(f"{name}.{group}", resource)
+
+
+def _list(items: list[dict]) -> dict:
+    return {"apiVersion": "v1", "kind": "List", "items": items}
