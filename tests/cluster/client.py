@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 
 import urllib3
 
+from .processes import wait_for
+
 # Who writes an object, for its managedFields; and, for the audit log, who asks.
 MANAGER = "kubectl"
 USER_AGENT = "kubectl/tests"
@@ -113,11 +115,13 @@ class Client:
         return self._by_name[name]
 
     def _of_kind(self, api_version: str, kind: str) -> Resource:
-        if (api_version, kind) not in self._by_kind:
-            self._discover()
-        if (api_version, kind) not in self._by_kind:
-            raise RuntimeError(f"The API server has no kind {kind} in {api_version}")
-        return self._by_kind[api_version, kind]
+        def discovered() -> Resource | None:
+            if (api_version, kind) not in self._by_kind:
+                self._discover()
+            return self._by_kind.get((api_version, kind))
+
+        # The API server tells of a new kind some time after it is Established.
+        return wait_for(f"the kind {kind} of {api_version}", discovered, seconds=10)
 
     def _discover(self) -> None:
         for root in ("/api", "/apis"):

@@ -276,7 +276,10 @@ class TestOwnCertificateAuthority:
     def test_certificates_before_their_last_third_stay(self, own: Role):
         aged = Aged(ca_days_left=1300, leaf_days_left=130)
         aged.move_in(own)
-        own.install()
+        # On the command line all values are strings.
+        own.install(
+            "-e", "webhook_ca_days=3650 webhook_certificate_days=365 webhook_shutdown_delay=0"
+        )
         assert own.secret(f"{NAME}-ca")["tls.crt"] == pem(aged.ca)
         assert own.secret(f"{NAME}-own-tls")["tls.crt"] == pem(aged.leaf)
 
