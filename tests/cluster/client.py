@@ -47,13 +47,17 @@ class Resource:
         return "/".join([*parts, self.plural, *([name] if name else [])])
 
 
+# As client-go does: where the API server says when to come back, such as while it sets a new kind up.
+RETRIES = urllib3.Retry(total=10, connect=0, read=0, allowed_methods=None, raise_on_status=False)
+
+
 class Client:
     """The administrator of one API server."""
 
     def __init__(self, server: str, ca_file: str, certificate_file: str, key_file: str):
         self._server = server
         self._http = urllib3.PoolManager(
-            ca_certs=ca_file, cert_file=certificate_file, key_file=key_file, maxsize=8, retries=False,
+            ca_certs=ca_file, cert_file=certificate_file, key_file=key_file, maxsize=8, retries=RETRIES,
             timeout=60,
         )  # fmt: skip
         # By each of the names that kubectl takes.
