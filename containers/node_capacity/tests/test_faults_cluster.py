@@ -81,7 +81,7 @@ def test_a_watch_that_is_slow_is_caught_up_with(place: Place):
     link.flow()
     until(lambda: place.slots(node), ("6", "6"))
     until(lambda: place.slots(gone), (None, None))
-    assert agent.patched(node)[-1] == 6
+    until(lambda: agent.patched(node)[-1], 6)
 
 
 def test_nodes_that_go_in_the_middle_of_a_change(place: Place, cluster: Cluster):
@@ -158,6 +158,6 @@ def test_an_api_of_peerpodconfigs_that_comes_and_goes(place: Place, cluster: Clu
         until(lambda: place.slots(memory), ("20", "20"), seconds=FOUND)
         assert agent.get("/readyz") == 200
     assert place.slots(node) == ("20", "20")
-    assert agent.patched(node) == [20]
+    until(lambda: agent.patched(node), [20])
     # It looks every ten seconds or so, not all the time.
     assert agent.metrics()[listed] - looked < 20

@@ -134,7 +134,7 @@ def test_an_upgrade_from_the_first_generation(place):
     place.advertise(node, 10)
     settled(place, {node: "12"})
     # The limit that was given before the upgrade is the first that the agent reads after it.
-    assert agent.patched(node) == [12]
+    until(lambda: agent.patched(node), [12])
     place.limits(default={"limit": 15})
     settled(place, {node: "15", memory: "5"})
     assert None not in [*leader.patched(node), *agent.patched(node)]
@@ -183,7 +183,7 @@ def test_no_free_slots_without_an_adaptor_in_the_middle_of_an_upgrade(place):
     until(lambda: newcomer.metrics().get(("peerpods_node_slots_used", node)), 0)
     place.daemon_set()
     settled(place, {node: "0"})
-    assert newcomer.patched(node) == [0]
+    until(lambda: newcomer.patched(node), [0])
     place.adaptor(node)
     settled(place, {node: "12"})
 
@@ -205,7 +205,7 @@ def test_an_adaptor_that_is_ready_again_in_the_middle_of_an_upgrade(place):
     place.relabel(node, "unrelated=label")
     until(lambda: agent.metrics()[("peerpods_node_slots_advertised", node)], 20)
     assert place.slots(node) == ("20", "20")
-    assert agent.patched(node) == [12, 0, 12]
+    until(lambda: agent.patched(node), [12, 0, 12])
 
 
 def test_nodes_of_an_entry_without_a_valid_limit_keep_what_they_have(second):
