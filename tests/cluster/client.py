@@ -28,6 +28,7 @@ _OPTIONS.add_argument("-n", dest="namespace", default="default")
 _OPTIONS.add_argument("-A", dest="everywhere", action="store_true")
 _OPTIONS.add_argument("-l", "--selector")
 _OPTIONS.add_argument("--field-selector")
+_OPTIONS.add_argument("--show-managed-fields", action="store_true")
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,23 @@ class Client:
         if names:
             (resource,) = resources
             found = [self._request("GET", resource.path(namespace, name)) for name in names]
-            return found[0] if len(found) == 1 else _list(found)
-        selectors = {"labelSelector": options.selector, "fieldSelector": options.field_selector}
-        query = urlencode({key: value for key, value in selectors.items() if value})
-        return _list([
-            {"apiVersion": resource.api_version, "kind": resource.kind, **item}
-            for resource in resources
-            for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
-        ])  # fmt: skip
+        else:
+            selectors = {
+                "labelSelector": options.selector,
+                "fieldSelector": options.field_selector,
+            }
+            query = urlencode({key: value for key, value in selectors.items() if value})
+            found = [
+                {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+                for resource in resources
+                for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
+            ]
+        if not options.show_managed_fields:
+            for item in found:
+                item["metadata"].pop("managedFields", None)
+        if len(names) == 1:
+            return found[0]
+        return {"apiVersion": "v1", "kind": "List", "items": found}
 
     def apply(self, *objects: dict) -> None:
         """Create or update the objects, and take over the fields that others own."""
@@ -146,7 +156,3 @@ class Client:
             for name in (resource.plural, singular, *found.get("shortNames", ())):
                 self._by_name.setdefault(name, resource)
                 self._by_name.setdefault(f"{name}.{group}", resource)
-
-
-def _list(items: list[dict]) -> dict:
-    return {"apiVersion": "v1", "kind": "List", "items": items}

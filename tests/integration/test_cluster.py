@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,21 @@ from tests.cluster.launcher import Cluster
 from tests.support import ROOT
 
 PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "namespace default", "namespaces/default", "nodes -l node-role.kubernetes.io/worker",
+        "nodes --show-managed-fields", "serviceaccounts -A --field-selector=metadata.name=default",
+        "configmaps -n kube-system", "cm,sa -n kube-public", "clusterroles view edit",
+        "deployments.apps -A", "mcp",
+    ],
+)  # fmt: skip
+def test_objects_are_read_as_kubectl_reads_them(cluster: Cluster, arguments: str):
+    printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
+    found = cluster.get(*arguments.split())
+    assert found.get("items", found) == printed.get("items", printed)
 
 
 @pytest.fixture
