@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
 from tests.support import ROOT
 
 PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok"}
@@ -31,9 +32,13 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
     ],
 )  # fmt: skip
 def test_objects_are_read_as_kubectl_reads_them(cluster: Cluster, arguments: str):
-    printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
-    found = cluster.get(*arguments.split())
-    assert found.get("items", found) == printed.get("items", printed)
+    def same() -> bool:
+        printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
+        found = cluster.get(*arguments.split())
+        return found.get("items", found) == printed.get("items", printed)
+
+    # Something may be written between the two.
+    wait_for("the same answer", same, seconds=10)
 
 
 @pytest.fixture
