@@ -18,7 +18,7 @@ from typing import Self
 
 from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
-from tests.support import ansible_environment
+from tests.support import ansible_environment, local_play
 
 OURS = "osc.peerpods"
 IDLE = "an empty play"
@@ -162,18 +162,8 @@ class World(ABC):
 
     def _playbook(self, contender: Contender) -> Path:
         """A play of the contender's tasks. JSON is YAML."""
-        play = {
-            "hosts": "localhost",
-            "gather_facts": False,
-            "connection": "local",
-            "vars": {
-                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-                **self.variables,
-            },
-            "tasks": contender.tasks,
-        }
         path = self.scratch / "play.yml"
-        path.write_text(json.dumps([play]))
+        path.write_text(json.dumps(local_play(self.variables, tasks=contender.tasks)))
         return path
 
     def _outcome(self, contender: Contender, ran: subprocess.CompletedProcess[str]) -> str:

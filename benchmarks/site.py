@@ -27,7 +27,7 @@ import yaml
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.support import JSON_OUTPUT, KUBERNETES_CLIENT, ROOT, ansible_environment
+from tests.support import JSON_OUTPUT, KUBERNETES_CLIENT, ROOT, ansible_environment, local_play
 
 BUILD = ROOT / "build" / "bench"
 
@@ -94,15 +94,8 @@ class World:
 
     def ping(self, times: int) -> float:
         """Seconds of a play that runs `ping` so many times."""
-        play = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": sys.executable},
-            "tasks": [{"ansible.builtin.ping": {}}] * times,
-        }
         playbook = self._directory / "ping.json"
-        playbook.write_text(json.dumps([play]))
+        playbook.write_text(json.dumps(local_play(tasks=[{"ansible.builtin.ping": {}}] * times)))
         began = time.perf_counter()
         subprocess.run(
             ["ansible-playbook", str(playbook)], env=ansible_environment(JSON_OUTPUT), check=True,
@@ -178,8 +171,8 @@ def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float)
     ]
 
 
-def table(workers: int, first: Run, seconds: list[Run], pings: list[float], calls: float) -> str:
-    second = seconds[-1]
+def table(workers: int, first: Run, later: list[Run], pings: list[float], calls: float) -> str:
+    second = later[-1]
     lines = [f"{workers} workers{'':12} {'first run':>22} {'second run':>22}"]
     for one, other in zip(first.roles, second.roles, strict=True):
         lines.append(
@@ -191,9 +184,9 @@ def table(workers: int, first: Run, seconds: list[Run], pings: list[float], call
             f"{name}: {run.seconds:.1f} s, changed={run.changed}, {run.kubernetes_calls} calls of "
             f"Kubernetes, {run.aws_calls} of AWS, {run.modules} modules run"
         )
-    took, ping = statistics.median(run.seconds for run in seconds), statistics.median(pings)
+    took, ping = statistics.median(run.seconds for run in later), statistics.median(pings)
     lines.append(
-        f"second run, median of {len(seconds)}: {took:.1f} s; "
+        f"second run, median of {len(later)}: {took:.1f} s; "
         f"a play of {second.modules} pings: {ping:.1f} s ({took / ping:.2f} ×); "
         f"the second run's calls alone: {calls:.1f} s ({took / calls:.1f} ×)"
     )
@@ -212,21 +205,21 @@ def main() -> None:
                 world = World(Path(directory), cluster, moto, options.workers)
                 print(f"load {os.getloadavg()[0]:.1f}; running site.yml", flush=True)
                 first = world.run()
-                seconds, pings = [], []
+                later, pings = [], []
                 for _ in range(options.rounds):
-                    seconds.append(world.run())
-                    pings.append(world.ping(seconds[-1].modules))
-                calls = world.again(seconds[-1])
+                    later.append(world.run())
+                    pings.append(world.ping(later[-1].modules))
+                calls = world.again(later[-1])
         finally:
             moto.processes.stop()
-    print(table(options.workers, first, seconds, pings, calls))
+    print(table(options.workers, first, later, pings, calls))
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "site.json").write_text(
         json.dumps(
             {
                 "workers": options.workers,
                 "first": asdict(first),
-                "second": [asdict(run) for run in seconds],
+                "second": [asdict(run) for run in later],
                 "pings": pings,
                 "calls": calls,
             },

@@ -37,6 +37,15 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     }
 
 
+def local_play(variables: dict | None = None, **of_play: object) -> list[dict]:
+    """A playbook of one play, which runs on this machine by the Python that runs ansible."""
+    python = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    return [{
+        "hosts": "localhost", "connection": "local", "gather_facts": False,
+        "vars": python | (variables or {}), **of_play,
+    }]  # fmt: skip
+
+
 def build_collection(directory: Path) -> Path:
     """The tarball that is released, built into the empty `directory`."""
     ran = subprocess.run(

@@ -46,7 +46,7 @@ options:
     suboptions:
       field_manager:
         description:
-          - The name by which the API server records who owns the fields.
+          - The name of the field manager, which owns the applied fields.
         type: str
         required: true
       force_conflicts:

@@ -19,7 +19,7 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
     TRANSFERS_FILES = False
 
     def __init__(self, task, *args, **kwargs):
-        # It asks the task for the module to run, and which options that has.
+        # The action of kubernetes.core takes from it the name of the module, and which options that module has.
         as_named_there = copy.copy(task)
         as_named_there.action = f"kubernetes.core.{task.action.rpartition('.')[2]}"
         super().__init__(as_named_there, *args, **kwargs)

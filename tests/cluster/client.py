@@ -21,7 +21,7 @@ USER_AGENT = "kubectl/tests"
 
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
-_OPTIONS = argparse.ArgumentParser(exit_on_error=False)
+_OPTIONS = argparse.ArgumentParser()
 _OPTIONS.add_argument("kinds")
 _OPTIONS.add_argument("names", nargs="*")
 _OPTIONS.add_argument("-n", dest="namespace", default="default")
@@ -33,7 +33,7 @@ _OPTIONS.add_argument("--show-managed-fields", action="store_true")
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of objects, as the API server tells of it."""
+    """A kind of objects, as discovery returns it."""
 
     api_version: str
     kind: str
@@ -48,7 +48,7 @@ class Resource:
         return "/".join([*parts, self.plural, *([name] if name else [])])
 
 
-# As client-go does: where the API server says when to come back, such as while it sets a new kind up.
+# As client-go does, if the API server returns Retry-After, for example while it sets up a new kind.
 RETRIES = urllib3.Retry(total=10, connect=0, read=0, allowed_methods=None, raise_on_status=False)
 
 
@@ -61,10 +61,8 @@ class Client:
             ca_certs=ca_file, cert_file=certificate_file, key_file=key_file, maxsize=8, retries=RETRIES,
             timeout=60,
         )  # fmt: skip
-        # By each of the names that kubectl takes.
-        self._by_name: dict[str, Resource] = {}
-        # By apiVersion and kind.
-        self._by_kind: dict[tuple[str, str], Resource] = {}
+        # By each of the names that kubectl takes, and by apiVersion and kind.
+        self._resources: dict[str | tuple[str, str], Resource] = {}
 
     def get(self, *arguments: str) -> dict:
         """What `kubectl get` with these arguments prints as JSON; RuntimeError where it would fail."""
@@ -73,7 +71,9 @@ class Client:
         if "/" in kinds:
             kinds, _slash, name = kinds.partition("/")
             names = [name]
-        resources = [self._named(kind) for kind in kinds.split(",")]
+        resources = [self._resource(kind) for kind in kinds.split(",")]
+        if None in resources:
+            raise RuntimeError(f"The API server does not serve all of {kinds}.")
         namespace = None if options.everywhere else options.namespace
         if names:
             (resource,) = resources
@@ -101,7 +101,9 @@ class Client:
         query = urlencode({"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"})
         for item in objects:
             metadata = item["metadata"]
-            resource = self._of_kind(item["apiVersion"], item["kind"])
+            kind = item["apiVersion"], item["kind"]
+            # The API server serves a new kind some time after it is Established.
+            resource = wait_for(f"kind {kind}", lambda kind=kind: self._resource(kind), seconds=10)
             path = resource.path(metadata.get("namespace", "default"), metadata["name"])
             self._request("PATCH", f"{path}?{query}", item, "application/apply-patch+yaml")
 
@@ -121,21 +123,10 @@ class Client:
             raise RuntimeError(f"{method} {path}: {response.status} {response.data.decode()}")
         return json.loads(response.data)
 
-    def _named(self, name: str) -> Resource:
-        if name not in self._by_name:
+    def _resource(self, key: str | tuple[str, str]) -> Resource | None:
+        if key not in self._resources:
             self._discover()
-        if name not in self._by_name:
-            raise RuntimeError(f"The API server has no resource type {name!r}")
-        return self._by_name[name]
-
-    def _of_kind(self, api_version: str, kind: str) -> Resource:
-        def discovered() -> Resource | None:
-            if (api_version, kind) not in self._by_kind:
-                self._discover()
-            return self._by_kind.get((api_version, kind))
-
-        # The API server tells of a new kind some time after it is Established.
-        return wait_for(f"the kind {kind} of {api_version}", discovered, seconds=10)
+        return self._resources.get(key)
 
     def _discover(self) -> None:
         for root in ("/api", "/apis"):
@@ -151,8 +142,8 @@ class Client:
                 f"{group}/{version['version']}" if group else version["version"],
                 kind["kind"], found["resource"], found["scope"] == "Namespaced",
             )  # fmt: skip
-            self._by_kind.setdefault((resource.api_version, resource.kind), resource)
+            self._resources.setdefault((resource.api_version, resource.kind), resource)
             singular = found.get("singularResource") or resource.kind.lower()
             for name in (resource.plural, singular, *found.get("shortNames", ())):
-                self._by_name.setdefault(name, resource)
-                self._by_name.setdefault(f"{name}.{group}", resource)
+                self._resources.setdefault(name, resource)
+                self._resources.setdefault(f"{name}.{group}", resource)

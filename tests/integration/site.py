@@ -20,7 +20,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import 
 
 from tests.cluster import aws, azure
 from tests.cluster.launcher import Cluster
-from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment
+from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
 
@@ -160,15 +160,8 @@ def user_of(cluster: Cluster, playbook: str) -> Path:
 
 def play_of(role: str, directory: Path) -> Path:
     """A playbook in `directory` that runs that role of the collection and nothing else."""
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-        "roles": [f"osc.peerpods.{role}"],
-    }
     path = directory / f"{role}.yml"
-    path.write_text(json.dumps([play]))
+    path.write_text(json.dumps(local_play(roles=[f"osc.peerpods.{role}"])))
     return path
 
 

@@ -23,7 +23,7 @@ from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.apiserver import requests_of
-from tests.integration.site import NOTHING_CHANGED
+from tests.integration.site import NOTHING_CHANGED, play_of
 from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
 # moto has a world of its own in each region, and no other test is in this one.
@@ -414,14 +414,7 @@ class World:
 
     @property
     def playbook(self) -> Path:
-        path = self.cluster.directory / "rollout.yml"
-        play = [{
-            "hosts": "localhost", "connection": "local", "gather_facts": False,
-            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-            "roles": [{"role": "osc.peerpods.peerpodconfig_rollout"}],
-        }]  # fmt: skip
-        path.write_text(json.dumps(play))
-        return path
+        return play_of("peerpodconfig_rollout", self.cluster.directory)
 
     def peer_pods_cm(self, **data: str) -> None:
         self.cluster.apply(configmap("peer-pods-cm", OPERATOR_NAMESPACE, data))

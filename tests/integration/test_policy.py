@@ -16,7 +16,7 @@ from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, sentence
-from tests.support import ROOT
+from tests.support import ROOT, local_play
 
 pytestmark = pytest.mark.integration
 
@@ -317,17 +317,9 @@ class TestAfter:
         assert len(role.there()) == 4
 
     def test_what_it_made_it_takes_away(self, role: Role, tmp_path):
-        play = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-            "tasks": [
-                {"ansible.builtin.include_role": {
-                    "name": "osc.peerpods.policy", "tasks_from": "teardown"}},
-            ],
-        }  # fmt: skip
-        (tmp_path / "teardown.yml").write_text(json.dumps([play]))
+        role_of_teardown = {"name": "osc.peerpods.policy", "tasks_from": "teardown"}
+        play = local_play(tasks=[{"ansible.builtin.include_role": role_of_teardown}])
+        (tmp_path / "teardown.yml").write_text(json.dumps(play))
         teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
         teardown.succeed()
         assert role.there() == {}

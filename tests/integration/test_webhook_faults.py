@@ -39,7 +39,15 @@ from tests.cluster.launcher import Cluster
 from tests.cluster.pki import CertificateAuthority, builder, pem
 from tests.cluster.processes import Processes, wait_for
 from tests.cluster.webhook import start_webhook
-from tests.integration.webhook import NAME, PEER_POD, RESOURCE, presented, tls_secret, trusted
+from tests.integration.webhook import (
+    NAME,
+    PEER_POD,
+    RESOURCE,
+    presented,
+    presented_at,
+    tls_secret,
+    trusted,
+)
 from tests.support import ansible_environment
 
 pytestmark = pytest.mark.integration
@@ -394,13 +402,6 @@ def by_url(url: str, ca: bytes) -> dict:
             }
         ],
     }
-
-
-def presented_at(port: int) -> x509.Certificate | None:
-    try:
-        return presented("127.0.0.1", port)
-    except OSError:
-        return None
 
 
 def presented_by_all(cluster: Cluster) -> dict[Replica, x509.Certificate]:

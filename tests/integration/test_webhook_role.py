@@ -47,6 +47,7 @@ from tests.integration.webhook import (
     REGISTRATION,
     RESOURCE,
     presented,
+    presented_at,
     tls,
     tls_secret,
     trusted,
@@ -84,12 +85,6 @@ class Role(RoleAlone):
 
     def presented(self) -> x509.Certificate:
         return presented("127.0.0.1", self.variables["webhook_port"])
-
-    def presents(self, certificate: x509.Certificate) -> bool:
-        try:
-            return self.presented() == certificate
-        except OSError:
-            return False
 
     def presents_one_of(self, ca: x509.Certificate, but: x509.Certificate | None = None) -> bool:
         """Whether this connection was shown a certificate of the CA's, `but` that one.
@@ -367,11 +362,15 @@ class Aged:
         own.cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
             {"op": "replace", "path": "/webhooks/0/clientConfig/caBundle",
              "value": base64.b64encode(bundle).decode()}]))  # fmt: skip
-        # One that runs would answer with the certificate before for a while, too, which nobody trusts any more.
+        # A running pod would also present its previous certificate for a while, which is no longer trusted.
         own.cluster.kubectl(
             "delete", "pods", "-n", own.namespace, "-l", f"app.kubernetes.io/name={NAME}"
         )
-        wait_for("the aged certificate", lambda: own.presents(self.leaf), seconds=30)
+        wait_for(
+            "the aged certificate",
+            lambda: presented_at(own.variables["webhook_port"]) == self.leaf,
+            seconds=30,
+        )
         wait_for("peer pods to pass", lambda: accepts_peer_pods(own.cluster), seconds=30)
 
 
