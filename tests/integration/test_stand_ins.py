@@ -72,7 +72,7 @@ class World:
 
     def advertised(self) -> list[str | None]:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
-        return [node["status"]["capacity"].get(RESOURCE) for node in nodes]
+        return sorted((node["status"]["capacity"].get(RESOURCE) for node in nodes), key=str)
 
     def writers(self) -> set[str]:
         """The field managers that own the extended resource in the capacity of any worker."""
@@ -197,7 +197,7 @@ def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World)
     node = world.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"][0]
     world.advertise(node["metadata"]["name"], "9")
     before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
-    assert sorted(world.advertised()) == ["5", "9"]
+    assert world.advertised() == ["5", "9"]
     world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=1")
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
@@ -215,7 +215,7 @@ def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_i
     other["metadata"]["name"] = "memory"
     world.cluster.apply(other)
     wait_for("one node", lambda: sorted(world.adaptors(name).values()) == nodes[:1], seconds=60)
-    wait_for("its limit", lambda: sorted(world.advertised()) == ["3", "5"], seconds=30)
+    wait_for("its limit", lambda: world.advertised() == ["3", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"]) == ("PeerPodConfig", "memory")
     elsewhere = [
@@ -315,7 +315,7 @@ def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
     world.gates(caaUpdateStrategy="OnDelete")
     gone, *_ = before
     delete_adaptors(world, {gone})
-    wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["4", "5"], seconds=60)
+    wait_for("the limit on one node", lambda: world.advertised() == ["4", "5"], seconds=60)
     assert len(before.keys() - world.adaptors().keys()) == 1
     assert world.writers() == {MANAGER}
     template = world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]
@@ -441,7 +441,7 @@ def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
     (pod,) = world.peer_pods()
     elsewhere = next(uid for uid, node in before.items() if node != pod["spec"]["nodeName"])
     delete_adaptors(world, {elsewhere})
-    wait_for("the limit on one node", lambda: sorted(world.advertised()) == ["6", "7"], seconds=30)
+    wait_for("the limit on one node", lambda: world.advertised() == ["6", "7"], seconds=30)
     assert world.lost() == []
 
 
