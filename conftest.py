@@ -47,9 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What asks for a real server or browser is an integration test, wherever it stands; slow files come first."""
     for item in items:
-        if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(
-            item.fixturenames
-        ):
+        if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
     items.sort(key=_place)
     mine = _shard(items, *map(int, config.getoption("shard").split("/")))

@@ -208,19 +208,19 @@ def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
 def run_module(cluster: Cluster, options: dict) -> None:
     arguments = {"name": NAME, "kubeconfig": str(cluster.kubeconfig), "verify": True, **options}
     ran = subprocess.run(
-        ["ansible", "localhost", "-m", "osc.peerpods.mutating_webhook", "-a",
-         json.dumps(arguments)],
-        env=ansible_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["ansible", "localhost", "-m", "osc.peerpods.mutating_webhook", "-a", json.dumps(arguments)],
+        env=ansible_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ran.returncode:
         raise RuntimeError(f"mutating_webhook failed: {ran.stdout}{ran.stderr}")
 
 
 def changes(cluster: Cluster) -> bool:
     """Whether a peer pod is changed at the moment."""
-    created = cluster.kubectl(
-        "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(POD)
-    )
+    created = cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(POD))
     resources = json.loads(created)["spec"]["containers"][0]["resources"]
     return RESOURCE in resources.get("limits", {})
 
@@ -277,9 +277,12 @@ def token(cluster: Cluster) -> str:
     """h2load presents no client certificate: a service account that may do anything."""
     cluster.kubectl("create", "serviceaccount", NAME)
     cluster.kubectl(
-        "create", "clusterrolebinding", NAME,
-        "--clusterrole=cluster-admin", f"--serviceaccount=default:{NAME}",
-    )  # fmt: skip
+        "create",
+        "clusterrolebinding",
+        NAME,
+        "--clusterrole=cluster-admin",
+        f"--serviceaccount=default:{NAME}",
+    )
     return cluster.kubectl("create", "token", NAME, "--duration=24h").strip()
 
 
@@ -299,16 +302,14 @@ def run_rounds(client: Client, modes: list[Mode], rounds: int, seconds: float) -
 
 def medians(rounds: list[Figures]) -> dict[str, float]:
     return {
-        metric: statistics.median(getattr(one, metric) for one in rounds)
-        for metric in Figures.__dataclass_fields__
+        metric: statistics.median(getattr(one, metric) for one in rounds) for metric in Figures.__dataclass_fields__
     }
 
 
 def ratio(metric: str, mine: list[Figures], theirs: list[Figures]) -> float:
     """The median of each round's ratio."""
     return statistics.median(
-        getattr(one, metric) / getattr(other, metric)
-        for one, other in zip(mine, theirs, strict=True)
+        getattr(one, metric) / getattr(other, metric) for one, other in zip(mine, theirs, strict=True)
     )
 
 
@@ -317,12 +318,8 @@ def summary(modes: list[Mode], measured: Rounds) -> dict:
         mode.name: {
             **medians(measured[mode.name]),
             "of": mode.baseline,
-            "ratio_of_creations": ratio(
-                "creations_per_second", measured[mode.name], measured[mode.baseline]
-            ),
-            "ratio_of_cpu": ratio(
-                "api_server_cpu_ms", measured[mode.name], measured[mode.baseline]
-            ),
+            "ratio_of_creations": ratio("creations_per_second", measured[mode.name], measured[mode.baseline]),
+            "ratio_of_cpu": ratio("api_server_cpu_ms", measured[mode.name], measured[mode.baseline]),
             "rounds": [asdict(one) for one in measured[mode.name]],
         }
         for mode in modes
@@ -332,10 +329,7 @@ def summary(modes: list[Mode], measured: Rounds) -> dict:
 def ours_to_peer(measured: Rounds) -> dict[str, dict[str, float]]:
     """Of peer pods, and of other pods as each is registered by its own means."""
     return {
-        pods: {
-            metric: ratio(metric, measured[mine], measured[theirs])
-            for metric in ("creations_per_second", "p99")
-        }
+        pods: {metric: ratio(metric, measured[mine], measured[theirs]) for metric in ("creations_per_second", "p99")}
         for pods, mine, theirs in (
             ("peer pods", "webhook", "peer"),
             ("other pods", "others, filtered", "others, peer"),
@@ -398,9 +392,7 @@ def main() -> None:
     found = summary(modes, measured)
     compared = ours_to_peer(measured)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(
-        json.dumps({**about, "modes": found, "ours_to_peer": compared}, indent=2) + "\n"
-    )
+    REPORT.write_text(json.dumps({**about, "modes": found, "ours_to_peer": compared}, indent=2) + "\n")
     print("\n".join(table(modes, found)), end="\n\n")
     for pods, ratios in compared.items():
         print(

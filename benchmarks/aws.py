@@ -49,9 +49,7 @@ def amazon_aws(instance_ids: str) -> list[dict]:
                 "description": "{{ item.group_name }}",
                 "purge_rules": False,
                 "purge_rules_egress": False,
-                "rules": [
-                    {"proto": "tcp", "ports": list(PORTS), "group_id": "{{ item.group_id }}"}
-                ],
+                "rules": [{"proto": "tcp", "ports": list(PORTS), "group_id": "{{ item.group_id }}"}],
             },
             "loop": SHARED_GROUPS,
         },
@@ -85,20 +83,22 @@ class AwsWorld(World):
         self._aws_cli = own_environment(chapter.AWSCLI)
         self._ec2 = moto.client("ec2")
         vpc = self._ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-        self._subnet = self._ec2.create_subnet(
-            VpcId=vpc, CidrBlock="10.0.0.0/19", AvailabilityZone=f"{REGION}a"
-        )["Subnet"]["SubnetId"]
+        self._subnet = self._ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/19", AvailabilityZone=f"{REGION}a")[
+            "Subnet"
+        ]["SubnetId"]
         self._group, *self._others = [
             self._ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"]
             for name in ("node", "lb", "storage")
         ]
         openshift.fill(cluster, (), REGION)
         cluster.apply(
-            *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-              for name in (OPERATOR_NAMESPACE, WEBHOOK_NAMESPACE)),
+            *(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+                for name in (OPERATOR_NAMESPACE, WEBHOOK_NAMESPACE)
+            ),
             openshift.peer_pod_config("worker", LIMIT_BEFORE),
             endpoint_slice(),
-        )  # fmt: skip
+        )
 
     def grow(self, count: int) -> None:
         """Have `count` workers; as machines make them, each is a reservation of its own in EC2.
@@ -110,9 +110,12 @@ class AwsWorld(World):
         for number in range(len(self.workers), count):
             groups = [self._group, *(self._others[: 1 + number % 2] if number else ())]
             instance = self._ec2.run_instances(
-                ImageId="ami-12c6146b", MinCount=1, MaxCount=1, SubnetId=self._subnet,
+                ImageId="ami-12c6146b",
+                MinCount=1,
+                MaxCount=1,
+                SubnetId=self._subnet,
                 SecurityGroupIds=groups,
-            )["Instances"][0]  # fmt: skip
+            )["Instances"][0]
             new.append(
                 openshift.Worker(
                     # The chapter takes .items[0], the first by name.
@@ -126,9 +129,7 @@ class AwsWorld(World):
         if new:
             self.cluster.apply(*(openshift.node(worker, REGION) for worker in new))
         self.workers += new
-        self.variables = {
-            "instance_ids": [worker.provider_id.rpartition("/")[2] for worker in self.workers]
-        }
+        self.variables = {"instance_ids": [worker.provider_id.rpartition("/")[2] for worker in self.workers]}
 
     def take_calls(self) -> int:
         return len(self._proxy.take_calls())
@@ -178,7 +179,7 @@ class AwsWorld(World):
         return sorted(rule["FromPort"] for rule in self._ingress()) == sorted(PORTS)
 
     def _ingress(self) -> list[dict]:
-        rules = self._ec2.describe_security_group_rules(
-            Filters=[{"Name": "group-id", "Values": [self._group]}]
-        )["SecurityGroupRules"]
+        rules = self._ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [self._group]}])[
+            "SecurityGroupRules"
+        ]
         return [rule for rule in rules if not rule["IsEgress"]]

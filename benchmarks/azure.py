@@ -154,9 +154,7 @@ class AzureWorld(World):
         return len(self._arm.take_requests())
 
     def jobs(self) -> tuple[Job, ...]:
-        theirs = Contender(
-            "azure.azcollection", programs=self._azcollection, collections=COLLECTIONS
-        )
+        theirs = Contender("azure.azcollection", programs=self._azcollection, collections=COLLECTIONS)
         return (
             Job(
                 "open the ports, given the VMs",
@@ -176,9 +174,7 @@ class AzureWorld(World):
                         name=f"kubernetes.core + {theirs.name}",
                         tasks=[
                             NODES,
-                            *azure_azcollection(
-                                "{{ nodes.resources | map(attribute='spec.providerID') }}"
-                            ),
+                            *azure_azcollection("{{ nodes.resources | map(attribute='spec.providerID') }}"),
                         ],
                     ),
                     Contender(CHAPTER, script=chapter.AZURE_PORTS, programs=self._az),

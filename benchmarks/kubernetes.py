@@ -108,9 +108,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                 Contender(
                     "kubernetes.core",
                     [
-                        k8s_info(
-                            "i", "config.openshift.io/v1", "Infrastructure", name="cluster"
-                        ),
+                        k8s_info("i", "config.openshift.io/v1", "Infrastructure", name="cluster"),
                         k8s_info("v", "config.openshift.io/v1", "ClusterVersion", name="version"),
                         NODES,
                     ],
@@ -134,7 +132,10 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                 Contender(CHAPTER, script=chapter.limit(LIMIT)),
             ),
             lambda: world.cluster.kubectl(
-                "patch", *CONFIG, "--type=merge", "-p",
+                "patch",
+                *CONFIG,
+                "--type=merge",
+                "-p",
                 json.dumps({"spec": {"limit": LIMIT_BEFORE}}),
             ),
             lambda: world.cluster.get(*CONFIG)["spec"]["limit"] == LIMIT,
@@ -144,19 +145,15 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
             (
                 Contender(
                     OURS,
-                    [
-                        {
-                            f"{OURS}.mutating_webhook": {
-                                "service": {"namespace": WEBHOOK_NAMESPACE, "name": WEBHOOK}
-                            }
-                        }
-                    ],
+                    [{f"{OURS}.mutating_webhook": {"service": {"namespace": WEBHOOK_NAMESPACE, "name": WEBHOOK}}}],
                 ),
                 Contender(
                     "kubernetes.core",
                     [
                         k8s_info(
-                            "e", "discovery.k8s.io/v1", "EndpointSlice",
+                            "e",
+                            "discovery.k8s.io/v1",
+                            "EndpointSlice",
                             namespace=WEBHOOK_NAMESPACE,
                             label_selectors=[f"kubernetes.io/service-name={WEBHOOK}"],
                         ),
@@ -168,4 +165,4 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
             lambda: world.cluster.kubectl("delete", *CONFIGURATION, "--ignore-not-found"),
             lambda: len(world.cluster.get(*CONFIGURATION)["webhooks"]) == 1,
         ),
-    )  # fmt: skip
+    )

@@ -64,13 +64,9 @@ class World:
 
     def run_peer_pods(self) -> None:
         """Have so many peer pods run, and no other ones."""
-        self.cluster.kubectl(
-            "delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0"
-        )
+        self.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
         self.cluster.apply(*map(_peer_pod, range(self._peer_pods)))
-        wait_for(
-            "the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900
-        )
+        wait_for("the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900)
 
     def documented(self) -> Change:
         """Newer operators replace the CAA pods by themselves: a restart beside that would do it twice."""
@@ -89,14 +85,16 @@ class World:
 
     def _start_agent(self) -> None:
         variables = site_variables("process") | {"node_capacity_manager": "collection"}
-        play = {"hosts": "localhost", "gather_facts": False, "vars": variables,
-                "roles": ["osc.peerpods.node_capacity"]}  # fmt: skip
+        play = {"hosts": "localhost", "gather_facts": False, "vars": variables, "roles": ["osc.peerpods.node_capacity"]}
         path = self.cluster.directory / "agent.yml"
         path.write_text(yaml.safe_dump([play]))
         ran = subprocess.run(
             ["ansible-playbook", str(path)],
-            env=self._environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if ran.returncode:
             sys.exit(ran.stdout + ran.stderr)
 
@@ -111,8 +109,10 @@ class World:
         with said.open("w") as log:
             running = subprocess.Popen(
                 ["bash", "-ec", " && ".join(map(shlex.join, commands))],
-                env=self._environment, stdout=log, stderr=log,
-            )  # fmt: skip
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
         for node in self._changes(listed["metadata"]["resourceVersion"]):
             name, slots = node["metadata"]["name"], node["status"]["allocatable"].get(RESOURCE)
             if slots is None:
@@ -170,23 +170,34 @@ def _installation() -> list[dict]:
     here = {"namespace": OPERATOR_NAMESPACE}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "peer-pods-cm", **here},
-         "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0",
-                  "PEERPODS_LIMIT_PER_NODE": str(BEFORE)}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "peer-pods-cm", **here},
+            "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0", "PEERPODS_LIMIT_PER_NODE": str(BEFORE)},
+        },
         openshift.POD_VM_CREDENTIALS,
         *openshift.subscription(),
-        {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
-         "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True}},
-    ]  # fmt: skip
+        {
+            "apiVersion": "kataconfiguration.openshift.io/v1",
+            "kind": "KataConfig",
+            "metadata": {"name": "kata"},
+            "spec": {"enablePeerPods": True},
+        },
+    ]
 
 
 def _peer_pod(number: int) -> dict:
     return {
-        "apiVersion": "v1", "kind": "Pod",
+        "apiVersion": "v1",
+        "kind": "Pod",
         "metadata": {"name": f"peer-pod-{number}", "namespace": "default"},
-        "spec": {"runtimeClassName": "kata-remote", "automountServiceAccountToken": False,
-                 "containers": [{"name": "app", "image": "app"}]},
-    }  # fmt: skip
+        "spec": {
+            "runtimeClassName": "kata-remote",
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "app", "image": "app"}],
+        },
+    }
 
 
 def _runs(pod: dict) -> bool:
@@ -195,11 +206,16 @@ def _runs(pod: dict) -> bool:
 
 def table(changes: dict[str, Change]) -> str:
     head = f"{'':24}{'all advertise it':>18}{'all is done':>14}{'CAA restarts':>14}{'peer pods lost':>16}{'nodes without slots':>21}"
-    return "\n".join([head, *(
-        f"{name:24}{one.seconds:>16.1f} s{one.until_done:>12.1f} s{one.caa_restarts:>14}"
-        f"{one.peer_pods_lost:>16}{one.without_slots:>21}"
-        for name, one in changes.items()
-    )])  # fmt: skip
+    return "\n".join(
+        [
+            head,
+            *(
+                f"{name:24}{one.seconds:>16.1f} s{one.until_done:>12.1f} s{one.caa_restarts:>14}"
+                f"{one.peer_pods_lost:>16}{one.without_slots:>21}"
+                for name, one in changes.items()
+            ),
+        ]
+    )
 
 
 def main() -> None:

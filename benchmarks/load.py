@@ -79,9 +79,7 @@ def measure(streams: Sequence[Stream], processes: Sequence[Path | None], seconds
         latencies = [_latencies(log, began, ended) for log in logs]
     ordered = sorted(latency for one in latencies for latency in one)
     if not ordered:
-        raise RuntimeError(
-            f"{streams[0].url} answered nothing in {seconds} s: look at its log, or take longer."
-        )
+        raise RuntimeError(f"{streams[0].url} answered nothing in {seconds} s: look at its log, or take longer.")
     return Window(
         per_second=len(ordered) / (ended - began),
         p50=_percentile(ordered, 0.5),
@@ -148,9 +146,7 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 
 def version() -> str:
-    return subprocess.run(
-        ["h2load", "--version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def listener(url: str) -> Path | None:

@@ -91,10 +91,7 @@ def medians(figures: list[Figure]) -> list[Figure]:
     runs: dict[tuple, list[Figure]] = {}
     for figure in figures:
         runs.setdefault(figure.key, []).append(figure)
-    return [
-        dataclasses.replace(some[0], run=_median([one.run for one in some]))
-        for some in runs.values()
-    ]
+    return [dataclasses.replace(some[0], run=_median([one.run for one in some])) for some in runs.values()]
 
 
 def _median(runs: list[Run]) -> Run:
@@ -129,8 +126,7 @@ def ratios(found: list[Figure]) -> list[dict]:
             **{what: round(share, 2) for what, share in shares(ours, other)},
         }
         for other in found
-        if other.contender != OURS
-        and (ours := by_key.get((other.job, OURS, other.kind, other.workers)))
+        if other.contender != OURS and (ours := by_key.get((other.job, OURS, other.kind, other.workers)))
     ]
 
 
@@ -159,16 +155,12 @@ def table(found: list[Figure], counts: list[int], api: str) -> Iterator[str]:
 
 
 def compared(shares: list[dict], count: int) -> Iterator[str]:
-    columns = (
-        "calls", "seconds", "cpu_seconds", "memory", "seconds_above_empty", "cpu_seconds_above_empty"
-    )  # fmt: skip
+    columns = ("calls", "seconds", "cpu_seconds", "memory", "seconds_above_empty", "cpu_seconds_above_empty")
     yield f"{'':<77}above an empty play"
     yield f"{f'Ours to theirs at {count} workers':<50}calls   time    CPU    RSS   time    CPU"
     for share in shares:
         if share["workers"] == count:
-            numbers = (
-                f"{share[column]:>5.2f}" if column in share else f"{'':<5}" for column in columns
-            )
+            numbers = (f"{share[column]:>5.2f}" if column in share else f"{'':<5}" for column in columns)
             what = f"{share['job']}, {share['run']}"
             yield f"  {what:<48}{'  '.join(numbers)}  to {share['peer']}"
 

@@ -72,11 +72,14 @@ class World:
         began = time.time()
         ran = subprocess.run(
             ["ansible-playbook", "site.yml", "-e", json.dumps(self._variables)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-            env=ansible_environment({
-                **JSON_OUTPUT, **self._moto.environment, "KUBECONFIG": str(self.cluster.kubeconfig)
-            }),
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=ansible_environment(
+                {**JSON_OUTPUT, **self._moto.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
+            ),
+        )
         seconds = time.time() - began
         if ran.returncode:
             sys.exit(ran.stdout + ran.stderr)
@@ -98,24 +101,20 @@ class World:
         playbook.write_text(json.dumps(local_play(tasks=[{"ansible.builtin.ping": {}}] * times)))
         began = time.perf_counter()
         subprocess.run(
-            ["ansible-playbook", str(playbook)], env=ansible_environment(JSON_OUTPUT), check=True,
+            ["ansible-playbook", str(playbook)],
+            env=ansible_environment(JSON_OUTPUT),
+            check=True,
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         return time.perf_counter() - began
 
     def again(self, run: Run) -> float:
         """Seconds for what `run` read of Kubernetes, and as many calls of AWS, on one connection each."""
         user = yaml.safe_load(self.cluster.kubeconfig.read_text())
-        context = ssl.create_default_context(
-            cafile=user["clusters"][0]["cluster"]["certificate-authority"]
-        )
-        context.load_cert_chain(
-            user["users"][0]["user"]["client-certificate"], user["users"][0]["user"]["client-key"]
-        )
+        context = ssl.create_default_context(cafile=user["clusters"][0]["cluster"]["certificate-authority"])
+        context.load_cert_chain(user["users"][0]["user"]["client-certificate"], user["users"][0]["user"]["client-key"])
         ec2 = self._moto.client("ec2")
-        api = http.client.HTTPSConnection(
-            self.cluster.server.removeprefix("https://"), context=context
-        )
+        api = http.client.HTTPSConnection(self.cluster.server.removeprefix("https://"), context=context)
         began = time.perf_counter()
         for verb, uri in run.asked:
             if verb in ("get", "list"):

@@ -68,9 +68,7 @@ def _review(variables: int, peer_pod: bool) -> bytes:
     of_container = {"app": names[::2], "sidecar": names[1::2]}
     fields = {
         f'k:{{"name":"{container}"}}': {
-            "f:env": {
-                f'k:{{"name":"{name}"}}': {".": {}, "f:name": {}, "f:value": {}} for name in mine
-            }
+            "f:env": {f'k:{{"name":"{name}"}}': {".": {}, "f:name": {}, "f:value": {}} for name in mine}
         }
         for container, mine in of_container.items()
     }
@@ -228,9 +226,7 @@ def figures(window: Window, server: Server) -> Figures:
     )
 
 
-def run_rounds(
-    servers: list[Server], scenarios: list[Scenario], rounds: int, seconds: float
-) -> Rounds:
+def run_rounds(servers: list[Server], scenarios: list[Scenario], rounds: int, seconds: float) -> Rounds:
     """Each scenario once a round, the servers one right after the other, each first by turns."""
     measured: Rounds = {scenario: {server.name: [] for server in servers} for scenario in scenarios}
     for turn in range(rounds):
@@ -259,12 +255,7 @@ def ratios(mine: list[Figures], theirs: list[Figures]) -> Figures:
         values = getattr(one, metric), getattr(other, metric)
         return None if None in values else values[0] / values[1]
 
-    return Figures(
-        *(
-            median([ratio(metric, *pair) for pair in zip(mine, theirs, strict=True)])
-            for metric in METRICS
-        )
-    )
+    return Figures(*(median([ratio(metric, *pair) for pair in zip(mine, theirs, strict=True)]) for metric in METRICS))
 
 
 # -- Telling -----------------------------------------------------------------------------------
@@ -282,26 +273,21 @@ def report(measured: Rounds) -> list[dict]:
                 }
                 for name, rounds in of_servers.items()
             },
-            "ours_to_peer": asdict(ratios(of_servers["ours"], of_servers["peer"]))
-            if "peer" in of_servers
-            else None,
+            "ours_to_peer": asdict(ratios(of_servers["ours"], of_servers["peer"])) if "peer" in of_servers else None,
         }
         for scenario, of_servers in measured.items()
     ]
 
 
 def table(measured: Rounds) -> Iterator[str]:
-    yield (
-        f"{'':24}{'':7}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>9}{'CPU ms':>9}{'RSS MB':>9}"
-    )
+    yield (f"{'':24}{'':7}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>9}{'CPU ms':>9}{'RSS MB':>9}")
     for scenario, of_servers in measured.items():
         rows = {name: medians(rounds) for name, rounds in of_servers.items()}
         title = f"{scenario.kilobytes:g} kB, {scenario.protocol}, {scenario.peer_pods:.0%} peer"
         for name, row in rows.items():
             cells = zip(asdict(row).values(), (0, 2, 2, 2, 3, 0), strict=True)
             yield f"{title:24}{name:7}" + "".join(
-                f"{'' if value is None else format(value, f'.{digits}f'):>9}"
-                for value, digits in cells
+                f"{'' if value is None else format(value, f'.{digits}f'):>9}" for value, digits in cells
             )
             title = ""
         if "peer" in rows:
@@ -322,10 +308,7 @@ def plot(measured: Rounds) -> str:
         for name, rounds in of_servers.items():
             line = lines.setdefault((scenario.peer_pods, name, scenario.protocol), {})
             line[scenario.kilobytes] = medians(rounds)
-    legend = (
-        "Red: ours. Grey: the peer. Solid: HTTP/1.1. Dashed: HTTP/2. "
-        "From left to right: the review's size in kB."
-    )
+    legend = "Red: ours. Grey: the peer. Solid: HTTP/1.1. Dashed: HTTP/2. From left to right: the review's size in kB."
     parts = [f'<text x="{left}" y="20" class="bold">{legend}</text>']
 
     def scale(values: list[float], length: int) -> tuple[float, float]:
@@ -335,12 +318,7 @@ def plot(measured: Rounds) -> str:
 
     first_x, per_x = scale(sizes, width)
     for column, (metric, title) in enumerate(zip(METRICS, titles, strict=True)):
-        values = [
-            value
-            for line in lines.values()
-            for one in line.values()
-            if (value := getattr(one, metric))
-        ]
+        values = [value for line in lines.values() for one in line.values() if (value := getattr(one, metric))]
         if not values:
             continue
         first_y, per_y = scale(values, height)
@@ -365,17 +343,13 @@ def plot(measured: Rounds) -> str:
                 if of_share != share:
                     continue
                 points = " ".join(
-                    f"{x0 + (math.log10(size) - first_x) * per_x:.1f},"
-                    f"{y0 - (math.log10(value) - first_y) * per_y:.1f}"
+                    f"{x0 + (math.log10(size) - first_x) * per_x:.1f},{y0 - (math.log10(value) - first_y) * per_y:.1f}"
                     for size, one in sorted(line.items())
                     if (value := getattr(one, metric))
                 )
                 dashes = ' stroke-dasharray="5 3"' if protocol == "h2" else ""
                 color = "#c00" if name == "ours" else "#666"
-                parts.append(
-                    f'<polyline points="{points}" fill="none" stroke="{color}" '
-                    f'stroke-width="1.5"{dashes}/>'
-                )
+                parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(METRICS) * pitch_x}" '
         f'height="{top + len(shares) * pitch_y}">'
@@ -429,9 +403,7 @@ def main() -> None:
         measured = run_rounds(servers, scenarios, arguments.rounds, arguments.seconds)
     about["load_average_at_end"] = os.getloadavg()
     BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "webhook.json").write_text(
-        json.dumps({**about, "scenarios": report(measured)}, indent=2) + "\n"
-    )
+    (BUILD / "webhook.json").write_text(json.dumps({**about, "scenarios": report(measured)}, indent=2) + "\n")
     (BUILD / "webhook.svg").write_text(plot(measured))
     print("\n".join(table(measured)))
     print(f"\n{', '.join(f'{key} {value}' for key, value in about.items())}")

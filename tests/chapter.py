@@ -16,21 +16,32 @@ AWSCLI = "awscli==1.46.3"
 _OC = 'oc() { kubectl "$@"; }\n'
 _INSTANCE_ID = r"""
 INSTANCE_ID=$(oc get nodes -l 'node-role.kubernetes.io/worker' -o jsonpath='{.items[0].spec.providerID}' | sed 's#[^ ]*/##g')
-"""  # fmt: skip
+"""
 
-AWS_FACTS = _OC + _INSTANCE_ID + r"""
+AWS_FACTS = (
+    _OC
+    + _INSTANCE_ID
+    + r"""
 AWS_REGION=$(oc get infrastructure/cluster -o jsonpath='{.status.platformStatus.aws.region}')
-"""  # fmt: skip
-AWS_PORTS = AWS_FACTS + r"""
+"""
+)
+AWS_PORTS = (
+    AWS_FACTS
+    + r"""
 SG=$(aws ec2 describe-instances --instance-ids ${INSTANCE_ID} \
   --query 'Reservations[*].Instances[*].SecurityGroups[*].GroupId' --output text --region ${AWS_REGION})
 aws ec2 authorize-security-group-ingress --group-id ${SG} --protocol tcp --port 15150 --source-group ${SG} --region ${AWS_REGION}
 aws ec2 authorize-security-group-ingress --group-id ${SG} --protocol tcp --port 9000 --source-group ${SG} --region ${AWS_REGION}
-"""  # fmt: skip
+"""
+)
 
-AZURE_FACTS = _OC + _INSTANCE_ID + r"""
+AZURE_FACTS = (
+    _OC
+    + _INSTANCE_ID
+    + r"""
 AZURE_RESOURCE_GROUP=$(oc get infrastructure/cluster -o jsonpath='{.status.platformStatus.azure.resourceGroupName}')
-"""  # fmt: skip
+"""
+)
 AZURE_NETWORK = r"""
 AZURE_NSG_NAME=$(az network nsg list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
 AZURE_VNET_NAME=$(az network vnet list --resource-group ${AZURE_RESOURCE_GROUP} --query "[].{Name:name}" --output tsv)
@@ -38,7 +49,7 @@ AZURE_SUBNET_NAME=$(az network vnet subnet list --resource-group ${AZURE_RESOURC
   --query "[].{Name:name} | [? contains(Name, 'worker')]" --output tsv)
 AZURE_SUBNET_PREFIX=$(az network vnet subnet show --name ${AZURE_SUBNET_NAME} --vnet-name ${AZURE_VNET_NAME} \
   --resource-group ${AZURE_RESOURCE_GROUP} --query "addressPrefix" --output tsv)
-"""  # fmt: skip
+"""
 AZURE_KATA_AGENT = r"""
 az network nsg rule create \
   --resource-group $AZURE_RESOURCE_GROUP \
@@ -71,23 +82,27 @@ AZURE_PORTS = AZURE_FACTS + AZURE_NETWORK + AZURE_KATA_AGENT + AZURE_VXLAN
 
 
 def limit(value: str) -> str:
-    return _OC + r"""
+    return (
+        _OC
+        + r"""
 oc get peerpodconfig peerpodconfig-openshift -n openshift-sandboxed-containers-operator \
 -o jsonpath='{.spec.limit}{"\n"}'
 oc patch peerpodconfig peerpodconfig-openshift -n openshift-sandboxed-containers-operator \
 --type merge --patch '{"spec":{"limit":"<value>"}}'
-""".replace("<value>", value)  # fmt: skip
+""".replace("<value>", value)
+    )
 
 
-def typed(
-    script: str, environment: dict[str, str], *programs: Path
-) -> subprocess.CompletedProcess[str]:
+def typed(script: str, environment: dict[str, str], *programs: Path) -> subprocess.CompletedProcess[str]:
     """What comes of it in a shell that finds `programs`, directories, first.
 
     As at a prompt, a command that fails does not keep the next one from being run.
     """
     path = os.pathsep.join([*map(str, programs), environment["PATH"]])
     return subprocess.run(
-        ["bash", "-c", script], env={**environment, "PATH": path}, capture_output=True, text=True,
+        ["bash", "-c", script],
+        env={**environment, "PATH": path},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )

@@ -36,10 +36,18 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
             )
             # Compiled now, as pip does it: where nothing may be written later, each run would.
             subprocess.run(
-                [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", directory,
-                 *(requirements or [name])],
+                [
+                    *uv,
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--compile-bytecode",
+                    "--python",
+                    directory,
+                    *(requirements or [name]),
+                ],
                 check=True,
-            )  # fmt: skip
+            )
             (directory / "installed").touch()
     return directory / "bin"
 
@@ -49,9 +57,12 @@ def ansible_core(version: str) -> Path | None:
     nothing else; None where this machine's Pythons are too old for it."""
     python = sys.executable if version < NEEDS_NEWER_PYTHON else newer_python()
     return python and own_environment(
-        f"ansible-core-{version}", f"ansible-core=={version}.*", "-r", str(ROOT / "requirements.txt"),
+        f"ansible-core-{version}",
+        f"ansible-core=={version}.*",
+        "-r",
+        str(ROOT / "requirements.txt"),
         python=python,
-    )  # fmt: skip
+    )
 
 
 def newer_python() -> str | None:

@@ -38,9 +38,7 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
     return result
 
 
-def _run(
-    sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path
-) -> None:
+def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
     # The server has the loader of collections at work.
     from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import run_forked
 

@@ -47,8 +47,10 @@ def sanity(programs: Path, place: Path, home: Path) -> bool:
     provide_pip(python, home)
     version = subprocess.run(
         [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     environment = ansible_environment({"HOME": str(home)})
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     common = [python, programs / "ansible-test", "sanity", "--python", version, "--requirements"]

@@ -40,18 +40,26 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 def local_play(variables: dict | None = None, **of_play: object) -> list[dict]:
     """A playbook of one play, which runs on this machine by the Python that runs ansible."""
     python = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
-    return [{
-        "hosts": "localhost", "connection": "local", "gather_facts": False,
-        "vars": python | (variables or {}), **of_play,
-    }]  # fmt: skip
+    return [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": python | (variables or {}),
+            **of_play,
+        }
+    ]
 
 
 def build_collection(directory: Path) -> Path:
     """The tarball that is released, built into the empty `directory`."""
     ran = subprocess.run(
         ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
-        env=ansible_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=ansible_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ran.returncode:
         raise RuntimeError(ran.stdout + ran.stderr)
     (tarball,) = directory.iterdir()

@@ -115,9 +115,7 @@ def table(measured: Rounds, by_curl: Curl, nodes: int) -> Iterator[str]:
     for name in (*WRITING, *STEADY):
         for contender, of_phases in measured.items():
             if name in of_phases:
-                yield f"{name:22}{contender:20}" + "".join(
-                    f"{cell:>10}" for cell in cells(middle(of_phases[name]))
-                )
+                yield f"{name:22}{contender:20}" + "".join(f"{cell:>10}" for cell in cells(middle(of_phases[name])))
     for title, one in (("of these measured", by_curl), (COLD, by_curl.scaled(nodes))):
         yield (
             f"{title:22}{CURL:20}{one.seconds:>10.2f}{one.cpu:>10.2f}{'':10}{one.nodes:>10,}"
@@ -142,9 +140,13 @@ def library_table(found: dict[str, dict[str, Phase]]) -> Iterator[str]:
     for name, phases_ in found.items():
         listed, followed = phases_[LIST], phases_[FOLLOW]
         figures = (
-            f"{listed.cpu:.2f}", f"{listed.peak:.0f}", f"{sum(listed.requests.values())}",
-            f"{listed.received / 1000:,.0f}", f"{followed.cpu:.2f}", f"{followed.rss:.0f}",
-        )  # fmt: skip
+            f"{listed.cpu:.2f}",
+            f"{listed.peak:.0f}",
+            f"{sum(listed.requests.values())}",
+            f"{listed.received / 1000:,.0f}",
+            f"{followed.cpu:.2f}",
+            f"{followed.rss:.0f}",
+        )
         yield f"{name:20}" + "".join(f"{figure:>14}" for figure in figures)
 
 
@@ -171,9 +173,7 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
     width, height, left, top, pitch = 330, 200, 50, 60, 390
     lines = {
         name: [
-            (contender, one.progress)
-            for contender, of_phases in measured.items()
-            for one in of_phases.get(name, [])
+            (contender, one.progress) for contender, of_phases in measured.items() for one in of_phases.get(name, [])
         ]
         for name in WRITING
     }
@@ -201,13 +201,9 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
         )
         for color, dashes, points in shown:
             path = " ".join(
-                f"{x0 + at / most * width:.1f},{y0 - (i + 1) / len(points) * height:.1f}"
-                for i, at in enumerate(points)
+                f"{x0 + at / most * width:.1f},{y0 - (i + 1) / len(points) * height:.1f}" for i, at in enumerate(points)
             )
-            parts.append(
-                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"'
-                f"{dashes}/>"
-            )
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(lines) * pitch}" '
         f'height="{top + height + 50}"><style>text{{font:11px sans-serif}}'
@@ -223,21 +219,17 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=3, help="of those that keep to no limit (default: 3)")
+    parser.add_argument("--curls", type=int, default=200, help="nodes to patch by curl, of all (default: 200)")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="of those that keep to no limit (default: 3)"
-    )
-    parser.add_argument(
-        "--curls", type=int, default=200, help="nodes to patch by curl, of all (default: 200)"
-    )
-    parser.add_argument(
-        "--agent", type=Path, default=AGENT,
+        "--agent",
+        type=Path,
+        default=AGENT,
         help="the directory with the agent's package, to compare it with another checkout's",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args()
     if missing := [program for program in PROGRAMS if not shutil.which(program)]:
-        parser.error(
-            f"{', '.join(missing)} missing: install Debian's {', '.join(PROGRAMS.values())}"
-        )
+        parser.error(f"{', '.join(missing)} missing: install Debian's {', '.join(PROGRAMS.values())}")
     nodes, curls = arguments.nodes, min(arguments.curls, arguments.nodes)
     unwind_on_signals()
 
@@ -275,8 +267,7 @@ def main() -> None:
         "curl": {"measured": asdict(by_curl), "scaled": asdict(by_curl.scaled(nodes))},
         "ours_to": compared,
         "libraries": {
-            library: {name: flat(phase) for name, phase in of_phases.items()}
-            for library, of_phases in mirrored.items()
+            library: {name: flat(phase) for name, phase in of_phases.items()} for library, of_phases in mirrored.items()
         },
     }
     BUILD.mkdir(parents=True, exist_ok=True)

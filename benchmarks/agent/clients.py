@@ -50,9 +50,7 @@ async def kubernetes_asyncio() -> None:
             page = await core.list_node(limit=500, **following)
             for node in page.items:
                 take(node)
-        events = watch.Watch().stream(
-            core.list_node, resource_version=page.metadata.resource_version
-        )
+        events = watch.Watch().stream(core.list_node, resource_version=page.metadata.resource_version)
         async for event in events:
             take(event["object"])
 

@@ -97,10 +97,13 @@ def _writer(world: World, contender: Contender, subject: Subject) -> Callable[..
 
     def written(nodes: list[str], limit: str, act: Callable[[], object]) -> Phase:
         phase = measure(
-            world, subject, f"{len(nodes)} nodes to advertise {limit}", act,
+            world,
+            subject,
+            f"{len(nodes)} nodes to advertise {limit}",
+            act,
             lambda: len(world.audit.of(subject.user).advertised) == len(nodes),
             PATIENCE + len(world.nodes) / (contender.per_second or 100),
-        )  # fmt: skip
+        )
         wrong = sum(slots != (limit, limit) for slots in world.slots().values())
         if wrong:
             raise RuntimeError(f"{contender.name}: {wrong} nodes do not advertise {limit}.")
@@ -156,9 +159,13 @@ def _while(world: World, subject: Subject, run: Callable[[], object]) -> Phase:
     running: list[Future] = []
     with ThreadPoolExecutor(1) as pool:
         phase = measure(
-            world, subject, "the end of a steady state",
-            lambda: running.append(pool.submit(run)), lambda: running[0].done(), PATIENCE,
-        )  # fmt: skip
+            world,
+            subject,
+            "the end of a steady state",
+            lambda: running.append(pool.submit(run)),
+            lambda: running[0].done(),
+            PATIENCE,
+        )
         running[0].result()
     return phase
 
@@ -180,9 +187,12 @@ class Curl:
         """What so many nodes take, as each takes the same."""
         share = nodes / self.nodes
         return Curl(
-            nodes, self.seconds * share, self.cpu * share,
-            int(self.sent * share), int(self.received * share),
-        )  # fmt: skip
+            nodes,
+            self.seconds * share,
+            self.cpu * share,
+            int(self.sent * share),
+            int(self.received * share),
+        )
 
 
 def curl(world: World, sample: int) -> Curl:
@@ -193,17 +203,30 @@ def curl(world: World, sample: int) -> Curl:
     nodes = world.nodes[:sample]
     key = RESOURCE.replace("/", "~1")
     patch = ", ".join(
-        f'{{"op": "add", "path": "/status/{kind}/{key}", "value": "30"}}'
-        for kind in ("capacity", "allocatable")
+        f'{{"op": "add", "path": "/status/{kind}/{key}", "value": "30"}}' for kind in ("capacity", "allocatable")
     )
     command = [
-        "curl", "--fail", "--silent", "--show-error", "--output", "/dev/null",
-        "--cacert", f"{directory}/ca.crt",
-        "--cert", f"{directory}/{user}.crt", "--key", f"{directory}/{user}.key",
-        "--request", "PATCH", "--header", "Content-Type: application/json-patch+json",
-        "--data", f"[{patch}]",
-        "--write-out", r"%{size_request} %{size_upload} %{size_header} %{size_download}\n",
-    ]  # fmt: skip
+        "curl",
+        "--fail",
+        "--silent",
+        "--show-error",
+        "--output",
+        "/dev/null",
+        "--cacert",
+        f"{directory}/ca.crt",
+        "--cert",
+        f"{directory}/{user}.crt",
+        "--key",
+        f"{directory}/{user}.key",
+        "--request",
+        "PATCH",
+        "--header",
+        "Content-Type: application/json-patch+json",
+        "--data",
+        f"[{patch}]",
+        "--write-out",
+        r"%{size_request} %{size_upload} %{size_header} %{size_download}\n",
+    ]
     loop = (
         f"for node in {shlex.join(nodes)}; do {shlex.join(command)} "
         f"{world.cluster.server}{NODES}/$node/status || exit 1; done"

@@ -57,9 +57,7 @@ class Subject:
         self._sockets: dict[str, tuple[int, int]] = {}
 
     def start(self) -> None:
-        self._process = self._world.cluster.processes.start(
-            self.user, self._command, environment=self._environment
-        )
+        self._process = self._world.cluster.processes.start(self.user, self._command, environment=self._environment)
 
     def stop(self) -> None:
         if self._process:
@@ -90,8 +88,10 @@ class Subject:
         if self._process:
             listed = subprocess.run(
                 ["ss", "-Htinp", "state", "connected", self._to_api_server],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
             # A connection is two lines, the second indented.
             for connection in re.split(r"\n(?=\S)", listed):
                 if f"pid={self._process.pid}," in connection:

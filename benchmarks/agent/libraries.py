@@ -45,9 +45,7 @@ def libraries(world: World, agent: Path) -> Iterator[tuple[str, str, Phase]]:
         yield from _of(world, name, subject, lambda log=subject.log: "listed" in log.read_text())
 
 
-def _of(
-    world: World, name: str, subject: Subject, listed: Callable[[], bool]
-) -> Iterator[tuple[str, str, Phase]]:
+def _of(world: World, name: str, subject: Subject, listed: Callable[[], bool]) -> Iterator[tuple[str, str, Phase]]:
     changed = world.nodes[: int(len(world.nodes) * STORM_SHARE)]
 
     def change() -> None:
@@ -58,9 +56,7 @@ def _of(
     until = 0.0
     try:
         yield name, LIST, measure(world, subject, "all nodes", subject.start, listed, PATIENCE)
-        yield name, FOLLOW, measure(
-            world, subject, "changes", change, lambda: time.monotonic() > until, PATIENCE
-        )  # fmt: skip
+        yield name, FOLLOW, measure(world, subject, "changes", change, lambda: time.monotonic() > until, PATIENCE)
     finally:
         subject.stop()
 

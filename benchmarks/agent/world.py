@@ -51,9 +51,13 @@ def node() -> dict:
     """A worker as its kubelet registers it: some 10 kB, of which an agent needs the labels and two
     quantities."""
     quantities = {
-        "cpu": "16", "memory": "65804756Ki", "ephemeral-storage": "125293548Ki", "pods": "250",
-        "hugepages-1Gi": "0", "hugepages-2Mi": "0",
-    }  # fmt: skip
+        "cpu": "16",
+        "memory": "65804756Ki",
+        "ephemeral-storage": "125293548Ki",
+        "pods": "250",
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    }
     conditions = {
         "MemoryPressure": ("False", "KubeletHasSufficientMemory"),
         "DiskPressure": ("False", "KubeletHasNoDiskPressure"),
@@ -87,8 +91,14 @@ def node() -> dict:
             "capacity": quantities,
             "allocatable": quantities,
             "conditions": [
-                {"type": kind, "status": status, "reason": reason, "message": reason,
-                 "lastHeartbeatTime": now(), "lastTransitionTime": now()}
+                {
+                    "type": kind,
+                    "status": status,
+                    "reason": reason,
+                    "message": reason,
+                    "lastHeartbeatTime": now(),
+                    "lastTransitionTime": now(),
+                }
                 for kind, (status, reason) in conditions.items()
             ],
             "images": [
@@ -99,7 +109,7 @@ def node() -> dict:
                 for i in range(IMAGES)
             ],
         },
-    }  # fmt: skip
+    }
 
 
 def adaptor(node: str) -> dict:
@@ -193,9 +203,12 @@ class World:
         )
         cluster.kubectl("create", "serviceaccount", WRITER)
         cluster.kubectl(
-            "create", "clusterrolebinding", WRITER,
-            "--clusterrole=cluster-admin", f"--serviceaccount=default:{WRITER}",
-        )  # fmt: skip
+            "create",
+            "clusterrolebinding",
+            WRITER,
+            "--clusterrole=cluster-admin",
+            f"--serviceaccount=default:{WRITER}",
+        )
         self._token = cluster.kubectl("create", "token", WRITER, "--duration=24h").strip()
         self.servers: dict[str, Path] = {}
         for name, process in children().items():
@@ -222,13 +235,17 @@ class World:
         asyncio.run(self._post_each(pods, map(adaptor, self.nodes)))
         # Complete, so that kwok has nothing to add to it.
         status = {
-            "phase": "Running", "podIP": "192.0.2.1", "startTime": now(),
+            "phase": "Running",
+            "podIP": "192.0.2.1",
+            "startTime": now(),
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}],
-        }  # fmt: skip
+        }
         self._h2load(
-            "PATCH", [f"{pods}/{ADAPTOR}-{name}/status" for name in self.nodes],
-            json.dumps({"status": status}), "application/strategic-merge-patch+json",
-        )  # fmt: skip
+            "PATCH",
+            [f"{pods}/{ADAPTOR}-{name}/status" for name in self.nodes],
+            json.dumps({"status": status}),
+            "application/strategic-merge-patch+json",
+        )
 
     async def _post_each(self, path: str, bodies: Iterable[dict]) -> None:
         """Create objects that differ, which h2load cannot."""
@@ -255,9 +272,7 @@ class World:
         """One that lasts as long as its `with`."""
         with Cluster() as cluster:
             crd = Path(__file__).parents[2] / "tests" / "cluster" / "crds"
-            cluster.kubectl(
-                "create", "-f", str(crd / "peerpodconfigs.confidentialcontainers.org.yaml")
-            )
+            cluster.kubectl("create", "-f", str(crd / "peerpodconfigs.confidentialcontainers.org.yaml"))
             cluster.kubectl("wait", "crd", "--all", "--for=condition=Established")
             yield cls(cluster, count)
 
@@ -276,9 +291,7 @@ class World:
         config = openshift.peer_pod_config("worker", limit or "")
         if limit is None:
             name, namespace = config["metadata"]["name"], config["metadata"]["namespace"]
-            self.cluster.kubectl(
-                "delete", "peerpodconfig", name, "-n", namespace, "--ignore-not-found"
-            )
+            self.cluster.kubectl("delete", "peerpodconfig", name, "-n", namespace, "--ignore-not-found")
         else:
             self.cluster.apply(config)
 
@@ -307,27 +320,35 @@ class World:
             return
         for made in (daemon_set, limits):
             self.cluster.kubectl(
-                "delete", made["kind"], made["metadata"]["name"], "--ignore-not-found",
-                "-n", made["metadata"]["namespace"],
-            )  # fmt: skip
+                "delete",
+                made["kind"],
+                made["metadata"]["name"],
+                "--ignore-not-found",
+                "-n",
+                made["metadata"]["namespace"],
+            )
 
     def take_away(self, nodes: list[str]) -> None:
         """Reset the nodes' status as a kubelet does that has started anew."""
         nothing = {RESOURCE: None}
         body = {"status": {"capacity": nothing, "allocatable": nothing}}
         self._h2load(
-            "PATCH", [f"{NODES}/{name}/status" for name in nodes], json.dumps(body),
+            "PATCH",
+            [f"{NODES}/{name}/status" for name in nodes],
+            json.dumps(body),
             "application/merge-patch+json",
-        )  # fmt: skip
+        )
 
     def beat(self, nodes: list[str], per_second: float | None = None) -> None:
         """Write a heartbeat into the nodes' status, so many a second or as fast as it goes."""
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
         self._h2load(
-            "PATCH", [f"{NODES}/{name}/status" for name in nodes],
+            "PATCH",
+            [f"{NODES}/{name}/status" for name in nodes],
             json.dumps({"status": {"conditions": [ready]}}),
-            "application/strategic-merge-patch+json", per_second,
-        )  # fmt: skip
+            "application/strategic-merge-patch+json",
+            per_second,
+        )
 
     @contextlib.contextmanager
     def kwok(self) -> Iterator[None]:
@@ -338,35 +359,34 @@ class World:
         finally:
             self.cluster.processes.end("kwok")
 
-    def _h2load(
-        self, method: str, paths: list[str], body: str, kind: str, per_second: float | None = None
-    ) -> None:
+    def _h2load(self, method: str, paths: list[str], body: str, kind: str, per_second: float | None = None) -> None:
         """One request for each path, all with the same body. One connection: each of several
         would begin with the first path."""
         directory = self.cluster.directory
-        (directory / "paths").write_text(
-            "".join(f"{self.cluster.server}{path}\n" for path in paths)
-        )
+        (directory / "paths").write_text("".join(f"{self.cluster.server}{path}\n" for path in paths))
         (directory / "body").write_text(body)
         ran = subprocess.run(
             [
-                "h2load", "--clients=1", f"--max-concurrent-streams={WRITES_AT_ONCE}",
-                f"--requests={len(paths)}", f"--input-file={directory / 'paths'}",
-                f"--data={directory / 'body'}", f"--header=:method: {method}",
-                f"--header=content-type: {kind}", f"--header=authorization: Bearer {self._token}",
+                "h2load",
+                "--clients=1",
+                f"--max-concurrent-streams={WRITES_AT_ONCE}",
+                f"--requests={len(paths)}",
+                f"--input-file={directory / 'paths'}",
+                f"--data={directory / 'body'}",
+                f"--header=:method: {method}",
+                f"--header=content-type: {kind}",
+                f"--header=authorization: Bearer {self._token}",
                 *([] if per_second is None else [f"--rps={per_second}"]),
             ],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if ran.returncode or f"{len(paths)} 2xx" not in ran.stdout:
             raise RuntimeError(f"h2load could not {method} {len(paths)} objects: {ran.stdout}")
 
 
 def children() -> dict[str, Path]:
     """Where the kernel tells about the processes that this one started, by their programs."""
-    pids = [
-        pid
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    ]
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     return {(Path("/proc", pid) / "exe").readlink().name: Path("/proc", pid) for pid in pids}

@@ -125,9 +125,7 @@ def apply_settings(
         refuse_bad_gates(wanted.gates)
     except SettingsError as error:
         raise AdaptorError(str(error)) from error
-    run = _Run(
-        module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes
-    )
+    run = _Run(module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes)
     try:
         run.apply()
     except ClusterError as error:
@@ -156,9 +154,7 @@ def peer_pods_by_node(
 
 
 class _Run:
-    def __init__(
-        self, module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes
-    ):  # fmt: skip
+    def __init__(self, module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes):
         self.module = module
         self.cluster = cluster
         self.operator = operator
@@ -301,9 +297,7 @@ class _Run:
     def _predict(self) -> None:
         plan = self.plan
         self.written = [write.object_name for write in plan.writes]
-        if (
-            plan.mode == HOLD or plan.puts_back
-        ) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
+        if (plan.mode == HOLD or plan.puts_back) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
             self.written.insert(0, f"ConfigMap/{FEATURE_GATES}")
         nodes = {node_of(pod) for pod in plan.targets}
         self.replaced = sorted(nodes)
@@ -314,9 +308,7 @@ class _Run:
         if plan.mode == HOLD or plan.puts_back or plan.gates:
             self.strategy["after"] = plan.strategy
 
-    def _write(
-        self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]
-    ):
+    def _write(self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]):
         """Write what `plan` makes of the object, and again of what another writer has made of it meanwhile."""
         known: list[dict | None] = [found]
 
@@ -326,9 +318,7 @@ class _Run:
             if write is None:
                 return current
             body = write.body(self.namespace, self.labels)
-            self.module.log(
-                f"Writing {write.object_name} ({', '.join(write.data) or 'annotations'})"
-            )
+            self.module.log(f"Writing {write.object_name} ({', '.join(write.data) or 'annotations'})")
             if write.resource_version is None:
                 made = self.cluster.create(self.path(kind), body)
             else:
@@ -345,28 +335,31 @@ class _Run:
             # It is put back when all is done.
             gates.pop(UPDATE_STRATEGY_KEY, None)
         if gates:
-            current = (
-                self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
-                if plan.mode == HOLD
-                else found.gates
-            )
+            current = self.cluster.get(self.path("ConfigMap", FEATURE_GATES)) if plan.mode == HOLD else found.gates
             self._write(
-                current, "ConfigMap", FEATURE_GATES,
+                current,
+                "ConfigMap",
+                FEATURE_GATES,
                 lambda now: plan_write("ConfigMap", FEATURE_GATES, now, gates),
-            )  # fmt: skip
+            )
         if UPDATE_STRATEGY_KEY in gates:
             self.strategy["after"] = plan.strategy
         if plan.secret:
             self._write(
-                found.secret, "Secret", PEER_PODS_SECRET,
+                found.secret,
+                "Secret",
+                PEER_PODS_SECRET,
                 lambda now: plan_write("Secret", PEER_PODS_SECRET, now, self.wanted.secret),
-            )  # fmt: skip
+            )
         if plan.config_map:
             self._write(
-                found.config_map, "ConfigMap", PEER_PODS_CM,
-                lambda now: plan_write("ConfigMap", PEER_PODS_CM, now, self.wanted.config_map,
-                                       only_missing=self.wanted.only_missing),
-            )  # fmt: skip
+                found.config_map,
+                "ConfigMap",
+                PEER_PODS_CM,
+                lambda now: plan_write(
+                    "ConfigMap", PEER_PODS_CM, now, self.wanted.config_map, only_missing=self.wanted.only_missing
+                ),
+            )
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -380,9 +373,11 @@ class _Run:
         """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
         held = strategy_of(found.gates)
         self._write(
-            found.gates, "ConfigMap", FEATURE_GATES,
+            found.gates,
+            "ConfigMap",
+            FEATURE_GATES,
             lambda now: hold_write(now, plan.strategy),
-        )  # fmt: skip
+        )
         self.strategy["after"] = ON_DELETE
 
         def is_on_delete() -> bool:
@@ -437,9 +432,7 @@ class _Run:
             version = config_map and config_map["metadata"]["resourceVersion"]
             return daemon_set is None or template_version(daemon_set) == version
 
-        if not plan.derived and not (
-            self.operator.rolls and (plan.config_map or plan.mode != REPLACE)
-        ):
+        if not plan.derived and not (self.operator.rolls and (plan.config_map or plan.mode != REPLACE)):
             return
         seconds = min(OPERATOR_SECONDS, self.timeout)
         if not self._until(is_taken_up, seconds):
@@ -455,9 +448,7 @@ class _Run:
         now = self.daemon_set_now()
         if now is None:
             return []
-        self.operator = Operator(
-            self.operator.version, self.operator.behaviour, self.operator.is_known, now
-        )
+        self.operator = Operator(self.operator.version, self.operator.behaviour, self.operator.is_known, now)
         pods = self.adaptor_pods()
         before = {pod["metadata"]["uid"] for pod in plan.targets}
         stale = self.stale_among(pods, self.read(), same_second=True) if plan.writes else []
@@ -468,9 +459,7 @@ class _Run:
         """Replace the CAA pods node by node; the nodes that are left, with their peer pods."""
         left = self._targets(plan)
         peer_pods = self.peer_pods() if left else {}
-        following = self.cluster.follow(
-            f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=self._selector()
-        )
+        following = self.cluster.follow(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=self._selector())
         deadline = time.monotonic() + self.timeout
         unready: dict[str, list[str]] = {}
         while left:
@@ -517,15 +506,10 @@ class _Run:
         self.replaced.append(node)
 
         def has_new(pods: list[dict]) -> bool:
-            return any(
-                node_of(one) == node and one["metadata"]["uid"] != uid and is_ready(one)
-                for one in pods
-            )
+            return any(node_of(one) == node and one["metadata"]["uid"] != uid and is_ready(one) for one in pods)
 
         deadline = time.monotonic() + self.timeout
-        while not following.wait(
-            has_new, min(NODE_INTERVAL, max(0.0, deadline - time.monotonic()))
-        ):
+        while not following.wait(has_new, min(NODE_INTERVAL, max(0.0, deadline - time.monotonic()))):
             if not self._is_up(node):
                 return
             if time.monotonic() >= deadline:
@@ -574,16 +558,12 @@ class _Run:
         self.strategy["after"] = strategy
         if found is None:
             return
-        made = self._write(
-            found, "ConfigMap", FEATURE_GATES, lambda now: put_back_write(now, strategy)
-        )
+        made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: put_back_write(now, strategy))
         key, value = PART_OF
         ours = (made["metadata"].get("labels") or {}).get(key) == value
         if ours and not made.get("data"):
             # It was made for the time of the replacement only.
-            self.cluster.delete(
-                self.path("ConfigMap", FEATURE_GATES), made["metadata"]["resourceVersion"]
-            )
+            self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), made["metadata"]["resourceVersion"])
 
     # What is returned
 

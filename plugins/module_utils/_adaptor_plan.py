@@ -132,7 +132,7 @@ def plan_write(
     """What to write so that the object has `settings` and `annotations` beside what it has; None for nothing."""
     data = (found or {}).get("data") or {}
     known = ((found or {}).get("metadata") or {}).get("annotations") or {}
-    wanted = {key: value for key, value in settings.items() if key not in only_missing or key not in data}  # fmt: skip
+    wanted = {key: value for key, value in settings.items() if key not in only_missing or key not in data}
     if kind == "Secret":
         changed = {key: value for key, value in wanted.items() if data.get(key) != _encoded(value)}
     else:
@@ -168,9 +168,7 @@ class Strategy:
 
 def strategy_of(gates: dict | None) -> Strategy:
     annotations = ((gates or {}).get("metadata") or {}).get("annotations") or {}
-    return Strategy(
-        ((gates or {}).get("data") or {}).get(UPDATE_STRATEGY_KEY), annotations.get(HOLD_ANNOTATION)
-    )
+    return Strategy(((gates or {}).get("data") or {}).get(UPDATE_STRATEGY_KEY), annotations.get(HOLD_ANNOTATION))
 
 
 def written_at(*objects: dict | None) -> datetime | None:
@@ -307,12 +305,12 @@ class Plan:
 
 def plan_settings(
     found: Found, wanted: Wanted, operator: Operator | None, pods: Iterable[dict], stale: Iterable[dict]
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` those of them that are stale."""
     pods, stale = tuple(pods), tuple(stale)
     config_map = plan_write(
         "ConfigMap", PEER_PODS_CM, found.config_map, wanted.config_map, only_missing=wanted.only_missing
-    )  # fmt: skip
+    )
     secret = plan_write("Secret", PEER_PODS_SECRET, found.secret, wanted.secret)
     held = strategy_of(found.gates)
     own = wanted.gates.get(UPDATE_STRATEGY_KEY, held.own)
@@ -356,16 +354,10 @@ def plan_settings(
 
 def _gates(gates: Mapping[str, str], held: Strategy) -> dict[str, str]:
     """What osc-feature-gates has to say now. A strategy that is held already is put back at the end only."""
-    return {
-        key: value
-        for key, value in gates.items()
-        if not (key == UPDATE_STRATEGY_KEY and held.is_held)
-    }
+    return {key: value for key, value in gates.items() if not (key == UPDATE_STRATEGY_KEY and held.is_held)}
 
 
-def _derived(
-    gates: Write | None, config_map: dict | None, settings: Mapping[str, str]
-) -> dict[str, str]:
+def _derived(gates: Write | None, config_map: dict | None, settings: Mapping[str, str]) -> dict[str, str]:
     confidential = (gates.data if gates else {}).get(CONFIDENTIAL)
     if confidential is None or config_map is None:
         return {}
@@ -386,9 +378,7 @@ def hold_write(gates: dict | None, own: str | None) -> Write | None:
 
 
 def put_back_write(gates: dict | None, own: str | None) -> Write | None:
-    return plan_write(
-        "ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None}
-    )
+    return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
 
 
 def node_of(pod: dict) -> str | None:
@@ -422,9 +412,7 @@ ADVICE = (
 
 
 def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
-    what = (
-        ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
-    )
+    what = ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
     count = sum(map(len, lost.values()))
     return (
         f"Applying {what} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "

@@ -18,9 +18,7 @@ OUR_AGENT = "peerpods-node-capacity"
 
 # Field managers of what people run: kubectl, oc, curl, the console's browser, a script or a play in Python.
 # Whatever else has written a node's capacity is a controller, and will do so again.
-PEOPLE = re.compile(
-    r"(kubectl|oc)(-.*)?|curl|Wget|Mozilla|python-requests|OpenAPI-Generator|Swagger-Codegen"
-)
+PEOPLE = re.compile(r"(kubectl|oc)(-.*)?|curl|Wget|Mozilla|python-requests|OpenAPI-Generator|Swagger-Codegen")
 
 
 def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]:

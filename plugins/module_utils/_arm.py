@@ -86,8 +86,7 @@ _ADVICE = {
     "Reader, to look only), and wait some minutes until it is in force.",
     "InvalidAuthenticationToken": HOW_TO_LOG_IN,
     "InvalidAuthenticationTokenTenant": "Log in to the tenant that the subscription belongs to.",
-    "LinkedAuthorizationFailed": "Give this identity the role Network Contributor on the linked "
-    "scope, too.",
+    "LinkedAuthorizationFailed": "Give this identity the role Network Contributor on the linked scope, too.",
     "ReadOnlyDisabledSubscription": "The subscription is disabled: enable it first.",
     "ResourceGroupNotFound": "Check the subscription and the resource group.",
     "ResourceNotFound": "Check the id, and that these credentials are of the right tenant.",
@@ -110,9 +109,7 @@ class ArmError(Exception):
 
 def arm_module(argument_spec: Mapping[str, Any], **how: Any) -> AnsibleModule:
     """An AnsibleModule that can log in to Azure, and has what it needs to."""
-    module = AnsibleModule(
-        argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **how
-    )
+    module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **how)
     if AZURE_IMPORT_ERROR:
         module.fail_json(
             msg=missing_required_lib("azure-identity and azure-mgmt-core"),
@@ -160,9 +157,7 @@ class Arm:
                 return
             answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
 
-    def put(
-        self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float
-    ) -> None:
+    def put(self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float) -> None:
         """Write a resource and wait until that is done; only over the one with this etag."""
         self._operate("PUT", path, api_version, timeout, body, etag)
 

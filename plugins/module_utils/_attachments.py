@@ -71,9 +71,7 @@ def parse_virtual_machine_id(provider_id: str) -> str:
     )
 
 
-def attachments(
-    network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequence[str]
-) -> tuple[Attachment, ...]:
+def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequence[str]) -> tuple[Attachment, ...]:
     """The network interfaces of these virtual machines; of several of one machine the primary.
 
     That one has the node's address. `network_interfaces` may be of any machines.
@@ -101,9 +99,7 @@ def attachments(
             _id_in(interface["properties"], "networkSecurityGroup"),
         )
         for interfaces in found.values()
-        for interface in (
-            [nic for nic in interfaces if nic["properties"].get("primary")] or interfaces
-        )
+        for interface in ([nic for nic in interfaces if nic["properties"].get("primary")] or interfaces)
     )
 
 
@@ -140,8 +136,7 @@ def targets(
     return (
         tuple(_target(group, subnets, networks, attached) for group in groups),
         tuple(
-            f"No network security group filters {what}: all traffic passes."
-            for what in _unfiltered(subnets, attached)
+            f"No network security group filters {what}: all traffic passes." for what in _unfiltered(subnets, attached)
         ),
     )
 
@@ -167,10 +162,7 @@ def _target(
             for prefix in subnet_prefixes(subnet)
         ),
         destination=unique(
-            prefix
-            for subnet in subnets
-            if subnet["id"].lower() in at
-            for prefix in subnet_prefixes(subnet)
+            prefix for subnet in subnets if subnet["id"].lower() in at for prefix in subnet_prefixes(subnet)
         ),
         virtual_network=unique(
             prefix
@@ -210,10 +202,7 @@ def _address_space(network: Mapping) -> list[str]:
     prefixes = list(properties["addressSpace"]["addressPrefixes"])
     for peering in properties.get("virtualNetworkPeerings") or ():
         remote = peering["properties"]
-        if (
-            remote.get("peeringState") == "Connected"
-            and remote.get("allowVirtualNetworkAccess") is not False
-        ):
+        if remote.get("peeringState") == "Connected" and remote.get("allowVirtualNetworkAccess") is not False:
             prefixes += (remote.get("remoteAddressSpace") or {}).get("addressPrefixes", ())
     return prefixes
 

@@ -42,9 +42,7 @@ def _option(ask: dict, specs: dict[str, dict]) -> dict:
     entry_point = ask.get("entry_point", "main")
     options = specs.get(ask["role"], {}).get(entry_point, {}).get("options", {})
     if ask["option"] not in options:
-        raise SurveyError(
-            f"The role {ask['role']} has no option {ask['option']} (entry point {entry_point})."
-        )
+        raise SurveyError(f"The role {ask['role']} has no option {ask['option']} (entry point {entry_point}).")
     return options[ask["option"]]
 
 

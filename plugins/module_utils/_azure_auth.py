@@ -228,9 +228,7 @@ def credential(who: Identity, cloud: Cloud, found: Mapping[str, Any]) -> TokenCr
             **how,
         )
     if who.kind == "client_secret":
-        return azure.identity.ClientSecretCredential(
-            values["tenant"], values["client_id"], values["secret"], **how
-        )
+        return azure.identity.ClientSecretCredential(values["tenant"], values["client_id"], values["secret"], **how)
     if who.kind == "certificate":
         return azure.identity.CertificateCredential(
             values["tenant"], values["client_id"], values["x509_certificate_path"], **how
@@ -249,9 +247,7 @@ def _is_on(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "yes", "on", "1")
 
 
-def _identity(
-    kind: str, found: Mapping[str, Any], *needed: str, optional: tuple[str, ...] = ()
-) -> Identity:
+def _identity(kind: str, found: Mapping[str, Any], *needed: str, optional: tuple[str, ...] = ()) -> Identity:
     missing = [key for key in needed if key not in found]
     if missing:
         names = ", ".join(f"{key} ({ENVIRONMENT[key][-1]})" for key in missing)

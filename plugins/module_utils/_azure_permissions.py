@@ -20,14 +20,12 @@ def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:
     Each is of one role that was assigned: what one does not grant, another one may.
     """
     return any(
-        _is_among(action, one.get("actions")) and not _is_among(action, one.get("notActions"))
-        for one in permissions
+        _is_among(action, one.get("actions")) and not _is_among(action, one.get("notActions")) for one in permissions
     )
 
 
 def _is_among(action: str, patterns: Iterable[str] | None) -> bool:
     """Case does not count, and `*` stands for anything, slashes too."""
     return any(
-        re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), action, re.IGNORECASE)
-        for pattern in patterns or ()
+        re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), action, re.IGNORECASE) for pattern in patterns or ()
     )

@@ -15,19 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 REGIONAL = "cores"
 
 
-def vcpu_quota(
-    sizes: Sequence[str], skus: Iterable[Mapping], usages: Iterable[Mapping], location: str
-) -> list[dict]:
+def vcpu_quota(sizes: Sequence[str], skus: Iterable[Mapping], usages: Iterable[Mapping], location: str) -> list[dict]:
     """What azure_vcpu_quota_info returns as `sizes`, each size once and in order.
 
     `skus` and `usages` as ARM lists them, for this location.
     """
     by_size = {sku["name"].lower(): sku for sku in skus if sku["resourceType"] == "virtualMachines"}
     by_name = {usage["name"]["value"].lower(): usage for usage in usages}
-    return [
-        _of_size(size, by_size.get(size.lower()), by_name, location)
-        for size in dict.fromkeys(sizes)
-    ]
+    return [_of_size(size, by_size.get(size.lower()), by_name, location) for size in dict.fromkeys(sizes)]
 
 
 def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], location: str) -> dict:
@@ -46,11 +41,7 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
     if sku is None:
         found["reason"] = f"Azure has no VM size {size} in {location}."
         return found
-    vcpus = next(
-        int(capability["value"])
-        for capability in sku["capabilities"]
-        if capability["name"] == "vCPUs"
-    )
+    vcpus = next(int(capability["value"]) for capability in sku["capabilities"] if capability["name"] == "vCPUs")
     family, regional = usages.get(sku["family"].lower()), usages.get(REGIONAL)
     found.update(
         name=sku["name"],
@@ -64,10 +55,7 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
     # A restriction of type Zone leaves the other zones.
     restriction = next((r for r in sku.get("restrictions", ()) if r["type"] == "Location"), None)
     if restriction:
-        found["reason"] = (
-            f"This subscription may not have {sku['name']} in {location} "
-            f"({restriction['reasonCode']})."
-        )
+        found["reason"] = f"This subscription may not have {sku['name']} in {location} ({restriction['reasonCode']})."
         return found
     free = [usage["limit"] - usage["currentValue"] for usage in (family, regional) if usage]
     found.update(available=True, instances=max(0, min(free) // vcpus) if free else None)

@@ -11,9 +11,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import Cl
 from ansible_collections.osc.peerpods.plugins.module_utils._limits import whole_number
 
 
-def read_cloud_bounds(
-    module: AnsibleModule, cluster: Cluster, namespace: str, name: str
-) -> dict[str, int]:
+def read_cloud_bounds(module: AnsibleModule, cluster: Cluster, namespace: str, name: str) -> dict[str, int]:
     """What the ConfigMap says; nothing where there is none, and with a warning where we may not look."""
     try:
         found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")

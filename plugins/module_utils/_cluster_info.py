@@ -126,9 +126,7 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 AZURE_PUBLIC_CLOUD = "AzurePublicCloud"
 
 
-def describe(
-    infrastructure: dict | None, version: dict | None, nodes: list[dict], review: dict
-) -> dict:
+def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict], review: dict) -> dict:
     """The module's answer; `infrastructure` and `version` are None off OpenShift."""
     status = (infrastructure or {}).get("status", {})
     platform = status.get("platformStatus", {})
@@ -138,9 +136,7 @@ def describe(
         "platform": platform.get("type"),
         "region": platform.get("aws", {}).get("region"),
         "resource_group": azure.get("resourceGroupName"),
-        "network_resource_group": (
-            azure.get("networkResourceGroupName") or azure.get("resourceGroupName")
-        ),
+        "network_resource_group": (azure.get("networkResourceGroupName") or azure.get("resourceGroupName")),
         "cloud_name": None,
         "subscription_id": None,
         "infrastructure_name": status.get("infrastructureName"),
@@ -204,9 +200,7 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
     return {
         "kubernetes_version": version and version["gitVersion"],
         "match_conditions": version and serves_match_conditions(version),
-        "mutating_admission_policy": (
-            apis and next((one for one in VERSIONS if serves_policies(apis.get(one))), None)
-        ),
+        "mutating_admission_policy": (apis and next((one for one in VERSIONS if serves_policies(apis.get(one))), None)),
         "validating_admission_policy": apis and serves(apis["v1"], VALIDATING_POLICIES),
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),

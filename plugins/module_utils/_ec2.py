@@ -110,9 +110,7 @@ class Ec2:
         """DescribeInstances of those that exist, in the order of `instance_ids`."""
         found = {
             instance["InstanceId"]: instance
-            for reservation in self._described(
-                "DescribeInstances", "Reservations", "instance-id", instance_ids
-            )
+            for reservation in self._described("DescribeInstances", "Reservations", "instance-id", instance_ids)
             for instance in reservation["Instances"]
         }
         return [found[instance_id] for instance_id in instance_ids if instance_id in found]
@@ -121,11 +119,7 @@ class Ec2:
         """DescribeInstances of all that run or are about to."""
         states = {"Name": "instance-state-name", "Values": ["pending", "running"]}
         answer = self._query("DescribeInstances", PAGE_SIZE, Filters=[states])
-        return [
-            instance
-            for reservation in answer["Reservations"]
-            for instance in reservation["Instances"]
-        ]
+        return [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
 
     def subnet(self, subnet_id: str) -> dict | None:
         """DescribeSubnets of one; None where there is none."""
@@ -154,9 +148,7 @@ class Ec2:
         """What Service Quotas lets this account have of EC2's quota with that code."""
         client = self._module.client("service-quotas", retry_decorator=_RETRY)
         with self._asking("GetServiceQuota", "Service Quotas"):
-            answer = client.get_service_quota(
-                ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True
-            )
+            answer = client.get_service_quota(ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True)
         return int(answer["Quota"]["Value"])
 
     def groups(self, group_ids: Sequence[str]) -> list[Group]:
@@ -165,9 +157,7 @@ class Ec2:
         while True:
             found = {
                 group["GroupId"]: group
-                for group in self._described(
-                    "DescribeSecurityGroups", "SecurityGroups", "group-id", group_ids
-                )
+                for group in self._described("DescribeSecurityGroups", "SecurityGroups", "group-id", group_ids)
             }
             missing = [group_id for group_id in group_ids if group_id not in found]
             if not missing:
@@ -190,11 +180,7 @@ class Ec2:
         ]
 
     def security_group_rules(self, group_ids: Sequence[str]) -> list[dict]:
-        return list(
-            self._described(
-                "DescribeSecurityGroupRules", "SecurityGroupRules", "group-id", group_ids
-            )
-        )
+        return list(self._described("DescribeSecurityGroupRules", "SecurityGroupRules", "group-id", group_ids))
 
     def vpc_cidrs(self, vpc_ids: Sequence[str]) -> dict[str, list[str]]:
         """The CIDR blocks in use, IPv4 and IPv6, by VPC id."""
@@ -212,9 +198,7 @@ class Ec2:
         }
 
     def prefix_list_cidrs(self, prefix_list_id: str) -> list[str]:
-        answer = self._query(
-            "GetManagedPrefixListEntries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id
-        )
+        answer = self._query("GetManagedPrefixListEntries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id)
         return [entry["Cidr"] for entry in answer["Entries"]]
 
     def authorize(
@@ -246,9 +230,7 @@ class Ec2:
             dry_run=dry_run,
         )
 
-    def tag(
-        self, rule_ids: Sequence[str], tags: Mapping[str, str], dry_run: bool = False
-    ) -> list[str]:
+    def tag(self, rule_ids: Sequence[str], tags: Mapping[str, str], dry_run: bool = False) -> list[str]:
         """Give rules these tags beside those they have; the rules that this call tagged."""
         return self._write(
             "CreateTags",
@@ -283,11 +265,7 @@ class Ec2:
                 raise
             if len(items) == 1:
                 return []
-            return [
-                done
-                for item in items
-                for done in self._write(operation, arguments, [item], done_before, dry_run)
-            ]
+            return [done for item in items for done in self._write(operation, arguments, [item], done_before, dry_run)]
         return list(items)
 
     def _described(
@@ -300,9 +278,7 @@ class Ec2:
     ) -> Iterator[dict]:
         for start in range(0, len(ids), FILTER_VALUES):
             values = list(ids[start : start + FILTER_VALUES])
-            answer = self._query(
-                operation, page_size, Filters=[{"Name": filter_name, "Values": values}]
-            )
+            answer = self._query(operation, page_size, Filters=[{"Name": filter_name, "Values": values}])
             yield from answer[key]
 
     def _query(self, operation: str, page_size: int, **params: Any) -> dict:
@@ -330,9 +306,7 @@ class Ec2:
                 code=code,
             ) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise Ec2Error(
-                f"No AWS credentials to ask {service} with: {str(error).rstrip('.')}. {_LOG_IN}"
-            ) from error
+            raise Ec2Error(f"No AWS credentials to ask {service} with: {str(error).rstrip('.')}. {_LOG_IN}") from error
         except (BotoCoreError, ResponseParserError) as error:
             # Of an answer that was cut off, botocore appends all that came.
             what = str(error).splitlines()[0].rstrip(".:")

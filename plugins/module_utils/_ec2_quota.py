@@ -70,10 +70,7 @@ def vcpu_quota(
     for instance_type, number in count.items():
         if quota_code(instance_type) in quotas:
             used[quota_code(instance_type)] += number * vcpus[instance_type]
-    return [
-        _of_type(instance_type, vcpus, used, quotas, region)
-        for instance_type in dict.fromkeys(instance_types)
-    ]
+    return [_of_type(instance_type, vcpus, used, quotas, region) for instance_type in dict.fromkeys(instance_types)]
 
 
 def _of_type(

@@ -159,8 +159,7 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield finding(
             "version",
             "error",
-            f"The cluster is OpenShift {version or 'of an unknown version'}; "
-            f"peer pods need {minimum} or newer.",
+            f"The cluster is OpenShift {version or 'of an unknown version'}; peer pods need {minimum} or newer.",
             "Older releases have no kata runtime with a remote hypervisor.",
             "Upgrade the cluster first.",
         )
@@ -180,8 +179,7 @@ def _rights(cluster: Mapping) -> Iterator[dict]:
         yield finding(
             "cluster-admin",
             "error",
-            "The user of this kubeconfig is not a cluster administrator, and may not "
-            f"{in_words(missing)}.",
+            f"The user of this kubeconfig is not a cluster administrator, and may not {in_words(missing)}.",
             "The roles do that.",
             log_in,
         )
@@ -224,8 +222,7 @@ def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield finding(
             "provider-ids",
             "error",
-            "Without a providerID, so with no instance in the cloud that we could find: "
-            f"{in_words(nameless)}.",
+            f"Without a providerID, so with no instance in the cloud that we could find: {in_words(nameless)}.",
             "The ports are opened on what filters the traffic of the workers' instances.",
             f"Check that the cloud controller manager runs, or {leave_out}",
         )
@@ -269,9 +266,7 @@ def _inside(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield from _operator_version(cluster, settings)
     yield _webhooks(cluster, settings["webhook_manager"])
     yield from _generation(cluster, settings["node_capacity_manager"])
-    yield _advertisers(
-        details["operator"], details["advertisers"], settings["node_capacity_manager"]
-    )
+    yield _advertisers(details["operator"], details["advertisers"], settings["node_capacity_manager"])
     yield _api_features(cluster)
 
 
@@ -280,12 +275,8 @@ def _runtime_class(cluster: Mapping) -> dict:
     if "runtime_class" in cluster["details"]["unread"]:
         return _unknown("runtime-class", cluster, "runtime_class")
     if not found:
-        return finding(
-            "runtime-class", "ok", "There is none yet: it comes with a KataConfig for peer pods."
-        )
-    overhead = " and ".join(
-        f"{amount} {name}" for name, amount in sorted(found["overhead"].items())
-    )
+        return finding("runtime-class", "ok", "There is none yet: it comes with a KataConfig for peer pods.")
+    overhead = " and ".join(f"{amount} {name}" for name, amount in sorted(found["overhead"].items()))
     if overhead:
         return finding("runtime-class", "ok", f"A peer pod costs its worker {overhead}.")
     return finding(
@@ -311,16 +302,10 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
             "Where the catalog has no such channel nothing is installed.",
             "Check that the operator lifecycle manager runs.",
         )
-    channels = [
-        one["channels"]
-        for one in catalogs
-        if (one["name"], one["namespace"]) == (source, namespace)
-    ]
+    channels = [one["channels"] for one in catalogs if (one["name"], one["namespace"]) == (source, namespace)]
     if any(channel in these for these in channels):
         return finding("operator-channel", "ok", f"{source} has the channel {channel}.")
-    offered = [
-        f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs
-    ]
+    offered = [f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs]
     # What is installed already needs no catalog, until it is to be upgraded.
     needed = settings["installs"] and not cluster["details"]["runtime_class"]
     status = "error" if needed else "warning"
@@ -355,9 +340,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             if [*release] > _numbers(newest)
             else ", which this collection's table does not have"
         )
-        yield finding(
-            "operator-version", "ok", f"{told}: its release notes say which OpenShift it is for."
-        )
+        yield finding("operator-version", "ok", f"{told}: its release notes say which OpenShift it is for.")
         return
     told += f", which is for OpenShift {needed} and newer"
     if _numbers(openshift) < _numbers(needed):
@@ -372,10 +355,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         )
         return
     if _numbers(openshift)[:2] > _numbers(NEWEST_OPENSHIFT):
-        told += (
-            f". OpenShift {openshift} is newer than what this collection's table knows "
-            f"({NEWEST_OPENSHIFT})"
-        )
+        told += f". OpenShift {openshift} is newer than what this collection's table knows ({NEWEST_OPENSHIFT})"
     yield finding("operator-version", "ok", f"{told}.")
 
 
@@ -383,9 +363,7 @@ def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
     """What the channel that is asked for would install."""
     wanted = (settings["source"], settings["source_namespace"])
     heads = (one["heads"] for one in catalogs if (one["name"], one["namespace"]) == wanted)
-    return next(
-        (these[settings["channel"]] for these in heads if settings["channel"] in these), None
-    )
+    return next((these[settings["channel"]] for these in heads if settings["channel"] in these), None)
 
 
 def _webhooks(cluster: Mapping, manager: str) -> dict:
@@ -393,9 +371,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
         return _unknown("other-webhooks", cluster, "webhooks")
     of = sorted({one["configuration"] for one in cluster["details"]["webhooks"]})
     strangers = [name for name in of if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
-    why = (
-        "Two webhooks change the same pods: the second one sizes the VM by what the first one left."
-    )
+    why = "Two webhooks change the same pods: the second one sizes the VM by what the first one left."
     if strangers:
         return finding(
             "other-webhooks",
@@ -413,9 +389,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
             "Set webhook_manager to auto, by which the collection's stands aside.",
         )
     if OPERATORS_CONFIGURATION in of:
-        return finding(
-            "other-webhooks", "ok", "The operator has its own; the collection's stands aside."
-        )
+        return finding("other-webhooks", "ok", "The operator has its own; the collection's stands aside.")
     return finding("other-webhooks", "ok", "There are none.")
 
 
@@ -581,9 +555,7 @@ def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manag
     """Field managers that write the extended resource besides the operator's own program and the agent."""
     expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in"))
     others = [
-        one["summary"]
-        for one in advertisers
-        if one["kind"] in ("person", "controller") and one["manager"] != expected
+        one["summary"] for one in advertisers if one["kind"] in ("person", "controller") and one["manager"] != expected
     ]
     if not others:
         return finding("other-advertisers", "ok", "No other program advertises peer pods.")
@@ -647,9 +619,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
     if who["status"] == "error":
         if settings["thorough"]:
             for check in ("ports", "quota", "subnet-addresses"):
-                yield finding(
-                    check, "unknown", f"{platform} was not asked for want of credentials."
-                )
+                yield finding(check, "unknown", f"{platform} was not asked for want of credentials.")
         return
     if answers["ports"]:
         yield (
@@ -671,9 +641,7 @@ def _answer(result: Mapping | None) -> Mapping | None:
 
 def _aws_identity(caller: Mapping) -> dict:
     if "account" in caller:
-        return finding(
-            "cloud-credentials", "ok", f"AWS takes us for {caller['arn']} of {caller['account']}."
-        )
+        return finding("cloud-credentials", "ok", f"AWS takes us for {caller['arn']} of {caller['account']}.")
     said = caller.get("msg", "no answer").strip().rstrip(".")
     return finding(
         "cloud-credentials",
@@ -723,9 +691,7 @@ def _aws_ports(answer: Mapping) -> dict:
 
 def _port_rights(answer: Mapping, platform: str) -> dict:
     if "groups" in answer or "network_security_groups" in answer:
-        return finding(
-            "port-rights", "ok", f"{platform} would let these credentials open the ports."
-        )
+        return finding("port-rights", "ok", f"{platform} would let these credentials open the ports.")
     # A right to look at rights is none that the ports need.
     if platform == "Azure" and "missing_permissions" not in answer:
         return finding("port-rights", "unknown", answer["msg"])
@@ -743,16 +709,13 @@ def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
         return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
     groups = answer["network_security_groups"]
     opened = [
-        f"{rule['name']} of {group['name']}"
-        for group in groups
-        for rule in (*group["created"], *group["updated"])
+        f"{rule['name']} of {group['name']}" for group in groups for rule in (*group["created"], *group["updated"])
     ]
     there = [
-        *(f"{one['name']} of {group['name']} (by {one['covered_by']})"
-          for group in groups for one in group["covered"]),
+        *(f"{one['name']} of {group['name']} (by {one['covered_by']})" for group in groups for one in group["covered"]),
         *(f"{name} of {group['name']}" for group in groups for name in group["unchanged"]),
         *answer["unfiltered"],
-    ]  # fmt: skip
+    ]
     found = _ports_found(answer, there, opened)
     shadowed = [
         f"{one['name']} would come too late in {group['name']}: {one['shadowed_by']}"
@@ -772,11 +735,13 @@ def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
 
 
 def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
-    return " ".join([
-        answer["chosen_because"],
-        *([f"Open already: {in_words(there)}."] if there else []),
-        *([f"To be opened: {in_words(opened)}."] if opened else []),
-    ])  # fmt: skip
+    return " ".join(
+        [
+            answer["chosen_because"],
+            *([f"Open already: {in_words(there)}."] if there else []),
+            *([f"To be opened: {in_words(opened)}."] if opened else []),
+        ]
+    )
 
 
 def _room(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
@@ -807,9 +772,7 @@ def _limit(settings: Mapping) -> int | None:
     return int(limit) if limit.isdecimal() else None
 
 
-def _compare(
-    cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str
-) -> dict:
+def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str) -> dict:
     """Whether so many VMs as the limit on all workers may come to have room."""
     limit, nodes = _limit(settings), len(cluster["workers"])
     if room >= limit * nodes:
@@ -828,14 +791,16 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
     region = cluster["region"]
     if cluster["platform"] == "AWS":
         missing = [one for one in answer.get("instance_types", ()) if one["vcpus"] is None]
-        names, how = "operator_install_podvm_instance_type and operator_install_podvm_instance_types", (
-            f"`aws ec2 describe-instance-type-offerings --region {region}`"
-        )  # fmt: skip
+        names, how = (
+            "operator_install_podvm_instance_type and operator_install_podvm_instance_types",
+            (f"`aws ec2 describe-instance-type-offerings --region {region}`"),
+        )
     else:
         missing = [one for one in answer["sizes"] if not one["available"]]
-        names, how = "operator_install_azure_instance_size and operator_install_azure_instance_sizes", (
-            f"`az vm list-skus --location {region} --resource-type virtualMachines`"
-        )  # fmt: skip
+        names, how = (
+            "operator_install_azure_instance_size and operator_install_azure_instance_sizes",
+            (f"`az vm list-skus --location {region} --resource-type virtualMachines`"),
+        )
     if missing:
         return [
             finding(
@@ -875,9 +840,7 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
             f"{one['family_used']} of {one['family_limit']} vCPUs of {one['family']} are in use, and "
             f"{one['regional_used']} of {one['regional_limit']} of all families"
         )
-    return _compare(
-        cluster, settings, "quota", one["instances"], f"{room} ({used})", f"request a higher quota {which}"
-    )  # fmt: skip
+    return _compare(cluster, settings, "quota", one["instances"], f"{room} ({used})", f"request a higher quota {which}")
 
 
 def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:

@@ -78,7 +78,7 @@ BEHAVIOURS = (
     # SCO's pull request 1950 (2026-04, after 1.12.0): the annotation peer-pods-cm/version;
     # docs/CONFIG-OPTIONS.md and controllers/fg_handler.go: caaUpdateStrategy.
     Behaviour((1, 13), PEER_PODS_CM, "cloud-api-adaptor", "osc-caa-ds", rolls=True, has_update_strategy=True),
-)  # fmt: skip
+)
 
 FIRST, NEWEST = BEHAVIOURS[0], BEHAVIOURS[-1]
 NEWEST_OF_FIRST_GENERATION = next(row for row in reversed(BEHAVIOURS) if not row.is_second)
@@ -163,15 +163,11 @@ def installed_version(csvs: Iterable[Mapping]) -> str | None:
         and (csv.get("status") or {}).get("phase") in ("Succeeded", "Replacing")
     ]
     # Succeeded before Replacing, and of several the newest.
-    at_work.sort(
-        key=lambda csv: (csv["status"]["phase"] == "Succeeded", version(csv["metadata"]["name"]))
-    )
+    at_work.sort(key=lambda csv: (csv["status"]["phase"] == "Succeeded", version(csv["metadata"]["name"])))
     return at_work[-1]["spec"].get("version") if at_work else None
 
 
-def read_operator(
-    cluster: Cluster, namespace: str, configs: Iterable[dict] | None
-) -> Operator | None:
+def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | None) -> Operator | None:
     """The operator in `namespace`; `configs` are its PeerPodConfigs, None where they are not served.
 
     Takes two requests. A user who may not list ClusterServiceVersions or DaemonSets
@@ -216,8 +212,7 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
         return None
     config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
     settings, gates = (
-        cluster.get(f"{config_maps}/{name}") or {"metadata": {}}
-        for name in (PEER_PODS_CM, FEATURE_GATES)
+        cluster.get(f"{config_maps}/{name}") or {"metadata": {}} for name in (PEER_PODS_CM, FEATURE_GATES)
     )
     strategy = (gates.get("data") or {}).get(UPDATE_STRATEGY_KEY)
     held = HOLD_ANNOTATION in (gates["metadata"].get("annotations") or {})
@@ -227,9 +222,7 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
         "limit": (settings.get("data") or {}).get(LIMIT_KEY),
         "update_strategy": strategy,
         "strategy_is_held": held and strategy == UPDATE_STRATEGIES[1],
-        "peer_pod_configs": (
-            None if configs is None else [config["metadata"]["name"] for config in configs]
-        ),
+        "peer_pod_configs": (None if configs is None else [config["metadata"]["name"] for config in configs]),
         "older_daemon_set_of": _owner(operator.older_daemon_set, configs or ()),
     }
 
@@ -238,9 +231,7 @@ def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
     """Which of the PeerPodConfigs owns the DaemonSet: the garbage collector leaves it as long as that exists."""
     owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
     uids = {one["uid"] for one in owners}
-    return next(
-        (one["metadata"]["name"] for one in configs if one["metadata"]["uid"] in uids), None
-    )
+    return next((one["metadata"]["name"] for one in configs if one["metadata"]["uid"] in uids), None)
 
 
 def _readable(cluster: Cluster, path: str) -> list[dict]:

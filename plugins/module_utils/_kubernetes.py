@@ -99,9 +99,7 @@ class ClusterError(Exception):
 
 def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
     """An AnsibleModule that also takes kubernetes.core's authentication options."""
-    return AnsibleModule(
-        argument_spec={**AUTH_ARG_SPEC, **argument_spec}, supports_check_mode=True, **kwargs
-    )
+    return AnsibleModule(argument_spec={**AUTH_ARG_SPEC, **argument_spec}, supports_check_mode=True, **kwargs)
 
 
 def retry_conflicts(attempt: Callable[[], T]) -> T:
@@ -118,9 +116,7 @@ class Cluster:
 
     def __init__(self, module: AnsibleModule):
         if KUBERNETES_IMPORT_ERROR:
-            module.fail_json(
-                msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR
-            )
+            module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
         self._client = self._persist(lambda: self._connect(module))
 
     def _connect(self, module: AnsibleModule) -> Any:
@@ -130,9 +126,7 @@ class Cluster:
             raise _no_cluster(_sentence(error)) from error
         # Where the kubeconfig or the server is something else altogether, the library just breaks.
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _no_cluster(
-                f"this is no kubeconfig, or its server no Kubernetes API ({_sentence(error)})"
-            ) from error
+            raise _no_cluster(f"this is no kubeconfig, or its server no Kubernetes API ({_sentence(error)})") from error
         except (ApiException, DynamicApiError) as error:
             raise self._refused("GET", "/version", error) from error
         except (HTTPError, OSError) as error:
@@ -257,9 +251,7 @@ class Cluster:
 
         return self._persist(request, settled)
 
-    def _persist(
-        self, request: Callable[[], T], settled: Callable[[], T | None] | None = None
-    ) -> T:
+    def _persist(self, request: Callable[[], T], settled: Callable[[], T | None] | None = None) -> T:
         """Ask again, within bounds, what failed for a reason that may pass.
 
         A write gives `settled`, which looks what came of the try before; None where nothing did.
@@ -390,9 +382,7 @@ class Collection:
     def _advance(self, done: Callable[[list[dict]], bool], seconds: float) -> None:
         """Follow the collection until `done`, until `seconds` have passed or the watch has ended."""
         began = time.monotonic()
-        for event in self._cluster.watch(
-            self._path, {**self._query, "resourceVersion": self._version}, seconds
-        ):
+        for event in self._cluster.watch(self._path, {**self._query, "resourceVersion": self._version}, seconds):
             if event["type"] == "ERROR":
                 break  # Most likely 410 Gone: what happened since is no longer kept.
             self._version = event["object"]["metadata"]["resourceVersion"]
@@ -479,9 +469,7 @@ def _holds(found: Any, sent: Any) -> bool:
     if sent is None or sent in ({}, []):
         return not found
     if isinstance(sent, dict):
-        return isinstance(found, dict) and all(
-            _holds(found.get(key), value) for key, value in sent.items()
-        )
+        return isinstance(found, dict) and all(_holds(found.get(key), value) for key, value in sent.items())
     if isinstance(sent, list):
         return isinstance(found, list) and len(found) == len(sent) and all(map(_holds, found, sent))
     return found == sent

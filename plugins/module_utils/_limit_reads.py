@@ -169,9 +169,7 @@ def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:
     return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
 
 
-def _configs(
-    cluster: Cluster, namespace: str, everywhere: bool
-) -> tuple[tuple[dict, ...] | None, ClusterError | None]:
+def _configs(cluster: Cluster, namespace: str, everywhere: bool) -> tuple[tuple[dict, ...] | None, ClusterError | None]:
     """The PeerPodConfigs, None where they are not served, and the answer to a user who may not read them.
 
     The API server refuses such a user also where it serves none.

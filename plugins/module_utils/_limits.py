@@ -240,15 +240,11 @@ def pools_of_second(
     if default is None:
         default = _pool_of_settings(settings, operators, namespace)
     selector = ADAPTOR_NODE_SELECTOR if adaptor_selector is None else adaptor_selector
-    fallback = Pool(
-        DEFAULT_POOL, namespace, selector, default.text, default.limit, default.store, True
-    )
+    fallback = Pool(DEFAULT_POOL, namespace, selector, default.text, default.limit, default.store, True)
     return [fallback, *named.values()]
 
 
-def _pool_of_settings(
-    settings: Mapping[str, str] | None, operators: Pool | None, namespace: str
-) -> Pool:
+def _pool_of_settings(settings: Mapping[str, str] | None, operators: Pool | None, namespace: str) -> Pool:
     store = Store(CONFIG_MAP, namespace, SETTINGS, LIMIT_KEY)
     # Not yet migrated: its limit will overwrite that of the settings, unless it has none
     # (sandboxed-containers-operator's controllers/migrate.go).
@@ -378,9 +374,7 @@ def whole_number(text: str | None) -> int | None:
 def parse_limit(text: str) -> int:
     limit = whole_number(text)
     if limit is None:
-        raise LimitError(
-            f"limit must be a whole number of peer pod VMs per node, 0 or more; got {text!r}."
-        )
+        raise LimitError(f"limit must be a whole number of peer pod VMs per node, 0 or more; got {text!r}.")
     return limit
 
 
@@ -421,19 +415,13 @@ def _refuse_bad_selector(selector: dict) -> None:
         if not _LABEL_NAME.fullmatch(name) or (slash and not _NAME.fullmatch(prefix)):
             raise LimitError(f"node_selector has {label!r}, which is not a valid label name.")
         if value and not _LABEL_NAME.fullmatch(value):
-            raise LimitError(
-                f"node_selector has {value!r} for the label {label}, which is not a valid label value."
-            )
+            raise LimitError(f"node_selector has {value!r} for the label {label}, which is not a valid label value.")
 
 
 def find_config(configs: Iterable[dict], namespace: str, name: str) -> dict | None:
     wanted = (namespace, name)
     return next(
-        (
-            config
-            for config in configs
-            if (config["metadata"]["namespace"], config["metadata"]["name"]) == wanted
-        ),
+        (config for config in configs if (config["metadata"]["namespace"], config["metadata"]["name"]) == wanted),
         None,
     )
 
@@ -509,9 +497,7 @@ def plan_config(config: dict | None, namespace: str, name: str, fields: dict[str
 
 
 def _pool_with(store: Store, spec: dict) -> Pool:
-    return pool_of_config(
-        {"metadata": {"name": store.name, "namespace": store.namespace}, "spec": spec}
-    )
+    return pool_of_config({"metadata": {"name": store.name, "namespace": store.namespace}, "spec": spec})
 
 
 def plan_config_absent(config: dict | None) -> Change:
@@ -536,26 +522,20 @@ def adaptor_moves(
     now = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     if change.after is None:
         owners = daemon_set["metadata"].get("ownerReferences") or []
-        owns = any(
-            (one["kind"], one["name"]) == (PEER_POD_CONFIG, change.before.name) for one in owners
-        )
+        owns = any((one["kind"], one["name"]) == (PEER_POD_CONFIG, change.before.name) for one in owners)
         return (now, None) if owns else None
     selector = change.after.selector or DEFAULT_NODE_SELECTOR
     return (now, selector) if follows and selector != now else None
 
 
-def explain_adaptor_moves(
-    store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, goes: bool
-) -> str:
+def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, goes: bool) -> str:
     """What a change of the PeerPodConfig in `store` does to `nodes`, which lose their cloud-api-adaptor."""
     why = (
         f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
         if goes
         else "This operator runs cloud-api-adaptor on the nodes of one PeerPodConfig only, that which was written last"
     )
-    lost = (
-        f" These peer pods would be lost: {in_words(sorted(peer_pods), 20)}." if peer_pods else ""
-    )
+    lost = f" These peer pods would be lost: {in_words(sorted(peer_pods), 20)}." if peer_pods else ""
     return f"{why}: without it no peer pod can start on {in_words(sorted(nodes))} any more.{lost}"
 
 
@@ -581,8 +561,7 @@ def plan_entry(
         selector = selector or (pool and pool.selector)
         if selector is None:
             raise LimitError(
-                f"Pool {name} does not exist. To create it, set the option node_selector to the "
-                "labels of its nodes."
+                f"Pool {name} does not exist. To create it, set the option node_selector to the labels of its nodes."
                 if pool is None
                 else f"{pool.store} has no valid nodeSelector. Set the option node_selector."
             )
@@ -601,9 +580,7 @@ def plan_entry(
     if not is_default:
         entry["nodeSelector"] = dict(selector)
     text = json.dumps(entry, separators=(",", ":"), sort_keys=True)
-    after = Pool(
-        name, namespace, pool.selector if is_default else selector, text, limit, store, is_default
-    )
+    after = Pool(name, namespace, pool.selector if is_default else selector, text, limit, store, is_default)
     return Change(pool, after, (_entry_plan(store, limits, text),))
 
 
@@ -636,9 +613,7 @@ def plan_settings(pool: Pool, limit: int | None) -> Change:
     store = Store(CONFIG_MAP, pool.namespace, SETTINGS, LIMIT_KEY)
     written = pool.text if pool.store.is_settings else None
     before = {} if written is None else {LIMIT_KEY: written}
-    after = Pool(
-        pool.name, pool.namespace, pool.selector, str(limit), limit, store, pool.is_fallback
-    )
+    after = Pool(pool.name, pool.namespace, pool.selector, str(limit), limit, store, pool.is_fallback)
     if pool.limit == limit:
         # 10 does not have to be written, nor "010" be rewritten.
         return Change(pool, pool)
@@ -668,12 +643,10 @@ def refuse_second_generation_fields(fields: Mapping[str, object], name: str) -> 
     """Raise where a task sets what the second generation stores elsewhere."""
     elsewhere = {
         "cloud_secret_name": (
-            "the operator reads the Secret peer-pods-secret. The role osc.peerpods.operator_install "
-            "writes it"
+            "the operator reads the Secret peer-pods-secret. The role osc.peerpods.operator_install writes it"
         ),
         "config_map_name": (
-            "the operator reads the ConfigMap peer-pods-cm. The role osc.peerpods.operator_install "
-            "writes it"
+            "the operator reads the ConfigMap peer-pods-cm. The role osc.peerpods.operator_install writes it"
         ),
         "instance_type": (
             "it is a key of the ConfigMap peer-pods-cm for all pools. Set the options "
@@ -761,11 +734,7 @@ def lagging(nodes: Iterable[dict], limit: int) -> dict[str, int | None]:
 
     A node that advertises nothing allows 0.
     """
-    return {
-        node["metadata"]["name"]: advertised(node)
-        for node in nodes
-        if (advertised(node) or 0) != limit
-    }
+    return {node["metadata"]["name"]: advertised(node) for node in nodes if (advertised(node) or 0) != limit}
 
 
 def is_down(node: dict) -> bool:
@@ -781,11 +750,7 @@ def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
 
 def still_advertising(nodes: Iterable[dict], pools: Collection[Pool]) -> dict[str, int]:
     """The nodes that none of `pools` selects and that still allow peer pods."""
-    return {
-        node["metadata"]["name"]: advertised(node)
-        for node in released(nodes, pools)
-        if advertised(node)
-    }
+    return {node["metadata"]["name"]: advertised(node) for node in released(nodes, pools) if advertised(node)}
 
 
 def explain_still_advertising(advertising: dict[str, int], seconds: float) -> str:
@@ -814,9 +779,7 @@ def explain_lagging(
             "labels the nodes while it rolls out a KataConfig: see its status."
         )
     behind = lagging(nodes, slots)
-    shown = ", ".join(
-        f"{name} shows {'nothing' if count is None else count}" for name, count in behind.items()
-    )
+    shown = ", ".join(f"{name} shows {'nothing' if count is None else count}" for name, count in behind.items())
     waited = f"{waited} on every selected node: {shown}."
     if all(is_down(node) for node in nodes):
         waited += " None of these nodes is Ready."
@@ -863,9 +826,7 @@ def peer_pods_by_node(
     running_pods: Iterable[dict], runtime_classes: Collection[str] = (RUNTIME_CLASS,)
 ) -> Counter[str]:
     """How many peer pods have a VM on each node, accounted for by the scheduler or not."""
-    return Counter(
-        pod["spec"]["nodeName"] for pod in running_pods if is_peer_pod(pod, runtime_classes)
-    )
+    return Counter(pod["spec"]["nodeName"] for pod in running_pods if is_peer_pod(pod, runtime_classes))
 
 
 def explain_overfull(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:
@@ -877,9 +838,7 @@ def explain_overfull(limit: int, used: dict[str, int], nodes: Iterable[dict]) ->
 def explain_left_over(used: dict[str, int], nodes: Iterable[dict]) -> str | None:
     """A sentence where peer pods run on `nodes`, which no pool will select, else None."""
     left_over = _more_than(0, used, nodes)
-    return left_over and (
-        f"Peer pods run on nodes that no pool would select any more: {left_over}."
-    )
+    return left_over and (f"Peer pods run on nodes that no pool would select any more: {left_over}.")
 
 
 def _more_than(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:

@@ -127,9 +127,7 @@ def policy_spec(
                 "expression": _matches(runtime_classes, excluded),
             }
         ],
-        "variables": [
-            {"name": name, "expression": expression} for name, expression in _variables().items()
-        ],
+        "variables": [{"name": name, "expression": expression} for name, expression in _variables().items()],
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": _patch()}}],
     }
     # The fingerprint is of everything but itself.
@@ -142,9 +140,7 @@ def fingerprint(spec: dict) -> str:
     return json.loads(spec["variables"][-1]["expression"])
 
 
-def plan_policy(
-    name: str, version: str, spec: dict, policy: dict | None, binding: dict | None
-) -> Plan:
+def plan_policy(name: str, version: str, spec: dict, policy: dict | None, binding: dict | None) -> Plan:
     """Have the policy and then its binding: a binding without its policy does nothing."""
     wanted = (
         ("MutatingAdmissionPolicy", policy_path, policy, spec),
@@ -267,9 +263,7 @@ def _size(resource: str, overcommits: bool) -> str:
     if not overcommits:
         return requested
     limits = "object.spec.resources.limits"
-    limit_of_pod = (
-        f"has(object.spec.resources) && has({limits}) && {json.dumps(resource)} in {limits}"
-    )
+    limit_of_pod = f"has(object.spec.resources) && has({limits}) && {json.dumps(resource)} in {limits}"
     limited = _thousandths(resource, "limits")
     return f"{requested}.map(n, n > 0 || ({limit_of_pod}) ? [n, {limited}].max() : 0)"
 
@@ -286,9 +280,7 @@ def _patch() -> str:
         f"(has(object.spec.resourceClaims) ? {_bared_of_amounts()} : {_bared()})",
         _annotated(),
     )
-    negative = (
-        '(variables.requests + variables.limits).exists(r, r.exists(k, v, v.startsWith("-")))'
-    )
+    negative = '(variables.requests + variables.limits).exists(r, r.exists(k, v, v.startsWith("-")))'
     return f"{negative} ? [] : ({' + '.join(patches)})"
 
 
@@ -303,9 +295,7 @@ def _without_pod_resources() -> str:
 def _first_container() -> str:
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     path = "/spec/containers/0/resources"
-    with_claims = ", ".join(
-        f'JSONPatch{{op: "add", path: "{path}/{side}", value: {vm}}}' for side in SIDES
-    )
+    with_claims = ", ".join(f'JSONPatch{{op: "add", path: "{path}/{side}", value: {vm}}}' for side in SIDES)
     without = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
     return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without}])"
 
@@ -317,10 +307,7 @@ def _bared() -> str:
 
 def _bared_of_amounts() -> str:
     """Patches that take limits and requests away, where claims may have to stay."""
-    removals = (
-        _removals(f"has(c.resources) && has(c.resources.{side})", f"/resources/{side}")
-        for side in SIDES
-    )
+    removals = (_removals(f"has(c.resources) && has(c.resources.{side})", f"/resources/{side}") for side in SIDES)
     return f"({' + '.join(removals)})"
 
 

@@ -61,15 +61,11 @@ class Namespaces:
 
     def spelled_out(self, existing: Iterable[str]) -> Namespaces:
         """The same by name alone, as far as they are among the `existing` ones."""
-        return Namespaces(
-            tuple(sorted({*self.names, *(name for name in existing if name in self)}))
-        )
+        return Namespaces(tuple(sorted({*self.names, *(name for name in existing if name in self)})))
 
     def begin_with(self) -> str:
         """The prefixes as an expression in CEL of an admission request; "" where there are none."""
-        return " || ".join(
-            f"request.namespace.startsWith({json.dumps(prefix)})" for prefix in self.prefixes
-        )
+        return " || ".join(f"request.namespace.startsWith({json.dumps(prefix)})" for prefix in self.prefixes)
 
 
 def namespaces(patterns: Iterable[str]) -> Namespaces:
@@ -147,9 +143,7 @@ def webhook(
     if match_conditions:
         entry["matchConditions"] = [_only_runtime_classes(runtime_classes)]
         if prefixes := excluded.begin_with():
-            entry["matchConditions"].append(
-                {"name": "not-in-excluded-namespaces", "expression": f"!({prefixes})"}
-            )
+            entry["matchConditions"].append({"name": "not-in-excluded-namespaces", "expression": f"!({prefixes})"})
     return entry
 
 
@@ -182,9 +176,7 @@ def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str)
     texts = item.get("data") or {}
     if key not in texts:
         there = ", ".join(sorted(texts)) or "nothing"
-        raise WebhookError(
-            f"The {kind} {namespace}/{name} has no key {key} to take the CA bundle from, but {there}."
-        )
+        raise WebhookError(f"The {kind} {namespace}/{name} has no key {key} to take the CA bundle from, but {there}.")
     # A Secret's values are in base64, which encode_ca_bundle knows.
     return texts[key]
 
@@ -278,9 +270,7 @@ def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
     )
 
 
-def probe_pod(
-    runtime_class: str, object_selector: dict | None, annotations: dict[str, str] | None = None
-) -> dict:
+def probe_pod(runtime_class: str, object_selector: dict | None, annotations: dict[str, str] | None = None) -> dict:
     """A pod that has to be changed, and that the strictest pod security lets pass."""
     return {
         "apiVersion": "v1",
@@ -314,11 +304,7 @@ def probe_pod(
 def _exclude(names: tuple[str, ...]) -> dict:
     if not names:
         return {}
-    return {
-        "matchExpressions": [
-            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": list(names)}
-        ]
-    }
+    return {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": list(names)}]}
 
 
 def _only_runtime_classes(runtime_classes: list[str]) -> dict:

@@ -147,9 +147,7 @@ def rules_of(nsg: Mapping) -> list[Mapping]:
     return [*properties.get("securityRules", ()), *properties.get("defaultSecurityRules", ())]
 
 
-def decide(
-    flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]
-) -> tuple[Verdict, ...]:
+def decide(flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
     """Who decides which part of a flow; in order of priority, as few verdicts as we can.
 
     `security_rules` are those of rules_of. `virtual_network` is what the tag
@@ -176,9 +174,7 @@ def same(existing: Mapping, wanted: Mapping) -> bool:
     )
 
 
-def decide_parsed(
-    flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequence[str]
-) -> tuple[Verdict, ...]:
+def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
     source, dummy = _addresses(flow.source, virtual_network)
     destination, dummy = _addresses(flow.destination, virtual_network)
     undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
@@ -221,8 +217,7 @@ def parsed_rules(rules: Iterable[Mapping], virtual_network: Sequence[str]) -> li
         properties = rule["properties"]
         ends = [End.of(properties, side) for side in ("source", "destination")]
         (source, all_of_source), (destination, all_of_destination) = (
-            (_EVERYWHERE, False) if end.groups else _addresses(end.prefixes, virtual_network)
-            for end in ends
+            (_EVERYWHERE, False) if end.groups else _addresses(end.prefixes, virtual_network) for end in ends
         )
         parsed.append(
             ParsedRule(
@@ -295,10 +290,7 @@ def _union(ranges: Iterable[tuple[int, int]]) -> _Ranges:
 
 def _common(some: _Ranges, others: _Ranges) -> _Ranges:
     return tuple(
-        (max(low, from_), min(high, to))
-        for low, high in some
-        for from_, to in others
-        if low <= to and from_ <= high
+        (max(low, from_), min(high, to)) for low, high in some for from_, to in others if low <= to and from_ <= high
     )
 
 

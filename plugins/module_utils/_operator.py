@@ -25,8 +25,7 @@ OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"
 KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
 POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
 CREDENTIALS_REQUESTS = (
-    "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/"
-    "credentialsrequests"
+    "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/credentialsrequests"
 )
 
 # The mark of what this collection has made itself.
@@ -120,9 +119,7 @@ def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
                         "name": channel["name"],
                         "head": channel["currentCSV"],
                         # Before OLM told them (4.13 and older) there was the head alone.
-                        "csvs": sorted(
-                            (entry["name"] for entry in channel.get("entries") or []), key=version
-                        ),
+                        "csvs": sorted((entry["name"] for entry in channel.get("entries") or []), key=version),
                     }
                     for channel in sorted(status["channels"], key=lambda channel: channel["name"])
                 ],
@@ -159,30 +156,22 @@ def upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
     source = f"{told['source_namespace']}/{told['source']}"
     channel = _channel(catalogs, source, name)
     if not to and channel is None:
-        why = (
-            f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
-        )
+        why = f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
         return _no_upgrade(None, why)
     csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}" if to else channel["head"]
     if csv == installed:
         return {"csv": csv, "path": [], "problem": ""}
     if version(csv) < version(installed):
-        return _no_upgrade(
-            csv, f"{installed} is installed, which is newer than {csv}: OLM does not go back."
-        )
+        return _no_upgrade(csv, f"{installed} is installed, which is newer than {csv}: OLM does not go back.")
     if channel is None:
         return {"csv": csv, "path": [csv], "problem": ""}
     offered = channel["csvs"] or [channel["head"]]
     if csv not in offered:
         onward = ", ".join(one for one in offered if version(one) > version(installed))
-        why = (
-            f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
-        )
+        why = f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
         return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
     if told["approval"] == "Automatic" and csv != channel["head"]:
-        why = (
-            f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
-        )
+        why = f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
         return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
     path = [one for one in offered if version(installed) < version(one) <= version(csv)]
     return {"csv": csv, "path": path, "problem": ""}
@@ -205,9 +194,7 @@ def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None
     )
 
 
-def catalog(
-    source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
-) -> Progress:
+def catalog(source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime) -> Progress:
     """Whether the CatalogSource is reached and offers what is wanted.
 
     `wanted` has the catalog's namespace and name, and the channel and CSV where those are known.
@@ -249,16 +236,10 @@ def _not_offered(here: str, catalogs: list[dict], wanted: Mapping[str, str]) -> 
     channels = {channel["name"]: channel for channel in mine[0]["channels"]}
     channel = channels.get(wanted["channel"])
     if channel is None:
-        return (
-            f"CatalogSource {here} has no channel {wanted['channel']} of {PACKAGE}, but "
-            f"{', '.join(channels)}."
-        )
+        return f"CatalogSource {here} has no channel {wanted['channel']} of {PACKAGE}, but {', '.join(channels)}."
     csv = wanted.get("csv")
     if csv and channel["csvs"] and csv not in channel["csvs"]:
-        return (
-            f"Channel {wanted['channel']} of CatalogSource {here} has no {csv}, but "
-            f"{', '.join(channel['csvs'])}."
-        )
+        return f"Channel {wanted['channel']} of CatalogSource {here} has no {csv}, but {', '.join(channel['csvs'])}."
     return ""
 
 
@@ -293,22 +274,16 @@ def installation(
         problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
     elif not problem and waits:
         approve, why = _approval(plan, installed if there else None, wanted)
-        problem = (
-            why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
-        )
+        problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
     elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
-        problem = (
-            f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
-        )
+        problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
     return Progress(told, told, problem=problem, approve=approve)
 
 
 def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
     """Whether to approve an InstallPlan that waits for it, or why not."""
     names = plan["spec"]["clusterServiceVersionNames"]
-    what = (
-        f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
-    )
+    what = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
     if not wanted:
         return False, f"{what}, and no version was asked for."
     if names == [wanted]:
@@ -350,9 +325,7 @@ def _failure(
     for name, csv in csvs.items():
         if _phase(csv) == "Failed":
             why = csv["status"]
-            return (
-                f"ClusterServiceVersion {name} failed: {why.get('reason')}, {why.get('message')}."
-            )
+            return f"ClusterServiceVersion {name} failed: {why.get('reason')}, {why.get('message')}."
     return ""
 
 
@@ -360,9 +333,7 @@ def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
     """Whether what OLM said at `time` is of the Subscription as it is now."""
     entries = subscription["metadata"].get("managedFields") or []
     written = max(
-        filter(
-            None, (_time(entry.get("time")) for entry in entries if not entry.get("subresource"))
-        ),
+        filter(None, (_time(entry.get("time")) for entry in entries if not entry.get("subresource"))),
         default=None,
     )
     said = _time(time)
@@ -437,14 +408,17 @@ def roll(
     problem = "The KataConfig selects no node." if done and not count else ""
     progress = _nodes_line(
         f"{ready} of {count} nodes run kata",
-        nodes.get("installing"), nodes.get("waitingToInstall"), condition, pool, since, now,
-    )  # fmt: skip
+        nodes.get("installing"),
+        nodes.get("waitingToInstall"),
+        condition,
+        pool,
+        since,
+        now,
+    )
     return _judged(progress, done and not problem, problem or _stuck(condition, pool, done))
 
 
-def removal(
-    kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime
-) -> Progress:
+def removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
     """How many nodes have let go of kata, once a KataConfig is deleted."""
     if kata is None:
         return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
@@ -453,13 +427,17 @@ def removal(
     condition = _in_progress(status)
     pool = _updating(pools) or pools.get("worker")
     left = sum(
-        len(nodes.get(key) or [])
-        for key in ("installed", "uninstalling", "waitingToUninstall", "failedToUninstall")
+        len(nodes.get(key) or []) for key in ("installed", "uninstalling", "waitingToUninstall", "failedToUninstall")
     )
     progress = _nodes_line(
         f"nodes that still have kata: {left}",
-        nodes.get("uninstalling"), nodes.get("waitingToUninstall"), condition, pool, since, now,
-    )  # fmt: skip
+        nodes.get("uninstalling"),
+        nodes.get("waitingToUninstall"),
+        condition,
+        pool,
+        since,
+        now,
+    )
     if condition.get("reason") == "BlockedByExistingKataPods":
         return _judged(progress, False, f"The operator waits: {condition.get('message')}.")
     return _judged(progress, False, _stuck(condition, pool, False))
@@ -632,9 +610,7 @@ def _rolling_for(pool_status: dict, now: datetime) -> str:
     return ""
 
 
-def _names(
-    nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None
-) -> str:
+def _names(nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None) -> str:
     def one(node: str) -> str:
         began = _time((since or {}).get(node))
         return f"{node} ({_ago(began, now)})" if began and now else node

@@ -102,11 +102,14 @@ def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, d
         *(("v1", "ConfigMap", f"{core}/configmaps/{name}") for name in CONFIG_MAPS),
         *(("v1", "Secret", f"{core}/secrets/{name}") for name in SECRETS),
         *(
-            ("cloudcredential.openshift.io/v1", "CredentialsRequest",
-             f"{CREDENTIALS_REQUESTS}/openshift-sandboxed-containers-{cloud}")
+            (
+                "cloudcredential.openshift.io/v1",
+                "CredentialsRequest",
+                f"{CREDENTIALS_REQUESTS}/openshift-sandboxed-containers-{cloud}",
+            )
             for cloud in CLOUDS
         ),
-    )  # fmt: skip
+    )
     for api_version, kind, path in single:
         one = cluster.get(path)
         if one is not None:

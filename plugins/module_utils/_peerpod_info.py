@@ -87,9 +87,7 @@ def describe(
             limits[namespace].append(allowed(node, here))
     shares = {namespace: cloud_share(these, bounds) for namespace, these in limits.items()}
     return {
-        "pools": [
-            _pool(pool, configs, members[pool.label], shares.get(pool.namespace)) for pool in pools
-        ],
+        "pools": [_pool(pool, configs, members[pool.label], shares.get(pool.namespace)) for pool in pools],
         "cloud_bounds": dict(bounds),
         "nodes": rows,
         "namespaces": [
@@ -158,11 +156,7 @@ def _pending(pod: dict) -> dict:
 def _requested(pod: dict) -> int:
     """How many VMs the scheduler takes off the node for a pod."""
     return sum(
-        int(
-            parse_quantity(
-                container.get("resources", {}).get("requests", {}).get(EXTENDED_RESOURCE, 0)
-            )
-        )
+        int(parse_quantity(container.get("resources", {}).get("requests", {}).get(EXTENDED_RESOURCE, 0)))
         for container in pod["spec"]["containers"]
     )
 

@@ -18,9 +18,7 @@ FORMAT = 1
 OPERATOR = "sandboxed-containers-operator."
 
 # What has no place in XML or HTML, escaped or not, and half characters that no file can have.
-_NO_TEXT = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]"
-)
+_NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
 
 # The order in which nodes are told of.
 STATES = ("full", "in_use", "unused", "no_slots")
@@ -43,10 +41,7 @@ def document(
         "operator": (operators, "resources"),
         "capacity": (peer_pods, "totals"),
     }
-    known = {
-        what: reading if reading and fact in reading else None
-        for what, (reading, fact) in readings.items()
-    }
+    known = {what: reading if reading and fact in reading else None for what, (reading, fact) in readings.items()}
     return _clean(
         {
             "format": FORMAT,
@@ -61,10 +56,7 @@ def document(
             "cluster": known["cluster"] and _cluster(known["cluster"]),
             "operators": known["operator"] and _operators(known["operator"]["resources"]),
             "findings": [
-                {
-                    key: finding.get(key) or ""
-                    for key in ("check", "title", "status", "found", "why", "fix")
-                }
+                {key: finding.get(key) or "" for key in ("check", "title", "status", "found", "why", "fix")}
                 for finding in findings
             ],
             "capacity": known["capacity"] and _capacity(known["capacity"]),

@@ -114,9 +114,7 @@ def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
     wanted: dict[Port, None] = {}
     for entry in ports:
         if not 1 <= entry["port"] <= 65535:
-            raise SecurityGroupError(
-                f"{entry['port']} is not a port. Give ports between 1 and 65535."
-            )
+            raise SecurityGroupError(f"{entry['port']} is not a port. Give ports between 1 and 65535.")
         for protocol in entry["protocols"]:
             wanted[Port(entry["port"], protocol)] = None
     return tuple(wanted)
@@ -161,9 +159,7 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     worker.
     """
     held = {
-        instance["InstanceId"]: {
-            group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]
-        }
+        instance["InstanceId"]: {group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]}
         for instance in instances
     }
     names = {group_id: name for groups in held.values() for group_id, name in groups.items()}
@@ -204,9 +200,7 @@ def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def facts_needed(
-    groups: Iterable[Group], wanted: Sequence[Port]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The VPCs and prefix lists that have to be looked up before these groups can be planned.
 
     None where the groups' own rules decide, which is the usual case.
@@ -245,24 +239,18 @@ def plan_present(
     return Plan(group, opened=tuple(opened), already_open=tuple(already_open))
 
 
-def plan_absent(
-    group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]
-) -> Plan:
+def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
     """Revoke our rules for these ports, and no others: ours by tag or by description.
 
     `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
     """
     ours = _our_rules(group, wanted, security_group_rules)
-    return Plan(
-        group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours))
-    )
+    return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours)))
 
 
 def may_hold_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
     """Whether it is worth asking for the tags of the group's rules."""
-    return any(
-        Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted
-    )
+    return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted)
 
 
 def plan_tags(
@@ -337,11 +325,7 @@ def _covered_by(
         if rule.source == group.group_id:
             return _in_words(group, rule)
     by_address = [rule for rule in admitting if rule.is_cidr or rule.source in prefix_lists]
-    blocks = [
-        block
-        for rule in by_address
-        for block in ([rule.source] if rule.is_cidr else prefix_lists[rule.source])
-    ]
+    blocks = [block for rule in by_address for block in ([rule.source] if rule.is_cidr else prefix_lists[rule.source])]
     if vpc_cidrs and _contain(blocks, vpc_cidrs):
         return " and ".join(_in_words(group, rule) for rule in by_address)
     return None
@@ -351,14 +335,8 @@ def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
     """Whether the union of `blocks` holds every address of every one of `cidrs`."""
     networks = [ip_network(block, strict=False) for block in blocks]
     # Collapsed, a union that holds a CIDR has one block that holds it.
-    collapsed = {
-        version: list(collapse_addresses(n for n in networks if n.version == version))
-        for version in (4, 6)
-    }
-    return all(
-        any(cidr.subnet_of(block) for block in collapsed[cidr.version])
-        for cidr in map(ip_network, cidrs)
-    )
+    collapsed = {version: list(collapse_addresses(n for n in networks if n.version == version)) for version in (4, 6)}
+    return all(any(cidr.subnet_of(block) for block in collapsed[cidr.version]) for cidr in map(ip_network, cidrs))
 
 
 def _our_rules(
@@ -387,9 +365,7 @@ def _tags_of(rule: Mapping) -> dict[str, str]:
 
 
 def _tags_in_words(tags: Sequence[tuple[str, str]]) -> str:
-    return (
-        f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
-    )
+    return f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
 
 
 def _in_words(group: Group, rule: Rule) -> str:

@@ -161,16 +161,13 @@ def _by_family(rule: WantedRule) -> Iterator[WantedRule]:
     def half(end: End, version: int) -> End:
         if end.groups:
             return end
-        of_version = (
-            p for p in end.prefixes if getattr(network_of(p), "version", version) == version
-        )
+        of_version = (p for p in end.prefixes if getattr(network_of(p), "version", version) == version)
         return replace(end, prefixes=tuple(of_version))
 
     halves = [
         replace(rule, source=source, destination=destination)
         for version in (4, 6)
-        if (source := half(rule.source, version)).prefixes
-        and (destination := half(rule.destination, version)).prefixes
+        if (source := half(rule.source, version)).prefixes and (destination := half(rule.destination, version)).prefixes
     ]
     if not halves:
         raise SecurityRuleError(
@@ -333,9 +330,7 @@ def plan_present(
             unchanged.append(rule.name)
         else:
             updated.append((before, body))
-    shadowed = _shadowed(
-        needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network
-    )
+    shadowed = _shadowed(needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network)
     if shadowed and when_shadowed == "fail":
         raise SecurityRuleError(_what_to_do(nsg, shadowed, needed, priorities, others))
     return Plan(
@@ -363,9 +358,7 @@ def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
                 removed.append(rule)
             else:
                 says = f"its description is {description!r}" if description else "it has none"
-                kept.append(
-                    (rule["name"], f"a description of ours begins with {OURS.strip()!r}, {says}")
-                )
+                kept.append((rule["name"], f"a description of ours begins with {OURS.strip()!r}, {says}"))
     return Plan(nsg["id"], removed=tuple(removed), kept=tuple(kept))
 
 
@@ -459,10 +452,7 @@ def _decided(
 
 def _taken(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
     """Names of rules by direction and priority."""
-    return {
-        (rule["properties"]["direction"].lower(), rule["properties"]["priority"]): rule["name"]
-        for rule in rules
-    }
+    return {(rule["properties"]["direction"].lower(), rule["properties"]["priority"]): rule["name"] for rule in rules}
 
 
 def _priorities(
@@ -556,9 +546,7 @@ def _what_to_do(
 ) -> str:
     sentences = []
     used = {*_taken(others), *(_place(rule, priorities[rule.name]) for rule in needed)}
-    for name in dict.fromkeys(
-        rule.twin_of or rule.name for rule in needed if rule.name in shadowed
-    ):
+    for name in dict.fromkeys(rule.twin_of or rule.name for rule in needed if rule.name in shadowed):
         halves = [rule for rule in needed if name in (rule.name, rule.twin_of)]
         late = [half.name for half in halves if half.name in shadowed]
         by = [pair for half in late for pair in shadowed[half]]
@@ -595,9 +583,7 @@ def _writable(resource: Mapping) -> dict:
     """A copy without what ARM alone writes."""
     body = {key: value for key, value in resource.items() if key not in _READ_ONLY}
     body["properties"] = {
-        key: value
-        for key, value in resource["properties"].items()
-        if key not in _READ_ONLY_PROPERTIES
+        key: value for key, value in resource["properties"].items() if key not in _READ_ONLY_PROPERTIES
     }
     return body
 
@@ -614,13 +600,9 @@ def _line(rule: Mapping) -> str:
 
 
 def _lines(rules: Iterable[Mapping], described: Sequence[str]) -> str:
-    in_order = sorted(
-        rules, key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"])
-    )
+    in_order = sorted(rules, key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"]))
     return "".join(
-        _line(rule)
-        + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "")
-        + "\n"
+        _line(rule) + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "") + "\n"
         for rule in in_order
     )
 

@@ -76,9 +76,7 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
         network = _of_subnets(arm, ids, (), "Attached to the subnets that were named.")
     elif params["nodes"] is not None or params["virtual_machines"]:
         instead = "subnets or network_security_groups"
-        network = _of_virtual_machines(
-            arm, params["virtual_machines"] or worker_provider_ids(module, instead)
-        )
+        network = _of_virtual_machines(arm, params["virtual_machines"] or worker_provider_ids(module, instead))
     elif named:
         return _of_security_groups(arm, named)
     else:
@@ -105,9 +103,7 @@ def network_security_group(arm: Arm, nsg_id: str) -> dict:
 def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
     """Groups without workers: of their own subnets comes what VirtualNetwork means to them."""
     bodies = {nsg["id"]: nsg for nsg in (network_security_group(arm, id_) for id_ in nsg_ids)}
-    subnets = [
-        subnet["id"] for nsg in bodies.values() for subnet in nsg["properties"].get("subnets", ())
-    ]
+    subnets = [subnet["id"] for nsg in bodies.values() for subnet in nsg["properties"].get("subnets", ())]
     spaces = {
         target.network_security_group_id.lower(): target.virtual_network
         for target in _of_subnets(arm, subnets, (), "").targets
@@ -121,28 +117,16 @@ def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
     interfaces = [
         interface
         for group in unique(vm_id.partition("/providers/")[0] for vm_id in vm_ids)
-        for interface in arm.list(
-            f"{group}/providers/Microsoft.Network/networkInterfaces", NETWORK_API_VERSION
-        )
+        for interface in arm.list(f"{group}/providers/Microsoft.Network/networkInterfaces", NETWORK_API_VERSION)
     ]
     attached = attachments(interfaces, vm_ids)
     count = "the only worker" if len(vm_ids) == 1 else f"all {len(vm_ids)} workers"
-    return _of_subnets(
-        arm, subnet_ids(attached), attached, f"Attached to the subnets and interfaces of {count}."
-    )
+    return _of_subnets(arm, subnet_ids(attached), attached, f"Attached to the subnets and interfaces of {count}.")
 
 
-def _of_subnets(
-    arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], because: str
-) -> WorkerNetwork:
-    networks = [
-        _existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))
-    ]
-    known = {
-        subnet["id"].lower(): subnet
-        for network in networks
-        for subnet in network["properties"]["subnets"]
-    }
+def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], because: str) -> WorkerNetwork:
+    networks = [_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
+    known = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
     missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in known]
     if missing:
         raise SecurityRuleError(
@@ -160,8 +144,7 @@ def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     sources = tuple(dict.fromkeys(p for subnet in network.subnets for p in subnet_prefixes(subnet)))
     spaces = tuple(dict.fromkeys(p for target in network.targets for p in target.virtual_network))
     named = tuple(
-        attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces)
-        for nsg_id in nsg_ids
+        attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces) for nsg_id in nsg_ids
     )
     return replace(network, targets=named, unfiltered=(), chosen_because=_BY_NAME)
 
@@ -170,8 +153,7 @@ def _existing(arm: Arm, resource_id: str, what: str) -> dict:
     found = arm.get(resource_id, NETWORK_API_VERSION)
     if found is None:
         raise SecurityRuleError(
-            f"Azure has no {what} {resource_id}. Check the id, and that these credentials may "
-            "see it."
+            f"Azure has no {what} {resource_id}. Check the id, and that these credentials may see it."
         )
     return found
 
@@ -192,9 +174,7 @@ def subnets_in_words(network: WorkerNetwork) -> list[dict]:
         {
             "id": subnet["id"],
             "address_prefixes": list(subnet_prefixes(subnet)),
-            "network_security_group": (subnet["properties"].get("networkSecurityGroup") or {}).get(
-                "id"
-            ),
+            "network_security_group": (subnet["properties"].get("networkSecurityGroup") or {}).get("id"),
         }
         for subnet in network.subnets
     ]

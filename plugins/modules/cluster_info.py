@@ -396,9 +396,7 @@ def missing_permissions(cluster, playbook):
         f"{verb} {resource}.{group}".rstrip(".")
         for (group, resource), verbs in NEEDED[playbook].items()
         for verb in verbs
-        if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"][
-            "allowed"
-        ]
+        if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"]["allowed"]
     ]
 
 
@@ -447,9 +445,7 @@ def main():
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
         facts = describe(infrastructure, version, nodes, review)
         if playbook:
-            facts["missing_permissions"] = (
-                [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook)
-            )
+            facts["missing_permissions"] = [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:

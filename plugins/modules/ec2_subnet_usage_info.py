@@ -73,9 +73,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2E
 
 
 def main() -> None:
-    module = AnsibleAWSModule(
-        argument_spec={"subnet": {"type": "str", "required": True}}, supports_check_mode=True
-    )
+    module = AnsibleAWSModule(argument_spec={"subnet": {"type": "str", "required": True}}, supports_check_mode=True)
     subnet_id = module.params["subnet"]
     try:
         ec2 = Ec2(module)

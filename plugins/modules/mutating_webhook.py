@@ -505,41 +505,27 @@ def refuse_nonsense(params):
     elif params["state"] == "present" and not (params["service"] or params["url"]):
         raise WebhookError("With mode webhook and state present one of service, url is required.")
     if not 1 <= params["timeout_seconds"] <= 30:
-        raise WebhookError(
-            f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}."
-        )
+        raise WebhookError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
     if not params["target_runtime_classes"]:
-        raise WebhookError(
-            "target_runtime_classes is empty: without one there are no peer pods to change."
-        )
+        raise WebhookError("target_runtime_classes is empty: without one there are no peer pods to change.")
     given = [name for name in CA_BUNDLES if params[name] is not None]
     if params["service_ca"] and (given or params["cert_manager"]):
         raise WebhookError(
             f"With service_ca OpenShift keeps the CA bundle: leave out {', '.join(given) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
-        raise WebhookError(
-            "service_ca is for a service: OpenShift's service CA signs no certificate for a url."
-        )
+        raise WebhookError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
     if params["verify"] and params["verify_namespace"] in excluded_namespaces(params):
-        raise WebhookError(
-            f"verify_namespace {params['verify_namespace']} is excluded: no pod is changed there."
-        )
+        raise WebhookError(f"verify_namespace {params['verify_namespace']} is excluded: no pod is changed there.")
 
 
 def refuse_webhook_options(params):
     names = ("service", "url", *CA_BUNDLES, "cert_manager")
-    given = [name for name in names if params[name] is not None] + ["service_ca"] * params[
-        "service_ca"
-    ]
+    given = [name for name in names if params[name] is not None] + ["service_ca"] * params["service_ca"]
     if given:
-        raise WebhookError(
-            f"With mode policy the API server calls nobody: leave out {', '.join(given)}."
-        )
+        raise WebhookError(f"With mode policy the API server calls nobody: leave out {', '.join(given)}.")
     if params["operations"] != ["CREATE"]:
-        raise WebhookError(
-            "With mode policy operations must be [CREATE]: resources cannot be changed later."
-        )
+        raise WebhookError("With mode policy operations must be [CREATE]: resources cannot be changed later.")
 
 
 def plan_state(module, cluster, current):
@@ -562,9 +548,7 @@ def plan_state(module, cluster, current):
         excluded = excluded.spelled_out(item["metadata"]["name"] for item in existing)
     desired = webhook(
         name=name,
-        client_config={"url": params["url"]}
-        if params["url"]
-        else service_client_config(**params["service"]),
+        client_config={"url": params["url"]} if params["url"] else service_client_config(**params["service"]),
         runtime_classes=params["target_runtime_classes"],
         excluded=excluded,
         object_selector=params["object_selector"],
@@ -669,10 +653,7 @@ def probe(cluster, params, runtime_class, mark):
             else:
                 return True
         except ClusterError as error:
-            if (
-                error.status == 403
-                and cluster.get(f"{RUNTIME_CLASSES_PATH}/{runtime_class}") is None
-            ):
+            if error.status == 403 and cluster.get(f"{RUNTIME_CLASSES_PATH}/{runtime_class}") is None:
                 return False
             if error.status is None or error.status < 500:
                 raise
@@ -687,9 +668,7 @@ def probe(cluster, params, runtime_class, mark):
 
 def verify(module, cluster, mark=None):
     params = module.params
-    unproven = [
-        name for name in params["target_runtime_classes"] if not probe(cluster, params, name, mark)
-    ]
+    unproven = [name for name in params["target_runtime_classes"] if not probe(cluster, params, name, mark)]
     if unproven:
         module.warn(
             f"The {params['mode']} could not be verified: there is no RuntimeClass {', '.join(unproven)} yet. It comes "

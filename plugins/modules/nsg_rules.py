@@ -527,8 +527,7 @@ def run(module: AnsibleModule) -> dict:
             module.warn(f"{name} of {nsg['name']} comes too late for some of its traffic: {by}.")
     names = ", ".join(nsg["name"] for dummy, nsg in found) or "No network security group"
     return {
-        "changed": any(plan.changes for *dummy, plan in done)
-        and (module.check_mode or not dry_run),
+        "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
         "network_security_groups": [described(*one) for one in done],
         "chosen_because": f"{names}. {network.chosen_because}",
         "subnets": subnets_in_words(network),
@@ -593,9 +592,7 @@ def main() -> None:
     )
     first, *rest = module.params["priority_range"]
     if len(rest) != 1 or not 100 <= first <= rest[0] <= 4096:
-        module.fail_json(
-            msg="priority_range is two numbers, the first and the last priority, from 100 to 4096."
-        )
+        module.fail_json(msg="priority_range is two numbers, the first and the last priority, from 100 to 4096.")
     try:
         result = run(module)
     except (ArmError, SecurityRuleError, WorkerNodesError) as error:

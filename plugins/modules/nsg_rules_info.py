@@ -236,8 +236,7 @@ def flows_of(params: dict, target: Target) -> Iterator[Flow]:
     }
     for direction, defaults in ends.items():
         source, destination = (
-            tuple(given) if given else default
-            for given, default in zip(asked, defaults, strict=True)
+            tuple(given) if given else default for given, default in zip(asked, defaults, strict=True)
         )
         if not source or not destination:
             raise SecurityRuleError(

@@ -280,10 +280,14 @@ def main():
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
-    result = {} if upgrade_to is None else {
-        "generation": generation,
-        "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
-    }  # fmt: skip
+    result = (
+        {}
+        if upgrade_to is None
+        else {
+            "generation": generation,
+            "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
+        }
+    )
     module.exit_json(
         changed=False,
         objects=objects,

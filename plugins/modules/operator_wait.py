@@ -202,8 +202,7 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         namespace, name = params["source_namespace"], params["source"]
         manifests = read_package_manifests(cluster)
         catalogs = None if manifests is None else describe_catalogs(manifests)
-        wanted = {"namespace": namespace, "name": name, "channel": params["channel"],
-                  "csv": params["csv"]}  # fmt: skip
+        wanted = {"namespace": namespace, "name": name, "channel": params["channel"], "csv": params["csv"]}
         return catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
     if params["wait_for"] == "operator":
         namespace = params["namespace"]

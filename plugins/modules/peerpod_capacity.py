@@ -149,9 +149,7 @@ def main():
                 before[name] = slots
     except ClusterError as error:
         module.fail_json(msg=str(error), changed=bool(changed), nodes=changed)
-    module.exit_json(
-        changed=bool(changed), nodes=changed, kept=kept, diff={"before": before, "after": {}}
-    )
+    module.exit_json(changed=bool(changed), nodes=changed, kept=kept, diff={"before": before, "after": {}})
 
 
 if __name__ == "__main__":

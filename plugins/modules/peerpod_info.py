@@ -338,9 +338,7 @@ def main():
     agent_namespace = params["cloud_capacity"]["namespace"]
     try:
         cluster = Cluster(module)
-        limits = read_limits(
-            cluster, namespace, agent_namespace, everywhere=params["namespace"] is None
-        )
+        limits = read_limits(cluster, namespace, agent_namespace, everywhere=params["namespace"] is None)
         bounds = read_cloud_bounds(module, cluster, **params["cloud_capacity"])
         facts = describe(
             limits.pools if limits.has_place else (),

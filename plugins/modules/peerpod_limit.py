@@ -583,11 +583,7 @@ def plan_absent(params, found, name):
     if not found.has_place:
         return Change(None, None)
     refuse_unread_agent(found, agent_namespace)
-    without = {
-        key: text
-        for key, text in ((found.limits or {}).get("data") or {}).items()
-        if key != DEFAULT_POOL
-    }
+    without = {key: text for key, text in ((found.limits or {}).get("data") or {}).items() if key != DEFAULT_POOL}
     fallback = pools_of_second(
         found.configs or (),
         without,
@@ -612,10 +608,7 @@ def plan_target(params, cluster, fields, read_the_bounds):
         agent_deployed=params["agent_deployed"],
     )
     name = name_of_pool(params["name"], found.is_second)
-    if is_removal:
-        change = plan_absent(params, found, name)
-    else:
-        change = plan_present(params, found, name, fields)
+    change = plan_absent(params, found, name) if is_removal else plan_present(params, found, name, fields)
     others = [pool for pool in found.pools if pool.label != f"{namespace}/{name}"]
     pools = [*others, change.after] if change.after else others
     nodes = left = None
@@ -777,21 +770,15 @@ def wait(params, cluster, target, deadline):
         return lags(target.expected(nodes), target.limit, selector, share)
     if target.left is None:
         return None
-    if not target.left.wait(
-        lambda nodes: not still_advertising(nodes, target.pools), deadline - time.monotonic()
-    ):
-        return explain_still_advertising(
-            still_advertising(target.left.objects, target.pools), seconds
-        )
+    if not target.left.wait(lambda nodes: not still_advertising(nodes, target.pools), deadline - time.monotonic()):
+        return explain_still_advertising(still_advertising(target.left.objects, target.pools), seconds)
     share = target.share([])
 
     def has_fallen(nodes):
         fallback, fallen = target.fallen(nodes)
         return not fallen or in_force(fallen, slots_of(fallback.limit, share))
 
-    if target.change.after is None and not target.left.wait(
-        has_fallen, deadline - time.monotonic()
-    ):
+    if target.change.after is None and not target.left.wait(has_fallen, deadline - time.monotonic()):
         fallback, fallen = target.fallen(target.left.objects)
         return lags(fallen, fallback.limit, label_selector(fallback.selector), share)
     return None
@@ -848,9 +835,7 @@ def warn_of_nodes_that_are_down(module, target):
     slots = slots_of(target.limit, target.share(members))
     down = lagging(filter(is_down, members), slots)
     if down:
-        module.warn(
-            f"These nodes are not Ready and do not advertise the limit yet: {in_words(sorted(down))}."
-        )
+        module.warn(f"These nodes are not Ready and do not advertise the limit yet: {in_words(sorted(down))}.")
 
 
 def run(module):
@@ -922,11 +907,7 @@ def needs_settings(params, cluster, target):
         return True
     operator = target.found.operator
     # An interrupted run may have replaced every pod and not restored caaUpdateStrategy.
-    return bool(
-        operator
-        and operator.behaviour.has_update_strategy
-        and is_held(cluster, params["namespace"])
-    )
+    return bool(operator and operator.behaviour.has_update_strategy and is_held(cluster, params["namespace"]))
 
 
 def main():

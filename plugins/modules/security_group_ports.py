@@ -304,10 +304,7 @@ def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> l
     plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
     rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
     tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)
-    return [
-        replace(plan, retagged=tuple(rule for rule in plan.retagged if rule.rule_id in tagged))
-        for plan in plans
-    ]
+    return [replace(plan, retagged=tuple(rule for rule in plan.retagged if rule.rule_id in tagged)) for plan in plans]
 
 
 def apply_rules(plan: Plan, ec2: Ec2, tags: dict[str, str], dry_run: bool) -> Plan:
@@ -319,9 +316,7 @@ def apply_rules(plan: Plan, ec2: Ec2, tags: dict[str, str], dry_run: bool) -> Pl
         plan,
         opened=tuple(opened),
         already_open=plan.already_open
-        + tuple(
-            (port, "a rule added at the same time") for port in plan.opened if port not in opened
-        ),
+        + tuple((port, "a rule added at the same time") for port in plan.opened if port not in opened),
         revoked=tuple((by_rule_id[rule_id], rule_id) for rule_id in revoked),
     )
 
@@ -336,9 +331,7 @@ def run(module: AnsibleAWSModule) -> dict:
     wanted = wanted_ports(params["ports"])
     tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}
     workers = instance_ids(
-        params["instance_ids"] or ()
-        if params["nodes"] is None
-        else worker_provider_ids(module, instead="group_ids")
+        params["instance_ids"] or () if params["nodes"] is None else worker_provider_ids(module, instead="group_ids")
     )
     ec2 = Ec2(module)
     instances = ec2.instances(workers)
@@ -352,22 +345,16 @@ def run(module: AnsibleAWSModule) -> dict:
     if params["dry_run"] or not module.check_mode:
         plans = apply(plans, ec2, tags, params["dry_run"])
     return {
-        "changed": any(plan.changes for plan in plans)
-        and (module.check_mode or not params["dry_run"]),
+        "changed": any(plan.changes for plan in plans) and (module.check_mode or not params["dry_run"]),
         "groups": [
             {
                 "group_id": plan.group.group_id,
                 "group_name": plan.group.group_name,
                 "vpc_id": plan.group.vpc_id,
                 "opened": [as_dict(port) for port in plan.opened],
-                "already_open": [
-                    as_dict(port, covered_by=covered_by) for port, covered_by in plan.already_open
-                ],
+                "already_open": [as_dict(port, covered_by=covered_by) for port, covered_by in plan.already_open],
                 "revoked": [as_dict(port, rule_id=rule_id) for port, rule_id in plan.revoked],
-                "retagged": [
-                    as_dict(rule.port, rule_id=rule.rule_id, tags=dict(rule.after))
-                    for rule in plan.retagged
-                ],
+                "retagged": [as_dict(rule.port, rule_id=rule.rule_id, tags=dict(rule.after)) for rule in plan.retagged],
             }
             for plan in plans
         ],

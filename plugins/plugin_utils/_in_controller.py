@@ -52,9 +52,7 @@ def _path(module: str) -> str:
 class InController(ActionBase):
     """An action that runs modules of collections in the controller where it can, and else starts them as usual."""
 
-    def _execute_module(
-        self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs
-    ):
+    def _execute_module(self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs):
         task_vars = task_vars or {}
         name = module_name or self._task.action
         arguments = self._task.args if module_args is None else module_args

@@ -35,9 +35,7 @@ class AzureArm(Arm):
         self._server = Server(context)
         super().__init__(self._server.url)
         self._server.answer = self.answer
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     def __enter__(self) -> Self:
         self._thread.start()

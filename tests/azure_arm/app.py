@@ -21,25 +21,72 @@ from .wire import Answer, Request, answered, retry_after
 # Of the many, those that clients of the last years ask for; ARM keeps old ones for long.
 API_VERSIONS = {
     "microsoft.network": (
-        "2015-06-15", "2017-10-01", "2018-11-01", "2019-11-01", "2020-11-01", "2021-02-01",
-        "2021-05-01", "2021-08-01", "2022-01-01", "2022-05-01", "2022-07-01", "2022-09-01",
-        "2022-11-01", "2023-02-01", "2023-04-01", "2023-05-01", "2023-06-01", "2023-09-01",
-        "2023-11-01", "2024-01-01", "2024-03-01", "2024-05-01", "2024-07-01", "2024-10-01",
-        "2025-01-01", "2025-03-01", "2025-05-01", "2025-07-01", "2025-09-01", "2026-01-01",
+        "2015-06-15",
+        "2017-10-01",
+        "2018-11-01",
+        "2019-11-01",
+        "2020-11-01",
+        "2021-02-01",
+        "2021-05-01",
+        "2021-08-01",
+        "2022-01-01",
+        "2022-05-01",
+        "2022-07-01",
+        "2022-09-01",
+        "2022-11-01",
+        "2023-02-01",
+        "2023-04-01",
+        "2023-05-01",
+        "2023-06-01",
+        "2023-09-01",
+        "2023-11-01",
+        "2024-01-01",
+        "2024-03-01",
+        "2024-05-01",
+        "2024-07-01",
+        "2024-10-01",
+        "2025-01-01",
+        "2025-03-01",
+        "2025-05-01",
+        "2025-07-01",
+        "2025-09-01",
+        "2026-01-01",
         "2026-03-01",
     ),
     "microsoft.compute": (
-        "2017-12-01", "2018-10-01", "2019-04-01", "2021-07-01", "2022-03-01", "2022-11-01",
-        "2023-09-01", "2024-03-01", "2024-07-01", "2024-11-01", "2025-04-01", "2026-04-01",
+        "2017-12-01",
+        "2018-10-01",
+        "2019-04-01",
+        "2021-07-01",
+        "2022-03-01",
+        "2022-11-01",
+        "2023-09-01",
+        "2024-03-01",
+        "2024-07-01",
+        "2024-11-01",
+        "2025-04-01",
+        "2026-04-01",
     ),
     "microsoft.authorization": ("2016-09-01", "2020-05-01"),
     "microsoft.authorization/permissions": ("2015-07-01", "2018-07-01", "2022-04-01"),
     "microsoft.resources": (
-        "2015-01-01", "2016-06-01", "2018-05-01", "2019-10-01", "2019-11-01", "2020-01-01",
-        "2021-01-01", "2021-04-01", "2022-01-01", "2022-09-01", "2022-12-01", "2024-03-01",
-        "2024-07-01", "2024-11-01", "2025-04-01",
+        "2015-01-01",
+        "2016-06-01",
+        "2018-05-01",
+        "2019-10-01",
+        "2019-11-01",
+        "2020-01-01",
+        "2021-01-01",
+        "2021-04-01",
+        "2022-01-01",
+        "2022-09-01",
+        "2022-12-01",
+        "2024-03-01",
+        "2024-07-01",
+        "2024-11-01",
+        "2025-04-01",
     ),
-}  # fmt: skip
+}
 
 _OPERATION = re.compile(
     r"/subscriptions/[^/]+/providers/[^/]+/locations/[^/]+/(operations|operationresults)/([^/]+)",
@@ -157,9 +204,7 @@ class Arm(Login):
         kind = "reads" if request.method in ("GET", "HEAD") else "writes"
         usual = {
             "x-ms-request-id": str(uuid.uuid4()),
-            "x-ms-correlation-request-id": request.headers.get(
-                "x-ms-correlation-request-id", str(uuid.uuid4())
-            ),
+            "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", str(uuid.uuid4())),
             f"x-ms-ratelimit-remaining-subscription-{kind}": "1199",
             "Cache-Control": "no-cache",
         }
@@ -181,8 +226,12 @@ class Arm(Login):
         }
         if path == "/tenants":
             self._require_version(request, "Microsoft.Resources", "tenants")
-            tenant = {"id": f"/tenants/{self.tenant_id}", "tenantId": self.tenant_id,
-                      "tenantCategory": "Home", "displayName": "Emulated"}  # fmt: skip
+            tenant = {
+                "id": f"/tenants/{self.tenant_id}",
+                "tenantId": self.tenant_id,
+                "tenantCategory": "Home",
+                "displayName": "Emulated",
+            }
             return answered({"value": [tenant]})
         if path == "/subscriptions":
             self._require_version(request, "Microsoft.Resources", "subscriptions")
@@ -203,9 +252,7 @@ class Arm(Login):
         self._require_type(resource, request)
         return self._of_resource(request, resource, operation_error)
 
-    def _of_resource(
-        self, request: Request, resource: ResourceId, operation_error: ArmError | None
-    ) -> Answer:
+    def _of_resource(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
         self._require_permitted(request, resource)
         if resource.type == ids.PERMISSIONS:
             return self._permissions(request, resource)
@@ -236,9 +283,7 @@ class Arm(Login):
         self.state.get(scope)  # Which has to be there.
         return self._page(request, self.permissions)
 
-    def _put(
-        self, request: Request, resource: ResourceId, operation_error: ArmError | None
-    ) -> Answer:
+    def _put(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
         self._finish(resource)
         slow = resource.type not in (ids.RESOURCE_GROUPS, ids.LOCKS)
         ends_later = slow and (self.polls > 0 or operation_error)
@@ -254,9 +299,7 @@ class Arm(Login):
             headers.pop("Location")
         return answered(self.state.get(resource), 201 if created else 200, **headers)
 
-    def _delete(
-        self, request: Request, resource: ResourceId, operation_error: ArmError | None
-    ) -> Answer:
+    def _delete(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
         self._finish(resource)
         if not self.state.require_deletable(resource, request.headers):
             return Answer(204)
@@ -264,9 +307,7 @@ class Arm(Login):
             self.state.delete(resource)
             return Answer(200)
         self.state.mark(resource, "Deleting")
-        return Answer(
-            202, headers=self._begin(request, resource, deletes=True, error=operation_error)
-        )
+        return Answer(202, headers=self._begin(request, resource, deletes=True, error=operation_error))
 
     def _page(self, request: Request, found: list[dict]) -> Answer:
         skipped = int(request.query.get("$skiptoken", 0))
@@ -274,8 +315,7 @@ class Arm(Login):
         if skipped + self.page_size < len(found):
             version = request.query["api-version"]
             body["nextLink"] = (
-                f"{self.endpoint_url}{request.path}?api-version={version}"
-                f"&$skiptoken={skipped + self.page_size}"
+                f"{self.endpoint_url}{request.path}?api-version={version}&$skiptoken={skipped + self.page_size}"
             )
         return answered(body)
 

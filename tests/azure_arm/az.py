@@ -43,14 +43,23 @@ class Az:
             "microsoft-graph-resource-id": f"{arm.endpoint_url}/graph",
         }
         self.run(
-            "cloud", "register", "--name", "Emulated",
+            "cloud",
+            "register",
+            "--name",
+            "Emulated",
             *(part for name, url in endpoints.items() for part in (f"--endpoint-{name}", url)),
-        )  # fmt: skip
+        )
         self.run("cloud", "set", "--name", "Emulated")
         self.run(
-            "login", "--service-principal", "--username", arm.client_id,
-            "--password", arm.client_secret, "--tenant", arm.tenant_id,
-        )  # fmt: skip
+            "login",
+            "--service-principal",
+            "--username",
+            arm.client_id,
+            "--password",
+            arm.client_secret,
+            "--tenant",
+            arm.tenant_id,
+        )
 
     def run(self, *args: str) -> str:
         """What `az` prints; CalledProcessError, with what it complained of, where it fails."""
@@ -62,6 +71,10 @@ class Az:
 
     def _output(self, command: list[str]) -> str:
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=True,
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
             timeout=TIMEOUT,
-        ).stdout  # fmt: skip
+        ).stdout

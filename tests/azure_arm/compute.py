@@ -15,15 +15,15 @@ class Family:
 
 
 FAMILIES = (
-    Family("standardDSv5Family", "Standard DSv5 Family vCPUs",
-           {f"Standard_D{n}s_v5": n for n in (2, 4, 8, 16)}),
-    Family("standardDASv5Family", "Standard DASv5 Family vCPUs",
-           {f"Standard_D{n}as_v5": n for n in (2, 4, 8)}),
-    Family("standardDCASv5Family", "Standard DCASv5 Family vCPUs",
-           {f"Standard_DC{n}as_v5": n for n in (2, 4, 8)}),
-    Family("standardBasv2Family", "Standard Basv2 Family vCPUs",
-           {"Standard_B2als_v2": 2, "Standard_B2as_v2": 2, "Standard_B4als_v2": 4}),
-)  # fmt: skip
+    Family("standardDSv5Family", "Standard DSv5 Family vCPUs", {f"Standard_D{n}s_v5": n for n in (2, 4, 8, 16)}),
+    Family("standardDASv5Family", "Standard DASv5 Family vCPUs", {f"Standard_D{n}as_v5": n for n in (2, 4, 8)}),
+    Family("standardDCASv5Family", "Standard DCASv5 Family vCPUs", {f"Standard_DC{n}as_v5": n for n in (2, 4, 8)}),
+    Family(
+        "standardBasv2Family",
+        "Standard Basv2 Family vCPUs",
+        {"Standard_B2als_v2": 2, "Standard_B2as_v2": 2, "Standard_B4als_v2": 4},
+    ),
+)
 ZONES = ("1", "2", "3")
 DEFAULT_LIMITS = {
     "virtualMachines": 25000,
@@ -34,9 +34,7 @@ DEFAULT_LIMITS = {
 
 def usages(machines: list[dict], limits: dict[str, int]) -> list[dict]:
     """https://learn.microsoft.com/rest/api/compute/usage/list"""
-    sizes = [
-        (machine["properties"].get("hardwareProfile") or {}).get("vmSize") for machine in machines
-    ]
+    sizes = [(machine["properties"].get("hardwareProfile") or {}).get("vmSize") for machine in machines]
     used = {family.name: sum(family.sizes.get(size, 0) for size in sizes) for family in FAMILIES}
     counts = {"virtualMachines": len(machines), "cores": sum(used.values()), **used}
     names = {

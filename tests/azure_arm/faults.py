@@ -38,9 +38,7 @@ class Fault:
     act: Act
 
     def matches(self, request: Request) -> bool:
-        return self.method in ("*", request.method) and bool(
-            re.search(self.path, request.path, re.IGNORECASE)
-        )
+        return self.method in ("*", request.method) and bool(re.search(self.path, request.path, re.IGNORECASE))
 
 
 def work(request: Request, pass_on: PassOn) -> Answer:
@@ -68,9 +66,7 @@ def lose_the_answer(request: Request, pass_on: PassOn) -> None:
 
 def cut_the_answer(request: Request, pass_on: PassOn) -> Answer:
     answer = pass_on()
-    return replace(
-        answer, content=answer.content[: len(answer.content) // 2], length=len(answer.content)
-    )
+    return replace(answer, content=answer.content[: len(answer.content) // 2], length=len(answer.content))
 
 
 def refuse(status: int, code: str, message: str = "told to", after: float | None = None) -> Act:

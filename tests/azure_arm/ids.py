@@ -19,9 +19,19 @@ VMS = "Microsoft.Compute/virtualMachines"
 TYPES = {
     name.lower(): name
     for name in (
-        RESOURCE_GROUPS, LOCKS, PERMISSIONS, VNETS, SUBNETS, NICS, ASGS, NSGS, RULES, DEFAULT_RULES, VMS,
+        RESOURCE_GROUPS,
+        LOCKS,
+        PERMISSIONS,
+        VNETS,
+        SUBNETS,
+        NICS,
+        ASGS,
+        NSGS,
+        RULES,
+        DEFAULT_RULES,
+        VMS,
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,7 @@ def parse(path: str) -> ResourceId | None:
     if "providers" not in lowered:
         if lowered[3] != "resourcegroups" or len(parts) > 5:
             return None
-        return ResourceId(
-            "/".join(parts[:3]), RESOURCE_GROUPS, parts[4] if len(parts) == 5 else None, path
-        )
+        return ResourceId("/".join(parts[:3]), RESOURCE_GROUPS, parts[4] if len(parts) == 5 else None, path)
     start = len(parts) - 1 - lowered[::-1].index("providers")
     namespace, *rest = parts[start + 1 :]
     if not rest:

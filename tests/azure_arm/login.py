@@ -48,16 +48,14 @@ class Login:
                     "metadata": [],
                 }
             )
-        match = re.fullmatch(
-            r"/([^/]+)/(?:(oauth2/v2.0/token)|v2.0/\.well-known/openid-configuration)", path
-        )
+        match = re.fullmatch(r"/([^/]+)/(?:(oauth2/v2.0/token)|v2.0/\.well-known/openid-configuration)", path)
         if match is None:
             return None
         if match[1] not in (self.tenant_id, "organizations", "common"):
             return _refused(
-                "invalid_tenant", f"AADSTS90002: Tenant '{match[1]}' not found. Check to make "
-                "sure you have the correct tenant ID."
-            )  # fmt: skip
+                "invalid_tenant",
+                f"AADSTS90002: Tenant '{match[1]}' not found. Check to make sure you have the correct tenant ID.",
+            )
         return self._token(request) if match[2] else answered(self._openid(match[1]))
 
     def require_token(self, request: Request) -> None:
@@ -65,16 +63,14 @@ class Login:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise self._unauthorized(
-                "AuthenticationFailed", "Authentication failed. The 'Authorization' header is "
-                "missing."
-            )  # fmt: skip
+                "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing."
+            )
         if token not in self._expiry_of:
             raise self._unauthorized("InvalidAuthenticationToken", "The access token is invalid.")
         if self._expiry_of[token] <= time.time():
             raise self._unauthorized(
-                "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than "
-                "current UTC time."
-            )  # fmt: skip
+                "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than current UTC time."
+            )
         audience = self._audience_of[token]
         if audience.rstrip("/") != self.endpoint_url:
             raise self._unauthorized(
@@ -92,26 +88,30 @@ class Login:
         form = dict(parse_qsl(request.content.decode()))
         if form.get("grant_type") != "client_credentials":
             return _refused(
-                "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant "
-                f"type '{form.get('grant_type')}'."
-            )  # fmt: skip
+                "unsupported_grant_type",
+                f"AADSTS70003: The app requested an unsupported grant type '{form.get('grant_type')}'.",
+            )
         if form.get("client_id") != self.client_id:
             return _refused(
-                "unauthorized_client", "AADSTS700016: Application with identifier "
-                f"'{form.get('client_id')}' was not found in the directory '{self.tenant_id}'."
-            )  # fmt: skip
+                "unauthorized_client",
+                "AADSTS700016: Application with identifier "
+                f"'{form.get('client_id')}' was not found in the directory '{self.tenant_id}'.",
+            )
         if form.get("client_assertion_type") == ASSERTION_TYPE:
             if form.get("client_assertion") != self.federated_token:
                 return _refused(
-                    "invalid_client", "AADSTS700213: No matching federated identity record found "
-                    "for presented assertion subject.", 401
-                )  # fmt: skip
+                    "invalid_client",
+                    "AADSTS700213: No matching federated identity record found for presented assertion subject.",
+                    401,
+                )
         elif form.get("client_secret") != self.client_secret:
             return _refused(
-                "invalid_client", "AADSTS7000215: Invalid client secret provided. Ensure the "
+                "invalid_client",
+                "AADSTS7000215: Invalid client secret provided. Ensure the "
                 "secret being sent in the request is the client secret value, not the client "
-                f"secret ID, for a secret added to app '{self.client_id}'.", 401
-            )  # fmt: skip
+                f"secret ID, for a secret added to app '{self.client_id}'.",
+                401,
+            )
         scope = form.get("scope", "").split()
         audience = scope[0].removesuffix(".default").removesuffix("/") if scope else ""
         return answered(

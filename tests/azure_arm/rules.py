@@ -80,8 +80,7 @@ def stored_rule(rule_id: str, properties: dict, resource_exists: Callable[[str],
         by_lower = {value.lower(): value for value in values}
         if str(given[key]).lower() not in by_lower:
             raise unparsable(
-                f"Error converting value \"{given[key]}\" to type 'SecurityRule{key.title()}'. "
-                f"Path 'properties.{key}'."
+                f"Error converting value \"{given[key]}\" to type 'SecurityRule{key.title()}'. Path 'properties.{key}'."
             )
         stored[key] = by_lower[str(given[key]).lower()]
     stored["priority"] = _priority(rule_id, given)
@@ -109,9 +108,7 @@ def _priority(rule_id: str, given: dict) -> int:
         raise _missing(rule_id, "priority")
     priority = given["priority"]
     if not isinstance(priority, int):
-        raise unparsable(
-            f"Could not convert string to integer: \"{priority}\". Path 'properties.priority'."
-        )
+        raise unparsable(f"Could not convert string to integer: \"{priority}\". Path 'properties.priority'.")
     if priority not in PRIORITIES:
         raise ArmError(
             400,
@@ -156,9 +153,7 @@ def _require_ports(value: str) -> None:
     )
 
 
-def _addresses(
-    rule_id: str, side: str, given: dict, resource_exists: Callable[[str], bool]
-) -> dict:
+def _addresses(rule_id: str, side: str, given: dict, resource_exists: Callable[[str], bool]) -> dict:
     one, several = f"{side}AddressPrefix", f"{side}AddressPrefixes"
     groups = f"{side}ApplicationSecurityGroups"
     which = _one_of(rule_id, given, (several, one, groups))
@@ -264,8 +259,7 @@ def _missing(rule_id: str, key: str) -> ArmError:
     return ArmError(
         400,
         "SecurityRuleParameterMissing",
-        f"Required security rule parameter {key[0].upper() + key[1:]} is missing for security "
-        f"rule with Id: {rule_id}.",
+        f"Required security rule parameter {key[0].upper() + key[1:]} is missing for security rule with Id: {rule_id}.",
     )
 
 
@@ -294,14 +288,24 @@ def _default(name: str, description: str, source: str, destination: str, priorit
 
 # As in the REST example NetworkSecurityGroupGet.json.
 DEFAULT_RULES = (
-    _default("AllowVnetInBound", "Allow inbound traffic from all VMs in VNET",
-             "VirtualNetwork", "VirtualNetwork", 65000),
-    _default("AllowAzureLoadBalancerInBound", "Allow inbound traffic from azure load balancer",
-             "AzureLoadBalancer", "*", 65001),
+    _default(
+        "AllowVnetInBound", "Allow inbound traffic from all VMs in VNET", "VirtualNetwork", "VirtualNetwork", 65000
+    ),
+    _default(
+        "AllowAzureLoadBalancerInBound",
+        "Allow inbound traffic from azure load balancer",
+        "AzureLoadBalancer",
+        "*",
+        65001,
+    ),
     _default("DenyAllInBound", "Deny all inbound traffic", "*", "*", 65500),
-    _default("AllowVnetOutBound", "Allow outbound traffic from all VMs to all VMs in VNET",
-             "VirtualNetwork", "VirtualNetwork", 65000),
-    _default("AllowInternetOutBound", "Allow outbound traffic from all VMs to Internet",
-             "*", "Internet", 65001),
+    _default(
+        "AllowVnetOutBound",
+        "Allow outbound traffic from all VMs to all VMs in VNET",
+        "VirtualNetwork",
+        "VirtualNetwork",
+        65000,
+    ),
+    _default("AllowInternetOutBound", "Allow outbound traffic from all VMs to Internet", "*", "Internet", 65001),
     _default("DenyAllOutBound", "Deny all outbound traffic", "*", "*", 65500),
-)  # fmt: skip
+)

@@ -95,9 +95,7 @@ class State:
 
     # -- Writing -------------------------------------------------------------------------------
 
-    def put(
-        self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: dict
-    ) -> bool:
+    def put(self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: dict) -> bool:
         """Create or replace; True where it was created.
 
         `conditions` may have If-Match and If-None-Match. `state` is the provisioningState
@@ -186,9 +184,7 @@ class State:
 
     # -- What a write makes of a body ----------------------------------------------------------
 
-    def _completed(
-        self, resource: ResourceId, new: dict, before: dict | None, given: dict
-    ) -> dict[str, dict]:
+    def _completed(self, resource: ResourceId, new: dict, before: dict | None, given: dict) -> dict[str, dict]:
         """Complete `new` in place; returns the children by key, and as "removed" those gone."""
         old = before["properties"] if before else {}
         properties = new["properties"]
@@ -249,10 +245,14 @@ class State:
                     400,
                     "InvalidRequestFormat",
                     "Cannot parse the request.",
-                    [{"code": "DuplicateResourceName",
-                      "message": f"Resource {new['id']} has two child resources with the same "
-                                 f"name ({child['name']})."}],
-                )  # fmt: skip
+                    [
+                        {
+                            "code": "DuplicateResourceName",
+                            "message": f"Resource {new['id']} has two child resources with the same "
+                            f"name ({child['name']}).",
+                        }
+                    ],
+                )
             children[child_id.lower()] = body
         if kind == ids.RULES:
             rules.require_no_conflict(self._named(children))
@@ -270,15 +270,10 @@ class State:
         new["properties"].setdefault("virtualNetworkPeerings", [])
         new["properties"].setdefault("enableDdosProtection", False)
 
-    def _complete_subnet(
-        self, new: dict, network: dict, siblings: Iterator[tuple[str, dict]]
-    ) -> None:
+    def _complete_subnet(self, new: dict, network: dict, siblings: Iterator[tuple[str, dict]]) -> None:
         properties = new["properties"]
         mine = [_network(prefix, new["id"]) for prefix in prefixes_of(properties)]
-        space = [
-            _network(prefix, network["id"])
-            for prefix in network["properties"]["addressSpace"]["addressPrefixes"]
-        ]
+        space = [_network(prefix, network["id"]) for prefix in network["properties"]["addressSpace"]["addressPrefixes"]]
         if not mine or not all(any(_within(one, whole) for whole in space) for one in mine):
             raise ArmError(
                 400,
@@ -302,10 +297,7 @@ class State:
     def _complete_nic(self, new: dict, old: dict) -> None:
         properties = new["properties"]
         self._require_reference(new["id"], properties.get("networkSecurityGroup"))
-        addresses = {
-            one["name"]: one["properties"].get("privateIPAddress")
-            for one in old.get("ipConfigurations", ())
-        }
+        addresses = {one["name"]: one["properties"].get("privateIPAddress") for one in old.get("ipConfigurations", ())}
         if not properties.get("ipConfigurations"):
             raise unparsable("Required property 'ipConfigurations' not found. Path 'properties'.")
         completed = []
@@ -342,10 +334,7 @@ class State:
 
     def _free_address(self, subnet_id: str, version: str, completed: list[dict]) -> str:
         """The first address that nobody has; Azure keeps the first four and the last."""
-        taken = {
-            one["properties"].get("privateIPAddress")
-            for one in [*self._ip_configurations(subnet_id), *completed]
-        }
+        taken = {one["properties"].get("privateIPAddress") for one in [*self._ip_configurations(subnet_id), *completed]}
         for prefix in prefixes_of(self.stored[subnet_id.lower()]["properties"]):
             network = ipaddress.ip_network(prefix)
             if f"IPv{network.version}" == version:
@@ -420,8 +409,7 @@ class State:
         return [
             body
             for body in self._of_type(kind)
-            if (body["properties"].get("networkSecurityGroup") or {}).get("id", "").lower()
-            == group_id.lower()
+            if (body["properties"].get("networkSecurityGroup") or {}).get("id", "").lower() == group_id.lower()
         ]
 
     def _ip_configurations(self, subnet_id: str) -> list[dict]:
@@ -436,9 +424,7 @@ class State:
         return [
             machine
             for machine in self._of_type(ids.VMS)
-            for nic in (machine["properties"].get("networkProfile") or {}).get(
-                "networkInterfaces", ()
-            )
+            for nic in (machine["properties"].get("networkProfile") or {}).get("networkInterfaces", ())
             if nic["id"].lower() == nic_id.lower()
         ]
 
@@ -484,9 +470,7 @@ class State:
             scope = ids.parse(lock["id"]).scope.lower()
             below = f"{resource.key}/".startswith(scope + "/")
             above = action == "delete" and f"{scope}/".startswith(resource.key + "/")
-            if (below or above) and (
-                action == "delete" or lock["properties"]["level"] == "ReadOnly"
-            ):
+            if (below or above) and (action == "delete" or lock["properties"]["level"] == "ReadOnly"):
                 locked.append(ids.parse(lock["id"]).scope)
         if locked:
             raise scope_locked(resource.text, action, locked)
@@ -499,9 +483,7 @@ class State:
         if wanted and wanted != etag and not (wanted == "*" and before):
             raise precondition_failed(wanted, etag, resource.text)
         if conditions.get("If-None-Match") == "*" and before:
-            raise ArmError(
-                412, "PreconditionFailed", f"Precondition failed: {resource.text} exists already."
-            )
+            raise ArmError(412, "PreconditionFailed", f"Precondition failed: {resource.text} exists already.")
 
     def _require_reference(self, resource_id: str, reference: dict | None) -> None:
         if reference is not None and not self.exists(reference["id"]):
@@ -525,11 +507,7 @@ class State:
                 users = self._ip_configurations(key)
                 code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
             case ids.VNETS:
-                users = [
-                    one
-                    for subnet in self._children(key, ids.SUBNETS)
-                    for one in self._ip_configurations(subnet)
-                ]
+                users = [one for subnet in self._children(key, ids.SUBNETS) for one in self._ip_configurations(subnet)]
                 code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
             case ids.NICS:
                 users = self._machines(key)
@@ -548,9 +526,7 @@ class State:
     def _location(self, resource: ResourceId, before: dict | None, body: dict) -> str:
         location = str(body.get("location") or "").replace(" ", "").lower()
         if not location:
-            raise ArmError(
-                400, "LocationRequired", "The location property is required for this definition."
-            )
+            raise ArmError(400, "LocationRequired", "The location property is required for this definition.")
         if before and before["location"] != location:
             raise ArmError(
                 409,
@@ -592,9 +568,7 @@ def _require_name(name: str) -> None:
 
 def prefixes_of(properties: dict) -> list[str]:
     """The address prefixes of a subnet, whichever of its two properties has them."""
-    return properties.get("addressPrefixes") or [
-        prefix for prefix in [properties.get("addressPrefix")] if prefix
-    ]
+    return properties.get("addressPrefixes") or [prefix for prefix in [properties.get("addressPrefix")] if prefix]
 
 
 def precondition_failed(given: str, actual: str | None, resource_id: str) -> ArmError:
@@ -602,10 +576,14 @@ def precondition_failed(given: str, actual: str | None, resource_id: str) -> Arm
         412,
         "PreconditionFailed",
         "Precondition failed.",
-        [{"code": "PreconditionFailedEtagMismatch",
-          "message": f"Etag provided in if-match header {given} does not match etag {actual} of "
-                     f"resource {resource_id} in NRP data store."}],
-    )  # fmt: skip
+        [
+            {
+                "code": "PreconditionFailedEtagMismatch",
+                "message": f"Etag provided in if-match header {given} does not match etag {actual} of "
+                f"resource {resource_id} in NRP data store.",
+            }
+        ],
+    )
 
 
 def scope_locked(scope: str, action: str, locked: list[str]) -> ArmError:

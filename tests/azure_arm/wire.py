@@ -67,9 +67,7 @@ class Server(ThreadingHTTPServer):
         connection, address = super().get_request()
         connection.settimeout(IDLE)
         # The handshake is the connection's own thread's, at its first read.
-        secured = self._context.wrap_socket(
-            connection, server_side=True, do_handshake_on_connect=False
-        )
+        secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return secured, address
 
     def handle_error(self, request, client_address) -> None:
@@ -86,9 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         target = urlsplit(self.path)
         query = {k.lower(): v for k, v in parse_qsl(target.query, keep_blank_values=True)}
-        answer = self.server.answer(
-            Request(self.command, unquote(target.path), query, self.headers, content)
-        )
+        answer = self.server.answer(Request(self.command, unquote(target.path), query, self.headers, content))
         if answer is None:
             self.close_connection = True
             return

@@ -185,11 +185,7 @@ class Adaptors:
 
     def _see_peer_pod(self, event: str, pod: dict) -> None:
         uid, phase = pod["metadata"]["uid"], pod.get("status", {}).get("phase")
-        ended = (
-            event == "DELETED"
-            or "deletionTimestamp" in pod["metadata"]
-            or phase in ("Succeeded", "Failed")
-        )
+        ended = event == "DELETED" or "deletionTimestamp" in pod["metadata"] or phase in ("Succeeded", "Failed")
         if ended:
             self._running.pop(uid, None)
             self._waiting.pop(uid, None)
@@ -230,13 +226,20 @@ class Adaptors:
     def _make_object(self, pod: dict) -> None:
         metadata = pod["metadata"]
         name = f"{metadata['name']}-resource-{uuid.uuid4().hex[:5]}"
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"],
-                 "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+        owner = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
         body = {
-            "apiVersion": "confidentialcontainers.org/v1alpha1", "kind": "PeerPod",
+            "apiVersion": "confidentialcontainers.org/v1alpha1",
+            "kind": "PeerPod",
             "metadata": {"name": name, "finalizers": [PEER_POD_FINALIZER], "ownerReferences": [owner]},
             "spec": {"cloudProvider": "aws", "instanceID": f"i-{uuid.uuid4().hex[:17]}"},
-        }  # fmt: skip
+        }
         self._objects.setdefault(metadata["uid"], []).append(name)
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
@@ -246,20 +249,23 @@ class Adaptors:
         state = {"waiting": {"reason": waiting}} if waiting else {"running": {"startedAt": started}}
         conditions = ("Initialized", "ContainersReady", "Ready")
         status = {
-            "conditions": [
-                {"type": name, "status": str(ready or name == "Initialized")} for name in conditions
-            ],
+            "conditions": [{"type": name, "status": str(ready or name == "Initialized")} for name in conditions],
             "containerStatuses": [
-                {"name": one["name"], "image": one["image"], "imageID": "", "ready": ready,
-                 "restartCount": self._restarts[pod["metadata"]["uid"]], "state": state}
+                {
+                    "name": one["name"],
+                    "image": one["image"],
+                    "imageID": "",
+                    "ready": ready,
+                    "restartCount": self._restarts[pod["metadata"]["uid"]],
+                    "state": state,
+                }
                 for one in pod["spec"]["containers"]
             ],
-        }  # fmt: skip
+        }
         if phase or not waiting:
             status["phase"] = phase or "Running"
         # Conditions and containers are lists that a strategic merge patch merges by their keys.
-        self._patch(f"{_path(pod)}/status", {"status": status},
-                    "application/strategic-merge-patch+json")  # fmt: skip
+        self._patch(f"{_path(pod)}/status", {"status": status}, "application/strategic-merge-patch+json")
 
     def _patch(self, path: str, body: object, content_type: str = MERGE_PATCH) -> None:
         self._quietly("PATCH", path, body, content_type)

@@ -29,9 +29,7 @@ class Moto:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://127.0.0.1:{port}"
         try:
-            self.processes.start(
-                "moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-            )
+            self.processes.start("moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
             wait_for("moto", self._ready, seconds=60)
         except BaseException:
             self.processes.stop()
@@ -84,15 +82,15 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
     vpc_id = ec2.create_vpc(CidrBlock=VPC_CIDR)["Vpc"]["VpcId"]
     zones = [f"{REGION}{letter}" for letter in "abc"]
     subnets = {
-        zone: ec2.create_subnet(
-            VpcId=vpc_id, CidrBlock=f"10.0.{32 * index}.0/19", AvailabilityZone=zone
-        )["Subnet"]["SubnetId"]
+        zone: ec2.create_subnet(VpcId=vpc_id, CidrBlock=f"10.0.{32 * index}.0/19", AvailabilityZone=zone)["Subnet"][
+            "SubnetId"
+        ]
         for index, zone in enumerate(zones)
     }
     groups = [
-        ec2.create_security_group(
-            GroupName=f"{INFRASTRUCTURE_NAME}-{role}", Description=description, VpcId=vpc_id
-        )["GroupId"]
+        ec2.create_security_group(GroupName=f"{INFRASTRUCTURE_NAME}-{role}", Description=description, VpcId=vpc_id)[
+            "GroupId"
+        ]
         for role, description in (
             ("node", "Cluster nodes"),
             ("lb", "Load balancer of the ingress controller"),
@@ -101,20 +99,23 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
     ec2.authorize_security_group_ingress(
         GroupId=groups[0],
         IpPermissions=[
-            {"IpProtocol": protocol, "FromPort": port, "ToPort": port,
-             "UserIdGroupPairs": [{"GroupId": groups[0]}]}
+            {"IpProtocol": protocol, "FromPort": port, "ToPort": port, "UserIdGroupPairs": [{"GroupId": groups[0]}]}
             for port, protocol in PORTS_OPEN_BEFORE.items()
         ],
-    )  # fmt: skip
+    )
     found = []
     for index in range(workers):
         zone = zones[index % len(zones)]
         # The last worker is in the node group alone, so that the group all share is one.
         own_groups = groups if index < workers - 1 else groups[:1]
         instance = ec2.run_instances(
-            ImageId="ami-12c6146b", MinCount=1, MaxCount=1, InstanceType=INSTANCE_TYPE,
-            SubnetId=subnets[zone], SecurityGroupIds=own_groups,
-        )["Instances"][0]  # fmt: skip
+            ImageId="ami-12c6146b",
+            MinCount=1,
+            MaxCount=1,
+            InstanceType=INSTANCE_TYPE,
+            SubnetId=subnets[zone],
+            SecurityGroupIds=own_groups,
+        )["Instances"][0]
         found.append(
             Worker(
                 name=instance["PrivateDnsName"].split(".")[0] + f".{REGION}.compute.internal",

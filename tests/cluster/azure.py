@@ -70,17 +70,26 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
         name = f"{INFRASTRUCTURE_NAME}-worker-{REGION}{zone}-{_suffix(index)}"
         nic = arm.put(
             f"{network}/networkInterfaces/{name}-nic",
-            {**here, "properties": {"ipConfigurations": [
-                {"name": "pipConfig", "properties": {"subnet": {"id": worker_subnet_id}}},
-            ]}},
-        )  # fmt: skip
+            {
+                **here,
+                "properties": {
+                    "ipConfigurations": [
+                        {"name": "pipConfig", "properties": {"subnet": {"id": worker_subnet_id}}},
+                    ]
+                },
+            },
+        )
         machine = arm.put(
             f"{machines}/{name}",
-            {**here, "zones": [zone], "properties": {
-                "hardwareProfile": {"vmSize": VM_SIZE},
-                "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]},
-            }},
-        )  # fmt: skip
+            {
+                **here,
+                "zones": [zone],
+                "properties": {
+                    "hardwareProfile": {"vmSize": VM_SIZE},
+                    "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]},
+                },
+            },
+        )
         (address,) = nic["properties"]["ipConfigurations"]
         found.append(
             Worker(

@@ -42,9 +42,7 @@ def binaries() -> Path:
     # What `kubectl version` and the API server's /version answer is set at link
     # time; without it Kubernetes calls itself v0.0.0.
     flags = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    ldflags = " ".join(
-        ["-s", "-w", *(f"-X k8s.io/component-base/version.{k}={v}" for k, v in flags.items())]
-    )
+    ldflags = " ".join(["-s", "-w", *(f"-X k8s.io/component-base/version.{k}={v}" for k, v in flags.items())])
     return built(HERE, PROGRAMS, f"-ldflags={ldflags}", minutes=10)
 
 
@@ -74,8 +72,11 @@ def source(module: Path, name: str) -> Path:
     """Where the files of the Go module `name` are, of the version that the go.mod in `module` pins."""
     run = subprocess.run(
         [_go(module), "mod", "download", "-json", name],
-        cwd=module, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=module,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if run.returncode:
         sys.exit(f"{name} could not be had from {module}: {run.stdout}{run.stderr}")
     return Path(json.loads(run.stdout)["Dir"])
@@ -92,12 +93,18 @@ def _build(module: Path, directory: Path, flags: Sequence[str]) -> None:
     }
     listing = subprocess.run(
         [go, "list", "-deps", *flags, "tool"],
-        cwd=module, env=environment, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
+        cwd=module,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     _compile(
-        [go, "install", "-v", *flags, "tool"], module, environment,
+        [go, "install", "-v", *flags, "tool"],
+        module,
+        environment,
         total=len(listing.stdout.split()),
-    )  # fmt: skip
+    )
     for program in staging.iterdir():
         program.rename(directory / RENAMED.get(program.name, program.name))
     staging.rmdir()
@@ -108,9 +115,13 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
     started = reported = time.monotonic()
     compiled, last_lines = 0, []
     with subprocess.Popen(
-        command, cwd=module, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        command,
+        cwd=module,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-    ) as process:  # fmt: skip
+    ) as process:
         for line in process.stderr:
             compiled += 1
             last_lines = [*last_lines[-20:], line]
@@ -139,9 +150,7 @@ def _go(module: Path = HERE) -> str:
 
 
 def _required_version(module: str) -> str:
-    return re.search(
-        rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE
-    )[1]
+    return re.search(rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)[1]
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:

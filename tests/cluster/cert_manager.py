@@ -37,11 +37,14 @@ def start_cert_manager(cluster: Cluster) -> None:
         },
         _cluster_issuer("internal-ca", {"ca": {"secretName": "internal-ca"}}),
     )
-    cluster.processes.start("cert-manager", [
-        str(cert_manager()),
-        str(cluster.user_kubeconfig("cert-manager", "system:masters")),
-        NAMESPACE,
-    ])  # fmt: skip
+    cluster.processes.start(
+        "cert-manager",
+        [
+            str(cert_manager()),
+            str(cluster.user_kubeconfig("cert-manager", "system:masters")),
+            NAMESPACE,
+        ],
+    )
 
 
 def _cluster_issuer(name: str, spec: dict) -> dict:

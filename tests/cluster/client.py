@@ -58,9 +58,13 @@ class Client:
     def __init__(self, server: str, ca_file: str, certificate_file: str, key_file: str):
         self._server = server
         self._http = urllib3.PoolManager(
-            ca_certs=ca_file, cert_file=certificate_file, key_file=key_file, maxsize=8, retries=RETRIES,
+            ca_certs=ca_file,
+            cert_file=certificate_file,
+            key_file=key_file,
+            maxsize=8,
+            retries=RETRIES,
             timeout=60,
-        )  # fmt: skip
+        )
         # By each of the names that kubectl takes, and by apiVersion and kind.
         self._resources: dict[str | tuple[str, str], Resource] = {}
 
@@ -108,15 +112,20 @@ class Client:
             self._request("PATCH", f"{path}?{query}", item, "application/apply-patch+yaml")
 
     def _request(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json",
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> dict:  # fmt: skip
+    ) -> dict:
         try:
             response = self._http.request(
-                method, self._server + path,
+                method,
+                self._server + path,
                 body=None if body is None else json.dumps(body),
                 headers={"User-Agent": USER_AGENT, "Content-Type": content_type, "Accept": accept},
-            )  # fmt: skip
+            )
         except urllib3.exceptions.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error}") from error
         if response.status >= 400:
@@ -140,8 +149,10 @@ class Client:
             kind = found["responseKind"]
             resource = Resource(
                 f"{group}/{version['version']}" if group else version["version"],
-                kind["kind"], found["resource"], found["scope"] == "Namespaced",
-            )  # fmt: skip
+                kind["kind"],
+                found["resource"],
+                found["scope"] == "Namespaced",
+            )
             self._resources.setdefault((resource.api_version, resource.kind), resource)
             singular = found.get("singularResource") or resource.kind.lower()
             for name in (resource.plural, singular, *found.get("shortNames", ())):

@@ -41,9 +41,7 @@ def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
     side = aws.create_cloud_side(moto, workers)
 
     def ports_opened() -> list[str]:
-        (group,) = moto.client("ec2").describe_security_groups(GroupIds=[side.worker_group_id])[
-            "SecurityGroups"
-        ]
+        (group,) = moto.client("ec2").describe_security_groups(GroupIds=[side.worker_group_id])["SecurityGroups"]
         return sorted(
             f"{permission['FromPort']}/{permission['IpProtocol']}"
             for permission in group["IpPermissions"]
@@ -71,9 +69,8 @@ def start_azure(directory: Path, workers: int, stack: ExitStack) -> Cloud:
             for name, rule in rules().items()
             if name not in before
             and (rule["access"], rule["direction"]) == ("Allow", "Inbound")
-            and rule["sourceAddressPrefix"] == rule["destinationAddressPrefix"]
-            == azure.WORKER_SUBNET_CIDR
-        )  # fmt: skip
+            and rule["sourceAddressPrefix"] == rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
+        )
 
     status = openshift.azure_status(side.resource_group)
     return Cloud("azure", azure.REGION, side.workers, status, arm.environment, ports_opened)
@@ -83,9 +80,7 @@ CLOUDS = {"aws": start_aws, "azure": start_azure}
 
 
 @contextmanager
-def bare_cluster(
-    name: str, workers: int, runtime: str, operator: str = NEWEST
-) -> Iterator[tuple[Cluster, Cloud]]:
+def bare_cluster(name: str, workers: int, runtime: str, operator: str = NEWEST) -> Iterator[tuple[Cluster, Cloud]]:
     """A cluster of so many workers in that one of CLOUDS, as an installer leaves it.
 
     Its catalog's channel `stable` leads to that release of the `operator`. The newest one deploys a webhook of its
@@ -99,9 +94,7 @@ def bare_cluster(
         binaries()
         cloud = CLOUDS[name](directory / name, workers, stack)
         cluster = stack.enter_context(Cluster(directory / "cluster"))
-        openshift.fill(
-            cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False
-        )
+        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False)
         webhook = _images(runtime)["webhook"] if operator == NEWEST else ""
         openshift.start_stand_ins(cluster, runtime, operator, webhook_image=webhook)
         yield cluster, cloud

@@ -55,9 +55,15 @@ def build_images() -> dict[str, str]:
 def build_image(folder: Path, tag: str, *arguments: str) -> str:
     """Build the Containerfile in `folder`; returns the image's digest."""
     _podman(
-        "build", "--quiet", "--isolation=chroot", "--network=host", *_registry_access(),
-        *arguments, f"--tag={tag}", str(folder),
-    )  # fmt: skip
+        "build",
+        "--quiet",
+        "--isolation=chroot",
+        "--network=host",
+        *_registry_access(),
+        *arguments,
+        f"--tag={tag}",
+        str(folder),
+    )
     return _inspect(tag)["Digest"]
 
 
@@ -66,7 +72,7 @@ def summary(tags: dict[str, str]) -> str:
     base = _size(base_image())
     return "\n".join(
         [f"base {base:.0f} MB", *(f"{tag} {base:.0f} + {_size(tag) - base:.0f} MB" for tag in tags.values())]
-    )  # fmt: skip
+    )
 
 
 def export_sbom(tag: str, path: Path) -> None:
@@ -96,10 +102,11 @@ def base_image() -> str:
         with tempfile.TemporaryDirectory() as directory:
             tarball = Path(directory, "base.tar")
             subprocess.run(
-                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}",
-                 codename, str(tarball)],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
+                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", codename, str(tarball)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
             _podman("import", "--quiet", f"--change=ENV PATH={path}", str(tarball), tag)
     return tag
@@ -107,11 +114,7 @@ def base_image() -> str:
 
 def _registry_access() -> list[str]:
     """How this machine reaches its package index, lent to the build and kept out of the image."""
-    return [
-        f"--volume={path}:{path}:ro"
-        for path in ("/etc/ssl/certs", "/etc/pip.conf")
-        if Path(path).exists()
-    ]
+    return [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
 
 
 def _key(name: str) -> str:
@@ -120,11 +123,7 @@ def _key(name: str) -> str:
     folder = CONTAINERS / name
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if (
-            path.is_file()
-            and relative.parts[0] != "tests"
-            and path.suffix in (".py", ".toml", ".txt", "")
-        ):
+        if path.is_file() and relative.parts[0] != "tests" and path.suffix in (".py", ".toml", ".txt", ""):
             digest.update(f"{relative}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -136,9 +135,12 @@ def _exists(tag: str) -> bool:
 def _podman(*arguments: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as directory:
         return subprocess.run(
-            ["podman", *arguments], capture_output=True, text=True, check=True,
+            ["podman", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "CONTAINERS_CONF": str(containers_conf(Path(directory)))},
-        )  # fmt: skip
+        )
 
 
 def _say(line: str) -> None:

@@ -133,12 +133,11 @@ class Podman:
                     for container in spec["containers"]
                 ],
                 "volumes": [
-                    {"name": volume["name"],
-                     "hostPath": {"path": str(pod.volume(volume["name"])), "type": "Directory"}}
+                    {"name": volume["name"], "hostPath": {"path": str(pod.volume(volume["name"])), "type": "Directory"}}
                     for volume in spec.get("volumes", [])
                 ],
             },
-        }  # fmt: skip
+        }
         for container in manifest["spec"]["containers"]:
             container.get("securityContext", {}).pop("seccompProfile", None)
         played = pod.directory / "podman.yaml"
@@ -151,9 +150,7 @@ class Podman:
 
     def address(self, pod: LocalPod) -> str:
         infra = json.loads(self._podman("pod", "inspect", pod.name).stdout)["InfraContainerID"]
-        networks = json.loads(self._podman("inspect", infra).stdout)[0]["NetworkSettings"][
-            "Networks"
-        ]
+        networks = json.loads(self._podman("inspect", infra).stdout)[0]["NetworkSettings"]["Networks"]
         return networks[self.NETWORK]["IPAddress"]
 
     def stop(self, pod: LocalPod, grace_seconds: int) -> None:
@@ -164,18 +161,19 @@ class Podman:
 
     def _sweep(self) -> None:
         """Remove pods of kubelets that were killed before they could."""
-        listed = self._podman(
-            "pod", "ls", "--filter", f"label={self.OWNER_LABEL}", "--format", "json"
-        ).stdout
+        listed = self._podman("pod", "ls", "--filter", f"label={self.OWNER_LABEL}", "--format", "json").stdout
         for pod in json.loads(listed):
             if not Path("/proc", pod["Labels"][self.OWNER_LABEL]).exists():
                 self._podman("pod", "rm", "--force", pod["Id"], check=False)
 
     def _podman(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
-            ["podman", *arguments], env=self._environment, capture_output=True, text=True,
+            ["podman", *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         if check and ran.returncode:
             raise RuntimeError(f"podman {' '.join(arguments)}: {ran.stderr.strip()}")
         return ran
@@ -193,7 +191,7 @@ class ProcessRuntime:
     def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
         self._processes[pod.name] = [
             self._start(container, pod, environment) for container in pod.manifest["spec"]["containers"]
-        ]  # fmt: skip
+        ]
 
     def running(self, pod: LocalPod) -> bool:
         return all(process.poll() is None for process in self._processes[pod.name])
@@ -209,32 +207,28 @@ class ProcessRuntime:
             process.kill()
             process.wait()
 
-    def _start(
-        self, container: dict, pod: LocalPod, environment: dict[str, str]
-    ) -> subprocess.Popen:
+    def _start(self, container: dict, pod: LocalPod, environment: dict[str, str]) -> subprocess.Popen:
         # …/webhook:TAG is built from containers/webhook, and so is …/peerpods-webhook@DIGEST.
         repository = re.search(r"([\w-]+)[:@][^/]+$", container["image"])[1]
         source = ROOT / "containers" / repository.removeprefix("peerpods-").replace("-", "_")
         entrypoint = json.loads(
-            re.search(
-                r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE
-            )[1]
+            re.search(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE)[1]
         )
         variables = _environment(container, pod)
         # There is no mount namespace here: a path below a mount point is one below its volume.
         for mount in container.get("volumeMounts", []):
             for name, value in variables.items():
                 if value.startswith(mount["mountPath"] + "/"):
-                    variables[name] = value.replace(
-                        mount["mountPath"], str(pod.volume(mount["name"])), 1
-                    )
+                    variables[name] = value.replace(mount["mountPath"], str(pod.volume(mount["name"])), 1)
         log = (pod.directory / f"{container['name']}.log").open("ab")
         with log:
             return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", sys.executable, *entrypoint[1:]],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 env={**os.environ, **environment, **variables, "PYTHONPATH": str(source)},
-            )  # fmt: skip
+            )
 
 
 class Kubelet:
@@ -280,35 +274,50 @@ class Kubelet:
 
     def _register(self) -> None:
         resources = {"cpu": "4", "memory": "16Gi", "pods": "250"}
-        self._api.request("POST", "/api/v1/nodes", {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": self._node, "labels": {
-                "kubernetes.io/hostname": self._node,
-                "kubernetes.io/os": "linux",
-                "node-role.kubernetes.io/master": "",
-                "node-role.kubernetes.io/control-plane": "",
-            }},
-            "spec": {"taints": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]},
-            "status": {
-                "addresses": [{"type": "InternalIP", "address": self._address}],
-                "capacity": resources,
-                "allocatable": resources,
-                "nodeInfo": node_info(self._runtime.name),
-                "conditions": [{
-                    "type": "Ready", "status": "True", "reason": "KubeletReady",
-                    "message": "stands in for a kubelet", "lastHeartbeatTime": _now(),
-                    "lastTransitionTime": _now(),
-                }],
+        self._api.request(
+            "POST",
+            "/api/v1/nodes",
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {
+                    "name": self._node,
+                    "labels": {
+                        "kubernetes.io/hostname": self._node,
+                        "kubernetes.io/os": "linux",
+                        "node-role.kubernetes.io/master": "",
+                        "node-role.kubernetes.io/control-plane": "",
+                    },
+                },
+                "spec": {"taints": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]},
+                "status": {
+                    "addresses": [{"type": "InternalIP", "address": self._address}],
+                    "capacity": resources,
+                    "allocatable": resources,
+                    "nodeInfo": node_info(self._runtime.name),
+                    "conditions": [
+                        {
+                            "type": "Ready",
+                            "status": "True",
+                            "reason": "KubeletReady",
+                            "message": "stands in for a kubelet",
+                            "lastHeartbeatTime": _now(),
+                            "lastTransitionTime": _now(),
+                        }
+                    ],
+                },
             },
-        })  # fmt: skip
-        self._api.request("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": self._node},
-            "spec": {"holderIdentity": self._node, "leaseDurationSeconds": 40,
-                     "renewTime": _now_micro()},
-        })  # fmt: skip
+        )
+        self._api.request(
+            "POST",
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": self._node},
+                "spec": {"holderIdentity": self._node, "leaseDurationSeconds": 40, "renewTime": _now_micro()},
+            },
+        )
 
     def _sync(self) -> None:
         if time.monotonic() - self._heartbeat > HEARTBEAT_SECONDS:
@@ -358,9 +367,10 @@ class Kubelet:
             grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
             self._runtime.stop(pod, grace)
         self._api.request(
-            "DELETE", LocalPod(manifest, Path()).path,
+            "DELETE",
+            LocalPod(manifest, Path()).path,
             {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
-        )  # fmt: skip
+        )
 
     def _write_volumes(self, pod: LocalPod) -> None:
         pod.refreshed = time.monotonic()
@@ -376,14 +386,10 @@ class Kubelet:
             pod.volume(volume["name"]).mkdir(parents=True, exist_ok=True, mode=0o777)
             return None
         if "secret" in volume:
-            secret = self._api.request(
-                "GET", f"{namespace}/secrets/{volume['secret']['secretName']}"
-            )
+            secret = self._api.request("GET", f"{namespace}/secrets/{volume['secret']['secretName']}")
             return {name: base64.b64decode(data) for name, data in secret["data"].items()}
         if "configMap" in volume:
-            found = self._api.request(
-                "GET", f"{namespace}/configmaps/{volume['configMap']['name']}"
-            )
+            found = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
             return {name: data.encode() for name, data in found.get("data", {}).items()}
         if "projected" in volume:  # The service account's own, as the API server adds it to a pod.
             if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
@@ -399,16 +405,24 @@ class Kubelet:
     def _token(self, pod: LocalPod, namespace: str) -> str:
         metadata = pod.manifest["metadata"]
         account = pod.manifest["spec"]["serviceAccountName"]
-        return self._api.request("POST", f"{namespace}/serviceaccounts/{account}/token", {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {
-                "audiences": ["https://kubernetes.default.svc"],
-                "expirationSeconds": TOKEN_SECONDS,
-                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod",
-                                   "name": metadata["name"], "uid": metadata["uid"]},
+        return self._api.request(
+            "POST",
+            f"{namespace}/serviceaccounts/{account}/token",
+            {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {
+                    "audiences": ["https://kubernetes.default.svc"],
+                    "expirationSeconds": TOKEN_SECONDS,
+                    "boundObjectRef": {
+                        "apiVersion": "v1",
+                        "kind": "Pod",
+                        "name": metadata["name"],
+                        "uid": metadata["uid"],
+                    },
+                },
             },
-        })["status"]["token"]  # fmt: skip
+        )["status"]["token"]
 
     def _kubeconfig(self, pod: LocalPod) -> dict[str, str]:
         """A process has no /var/run/secrets of its own: its service account as a kubeconfig."""
@@ -424,15 +438,23 @@ class Kubelet:
         if account is None:
             return {}
         path = pod.directory / "kubeconfig"
-        path.write_text(yaml.safe_dump({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {
-                "server": self._server, "certificate-authority": str(account / "ca.crt")}}],
-            "users": [{"name": "u", "user": {"tokenFile": str(account / "token")}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }))  # fmt: skip
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [
+                        {
+                            "name": "c",
+                            "cluster": {"server": self._server, "certificate-authority": str(account / "ca.crt")},
+                        }
+                    ],
+                    "users": [{"name": "u", "user": {"tokenFile": str(account / "token")}}],
+                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                    "current-context": "x",
+                }
+            )
+        )
         return {"KUBECONFIG": str(path)}
 
     def _report(self, pod: LocalPod) -> None:
@@ -448,34 +470,59 @@ class Kubelet:
             return
         pod.status = summary
         started = _now()
-        self._api.merge(f"{pod.path}/status", {"status": {
-            "phase": "Running",
-            "hostIP": self._address,
-            "podIP": address,
-            "podIPs": [{"ip": address}],
-            "startTime": started,
-            "conditions": [
-                {"type": kind, "status": status, "lastTransitionTime": started}
-                for kind, status in (
-                    ("PodScheduled", "True"), ("Initialized", "True"),
-                    ("ContainersReady", yes[ready]), ("Ready", yes[ready]),
-                )
-            ],
-            "containerStatuses": [
-                {"name": container["name"], "image": container["image"], "imageID": "",
-                 "restartCount": 0, "ready": ready, "started": running,
-                 "state": {"running": {"startedAt": started}} if running
-                 else {"waiting": {"reason": "CrashLoopBackOff"}}}
-                for container in pod.manifest["spec"]["containers"]
-            ],
-        }})  # fmt: skip
+        self._api.merge(
+            f"{pod.path}/status",
+            {
+                "status": {
+                    "phase": "Running",
+                    "hostIP": self._address,
+                    "podIP": address,
+                    "podIPs": [{"ip": address}],
+                    "startTime": started,
+                    "conditions": [
+                        {"type": kind, "status": status, "lastTransitionTime": started}
+                        for kind, status in (
+                            ("PodScheduled", "True"),
+                            ("Initialized", "True"),
+                            ("ContainersReady", yes[ready]),
+                            ("Ready", yes[ready]),
+                        )
+                    ],
+                    "containerStatuses": [
+                        {
+                            "name": container["name"],
+                            "image": container["image"],
+                            "imageID": "",
+                            "restartCount": 0,
+                            "ready": ready,
+                            "started": running,
+                            "state": {"running": {"startedAt": started}}
+                            if running
+                            else {"waiting": {"reason": "CrashLoopBackOff"}},
+                        }
+                        for container in pod.manifest["spec"]["containers"]
+                    ],
+                }
+            },
+        )
 
 
 def node_info(runtime: str) -> dict[str, str]:
     """A node's `status.nodeInfo`, all of whose fields are required: what runs its pods is told."""
     unknown = dict.fromkeys(
-        ("architecture", "bootID", "kernelVersion", "kubeProxyVersion", "kubeletVersion",
-         "machineID", "operatingSystem", "osImage", "systemUUID"), "")  # fmt: skip
+        (
+            "architecture",
+            "bootID",
+            "kernelVersion",
+            "kubeProxyVersion",
+            "kubeletVersion",
+            "machineID",
+            "operatingSystem",
+            "osImage",
+            "systemUUID",
+        ),
+        "",
+    )
     return {**unknown, "containerRuntimeVersion": f"{runtime}://"}
 
 
@@ -535,10 +582,7 @@ def containers_conf(directory: Path) -> Path:
     """Settings by which podman runs also inside a container or a VM that caps our limits."""
     path = directory / "containers.conf"
     path.write_text(
-        "[containers]\n"
-        'default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n'
-        "[engine]\n"
-        'runtime = "runc"\n'
+        '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n[engine]\nruntime = "runc"\n'
     )
     return path
 
@@ -568,13 +612,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     address = host_address()
-    runtime = (
-        Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
-    )
+    runtime = Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
     server = config.kube_config.new_client_from_config(arguments.kubeconfig).configuration.host
-    Kubelet(
-        arguments.node, arguments.kubeconfig, arguments.directory, runtime, address, server
-    ).run()
+    Kubelet(arguments.node, arguments.kubeconfig, arguments.directory, runtime, address, server).run()
 
 
 if __name__ == "__main__":

@@ -40,11 +40,19 @@ AUDIT_POLICY = {
     "rules": [
         # The control plane talks to itself all the time: not what a test wants to count.
         {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]},
-        {"level": "None", "users": ["system:kube-scheduler", "system:kube-controller-manager",
-                                    "system:apiserver", "kwok", "cluster-operators"]},
+        {
+            "level": "None",
+            "users": [
+                "system:kube-scheduler",
+                "system:kube-controller-manager",
+                "system:apiserver",
+                "kwok",
+                "cluster-operators",
+            ],
+        },
         {"level": "Metadata"},
     ],
-}  # fmt: skip
+}
 
 
 class Cluster:
@@ -96,8 +104,11 @@ class Cluster:
         """Run the real kubectl as the administrator and return what it prints."""
         run = subprocess.run(
             [self.bin / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
-            input=input, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            input=input,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if run.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: {run.stderr.strip()}")
         return run.stdout
@@ -119,8 +130,7 @@ class Cluster:
         """A kubeconfig for `user` in `groups`, authenticated by a client certificate."""
         path = self.directory / f"{user.replace(':', '-')}.kubeconfig"
         pair = self._authority.client(user, *groups)
-        self._write(path, yaml.safe_dump(_kubeconfig(self.server, self._ca_file, *self._files(
-            path.stem, pair))))  # fmt: skip
+        self._write(path, yaml.safe_dump(_kubeconfig(self.server, self._ca_file, *self._files(path.stem, pair))))
         return path
 
     def restart_api_server(self, down_seconds: float = 0) -> None:
@@ -143,63 +153,65 @@ class Cluster:
         # the loopback one; they verify it by the name every pod knows it by.
         serving = self._files(
             "apiserver",
-            self._authority.server(
-                "kube-apiserver", "127.0.0.1", "localhost", "kubernetes.default.svc"
-            ),
+            self._authority.server("kube-apiserver", "127.0.0.1", "localhost", "kubernetes.default.svc"),
         )
         etcd_serving = self._files("etcd", self._authority.server("etcd", "127.0.0.1"))
         etcd_client = self._files("etcd-client", self._authority.client("kube-apiserver"))
-        service_account_key = self._files(
-            "service-account", self._authority.client("service-account-signer")
-        )[1]
+        service_account_key = self._files("service-account", self._authority.client("service-account-signer"))[1]
         audit_policy = self._write("audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
         webhook_client = self._files("webhook-client", self._authority.client("kube-apiserver"))
         admission = self._admission_configuration(*webhook_client)
 
         etcd_url = f"https://127.0.0.1:{etcd_port}"
-        self.processes.start("etcd", [
-            str(self.bin / "etcd"),
-            f"--data-dir={self.directory / 'etcd'}",
-            f"--listen-client-urls={etcd_url}",
-            f"--advertise-client-urls={etcd_url}",
-            f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
-            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
-            f"--initial-cluster=default=http://127.0.0.1:{peer_port}",
-            f"--cert-file={etcd_serving[0]}",
-            f"--key-file={etcd_serving[1]}",
-            f"--trusted-ca-file={self._ca_file}",
-            "--client-cert-auth",
-            # Durability is worth nothing here; a sync a write would be the slowest thing there is.
-            "--unsafe-no-fsync",
-        ])  # fmt: skip
-        self.processes.start("kube-apiserver", [
-            str(self.bin / "kube-apiserver"),
-            f"--etcd-servers={etcd_url}",
-            f"--etcd-cafile={self._ca_file}",
-            f"--etcd-certfile={etcd_client[0]}",
-            f"--etcd-keyfile={etcd_client[1]}",
-            "--bind-address=0.0.0.0",
-            f"--secure-port={port}",
-            "--endpoint-reconciler-type=none",
-            # Off by default; what came before v1, and all that older API servers have of it.
-            "--runtime-config=admissionregistration.k8s.io/v1beta1=true,admissionregistration.k8s.io/v1alpha1=true",
-            f"--tls-cert-file={serving[0]}",
-            f"--tls-private-key-file={serving[1]}",
-            f"--client-ca-file={self._ca_file}",
-            f"--admission-control-config-file={admission}",
-            "--anonymous-auth=false",
-            "--authorization-mode=Node,RBAC",
-            f"--service-cluster-ip-range={SERVICE_NETWORK}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={service_account_key}",
-            f"--service-account-signing-key-file={service_account_key}",
-            "--enable-aggregator-routing=true",
-            "--allow-privileged=true",
-            # Watches are ended when it stops: it would wait a minute for them to end by themselves.
-            "--shutdown-watch-termination-grace-period=1s",
-            f"--audit-log-path={self.audit_log}",
-            f"--audit-policy-file={audit_policy}",
-        ])  # fmt: skip
+        self.processes.start(
+            "etcd",
+            [
+                str(self.bin / "etcd"),
+                f"--data-dir={self.directory / 'etcd'}",
+                f"--listen-client-urls={etcd_url}",
+                f"--advertise-client-urls={etcd_url}",
+                f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
+                f"--initial-cluster=default=http://127.0.0.1:{peer_port}",
+                f"--cert-file={etcd_serving[0]}",
+                f"--key-file={etcd_serving[1]}",
+                f"--trusted-ca-file={self._ca_file}",
+                "--client-cert-auth",
+                # Durability is worth nothing here; a sync a write would be the slowest thing there is.
+                "--unsafe-no-fsync",
+            ],
+        )
+        self.processes.start(
+            "kube-apiserver",
+            [
+                str(self.bin / "kube-apiserver"),
+                f"--etcd-servers={etcd_url}",
+                f"--etcd-cafile={self._ca_file}",
+                f"--etcd-certfile={etcd_client[0]}",
+                f"--etcd-keyfile={etcd_client[1]}",
+                "--bind-address=0.0.0.0",
+                f"--secure-port={port}",
+                "--endpoint-reconciler-type=none",
+                # Off by default; what came before v1, and all that older API servers have of it.
+                "--runtime-config=admissionregistration.k8s.io/v1beta1=true,admissionregistration.k8s.io/v1alpha1=true",
+                f"--tls-cert-file={serving[0]}",
+                f"--tls-private-key-file={serving[1]}",
+                f"--client-ca-file={self._ca_file}",
+                f"--admission-control-config-file={admission}",
+                "--anonymous-auth=false",
+                "--authorization-mode=Node,RBAC",
+                f"--service-cluster-ip-range={SERVICE_NETWORK}",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={service_account_key}",
+                f"--service-account-signing-key-file={service_account_key}",
+                "--enable-aggregator-routing=true",
+                "--allow-privileged=true",
+                # Watches are ended when it stops: it would wait a minute for them to end by themselves.
+                "--shutdown-watch-termination-grace-period=1s",
+                f"--audit-log-path={self.audit_log}",
+                f"--audit-policy-file={audit_policy}",
+            ],
+        )
         self.user_kubeconfig("admin", "system:masters")
         self._client = Client(
             self.server,
@@ -207,37 +219,46 @@ class Cluster:
             *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
         )
         self._wait_for_api_server()
-        self.processes.start("kube-controller-manager", [
-            str(self.bin / "kube-controller-manager"),
-            f"--kubeconfig={self.user_kubeconfig('system:kube-controller-manager')}",
-            "--leader-elect=false",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={manager_port}",
-            "--use-service-account-credentials=true",
-            # At the default of 20 requests a second it takes minutes until hundreds of new nodes may be used.
-            "--kube-api-qps=400",
-            "--kube-api-burst=800",
-            f"--root-ca-file={self._ca_file}",
-            f"--service-account-private-key-file={service_account_key}",
-            f"--cluster-signing-cert-file={self._ca_file}",
-            f"--cluster-signing-key-file={ca_key_file}",
-        ])  # fmt: skip
-        self.processes.start("kube-scheduler", [
-            str(self.bin / "kube-scheduler"),
-            f"--kubeconfig={self.user_kubeconfig('system:kube-scheduler')}",
-            "--leader-elect=false",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={scheduler_port}",
-        ])  # fmt: skip
-        (key, value), = FAKE_NODE_ANNOTATION.items()  # fmt: skip
-        self.processes.start("kwok", [
-            str(self.bin / "kwok"),
-            f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
-            # What kwok plays. A node's capacity is the node-capacity agent's: no stage writes it.
-            *(f"--config={stage}" for stage in sorted(Path(__file__).with_name("kwok").iterdir())),
-            f"--manage-nodes-with-annotation-selector={key}={value}",
-            "--node-lease-duration-seconds=40",
-        ])  # fmt: skip
+        self.processes.start(
+            "kube-controller-manager",
+            [
+                str(self.bin / "kube-controller-manager"),
+                f"--kubeconfig={self.user_kubeconfig('system:kube-controller-manager')}",
+                "--leader-elect=false",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={manager_port}",
+                "--use-service-account-credentials=true",
+                # At the default of 20 requests a second it takes minutes until hundreds of new nodes may be used.
+                "--kube-api-qps=400",
+                "--kube-api-burst=800",
+                f"--root-ca-file={self._ca_file}",
+                f"--service-account-private-key-file={service_account_key}",
+                f"--cluster-signing-cert-file={self._ca_file}",
+                f"--cluster-signing-key-file={ca_key_file}",
+            ],
+        )
+        self.processes.start(
+            "kube-scheduler",
+            [
+                str(self.bin / "kube-scheduler"),
+                f"--kubeconfig={self.user_kubeconfig('system:kube-scheduler')}",
+                "--leader-elect=false",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={scheduler_port}",
+            ],
+        )
+        ((key, value),) = FAKE_NODE_ANNOTATION.items()
+        self.processes.start(
+            "kwok",
+            [
+                str(self.bin / "kwok"),
+                f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
+                # What kwok plays. A node's capacity is the node-capacity agent's: no stage writes it.
+                *(f"--config={stage}" for stage in sorted(Path(__file__).with_name("kwok").iterdir())),
+                f"--manage-nodes-with-annotation-selector={key}={value}",
+                "--node-lease-duration-seconds=40",
+            ],
+        )
         # The first thing any client creates needs its namespace's service account.
         wait_for(
             "the default service account",
@@ -252,20 +273,24 @@ class Cluster:
         user = {"client-certificate": certificate_file, "client-key": key_file}
         webhooks = f"*.{CLIENT_CERTIFICATE_NAMESPACE}.svc"
         kubeconfig = {
-            "apiVersion": "v1", "kind": "Config", "users": [{"name": webhooks, "user": user}],
-        }  # fmt: skip
+            "apiVersion": "v1",
+            "kind": "Config",
+            "users": [{"name": webhooks, "user": user}],
+        }
         configuration = {
             "apiVersion": "apiserver.config.k8s.io/v1",
             "kind": "AdmissionConfiguration",
-            "plugins": [{
-                "name": "MutatingAdmissionWebhook",
-                "configuration": {
-                    "apiVersion": "apiserver.config.k8s.io/v1",
-                    "kind": "WebhookAdmissionConfiguration",
-                    "kubeConfigFile": self._write("webhooks.kubeconfig", yaml.safe_dump(kubeconfig)),
-                },
-            }],
-        }  # fmt: skip
+            "plugins": [
+                {
+                    "name": "MutatingAdmissionWebhook",
+                    "configuration": {
+                        "apiVersion": "apiserver.config.k8s.io/v1",
+                        "kind": "WebhookAdmissionConfiguration",
+                        "kubeConfigFile": self._write("webhooks.kubeconfig", yaml.safe_dump(kubeconfig)),
+                    },
+                }
+            ],
+        }
         return self._write("admission.yaml", yaml.safe_dump(configuration))
 
     def _wait_for_api_server(self) -> None:
@@ -276,9 +301,7 @@ class Cluster:
         context = ssl.create_default_context(cafile=self._ca_file)
         context.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
         try:
-            with urllib.request.urlopen(
-                f"{self.server}/readyz", context=context, timeout=5
-            ) as answer:
+            with urllib.request.urlopen(f"{self.server}/readyz", context=context, timeout=5) as answer:
                 return answer.status == 200
         except OSError:
             return False
@@ -297,9 +320,7 @@ def _kubeconfig(server: str, ca_file: str, certificate_file: str, key_file: str)
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {"name": "test", "cluster": {"server": server, "certificate-authority": ca_file}}
-        ],
+        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": ca_file}}],
         "users": [
             {
                 "name": "user",

@@ -130,34 +130,54 @@ def fill(
         *(_machine_config_pool(role) for role in ("master", "worker")),
         _security_context_constraints("restricted-v2", privileged=False),
         _security_context_constraints("privileged", privileged=True),
-    )  # fmt: skip
-    set_status(cluster, "infrastructure/cluster", {
-        "infrastructureName": INFRASTRUCTURE_NAME,
-        "apiServerURL": cluster.server,
-        "apiServerInternalURI": cluster.server,
-        "controlPlaneTopology": "HighlyAvailable",
-        "infrastructureTopology": "HighlyAvailable",
-        "platform": platform["type"],
-        "platformStatus": platform,
-    })  # fmt: skip
-    set_status(cluster, "clusterversion/version", {
-        "desired": {"version": VERSION, "image": "release"},
-        "history": [{
-            "state": "Completed", "version": VERSION, "image": "release", "verified": True,
-            "startedTime": "2024-11-04T08:00:00Z", "completionTime": "2024-11-04T08:41:00Z",
-        }],
-        "availableUpdates": [], "observedGeneration": 1, "versionHash": "hash",
-    })  # fmt: skip
-    set_status(cluster, "machineconfigpool/worker", {
-        "machineCount": len(workers), "updatedMachineCount": len(workers),
-        "readyMachineCount": len(workers), "unavailableMachineCount": 0,
-        "degradedMachineCount": 0,
-    })  # fmt: skip
+    )
+    set_status(
+        cluster,
+        "infrastructure/cluster",
+        {
+            "infrastructureName": INFRASTRUCTURE_NAME,
+            "apiServerURL": cluster.server,
+            "apiServerInternalURI": cluster.server,
+            "controlPlaneTopology": "HighlyAvailable",
+            "infrastructureTopology": "HighlyAvailable",
+            "platform": platform["type"],
+            "platformStatus": platform,
+        },
+    )
+    set_status(
+        cluster,
+        "clusterversion/version",
+        {
+            "desired": {"version": VERSION, "image": "release"},
+            "history": [
+                {
+                    "state": "Completed",
+                    "version": VERSION,
+                    "image": "release",
+                    "verified": True,
+                    "startedTime": "2024-11-04T08:00:00Z",
+                    "completionTime": "2024-11-04T08:41:00Z",
+                }
+            ],
+            "availableUpdates": [],
+            "observedGeneration": 1,
+            "versionHash": "hash",
+        },
+    )
+    set_status(
+        cluster,
+        "machineconfigpool/worker",
+        {
+            "machineCount": len(workers),
+            "updatedMachineCount": len(workers),
+            "readyMachineCount": len(workers),
+            "unavailableMachineCount": 0,
+            "degradedMachineCount": 0,
+        },
+    )
 
 
-def start_stand_ins(
-    cluster: Cluster, runtime: str, operator: str = "1.8", *, webhook_image: str = ""
-) -> None:
+def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, webhook_image: str = "") -> None:
     """Start the cluster's own controllers (operators.py), the cloud-api-adaptors (adaptor.py) and its one real
     node (kubelet.py). The catalog's channel `stable` leads to that release of the `operator`, which deploys a
     webhook of its own only with `webhook_image`: an image of containers/webhook, "webhook:source" by "process"."""
@@ -165,21 +185,29 @@ def start_stand_ins(
     webhook = ["--webhook", webhook_image, *map(str, free_ports(2))] if webhook_image else []
     for name, *arguments in (("operators", operator, *webhook), ("adaptor",)):
         cluster.processes.start(
-            name, [sys.executable, "-m", f"tests.cluster.{name}", kubeconfig, *arguments],
+            name,
+            [sys.executable, "-m", f"tests.cluster.{name}", kubeconfig, *arguments],
             environment=PYTHON,
-        )  # fmt: skip
+        )
     start_kubelet(cluster, runtime)
 
 
 def start_kubelet(cluster: Cluster, runtime: str) -> None:
     """Start the node whose pods really run (kubelet.py), by "podman" or as a "process"."""
-    cluster.processes.start("kubelet", [
-        sys.executable, "-m", "tests.cluster.kubelet",
-        f"--node={CONTROL_PLANE_NODE}",
-        f"--kubeconfig={cluster.user_kubeconfig(f'system:node:{CONTROL_PLANE_NODE}', 'system:nodes')}",
-        f"--directory={cluster.directory / 'pods'}",
-        f"--runtime={runtime}",
-    ], environment=PYTHON, on_our_death="TERM")  # fmt: skip
+    cluster.processes.start(
+        "kubelet",
+        [
+            sys.executable,
+            "-m",
+            "tests.cluster.kubelet",
+            f"--node={CONTROL_PLANE_NODE}",
+            f"--kubeconfig={cluster.user_kubeconfig(f'system:node:{CONTROL_PLANE_NODE}', 'system:nodes')}",
+            f"--directory={cluster.directory / 'pods'}",
+            f"--runtime={runtime}",
+        ],
+        environment=PYTHON,
+        on_our_death="TERM",
+    )
 
     def registered() -> bool:
         cluster.processes.check_alive()
@@ -191,9 +219,14 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
 
 def set_status(cluster: Cluster, name: str, status: dict, namespace: str | None = None) -> None:
     cluster.kubectl(
-        "patch", name, *(["-n", namespace] if namespace else []),
-        "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}),
-    )  # fmt: skip
+        "patch",
+        name,
+        *(["-n", namespace] if namespace else []),
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        json.dumps({"status": status}),
+    )
 
 
 def monitoring(cluster: Cluster) -> None:
@@ -216,23 +249,30 @@ def _published() -> Iterator[Path]:
     yield source(DEFINITIONS, "github.com/operator-framework/api") / "crds"
 
 
-def custom_resource(
-    cluster: Cluster, group: str, kind: str, *, scope: str = "Namespaced", version: str = "v1"
-) -> None:
+def custom_resource(cluster: Cluster, group: str, kind: str, *, scope: str = "Namespaced", version: str = "v1") -> None:
     """Have the API server take objects of a kind of which this cluster has nothing but the name."""
     plural = f"{kind.lower()}s"
-    cluster.apply({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
-        "spec": {
-            "group": group, "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": version, "served": True, "storage": True,
-                          "subresources": {"status": {}},
-                          "schema": {"openAPIV3Schema": {
-                              "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}],
-        },
-    })  # fmt: skip
+    cluster.apply(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{plural}.{group}"},
+            "spec": {
+                "group": group,
+                "scope": scope,
+                "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+                "versions": [
+                    {
+                        "name": version,
+                        "served": True,
+                        "storage": True,
+                        "subresources": {"status": {}},
+                        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                    }
+                ],
+            },
+        }
+    )
     cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
 
 
@@ -265,14 +305,18 @@ def node(worker: Worker, region: str) -> dict:
 
 # What the operator requires before it makes an image of the pod VMs, or deletes one (operators.py).
 POD_VM_SETTINGS = {
-    "CLOUD_PROVIDER": "aws", "AWS_REGION": "eu-central-1", "AWS_VPC_ID": "vpc-0", "AWS_SUBNET_ID": "subnet-0",
+    "CLOUD_PROVIDER": "aws",
+    "AWS_REGION": "eu-central-1",
+    "AWS_VPC_ID": "vpc-0",
+    "AWS_SUBNET_ID": "subnet-0",
     "AWS_SG_IDS": "sg-0",
-}  # fmt: skip
+}
 POD_VM_CREDENTIALS = {
-    "apiVersion": "v1", "kind": "Secret",
+    "apiVersion": "v1",
+    "kind": "Secret",
     "metadata": {"name": "peer-pods-secret", "namespace": OPERATOR_NAMESPACE},
     "stringData": {"AWS_ACCESS_KEY_ID": "AKIA0", "AWS_SECRET_ACCESS_KEY": "secret"},
-}  # fmt: skip
+}
 
 
 def subscription(start: str | None = None, approval: str = "Automatic") -> list[dict]:
@@ -280,13 +324,26 @@ def subscription(start: str | None = None, approval: str = "Automatic") -> list[
     metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}
     starting = {"startingCSV": f"sandboxed-containers-operator.v{start}"} if start else {}
     return [
-        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": metadata,
-         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
-        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription", "metadata": metadata,
-         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
-                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
-                  "installPlanApproval": approval, **starting}},
-    ]  # fmt: skip
+        {
+            "apiVersion": "operators.coreos.com/v1",
+            "kind": "OperatorGroup",
+            "metadata": metadata,
+            "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]},
+        },
+        {
+            "apiVersion": "operators.coreos.com/v1alpha1",
+            "kind": "Subscription",
+            "metadata": metadata,
+            "spec": {
+                "name": "sandboxed-containers-operator",
+                "channel": "stable",
+                "source": "redhat-operators",
+                "sourceNamespace": "openshift-marketplace",
+                "installPlanApproval": approval,
+                **starting,
+            },
+        },
+    ]
 
 
 def peer_pod_config(role: str = "kata-oc", limit: str = "10") -> dict:
@@ -346,9 +403,7 @@ def _machine_config_pool(role: str) -> dict:
         "metadata": {"name": role},
         "spec": {
             "paused": False,
-            "machineConfigSelector": {
-                "matchLabels": {"machineconfiguration.openshift.io/role": role}
-            },
+            "machineConfigSelector": {"matchLabels": {"machineconfiguration.openshift.io/role": role}},
             "nodeSelector": {"matchLabels": {f"node-role.kubernetes.io/{role}": ""}},
         },
     }

@@ -102,16 +102,32 @@ INJECT_CA_ANNOTATION = "service.beta.openshift.io/inject-cabundle"
 # Which root credentials the cloud credential operator serves a request from, and what it gives away of them.
 ROOT_CREDENTIALS = {
     "AWSProviderSpec": ("aws-creds", ("aws_access_key_id", "aws_secret_access_key")),
-    "AzureProviderSpec": ("azure-credentials", tuple(f"azure_{name}" for name in (
-        "client_id", "client_secret", "region", "resource_prefix", "resourcegroup", "subscription_id",
-        "tenant_id"))),
-}  # fmt: skip
+    "AzureProviderSpec": (
+        "azure-credentials",
+        tuple(
+            f"azure_{name}"
+            for name in (
+                "client_id",
+                "client_secret",
+                "region",
+                "resource_prefix",
+                "resourcegroup",
+                "subscription_id",
+                "tenant_id",
+            )
+        ),
+    ),
+}
 
 # What the sandboxed containers operator takes of them, in capital letters, and how it marks its Secret.
 PEER_POD_CREDENTIALS = {
-    "aws_access_key_id", "aws_secret_access_key",
-    "azure_client_id", "azure_client_secret", "azure_subscription_id", "azure_tenant_id",
-}  # fmt: skip
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "azure_client_id",
+    "azure_client_secret",
+    "azure_subscription_id",
+    "azure_tenant_id",
+}
 CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
@@ -121,12 +137,8 @@ class Api:
     def __init__(self, kubeconfig: str):
         self._client = DynamicClient(config.new_client_from_config(kubeconfig))
 
-    def request(
-        self, method: str, path: str, body=None, content_type: str = "application/json"
-    ) -> dict:
-        response = self._client.request(
-            method.lower(), path, body=body, content_type=content_type, serialize=False
-        )
+    def request(self, method: str, path: str, body=None, content_type: str = "application/json") -> dict:
+        response = self._client.request(method.lower(), path, body=body, content_type=content_type, serialize=False)
         return json.loads(response.data)
 
     def stream(self, path: str) -> Iterator[bytes]:
@@ -169,10 +181,12 @@ class Api:
         now = found.get("status") or {}
         if "conditions" in wanted:
             known = {condition["type"]: condition for condition in now.get("conditions", [])}
-            wanted = {**wanted, "conditions": [
-                _condition(known.get(condition["type"], {}), condition)
-                for condition in wanted["conditions"]
-            ]}  # fmt: skip
+            wanted = {
+                **wanted,
+                "conditions": [
+                    _condition(known.get(condition["type"], {}), condition) for condition in wanted["conditions"]
+                ],
+            }
         if any(now.get(key) != value for key, value in wanted.items()):
             self.merge(f"{path}/status", {"status": wanted | when})
 
@@ -192,9 +206,11 @@ def main() -> None:
     parser.add_argument("kubeconfig")
     parser.add_argument("release", nargs="?", default=NEWEST, help="where `stable` leads to")
     parser.add_argument(
-        "--webhook", nargs=3, metavar=("IMAGE", "PORT", "HEALTH_PORT"),
+        "--webhook",
+        nargs=3,
+        metavar=("IMAGE", "PORT", "HEALTH_PORT"),
         help="deploy the operator's own webhook, by this image of the collection's",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args()
     api = Api(arguments.kubeconfig)
     CHANNELS.update(channels(arguments.release))
@@ -233,28 +249,44 @@ def catalog_operator(api: Api) -> None:
         metadata, image = source["metadata"], source["spec"].get("image", "")
         here = _catalog_path(metadata["namespace"], metadata["name"])
         if _connection(source) != "READY":
-            api.merge(f"{here}/status", {"status": {"connectionState": {
-                "address": f"{metadata['name']}.{metadata['namespace']}.svc:50051",
-                "lastConnect": _now(), "lastObservedState": "READY",
-            }}})  # fmt: skip
-        if OFFERING in image:
-            api.ensure(f"/apis/packages.operators.coreos.com/v1/namespaces/{metadata['namespace']}/packagemanifests", {
-                "apiVersion": "packages.operators.coreos.com/v1",
-                "kind": "PackageManifest",
-                "metadata": {"name": PACKAGE, "labels": {
-                    "catalog": metadata["name"], "catalog-namespace": metadata["namespace"]}},
-                "status": {
-                    "catalogSource": metadata["name"],
-                    "catalogSourceNamespace": metadata["namespace"],
-                    "packageName": PACKAGE,
-                    "defaultChannel": "stable",
-                    "channels": [
-                        {"name": name, "currentCSV": bundles[-1].csv, "entries": [
-                            {"name": bundle.csv, "version": bundle.version} for bundle in bundles]}
-                        for name, bundles in CHANNELS.items()
-                    ],
+            api.merge(
+                f"{here}/status",
+                {
+                    "status": {
+                        "connectionState": {
+                            "address": f"{metadata['name']}.{metadata['namespace']}.svc:50051",
+                            "lastConnect": _now(),
+                            "lastObservedState": "READY",
+                        }
+                    }
                 },
-            })  # fmt: skip
+            )
+        if OFFERING in image:
+            api.ensure(
+                f"/apis/packages.operators.coreos.com/v1/namespaces/{metadata['namespace']}/packagemanifests",
+                {
+                    "apiVersion": "packages.operators.coreos.com/v1",
+                    "kind": "PackageManifest",
+                    "metadata": {
+                        "name": PACKAGE,
+                        "labels": {"catalog": metadata["name"], "catalog-namespace": metadata["namespace"]},
+                    },
+                    "status": {
+                        "catalogSource": metadata["name"],
+                        "catalogSourceNamespace": metadata["namespace"],
+                        "packageName": PACKAGE,
+                        "defaultChannel": "stable",
+                        "channels": [
+                            {
+                                "name": name,
+                                "currentCSV": bundles[-1].csv,
+                                "entries": [{"name": bundle.csv, "version": bundle.version} for bundle in bundles],
+                            }
+                            for name, bundles in CHANNELS.items()
+                        ],
+                    },
+                },
+            )
 
 
 def _catalog_path(namespace: str, name: str) -> str:
@@ -278,9 +310,16 @@ def _subscribed(api: Api, subscription: dict) -> None:
     csvs = f"{collection}/clusterserviceversions"
 
     def say(state: str | None, *conditions: dict, **more) -> None:
-        api.status(f"{collection}/subscriptions/{name}", subscription, {
-            **({"state": state} if state else {}), "conditions": list(conditions), **more,
-        }, lastUpdated=_now())  # fmt: skip
+        api.status(
+            f"{collection}/subscriptions/{name}",
+            subscription,
+            {
+                **({"state": state} if state else {}),
+                "conditions": list(conditions),
+                **more,
+            },
+            lastUpdated=_now(),
+        )
 
     unhealthy = _unhealthy(api, spec)
     # Without exactly one OperatorGroup in the namespace, OLM does nothing.
@@ -288,9 +327,10 @@ def _subscribed(api: Api, subscription: dict) -> None:
     if unhealthy["status"] == "True" or len(groups) != 1:
         return say(None, unhealthy)
 
-    current = next(filter(None, (
-        api.get(f"{csvs}/{status[key]}") for key in ("currentCSV", "installedCSV") if status.get(key)
-    )), None)  # fmt: skip
+    current = next(
+        filter(None, (api.get(f"{csvs}/{status[key]}") for key in ("currentCSV", "installedCSV") if status.get(key))),
+        None,
+    )
     if current and not _brought_up(api, csvs, current):
         return None
     bundle, problem = _next_bundle(spec, current)
@@ -302,21 +342,26 @@ def _subscribed(api: Api, subscription: dict) -> None:
     plan = _plan_of(api, collection, status)
     if plan is None or plan["spec"]["clusterServiceVersionNames"] != [bundle.csv]:
         plan = _new_plan(api, collection, subscription, bundle)
-        reference = {"apiVersion": plan["apiVersion"], "kind": "InstallPlan",
-                     "name": plan["metadata"]["name"]}  # fmt: skip
+        reference = {"apiVersion": plan["apiVersion"], "kind": "InstallPlan", "name": plan["metadata"]["name"]}
         return say(
-            "UpgradePending", unhealthy, _pending("InstallPlanNotYetReconciled"),
+            "UpgradePending",
+            unhealthy,
+            _pending("InstallPlanNotYetReconciled"),
             currentCSV=bundle.csv,
             installedCSV=current["metadata"]["name"] if current else None,
             installplan={**reference, "uuid": plan["metadata"]["uid"]},
             installPlanRef={**reference, "namespace": namespace, "uid": plan["metadata"]["uid"]},
-        )  # fmt: skip
+        )
     phase = _carried_out(api, collection, plan, bundle)
     if phase == "Complete":
         return say("UpgradePending", unhealthy, installedCSV=bundle.csv)
     if phase == "Failed":
-        failed = {"type": "InstallPlanFailed", "status": "True", "reason": "InstallCheckFailed",
-                  "message": UNPACKING_FAILED}  # fmt: skip
+        failed = {
+            "type": "InstallPlanFailed",
+            "status": "True",
+            "reason": "InstallCheckFailed",
+            "message": UNPACKING_FAILED,
+        }
         return say("UpgradePending", unhealthy, failed)
     return say("UpgradePending", unhealthy, _pending(phase))
 
@@ -327,14 +372,17 @@ def _unhealthy(api: Api, spec: dict) -> dict:
     what = "missing" if source is None else "unhealthy" if _connection(source) != "READY" else None
     if what:
         return {
-            "type": "CatalogSourcesUnhealthy", "status": "True",
+            "type": "CatalogSourcesUnhealthy",
+            "status": "True",
             "reason": "UnhealthyCatalogSourceFound",
             "message": f"targeted catalogsource {spec['sourceNamespace']}/{spec['source']} {what}",
-        }  # fmt: skip
+        }
     return {
-        "type": "CatalogSourcesUnhealthy", "status": "False", "reason": "AllCatalogSourcesHealthy",
+        "type": "CatalogSourcesUnhealthy",
+        "status": "False",
+        "reason": "AllCatalogSourcesHealthy",
         "message": "all available catalogsources are healthy",
-    }  # fmt: skip
+    }
 
 
 def _pending(reason: str) -> dict:
@@ -353,11 +401,13 @@ def _next_bundle(spec: dict, current: dict | None) -> tuple[Bundle | None, dict 
         return candidates[-1], None
     named = f"with name {start} in channel" if bundles else "in channel"
     return None, {
-        "type": "ResolutionFailed", "status": "True", "reason": "ConstraintsNotSatisfiable",
+        "type": "ResolutionFailed",
+        "status": "True",
+        "reason": "ConstraintsNotSatisfiable",
         "message": f"constraints not satisfiable: no operators found {named} {spec.get('channel')} of package "
-                   f"{spec['name']} in the catalog referenced by subscription {PACKAGE}, "
-                   f"subscription {PACKAGE} exists",
-    }  # fmt: skip
+        f"{spec['name']} in the catalog referenced by subscription {PACKAGE}, "
+        f"subscription {PACKAGE} exists",
+    }
 
 
 def _plan_of(api: Api, collection: str, status: dict) -> dict | None:
@@ -368,21 +418,36 @@ def _plan_of(api: Api, collection: str, status: dict) -> dict | None:
 def _new_plan(api: Api, collection: str, subscription: dict, bundle: Bundle) -> dict:
     approval = subscription["spec"].get("installPlanApproval", "Automatic")
     metadata = subscription["metadata"]
-    return api.request("POST", f"{collection}/installplans", {
-        "apiVersion": "operators.coreos.com/v1alpha1",
-        "kind": "InstallPlan",
-        "metadata": {"generateName": "install-", "ownerReferences": [{
-            "apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
-            "name": metadata["name"], "uid": metadata["uid"],
-            "blockOwnerDeletion": False, "controller": False}]},
-        "spec": {"approval": approval, "approved": approval == "Automatic",
-                 "clusterServiceVersionNames": [bundle.csv]},
-    })  # fmt: skip
+    return api.request(
+        "POST",
+        f"{collection}/installplans",
+        {
+            "apiVersion": "operators.coreos.com/v1alpha1",
+            "kind": "InstallPlan",
+            "metadata": {
+                "generateName": "install-",
+                "ownerReferences": [
+                    {
+                        "apiVersion": "operators.coreos.com/v1alpha1",
+                        "kind": "Subscription",
+                        "name": metadata["name"],
+                        "uid": metadata["uid"],
+                        "blockOwnerDeletion": False,
+                        "controller": False,
+                    }
+                ],
+            },
+            "spec": {
+                "approval": approval,
+                "approved": approval == "Automatic",
+                "clusterServiceVersionNames": [bundle.csv],
+            },
+        },
+    )
 
 
 UNPACKING_FAILED = (
-    "bundle unpacking failed. Reason: DeadlineExceeded, and Message: Job was active longer than "
-    "specified deadline"
+    "bundle unpacking failed. Reason: DeadlineExceeded, and Message: Job was active longer than specified deadline"
 )
 
 
@@ -399,9 +464,12 @@ def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
             api.ensure(DEFINITIONS, yaml.safe_load(PEER_POD_CONFIG_CRD.read_text()))
         api.ensure(f"{collection}/clusterserviceversions", _csv(bundle, collection))
     elif phase == "Installing":
-        status = {"phase": "Failed", "conditions": [{
-            "type": "Installed", "status": "False", "reason": "InstallCheckFailed",
-            "message": UNPACKING_FAILED}]}  # fmt: skip
+        status = {
+            "phase": "Failed",
+            "conditions": [
+                {"type": "Installed", "status": "False", "reason": "InstallCheckFailed", "message": UNPACKING_FAILED}
+            ],
+        }
     status["catalogSources"] = []
     api.status(f"{collection}/installplans/{plan['metadata']['name']}", plan, status)
     return status["phase"]
@@ -436,20 +504,22 @@ def _brought_up(api: Api, collection: str, csv: dict) -> bool:
         if before["status"]["phase"] == "Deleting":
             api.delete(f"{collection}/{before['metadata']['name']}")
         else:
-            api.merge(f"{collection}/{before['metadata']['name']}/status",
-                      {"status": {"phase": "Deleting", "reason": "Replaced"}})  # fmt: skip
+            api.merge(
+                f"{collection}/{before['metadata']['name']}/status",
+                {"status": {"phase": "Deleting", "reason": "Replaced"}},
+            )
         return False
     if phase == "Failed":
         return False
     if before and before["status"]["phase"] == "Succeeded":
-        api.merge(f"{collection}/{before['metadata']['name']}/status", {"status": {
-            "phase": "Replacing", "reason": "BeingReplaced",
-            "message": f"being replaced by csv: {name}"}})  # fmt: skip
+        api.merge(
+            f"{collection}/{before['metadata']['name']}/status",
+            {"status": {"phase": "Replacing", "reason": "BeingReplaced", "message": f"being replaced by csv: {name}"}},
+        )
     following = phases[phases.index(phase) + 1]
     starts = all(one.starts for bundles in CHANNELS.values() for one in bundles if one.csv == name)
     if following == "Succeeded" and not starts:
-        status = {"phase": "Failed", "reason": "InstallCheckFailed",
-                  "message": "install timeout"}  # fmt: skip
+        status = {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}
     else:
         status = {"phase": following, "reason": CSV_REASONS[following], "message": ""}
     api.merge(f"{collection}/{name}/status", {"status": status})
@@ -492,14 +562,20 @@ def cloud_credential_operator(api: Api) -> None:
             data = {key: credentials["data"].get(key, "") for key in keys}
             if "aws_access_key_id" in data:
                 data["credentials"] = _base64(_aws_credentials_file(data).encode())
-            api.ensure(secrets, {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": reference["name"], "annotations": {
-                    "cloudcredential.openshift.io/credentials-request":
-                        f"{metadata['namespace']}/{metadata['name']}"}},
-                "data": data,
-            })  # fmt: skip
+            api.ensure(
+                secrets,
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "metadata": {
+                        "name": reference["name"],
+                        "annotations": {
+                            "cloudcredential.openshift.io/credentials-request": f"{metadata['namespace']}/{metadata['name']}"
+                        },
+                    },
+                    "data": data,
+                },
+            )
             status = {"provisioned": True, "conditions": []}
         status["lastSyncGeneration"] = metadata["generation"]
         if not status.items() <= request.get("status", {}).items():
@@ -508,9 +584,7 @@ def cloud_credential_operator(api: Api) -> None:
 
 def _aws_credentials_file(data: dict) -> str:
     """What an AWS SDK reads, of base64 values."""
-    return "[default]\n" + "".join(
-        f"{key} = {base64.b64decode(value).decode()}\n" for key, value in data.items()
-    )
+    return "[default]\n" + "".join(f"{key} = {base64.b64decode(value).decode()}\n" for key, value in data.items())
 
 
 class RetryError(Exception):
@@ -519,12 +593,8 @@ class RetryError(Exception):
 
 def _installed(api: Api) -> str | None:
     """The version of the operator that is at work. While one version replaces another, the old one works on."""
-    csvs = api.list(
-        f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions"
-    )
-    at_work = [
-        csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")
-    ]
+    csvs = api.list(f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions")
+    at_work = [csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")]
     if not at_work:
         return None
     return max(at_work, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
@@ -553,10 +623,7 @@ def sandboxed_containers_operator(api: Api) -> None:
 
 def _is_installing(kata: dict) -> bool:
     conditions = (kata.get("status") or {}).get("conditions", [])
-    return any(
-        (condition["status"], condition.get("reason")) == ("True", "Installing")
-        for condition in conditions
-    )
+    return any((condition["status"], condition.get("reason")) == ("True", "Installing") for condition in conditions)
 
 
 def _map_credentials(api: Api) -> None:
@@ -565,37 +632,39 @@ def _map_credentials(api: Api) -> None:
     cco_secret = api.get(f"{secrets}/cco-secret")
     if cco_secret is None:
         return
-    data = {
-        key.upper(): value
-        for key, value in cco_secret["data"].items()
-        if key in PEER_POD_CREDENTIALS
-    }
-    api.ensure(secrets, {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": "peer-pods-secret",
-            "labels": CREDENTIALS_REQUEST_LABEL,
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "cco-secret",
-                                 "uid": cco_secret["metadata"]["uid"], "controller": True}],
+    data = {key.upper(): value for key, value in cco_secret["data"].items() if key in PEER_POD_CREDENTIALS}
+    api.ensure(
+        secrets,
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": "peer-pods-secret",
+                "labels": CREDENTIALS_REQUEST_LABEL,
+                "ownerReferences": [
+                    {
+                        "apiVersion": "v1",
+                        "kind": "Secret",
+                        "name": "cco-secret",
+                        "uid": cco_secret["metadata"]["uid"],
+                        "controller": True,
+                    }
+                ],
+            },
+            "data": data,
         },
-        "data": data,
-    })  # fmt: skip
+    )
 
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-PEER_POD_CONFIG_CRD = (
-    Path(__file__).with_name("crds") / "peerpodconfigs.confidentialcontainers.org.yaml"
-)
+PEER_POD_CONFIG_CRD = Path(__file__).with_name("crds") / "peerpodconfigs.confidentialcontainers.org.yaml"
 CONFIG_MAPS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps"
 DAEMON_SETS = f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/daemonsets"
 LIMIT_KEY = "PEERPODS_LIMIT_PER_NODE"
 
 POOLS = f"/apis/{MACHINE_CONFIG}/v1/machineconfigpools"
 RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
-PEER_POD_CONFIGS = (
-    f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs"
-)
+PEER_POD_CONFIGS = f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs"
 
 
 def _kata_path(kata: dict) -> str:
@@ -616,13 +685,15 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     workers = _workers(api)
     for node in workers:
         _label(api, node, selector.items() <= node["metadata"]["labels"].items())
-    api.ensure(POOLS, {
-        "apiVersion": f"{MACHINE_CONFIG}/v1",
-        "kind": "MachineConfigPool",
-        "metadata": {"name": "kata-oc"},
-        "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}},
-                 "configuration": {"name": target}},
-    })  # fmt: skip
+    api.ensure(
+        POOLS,
+        {
+            "apiVersion": f"{MACHINE_CONFIG}/v1",
+            "kind": "MachineConfigPool",
+            "metadata": {"name": "kata-oc"},
+            "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}}, "configuration": {"name": target}},
+        },
+    )
     api.merge(f"{POOLS}/kata-oc", {"spec": {"configuration": {"name": target}}})
     nodes = _kata_nodes(workers, target)
     ready = nodes["readyNodeCount"] == nodes["nodeCount"]
@@ -647,20 +718,35 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
     runtime_classes = (kata.get("status") or {}).get("runtimeClasses", [])
     running = {pod["spec"].get("runtimeClassName") for pod in api.list("/api/v1/pods")}
     if in_use := running.intersection(runtime_classes):
-        return api.status(_kata_path(kata), kata, {"conditions": [{
-            "type": "InProgress", "status": "False", "reason": "BlockedByExistingKataPods",
-            "message": f'existing pods using "{min(in_use)}" RuntimeClass found. Please delete the '
-                       "pods manually for KataConfig deletion to proceed"}]})  # fmt: skip
+        return api.status(
+            _kata_path(kata),
+            kata,
+            {
+                "conditions": [
+                    {
+                        "type": "InProgress",
+                        "status": "False",
+                        "reason": "BlockedByExistingKataPods",
+                        "message": f'existing pods using "{min(in_use)}" RuntimeClass found. Please delete the '
+                        "pods manually for KataConfig deletion to proceed",
+                    }
+                ]
+            },
+        )
     workers = _workers(api)
     for node in workers:
         _label(api, node, False)
     nodes = _kata_nodes(workers, None)
     leaving = [*nodes["uninstalling"], *nodes["waitingToUninstall"], *nodes["failedToUninstall"]]
     if leaving:
-        return api.status(_kata_path(kata), kata, {
-            "kataNodes": nodes,
-            "conditions": [_in_progress("Uninstalling", nodes, workers, False)],
-        })  # fmt: skip
+        return api.status(
+            _kata_path(kata),
+            kata,
+            {
+                "kataNodes": nodes,
+                "conditions": [_in_progress("Uninstalling", nodes, workers, False)],
+            },
+        )
     api.delete(f"{POOLS}/kata-oc")
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
     api.delete(f"{DAEMON_SETS}/osc-caa-ds")
@@ -703,15 +789,19 @@ IMAGES = {
 # tries again without end (validatePeerPodsConfigs, in SCO's controllers/image_generator.go). In the Secret, then in
 # peer-pods-cm; and what a Secret for tokens has in place of the former (SCO's docs/credentials-handling.md).
 REQUIRED = {
-    "AWS": (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-            ("AWS_REGION", "AWS_SUBNET_ID", "AWS_VPC_ID", "AWS_SG_IDS", "CLOUD_PROVIDER")),
-    "Azure": (("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID"),
-              ("AZURE_RESOURCE_GROUP", "AZURE_REGION", "CLOUD_PROVIDER")),
-}  # fmt: skip
+    "AWS": (
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_REGION", "AWS_SUBNET_ID", "AWS_VPC_ID", "AWS_SG_IDS", "CLOUD_PROVIDER"),
+    ),
+    "Azure": (
+        ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID"),
+        ("AZURE_RESOURCE_GROUP", "AZURE_REGION", "CLOUD_PROVIDER"),
+    ),
+}
 TOKENS = {
     "AWS": ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     "Azure": ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZURE_FEDERATED_TOKEN_FILE"),
-}  # fmt: skip
+}
 
 
 def _are_settings_complete(api: Api, release: Release) -> bool:
@@ -803,60 +893,88 @@ def _webhook(api: Api) -> None:
     are excluded."""
     labels, port, health = {"app": WEBHOOK_NAME}, int(WEBHOOK["port"]), int(WEBHOOK["health_port"])
     env = {
-        "TARGET_RUNTIME_CLASS": "kata-remote", "BIND_ADDRESS": "0.0.0.0",
-        "PORT": str(port), "HEALTH_PORT": str(health),
-        "TLS_CERT_FILE": "/certs/tls.crt", "TLS_KEY_FILE": "/certs/tls.key",
-    }  # fmt: skip
-    api.ensure(DEPLOYMENTS, {
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": WEBHOOK_NAME, "labels": labels},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
-                    "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
-                    "automountServiceAccountToken": False,
-                    "containers": [{
-                        "name": WEBHOOK_NAME,
-                        "image": WEBHOOK["image"],
-                        "env": [{"name": name, "value": value} for name, value in env.items()],
-                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": health}},
-                        "volumeMounts": [{"name": "webhook-cert", "mountPath": "/certs"}],
-                    }],
-                    "volumes": [{"name": "webhook-cert",
-                                 "secret": {"secretName": f"{WEBHOOK_SERVICE}-secret"}}],
+        "TARGET_RUNTIME_CLASS": "kata-remote",
+        "BIND_ADDRESS": "0.0.0.0",
+        "PORT": str(port),
+        "HEALTH_PORT": str(health),
+        "TLS_CERT_FILE": "/certs/tls.crt",
+        "TLS_KEY_FILE": "/certs/tls.key",
+    }
+    api.ensure(
+        DEPLOYMENTS,
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": WEBHOOK_NAME, "labels": labels},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
+                        "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+                        "automountServiceAccountToken": False,
+                        "containers": [
+                            {
+                                "name": WEBHOOK_NAME,
+                                "image": WEBHOOK["image"],
+                                "env": [{"name": name, "value": value} for name, value in env.items()],
+                                "readinessProbe": {"httpGet": {"path": "/readyz", "port": health}},
+                                "volumeMounts": [{"name": "webhook-cert", "mountPath": "/certs"}],
+                            }
+                        ],
+                        "volumes": [{"name": "webhook-cert", "secret": {"secretName": f"{WEBHOOK_SERVICE}-secret"}}],
+                    },
                 },
             },
         },
-    })  # fmt: skip
-    api.ensure(SERVICES, {
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": WEBHOOK_SERVICE, "annotations": {
-            SERVING_CERT_ANNOTATION: f"{WEBHOOK_SERVICE}-secret"}},
-        "spec": {"selector": labels,
-                 "ports": [{"name": WEBHOOK_SERVICE, "port": 443, "targetPort": port}]},
-    })  # fmt: skip
+    )
+    api.ensure(
+        SERVICES,
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": WEBHOOK_SERVICE,
+                "annotations": {SERVING_CERT_ANNOTATION: f"{WEBHOOK_SERVICE}-secret"},
+            },
+            "spec": {"selector": labels, "ports": [{"name": WEBHOOK_SERVICE, "port": 443, "targetPort": port}]},
+        },
+    )
     excluded = ["kube-system", "kube-node-lease", "openshift", OPERATOR_NAMESPACE]
-    api.ensure(MUTATING_WEBHOOKS, {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "mutating-webhook-configuration",
-                     "annotations": {INJECT_CA_ANNOTATION: "true"}},
-        "webhooks": [{
-            "name": "mwebhook.peerpods.io",
-            "clientConfig": {"service": {"name": WEBHOOK_SERVICE, "namespace": OPERATOR_NAMESPACE,
-                                         "path": "/mutate-v1-pod"}},
-            "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""],
-                       "apiVersions": ["v1"], "resources": ["pods"]}],
-            "failurePolicy": "Fail",
-            "sideEffects": "None",
-            "admissionReviewVersions": ["v1"],
-            "namespaceSelector": {"matchExpressions": [{
-                "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}]},
-        }],
-    })  # fmt: skip
+    api.ensure(
+        MUTATING_WEBHOOKS,
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "mutating-webhook-configuration", "annotations": {INJECT_CA_ANNOTATION: "true"}},
+            "webhooks": [
+                {
+                    "name": "mwebhook.peerpods.io",
+                    "clientConfig": {
+                        "service": {"name": WEBHOOK_SERVICE, "namespace": OPERATOR_NAMESPACE, "path": "/mutate-v1-pod"}
+                    },
+                    "rules": [
+                        {
+                            "operations": ["CREATE", "UPDATE"],
+                            "apiGroups": [""],
+                            "apiVersions": ["v1"],
+                            "resources": ["pods"],
+                        }
+                    ],
+                    "failurePolicy": "Fail",
+                    "sideEffects": "None",
+                    "admissionReviewVersions": ["v1"],
+                    "namespaceSelector": {
+                        "matchExpressions": [
+                            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded}
+                        ]
+                    },
+                }
+            ],
+        },
+    )
 
 
 def _migrate(api: Api) -> None:
@@ -911,8 +1029,9 @@ def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
     for part, who in (("capacity", manager), ("allocatable", "kubelet")):
         patch = [{**op, "path": f"/status/{part}/kata.peerpods.io~1vm"}]
         try:
-            api.request("PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch,
-                        "application/json-patch+json")  # fmt: skip
+            api.request(
+                "PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch, "application/json-patch+json"
+            )
         except ApiException as error:
             # The node is gone, or has nothing to remove, or the limit is no quantity.
             if error.status not in (400, 404, 422):
@@ -928,11 +1047,15 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}
     gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
     seen = (
-        version, kata["metadata"]["resourceVersion"], gates,
+        version,
+        kata["metadata"]["resourceVersion"],
+        gates,
         settings.get("data") if release.rolls else None,
-        [(node["metadata"]["name"], KATA_OC_LABEL in node["metadata"]["labels"], _at(node)[1])
-         for node in _workers(api)],
-    )  # fmt: skip
+        [
+            (node["metadata"]["name"], KATA_OC_LABEL in node["metadata"]["labels"], _at(node)[1])
+            for node in _workers(api)
+        ],
+    )
     uid = kata["metadata"]["uid"]
     if _reconciled.get(uid) == seen:
         return
@@ -960,7 +1083,8 @@ ADAPTOR_ENV = [
 def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
     labels = {"name": release.daemon_set}
     return {
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
         "metadata": {"name": release.daemon_set, "ownerReferences": [owner]},
         "spec": {
             "selector": {"matchLabels": labels},
@@ -970,23 +1094,33 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                 "spec": {
                     "nodeSelector": selector,
                     "hostNetwork": True,
-                    "containers": [{
-                        "name": "caa-pod",
-                        # By its tag adaptor.py knows how it behaves.
-                        "image": f"osc-cloud-api-adaptor-rhel9:{version}",
-                        "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
-                        "envFrom": [{"secretRef": {"name": "peer-pods-secret"}},
-                                    {"configMapRef": {"name": "peer-pods-cm"}}],
-                    }],
+                    "containers": [
+                        {
+                            "name": "caa-pod",
+                            # By its tag adaptor.py knows how it behaves.
+                            "image": f"osc-cloud-api-adaptor-rhel9:{version}",
+                            "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
+                            "envFrom": [
+                                {"secretRef": {"name": "peer-pods-secret"}},
+                                {"configMapRef": {"name": "peer-pods-cm"}},
+                            ],
+                        }
+                    ],
                 },
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _owner(one: dict) -> dict:
-    return {"apiVersion": one["apiVersion"], "kind": one["kind"], "name": one["metadata"]["name"],
-            "uid": one["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+    return {
+        "apiVersion": one["apiVersion"],
+        "kind": one["kind"],
+        "name": one["metadata"]["name"],
+        "uid": one["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def _daemon_set(api: Api, wanted: dict, release: Release) -> None:
@@ -1018,8 +1152,10 @@ def _workers(api: Api) -> list[dict]:
 def _label(api: Api, node: dict, wanted: bool) -> None:
     labels = node["metadata"]["labels"]
     if (KATA_OC_LABEL in labels) != wanted:
-        api.merge(f"/api/v1/nodes/{node['metadata']['name']}",
-                  {"metadata": {"labels": {KATA_OC_LABEL: "" if wanted else None}}})  # fmt: skip
+        api.merge(
+            f"/api/v1/nodes/{node['metadata']['name']}",
+            {"metadata": {"labels": {KATA_OC_LABEL: "" if wanted else None}}},
+        )
         if wanted:
             labels[KATA_OC_LABEL] = ""
         else:
@@ -1038,9 +1174,17 @@ def _at(node: dict) -> tuple[str, str]:
 def _kata_nodes(workers: list[dict], target: str | None) -> dict:
     """The KataConfig's status.kataNodes, of the nodes' labels and annotations."""
     lists: dict[str, list[str]] = {
-        name: [] for name in ("installed", "installing", "waitingToInstall", "failedToInstall",
-                              "uninstalling", "waitingToUninstall", "failedToUninstall")
-    }  # fmt: skip
+        name: []
+        for name in (
+            "installed",
+            "installing",
+            "waitingToInstall",
+            "failedToInstall",
+            "uninstalling",
+            "waitingToUninstall",
+            "failedToUninstall",
+        )
+    }
     selected = 0
     for node in workers:
         kata = KATA_OC_LABEL in node["metadata"]["labels"]
@@ -1062,30 +1206,52 @@ def _kata_nodes(workers: list[dict], target: str | None) -> dict:
 def _in_progress(reason: str, nodes: dict, workers: list[dict], done: bool) -> dict:
     failed = [*nodes["failedToInstall"], *nodes["failedToUninstall"]]
     if failed:
-        why = {node["metadata"]["name"]: node["metadata"]["annotations"][f"{MACHINE_CONFIG}/reason"]
-               for node in workers if node["metadata"]["name"] in failed}  # fmt: skip
-        return {"type": "InProgress", "status": "True", "reason": "Failed",
-                "message": f"Node {failed[-1]} Degraded: {why[failed[-1]]}"}  # fmt: skip
+        why = {
+            node["metadata"]["name"]: node["metadata"]["annotations"][f"{MACHINE_CONFIG}/reason"]
+            for node in workers
+            if node["metadata"]["name"] in failed
+        }
+        return {
+            "type": "InProgress",
+            "status": "True",
+            "reason": "Failed",
+            "message": f"Node {failed[-1]} Degraded: {why[failed[-1]]}",
+        }
     if done:
         return {"type": "InProgress", "status": "False"}
-    return {"type": "InProgress", "status": "True", "reason": reason,
-            "message": {"Installing": "Performing initial installation of kata on cluster",
-                        "Uninstalling": "Removing kata from cluster"}[reason]}  # fmt: skip
+    return {
+        "type": "InProgress",
+        "status": "True",
+        "reason": reason,
+        "message": {
+            "Installing": "Performing initial installation of kata on cluster",
+            "Uninstalling": "Removing kata from cluster",
+        }[reason],
+    }
 
 
 def _runtime_class(name: str, kata: dict) -> dict:
     return {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
-        "metadata": {"name": name, "ownerReferences": [{
-            "apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
-            "name": kata["metadata"]["name"], "uid": kata["metadata"]["uid"],
-            "controller": True, "blockOwnerDeletion": True}]},
+        "metadata": {
+            "name": name,
+            "ownerReferences": [
+                {
+                    "apiVersion": "kataconfiguration.openshift.io/v1",
+                    "kind": "KataConfig",
+                    "name": kata["metadata"]["name"],
+                    "uid": kata["metadata"]["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
         "handler": name,
         # What shim and cloud-api-adaptor take on the worker node itself.
         "overhead": {"podFixed": {"cpu": "250m", "memory": "350Mi"}},
         "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
-    }  # fmt: skip
+    }
 
 
 def machine_config_operator(api: Api) -> None:
@@ -1131,20 +1297,28 @@ def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
             if any(known.get(key) != value for key, value in wanted.items()):
                 api.merge(f"/api/v1/nodes/{node_name}", {"metadata": {"annotations": wanted}})
     done = counts["updated"] == len(nodes)
-    api.status(f"{POOLS}/{name}", pool, {
-        "machineCount": len(nodes),
-        "updatedMachineCount": counts["updated"],
-        "readyMachineCount": counts["updated"],
-        "unavailableMachineCount": counts["unavailable"],
-        "degradedMachineCount": counts["degraded"],
-        "conditions": [
-            {"type": "Updated", "status": str(done)},
-            {"type": "Updating", "status": str(not done)},
-            {"type": "NodeDegraded", "status": str(bool(reports)), "message": ", ".join(reports),
-             "reason": f"{len(reports)} nodes are reporting degraded status on sync" if reports else ""},
-            {"type": "Degraded", "status": str(bool(reports))},
-        ],
-    })  # fmt: skip
+    api.status(
+        f"{POOLS}/{name}",
+        pool,
+        {
+            "machineCount": len(nodes),
+            "updatedMachineCount": counts["updated"],
+            "readyMachineCount": counts["updated"],
+            "unavailableMachineCount": counts["unavailable"],
+            "degradedMachineCount": counts["degraded"],
+            "conditions": [
+                {"type": "Updated", "status": str(done)},
+                {"type": "Updating", "status": str(not done)},
+                {
+                    "type": "NodeDegraded",
+                    "status": str(bool(reports)),
+                    "message": ", ".join(reports),
+                    "reason": f"{len(reports)} nodes are reporting degraded status on sync" if reports else "",
+                },
+                {"type": "Degraded", "status": str(bool(reports))},
+            ],
+        },
+    )
 
 
 def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
@@ -1159,13 +1333,17 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
             name = f"{metadata['name']}.{metadata['namespace']}.svc"
             # A common name has at most 64 characters; clients look at the others.
             pair = authority.server(name[:64], name, f"{name}.cluster.local")
-            api.request("POST", secrets, {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "type": "kubernetes.io/tls",
-                "metadata": {"name": secret},
-                "data": {"tls.crt": _base64(pair.certificate), "tls.key": _base64(pair.key)},
-            })  # fmt: skip
+            api.request(
+                "POST",
+                secrets,
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "type": "kubernetes.io/tls",
+                    "metadata": {"name": secret},
+                    "data": {"tls.crt": _base64(pair.certificate), "tls.key": _base64(pair.key)},
+                },
+            )
     bundle = _base64(authority.pair.certificate)
     webhooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
     for configuration in api.list(webhooks):

@@ -39,9 +39,7 @@ class CertificateAuthority:
 
     def server(self, name: str, *alternatives: str) -> KeyPair:
         """A serving certificate for DNS names and IP addresses."""
-        return self._issue(
-            name, (), ExtendedKeyUsageOID.SERVER_AUTH, [_alternative(a) for a in alternatives]
-        )
+        return self._issue(name, (), ExtendedKeyUsageOID.SERVER_AUTH, [_alternative(a) for a in alternatives])
 
     def client(self, user: str, *groups: str) -> KeyPair:
         """A client certificate: Kubernetes reads the user from CN and the groups from O."""
@@ -62,9 +60,7 @@ class CertificateAuthority:
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         )
         if alternatives:
-            unsigned = unsigned.add_extension(
-                x509.SubjectAlternativeName(alternatives), critical=False
-            )
+            unsigned = unsigned.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         return KeyPair(pem(unsigned.sign(self._key, hashes.SHA256())), pem(key))
 
 
@@ -92,8 +88,17 @@ def builder(
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
     """The uses named, such as `digital_signature`, and no others."""
-    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
-             "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
     return x509.KeyUsage(**{name: name in allowed for name in names})
 
 

@@ -73,9 +73,7 @@ class Processes:
 
     def restart(self, name: str, down_seconds: float = 0) -> subprocess.Popen:
         """Stop one program with SIGTERM, and start it anew with the same arguments, after a while."""
-        index, program = next(
-            (index, program) for index, program in enumerate(self._running) if program.name == name
-        )
+        index, program = next((index, program) for index, program in enumerate(self._running) if program.name == name)
         _stop(program.process)
         time.sleep(down_seconds)
         self._running[index] = program._replace(process=program.start())

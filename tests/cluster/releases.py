@@ -54,8 +54,13 @@ class Release:
 RELEASES = (
     # CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, until 059f6420. SCO's 55df65e (2023-05,
     # in v1.4.0): controllers/ppwebhook.go.
-    Release((1, 4), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon",
-            builds_image=False, rewrites_set=False),
+    Release(
+        (1, 4),
+        has_peer_pod_config=True,
+        daemon_set="peerpodconfig-ctrl-caa-daemon",
+        builds_image=False,
+        rewrites_set=False,
+    ),
     # SCO's ee96b0e (2023-10, in v1.5.0): controllers/image_generator.go.
     Release((1, 5), has_peer_pod_config=True, daemon_set="peerpodconfig-ctrl-caa-daemon", rewrites_set=False),
     # CAA's 567287db (2024-04, in v0.9.0, which the go.mod of SCO's v1.7.0 has, and its v1.6.0 not).
@@ -69,9 +74,17 @@ RELEASES = (
     # docs/credentials-handling.md; controllers/peerpods.go at 00b58ece, where the environment is NODE_NAME,
     # TLS_MIN_VERSION, TLS_CIPHER_SUITES and a proxy's, and so no POD_UID. CAA's 62d8abbd, and IntWithEnv in
     # src/cloud-providers/util.go.
-    Release((1, 13), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=True, takes_pod_uid=True,
-            takes_leading_digits=True, rolls=True, has_update_strategy=True),
-)  # fmt: skip
+    Release(
+        (1, 13),
+        has_peer_pod_config=False,
+        daemon_set="osc-caa-ds",
+        takes_tokens=True,
+        takes_pod_uid=True,
+        takes_leading_digits=True,
+        rolls=True,
+        has_update_strategy=True,
+    ),
+)
 
 NEWEST = "1.13"
 

@@ -11,18 +11,14 @@ from .processes import Processes, free_ports
 SOURCE = Path(__file__).parents[2] / "containers" / "webhook"
 
 
-def start_webhook(
-    processes: Processes, directory: Path, environment: dict[str, str]
-) -> tuple[str, Path]:
+def start_webhook(processes: Processes, directory: Path, environment: dict[str, str]) -> tuple[str, Path]:
     """Start it with a certificate of its own, in `directory`, and `environment`.
 
     Returns its URL and the file with the certificate to trust it by. It may not answer yet.
     """
     authority = CertificateAuthority("webhook")
     pair = authority.server("webhook", "127.0.0.1")
-    ca, certificate, key = (
-        directory / f"webhook-{name}" for name in ("ca.crt", "tls.crt", "tls.key")
-    )
+    ca, certificate, key = (directory / f"webhook-{name}" for name in ("ca.crt", "tls.crt", "tls.key"))
     key.touch(mode=0o600)
     ca.write_bytes(authority.pair.certificate)
     certificate.write_bytes(pair.certificate)

@@ -61,8 +61,11 @@ class Demo:
             limit, nodes = self._limit(), self._nodes()
             expected = limit * len(nodes)
             self.cluster.apply(*ordinary_pods(), *peer_pods(expected + 1))
-            wait_for("the scheduler to place the peer pods", lambda: self._placed() == expected
-                     and self._pending(), seconds=120)  # fmt: skip
+            wait_for(
+                "the scheduler to place the peer pods",
+                lambda: self._placed() == expected and self._pending(),
+                seconds=120,
+            )
             pending = self._pending()
         report = {
             "cloud": self.cloud.name,
@@ -84,12 +87,14 @@ class Demo:
         adaptors = self._adaptors()
         with self._timed("raise_limit"):
             self._ansible(
-                "ansible", "localhost", "-m", "osc.peerpods.peerpod_limit", "-a",
+                "ansible",
+                "localhost",
+                "-m",
+                "osc.peerpods.peerpod_limit",
+                "-a",
                 json.dumps({"limit": limit + RAISED_BY, "wait": True}),
-            )  # fmt: skip
-            wait_for(
-                "the pending peer pod to be scheduled", lambda: not self._pending(), seconds=60
             )
+            wait_for("the pending peer pod to be scheduled", lambda: not self._pending(), seconds=60)
         report["raised_limit"] = self._limit()
         report["adaptor_restarts"] = len(adaptors - self._adaptors())
         report["peer_pods_lost"] = sum(lost(pod) for pod in self._peer_pods())
@@ -113,8 +118,11 @@ class Demo:
         print(f"\n$ {shlex.join(command[:2])} …", flush=True)
         with subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", *command],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
             lines = []
             for line in process.stdout:
                 lines.append(line)
@@ -129,8 +137,11 @@ class Demo:
 
     def _dry_run(self, pod: dict) -> dict:
         """A pod as the API server would store it now."""
-        return comparable(json.loads(self.cluster.kubectl(
-            "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))))  # fmt: skip
+        return comparable(
+            json.loads(
+                self.cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))
+            )
+        )
 
     def _stored(self, pod: dict) -> dict:
         stored = self.cluster.get("pod", "-n", NAMESPACE, pod["metadata"]["name"])
@@ -155,8 +166,12 @@ class Demo:
         """As the user reads it, wherever the operator stores it."""
         ran = subprocess.run(
             ["ansible", "localhost", "-m", "osc.peerpods.peerpod_limit"],
-            cwd=ROOT, env={**self.environment, **JSON_OUTPUT}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**self.environment, **JSON_OUTPUT},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["after"]
 
     def _webhook(self) -> dict:
@@ -177,9 +192,7 @@ class Demo:
         return self.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
 
     def _advertised(self, limit: int) -> int:
-        return sum(
-            node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in self._nodes()
-        )
+        return sum(node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in self._nodes())
 
     def _pods_of(self, namespace: str, name: str) -> dict | None:
         """How many pods of a Deployment are ready, and what runs them as their nodes report it; None without one."""
@@ -209,10 +222,7 @@ def ordinary_pods() -> list[dict]:
 
 def peer_pods(count: int) -> list[dict]:
     resources = {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "2"}}
-    return [
-        _pod(f"peer-{index:03}", "peer", resources, runtimeClassName="kata-remote")
-        for index in range(count)
-    ]
+    return [_pod(f"peer-{index:03}", "peer", resources, runtimeClassName="kata-remote") for index in range(count)]
 
 
 def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
@@ -236,9 +246,7 @@ def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
 def comparable(pod: dict) -> dict:
     """What the user said and admission made of it, without what binding to a node adds to any pod."""
     labels = {
-        key: value
-        for key, value in pod["metadata"]["labels"].items()
-        if not key.startswith("topology.kubernetes.io/")
+        key: value for key, value in pod["metadata"]["labels"].items() if not key.startswith("topology.kubernetes.io/")
     }
     spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
     return {"labels": labels, "annotations": pod["metadata"].get("annotations"), "spec": spec}
@@ -257,30 +265,50 @@ def checks(report: dict) -> list[Check]:
     """What must hold for the demo to have worked."""
     slots = report["limit"] * report["nodes"]
     return [
-        Check("the second run changed nothing", report["second_run_changed"] == 0,
-              f"changed={report['second_run_changed']}"),
-        Check("the ports are open", report["ports_opened"] == ["15150/tcp", "9000/tcp"],
-              ", ".join(report["ports_opened"])),
-        Check("every node advertises the limit", report["advertised_nodes"] == report["nodes"] > 0,
-              f"{report['advertised_nodes']} of {report['nodes']} nodes, {report['limit']} each"),
-        Check("ordinary pods are untouched", report["ordinary_pods_unchanged"] is True,
-              f"{ORDINARY_PODS} compared field by field"),
-        Check("peer pods lost their resources and take one VM each",
-              report["peer_pods_mutated"] == report["peer_pods_created"],
-              f"{report['peer_pods_mutated']} of {report['peer_pods_created']}"),
-        Check("the scheduler placed limit × nodes", report["peer_pods_scheduled"] == slots,
-              f"{report['peer_pods_scheduled']} of {slots} slots taken"),
-        Check("the next one waits for a slot",
-              report["peer_pods_pending"] == 1
-              and f"Insufficient {RESOURCE}" in report["pending_reason"],
-              report["pending_reason"]),
-        Check("a raised limit lets it in",
-              report["peer_pods_scheduled_after_raise"] == report["peer_pods_created"],
-              f"limit {report['limit']} → {report['raised_limit']}"),
-        Check("the raised limit cost no running peer pod",
-              report["adaptor_restarts"] == report["peer_pods_lost"] == 0,
-              f"{report['adaptor_restarts']} cloud-api-adaptor restarts, {report['peer_pods_lost']} peer pods lost"),
-    ]  # fmt: skip
+        Check(
+            "the second run changed nothing",
+            report["second_run_changed"] == 0,
+            f"changed={report['second_run_changed']}",
+        ),
+        Check(
+            "the ports are open", report["ports_opened"] == ["15150/tcp", "9000/tcp"], ", ".join(report["ports_opened"])
+        ),
+        Check(
+            "every node advertises the limit",
+            report["advertised_nodes"] == report["nodes"] > 0,
+            f"{report['advertised_nodes']} of {report['nodes']} nodes, {report['limit']} each",
+        ),
+        Check(
+            "ordinary pods are untouched",
+            report["ordinary_pods_unchanged"] is True,
+            f"{ORDINARY_PODS} compared field by field",
+        ),
+        Check(
+            "peer pods lost their resources and take one VM each",
+            report["peer_pods_mutated"] == report["peer_pods_created"],
+            f"{report['peer_pods_mutated']} of {report['peer_pods_created']}",
+        ),
+        Check(
+            "the scheduler placed limit × nodes",
+            report["peer_pods_scheduled"] == slots,
+            f"{report['peer_pods_scheduled']} of {slots} slots taken",
+        ),
+        Check(
+            "the next one waits for a slot",
+            report["peer_pods_pending"] == 1 and f"Insufficient {RESOURCE}" in report["pending_reason"],
+            report["pending_reason"],
+        ),
+        Check(
+            "a raised limit lets it in",
+            report["peer_pods_scheduled_after_raise"] == report["peer_pods_created"],
+            f"limit {report['limit']} → {report['raised_limit']}",
+        ),
+        Check(
+            "the raised limit cost no running peer pod",
+            report["adaptor_restarts"] == report["peer_pods_lost"] == 0,
+            f"{report['adaptor_restarts']} cloud-api-adaptor restarts, {report['peer_pods_lost']} peer pods lost",
+        ),
+    ]
 
 
 def main() -> int:
@@ -290,9 +318,7 @@ def main() -> int:
         return 2
     operator = os.environ.get("OPERATOR") or NEWEST
     if operator not in OPERATORS:
-        print(
-            f"OPERATOR={operator} is not known; choose OPERATOR={' or OPERATOR='.join(OPERATORS)}."
-        )
+        print(f"OPERATOR={operator} is not known; choose OPERATOR={' or OPERATOR='.join(OPERATORS)}.")
         return 2
     started = time.monotonic()
     unwind_on_signals()

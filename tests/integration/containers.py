@@ -43,9 +43,7 @@ def assert_probed_and_spread(pod: dict) -> None:
     """What its probes ask for is there, and its replicas go apart where they can."""
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    probes = {
-        kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")
-    }
+    probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
     for get in probes.values():
         url = f"http://{pod['status']['podIP']}:{ports[get['port']]}{get['path']}"
         with urllib.request.urlopen(url, timeout=5) as answer:
@@ -109,25 +107,38 @@ def _build_what_is_asked_for(cluster: Cluster, repository: str) -> None:
         try:
             digest = _build(cluster, config, tag)
         except subprocess.CalledProcessError as error:
-            status = {"phase": "Failed", "reason": "DockerBuildFailed",
-                      "message": "Dockerfile build strategy has failed.",
-                      "logSnippet": error.stderr[-500:]}  # fmt: skip
+            status = {
+                "phase": "Failed",
+                "reason": "DockerBuildFailed",
+                "message": "Dockerfile build strategy has failed.",
+                "logSnippet": error.stderr[-500:],
+            }
         else:
             status = {"phase": "Complete"}
             reference = f"{repository}/{name}@{digest}"
             tags = [{"tag": tag, "items": [{"dockerImageReference": reference}]}]
             openshift.set_status(cluster, f"imagestream/{name}", {"tags": tags}, namespace)
-        cluster.apply({
-            "apiVersion": "build.openshift.io/v1", "kind": "Build",
-            "metadata": {
-                "name": f"{name}-1", "namespace": namespace,
-                "labels": {"openshift.io/build-config.name": name},
-                "ownerReferences": [{
-                    "apiVersion": "build.openshift.io/v1", "kind": "BuildConfig", "name": name,
-                    "uid": config["metadata"]["uid"], "controller": True,
-                    "blockOwnerDeletion": True}],
-            },
-        })  # fmt: skip
+        cluster.apply(
+            {
+                "apiVersion": "build.openshift.io/v1",
+                "kind": "Build",
+                "metadata": {
+                    "name": f"{name}-1",
+                    "namespace": namespace,
+                    "labels": {"openshift.io/build-config.name": name},
+                    "ownerReferences": [
+                        {
+                            "apiVersion": "build.openshift.io/v1",
+                            "kind": "BuildConfig",
+                            "name": name,
+                            "uid": config["metadata"]["uid"],
+                            "controller": True,
+                            "blockOwnerDeletion": True,
+                        }
+                    ],
+                },
+            }
+        )
         openshift.set_status(cluster, f"build/{name}-1", status, namespace)
 
 
@@ -139,9 +150,7 @@ def _build(cluster: Cluster, config: dict, tag: str) -> str:
         for part in source["configMaps"]:
             folder = Path(directory, part["destinationDir"])
             folder.mkdir(exist_ok=True)
-            config_map = cluster.get(
-                "configmap", part["configMap"]["name"], "-n", metadata["namespace"]
-            )
+            config_map = cluster.get("configmap", part["configMap"]["name"], "-n", metadata["namespace"])
             for name, content in config_map["data"].items():
                 (folder / name).write_text(content)
         return build_image(Path(directory), f"localhost/osc-peerpods/{metadata['name']}:{tag}")

@@ -143,18 +143,18 @@ def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, st
 
 def user_of(cluster: Cluster, playbook: str) -> Path:
     """The kubeconfig of one who may do what `playbook` asks for before it begins, and nothing else."""
-    cluster.apply({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": playbook},
-        "rules": [
-            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
-            for (group, resource), verbs in NEEDED[playbook].items()
-        ],
-    })  # fmt: skip
-    cluster.kubectl(
-        "create", "clusterrolebinding", playbook, f"--clusterrole={playbook}", f"--user={playbook}"
+    cluster.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": playbook},
+            "rules": [
+                {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+                for (group, resource), verbs in NEEDED[playbook].items()
+            ],
+        }
     )
+    cluster.kubectl("create", "clusterrolebinding", playbook, f"--clusterrole={playbook}", f"--user={playbook}")
     return cluster.user_kubeconfig(playbook)
 
 

@@ -36,22 +36,21 @@ ROLLS = {"1.10": False, "1.13": True}
 class Settings(World):
     """The same with our module to run."""
 
-    def __init__(
-        self, cluster: Cluster, rolls: bool, kubeconfig: Path, run_module: Callable[..., dict]
-    ):
+    def __init__(self, cluster: Cluster, rolls: bool, kubeconfig: Path, run_module: Callable[..., dict]):
         super().__init__(cluster)
         self.rolls = rolls
         # Preflight says that these rights are enough.
         self._kubeconfig = kubeconfig
         self._run = run_module
 
-    def apply(
-        self, *, check: bool = False, diff: bool = False, fails: bool = False, **args
-    ) -> dict:
+    def apply(self, *, check: bool = False, diff: bool = False, fails: bool = False, **args) -> dict:
         result = self._run(
-            "adaptor_config", {"wait_timeout": 60, **args}, check=check, diff=diff,
+            "adaptor_config",
+            {"wait_timeout": 60, **args},
+            check=check,
+            diff=diff,
             env={"K8S_AUTH_KUBECONFIG": str(self._kubeconfig)},
-        )  # fmt: skip
+        )
         assert bool(result.get("failed")) == fails, result
         return result
 
@@ -69,10 +68,7 @@ class Settings(World):
         def settled() -> bool:
             pods = self.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
             config_map = self.cluster.get("configmap", "peer-pods-cm", *HERE)
-            versions = {
-                (pod["metadata"].get("annotations") or {}).get("peer-pods-cm/version")
-                for pod in pods
-            }
+            versions = {(pod["metadata"].get("annotations") or {}).get("peer-pods-cm/version") for pod in pods}
             wanted = {config_map["metadata"]["resourceVersion"]} if self.rolls else {None}
             return (
                 len(pods) == len(WORKERS)
@@ -113,9 +109,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool, Pat
 
 
 @pytest.fixture
-def world(
-    running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]
-) -> Iterator[Settings]:
+def world(running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]) -> Iterator[Settings]:
     cluster, rolls, kubeconfig = running
     here = Settings(cluster, rolls, kubeconfig, run_module)
     here.at_rest()
@@ -158,9 +152,12 @@ def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
     node = busy(world)
     before, data = world.adaptors(), world.data()
     result = world.apply(
-        config_map={"PROXY_TIMEOUT": "7m"}, secret={"AWS_ACCESS_KEY_ID": "AKIAsecret"},
-        disruption="allow", check=True, diff=True,
-    )  # fmt: skip
+        config_map={"PROXY_TIMEOUT": "7m"},
+        secret={"AWS_ACCESS_KEY_ID": "AKIAsecret"},
+        disruption="allow",
+        check=True,
+        diff=True,
+    )
     assert result["changed"]
     assert result["adaptor"]["lost"] == ["default/kept"]
     assert result["adaptor"]["replaced"] == sorted(worker.name for worker in WORKERS)
@@ -186,9 +183,7 @@ def test_waiting_loses_no_peer_pod(world: Settings):
         time.sleep(3)
         # It had the time to do wrong.
         seen.append(kept <= world.adaptors().keys() and world.lost() == [])
-        world.cluster.kubectl(
-            "delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0"
-        )
+        world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
     ending = threading.Thread(target=end_the_pod_when_only_its_node_is_left)
     ending.start()
@@ -211,9 +206,7 @@ def test_waiting_loses_no_peer_pod(world: Settings):
 
 def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
     node = busy(world)
-    result = world.apply(
-        config_map={"PROXY_TIMEOUT": "9m"}, disruption="wait", wait_timeout=8, fails=True
-    )
+    result = world.apply(config_map={"PROXY_TIMEOUT": "9m"}, disruption="wait", wait_timeout=8, fails=True)
     assert f"default/kept on {node}" in result["msg"]
     assert result["written"][-1] == "ConfigMap/peer-pods-cm"
     assert result["adaptor"]["waiting"] == [node]
@@ -262,9 +255,7 @@ def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
     before = world.adaptors(), world.data()
     with world.cluster.processes.frozen("operators"):
         for options in ({}, {"replace": False}):
-            result = world.apply(
-                config_map={"PROXY_TIMEOUT": "12m"}, wait_timeout=2, fails=True, **options
-            )
+            result = world.apply(config_map={"PROXY_TIMEOUT": "12m"}, wait_timeout=2, fails=True, **options)
             assert "has not set the update strategy of osc-caa-ds to OnDelete" in result["msg"]
             assert "Nothing was written." in result["msg"]
             assert not result["changed"]
@@ -328,8 +319,5 @@ def test_the_requests_of_a_run_that_changes_nothing(world: Settings):
     before = len(world.requests())
     world.apply(config_map={"CLOUD_PROVIDER": "aws"}, secret={}, feature_gates={})
     asked = world.requests()[before:]
-    assert (
-        "get /api/v1/namespaces/openshift-sandboxed-containers-operator/configmaps/peer-pods-cm"
-        in asked
-    )
+    assert "get /api/v1/namespaces/openshift-sandboxed-containers-operator/configmaps/peer-pods-cm" in asked
     assert len([one for one in asked if one != "get /version"]) <= 6, asked

@@ -41,9 +41,7 @@ def check() -> Callable[..., str]:
     program = promtool()
 
     def run(*arguments: str | Path) -> str:
-        ran = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, check=False, timeout=120
-        )
+        ran = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
         assert ran.returncode == 0, f"promtool {arguments} says:\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 
@@ -52,9 +50,7 @@ def check() -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def rules() -> list[dict[str, Any]]:
-    return [
-        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
-    ]
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +101,7 @@ def test_each_alert_says_how_bad_it_is_and_what_to_do(rules: list[dict[str, Any]
         assert annotations.keys() == {"summary", "description"}, name
         assert re.search(r"^ +oc ", annotations["description"], re.MULTILINE), name
         # A label that the expression has not left is an empty place in the text.
-        kept = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"])
-                for label in group.split(",")}  # fmt: skip
+        kept = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"]) for label in group.split(",")}
         assert set(re.findall(r"\$labels\.(\w+)", annotations["description"])) <= kept, name
 
 
@@ -114,16 +109,11 @@ def test_the_alerts_use_what_the_agent_gives(rules: list[dict[str, Any]]):
     assert {rule["alert"]: names for rule in rules if (names := unknown(rule["expr"]))} == {}
 
 
-def test_the_dashboard_s_expressions_are_valid(
-    check: Callable[..., str], dashboard: dict[str, Any], tmp_path: Path
-):
+def test_the_dashboard_s_expressions_are_valid(check: Callable[..., str], dashboard: dict[str, Any], tmp_path: Path):
     expressions = [target["expr"] for target in targets(dashboard)]
     for variable, value in VARIABLES.items():
         expressions = [expression.replace(variable, value) for expression in expressions]
-    recorded = [
-        {"record": f"panel:{number}", "expr": expression}
-        for number, expression in enumerate(expressions)
-    ]
+    recorded = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(expressions)]
     file = tmp_path / "dashboard.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
     assert f"{len(expressions)} rules found" in check("check", "rules", file)
@@ -149,8 +139,12 @@ def test_all_that_the_agent_gives_is_shown(dashboard: dict[str, Any]):
 def test_grafana_knows_all_that_the_dashboard_says(dashboard: dict[str, Any]):
     ran = subprocess.run(
         [own_environment(GRAFANA_MODELS) / "python", ROOT / "tests/alerts/grafana_keys.py"],
-        input=json.dumps(dashboard), capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        input=json.dumps(dashboard),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert ran.stdout.split() == []
     assert {panel["type"] for panel in dashboard["panels"]} <= PANELS
 
@@ -160,9 +154,7 @@ def test_the_dashboard_can_be_imported_anywhere(dashboard: dict[str, Any]):
     assert "id" not in dashboard
     assert dashboard["schemaVersion"] >= 42
     asked, *others = dashboard["templating"]["list"]
-    assert (asked["name"], asked["type"], asked["query"]) == (
-        "datasource", "datasource", "prometheus"
-    )  # fmt: skip
+    assert (asked["name"], asked["type"], asked["query"]) == ("datasource", "datasource", "prometheus")
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     for named in [*others, *panels, *targets(dashboard)]:
         assert named["datasource"] == DATASOURCE, named
@@ -181,7 +173,9 @@ def test_the_panels_have_room(dashboard: dict[str, Any]):
     for one, other in combinations(panels, 2):
         a, b = one["gridPos"], other["gridPos"]
         apart = (
-            a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
-            or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
-        )  # fmt: skip
+            a["x"] + a["w"] <= b["x"]
+            or b["x"] + b["w"] <= a["x"]
+            or a["y"] + a["h"] <= b["y"]
+            or b["y"] + b["h"] <= a["y"]
+        )
         assert apart, (one["title"], other["title"])

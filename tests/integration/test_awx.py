@@ -36,21 +36,33 @@ TEMPLATES = ["preflight", "site", "limit", "report", "policy", "upgrade", "teard
 MANAGED = {
     "Amazon Web Services": [("username", False), ("password", True), ("security_token", True)],
     "Microsoft Azure Resource Manager": [
-        ("subscription", False), ("username", False), ("password", True), ("client", False),
-        ("secret", True), ("tenant", False), ("cloud_environment", False),
+        ("subscription", False),
+        ("username", False),
+        ("password", True),
+        ("client", False),
+        ("secret", True),
+        ("tenant", False),
+        ("cloud_environment", False),
     ],
-}  # fmt: skip
+}
 ANSWER_TYPES = {
-    "text": str, "textarea": str, "password": str, "multiplechoice": str, "multiselect": str,
-    "integer": int, "float": float,
-}  # fmt: skip
+    "text": str,
+    "textarea": str,
+    "password": str,
+    "multiplechoice": str,
+    "multiselect": str,
+    "integer": int,
+    "float": float,
+}
 REFERENCES = {
-    "organization": "organizations", "credential_type": "credential_types",
-    "inventory": "inventories", "project": "projects",
+    "organization": "organizations",
+    "credential_type": "credential_types",
+    "inventory": "inventories",
+    "project": "projects",
     "execution_environment": "execution_environments",
     "workflow_job_template": "workflow_job_templates",
     "unified_job_template": "unified_job_templates",
-}  # fmt: skip
+}
 
 
 # What can be attached to what.
@@ -111,9 +123,7 @@ class Controller:
                 item["unified_job_template"] = approval["id"]
                 item["related"]["unified_job_template"] = approval["url"]
                 return 201, approval
-            case _, [("credentials" | "success_nodes" | "always_nodes") as what] if (
-                what in ATTACHED[collection]
-            ):
+            case _, [("credentials" | "success_nodes" | "always_nodes") as what] if what in ATTACHED[collection]:
                 attached = self.attached.setdefault(path, [])
                 if method == "GET":
                     return 200, self._listed(attached)
@@ -136,9 +146,14 @@ class Controller:
         number, self._next = self._next, self._next + 1
         url = f"/api/v2/{collection}/{number}/"
         item = {
-            "summary_fields": {}, **body, "id": number, "url": url, "scm_revision": "1",
-            "type": collection.removesuffix("s"), "related": {"survey_spec": f"{url}survey_spec/"},
-        }  # fmt: skip
+            "summary_fields": {},
+            **body,
+            "id": number,
+            "url": url,
+            "scm_revision": "1",
+            "type": collection.removesuffix("s"),
+            "related": {"survey_spec": f"{url}survey_spec/"},
+        }
         if "project" in body:
             item["organization"] = self._one("projects", body["project"])["organization"]
         self.objects[collection][number] = item
@@ -179,9 +194,7 @@ def shown(controller: Controller, collection: str, item: dict) -> dict:
         return item
     kind = controller.objects["credential_types"][item["credential_type"]]
     secret = {field["id"] for field in kind["inputs"]["fields"] if field.get("secret")}
-    inputs = {
-        name: "$encrypted$" if name in secret else value for name, value in item["inputs"].items()
-    }
+    inputs = {name: "$encrypted$" if name in secret else value for name, value in item["inputs"].items()}
     return {**item, "inputs": inputs}
 
 
@@ -193,9 +206,7 @@ def check_survey(survey: dict) -> None:
     if len(variables) != len(set(variables)):
         raise RefusedError(400, "two questions have the same variable")
     for question in survey["spec"]:
-        if not isinstance(question["required"], bool) or not isinstance(
-            question["question_name"], str
-        ):
+        if not isinstance(question["required"], bool) or not isinstance(question["question_name"], str):
             raise RefusedError(400, f"{question}")
         default = question["default"]
         if default != "" and not isinstance(default, ANSWER_TYPES[question["type"]]):
@@ -219,9 +230,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
             try:
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     raise RefusedError(401, "who are you?")
-                status, answer = kept.answer(
-                    self.command, url.path, dict(parse_qsl(url.query)), body
-                )
+                status, answer = kept.answer(self.command, url.path, dict(parse_qsl(url.query)), body)
             except RefusedError as error:
                 status, answer = error.status, {"error": str(error)}
             data = json.dumps(answer).encode() if status != 204 else b""
@@ -247,9 +256,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
 
 
 @pytest.fixture(scope="module")
-def play(
-    controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-):
+def play(controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
     """Run playbooks/awx.yml; returns what it printed."""
     variables = {
         "awx_kubeconfig": in_one_file(cluster),
@@ -261,12 +268,12 @@ def play(
 
     def run(*arguments: str) -> str:
         ran = subprocess.run(
-            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", f"@{file}",
-             "-vvv", *arguments],
-            env=ansible_environment({"CONTROLLER_HOST": controller[1],
-                                     "CONTROLLER_OAUTH_TOKEN": TOKEN}),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", f"@{file}", "-vvv", *arguments],
+            env=ansible_environment({"CONTROLLER_HOST": controller[1], "CONTROLLER_OAUTH_TOKEN": TOKEN}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         said = ran.stdout + ran.stderr
         assert SECRET not in said
@@ -299,9 +306,7 @@ def made(controller, play) -> Controller:
 
 def test_there_is_a_template_for_each_playbook(made: Controller):
     templates = made.objects["job_templates"].values()
-    assert [template["name"] for template in templates] == [
-        f"Peer pods: {name}" for name in TEMPLATES
-    ]
+    assert [template["name"] for template in templates] == [f"Peer pods: {name}" for name in TEMPLATES]
     for template, name in zip(templates, TEMPLATES, strict=True):
         assert template["survey_enabled"] == (template["url"] in made.surveys)
         assert json.loads(template["extra_vars"])["peerpods_playbook"] == name
@@ -337,8 +342,7 @@ def test_a_second_run_changes_nothing(made: Controller, play):
 def launched(made: Controller, name: str, answers: dict) -> dict:
     """The extra variables of a job, by its template and the answers to its survey."""
     template = made.named("job_templates", f"Peer pods: {name}")
-    asked = {question["variable"]: question["default"]
-             for question in made.surveys[template["url"]]["spec"]}  # fmt: skip
+    asked = {question["variable"]: question["default"] for question in made.surveys[template["url"]]["spec"]}
     assert answers.keys() <= asked.keys()
     return {**json.loads(template["extra_vars"]), **asked, **answers}
 
@@ -347,21 +351,26 @@ def test_answers_become_what_the_roles_take(made: Controller):
     """To AWX, whoever answers with a choice of true and false answers with a string."""
     variables = {
         **launched(made, "site", {"node_capacity_console_dashboard_answer": "true"}),
-        **launched(made, "policy", {"policy_namespaces_lines": "team-a\nteam-b\n",
-                                    "policy_warn_workloads_answer": "false"}),
+        **launched(
+            made, "policy", {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"}
+        ),
         # Nobody answers.
         **launched(made, "teardown", {}),
-    }  # fmt: skip
+    }
     expected = {
-        "node_capacity_console_dashboard": True, "policy_namespaces": ["team-a", "team-b"],
-        "policy_warn_workloads": False, "teardown_force": False,
-    }  # fmt: skip
+        "node_capacity_console_dashboard": True,
+        "policy_namespaces": ["team-a", "team-b"],
+        "policy_warn_workloads": False,
+        "teardown_force": False,
+    }
     message = {option: f"{{{{ {option} }}}}" for option in expected}
     ran = subprocess.run(
-        ["ansible", "localhost", "-m", "debug", "-a", json.dumps({"msg": message}),
-         "-e", json.dumps(variables)],
-        env=ansible_environment(JSON_OUTPUT), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["ansible", "localhost", "-m", "debug", "-a", json.dumps({"msg": message}), "-e", json.dumps(variables)],
+        env=ansible_environment(JSON_OUTPUT),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     (task,) = json.loads(ran.stdout)["plays"][0]["tasks"]
     assert task["hosts"]["localhost"]["msg"] == expected
 
@@ -381,8 +390,7 @@ def run_template(made: Controller, tmp_path: Path):
             file = tmp_path / "env" / "credential"
             inject = {**stored["inputs"], "tower": {"filename": str(file)}}
             write(file, rendered(kind["injectors"]["file"]["template"], inject))
-            environment |= {key: rendered(value, inject)
-                            for key, value in kind["injectors"]["env"].items()}  # fmt: skip
+            environment |= {key: rendered(value, inject) for key, value in kind["injectors"]["env"].items()}
         write(tmp_path / "env/extravars", json.dumps(launched(made, name, answers)))
         write(tmp_path / "env/envvars", json.dumps(environment))
         write(tmp_path / "inventory/hosts", "")
@@ -391,13 +399,14 @@ def run_template(made: Controller, tmp_path: Path):
         # What makes the checkout a collection is in the checkout.
         del mine["ANSIBLE_COLLECTIONS_PATH"]
         ran = subprocess.run(
-            [own_environment(RUNNER) / "ansible-runner", "run", tmp_path,
-             "-p", template["playbook"], "--ident", "job"],
-            env=mine, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [own_environment(RUNNER) / "ansible-runner", "run", tmp_path, "-p", template["playbook"], "--ident", "job"],
+            env=mine,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        events = [json.loads(event.read_text())
-                  for event in (tmp_path / "artifacts/job/job_events").glob("*.json")]  # fmt: skip
+        events = [json.loads(event.read_text()) for event in (tmp_path / "artifacts/job/job_events").glob("*.json")]
         (stats,) = [event for event in events if event["event"] == "playbook_on_stats"]
         return stats["event_data"]["artifact_data"]
 
@@ -405,9 +414,7 @@ def run_template(made: Controller, tmp_path: Path):
 
 
 def rendered(template: str, variables: dict) -> str:
-    return (
-        jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(variables)
-    )
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(variables)
 
 
 def write(path: Path, content: str) -> None:
@@ -420,30 +427,43 @@ def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, c
     """With Warn, so that no other test's peer pods are refused meanwhile."""
     try:
         artifacts = run_template(
-            "policy", policy_namespaces_lines="team-a\nteam-b\n", policy_actions=["Warn"],
+            "policy",
+            policy_namespaces_lines="team-a\nteam-b\n",
+            policy_actions=["Warn"],
             policy_warn_workloads_answer="false",
-        )  # fmt: skip
+        )
         assert artifacts["peerpods_policy"]["namespaces"] == ["team-a", "team-b"]
         assert artifacts["peerpods_policy"]["actions"] == ["Warn"]
-        bindings = cluster.get("validatingadmissionpolicybindings",
-                               "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]  # fmt: skip
+        bindings = cluster.get("validatingadmissionpolicybindings", "-l", "app.kubernetes.io/part-of=osc.peerpods")[
+            "items"
+        ]
         # There is none for workloads.
-        assert [
-            (binding["metadata"]["name"], binding["spec"]["validationActions"])
-            for binding in bindings
-        ] == [("osc-peerpods-namespaces", ["Warn"])]
+        assert [(binding["metadata"]["name"], binding["spec"]["validationActions"]) for binding in bindings] == [
+            ("osc-peerpods-namespaces", ["Warn"])
+        ]
     finally:
-        cluster.kubectl("delete", "validatingadmissionpolicies,validatingadmissionpolicybindings",
-                        "-l", "app.kubernetes.io/part-of=osc.peerpods")  # fmt: skip
+        cluster.kubectl(
+            "delete",
+            "validatingadmissionpolicies,validatingadmissionpolicybindings",
+            "-l",
+            "app.kubernetes.io/part-of=osc.peerpods",
+        )
 
 
 def test_the_execution_environment_can_be_built(tmp_path: Path):
     """As far as it can without a registry: its definition is one, and has all that it names."""
     subprocess.run(
-        [own_environment(BUILDER) / "ansible-builder", "create", "--context", tmp_path,
-         "--file", ROOT / "execution-environment.yml"],
-        check=True, cwd=ROOT,
-    )  # fmt: skip
+        [
+            own_environment(BUILDER) / "ansible-builder",
+            "create",
+            "--context",
+            tmp_path,
+            "--file",
+            ROOT / "execution-environment.yml",
+        ],
+        check=True,
+        cwd=ROOT,
+    )
     for name, ours in (
         ("requirements.txt", "requirements.txt"),
         ("requirements.yml", "collections/requirements.yml"),
@@ -454,5 +474,6 @@ def test_the_execution_environment_can_be_built(tmp_path: Path):
     containerfile = (tmp_path / "Containerfile").read_text()
     assert re.search(
         f'^ARG EE_BASE_IMAGE="{re.escape(definition["images"]["base_image"]["name"])}"',
-        containerfile, re.MULTILINE,
-    )  # fmt: skip
+        containerfile,
+        re.MULTILINE,
+    )

@@ -100,10 +100,7 @@ def vnet(space: str, subnets: dict[str, str]) -> dict:
         "location": "westeurope",
         "properties": {
             "addressSpace": {"addressPrefixes": [space]},
-            "subnets": [
-                {"name": name, "properties": {"addressPrefix": prefix}}
-                for name, prefix in subnets.items()
-            ],
+            "subnets": [{"name": name, "properties": {"addressPrefix": prefix}} for name, prefix in subnets.items()],
         },
     }
 
@@ -173,9 +170,7 @@ def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
     def send(method: str, path: str, body: object = None, **headers: str) -> requests.Response:
         if "?" not in path:
             path += f"?api-version={VERSION}"
-        return session.request(
-            method, arm.endpoint_url + path, json=body, headers=headers, timeout=30
-        )
+        return session.request(method, arm.endpoint_url + path, json=body, headers=headers, timeout=30)
 
     return send
 
@@ -212,9 +207,7 @@ TOP_LEVEL = {
 
 
 @pytest.mark.parametrize("kind", TOP_LEVEL)
-def test_what_is_in_a_resource_group(
-    arm: AzureArm, network: NetworkManagementClient, kind: str
-) -> None:
+def test_what_is_in_a_resource_group(arm: AzureArm, network: NetworkManagementClient, kind: str) -> None:
     operations = getattr(network, kind)
     made = operations.begin_create_or_update("rg1", "new", TOP_LEVEL[kind](arm)).result()
     assert operations.get("rg1", "NEW").as_dict() == made.as_dict()
@@ -230,9 +223,7 @@ def test_what_is_in_a_resource_group(
     assert gone.value.error.code == "ResourceNotFound"
 
 
-@pytest.mark.parametrize(
-    "prefixes", [{"addressPrefix": "10.0.1.0/24"}, {"addressPrefixes": ["10.0.1.0/24"]}]
-)
+@pytest.mark.parametrize("prefixes", [{"addressPrefix": "10.0.1.0/24"}, {"addressPrefixes": ["10.0.1.0/24"]}])
 def test_a_subnet_has_its_prefix_where_it_was_given(
     arm: AzureArm, network: NetworkManagementClient, prefixes: dict
 ) -> None:
@@ -249,9 +240,7 @@ def test_a_subnet_has_its_prefix_where_it_was_given(
     assert [one.name for one in network.subnets.list("rg1", "vnet1")] == ["default"]
 
 
-def test_a_machine_uses_its_nic_and_its_family_of_cores(
-    arm: AzureArm, network: NetworkManagementClient
-) -> None:
+def test_a_machine_uses_its_nic_and_its_family_of_cores(arm: AzureArm, network: NetworkManagementClient) -> None:
     compute = client(arm, ComputeManagementClient)
     card = network.network_interfaces.begin_create_or_update("rg1", "card", nic(arm)).result()
     body = {
@@ -319,22 +308,30 @@ def default_rule(name: str, source: str, destination: str, priority: int) -> dic
     return {
         "name": name,
         "properties": {
-            "provisioningState": "Succeeded", "protocol": "*", "priority": priority,
-            "sourcePortRange": "*", "destinationPortRange": "*",
-            "sourceAddressPrefix": source, "destinationAddressPrefix": destination,
+            "provisioningState": "Succeeded",
+            "protocol": "*",
+            "priority": priority,
+            "sourcePortRange": "*",
+            "destinationPortRange": "*",
+            "sourceAddressPrefix": source,
+            "destinationAddressPrefix": destination,
             "access": name.split("A")[0] or "Allow",
             "direction": "Inbound" if name.endswith("InBound") else "Outbound",
         },
-    }  # fmt: skip
+    }
 
 
-def test_example_network_security_group_create_with_rule(
-    arm: AzureArm, network: NetworkManagementClient
-) -> None:
+def test_example_network_security_group_create_with_rule(arm: AzureArm, network: NetworkManagementClient) -> None:
     """NetworkSecurityGroupCreateWithRule.json of Microsoft.Network, api-version 2022-07-01."""
-    properties = {**EXAMPLE_RULE, "sourceAddressPrefix": "*", "destinationAddressPrefix": "*",
-                  "access": "Allow", "destinationPortRange": "80", "priority": 130,
-                  "direction": "Inbound"}  # fmt: skip
+    properties = {
+        **EXAMPLE_RULE,
+        "sourceAddressPrefix": "*",
+        "destinationAddressPrefix": "*",
+        "access": "Allow",
+        "destinationPortRange": "80",
+        "priority": 130,
+        "direction": "Inbound",
+    }
     body = {
         "properties": {"securityRules": [{"name": "rule1", "properties": properties}]},
         "location": "eastus",
@@ -372,7 +369,7 @@ def test_example_network_security_group_create_with_rule(
             },
         },
         answer.as_dict(),
-    )  # fmt: skip
+    )
     names = [one.name for one in network.default_security_rules.list("rg1", "testnsg")]
     assert names[0] == "AllowVnetInBound"
     one = network.default_security_rules.get("rg1", "testnsg", "DenyAllInBound")
@@ -419,7 +416,7 @@ def test_example_virtual_network_create_subnet(arm: AzureArm, http_of) -> None:
             ],
             "virtualNetworkPeerings": [],
         },
-    }  # fmt: skip
+    }
     assert answer.status_code == 201
     assert within(expected, answer.json())
 
@@ -471,7 +468,7 @@ NO_PREFIX = {"sourceAddressPrefix": None}
             "InvalidResourceReference",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_rule_that_azure_would_refuse(
     arm: AzureArm, network: NetworkManagementClient, changes: dict, expected: str
 ) -> None:
@@ -496,9 +493,7 @@ def test_a_rule_that_azure_would_refuse(
         ({"sourceAddressPrefix": "fd00::/64", "destinationAddressPrefix": "fd00::/64"}, {}),
     ],
 )
-def test_a_rule_that_azure_takes(
-    arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict
-) -> None:
+def test_a_rule_that_azure_takes(arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict) -> None:
     network.security_rules.begin_create_or_update("rg1", "nsg1", "r", rule(**given)).result()
     answered = arm.resources[rule_id(arm, "r").lower()]["properties"]
     expected = {key: value for key, value in {**given, **stored}.items() if value is not None}
@@ -509,9 +504,7 @@ def test_a_rule_that_azure_takes(
     assert arm.resources[rule_id(arm, "r").lower()]["properties"] == answered
 
 
-def test_priorities_are_one_rules_own_in_each_direction(
-    arm: AzureArm, network: NetworkManagementClient
-) -> None:
+def test_priorities_are_one_rules_own_in_each_direction(arm: AzureArm, network: NetworkManagementClient) -> None:
     rules = network.security_rules
     rules.begin_create_or_update("rg1", "nsg1", "out", rule()).result()
     rules.begin_create_or_update("rg1", "nsg1", "in", rule(direction="Inbound")).result()
@@ -548,7 +541,11 @@ def test_a_group_is_replaced_whole(arm: AzureArm, network: NetworkManagementClie
         ("PATCH", "{nsg}x", (404, "ResourceNotFound")),
         ("GET", "{group}x/providers/Microsoft.Network/virtualNetworks", (404, "ResourceGroupNotFound")),
         ("PUT", "{group}x/providers/Microsoft.Network/virtualNetworks/v", (404, "ResourceGroupNotFound")),
-        ("GET", "/subscriptions/00000000-0000-0000-0000-000000000000/providers/Microsoft.Network/virtualNetworks", (404, "SubscriptionNotFound")),
+        (
+            "GET",
+            "/subscriptions/00000000-0000-0000-0000-000000000000/providers/Microsoft.Network/virtualNetworks",
+            (404, "SubscriptionNotFound"),
+        ),
         ("GET", "{group}/providers/Microsoft.Netwerk/virtualNetworks", (404, "InvalidResourceNamespace")),
         ("GET", "{group}/providers/Microsoft.Network/virtualNetwerks", (404, "InvalidResourceType")),
         ("PUT", "{nsg}/securityRules/-x", (400, "InvalidResourceName")),
@@ -557,10 +554,8 @@ def test_a_group_is_replaced_whole(arm: AzureArm, network: NetworkManagementClie
         ("GET", "{nsg}?api-version=2099-01-01", (400, "NoRegisteredProviderFound")),
         ("GET", "{group}?api-version=2099-01-01", (400, "InvalidApiVersionParameter")),
     ],
-)  # fmt: skip
-def test_a_path_that_leads_nowhere(
-    arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
-) -> None:
+)
+def test_a_path_that_leads_nowhere(arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]) -> None:
     body = rule() if method == "PUT" else {}
     answer = http_of(method, path.format(nsg=nsg_id(arm), group=server_id(arm)), body)
     assert code(answer) == expected
@@ -575,14 +570,11 @@ def test_a_path_that_leads_nowhere(
         ("nsg", {"location": "eastus"}, (409, "InvalidResourceLocation")),
         ("nsg", [], (400, "InvalidRequestFormat")),
         ("vnet", vnet("10.0.0.0/16", {"a": "10.1.0.0/24"}), (400, "NetcfgInvalidSubnet")),
-        ("vnet", vnet("10.0.0.0/16", {"a": "10.0.0.0/24", "b": "10.0.0.0/28"}),
-         (400, "NetcfgSubnetRangesOverlap")),
+        ("vnet", vnet("10.0.0.0/16", {"a": "10.0.0.0/24", "b": "10.0.0.0/28"}), (400, "NetcfgSubnetRangesOverlap")),
         ("vnet", vnet("10.0.0.0/33", {}), (400, "InvalidCIDRNotation")),
     ],
-)  # fmt: skip
-def test_a_body_that_azure_would_refuse(
-    arm: AzureArm, http_of, path: str, change, expected: tuple[int, str]
-) -> None:
+)
+def test_a_body_that_azure_would_refuse(arm: AzureArm, http_of, path: str, change, expected: tuple[int, str]) -> None:
     path = {"nsg": nsg_id(arm), "vnet": vnet_id(arm)}[path]
     assert code(http_of("PUT", path, change)) == expected
 
@@ -600,22 +592,22 @@ def test_what_is_in_use_stays(arm: AzureArm, network: NetworkManagementClient) -
     group = {"networkSecurityGroup": {"id": nsg_id(arm)}}
     network.network_interfaces.begin_create_or_update("rg1", "card", nic(arm, **group)).result()
     for delete, expected in (
-        (lambda: network.network_security_groups.begin_delete("rg1", "nsg1"),
-         "InUseNetworkSecurityGroupCannotBeDeleted"),
-        (lambda: network.subnets.begin_delete("rg1", "vnet1", "default"),
-         "InUseSubnetCannotBeDeleted"),
-        (lambda: network.virtual_networks.begin_delete("rg1", "vnet1"),
-         "InUseSubnetCannotBeDeleted"),
-        (lambda: network.virtual_networks.begin_create_or_update(
-            "rg1", "vnet1", vnet("10.0.0.0/16", {})), "InUseSubnetCannotBeDeleted"),
-    ):  # fmt: skip
+        (
+            lambda: network.network_security_groups.begin_delete("rg1", "nsg1"),
+            "InUseNetworkSecurityGroupCannotBeDeleted",
+        ),
+        (lambda: network.subnets.begin_delete("rg1", "vnet1", "default"), "InUseSubnetCannotBeDeleted"),
+        (lambda: network.virtual_networks.begin_delete("rg1", "vnet1"), "InUseSubnetCannotBeDeleted"),
+        (
+            lambda: network.virtual_networks.begin_create_or_update("rg1", "vnet1", vnet("10.0.0.0/16", {})),
+            "InUseSubnetCannotBeDeleted",
+        ),
+    ):
         with pytest.raises(HttpResponseError) as refused:
             delete()
         assert refused.value.error.code == expected
     group = network.network_security_groups.get("rg1", "nsg1")
-    assert [one.id for one in group.properties.network_interfaces] == [
-        network_id(arm, "networkInterfaces/card")
-    ]
+    assert [one.id for one in group.properties.network_interfaces] == [network_id(arm, "networkInterfaces/card")]
 
 
 @pytest.mark.parametrize(
@@ -670,12 +662,15 @@ def test_the_permissions_that_somebody_has(arm: AzureArm, http_of) -> None:
         ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
         # It has versions of its own, not those of locks.
         ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
-        ("GET", "/providers/Microsoft.Authorization/locks/x?api-version=2022-04-01",
-         (400, "NoRegisteredProviderFound")),
+        (
+            "GET",
+            "/providers/Microsoft.Authorization/locks/x?api-version=2022-04-01",
+            (400, "NoRegisteredProviderFound"),
+        ),
         ("DELETE", "/{}?api-version=2022-04-01", (405, "MethodNotAllowed")),
         ("PUT", "/{}/mine?api-version=2022-04-01", (405, "MethodNotAllowed")),
     ],
-)  # fmt: skip
+)
 def test_permissions_that_lead_nowhere(
     arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
 ) -> None:
@@ -776,10 +771,7 @@ def test_an_operation_from_its_begin_to_its_end(arm: AzureArm, http_of) -> None:
 
 def test_an_operation_goes_on_for_who_looks_at_the_resource(arm: AzureArm, http_of) -> None:
     http_of("PUT", rule_id(arm, "rule1"), rule())
-    seen = [
-        http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"]
-        for _ in range(2)
-    ]
+    seen = [http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"] for _ in range(2)]
     assert seen == ["Updating", "Succeeded"]
 
 
@@ -812,12 +804,16 @@ def test_ways_to_log_in(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
     for credential in (
         secret(arm),
         ClientAssertionCredential(
-            arm.tenant_id, arm.client_id, lambda: arm.federated_token, authority=arm.endpoint_url,
-            disable_instance_discovery=True, **verified,
+            arm.tenant_id,
+            arm.client_id,
+            lambda: arm.federated_token,
+            authority=arm.endpoint_url,
+            disable_instance_discovery=True,
+            **verified,
         ),
         ManagedIdentityCredential(**verified),
         ManagedIdentityCredential(client_id=arm.client_id, **verified),
-    ):  # fmt: skip
+    ):
         groups = client(arm, NetworkManagementClient, credential).network_security_groups
         assert [one.name for one in groups.list_all()] == ["nsg1"]
 
@@ -838,10 +834,13 @@ def test_ways_not_to_log_in(arm: AzureArm, changes: dict, words: str) -> None:
 
 def test_an_assertion_that_nobody_federated(arm: AzureArm) -> None:
     credential = ClientAssertionCredential(
-        arm.tenant_id, arm.client_id, lambda: "another.token.altogether",
-        authority=arm.endpoint_url, disable_instance_discovery=True,
+        arm.tenant_id,
+        arm.client_id,
+        lambda: "another.token.altogether",
+        authority=arm.endpoint_url,
+        disable_instance_discovery=True,
         connection_verify=str(arm.ca_file),
-    )  # fmt: skip
+    )
     with pytest.raises(ClientAuthenticationError, match="AADSTS700213"):
         credential.get_token(scope(arm))
 
@@ -885,8 +884,10 @@ def test_endpoints_as_the_azure_cli_reads_them(arm: AzureArm, tmp_path) -> None:
             "AZURE_CONFIG_DIR": str(tmp_path),
             "ARM_CLOUD_METADATA_URL": f"{arm.endpoint_url}/metadata/endpoints?api-version=2019-05-01",
         },
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert ran.stdout.split() == [arm.endpoint_url] * 3
 
 
@@ -951,9 +952,7 @@ def test_faults(arm: AzureArm, network: NetworkManagementClient, act, expected) 
 
 def test_somebody_else_acts_between_two_requests(arm: AzureArm, http_of) -> None:
     before = http_of("GET", nsg_id(arm)).json()["etag"]
-    arm.faults.append(
-        Fault("PUT", "rules/mine", faults.first(lambda: arm.put(rule_id(arm, "theirs"), rule())))
-    )
+    arm.faults.append(Fault("PUT", "rules/mine", faults.first(lambda: arm.put(rule_id(arm, "theirs"), rule()))))
     mine = http_of("PUT", rule_id(arm, "mine"), rule(priority=200), **{"If-Match": before})
     assert code(mine) == (412, "PreconditionFailed")
     assert rule_id(arm, "theirs").lower() in arm.resources
@@ -993,9 +992,11 @@ def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
     first = connection.sock
     for body in (None, json.dumps({"tags": {"a": "b"}}), None):
         connection.request(
-            "PATCH" if body else "GET", f"{nsg_id(arm)}?api-version={VERSION}", body,
+            "PATCH" if body else "GET",
+            f"{nsg_id(arm)}?api-version={VERSION}",
+            body,
             {"Authorization": f"Bearer {token}"},
-        )  # fmt: skip
+        )
         answer = connection.getresponse()
         assert (answer.status, bool(answer.read())) == (200, True)
         assert connection.sock is first
@@ -1017,13 +1018,20 @@ def test_the_chapter_by_az(arm: AzureArm, tmp_path) -> None:
     ):
         stored = arm.resources[f"{side.nsg_id}/securityRules/{name}".lower()]
         assert stored["properties"] == {
-            "provisioningState": "Succeeded", "priority": priority, "direction": "Inbound",
-            "access": "Allow", "protocol": "Tcp",
-            "sourceAddressPrefix": WORKER_SUBNET_CIDR, "sourceAddressPrefixes": [],
-            "sourcePortRange": "*", "sourcePortRanges": [],
-            "destinationAddressPrefix": WORKER_SUBNET_CIDR, "destinationAddressPrefixes": [],
-            "destinationPortRange": port, "destinationPortRanges": [],
-        }  # fmt: skip
+            "provisioningState": "Succeeded",
+            "priority": priority,
+            "direction": "Inbound",
+            "access": "Allow",
+            "protocol": "Tcp",
+            "sourceAddressPrefix": WORKER_SUBNET_CIDR,
+            "sourceAddressPrefixes": [],
+            "sourcePortRange": "*",
+            "sourcePortRanges": [],
+            "destinationAddressPrefix": WORKER_SUBNET_CIDR,
+            "destinationAddressPrefixes": [],
+            "destinationPortRange": port,
+            "destinationPortRanges": [],
+        }
 
     nsg = ("--resource-group", side.resource_group, "--nsg-name", side.nsg_id.rpartition("/")[2])
     rule_of = (*nsg, "--name", "Allow-VXLAN-Internal")
@@ -1053,16 +1061,12 @@ def test_the_cloud_side_of_a_cluster(arm: AzureArm, network: NetworkManagementCl
     subnet = network.subnets.get(group, *side.worker_subnet_id.split("/")[-3::2])
     assert subnet.properties.network_security_group.id == side.nsg_id
     assert len(subnet.properties.ip_configurations) == 65
-    cards = {
-        one.properties.virtual_machine.id: one for one in network.network_interfaces.list(group)
-    }
+    cards = {one.properties.virtual_machine.id: one for one in network.network_interfaces.list(group)}
     for worker in side.workers:
         machine = worker.provider_id.removeprefix("azure://")
         (address,) = cards[machine].properties.ip_configurations
         assert address.properties.private_ip_address == worker.internal_ip
         assert arm.resources[machine.lower()]["zones"] == [worker.zone.rpartition("-")[2]]
     security_group = network.network_security_groups.get(group, side.nsg_id.rpartition("/")[2])
-    deny = {one.name: one.properties for one in security_group.properties.security_rules}[
-        "deny-vnet-inbound"
-    ]
+    deny = {one.name: one.properties for one in security_group.properties.security_rules}["deny-vnet-inbound"]
     assert (deny.priority, deny.access) == (4000, "Deny")

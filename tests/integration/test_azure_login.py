@@ -43,7 +43,7 @@ def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Calla
     """Run the module; `env` on top of what says where Azure is."""
 
     def run(args: dict | None = None, env: dict[str, str] | None = None) -> dict:
-        return run_module("azure_vcpu_quota_info", {**ARGS, **(args or {})}, env={**reach, **(env or {})})  # fmt: skip
+        return run_module("azure_vcpu_quota_info", {**ARGS, **(args or {})}, env={**reach, **(env or {})})
 
     arm.take_requests()
     yield run
@@ -311,10 +311,20 @@ def test_a_secret_is_shown_nowhere(arm, reach):
 
     def run(args: dict, env: dict[str, str]) -> str:
         ran = subprocess.run(
-            ["ansible", "localhost", "-vvvv", "-m", "osc.peerpods.azure_vcpu_quota_info",
-             "-a", json.dumps({**ARGS, **args})],
-            env=ansible_environment({**reach, **env}), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                "ansible",
+                "localhost",
+                "-vvvv",
+                "-m",
+                "osc.peerpods.azure_vcpu_quota_info",
+                "-a",
+                json.dumps({**ARGS, **args}),
+            ],
+            env=ansible_environment({**reach, **env}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return ran.stdout + ran.stderr
 
     wrong = "8Q~nobody-should-see-this-one"

@@ -54,11 +54,13 @@ class Machine:
     def open_ports(self, **variables: object) -> dict:
         """What the role cloud_networking found and did, run by site.yml."""
         ran = subprocess.run(
-            ["ansible-playbook", "site.yml", "--tags=cloud_networking", "-e",
-             json.dumps(variables)],
+            ["ansible-playbook", "site.yml", "--tags=cloud_networking", "-e", json.dumps(variables)],
             env={**self.environment, **JSON_OUTPUT, "KUBECONFIG": str(self.cluster.kubeconfig)},
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         (play,) = json.loads(ran.stdout)["plays"]
         results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
@@ -89,9 +91,9 @@ class Aws(Machine):
         self.ec2.modify_instance_attribute(InstanceId=self.first_worker, Groups=group_ids)
 
     def rules(self) -> list[dict]:
-        found = self.ec2.describe_security_group_rules(
-            Filters=[{"Name": "group-id", "Values": [self.group_id]}]
-        )["SecurityGroupRules"]
+        found = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [self.group_id]}])[
+            "SecurityGroupRules"
+        ]
         return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
 
     def back_to(self, before: list[dict]) -> None:
@@ -99,9 +101,7 @@ class Aws(Machine):
         known = {rule["SecurityGroupRuleId"] for rule in before}
         added = {rule["SecurityGroupRuleId"] for rule in self.rules()} - known
         if added:
-            self.ec2.revoke_security_group_ingress(
-                GroupId=self.group_id, SecurityGroupRuleIds=sorted(added)
-            )
+            self.ec2.revoke_security_group_ingress(GroupId=self.group_id, SecurityGroupRuleIds=sorted(added))
         assert self.rules() == before
 
     def ip_permissions(self) -> list[dict]:
@@ -153,9 +153,7 @@ def test_aws_ports(on_aws: Aws):
 def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide):
     """${SG} is two words then, which is one too many for --group-id."""
     before = on_aws.rules()
-    second = on_aws.ec2.create_security_group(
-        GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id
-    )
+    second = on_aws.ec2.create_security_group(GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id)
     on_aws.put_first_worker_in([on_aws.group_id, second["GroupId"]])
     ran = on_aws.type(chapter.AWS_PORTS)
     assert "Unknown options: sg-" in ran.stderr
@@ -237,10 +235,7 @@ def test_azure_ports(on_azure: Azure):
     ours = on_azure.rules()
     assert theirs.keys() == ours.keys()
     in_order = sorted(theirs)
-    assert (
-        differing([theirs[name] for name in in_order], [ours[name] for name in in_order])
-        == AZURE_DIFFERENT.keys()
-    )
+    assert differing([theirs[name] for name in in_order], [ours[name] for name in in_order]) == AZURE_DIFFERENT.keys()
     assert on_azure.everything_else() == their_rest
     assert {KATA_AGENT: 112, VXLAN: 111}.items() <= priorities(theirs).items()
 
@@ -275,9 +270,7 @@ def address_prefixes(world: Azure) -> None:
     prefix = properties.pop("addressPrefix")
     for read_only in ("ipConfigurations", "provisioningState"):
         properties.pop(read_only, None)
-    world.arm.put(
-        world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}}
-    )
+    world.arm.put(world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}})
 
 
 def priority_taken(world: Azure) -> None:
@@ -305,9 +298,7 @@ def priority_taken(world: Azure) -> None:
         (priority_taken, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
-def test_azure_holes(
-    on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
-):
+def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
 

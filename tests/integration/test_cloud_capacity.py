@@ -64,10 +64,20 @@ class _QuotaHandler(BaseHTTPRequestHandler):
             message = "The request failed because the specified quota does not exist."
             status, answer = 400, {"__type": "NoSuchResourceException", "Message": message}
         else:
-            status, answer = 200, {"Quota": {
-                "ServiceCode": "ec2", "QuotaCode": asked["QuotaCode"], "QuotaName": STANDARD_NAME,
-                "Value": value, "Unit": "None", "Adjustable": True, "GlobalQuota": False,
-            }}  # fmt: skip
+            status, answer = (
+                200,
+                {
+                    "Quota": {
+                        "ServiceCode": "ec2",
+                        "QuotaCode": asked["QuotaCode"],
+                        "QuotaName": STANDARD_NAME,
+                        "Value": value,
+                        "Unit": "None",
+                        "Adjustable": True,
+                        "GlobalQuota": False,
+                    }
+                },
+            )
         content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
@@ -106,9 +116,13 @@ class Aws:
 
     def launch(self, instance_type: str, count: int = 1, **how: object) -> list[str]:
         made = self.ec2.run_instances(
-            ImageId="ami-12c6146b", MinCount=count, MaxCount=count, InstanceType=instance_type,
-            SubnetId=self.subnet_id, **how,
-        )  # fmt: skip
+            ImageId="ami-12c6146b",
+            MinCount=count,
+            MaxCount=count,
+            InstanceType=instance_type,
+            SubnetId=self.subnet_id,
+            **how,
+        )
         return [instance["InstanceId"] for instance in made["Instances"]]
 
     def terminate(self, instance_ids: list[str]) -> None:
@@ -117,9 +131,7 @@ class Aws:
     def reserve(self, **available: int) -> None:
         """Have these reservations from now on."""
         answer = reservations(**available)
-        self.proxy.faults["DescribeCapacityReservations"] = [
-            lambda _pass_on: (200, answer) for _ in range(20)
-        ]
+        self.proxy.faults["DescribeCapacityReservations"] = [lambda _pass_on: (200, answer) for _ in range(20)]
 
 
 @pytest.fixture
@@ -141,9 +153,7 @@ def aws(moto: Moto) -> Iterator[Aws]:
         try:
             yield account
         finally:
-            live = ec2.describe_instances(
-                Filters=[{"Name": "instance-state-name", "Values": ["running", "stopped"]}]
-            )
+            live = ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running", "stopped"]}])
             ids = [i["InstanceId"] for r in live["Reservations"] for i in r["Instances"]]
             if ids:
                 ec2.terminate_instances(InstanceIds=ids)
@@ -154,10 +164,12 @@ def aws(moto: Moto) -> Iterator[Aws]:
 def _ec2(moto: Moto):
     environment = moto.environment
     return boto3.client(
-        "ec2", region_name=REGION, endpoint_url=moto.endpoint_url,
+        "ec2",
+        region_name=REGION,
+        endpoint_url=moto.endpoint_url,
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )  # fmt: skip
+    )
 
 
 # -- ec2_vcpu_quota_info ------------------------------------------------------------------------
@@ -218,15 +230,13 @@ def test_without_a_permission_there_is_no_number(aws: Aws, quota, lacks: str):
         aws.quotas.error = "AccessDeniedException"
         expected = f"Service Quotas in {REGION} refused GetServiceQuota with AccessDeniedException"
     else:
-        operation = {"reservations": "DescribeCapacityReservations",
-                     "instances": "DescribeInstances"}[lacks]  # fmt: skip
+        operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[lacks]
         aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         expected = f"EC2 in {REGION} refused {operation} with UnauthorizedOperation"
     found = quota("t3.medium")
     assert found["failed"]
     assert found["msg"] == (
-        f"{expected}: not authorized to. Grant these credentials the permissions that the module's "
-        "documentation lists."
+        f"{expected}: not authorized to. Grant these credentials the permissions that the module's documentation lists."
     )
 
 
@@ -270,15 +280,23 @@ class Azure:
         here = {"location": "westeurope"}
         nic = self.arm.put(
             f"{network}/networkInterfaces/{name}",
-            {**here, "properties": {"ipConfigurations": [
-                {"name": "ipconfig", "properties": {"subnet": {"id": self.subnet_id}}}]}},
-        )  # fmt: skip
+            {
+                **here,
+                "properties": {
+                    "ipConfigurations": [{"name": "ipconfig", "properties": {"subnet": {"id": self.subnet_id}}}]
+                },
+            },
+        )
         self.arm.put(
             f"{self.group_id}/providers/Microsoft.Compute/virtualMachines/{name}",
-            {**here, "properties": {
-                "hardwareProfile": {"vmSize": "Standard_B2als_v2"},
-                "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]}}},
-        )  # fmt: skip
+            {
+                **here,
+                "properties": {
+                    "hardwareProfile": {"vmSize": "Standard_B2als_v2"},
+                    "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]},
+                },
+            },
+        )
 
 
 @pytest.fixture
@@ -287,17 +305,19 @@ def azure(arm: AzureArm) -> Iterator[Azure]:
     group_id = f"/subscriptions/{arm.subscription_id}/resourceGroups/capacity-rg"
     vnet_id = f"{group_id}/providers/Microsoft.Network/virtualNetworks/capacity-vnet"
     arm.put(group_id, {"location": "westeurope"})
-    arm.put(vnet_id, {
-        "location": "westeurope",
-        "properties": {
-            "addressSpace": {"addressPrefixes": ["10.0.0.0/16", "fd00::/48"]},
-            "subnets": [
-                {"name": "vms",
-                 "properties": {"addressPrefixes": ["10.0.0.0/24", "fd00:0:0:1::/64"]}},
-                {"name": "GatewaySubnet", "properties": {"addressPrefix": "10.0.1.0/27"}},
-            ],
+    arm.put(
+        vnet_id,
+        {
+            "location": "westeurope",
+            "properties": {
+                "addressSpace": {"addressPrefixes": ["10.0.0.0/16", "fd00::/48"]},
+                "subnets": [
+                    {"name": "vms", "properties": {"addressPrefixes": ["10.0.0.0/24", "fd00:0:0:1::/64"]}},
+                    {"name": "GatewaySubnet", "properties": {"addressPrefix": "10.0.1.0/27"}},
+                ],
+            },
         },
-    })  # fmt: skip
+    )
     arm.take_requests()
     yield Azure(arm, group_id, vnet_id)
     arm.faults.clear()
@@ -333,13 +353,18 @@ def test_the_emulator_counts_as_the_sdk_reads_it(azure: Azure, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(azure.arm.ca_file))
     azure.launch("vm")
     login = ClientSecretCredential(
-        azure.arm.tenant_id, azure.arm.client_id, azure.arm.client_secret,
-        authority=azure.arm.endpoint_url, disable_instance_discovery=True,
-    )  # fmt: skip
+        azure.arm.tenant_id,
+        azure.arm.client_id,
+        azure.arm.client_secret,
+        authority=azure.arm.endpoint_url,
+        disable_instance_discovery=True,
+    )
     client = NetworkManagementClient(
-        login, azure.arm.subscription_id, base_url=azure.arm.endpoint_url,
+        login,
+        azure.arm.subscription_id,
+        base_url=azure.arm.endpoint_url,
         credential_scopes=[f"{azure.arm.endpoint_url}/.default"],
-    )  # fmt: skip
+    )
     found = list(client.virtual_networks.list_usage("capacity-rg", "capacity-vnet"))
     assert [(one.id, one.current_value, one.limit, one.unit, one.name.value) for one in found] == [
         (azure.subnet_id, 1, 251, "Count", "SubnetSpace"),
@@ -374,10 +399,7 @@ def cluster() -> Iterator[Cluster]:
         for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
             running.kubectl("create", "namespace", namespace)
         running.apply(
-            *(
-                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": POOL}}
-                for name in NODES
-            )
+            *({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": POOL}} for name in NODES)
         )
         yield running
 
@@ -401,11 +423,11 @@ class World:
         extra = {"peerpodconfig_rollout_timeout": 30, **self.variables, **variables}
         return subprocess.run(
             ["ansible-playbook", str(self.playbook), *arguments, "-e", json.dumps(extra)],
-            env=ansible_environment(
-                {**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
-            ),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=ansible_environment({**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def rolled_out(self, *arguments: str, **variables: object) -> str:
         ran = self.run(*arguments, **variables)
@@ -498,9 +520,12 @@ def installed(cluster: Cluster, agent) -> Iterator[Cluster]:
 def on_aws(installed: Cluster, aws: Aws) -> World:
     world = World(installed, aws.environment)
     world.peer_pods_cm(
-        CLOUD_PROVIDER="aws", AWS_REGION=REGION, AWS_SUBNET_ID=aws.subnet_id,
-        PODVM_INSTANCE_TYPE="t3.medium", PODVM_INSTANCE_TYPES="t3.medium,m6i.2xlarge",
-    )  # fmt: skip
+        CLOUD_PROVIDER="aws",
+        AWS_REGION=REGION,
+        AWS_SUBNET_ID=aws.subnet_id,
+        PODVM_INSTANCE_TYPE="t3.medium",
+        PODVM_INSTANCE_TYPES="t3.medium,m6i.2xlarge",
+    )
     return world
 
 
@@ -508,9 +533,11 @@ def on_aws(installed: Cluster, aws: Aws) -> World:
 def on_azure(installed: Cluster, azure: Azure) -> World:
     world = World(installed, azure.arm.environment)
     world.peer_pods_cm(
-        CLOUD_PROVIDER="azure", AZURE_REGION="westeurope", AZURE_SUBNET_ID=azure.subnet_id,
+        CLOUD_PROVIDER="azure",
+        AZURE_REGION="westeurope",
+        AZURE_SUBNET_ID=azure.subnet_id,
         AZURE_INSTANCE_SIZE="Standard_B2als_v2",
-    )  # fmt: skip
+    )
     return world
 
 
@@ -557,9 +584,7 @@ class TestOnAws:
         assert on_aws.told == {"subnet-addresses": "59"}
         assert on_aws.slots == ["19", "19", "19"]
 
-        aws.proxy.faults["DescribeSubnets"] = [
-            refuse(403, "UnauthorizedOperation", "not authorized to")
-        ]
+        aws.proxy.faults["DescribeSubnets"] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
         assert NOTHING_CHANGED.search(said), said
         assert "It takes ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
@@ -650,12 +675,8 @@ class TestSwitchedOff:
 
     def test_without_our_agent_nothing_is_written(self, on_azure: World, azure: Azure):
         """Whoever advertises instead knows nothing of the cloud: here, our agent without bounds."""
-        on_azure.cluster.apply(
-            configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods")
-        )
-        on_azure.cluster.kubectl(
-            "delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE
-        )
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
+        on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert "instance-quota: 50 peer pods" in said
         assert "Nothing keeps the nodes to what the cloud can hold" in said
@@ -671,9 +692,7 @@ class TestSwitchedOff:
 def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[..., dict]:
     def run(user: str, *groups: str, **args: object) -> dict:
         kubeconfig = installed.user_kubeconfig(user, *groups)
-        return run_module(
-            "peerpod_limit", {"kubeconfig": str(kubeconfig), "wait_timeout": 20, **args}
-        )
+        return run_module("peerpod_limit", {"kubeconfig": str(kubeconfig), "wait_timeout": 20, **args})
 
     return run
 
@@ -683,8 +702,7 @@ def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
     installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
     try:
-        small = set_limit("small", "system:masters", name="small", limit=4, wait=True,
-                          node_selector={"pool": "small"})  # fmt: skip
+        small = set_limit("small", "system:masters", name="small", limit=4, wait=True, node_selector={"pool": "small"})
         assert small["cloud"] == {
             "bound": "instance-quota",
             "total": 20,
@@ -705,9 +723,7 @@ def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
 
 def test_it_says_what_the_cloud_leaves_where_that_does_not_come(installed: Cluster, set_limit):
     bounds = {"data": {"budget": "9"}}
-    result = set_limit(
-        "told", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds
-    )
+    result = set_limit("told", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
     assert result["failed"]
     assert "the limit of 8, of which the cloud's budget leaves 3, is not in force" in result["msg"]
     assert "capacity-a shows 8" in result["msg"]
@@ -726,11 +742,8 @@ def test_who_may_not_read_the_bounds_is_told_and_waits_for_the_limit(installed: 
         "limited-nodes": ("list,watch", "nodes,pods"),
     }
     for name, (verbs, resources) in rules.items():
-        installed.kubectl("create", "clusterrole", name, f"--verb={verbs}",
-                          f"--resource={resources}")  # fmt: skip
-        installed.kubectl(
-            "create", "clusterrolebinding", name, f"--clusterrole={name}", "--user=limited"
-        )
+        installed.kubectl("create", "clusterrole", name, f"--verb={verbs}", f"--resource={resources}")
+        installed.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", "--user=limited")
     result = set_limit("limited", limit=6, wait=True)
     assert not result.get("failed"), result
     assert result["advertised_nodes"] == len(NODES)

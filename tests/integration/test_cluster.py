@@ -25,12 +25,18 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
 @pytest.mark.parametrize(
     "arguments",
     [
-        "namespace default", "namespaces/default", "nodes -l node-role.kubernetes.io/worker",
-        "nodes --show-managed-fields", "serviceaccounts -A --field-selector=metadata.name=default",
-        "configmaps -n kube-system", "cm,sa -n kube-public", "clusterroles view edit",
-        "deployments.apps -A", "mcp",
+        "namespace default",
+        "namespaces/default",
+        "nodes -l node-role.kubernetes.io/worker",
+        "nodes --show-managed-fields",
+        "serviceaccounts -A --field-selector=metadata.name=default",
+        "configmaps -n kube-system",
+        "cm,sa -n kube-public",
+        "clusterroles view edit",
+        "deployments.apps -A",
+        "mcp",
     ],
-)  # fmt: skip
+)
 def test_objects_are_read_as_kubectl_reads_them(cluster: Cluster, arguments: str):
     def same() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
@@ -46,10 +52,13 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """`python -m tests.cluster`, up and running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster", "--workers=1"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         # Where a launcher that is killed leaves its files for pytest to clean up.
         env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     for line in process.stdout:
         if "Ctrl-C" in line:
             break
@@ -80,9 +89,7 @@ def all_gone(pids: dict[int, str]) -> bool:
     return True
 
 
-def test_clusters_run_side_by_side_and_end_with_ctrl_c(
-    cluster: Cluster, launcher: subprocess.Popen
-):
+def test_clusters_run_side_by_side_and_end_with_ctrl_c(cluster: Cluster, launcher: subprocess.Popen):
     """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
     assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
     (imagined,) = openshift.imagined_workers(1)
@@ -109,9 +116,7 @@ def test_sigterm_unwinds_as_ctrl_c_does():
         "try: print('up', flush=True); signal.pause()\n"
         "finally: print('unwound')"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "up\n"
         process.terminate()
         assert process.stdout.read() == "unwound\n"

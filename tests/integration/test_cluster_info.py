@@ -92,30 +92,36 @@ def operator_of(namespace: str) -> list[dict]:
     label = {"name": "osc-caa-ds"}
     return [
         {
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**metadata, "name": "osc-caa-ds"},
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {**metadata, "name": "osc-caa-ds"},
             "spec": {
                 "selector": {"matchLabels": label},
                 "template": {
                     "metadata": {"labels": label},
-                    "spec": {"nodeSelector": {"no": "node"},
-                             "containers": [{"name": "caa-pod", "image": "caa"}]},
+                    "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "caa-pod", "image": "caa"}]},
                 },
             },
         },
         {
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"},
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "peer-pods-cm"},
             "data": {"PEERPODS_LIMIT_PER_NODE": "ten"},
         },
         {
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {**metadata, "name": "peerpods-limits"}, "data": {"default": "ten"},
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "peerpods-limits"},
+            "data": {"default": "ten"},
         },
         {
-            "apiVersion": "v1", "kind": "ConfigMap",
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
             "metadata": {**metadata, "name": "osc-feature-gates"},
             "data": {"caaUpdateStrategy": "OnDelete"},
         },
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -124,23 +130,35 @@ def with_peer_pods(cluster, cloud_side):
     name = cloud_side.workers[0].name
     cluster.kubectl("create", "namespace", "cluster-info")
     cluster.apply(
-        RUNTIME_CLASS, PACKAGE, {**PACKAGE, "metadata": {**PACKAGE["metadata"], "name": "another"}}, WEBHOOKS,
+        RUNTIME_CLASS,
+        PACKAGE,
+        {**PACKAGE, "metadata": {**PACKAGE["metadata"], "name": "another"}},
+        WEBHOOKS,
         *operator_of("cluster-info"),
-    )  # fmt: skip
+    )
     cluster.kubectl(
-        "patch", "node", name, "--subresource=status", "--field-manager=somebody", "--type=merge",
-        "-p", '{"status": {"capacity": {"kata.peerpods.io/vm": "3"}}}',
-    )  # fmt: skip
+        "patch",
+        "node",
+        name,
+        "--subresource=status",
+        "--field-manager=somebody",
+        "--type=merge",
+        "-p",
+        '{"status": {"capacity": {"kata.peerpods.io/vm": "3"}}}',
+    )
     cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner=x")
     yield name
     cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner-")
     cluster.kubectl(
-        "patch", "node", name, "--subresource=status", "--type=json",
-        "-p", '[{"op": "remove", "path": "/status/capacity/kata.peerpods.io~1vm"}]',
-    )  # fmt: skip
-    cluster.kubectl(
-        "delete", "mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote"
+        "patch",
+        "node",
+        name,
+        "--subresource=status",
+        "--type=json",
+        "-p",
+        '[{"op": "remove", "path": "/status/capacity/kata.peerpods.io~1vm"}]',
     )
+    cluster.kubectl("delete", "mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote")
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
@@ -151,21 +169,31 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
     result = run_module(
         "cluster_info",
         {
-            "kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site",
-            "operator_namespace": "cluster-info", "agent_namespace": "cluster-info",
+            "kubeconfig": str(kubeconfig),
+            "details": True,
+            "permissions_for": "site",
+            "operator_namespace": "cluster-info",
+            "agent_namespace": "cluster-info",
         },
-    )  # fmt: skip
+    )
     details = result["details"]
     assert result["missing_permissions"] == []
     assert details.pop("operator") == {
-        "version": None, "known": True, "limit_in": "peer-pods-cm", "advertiser": "cloud-api-adaptor",
-        "daemon_set": "osc-caa-ds", "limit": "ten", "update_strategy": "OnDelete", "strategy_is_held": False,
-        "peer_pod_configs": [], "older_daemon_set_of": None,
-    }  # fmt: skip
+        "version": None,
+        "known": True,
+        "limit_in": "peer-pods-cm",
+        "advertiser": "cloud-api-adaptor",
+        "daemon_set": "osc-caa-ds",
+        "limit": "ten",
+        "update_strategy": "OnDelete",
+        "strategy_is_held": False,
+        "peer_pod_configs": [],
+        "older_daemon_set_of": None,
+    }
     assert details.pop("limits") == {
         "agent_deployed": False,
         "problems": ["default of ConfigMap cluster-info/peerpods-limits is 'ten', which is not a valid limit."],
-    }  # fmt: skip
+    }
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {
         "match_conditions": True,
@@ -207,8 +235,7 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
     ):
         role = f"cluster-info-{resource.partition('.')[0].partition(',')[0]}"
         cluster.kubectl("create", "clusterrole", role, f"--verb={verb}", f"--resource={resource}")
-        cluster.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}",
-                        "--user=cluster-info-little")  # fmt: skip
+        cluster.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}", "--user=cluster-info-little")
     kubeconfig = cluster.user_kubeconfig("cluster-info-little")
     result = run_module(
         "cluster_info",
@@ -223,18 +250,14 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
     assert "patch deployments.apps" in missing
     assert "patch namespaces" in missing
     assert not {"create namespaces", "list nodes"} & {*missing}
-    result = run_module(
-        "cluster_info", {"kubeconfig": str(kubeconfig), "permissions_for": "teardown"}
-    )
+    result = run_module("cluster_info", {"kubeconfig": str(kubeconfig), "permissions_for": "teardown"})
     assert "delete deployments.apps" in result["missing_permissions"]
     assert "list nodes" not in result["missing_permissions"]
 
 
 def test_a_user_who_may_only_look(cluster, run_module):
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
-    cluster.kubectl(
-        "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
-    )
+    cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
     kubeconfig = cluster.user_kubeconfig("looker")
     assert run_module("cluster_info", {"kubeconfig": str(kubeconfig)})["is_cluster_admin"] is False
 
@@ -297,9 +320,7 @@ def test_credentials_without_rights_and_without_validity_end_in_a_sentence(clust
     nobody = cluster.user_kubeconfig("cluster-info-nobody")
     result = run_module("cluster_info", {"kubeconfig": str(nobody)})
     assert result["failed"]
-    assert (
-        '403 Forbidden: infrastructures.config.openshift.io "cluster" is forbidden' in result["msg"]
-    )
+    assert '403 Forbidden: infrastructures.config.openshift.io "cluster" is forbidden' in result["msg"]
     assert result["msg"].endswith("Log in as a user with the cluster-admin role.")
 
     result = run_module(

@@ -94,9 +94,14 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             openshift.fill(cluster, cloud.workers, aws.REGION)
             openshift.start_stand_ins(cluster, "process")
             yield Installed(
-                cluster, cloud, moto.environment, list, site_variables("process"), collections,
+                cluster,
+                cloud,
+                moto.environment,
+                list,
+                site_variables("process"),
+                collections,
                 directory=empty,
-            )  # fmt: skip
+            )
     finally:
         moto.processes.stop()
 
@@ -119,15 +124,15 @@ def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
     installed.core = OLDEST
     with arguments_of_processes() as arguments:
         ran = installed.run(
-            "-vvv", "--diff",
+            "-vvv",
+            "--diff",
             ANSIBLE_LOG_PATH=str(directory / "log"),
             ANSIBLE_CACHE_PLUGIN="ansible.builtin.jsonfile",
             ANSIBLE_CACHE_PLUGIN_CONNECTION=str(directory / "facts"),
             ANSIBLE_RETRY_FILES_ENABLED="True",
-        )  # fmt: skip
+        )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    files = [path for path in [*directory.rglob("*"), *installed.directory.rglob("*")]
-             if path.is_file()]  # fmt: skip
+    files = [path for path in [*directory.rglob("*"), *installed.directory.rglob("*")] if path.is_file()]
     return {
         "output": ran.stdout + ran.stderr,
         "arguments": "\n".join(arguments),
@@ -177,13 +182,10 @@ class TestSecrets:
 
     @pytest.mark.usefixtures("left_behind")
     def test_the_run_had_one(self, installed: Installed):
-        secret = installed.cluster.get(
-            "secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator"
-        )["data"]["AWS_SECRET_ACCESS_KEY"]
-        assert (
-            base64.b64decode(secret).decode()
-            == installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
-        )
+        secret = installed.cluster.get("secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator")[
+            "data"
+        ]["AWS_SECRET_ACCESS_KEY"]
+        assert base64.b64decode(secret).decode() == installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
 
 
 @pytest.mark.usefixtures("left_behind")
@@ -201,17 +203,19 @@ def test_the_dependencies_are_said_alike():
     """AWX installs those of one file, ansible-galaxy those of the other."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
-    assert galaxy_yml["dependencies"] == {
-        one["name"]: one["version"] for one in for_awx["collections"]
-    }
+    assert galaxy_yml["dependencies"] == {one["name"]: one["version"] for one in for_awx["collections"]}
 
 
 @pytest.mark.parametrize("kind", ["module", "role", "filter"])
 def test_all_of_it_is_documented(installed: Installed, kind: str):
     ran = subprocess.run(
-        ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"], env=installed.environment,
-        capture_output=True, text=True, check=False, cwd=installed.directory,
-    )  # fmt: skip
+        ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"],
+        env=installed.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=installed.directory,
+    )
     assert ran.returncode == 0, ran.stderr
     listed = set(json.loads(ran.stdout))
     folder = {"module": "plugins/modules", "role": "roles", "filter": "plugins/filter"}[kind]

@@ -41,13 +41,16 @@ class Place:
         path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
         environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
         ran = subprocess.run(
-            ["ansible-playbook", str(path)], env=ansible_environment({**JSON_OUTPUT, **environment}),
-            capture_output=True, text=True, check=False, cwd=directory,
-        )  # fmt: skip
+            ["ansible-playbook", str(path)],
+            env=ansible_environment({**JSON_OUTPUT, **environment}),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=directory,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return [
-            (task["task"]["name"], task["hosts"]["localhost"])
-            for task in json.loads(ran.stdout)["plays"][0]["tasks"]
+            (task["task"]["name"], task["hosts"]["localhost"]) for task in json.loads(ran.stdout)["plays"][0]["tasks"]
         ]
 
     def ingress(self) -> list[dict]:
@@ -106,9 +109,7 @@ def run_examples(place: Place, tmp_path: Path) -> Callable[..., dict[str, dict]]
     """Run a module's EXAMPLES in one play; each task's result by its name."""
 
     def run(module: str, replace: dict[str, str] | None = None) -> dict[str, dict]:
-        examples = importlib.import_module(
-            f"ansible_collections.osc.peerpods.plugins.modules.{module}"
-        ).EXAMPLES
+        examples = importlib.import_module(f"ansible_collections.osc.peerpods.plugins.modules.{module}").EXAMPLES
         for pattern, text in (replace or {}).items():
             examples, times = re.subn(pattern, text, examples)
             assert times, f"no example of {module} has {pattern} any more"
@@ -163,12 +164,16 @@ def test_mutating_webhook(place: Place, run_examples, tmp_path: Path):
     (tmp_path / "ca.crt").write_text(certificate)
     # As cert-manager has it in its Secrets.
     place.cluster.kubectl(
-        "patch", "secret", "peerpods-webhook-tls", "-n", "peerpods-webhook", "--type=merge",
-        "-p", json.dumps({"stringData": {"ca.crt": certificate}}),
-    )  # fmt: skip
-    results = run_examples(
-        "mutating_webhook", {"/etc/pki/webhook/ca.crt": str(tmp_path / "ca.crt")}
+        "patch",
+        "secret",
+        "peerpods-webhook-tls",
+        "-n",
+        "peerpods-webhook",
+        "--type=merge",
+        "-p",
+        json.dumps({"stringData": {"ca.crt": certificate}}),
     )
+    results = run_examples("mutating_webhook", {"/etc/pki/webhook/ca.crt": str(tmp_path / "ca.crt")})
     proved = [result for name, result in results.items() if "prove that it works" in name]
     assert [result["verified"] for result in proved] == [True]
 

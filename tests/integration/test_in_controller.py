@@ -31,11 +31,7 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
         *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
     ) -> tuple[dict[str, dict], str]:
         playbook = tmp_path / "play.yml"
-        playbook.write_text(
-            yaml.safe_dump(
-                [{"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **of_play}]
-            )
-        )
+        playbook.write_text(yaml.safe_dump([{"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **of_play}]))
         environment = {
             **JSON_OUTPUT,
             "HOME": str(tmp_path),
@@ -44,12 +40,13 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
         }
         printed = subprocess.run(
             ["ansible-playbook", "-vvv", "-i", "localhost,elsewhere,", str(playbook)],
-            env=ansible_environment(environment), capture_output=True, text=True, check=False,
-        ).stdout  # fmt: skip
+            env=ansible_environment(environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
         (found,) = json.loads(printed[printed.index("\n{\n") :])["plays"]
-        return {
-            task["task"]["name"]: next(iter(task["hosts"].values())) for task in found["tasks"]
-        }, printed
+        return {task["task"]["name"]: next(iter(task["hosts"].values())) for task in found["tasks"]}, printed
 
     return play
 
@@ -62,10 +59,9 @@ def test_it_runs_there_once_for_each_item_and_with_the_defaults_of_its_group(clu
     results, printed = play(
         {"name": "each", INFO: {**arguments, "worker_selector": "{{ item }}"}, "loop": ["a", "b"]},
         {"name": "without", INFO: {}, "ignore_errors": True},
-        {"name": "defaults", INFO: {},
-         "module_defaults": {"group/osc.peerpods.kubernetes": arguments}},
+        {"name": "defaults", INFO: {}, "module_defaults": {"group/osc.peerpods.kubernetes": arguments}},
         **LOCAL,
-    )  # fmt: skip
+    )
     assert [one["is_openshift"] for one in results["each"]["results"]] == [True, True]
     assert results["without"]["failed"]
     assert results["defaults"]["is_openshift"]
@@ -113,9 +109,7 @@ def test_the_tasks_timeout_ends_it(play):
         pytest.param({}, LOCAL, {"ANSIBLE_KEEP_REMOTE_FILES": "1"}, id="to be looked at"),
     ],
 )
-def test_elsewhere_it_is_started(
-    cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict
-):
+def test_elsewhere_it_is_started(cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict):
     if of_play is not LOCAL:
         other = tmp_path / "python"
         other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -140,12 +134,15 @@ def test_modules_of_kubernetes_core_run_there_with_the_same_results(cluster, pla
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "admin").write_bytes(cluster.kubeconfig.read_bytes())
     (tmp_path / "object.j2").write_text(
-        json.dumps({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "in-controller", "namespace": "default"},
-            "data": {"key": "{{ value }}"},
-        })
-    )  # fmt: skip
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "in-controller", "namespace": "default"},
+                "data": {"key": "{{ value }}"},
+            }
+        )
+    )
     named = {"kind": "ConfigMap", "name": "in-controller", "namespace": "default"}
 
     def tasks(collection: str) -> list[dict]:
@@ -154,23 +151,28 @@ def test_modules_of_kubernetes_core_run_there_with_the_same_results(cluster, pla
         steps = [
             {"name": "created", module: template, "vars": {"value": "a"}},
             {"name": "same", module: template, "vars": {"value": "a"}},
-            {"name": "predicted", module: template, "vars": {"value": "b"},
-             "check_mode": True, "diff": True},
+            {"name": "predicted", module: template, "vars": {"value": "b"}, "check_mode": True, "diff": True},
             {"name": "read", info: named},
             {"name": "invalid", module: {"kind": "ConfigMap", "state": "gone"}, "ignore_errors": True},
             {"name": "deleted", module: {**named, "state": "absent"}},
-        ]  # fmt: skip
-        return [{**step, "module_defaults": {
-            module: {"kubeconfig": "admin"}, info: {"kubeconfig": "admin"}}} for step in steps]  # fmt: skip
+        ]
+        return [
+            {**step, "module_defaults": {module: {"kubeconfig": "admin"}, info: {"kubeconfig": "admin"}}}
+            for step in steps
+        ]
 
     theirs, _printed = play(*tasks("kubernetes.core"), **LOCAL)
     ours, printed = play(*tasks("osc.peerpods"), **LOCAL)
     assert STARTED not in printed
     changed = {name: result["changed"] for name, result in ours.items()}
     assert changed == {
-        "created": True, "same": False, "predicted": True, "read": False, "invalid": False,
+        "created": True,
+        "same": False,
+        "predicted": True,
+        "read": False,
+        "invalid": False,
         "deleted": True,
-    }  # fmt: skip
+    }
     assert ours["predicted"]["diff"]
     assert _lasting(ours) == _lasting(theirs)
 
@@ -181,7 +183,15 @@ def _lasting(results: object) -> object:
         return [_lasting(item) for item in results]
     if not isinstance(results, dict):
         return results
-    passing = {"action", "creationTimestamp", "duration", "kubeconfig", "managedFields",
-               "resourceVersion", "time", "uid"}  # fmt: skip
+    passing = {
+        "action",
+        "creationTimestamp",
+        "duration",
+        "kubeconfig",
+        "managedFields",
+        "resourceVersion",
+        "time",
+        "uid",
+    }
     left = {name: _lasting(value) for name, value in results.items() if name not in passing}
     return {name: value for name, value in left.items() if value != {}}

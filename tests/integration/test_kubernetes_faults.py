@@ -113,9 +113,14 @@ def advertise(cluster, count: int) -> None:
     amounts = {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
     for name in NODES:
         cluster.kubectl(
-            "patch", "node", name, "--subresource=status", "--type=merge", "-p",
+            "patch",
+            "node",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
             json.dumps({"status": amounts}),
-        )  # fmt: skip
+        )
 
 
 def limit(cluster) -> str:
@@ -146,9 +151,7 @@ def test_what_passes_is_survived_and_written_once(cluster, run_through, arrived,
     assert after["metadata"]["generation"] == generation + 1
 
 
-def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(
-    cluster, run_through, arrived
-):
+def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(cluster, run_through, arrived):
     fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
     made = run_through(once(post=[Break.AFTER]), **fields)
     assert not made.get("failed"), made["msg"]
@@ -161,9 +164,7 @@ def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
 
-def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(
-    cluster, run_through, arrived
-):
+def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(cluster, run_through, arrived):
     name = "faults-test"
     cluster.apply(
         {
@@ -195,9 +196,15 @@ def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(clu
         if method == "PATCH" and pending:
             pending.clear()
             cluster.kubectl(
-                "patch", "peerpodconfig", "ours", "-n", NAMESPACE, "--type=merge", "-p",
+                "patch",
+                "peerpodconfig",
+                "ours",
+                "-n",
+                NAMESPACE,
+                "--type=merge",
+                "-p",
                 json.dumps({"spec": {"limit": "15", "instanceType": "m6i.large"}}),
-            )  # fmt: skip
+            )
             return Break.BEFORE
         return None
 
@@ -214,15 +221,17 @@ def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(clu
         ("PATCH", status(500, "failed calling webhook"), 1, "PATCH .* 500 .*: failed calling webh"),
         ("PATCH", status(409, "the object has been modified"), 6, "409 .*: the object has been m"),
         ("PATCH", status(401, "Unauthorized"), 1, "401 .*: Unauthorized. The credentials are not"),
-        ("PATCH", status(429, "slow down", **{"Retry-After": "3600"}), 1,
-         "429 .*: slow down. It asks not to be asked again for 3600 s: try again then"),
+        (
+            "PATCH",
+            status(429, "slow down", **{"Retry-After": "3600"}),
+            1,
+            "429 .*: slow down. It asks not to be asked again for 3600 s: try again then",
+        ),
         ("GET", (200, b"<html>Log in here</html>"), 1, "but with: <html>Log in here</html>"),
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
-)  # fmt: skip
-def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(
-    cluster, run_through, method, answer, tries, said
-):
+)
+def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(cluster, run_through, method, answer, tries, said):
     seen = []
 
     def intervene(asked, path):
@@ -281,9 +290,7 @@ def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_throug
                 "spec": {
                     "nodeName": "faults-a",
                     "tolerations": [{"operator": "Exists"}],
-                    "containers": [
-                        {"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}
-                    ],
+                    "containers": [{"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}],
                 },
             }
             for number in range(3)
@@ -298,9 +305,7 @@ def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_throug
         if "limit=500" in path and kind not in cut:
             cut.add(kind)
             # A page of one, as the API server makes it.
-            return 200, cluster.kubectl(
-                "get", "--raw", path.replace("limit=500", "limit=1")
-            ).encode()
+            return 200, cluster.kubectl("get", "--raw", path.replace("limit=500", "limit=1")).encode()
         return None
 
     info = run_through(intervene, module="peerpod_info")
@@ -320,9 +325,7 @@ def test_a_list_that_never_comes_to_its_end_is_given_up(cluster, run_through):
         if "continue=" in path:
             return status(410, "The provided continue parameter is too old")
         if "/nodes?" in path:
-            return 200, cluster.kubectl(
-                "get", "--raw", path.replace("limit=500", "limit=1")
-            ).encode()
+            return 200, cluster.kubectl("get", "--raw", path.replace("limit=500", "limit=1")).encode()
         return None
 
     result = run_through(intervene, limit=20)

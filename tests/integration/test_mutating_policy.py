@@ -40,9 +40,7 @@ class ApiServer:
     def __init__(self, cluster):
         context = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
         context.load_cert_chain(cluster.directory / "admin.crt", cluster.directory / "admin.key")
-        self._connection = http.client.HTTPSConnection(
-            urlsplit(cluster.server).netloc, context=context, timeout=30
-        )
+        self._connection = http.client.HTTPSConnection(urlsplit(cluster.server).netloc, context=context, timeout=30)
 
     def pod(self, namespace: str, pod: dict) -> tuple[int, dict]:
         path = f"/api/v1/namespaces/{namespace}/pods?dryRun=All"
@@ -58,9 +56,7 @@ class ApiServer:
 @pytest.fixture(scope="module")
 def place(cluster):
     names = (CHANGED, PLAIN, LIMITED, LIMITED_PLAIN)
-    namespaces = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names
-    ]
+    namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names]
     runtime_class = {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
@@ -109,9 +105,11 @@ def manage(cluster, place, run_module):
 
     yield run
     cluster.kubectl(
-        "delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", NAME,
+        "delete",
+        "mutatingadmissionpolicybinding,mutatingadmissionpolicy",
+        NAME,
         "--ignore-not-found",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -133,16 +131,11 @@ def policy(manage):
 def stored(cluster) -> list[dict]:
     """The specs of the policy and of its binding, those that are there."""
     kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings"
-    return [
-        item["spec"] for item in cluster.get(kinds)["items"] if item["metadata"]["name"] == NAME
-    ]
+    return [item["spec"] for item in cluster.get(kinds)["items"] if item["metadata"]["name"] == NAME]
 
 
 def peer_pod(*containers: dict, annotations: dict | None = None, **spec) -> dict:
-    named = [
-        {"name": f"c{index}", "image": "never-pulled", **container}
-        for index, container in enumerate(containers)
-    ]
+    named = [{"name": f"c{index}", "image": "never-pulled", **container} for index, container in enumerate(containers)]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -160,9 +153,7 @@ def patched(document: dict, patch: list[dict]) -> dict:
     """RFC 6902's add and remove, on object members, which is all that the webhook uses."""
     document = copy.deepcopy(document)
     for step in patch:
-        *parents, last = (
-            token.replace("~1", "/").replace("~0", "~") for token in step["path"].split("/")[1:]
-        )
+        *parents, last = (token.replace("~1", "/").replace("~0", "~") for token in step["path"].split("/")[1:])
         target = document
         for token in parents:
             target = target[int(token)] if isinstance(target, list) else target[token]
@@ -235,9 +226,7 @@ def amounts(draw, choices: dict[str, tuple]) -> dict:
 
 @st.composite
 def containers(draw, prefix: str) -> dict:
-    resources = draw(
-        amounts({"cpu": CPU, "memory": MEMORY, "nvidia.com/gpu": GPU, "ephemeral-storage": STORAGE})
-    )
+    resources = draw(amounts({"cpu": CPU, "memory": MEMORY, "nvidia.com/gpu": GPU, "ephemeral-storage": STORAGE}))
     if draw(st.integers(0, 4)) == 0:
         resources = {**resources, "claims": [{"name": "device"}]}
     container: dict = {"image": "never-pulled", "resources": resources}
@@ -252,9 +241,7 @@ def pods(draw) -> dict:
     main = draw(st.lists(containers("c"), min_size=1, max_size=4))
     initial = draw(st.lists(containers("i"), max_size=3))
     if initial:
-        spec["initContainers"] = [
-            {"name": f"i{index}", **container} for index, container in enumerate(initial)
-        ]
+        spec["initContainers"] = [{"name": f"i{index}", **container} for index, container in enumerate(initial)]
     if any("claims" in container["resources"] for container in (*main, *initial)):
         spec["resourceClaims"] = [{"name": "device", "resourceClaimTemplateName": "device"}]
     elif draw(st.booleans()) and (of_pod := draw(amounts({"cpu": POD_CPU, "memory": POD_MEMORY}))):
@@ -335,10 +322,7 @@ def test_other_pods_stay_as_they_are(api, policy):
         ("kube-system", RUNTIME_CLASS),
     ):
         pod = peer_pod(amounts, runtimeClassName=runtime_class)
-        assert (
-            changed(api, namespace, pod)["spec"]["containers"][0]["resources"]
-            == amounts["resources"]
-        )
+        assert changed(api, namespace, pod)["spec"]["containers"][0]["resources"] == amounts["resources"]
 
 
 @pytest.mark.parametrize("failure_policy", ["Fail", "Ignore"])
@@ -362,9 +346,7 @@ def test_amounts_that_make_no_sense_are_refused(api, manage, failure_policy):
         assert f"policy '{NAME}'" in answer["message"]
         assert "integer overflow" in answer["message"]
     else:
-        assert comparable(answer)["spec"]["containers"][0]["resources"]["limits"] == {
-            "memory": "9Pi"
-        }
+        assert comparable(answer)["spec"]["containers"][0]["resources"]["limits"] == {"memory": "9Pi"}
 
 
 def test_a_policy_in_place_is_two_reads_and_absent_takes_both_away(cluster, api, manage, policy):

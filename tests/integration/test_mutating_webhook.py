@@ -48,12 +48,8 @@ class Admission:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))[
-                    "request"
-                ]
-                reviewed.append(
-                    f"{request['namespace']}/{request['object']['spec']['runtimeClassName']}"
-                )
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["request"]
+                reviewed.append(f"{request['namespace']}/{request['object']['spec']['runtimeClassName']}")
                 patch = [
                     {
                         "op": "replace",
@@ -154,9 +150,7 @@ def dry_run_pod(cluster, namespace: str, runtime_class: str | None) -> dict:
             **({"runtimeClassName": runtime_class} if runtime_class else {}),
         },
     }
-    printed = cluster.kubectl(
-        "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod)
-    )
+    printed = cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))
     return json.loads(printed)["spec"]["containers"][0]["resources"]
 
 
@@ -203,9 +197,7 @@ def test_check_mode_shows_and_sends_nothing(cluster, admission, manage):
     assert {verb for verb, _ in requests_of(cluster, "webhook-check")} == {"get"}
 
 
-def test_webhooks_of_others_stay_and_the_last_one_takes_the_configuration_along(
-    cluster, admission, manage
-):
+def test_webhooks_of_others_stay_and_the_last_one_takes_the_configuration_along(cluster, admission, manage):
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -243,9 +235,13 @@ def test_a_webhook_that_another_adds_in_between_stays(cluster, admission, manage
     def intervene(method, path):
         if method in ("PUT", "DELETE") and next(pending, None):
             cluster.kubectl(
-                "patch", "mutatingwebhookconfiguration", CONFIGURATION, "--type=json", "-p",
+                "patch",
+                "mutatingwebhookconfiguration",
+                CONFIGURATION,
+                "--type=json",
+                "-p",
                 json.dumps([{"op": "add", "path": "/webhooks/-", "value": OTHERS}]),
-            )  # fmt: skip
+            )
 
     kubeconfig = cluster.user_kubeconfig("webhook-between", "system:masters")
     with between(cluster, kubeconfig, intervene) as url:
@@ -313,9 +309,13 @@ def test_the_service_ca_operator_keeps_its_bundle(cluster, manage):
     # As the operator does it.
     bundle = base64.b64encode(CertificateAuthority("service-ca").pair.certificate).decode()
     cluster.kubectl(
-        "patch", "mutatingwebhookconfiguration", CONFIGURATION, "--type=json", "-p",
+        "patch",
+        "mutatingwebhookconfiguration",
+        CONFIGURATION,
+        "--type=json",
+        "-p",
         json.dumps([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]),
-    )  # fmt: skip
+    )
     assert not manage(**options)["changed"]
     assert manage(**options, timeout_seconds=5)["changed"]
     stored = configuration(cluster)["webhooks"][0]
@@ -353,9 +353,13 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
     # As its CA injector does it.
     bundle = base64.b64encode(CertificateAuthority("cert-manager").pair.certificate).decode()
     cluster.kubectl(
-        "patch", "mutatingwebhookconfiguration", CONFIGURATION, "--type=json", "-p",
+        "patch",
+        "mutatingwebhookconfiguration",
+        CONFIGURATION,
+        "--type=json",
+        "-p",
         json.dumps([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]),
-    )  # fmt: skip
+    )
     assert not manage(**options)["changed"]
     assert configuration(cluster)["webhooks"][0]["clientConfig"]["caBundle"] == bundle
 
@@ -385,9 +389,7 @@ def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage)
 
 def test_verify_fails_with_what_the_api_server_says(cluster, admission, manage):
     (port,) = free_ports(1)
-    result = manage(
-        url=f"https://127.0.0.1:{port}/", ca_bundle=admission.ca, verify=True, wait_timeout=2
-    )
+    result = manage(url=f"https://127.0.0.1:{port}/", ca_bundle=admission.ca, verify=True, wait_timeout=2)
     assert result["failed"]
     assert result["changed"]
     assert "after 2 s does not do its work" in result["msg"]
@@ -446,9 +448,7 @@ def test_what_cannot_be_a_webhook_is_refused(cluster, manage, options, said):
     assert configuration(cluster) is None
 
 
-def test_an_api_server_without_match_conditions_is_told_the_namespaces_that_there_are(
-    cluster, admission, manage
-):
+def test_an_api_server_without_match_conditions_is_told_the_namespaces_that_there_are(cluster, admission, manage):
     """What it would store of a condition it drops: the system's namespaces are named one by one."""
 
     def older(method, path):

@@ -52,18 +52,19 @@ RIGHTS = {
     *((None, "", "nodes", None, verb) for verb in ("get", "list", "watch")),
     (None, "", "nodes/status", None, "patch"),
     *((None, "", "pods", None, verb) for verb in ("list", "watch")),
-    *((OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs", None, verb)
-      for verb in ("list", "watch")),
+    *((OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs", None, verb) for verb in ("list", "watch")),
     (OPERATOR_NAMESPACE, "confidentialcontainers.org", "peerpodconfigs/status", None, "patch"),
     (OPERATOR_NAMESPACE, "", "events", None, "create"),
     *((OPERATOR_NAMESPACE, "", "configmaps", "peer-pods-cm", verb) for verb in ("list", "watch")),
     *((OPERATOR_NAMESPACE, "apps", "daemonsets", None, verb) for verb in ("list", "watch")),
     (NAMESPACE, "coordination.k8s.io", "leases", None, "create"),
-    *((NAMESPACE, "coordination.k8s.io", "leases", NAME, verb)
-      for verb in ("list", "watch", "patch")),
-    *((NAMESPACE, "", "configmaps", name, verb)
-      for name in ("peerpods-cloud-capacity", "peerpods-limits") for verb in ("list", "watch")),
-}  # fmt: skip
+    *((NAMESPACE, "coordination.k8s.io", "leases", NAME, verb) for verb in ("list", "watch", "patch")),
+    *(
+        (NAMESPACE, "", "configmaps", name, verb)
+        for name in ("peerpods-cloud-capacity", "peerpods-limits")
+        for verb in ("list", "watch")
+    ),
+}
 # Only where it counts the peer pods of every namespace, it may read pods there; else those of cloud-api-adaptor.
 COUNTING = {right for right in RIGHTS if right[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
@@ -75,11 +76,15 @@ def adaptor(role: str) -> list[dict]:
     metadata = {"namespace": OPERATOR_NAMESPACE}
     return [
         {
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"},
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "peer-pods-cm"},
             "data": {"PEERPODS_LIMIT_PER_NODE": "10"},
         },
         {
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**metadata, "name": "osc-caa-ds"},
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {**metadata, "name": "osc-caa-ds"},
             "spec": {
                 "selector": {"matchLabels": label},
                 "template": {
@@ -92,15 +97,16 @@ def adaptor(role: str) -> list[dict]:
                 },
             },
         },
-    ]  # fmt: skip
+    ]
 
 
 def limits(**pools: dict) -> dict:
     """The ConfigMap of the limits that the agent enforces."""
     metadata = {
-        "name": "peerpods-limits", "namespace": NAMESPACE,
+        "name": "peerpods-limits",
+        "namespace": NAMESPACE,
         "labels": {"app.kubernetes.io/part-of": "osc.peerpods"},
-    }  # fmt: skip
+    }
     data = {pool: json.dumps(limit) for pool, limit in pools.items()}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
@@ -122,9 +128,7 @@ class Role(RoleAlone):
         return self.cluster.get(*names, "-n", NAMESPACE)
 
     def names(self, kind: str, namespace: str = NAMESPACE) -> list[str]:
-        return [
-            item["metadata"]["name"] for item in self.cluster.get(kind, "-n", namespace)["items"]
-        ]
+        return [item["metadata"]["name"] for item in self.cluster.get(kind, "-n", namespace)["items"]]
 
     def pods(self) -> list[dict]:
         return self.get("pods", "-l", f"app.kubernetes.io/name={NAME}")["items"]
@@ -138,10 +142,15 @@ class Role(RoleAlone):
     def write(self, node: str, slots: str | None, manager: str) -> None:
         """Have `node` advertise `slots`, as one who calls itself `manager`."""
         self.cluster.kubectl(
-            "patch", "node", node, "--subresource=status", "--type=merge",
+            "patch",
+            "node",
+            node,
+            "--subresource=status",
+            "--type=merge",
             f"--field-manager={manager}",
-            "-p", json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
-        )  # fmt: skip
+            "-p",
+            json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +163,7 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
         for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
             cluster.kubectl("create", "namespace", name)
         openshift.monitoring(cluster)
-        openshift.custom_resource(
-            cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1"
-        )
+        openshift.custom_resource(cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1")
         openshift.start_stand_ins(cluster, runtime)
         yield Role(cluster, None, {}, list, variables, playbook)
 
@@ -167,9 +174,7 @@ def workers(role: Role) -> list[str]:
 
 
 class TestWithoutTheAgent:
-    def test_without_the_operator_another_controller_keeps_advertising(
-        self, role: Role, workers: list[str]
-    ):
+    def test_without_the_operator_another_controller_keeps_advertising(self, role: Role, workers: list[str]):
         role.write(workers[0], "10", "adaptor-of-upstream")
         role.write(workers[1], "10", "kubectl-patch")
         try:
@@ -189,9 +194,7 @@ class TestWithoutTheAgent:
         role.cluster.apply(config)
         with role.unchanged():
             said = role.succeed()
-        role.cluster.kubectl(
-            "delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE
-        )
+        role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
         assert f"Operator of this cluster advertises {RESOURCE} itself" in said
         assert "the agent does not run." in said
 
@@ -261,9 +264,7 @@ class TestOurAgent:
             wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
         finally:
             role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
-            role.cluster.kubectl(
-                "delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE
-            )
+            role.cluster.kubectl("delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
             used, refused = asked(role)
             assert used == expected
             assert refused == []
@@ -296,21 +297,26 @@ class TestOurAgent:
             ("TCP", 443),
             ("TCP", 6443),
         ]
-        assert (
-            spec["podSelector"]["matchLabels"].items()
-            <= role.pods()[0]["metadata"]["labels"].items()
-        )
+        assert spec["podSelector"]["matchLabels"].items() <= role.pods()[0]["metadata"]["labels"].items()
 
     @pytest.mark.usefixtures("said")
     def test_a_node_with_one_of_them_can_be_drained(self, role: Role):
         name = role.pods()[0]["metadata"]["name"]
-        wait_for("the disruption controller's count", lambda: role.get(f"pdb/{NAME}").get(
-            "status", {}).get("disruptionsAllowed"), seconds=30)  # fmt: skip
+        wait_for(
+            "the disruption controller's count",
+            lambda: role.get(f"pdb/{NAME}").get("status", {}).get("disruptionsAllowed"),
+            seconds=30,
+        )
         Api(str(role.cluster.kubeconfig)).request(
-            "POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction",
-            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
-             "deleteOptions": {"dryRun": ["All"]}},
-        )  # fmt: skip
+            "POST",
+            f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction",
+            {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": name},
+                "deleteOptions": {"dryRun": ["All"]},
+            },
+        )
 
     @pytest.mark.usefixtures("said")
     def test_prometheus_finds_the_metrics(self, role: Role):
@@ -413,11 +419,21 @@ class TestAfterTheAgent:
         assert role.pods() == []
         left = {
             kind: found
-            for kind in ("deployments", "services", "networkpolicies", "pdb", "serviceaccounts",
-                         "roles", "rolebindings", "leases", SERVICE_MONITOR, PROMETHEUS_RULE,
-                         GRAFANA_DASHBOARD)
+            for kind in (
+                "deployments",
+                "services",
+                "networkpolicies",
+                "pdb",
+                "serviceaccounts",
+                "roles",
+                "rolebindings",
+                "leases",
+                SERVICE_MONITOR,
+                PROMETHEUS_RULE,
+                GRAFANA_DASHBOARD,
+            )
             if (found := role.names(kind)) != []
-        }  # fmt: skip
+        }
         assert left == {"serviceaccounts": ["default"]}
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
@@ -428,9 +444,7 @@ class TestAfterTheAgent:
         assert NOTHING_CHANGED.search(said)
         assert "node_capacity_manager is operator: the agent does not run." in said
 
-    def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(
-        self, role: Role
-    ):
+    def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
         with openshift_builds(role.cluster, REPOSITORY):
@@ -461,12 +475,26 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     """What `account` may do in `namespace`, without what every service account may."""
 
     def of(user: str) -> set[tuple]:
-        review = json.loads(role.cluster.kubectl(
-            "create", "--validate=false", "-f", "-", "-o", "json", f"--as={user}",
-            "--as-group=system:serviceaccounts", "--as-group=system:authenticated",
-            input=json.dumps({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
-                              "spec": {"namespace": namespace}}),
-        ))  # fmt: skip
+        review = json.loads(
+            role.cluster.kubectl(
+                "create",
+                "--validate=false",
+                "-f",
+                "-",
+                "-o",
+                "json",
+                f"--as={user}",
+                "--as-group=system:serviceaccounts",
+                "--as-group=system:authenticated",
+                input=json.dumps(
+                    {
+                        "apiVersion": "authorization.k8s.io/v1",
+                        "kind": "SelfSubjectRulesReview",
+                        "spec": {"namespace": namespace},
+                    }
+                ),
+            )
+        )
         return {
             (group, resource, name, verb)
             for rule in review["status"]["resourceRules"]

@@ -108,19 +108,21 @@ class World:
             }
             for prefixes, nsg in subnets
         ]
-        vnet_id = self.put("virtualNetworks", vnet, {
-            "addressSpace": {"addressPrefixes": ["10.0.0.0/8", "fd00::/16"]},
-            "subnets": [{"name": f"s{i}", "properties": p} for i, p in enumerate(properties)],
-        })  # fmt: skip
+        vnet_id = self.put(
+            "virtualNetworks",
+            vnet,
+            {
+                "addressSpace": {"addressPrefixes": ["10.0.0.0/8", "fd00::/16"]},
+                "subnets": [{"name": f"s{i}", "properties": p} for i, p in enumerate(properties)],
+            },
+        )
         return [f"{vnet_id}/subnets/s{i}" for i in range(len(subnets))]
 
     def machine(self, name: str, subnet: str, nsg: str | None = None) -> str:
         """A virtual machine, with its one interface; returns what a node has as providerID."""
         on_nic = {"networkSecurityGroup": {"id": nsg}} if nsg else {}
         address = {"name": "pipConfig", "properties": {"subnet": {"id": subnet}}}
-        nic = self.put(
-            "networkInterfaces", f"{name}-nic", {"ipConfigurations": [address], **on_nic}
-        )
+        nic = self.put("networkInterfaces", f"{name}-nic", {"ipConfigurations": [address], **on_nic})
         profile = {"networkProfile": {"networkInterfaces": [{"id": nic}]}}
         return f"azure://{self.put('virtualMachines', name, profile)}"
 
@@ -134,9 +136,7 @@ class World:
         """Name → properties, without what ARM adds to them."""
         return {
             one["name"]: {
-                key: value
-                for key, value in one["properties"].items()
-                if value != [] and key != "provisioningState"
+                key: value for key, value in one["properties"].items() if value != [] and key != "provisioningState"
             }
             for one in self.arm.resources[nsg.lower()]["properties"]["securityRules"]
         }
@@ -195,17 +195,13 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     for key in ("changed", "network_security_groups", "chosen_because", "subnets", "diff"):
         assert foreseen[key] == result[key], key
     assert result["changed"]
-    assert result["chosen_because"] == (
-        "demo-nsg. Attached to the subnets and interfaces of all 2 workers."
-    )
+    assert result["chosen_because"] == ("demo-nsg. Attached to the subnets and interfaces of all 2 workers.")
     subnet = nsg.replace(GROUP, "virtualNetworks/demo-vnet/subnets/s1")
     (done,) = result["network_security_groups"]
     assert {one["name"]: one["properties"] for one in done["created"]} == BOTH
     assert done["id"] == nsg
     assert done["subnets"] == [subnet]
-    assert result["subnets"] == [
-        {"id": subnet, "address_prefixes": [WORKERS], "network_security_group": nsg}
-    ]
+    assert result["subnets"] == [{"id": subnet, "address_prefixes": [WORKERS], "network_security_group": nsg}]
     assert result["unfiltered"] == []
     assert result["diff"][0]["before"] == ""
     assert result["diff"][0]["after"] == (
@@ -267,7 +263,7 @@ def test_a_rule_that_differs_is_put_right(world, arm, run):
     """The name makes it ours; what we do not manage, or do not know, stays."""
     nsg, args = world.workers(
         DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
-    )  # fmt: skip
+    )
     stored = arm.state.stored[f"{nsg}/securityRules/{KATA}".lower()]["properties"]
     stored["futureProperty"] = {"a": 1}
     sent = []
@@ -314,9 +310,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
     _, args = world.workers(DENY)
     nodes = [
         openshift.node(
-            openshift.Worker(
-                f"nsg-rules-{number}", provider_id, "1", "Standard_D8s_v5", "10.9.9.9"
-            ),
+            openshift.Worker(f"nsg-rules-{number}", provider_id, "1", "Standard_D8s_v5", "10.9.9.9"),
             "westeurope",
         )
         for number, provider_id in enumerate(args["virtual_machines"])
@@ -334,8 +328,9 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
     assert result["chosen_because"].endswith(" interfaces of all 2 workers.")
     assert result["changed"]
     assert requests_of(cluster, "opens-azure")[0] == (
-        "list", "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500"
-    )  # fmt: skip
+        "list",
+        "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500",
+    )
     # The cluster's other workers are on AWS.
     assert " names no virtual machine of Azure. " in foreign["msg"]
     assert world.asked() == READS
@@ -368,11 +363,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
     )
     assert result["chosen_because"].startswith("front, back, on-nic. Attached ")
     addresses = {
-        nsg["name"]: {
-            key: value
-            for key, value in nsg["created"][0]["properties"].items()
-            if "AddressPrefix" in key
-        }
+        nsg["name"]: {key: value for key, value in nsg["created"][0]["properties"].items() if "AddressPrefix" in key}
         for nsg in result["network_security_groups"]
     }
     both = ["10.1.0.0/24", "10.1.1.0/24"]
@@ -384,10 +375,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
             "destinationAddressPrefix": "10.2.0.0/24",
         },
     }
-    attached = {
-        nsg["name"]: (nsg["subnets"], nsg["network_interfaces"])
-        for nsg in result["network_security_groups"]
-    }
+    attached = {nsg["name"]: (nsg["subnets"], nsg["network_interfaces"]) for nsg in result["network_security_groups"]}
     nic = f"{world.group_id}/providers/Microsoft.Network/networkInterfaces/three-nic"
     assert attached == {"front": ([one], []), "back": ([two], []), "on-nic": ([], [nic])}
     assert result["unfiltered"] == [
@@ -426,17 +414,14 @@ def test_subnets_and_groups_by_name(world, run):
     result = run({"subnets": [filtered]}, check=True)
     assert world.asked() == READS[1:]
     assert result["chosen_because"] == "demo-nsg. Attached to the subnets that were named."
-    assert {
-        one["properties"]["sourceAddressPrefix"]
-        for one in result["network_security_groups"][0]["created"]
-    } == {WORKERS}
+    assert {one["properties"]["sourceAddressPrefix"] for one in result["network_security_groups"][0]["created"]} == {
+        WORKERS
+    }
 
     result = run({"subnets": [bare]})
     assert not result["changed"]
     assert result["chosen_because"].startswith("No network security group. ")
-    assert result["unfiltered"] == [
-        f"No network security group filters the subnet {bare}: all traffic passes."
-    ]
+    assert result["unfiltered"] == [f"No network security group filters the subnet {bare}: all traffic passes."]
 
     other = world.nsg("other", DENY)
     world.asked()
@@ -574,9 +559,7 @@ def test_a_priority_that_is_taken(world, run):
     assert writes(world.asked()) == []
 
     result = run({**args, "priority_range": [2000, 2999]})
-    assert result["warnings"] == [
-        f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."
-    ]
+    assert result["warnings"] == [f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."]
     assert result["network_security_groups"][0]["moved"] == [
         {"name": KATA, "wanted": 112, "given": 2000, "taken_by": "theirs"}
     ]
@@ -586,15 +569,12 @@ def test_a_priority_that_is_taken(world, run):
 
 def test_a_rule_that_would_come_too_late(world, run):
     good, bad = (
-        world.nsg(name, DENY, *more)
-        for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
+        world.nsg(name, DENY, *more) for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
     )
     one, two = world.subnets("demo-vnet", (["10.0.0.0/24"], good), (["10.0.1.0/24"], bad))
     args = {"virtual_machines": [world.machine("a", one), world.machine("b", two)]}
     result = run(args)
-    assert result["msg"].startswith(
-        f"{VXLAN} (111) would come too late in {bad}: no-tunnel (105) denies "
-    )
+    assert result["msg"].startswith(f"{VXLAN} (111) would come too late in {bad}: no-tunnel (105) denies ")
     assert "(104 would do)" in result["msg"]
     assert writes(world.asked()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
@@ -603,9 +583,7 @@ def test_a_rule_that_would_come_too_late(world, run):
     assert result["changed"]
     (shadowed,) = result["network_security_groups"][1]["shadowed"]
     assert shadowed["name"] == VXLAN
-    assert result["warnings"] == [
-        f"{VXLAN} of bad comes too late for some of its traffic: {shadowed['shadowed_by']}."
-    ]
+    assert result["warnings"] == [f"{VXLAN} of bad comes too late for some of its traffic: {shadowed['shadowed_by']}."]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
     assert world.priorities(bad)[VXLAN] == 111
 
@@ -683,9 +661,7 @@ def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, 
 
 def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
     one, two, open_already = world.nsg("one", DENY), world.nsg("two", DENY), world.nsg("open")
-    subnets = world.subnets(
-        "v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already)
-    )
+    subnets = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already))
     args = {"subnets": subnets, "dry_run": True}
     assert "failed" not in run(args)
     asked = [request for request in world.asked() if request.endswith("/permissions")]
@@ -694,9 +670,7 @@ def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
     arm.permissions = [roles.READER]
     result = run(args)
     assert [missing["scope"] for missing in result["missing_permissions"]] == [one, two]
-    assert (
-        f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
-    )
+    assert f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
 
 
 def test_dry_run_of_who_may_not_ask(world, arm, run):
@@ -704,10 +678,7 @@ def test_dry_run_of_who_may_not_ask(world, arm, run):
     arm.faults += [Fault("GET", "/permissions$", authorization_failed)]
     result = run({**args, "dry_run": True})
     assert result["failed"]
-    assert (
-        f"Azure refused GET {nsg}/providers/Microsoft.Authorization/permissions with "
-        in result["msg"]
-    )
+    assert f"Azure refused GET {nsg}/providers/Microsoft.Authorization/permissions with " in result["msg"]
     assert "missing_permissions" not in result
 
 
@@ -835,9 +806,7 @@ def test_a_lock_is_no_conflict(world, arm, run):
     result = run(args)
     arm.delete(locks)
     assert result["msg"].startswith(f"Azure refused PUT {nsg} with ScopeLocked: ")
-    assert result["msg"].endswith(
-        "Remove the lock (`az lock list`), or have its owner make the change."
-    )
+    assert result["msg"].endswith("Remove the lock (`az lock list`), or have its owner make the change.")
     assert writes(world.asked()) == [f"PUT {GROUP}"]
 
 
@@ -869,8 +838,7 @@ def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
     """(direction, port) → who decides, and the verdict's other `keys`."""
     return {
         (flow["direction"], flow["port"]): [
-            (verdict["access"], verdict["rule"], *(verdict[key] for key in keys))
-            for verdict in flow["verdicts"]
+            (verdict["access"], verdict["rule"], *(verdict[key] for key in keys)) for verdict in flow["verdicts"]
         ]
         for flow in result["flows"]
     }
@@ -890,8 +858,10 @@ def test_info_by_the_default_rules(world, run):
     (group,) = result["network_security_groups"]
     assert group["id"] == nsg
     assert [one["name"] for one in group["rules"]][:3] == [
-        "AllowVnetInBound", "AllowAzureLoadBalancerInBound", "DenyAllInBound"
-    ]  # fmt: skip
+        "AllowVnetInBound",
+        "AllowAzureLoadBalancerInBound",
+        "DenyAllInBound",
+    ]
 
 
 def test_info_says_which_rule_decides(world, run):
@@ -947,7 +917,7 @@ def test_info_of_subnet_and_interface(world, run):
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}
     result = run({**args, "ports": [{"port": 9000}]}, "nsg_rules_info")
-    passes = {(flow["network_security_group"], flow["direction"]): flow["passes"] for flow in result["flows"]}  # fmt: skip
+    passes = {(flow["network_security_group"], flow["direction"]): flow["passes"] for flow in result["flows"]}
     assert passes == {
         (on_subnet, "Inbound"): True,
         (on_subnet, "Outbound"): True,

@@ -112,20 +112,21 @@ class TestBeforeAnything:
     def test_a_catalog_that_is_not_there(self, role: Role):
         said = sentence(role.with_({"operator_install_source": "mirror"}))
         assert "There is no CatalogSource openshift-marketplace/mirror" in said
-        assert (
-            "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable"
-            in said
-        )
+        assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in said
         assert "Set operator_install_source" in said
 
     def test_values_that_the_cloud_or_the_operator_would_not_understand(self, role: Role):
-        said = sentence(role.with_({
-            "operator_install_proxy_timeout": "5 minutes",
-            "operator_install_vxlan_port": 70000,
-            "operator_install_aws_subnet_id": "sg-0a",
-            "operator_install_podvm_ami_id": "the latest",
-            "operator_install_feature_gates": {"confidential": "yes please", "caaUpdateStrategy": "ondelete"},
-        }))  # fmt: skip
+        said = sentence(
+            role.with_(
+                {
+                    "operator_install_proxy_timeout": "5 minutes",
+                    "operator_install_vxlan_port": 70000,
+                    "operator_install_aws_subnet_id": "sg-0a",
+                    "operator_install_podvm_ami_id": "the latest",
+                    "operator_install_feature_gates": {"confidential": "yes please", "caaUpdateStrategy": "ondelete"},
+                }
+            )
+        )
         assert "operator_install_proxy_timeout is 5 minutes, but has to be a Go duration" in said
         assert "operator_install_vxlan_port is 70000, but has to be a port" in said
         assert "operator_install_aws_subnet_id is sg-0a, but has to be the id of a subnet" in said
@@ -137,11 +138,15 @@ class TestBeforeAnything:
         )
 
     def test_settings_that_do_not_go_together(self, role: Role):
-        said = sentence(role.with_({
-            "operator_install_tags": {"team": "a,b"},
-            "operator_install_feature_gates": {"confidential": True, "no-gate": True},
-            "operator_install_extra_config": {"DISABLECVM": True},
-        }))  # fmt: skip
+        said = sentence(
+            role.with_(
+                {
+                    "operator_install_tags": {"team": "a,b"},
+                    "operator_install_feature_gates": {"confidential": True, "no-gate": True},
+                    "operator_install_extra_config": {"DISABLECVM": True},
+                }
+            )
+        )
         assert "team of operator_install_tags has a value with a comma" in said
         assert "no-gate of operator_install_feature_gates is no name of a feature gate" in said
         assert "DISABLECVM of operator_install_extra_config contradicts the feature gate" in said
@@ -170,8 +175,10 @@ class TestManualApproval:
         assert (LATEST_CSV, False) in plans(role.cluster)
 
     def test_it_goes_on_and_tells_how_far_it_is(self, role: Role):
-        wanted = {"operator_install_tags": {"team": "a", "cost": "b"},
-                  "operator_install_feature_gates": {"confidential": False}}  # fmt: skip
+        wanted = {
+            "operator_install_tags": {"team": "a", "cost": "b"},
+            "operator_install_feature_gates": {"confidential": False},
+        }
         ran = role.succeeds({**manual("1.7.0"), **wanted})
         assert f"{csv('1.7.0')} is Succeeded" in ran.stderr
         assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in ran.stderr
@@ -192,53 +199,51 @@ class TestManualApproval:
 
     def test_all_that_it_made_is_marked(self, role: Role):
         assert marked(role.cluster) == {
-            f"Namespace/{OPERATOR_NAMESPACE}", f"OperatorGroup/{OPERATOR_NAMESPACE}",
-            f"Subscription/{PACKAGE}", "ConfigMap/peer-pods-cm", "ConfigMap/osc-feature-gates",
-            "Secret/peer-pods-secret", "KataConfig/example-kataconfig",
-        }  # fmt: skip
+            f"Namespace/{OPERATOR_NAMESPACE}",
+            f"OperatorGroup/{OPERATOR_NAMESPACE}",
+            f"Subscription/{PACKAGE}",
+            "ConfigMap/peer-pods-cm",
+            "ConfigMap/osc-feature-gates",
+            "Secret/peer-pods-secret",
+            "KataConfig/example-kataconfig",
+        }
 
 
 class TestUpgrade:
     def test_a_version_that_is_not_offered(self, upgrade: Role):
         with upgrade.unchanged():
             said = sentence(upgrade.with_({"operator_install_upgrade_to": "1.8.7"}))
-        assert (
-            f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}."
-            in said
-        )
+        assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in said
 
     def test_a_dry_run_says_the_way(self, upgrade: Role):
         with upgrade.unchanged():
             ran = upgrade.with_({"operator_install_upgrade_to": "1.8.1"}, "--check")
-        assert (
-            f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way"
-            in ran.stdout
-        )
+        assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
 
     def test_by_the_versions_on_the_way(self, upgrade: Role):
         for worker in WORKERS:
             upgrade.cluster.kubectl(
-                "patch", "node", worker.name, "--subresource=status", "--type=merge", "-p",
-                json.dumps({"status": {key: {"kata.peerpods.io/vm": "10"}
-                                       for key in ("capacity", "allocatable")}}),
-            )  # fmt: skip
+                "patch",
+                "node",
+                worker.name,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                json.dumps({"status": {key: {"kata.peerpods.io/vm": "10"} for key in ("capacity", "allocatable")}}),
+            )
         ran = upgrade.succeeds()
         assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
         assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
         assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
         # One was left over from the time when nobody had asked for it.
         approved = [csv("1.7.0"), csv("1.8.0"), LATEST_CSV]
-        assert sorted(plans(upgrade.cluster)) == sorted(
-            [(LATEST_CSV, False), *((name, True) for name in approved)]
-        )
+        assert sorted(plans(upgrade.cluster)) == sorted([(LATEST_CSV, False), *((name, True) for name in approved)])
         assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
 
     def test_the_nodes_were_rolled_again(self, upgrade: Role):
         nodes = upgrade.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
         key = "machineconfiguration.openshift.io/currentConfig"
-        assert [node["metadata"]["annotations"][key] for node in nodes] == [
-            "rendered-kata-oc-1.8"
-        ] * 3
+        assert [node["metadata"]["annotations"][key] for node in nodes] == ["rendered-kata-oc-1.8"] * 3
 
     def test_nothing_to_upgrade(self, upgrade: Role):
         with upgrade.unchanged():
@@ -255,10 +260,14 @@ class TestTeardown:
         assert f"changed: [localhost] => (item=Subscription/{PACKAGE})" in ran.stdout
 
     def test_peer_pods_that_still_run(self, teardown: Role):
-        teardown.cluster.apply({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "peer", "namespace": "default"},
-            "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "one", "image": "none"}]},
-        })  # fmt: skip
+        teardown.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "peer", "namespace": "default"},
+                "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "one", "image": "none"}]},
+            }
+        )
         said = sentence(teardown.with_())
         assert 'existing pods using "kata-remote" RuntimeClass found' in said
         assert marked(teardown.cluster) >= {
@@ -284,13 +293,18 @@ class TestTeardown:
 
 def everything(cluster: Cluster) -> dict:
     """What is there, without what the API server keeps for itself."""
-    kinds = ("namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
-             "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes")  # fmt: skip
+    kinds = (
+        "namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
+        "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"
+    )
     return {
-        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}":
-            [one["metadata"].get("labels"), one.get("spec"), one.get("data")]
+        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}": [
+            one["metadata"].get("labels"),
+            one.get("spec"),
+            one.get("data"),
+        ]
         for one in cluster.get(kinds, "-A")["items"]
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="class")
@@ -299,13 +313,19 @@ def begun(cluster: Cluster) -> dict:
     metadata = {"namespace": OPERATOR_NAMESPACE}
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
-        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
-         "metadata": {**metadata, "name": "a-consoles"},
-         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
-        {"apiVersion": "v1", "kind": "ConfigMap",
-         "metadata": {**metadata, "name": "osc-feature-gates"},
-         "data": {"deploymentMode": "MachineConfig", "confidential": "false"}},
-    )  # fmt: skip
+        {
+            "apiVersion": "operators.coreos.com/v1",
+            "kind": "OperatorGroup",
+            "metadata": {**metadata, "name": "a-consoles"},
+            "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "osc-feature-gates"},
+            "data": {"deploymentMode": "MachineConfig", "confidential": "false"},
+        },
+    )
     return everything(cluster)
 
 
@@ -323,7 +343,7 @@ class TestWhereSomebodyElseHadBegun:
             ("candidate", f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout"),
             ("preview", "failed: bundle unpacking failed. Reason: DeadlineExceeded"),
         ],
-    )  # fmt: skip
+    )
     def test_what_olm_says_failed(self, role: Role, channel: str, expected: str):
         said = sentence(role.with_({"operator_install_channel": channel}))
         assert expected in said
@@ -332,23 +352,24 @@ class TestWhereSomebodyElseHadBegun:
             role.cluster.kubectl("delete", kind, "--all", *HERE)
 
     def test_what_was_there_is_never_marked(self, role: Role):
-        role.succeeds({"operator_install_feature_gates": {"confidential": False},
-                       "operator_install_starting_csv": csv("1.8.0")})  # fmt: skip
+        role.succeeds(
+            {"operator_install_feature_gates": {"confidential": False}, "operator_install_starting_csv": csv("1.8.0")}
+        )
 
         def succeeded() -> list[str]:
             found = role.cluster.get("clusterserviceversions", *HERE)["items"]
-            return [one["metadata"]["name"] for one in found
-                    if one.get("status", {}).get("phase") == "Succeeded"]  # fmt: skip
+            return [one["metadata"]["name"] for one in found if one.get("status", {}).get("phase") == "Succeeded"]
 
         # With approvals that are automatic OLM goes on by itself, now or a little later.
         wait_for("the newest version", lambda: LATEST_CSV in succeeded(), seconds=30)
         assert marked(role.cluster) == {
-            f"Subscription/{PACKAGE}", "ConfigMap/peer-pods-cm", "Secret/peer-pods-secret",
+            f"Subscription/{PACKAGE}",
+            "ConfigMap/peer-pods-cm",
+            "Secret/peer-pods-secret",
             "KataConfig/example-kataconfig",
-        }  # fmt: skip
+        }
 
     def test_and_stays(self, teardown: Role, begun: dict):
         ran = teardown.succeeds()
         assert "OperatorGroup/a-consoles" in ran.stdout
-        wait_for("what belonged to it to go", lambda: everything(teardown.cluster) == begun,
-                 seconds=30)  # fmt: skip
+        wait_for("what belonged to it to go", lambda: everything(teardown.cluster) == begun, seconds=30)

@@ -32,18 +32,22 @@ def nodes(cluster):
         for slots, manager in enumerate(managers, 3):
             status = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
             cluster.kubectl(
-                "patch", "node", name, "--subresource=status", "--type=merge",
-                f"--field-manager={manager}", "-p", json.dumps({"status": status}),
-            )  # fmt: skip
+                "patch",
+                "node",
+                name,
+                "--subresource=status",
+                "--type=merge",
+                f"--field-manager={manager}",
+                "-p",
+                json.dumps({"status": status}),
+            )
     yield list(writers)
     cluster.kubectl("delete", "node", *writers)
 
 
 def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
     def slots() -> list[str | None]:
-        return [
-            cluster.get("node", name)["status"].get("capacity", {}).get(RESOURCE) for name in nodes
-        ]
+        return [cluster.get("node", name)["status"].get("capacity", {}).get(RESOURCE) for name in nodes]
 
     args = {"kubeconfig": str(cluster.kubeconfig), "resource": RESOURCE}
     before = slots()
@@ -64,9 +68,15 @@ def test_a_kubelet_that_writes_and_a_node_that_goes_meanwhile(cluster, run_modul
     cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": gone}})
     advertise = json.dumps({"status": {"capacity": {RESOURCE: "3"}}})
     cluster.kubectl(
-        "patch", "node", gone, "--subresource=status", "--type=merge",
-        "--field-manager=peerpods-node-capacity", "-p", advertise,
-    )  # fmt: skip
+        "patch",
+        "node",
+        gone,
+        "--subresource=status",
+        "--type=merge",
+        "--field-manager=peerpods-node-capacity",
+        "-p",
+        advertise,
+    )
     others = {
         ours: ("label", "node", ours, "written=meanwhile"),
         gone: ("delete", "node", gone),

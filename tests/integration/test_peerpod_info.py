@@ -101,9 +101,16 @@ def place(cluster):
 
 def patch_status(cluster, kind: str, name: str, status: dict) -> None:
     cluster.kubectl(
-        "patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p",
+        "patch",
+        kind,
+        name,
+        "-n",
+        NAMESPACE,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
         json.dumps({"status": status}),
-    )  # fmt: skip
+    )
 
 
 def named(rows: list[dict], *names: str) -> dict[str, dict]:
@@ -160,9 +167,7 @@ def test_what_there_is_in_six_requests(cluster, place, run_module):
             "free": 1999,
         },
     }
-    assert named(result["namespaces"], NAMESPACE) == {
-        NAMESPACE: {"name": NAMESPACE, "used": 3, "unscheduled": 1}
-    }
+    assert named(result["namespaces"], NAMESPACE) == {NAMESPACE: {"name": NAMESPACE, "used": 3, "unscheduled": 1}}
     pending = named(result["pending"], "waits", "big-node", "runs", "ended", "unaccounted")
     assert pending.keys() == {"waits", "big-node"}
     assert pending["waits"]["node"] is None
@@ -184,9 +189,7 @@ def test_what_there_is_in_six_requests(cluster, place, run_module):
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
-def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(
-    cluster, place, run_module
-):
+def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster, place, run_module):
     def read(user: str, *groups: str, name: str = "peerpods-cloud-capacity") -> dict:
         result = run_module(
             "peerpod_info",
@@ -219,13 +222,19 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(
 
     # Who may look at all but ConfigMaps is told that the rest does not count them.
     cluster.kubectl(
-        "create", "clusterrole", "info-looker", "--verb=list",
+        "create",
+        "clusterrole",
+        "info-looker",
+        "--verb=list",
         "--resource=nodes,pods,peerpodconfigs.confidentialcontainers.org",
-    )  # fmt: skip
+    )
     cluster.kubectl(
-        "create", "clusterrolebinding", "info-looker", "--clusterrole=info-looker",
+        "create",
+        "clusterrolebinding",
+        "info-looker",
+        "--clusterrole=info-looker",
         "--user=info-looker",
-    )  # fmt: skip
+    )
     unread = read("info-looker")
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
     assert "The cloud's bounds are not known" in " ".join(unread["warnings"])

@@ -71,12 +71,8 @@ def set_limit(cluster, config, run_module):
 
 def advertise(cluster, counts: dict[str, int]) -> None:
     for name, count in counts.items():
-        status = {
-            "status": {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
-        }
-        cluster.kubectl(
-            "patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status)
-        )
+        status = {"status": {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}}
+        cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
 
 
 @pytest.fixture
@@ -91,9 +87,7 @@ def three_pods(cluster, config):
                 "spec": {
                     "nodeName": "limit-a",
                     "tolerations": [{"operator": "Exists"}],
-                    "containers": [
-                        {"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}
-                    ],
+                    "containers": [{"name": "c", "image": "i", "resources": {"limits": {RESOURCE: "1"}}}],
                 },
             }
             for number in range(3)
@@ -110,9 +104,7 @@ def spec_of(cluster, name: str = "ours") -> dict:
 
 def test_reads_the_limit_and_writes_nothing(cluster, config, run_module):
     kubeconfig = str(cluster.user_kubeconfig("limit-reader", "system:masters"))
-    result = run_module(
-        "peerpod_limit", {"name": config, "namespace": NAMESPACE, "kubeconfig": kubeconfig}
-    )
+    result = run_module("peerpod_limit", {"name": config, "namespace": NAMESPACE, "kubeconfig": kubeconfig})
     assert (result["changed"], result["before"], result["after"]) == (False, 10, 10)
     assert result["advertised_nodes"] == len(NODES)
     assert {verb for verb, _path in requests_of(cluster, "limit-reader")} == {"list"}
@@ -205,11 +197,7 @@ def test_a_watch_that_cannot_be_held_is_replaced_by_a_few_lists(cluster, config,
     with between(cluster, kubeconfig, intervene) as url:
         result = set_limit(30, host=url, api_key="any", wait=True, wait_timeout=30)
     assert result["advertised_nodes"] == 2, result
-    nodes_lists = [
-        path
-        for verb, path in requests_of(cluster, "limit-cut")
-        if verb == "list" and "nodes" in path
-    ]
+    nodes_lists = [path for verb, path in requests_of(cluster, "limit-cut") if verb == "list" and "nodes" in path]
     assert len(nodes_lists) == 1 + len(seen) == 3
 
 
@@ -221,9 +209,15 @@ def another_writes_before_the_first(cluster, method: str):
         other = next(others, None) if asked == method else None
         if other:
             cluster.kubectl(
-                "patch", "peerpodconfig", "ours", "-n", NAMESPACE, "--type=merge", "-p",
+                "patch",
+                "peerpodconfig",
+                "ours",
+                "-n",
+                NAMESPACE,
+                "--type=merge",
+                "-p",
                 json.dumps({"spec": other}),
-            )  # fmt: skip
+            )
 
     return intervene
 
@@ -247,9 +241,7 @@ def test_what_is_removed_is_what_was_read(cluster, config, set_limit):
     assert (result["changed"], result["before"], result["after"]) == (True, 15, None)
 
 
-def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(
-    cluster, set_limit, three_pods
-):
+def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(cluster, set_limit, three_pods):
     refused = set_limit(2, protect=True)
     assert refused["failed"]
     assert "below the peer pods that run now: 3 on limit-a. Nothing was changed" in refused["msg"]
@@ -266,9 +258,7 @@ def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(
     assert not set_limit(2, protect=True)["changed"], "what is so already is no lowering"
 
 
-def test_another_config_for_the_same_node_is_refused_before_anything_is_written(
-    cluster, config, set_limit
-):
+def test_another_config_for_the_same_node_is_refused_before_anything_is_written(cluster, config, set_limit):
     cluster.kubectl("label", "node", "limit-b", "pool2=shared", "--overwrite")
     cluster.apply(peerpodconfig("other", {"pool2": "shared"}))
     result = set_limit(20)
@@ -281,9 +271,7 @@ def test_another_config_for_the_same_node_is_refused_before_anything_is_written(
 def test_what_is_no_limit_is_refused_without_asking_the_cluster(run_module, limit):
     result = run_module("peerpod_limit", {"limit": limit, "host": "https://127.0.0.1:1"})
     assert result["failed"]
-    assert result["msg"] == (
-        f"limit must be a whole number of peer pod VMs per node, 0 or more; got {str(limit)!r}."
-    )
+    assert result["msg"] == (f"limit must be a whole number of peer pod VMs per node, 0 or more; got {str(limit)!r}.")
 
 
 def test_a_config_that_is_not_there_yet_points_to_the_operator(set_limit):
@@ -425,14 +413,10 @@ def test_removal_waits_for_the_nodes_that_nothing_else_selects(cluster, set_limi
     cluster.kubectl("label", "node", "limit-b", "other=home", "--overwrite")
     cluster.apply(peerpodconfig("other", {"other": "home"}))
     with ThreadPoolExecutor() as background:
-        run = background.submit(
-            set_limit, None, user="limit-remove", state="absent", wait=True, wait_timeout=60
-        )
+        run = background.submit(set_limit, None, user="limit-remove", state="absent", wait=True, wait_timeout=60)
         wait_for(
             "the removal",
-            lambda: (
-                "ours" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
-            ),
+            lambda: "ours" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name"),
             seconds=30,
         )
         assert not run.done()

@@ -83,20 +83,32 @@ def pod(name: str, node: str, labels: dict | None = None, **spec: object) -> dic
 
 def patch_status(cluster, kind: str, name: str, status: dict) -> None:
     cluster.kubectl(
-        "patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p",
+        "patch",
+        kind,
+        name,
+        "-n",
+        NAMESPACE,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
         json.dumps({"status": status}),
-    )  # fmt: skip
+    )
 
 
 def advertise(cluster, slots: int, *nodes: str) -> None:
     # No kubelet is there: without its heartbeat the controller-manager soon takes the node for Unknown.
     heartbeat = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name in nodes or NODES:
-        patch_status(cluster, "node", name, {
-            "capacity": {RESOURCE: str(slots)},
-            "allocatable": {RESOURCE: str(slots)},
-            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heartbeat}],
-        })  # fmt: skip
+        patch_status(
+            cluster,
+            "node",
+            name,
+            {
+                "capacity": {RESOURCE: str(slots)},
+                "allocatable": {RESOURCE: str(slots)},
+                "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heartbeat}],
+            },
+        )
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +120,7 @@ def operator(cluster):
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             for name in (NAMESPACE, AGENT_NAMESPACE)
         ),
-        *(
-            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": SELECTOR}}
-            for name in NODES
-        ),
+        *({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": SELECTOR}} for name in NODES),
         {
             "apiVersion": "operators.coreos.com/v1alpha1",
             "kind": "ClusterServiceVersion",
@@ -125,9 +134,7 @@ def operator(cluster):
     )
     patch_status(cluster, "clusterserviceversion", csv, {"phase": "Succeeded"})
     yield
-    cluster.kubectl(
-        "delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
-    )  # No kubelet ends them.
+    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
     cluster.kubectl("delete", "namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "node", *NODES)
 
@@ -143,9 +150,7 @@ def settings(cluster, operator):
     yield
     cluster.kubectl("delete", "daemonset", "--all", "-n", NAMESPACE, "--cascade=orphan")
     cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
-    cluster.kubectl(
-        "delete", "configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found"
-    )
+    cluster.kubectl("delete", "configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found")
     cluster.kubectl("label", "node", *NODES, "example.com/pool-", "--overwrite")
     pods = cluster.get("pods", "-n", NAMESPACE)["items"]
     if pods:
@@ -258,9 +263,7 @@ class TestWithTheAgent:
         cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
         advertise(cluster, 4, "second-b")
         with ThreadPoolExecutor() as background:
-            removal = background.submit(
-                run, name="memory", state="absent", wait=True, wait_timeout=60
-            )
+            removal = background.submit(run, name="memory", state="absent", wait=True, wait_timeout=60)
             wait_for("the removal", lambda: "memory" not in limits_of(cluster)["data"], seconds=30)
             assert not removal.done(), "the node does not have the limit of the operator's pool yet"
             advertise(cluster, 10, "second-b")
@@ -286,9 +289,15 @@ class TestWithTheAgent:
             other = next(others, None) if method == "PATCH" else None
             if other:
                 cluster.kubectl(
-                    "patch", "configmap", "peerpods-limits", "-n", AGENT_NAMESPACE,
-                    "--type=merge", "-p", json.dumps({"data": {"default": other}}),
-                )  # fmt: skip
+                    "patch",
+                    "configmap",
+                    "peerpods-limits",
+                    "-n",
+                    AGENT_NAMESPACE,
+                    "--type=merge",
+                    "-p",
+                    json.dumps({"data": {"default": other}}),
+                )
 
         kubeconfig = cluster.user_kubeconfig("second-race", "system:masters")
         with between(cluster, kubeconfig, intervene) as url:
@@ -296,9 +305,7 @@ class TestWithTheAgent:
         assert (result["before"], result["after"]) == (15, 30)
         assert limits_of(cluster)["data"] == {"default": '{"limit":30}'}
 
-    def test_a_pool_left_over_from_an_upgrade_stays_and_moves_with_its_next_limit(
-        self, cluster, run
-    ):
+    def test_a_pool_left_over_from_an_upgrade_stays_and_moves_with_its_next_limit(self, cluster, run):
         cluster.kubectl("label", "node", "second-b", "example.com/pool=left", "--overwrite")
         spec = {
             "limit": "3",
@@ -316,8 +323,10 @@ class TestWithTheAgent:
         )
         read = run(name="left")
         assert (read["changed"], read["before"], read["store"]["kind"]) == (
-            False, 3, "PeerPodConfig",
-        )  # fmt: skip
+            False,
+            3,
+            "PeerPodConfig",
+        )
         # Also where it is the same: then the PeerPodConfig may be deleted.
         moved = run(3, name="left")
         assert (moved["changed"], moved["store"]) == (True, limits_key("left"))
@@ -353,9 +362,7 @@ class TestWithTheAgent:
             result = run(10, wait=True, wait_timeout=1)
             if is_down:
                 assert not result.get("failed"), result["msg"]
-                assert result["warnings"] == [
-                    "These nodes are not Ready and do not advertise the limit yet: second-b."
-                ]
+                assert result["warnings"] == ["These nodes are not Ready and do not advertise the limit yet: second-b."]
                 assert result["advertised_nodes"] == 1
             else:
                 assert "second-b shows 0" in result["msg"]
@@ -399,8 +406,14 @@ class TestWithoutTheAgent:
         assert settings_of(cluster) == before
 
     def test_other_runtime_classes_may_be_peer_pods(self, cluster, run):
-        cluster.apply({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "kata",
-                       "metadata": {"name": "second-kata"}})  # fmt: skip
+        cluster.apply(
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "handler": "kata",
+                "metadata": {"name": "second-kata"},
+            }
+        )
         peer = pod("peer", "second-a", {})
         peer["spec"]["runtimeClassName"] = "second-kata"
         cluster.apply(pod("caa", "second-a"), peer)
@@ -417,11 +430,15 @@ class TestWithoutTheAgent:
         cluster.apply(*(pod(f"caa-{name}", name, of_template) for name in NODES))
         for name in NODES:
             ready = {"type": "Ready", "status": "True"}
-            running = {"name": "caa-pod", "state": {"running": {"startedAt": "2099-01-01T00:00:00Z"}},
-                       "ready": True, "image": "i", "imageID": "", "restartCount": 0}  # fmt: skip
-            patch_status(
-                cluster, "pod", f"caa-{name}", {"conditions": [ready], "containerStatuses": [running]}
-            )  # fmt: skip
+            running = {
+                "name": "caa-pod",
+                "state": {"running": {"startedAt": "2099-01-01T00:00:00Z"}},
+                "ready": True,
+                "image": "i",
+                "imageID": "",
+                "restartCount": 0,
+            }
+            patch_status(cluster, "pod", f"caa-{name}", {"conditions": [ready], "containerStatuses": [running]})
         advertise(cluster, 20, "second-b")
         result = run(10, check=True)
         assert not result.get("failed"), result
@@ -512,11 +529,8 @@ def grant(cluster, user: str, namespace: str | None, verbs: str, *resources: str
         plural, dummy, name = resource.partition("/")
         role = f"{user}-{plural.partition('.')[0]}-{name or 'all'}"
         named = [f"--resource-name={name}"] if name else []
-        cluster.kubectl("create", kind, role, f"--verb={verbs}", f"--resource={plural}",
-                        *named, *scope)  # fmt: skip
-        cluster.kubectl(
-            "create", f"{kind}binding", role, f"--{kind}={role}", f"--user={user}", *scope
-        )
+        cluster.kubectl("create", kind, role, f"--verb={verbs}", f"--resource={plural}", *named, *scope)
+        cluster.kubectl("create", f"{kind}binding", role, f"--{kind}={role}", f"--user={user}", *scope)
 
 
 @pytest.fixture
@@ -557,14 +571,11 @@ def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, reade
     assert (result["before"], result["store"]) == (20, limits_key("default"))
 
 
-def test_on_the_first_generation_it_takes_the_peerpodconfigs_of_the_namespace(
-    cluster, run_module, readers
-):
+def test_on_the_first_generation_it_takes_the_peerpodconfigs_of_the_namespace(cluster, run_module, readers):
     namespace, user = "first-reader-test", "first-viewer"
     readers(user)
     cluster.kubectl("create", "namespace", namespace)
-    spec = {"limit": "6", "nodeSelector": {"pool": "first-reader"}, "cloudSecretName": "s",
-            "configMapName": "c"}  # fmt: skip
+    spec = {"limit": "6", "nodeSelector": {"pool": "first-reader"}, "cloudSecretName": "s", "configMapName": "c"}
     cluster.apply(
         {
             "apiVersion": "confidentialcontainers.org/v1alpha1",

@@ -58,8 +58,7 @@ class Role(RoleAlone):
         return answer.status, message, answer.headers.get("Warning", "")
 
     def create_pod(self, namespace: str, runtime_class: str | None = RUNTIME_CLASS):
-        return self.create(namespace, {"kind": "Pod", "metadata": {"name": "probe"},
-                                       "spec": pod_spec(runtime_class)})  # fmt: skip
+        return self.create(namespace, {"kind": "Pod", "metadata": {"name": "probe"}, "spec": pod_spec(runtime_class)})
 
 
 def pod_spec(runtime_class: str | None = RUNTIME_CLASS) -> dict:
@@ -74,9 +73,11 @@ def workload(kind: str, runtime_class: str | None = RUNTIME_CLASS) -> dict:
     template = {"metadata": {"labels": labels}, "spec": pod_spec(runtime_class)}
     spec = {
         "Deployment": {"selector": {"matchLabels": labels}, "template": template},
-        "CronJob": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": {
-            **template, "spec": {**template["spec"], "restartPolicy": "Never"}}}}},
-    }[kind]  # fmt: skip
+        "CronJob": {
+            "schedule": "0 0 1 1 *",
+            "jobTemplate": {"spec": {"template": {**template, "spec": {**template["spec"], "restartPolicy": "Never"}}}},
+        },
+    }[kind]
     group = {"Deployment": "apps/v1", "CronJob": "batch/v1"}[kind]
     return {"apiVersion": group, "kind": kind, "metadata": {"name": "policy-role"}, "spec": spec}
 
@@ -84,12 +85,21 @@ def workload(kind: str, runtime_class: str | None = RUNTIME_CLASS) -> dict:
 @pytest.fixture(scope="module")
 def role(cluster: Cluster) -> Iterator[Role]:
     cluster.apply(
-        *({"apiVersion": "v1", "kind": "Namespace",
-           "metadata": {"name": name, "labels": LABEL if name == LABELLED else {}}}
-          for name in (LABELLED, NAMED, OTHER)),
-        {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
-         "metadata": {"name": RUNTIME_CLASS}, "handler": RUNTIME_CLASS},
-    )  # fmt: skip
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": LABEL if name == LABELLED else {}},
+            }
+            for name in (LABELLED, NAMED, OTHER)
+        ),
+        {
+            "apiVersion": "node.k8s.io/v1",
+            "kind": "RuntimeClass",
+            "metadata": {"name": RUNTIME_CLASS},
+            "handler": RUNTIME_CLASS,
+        },
+    )
     variables = {"policy_runtime_classes": [RUNTIME_CLASS], "policy_namespaces": [NAMED]}
     yield Role(cluster, None, {}, list, variables, ROOT / "playbooks/policy.yml")
     cluster.kubectl("delete", KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")
@@ -116,7 +126,7 @@ class TestBefore:
                 "operator is In but all of the following are missing: values",
             ),
         ],
-    )  # fmt: skip
+    )
     def test_what_makes_no_sense_is_refused(self, role: Role, variables: dict, said: str):
         with role.unchanged():
             assert said in sentence(role.run("-e", json.dumps(variables)))
@@ -179,11 +189,25 @@ class TestDeny:
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
         """Which is why updates of pods need no policy: the API server refuses that anyway."""
-        cluster.apply({"apiVersion": "v1", "kind": "Pod", "spec": pod_spec(None),
-                       "metadata": {"name": "ordinary", "namespace": NAMED}})  # fmt: skip
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "spec": pod_spec(None),
+                "metadata": {"name": "ordinary", "namespace": NAMED},
+            }
+        )
         with pytest.raises(RuntimeError, match="Forbidden: pod updates may not change fields"):
-            cluster.kubectl("patch", "pod", "ordinary", "-n", NAMED, "--type=merge",
-                            "-p", json.dumps({"spec": {"runtimeClassName": RUNTIME_CLASS}}))  # fmt: skip
+            cluster.kubectl(
+                "patch",
+                "pod",
+                "ordinary",
+                "-n",
+                NAMED,
+                "--type=merge",
+                "-p",
+                json.dumps({"spec": {"runtimeClassName": RUNTIME_CLASS}}),
+            )
 
     def test_a_deployment_is_stored_and_both_are_told(self, role: Role, cluster: Cluster):
         """Who applies it by a warning, and its ReplicaSet by the refusal."""
@@ -219,8 +243,7 @@ class TestDeny:
         def checked() -> bool:
             policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
             return len(policies) == 2 and all(
-                item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"]
-                for item in policies
+                item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"] for item in policies
             )
 
         wait_for("the type checker", checked, seconds=30)
@@ -250,13 +273,19 @@ class TestDeny:
         message = role.create_pod(OTHER)[1]
         assert f"with the labels {text} that are not the system's. Ask" in message
         assert "Peer pods may be created in no namespace;" in said
-        cases = ["tier=a team=x", "tier=c team=x", "team=x", "tier=b", "tier=b team= stage=prod",
-                 "tier=b team= stage=test", "tier=a team=x closed=yes"]  # fmt: skip
+        cases = [
+            "tier=a team=x",
+            "tier=c team=x",
+            "team=x",
+            "tier=b",
+            "tier=b team= stage=prod",
+            "tier=b team= stage=test",
+            "tier=a team=x closed=yes",
+        ]
         for labels in cases:
             cluster.kubectl("label", "namespace", OTHER, *labels.split())
             # Kubernetes' own opinion.
-            chosen = [item["metadata"]["name"] for item in
-                      cluster.get("namespaces", f"--selector={text}")["items"]]  # fmt: skip
+            chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if OTHER in chosen else 403
             wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
             cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
@@ -294,13 +323,10 @@ class TestMilder:
             created = role.create_pod(OTHER)
             events = map(json.loads, cluster.audit_log.read_text().splitlines()[before:])
             failures = [
-                failure
-                for event in events
-                for failure in json.loads(event.get("annotations", {}).get(AUDITED, "[]"))
+                failure for event in events for failure in json.loads(event.get("annotations", {}).get(AUDITED, "[]"))
             ]
             return created == (201, "", "") and any(
-                REFUSAL in failure["message"] and failure["validationActions"] == ["Audit"]
-                for failure in failures
+                REFUSAL in failure["message"] and failure["validationActions"] == ["Audit"] for failure in failures
             )
 
         wait_for("an annotation in the audit log", audited, seconds=10)

@@ -35,22 +35,29 @@ PACKAGE = {
         "catalogSource": "redhat-operators",
         "catalogSourceNamespace": "openshift-marketplace",
         "packageName": "sandboxed-containers-operator",
-        "channels": [{"name": "stable", "currentCSV": "sandboxed-containers-operator.v1.10.1",
-                      "entries": [{"name": "sandboxed-containers-operator.v1.10.1"}]}],
+        "channels": [
+            {
+                "name": "stable",
+                "currentCSV": "sandboxed-containers-operator.v1.10.1",
+                "entries": [{"name": "sandboxed-containers-operator.v1.10.1"}],
+            }
+        ],
     },
-}  # fmt: skip
+}
 FOREIGN_WEBHOOK = {
     "apiVersion": "admissionregistration.k8s.io/v1",
     "kind": "MutatingWebhookConfiguration",
     "metadata": {"name": "somebodys"},
-    "webhooks": [{
-        "name": "mwebhook.peerpods.io",
-        "clientConfig": {"url": "https://127.0.0.1:1/"},
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "failurePolicy": "Ignore",
-    }],
-}  # fmt: skip
+    "webhooks": [
+        {
+            "name": "mwebhook.peerpods.io",
+            "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+        }
+    ],
+}
 
 
 @dataclass
@@ -104,9 +111,7 @@ def on_aws(
     def rules() -> list[dict]:
         return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
-    return Preflight(
-        cluster, cloud, environment, rules, {}, PREFLIGHT, directory=tmp_path_factory.mktemp("aws")
-    )
+    return Preflight(cluster, cloud, environment, rules, {}, PREFLIGHT, directory=tmp_path_factory.mktemp("aws"))
 
 
 @pytest.fixture(autouse=True)
@@ -130,9 +135,7 @@ def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
     assert f"To be opened: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
     assert "ok       Cluster version" in ran.stdout
     handed_on = artifacts(ran.stdout)["peerpods_preflight"]
-    files = [
-        on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")
-    ]
+    files = [on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")]
     assert handed_on.pop("report") == [str(file) for file in files]
     assert handed_on == {"errors": 0, "warnings": 0, "failed_checks": []}
     assert all(file.stat().st_size for file in files)
@@ -154,9 +157,7 @@ def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
     cluster.apply(openshift.node(nameless, aws.REGION), FOREIGN_WEBHOOK)
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
-    cluster.kubectl(
-        "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
-    )
+    cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
     yield {"K8S_AUTH_KUBECONFIG": str(cluster.user_kubeconfig("looker"))}
     cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/somebodys")
 
@@ -189,8 +190,13 @@ def test_all_that_is_wrong_is_said_in_one_run(
     statuses = on_aws.statuses()
     errors = {check for check, status in statuses.items() if status == "error"}
     assert errors == {
-        "version", "cluster-admin", "provider-ids", "operator-channel", "port-rights", "quota",
-    }  # fmt: skip
+        "version",
+        "cluster-admin",
+        "provider-ids",
+        "operator-channel",
+        "port-rights",
+        "quota",
+    }
     assert statuses["other-webhooks"] == "warning"
     # Also what comes after a preflight that failed can know.
     handed_on = artifacts(ran.stdout)["peerpods_preflight"]
@@ -207,9 +213,12 @@ def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: P
     assert "No cluster to talk to" in sentence(ran)
     assert on_aws.statuses() == {"cluster": "error"}
 
-    ran = on_aws.run(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None,
-                     AWS_CONFIG_FILE=str(tmp_path / "none"),
-                     AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"))  # fmt: skip
+    ran = on_aws.run(
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+        AWS_CONFIG_FILE=str(tmp_path / "none"),
+        AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
+    )
     assert "AWS did not accept who we are" in sentence(ran)
     statuses = on_aws.statuses()
     assert statuses["cloud-credentials"] == "error"
@@ -233,9 +242,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 
 @pytest.fixture(scope="module")
-def on_azure(
-    cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory
-) -> Preflight:
+def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory) -> Preflight:
     """The same cluster, moved to Azure: a second one would tell no more."""
     cloud = azure.create_cloud_side(arm, workers=3)
     cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
@@ -247,9 +254,14 @@ def on_azure(
         return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
 
     return Preflight(
-        cluster, cloud, arm.environment, rules, {}, PREFLIGHT,
+        cluster,
+        cloud,
+        arm.environment,
+        rules,
+        {},
+        PREFLIGHT,
         directory=tmp_path_factory.mktemp("azure"),
-    )  # fmt: skip
+    )
 
 
 def test_azure_as_it_should_be(on_azure: Preflight):
@@ -271,9 +283,7 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
         "operator_install_install_plan_approval": "Manual",
         "operator_install_channel": "preview",
         # The rules come after the one that denies what they are to let in.
-        "cloud_networking_security_rules": [
-            {"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}
-        ],
+        "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():
         said = sentence(on_azure.run("-e", json.dumps(variables)))
@@ -282,19 +292,18 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
     statuses = on_azure.statuses()
     assert {check for check, status in statuses.items() if status == "error"} == {
-        "version", "operator-channel", "ports", "quota", "subnet-addresses",
-    }  # fmt: skip
+        "version",
+        "operator-channel",
+        "ports",
+        "quota",
+        "subnet-addresses",
+    }
     assert statuses["operator-version"] == "warning"
     operator = on_azure.findings()["operator-version"]["found"]
-    assert (
-        f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}."
-        in operator
-    )
+    assert f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}." in operator
 
 
-def test_azure_that_lets_us_look_only(
-    on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch
-):
+def test_azure_that_lets_us_look_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
     with on_azure.unchanged():
         said = sentence(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))

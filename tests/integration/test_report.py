@@ -87,7 +87,7 @@ def place(cluster) -> Iterator[None]:
     )
     set_status(cluster, f"csv/{CSV}", {"phase": "Succeeded"}, OPERATOR_NAMESPACE)
     for name in NODES:
-        set_status(cluster, f"node/{name}", {key: {RESOURCE: "2"} for key in ("capacity", "allocatable")})  # fmt: skip
+        set_status(cluster, f"node/{name}", {key: {RESOURCE: "2"} for key in ("capacity", "allocatable")})
     cluster.apply(
         *(pod(name, "report-a") for name in ("one", "two")),
         pod("starts", "report-b"),
@@ -142,31 +142,29 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     capacity = said["capacity"]
     mine = [node for node in capacity["nodes"] if node["name"] in NODES]
     assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
-        ("report-a", "full", 2, 0), ("report-b", "in_use", 1, 1), ("report-c", "unused", 0, 2),
-    ]  # fmt: skip
+        ("report-a", "full", 2, 0),
+        ("report-b", "in_use", 1, 1),
+        ("report-c", "unused", 0, 2),
+    ]
     (config,) = [one for one in capacity["pools"] if one["namespace"] == NAMESPACE]
     assert (config["limit"], config["slots"], config["cloud_bound"]) == (3, 2, "instance-quota")
     assert config["store"]["kind"] == "PeerPodConfig"
     assert capacity["operator"]["advertiser"] == "peerpodconfig-ctrl"
     assert (config["advertised_nodes"], config["allocatable"], config["used"]) == (3, 6, 3)
-    why = {
-        one["name"]: (group["reason"], group["message"])
-        for group in capacity["pending"]
-        for one in group["pods"]
-    }
+    why = {one["name"]: (group["reason"], group["message"]) for group in capacity["pending"] for one in group["pods"]}
     assert why["waits"][0] == "Unschedulable"
     assert why["starts"] == ("InvalidImageName", MESSAGE.replace("\x1b", "\ufffd"))
 
-    assert artifacts(ran.stdout) == {"peerpods_report": {
-        "report": [str(files[f"report.{extension}"]) for extension in ("html", "json", "junit.xml")],
-        "totals": capacity["totals"],
-    }}  # fmt: skip
+    assert artifacts(ran.stdout) == {
+        "peerpods_report": {
+            "report": [str(files[f"report.{extension}"]) for extension in ("html", "json", "junit.xml")],
+            "totals": capacity["totals"],
+        }
+    }
 
     html = files["report.html"].read_text()
     assert "<script" not in html
-    assert (
-        "no &lt;script&gt;alert(&#39;pod&#39;)&lt;/script&gt; &amp; {{ 7 * 7 }} \ufffd[31m" in html
-    )
+    assert "no &lt;script&gt;alert(&#39;pod&#39;)&lt;/script&gt; &amp; {{ 7 * 7 }} \ufffd[31m" in html
     assert "by alice &amp; bob" in html
 
     statuses = {finding["check"]: finding["status"] for finding in said["findings"]}
@@ -198,8 +196,10 @@ def test_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
 
 def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: Path):
     for verb, resource in (("list", "nodes"), ("get", "*.config.openshift.io")):
-        cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")  # fmt: skip
-        cluster.kubectl("create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker")  # fmt: skip
+        cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")
+        cluster.kubectl(
+            "create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker"
+        )
     ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
     assert "peerpodconfigs was refused by the API server with 403" in sentence(ran).replace("'", "")
     said = json.loads((tmp_path / "peerpods-report/report.json").read_text())

@@ -27,7 +27,9 @@ RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
 
 # Nobody is to say how many peer pods the node of the second pool has but 10 of them.
-KEEPS_TEN = "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
+KEEPS_TEN = (
+    "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
+)
 
 
 @dataclass
@@ -51,10 +53,7 @@ class Rollout(RoleAlone):
 
     def advertised(self) -> dict[str, str | None]:
         nodes = self.cluster.get("nodes", "-l", "pool")["items"]
-        return {
-            node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE)
-            for node in nodes
-        }
+        return {node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE) for node in nodes}
 
     def limits_written(self) -> list[str]:
         """The objects with limits that were written to, in this order."""
@@ -84,20 +83,21 @@ def generation(request: pytest.FixtureRequest) -> int:
 def cluster(generation: int) -> Iterator[Cluster]:
     with Cluster() as running:
         openshift.fill(
-            running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"],
+            running,
+            openshift.imagined_workers(1),
+            openshift.IMAGINED_REGION["aws"],
             peer_pod_configs=generation == 1,
-        )  # fmt: skip
+        )
         for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
             running.kubectl("create", "namespace", namespace)
         running.apply(
             *(
-                {"apiVersion": "v1", "kind": "Node",
-                 "metadata": {"name": pool, "labels": {"pool": pool, "kata": ""}}}
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": pool, "labels": {"pool": pool, "kata": ""}}}
                 for pool in POOLS
             ),
             *(second_generation() if generation == 2 else ()),
             *limits(generation),
-        )  # fmt: skip
+        )
         # No node here has a cloud-api-adaptor that could be ready.
         start_agent(running, REQUIRE_READY_ADAPTOR="false")
         yield running
@@ -108,20 +108,32 @@ def second_generation() -> list[dict]:
 
     def template(labels: dict[str, str], **spec: object) -> dict:
         containers = [{"name": "main", "image": "none"}]
-        return {"selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": {"containers": containers, **spec}}}  # fmt: skip
+        return {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": containers, **spec}},
+        }
 
     adaptor, agent = {"name": "osc-caa-ds"}, {"app.kubernetes.io/name": "peerpods-node-capacity"}
     return [
-        {"apiVersion": "v1", "kind": "ConfigMap",
-         "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE}, "data": {}},
-        {"apiVersion": "apps/v1", "kind": "DaemonSet",
-         "metadata": {"name": "osc-caa-ds", "namespace": OPERATOR_NAMESPACE},
-         "spec": template(adaptor, nodeSelector={"kata": ""})},
-        {"apiVersion": "apps/v1", "kind": "Deployment",
-         "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
-         "spec": {"replicas": 0, **template(agent)}},
-    ]  # fmt: skip
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
+            "data": {},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "osc-caa-ds", "namespace": OPERATOR_NAMESPACE},
+            "spec": template(adaptor, nodeSelector={"kata": ""}),
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
+            "spec": {"replicas": 0, **template(agent)},
+        },
+    ]
 
 
 def limits(generation: int) -> list[dict]:
@@ -129,8 +141,11 @@ def limits(generation: int) -> list[dict]:
     if generation == 1:
         return [config(pool) for pool in POOLS]
     data = {pool: json.dumps({"limit": 10, "nodeSelector": {"pool": pool}}) for pool in POOLS}
-    metadata = {"name": "peerpods-limits", "namespace": AGENT_NAMESPACE,
-                "labels": {"app.kubernetes.io/part-of": "osc.peerpods"}}  # fmt: skip
+    metadata = {
+        "name": "peerpods-limits",
+        "namespace": AGENT_NAMESPACE,
+        "labels": {"app.kubernetes.io/part-of": "osc.peerpods"},
+    }
     return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}]
 
 
@@ -164,21 +179,28 @@ def runtime_class(cluster: Cluster) -> Iterator[None]:
 def second_node_refuses(cluster: Cluster) -> Iterator[None]:
     name = {"name": "keeps-ten"}
     admission = "admissionregistration.k8s.io/v1"
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"],
-            "resources": ["nodes/status"]}  # fmt: skip
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nodes/status"]}
     cluster.apply(
-        {"apiVersion": admission, "kind": "ValidatingAdmissionPolicy", "metadata": name,
-         "spec": {"matchConstraints": {"resourceRules": [rule]},
-                  "validations": [{"expression": KEEPS_TEN}]}},
-        {"apiVersion": admission, "kind": "ValidatingAdmissionPolicyBinding", "metadata": name,
-         "spec": {"policyName": "keeps-ten", "validationActions": ["Deny"]}},
-    )  # fmt: skip
+        {
+            "apiVersion": admission,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": name,
+            "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": KEEPS_TEN}]},
+        },
+        {
+            "apiVersion": admission,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": name,
+            "spec": {"policyName": "keeps-ten", "validationActions": ["Deny"]},
+        },
+    )
 
     def refuses() -> bool:
         status = json.dumps({"status": {"capacity": {RESOURCE: "9"}}})
         try:
-            cluster.kubectl("patch", "node", "general", "--subresource=status", "--type=merge",
-                            "--dry-run=server", "-p", status)  # fmt: skip
+            cluster.kubectl(
+                "patch", "node", "general", "--subresource=status", "--type=merge", "--dry-run=server", "-p", status
+            )
         except RuntimeError:
             return True
         return False
@@ -187,8 +209,7 @@ def second_node_refuses(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy",
-                        "keeps-ten")  # fmt: skip
+        cluster.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "keeps-ten")
 
 
 @pytest.fixture
@@ -211,9 +232,7 @@ def waves(*limits: int) -> list[dict]:
 class TestWaves:
     def test_one_after_another(self, rollout: Rollout):
         with rollout.unchanged():
-            planned = rollout.succeed(
-                "--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6)
-            )
+            planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
         assert "changed=3" in planned
         before = len(rollout.limits_written())
         said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
@@ -245,9 +264,7 @@ class TestWaves:
 
     def test_a_node_that_does_not_follow(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
-            said = rollout.fail(
-                peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4
-            )
+            said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
             assert "general shows 10. " in said
             # There its cloud-api-adaptor could be the reason: no pod of it is Ready.
@@ -260,9 +277,7 @@ class TestWaves:
             assert "Not begun: memory." in said
             assert rollout.limits() == same("10")
             assert rollout.advertised() == same("10")
-        assert rollout.limits_written()[-4:] == rollout.stored_in(
-            "canary", "general", "general", "canary"
-        )
+        assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
 
     def test_a_pool_that_does_not_exist(self, rollout: Rollout):
         """It is found before the first wave has changed anything."""
@@ -299,9 +314,7 @@ class TestCanary:
     def test_where_no_peer_pod_may_be(self, rollout: Rollout):
         said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
         assert "No peer pod can be created in nowhere (a dry run): " in said
-        assert (
-            "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
-        )
+        assert "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
 
 
 class TestPlaybook:
@@ -312,9 +325,7 @@ class TestPlaybook:
 
     def test_without_a_limit_it_reads_one_without_permission_to_write(self, limit: Rollout):
         limit.cluster.kubectl("create", "clusterrole", "reads", "--verb=get,list", "--resource=*.*")
-        limit.cluster.kubectl(
-            "create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads"
-        )
+        limit.cluster.kubectl("create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads")
         limit.kubeconfig = limit.cluster.user_kubeconfig("reads")
         with limit.unchanged():
             # An empty limit is what AWX has of a question without an answer.
@@ -322,14 +333,15 @@ class TestPlaybook:
         limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
         assert ran.returncode == 0, ran.stdout + ran.stderr
         (stored,) = limit.stored_in("memory")
-        assert (
-            f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}"
-            in ran.stdout
-        )
+        assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in ran.stdout
         assert "1 of 1 nodes advertise it" in ran.stdout
-        assert artifacts(ran.stdout) == {"peerpods_limit": {
-            "limits": {"memory": 10}, "nodes": 1, "slots": 10,
-        }}  # fmt: skip
+        assert artifacts(ran.stdout) == {
+            "peerpods_limit": {
+                "limits": {"memory": 10},
+                "nodes": 1,
+                "slots": 10,
+            }
+        }
 
     def test_each_wave_needs_a_limit(self, limit: Rollout):
         with limit.unchanged():
@@ -339,10 +351,12 @@ class TestPlaybook:
     def test_it_says_where_and_sets_it(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
         ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
-        assert (
-            f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
-        )
+        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
         assert limit.advertised() == {**same("10"), "canary": "2"}
-        assert artifacts(ran.stdout) == {"peerpods_limit": {
-            "limits": {"canary": 2, "general": 10}, "nodes": 2, "slots": 12,
-        }}  # fmt: skip
+        assert artifacts(ran.stdout) == {
+            "peerpods_limit": {
+                "limits": {"canary": 2, "general": 10},
+                "nodes": 2,
+                "slots": 12,
+            }
+        }

@@ -46,18 +46,19 @@ class World:
     subnet_id: str
 
     def group(self, name: str) -> str:
-        return self.ec2.create_security_group(GroupName=name, Description=name, VpcId=self.vpc_id)[
-            "GroupId"
-        ]
+        return self.ec2.create_security_group(GroupName=name, Description=name, VpcId=self.vpc_id)["GroupId"]
 
     def instance(self, *group_ids: str) -> str:
         return self.instances(1, *group_ids)[0]
 
     def instances(self, count: int, *group_ids: str) -> list[str]:
         reservation = self.ec2.run_instances(
-            ImageId="ami-12c6146b", MinCount=count, MaxCount=count, SubnetId=self.subnet_id,
+            ImageId="ami-12c6146b",
+            MinCount=count,
+            MaxCount=count,
+            SubnetId=self.subnet_id,
             SecurityGroupIds=group_ids,
-        )  # fmt: skip
+        )
         return [instance["InstanceId"] for instance in reservation["Instances"]]
 
     def allow(self, group_id: str, port: int, **source: list) -> None:
@@ -67,9 +68,9 @@ class World:
         )
 
     def rules(self, group_id: str) -> list[dict]:
-        found = self.ec2.describe_security_group_rules(
-            Filters=[{"Name": "group-id", "Values": [group_id]}]
-        )["SecurityGroupRules"]
+        found = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group_id]}])[
+            "SecurityGroupRules"
+        ]
         return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
 
     def ports(self, group_id: str) -> list[tuple[int, str]]:
@@ -272,9 +273,7 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
         worker.provider_id.rpartition("/")[2] for worker in cloud_side.workers
     )
 
-    result = run(
-        {"nodes": {"label_selector": "no-such-label"}}, env={"K8S_AUTH_KUBECONFIG": str(kubeconfig)}
-    )
+    result = run({"nodes": {"label_selector": "no-such-label"}}, env={"K8S_AUTH_KUBECONFIG": str(kubeconfig)})
     assert result["msg"].startswith("The cluster has no node with the labels no-such-label. ")
     result = run({"nodes": {"kubeconfig": "/no/such/kubeconfig"}})
     assert result["msg"].startswith("No cluster to talk to: ")
@@ -343,9 +342,7 @@ def test_instances_that_are_not_there(world, proxy, run):
     world.ec2.terminate_instances(InstanceIds=[gone])
     result = run({"instance_ids": [worker, gone, "i-0123456789abcdef0"]})
     assert result["failed"]
-    assert result["msg"].startswith(
-        f"EC2 knows no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. "
-    )
+    assert result["msg"].startswith(f"EC2 knows no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
     assert proxy.take_calls() == ["DescribeInstances"]
 
 

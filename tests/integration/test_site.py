@@ -32,9 +32,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
             yield Site(
-                cluster, cloud, moto.environment, ingress, site_variables("process"),
+                cluster,
+                cloud,
+                moto.environment,
+                ingress,
+                site_variables("process"),
                 kubeconfig=user_of(cluster, "site"),
-            )  # fmt: skip
+            )
     finally:
         moto.processes.stop()
 
@@ -50,10 +54,7 @@ def test_a_dry_run_of_a_first_installation(site: Site):
     ran = site.run("--check", "--diff")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "+15150/tcp open to the group itself" in ran.stdout
-    assert (
-        "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)"
-        in ran.stdout
-    )
+    assert "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)" in ran.stdout
     assert artifacts(ran.stdout)["peerpods_site"]["rollout"] is None
 
 
@@ -65,9 +66,7 @@ class TestBadInput:
         (port,) = free_ports(1)
         kubeconfig = tmp_path / "kubeconfig"
         kubeconfig.write_text(
-            site.cluster.kubeconfig.read_text().replace(
-                site.cluster.server, f"https://127.0.0.1:{port}"
-            )
+            site.cluster.kubeconfig.read_text().replace(site.cluster.server, f"https://127.0.0.1:{port}")
         )
         said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
         assert "cannot be reached" in said
@@ -85,9 +84,7 @@ class TestBadInput:
 
     def test_a_user_who_may_only_look(self, site: Site):
         site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
-        site.cluster.kubectl(
-            "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
-        )
+        site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
         assert "is not a cluster administrator" in said
         assert "cluster-admin role" in said
@@ -117,15 +114,11 @@ class TestBadInput:
         assert "cloud controller manager" in said
 
     def test_another_platform(self, site: Site):
-        openshift.set_status(
-            site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "GCP"}}
-        )
+        openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "GCP"}})
         try:
             said = sentence(site.run())
         finally:
-            openshift.set_status(
-                site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}}
-            )
+            openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}})
         assert "runs on GCP; peer pods are set up here on AWS or Azure only" in said
 
     def test_an_old_cluster(self, site: Site):
@@ -134,8 +127,7 @@ class TestBadInput:
         assert "Upgrade the cluster first" in said
 
     def test_a_limit_that_is_no_number(self, site: Site):
-        said = sentence(site.run("--tags", "peerpodconfig_rollout",
-                                 "-e", "peerpodconfig_rollout_limit=many"))  # fmt: skip
+        said = sentence(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
         assert "peerpodconfig_rollout_limit" in said
 
 
@@ -194,12 +186,18 @@ CLUSTER = {
 def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
     ran = site.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-    assert artifacts(ran.stdout) == {"peerpods_site": {
-        **CLUSTER, "webhook": "collection", "node_capacity": "collection",
-        "rollout": {
-            "limits": {"default": 10}, "nodes": 3, "slots": 30,
-        },
-    }}  # fmt: skip
+    assert artifacts(ran.stdout) == {
+        "peerpods_site": {
+            **CLUSTER,
+            "webhook": "collection",
+            "node_capacity": "collection",
+            "rollout": {
+                "limits": {"default": 10},
+                "nodes": 3,
+                "slots": 30,
+            },
+        }
+    }
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -231,17 +229,22 @@ def test_the_secret_is_never_printed(site: Site):
 
 def test_credentials_of_the_clusters_own(site: Site):
     root = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "of the cluster's"}
-    site.cluster.apply({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "aws-creds", "namespace": "kube-system"},
-        "stringData": root,
-    })  # fmt: skip
+    site.cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "aws-creds", "namespace": "kube-system"},
+            "stringData": root,
+        }
+    )
     site.cluster.kubectl("delete", "secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
     ran = site.run(
-        "--tags", "operator_install", "-e", "operator_install_credentials=credentials_request",
+        "--tags",
+        "operator_install",
+        "-e",
+        "operator_install_credentials=credentials_request",
         K8S_AUTH_KUBECONFIG=str(site.cluster.kubeconfig),
-    )  # fmt: skip
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
     found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
@@ -266,26 +269,33 @@ def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path
 
 def test_it_stands_aside_for_the_operators_webhook(site: Site):
     webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
-    site.cluster.apply({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "mutating-webhook-configuration"},
-        "webhooks": [{
-            "name": "mwebhook.peerpods.io",
-            "clientConfig": webhook["webhooks"][0]["clientConfig"],
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "None",
-            "failurePolicy": "Ignore",
-        }],
-    })  # fmt: skip
+    site.cluster.apply(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "mutating-webhook-configuration"},
+            "webhooks": [
+                {
+                    "name": "mwebhook.peerpods.io",
+                    "clientConfig": webhook["webhooks"][0]["clientConfig"],
+                    "admissionReviewVersions": ["v1"],
+                    "sideEffects": "None",
+                    "failurePolicy": "Ignore",
+                }
+            ],
+        }
+    )
     try:
         ran = site.run("--tags", "webhook")
     finally:
-        site.cluster.kubectl(
-            "delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration"
-        )
+        site.cluster.kubectl("delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration")
     assert "ours is not deployed" in ran.stdout
     assert "Deploy the webhook" not in ran.stdout
-    assert artifacts(ran.stdout) == {"peerpods_site": {
-        **CLUSTER, "webhook": "operator", "node_capacity": None, "rollout": None,
-    }}  # fmt: skip
+    assert artifacts(ran.stdout) == {
+        "peerpods_site": {
+            **CLUSTER,
+            "webhook": "operator",
+            "node_capacity": None,
+            "rollout": None,
+        }
+    }

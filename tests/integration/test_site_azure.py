@@ -84,9 +84,8 @@ class TestBeforeAnything:
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
-        [(None, "Not enough to log in to Azure with"),
-         ("wrong", "Azure did not accept who we are")],
-    )  # fmt: skip
+        [(None, "Not enough to log in to Azure with"), ("wrong", "Azure did not accept who we are")],
+    )
     def test_a_secret_that_is_none(self, site: Site, secret: str | None, expected: str):
         said = sentence(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
         assert expected in said
@@ -94,9 +93,7 @@ class TestBeforeAnything:
 
     def test_nodes_in_two_regions(self, site: Site):
         name = "elsewhere"
-        node = openshift.Worker(
-            name, f"azure:///{name}", "northeurope-1", azure.VM_SIZE, "10.0.0.9"
-        )
+        node = openshift.Worker(name, f"azure:///{name}", "northeurope-1", azure.VM_SIZE, "10.0.0.9")
         site.cluster.apply(openshift.node(node, "northeurope"))
         try:
             said = sentence(site.run())
@@ -106,15 +103,11 @@ class TestBeforeAnything:
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
         said = sentence(site.run("--check", "-e", "operator_install_azure_tenant_id="))
-        assert (
-            "operator_install_azure_tenant_id is empty: set it, or AZURE_TENANT_ID, to that" in said
-        )
+        assert "operator_install_azure_tenant_id is empty: set it, or AZURE_TENANT_ID, to that" in said
 
     def test_extra_configuration_that_is_none(self, site: Site):
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
-        said = sentence(
-            site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra}))
-        )
+        said = sentence(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
         assert "tags of operator_install_extra_config cannot be an environment variable" in said
         assert "AZURE_REGION of operator_install_extra_config has an option of this role" in said
         assert "AZURE_CLIENT_SECRET of operator_install_extra_config is a credential" in said
@@ -130,14 +123,17 @@ class TestCredentialsOfTheCluster:
         assert not site.cluster.get("kataconfigs")["items"]
 
     def test_a_cluster_that_gives_them(self, site: Site):
-        root = {f"azure_{key.removeprefix('AZURE_').lower()}": value
-                for key, value in expected_credentials(site).items()}  # fmt: skip
-        site.cluster.apply({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "azure-credentials", "namespace": "kube-system"},
-            "stringData": {**root, "azure_region": azure.REGION},
-        })  # fmt: skip
+        root = {
+            f"azure_{key.removeprefix('AZURE_').lower()}": value for key, value in expected_credentials(site).items()
+        }
+        site.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "azure-credentials", "namespace": "kube-system"},
+                "stringData": {**root, "azure_region": azure.REGION},
+            }
+        )
         ran = site.run(*FROM_THE_CLUSTER)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert credentials(site) == expected_credentials(site)
@@ -157,11 +153,7 @@ class TestCredentialsOfTheCluster:
 
 
 def test_the_rules_are_the_chapters(site: Site):
-    ours = {
-        rule["name"]: rule["properties"]
-        for rule in site.rules()
-        if rule["properties"]["priority"] in (111, 112)
-    }
+    ours = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
     assert {name: rule["destinationPortRange"] for name, rule in ours.items()} == {
         "Allow-Kata-Agent-Internal": "15150",
         "Allow-VXLAN-Internal": "9000",
@@ -185,12 +177,23 @@ def test_the_vms_place_is_the_first_subnet_and_its_own_security_group(nsgs, subn
         "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
     }
     ran = subprocess.run(
-        ["ansible", "localhost", "-m", "debug", "-a",
-         "msg={{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] | to_json }}",
-         "-e", f"@{ROOT}/roles/operator_install/defaults/main.yml",
-         "-e", json.dumps({"cloud_networking_report": report})],
-        env=ansible_environment(JSON_OUTPUT), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            "ansible",
+            "localhost",
+            "-m",
+            "debug",
+            "-a",
+            "msg={{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] | to_json }}",
+            "-e",
+            f"@{ROOT}/roles/operator_install/defaults/main.yml",
+            "-e",
+            json.dumps({"cloud_networking_report": report}),
+        ],
+        env=ansible_environment(JSON_OUTPUT),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     result = json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
     assert json.loads(result["msg"]) == [subnet, nsg]
 
@@ -200,11 +203,20 @@ class TestCredentialsOfVariables:
         """Once those are gone. What the operator wrote into peer-pods-cm meanwhile stays."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
         # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
-        site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s",
-                             "-n", OPERATOR_NAMESPACE)  # fmt: skip
+        site.cluster.kubectl(
+            "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE
+        )
         by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}
-        site.cluster.kubectl("patch", "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE,
-                             "--type=merge", "-p", json.dumps({"data": by_operator}))  # fmt: skip
+        site.cluster.kubectl(
+            "patch",
+            "configmap",
+            "peer-pods-cm",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "--type=merge",
+            "-p",
+            json.dumps({"data": by_operator}),
+        )
         site.variables |= {
             "operator_install_extra_config": EXTRA_CONFIG,
             "operator_install_azure_instance_sizes": ["Standard_D2as_v5", "Standard_D4as_v5"],

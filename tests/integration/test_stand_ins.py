@@ -25,9 +25,11 @@ pytestmark = pytest.mark.integration
 HERE = ("-n", OPERATOR_NAMESPACE)
 RESOURCE = "kata.peerpods.io/vm"
 KATA_CONFIG = {
-    "apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
-    "metadata": {"name": "kata"}, "spec": {"enablePeerPods": True, "logLevel": "info"},
-}  # fmt: skip
+    "apiVersion": "kataconfiguration.openshift.io/v1",
+    "kind": "KataConfig",
+    "metadata": {"name": "kata"},
+    "spec": {"enablePeerPods": True, "logLevel": "info"},
+}
 
 
 class World:
@@ -38,22 +40,26 @@ class World:
 
     def settings(self, **data: str) -> None:
         """Apply peer-pods-cm with what is required and this, and credentials unless there are some."""
-        self.cluster.apply({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
-            "data": {**openshift.POD_VM_SETTINGS, **data},
-        })  # fmt: skip
-        if not self.cluster.get(
-            "secrets", *HERE, "--field-selector=metadata.name=peer-pods-secret"
-        )["items"]:
+        self.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
+                "data": {**openshift.POD_VM_SETTINGS, **data},
+            }
+        )
+        if not self.cluster.get("secrets", *HERE, "--field-selector=metadata.name=peer-pods-secret")["items"]:
             self.cluster.apply(openshift.POD_VM_CREDENTIALS)
 
     def gates(self, **data: str) -> None:
-        self.cluster.apply({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE},
-            "data": data,
-        })  # fmt: skip
+        self.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE},
+                "data": data,
+            }
+        )
 
     def approve(self) -> None:
         for plan in self.cluster.get("installplans", *HERE)["items"]:
@@ -61,13 +67,13 @@ class World:
                 name = plan["metadata"]["name"]
                 self.cluster.kubectl(
                     "patch", "installplan", name, *HERE, "--type=merge", "-p", '{"spec":{"approved":true}}'
-                )  # fmt: skip
+                )
 
     def version(self) -> str | None:
         csvs = self.cluster.get("clusterserviceversions", *HERE)["items"]
-        (phase, version), *others = [
-            (csv.get("status", {}).get("phase"), csv["spec"]["version"]) for csv in csvs
-        ] or [(None, None)]
+        (phase, version), *others = [(csv.get("status", {}).get("phase"), csv["spec"]["version"]) for csv in csvs] or [
+            (None, None)
+        ]
         return version if phase == "Succeeded" and not others else None
 
     def advertised(self) -> list[str | None]:
@@ -76,9 +82,7 @@ class World:
 
     def writers(self) -> set[str]:
         """The field managers that own the extended resource in the capacity of any worker."""
-        nodes = self.cluster.get(
-            "nodes", "-l", "node-role.kubernetes.io/worker", "--show-managed-fields"
-        )["items"]
+        nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker", "--show-managed-fields")["items"]
         return {
             entry["manager"]
             for node in nodes
@@ -89,9 +93,14 @@ class World:
     def advertise(self, node: str, slots: str) -> None:
         """Write the extended resource of a node, as another program would."""
         self.cluster.kubectl(
-            "patch", "node", node, "--subresource=status", "--type=merge",
-            "-p", json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
-        )  # fmt: skip
+            "patch",
+            "node",
+            node,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
+        )
 
     def owners(self) -> set[str | None]:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
@@ -138,11 +147,16 @@ def world() -> Iterator[World]:
 def peer_pod(name: str, restart_policy: str = "Always") -> dict:
     resources = {"requests": {RESOURCE: "1"}, "limits": {RESOURCE: "1"}}
     return {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"runtimeClassName": "kata-remote", "restartPolicy": restart_policy,
-                 "automountServiceAccountToken": False,
-                 "containers": [{"name": "app", "image": "app", "resources": resources}]},
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "runtimeClassName": "kata-remote",
+            "restartPolicy": restart_policy,
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "app", "image": "app", "resources": resources}],
+        },
+    }
 
 
 def make_peer_pods(world: World, **policies: str) -> None:
@@ -151,9 +165,7 @@ def make_peer_pods(world: World, **policies: str) -> None:
     def run() -> bool:
         pods = [pod for pod in world.peer_pods() if pod["metadata"]["name"] in policies]
         objects = world.cluster.get("peerpods", "-n", "default")["items"]
-        return len(objects) >= len(policies) and {pod["status"]["phase"] for pod in pods} == {
-            "Running"
-        }
+        return len(objects) >= len(policies) and {pod["status"]["phase"] for pod in pods} == {"Running"}
 
     wait_for("the peer pods", run, seconds=60)
 
@@ -167,8 +179,9 @@ def test_1_8_advertises_by_its_controller(world: World):
         seconds=60,
     )
     before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
-    world.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge",
-                          "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
+    world.cluster.kubectl(
+        "patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge", "-p", '{"spec":{"limit":"5"}}'
+    )
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
     assert world.writers() == {"manager"}
@@ -218,16 +231,10 @@ def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_i
     wait_for("its limit", lambda: world.advertised() == ["3", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"]) == ("PeerPodConfig", "memory")
-    elsewhere = [
-        pod["metadata"]["name"]
-        for pod in world.peer_pods()
-        if pod["spec"]["nodeName"] != nodes[0]
-    ]  # fmt: skip
+    elsewhere = [pod["metadata"]["name"] for pod in world.peer_pods() if pod["spec"]["nodeName"] != nodes[0]]
     wait_for("the loss", lambda: set(world.lost()) >= set(elsewhere), seconds=30)
 
-    world.cluster.kubectl(
-        "annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=2", "--overwrite"
-    )
+    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=2", "--overwrite")
     wait_for("both nodes", lambda: sorted(world.adaptors(name).values()) == nodes, seconds=60)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
@@ -247,12 +254,15 @@ def test_the_operators_webhook_mutates(world: World):
         return deployment["status"].get("readyReplicas") == 1
 
     wait_for("the webhook", ready, seconds=60)
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mutated", "namespace": "default"},
-           "spec": {"runtimeClassName": "kata-remote",
-                    "containers": [{"name": "app", "image": "app"}]}}  # fmt: skip
-    created = json.loads(world.cluster.kubectl(
-        "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod)
-    ))  # fmt: skip
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "mutated", "namespace": "default"},
+        "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "app", "image": "app"}]},
+    }
+    created = json.loads(
+        world.cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))
+    )
     assert created["spec"]["containers"][0]["resources"]["limits"] == {RESOURCE: "1"}
 
 
@@ -352,10 +362,15 @@ def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: 
     uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
     def adaptor(name: str, version: str) -> dict:
-        return {"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": name, "namespace": OPERATOR_NAMESPACE, "labels": {"name": label}},
-                "spec": {"nodeName": "upstream", "containers": [
-                    {"name": "caa-pod", "image": f"caa:{version}", "env": [uid]}]}}  # fmt: skip
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": OPERATOR_NAMESPACE, "labels": {"name": label}},
+            "spec": {
+                "nodeName": "upstream",
+                "containers": [{"name": "caa-pod", "image": f"caa:{version}", "env": [uid]}],
+            },
+        }
 
     def node() -> tuple[str | None, str | None]:
         found = world.cluster.get("node", "upstream")
@@ -363,10 +378,14 @@ def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: 
         return found["status"]["capacity"].get(RESOURCE), annotations.get(OWNER)
 
     world.cluster.apply(
-        {"apiVersion": "v1", "kind": "Node", "status": room,
-         "metadata": {"name": "upstream", "annotations": FAKE_NODE_ANNOTATION}},
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "status": room,
+            "metadata": {"name": "upstream", "annotations": FAKE_NODE_ANNOTATION},
+        },
         adaptor("one", "1.13.0"),
-    )  # fmt: skip
+    )
     owner = world.cluster.get("pod", "one", *HERE)["metadata"]["uid"]
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
     world.cluster.kubectl("annotate", "node", "upstream", "--overwrite", f"{OWNER}=another")
@@ -398,8 +417,7 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
     make_peer_pods(world, always="Always", never="Never")
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="6")
-    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2,
-             seconds=60)  # fmt: skip
+    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2, seconds=60)
     wait_for("the limit", lambda: world.advertised() == ["6", "6"], seconds=30)
     assert world.lost() == ["always", "never"]
 
@@ -481,16 +499,29 @@ def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
     world.cluster.apply(
         {"apiVersion": "v1", "kind": "Node", "metadata": node, "status": room},
-        {"apiVersion": "v1", "kind": "Pod",
-         "metadata": {"name": "caa", "namespace": OPERATOR_NAMESPACE,
-                      # The operator's DaemonSet would adopt a pod with its own label.
-                      "labels": {"name": "peerpodconfig-ctrl-caa-daemon"}},
-         "spec": {"nodeName": "older", "containers": [{"name": "caa-pod", "image": "caa:1.10.0"}]}},
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "waits", "namespace": "default"},
-         "spec": {"runtimeClassName": "kata-remote", "nodeName": "older",
-                  "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
-                  "containers": [{"name": "app", "image": "app"}]}},
-    )  # fmt: skip
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "caa",
+                "namespace": OPERATOR_NAMESPACE,
+                # The operator's DaemonSet would adopt a pod with its own label.
+                "labels": {"name": "peerpodconfig-ctrl-caa-daemon"},
+            },
+            "spec": {"nodeName": "older", "containers": [{"name": "caa-pod", "image": "caa:1.10.0"}]},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "waits", "namespace": "default"},
+            "spec": {
+                "runtimeClassName": "kata-remote",
+                "nodeName": "older",
+                "nodeSelector": {"node-role.kubernetes.io/kata-oc": ""},
+                "containers": [{"name": "app", "image": "app"}],
+            },
+        },
+    )
 
     def state(name: str, namespace: str) -> dict:
         pod = world.cluster.get("pod", name, "-n", namespace)
@@ -520,8 +551,7 @@ def test_a_negative_limit_advertises_nothing(world: World):
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="-1")
     delete_adaptors(world, set(before))
-    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2,
-             seconds=60)  # fmt: skip
+    wait_for("new pods", lambda: not before.keys() & world.adaptors().keys() and len(world.adaptors()) == 2, seconds=60)
     wait_for("nothing to be advertised", lambda: world.advertised() == [None, None], seconds=30)
 
 
@@ -541,14 +571,16 @@ def condition(world: World) -> tuple[str, str | None]:
 
 def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
     """The image is not deleted then; with an empty value neither."""
-    world.cluster.kubectl("patch", "configmap", "peer-pods-cm", *HERE, "--type=merge",
-                          "-p", '{"data":{"AWS_SG_IDS":""}}')  # fmt: skip
+    world.cluster.kubectl(
+        "patch", "configmap", "peer-pods-cm", *HERE, "--type=merge", "-p", '{"data":{"AWS_SG_IDS":""}}'
+    )
     world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
     wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
     time.sleep(2)
     assert condition(world) == ("True", "PodVMImageJobFailed")
-    world.cluster.kubectl("patch", "configmap", "peer-pods-cm", *HERE, "--type=merge",
-                          "-p", '{"data":{"AWS_SG_IDS":"sg-0"}}')  # fmt: skip
+    world.cluster.kubectl(
+        "patch", "configmap", "peer-pods-cm", *HERE, "--type=merge", "-p", '{"data":{"AWS_SG_IDS":"sg-0"}}'
+    )
     world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
 
 

@@ -53,8 +53,7 @@ def dump(cluster: Cluster) -> dict[Key, dict]:
     return {
         (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): _lasting(item)
         for item in found
-        if "DaemonSet"
-        not in {owner["kind"] for owner in item["metadata"].get("ownerReferences", ())}
+        if "DaemonSet" not in {owner["kind"] for owner in item["metadata"].get("ownerReferences", ())}
     }
 
 
@@ -78,9 +77,7 @@ def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str 
             return "gone" if one else "came"
         return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
-    return {
-        key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)
-    }
+    return {key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +111,7 @@ def site(moto: aws.Moto, cloud_side: aws.CloudSide, operator: str) -> Iterator[S
 @pytest.fixture(scope="module")
 def teardown(site: Site) -> RoleAlone:
     """Run by one who may do what it asks for before it begins, and nothing else."""
-    return RoleAlone(
-        **{**vars(site), "kubeconfig": user_of(site.cluster, "teardown")}, playbook=TEARDOWN
-    )
+    return RoleAlone(**{**vars(site), "kubeconfig": user_of(site.cluster, "teardown")}, playbook=TEARDOWN)
 
 
 def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
@@ -142,12 +137,14 @@ def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
 @pytest.mark.parametrize("operator", [NEWEST], indirect=True, scope="module")
 class TestABareCluster:
     def test_it_refuses_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
-        site.cluster.apply({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "app", "namespace": "default"},
-            "spec": {"runtimeClassName": "kata-remote",
-                     "containers": [{"name": "app", "image": "app"}]},
-        })  # fmt: skip
+        site.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "app", "namespace": "default"},
+                "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "app", "image": "app"}]},
+            }
+        )
         try:
             with site.unchanged():
                 said = sentence(teardown.run())
@@ -159,12 +156,8 @@ class TestABareCluster:
 
     def test_it_refuses_a_user_who_may_not_remove_all(self, bare, site: Site, teardown: RoleAlone):
         verbs = ("list", "watch", "get", "patch")
-        site.cluster.kubectl(
-            "create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*"
-        )
-        site.cluster.kubectl(
-            "create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker"
-        )
+        site.cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")
+        site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         looks = replace(teardown, kubeconfig=site.cluster.user_kubeconfig("looker"))
         with site.unchanged():
             said = sentence(looks.run())
@@ -179,9 +172,12 @@ class TestABareCluster:
         assert differing(cluster, dump(site.cluster)) == {}
         assert site.rules() == cloud
         assert stays(said) == {
-            "operator": [], "namespaces": [], "peerpodconfigs": [], "advertising_nodes": 0,
+            "operator": [],
+            "namespaces": [],
+            "peerpodconfigs": [],
+            "advertising_nodes": 0,
             "security_rules": None,
-        }  # fmt: skip
+        }
 
     def test_a_second_run_changes_nothing(self, site: Site, teardown: RoleAlone):
         with site.unchanged():
@@ -193,41 +189,66 @@ NEEDED = "the operator of that KataConfig makes VMs by it"
 DIFFERENT = {
     ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): ({"data"}, NEEDED),
     ("Secret", OPERATOR_NAMESPACE, "peer-pods-secret"): ({"data"}, NEEDED),
-    ("PeerPodConfig", OPERATOR_NAMESPACE, "peerpodconfig-openshift"):
-        ({"status"}, "setupCompleted: nodes advertise what it says"),
-}  # fmt: skip
+    ("PeerPodConfig", OPERATOR_NAMESPACE, "peerpodconfig-openshift"): (
+        {"status"},
+        "setupCompleted: nodes advertise what it says",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
-def by_hand(
-    site: Site, teardown: RoleAlone, moto: aws.Moto
-) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
+def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
     """The cluster and the cloud where somebody has begun without us; site.yml has been run since."""
     site.cluster.apply(
-        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-          for name in (OPERATOR_NAMESPACE, NAMESPACE)),
-        {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup",
-         "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
-         "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]}},
-        {"apiVersion": "operators.coreos.com/v1alpha1", "kind": "Subscription",
-         "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
-         "spec": {"name": "sandboxed-containers-operator", "channel": "stable",
-                  "source": "redhat-operators", "sourceNamespace": "openshift-marketplace",
-                  "installPlanApproval": "Automatic"}},
-        {"apiVersion": "kataconfiguration.openshift.io/v1", "kind": "KataConfig",
-         "metadata": {"name": "mine"}, "spec": {"enablePeerPods": True, "logLevel": "info"}},
-        {"apiVersion": "v1", "kind": "ConfigMap",
-         "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
-         "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0"}},
+        *(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            for name in (OPERATOR_NAMESPACE, NAMESPACE)
+        ),
+        {
+            "apiVersion": "operators.coreos.com/v1",
+            "kind": "OperatorGroup",
+            "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
+            "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]},
+        },
+        {
+            "apiVersion": "operators.coreos.com/v1alpha1",
+            "kind": "Subscription",
+            "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
+            "spec": {
+                "name": "sandboxed-containers-operator",
+                "channel": "stable",
+                "source": "redhat-operators",
+                "sourceNamespace": "openshift-marketplace",
+                "installPlanApproval": "Automatic",
+            },
+        },
+        {
+            "apiVersion": "kataconfiguration.openshift.io/v1",
+            "kind": "KataConfig",
+            "metadata": {"name": "mine"},
+            "spec": {"enablePeerPods": True, "logLevel": "info"},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
+            "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0"},
+        },
         openshift.POD_VM_CREDENTIALS,
-        {"apiVersion": "v1", "kind": "ConfigMap",
-         "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
-         "data": {"budget": "12"}},
-    )  # fmt: skip
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
+            "data": {"budget": "12"},
+        },
+    )
     group, ec2 = site.cloud.worker_group_id, moto.client("ec2")
-    rule = {"GroupId": group, "IpPermissions": [
-        {"IpProtocol": "tcp", "FromPort": 9000, "ToPort": 9000,
-         "UserIdGroupPairs": [{"GroupId": group}]}]}  # fmt: skip
+    rule = {
+        "GroupId": group,
+        "IpPermissions": [
+            {"IpProtocol": "tcp", "FromPort": 9000, "ToPort": 9000, "UserIdGroupPairs": [{"GroupId": group}]}
+        ],
+    }
     ec2.authorize_security_group_ingress(**rule)
     config = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
     wait_for("the operator", lambda: site.cluster.get("peerpodconfigs", "-A")["items"], seconds=60)
@@ -250,9 +271,7 @@ class TestWhereMuchWasThere:
     def test_it_is_left_as_it_was(self, by_hand, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = by_hand
-        nodes = {
-            key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE
-        }
+        nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
         # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
         # PeerPodConfig changes.
         assert differing(cluster, dump(site.cluster)) == {
@@ -265,13 +284,13 @@ class TestWhereMuchWasThere:
         assert "These nodes still advertise kata.peerpods.io/vm, until another program" in said
         assert "The KataConfig mine was there before this collection" in said
         left = stays(said)
-        assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(
-            left.pop("operator")
-        )
+        assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(left.pop("operator"))
         assert left == {
-            "namespaces": [NAMESPACE], "peerpodconfigs": ["peerpodconfig-openshift"],
-            "advertising_nodes": len(nodes), "security_rules": None,
-        }  # fmt: skip
+            "namespaces": [NAMESPACE],
+            "peerpodconfigs": ["peerpodconfig-openshift"],
+            "advertising_nodes": len(nodes),
+            "security_rules": None,
+        }
 
 
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
@@ -282,19 +301,28 @@ def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
     with AzureArm(tmp_path / "arm") as arm:
         side = azure.create_cloud_side(arm, workers=1)
         # Of the same name as one of ours.
-        by_hand = {"priority": 111, "direction": "Inbound", "access": "Allow", "protocol": "Tcp",
-                   "sourceAddressPrefix": "10.0.128.0/17", "sourcePortRange": "*",
-                   "destinationAddressPrefix": "10.0.128.0/17", "destinationPortRange": "9000"}  # fmt: skip
+        by_hand = {
+            "priority": 111,
+            "direction": "Inbound",
+            "access": "Allow",
+            "protocol": "Tcp",
+            "sourceAddressPrefix": "10.0.128.0/17",
+            "sourcePortRange": "*",
+            "destinationAddressPrefix": "10.0.128.0/17",
+            "destinationPortRange": "9000",
+        }
         arm.put(f"{side.nsg_id}/securityRules/Allow-VXLAN-Internal", {"properties": by_hand})
 
         def resources() -> dict[str, dict]:
-            return json.loads(
-                re.sub(r'"etag": "(\\.|[^"\\])*"', '"etag": ""', json.dumps(arm.resources))
-            )
+            return json.loads(re.sub(r'"etag": "(\\.|[^"\\])*"', '"etag": ""', json.dumps(arm.resources)))
 
         before = resources()
-        tags = ("--tags", "cloud_networking", "-e",
-                json.dumps({"cloud_networking_subnet_ids": [side.worker_subnet_id]}))  # fmt: skip
+        tags = (
+            "--tags",
+            "cloud_networking",
+            "-e",
+            json.dumps({"cloud_networking_subnet_ids": [side.worker_subnet_id]}),
+        )
         on_azure = replace(teardown, cloud_environment=arm.environment, rules=resources)
         succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
         assert resources() != before
@@ -306,9 +334,12 @@ def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
         assert "Allow-VXLAN-Internal stays: a description of ours begins with" in said
         # By a tag, and so of nothing else.
         assert stays(said) == {
-            "operator": None, "namespaces": None, "peerpodconfigs": None, "advertising_nodes": None,
+            "operator": None,
+            "namespaces": None,
+            "peerpodconfigs": None,
+            "advertising_nodes": None,
             "security_rules": ["Allow-VXLAN-Internal"],
-        }  # fmt: skip
+        }
         assert NOTHING_CHANGED.search(succeed(on_azure.run, *tags))
 
 
@@ -317,9 +348,8 @@ def cloud_networking(directory: Path) -> Path:
     path = play_of("cloud_networking", directory)
     (play,) = json.loads(path.read_text())
     play["pre_tasks"] = [
-        {"osc.peerpods.cluster_info": None, "register": "cluster_prerequisites_cluster",
-         "tags": "always"}
-    ]  # fmt: skip
+        {"osc.peerpods.cluster_info": None, "register": "cluster_prerequisites_cluster", "tags": "always"}
+    ]
     play["roles"] = [{"role": play["roles"][0], "tags": "cloud_networking"}]
     path.write_text(json.dumps([play]))
     return path

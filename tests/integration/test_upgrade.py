@@ -46,8 +46,9 @@ class Upgrade(RoleAlone):
 def world() -> Iterator[World]:
     with first_generation(PODVM_AMI_ID="ami-0") as here:
         wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
-        here.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE,
-                             "--type=merge", "-p", '{"spec":{"limit":"5"}}')  # fmt: skip
+        here.cluster.kubectl(
+            "patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge", "-p", '{"spec":{"limit":"5"}}'
+        )
         yield here
 
 
@@ -69,9 +70,7 @@ def test_peer_pods_are_not_lost_unasked(world: World, upgrade: Upgrade):
 def test_waiting_for_them_has_an_end(upgrade: Upgrade):
     with upgrade.unchanged():
         said = sentence(
-            upgrade.with_(
-                operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3
-            )
+            upgrade.with_(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
         )
     assert "default/kept" in said
 
@@ -102,12 +101,15 @@ def test_across_the_migration(world: World, upgrade: Upgrade):
         "spec": {"containers": [{"name": "agent", "image": "i"}]},
     }
     world.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
-    world.cluster.apply({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
-        # It runs beside the cluster.
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
-    })  # fmt: skip
+    world.cluster.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
+            # It runs beside the cluster.
+            "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+        }
+    )
     start_agent(world.cluster)
     ran = upgrade.succeeds(operator_install_upgrade_disruption="allow")
     assert (
@@ -166,11 +168,14 @@ def test_a_renewal_that_was_interrupted(world: World, upgrade: Upgrade):
     """The KataConfig is gone; a ConfigMap has what it was."""
     (before,) = upgrade.kata_configs()
     kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
-    world.cluster.apply({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": KEPT, "namespace": OPERATOR_NAMESPACE},
-        "data": {"kataconfig": json.dumps(kept), "image": "ami-0"},
-    })  # fmt: skip
+    world.cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": KEPT, "namespace": OPERATOR_NAMESPACE},
+            "data": {"kataconfig": json.dumps(kept), "image": "ami-0"},
+        }
+    )
     world.cluster.kubectl("delete", "kataconfig", kept["name"], "--wait=true", "--timeout=60s")
     wait_for("the image to go", lambda: not upgrade.image(), seconds=20)
     upgrade.succeeds(**CONFIRMED)

@@ -36,8 +36,15 @@ def world() -> Iterator[World]:
         wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
         here.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
         start_agent(here.cluster)
-        here.cluster.kubectl("patch", "peerpodconfig", "peerpodconfig-openshift", *HERE,
-                             "--type=merge", "-p", json.dumps({"spec": {"limit": str(LIMIT)}}))  # fmt: skip
+        here.cluster.kubectl(
+            "patch",
+            "peerpodconfig",
+            "peerpodconfig-openshift",
+            *HERE,
+            "--type=merge",
+            "-p",
+            json.dumps({"spec": {"limit": str(LIMIT)}}),
+        )
         wait_for("the limit", lambda: set(here.advertised()) == {str(LIMIT)}, seconds=30)
         yield here
 

@@ -73,9 +73,7 @@ class Connection:
     def __init__(self, cluster: Cluster):
         context = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
         context.load_cert_chain(cluster.directory / "admin.crt", cluster.directory / "admin.key")
-        self._connection = http.client.HTTPSConnection(
-            urlsplit(cluster.server).netloc, context=context, timeout=60
-        )
+        self._connection = http.client.HTTPSConnection(urlsplit(cluster.server).netloc, context=context, timeout=60)
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, dict]:
         encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -124,9 +122,7 @@ def cluster() -> Iterator[Cluster]:
                         {
                             "type": "Container",
                             "default": {key: text for key, (text, _) in DEFAULT_LIMITS.items()},
-                            "defaultRequest": {
-                                key: text for key, (text, _) in DEFAULT_REQUESTS.items()
-                            },
+                            "defaultRequest": {key: text for key, (text, _) in DEFAULT_REQUESTS.items()},
                         }
                     ]
                 },
@@ -135,9 +131,7 @@ def cluster() -> Iterator[Cluster]:
         for namespace in labels:
             wait_for(
                 f"the service account of {namespace}",
-                lambda namespace=namespace: (
-                    "default" in running.kubectl("get", "sa", "-n", namespace, "-o", "name")
-                ),
+                lambda namespace=namespace: "default" in running.kubectl("get", "sa", "-n", namespace, "-o", "name"),
                 seconds=30,
             )
         install_webhook(running)
@@ -279,10 +273,7 @@ class Pod(NamedTuple):
 
     def manifest(self) -> dict:
         def containers(each: list[tuple[dict[str, Any], Owner]]) -> list[dict]:
-            return [
-                fields | {"resources": fields.get("resources", {}) | owner.manifest()}
-                for fields, owner in each
-            ]
+            return [fields | {"resources": fields.get("resources", {}) | owner.manifest()} for fields, owner in each]
 
         spec: dict[str, Any] = {
             "containers": containers(self.containers),
@@ -322,14 +313,11 @@ def generated(random: Random, name: str) -> Pod:
     has_whole = not windows and not limited and random.random() < 0.2
     whole = resources_of_pod(random, owners) if has_whole else None
     wrong = spoil(random, [*containers, *init]) if random.random() < 0.02 else None
-    metadata: dict[str, Any] = (
-        {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
-    )
+    metadata: dict[str, Any] = {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
     if random.random() < 0.5:
         keys = [MACHINE_TYPE, "example.com/owner", *(key for _, key, _ in SIZES)]
         metadata["annotations"] = {
-            key: random.choice(("", "16", "m5.large"))
-            for key in random.sample(keys, random.randrange(3))
+            key: random.choice(("", "16", "m5.large")) for key in random.sample(keys, random.randrange(3))
         }
     return Pod(
         metadata,
@@ -338,8 +326,7 @@ def generated(random: Random, name: str) -> Pod:
         init,
         whole,
         limited,
-        ({"resourceClaims": claims} if claims else {})
-        | ({"os": {"name": "windows"}} if windows else {}),
+        ({"resourceClaims": claims} if claims else {}) | ({"os": {"name": "windows"}} if windows else {}),
         wrong,
     )
 
@@ -517,11 +504,15 @@ def test_what_is_stored_is_what_is_specified(cluster, seed):
         with contextlib.closing(Connection(cluster)) as api:
             return [
                 repeatable(
-                    f"pod {index}", seed, check_pod,
-                    api, generated(Random(seed << 32 | index), f"pod-{index}"), index < STORED,
+                    f"pod {index}",
+                    seed,
+                    check_pod,
+                    api,
+                    generated(Random(seed << 32 | index), f"pod-{index}"),
+                    index < STORED,
                 )
                 for index in range(first, PODS, CONNECTIONS)
-            ]  # fmt: skip
+            ]
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         seen = [word for words in threads.map(run, range(CONNECTIONS)) for word in words]
@@ -560,10 +551,7 @@ def resource_slice(literals: list[Any]) -> dict:
             "driver": "quantities.example.com",
             "nodeName": "none",
             "pool": {"name": "none", "generation": 1, "resourceSliceCount": 1},
-            "devices": [
-                {"name": f"d{index}", "capacity": capacity}
-                for index, capacity in enumerate(capacities)
-            ],
+            "devices": [{"name": f"d{index}", "capacity": capacity} for index, capacity in enumerate(capacities)],
         },
     }
 
@@ -574,9 +562,7 @@ def random_literal(random: Random) -> Any:
         return random.choice((random.randrange(-(10**6), 10**12), round(random.random() * 100, 6)))
     whole = str(random.randrange(10 ** random.choice((1, 2, 3, 4, 6, 10, 18, 19, 20, 25))))
     decimals = str(random.randrange(10 ** random.choice((1, 3, 9, 10, 20))))
-    number = random.choice(
-        (whole, f"00{whole}", f"{whole}.{decimals}", f"{whole}.", f".{decimals}")
-    )
+    number = random.choice((whole, f"00{whole}", f"{whole}.{decimals}", f"{whole}.", f".{decimals}"))
     sign = random.choice(("", "", "", "+", "-"))
     exponent = f"{random.choice('eE')}{random.choice(('', '+', '-'))}{random.randrange(30)}"
     return sign + number + random.choice((*(suffix.strip() for suffix in FACTORS), exponent))
@@ -589,9 +575,7 @@ def stored_value(text: str) -> Fraction:
     """
     number, suffix = re.fullmatch(r"([+-]?[0-9.]+)([eE][+-]?[0-9]+|[a-zA-Z]{0,2})", text).groups()
     exponent = suffix[:1] in ("e", "E") and suffix[1:].strip("i")
-    return Fraction(number.rstrip(".")) * (
-        Fraction(10) ** int(exponent) if exponent else FACTORS[suffix or " "]
-    )
+    return Fraction(number.rstrip(".")) * (Fraction(10) ** int(exponent) if exponent else FACTORS[suffix or " "])
 
 
 def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
@@ -606,9 +590,7 @@ def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
             status, stored = api("POST", SLICES, resource_slice(literals))
             assert status == 201, stored
             returned = [
-                device["capacity"][f"c{index}"]["value"]
-                for device in stored["spec"]["devices"]
-                for index in range(32)
+                device["capacity"][f"c{index}"]["value"] for device in stored["spec"]["devices"] for index in range(32)
             ]
             for literal, text in zip(literals, returned, strict=True):
                 if abs(quantity.parse(str(literal))) == most * quantity.ONE:

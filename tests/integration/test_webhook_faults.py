@@ -97,15 +97,11 @@ class Load:
     def __init__(self, cluster: Cluster):
         self._address = urlsplit(cluster.server).netloc
         self._tls = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
-        self._tls.load_cert_chain(
-            cluster.kubeconfig.with_suffix(".crt"), cluster.kubeconfig.with_suffix(".key")
-        )
+        self._tls.load_cert_chain(cluster.kubeconfig.with_suffix(".crt"), cluster.kubeconfig.with_suffix(".key"))
         self._began = self._quiet_since = time.monotonic()
         self._done = threading.Event()
         self._creations: list[Creation] = []
-        self._threads = [
-            threading.Thread(target=self._create, args=(number,)) for number in range(CONNECTIONS)
-        ]
+        self._threads = [threading.Thread(target=self._create, args=(number,)) for number in range(CONNECTIONS)]
         for thread in self._threads:
             thread.start()
 
@@ -147,9 +143,11 @@ class Load:
             return Outcome.UNREACHED, str(error)
         try:
             connection.request(
-                "POST", PODS if really else f"{PODS}?dryRun=All", json.dumps(PEER_POD),
+                "POST",
+                PODS if really else f"{PODS}?dryRun=All",
+                json.dumps(PEER_POD),
                 {"Content-Type": "application/json"},
-            )  # fmt: skip
+            )
             answer = connection.getresponse()
             text = answer.read().decode()
         except (OSError, http.client.HTTPException) as error:
@@ -174,12 +172,8 @@ class Replica:
     address: str
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(
-            f"http://{self.address}:{HEALTH_PORT}/metrics", timeout=5
-        ) as page:
-            return float(
-                re.search(rf"^{re.escape(name)} (\S+)$", page.read().decode(), re.MULTILINE)[1]
-            )
+        with urllib.request.urlopen(f"http://{self.address}:{HEALTH_PORT}/metrics", timeout=5) as page:
+            return float(re.search(rf"^{re.escape(name)} (\S+)$", page.read().decode(), re.MULTILINE)[1])
 
     def started(self) -> float:
         """When its process was started."""
@@ -203,8 +197,10 @@ class Replica:
         container = f"{NAMESPACE}_{self.name}_{self.uid[:8]}-webhook"
         inspected = subprocess.run(
             ["podman", "inspect", "--format={{.State.Pid}}", container],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         os.kill(int(inspected.stdout), signal.SIGKILL)
 
 
@@ -221,11 +217,21 @@ def install(cluster: Cluster, **variables: object) -> None:
     """Run the role, with `variables` beside those of this machine."""
     chosen = {**site_variables("podman"), "webhook_certificate": "own", **variables}
     ran = subprocess.run(
-        ["ansible", "localhost", "-m", "ansible.builtin.include_role",
-         "-a", "name=osc.peerpods.webhook", "-e", json.dumps(chosen)],
+        [
+            "ansible",
+            "localhost",
+            "-m",
+            "ansible.builtin.include_role",
+            "-a",
+            "name=osc.peerpods.webhook",
+            "-e",
+            json.dumps(chosen),
+        ],
         env=ansible_environment({"K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)}),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -238,9 +244,13 @@ def cluster() -> Iterator[Cluster]:
         openshift.start_kubelet(running, "podman")
         running.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "load"}},
-            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
-             "metadata": {"name": "kata-remote"}, "handler": "kata-remote"},
-        )  # fmt: skip
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": "kata-remote"},
+                "handler": "kata-remote",
+            },
+        )
         install(running)
         assert len(replicas(running)) == 2
         yield running
@@ -274,9 +284,7 @@ def test_a_rolling_update_loses_nothing(cluster, load, failures):
         cluster.kubectl("rollout", "restart", f"deployment/{NAME}", "-n", NAMESPACE)
         cluster.kubectl("rollout", "status", f"deployment/{NAME}", "-n", NAMESPACE, "--timeout=60s")
         for replica in before:
-            cluster.kubectl(
-                "wait", "--for=delete", f"pod/{replica.name}", "-n", NAMESPACE, "--timeout=60s"
-            )
+            cluster.kubectl("wait", "--for=delete", f"pod/{replica.name}", "-n", NAMESPACE, "--timeout=60s")
     after = replicas(cluster)
     assert len(after) == len(before)
     assert not {replica.uid for replica in before} & {replica.uid for replica in after}
@@ -359,11 +367,7 @@ def test_a_killed_replica_loses_what_was_under_way_to_it(cluster, load, failures
     failed = failures(creations)
     assert all(killed - 1 < creation.began < back for creation in failed)
     cut = [one for one in failed if re.search(r"connection reset|EOF|broken pipe", one.message)]
-    refused = [
-        one
-        for one in failed
-        if f"dial tcp {victim.address}:{PORT}: connect: connection refused" in one.message
-    ]
+    refused = [one for one in failed if f"dial tcp {victim.address}:{PORT}: connect: connection refused" in one.message]
     record_property("webhook cut off", len(cut))
     record_property("webhook refused connection", len(refused))
     assert [one for one in failed if one not in cut and one not in refused] == []
@@ -421,9 +425,7 @@ def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificat
 
 def renewed_certificate(cluster: Cluster) -> dict:
     """The Secret of the webhook's certificate, as the same CA issues it anew."""
-    authority, old = (
-        cluster.get(f"secret/{NAME}-{secret}", "-n", NAMESPACE) for secret in ("ca", "own-tls")
-    )
+    authority, old = (cluster.get(f"secret/{NAME}-{secret}", "-n", NAMESPACE) for secret in ("ca", "own-tls"))
 
     def data(secret: dict, name: str) -> bytes:
         return base64.b64decode(secret["data"][name])
@@ -436,9 +438,7 @@ def renewed_certificate(cluster: Cluster) -> dict:
         .add_extension(names.value, names.critical)
         .sign(serialization.load_pem_private_key(data(authority, "tls.key"), None), hashes.SHA256())
     )
-    return tls_secret(
-        NAMESPACE, old["metadata"]["name"], {"tls.crt": pem(signed), "tls.key": pem(key)}
-    )
+    return tls_secret(NAMESPACE, old["metadata"]["name"], {"tls.crt": pem(signed), "tls.key": pem(key)})
 
 
 def api_server_started(cluster: Cluster) -> float:

@@ -105,10 +105,14 @@ def cluster() -> Iterator[Cluster]:
         workers = openshift.imagined_workers(2)
         openshift.fill(running, workers, openshift.IMAGINED_REGION["aws"])
         openshift.start_stand_ins(running, "process")
-        running.apply({
-            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
-            "metadata": {"name": "kata-remote"}, "handler": "kata-remote",
-        })  # fmt: skip
+        running.apply(
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": "kata-remote"},
+                "handler": "kata-remote",
+            }
+        )
         yield running
 
 
@@ -253,10 +257,15 @@ class TestOwnCertificateAuthority:
         (pod,) = self._pods(own)
         name = pod["metadata"]["name"]
         Api(str(own.cluster.kubeconfig)).request(
-            "POST", f"/api/v1/namespaces/own/pods/{name}/eviction",
-            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
-             "deleteOptions": {"dryRun": ["All"]}},
-        )  # fmt: skip
+            "POST",
+            f"/api/v1/namespaces/own/pods/{name}/eviction",
+            {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": name},
+                "deleteOptions": {"dryRun": ["All"]},
+            },
+        )
 
     @pytest.mark.usefixtures("said")
     def test_a_second_run_changes_nothing(self, own: Role):
@@ -272,9 +281,7 @@ class TestOwnCertificateAuthority:
         aged = Aged(ca_days_left=1300, leaf_days_left=130)
         aged.move_in(own)
         # On the command line all values are strings.
-        own.install(
-            "-e", "webhook_ca_days=3650 webhook_certificate_days=365 webhook_shutdown_delay=0"
-        )
+        own.install("-e", "webhook_ca_days=3650 webhook_certificate_days=365 webhook_shutdown_delay=0")
         assert own.secret(f"{NAME}-ca")["tls.crt"] == pem(aged.ca)
         assert own.secret(f"{NAME}-own-tls")["tls.crt"] == pem(aged.leaf)
 
@@ -284,9 +291,7 @@ class TestOwnCertificateAuthority:
         aged.move_in(own)
         with peer_pods(own.cluster) as more:
             own.install()
-            wait_for(
-                "a new certificate", lambda: own.presents_one_of(aged.ca, but=aged.leaf), seconds=30
-            )
+            wait_for("a new certificate", lambda: own.presents_one_of(aged.ca, but=aged.leaf), seconds=30)
             more(20)
         assert own.trusted() == [aged.ca]
 
@@ -312,8 +317,10 @@ class TestOwnCertificateAuthority:
         try:
             said = sentence(own.run())
         finally:
-            own.cluster.apply({key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
-                              | {"metadata": {"name": f"{NAME}-ca", "namespace": "own"}})  # fmt: skip
+            own.cluster.apply(
+                {key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
+                | {"metadata": {"name": f"{NAME}-ca", "namespace": "own"}}
+            )
         assert f"{NAME}-ca" in said
         assert "delete both" in said
         assert (own.trusted(), own.secret(f"{NAME}-own-tls")) == (trusted, leaf)
@@ -330,8 +337,7 @@ class Aged:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.leaf_key = ec.generate_private_key(ec.SECP256R1())
         ca_name, leaf_name = (
-            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-            for name in (f"{NAME} CA of own", NAME)
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in (f"{NAME} CA of own", NAME)
         )
         self.ca = (
             _aging(ca_name, ca_name, self.key, days=3650, days_left=ca_days_left)
@@ -344,9 +350,7 @@ class Aged:
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{NAME}.own.svc")]), False)
             .add_extension(key_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
             .sign(self.key, hashes.SHA256())
         )
 
@@ -354,18 +358,26 @@ class Aged:
         """Put them in place of those that there are, and wait until the webhook is called by them."""
         bundle = b"".join(map(pem, [self.ca, *(also_trusted or [])]))
         own.cluster.apply(
-            tls_secret("own", f"{NAME}-ca", {
-                "tls.crt": pem(self.ca), "tls.key": pem(self.key), "ca.crt": bundle}),
-            tls_secret("own", f"{NAME}-own-tls", {
-                "tls.crt": pem(self.leaf), "tls.key": pem(self.leaf_key)}),
-        )  # fmt: skip
-        own.cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps([
-            {"op": "replace", "path": "/webhooks/0/clientConfig/caBundle",
-             "value": base64.b64encode(bundle).decode()}]))  # fmt: skip
-        # A running pod would also present its previous certificate for a while, which is no longer trusted.
-        own.cluster.kubectl(
-            "delete", "pods", "-n", own.namespace, "-l", f"app.kubernetes.io/name={NAME}"
+            tls_secret("own", f"{NAME}-ca", {"tls.crt": pem(self.ca), "tls.key": pem(self.key), "ca.crt": bundle}),
+            tls_secret("own", f"{NAME}-own-tls", {"tls.crt": pem(self.leaf), "tls.key": pem(self.leaf_key)}),
         )
+        own.cluster.kubectl(
+            "patch",
+            REGISTRATION,
+            "--type=json",
+            "-p",
+            json.dumps(
+                [
+                    {
+                        "op": "replace",
+                        "path": "/webhooks/0/clientConfig/caBundle",
+                        "value": base64.b64encode(bundle).decode(),
+                    }
+                ]
+            ),
+        )
+        # A running pod would also present its previous certificate for a while, which is no longer trusted.
+        own.cluster.kubectl("delete", "pods", "-n", own.namespace, "-l", f"app.kubernetes.io/name={NAME}")
         wait_for(
             "the aged certificate",
             lambda: presented_at(own.variables["webhook_port"]) == self.leaf,
@@ -382,11 +394,14 @@ def _aging(subject, issuer, key, days: int, days_left: int) -> x509.CertificateB
 @pytest.fixture(scope="module")
 def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
     openshift.monitoring(cluster)
-    cluster.apply({
-        "apiVersion": "config.openshift.io/v1", "kind": "APIServer",
-        "metadata": {"name": "cluster"},
-        "spec": {"tlsSecurityProfile": {"type": "Modern", "modern": {}}},
-    })  # fmt: skip
+    cluster.apply(
+        {
+            "apiVersion": "config.openshift.io/v1",
+            "kind": "APIServer",
+            "metadata": {"name": "cluster"},
+            "spec": {"tlsSecurityProfile": {"type": "Modern", "modern": {}}},
+        }
+    )
     installed = role("on-openshift")
     installed.install()
     return installed
@@ -457,11 +472,29 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
     with peer_pods(cert_managed.cluster) as more:
         # What `cmctl renew` does.
         cert_managed.cluster.kubectl(
-            "patch", f"certificate/{NAME}", "-n", cert_managed.namespace, "--subresource=status",
-            "--type=json", "-p", json.dumps([{"op": "add", "path": "/status/conditions/-", "value": {
-                "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "",
-                "lastTransitionTime": "2026-01-01T00:00:00Z"}}]),
-        )  # fmt: skip
+            "patch",
+            f"certificate/{NAME}",
+            "-n",
+            cert_managed.namespace,
+            "--subresource=status",
+            "--type=json",
+            "-p",
+            json.dumps(
+                [
+                    {
+                        "op": "add",
+                        "path": "/status/conditions/-",
+                        "value": {
+                            "type": "Issuing",
+                            "status": "True",
+                            "reason": "ManuallyTriggered",
+                            "message": "",
+                            "lastTransitionTime": "2026-01-01T00:00:00Z",
+                        },
+                    }
+                ]
+            ),
+        )
         wait_for(
             "the renewed certificate",
             lambda: cert_managed.presents_one_of(internal_ca, but=before),
@@ -517,8 +550,7 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
 
 def test_a_client_certificate_that_the_api_server_does_not_have(role, cluster: Cluster):
     """As on OpenShift."""
-    unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(),
-                   webhook_timeout=15)  # fmt: skip
+    unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
     assert "does not do its work in a dry run" in sentence(unknown.run())
 
 

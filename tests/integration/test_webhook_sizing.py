@@ -44,14 +44,12 @@ def pod(draw: random.Random, number: int) -> dict:
             "schedulerName": "nobody",
             "containers": [container(draw, f"app-{n}") for n in range(draw.randint(1, 3))],
             "initContainers": [
-                container(
-                    draw, f"init-{n}", **({"restartPolicy": "Always"} if draw.random() < 0.5 else {})
-                )
+                container(draw, f"init-{n}", **({"restartPolicy": "Always"} if draw.random() < 0.5 else {}))
                 for n in range(draw.randint(0, 4))
             ],
             **(of_pod if draw.random() < 0.2 else {}),
         },
-    }  # fmt: skip
+    }
 
 
 def test_the_size_is_what_a_quota_charges():
@@ -59,15 +57,15 @@ def test_the_size_is_what_a_quota_charges():
     draw = random.Random(7)
     with Cluster() as cluster:
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        cluster.apply({
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": {"name": "all", "namespace": NAMESPACE},
-            "spec": {"hard": {"requests.cpu": "100k"}},
-        })  # fmt: skip
-        cluster.kubectl(
-            "wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}"
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ResourceQuota",
+                "metadata": {"name": "all", "namespace": NAMESPACE},
+                "spec": {"hard": {"requests.cpu": "100k"}},
+            }
         )
+        cluster.kubectl("wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}")
         charged = []
         for number in range(PODS):
             given = pod(draw, number)

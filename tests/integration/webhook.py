@@ -61,7 +61,9 @@ def presented_at(port: int) -> x509.Certificate | None:
 
 def tls_secret(namespace: str, name: str, data: dict[str, bytes]) -> dict:
     return {
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
         "metadata": {"namespace": namespace, "name": name},
         "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
-    }  # fmt: skip
+    }

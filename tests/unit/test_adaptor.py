@@ -37,18 +37,21 @@ NEW = {"PROXY_TIMEOUT": "9m"}
 
 def config_map(version: str = "7", time: str = "2026-03-01T12:00:00Z", **data: str) -> dict:
     return {
-        "metadata": {"name": "peer-pods-cm", "resourceVersion": version, "managedFields": [
-            {"manager": "one", "time": time, "fieldsV1": {"f:data": {}}},
-            {"manager": "labeller", "time": "2027-01-01T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
-        ]},
+        "metadata": {
+            "name": "peer-pods-cm",
+            "resourceVersion": version,
+            "managedFields": [
+                {"manager": "one", "time": time, "fieldsV1": {"f:data": {}}},
+                {"manager": "labeller", "time": "2027-01-01T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
+            ],
+        },
         "data": {"PROXY_TIMEOUT": "5m", **data},
-    }  # fmt: skip
+    }
 
 
 def gates(annotation: str | None = None, **data: str) -> dict:
     annotations = {} if annotation is None else {HOLD_ANNOTATION: annotation}
-    return {"metadata": {"name": "osc-feature-gates", "resourceVersion": "3", "annotations": annotations},
-            "data": data}  # fmt: skip
+    return {"metadata": {"name": "osc-feature-gates", "resourceVersion": "3", "annotations": annotations}, "data": data}
 
 
 def pod(
@@ -59,11 +62,15 @@ def pod(
 ) -> dict:
     state = {"running": {"startedAt": started}} if started else {"waiting": {}}
     return {
-        "metadata": {"name": f"caa-{node}", "namespace": "osc", "uid": f"uid-{node}",
-                     "labels": {GENERATION_LABEL: generation, HASH_LABEL: hash_}},
+        "metadata": {
+            "name": f"caa-{node}",
+            "namespace": "osc",
+            "uid": f"uid-{node}",
+            "labels": {GENERATION_LABEL: generation, HASH_LABEL: hash_},
+        },
         "spec": {"nodeName": node},
         "status": {"containerStatuses": [{"name": "caa-pod", "state": state}]},
-    }  # fmt: skip
+    }
 
 
 def operator(release: str, noted: str | None = None, exists: bool = True) -> Operator:
@@ -86,39 +93,99 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ("1.8 does not replace", FIRST, {"config_map": NEW}, {}, "replace", 2),
         ("nor does 1.10", SECOND, {"config_map": NEW}, {}, "replace", 2),
         ("1.13 does", NEWEST, {"config_map": NEW}, {}, "hold", 2),
-        ("unless the user keeps it from it", NEWEST, {"config_map": NEW},
-         {"gates": gates(caaUpdateStrategy="OnDelete")}, "replace", 2),
-        ("or asks for that now", NEWEST, {"config_map": NEW, "gates": {"caaUpdateStrategy": "OnDelete"}}, {},
-         "replace", 2),
-        ("a value that the operator ignores", NEWEST, {"config_map": NEW},
-         {"gates": gates(caaUpdateStrategy="ondelete")}, "hold", 2),
+        (
+            "unless the user keeps it from it",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates(caaUpdateStrategy="OnDelete")},
+            "replace",
+            2,
+        ),
+        (
+            "or asks for that now",
+            NEWEST,
+            {"config_map": NEW, "gates": {"caaUpdateStrategy": "OnDelete"}},
+            {},
+            "replace",
+            2,
+        ),
+        (
+            "a value that the operator ignores",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates(caaUpdateStrategy="ondelete")},
+            "hold",
+            2,
+        ),
         ("a roll without an option", operator("1.12.0", "7"), {"config_map": NEW}, {}, "roll", 2),
-        ("which replaces whatever is asked", operator("1.12.0", "7"), {"config_map": NEW, "replace": False}, {},
-         "roll", 2),
+        (
+            "which replaces whatever is asked",
+            operator("1.12.0", "7"),
+            {"config_map": NEW, "replace": False},
+            {},
+            "roll",
+            2,
+        ),
         ("no replacement asked for", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
         ("which needs OnDelete", NEWEST, {"config_map": NEW, "replace": False}, {}, "hold", 0),
         ("the Secret is not watched", NEWEST, {"secret": {"KEY": "value"}}, {}, "replace", 2),
         ("a gate that is none of CAA's", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
-        ("a gate by which the operator writes peer-pods-cm", NEWEST, {"gates": {"confidential": "true"}}, {},
-         "hold", 2),
-        ("the same where that is so already", NEWEST, {"gates": {"confidential": "true"}},
-         {"config_map": config_map(DISABLECVM="false")}, "write", 0),
-        ("a gate while a label of peer-pods-cm waits for a reconcile", operator("1.13.0", "6"),
-         {"gates": {"deploymentMode": "DaemonSet"}}, {}, "hold", 2),
+        (
+            "a gate by which the operator writes peer-pods-cm",
+            NEWEST,
+            {"gates": {"confidential": "true"}},
+            {},
+            "hold",
+            2,
+        ),
+        (
+            "the same where that is so already",
+            NEWEST,
+            {"gates": {"confidential": "true"}},
+            {"config_map": config_map(DISABLECVM="false")},
+            "write",
+            0,
+        ),
+        (
+            "a gate while a label of peer-pods-cm waits for a reconcile",
+            operator("1.13.0", "6"),
+            {"gates": {"deploymentMode": "DaemonSet"}},
+            {},
+            "hold",
+            2,
+        ),
         ("a rerun with stale pods", NEWEST, {}, {"stale": True}, "write", 0),
         ("a resumed one", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
-        ("back to RollingUpdate with stale pods", NEWEST, {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
-         {"gates": gates(caaUpdateStrategy="OnDelete"), "stale": True}, "hold", 1),
-        ("the same without", NEWEST, {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
-         {"gates": gates(caaUpdateStrategy="OnDelete")}, "write", 0),
-        ("an interrupted run writes more", NEWEST, {"config_map": NEW},
-         {"gates": gates("", caaUpdateStrategy="OnDelete")}, "hold", 2),
+        (
+            "back to RollingUpdate with stale pods",
+            NEWEST,
+            {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
+            {"gates": gates(caaUpdateStrategy="OnDelete"), "stale": True},
+            "hold",
+            1,
+        ),
+        (
+            "the same without",
+            NEWEST,
+            {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
+            {"gates": gates(caaUpdateStrategy="OnDelete")},
+            "write",
+            0,
+        ),
+        (
+            "an interrupted run writes more",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates("", caaUpdateStrategy="OnDelete")},
+            "hold",
+            2,
+        ),
     ],
-)  # fmt: skip
+)
 def test_how_a_write_takes_effect(what, who, wanted, found, mode, targets):
     pods = [pod("a"), pod("b")]
     stale = pods[:1] if found.pop("stale", False) else []
-    plan = plan_settings(Found(**{"config_map": config_map(), **found}), Wanted(**wanted), who, pods, stale)  # fmt: skip
+    plan = plan_settings(Found(**{"config_map": config_map(), **found}), Wanted(**wanted), who, pods, stale)
     assert (plan.mode, len(plan.targets)) == (mode, targets)
 
 
@@ -152,9 +219,7 @@ def test_the_strategy_goes_back_to_what_it_was(own):
     assert back.annotations == {HOLD_ANNOTATION: None}
 
 
-@pytest.mark.parametrize(
-    ("stale", "puts_back"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
-)
+@pytest.mark.parametrize(("stale", "puts_back"), [(False, True), (True, False)], ids=["all pods are new", "one is not"])
 def test_a_rerun_ends_what_an_interrupted_run_began(stale, puts_back):
     pods = [pod()]
     found = Found(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
@@ -174,7 +239,7 @@ def test_a_rerun_ends_what_an_interrupted_run_began(stale, puts_back):
         ("of another template", pod(generation="0"), {}, True),
         ("of a template that came back", pod(generation="0"), {"revision": "h"}, False),
     ],
-)  # fmt: skip
+)
 def test_stale_pods(what, one, more, is_stale):
     written = written_at(config_map(), None)
     assert bool(stale_pods([one], SECOND.daemon_set, written, **more)) == is_stale

@@ -16,19 +16,19 @@ def test_who_advertises_is_whose_word_was_the_last():
         }
 
     ours = "kata.peerpods.io/vm"
-    assert advertisers([
-        written("b", "manager", ours),
-        written("a", "manager", ours),
-        written("c", "kubelet", "cpu"),
-        written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
-        {"metadata": {"name": "e"}},
-    ]) == [
-        {"manager": "cloud-api-adaptor", "kind": "controller", "nodes": ["d"],
-         "summary": "cloud-api-adaptor on d"},
-        {"manager": "manager", "kind": "controller", "nodes": ["a", "b"],
-         "summary": "manager on a, b"},
+    assert advertisers(
+        [
+            written("b", "manager", ours),
+            written("a", "manager", ours),
+            written("c", "kubelet", "cpu"),
+            written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
+            {"metadata": {"name": "e"}},
+        ]
+    ) == [
+        {"manager": "cloud-api-adaptor", "kind": "controller", "nodes": ["d"], "summary": "cloud-api-adaptor on d"},
+        {"manager": "manager", "kind": "controller", "nodes": ["a", "b"], "summary": "manager on a, b"},
         {"manager": "oc-edit", "kind": "person", "nodes": ["d"], "summary": "oc-edit on d"},
-    ]  # fmt: skip
+    ]
 
 
 def test_of_another_resource():

@@ -26,9 +26,7 @@ def subnet_id(name: str, network: str = "vnet") -> str:
     return f"{NETWORK}/virtualNetworks/{network}/subnets/{name}"
 
 
-def interface(
-    vm: str | None, *subnets: str, group: str | None = None, **properties: object
-) -> dict:
+def interface(vm: str | None, *subnets: str, group: str | None = None, **properties: object) -> dict:
     return {
         "id": f"{NETWORK}/networkInterfaces/nic-{vm}",
         "properties": {
@@ -197,9 +195,7 @@ def attached(name: str, subnet_: str, group: str | None = None) -> Attachment:
                     ("10.0.1.0/24", "10.0.2.0/24"),
                     TAG,
                 ),
-                Target(
-                    "nic-g", (), ("nic-w-0",), ("10.0.1.0/24", "10.0.2.0/24"), ("10.0.1.0/24",), TAG
-                ),
+                Target("nic-g", (), ("nic-w-0",), ("10.0.1.0/24", "10.0.2.0/24"), ("10.0.1.0/24",), TAG),
             ],
         ),
     ],
@@ -220,9 +216,7 @@ def test_the_groups_between_the_workers(subnets, attached_, found):
 def test_what_no_group_filters_is_said(groups, unfiltered):
     nics = [attached(f"w-{n}", subnet_id("a"), group) for n, group in enumerate(groups)]
     _, sentences = targets([subnet("a", "10.0.1.0/24")], VNETS, nics)
-    assert sentences == tuple(
-        f"No network security group filters {what}: all traffic passes." for what in unfiltered
-    )
+    assert sentences == tuple(f"No network security group filters {what}: all traffic passes." for what in unfiltered)
 
 
 def test_the_virtual_network_of_a_subnet():

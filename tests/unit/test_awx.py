@@ -20,13 +20,9 @@ def asks_of(template: dict) -> list[dict]:
     return VARIABLES[asks.strip("{} ")] if isinstance(asks, str) else asks
 
 
-TEMPLATES = {
-    template["playbook"]: asks_of(template) for template in VARIABLES["awx_templates"]
-}  # fmt: skip
+TEMPLATES = {template["playbook"]: asks_of(template) for template in VARIABLES["awx_templates"]}
 SPECS = {
-    role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())[
-        "argument_specs"
-    ]
+    role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
     for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks if "role" in ask}
 }
 
@@ -109,16 +105,15 @@ def test_extra_variables_make_an_option_of_what_is_not_its_answer(option: dict, 
     assert survey(asks, {})["extra_vars"] == expected
 
 
-@pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"},
-                                    {"type": "list", "elements": "dict"}])  # fmt: skip
+@pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"}, {"type": "list", "elements": "dict"}])
 def test_what_awx_has_no_question_for_is_refused(option: dict):
     with pytest.raises(SurveyError, match=r"^AWX has no question for the option an_option"):
         question(**option)
 
 
 @pytest.mark.parametrize(
-    "ask", [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state",
-                                           "entry_point": "teardown"}])  # fmt: skip
+    "ask", [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state", "entry_point": "teardown"}]
+)
 def test_what_no_role_has_is_refused(ask: dict):
     with pytest.raises(SurveyError, match=f"The role {ask['role']} has no option {ask['option']} "):
         survey([{**ask, "question": "Which?"}], SPECS)
@@ -138,9 +133,7 @@ class TestOurTemplates:
                 answer = answer.split()
             if answer == "" and (asked["required"] or asked["type"] == "integer"):
                 continue  # Nothing is proposed.
-            validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate(
-                {ask["option"]: answer}
-            )
+            validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate({ask["option"]: answer})
             assert validated.error_messages == []
 
     def test_what_is_proposed_is_what_happens_without_an_answer(self, playbook: str):
@@ -153,7 +146,5 @@ class TestOurTemplates:
     def test_no_secret_is_asked_in_the_open(self, playbook: str):
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
-            secret = option_of(ask).get("no_log") or re.search(
-                "secret$|password|_key$|token", ask["option"]
-            )
+            secret = option_of(ask).get("no_log") or re.search("secret$|password|_key$|token", ask["option"])
             assert (asked["type"] == "password") == bool(secret)

@@ -105,17 +105,23 @@ def test_waiting_in_vain_says_what_the_cloud_leaves():
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        ({"limit": 251.0, "currentValue": 6.0},
-         {"limit": 251, "used": 6, "free": 245, "reason": None}),
+        ({"limit": 251.0, "currentValue": 6.0}, {"limit": 251, "used": 6, "free": 245, "reason": None}),
         ({"limit": 3.0, "currentValue": 3.0}, {"limit": 3, "used": 3, "free": 0, "reason": None}),
-        ({"limit": -1.0, "currentValue": -1.0},
-         {"limit": None, "used": None, "free": None,
-          "reason": f"Azure does not count the addresses of {SUBNET.upper()}."}),
-        ({"id": f"{SUBNET}b", "limit": 251.0, "currentValue": 6.0},
-         {"limit": None, "used": None, "free": None,
-          "reason": f"Azure has no subnet {SUBNET.upper()}."}),
+        (
+            {"limit": -1.0, "currentValue": -1.0},
+            {
+                "limit": None,
+                "used": None,
+                "free": None,
+                "reason": f"Azure does not count the addresses of {SUBNET.upper()}.",
+            },
+        ),
+        (
+            {"id": f"{SUBNET}b", "limit": 251.0, "currentValue": 6.0},
+            {"limit": None, "used": None, "free": None, "reason": f"Azure has no subnet {SUBNET.upper()}."},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_azure_counts_of_a_subnet(usage, expected):
     found = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
     known = expected["reason"] is None

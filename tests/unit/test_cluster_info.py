@@ -84,15 +84,12 @@ def test_azure_region_and_subscription_are_what_all_nodes_agree_on(workers, regi
 
 
 def test_aws_names_its_region_itself():
-    infrastructure = {
-        "status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}
-    }
+    infrastructure = {"status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}}
     facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], ALLOWED)
     assert facts["region"] == "eu-central-1"
-    assert {
-        facts[key]
-        for key in ("resource_group", "network_resource_group", "cloud_name", "subscription_id")
-    } == {None}
+    assert {facts[key] for key in ("resource_group", "network_resource_group", "cloud_name", "subscription_id")} == {
+        None
+    }
 
 
 def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():
@@ -134,8 +131,7 @@ def test_a_node_is_ready_when_its_condition_says_so(conditions, ready):
 
 def test_details_of_an_old_api_server_without_an_operator():
     version = {"major": "1", "minor": "26+", "gitVersion": "v1.26.9"}
-    policies = {"resources": [{"name": "mutatingadmissionpolicies"},
-                              {"name": "mutatingadmissionpolicybindings"}]}  # fmt: skip
+    policies = {"resources": [{"name": "mutatingadmissionpolicies"}, {"name": "mutatingadmissionpolicybindings"}]}
     apis = {"v1": {"resources": [{"name": "mutatingwebhookconfigurations"}]}, "v1beta1": policies}
     readings = {"version": version, "admission_apis": apis, "runtime_class": None, "packages": None}
     assert details([], readings, {"webhooks": "no"}) == {

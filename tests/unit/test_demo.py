@@ -60,13 +60,15 @@ def test_anything_less_does_not_hold(key: str, value: object):
     [
         ({"requests": {"kata.peerpods.io/vm": "1"}, "limits": {"kata.peerpods.io/vm": "1"}}, {}, True),
         ({"requests": {"kata.peerpods.io/vm": "1"}}, {}, False),
-        ({"requests": {"kata.peerpods.io/vm": "1", "cpu": "1"},
-          "limits": {"kata.peerpods.io/vm": "1"}}, {}, False),
-        ({"requests": {"kata.peerpods.io/vm": "1"}, "limits": {"kata.peerpods.io/vm": "1"}},
-         {"requests": {"cpu": "1"}}, False),
+        ({"requests": {"kata.peerpods.io/vm": "1", "cpu": "1"}, "limits": {"kata.peerpods.io/vm": "1"}}, {}, False),
+        (
+            {"requests": {"kata.peerpods.io/vm": "1"}, "limits": {"kata.peerpods.io/vm": "1"}},
+            {"requests": {"cpu": "1"}},
+            False,
+        ),
         ({}, {}, False),
     ],
-)  # fmt: skip
+)
 def test_a_mutated_pod(first: dict, second: dict, mutated: bool):
     pod = {
         "spec": {
@@ -87,16 +89,19 @@ def test_a_cloud_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys):
 def test_an_operator_that_the_demo_does_not_show(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("OPERATOR", "1.10")
     assert main() == 2
-    assert capsys.readouterr().out == (
-        "OPERATOR=1.10 is not known; choose OPERATOR=1.8 or OPERATOR=1.13.\n"
-    )
+    assert capsys.readouterr().out == ("OPERATOR=1.10 is not known; choose OPERATOR=1.8 or OPERATOR=1.13.\n")
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_summary_names_the_cloud(cloud: str):
     webhook = {"of": "the operator", "ready": 2, "runtime": "podman"}
-    about = {"webhook": webhook, "agent": {"ready": 1, "runtime": "podman"}, "cloud": cloud,
-             "seconds": {"total": 60.1}, "operator": "1.13"}  # fmt: skip
+    about = {
+        "webhook": webhook,
+        "agent": {"ready": 1, "runtime": "podman"},
+        "cloud": cloud,
+        "seconds": {"total": 60.1},
+        "operator": "1.13",
+    }
     said = render({**SEEN, **about}, checks(SEEN))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
     assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in said

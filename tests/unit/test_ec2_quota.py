@@ -54,9 +54,8 @@ def test_what_counts():
     reservations = [
         {"InstanceType": "c5n.large", "AvailableInstanceCount": 4, "ReservationType": "default"},
         {"InstanceType": "t3.medium", "AvailableInstanceCount": 0},
-        {"InstanceType": "p5.48xlarge", "AvailableInstanceCount": 1,
-         "ReservationType": "capacity-block"},
-    ]  # fmt: skip
+        {"InstanceType": "p5.48xlarge", "AvailableInstanceCount": 1, "ReservationType": "capacity-block"},
+    ]
     assert +counted(instances, reservations) == {"t3.medium": 3, "c5n.large": 4}
 
 
@@ -89,9 +88,12 @@ def test_what_is_left_of_a_quota(quota, count, used, instances):
 
 def test_each_type_has_the_quota_of_its_family():
     found = vcpu_quota(
-        ["t3.medium", "g4dn.xlarge", "t3.medium"], VCPUS, {"g4dn.xlarge": 1},
-        {STANDARD: 10, G: 16}, "eu-west-3",
-    )  # fmt: skip
+        ["t3.medium", "g4dn.xlarge", "t3.medium"],
+        VCPUS,
+        {"g4dn.xlarge": 1},
+        {STANDARD: 10, G: 16},
+        "eu-west-3",
+    )
     assert [(one["name"], one["instances"]) for one in found] == [
         ("t3.medium", 5),
         ("g4dn.xlarge", 3),

@@ -47,9 +47,7 @@ def test_the_behaviour_is_that_of_the_newest_row_that_is_not_newer(release, limi
     assert (behaviour.limit_in, behaviour.rolls) == (limit_in, rolls)
 
 
-@pytest.mark.parametrize(
-    ("release", "known"), [("1.3.9", False), ("1.4.0", True), ("1.13.9", True), ("1.14.0", False)]
-)
+@pytest.mark.parametrize(("release", "known"), [("1.3.9", False), ("1.4.0", True), ("1.13.9", True), ("1.14.0", False)])
 def test_a_release_beyond_the_table_is_not_known(release, known):
     assert is_known(release) is known
 
@@ -81,9 +79,7 @@ def test_the_version_is_that_of_the_release_at_work(csvs, installed):
         (None, True, False, daemon_set("peerpodconfig-ctrl-caa-daemon"), PEER_POD_CONFIG),
     ],
 )
-def test_the_version_decides_before_what_is_left_over(
-    installed, served, has_config, found, limit_in
-):
+def test_the_version_decides_before_what_is_left_over(installed, served, has_config, found, limit_in):
     operator = decide(installed, configs_served=served, has_config=has_config, daemon_set=found)
     assert operator.behaviour.limit_in == limit_in
 

@@ -30,7 +30,6 @@ def test_a_cloud_module_does_without_the_kubernetes_library(module):
 
 def test_every_module_has_an_action_that_runs_it_in_the_controller():
     modules, actions = (
-        {path.stem for path in (ROOT / "plugins" / kind).glob("*.py")}
-        for kind in ("modules", "action")
+        {path.stem for path in (ROOT / "plugins" / kind).glob("*.py")} for kind in ("modules", "action")
     )
     assert modules == actions

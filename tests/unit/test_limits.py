@@ -58,9 +58,7 @@ def pod(node_name="n1", runtime_class=None, *requests) -> dict:
         "spec": {
             "nodeName": node_name,
             **({"runtimeClassName": runtime_class} if runtime_class else {}),
-            "containers": [
-                {"name": str(i), "resources": {"requests": one}} for i, one in enumerate(requests)
-            ]
+            "containers": [{"name": str(i), "resources": {"requests": one}} for i, one in enumerate(requests)]
             or [{"name": "0", "resources": {}}],
         }
     }
@@ -113,9 +111,7 @@ def test_the_plan_of_a_limit(before, limit, changed, lowers):
     assert plan.diff == {"before": {"spec": {"limit": before}}, "after": {"spec": {"limit": limit}}}
     if changed:
         assert plan.patch == {"metadata": {"resourceVersion": "7"}, "spec": {"limit": limit}}
-    assert plan.store.path == (
-        "/apis/confidentialcontainers.org/v1alpha1/namespaces/operator/peerpodconfigs/ours"
-    )
+    assert plan.store.path == ("/apis/confidentialcontainers.org/v1alpha1/namespaces/operator/peerpodconfigs/ours")
 
 
 @pytest.mark.parametrize("spec", [{"limit": "12"}, {"limit": "many"}, {}])
@@ -130,14 +126,17 @@ def test_without_fields_everything_stays(spec):
         ({"instanceType": "a"}, {"instanceType": "b"}, {"instanceType": "b"}, False),
         ({}, {"instanceType": "b", "limit": "10"}, {"instanceType": "b"}, False),
         # Nodes that come may have more pods than the limit, nodes that go have none of it.
-        ({"nodeSelector": {"a": ""}}, {"nodeSelector": {"b": ""}},
-         {"nodeSelector": {"a": None, "b": ""}}, True),
-        ({"nodeSelector": {"a": "", "b": ""}}, {"nodeSelector": {"b": "c"}},
-         {"nodeSelector": {"a": None, "b": "c"}}, True),
+        ({"nodeSelector": {"a": ""}}, {"nodeSelector": {"b": ""}}, {"nodeSelector": {"a": None, "b": ""}}, True),
+        (
+            {"nodeSelector": {"a": "", "b": ""}},
+            {"nodeSelector": {"b": "c"}},
+            {"nodeSelector": {"a": None, "b": "c"}},
+            True,
+        ),
         ({}, {"nodeSelector": {"b": ""}}, {"nodeSelector": {"b": ""}}, True),
         ({"nodeSelector": {"b": ""}}, {"nodeSelector": {"b": ""}}, None, False),
     ],
-)  # fmt: skip
+)
 def test_only_fields_that_change_are_written(spec, fields, patched, lowers):
     change = plan_config(config(limit="10", **spec), "operator", "ours", fields)
     (plan,) = change.plans
@@ -273,9 +272,7 @@ def test_nodes_that_no_config_selects_must_not_go_on_advertising():
     others = [pool_of_config(config(nodeSelector={"pool": "a"}))]
     assert [one["metadata"]["name"] for one in released(nodes, others)] == ["b", "zero", "none"]
     assert still_advertising(nodes, others) == {"b": 2000}
-    assert "any more still advertise peer pods: b shows 2000. Check" in explain_still_advertising(
-        {"b": 2000}, 5
-    )
+    assert "any more still advertise peer pods: b shows 2000. Check" in explain_still_advertising({"b": 2000}, 5)
     assert explain_left_over({"a": 0, "b": 2, "zero": 0, "none": 1}, nodes) == (
         "Peer pods run on nodes that no pool would select any more: 2 on b, 1 on none."
     )
@@ -340,9 +337,7 @@ def test_every_pod_with_a_vm_counts_once_accounted_for_or_not():
 def test_only_nodes_with_more_than_the_limit_are_named():
     used = peer_pods_by_node([pod("n1", "kata-remote")] * 3 + [pod("n2", "kata-remote")] * 2)
     nodes = [node("n1"), node("n2"), node("n3")]
-    assert explain_overfull(2, used, nodes) == (
-        "The limit of 2 is below the peer pods that run now: 3 on n1."
-    )
+    assert explain_overfull(2, used, nodes) == ("The limit of 2 is below the peer pods that run now: 3 on n1.")
     assert explain_overfull(3, used, nodes) is None
 
 
@@ -388,8 +383,11 @@ def operators_config(limit: str | None) -> dict:
 def test_the_limit_of_the_operators_pool(configs, entries, settings, limit, stored):
     pool = pools_of_second(configs, entries, settings, **HERE)[0]
     assert (pool.name, pool.selector, pool.limit, pool.store.name) == (
-        "default", {"kata": ""}, limit, stored,
-    )  # fmt: skip
+        "default",
+        {"kata": ""},
+        limit,
+        stored,
+    )
     assert (pool.problem is None) == (limit is not None)
 
 
@@ -400,8 +398,11 @@ def test_named_pools_count_only_where_the_agent_enforces_them():
     pools = pools_of_second([left_over], entries, {}, **HERE)
     assert [pool.name for pool in without] == ["default"]
     assert [(pool.name, pool.limit) for pool in pools] == [
-        ("default", 10), ("left", 2), ("memory", 4), ("bad", 4),
-    ]  # fmt: skip
+        ("default", 10),
+        ("left", 2),
+        ("memory", 4),
+        ("bad", 4),
+    ]
     assert [pool.name for pool in deciding(node(kata="", pool="memory"), pools)] == ["memory"]
     assert [pool.name for pool in deciding(node(kata=""), pools)] == ["default"]
 
@@ -411,9 +412,14 @@ def change_entry(name: str, limit: int | None, selector=None, limits: dict | Non
     pools = pools_of_second([], data, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)
     pool = next((pool for pool in pools if pool.name == name), None)
     return plan_entry(
-        pool, limits, name=name, namespace="operator", agent_namespace="agent", limit=limit,
+        pool,
+        limits,
+        name=name,
+        namespace="operator",
+        agent_namespace="agent",
+        limit=limit,
         selector=selector,
-    )  # fmt: skip
+    )
 
 
 def adaptors(owner: str, **selector: str) -> dict:
@@ -490,12 +496,11 @@ def test_without_the_agent_there_is_one_limit_in_peer_pods_cm():
     pool = pools_of_second([], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)[0]
     (plan,) = plan_settings(pool, 8).plans
     assert (plan.before, plan.after) == (
-        {"PEERPODS_LIMIT_PER_NODE": "7"}, {"PEERPODS_LIMIT_PER_NODE": "8"},
-    )  # fmt: skip
+        {"PEERPODS_LIMIT_PER_NODE": "7"},
+        {"PEERPODS_LIMIT_PER_NODE": "8"},
+    )
     assert not plan_settings(pool, 7).changed
-    half_migrated = pools_of_second(
-        [operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE
-    )[0]
+    half_migrated = pools_of_second([operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)[0]
     assert not plan_settings(half_migrated, 5).changed
     with pytest.raises(LimitError, match="a limit that is set now would be lost"):
         plan_settings(half_migrated, 8)

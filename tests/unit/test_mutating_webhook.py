@@ -52,9 +52,7 @@ def configuration(*webhooks: dict, **annotations: str) -> dict:
 
 
 def present(current, desired=None, ca_bundle=None, injection=None):
-    return plan_present(
-        current, "c", desired or ours(), ca_bundle=ca_bundle, injection=injection or {}
-    )
+    return plan_present(current, "c", desired or ours(), ca_bundle=ca_bundle, injection=injection or {})
 
 
 OTHERS = {
@@ -66,8 +64,7 @@ OTHERS = {
 def test_the_condition_names_every_runtime_class():
     (condition,) = ours(runtime_classes=["kata-remote", "kata-cc"])["matchConditions"]
     assert condition["expression"] == (
-        "has(object.spec.runtimeClassName) && "
-        'object.spec.runtimeClassName in ["kata-remote", "kata-cc"]'
+        'has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote", "kata-cc"]'
     )
     assert "matchConditions" not in ours(match_conditions=False)
 
@@ -118,9 +115,7 @@ def test_no_namespace_is_in_none():
     assert "a" not in namespaces([])
 
 
-@pytest.mark.parametrize(
-    "pattern", ["*", "", "a*b", "*a", "a**", "A", "-a", "a.b", 'a"', "a" * 64, "a_b"]
-)
+@pytest.mark.parametrize("pattern", ["*", "", "a*b", "*a", "a**", "A", "-a", "a.b", 'a"', "a" * 64, "a_b"])
 def test_what_names_no_namespace(pattern):
     with pytest.raises(WebhookError, match="names no namespace"):
         namespaces([pattern])

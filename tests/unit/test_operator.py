@@ -28,19 +28,37 @@ def ago(**since) -> str:
 
 def subscription(installed=None, current=None, conditions=(), written=None, **more) -> dict:
     return {
-        "metadata": {"name": PACKAGE, "managedFields": [
-            {"manager": "us", "time": written or ago(hours=1)},
-            {"manager": "olm", "time": ago(seconds=0), "subresource": "status"}]},
-        "spec": {"name": PACKAGE, "channel": "stable", "source": "redhat", "sourceNamespace": "market",
-                 **more.pop("spec", {})},
-        "status": {"installedCSV": installed, "currentCSV": current or installed,
-                   "conditions": list(conditions), **more},
-    }  # fmt: skip
+        "metadata": {
+            "name": PACKAGE,
+            "managedFields": [
+                {"manager": "us", "time": written or ago(hours=1)},
+                {"manager": "olm", "time": ago(seconds=0), "subresource": "status"},
+            ],
+        },
+        "spec": {
+            "name": PACKAGE,
+            "channel": "stable",
+            "source": "redhat",
+            "sourceNamespace": "market",
+            **more.pop("spec", {}),
+        },
+        "status": {
+            "installedCSV": installed,
+            "currentCSV": current or installed,
+            "conditions": list(conditions),
+            **more,
+        },
+    }
 
 
 def condition(kind, status="True", reason="", message="", **since) -> dict:
-    return {"type": kind, "status": status, "reason": reason, "message": message,
-            "lastTransitionTime": ago(**since or {"minutes": 1})}  # fmt: skip
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": ago(**since or {"minutes": 1}),
+    }
 
 
 def plan(*names, approved=False, phase="RequiresApproval", created=None, conditions=()) -> dict:
@@ -65,11 +83,17 @@ def installed(sub, a_plan=None, csvs=(), wanted="", source=True) -> Progress:
 
 
 def manifest(name="redhat", namespace="market", **channels) -> dict:
-    return {"status": {
-        "catalogSource": name, "catalogSourceNamespace": namespace, "defaultChannel": "stable",
-        "channels": [{"name": channel, "currentCSV": names[-1],
-                      "entries": [{"name": one} for one in reversed(names)]}
-                     for channel, names in channels.items()]}}  # fmt: skip
+    return {
+        "status": {
+            "catalogSource": name,
+            "catalogSourceNamespace": namespace,
+            "defaultChannel": "stable",
+            "channels": [
+                {"name": channel, "currentCSV": names[-1], "entries": [{"name": one} for one in reversed(names)]}
+                for channel, names in channels.items()
+            ],
+        }
+    }
 
 
 CATALOGS = describe_catalogs([manifest(stable=[V170, V180, V181])])
@@ -132,7 +156,7 @@ class TestInstallation:
             # OLM goes on to the next by itself.
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
-    )  # fmt: skip
+    )
     def test_when_it_is_done(self, sub, a_plan, csvs, wanted, done):
         progress = installed(sub, a_plan, csvs, wanted)
         assert (progress.done, progress.problem) == (done, "")
@@ -140,23 +164,47 @@ class TestInstallation:
     @pytest.mark.parametrize(
         ("found", "expected"),
         [
-            ({"sub": subscription(conditions=[condition(
-                "ResolutionFailed", reason="ConstraintsNotSatisfiable", message="no operators found")])},
-             "OLM says ResolutionFailed: no operators found"),
-            ({"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
-             "OLM says BundleUnpackFailed: no image"),
-            ({"sub": subscription(current=V181), "a_plan": plan(V181, approved=True, phase="Failed", conditions=[
-                condition("Installed", "False", "InstallCheckFailed", "not allowed")])},
-             "InstallPlan install-abc failed: not allowed"),
-            ({"sub": subscription(V181), "csvs": [csv(V181, "Failed", reason="NoOperatorGroup", message="none")]},
-             f"ClusterServiceVersion {V181} failed: NoOperatorGroup, none"),
+            (
+                {
+                    "sub": subscription(
+                        conditions=[
+                            condition(
+                                "ResolutionFailed", reason="ConstraintsNotSatisfiable", message="no operators found"
+                            )
+                        ]
+                    )
+                },
+                "OLM says ResolutionFailed: no operators found",
+            ),
+            (
+                {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
+                "OLM says BundleUnpackFailed: no image",
+            ),
+            (
+                {
+                    "sub": subscription(current=V181),
+                    "a_plan": plan(
+                        V181,
+                        approved=True,
+                        phase="Failed",
+                        conditions=[condition("Installed", "False", "InstallCheckFailed", "not allowed")],
+                    ),
+                },
+                "InstallPlan install-abc failed: not allowed",
+            ),
+            (
+                {"sub": subscription(V181), "csvs": [csv(V181, "Failed", reason="NoOperatorGroup", message="none")]},
+                f"ClusterServiceVersion {V181} failed: NoOperatorGroup, none",
+            ),
             ({"sub": subscription(), "source": False}, "CatalogSource market/redhat is gone"),
             ({"sub": subscription(V181), "csvs": [csv(V181)], "wanted": V180}, "OLM does not go back"),
-            ({"sub": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "wanted": V181},
-             f"Channel stable leads no further than {V170}"),
+            (
+                {"sub": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "wanted": V181},
+                f"Channel stable leads no further than {V170}",
+            ),
             ({"sub": None}, "There is no Subscription"),
         ],
-    )  # fmt: skip
+    )
     def test_what_goes_no_further(self, found, expected):
         assert expected in installed(**found).problem
 
@@ -236,12 +284,20 @@ class TestCatalog:
     @pytest.mark.parametrize(
         ("source", "wanted", "expected"),
         [
-            (None, {}, "There is no CatalogSource market/redhat. sandboxed-containers-operator is offered by market/redhat (channels stable)"),
-            (READY, {"name": "mirror"}, "does not offer sandboxed-containers-operator. sandboxed-containers-operator is offered by market/redhat"),
+            (
+                None,
+                {},
+                "There is no CatalogSource market/redhat. sandboxed-containers-operator is offered by market/redhat (channels stable)",
+            ),
+            (
+                READY,
+                {"name": "mirror"},
+                "does not offer sandboxed-containers-operator. sandboxed-containers-operator is offered by market/redhat",
+            ),
             (READY, {"channel": "fast"}, "has no channel fast of sandboxed-containers-operator, but stable"),
             (READY, {"csv": f"{PACKAGE}.v9"}, f"has no {PACKAGE}.v9, but {V170}, {V180}, {V181}"),
         ],
-    )  # fmt: skip
+    )
     def test_one_that_will_not(self, source, wanted, expected):
         assert expected in catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
 
@@ -252,24 +308,30 @@ class TestCatalog:
         assert "TRANSIENT_FAILURE, not READY" in progress.summary
 
     def test_one_whose_packages_are_not_known_yet(self):
-        source = {"status": {"connectionState": {
-            "lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}  # fmt: skip
+        source = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}
         progress = catalog(source, [], self.wanted(), NOW)
         assert (progress.done, progress.problem) == (False, "")
 
 
-def kata(
-    count=3, ready=0, status="True", reason="Installing", message="", classes=(), **nodes
-) -> dict:
-    return {"metadata": {"name": "k"}, "status": {
-        "kataNodes": {"nodeCount": count, "readyNodeCount": ready, **nodes},
-        "runtimeClasses": list(classes),
-        "conditions": [condition("InProgress", status, reason, message)]}}  # fmt: skip
+def kata(count=3, ready=0, status="True", reason="Installing", message="", classes=(), **nodes) -> dict:
+    return {
+        "metadata": {"name": "k"},
+        "status": {
+            "kataNodes": {"nodeCount": count, "readyNodeCount": ready, **nodes},
+            "runtimeClasses": list(classes),
+            "conditions": [condition("InProgress", status, reason, message)],
+        },
+    }
 
 
 def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
-    return {name: {"metadata": {"name": name}, "spec": spec, "status": {
-        "machineCount": 3, "updatedMachineCount": updated, "conditions": list(conditions)}}}  # fmt: skip
+    return {
+        name: {
+            "metadata": {"name": name},
+            "spec": spec,
+            "status": {"machineCount": 3, "updatedMachineCount": updated, "conditions": list(conditions)},
+        }
+    }
 
 
 def rolled(found, pools=None, since=None) -> Progress:
@@ -280,9 +342,10 @@ class TestRoll:
     def test_which_node_and_for_how_long(self):
         updating = condition("Updating", minutes=75)
         progress = rolled(
-            kata(ready=1, installing=["w2"], waitingToInstall=["w3"]), pool(conditions=[updating]),
+            kata(ready=1, installing=["w2"], waitingToInstall=["w3"]),
+            pool(conditions=[updating]),
             {"w2": ago(minutes=4), "w1": ago(hours=1)},
-        )  # fmt: skip
+        )
         assert progress.summary == (
             "1 of 3 nodes run kata; working on w2 (for 4 min); 1 waiting; "
             "MachineConfigPool kata-oc: 1 of 3 updated, for 1 h 15 min"
@@ -317,13 +380,16 @@ class TestRoll:
         ("found", "pools", "expected"),
         [
             (kata(reason="Failed", message="Node w1 Degraded: disk full"), {}, "Node w1 Degraded: disk full"),
-            (kata(), pool(conditions=[condition("NodeDegraded", message="w1: disk full")]),
-             "MachineConfigPool kata-oc is degraded: w1: disk full"),
+            (
+                kata(),
+                pool(conditions=[condition("NodeDegraded", message="w1: disk full")]),
+                "MachineConfigPool kata-oc is degraded: w1: disk full",
+            ),
             (kata(), pool(paused=True), "MachineConfigPool kata-oc is paused"),
             (kata(0, 0, "False", classes=["kata-remote"]), {}, "The KataConfig selects no node"),
             (None, {}, "There is no KataConfig"),
         ],
-    )  # fmt: skip
+    )
     def test_what_goes_no_further(self, found, pools, expected):
         assert expected in rolled(found, pools).problem
 
@@ -338,9 +404,7 @@ class TestRemoval:
     def test_how_far_it_is(self):
         found = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
         progress = removal(found, pool("worker"), {}, NOW)
-        assert progress.summary.startswith(
-            "nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting"
-        )
+        assert progress.summary.startswith("nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting")
         assert not progress.problem
 
     def test_pods_that_are_in_the_way(self):
@@ -351,33 +415,54 @@ class TestRemoval:
 @pytest.mark.parametrize(
     ("what", "is_second", "daemon_set", "configs", "limit", "has_settings", "state", "pools"),
     [
-        ("1.8", False, "peerpodconfig-ctrl-caa-daemon", ["peerpodconfig-openshift"], None, True, "",
-         ["peerpodconfig-openshift"]),
+        (
+            "1.8",
+            False,
+            "peerpodconfig-ctrl-caa-daemon",
+            ["peerpodconfig-openshift"],
+            None,
+            True,
+            "",
+            ["peerpodconfig-openshift"],
+        ),
         ("1.8 after 1.9", False, "osc-caa-ds", [], "10", True, "downgraded", []),
         ("1.13, newly installed", True, "osc-caa-ds", None, None, True, "", []),
-        ("not migrated yet", True, "osc-caa-ds", ["peerpodconfig-openshift", "memory"], None, True, "pending",
-         ["memory"]),
+        (
+            "not migrated yet",
+            True,
+            "osc-caa-ds",
+            ["peerpodconfig-openshift", "memory"],
+            None,
+            True,
+            "pending",
+            ["memory"],
+        ),
         ("migrated", True, "osc-caa-ds", ["memory"], "20", True, "migrated", ["memory"]),
         ("migrated without a limit", True, "osc-caa-ds", [], None, True, "limit_missing", []),
         ("no settings at all", True, None, [], None, False, "migrated", []),
     ],
-)  # fmt: skip
-def test_between_the_generations(
-    what, is_second, daemon_set, configs, limit, has_settings, state, pools
-):
+)
+def test_between_the_generations(what, is_second, daemon_set, configs, limit, has_settings, state, pools):
     found = migration_state(
-        is_second=is_second, daemon_set=daemon_set, configs=configs, limit=limit,
+        is_second=is_second,
+        daemon_set=daemon_set,
+        configs=configs,
+        limit=limit,
         has_settings=has_settings,
-    )  # fmt: skip
+    )
     assert (found["state"], found["pools"]) == (state, pools)
     assert bool(found["message"]) == bool(found["remedy"]) == (state not in ("", "migrated"))
 
 
 def test_a_peerpodconfig_keeps_the_daemon_set_of_an_older_operator():
     found = migration_state(
-        is_second=True, daemon_set="osc-caa-ds", configs=["memory"], limit="10", has_settings=True,
+        is_second=True,
+        daemon_set="osc-caa-ds",
+        configs=["memory"],
+        limit="10",
+        has_settings=True,
         older_daemon_set_of="memory",
-    )  # fmt: skip
+    )
     assert (found["state"], found["pools"]) == ("two_adaptors", ["memory"])
     assert "two cloud-api-adaptor pods" in found["message"]
     assert "delete the PeerPodConfig memory" in found["remedy"]

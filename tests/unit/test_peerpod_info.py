@@ -107,9 +107,7 @@ def test_what_is_a_peer_pod(one, counts):
 )
 def test_the_limit_of_a_pool_and_how_many_nodes_advertise_it(spec, limit, advertised):
     nodes = [node("a", "1k", "1k", pool="a"), node("b", pool="a"), node("c", "5", "5")]
-    row = only(
-        describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])["pools"]
-    )
+    row = only(describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])["pools"])
     assert (row["limit"], row["selected_nodes"], row["advertised_nodes"]) == (limit, 2, advertised)
 
 
@@ -187,9 +185,7 @@ UNSCHEDULED = {
             {
                 "conditions": [SCHEDULED],
                 "initContainerStatuses": [{"state": {"terminated": {}}}, {}],
-                "containerStatuses": [
-                    {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such"}}}
-                ],
+                "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such"}}}],
             },
             ("ImagePullBackOff", "no such"),
         ),
@@ -224,14 +220,19 @@ def test_the_totals_and_namespaces_add_up():
 def test_pools_of_the_second_generation():
     """A node of a named pool has its limit; the operator's own pool has the rest."""
     pools = pools_of_second(
-        [], {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'}, {"PEERPODS_LIMIT_PER_NODE": "7"},
-        namespace="operator", agent_namespace="agent", adaptor_selector={"kata": ""},
-    )  # fmt: skip
+        [],
+        {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'},
+        {"PEERPODS_LIMIT_PER_NODE": "7"},
+        namespace="operator",
+        agent_namespace="agent",
+        adaptor_selector={"kata": ""},
+    )
     nodes = [node("a", "7", "7", kata=""), node("b", "4", "4", kata="", pool="memory"), node("c")]
     found = _peerpod_info.describe(pools, [], nodes, [], ["kata-remote"], {})
     assert {row["name"]: row["pools"] for row in found["nodes"]} == {
-        "a": ["operator/default"], "b": ["operator/memory"],
-    }  # fmt: skip
+        "a": ["operator/default"],
+        "b": ["operator/memory"],
+    }
     assert [
         (
             row["name"],

@@ -25,15 +25,39 @@ MADE_AT = "2026-11-25T10:15:16Z"
 UNSCHEDULABLE = "0/4 nodes are available: 3 Insufficient kata.peerpods.io/vm."
 
 FINDINGS = [
-    {"check": "version", "title": "Cluster version", "status": "ok", "found": "OpenShift 4.16.21.",
-     "why": "", "fix": ""},
-    {"check": "quota", "title": "vCPU quota", "status": "warning", "found": "Room for 14 more VMs.",
-     "why": "30 are wanted.", "fix": "Request a higher quota."},
-    {"check": "ports", "title": "Ports", "status": "error", "found": '9000/tcp of "node" is closed.',
-     "why": "The tunnel runs over it.", "fix": "Open it:\naws ec2 authorize-security-group-ingress"},
-    {"check": "subnet", "title": "Free addresses", "status": "unknown", "found": "EC2 refused.",
-     "why": "Each VM takes one.", "fix": "Allow ec2:DescribeSubnets."},
-]  # fmt: skip
+    {
+        "check": "version",
+        "title": "Cluster version",
+        "status": "ok",
+        "found": "OpenShift 4.16.21.",
+        "why": "",
+        "fix": "",
+    },
+    {
+        "check": "quota",
+        "title": "vCPU quota",
+        "status": "warning",
+        "found": "Room for 14 more VMs.",
+        "why": "30 are wanted.",
+        "fix": "Request a higher quota.",
+    },
+    {
+        "check": "ports",
+        "title": "Ports",
+        "status": "error",
+        "found": '9000/tcp of "node" is closed.',
+        "why": "The tunnel runs over it.",
+        "fix": "Open it:\naws ec2 authorize-security-group-ingress",
+    },
+    {
+        "check": "subnet",
+        "title": "Free addresses",
+        "status": "unknown",
+        "found": "EC2 refused.",
+        "why": "Each VM takes one.",
+        "fix": "Allow ec2:DescribeSubnets.",
+    },
+]
 
 CLUSTER = {
     "infrastructure_name": "demo-x7k2p",
@@ -44,33 +68,48 @@ CLUSTER = {
 }
 OPERATORS = {
     "resources": [
-        {"metadata": {"name": "sandboxed-containers-operator.v1.10.1"},
-         "spec": {"version": "1.10.1"}, "status": {"phase": "Succeeded"}},
+        {
+            "metadata": {"name": "sandboxed-containers-operator.v1.10.1"},
+            "spec": {"version": "1.10.1"},
+            "status": {"phase": "Succeeded"},
+        },
         # One that is copied into every namespace.
         {"metadata": {"name": "elasticsearch-operator.v5.8.1"}, "spec": {"version": "5.8.1"}},
     ]
-}  # fmt: skip
+}
 AWS = {
     "chosen_because": "sg-1 (node) is on all 3 instances.",
     "groups": [
-        {"group_id": "sg-1", "group_name": "node", "opened": [{"port": 15150, "protocol": "tcp"}],
-         "already_open": [{"port": 9000, "protocol": "tcp", "covered_by": "itself (tcp 9000)"}]},
+        {
+            "group_id": "sg-1",
+            "group_name": "node",
+            "opened": [{"port": 15150, "protocol": "tcp"}],
+            "already_open": [{"port": 9000, "protocol": "tcp", "covered_by": "itself (tcp 9000)"}],
+        },
     ],
-}  # fmt: skip
+}
 AZURE = {
     "chosen_because": "demo-nsg is on all subnets.",
     "network_security_groups": [
-        {"name": "demo-nsg", "created": [{"name": "ours", "properties": {}}], "updated": [],
-         "unchanged": ["there"], "covered": [{"name": "let", "covered_by": "AllowVnetInBound (65000)"}],
-         "shadowed": [{"name": "late", "shadowed_by": "Deny (100) comes first."}]},
+        {
+            "name": "demo-nsg",
+            "created": [{"name": "ours", "properties": {}}],
+            "updated": [],
+            "unchanged": ["there"],
+            "covered": [{"name": "let", "covered_by": "AllowVnetInBound (65000)"}],
+            "shadowed": [{"name": "late", "shadowed_by": "Deny (100) comes first."}],
+        },
     ],
     "unfiltered": ["The subnet worker has no network security group."],
-}  # fmt: skip
+}
 
 
 OPERATOR = {
-    "version": "1.8.1", "known": True, "limit_in": "PeerPodConfig", "advertiser": "peerpodconfig-ctrl",
-}  # fmt: skip
+    "version": "1.8.1",
+    "known": True,
+    "limit_in": "PeerPodConfig",
+    "advertiser": "peerpodconfig-ctrl",
+}
 
 
 def node(name: str, slots: int | None, used: int, unaccounted: int = 0, pools=("ours",)) -> dict:
@@ -156,9 +195,7 @@ def document(findings: list[dict] = FINDINGS, **readings: object) -> dict:
     return _report.document(findings, title="Peer pods", made_at=MADE_AT, **readings)
 
 
-FULL = document(
-    made_by="alice", cluster=CLUSTER, operators=OPERATORS, peer_pods=SMALL, networking=AWS
-)
+FULL = document(made_by="alice", cluster=CLUSTER, operators=OPERATORS, peer_pods=SMALL, networking=AWS)
 
 
 # -- What it says ---------------------------------------------------------------------------------
@@ -194,17 +231,12 @@ def test_what_the_nodes_of_a_pool_have():
 
 
 def test_pods_that_wait_for_the_same_are_told_of_together():
-    assert [
-        (group["reason"], group["message"], len(group["pods"]))
-        for group in FULL["capacity"]["pending"]
-    ] == [
+    assert [(group["reason"], group["message"], len(group["pods"])) for group in FULL["capacity"]["pending"]] == [
         ("Unschedulable", UNSCHEDULABLE, 7),
         (None, None, 1),
         ("ImagePullBackOff", "no such image", 1),
     ]
-    assert FULL["capacity"]["pending"][2]["pods"] == [
-        {"namespace": "a", "name": "pulls", "node": "half"}
-    ]
+    assert FULL["capacity"]["pending"][2]["pods"] == [{"namespace": "a", "name": "pulls", "node": "half"}]
 
 
 def test_namespaces_with_the_most_peer_pods_come_first():
@@ -240,7 +272,7 @@ def test_the_operator_and_no_other():
 )
 def test_ports_on_both_clouds(reading, rules):
     ports = document(networking=reading)["ports"]
-    assert [tuple(row[key] for key in ("rule", "state", "by", "where")) for row in ports["rules"]] == rules  # fmt: skip
+    assert [tuple(row[key] for key in ("rule", "state", "by", "where")) for row in ports["rules"]] == rules
     assert ports["unfiltered"] == reading.get("unfiltered", [])
 
 
@@ -279,12 +311,11 @@ HOSTILE = (
 NO_TEXT = "\x00\x1b\x7f\x85\ufffe\udc80"
 
 LARGE = peer_pods(
-    [node(f"ip-10-0-{i // 256}-{i % 256}.eu-central-1.compute.internal", 8, i % 9)
-     for i in range(500)],
+    [node(f"ip-10-0-{i // 256}-{i % 256}.eu-central-1.compute.internal", 8, i % 9) for i in range(500)],
     [pool(selected_nodes=500, advertised_nodes=500)],
     [{"name": f"team-{i:02}", "used": i, "unscheduled": 1} for i in range(60)],
     [pod(f"batch-{i:03}", None, "Unschedulable", UNSCHEDULABLE) for i in range(200)],
-)  # fmt: skip
+)
 
 
 def with_text(value: object, text: str, key: str = "") -> object:
@@ -379,8 +410,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
     (directory / "all.j2").write_text(
         "{% for name, report_document in documents.items() %}\n"
         + "\n".join(
-            mark(f"{{{{ name }}}}.{extension}") + f"{{% include 'report.{extension}.j2' %}}"
-            for extension in extensions
+            mark(f"{{{{ name }}}}.{extension}") + f"{{% include 'report.{extension}.j2' %}}" for extension in extensions
         )
         + "\n{% endfor %}\n"
     )
@@ -412,9 +442,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
     }
     (directory / "play.yml").write_text(json.dumps([play]))
     ran = subprocess.run(
-        ["ansible-playbook", "play.yml"], env=ansible_environment(), cwd=directory,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["ansible-playbook", "play.yml"],
+        env=ansible_environment(),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     _before, *parts = re.split(r"~~~ (\S+) ~~~\n", (directory / "all").read_text())
     files = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -438,8 +472,9 @@ def test_a_page_is_well_made(page: Page):
     assert len(ids) == len(set(ids))
     assert {target.removeprefix("#") for target in page.attributes("href")} <= set(ids)
     # What only shows what is written beside it is for eyes alone.
-    assert all(attrs.get("aria-hidden") == "true" for attrs in page.all("span")
-               if (attrs.get("class") or "").startswith("bar"))  # fmt: skip
+    assert all(
+        attrs.get("aria-hidden") == "true" for attrs in page.all("span") if (attrs.get("class") or "").startswith("bar")
+    )
 
 
 def test_a_page_needs_nothing_besides_itself(page: Page):
@@ -472,14 +507,21 @@ def suite(source: str) -> ElementTree.Element:
 def test_junit_has_each_finding_as_a_test(written):
     found = suite(written("full", "junit.xml"))
     assert {key: found.get(key) for key in ("name", "tests", "failures", "errors", "skipped")} == {
-        "name": "Peer pods", "tests": "4", "failures": "1", "errors": "0", "skipped": "1",
-    }  # fmt: skip
+        "name": "Peer pods",
+        "tests": "4",
+        "failures": "1",
+        "errors": "0",
+        "skipped": "1",
+    }
     assert found.get("timestamp") == "2026-11-25T10:15:16"
     cases = {case.get("name"): case for case in found}
     assert list(cases) == [finding["check"] for finding in FINDINGS]
     assert {name: [said.tag for said in case] for name, case in cases.items()} == {
-        "version": [], "quota": ["system-out"], "ports": ["failure"], "subnet": ["skipped"],
-    }  # fmt: skip
+        "version": [],
+        "quota": ["system-out"],
+        "ports": ["failure"],
+        "subnet": ["skipped"],
+    }
     failure, skipped = cases["ports"][0], cases["subnet"][0]
     assert failure.get("message") == FINDINGS[2]["found"]
     assert failure.text.splitlines() == [
@@ -501,8 +543,10 @@ def test_junit_is_sound_whatever_was_found(written):
 
 def test_findings_by_severity_with_what_to_do(written):
     page = Page(written("full", "html"))
-    titles = [page.words.index(f"{badge} {title}") for badge, title in (
-        ("Error", "Ports"), ("Warning", "vCPU quota"), ("Not known", "Free addresses"))]  # fmt: skip
+    titles = [
+        page.words.index(f"{badge} {title}")
+        for badge, title in (("Error", "Ports"), ("Warning", "vCPU quota"), ("Not known", "Free addresses"))
+    ]
     assert titles == sorted(titles)
     assert "What to do Open it: aws ec2 authorize" in page.words
     assert "1 error, 1 warning, 1 not known" in page.words
@@ -635,13 +679,9 @@ def test_a_phone_shows_all_of_it(
     context.close()
 
 
-def test_a_browser_runs_nothing_of_what_comes_from_a_cluster(
-    browser: Browser, written, tmp_path: Path
-):
+def test_a_browser_runs_nothing_of_what_comes_from_a_cluster(browser: Browser, written, tmp_path: Path):
     """Even where it were not text: the page's policy says so to the browser."""
-    source = written("full", "html").replace(
-        "</main>", "<script>document.title = 'ran'</script></main>"
-    )
+    source = written("full", "html").replace("</main>", "<script>document.title = 'ran'</script></main>")
     (tmp_path / "report.html").write_text(source)
     page, complaints = browser.new_page(), []
     page.on("console", lambda message: complaints.append(message.text))

@@ -93,9 +93,7 @@ def test_what_covers_a_port(rules, covered_by):
     ],
 )
 def test_a_cidr_covers_only_if_it_holds_every_block_of_the_vpc(vpc_cidrs, opened):
-    plan = plan_present(
-        group(Rule("tcp", 9000, 9000, "10.0.0.0/16")), [TUNNEL], {"vpc-1": vpc_cidrs}, {}
-    )
+    plan = plan_present(group(Rule("tcp", 9000, 9000, "10.0.0.0/16")), [TUNNEL], {"vpc-1": vpc_cidrs}, {})
     assert plan.opened == opened
 
 
@@ -150,10 +148,7 @@ def is_open(rules_: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
             ip_address(address) in ip_network(block)
             for rule in rules_
             if rule.protocol == "-1"
-            or (
-                rule.protocol == port.protocol
-                and port.port in range(rule.from_port, rule.to_port + 1)
-            )
+            or (rule.protocol == port.protocol and port.port in range(rule.from_port, rule.to_port + 1))
             for block in PREFIX_LISTS.get(rule.source, [rule.source] if "/" in rule.source else [])
         )
 
@@ -161,28 +156,21 @@ def is_open(rules_: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
         rule.source == SELF
         and (
             rule.protocol == "-1"
-            or (
-                rule.protocol == port.protocol
-                and port.port in range(rule.from_port, rule.to_port + 1)
-            )
+            or (rule.protocol == port.protocol and port.port in range(rule.from_port, rule.to_port + 1))
         )
         for rule in rules_
     )
     return by_group or all(allowed(a) for cidr in vpc_cidrs for a in ip_network(cidr))
 
 
-@given(
-    st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks
-)
+@given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
 def test_exactly_the_closed_ports_are_opened(rules_, wanted, vpc_cidrs):
     plan = plan_present(group(*rules_), wanted, {"vpc-1": vpc_cidrs}, PREFIX_LISTS)
     assert list(plan.opened) == [p for p in wanted if not is_open(rules_, p, vpc_cidrs)]
     assert [p for p, _ in plan.already_open] == [p for p in wanted if p not in plan.opened]
 
 
-@given(
-    st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks
-)
+@given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
 def test_a_second_plan_changes_nothing(rules_, wanted, vpc_cidrs):
     facts = {"vpc-1": vpc_cidrs}, PREFIX_LISTS
     first = plan_present(group(*rules_), wanted, *facts)
@@ -190,9 +178,7 @@ def test_a_second_plan_changes_nothing(rules_, wanted, vpc_cidrs):
     assert not plan_present(group(*rules_, *added), wanted, *facts).changes
 
 
-@given(
-    st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks
-)
+@given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
 def test_the_facts_needed_are_all_that_decide(rules_, wanted, vpc_cidrs):
     everything = {"vpc-1": vpc_cidrs}, PREFIX_LISTS
     vpc_ids, prefix_list_ids = facts_needed([group(*rules_)], wanted)
@@ -200,9 +186,7 @@ def test_the_facts_needed_are_all_that_decide(rules_, wanted, vpc_cidrs):
         {vpc_id: everything[0][vpc_id] for vpc_id in vpc_ids},
         {pl: PREFIX_LISTS[pl] for pl in prefix_list_ids if pl in PREFIX_LISTS},
     )
-    assert plan_present(group(*rules_), wanted, *needed) == plan_present(
-        group(*rules_), wanted, *everything
-    )
+    assert plan_present(group(*rules_), wanted, *needed) == plan_present(group(*rules_), wanted, *everything)
 
 
 # -- What is ours to remove --------------------------------------------------------------------
@@ -312,10 +296,7 @@ def instance(number: int, *group_ids: str, state: str = "running") -> dict:
         (
             [instance(1, "sg-a", "sg-b"), instance(2, "sg-b"), instance(3, "sg-b", "sg-c")],
             ("sg-b",),
-            (
-                "sg-b (name-of-sg-b) is on all 3 instances; "
-                "sg-a (name-of-sg-a), sg-c (name-of-sg-c) are not."
-            ),
+            ("sg-b (name-of-sg-b) is on all 3 instances; sg-a (name-of-sg-a), sg-c (name-of-sg-c) are not."),
         ),
     ],
 )
@@ -340,12 +321,8 @@ def test_who_has_what_stays_short_for_many_workers():
 def test_instances_that_are_missing_or_terminated_are_named():
     asked = ["i-00000001", "i-00000002", "i-00000003"]
     with pytest.raises(SecurityGroupError) as error:
-        check_instances(
-            asked, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2"
-        )
-    assert str(error.value).startswith(
-        "EC2 knows no instance i-00000003 in us-east-2 and i-00000002 is terminated. "
-    )
+        check_instances(asked, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2")
+    assert str(error.value).startswith("EC2 knows no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
     check_instances(asked[:1], [instance(1, "sg-a", state="stopped")], region="us-east-2")
 
 
@@ -411,15 +388,12 @@ def test_every_kind_of_source_of_a_permission_becomes_a_rule():
 
 
 def test_the_diff_of_opening_and_of_removing():
-    present = plan_present(
-        group(Rule("tcp", 15150, 15150, SELF)), [Port(15150, "tcp"), TUNNEL], {}, {}
-    )
+    present = plan_present(group(Rule("tcp", 15150, 15150, SELF)), [Port(15150, "tcp"), TUNNEL], {}, {})
     assert diff_of(present) == {
         "before_header": f"{SELF} (workers)",
         "after_header": f"{SELF} (workers)",
         "before": "9000/tcp closed\n15150/tcp open to the group itself (tcp 15150)\n",
-        "after": "9000/tcp open to the group itself (tcp 9000)\n"
-        "15150/tcp open to the group itself (tcp 15150)\n",
+        "after": "9000/tcp open to the group itself (tcp 9000)\n15150/tcp open to the group itself (tcp 15150)\n",
     }
     absent = diff_of(plan_absent(group(), [TUNNEL], [security_group_rule()]))
     assert (absent["before"], absent["after"]) == ("9000/tcp opened by osc.peerpods (sgr-1)\n", "")

@@ -42,9 +42,7 @@ ASG = {"id": f"{NETWORK}/applicationSecurityGroups/workers"}
 
 def rule(name: str, priority: int, access: str = "Allow", **properties: object) -> dict:
     """A rule as ARM stores it; by default on all traffic, `source=` and `ports=` in short."""
-    source, destination, ports = (
-        properties.pop(key, "*") for key in ("source", "destination", "ports")
-    )
+    source, destination, ports = (properties.pop(key, "*") for key in ("source", "destination", "ports"))
     return {
         "id": f"{NSG_ID}/securityRules/{name}",
         "name": name,
@@ -166,11 +164,7 @@ def flow(**changes: object) -> Flow:
             {"D (100)", "AllowVnetInBound (65000)"},
         ),
         (
-            [
-                rule(
-                    "D", 100, "Deny", source="", sourceAddressPrefixes=["10.1.0.0/16", "10.0.0.0/8"]
-                )
-            ],
+            [rule("D", 100, "Deny", source="", sourceAddressPrefixes=["10.1.0.0/16", "10.0.0.0/8"])],
             {"D (100)"},
         ),
         (
@@ -232,9 +226,7 @@ def test_a_tag_of_some_service_decides_only_a_part_and_only_outside():
 
 
 def test_a_rule_for_one_protocol_decides_part_of_all_protocols():
-    verdicts = decide(
-        flow(protocol="*"), [rule("D", 100, "Deny", protocol="Tcp"), ALLOW_VNET], VNET
-    )
+    verdicts = decide(flow(protocol="*"), [rule("D", 100, "Deny", protocol="Tcp"), ALLOW_VNET], VNET)
     assert [(v.by, v.partly) for v in verdicts] == [
         ("D (100)", True),
         ("AllowVnetInBound (65000)", False),
@@ -279,9 +271,7 @@ block_lists = st.sampled_from([V4, V6]).flatmap(
     lambda blocks: st.lists(st.sampled_from(blocks), min_size=1, max_size=3, unique=True)
 )
 sides = st.sampled_from(TAGS).map(lambda tag: [tag]) | block_lists
-port_ranges = st.lists(
-    st.sampled_from(["*", "1", "2", "3", "1-2", "2-4", "0-65535"]), min_size=1, max_size=2
-)
+port_ranges = st.lists(st.sampled_from(["*", "1", "2", "3", "1-2", "2-4", "0-65535"]), min_size=1, max_size=2)
 
 
 def as_rule(number, priority, access, direction, protocol, source, destination, ports) -> dict:
@@ -370,11 +360,7 @@ def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, fl
     verdicts = decide(flow_, rules, SPACE)
     for source in WORLD:
         for destination in WORLD:
-            said = [
-                v.rule
-                for v in verdicts
-                if holds(v.source, source) and holds(v.destination, destination)
-            ]
+            said = [v.rule for v in verdicts if holds(v.source, source) and holds(v.destination, destination)]
             asked = (
                 source.version == destination.version
                 and holds(flow_.source, source)
@@ -508,10 +494,7 @@ BOTH = ("10.0.0.0/24", "fd00::/64")
 )
 def test_a_rule_for_both_ip_families_is_two(changes, workers, halves):
     found = wanted(option(**changes), workers=workers)
-    assert [
-        (r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"])
-        for r in found
-    ] == halves
+    assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
     assert [r.twin_of for r in found] == [None, "Ours"][: len(halves)]
 
 
@@ -655,9 +638,7 @@ def test_when_covered_ensure_makes_the_rule_all_the_same():
 def test_an_unneeded_deny_is_one_whose_traffic_is_denied_already():
     (deny,) = wanted(option("D", 111, access="Deny"))
     assert summary(plan_present(nsg(), [deny], VNET)) == {"created": {"D": 111}}
-    assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {
-        "covered": {"D": "DenyVnet (4096)"}
-    }
+    assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {"covered": {"D": "DenyVnet (4096)"}}
 
 
 @pytest.mark.parametrize("other", [[], [rule("Other", 300, ports="9000")]])
@@ -720,9 +701,7 @@ def test_the_ipv6_half_comes_after_the_other():
     first = plan_present(nsg(DENY_VNET), rules, VNET)
     assert summary(first) == {"created": {"A": 111, "A-IPv6": 113, "B": 112, "B-IPv6": 114}}
     assert first.moved == ()
-    group = nsg(
-        DENY_VNET, *(stored(r, p) for r, p in zip(rules, (111, 113, 112, 114), strict=True))
-    )
+    group = nsg(DENY_VNET, *(stored(r, p) for r, p in zip(rules, (111, 113, 112, 114), strict=True)))
     assert not plan_present(group, rules, VNET).changes
     taken = nsg(DENY_VNET, rule("X", 111, ports="1"), stored(rules[0], 500))
     assert summary(plan_present(taken, rules[:2], VNET)) == {
@@ -807,9 +786,7 @@ def test_the_priority_that_would_do_does_for_both_halves(taken, denied, there):
 
 
 def test_a_wanted_rule_before_another_is_meant():
-    rules = wanted(
-        option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A")
-    )
+    rules = wanted(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
     assert summary(plan_present(nsg(), rules, VNET)) == {"created": {"D": 110, "A": 111}}
 
 
@@ -838,9 +815,7 @@ def test_whose_description_stays(before, asked, after, differs):
 
 
 def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
-    there = stored(
-        A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[]
-    )
+    there = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
     ((_, body),) = plan_present(nsg(there), [A], VNET).updated
     assert body["properties"] == security_rule(A, 111)["properties"]
 
@@ -963,9 +938,7 @@ our_options = st.lists(
     min_size=1,
     max_size=3,
     unique_by=lambda changes: changes["priority"],
-).map(
-    lambda all_: [option(name, **changes) for name, changes in zip(OUR_NAMES, all_, strict=False)]
-)
+).map(lambda all_: [option(name, **changes) for name, changes in zip(OUR_NAMES, all_, strict=False)])
 ways = st.fixed_dictionaries(
     {
         "when_covered": st.sampled_from(["skip", "ensure"]),
@@ -994,19 +967,12 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
         plan.moved,
     )
 
-    places = [
-        (r["properties"]["direction"], r["properties"]["priority"])
-        for r in after["properties"]["securityRules"]
-    ]
+    places = [(r["properties"]["direction"], r["properties"]["priority"]) for r in after["properties"]["securityRules"]]
     assert len(places) == len(set(places))
 
     def of_others(rules_: list[dict]) -> list[dict]:
         names = {r.name.lower() for r in ours}
-        return [
-            r["properties"] | {"provisioningState": None}
-            for r in rules_
-            if r["name"].lower() not in names
-        ]
+        return [r["properties"] | {"provisioningState": None} for r in rules_ if r["name"].lower() not in names]
 
     assert of_others(after["properties"]["securityRules"]) == of_others(rules)
 
@@ -1026,8 +992,7 @@ def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, optio
         deciding = {
             first_match(after, Flow("Inbound", protocol, port, (), ()), source, destination)
             for source, destination in PAIRS
-            if holds(rule_.source.prefixes, source)
-            and holds(rule_.destination.prefixes, destination)
+            if holds(rule_.source.prefixes, source) and holds(rule_.destination.prefixes, destination)
             for port in ports
             for protocol in (["Tcp", "Udp", "Icmp"] if rule_.protocol == "*" else ["Tcp"])
         }

@@ -17,11 +17,7 @@ def test_every_node_has_to_say_which_instance_it_is():
     known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
     assert provider_ids([known], "worker", "group_ids") == ("aws:///a/i-0a1b2c3d",)
     nameless = [node("w-1"), node("w-2", providerID="")]
-    with pytest.raises(
-        WorkerNodesError, match=r"^w-1, w-2 have no spec\.providerID, so .* by ids\."
-    ):
+    with pytest.raises(WorkerNodesError, match=r"^w-1, w-2 have no spec\.providerID, so .* by ids\."):
         provider_ids([known, *nameless], "worker", "ids")
-    with pytest.raises(
-        WorkerNodesError, match=r"no node with the labels worker\. Give .* by ids\."
-    ):
+    with pytest.raises(WorkerNodesError, match=r"no node with the labels worker\. Give .* by ids\."):
         provider_ids([], "worker", "ids")

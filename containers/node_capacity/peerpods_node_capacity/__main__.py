@@ -80,9 +80,7 @@ def main() -> int:
         log.error("%s", error)
         return 1
     except OSError as error:
-        log.error(
-            "The health endpoint cannot be opened: %s. Set HEALTH_PORT or BIND_ADDRESS.", error
-        )
+        log.error("The health endpoint cannot be opened: %s. Set HEALTH_PORT or BIND_ADDRESS.", error)
         return 1
     return 0
 

@@ -269,9 +269,7 @@ class Agent:
             self._adaptor_changed,
             {"labelSelector": f"name in ({SECOND_DAEMON_SET},{FIRST_DAEMON_SET})"},
         )
-        self._nodes: Mirror[_RawNode, Node] = Mirror(
-            kube, NODES, _RawNode, self._keep_node, self._node_changed
-        )
+        self._nodes: Mirror[_RawNode, Node] = Mirror(kube, NODES, _RawNode, self._keep_node, self._node_changed)
         self._pods: Mirror[_RawPod, PeerPod] = Mirror(
             kube, PODS, _RawPod, self._keep_pod, self._pod_changed, PODS_THAT_RUN
         )
@@ -385,8 +383,7 @@ class Agent:
             raw.metadata.labels,
             raw.status.capacity.get(self._resource),
             raw.status.allocatable.get(self._resource),
-            not raw.spec.unschedulable
-            and all(c.status == "True" for c in raw.status.conditions if c.type == "Ready"),
+            not raw.spec.unschedulable and all(c.status == "True" for c in raw.status.conditions if c.type == "Ready"),
         )
 
     def _node_changed(self, name: str, old: Node | None, new: Node | None) -> None:
@@ -438,10 +435,14 @@ class Agent:
                     self._configs_namespace,
                 )
             else:
-                log.info("Limits found: %s.", ", ".join(
-                    f"{pool.name} {pool.limit} ({pool.source})"
-                    for pool in self._pools.values() if pool.limit is not None
-                ))  # fmt: skip
+                log.info(
+                    "Limits found: %s.",
+                    ", ".join(
+                        f"{pool.name} {pool.limit} ({pool.source})"
+                        for pool in self._pools.values()
+                        if pool.limit is not None
+                    ),
+                )
         if (self._generation, self._pools) != before:
             for node in self._nodes.items.values():
                 self._note_members(node)
@@ -477,13 +478,10 @@ class Agent:
                 self._look_at(pod.node, even_if_resting=True)
         self._to_report.set()
 
-    def _cloud_changed(
-        self, _name: str, _old: CloudCapacity | None, new: CloudCapacity | None
-    ) -> None:
+    def _cloud_changed(self, _name: str, _old: CloudCapacity | None, new: CloudCapacity | None) -> None:
         for bound, text in new.bad.items() if new else ():
             log.warning(
-                "%s in ConfigMap %s is %.40r, not a whole number of 0 or more. The last valid value "
-                "stays in force.",
+                "%s in ConfigMap %s is %.40r, not a whole number of 0 or more. The last valid value stays in force.",
                 bound,
                 self._settings.cloud_capacity_configmap,
                 text,
@@ -504,11 +502,7 @@ class Agent:
 
     @property
     def _bounds(self) -> dict[str, int]:
-        return {
-            bound: total
-            for capacity in self._cloud.items.values()
-            for bound, total in capacity.bounds.items()
-        }
+        return {bound: total for capacity in self._cloud.items.values() for bound, total in capacity.bounds.items()}
 
     def _has_ready_adaptor(self, node: str) -> bool:
         return not self._settings.require_ready_adaptor or self._ready_adaptors[node] > 0
@@ -704,17 +698,11 @@ class Agent:
             nodes=nodes,
             counted=self._settings.count_peer_pods,
             pending=self._used[None],
-            problems=[
-                (name, problem)
-                for name, report in self._reports.items()
-                for problem in report.problems
-            ],
+            problems=[(name, problem) for name, report in self._reports.items() for problem in report.problems],
             bounds=self._bounds,
             generation=self._generation,
             limits=[
-                PoolLimit(pool.name, pool.source, pool.limit)
-                for pool in self._pools.values()
-                if pool.limit is not None
+                PoolLimit(pool.name, pool.source, pool.limit) for pool in self._pools.values() if pool.limit is not None
             ],
         )
 

@@ -15,9 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 TIMEOUT = 5
 
 
-async def serve(
-    address: str, port: int, ready: Callable[[], bool], status: Callable[[], str]
-) -> asyncio.Server:
+async def serve(address: str, port: int, ready: Callable[[], bool], status: Callable[[], str]) -> asyncio.Server:
     """Answer /healthz, /readyz (with `status`) and /metrics; raises OSError where the port is
     taken."""
 

@@ -123,9 +123,7 @@ class Kube:
             self._token_file = user.token_file and config.abs_file(user.token_file)
             self._headers = {"User-Agent": FIELD_MANAGER, **self._login(user.token)}
             if not ("Authorization" in self._headers or user.client_cert or user.client_cert_data):
-                raise ConfigError(
-                    f"user {config.context.user} has neither a token nor a client certificate"
-                )
+                raise ConfigError(f"user {config.context.user} has neither a token nor a client certificate")
             tls = verify_cluster(config.cluster, user, config.abs_file)
         except Exception as error:  # lightkube's, PyYAML's, msgspec's, ssl's: a bad file has many
             # Not the words of a parser, which may quote a line with a secret.
@@ -146,9 +144,7 @@ class Kube:
     async def close(self) -> None:
         await self._http.close()
 
-    async def list(
-        self, path: str, kind: type[Kind], selectors: Mapping[str, str]
-    ) -> tuple[list[Kind], str]:
+    async def list(self, path: str, kind: type[Kind], selectors: Mapping[str, str]) -> tuple[list[Kind], str]:
         """All objects of the collection at `path` that match `selectors` (fieldSelector,
         labelSelector), and the resourceVersion to watch it from."""
         items: list[Kind] = []
@@ -178,9 +174,7 @@ class Kube:
                     "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
                     **selectors,
                 },
-                timeout=aiohttp.ClientTimeout(
-                    sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE
-                ),
+                timeout=aiohttp.ClientTimeout(sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE),
             )
         except ApiError as error:
             if error.status == HTTPStatus.GONE:
@@ -192,8 +186,7 @@ class Kube:
                 if event.type == "ERROR":
                     status = _decode(event.object, _Status, response)
                     raise WatchLostError(
-                        f"The watch of {path} from resourceVersion {version} ended with "
-                        f"{status.code} {status.message}",
+                        f"The watch of {path} from resourceVersion {version} ended with {status.code} {status.message}",
                         status.code,
                     )
                 # Of a bookmark nothing else is as the API says: a Pod's has no list of containers.
@@ -218,9 +211,7 @@ class Kube:
         """Create the object `body` in the collection at `path`; returns it as it is then."""
         return await self._write("create", path, body, "application/json", kind)
 
-    async def _write(
-        self, verb: str, path: str, body: dict, content_type: str, kind: type[Kind]
-    ) -> Kind:
+    async def _write(self, verb: str, path: str, body: dict, content_type: str, kind: type[Kind]) -> Kind:
         response = await self._send(
             verb,
             path,
@@ -333,6 +324,4 @@ def _message(body: bytes) -> str:
 
 def _unanswered(method: str, path: str, error: Exception) -> ApiError:
     # Timeouts come without words of their own.
-    return ApiError(
-        f"{method} {path} got no answer from the API server: {str(error) or type(error).__name__}"
-    )
+    return ApiError(f"{method} {path} got no answer from the API server: {str(error) or type(error).__name__}")

@@ -51,9 +51,7 @@ class _Record:
 class Lease:
     """The Lease `name` in `namespace`, as the replica `identity` competes for it."""
 
-    def __init__(
-        self, kube: Kube, *, namespace: str, name: str, identity: str, duration_seconds: int
-    ):
+    def __init__(self, kube: Kube, *, namespace: str, name: str, identity: str, duration_seconds: int):
         self._kube = kube
         self._name = name
         self._identity = identity

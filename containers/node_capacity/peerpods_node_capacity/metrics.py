@@ -73,15 +73,14 @@ class SlotsCollector(Collector):
         if slots is None:
             return
         desired = GaugeMetricFamily(
-            "peerpods_node_slots_desired", "Slots that the node should advertise.",
+            "peerpods_node_slots_desired",
+            "Slots that the node should advertise.",
             labels=["node"],
-        )  # fmt: skip
+        )
         advertised = GaugeMetricFamily(
             "peerpods_node_slots_advertised", "Slots that the node advertises.", labels=["node"]
         )
-        used = GaugeMetricFamily(
-            "peerpods_node_slots_used", "Peer pods on the node.", labels=["node"]
-        )
+        used = GaugeMetricFamily("peerpods_node_slots_used", "Peer pods on the node.", labels=["node"])
         bound = GaugeMetricFamily(
             "peerpods_node_slots_bound_info",
             "What limits the node's slots: its limit, the cloud, or its cloud-api-adaptor.",
@@ -103,9 +102,7 @@ class SlotsCollector(Collector):
         yield from (desired, advertised, bound, adaptor)
         if slots.counted:
             yield used
-            yield GaugeMetricFamily(
-                "peerpods_pods_pending", "Peer pods that are not on a node yet.", slots.pending
-            )
+            yield GaugeMetricFamily("peerpods_pods_pending", "Peer pods that are not on a node yet.", slots.pending)
         problem = GaugeMetricFamily(
             "peerpods_pool_problem", "Problems of pools that persist.", labels=["pool", "reason"]
         )
@@ -113,22 +110,22 @@ class SlotsCollector(Collector):
             problem.add_metric(labels, 1)
         yield problem
         bounds = GaugeMetricFamily(
-            "peerpods_cloud_slots", "Peer pods that the cloud has room for in total, by bound.",
+            "peerpods_cloud_slots",
+            "Peer pods that the cloud has room for in total, by bound.",
             labels=["bound"],
-        )  # fmt: skip
+        )
         for name, total in slots.bounds.items():
             bounds.add_metric([name], total)
         yield bounds
         limits = GaugeMetricFamily(
-            "peerpods_pool_limit", "The limit in force, and where it is stored.",
+            "peerpods_pool_limit",
+            "The limit in force, and where it is stored.",
             labels=["pool", "source"],
-        )  # fmt: skip
+        )
         for pool, source, limit in slots.limits:
             limits.add_metric([pool, source], limit)
         yield limits
-        yield GaugeMetricFamily(
-            "peerpods_limits_found", "Pools with a known limit.", len(slots.limits)
-        )
+        yield GaugeMetricFamily("peerpods_limits_found", "Pools with a known limit.", len(slots.limits))
         yield GaugeMetricFamily(
             "peerpods_operator_generation",
             "The operator's generation: 1 (to 1.8), 2 (from 1.9 on), 0 where it is not known.",

@@ -68,9 +68,7 @@ class Mirror(Generic[Raw, Kept]):
             try:
                 if self._version is None:
                     await self._list()
-                async for event, raw in self._kube.watch(
-                    self._path, self._kind, self._selectors, self._version
-                ):
+                async for event, raw in self._kube.watch(self._path, self._kind, self._selectors, self._version):
                     failures = 0
                     self._version = raw.metadata.resource_version
                     if event == "DELETED":

@@ -70,9 +70,7 @@ def limit_of(node: Node, pools: Iterable[Pool]) -> int | None:
     return min(limits, default=None)
 
 
-def target(
-    node: Node, pools: Collection[Pool], ceiling: Ceiling | None, *, is_ready: bool, used: int
-) -> Target:
+def target(node: Node, pools: Collection[Pool], ceiling: Ceiling | None, *, is_ready: bool, used: int) -> Target:
     """What `node` should advertise by `pools`, those that decide about it.
 
     While its cloud-api-adaptor is not ready no peer pod can start there: it offers no slots but
@@ -96,9 +94,7 @@ def target(
     return Target(min(limit, used), ADAPTOR, limit)
 
 
-def has_left(
-    node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str
-) -> bool:
+def has_left(node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str) -> bool:
     """Whether no pool has `node` any more because its labels changed or its pool was deleted, and
     not because the sources of limits have vanished, as in an upgrade of the operator.
 
@@ -140,9 +136,7 @@ class CloudCapacity:
     bad: Mapping[str, str]
 
 
-def cloud_capacity(
-    written: Mapping[str, str], previous: CloudCapacity | None = None
-) -> CloudCapacity:
+def cloud_capacity(written: Mapping[str, str], previous: CloudCapacity | None = None) -> CloudCapacity:
     """What the ConfigMap's data says; an invalid value leaves that of `previous` in force."""
     numbers = {name: whole_number(text) for name, text in written.items()}
     bad = {name: written[name] for name, number in numbers.items() if number is None}
@@ -188,10 +182,7 @@ def status_patch(node: Node, slots: int | None, resource: str) -> dict | None:
     heartbeat, and a scheduler should not have to wait for it.
     """
     found = (node.capacity, node.allocatable)
-    if slots is None:
-        settled = found == (None, None)
-    else:
-        settled = all(whole_quantity(quantity) == slots for quantity in found)
+    settled = found == (None, None) if slots is None else all(whole_quantity(quantity) == slots for quantity in found)
     if settled:
         return None
     value = None if slots is None else str(slots)

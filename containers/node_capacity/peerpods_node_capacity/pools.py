@@ -115,9 +115,7 @@ class Entry(NamedTuple):
     bad: str | None = None
 
 
-def limit_entries(
-    data: Mapping[str, str], previous: Mapping[str, Entry] | None = None
-) -> dict[str, Entry]:
+def limit_entries(data: Mapping[str, str], previous: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
     """The entries of peerpods-limits by the pool's name; an invalid limit or node selector leaves that
     of `previous` in force."""
     return {name: _entry(name, text, (previous or {}).get(name)) for name, text in data.items()}
@@ -217,9 +215,7 @@ def _default(operators: Pool | None, entry: Entry | None, peer_pods_cm: Setting 
     return Pool(DEFAULT, None, limit, source=PEER_PODS_CM, is_written=False)
 
 
-def vanished(
-    last: Mapping[str, Pool], pools: Mapping[str, Pool], generation: int
-) -> dict[str, Pool]:
+def vanished(last: Mapping[str, Pool], pools: Mapping[str, Pool], generation: int) -> dict[str, Pool]:
     """The pools of `last`, those known before, that are missing in `pools`, by name.
 
     None once the operator's own pool is among `pools`: then no source is missing, and what is not
@@ -228,9 +224,7 @@ def vanished(
     """
     if operators_pool(generation) in pools:
         return {}
-    return {
-        name: replace(pool, has_vanished=True) for name, pool in last.items() if name not in pools
-    }
+    return {name: replace(pool, has_vanished=True) for name, pool in last.items() if name not in pools}
 
 
 def operators_pool(generation: int) -> str:

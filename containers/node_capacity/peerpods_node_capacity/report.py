@@ -103,16 +103,11 @@ def _invalid(pool: Pool) -> str:
         if pool.node_selector is None:
             in_force = "Until it is corrected, it has no effect."
         selector = "" if pool.name == DEFAULT else " and a nodeSelector of labels"
-        return (
-            f"The entry {pool.name} is {written}, not a JSON object with a limit of 0 or more"
-            f"{selector}. {in_force}"
-        )
+        return f"The entry {pool.name} is {written}, not a JSON object with a limit of 0 or more{selector}. {in_force}"
     return f"spec.limit is {written}, not a whole number of 0 or more. {in_force}"
 
 
-def conditions(
-    report: Report, observed: Observed, resource: str, now: str
-) -> tuple[Mapping[str, Any], ...]:
+def conditions(report: Report, observed: Observed, resource: str, now: str) -> tuple[Mapping[str, Any], ...]:
     """status.conditions as they should be, those of other writers included.
 
     `now` (RFC 3339) is when those changed whose status is another than that observed.
@@ -157,9 +152,7 @@ def conditions(
     )
 
 
-def event(
-    config: Pool, namespace: str, problem: str, sentence: str, reporter: str, now: str
-) -> dict[str, Any]:
+def event(config: Pool, namespace: str, problem: str, sentence: str, reporter: str, now: str) -> dict[str, Any]:
     """The Event that reports a problem of the PeerPodConfig `config`.
 
     Its name is the same for every report of it: one for each version of the spec.

@@ -35,16 +35,12 @@ class Settings:
             raise ValueError(f"BIND_ADDRESS is no IP address: {error}.") from error
         return cls(
             namespace=env.get("NAMESPACE") or cls.namespace,
-            peerpodconfig_namespace=env.get("PEERPODCONFIG_NAMESPACE")
-            or cls.peerpodconfig_namespace,
+            peerpodconfig_namespace=env.get("PEERPODCONFIG_NAMESPACE") or cls.peerpodconfig_namespace,
             resource=env.get("POD_VM_EXTENDED_RESOURCE") or cls.resource,
             lease_name=env.get("LEASE_NAME") or cls.lease_name,
             # Shorter ones are lost to the first hiccup of an API server.
-            lease_duration_seconds=_number(
-                env, "LEASE_DURATION_SECONDS", cls.lease_duration_seconds, 3, 3600
-            ),
-            cloud_capacity_configmap=env.get("CLOUD_CAPACITY_CONFIGMAP")
-            or cls.cloud_capacity_configmap,
+            lease_duration_seconds=_number(env, "LEASE_DURATION_SECONDS", cls.lease_duration_seconds, 3, 3600),
+            cloud_capacity_configmap=env.get("CLOUD_CAPACITY_CONFIGMAP") or cls.cloud_capacity_configmap,
             limits_configmap=env.get("LIMITS_CONFIGMAP") or cls.limits_configmap,
             require_ready_adaptor=_switch(env, "REQUIRE_READY_ADAPTOR", cls.require_ready_adaptor),
             count_peer_pods=_switch(env, "COUNT_PEER_PODS", cls.count_peer_pods),
@@ -56,9 +52,7 @@ class Settings:
 def _number(env: Mapping[str, str], name: str, default: int, lowest: int, highest: int) -> int:
     text = env.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
-        raise ValueError(
-            f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}."
-        )
+        raise ValueError(f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}.")
     return int(text)
 
 

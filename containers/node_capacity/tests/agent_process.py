@@ -55,14 +55,18 @@ CONFIGMAP, LIMITS = "peerpods-cloud-capacity", "peerpods-limits"
 OWN_RIGHTS = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     {
-        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
-        "resourceNames": [LEASE], "verbs": ["list", "watch", "patch"],
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": [LEASE],
+        "verbs": ["list", "watch", "patch"],
     },
     {
-        "apiGroups": [""], "resources": ["configmaps"],
-        "resourceNames": [CONFIGMAP, LIMITS], "verbs": ["list", "watch"],
+        "apiGroups": [""],
+        "resources": ["configmaps"],
+        "resourceNames": [CONFIGMAP, LIMITS],
+        "verbs": ["list", "watch"],
     },
-]  # fmt: skip
+]
 
 
 def until(probe: Callable[[], object], expected: object, seconds: float = 30) -> None:
@@ -90,24 +94,32 @@ class Place:
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.id}},
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": binding},
             {
-                "apiVersion": role, "kind": "Role", "metadata": binding,
+                "apiVersion": role,
+                "kind": "Role",
+                "metadata": binding,
                 "rules": CONFIG_RIGHTS + ADAPTOR_RIGHTS + OWN_RIGHTS,
             },
             {
-                "apiVersion": role, "kind": "RoleBinding", "metadata": binding,
+                "apiVersion": role,
+                "kind": "RoleBinding",
+                "metadata": binding,
                 "roleRef": {"apiGroup": role[:-3], "kind": "Role", "name": self.id},
                 "subjects": [account],
             },
             {
-                "apiVersion": role, "kind": "ClusterRole", "metadata": {"name": self.id},
+                "apiVersion": role,
+                "kind": "ClusterRole",
+                "metadata": {"name": self.id},
                 "rules": CLUSTER_RIGHTS,
             },
             {
-                "apiVersion": role, "kind": "ClusterRoleBinding", "metadata": {"name": self.id},
+                "apiVersion": role,
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": self.id},
                 "roleRef": {"apiGroup": role[:-3], "kind": "ClusterRole", "name": self.id},
                 "subjects": [account],
             },
-        )  # fmt: skip
+        )
         view = self._kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json")
         self._api = json.loads(view)["clusters"][0]["cluster"]
         self._token = self._kubectl("create", "token", self.id, "-n", self.id).strip()
@@ -191,10 +203,7 @@ class Place:
 
     def limits(self, **entries: dict | str) -> None:
         """Write peerpods-limits: each entry as JSON, or the text as it is."""
-        data = {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in entries.items()
-        }
+        data = {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
         self._config_map(LIMITS, data)
 
     def peer_pods_cm(self, limit: str | None) -> None:
@@ -251,9 +260,15 @@ class Place:
         """Set the condition Ready as a kubelet does."""
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
         self._kubectl(
-            "patch", "pod", pod, "-n", self.id, "--subresource=status", "--type=strategic",
+            "patch",
+            "pod",
+            pod,
+            "-n",
+            self.id,
+            "--subresource=status",
+            "--type=strategic",
             f"--patch={json.dumps({'status': status})}",
-        )  # fmt: skip
+        )
 
     def stop_pod(self, pod: str) -> None:
         """Delete the pod; it stays with a deletionTimestamp, as no kubelet ends it."""
@@ -270,24 +285,30 @@ class Place:
         does when it stops (CAA's pkg/adaptor/k8sops/node.go)."""
         path = f"/status/capacity/{self.resource.replace('/', '~1')}"
         operation = (
-            {"op": "remove", "path": path}
-            if limit is None
-            else {"op": "add", "path": path, "value": str(limit)}
+            {"op": "remove", "path": path} if limit is None else {"op": "add", "path": path, "value": str(limit)}
         )
         self._kubectl(
-            "patch", "node", node, "--subresource=status", "--type=json",
-            f"--field-manager={manager}", f"--patch={json.dumps([operation])}",
-        )  # fmt: skip
+            "patch",
+            "node",
+            node,
+            "--subresource=status",
+            "--type=json",
+            f"--field-manager={manager}",
+            f"--patch={json.dumps([operation])}",
+        )
 
     def share(self, node: str, limit: int) -> None:
         """Own the capacity as another program that has applied the same number."""
         status = {"capacity": {self.resource: str(limit)}}
         self._kubectl(
-            "apply", "--server-side", "--subresource=status", "--field-manager=other", "-f", "-",
-            input=json.dumps(
-                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": status}
-            ),
-        )  # fmt: skip
+            "apply",
+            "--server-side",
+            "--subresource=status",
+            "--field-manager=other",
+            "-f",
+            "-",
+            input=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": status}),
+        )
 
     def status(self, config: str) -> dict:
         return self._get("peerpodconfig", config, "-n", self.id).get("status", {})
@@ -300,9 +321,15 @@ class Place:
         """Write them as another writer would."""
         patch = json.dumps({"status": {"conditions": conditions}})
         self._kubectl(
-            "patch", "peerpodconfig", config, "-n", self.id, "--subresource=status",
-            "--type=merge", f"--patch={patch}",
-        )  # fmt: skip
+            "patch",
+            "peerpodconfig",
+            config,
+            "-n",
+            self.id,
+            "--subresource=status",
+            "--type=merge",
+            f"--patch={patch}",
+        )
 
     def events(self) -> list[tuple[str, str, int]]:
         """(name of the PeerPodConfig, reason, count) of each Event there is."""
@@ -324,9 +351,7 @@ class Place:
         """Set the resource as another writer would, past the agent."""
         status = {"capacity": {self.resource: value}, "allocatable": {self.resource: value}}
         patch = json.dumps({"status": status})
-        self._kubectl(
-            "patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}"
-        )
+        self._kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}")
 
     def slots(self, node: str) -> tuple[str | None, str | None]:
         """(capacity, allocatable) of the resource on the node."""
@@ -341,9 +366,7 @@ class Place:
         }
 
     def _slots(self, node: dict) -> tuple[str | None, str | None]:
-        capacity, allocatable = (
-            node.get("status", {}).get(part, {}) for part in ("capacity", "allocatable")
-        )
+        capacity, allocatable = (node.get("status", {}).get(part, {}) for part in ("capacity", "allocatable"))
         return capacity.get(self.resource), allocatable.get(self.resource)
 
     def link(self) -> Link:
@@ -356,12 +379,16 @@ class Place:
         number = len(self._processes)
         kubeconfig = self._directory / f"kubeconfig-{number}"
         api = {**self._api, "server": server or self._api["server"]}
-        kubeconfig.write_text(json.dumps({
-            "current-context": "it",
-            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-            "clusters": [{"name": "it", "cluster": api}],
-            "users": [{"name": "it", "user": {"token": self._token}}],
-        }))  # fmt: skip
+        kubeconfig.write_text(
+            json.dumps(
+                {
+                    "current-context": "it",
+                    "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+                    "clusters": [{"name": "it", "cluster": api}],
+                    "users": [{"name": "it", "user": {"token": self._token}}],
+                }
+            )
+        )
         (port,) = free_ports(1)
         log = self._directory / f"agent-{number}.log"
         with log.open("w") as output:

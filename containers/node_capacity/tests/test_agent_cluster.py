@@ -216,17 +216,25 @@ def test_sigterm_ends_it_within_two_seconds(place):
     ],
 )
 def test_a_wrong_setting_is_said_in_one_line(environment, said, tmp_path):
-    (tmp_path / "no-login").write_text(json.dumps({
-        "current-context": "it",
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-        "clusters": [{"name": "it", "cluster": {"server": "https://127.0.0.1:1"}}],
-        "users": [{"name": "it", "user": {}}],
-    }))  # fmt: skip
+    (tmp_path / "no-login").write_text(
+        json.dumps(
+            {
+                "current-context": "it",
+                "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+                "clusters": [{"name": "it", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "users": [{"name": "it", "user": {}}],
+            }
+        )
+    )
     ran = subprocess.run(
         [sys.executable, "-m", "peerpods_node_capacity"],
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
-        capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        cwd=tmp_path,
+    )
     assert (ran.returncode, ran.stderr) == (1, "")
     (line,) = ran.stdout.splitlines()
     record = json.loads(line)

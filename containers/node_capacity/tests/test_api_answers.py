@@ -93,9 +93,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         kubeconfig = {
             "current-context": "it",
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-            "clusters": [
-                {"name": "it", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
-            ],
+            "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}],
             "users": [{"name": "it", "user": {"tokenFile": str(tmp_path / "token")}}],
         }
         (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
@@ -497,9 +495,7 @@ def test_only_raising_a_node_rests(scripted, monkeypatch, pod_first):
 
     async def both() -> None:
         kube = Kube()
-        running = Agent(
-            kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me"
-        )
+        running = Agent(kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me")
         task = asyncio.create_task(running.run())
         async with asyncio.timeout(20):
             await play()

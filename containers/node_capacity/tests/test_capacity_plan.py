@@ -287,9 +287,7 @@ def test_what_differs_is_patched(capacity, allocatable, slots, value):
     }
 
 
-@pytest.mark.parametrize(
-    ("found", "slots"), [(None, None), ("10", 10), ("0", 0), ("1k", 1000), ("10k", 10_000)]
-)
+@pytest.mark.parametrize(("found", "slots"), [(None, None), ("10", 10), ("0", 0), ("1k", 1000), ("10k", 10_000)])
 def test_what_is_as_it_should_be_is_left_alone(found, slots):
     assert status_patch(node(found, found), slots, VM) is None
 

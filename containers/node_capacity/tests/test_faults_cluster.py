@@ -89,9 +89,7 @@ def test_nodes_that_go_in_the_middle_of_a_change(place: Place, cluster: Cluster)
     place.config("c", "3")
     agent = place.start()
     until(lambda: set(place.all_slots().values()), {("3", "3")})
-    deleting = threading.Thread(
-        target=cluster.kubectl, args=("delete", "node", *nodes[:20], "--wait=false")
-    )
+    deleting = threading.Thread(target=cluster.kubectl, args=("delete", "node", *nodes[:20], "--wait=false"))
     deleting.start()
     for limit in ("4", "5", "6", "7"):
         place.config("c", limit)

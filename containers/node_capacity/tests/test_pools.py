@@ -107,9 +107,7 @@ def test_a_bad_entry_leaves_the_last_valid_one(text):
     assert good == {"memory": Entry(5, {})}
 
 
-@pytest.mark.parametrize(
-    "limit", ["-1", '"4"', "true", "4.0", "null", "NaN", str(LARGEST + 1), "[]"]
-)
+@pytest.mark.parametrize("limit", ["-1", '"4"', "true", "4.0", "null", "NaN", str(LARGEST + 1), "[]"])
 def test_an_entry_with_a_bad_limit_still_has_its_nodes(limit):
     """They would get the limit of the default otherwise."""
     text = f'{{"limit":{limit},"nodeSelector":{{"a":"c"}}}}'
@@ -173,17 +171,29 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([], ENTRY_DEFAULT, Setting(None), SECOND, 2, [default(30, "peerpods-limits")]),
         ([], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
         (
-            [], ENTRY_MEMORY, Setting(20), SECOND, 2,
+            [],
+            ENTRY_MEMORY,
+            Setting(20),
+            SECOND,
+            2,
             [entry("memory", 8, MEMORY), default(20, "peer-pods-cm")],
         ),
         (
-            [], {"default": Entry(None, None, "{")}, Setting(20), SECOND, 2,
+            [],
+            {"default": Entry(None, None, "{")},
+            Setting(20),
+            SECOND,
+            2,
             [default(None, "peerpods-limits", "{")],
         ),
         # PeerPodConfigs that were left over: pools, unless an entry has the same name.
         ([OWN_POOL], None, Setting(20), SECOND, 2, [OWN_POOL, default(20, "peer-pods-cm")]),
         (
-            [OWN_POOL], ENTRY_MEMORY, Setting(20), SECOND, 2,
+            [OWN_POOL],
+            ENTRY_MEMORY,
+            Setting(20),
+            SECOND,
+            2,
             [entry("memory", 8, MEMORY), default(20, "peer-pods-cm")],
         ),
         # peerpodconfig-openshift before its migration, and where both DaemonSets exist for a while.
@@ -194,12 +204,16 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         # Without a limit there, nothing is migrated.
         ([WITHOUT_LIMIT], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
         (
-            [WITHOUT_LIMIT], None, Setting(None, False), SECOND, 2,
+            [WITHOUT_LIMIT],
+            None,
+            Setting(None, False),
+            SECOND,
+            2,
             [default(10, "peer-pods-cm", is_written=False)],
         ),
         ([OPERATORS], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
     ],
-)  # fmt: skip
+)
 def test_merge(configs, entries, peer_pods_cm, daemon_sets, generation, pools):
     found = merge(configs, entries, peer_pods_cm, daemon_sets)
     assert found == (generation, {pool.name: pool for pool in pools})

@@ -36,9 +36,7 @@ def test_all_is_well():
     assert found["c"].complete
 
 
-@pytest.mark.parametrize(
-    ("allocatable", "desired"), [(None, 10), ("9", 10), ("10", None), ("0", None)]
-)
+@pytest.mark.parametrize(("allocatable", "desired"), [(None, 10), ("9", 10), ("10", None), ("0", None)])
 def test_a_node_that_does_not_advertise_what_it_should(allocatable, desired):
     found = report([C], [Node("a", KATA, "10", allocatable)], {"a": desired})
     assert found == {"c": Report(selected=1, missing=["a"])}
@@ -66,10 +64,7 @@ def test_an_invalid_limit(last_good, bad, quoted, kept):
 
 
 IN_FORCE = "Until it is corrected, 7 stays in force."
-MEMORY_INVALID = (
-    "The entry memory is '{', not a JSON object with a limit of 0 or more and a nodeSelector of "
-    "labels."
-)
+MEMORY_INVALID = "The entry memory is '{', not a JSON object with a limit of 0 or more and a nodeSelector of labels."
 
 
 @pytest.mark.parametrize(
@@ -123,8 +118,7 @@ def test_overlapping_node_selectors():
     both, one = node("both", "3", KATA | {"zone": "1"}), node("one")
     found = report([C, zone, apart], [both, one], {"both": 3, "one": 10})
     assert found["c"].problems == {
-        "OverlappingNodeSelectors": "Nodes also selected by zone, where the smallest limit "
-        "applies: both."
+        "OverlappingNodeSelectors": "Nodes also selected by zone, where the smallest limit applies: both."
     }
     assert found["zone"].problems.keys() == {"OverlappingNodeSelectors"}
     assert "selected by c, where" in found["zone"].problems["OverlappingNodeSelectors"]
@@ -147,9 +141,7 @@ def test_a_limit_below_what_runs():
 def test_what_the_cloud_holds_down(limit, slots, bound):
     config = replace(C, limit=limit)
     ceiling = Ceiling("instance-quota", 20, 6)
-    problems = report([config], [node("a", str(slots))], {"a": slots}, ceiling=ceiling)[
-        "c"
-    ].problems
+    problems = report([config], [node("a", str(slots))], {"a": slots}, ceiling=ceiling)["c"].problems
     assert problems == (
         {
             "CloudBound": "Nodes with 6 slots instead of the limit of 10, because the cloud has room "
@@ -183,10 +175,13 @@ def test_conditions_keep_the_time_at_which_they_changed():
     second = {c["type"]: c for c in conditions(worse, observed, VM, NOW)}
     assert second["Foreign"] == foreign
     assert second["Ready"] == {
-        "type": "Ready", "status": "False", "reason": "InvalidLimit",
+        "type": "Ready",
+        "status": "False",
+        "reason": "InvalidLimit",
         "message": f"1 of 2 selected nodes do not advertise {VM} as they should: a.",
-        "observedGeneration": 2, "lastTransitionTime": NOW,
-    }  # fmt: skip
+        "observedGeneration": 2,
+        "lastTransitionTime": NOW,
+    }
     assert second["InvalidLimit"]["message"] == "why"
     assert second["InvalidLimit"]["lastTransitionTime"] == NOW
     assert second["CloudBound"]["lastTransitionTime"] == THEN

@@ -46,9 +46,7 @@ def said(place, config: str = "c") -> dict[str, tuple[str, str]]:
 
 
 AS_EXPECTED = ("False", "AsExpected")
-NO_PROBLEM = dict.fromkeys(
-    ["InvalidLimit", "OverlappingNodeSelectors", "LimitBelowRunning", "CloudBound"], AS_EXPECTED
-)
+NO_PROBLEM = dict.fromkeys(["InvalidLimit", "OverlappingNodeSelectors", "LimitBelowRunning", "CloudBound"], AS_EXPECTED)
 ALL_WELL = {"Ready": ("True", "AsExpected"), **NO_PROBLEM}
 
 
@@ -129,7 +127,10 @@ def test_conditions_tell_how_it_is(place, crd_with_conditions):
     place.config("c", "-1")
     until(lambda: said(place)["InvalidLimit"], ("True", "InvalidLimit"))
     assert "'-1'" in place.condition("c", "InvalidLimit")["message"]
-    until(place.events, [("c", "InvalidLimit", 1), ("c", "OverlappingNodeSelectors", 1), ("other", "OverlappingNodeSelectors", 1)])  # fmt: skip
+    until(
+        place.events,
+        [("c", "InvalidLimit", 1), ("c", "OverlappingNodeSelectors", 1), ("other", "OverlappingNodeSelectors", 1)],
+    )
 
 
 def test_a_limit_below_the_peer_pods_that_run_evicts_none_and_says_so(place, cluster):
@@ -195,9 +196,7 @@ def test_prometheus_is_told_what_alerts_and_dashboard_ask_for(place):
     told: dict[str, set[frozenset[str]]] = {}
     for sample in agent.samples():
         told.setdefault(sample.name, set()).add(frozenset(sample.labels))
-    assert {name: told.get(name) for name in METRICS} == {
-        name: {labels} for name, labels in METRICS.items()
-    }
+    assert {name: told.get(name) for name in METRICS} == {name: {labels} for name, labels in METRICS.items()}
 
 
 def test_without_counting_pods_nothing_is_said_of_them(place):
@@ -207,7 +206,5 @@ def test_without_counting_pods_nothing_is_said_of_them(place):
     until(lambda: agent.metrics().get(("peerpods_node_slots_advertised", node)), 3)
     names = {name for name, *_ in agent.metrics()}
     assert not {"peerpods_node_slots_used", "peerpods_pods_pending"} & names
-    requests = {
-        key[1:] for key in agent.metrics() if key[0] == "peerpods_node_capacity_requests_total"
-    }
+    requests = {key[1:] for key in agent.metrics() if key[0] == "peerpods_node_capacity_requests_total"}
     assert requests == {("200", "list"), ("200", "watch"), ("200", "patch"), ("201", "create")}

@@ -9,9 +9,7 @@ from peerpods_node_capacity.settings import Settings
 
 def test_nothing_has_to_be_set():
     assert Settings.from_env({}) == Settings()
-    assert (
-        Settings.from_env({"HEALTH_PORT": "", "NAMESPACE": "", "COUNT_PEER_PODS": ""}) == Settings()
-    )
+    assert Settings.from_env({"HEALTH_PORT": "", "NAMESPACE": "", "COUNT_PEER_PODS": ""}) == Settings()
 
 
 def test_each_can_be_set():

@@ -122,9 +122,7 @@ class ReviewApplication:
     `closing`, once set, asks clients of HTTP/1.1 to come back over a new connection.
     """
 
-    def __init__(
-        self, policy: Policy, settings: Settings, bodies: Bodies, why_not_ready: WhyNotReady
-    ):
+    def __init__(self, policy: Policy, settings: Settings, bodies: Bodies, why_not_ready: WhyNotReady):
         self.closing = False
         self._policy = policy
         self._log_unchanged = settings.log_unchanged

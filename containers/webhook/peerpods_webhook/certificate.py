@@ -55,8 +55,7 @@ def read(settings: Settings) -> Files:
             return path.read_bytes()
         except OSError as error:
             raise ValueError(
-                f"{variable} cannot be read: {path}: {error.strerror}. "
-                "Mount the Secret or ConfigMap that has it there."
+                f"{variable} cannot be read: {path}: {error.strerror}. Mount the Secret or ConfigMap that has it there."
             ) from error
 
     return Files(
@@ -70,19 +69,22 @@ async def check(files: Files, settings: Settings) -> Certificate:
     """Raises ValueError, as a sentence, where the server could not present the certificate."""
     with files.in_memory() as paths:
         trial = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, *(path or "" for path in paths.names),
+            sys.executable,
+            "-m",
+            __name__,
+            *(path or "" for path in paths.names),
             settings.tls_min_version,
-            pass_fds=paths.descriptors, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            pass_fds=paths.descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         try:
             out, err = await asyncio.wait_for(trial.communicate(), TRIAL_SECONDS)
         except TimeoutError:
             trial.kill()
             await trial.wait()
-            raise ValueError(
-                f"{settings.certificate} could not be tried within {TRIAL_SECONDS} seconds."
-            ) from None
+            raise ValueError(f"{settings.certificate} could not be tried within {TRIAL_SECONDS} seconds.") from None
     if trial.returncode == 1:
         raise ValueError(f"{settings.certificate} and {settings.key} {err.decode().strip()}")
     if trial.returncode:

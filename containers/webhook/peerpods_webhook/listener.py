@@ -76,9 +76,7 @@ def listening_socket(address: str, port: int) -> socket.socket:
     any_version = ipaddress.ip_address(address) == ipaddress.IPv6Address("::")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        listening = socket.create_server(
-            (address, port), family=family, backlog=BACKLOG, dualstack_ipv6=any_version
-        )
+        listening = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=any_version)
     except OSError as error:
         raise OSError(
             f"{address} port {port} cannot be listened at: {error.strerror}. "

@@ -33,9 +33,7 @@ def log(event: dict[str, Any]) -> None:
     line = msgspec.json.encode(event)
     if len(line) >= PIPE_BUF:
         # Whatever is longer may be written in part. Six bytes are the most that a character takes.
-        line = msgspec.json.encode(
-            {key: text[:90] if isinstance(text, str) else text for key, text in event.items()}
-        )
+        line = msgspec.json.encode({key: text[:90] if isinstance(text, str) else text for key, text in event.items()})
     try:
         os.write(STANDARD_OUTPUT, line + b"\n")
     except OSError:

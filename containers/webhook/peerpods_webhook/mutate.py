@@ -160,9 +160,7 @@ def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
     return patch
 
 
-def _with_resources(
-    path: str, container: Container, amounts: dict[str, str] | None
-) -> Iterator[dict[str, Any]]:
+def _with_resources(path: str, container: Container, amounts: dict[str, str] | None) -> Iterator[dict[str, Any]]:
     """Leave a container `amounts` as its only limits and requests.
 
     Claims stay: a device that DRA allocated to the pod stays allocated, and a container that
@@ -233,9 +231,7 @@ def _totals(spec: PodSpec, side: str, sizing: Sizing) -> dict[str, int]:
     return totals
 
 
-def _add_init_containers(
-    totals: dict[str, int], containers: list[Container], side: str, sizing: Sizing
-) -> None:
+def _add_init_containers(totals: dict[str, int], containers: list[Container], side: str, sizing: Sizing) -> None:
     sidecars, alone = dict(NOTHING), dict(NOTHING)
     for container in containers:
         stays = container.restartPolicy == "Always" or sizing is Sizing.UPSTREAM
@@ -248,9 +244,7 @@ def _add_init_containers(
         totals[resource] = max(alone[resource], totals[resource] + amount)
 
 
-def _amounts(
-    resources: Resources | None, side: str, container: Container | None
-) -> Iterator[tuple[str, int]]:
+def _amounts(resources: Resources | None, side: str, container: Container | None) -> Iterator[tuple[str, int]]:
     """Those that size the VM, in billionths; of the pod as a whole where `container` is None."""
     for resource, value in ((resources and getattr(resources, side)) or {}).items():
         if resource not in NOTHING:
@@ -262,7 +256,6 @@ def _amounts(
         except ValueError as error:
             where = f'container "{container.name[:100]}"' if container else "spec"
             raise InvalidPodError(
-                f"{where}: resources.{side}[{resource}]: {error}. "
-                "Write an amount such as 500m, 2 or 1.5Gi."
+                f"{where}: resources.{side}[{resource}]: {error}. Write an amount such as 500m, 2 or 1.5Gi."
             ) from error
         yield resource, amount

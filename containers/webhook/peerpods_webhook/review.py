@@ -103,11 +103,7 @@ def _creates_pod(request: Request) -> bool:
     which adjusts what the pod asks for in place: a patch could only make an update fail that the
     user is entitled to. What is created at a subresource (Binding, Eviction) is no pod.
     """
-    return (
-        request.operation == "CREATE"
-        and request.kind == GroupVersionKind(kind="Pod")
-        and request.object is not None
-    )
+    return request.operation == "CREATE" and request.kind == GroupVersionKind(kind="Pod") and request.object is not None
 
 
 def _event(request: Request) -> dict[str, Any]:

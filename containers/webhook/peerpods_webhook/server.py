@@ -97,12 +97,8 @@ class Webhook:
         }
 
     def _start_listener(self) -> None:
-        application = ReviewApplication(
-            self._policy, self._settings, self._bodies, self.why_not_ready
-        )
-        listener = Listener(
-            application, self._reviews, self._certificate.files, self._settings.tls_min_version
-        )
+        application = ReviewApplication(self._policy, self._settings, self._bodies, self.why_not_ready)
+        listener = Listener(application, self._reviews, self._certificate.files, self._settings.tls_min_version)
         self._serving.append(Serving(listener, application))
         CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
 

@@ -59,23 +59,17 @@ class Settings:
             tls_min_version=_tls_min_version(env),
             max_body_bytes=_number(env, "MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31 - 1),
             log_unchanged=env.get("LOG_UNCHANGED", "").lower() in ("1", "true", "yes"),
-            shutdown_delay_seconds=_number(
-                env, "SHUTDOWN_DELAY_SECONDS", cls.shutdown_delay_seconds, 0, 3600
-            ),
+            shutdown_delay_seconds=_number(env, "SHUTDOWN_DELAY_SECONDS", cls.shutdown_delay_seconds, 0, 3600),
         )
         if settings.port == settings.health_port:
-            raise ValueError(
-                f"PORT and HEALTH_PORT are both {settings.port}: set one of them to another port."
-            )
+            raise ValueError(f"PORT and HEALTH_PORT are both {settings.port}: set one of them to another port.")
         return settings
 
 
 def _number(env: Mapping[str, str], name: str, default: int, lowest: int, highest: int) -> int:
     text = env.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
-        raise ValueError(
-            f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}."
-        )
+        raise ValueError(f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}.")
     return int(text)
 
 
@@ -89,9 +83,7 @@ def _tls_min_version(env: Mapping[str, str]) -> SSLProtocols:
     if version is None:
         raise ValueError(f"TLS_MIN_VERSION is {name!r}: set it to {' or '.join(TLS_VERSIONS)}.")
     allowed = {suite.strip() for suite in env.get("TLS_CIPHER_SUITES", "").split(",")} - {""}
-    left_out = [
-        suite for suite, openssl in TLS12_CIPHER_SUITES.items() if not allowed & {suite, openssl}
-    ]
+    left_out = [suite for suite, openssl in TLS12_CIPHER_SUITES.items() if not allowed & {suite, openssl}]
     if allowed and left_out and version is SSLProtocols.tls12:
         raise ValueError(
             f"TLS_CIPHER_SUITES leaves out {', '.join(left_out)}, which this server offers with "

@@ -61,9 +61,7 @@ class SteadyClients:
 
     def _run(self) -> None:
         # HTTP/1.1 is what API servers speak to webhooks.
-        with httpx.Client(
-            base_url=self._webhook.url, verify=self._trust, trust_env=False
-        ) as client:
+        with httpx.Client(base_url=self._webhook.url, verify=self._trust, trust_env=False) as client:
             while not self._end.is_set():
                 try:
                     reply = client.post("/mutate-v1-pod", content=REVIEW)
@@ -313,8 +311,6 @@ def test_the_key_is_nowhere_to_be_seen(tmp_path):
 def test_both_listeners_are_plain_about_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = start(
-            {**write_pair(tmp_path), "PORT": str(free_port()), "HEALTH_PORT": str(port)}
-        )
+        process = start({**write_pair(tmp_path), "PORT": str(free_port()), "HEALTH_PORT": str(port)})
         _, err = process.communicate(timeout=20)
     assert f"127.0.0.1 port {port} cannot be listened at: Address already in use" in err

@@ -145,9 +145,11 @@ SIZINGS = {
     "the largest, larger than the containers": ([init("3"), init("5"), init("1")], 11, 5),
     "sidecars stay": ([init("1", sidecar=True), init("1", sidecar=True)], 4, 4),
     "beside the sidecars started before it": (
-        [init("4"), init("1", sidecar=True), init("4"), init("1", sidecar=True)], 12, 5,
+        [init("4"), init("1", sidecar=True), init("4"), init("1", sidecar=True)],
+        12,
+        5,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("inits", "upstream", "kubernetes"), SIZINGS.values(), ids=SIZINGS.keys())
@@ -347,9 +349,7 @@ def test_amounts_that_make_no_sense(given_pod, message):
 # --- any pod -----------------------------------------------------------------------------------
 
 amounts = st.dictionaries(
-    st.sampled_from(
-        ["cpu", "memory", "nvidia.com/gpu", "ephemeral-storage", "kata.peerpods.io/vm"]
-    ),
+    st.sampled_from(["cpu", "memory", "nvidia.com/gpu", "ephemeral-storage", "kata.peerpods.io/vm"]),
     st.sampled_from(["0", "1", "2", "250m", "1500m", "64Mi", "1.5Gi", "1e3", "100k", "1u"]),
 )
 containers = st.builds(container, st.just("c"), st.none() | amounts, st.none() | amounts)

@@ -23,9 +23,7 @@ numbers = (
 signed_numbers = st.builds("{}{}".format, st.sampled_from(["", "+", "-"]), numbers)
 binary_si = st.sampled_from(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
 decimal_si = st.sampled_from(["n", "u", "m", "", "k", "M", "G", "T", "P", "E"])
-decimal_exponents = st.builds(
-    "{}{}".format, st.sampled_from("eE"), st.integers(-30, 30).map(str) | st.just("+3")
-)
+decimal_exponents = st.builds("{}{}".format, st.sampled_from("eE"), st.integers(-30, 30).map(str) | st.just("+3"))
 quantities = st.builds("{}{}".format, signed_numbers, binary_si | decimal_si | decimal_exponents)
 
 

@@ -115,9 +115,7 @@ def test_log_lines(tmp_path, log_unchanged):
         "mutated",
         "refused",
     ]
-    assert {(line["namespace"], line["name"], line["uid"]) for line in lines} == {
-        ("team", "demo", "705ab4f5")
-    }
+    assert {(line["namespace"], line["name"], line["uid"]) for line in lines} == {("team", "demo", "705ab4f5")}
     assert all(datetime.datetime.fromisoformat(line["time"]).tzinfo for line in lines)
     assert "s3cret" not in json.dumps(lines)
 
@@ -145,9 +143,7 @@ def test_stops_at_once_though_connections_are_open(tmp_path):
 def test_a_review_in_flight_is_answered_before_the_process_ends(tmp_path):
     webhook = Webhook(tmp_path)
     body = json.dumps(review()).encode()
-    head = (
-        f"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-    )
+    head = f"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with webhook.connection() as tls:
         tls.sendall(head + body[:10])
         time.sleep(0.2)
@@ -315,8 +311,7 @@ def test_metrics(tmp_path):
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(reply.text)
         for sample in family.samples
-        if sample.name
-        in ("peerpods_webhook_reviews_total", "peerpods_webhook_review_duration_seconds_count")
+        if sample.name in ("peerpods_webhook_reviews_total", "peerpods_webhook_review_duration_seconds_count")
     } == {
         ("peerpods_webhook_review_duration_seconds_count",): 6,
         ("peerpods_webhook_reviews_total", "busy"): 0,

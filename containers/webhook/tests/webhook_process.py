@@ -45,9 +45,7 @@ def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, 
         .serial_number(serial_number)
         .not_valid_before(now + since)
         .not_valid_after(now + until)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -103,17 +101,13 @@ class Webhook:
         self.port, self.health_port = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
-        self.process = start(
-            {**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env}
-        )
+        self.process = start({**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env})
         first = self.process.stdout.readline()
         assert first, self.process.stderr.read()
         assert json.loads(first)["outcome"] == "listening"
         self._lines: list[str] = []
         # A test that fails before it stops the process is not to keep pytest from ending.
-        self._reader = threading.Thread(
-            target=self._lines.extend, args=(self.process.stdout,), daemon=True
-        )
+        self._reader = threading.Thread(target=self._lines.extend, args=(self.process.stdout,), daemon=True)
         self._reader.start()
 
     def client(self, **options) -> httpx.Client:

@@ -146,9 +146,7 @@ def _check_peer_pod(body: bytes, review: dict, response: dict, reply: Answer) ->
 
     review["request"]["object"] = after
     again = _ask(json.dumps(review).encode())
-    promise(
-        again.event["outcome"] == "unchanged", f"a second invocation: {again.status} {again.event}"
-    )
+    promise(again.event["outcome"] == "unchanged", f"a second invocation: {again.status} {again.event}")
 
 
 def _creates_peer_pod(request: dict) -> bool:

@@ -157,9 +157,7 @@ def _change_pod(random: Random, review: dict) -> None:
 # --- any place in the JSON ---------------------------------------------------------------------
 
 
-def _change_anywhere(
-    random: Random, review: dict, originals: tuple[str, ...], holes: list[bytes]
-) -> None:
+def _change_anywhere(random: Random, review: dict, originals: tuple[str, ...], holes: list[bytes]) -> None:
     if not review:
         return
     holder, key = _place(random, review)
@@ -191,11 +189,7 @@ def _place(random: Random, root: dict) -> tuple[Any, Any]:
     """A random member of a random object or array: what holds it, and its key or index."""
     holder: Any = root
     while True:
-        key = (
-            random.choice(tuple(holder))
-            if isinstance(holder, dict)
-            else random.randrange(len(holder))
-        )
+        key = random.choice(tuple(holder)) if isinstance(holder, dict) else random.randrange(len(holder))
         child = holder[key]
         if not isinstance(child, dict | list) or not child or random.random() < 0.15:
             return holder, key
@@ -207,11 +201,7 @@ def _place(random: Random, root: dict) -> tuple[Any, Any]:
 
 def _flip(random: Random, body: bytes) -> bytes:
     at = random.randrange(len(body) + 1)
-    return (
-        body[:at]
-        + bytes(byte ^ 1 << random.randrange(8) for byte in body[at : at + 1])
-        + body[at + 1 :]
-    )
+    return body[:at] + bytes(byte ^ 1 << random.randrange(8) for byte in body[at : at + 1]) + body[at + 1 :]
 
 
 def _insert(random: Random, body: bytes) -> bytes:
@@ -240,9 +230,7 @@ def _duplicate_key(random: Random, body: bytes) -> bytes:
 
 def _whitespace(random: Random, body: bytes) -> bytes:
     at = random.choice((0, len(body), body.find(b":", random.randrange(len(body) + 1)) + 1))
-    return (
-        body[:at] + random.choice((b" ", b"\n\t\r ", b"\x0c", b"\xa0", b" " * 10_000)) + body[at:]
-    )
+    return body[:at] + random.choice((b" ", b"\n\t\r ", b"\x0c", b"\xa0", b" " * 10_000)) + body[at:]
 
 
 def _encode_otherwise(random: Random, body: bytes) -> bytes:

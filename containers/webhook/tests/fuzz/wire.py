@@ -79,9 +79,7 @@ class _Http1:
     """POSTs over one kept-alive connection, which the server is not to close."""
 
     def __init__(self, webhook: Webhook):
-        self._connection = http.client.HTTPSConnection(
-            "127.0.0.1", webhook.port, context=webhook.trust, timeout=20
-        )
+        self._connection = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust, timeout=20)
 
     def __call__(self, body: bytes) -> tuple[int, bytes]:
         self._connection.request("POST", PATH, body)
@@ -139,10 +137,7 @@ def _http1_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
             head + length % -1 + body,
             head + b"content-length: 5\r\n" + length % len(body) + body,
             head + b"content-length: 0x10\r\n\r\n" + body,
-            head
-            + b"content-length: 10\r\n"
-            + chunked
-            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+            head + b"content-length: 10\r\n" + chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
             head + chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
             head + chunked + b"%x\r\n%b" % (len(body), part),
             head + chunked + b"%x\r\n%b\r\nzz\r\n" % (len(part), body),
@@ -170,9 +165,7 @@ def _http2_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
     frames = b"".join(
         payload[: length if random.random() < 0.9 else None]
-        for length in (
-            random.choice((0, 4, 5, 8, 100, 16_384)) for _ in range(random.randrange(1, 20))
-        )
+        for length in (random.choice((0, 4, 5, 8, 100, 16_384)) for _ in range(random.randrange(1, 20)))
         for payload in [
             length.to_bytes(3, "big")
             + bytes((random.randrange(11), random.randrange(256)))
