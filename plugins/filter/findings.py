@@ -63,7 +63,7 @@ _value:
       sample: Upgrade the cluster first.
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._findings import findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.findings import findings
 
 
 class FilterModule:

@@ -177,25 +177,16 @@ advertisers:
       sample: kubectl-patch on ip-10-0-1-23.eu-central-1.compute.internal
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import advertisers
-from ansible_collections.osc.peerpods.plugins.module_utils._containers import (
-    FACTS,
-    describe_namespace,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    NAMESPACE,
-    read_operator_summary,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NAMESPACES_PATH, NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
-    NAMESPACES_PATH,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import advertisers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_summary
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE, NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS, describe_namespace
 
 
 def main():

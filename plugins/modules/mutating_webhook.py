@@ -404,20 +404,14 @@ verified:
 
 import time
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
-    Cluster,
-    ClusterError,
-    cluster_module,
-    retry_conflicts,
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
+    SYSTEM_NAMESPACES,
+    AdmissionError,
+    namespaces,
+    stored_selector,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
-    EXTENDED_RESOURCE,
-    is_accounted_for,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
-    GROUP_PATH,
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import (
     MUTATED_BY,
-    VERSIONS,
     binding_path,
     fingerprint,
     not_served,
@@ -425,29 +419,37 @@ from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy impo
     plan_policy,
     policy_path,
     policy_spec,
-    serves_policies,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
-    CONFIGURATIONS_PATH,
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.probe import probe_pod
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
-    NAMESPACES_PATH,
-    RUNTIME_CLASSES_PATH,
-    SYSTEM_NAMESPACES,
-    WebhookError,
     bundle_of,
     encode_ca_bundle,
     find,
     has_ready_endpoint,
-    namespaces,
     plan_absent,
     plan_present,
-    probe_pod,
-    serves_match_conditions,
     service_client_config,
-    stored_selector,
     webhook,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    ADMISSION_PATH,
+    MUTATING_POLICY_VERSIONS,
+    MUTATING_WEBHOOKS_PATH,
+    NAMESPACES_PATH,
+    RUNTIME_CLASSES_PATH,
+    serves_match_conditions,
+    serves_mutating_policies,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+    retry_conflicts,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import is_accounted_for
 
 # How long to let the API server notice a change between two dry runs. Seconds.
 PROBE_INTERVAL = 0.5
@@ -468,7 +470,7 @@ def ca_bundle(cluster, params):
             with open(params["ca_bundle_file"], encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise WebhookError(
+            raise AdmissionError(
                 f"ca_bundle_file cannot be read on the host that the module runs on: {error}."
             ) from error
     for option, kind in (("ca_bundle_secret", "Secret"), ("ca_bundle_config_map", "ConfigMap")):
@@ -503,29 +505,29 @@ def refuse_nonsense(params):
     if params["mode"] == "policy":
         refuse_webhook_options(params)
     elif params["state"] == "present" and not (params["service"] or params["url"]):
-        raise WebhookError("With mode webhook and state present one of service, url is required.")
+        raise AdmissionError("With mode webhook and state present one of service, url is required.")
     if not 1 <= params["timeout_seconds"] <= 30:
-        raise WebhookError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
+        raise AdmissionError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
     if not params["target_runtime_classes"]:
-        raise WebhookError("target_runtime_classes is empty: without one there are no peer pods to change.")
+        raise AdmissionError("target_runtime_classes is empty: without one there are no peer pods to change.")
     given = [name for name in CA_BUNDLES if params[name] is not None]
     if params["service_ca"] and (given or params["cert_manager"]):
-        raise WebhookError(
+        raise AdmissionError(
             f"With service_ca OpenShift keeps the CA bundle: leave out {', '.join(given) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
-        raise WebhookError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
+        raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
     if params["verify"] and params["verify_namespace"] in excluded_namespaces(params):
-        raise WebhookError(f"verify_namespace {params['verify_namespace']} is excluded: no pod is changed there.")
+        raise AdmissionError(f"verify_namespace {params['verify_namespace']} is excluded: no pod is changed there.")
 
 
 def refuse_webhook_options(params):
     names = ("service", "url", *CA_BUNDLES, "cert_manager")
     given = [name for name in names if params[name] is not None] + ["service_ca"] * params["service_ca"]
     if given:
-        raise WebhookError(f"With mode policy the API server calls nobody: leave out {', '.join(given)}.")
+        raise AdmissionError(f"With mode policy the API server calls nobody: leave out {', '.join(given)}.")
     if params["operations"] != ["CREATE"]:
-        raise WebhookError("With mode policy operations must be [CREATE]: resources cannot be changed later.")
+        raise AdmissionError("With mode policy operations must be [CREATE]: resources cannot be changed later.")
 
 
 def plan_state(module, cluster, current):
@@ -573,7 +575,7 @@ def wait_for_endpoint(cluster, service, seconds):
         labelSelector=f"kubernetes.io/service-name={service['name']}",
     )
     if not slices.wait(has_ready_endpoint, seconds):
-        raise WebhookError(
+        raise AdmissionError(
             f"The Service {service['namespace']}/{service['name']} has had no ready endpoint for {seconds} s. The "
             "configuration was not written: with failure_policy Fail it would have kept peer pods from being created. "
             "See why the webhook's pods are not ready."
@@ -582,7 +584,7 @@ def wait_for_endpoint(cluster, service, seconds):
 
 def apply(cluster, path, plan):
     if plan.action == "create":
-        cluster.create(CONFIGURATIONS_PATH, plan.configuration)
+        cluster.create(MUTATING_WEBHOOKS_PATH, plan.configuration)
     elif plan.action == "replace":
         cluster.replace(path, plan.configuration)
     elif plan.action == "delete":
@@ -591,20 +593,20 @@ def apply(cluster, path, plan):
 
 def served_version(cluster):
     """The newest version of the API that has MutatingAdmissionPolicies, or None."""
-    for version in VERSIONS:
-        if serves_policies(cluster.get(f"{GROUP_PATH}/{version}")):
+    for version in MUTATING_POLICY_VERSIONS:
+        if serves_mutating_policies(cluster.get(f"{ADMISSION_PATH}/{version}")):
             return version
     return None
 
 
 def read_policy(cluster, name):
     """(version, policy, binding), the version None where policies are not served."""
-    policy = cluster.get(policy_path(VERSIONS[0], name))
+    policy = cluster.get(policy_path(MUTATING_POLICY_VERSIONS[0], name))
     # What is there is served; the API server has to be asked what it serves only where nothing is.
-    version = VERSIONS[0] if policy else served_version(cluster)
+    version = MUTATING_POLICY_VERSIONS[0] if policy else served_version(cluster)
     if version is None:
         return None, None, None
-    if version != VERSIONS[0]:
+    if version != MUTATING_POLICY_VERSIONS[0]:
         policy = cluster.get(policy_path(version, name))
     return version, policy, cluster.get(binding_path(version, name))
 
@@ -614,7 +616,7 @@ def plan_policy_state(cluster, params):
     if params["state"] == "absent":
         return plan_no_policy(params["name"], version, policy, binding)
     if version is None:
-        raise WebhookError(not_served(cluster.get("/version")["gitVersion"]))
+        raise AdmissionError(not_served(cluster.get("/version")["gitVersion"]))
     spec = policy_spec(
         runtime_classes=params["target_runtime_classes"],
         excluded=excluded_namespaces(params),
@@ -659,7 +661,7 @@ def probe(cluster, params, runtime_class, mark):
                 raise
             seen = str(error)  # What the API server answers where it cannot call the webhook.
         if time.monotonic() > deadline:
-            raise WebhookError(
+            raise AdmissionError(
                 f"The {params['mode']} is configured but after {params['wait_timeout']} s does not do its work in a dry "
                 f"run of a pod with the RuntimeClass {runtime_class}: {seen}"
             )
@@ -680,7 +682,7 @@ def verify(module, cluster, mark=None):
 def manage_webhook(module, cluster):
     """The result of the run, and the mark that a pod gets from what is configured (none)."""
     params = module.params
-    path = f"{CONFIGURATIONS_PATH}/{params['name']}"
+    path = f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"
 
     def attempt():
         plan = plan_state(module, cluster, cluster.get(path))
@@ -708,15 +710,15 @@ def manage_webhook(module, cluster):
 
 
 def refuse_losses(cluster, params, written):
-    """Raises WebhookError where the webhook that was `written` has lost fields since.
+    """Raises AdmissionError where the webhook that was `written` has lost fields since.
 
     Who injects the CA bundle and was built for an older Kubernetes writes the registration whole, but without the
     fields that it does not know.
     """
-    path = f"{CONFIGURATIONS_PATH}/{params['name']}"
+    path = f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"
     lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()
     if lost:
-        raise WebhookError(
+        raise AdmissionError(
             f"MutatingWebhookConfiguration {params['name']} does its work, but lost {', '.join(sorted(lost))} as its CA "
             "bundle was injected: the webhook is called for more pods than it should be. A cert-manager before 1.12 does "
             "not know matchConditions: update it, or use another CA. Until then, state absent ends the calls."
@@ -755,7 +757,7 @@ def run(module):
             result["verified"] = verify(module, cluster, mark)
             if result["changed"] and injection(params):
                 refuse_losses(cluster, params, result["webhook"])
-        except (ClusterError, WebhookError) as error:
+        except (ClusterError, AdmissionError) as error:
             module.fail_json(msg=str(error), **result)
     module.exit_json(**result)
 
@@ -824,7 +826,7 @@ def main():
     )
     try:
         run(module)
-    except (ClusterError, WebhookError) as error:
+    except (ClusterError, AdmissionError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -366,7 +366,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
     CONFLICT_RETRIES,
     LATER,
     NETWORK_API_VERSION,
@@ -374,12 +374,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
     ArmError,
     arm_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
-from ansible_collections.osc.peerpods.plugins.module_utils._azure_permissions import (
-    PERMISSIONS_API_VERSION,
-    granted,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
     Plan,
     SecurityRuleError,
     apply_to,
@@ -390,7 +386,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_rules impor
     single_change,
     wanted_rules,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
@@ -399,7 +396,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._worker_network impor
     targets_with_groups,
     worker_network,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import WorkerNodesError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
 
 PREFIXES = {"type": "list", "elements": "str"}
 CHAPTERS_RULES = [

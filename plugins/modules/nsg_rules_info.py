@@ -207,16 +207,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import Arm, ArmError, arm_module
-from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
-from ansible_collections.osc.peerpods.plugins.module_utils._nsg_decision import (
-    Flow,
-    decide,
-    passes,
-    rules_of,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import SecurityRuleError
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import Flow, decide, passes, rules_of
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import SecurityRuleError
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
@@ -224,7 +219,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._worker_network impor
     targets_with_groups,
     worker_network,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import WorkerNodesError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
 
 
 def flows_of(params: dict, target: Target) -> Iterator[Flow]:

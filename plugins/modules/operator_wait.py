@@ -161,22 +161,12 @@ import dataclasses
 import time
 from datetime import datetime, timezone
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    Progress,
-    catalog,
-    describe_catalogs,
-    describe_plan,
-    ending,
-    installation,
-    removal,
-    roll,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
     read_kata_configs,
     read_package_manifests,
@@ -186,6 +176,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads impor
     read_source,
     read_subscription,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import ending, removal, roll
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    catalog,
+    describe_catalogs,
+    describe_plan,
+    installation,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
 # Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
 INTERVAL = 1.0

@@ -248,8 +248,8 @@ instances:
 from dataclasses import replace
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     MANAGED_TAG,
     Group,
     Plan,
@@ -266,7 +266,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     shared_groups,
     wanted_ports,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
     NODES_OPTION,
     WorkerNodesError,
     worker_provider_ids,
