@@ -237,7 +237,7 @@ details:
         kind:
           description: >-
             Who that is, V(agent), V(kubelet), V(person) or V(controller), as
-            RV(osc.peerpods.containers_info#module:advertisers[].kind) tells.
+            RV(osc.peerpods.cluster_features_info#module:advertisers[].kind) tells.
           type: str
           sample: agent
         nodes:
@@ -251,7 +251,7 @@ details:
     operator:
       description:
         - >-
-          The operator that is at work, null where the cluster has none: RV(osc.peerpods.containers_info#module:operator), and its
+          The operator that is at work, null where the cluster has none: RV(osc.peerpods.cluster_features_info#module:operator), and its
           settings that decide about limits.
       type: dict
       contains:

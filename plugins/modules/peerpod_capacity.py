@@ -50,7 +50,7 @@ attributes:
     support: full
 seealso:
   - module: osc.peerpods.peerpod_limit
-  - module: osc.peerpods.containers_info
+  - module: osc.peerpods.cluster_features_info
 """
 
 EXAMPLES = r"""

@@ -97,7 +97,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 operator:
-  description: The operator that is at work, as RV(osc.peerpods.containers_info#module:operator); null where none is installed.
+  description: The operator that is at work, as RV(osc.peerpods.cluster_features_info#module:operator); null where none is installed.
   returned: success
   type: dict
   sample:

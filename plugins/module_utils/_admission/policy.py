@@ -1,9 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The webhook's mutation as a MutatingAdmissionPolicy and its binding (no I/O here).
+"""The mutation of peer pods as a MutatingAdmissionPolicy and its binding (no I/O here).
 
-The API server evaluates the policy itself, in CEL, and calls nobody. What comes
-out is what the webhook would have made of the pod. What is desired is spelled
+The API server evaluates the policy itself, in CEL, and calls no webhook. The
+result is what the webhook of this collection would have made of the pod. What is desired is spelled
 out with every default of the API server, so that it equals what it hands back.
 
 Three things about quantities in CEL shape the expressions:
@@ -79,7 +79,7 @@ def binding_path(version: str, name: str = "") -> str:
 def not_served(version: str) -> str:
     return (
         f"This API server ({version}) serves no MutatingAdmissionPolicy: it comes with Kubernetes 1.36, or with 1.34 "
-        "where the API admissionregistration.k8s.io/v1beta1 and its feature gate are turned on. Use mode webhook."
+        "where the API admissionregistration.k8s.io/v1beta1 and its feature gate are turned on. Use osc.peerpods.mutating_webhook."
     )
 
 

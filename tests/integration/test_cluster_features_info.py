@@ -1,4 +1,4 @@
-"""containers_info on a cluster that has nothing, and then on the same one when all is there."""
+"""cluster_features_info on a cluster that has nothing, and then on the same one when all is there."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def told(bare: Cluster, run_module):
 
     def ask(user: str, **options) -> dict:
         kubeconfig = bare.user_kubeconfig(user, "system:masters")
-        result = run_module("containers_info", {"kubeconfig": str(kubeconfig), **options})
+        result = run_module("cluster_features_info", {"kubeconfig": str(kubeconfig), **options})
         assert result["changed"] is False
         return {name: result[name] for name in ALL if name in result}
 
@@ -48,7 +48,7 @@ def told(bare: Cluster, run_module):
 def test_a_cluster_that_has_nothing(told, run_module, bare: Cluster):
     options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
     nothing = {"exists": False, "labels": {}}
-    assert run_module("containers_info", options)["namespace"] == nothing
+    assert run_module("cluster_features_info", options)["namespace"] == nothing
     assert told("all", facts=sorted(ALL)) == {
         **dict.fromkeys(ALL, False),
         "tls_profile": None,
@@ -64,17 +64,17 @@ def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
     kubeconfig = str(bare.user_kubeconfig("reader"))
     # What the API server serves everybody may ask for.
     wanted = ["service_ca", "service_monitors", "prometheus_rules"]
-    run_module("containers_info", {"kubeconfig": kubeconfig, "facts": wanted})
+    run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": wanted})
     assert sorted(requests_of(bare, "reader")) == [
         ("get", "/api/v1/namespaces/openshift-service-ca"),
         ("get", "/apis/monitoring.coreos.com/v1"),
     ]
-    there = run_module("containers_info", {"kubeconfig": kubeconfig, "namespace": "default"})
+    there = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "namespace": "default"})
     assert there["namespace"] == {
         "exists": True,
         "labels": {"kubernetes.io/metadata.name": "default"},
     }
-    failed = run_module("containers_info", {"kubeconfig": kubeconfig, "facts": ["advertisers"]})
+    failed = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": ["advertisers"]})
     assert failed["failed"]
     assert "403 Forbidden" in failed["msg"]
     assert "/api/v1/nodes" in failed["msg"]
@@ -168,6 +168,6 @@ def test_an_operator_of_the_second_generation(bare: Cluster, told):
 
 
 def test_what_it_does_not_know_is_refused(bare: Cluster, run_module):
-    failed = run_module("containers_info", {"kubeconfig": str(bare.kubeconfig), "facts": ["weather"]})
+    failed = run_module("cluster_features_info", {"kubeconfig": str(bare.kubeconfig), "facts": ["weather"]})
     assert failed["failed"]
     assert "value of facts must be one or more of" in failed["msg"]

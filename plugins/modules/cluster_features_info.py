@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: containers_info
+module: cluster_features_info
 version_added: "0.1.0"
-short_description: Tell what a cluster has for the webhook and the agent, and who else does their work
+short_description: Gather the features of a cluster that the webhook and the agent use
 description:
   - Reads what the roles C(webhook) and C(node_capacity) decide by before they deploy their containers.
   - >-
@@ -56,12 +56,13 @@ requirements:
   - kubernetes >= 24.2.0
 seealso:
   - module: osc.peerpods.cluster_info
+  - module: osc.peerpods.mutating_policy
   - module: osc.peerpods.mutating_webhook
 """
 
 EXAMPLES = r"""
 - name: See whether the operator's own webhook is there, and who advertises peer pods
-  osc.peerpods.containers_info:
+  osc.peerpods.cluster_features_info:
     facts: [operator_webhook, advertisers]
   register: found
 

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module containers_info in the controller, where it would run anyway."""
+"""Runs the module cluster_features_info in the controller, where it would run anyway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("osc.peerpods.containers_info")
+preload("osc.peerpods.cluster_features_info")
 
 
 class ActionModule(ModuleInController):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.probe import probe_pod
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import probe_pod
 
 
 def test_the_probe_fits_the_selector_and_has_resources_to_lose():
