@@ -174,7 +174,7 @@ network_security_groups:
       description: All of its rules, Azure's defaults included, as Azure has them, in the order in which they decide.
       type: list
       elements: dict
-chosen_because:
+reason:
   description: Which NSGs were chosen, and why those.
   returned: success
   type: str
@@ -215,7 +215,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
-    subnets_in_words,
+    describe_subnets,
     targets_with_groups,
     worker_network,
 )
@@ -278,8 +278,8 @@ def run(module: AnsibleModule) -> dict:
         "passes": all(flow["passes"] for flow in flows),
         "flows": flows,
         "network_security_groups": groups,
-        "chosen_because": f"{names}. {network.chosen_because}",
-        "subnets": subnets_in_words(network),
+        "reason": f"{names}. {network.reason}",
+        "subnets": describe_subnets(network),
         "unfiltered": list(network.unfiltered),
     }
 

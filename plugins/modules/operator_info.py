@@ -232,7 +232,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     describe_object,
     describe_plan,
     describe_subscription,
-    upgrade,
+    plan_upgrade,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
@@ -285,7 +285,7 @@ def main():
         if upgrade_to is None
         else {
             "generation": generation,
-            "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
+            "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to),
         }
     )
     module.exit_json(

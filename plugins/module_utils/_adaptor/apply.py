@@ -18,16 +18,16 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     REPLACE,
     ROLL,
     WRITE,
-    Found,
+    CurrentSettings,
+    DesiredSettings,
     Plan,
     SettingsError,
-    Wanted,
     Write,
+    affected_peer_pods,
     as_text,
     explain_refusal,
     explain_waiting,
     full_name,
-    hit,
     hold_write,
     in_order,
     is_of_template,
@@ -35,8 +35,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     node_of,
     plan_settings,
     plan_write,
-    put_back_write,
     refuse_bad_gates,
+    restore_write,
     stale_pods,
     strategy_of,
     template_version,
@@ -109,7 +109,7 @@ def apply_settings(
     Raises AdaptorError, and ClusterError from a request that failed before the first write.
     """
     try:
-        wanted = Wanted(
+        wanted = DesiredSettings(
             as_text(config_map, "config_map"),
             as_text(secret or {}, "secret"),
             as_text(gates or {}, "feature_gates"),
@@ -165,7 +165,7 @@ class _Run:
         self.replaced: list[str] = []
         self.waiting: list[str] = []
         self.stale: list[str] = []
-        self.hits: dict[str, list[str]] = {}
+        self.affected: dict[str, list[str]] = {}
         self.lost: list[str] = []
         self.strategy: dict[str, str | None] = {"before": None, "after": None}
         self.diff: dict = {}
@@ -196,7 +196,7 @@ class _Run:
         pods = self.cluster.list(path, labelSelector=self._selector())
         return [pod for pod in pods if node_of(pod) and "deletionTimestamp" not in pod["metadata"]]
 
-    def read(self) -> Found:
+    def read(self) -> CurrentSettings:
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
         has_adaptor = self.daemon_set is not None
         secret = gates = None
@@ -211,9 +211,9 @@ class _Run:
                     raise
         if self.wanted.gates or (has_adaptor and self.operator.behaviour.has_update_strategy):
             gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
-        return Found(config_map, secret, gates)
+        return CurrentSettings(config_map, secret, gates)
 
-    def stale_among(self, pods: list[dict], found: Found, **more: bool) -> list[dict]:
+    def stale_among(self, pods: list[dict], found: CurrentSettings, **more: bool) -> list[dict]:
         written = written_at(found.config_map, found.secret)
         stale = stale_pods(pods, self.daemon_set, written, **more)
         if all(is_of_template(pod, self.daemon_set) for pod in stale):
@@ -229,7 +229,7 @@ class _Run:
         newest = max(revisions, key=lambda one: one["revision"], default=None)
         return newest and newest["metadata"]["labels"].get(HASH_LABEL)
 
-    def look(self) -> tuple[Found, Plan]:
+    def look(self) -> tuple[CurrentSettings, Plan]:
         found = self.read()
         pods = self.adaptor_pods() if self.daemon_set else []
         stale = self.stale_among(pods, found) if pods else []
@@ -255,16 +255,16 @@ class _Run:
         before = strategy_of(found.gates)
         self.strategy = {"before": before.value, "after": before.value}
         if plan.targets:
-            self.hits = hit(plan.targets, self.peer_pods())
-        if self.hits and self.disruption == "refuse":
-            self.waiting = sorted(self.hits)
+            self.affected = affected_peer_pods(plan.targets, self.peer_pods())
+        if self.affected and self.disruption == "refuse":
+            self.waiting = sorted(self.affected)
             self.replaced = []
-            raise AdaptorError(explain_refusal(plan, self.hits), self.result())
+            raise AdaptorError(explain_refusal(plan, self.affected), self.result())
         if self.module.check_mode:
             self._predict()
             return
-        if plan.puts_back:
-            self._put_back(plan)
+        if plan.restores_strategy:
+            self._restore_strategy(plan)
         if not plan.changed:
             return
         if plan.mode == HOLD:
@@ -283,7 +283,7 @@ class _Run:
             return
         waiting = self._replace(plan)
         if plan.mode == HOLD or before.is_held:
-            self._put_back(plan)
+            self._restore_strategy(plan)
         self.waiting = sorted(waiting)
         busy = {node: pods for node, pods in waiting.items() if pods}
         if busy:
@@ -293,15 +293,15 @@ class _Run:
     def _predict(self) -> None:
         plan = self.plan
         self.written = [write.object_name for write in plan.writes]
-        if (plan.mode == HOLD or plan.puts_back) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
+        if (plan.mode == HOLD or plan.restores_strategy) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
             self.written.insert(0, f"ConfigMap/{FEATURE_GATES}")
         nodes = {node_of(pod) for pod in plan.targets}
         self.replaced = sorted(nodes)
         if self.disruption == "wait":
-            self.waiting = sorted(self.hits)
+            self.waiting = sorted(self.affected)
         else:
-            self.lost = [pod for pods in self.hits.values() for pod in pods]
-        if plan.mode == HOLD or plan.puts_back or plan.gates:
+            self.lost = [pod for pods in self.affected.values() for pod in pods]
+        if plan.mode == HOLD or plan.restores_strategy or plan.gates:
             self.strategy["after"] = plan.strategy
 
     def _write(self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]):
@@ -325,7 +325,7 @@ class _Run:
 
         return retry_conflicts(attempt)
 
-    def _write_all(self, found: Found, plan: Plan) -> None:
+    def _write_all(self, found: CurrentSettings, plan: Plan) -> None:
         gates = dict(plan.gates.data) if plan.gates else {}
         if plan.mode == HOLD:
             # It is put back when all is done.
@@ -365,7 +365,7 @@ class _Run:
             time.sleep(INTERVAL)
         return True
 
-    def _hold(self, found: Found, plan: Plan) -> None:
+    def _hold(self, found: CurrentSettings, plan: Plan) -> None:
         """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
         held = strategy_of(found.gates)
         self._write(
@@ -384,7 +384,7 @@ class _Run:
         if self._until(is_on_delete, seconds):
             return
         if not held.is_held:
-            self._give_back(held.own)
+            self._write_strategy(held.own)
             self.written.remove(f"ConfigMap/{FEATURE_GATES}")
         raise AdaptorError(
             f"After {seconds:g} s the operator has not set the update strategy of {self.daemon_set['metadata']['name']} to "
@@ -398,18 +398,18 @@ class _Run:
         """The operator replaces all pods by itself, so the peer pods of all nodes have to have ended before."""
         if self.disruption == "allow":
             return
-        hits: dict[str, list[str]] = {}
+        affected: dict[str, list[str]] = {}
 
         def is_idle() -> bool:
-            nonlocal hits
-            hits = hit(plan.targets, self.peer_pods())
-            return not hits
+            nonlocal affected
+            affected = affected_peer_pods(plan.targets, self.peer_pods())
+            return not affected
 
         seconds = self.timeout if self.disruption == "wait" else 0.0
         if self._until(is_idle, seconds):
             return
-        self.hits, self.waiting = hits, sorted(hits)
-        message = explain_refusal(plan, hits)
+        self.affected, self.waiting = affected, sorted(affected)
+        message = explain_refusal(plan, affected)
         if self.written:
             message = message.replace("Nothing was written", self.explain_written().rstrip("."))
         raise AdaptorError(f"After {seconds:g} s: {message}", self.result())
@@ -520,7 +520,7 @@ class _Run:
     def _watch_roll(self, plan: Plan) -> None:
         """Wait until the operator has replaced every CAA pod by itself."""
         nodes = sorted(map(node_of, plan.targets))
-        self.replaced, self.lost = nodes, [pod for pods in self.hits.values() for pod in pods]
+        self.replaced, self.lost = nodes, [pod for pods in self.affected.values() for pod in pods]
 
         def is_done() -> bool:
             daemon_set = self.daemon_set_now()
@@ -535,7 +535,7 @@ class _Run:
                 self.result(),
             )
 
-    def _put_back(self, plan: Plan) -> None:
+    def _restore_strategy(self, plan: Plan) -> None:
         """Give the user's strategy back, unless that would have the operator replace pods."""
         daemon_set = self.daemon_set_now()
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
@@ -547,14 +547,14 @@ class _Run:
         ):
             self.module.log(f"caaUpdateStrategy stays {ON_DELETE}: not every pod is up to date")
             return
-        self._give_back(plan.strategy)
+        self._write_strategy(plan.strategy)
 
-    def _give_back(self, strategy: str | None) -> None:
+    def _write_strategy(self, strategy: str | None) -> None:
         found = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         self.strategy["after"] = strategy
         if found is None:
             return
-        made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: put_back_write(now, strategy))
+        made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
         key, value = PART_OF
         ours = (made["metadata"].get("labels") or {}).get(key) == value
         if ours and not made.get("data"):
@@ -602,7 +602,7 @@ class _Run:
                 "replaced": self.replaced,
                 "waiting": self.waiting,
                 "stale": [] if replaces else self.stale,
-                "peer_pods": [pod for pods in self.hits.values() for pod in pods],
+                "peer_pods": [pod for pods in self.affected.values() for pod in pods],
                 "lost": self.lost,
                 "strategy": self.strategy,
             },

@@ -154,17 +154,17 @@ class Strategy:
     """caaUpdateStrategy in osc-feature-gates, and the value that a run of this collection has to put back."""
 
     value: str | None = None
-    put_back: str | None = None
+    kept_value: str | None = None
 
     @property
     def is_held(self) -> bool:
         # A value that was changed by hand since is the user's.
-        return self.put_back is not None and self.value == ON_DELETE
+        return self.kept_value is not None and self.value == ON_DELETE
 
     @property
     def own(self) -> str | None:
         """What the user has it at."""
-        return (self.put_back or None) if self.is_held else self.value
+        return (self.kept_value or None) if self.is_held else self.value
 
 
 def strategy_of(gates: dict | None) -> Strategy:
@@ -244,7 +244,7 @@ def template_version(daemon_set: dict) -> str | None:
 
 
 @dataclass(frozen=True)
-class Found:
+class CurrentSettings:
     """The settings as they were read."""
 
     config_map: dict | None = None
@@ -253,7 +253,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredSettings:
     """What a task asks for. Keys that are not named stay as they are."""
 
     config_map: Mapping[str, str] = field(default_factory=dict)
@@ -284,7 +284,7 @@ class Plan:
     derived: Mapping[str, str]
     strategy: str | None
     # Whether a strategy that an earlier run has changed can go back without replacing a pod.
-    puts_back: bool = False
+    restores_strategy: bool = False
 
     @property
     def writes(self) -> tuple[Write, ...]:
@@ -293,7 +293,7 @@ class Plan:
 
     @property
     def changed(self) -> bool:
-        return bool(self.writes or self.puts_back or (self.targets and self.mode != WRITE))
+        return bool(self.writes or self.restores_strategy or (self.targets and self.mode != WRITE))
 
     @property
     def diff(self) -> dict:
@@ -305,7 +305,11 @@ class Plan:
 
 
 def plan_settings(
-    found: Found, wanted: Wanted, operator: Operator | None, pods: Iterable[dict], stale: Iterable[dict]
+    found: CurrentSettings,
+    wanted: DesiredSettings,
+    operator: Operator | None,
+    pods: Iterable[dict],
+    stale: Iterable[dict],
 ) -> Plan:
     """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` those of them that are stale."""
     pods, stale = tuple(pods), tuple(stale)
@@ -320,8 +324,8 @@ def plan_settings(
     writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
     if daemon_set is None or not pods:
-        puts_back = held.is_held and not writes
-        return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, puts_back)
+        restores_strategy = held.is_held and not writes
+        return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
     pending = (
         operator.rolls
         and found.config_map is not None
@@ -349,8 +353,8 @@ def plan_settings(
     if not wanted.replace and mode in (REPLACE, HOLD):
         targets = ()
         mode = WRITE if mode == REPLACE else HOLD
-    puts_back = held.is_held and not stale and not pending and not writes and mode == WRITE
-    return Plan(gates, secret, config_map, mode, targets, stale, derived, own, puts_back)
+    restores_strategy = held.is_held and not stale and not pending and not writes and mode == WRITE
+    return Plan(gates, secret, config_map, mode, targets, stale, derived, own, restores_strategy)
 
 
 def _gates(gates: Mapping[str, str], held: Strategy) -> dict[str, str]:
@@ -378,7 +382,7 @@ def hold_write(gates: dict | None, own: str | None) -> Write | None:
     )
 
 
-def put_back_write(gates: dict | None, own: str | None) -> Write | None:
+def restore_write(gates: dict | None, own: str | None) -> Write | None:
     return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
 
 
@@ -395,7 +399,7 @@ def in_order(pods: Iterable[dict], peer_pods: Mapping[str, Collection[str]]) -> 
     return sorted(pods, key=lambda pod: (len(peer_pods.get(node_of(pod), ())), node_of(pod)))
 
 
-def hit(targets: Iterable[dict], peer_pods: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def affected_peer_pods(targets: Iterable[dict], peer_pods: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The peer pods that replacing `targets` would lose, by node."""
     nodes = {node_of(pod) for pod in targets}
     return {node: pods for node, pods in sorted(peer_pods.items()) if node in nodes and pods}

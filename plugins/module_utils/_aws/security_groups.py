@@ -169,13 +169,13 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
             f"The {len(held)} instances share no security group: {_who_has_what(held)}. "
             "Name the groups to open with group_ids."
         )
-    because = f"{_named(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
+    reason = f"{_named(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
         f"all {len(held)} instances" if len(held) > 1 else "the only instance"
     )
     others = sorted(set(names).difference(shared))
     if others:
-        because += f"; {_named(others, names)} {'is' if len(others) == 1 else 'are'} not"
-    return tuple(shared), because + "."
+        reason += f"; {_named(others, names)} {'is' if len(others) == 1 else 'are'} not"
+    return tuple(shared), reason + "."
 
 
 def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
@@ -301,10 +301,10 @@ def diff_of(plan: Plan) -> dict:
     after = dict(unchanged)
     for port in plan.opened:
         for rule in rules_of([ip_permission(plan.group.group_id, port)]):
-            after[port] = f"open to {_in_words(plan.group, rule)}"
+            after[port] = f"open to {_describe_rule(plan.group, rule)}"
     for rule in plan.retagged:
-        before[rule.port] += f"; {rule.rule_id} has {_tags_in_words(rule.before)}"
-        after[rule.port] += f"; {rule.rule_id} has {_tags_in_words(rule.after)}"
+        before[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.before)}"
+        after[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.after)}"
     header = f"{plan.group.group_id} ({plan.group.group_name})"
     return {
         "before_header": header,
@@ -323,11 +323,11 @@ def _covered_by(
     admitting = [rule for rule in group.rules if rule.admits(port)]
     for rule in admitting:
         if rule.source == group.group_id:
-            return _in_words(group, rule)
+            return _describe_rule(group, rule)
     by_address = [rule for rule in admitting if rule.is_cidr or rule.source in prefix_lists]
     blocks = [block for rule in by_address for block in ([rule.source] if rule.is_cidr else prefix_lists[rule.source])]
     if vpc_cidrs and _contain(blocks, vpc_cidrs):
-        return " and ".join(_in_words(group, rule) for rule in by_address)
+        return " and ".join(_describe_rule(group, rule) for rule in by_address)
     return None
 
 
@@ -364,11 +364,11 @@ def _tags_of(rule: Mapping) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in rule.get("Tags", ())}
 
 
-def _tags_in_words(tags: Sequence[tuple[str, str]]) -> str:
+def _describe_tags(tags: Sequence[tuple[str, str]]) -> str:
     return f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
 
 
-def _in_words(group: Group, rule: Rule) -> str:
+def _describe_rule(group: Group, rule: Rule) -> str:
     source = "the group itself" if rule.source == group.group_id else rule.source
     if rule.protocol == ALL_PROTOCOLS:
         return f"{source} (all traffic)"

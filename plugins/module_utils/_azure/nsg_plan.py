@@ -37,7 +37,7 @@ OURS = "osc.peerpods: "
 PRIORITIES = (100, 4096)
 
 _PROTOCOLS = ("Tcp", "Udp", "Icmp", "Esp", "Ah")
-_TWIN = "-IPv6"
+_IPV6_SUFFIX = "-IPv6"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _TAG = re.compile(r"\*|[A-Za-z][A-Za-z0-9.]*")
@@ -63,11 +63,11 @@ class SecurityRuleError(Exception):
 
 
 @dataclass(frozen=True)
-class WantedRule:
+class DesiredRule:
     """A security rule as it is to be, but for its priority where somebody has that already.
 
     The IPv6 half of a rule for both families has no priority of its own; it
-    comes after the half it is `twin_of`.
+    comes after the half it is `ipv4_half`.
     """
 
     name: str
@@ -78,7 +78,7 @@ class WantedRule:
     source: End
     destination: End
     description: str | None = None
-    twin_of: str | None = None
+    ipv4_half: str | None = None
 
     @property
     def full_description(self) -> str:
@@ -89,9 +89,9 @@ class WantedRule:
         return f"{OURS}{what} between workers and peer pods"
 
 
-def wanted_rules(
+def desired_rules(
     options: Iterable[Mapping], sources: Sequence[str], destinations: Sequence[str]
-) -> tuple[WantedRule, ...]:
+) -> tuple[DesiredRule, ...]:
     """The module's `rules` option as rules; prefixes that are not given are those of the workers.
 
     A rule may not have prefixes of both IP families, so one for both becomes
@@ -99,7 +99,7 @@ def wanted_rules(
     """
     wanted = []
     for option in options:
-        rule = WantedRule(
+        rule = DesiredRule(
             **{key: option[key] for key in _AS_GIVEN},
             source=_end(option, "source", sources),
             destination=_end(option, "destination", destinations),
@@ -122,7 +122,7 @@ def wanted_rules(
     return tuple(wanted)
 
 
-def security_rule(wanted: WantedRule, priority: int) -> dict:
+def security_rule(wanted: DesiredRule, priority: int) -> dict:
     """The rule as ARM takes it."""
     return {
         "name": wanted.name,
@@ -154,7 +154,7 @@ def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
     return End(prefixes or tuple(workers) or somewhere, groups, port_ranges)
 
 
-def _by_family(rule: WantedRule) -> Iterator[WantedRule]:
+def _by_family(rule: DesiredRule) -> Iterator[DesiredRule]:
     """The rule, or its two halves; tags, `*` and application security groups are for both."""
 
     def half(end: End, version: int) -> End:
@@ -177,10 +177,10 @@ def _by_family(rule: WantedRule) -> Iterator[WantedRule]:
         )
     yield halves[0]
     if halves[0] != halves[-1]:
-        yield replace(halves[1], name=rule.name + _TWIN, priority=None, twin_of=rule.name)
+        yield replace(halves[1], name=rule.name + _IPV6_SUFFIX, priority=None, ipv4_half=rule.name)
 
 
-def _check(rule: WantedRule) -> None:
+def _check(rule: DesiredRule) -> None:
     problem = None
     if not _NAME.fullmatch(rule.name):
         problem = (
@@ -268,13 +268,13 @@ class Plan:
 
 def plan_present(
     nsg: Mapping,
-    wanted: Sequence[WantedRule],
+    wanted: Sequence[DesiredRule],
     virtual_network: Sequence[str],
     *,
-    priority_taken: str = "move",
+    on_priority_conflict: str = "move",
     priority_range: tuple[int, int] = PRIORITIES,
-    when_covered: str = "skip",
-    when_shadowed: str = "fail",
+    on_covered: str = "skip",
+    on_shadowed: str = "fail",
 ) -> Plan:
     """Make the group have the wanted rules, each where nothing else does its work already.
 
@@ -283,9 +283,9 @@ def plan_present(
     it the other way. A rule's name makes it ours; what its content is to be
     says the wanted rule, except for a description of somebody else's.
 
-    Raises SecurityRuleError where a priority is taken (`priority_taken` is
+    Raises SecurityRuleError where a priority is taken (`on_priority_conflict` is
     `fail`) or none is free in `priority_range` (both ends included), and where
-    a rule of another comes first and decides the other way (`when_shadowed`
+    a rule of another comes first and decides the other way (`on_shadowed`
     is `fail`).
     """
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
@@ -293,7 +293,7 @@ def plan_present(
     others = [rule for rule in rules_of(nsg) if rule["name"].lower() not in ours]
     theirs = parsed_rules(others, virtual_network)
     covered = {}
-    if when_covered == "skip":
+    if on_covered == "skip":
         for rule in wanted:
             by = _covered_by(rule, wanted, theirs, virtual_network)
             if by and rule.name.lower() not in existing:
@@ -306,12 +306,12 @@ def plan_present(
         for rule in needed
         if (taken_by := taken.get((rule.direction.lower(), rule.priority)))
     )
-    if moved and priority_taken == "fail":
+    if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
             " ".join(
                 f"{move.name} is to have the priority {move.wanted} in {nsg['id']}, which "
                 f"{move.taken_by} has. Give it another priority, {move.given} would do, or set "
-                "priority_taken: move."
+                "on_priority_conflict: move."
                 for move in moved
             )
         )
@@ -327,7 +327,7 @@ def plan_present(
         else:
             updated.append((before, body))
     shadowed = _shadowed(needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network)
-    if shadowed and when_shadowed == "fail":
+    if shadowed and on_shadowed == "fail":
         raise SecurityRuleError(_what_to_do(nsg, shadowed, needed, priorities, others))
     return Plan(
         nsg["id"],
@@ -337,7 +337,7 @@ def plan_present(
         covered=tuple(covered.items()),
         moved=moved,
         shadowed=tuple(
-            (name, "; ".join(_decision_in_words(verdict, flow) for flow, verdict in by))
+            (name, "; ".join(_describe_decision(verdict, flow) for flow, verdict in by))
             for name, by in shadowed.items()
         ),
     )
@@ -345,7 +345,7 @@ def plan_present(
 
 def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
     """Remove our rules of these names and their IPv6 halves, and no others: ours by description."""
-    wanted = {suffixed.lower() for name in names for suffixed in (name, name + _TWIN)}
+    wanted = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
     removed, kept = [], []
     for rule in nsg["properties"].get("securityRules", ()):
         if rule["name"].lower() in wanted:
@@ -412,8 +412,8 @@ def diff_of(plan: Plan) -> dict:
 
 
 def _covered_by(
-    rule: WantedRule,
-    wanted: Sequence[WantedRule],
+    rule: DesiredRule,
+    wanted: Sequence[DesiredRule],
     theirs: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> str | None:
@@ -428,7 +428,7 @@ def _covered_by(
 
 
 def _decided(
-    rule: WantedRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
+    rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
 ) -> Iterator[tuple[Flow, Verdict]]:
     """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
     edges = {edge for other in rules for low, high in other.ports for edge in (low, high + 1)}
@@ -452,8 +452,8 @@ def _taken(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
 
 
 def _priorities(
-    needed: Sequence[WantedRule],
-    wanted: Sequence[WantedRule],
+    needed: Sequence[DesiredRule],
+    wanted: Sequence[DesiredRule],
     existing: Mapping[str, Mapping],
     others: Iterable[Mapping],
     priority_range: tuple[int, int],
@@ -479,7 +479,7 @@ def _priorities(
     starts = {rule.name: rule.priority for rule in wanted}
     for rule in needed:
         if rule.name not in given:
-            start = given.get(rule.twin_of) or starts[rule.twin_of or rule.name]
+            start = given.get(rule.ipv4_half) or starts[rule.ipv4_half or rule.name]
             upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
             priority = next((p for p in upward if _place(rule, p) not in used), None)
             if priority is None:
@@ -493,11 +493,11 @@ def _priorities(
     return given
 
 
-def _place(rule: WantedRule, priority: int) -> tuple[str, int]:
+def _place(rule: DesiredRule, priority: int) -> tuple[str, int]:
     return rule.direction.lower(), priority
 
 
-def _on_top_of(before: Mapping | None, rule: WantedRule, body: dict) -> dict:
+def _on_top_of(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
     """The rule with all that we do not manage as it was, somebody else's description included."""
     if before is None:
         return body
@@ -513,7 +513,7 @@ def _is_ours(description: str | None) -> bool:
 
 
 def _shadowed(
-    needed: Iterable[WantedRule],
+    needed: Iterable[DesiredRule],
     priorities: Mapping[str, int],
     theirs: Sequence[ParsedRule],
     ours: Sequence[ParsedRule],
@@ -536,19 +536,19 @@ def _shadowed(
 def _what_to_do(
     nsg: Mapping,
     shadowed: Mapping[str, Sequence[tuple[Flow, Verdict]]],
-    needed: Iterable[WantedRule],
+    needed: Iterable[DesiredRule],
     priorities: Mapping[str, int],
     others: Iterable[Mapping],
 ) -> str:
     sentences = []
     used = {*_taken(others), *(_place(rule, priorities[rule.name]) for rule in needed)}
-    for name in dict.fromkeys(rule.twin_of or rule.name for rule in needed if rule.name in shadowed):
-        halves = [rule for rule in needed if name in (rule.name, rule.twin_of)]
+    for name in dict.fromkeys(rule.ipv4_half or rule.name for rule in needed if rule.name in shadowed):
+        halves = [rule for rule in needed if name in (rule.name, rule.ipv4_half)]
         late = [half.name for half in halves if half.name in shadowed]
         by = [pair for half in late for pair in shadowed[half]]
         first = min(verdict.priority for dummy, verdict in by)
         # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
-        room = 2 if any(half.twin_of for half in halves) else 1
+        room = 2 if any(half.ipv4_half for half in halves) else 1
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
             places = {_place(halves[0], smaller + after) for after in range(room)}
             if not places & used:
@@ -560,14 +560,14 @@ def _what_to_do(
         sentences.append(
             f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would come too late "
             f"in {nsg['id']}: "
-            f"{'; '.join(_decision_in_words(verdict, flow) for flow, verdict in by)}. Move "
+            f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in by)}. Move "
             f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in by))} to a larger "
             f"priority number, or {advice}."
         )
-    return " ".join([*sentences, "With when_shadowed: warn the rules are written all the same."])
+    return " ".join([*sentences, "With on_shadowed: warn the rules are written all the same."])
 
 
-def _decision_in_words(verdict: Verdict, flow: Flow) -> str:
+def _describe_decision(verdict: Verdict, flow: Flow) -> str:
     return (
         f"{verdict.by} {'allows' if verdict.access == 'Allow' else 'denies'} "
         f"{'some of ' if verdict.partly else ''}{join_names(verdict.source)} → "

@@ -60,7 +60,7 @@ class WorkerNetwork:
     subnets: tuple[dict, ...]
     targets: tuple[Target, ...]
     unfiltered: tuple[str, ...]
-    chosen_because: str
+    reason: str
     bodies: Mapping[str, dict] = field(default_factory=dict)
 
 
@@ -121,7 +121,7 @@ def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
     return _of_subnets(arm, subnet_ids(attached), attached, f"Attached to the subnets and interfaces of {count}.")
 
 
-def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], because: str) -> WorkerNetwork:
+def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], reason: str) -> WorkerNetwork:
     networks = [_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
     known = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
     missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in known]
@@ -132,7 +132,7 @@ def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], be
         )
     subnets = tuple(known[subnet_id.lower()] for subnet_id in ids)
     found, unfiltered = targets(subnets, networks, attached)
-    return WorkerNetwork(subnets, found, unfiltered, because)
+    return WorkerNetwork(subnets, found, unfiltered, reason)
 
 
 def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
@@ -143,7 +143,7 @@ def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     named = tuple(
         attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces) for nsg_id in nsg_ids
     )
-    return replace(network, targets=named, unfiltered=(), chosen_because=_BY_NAME)
+    return replace(network, targets=named, unfiltered=(), reason=_BY_NAME)
 
 
 def _existing(arm: Arm, resource_id: str, what: str) -> dict:
@@ -165,7 +165,7 @@ def _checked(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
         yield resource_id
 
 
-def subnets_in_words(network: WorkerNetwork) -> list[dict]:
+def describe_subnets(network: WorkerNetwork) -> list[dict]:
     """The subnets as modules return them."""
     return [
         {

@@ -105,7 +105,7 @@ def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
 
 def retry_conflicts(attempt: Callable[[], T]) -> T:
     """Run a read-plan-write again, from its read, when another writer came before its write."""
-    return _again_on(409, CONFLICT_RETRIES, attempt)
+    return _retry_on(409, CONFLICT_RETRIES, attempt)
 
 
 class Cluster:
@@ -248,7 +248,7 @@ class Cluster:
 
         def settled() -> dict | None:
             found = self.get(object_path)
-            return (found or {}) if _came_true(method, body, found) else None
+            return (found or {}) if _is_applied(method, body, found) else None
 
         return self._persist(request, settled)
 
@@ -387,7 +387,7 @@ class Collection:
             if event["type"] == "ERROR":
                 break  # Most likely 410 Gone: what happened since is no longer kept.
             self._version = event["object"]["metadata"]["resourceVersion"]
-            self._see(event)
+            self._apply_event(event)
             if done(self.objects):
                 return
         lasted = time.monotonic() - began
@@ -395,7 +395,7 @@ class Collection:
             time.sleep(min(RELIST_INTERVAL, seconds - lasted))
             self._list()
 
-    def _see(self, event: dict) -> None:
+    def _apply_event(self, event: dict) -> None:
         uid = event["object"]["metadata"]["uid"]
         if event["type"] == "DELETED":
             self._objects.pop(uid, None)
@@ -403,7 +403,7 @@ class Collection:
             self._objects[uid] = event["object"]
 
     def _list(self) -> None:
-        self._objects, self._version = _again_on(410, RELISTS, self._whole)
+        self._objects, self._version = _retry_on(410, RELISTS, self._whole)
 
     def _whole(self) -> tuple[dict[str, dict], str]:
         """Every object, and the version from which a watch goes on."""
@@ -443,7 +443,7 @@ def _without_retries(client: Any) -> Any:
     return client.client
 
 
-def _again_on(status: int, times: int, attempt: Callable[[], T]) -> T:
+def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
     for _again in range(times):
         try:
             return attempt()
@@ -453,7 +453,7 @@ def _again_on(status: int, times: int, attempt: Callable[[], T]) -> T:
     return attempt()
 
 
-def _came_true(method: str, body: dict, found: dict | None) -> bool:
+def _is_applied(method: str, body: dict, found: dict | None) -> bool:
     """Whether the object as `found` is what a write of `body` makes of it."""
     if method == "DELETE":
         return found is None or "deletionTimestamp" in found["metadata"]
@@ -462,17 +462,17 @@ def _came_true(method: str, body: dict, found: dict | None) -> bool:
     metadata = body.get("metadata", {})
     ours = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
     rest = {key: value for key, value in body.items() if key != "metadata"}
-    return _holds(found, {**rest, "metadata": ours} if ours else rest)
+    return _contains(found, {**rest, "metadata": ours} if ours else rest)
 
 
-def _holds(found: Any, sent: Any) -> bool:
+def _contains(found: Any, sent: Any) -> bool:
     """Whether `found` has all that `sent` has (None and empty: has it not)."""
     if sent is None or sent in ({}, []):
         return not found
     if isinstance(sent, dict):
-        return isinstance(found, dict) and all(_holds(found.get(key), value) for key, value in sent.items())
+        return isinstance(found, dict) and all(_contains(found.get(key), value) for key, value in sent.items())
     if isinstance(sent, list):
-        return isinstance(found, list) and len(found) == len(sent) and all(map(_holds, found, sent))
+        return isinstance(found, list) and len(found) == len(sent) and all(map(_contains, found, sent))
     return found == sent
 
 

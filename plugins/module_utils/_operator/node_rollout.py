@@ -21,7 +21,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 NAMED_NODES = 5
 
 
-def roll(
+def check_rollout(
     kata: dict | None,
     pools: Mapping[str, dict],
     runtime_class: str,
@@ -56,10 +56,10 @@ def roll(
         since,
         now,
     )
-    return _judged(progress, done and not problem, problem or _stuck(condition, pool, done))
+    return _with_outcome(progress, done and not problem, problem or _stuck(condition, pool, done))
 
 
-def removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
+def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
     """How many nodes have let go of kata, once a KataConfig is deleted."""
     if kata is None:
         return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
@@ -80,11 +80,11 @@ def removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, st
         now,
     )
     if condition.get("reason") == "BlockedByExistingKataPods":
-        return _judged(progress, False, f"The operator waits: {condition.get('message')}.")
-    return _judged(progress, False, _stuck(condition, pool, False))
+        return _with_outcome(progress, False, f"The operator waits: {condition.get('message')}.")
+    return _with_outcome(progress, False, _stuck(condition, pool, False))
 
 
-def ending(pods: list[str]) -> Progress:
+def check_pods_ended(pods: list[str]) -> Progress:
     """How many pods have not ended yet."""
     if not pods:
         return Progress("no such pod runs", "no such pod runs", done=True)
@@ -92,8 +92,8 @@ def ending(pods: list[str]) -> Progress:
     return Progress(summary, summary)
 
 
-def _judged(progress: Progress, done: bool, problem: str) -> Progress:
-    return Progress(progress.summary, progress.told, done, problem, since=progress.since)
+def _with_outcome(progress: Progress, done: bool, problem: str) -> Progress:
+    return Progress(progress.summary, progress.status, done, problem, since=progress.since)
 
 
 def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
@@ -141,14 +141,14 @@ def _nodes_line(
 ) -> Progress:
     working = working or []
     seen = {node: since.get(node) or _text(now) for node in working}
-    told, summary = [head], [head]
+    steady, summary = [head], [head]
     if working:
-        told.append(f"working on {_names(working)}")
+        steady.append(f"working on {_names(working)}")
         summary.append(f"working on {_names(working, seen, now)}")
     parts = [f"{len(waiting)} waiting"] if waiting else []
     if condition.get("status") == "True" and condition.get("message") and not working:
         parts.append(condition["message"])
-    told += parts
+    steady += parts
     summary += parts
     status = (pool or {}).get("status") or {}
     if pool and status.get("machineCount"):
@@ -156,9 +156,9 @@ def _nodes_line(
             f"MachineConfigPool {pool['metadata']['name']}: {status.get('updatedMachineCount', 0)} of "
             f"{status['machineCount']} updated"
         )
-        told.append(line)
+        steady.append(line)
         summary.append(line + _rolling_for(status, now))
-    return Progress("; ".join(summary), "; ".join(told), since=seen)
+    return Progress("; ".join(summary), "; ".join(steady), since=seen)
 
 
 def _rolling_for(pool_status: dict, now: datetime) -> str:

@@ -110,16 +110,16 @@ def csv_names(subscription: dict | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
+def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
     """Which CSV to come to from what is installed, by which others, and why that cannot be.
 
     `to` is a CSV's name, a version, or nothing for the latest of the Subscription's channel.
     """
-    told = describe_subscription(subscription)
-    if told is None or not told["installed_csv"]:
+    described = describe_subscription(subscription)
+    if described is None or not described["installed_csv"]:
         return _no_upgrade(None, f"{PACKAGE} is not installed: there is nothing to upgrade.")
-    installed, name = told["installed_csv"], told["channel"]
-    source = f"{told['source_namespace']}/{told['source']}"
+    installed, name = described["installed_csv"], described["channel"]
+    source = f"{described['source_namespace']}/{described['source']}"
     channel = _channel(catalogs, source, name)
     if not to and channel is None:
         why = f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
@@ -136,7 +136,7 @@ def upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
         onward = ", ".join(one for one in offered if csv_version(one) > csv_version(installed))
         why = f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
         return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
-    if told["approval"] == "Automatic" and csv != channel["head"]:
+    if described["approval"] == "Automatic" and csv != channel["head"]:
         why = f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
         return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
     path = [one for one in offered if csv_version(installed) < csv_version(one) <= csv_version(csv)]
@@ -160,7 +160,9 @@ def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None
     )
 
 
-def catalog(source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime) -> Progress:
+def check_catalog(
+    source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
+) -> Progress:
     """Whether the CatalogSource is reached and offers what is wanted.
 
     `wanted` has the catalog's namespace and name, and the channel and CSV where those are known.
@@ -172,14 +174,14 @@ def catalog(source: dict | None, catalogs: list[dict] | None, wanted: Mapping[st
     state = (source.get("status") or {}).get("connectionState") or {}
     observed = state.get("lastObservedState")
     if observed != "READY":
-        told = f"CatalogSource {here} is {observed or 'not looked at yet'}, not READY"
-        return Progress(told, told)
-    told = f"CatalogSource {here} is READY"
+        summary = f"CatalogSource {here} is {observed or 'not looked at yet'}, not READY"
+        return Progress(summary, summary)
+    summary = f"CatalogSource {here} is READY"
     problem = "" if catalogs is None else _not_offered(here, catalogs, wanted)
     connected = parse_time(state.get("lastConnect"))
     if problem and connected and (now - connected).total_seconds() < PACKAGES_LAG:
-        return Progress(told, told)
-    return Progress(told, told, done=not problem, problem=problem)
+        return Progress(summary, summary)
+    return Progress(summary, summary, done=not problem, problem=problem)
 
 
 def _offers(catalogs: list[dict] | None) -> str:
@@ -209,7 +211,7 @@ def _not_offered(here: str, catalogs: list[dict], wanted: Mapping[str, str]) -> 
     return ""
 
 
-def installation(
+def check_installation(
     subscription: dict | None,
     source: dict | None,
     plan: dict | None,
@@ -230,20 +232,20 @@ def installation(
     moving = status.get("currentCSV") not in (None, installed) and not waits
     replaces = {(csv.get("spec") or {}).get("replaces") for csv in csvs.values()}
     moving = moving or bool(replaces & csvs.keys())
-    told = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
-    told = told or "; ".join(["OLM has not planned anything yet", *_said(status)])
+    summary = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
+    summary = summary or "; ".join(["OLM has not planned anything yet", *_condition_lines(status)])
     if there and not moving and wanted in ("", installed):
-        return Progress(told, told, done=True)
+        return Progress(summary, summary, done=True)
     problem = _failure(subscription, source, plan, csvs, now)
-    approve = False
+    needs_approval = False
     if not problem and wanted and there and csv_version(installed) > csv_version(wanted):
         problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
     elif not problem and waits:
-        approve, why = _approval(plan, installed if there else None, wanted)
+        needs_approval, why = _approval(plan, installed if there else None, wanted)
         problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
     elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
         problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
-    return Progress(told, told, problem=problem, approve=approve)
+    return Progress(summary, summary, problem=problem, needs_approval=needs_approval)
 
 
 def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
@@ -308,7 +310,7 @@ def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
     return (now - written).total_seconds() >= OLM_LAG
 
 
-def _said(status: dict) -> list[str]:
+def _condition_lines(status: dict) -> list[str]:
     return [
         f"{condition['type']}: {condition.get('message') or condition.get('reason')}"
         for condition in status.get("conditions") or []

@@ -12,17 +12,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Progress:
-    """Where something is on its way.
+    """How far something is.
 
-    `told` is the summary without what changes with time alone. `since` tells since when a node
-    is worked on, as far as was seen.
+    `summary` is one line for people, `status` the same without durations. `problem` is the reason why it cannot
+    continue, `needs_approval` whether the InstallPlan must be approved, and `since` when the operator started to work on
+    each node.
     """
 
     summary: str
-    told: str = ""
+    status: str = ""
     done: bool = False
     problem: str = ""
-    approve: bool = False
+    needs_approval: bool = False
     since: Mapping[str, str] = field(default_factory=dict)
 
 

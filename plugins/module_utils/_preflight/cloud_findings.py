@@ -56,7 +56,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
         yield (
             _aws_ports(answers["ports"])
             if platform == "AWS"
-            else _azure_ports(answers["ports"], settings["when_shadowed"])
+            else _azure_ports(answers["ports"], settings["on_shadowed"])
         )
         if answers["port_rights"]:
             yield _port_rights(answers["port_rights"], platform)
@@ -135,7 +135,7 @@ def _port_rights(answer: Mapping, platform: str) -> dict:
     )
 
 
-def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
+def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
     if "network_security_groups" not in answer:
         return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
     groups = answer["network_security_groups"]
@@ -156,7 +156,7 @@ def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
     if shadowed:
         return finding(
             "ports",
-            "error" if when_shadowed == "fail" else "warning",
+            "error" if on_shadowed == "fail" else "warning",
             f"{found} {'; '.join(shadowed)}.",
             WHY_PORTS,
             "Move the rules that deny to larger priority numbers, or give ours smaller ones by "
@@ -168,7 +168,7 @@ def _azure_ports(answer: Mapping, when_shadowed: str) -> dict:
 def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
     return " ".join(
         [
-            answer["chosen_because"],
+            answer["reason"],
             *([f"Open already: {join_names(there)}."] if there else []),
             *([f"To be opened: {join_names(opened)}."] if opened else []),
         ]

@@ -302,13 +302,13 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
     if "webhooks" in cluster["details"]["unread"]:
         return unknown_finding("other-webhooks", cluster, "webhooks")
     of = sorted({one["configuration"] for one in cluster["details"]["webhooks"]})
-    strangers = [name for name in of if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
+    other_webhooks = [name for name in of if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
     why = "Two webhooks change the same pods: the second one sizes the VM by what the first one left."
-    if strangers:
+    if other_webhooks:
         return finding(
             "other-webhooks",
             "warning",
-            f"There are webhooks for peer pods of neither the operator nor this collection: {join_names(strangers)}.",
+            f"There are webhooks for peer pods of neither the operator nor this collection: {join_names(other_webhooks)}.",
             why,
             "Delete these MutatingWebhookConfigurations, or keep them and set webhook_manager to operator.",
         )

@@ -39,7 +39,7 @@ def _tls_profile(api_server: dict | None) -> str | None:
     return profile.get("type") or None
 
 
-def _is_there(found: dict | None) -> bool:
+def _exists(found: dict | None) -> bool:
     return found is not None
 
 
@@ -49,10 +49,10 @@ FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
         f"{MUTATING_WEBHOOKS_PATH}/{OPERATORS_CONFIGURATION}",
         _has_operators_webhook,
     ),
-    "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _is_there),
+    "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _exists),
     "tls_profile": (API_SERVER_PATH, _tls_profile),
     "service_monitors": (PROMETHEUS_PATH, lambda found: serves(found, "servicemonitors")),
     "prometheus_rules": (PROMETHEUS_PATH, lambda found: serves(found, "prometheusrules")),
     "grafana_dashboards": (GRAFANA_PATH, lambda found: serves(found, "grafanadashboards")),
-    "console_dashboards": (f"{NAMESPACES_PATH}/openshift-config-managed", _is_there),
+    "console_dashboards": (f"{NAMESPACES_PATH}/openshift-config-managed", _exists),
 }

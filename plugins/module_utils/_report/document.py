@@ -149,7 +149,7 @@ def _percent(part: int, whole: int | None) -> int | None:
 def _ports(reading: Mapping[str, Any]) -> dict:
     """What the role cloud_networking found and did, on AWS and on Azure."""
     return {
-        "chosen_because": reading.get("chosen_because"),
+        "reason": reading.get("reason"),
         "rules": [
             *(
                 {"where": f"{group['group_id']} ({group['group_name']})", **rule}

@@ -10,18 +10,18 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     GENERATION_LABEL,
     HASH_LABEL,
     HOLD_ANNOTATION,
-    Found,
+    CurrentSettings,
+    DesiredSettings,
     SettingsError,
-    Wanted,
+    affected_peer_pods,
     as_text,
     explain_refusal,
-    hit,
     hold_write,
     in_order,
     plan_settings,
     plan_write,
-    put_back_write,
     refuse_bad_gates,
+    restore_write,
     stale_pods,
     strategy_of,
     written_at,
@@ -185,7 +185,9 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
 def test_how_a_write_takes_effect(what, who, wanted, found, mode, targets):
     pods = [pod("a"), pod("b")]
     stale = pods[:1] if found.pop("stale", False) else []
-    plan = plan_settings(Found(**{"config_map": config_map(), **found}), Wanted(**wanted), who, pods, stale)
+    plan = plan_settings(
+        CurrentSettings(**{"config_map": config_map(), **found}), DesiredSettings(**wanted), who, pods, stale
+    )
     assert (plan.mode, len(plan.targets)) == (mode, targets)
 
 
@@ -214,18 +216,20 @@ def test_the_strategy_goes_back_to_what_it_was(own):
     assert write.annotations == {HOLD_ANNOTATION: own or ""}
     held = gates(own or "", caaUpdateStrategy="OnDelete")
     assert hold_write(held, strategy_of(held).own) is None
-    back = put_back_write(held, strategy_of(held).own)
+    back = restore_write(held, strategy_of(held).own)
     assert back.data == {"caaUpdateStrategy": own}
     assert back.annotations == {HOLD_ANNOTATION: None}
 
 
-@pytest.mark.parametrize(("stale", "puts_back"), [(False, True), (True, False)], ids=["all pods are new", "one is not"])
-def test_a_rerun_ends_what_an_interrupted_run_began(stale, puts_back):
+@pytest.mark.parametrize(
+    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
+)
+def test_a_rerun_ends_what_an_interrupted_run_began(stale, restores_strategy):
     pods = [pod()]
-    found = Found(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
-    plan = plan_settings(found, Wanted(), NEWEST, pods, pods if stale else [])
-    assert (plan.puts_back, plan.changed) == (puts_back, puts_back)
-    assert plan_settings(found, Wanted(), NEWEST, [], []).puts_back
+    found = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
+    plan = plan_settings(found, DesiredSettings(), NEWEST, pods, pods if stale else [])
+    assert (plan.restores_strategy, plan.changed) == (restores_strategy, restores_strategy)
+    assert plan_settings(found, DesiredSettings(), NEWEST, [], []).restores_strategy
 
 
 @pytest.mark.parametrize(
@@ -284,11 +288,11 @@ def test_nodes_with_the_fewest_peer_pods_come_first():
     pods = [pod("a"), pod("b"), pod("c")]
     peer_pods = {"a": ["n/1", "n/2"], "b": ["n/3"], "other": ["n/4"]}
     assert [one["spec"]["nodeName"] for one in in_order(pods, peer_pods)] == ["c", "b", "a"]
-    assert hit(pods, peer_pods) == {"a": ["n/1", "n/2"], "b": ["n/3"]}
+    assert affected_peer_pods(pods, peer_pods) == {"a": ["n/1", "n/2"], "b": ["n/3"]}
 
 
 def test_a_refusal_names_twenty_peer_pods_and_what_to_do():
-    plan = plan_settings(Found(config_map()), Wanted(config_map=NEW), NEWEST, [pod()], [])
+    plan = plan_settings(CurrentSettings(config_map()), DesiredSettings(config_map=NEW), NEWEST, [pod()], [])
     message = explain_refusal(plan, {"a": [f"n/{number}" for number in range(25)]})
     assert "ConfigMap/peer-pods-cm" in message
     assert "n/19 on a and 5 more" in message

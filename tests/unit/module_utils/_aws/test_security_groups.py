@@ -281,7 +281,7 @@ def instance(number: int, *group_ids: str, state: str = "running") -> dict:
 
 
 @pytest.mark.parametrize(
-    ("instances", "shared", "because"),
+    ("instances", "shared", "reason"),
     [
         (
             [instance(1, "sg-a")],
@@ -300,8 +300,8 @@ def instance(number: int, *group_ids: str, state: str = "running") -> dict:
         ),
     ],
 )
-def test_the_groups_that_all_instances_share(instances, shared, because):
-    assert shared_groups(instances) == (shared, because)
+def test_the_groups_that_all_instances_share(instances, shared, reason):
+    assert shared_groups(instances) == (shared, reason)
 
 
 def test_no_shared_group_says_who_has_what():

@@ -9,8 +9,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
     Flow,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
-    WantedRule,
-    wanted_rules,
+    DesiredRule,
+    desired_rules,
 )
 from hypothesis import strategies as st
 
@@ -92,8 +92,8 @@ def option(name: str = "Ours", priority: int = 111, ports: str = "9000", **chang
     } | changes
 
 
-def wanted(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[WantedRule, ...]:
-    return wanted_rules(options or [option()], workers, workers)
+def wanted(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[DesiredRule, ...]:
+    return desired_rules(options or [option()], workers, workers)
 
 
 # Small enough for brute force: 4 IPv4 and 2 IPv6 addresses, of which the tag means half.

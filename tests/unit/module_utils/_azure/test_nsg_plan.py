@@ -10,10 +10,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
     rules_of,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
+    DesiredRule,
     Move,
     Plan,
     SecurityRuleError,
-    WantedRule,
     apply_to,
     diff_of,
     needed_action,
@@ -44,7 +44,7 @@ from tests.unit.module_utils._azure.rules import (
 )
 
 
-def stored(rule_: WantedRule, priority: int | None = None, **changes: object) -> dict:
+def stored(rule_: DesiredRule, priority: int | None = None, **changes: object) -> dict:
     """Ours as ARM stores it."""
     body = security_rule(rule_, priority or rule_.priority)
     return rule(body["name"], 0) | {"properties": body["properties"] | changes}
@@ -127,7 +127,7 @@ BOTH = ("10.0.0.0/24", "fd00::/64")
 def test_a_rule_for_both_ip_families_is_two(changes, workers, halves):
     found = wanted(option(**changes), workers=workers)
     assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
-    assert [r.twin_of for r in found] == [None, "Ours"][: len(halves)]
+    assert [r.ipv4_half for r in found] == [None, "Ours"][: len(halves)]
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ def test_what_a_group_lacks(rules, expected):
     assert summary(plan_present(nsg(*rules), [A, B], VNET)) == expected
 
 
-def test_when_covered_ensure_makes_the_rule_all_the_same():
-    plan = plan_present(nsg(), [A], VNET, when_covered="ensure")
+def test_on_covered_ensure_makes_the_rule_all_the_same():
+    plan = plan_present(nsg(), [A], VNET, on_covered="ensure")
     assert summary(plan) == {"created": {"A": 111}}
 
 
@@ -275,7 +275,7 @@ def test_an_unneeded_deny_is_one_whose_traffic_is_denied_already():
 def test_what_another_wanted_rule_would_take_away_is_not_covered(other, there):
     rules = wanted(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
     group = nsg(*other, *[stored(rules[1])] * there)
-    plan = plan_present(group, rules, VNET, when_shadowed="warn")
+    plan = plan_present(group, rules, VNET, on_shadowed="warn")
     assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - there]
 
 
@@ -308,7 +308,7 @@ def test_every_port_and_protocol_of_a_rule_has_to_be_covered(rules, is_covered):
 )
 def test_the_next_free_priority_in_the_range(taken, priority_range, given_):
     group = nsg(*(rule(f"X{p}", p, ports="1") for p in taken))
-    plan = plan_present(group, [A], VNET, when_covered="ensure", priority_range=priority_range)
+    plan = plan_present(group, [A], VNET, on_covered="ensure", priority_range=priority_range)
     assert summary(plan) == {"created": {"A": given_}}
     assert plan.moved == (Move("A", 111, given_, "X111"),)
 
@@ -316,13 +316,13 @@ def test_the_next_free_priority_in_the_range(taken, priority_range, given_):
 def test_a_priority_that_is_taken_fails_if_asked_or_if_none_is_free():
     group = nsg(rule("X", 111, ports="1"))
     with pytest.raises(SecurityRuleError) as error:
-        plan_present(group, [A], VNET, when_covered="ensure", priority_taken="fail")
+        plan_present(group, [A], VNET, on_covered="ensure", on_priority_conflict="fail")
     assert str(error.value) == (
         f"A is to have the priority 111 in {NSG_ID}, which X has. Give it another priority, 112 "
-        "would do, or set priority_taken: move."
+        "would do, or set on_priority_conflict: move."
     )
     with pytest.raises(SecurityRuleError, match="No priority from 111 to 111 is free for A: "):
-        plan_present(group, [A], VNET, when_covered="ensure", priority_range=(111, 111))
+        plan_present(group, [A], VNET, on_covered="ensure", priority_range=(111, 111))
 
 
 def test_the_ipv6_half_comes_after_the_other():
@@ -367,7 +367,7 @@ def test_only_the_half_that_something_denies_is_needed():
 @pytest.mark.parametrize("there", [False, True])
 def test_who_shadows_our_rule(properties, by, there):
     group = nsg(rule("D", **{"priority": 100, "access": "Deny"} | properties), *[stored(A)] * there)
-    plan = plan_present(group, [A], VNET, when_covered="ensure", when_shadowed="warn")
+    plan = plan_present(group, [A], VNET, on_covered="ensure", on_shadowed="warn")
     assert plan.shadowed == ((("A", by),) if by else ())
 
 
@@ -392,7 +392,7 @@ def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
     assert str(error.value) == (
         f"A (111) would come too late in {NSG_ID}: {first} ({min(priorities)}) denies "
         f"{WORKERS} → {WORKERS} on 9000/tcp. Move {first} to a larger priority number, {advice} "
-        "With when_shadowed: warn the rules are written all the same."
+        "With on_shadowed: warn the rules are written all the same."
     )
 
 
@@ -400,7 +400,7 @@ def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
 @pytest.mark.parametrize("denied", ["*", "::/0"])
 @pytest.mark.parametrize("there", [False, True])
 def test_the_priority_that_would_do_does_for_both_halves(taken, denied, there):
-    def ours(priority: int) -> tuple[WantedRule, ...]:
+    def ours(priority: int) -> tuple[DesiredRule, ...]:
         return wanted(option("A", priority), workers=BOTH)
 
     group = nsg(
@@ -450,7 +450,7 @@ def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
 
 
 @pytest.mark.parametrize(
-    ("rule_", "removed", "because"),
+    ("rule_", "removed", "reason"),
     [
         (stored(A), True, None),
         (stored(A, 4000, protocol="Udp", description="osc.peerpods: x"), True, None),
@@ -468,10 +468,10 @@ def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
         ),
     ],
 )
-def test_absent_removes_ours_alone(rule_, removed, because):
+def test_absent_removes_ours_alone(rule_, removed, reason):
     plan = plan_absent(nsg(rule_, DENY_VNET), ["A"])
     assert plan.removed == ((rule_,) if removed else ())
-    assert plan.kept == (((rule_["name"], because),) if because else ())
+    assert plan.kept == (((rule_["name"], reason),) if reason else ())
     assert plan.changes == removed
 
 
@@ -570,7 +570,7 @@ our_options = st.lists(
 ).map(lambda all_: [option(name, **changes) for name, changes in zip(OUR_NAMES, all_, strict=False)])
 ways = st.fixed_dictionaries(
     {
-        "when_covered": st.sampled_from(["skip", "ensure"]),
+        "on_covered": st.sampled_from(["skip", "ensure"]),
         "priority_range": st.sampled_from([(100, 4096), (103, 120)]),
     }
 )
@@ -586,9 +586,9 @@ def written(group: dict, plan: Plan) -> dict:
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
     ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
-    plan = plan_present(group, ours, SPACE, when_shadowed="warn", **ways)
+    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = written(group, plan)
-    again = plan_present(after, ours, SPACE, when_shadowed="warn", **ways)
+    again = plan_present(after, ours, SPACE, on_shadowed="warn", **ways)
     assert not again.changes
     assert (again.covered, again.shadowed, again.moved) == (
         plan.covered,
@@ -612,7 +612,7 @@ def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, optio
     """The oracle: every pair of addresses of a wanted rule, against its own access."""
     group = nsg(*rules)
     ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
-    plan = plan_present(group, ours, SPACE, when_shadowed="warn", **ways)
+    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = rules_of(written(group, plan))
     access = {r["name"]: r["properties"]["access"] for r in after} | {"no rule": "Deny"}
     names = {r.name.lower() for r in ours}

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import ending, removal, roll
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
+    check_pods_ended,
+    check_removal,
+    check_rollout,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
 from tests.unit.module_utils._operator.objects import NOW, ago, condition
@@ -29,7 +33,7 @@ def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
 
 
 def rolled(found, pools=None, since=None) -> Progress:
-    return roll(found, pools or {}, "kata-remote", since or {}, NOW)
+    return check_rollout(found, pools or {}, "kata-remote", since or {}, NOW)
 
 
 class TestRoll:
@@ -49,8 +53,8 @@ class TestRoll:
     def test_time_alone_is_nothing_new(self):
         working = kata(installing=["w2"])
         before = rolled(working, since={"w2": ago(minutes=4)})
-        assert rolled(working, since={"w2": ago(minutes=9)}).told == before.told
-        assert rolled(kata(ready=1, installing=["w2"])).told != before.told
+        assert rolled(working, since={"w2": ago(minutes=9)}).status == before.status
+        assert rolled(kata(ready=1, installing=["w2"])).status != before.status
 
     def test_of_many_nodes_some_are_named(self):
         progress = rolled(kata(100, installing=[f"w{index}" for index in range(20)]))
@@ -93,21 +97,21 @@ class TestRoll:
 
 class TestRemoval:
     def test_it_is_over_with_the_kataconfig(self):
-        assert removal(None, {}, {}, NOW).done
+        assert check_removal(None, {}, {}, NOW).done
 
     def test_how_far_it_is(self):
         found = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
-        progress = removal(found, pool("worker"), {}, NOW)
+        progress = check_removal(found, pool("worker"), {}, NOW)
         assert progress.summary.startswith("nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting")
         assert not progress.problem
 
     def test_pods_that_are_in_the_way(self):
         found = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
-        assert removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
+        assert check_removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
 
 
 def test_pods_that_have_to_end():
-    assert ending([]).done
-    progress = ending([f"n/{number}" for number in range(7)])
+    assert check_pods_ended([]).done
+    progress = check_pods_ended([f"n/{number}" for number in range(7)])
     assert not progress.done
     assert "pods that still run: 7 (n/0" in progress.summary

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
-    catalog,
+    check_catalog,
+    check_installation,
     describe_catalogs,
-    installation,
     plan_name,
-    upgrade,
+    plan_upgrade,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
@@ -59,7 +59,7 @@ def csv(name, phase="Succeeded", replaces=None, **status) -> dict:
 
 def installed(sub, a_plan=None, csvs=(), wanted="", source=True) -> Progress:
     found = {one["metadata"]["name"]: one for one in csvs}
-    return installation(sub, {"metadata": {}} if source else None, a_plan, found, wanted, NOW)
+    return check_installation(sub, {"metadata": {}} if source else None, a_plan, found, wanted, NOW)
 
 
 def manifest(name="redhat", namespace="market", **channels) -> dict:
@@ -83,7 +83,7 @@ class TestApproval:
     """Exactly what was asked for, or a step on the way there from what is installed."""
 
     @pytest.mark.parametrize(
-        ("names", "here", "wanted", "approve"),
+        ("names", "here", "wanted", "needs_approval"),
         [
             ([V181], None, V181, True),
             ([V180], None, V181, False),
@@ -95,16 +95,16 @@ class TestApproval:
             ([V181], None, "", False),
         ],
     )
-    def test_it(self, names, here, wanted, approve):
+    def test_it(self, names, here, wanted, needs_approval):
         csvs = [csv(here)] if here else []
         progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
-        assert progress.approve is approve
-        assert bool(progress.problem) is not approve
+        assert progress.needs_approval is needs_approval
+        assert bool(progress.problem) is not needs_approval
         assert not progress.done
 
     def test_what_is_installed_needs_none(self):
         progress = installed(subscription(V180, V181), plan(V181), [csv(V180)])
-        assert (progress.done, progress.approve, progress.problem) == (True, False, "")
+        assert (progress.done, progress.needs_approval, progress.problem) == (True, False, "")
 
     def test_a_plan_of_before_the_subscription_changed_is_no_answer(self):
         sub = subscription(None, V181, written=ago(seconds=5))
@@ -213,7 +213,7 @@ class TestUpgrade:
         ],
     )
     def test_the_way(self, here, to, path):
-        found = upgrade(subscription(here, spec={"installPlanApproval": "Manual"}), CATALOGS, to)
+        found = plan_upgrade(subscription(here, spec={"installPlanApproval": "Manual"}), CATALOGS, to)
         assert (found["path"], found["problem"]) == (path, "")
 
     @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ class TestUpgrade:
         ],
     )
     def test_where_there_is_none(self, sub, catalogs, to, expected):
-        found = upgrade(sub, catalogs, to)
+        found = plan_upgrade(sub, catalogs, to)
         assert expected in found["problem"]
         assert not found["path"]
 
     def test_where_nobody_tells_what_the_channel_offers(self):
-        assert upgrade(subscription(V170), [], "1.8.0") == {
+        assert plan_upgrade(subscription(V170), [], "1.8.0") == {
             "csv": V180,
             "path": [V180],
             "problem": "",
@@ -251,7 +251,7 @@ class TestCatalog:
 
     @pytest.mark.parametrize("catalogs", [CATALOGS, None])
     def test_one_that_will_do(self, catalogs):
-        assert catalog(READY, catalogs, self.wanted(csv=V180), NOW).done
+        assert check_catalog(READY, catalogs, self.wanted(csv=V180), NOW).done
 
     @pytest.mark.parametrize(
         ("source", "wanted", "expected"),
@@ -271,15 +271,15 @@ class TestCatalog:
         ],
     )
     def test_one_that_will_not(self, source, wanted, expected):
-        assert expected in catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
+        assert expected in check_catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
 
     def test_one_that_is_not_reached(self):
         source = {"status": {"connectionState": {"lastObservedState": "TRANSIENT_FAILURE"}}}
-        progress = catalog(source, CATALOGS, self.wanted(), NOW)
+        progress = check_catalog(source, CATALOGS, self.wanted(), NOW)
         assert (progress.done, progress.problem) == (False, "")
         assert "TRANSIENT_FAILURE, not READY" in progress.summary
 
     def test_one_whose_packages_are_not_known_yet(self):
         source = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}
-        progress = catalog(source, [], self.wanted(), NOW)
+        progress = check_catalog(source, [], self.wanted(), NOW)
         assert (progress.done, progress.problem) == (False, "")

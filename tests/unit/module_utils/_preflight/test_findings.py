@@ -54,7 +54,7 @@ SETTINGS = {
     "source_namespace": "openshift-marketplace",
     "webhook_manager": "auto",
     "node_capacity_manager": "auto",
-    "when_shadowed": "fail",
+    "on_shadowed": "fail",
 }
 CLUSTER = {
     "is_openshift": True,
@@ -85,7 +85,7 @@ AWS = {
     "settings": SETTINGS,
     "caller": {"account": "1", "arn": "arn:aws:iam::1:user/me"},
     "ports": {
-        "chosen_because": "sg-1 (node) is on all 2 instances.",
+        "reason": "sg-1 (node) is on all 2 instances.",
         "groups": [
             {
                 "group_id": "sg-1",
@@ -123,7 +123,7 @@ AZURE = {
     "settings": SETTINGS,
     "caller": {},
     "ports": {
-        "chosen_because": "demo-nsg. Attached to the subnets of all 2 workers.",
+        "reason": "demo-nsg. Attached to the subnets of all 2 workers.",
         "network_security_groups": [
             {
                 **RULES,
@@ -610,7 +610,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
             "error",
             "x would come too late in demo-nsg: deny-all (100) denies it. Move",
         ),
-        ("ports", [(*NSG, "shadowed", LATE), ("settings", "when_shadowed", "warn")], "warning", "too late"),
+        ("ports", [(*NSG, "shadowed", LATE), ("settings", "on_shadowed", "warn")], "warning", "too late"),
         (
             "ports",
             [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],

@@ -78,7 +78,7 @@ OPERATORS = {
     ]
 }
 AWS = {
-    "chosen_because": "sg-1 (node) is on all 3 instances.",
+    "reason": "sg-1 (node) is on all 3 instances.",
     "groups": [
         {
             "group_id": "sg-1",
@@ -89,7 +89,7 @@ AWS = {
     ],
 }
 AZURE = {
-    "chosen_because": "demo-nsg is on all subnets.",
+    "reason": "demo-nsg is on all subnets.",
     "network_security_groups": [
         {
             "name": "demo-nsg",

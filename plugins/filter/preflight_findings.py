@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: findings
+name: preflight_findings
 version_added: "0.1.0"
-short_description: Tell what stands in the way of peer pods
+short_description: Report what prevents peer pods in a cluster and its cloud
 description:
   - Turns what was read of a cluster and its cloud into a list of findings, as the role P(osc.peerpods.cluster_prerequisites#role) does.
   - Asks nobody.
@@ -28,7 +28,7 @@ options:
 EXAMPLES = r"""
 - name: See what stands in the way
   ansible.builtin.debug:
-    msg: "{{ readings | osc.peerpods.findings | selectattr('status', 'eq', 'error') | map(attribute='found') }}"
+    msg: "{{ readings | osc.peerpods.preflight_findings | selectattr('status', 'eq', 'error') | map(attribute='found') }}"
 """
 
 RETURN = r"""
@@ -68,4 +68,4 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.findings i
 
 class FilterModule:
     def filters(self) -> dict:
-        return {"findings": findings}
+        return {"preflight_findings": findings}
