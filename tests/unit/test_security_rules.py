@@ -353,7 +353,6 @@ flows = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(rule_lists, flows)
 def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, flow_):
     rules += DEFAULTS
@@ -952,7 +951,6 @@ def written(group: dict, plan: Plan) -> dict:
     return group | {"properties": {**group["properties"], **apply_to(group, plan)["properties"]}}
 
 
-@settings(deadline=None)
 @given(group_rules, our_options, ways)
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
@@ -977,7 +975,6 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
     assert of_others(after["properties"]["securityRules"]) == of_others(rules)
 
 
-@settings(deadline=None)
 @given(group_rules, our_options, ways)
 def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, options, ways):
     """The oracle: every pair of addresses of a wanted rule, against its own access."""
