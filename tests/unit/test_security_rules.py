@@ -29,7 +29,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_rules impor
     single_change,
     wanted_rules,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 WORKERS = "10.0.128.0/17"
