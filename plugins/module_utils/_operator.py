@@ -31,6 +31,9 @@ CREDENTIALS_REQUESTS = (
 # The mark of what this collection has made itself.
 PART_OF = ("app.kubernetes.io/part-of", "osc.peerpods")
 
+# The label of the Secret that the operator makes of a CredentialsRequest.
+REQUESTED = "kataconfiguration.openshift.io/credentials-request-based"
+
 # What a PackageManifest says of a catalog that was reached only now may be old. Seconds.
 PACKAGES_LAG = 20
 
@@ -41,13 +44,43 @@ OLM_LAG = 30
 # Of many nodes, so many are named.
 NAMED_NODES = 5
 
+# The number of pods that a message names.
+NAMED_PODS = 20
+
+# What to do when a wait ends before it is done, by what is waited for. The options are those of the role operator_install.
+REMEDIES = {
+    "catalog": (
+        "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the operator, and "
+        "operator_install_channel to one of its channels. In a disconnected cluster this is the CatalogSource of the mirror. "
+        "`oc get pods -n openshift-marketplace` lists the pods of the default catalogs."
+    ),
+    "operator": (
+        "Check operator_install_channel and operator_install_source. OLM does not repeat a failed InstallPlan or "
+        "ClusterServiceVersion: after fixing the cause, delete the Subscription, that InstallPlan and the "
+        "ClusterServiceVersion. Then run the playbook again; it resumes from here."
+    ),
+    "nodes": (
+        "See `oc describe machineconfigpool kata-oc`, and `oc get nodes` for the node that is not updated. Fix the cause, "
+        "then run the playbook again; it resumes from here."
+    ),
+    "removal": (
+        "See `oc describe machineconfigpool worker` and `oc get kataconfig -o yaml`. Fix the cause, then run the playbook "
+        "again; it resumes from here."
+    ),
+    "pods": "Delete these pods, or the workloads that create them, then run the playbook again.",
+}
+APPROVAL_REMEDY = (
+    "Set spec.approved of the InstallPlan to true, or request that version (operator_install_starting_csv, or "
+    "operator_install_upgrade_to if another version is installed). Then run the playbook again; it resumes from here."
+)
+
 
 @dataclass(frozen=True)
 class Progress:
     """Where something is on its way.
 
     `told` is the summary without what changes with time alone. `since` tells since when a node
-    is worked on, as far as was seen.
+    is worked on, as far as was seen. `remedy` replaces the general one of what is waited for.
     """
 
     summary: str
@@ -55,6 +88,7 @@ class Progress:
     done: bool = False
     problem: str = ""
     approve: bool = False
+    remedy: str = ""
     since: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -78,6 +112,47 @@ def describe_object(api_version: str, kind: str, one: dict) -> dict:
         "labels": metadata.get("labels") or {},
         "ours": is_ours(one),
     }
+
+
+def plan_teardown(objects: list[dict]) -> dict:
+    """What a teardown removes, in this order, and what remains; `objects` as `describe_object` has them.
+
+    A KataConfig that this collection did not create needs all of them.
+    """
+    kata_config = next(
+        (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["ours"]), None
+    )
+    if kata_config:
+        return {
+            "kata_config": kata_config,
+            "label": [],
+            "remove": [],
+            "remain": [_reference(entry) for entry in objects],
+        }
+    subscribed = any(entry["kind"] == "Subscription" and entry["ours"] for entry in objects)
+    # OLM created them for the Subscription.
+    csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion" and subscribed]
+    others = [entry for entry in objects if not entry["ours"] and entry not in csvs]
+    # The operator's Secret is deleted with the CredentialsRequest that it was made of.
+    remain = [entry for entry in others if REQUESTED not in entry["labels"]]
+    kept_kinds = {"KataConfig", "Namespace"} if remain else {"KataConfig"}
+    return {
+        "kata_config": None,
+        "label": csvs,
+        "remove": [entry for entry in objects if entry not in others and entry["kind"] not in kept_kinds],
+        "remain": [_reference(entry) for entry in remain],
+    }
+
+
+def _reference(entry: dict) -> str:
+    return f"{entry['kind']}/{entry['name']}"
+
+
+def pod_vm_image(settings: dict | None) -> dict:
+    """The key of peer-pods-cm that holds the ID of the pod VM image, and the ID, empty if there is no image."""
+    data = (settings or {}).get("data") or {}
+    key = "AZURE_IMAGE_ID" if data.get("CLOUD_PROVIDER") == "azure" else "PODVM_AMI_ID"
+    return {"key": key, "id": data.get(key, "")}
 
 
 def describe_subscription(one: dict | None) -> dict | None:
@@ -268,16 +343,17 @@ def installation(
     told = told or "; ".join(["OLM has not planned anything yet", *_said(status)])
     if there and not moving and wanted in ("", installed):
         return Progress(told, told, done=True)
-    problem = _failure(subscription, source, plan, csvs, now)
+    problem, remedy = _failure(subscription, source, plan, csvs, now), ""
     approve = False
     if not problem and wanted and there and version(installed) > version(wanted):
         problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
     elif not problem and waits:
         approve, why = _approval(plan, installed if there else None, wanted)
         problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
+        remedy = APPROVAL_REMEDY if problem else ""
     elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
         problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
-    return Progress(told, told, problem=problem, approve=approve)
+    return Progress(told, told, problem=problem, approve=approve, remedy=remedy)
 
 
 def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
@@ -447,7 +523,7 @@ def ending(pods: list[str]) -> Progress:
     """How many pods have not ended yet."""
     if not pods:
         return Progress("no such pod runs", "no such pod runs", done=True)
-    summary = f"pods that still run: {len(pods)} ({in_words(pods, NAMED_NODES)})"
+    summary = f"{len(pods)} running: {in_words(pods, NAMED_PODS)}"
     return Progress(summary, summary)
 
 

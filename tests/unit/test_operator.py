@@ -11,6 +11,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
     installation,
     migration_state,
     plan_name,
+    plan_teardown,
+    pod_vm_image,
     removal,
     roll,
     upgrade,
@@ -128,6 +130,7 @@ class TestApproval:
         progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
         assert progress.approve is approve
         assert bool(progress.problem) is not approve
+        assert ("spec.approved" in progress.remedy) is not approve
         assert not progress.done
 
     def test_what_is_installed_needs_none(self):
@@ -472,4 +475,46 @@ def test_pods_that_have_to_end():
     assert ending([]).done
     progress = ending([f"n/{number}" for number in range(7)])
     assert not progress.done
-    assert "pods that still run: 7 (n/0" in progress.summary
+    assert "7 running: n/0" in progress.summary
+
+
+def entry(kind: str, name: str = "a", *, ours: bool = True, **labels: str) -> dict:
+    return {"kind": kind, "name": name, "ours": ours, "labels": labels}
+
+
+REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
+CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
+
+
+@pytest.mark.parametrize(
+    ("objects", "removed", "remaining"),
+    [
+        ([], [], []),
+        ([entry("KataConfig"), entry("Namespace")], ["Namespace"], []),
+        ([entry("Subscription"), CSV_OF_OLM], ["Subscription", "ClusterServiceVersion"], []),
+        ([entry("Subscription", ours=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
+        ([entry("OperatorGroup", ours=False), entry("Namespace")], [], ["OperatorGroup/a"]),
+        ([entry("Secret", ours=False, **REQUESTED), entry("Namespace")], ["Namespace"], []),
+        (
+            [entry("KataConfig", ours=False), entry("Subscription"), CSV_OF_OLM],
+            [],
+            ["KataConfig/a", "Subscription/a", "ClusterServiceVersion/a"],
+        ),
+    ],
+)
+def test_what_a_teardown_removes(objects: list[dict], removed: list[str], remaining: list[str]):
+    planned = plan_teardown(objects)
+    assert [each["kind"] for each in planned["remove"]] == removed
+    assert planned["remain"] == remaining
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, {"key": "PODVM_AMI_ID", "id": ""}),
+        ({"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0"}, {"key": "PODVM_AMI_ID", "id": "ami-0"}),
+        ({"CLOUD_PROVIDER": "azure", "AZURE_IMAGE_ID": "/i"}, {"key": "AZURE_IMAGE_ID", "id": "/i"}),
+    ],
+)
+def test_the_image_of_the_pod_vms(data: dict | None, expected: dict):
+    assert pod_vm_image(data and {"data": data}) == expected
