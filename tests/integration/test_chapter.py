@@ -231,7 +231,7 @@ def test_azure_ports(on_azure: Azure):
     theirs, their_rest = on_azure.rules(), on_azure.everything_else()
     on_azure.arm.restore(before)
 
-    assert on_azure.open_ports(cloud_networking_when_covered="ensure")["changed"]
+    assert on_azure.open_ports(cloud_networking_on_covered="ensure")["changed"]
     ours = on_azure.rules()
     assert theirs.keys() == ours.keys()
     in_order = sorted(theirs)
