@@ -31,7 +31,7 @@ help:
 	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
 	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
 	@echo "make bench-webhook   our webhook's answers per second (PEER=URL: beside another webhook's)"
-	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with our webhook"
+	@echo "make bench-admission pod creations per second without a mutation, with mutating_policy, with our webhook"
 	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
 	@echo "make bench-agent     5,000 nodes that advertise their slots: our agent beside a controller by client-go,"
 	@echo "                     curl, and libraries (NODES=…; AGENT=DIR: another checkout's agent)"
@@ -77,6 +77,7 @@ molecule-default:
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 	.venv/bin/antsibull-changelog lint
 	.venv/bin/reuse lint --quiet || .venv/bin/reuse lint

@@ -38,7 +38,7 @@ class ActionModule(InController):
                 # On the standard error, since a callback may write a format for programs to the standard output.
                 display.display(f"  {progress['summary']}", stderr=True)
             left = int(deadline - time.monotonic())
-            if progress["done"] or progress["problem"] or progress["approve"] or left <= 0:
+            if progress["done"] or progress["problem"] or progress["needs_approval"] or left <= 0:
                 break
             arguments.update(previous=progress, wait_timeout=left)
         if seconds and not progress["done"]:

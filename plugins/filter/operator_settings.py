@@ -55,7 +55,7 @@ _value:
       sample: ["operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'."]
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_settings import operator_settings
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import operator_settings
 
 
 class FilterModule:

@@ -253,32 +253,32 @@ upgrade:
     problem: ""
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    CONFIGS_PATH,
-    OPERATORS_CONFIG,
-    PEER_PODS_CM,
-    read_operator_state,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    describe_catalogs,
-    describe_object,
-    describe_plan,
-    describe_subscription,
-    migration_state,
-    plan_teardown,
-    pod_vm_image,
-    upgrade,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_objects,
     read_package_manifests,
     read_plan,
     read_subscription,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    describe_catalogs,
+    describe_object,
+    describe_plan,
+    describe_subscription,
+    plan_upgrade,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import plan_teardown
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    CONFIGS_PATH,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
 )
 
 
@@ -326,7 +326,7 @@ def main():
         if upgrade_to is None
         else {
             "generation": generation,
-            "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
+            "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to),
         }
     )
     module.exit_json(

@@ -64,7 +64,7 @@ class Machine:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         (play,) = json.loads(ran.stdout)["plays"]
         results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
-        return next(result for result in results if "chosen_because" in result)
+        return next(result for result in results if "reason" in result)
 
 
 # -- AWS (3.1.2.1) -----------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def address_prefixes(world: Azure) -> None:
     world.arm.put(world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}})
 
 
-def priority_taken(world: Azure) -> None:
+def priority_conflict(world: Azure) -> None:
     """By the rule of somebody else."""
     taken = {
         "priority": 112,
@@ -295,7 +295,7 @@ def priority_taken(world: Azure) -> None:
         (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
         # $AZURE_SUBNET_PREFIX is empty.
         (address_prefixes, "expected at least one argument", {}, {KATA_AGENT: 112, VXLAN: 111}),
-        (priority_taken, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
+        (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
 def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):
