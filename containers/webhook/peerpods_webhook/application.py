@@ -11,7 +11,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn
 
-from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
+from granian._granian import RSGIHTTPProtocol as HTTPProtocol
+from granian._granian import RSGIProtocolClosed as ProtocolClosed
+from granian.rsgi import Scope
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from .log import log
@@ -92,7 +94,8 @@ class BodyReader:
     async def _within_deadline(self, pending: Any, began: float) -> bytes:
         self._pending[pending] = began
         try:
-            return await pending
+            content: bytes = await pending
+            return content
         except asyncio.CancelledError:
             message = f"The request body took longer than {BODY_SECONDS} seconds."
             raise BodyError("too_slow", 408, message, CLOSE) from None

@@ -61,7 +61,7 @@ def read(settings: Settings) -> Files:
     return Files(
         certificate=content("TLS_CERT_FILE", settings.certificate),
         key=content("TLS_KEY_FILE", settings.key),
-        client_ca=settings.client_ca and content("TLS_CLIENT_CA_FILE", settings.client_ca),
+        client_ca=content("TLS_CLIENT_CA_FILE", settings.client_ca) if settings.client_ca else None,
     )
 
 

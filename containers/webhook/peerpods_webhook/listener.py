@@ -23,12 +23,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
+from granian import _granian
+from granian._granian import RSGIHTTPProtocol as HTTPProtocol
 from granian.constants import HTTPModes
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.rsgi import HTTPProtocol, Scope
+from granian.rsgi import Scope
 
 from .log import log
+
+# The type stubs of granian's own module are incomplete.
+_worker: Any = _granian
 
 # The maximum number of connections that wait to be accepted, and of open connections.
 BACKLOG = 1024
@@ -104,12 +108,12 @@ class Listener:
     ):
         self._stopped = asyncio.Event()
         notify = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stopped.set)
-        self._signal = WorkerSignal()
+        self._signal = _worker.WorkerSignal()
         self._signal.add_cb(notify)
-        scheduler = CallbackScheduler(InlineLoop, None, None, None, None)
+        scheduler = _worker.CallbackScheduler(InlineLoop, None, None, None, None)
         scheduler._schedule_fn = partial(_start, application)
         # granian closes its socket when it stops.
-        holder = SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
+        holder = _worker.SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
         with contextlib.ExitStack() as stack:
             tls: dict[str, Any] = {}
             if files:
@@ -122,7 +126,7 @@ class Listener:
                     "ssl_ca": client_ca,
                     "ssl_client_verify": client_ca is not None,
                 }
-            worker = RSGIWorker(
+            worker = _worker.RSGIWorker(
                 worker_id=1,
                 sock=(None, holder),
                 ipc=None,

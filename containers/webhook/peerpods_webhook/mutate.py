@@ -31,6 +31,7 @@ MAX_CACHED_PATCHES = 1024
 MAX_CACHED_BYTES = 4096
 
 Side = Literal["requests", "limits"]
+Amounts = dict[str, str | int | float]
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,8 +41,8 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     claims: list[Any] | None = None
-    limits: dict[str, str | int | float] | None = None
-    requests: dict[str, str | int | float] | None = None
+    limits: Amounts | None = None
+    requests: Amounts | None = None
 
 
 NO_RESOURCES = Resources()
@@ -198,7 +199,7 @@ def _resources_operations(spec: PodSpec, extended_resource: str) -> Iterator[Ope
     for field, containers in (("containers", spec.containers), ("initContainers", spec.initContainers)):
         for index, container in enumerate(containers or ()):
             current = container.resources or NO_RESOURCES
-            amounts = {extended_resource: "1"} if field == "containers" and index == 0 else None
+            amounts: Amounts | None = {extended_resource: "1"} if field == "containers" and index == 0 else None
             if current.limits == current.requests == amounts:
                 continue
             path = f"/spec/{field}/{index}/resources"
