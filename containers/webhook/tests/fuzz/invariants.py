@@ -105,9 +105,9 @@ def _check_review(body: bytes, reply: Answer) -> None:
         message = response["status"]["message"]
         promise(message.startswith("The pod cannot become a peer pod: "), message[:200])
         promise(len(message) <= LONGEST_MESSAGE, f"a message of {len(message)} characters")
-        promise(reply.event["outcome"] == "refused", f"logged: {reply.event}")
+        promise(reply.event["outcome"] == "rejected", f"logged: {reply.event}")
     else:
-        promise(response["allowed"] is True, f"refused: {response.get('status')}")
+        promise(response["allowed"] is True, f"rejected: {response.get('status')}")
         _check_peer_pod(body, review, response, reply)
 
 

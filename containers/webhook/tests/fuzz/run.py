@@ -89,9 +89,9 @@ def fuzz(options: argparse.Namespace) -> None:
                     "ask for fewer by --count, or allow more --seconds"
                 )
     growth = max(after[-1] - after[len(after) // 5] for after in resident.values())
-    told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+    summary = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
     print(
-        f"{outcomes.total():,} reviews in {took:.0f} s ({told}); the memory of a process grew by "
+        f"{outcomes.total():,} reviews in {took:.0f} s ({summary}); the memory of a process grew by "
         f"{growth / 2**20:.1f} MiB to {max(map(max, resident.values())) / 2**20:.0f} MiB.",
         flush=True,
     )
@@ -118,7 +118,7 @@ def report(seed: int, index: int, body: bytes, why: str) -> None:
     path = FAILURES / f"{seed}-{index}.json"
     path.write_bytes(body)
     small = path.with_suffix(".small.json")
-    small.write_bytes(minimised(body, functools.partial(fails_alike, why)))
+    small.write_bytes(minimize(body, functools.partial(fails_alike, why)))
     raise BrokenPromiseError(
         f"{why[:1000]}; review {index} is in {path}, and in {small} as little of it as still "
         f"fails. `make fuzz SEED={seed} CASE={index}` repeats it"
@@ -133,7 +133,7 @@ def fails_alike(why: str, body: bytes) -> bool:
     return False
 
 
-def minimised(body: bytes, fails: Callable[[bytes], bool]) -> bytes:
+def minimize(body: bytes, fails: Callable[[bytes], bool]) -> bytes:
     """`body` without whatever parts of it can be left out, ever smaller ones, with it still failing."""
     size = len(body) // 2
     while size:
