@@ -185,10 +185,10 @@ def test_not_ready_before_the_certificate_is_valid_and_after_it_expires(tmp_path
     early = Webhook(tmp_path, write_pair(tmp_path, since=HOUR, until=2 * HOUR))
     assert "is not valid before" in early.get("/readyz").text
     early.stop()
-    webhook = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
-    assert webhook.get("/readyz").status_code == 200
-    wait_until(lambda: webhook.get("/readyz").status_code == 503)
-    webhook.stop()
+    late = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
+    # Whether it was ready before depends on how long its start took.
+    wait_until(lambda: "expired" in late.get("/readyz").text)
+    late.stop()
 
 
 @pytest.mark.parametrize(

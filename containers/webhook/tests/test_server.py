@@ -11,6 +11,8 @@ import signal
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -26,6 +28,67 @@ def webhook(tmp_path_factory):
     running = Webhook(tmp_path_factory.mktemp("tls"), MAX_BODY_BYTES=str(LIMIT))
     yield running
     running.stop()
+
+
+# By name: how the body is framed, and what the client sends while it waits.
+UNENDING_BODIES = {
+    "length": (b"content-length: 100\r\n\r\n{", b""),
+    "chunks": (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b""),
+    "always-one-more-chunk": (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def slow_clients_webhook(tmp_path_factory):
+    running = Webhook(tmp_path_factory.mktemp("slow"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
+    """By name, what becomes of clients that are slow. They wait while the other tests of this file run."""
+    with ThreadPoolExecutor() as threads:
+        yield {
+            "idle": threads.submit(idle, slow_clients_webhook),
+            **{
+                name: threads.submit(send_an_unending_body, slow_clients_webhook, *body)
+                for name, body in UNENDING_BODIES.items()
+            },
+        }
+
+
+def idle(webhook: Webhook) -> str:
+    """Keep a connection open without a request; returns what becomes of it."""
+    with webhook.connection() as tls:
+        tls.settimeout(32)
+        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert tls.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        try:
+            return f"received {tls.recv(1)!r}"
+        except TimeoutError:
+            return "open after 32 seconds"
+
+
+def send_an_unending_body(webhook: Webhook, framing: bytes, continuation: bytes) -> bytes:
+    """Returns what the server sends until it closes the connection."""
+    reply = b""
+    with webhook.connection() as tls:
+        tls.settimeout(0.5)
+        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
+        # The server closes the connection, which resets it if the client is still sending.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            for _ in range(60):
+                try:
+                    received = tls.recv(1000)
+                except TimeoutError:
+                    tls.sendall(continuation)
+                    continue
+                reply += received
+                if not received:
+                    return reply
+            raise AssertionError(f"The connection is open after 30 seconds: {reply!r}")
+    return reply
 
 
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
@@ -225,52 +288,25 @@ def test_a_second_sigterm_ends_the_shutdown_delay(tmp_path):
     webhook.stop()
 
 
-def test_idle_connections_stay_open_for_the_client_to_close(tmp_path):
-    webhook = Webhook(tmp_path)
-    with webhook.connection() as tls:
-        tls.settimeout(32)
-        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert tls.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
-        # granian's default timeout is 30 seconds; Go's clients close idle connections after 90.
-        with pytest.raises(TimeoutError):
-            tls.recv(1)
-    webhook.stop()
+def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
+    # granian's default timeout is 30 seconds; Go's clients close idle connections after 90.
+    assert slow_clients["idle"].result() == "open after 32 seconds"
 
 
-@pytest.mark.parametrize(
-    ("framing", "continuation"),
-    [
-        (b"content-length: 100\r\n\r\n{", b""),
-        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b""),
-        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
-    ],
-    ids=["length", "chunks", "always-one-more-chunk"],
-)
-def test_a_body_that_does_not_end_times_out(tmp_path, framing, continuation):
-    webhook = Webhook(tmp_path)
-    reply = b""
-    with webhook.connection() as tls:
-        tls.settimeout(0.5)
-        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
-        # The server closes the connection, which resets it if the client is still sending.
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            for _ in range(60):
-                try:
-                    received = tls.recv(1000)
-                except TimeoutError:
-                    tls.sendall(continuation)
-                    continue
-                reply += received
-                if not received:
-                    break
-            else:
-                pytest.fail(f"The connection is open after 30 seconds: {reply!r}")
+@pytest.mark.parametrize("name", UNENDING_BODIES)
+def test_a_body_that_does_not_end_times_out(slow_clients, name):
+    reply = slow_clients[name].result()
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
-    with webhook.client() as client:
+
+
+def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
+    for name in UNENDING_BODIES:
+        slow_clients[name].result()
+    with slow_clients_webhook.client() as client:
         assert client.post("/mutate-v1-pod", json=review()).status_code == 200
-    assert 'reviews_total{outcome="too_slow"} 1.0' in webhook.get("/metrics").text
-    webhook.stop()
+    too_slow = f'reviews_total{{outcome="too_slow"}} {len(UNENDING_BODIES)}.0'
+    assert too_slow in slow_clients_webhook.get("/metrics").text
 
 
 def test_bodies_being_read_take_bounded_memory(tmp_path):
