@@ -26,7 +26,7 @@ DEFAULT_EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
 MEBIBYTE = 2**20
 
-# How many patches are cached, and how much JSON the decisive fields of a pod may take for that.
+# Limits of the cache of patches: entries, and the decisive fields of a pod as JSON.
 MAX_CACHED_PATCHES = 1024
 MAX_CACHED_BYTES = 4096
 
@@ -155,7 +155,8 @@ def mutate(pod: Pod, policy: Policy) -> bytes:
         return b""
     # The pods of a workload rarely differ in these fields, and therefore share their patch.
     decisive = _encode((metadata and ObjectMeta(metadata.annotations), spec))
-    return (_cached_patch if len(decisive) <= MAX_CACHED_BYTES else _patch)(decisive, policy)
+    compute = _cached_patch if len(decisive) <= MAX_CACHED_BYTES else _patch
+    return compute(decisive, policy)
 
 
 def _patch(decisive: bytes, policy: Policy) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -66,8 +65,6 @@ class Webhook:
             probes = Listener(ProbeApplication(self.why_not_ready, metrics=True), health)
             self._start_listener()
             log({"level": "info", "message": "Listening for admission reviews.", **self._configuration()})
-            # All objects so far live as long as the process: garbage collections skip them.
-            gc.freeze()
             async with asyncio.TaskGroup() as tasks:
                 reloading = tasks.create_task(self._reload_certificates())
                 deadlines = tasks.create_task(self._bodies.enforce_deadlines())
