@@ -92,7 +92,7 @@ docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 docs: .venv/installed
 	rm -rf build/docs
 	mkdir -p build/docs/rst build/docs/collections/ansible_collections
-	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,kubernetes} \
+	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,azure,kubernetes} \
 	  build/docs/collections/ansible_collections
 	ANSIBLE_COLLECTIONS_PATH=build/docs/collections antsibull-docs lint-collection-docs \
 	  --plugin-docs --validate-collection-refs all .
