@@ -78,6 +78,7 @@ molecule-default:
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 	.venv/bin/antsibull-changelog lint
 	.venv/bin/reuse lint --quiet || .venv/bin/reuse lint

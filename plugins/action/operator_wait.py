@@ -34,7 +34,7 @@ class ActionModule(InController):
                 # Beside what a callback writes to stdout, for programs, too.
                 display.display(f"  {progress['summary']}", stderr=True)
             left = int(deadline - time.monotonic())
-            settled = progress["done"] or progress["problem"] or progress["approve"]
+            settled = progress["done"] or progress["problem"] or progress["needs_approval"]
             if settled or left <= 0:
                 return result
             arguments.update(previous=progress, wait_timeout=left)

@@ -216,30 +216,30 @@ upgrade:
     problem: ""
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    CONFIGS_PATH,
-    OPERATORS_CONFIG,
-    PEER_PODS_CM,
-    read_operator_state,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    describe_catalogs,
-    describe_object,
-    describe_plan,
-    describe_subscription,
-    migration_state,
-    upgrade,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_objects,
     read_package_manifests,
     read_plan,
     read_subscription,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    describe_catalogs,
+    describe_object,
+    describe_plan,
+    describe_subscription,
+    plan_upgrade,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    CONFIGS_PATH,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
 )
 
 
@@ -285,7 +285,7 @@ def main():
         if upgrade_to is None
         else {
             "generation": generation,
-            "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
+            "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to),
         }
     )
     module.exit_json(

@@ -116,16 +116,16 @@ progress:
     problem:
       description: Why it goes no further, else empty.
       type: str
-    approve:
+    needs_approval:
       description: >-
-        Whether RV(install_plan) waits for somebody's approval, and installs O(csv) and nothing else, or is one step on the way
+        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or is one step on the way
         there from the version that is installed.
       type: bool
     summary:
       description: How far it is, in one line.
       type: str
-    told:
-      description: The same without what changes with time alone.
+    status:
+      description: RV(progress.summary) without durations.
       type: str
     since:
       description: Since when each node is worked on, as far as was seen.
@@ -133,10 +133,10 @@ progress:
   sample:
     done: false
     problem: ""
-    approve: false
+    needs_approval: false
     summary: >-
       1 of 3 nodes run kata; working on worker-1 (for 4 min); 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated, for 9 min
-    told: >-
+    status: >-
       1 of 3 nodes run kata; working on worker-1; 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated
     since:
       worker-1: "2026-03-01T10:12:00Z"
@@ -161,22 +161,12 @@ import dataclasses
 import time
 from datetime import datetime, timezone
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    Progress,
-    catalog,
-    describe_catalogs,
-    describe_plan,
-    ending,
-    installation,
-    removal,
-    roll,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
     read_kata_configs,
     read_package_manifests,
@@ -186,6 +176,18 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads impor
     read_source,
     read_subscription,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
+    check_pods_ended,
+    check_removal,
+    check_rollout,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    check_catalog,
+    check_installation,
+    describe_catalogs,
+    describe_plan,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
 # Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
 INTERVAL = 1.0
@@ -203,7 +205,7 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         manifests = read_package_manifests(cluster)
         catalogs = None if manifests is None else describe_catalogs(manifests)
         wanted = {"namespace": namespace, "name": name, "channel": params["channel"], "csv": params["csv"]}
-        return catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
+        return check_catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
     if params["wait_for"] == "operator":
         namespace = params["namespace"]
         subscription = read_subscription(cluster, namespace)
@@ -211,16 +213,16 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         source = spec and read_source(cluster, spec["sourceNamespace"], spec["source"])
         plan = read_plan(cluster, namespace, subscription)
         csvs = read_csvs(cluster, namespace, subscription)
-        progress = installation(subscription, source, plan, csvs, params["csv"], now)
+        progress = check_installation(subscription, source, plan, csvs, params["csv"], now)
         return progress, {"install_plan": describe_plan(plan)}
     if params["wait_for"] == "pods":
         pods = read_pods(cluster, params["runtime_classes"])
-        return ending(pods), {"pods": pods}
+        return check_pods_ended(pods), {"pods": pods}
     kata = next(iter(read_kata_configs(cluster)), None)
     pools = read_pools(cluster)
     if params["wait_for"] == "nodes":
-        return roll(kata, pools, params["runtime_class"], since, now), {}
-    return removal(kata, pools, since, now), {}
+        return check_rollout(kata, pools, params["runtime_class"], since, now), {}
+    return check_removal(kata, pools, since, now), {}
 
 
 def main():
@@ -244,13 +246,13 @@ def main():
         required_if=[("wait_for", "catalog", ("source", "source_namespace"))],
     )
     deadline = time.monotonic() + min(module.params["wait_timeout"], HEARTBEAT)
-    before = module.params["previous"].get("told")
+    before = module.params["previous"].get("status")
     try:
         cluster = Cluster(module)
         while True:
             progress, more = look(cluster, module.params)
-            settled = progress.done or progress.problem or progress.approve
-            if settled or progress.told != before or time.monotonic() >= deadline:
+            settled = progress.done or progress.problem or progress.needs_approval
+            if settled or progress.status != before or time.monotonic() >= deadline:
                 break
             time.sleep(INTERVAL)
     except ClusterError as error:

@@ -97,7 +97,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 operator:
-  description: The operator that is at work, as RV(osc.peerpods.containers_info#module:operator); null where none is installed.
+  description: The operator that is at work, as RV(osc.peerpods.cluster_features_info#module:operator); null where none is installed.
   returned: success
   type: dict
   sample:
@@ -302,20 +302,17 @@ totals:
     unscheduled: 1
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import read_cloud_bounds
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import NAMESPACE
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
-    explain_no_operator,
-    read_limits,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import PODS_PATH
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpod_info import LIVE_PODS, describe
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import read_cloud_bounds
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import explain_no_operator, read_limits
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import LIVE_PODS
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage import describe
 
 
 def main():

@@ -210,7 +210,7 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
           tags:
             cluster: production
-chosen_because:
+reason:
   description: Which groups were chosen, and why those.
   returned: success
   type: str
@@ -248,8 +248,8 @@ instances:
 from dataclasses import replace
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     MANAGED_TAG,
     Group,
     Plan,
@@ -266,7 +266,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     shared_groups,
     wanted_ports,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
     NODES_OPTION,
     WorkerNodesError,
     worker_provider_ids,
@@ -337,9 +337,9 @@ def run(module: AnsibleAWSModule) -> dict:
     instances = ec2.instances(workers)
     if workers:
         check_instances(workers, instances, ec2.region)
-        group_ids, because = shared_groups(instances)
+        group_ids, reason = shared_groups(instances)
     else:
-        group_ids, because = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
+        group_ids, reason = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
     plans = make_plans(module, ec2, ec2.groups(group_ids), wanted, tags)
 
     if params["dry_run"] or not module.check_mode:
@@ -358,7 +358,7 @@ def run(module: AnsibleAWSModule) -> dict:
             }
             for plan in plans
         ],
-        "chosen_because": because,
+        "reason": reason,
         "instances": [
             {
                 "instance_id": instance["InstanceId"],

@@ -64,7 +64,7 @@ class Machine:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         (play,) = json.loads(ran.stdout)["plays"]
         results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
-        return next(result for result in results if "chosen_because" in result)
+        return next(result for result in results if "reason" in result)
 
 
 # -- AWS (3.1.2.1) -----------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_azure_ports(on_azure: Azure):
     theirs, their_rest = on_azure.rules(), on_azure.everything_else()
     on_azure.arm.restore(before)
 
-    assert on_azure.open_ports(cloud_networking_when_covered="ensure")["changed"]
+    assert on_azure.open_ports(cloud_networking_on_covered="ensure")["changed"]
     ours = on_azure.rules()
     assert theirs.keys() == ours.keys()
     in_order = sorted(theirs)
@@ -273,7 +273,7 @@ def address_prefixes(world: Azure) -> None:
     world.arm.put(world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}})
 
 
-def priority_taken(world: Azure) -> None:
+def priority_conflict(world: Azure) -> None:
     """By the rule of somebody else."""
     taken = {
         "priority": 112,
@@ -295,7 +295,7 @@ def priority_taken(world: Azure) -> None:
         (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
         # $AZURE_SUBNET_PREFIX is empty.
         (address_prefixes, "expected at least one argument", {}, {KATA_AGENT: 112, VXLAN: 111}),
-        (priority_taken, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
+        (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
 def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):

@@ -1,6 +1,6 @@
 """preflight.yml: what it finds on a cluster that is as it should be and on others, and that it only looks.
 
-What each check says is in tests/unit/test_findings.py; here they are seen to ask the real parts.
+What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they are seen to ask the real parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._findings import TITLES
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import TITLES
 
 from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift

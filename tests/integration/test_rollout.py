@@ -160,11 +160,11 @@ def config(pool: str) -> dict:
 def counted(cluster: Cluster, run_module: Callable[..., dict]) -> Iterator[None]:
     """There is a RuntimeClass for peer pods, and they are counted."""
     with runtime_class(cluster):
-        mutation = {"mode": "policy", "kubeconfig": str(cluster.kubeconfig)}
-        run = run_module("mutating_webhook", {**mutation, "verify": True})
+        mutation = {"kubeconfig": str(cluster.kubeconfig)}
+        run = run_module("mutating_policy", {**mutation, "verify": True})
         assert run["verified"], run
         yield
-        run_module("mutating_webhook", {**mutation, "state": "absent"})
+        run_module("mutating_policy", {**mutation, "state": "absent"})
 
 
 @contextmanager

@@ -551,7 +551,7 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
 def test_a_client_certificate_that_the_api_server_does_not_have(role, cluster: Cluster):
     """As on OpenShift."""
     unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
-    assert "does not do its work in a dry run" in sentence(unknown.run())
+    assert "it does not mutate a pod" in sentence(unknown.run())
 
 
 def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
