@@ -14,7 +14,7 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --shard $(SHARD)
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
+.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration coverage molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
@@ -25,6 +25,7 @@ help:
 	@echo "                      (SHARD=1/2 and, on another machine, SHARD=2/2: half of the tests)"
 	@echo "make lint sanity docs unit integration    one part; the documentation is build/docs/html/index.html"
 	@echo "                      (CORES='2.17 2.21': run the sanity tests with these versions of ansible-core)"
+	@echo "make coverage         run the unit tests and report the branch coverage (ALL=1: with the integration tests)"
 	@echo "make molecule         all scenarios of molecule, about 10 minutes (SCENARIO=…: one scenario)"
 	@echo "make fuzz             send a million mutated reviews to the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules    compare the modules with amazon.aws, kubernetes.core and the command lines"
@@ -78,6 +79,7 @@ molecule-default:
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 	.venv/bin/antsibull-changelog lint
@@ -103,6 +105,11 @@ docs: .venv/installed
 
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
+
+# Not a threshold: a number to look at. ALL=1 adds the integration tests.
+coverage: .venv/installed $(if $(ALL),programs packages browser)
+	mkdir -p build/coverage
+	$(PYTEST) $(if $(ALL),,-m "not integration") --cov --cov-report term --cov-report html:build/coverage/html
 
 # Before the tests, not in parallel with them: the compiler uses all cores.
 programs: .venv/installed

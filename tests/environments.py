@@ -57,7 +57,9 @@ def ansible_core(version: str) -> Path | None:
     """
     new_enough = version < NEEDS_NEWER_PYTHON or sys.version_info >= NEWER_PYTHON
     python = sys.executable if new_enough else find_newer_python()
-    return python and own_environment(
+    if python is None:
+        return None
+    return own_environment(
         f"ansible-core-{version}-python{sys.version_info.minor}",
         f"ansible-core=={version}.*",
         "-r",
@@ -70,9 +72,12 @@ def find_newer_python() -> str | None:
     """A Python that NEEDS_NEWER_PYTHON runs on: on the PATH, or installed next to the Python that runs this."""
     installed = Path(sys.base_prefix).parent
     for minor in range(NEWER_PYTHON[1], NEWER_PYTHON[1] + 3):
-        candidates = (shutil.which(f"python3.{minor}"), *installed.glob(f"*3.{minor}.*/bin/python3"))
-        for program in filter(None, candidates):
+        candidates: tuple[str | Path | None, ...] = (
+            shutil.which(f"python3.{minor}"),
+            *installed.glob(f"*3.{minor}.*/bin/python3"),
+        )
+        for program in candidates:
             # A program of this name may be a placeholder of a version manager.
-            if not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+            if program and not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
                 return str(program)
     return None
