@@ -81,8 +81,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
     retry_conflicts,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import OUR_AGENT, capacity_managers
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import capacity_managers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
 
 
 def slots_of(node, resource):
@@ -126,7 +126,7 @@ def main():
         {
             "state": {"type": "str", "choices": ["absent"], "default": "absent"},
             "resource": {"type": "str", "default": EXTENDED_RESOURCE},
-            "managers": {"type": "list", "elements": "str", "default": [OUR_AGENT]},
+            "managers": {"type": "list", "elements": "str", "default": [AGENT]},
         }
     )
     resource, managers = module.params["resource"], set(module.params["managers"])
