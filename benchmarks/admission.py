@@ -24,7 +24,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from tests.cluster.processes import unwind_on_signals, wait_for
 from tests.support import ROOT, ansible_environment
 
 from .load import Stream, listener, measure, version
-from .webhook import Server, ours
+from .webhook import Server, start
 
 REPORT = ROOT / "build" / "bench" / "admission.json"
 NAME = "admission-benchmark"
@@ -370,11 +369,7 @@ def main() -> None:
         "connections": arguments.connections,
         "seconds": arguments.seconds,
     }
-    with (
-        tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch,
-        ours(Path(scratch)) as (server, ca),
-        Cluster() as cluster,
-    ):
+    with start("ours") as (server, ca), Cluster() as cluster:
         cluster.apply(
             {
                 "apiVersion": "node.k8s.io/v1",

@@ -84,7 +84,7 @@ requirements:
   - azure-identity >= 1.16.0
   - azure-mgmt-core >= 1.5.0
 notes:
-  - The options, and the variables named first, are those of M(azure.azcollection.azure_rm_securitygroup). That
-    collection itself is not needed.
+  - The options, and the variables named first, are those of M(azure.azcollection.azure_rm_securitygroup). The
+    Python packages of that collection are not required.
   - For E(AZURE_FEDERATED_TOKEN_FILE), set as the workload identity webhook does, V(auto) needs no secret.
 """

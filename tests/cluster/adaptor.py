@@ -25,6 +25,7 @@ import time
 import uuid
 from collections import defaultdict
 from datetime import UTC, datetime
+from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -248,7 +249,7 @@ class Adaptors:
         started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         state = {"waiting": {"reason": waiting}} if waiting else {"running": {"startedAt": started}}
         conditions = ("Initialized", "ContainersReady", "Ready")
-        status = {
+        status: dict[str, Any] = {
             "conditions": [{"type": name, "status": str(ready or name == "Initialized")} for name in conditions],
             "containerStatuses": [
                 {

@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -44,7 +45,7 @@ class Moto:
             "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         }
 
-    def client(self, service: str):
+    def client(self, service: str) -> Any:
         environment = self.environment
         return boto3.client(
             service,

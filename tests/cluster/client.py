@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -75,8 +76,9 @@ class Client:
         if "/" in kinds:
             kinds, _slash, name = kinds.partition("/")
             names = [name]
-        resources = [self._resource(kind) for kind in kinds.split(",")]
-        if None in resources:
+        requested = kinds.split(",")
+        resources = list(filter(None, map(self._resource, requested)))
+        if len(resources) < len(requested):
             raise RuntimeError(f"The API server does not serve all of {kinds}.")
         namespace = None if options.everywhere else options.namespace
         if names:
@@ -107,7 +109,7 @@ class Client:
             metadata = item["metadata"]
             kind = item["apiVersion"], item["kind"]
             # The API server serves a new kind some time after it is Established.
-            resource = wait_for(f"kind {kind}", lambda kind=kind: self._resource(kind), seconds=10)
+            resource = wait_for(f"kind {kind}", partial(self._resource, kind), seconds=10)
             path = resource.path(metadata.get("namespace", "default"), metadata["name"])
             self._request("PATCH", f"{path}?{query}", item, "application/apply-patch+yaml")
 

@@ -119,7 +119,7 @@ def site_variables(runtime: str) -> dict:
         "node_selector": {"node-role.kubernetes.io/control-plane": ""},
         "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
     }
-    variables = {
+    variables: dict[str, object] = {
         f"{role}_{name}": value
         for role in ("webhook", "node_capacity")
         for name, value in {**here, "image": images[role]}.items()

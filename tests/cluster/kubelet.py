@@ -30,7 +30,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 from kubernetes import config
@@ -110,7 +110,7 @@ class Podman:
 
     def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
         spec = pod.manifest["spec"]
-        manifest = {
+        manifest: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": pod.name, "labels": {self.OWNER_LABEL: str(os.getpid())}},
@@ -209,11 +209,10 @@ class ProcessRuntime:
 
     def _start(self, container: dict, pod: LocalPod, environment: dict[str, str]) -> subprocess.Popen:
         # …/webhook:TAG is built from containers/webhook, and so is …/peerpods-webhook@DIGEST.
-        repository = re.search(r"([\w-]+)[:@][^/]+$", container["image"])[1]
+        (repository,) = re.findall(r"([\w-]+)[:@][^/]+$", container["image"])
         source = ROOT / "containers" / repository.removeprefix("peerpods-").replace("-", "_")
-        entrypoint = json.loads(
-            re.search(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE)[1]
-        )
+        (arguments,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE)
+        entrypoint = json.loads(arguments)
         variables = _environment(container, pod)
         # There is no mount namespace here: a path below a mount point is one below its volume.
         for mount in container.get("volumeMounts", []):
@@ -569,7 +568,7 @@ def _environment(container: dict, pod: LocalPod) -> dict[str, str]:
     resolved = {}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
-            found = pod.manifest
+            found: Any = pod.manifest
             for part in variable["valueFrom"]["fieldRef"]["fieldPath"].split("."):
                 found = found[part]
             resolved[variable["name"]] = found

@@ -77,7 +77,7 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, exception: type[BaseException] | None, *_) -> None:
+    def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
         """A program that has ended by itself fails what the cluster was for, unless that has failed already."""
         try:
             if exception is None:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kubernetes import config
@@ -137,7 +138,7 @@ class Api:
     def __init__(self, kubeconfig: str):
         self._client = DynamicClient(config.new_client_from_config(kubeconfig))
 
-    def request(self, method: str, path: str, body=None, content_type: str = "application/json") -> dict:
+    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> dict:
         response = self._client.request(method.lower(), path, body=body, content_type=content_type, serialize=False)
         return json.loads(response.data)
 
@@ -309,7 +310,7 @@ def _subscribed(api: Api, subscription: dict) -> None:
     collection = f"/apis/operators.coreos.com/v1alpha1/namespaces/{namespace}"
     csvs = f"{collection}/clusterserviceversions"
 
-    def say(state: str | None, *conditions: dict, **more) -> None:
+    def report(state: str | None, *conditions: dict, **more: object) -> None:
         api.status(
             f"{collection}/subscriptions/{name}",
             subscription,
@@ -325,7 +326,7 @@ def _subscribed(api: Api, subscription: dict) -> None:
     # Without exactly one OperatorGroup in the namespace, OLM does nothing.
     groups = api.list(f"/apis/operators.coreos.com/v1/namespaces/{namespace}/operatorgroups")
     if unhealthy["status"] == "True" or len(groups) != 1:
-        return say(None, unhealthy)
+        return report(None, unhealthy)
 
     current = next(
         filter(None, (api.get(f"{csvs}/{status[key]}") for key in ("currentCSV", "installedCSV") if status.get(key))),
@@ -334,16 +335,17 @@ def _subscribed(api: Api, subscription: dict) -> None:
     if current and not _brought_up(api, csvs, current):
         return None
     bundle, problem = _next_bundle(spec, current)
-    if bundle is None and problem is None:
-        installed = current["metadata"]["name"]
-        return say("AtLatestKnown", unhealthy, installedCSV=installed)
+    if bundle is None and problem:
+        return report(None, unhealthy, problem)
     if bundle is None:
-        return say(None, unhealthy, problem)
+        # Only an installed version has nothing to be upgraded to.
+        assert current is not None
+        return report("AtLatestKnown", unhealthy, installedCSV=current["metadata"]["name"])
     plan = _plan_of(api, collection, status)
     if plan is None or plan["spec"]["clusterServiceVersionNames"] != [bundle.csv]:
         plan = _new_plan(api, collection, subscription, bundle)
         reference = {"apiVersion": plan["apiVersion"], "kind": "InstallPlan", "name": plan["metadata"]["name"]}
-        return say(
+        return report(
             "UpgradePending",
             unhealthy,
             _pending("InstallPlanNotYetReconciled"),
@@ -354,7 +356,7 @@ def _subscribed(api: Api, subscription: dict) -> None:
         )
     phase = _carried_out(api, collection, plan, bundle)
     if phase == "Complete":
-        return say("UpgradePending", unhealthy, installedCSV=bundle.csv)
+        return report("UpgradePending", unhealthy, installedCSV=bundle.csv)
     if phase == "Failed":
         failed = {
             "type": "InstallPlanFailed",
@@ -362,8 +364,8 @@ def _subscribed(api: Api, subscription: dict) -> None:
             "reason": "InstallCheckFailed",
             "message": UNPACKING_FAILED,
         }
-        return say("UpgradePending", unhealthy, failed)
-    return say("UpgradePending", unhealthy, _pending(phase))
+        return report("UpgradePending", unhealthy, failed)
+    return report("UpgradePending", unhealthy, _pending(phase))
 
 
 def _unhealthy(api: Api, spec: dict) -> dict:
@@ -391,7 +393,7 @@ def _pending(reason: str) -> dict:
 
 def _next_bundle(spec: dict, current: dict | None) -> tuple[Bundle | None, dict | None]:
     """What the channel leads to from here, or why that cannot be told."""
-    bundles = CHANNELS.get(spec.get("channel"), ())
+    bundles = CHANNELS.get(spec.get("channel", ""), ())
     if current:
         here = current["spec"]["version"]
         return next((bundle for bundle in bundles if bundle.replaces == here), None), None
@@ -456,7 +458,7 @@ def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
     phase = plan.get("status", {}).get("phase")
     if phase in ("Complete", "Failed"):
         return phase
-    status = {"phase": "Installing" if plan["spec"]["approved"] else "RequiresApproval"}
+    status: dict[str, Any] = {"phase": "Installing" if plan["spec"]["approved"] else "RequiresApproval"}
     if phase == "Installing" and bundle.unpacks:
         status = {"phase": "Complete", "conditions": [{"type": "Installed", "status": "True"}]}
         if release_of(bundle.version).has_peer_pod_config:
@@ -496,7 +498,7 @@ def _csv(bundle: Bundle, collection: str) -> dict:
 def _brought_up(api: Api, collection: str, csv: dict) -> bool:
     """Take a ClusterServiceVersion one phase further; true once it has Succeeded and replaced the one before."""
     name, phase = csv["metadata"]["name"], csv.get("status", {}).get("phase")
-    phases = [None, "Pending", "InstallReady", "Installing", "Succeeded"]
+    phases = ["", "Pending", "InstallReady", "Installing", "Succeeded"]
     before = csv["spec"].get("replaces") and api.get(f"{collection}/{csv['spec']['replaces']}")
     if phase == "Succeeded":
         if before is None:
@@ -516,7 +518,7 @@ def _brought_up(api: Api, collection: str, csv: dict) -> bool:
             f"{collection}/{before['metadata']['name']}/status",
             {"status": {"phase": "Replacing", "reason": "BeingReplaced", "message": f"being replaced by csv: {name}"}},
         )
-    following = phases[phases.index(phase) + 1]
+    following = phases[phases.index(phase or "") + 1]
     starts = all(one.starts for bundles in CHANNELS.values() for one in bundles if one.csv == name)
     if following == "Succeeded" and not starts:
         status = {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}
@@ -697,7 +699,7 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     api.merge(f"{POOLS}/kata-oc", {"spec": {"configuration": {"name": target}}})
     nodes = _kata_nodes(workers, target)
     ready = nodes["readyNodeCount"] == nodes["nodeCount"]
-    status = {
+    status: dict[str, Any] = {
         "kataNodes": nodes,
         "conditions": [_in_progress("Installing", nodes, workers, ready)],
     }
@@ -806,6 +808,8 @@ TOKENS = {
 
 def _are_settings_complete(api: Api, release: Release) -> bool:
     platform = _platform(api)
+    if platform is None:
+        return False
     of_secret, of_settings = REQUIRED[platform]
     path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/peer-pods-secret"
     secret, settings = (api.get(path) or {}).get("data") or {}, _settings(api)
@@ -848,7 +852,7 @@ def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
 
 
 def _image_of_cloud(api: Api) -> tuple[str | None, str | None]:
-    return IMAGES.get(_platform(api), (None, None))
+    return IMAGES.get(_platform(api) or "", (None, None))
 
 
 def _platform(api: Api) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -45,7 +46,9 @@ class CertificateAuthority:
         """A client certificate: Kubernetes reads the user from CN and the groups from O."""
         return self._issue(user, groups, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
-    def _issue(self, name, groups, usage, alternatives) -> KeyPair:
+    def _issue(
+        self, name: str, groups: Sequence[str], usage: x509.ObjectIdentifier, alternatives: list[x509.GeneralName]
+    ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]

@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class StartError(Exception):
@@ -140,7 +142,7 @@ def free_ports(count: int) -> list[int]:
 
     None of those that the kernel gives to connections, which could take it before it is listened at.
     """
-    ports = []
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
         while len(ports) < count:
             # Whoever seeds the other generator gets the same ports as the process beside it.
@@ -151,7 +153,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(what: str, ready, *, seconds: float, every: float = 0.1):
+def wait_for(what: str, ready: Callable[[], T | None], *, seconds: float, every: float = 0.1) -> T:
     """Poll `ready()` until it is truthy and return that; StartError when `seconds` have passed."""
     deadline = time.monotonic() + seconds
     while True:

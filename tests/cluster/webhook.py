@@ -8,11 +8,19 @@ from pathlib import Path
 from .pki import CertificateAuthority
 from .processes import Processes, free_ports
 
-SOURCE = Path(__file__).parents[2] / "containers" / "webhook"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "containers" / "webhook"
 
 
-def start_webhook(processes: Processes, directory: Path, environment: dict[str, str]) -> tuple[str, Path]:
+def start_webhook(
+    processes: Processes,
+    directory: Path,
+    environment: dict[str, str],
+    module: str = "peerpods_webhook",
+) -> tuple[str, Path]:
     """Start it with a certificate of its own, in `directory`, and `environment`.
+
+    `module` is what Python runs, which may be another program that takes the same environment.
 
     Returns its URL and the file with the certificate to trust it by. It may not answer yet.
     """
@@ -26,9 +34,9 @@ def start_webhook(processes: Processes, directory: Path, environment: dict[str, 
     port, health_port = free_ports(2)
     processes.start(
         "webhook",
-        [sys.executable, "-m", "peerpods_webhook"],
+        [sys.executable, "-m", module],
         environment={
-            "PYTHONPATH": str(SOURCE),
+            "PYTHONPATH": f"{SOURCE}:{ROOT}",
             "BIND_ADDRESS": "127.0.0.1",
             "PORT": str(port),
             "HEALTH_PORT": str(health_port),

@@ -28,21 +28,21 @@ GRAFANA_MODELS = "grafana-foundation-sdk==0.0.21"
 PANELS = {"bargauge", "row", "stat", "state-timeline", "table", "timeseries"}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-# What Grafana puts in for the variables of an expression.
+# Values for Grafana's variables in expressions.
 VARIABLES = {"$__rate_interval": "2m", "$node": "worker-0|worker-1"}
 
-# Grafana's grid has so many columns.
+# The number of columns in Grafana's grid.
 COLUMNS = 24
 
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., str]:
-    """Run promtool; returns what it says, or fails with it."""
+    """Run promtool and return its output."""
     program = promtool()
 
     def run(*arguments: str | Path) -> str:
         ran = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
-        assert ran.returncode == 0, f"promtool {arguments} says:\n{ran.stdout}{ran.stderr}"
+        assert ran.returncode == 0, f"promtool {arguments} failed:\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 
     return run
@@ -64,7 +64,7 @@ def targets(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def unknown(expression: str) -> set[str]:
-    """The metrics and labels in `expression` that nobody gives."""
+    """The metrics and labels in `expression` that do not exist."""
     metrics = set(re.findall(r"\bpeerpods_\w+", expression))
     labels = {"", *SCRAPED}.union(*(METRICS.get(metric, ()) for metric in metrics))
     grouped = re.findall(r"\bby \(([^)]*)\)", expression)
@@ -73,15 +73,15 @@ def unknown(expression: str) -> set[str]:
     return (metrics - METRICS.keys()) | (used - labels)
 
 
-def test_the_rules_are_valid_and_none_stands_twice(check: Callable[..., str]):
+def test_the_rules_are_valid_without_duplicates(check: Callable[..., str]):
     check("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
 
 
-def test_the_alerts_fire_when_they_should_and_only_then(check: Callable[..., str]):
+def test_the_rule_tests_pass(check: Callable[..., str]):
     check("test", "rules", RULE_TESTS)
 
 
-def test_each_alert_is_seen_to_fire(rules: list[dict[str, Any]]):
+def test_each_alert_fires_in_a_rule_test(rules: list[dict[str, Any]]):
     seen = set()
     for case in yaml.safe_load(RULE_TESTS.read_text())["tests"]:
         for expected in case.get("promql_expr_test", []):
@@ -94,22 +94,22 @@ def test_each_alert_is_seen_to_fire(rules: list[dict[str, Any]]):
     assert seen == {(rule["alert"], rule["labels"]["severity"]) for rule in rules}
 
 
-def test_each_alert_says_how_bad_it_is_and_what_to_do(rules: list[dict[str, Any]]):
+def test_each_alert_has_a_severity_and_steps(rules: list[dict[str, Any]]):
     for rule in rules:
         name, annotations = rule["alert"], rule["annotations"]
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}, name
         assert annotations.keys() == {"summary", "description"}, name
         assert re.search(r"^ +oc ", annotations["description"], re.MULTILINE), name
-        # A label that the expression has not left is an empty place in the text.
+        # A label that the expression has dropped is empty in the text.
         kept = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"]) for label in group.split(",")}
         assert set(re.findall(r"\$labels\.(\w+)", annotations["description"])) <= kept, name
 
 
-def test_the_alerts_use_what_the_agent_gives(rules: list[dict[str, Any]]):
+def test_the_alerts_use_metrics_of_the_agent(rules: list[dict[str, Any]]):
     assert {rule["alert"]: names for rule in rules if (names := unknown(rule["expr"]))} == {}
 
 
-def test_the_dashboard_s_expressions_are_valid(check: Callable[..., str], dashboard: dict[str, Any], tmp_path: Path):
+def test_the_dashboards_expressions_are_valid(check: Callable[..., str], dashboard: dict[str, Any], tmp_path: Path):
     expressions = [target["expr"] for target in targets(dashboard)]
     for variable, value in VARIABLES.items():
         expressions = [expression.replace(variable, value) for expression in expressions]
@@ -120,10 +120,10 @@ def test_the_dashboard_s_expressions_are_valid(check: Callable[..., str], dashbo
     assert not [expression for expression in expressions if "$" in expression]
 
 
-def test_the_dashboard_uses_what_the_agent_gives(dashboard: dict[str, Any]):
+def test_the_dashboard_uses_metrics_of_the_agent(dashboard: dict[str, Any]):
     for target in targets(dashboard):
         assert not unknown(target["expr"]), target
-        # What a legend names, the expression has to leave.
+        # The expression must keep the labels of the legend.
         for label in re.findall(r"{{(\w+)}}", target.get("legendFormat", "")):
             assert re.search(rf"\bby \([^)]*\b{label}\b", target["expr"]), target
     (query,) = [v["query"]["query"] for v in dashboard["templating"]["list"] if v["name"] == "node"]
@@ -131,12 +131,12 @@ def test_the_dashboard_uses_what_the_agent_gives(dashboard: dict[str, Any]):
     assert label in METRICS[metric]
 
 
-def test_all_that_the_agent_gives_is_shown(dashboard: dict[str, Any]):
+def test_the_dashboard_shows_every_metric(dashboard: dict[str, Any]):
     shown = " ".join(target["expr"] for target in targets(dashboard))
     assert set(re.findall(r"\bpeerpods_\w+", shown)) == METRICS.keys()
 
 
-def test_grafana_knows_all_that_the_dashboard_says(dashboard: dict[str, Any]):
+def test_the_dashboard_has_only_fields_of_grafanas_models(dashboard: dict[str, Any]):
     ran = subprocess.run(
         [own_environment(GRAFANA_MODELS) / "python", ROOT / "tests/alerts/grafana_keys.py"],
         input=json.dumps(dashboard),
@@ -150,28 +150,28 @@ def test_grafana_knows_all_that_the_dashboard_says(dashboard: dict[str, Any]):
 
 
 def test_the_dashboard_can_be_imported_anywhere(dashboard: dict[str, Any]):
-    """It asks which Prometheus, and names none; `id` would be that of one Grafana."""
+    """It has a variable for the data source and no `id`, which belongs to one Grafana."""
     assert "id" not in dashboard
     assert dashboard["schemaVersion"] >= 42
-    asked, *others = dashboard["templating"]["list"]
-    assert (asked["name"], asked["type"], asked["query"]) == ("datasource", "datasource", "prometheus")
+    datasource, *others = dashboard["templating"]["list"]
+    assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    for named in [*others, *panels, *targets(dashboard)]:
-        assert named["datasource"] == DATASOURCE, named
+    for item in [*others, *panels, *targets(dashboard)]:
+        assert item["datasource"] == DATASOURCE, item
 
 
-def test_the_panels_have_room(dashboard: dict[str, Any]):
+def test_the_panels_do_not_overlap(dashboard: dict[str, Any]):
     panels = dashboard["panels"]
     ids = [panel["id"] for panel in panels]
     assert len(set(ids)) == len(ids)
     for panel in panels:
-        place = panel["gridPos"]
-        assert place["x"] >= 0, panel["title"]
-        assert place["x"] + place["w"] <= COLUMNS, panel["title"]
+        position = panel["gridPos"]
+        assert position["x"] >= 0, panel["title"]
+        assert position["x"] + position["w"] <= COLUMNS, panel["title"]
         refs = [target["refId"] for target in panel.get("targets", [])]
         assert len(set(refs)) == len(refs), panel["title"]
-    for one, other in combinations(panels, 2):
-        a, b = one["gridPos"], other["gridPos"]
+    for first, second in combinations(panels, 2):
+        a, b = first["gridPos"], second["gridPos"]
         apart = (
             a["x"] + a["w"] <= b["x"]
             or b["x"] + b["w"] <= a["x"]

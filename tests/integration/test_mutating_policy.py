@@ -169,8 +169,8 @@ def as_the_webhook(defaulted: dict, pod: dict) -> dict:
     # Only after admission does it complete what a pod asks for as a whole.
     if "resources" in pod["spec"]:
         reviewed["spec"]["resources"] = pod["spec"]["resources"]
-    patch = mutate(msgspec.convert(reviewed, Pod), DECIDE)
-    return comparable(patched(reviewed, msgspec.to_builtins(patch)))
+    patch = json.loads(mutate(msgspec.convert(reviewed, Pod), DECIDE) or b"[]")
+    return comparable(patched(reviewed, patch))
 
 
 def comparable(pod: dict) -> dict:

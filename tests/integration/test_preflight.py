@@ -177,7 +177,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
     with on_aws.unchanged():
         ran = on_aws.run("-e", json.dumps(variables), **crooked)
     said = sentence(ran)
-    assert "6 things stand in the way of peer pods." in said
+    assert "6 checks failed." in said
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
@@ -287,7 +287,7 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     }
     with on_azure.unchanged():
         said = sentence(on_azure.run("-e", json.dumps(variables)))
-    assert "5 things stand in the way of peer pods." in said
+    assert "5 checks failed." in said
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
     assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
     statuses = on_azure.statuses()

@@ -135,7 +135,7 @@ class TestBadInput:
     "task",
     [
         "Read the cluster",
-        "Open the peer pods' ports on the workers' security groups",
+        "Open the ports on the security groups of the workers",
         "Subscribe to the operator",
         "Enable peer pods in the KataConfig",
         "Deploy the webhook",

@@ -279,10 +279,10 @@ class TestWhereMuchWasThere:
             **{key: {"status"} for key in nodes},
         }
         assert site.rules() == cloud
-        assert f"The namespace {NAMESPACE} stays: it was there before, without the label" in said
+        assert f"Namespace {NAMESPACE} stays: it does not have the label" in said
         assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in said
         assert "These nodes still advertise kata.peerpods.io/vm, until another program" in said
-        assert "The KataConfig mine was there before this collection" in said
+        assert "KataConfig mine was not created by this collection" in said
         left = stays(said)
         assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(left.pop("operator"))
         assert left == {

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""`python -m peerpods_node_capacity`; the environment variables are in README.md."""
+"""`python -m peerpods_node_capacity`. README.md lists the environment variables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__package__)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, message, and the record's `data` fields."""
+    """Formats each record as a line of JSON: time, level, message, and the fields of the record's `data`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -43,18 +43,18 @@ class JsonLines(logging.Formatter):
 
 async def run(settings: Settings) -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.current_task().cancel
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, task.cancel)
     kube = Kube()
-    # A container that restarts in the same pod is another replica.
+    # Unique for each process: a container that restarts in the same pod is another replica.
     agent = Agent(kube, settings, f"{socket.gethostname()}_{uuid.uuid4()}")
     REGISTRY.register(SlotsCollector(agent.slots))
     address, port = settings.bind_address, settings.health_port
     server = await health.serve(address, port, lambda: agent.ready, lambda: agent.status)
     log.info(
-        "Watching the limits and cloud-api-adaptor in %s at %s; health and metrics at %s:%d.",
+        "Watching limits and cloud-api-adaptor pods in namespace %s of %s. Serving health and metrics at %s:%d.",
         settings.peerpodconfig_namespace,
         kube.server,
         address,
@@ -80,7 +80,7 @@ def main() -> int:
         log.error("%s", error)
         return 1
     except OSError as error:
-        log.error("The health endpoint cannot be opened: %s. Set HEALTH_PORT or BIND_ADDRESS.", error)
+        log.error("Opening the health port failed: %s. Set HEALTH_PORT or BIND_ADDRESS.", error)
         return 1
     return 0
 

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keeps nodes at their targets: mirrors the cluster and, while it leads, patches what differs."""
+"""The agent: mirrors the cluster and, while it is the leader, patches the nodes that differ from their target."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .kube import FIELD_MANAGER, ApiError, Kube, Metadata, segment
+from .kube import FIELD_MANAGER, STRATEGIC_MERGE_PATCH, ApiError, Kube, Metadata, OnlyMetadata, segment
 from .lease import Lease
 from .metrics import LAG_SECONDS, NodeSlots, PoolLimit, Slots
 from .mirror import Mirror, backoff
 from .plan import (
     ADAPTOR,
-    LEAVE,
+    UNCHANGED,
     Ceiling,
     CloudCapacity,
     Node,
     Target,
+    applicable_pools,
     ceiling,
     cloud_capacity,
-    has_left,
-    is_ours,
+    is_deselected,
+    is_only_writer,
     limit_of,
-    selecting,
     status_patch,
     target,
     whole_quantity,
@@ -44,11 +44,11 @@ from .pools import (
     Observed,
     Pool,
     Setting,
-    limit_entries,
     merge,
     operators_pool,
+    parse_limit_entries,
+    parse_setting,
     pool_of_config,
-    setting,
     vanished,
 )
 from .report import Report, conditions, event, reports
@@ -56,25 +56,25 @@ from .settings import Settings
 
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/pods"
-PODS_THAT_RUN = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+RUNNING_OR_PENDING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 NAMESPACE = "/api/v1/namespaces/{namespace}"
 DAEMON_SETS = "/apis/apps/v1/namespaces/{namespace}/daemonsets"
 PEER_POD_CONFIGS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{namespace}/peerpodconfigs"
 
-# Patches of nodes under way at a time, at most.
+# The maximum number of concurrent patches of nodes.
 PATCHES_IN_FLIGHT = 16
 
-# Seconds that those have to come to their end when this replica no longer leads.
-DRAIN = 0.8
+# Seconds that patches in flight have to complete when this replica stops leading.
+DRAIN_SECONDS = 0.8
 
-# A node that needs another patch within so many seconds, although its limit is the same, was reset:
-# by a kubelet that restarts (once), or by a cloud-api-adaptor that restarts (it is not ready, removes
-# the resource, is ready, and advertises its own number). More often, the node is left alone for
-# longer and longer in between: another writer disagrees, or cloud-api-adaptor crashes again and again.
+# A patch of a node within RESET_WINDOW seconds of the last one, with the same limit, counts as a reset: a kubelet
+# that restarts resets the node once, a cloud-api-adaptor that restarts a few times (it is not ready, removes the
+# resource, is ready, and advertises its own number). After more than RESETS_BEFORE_BACKOFF in a row, the agent backs
+# off from the node: another program writes the resource, or cloud-api-adaptor is in a crash loop.
 RESET_WINDOW = 60.0
-RESETS_IN_PEACE = 8
+RESETS_BEFORE_BACKOFF = 8
 
-# The shortest time between two reports, in seconds.
+# The minimum interval between two reports, in seconds.
 REPORT_INTERVAL = 1.0
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class _OwnedMetadata(msgspec.Struct, rename="camel"):
 
 
 class _OwnedNode(msgspec.Struct):
-    """A node with the writers of its fields, which are most of its size: read only when needed."""
+    """A node with its managedFields, which are large: read only when needed."""
 
     metadata: _OwnedMetadata
 
@@ -185,23 +185,23 @@ class _RawConfigMap(msgspec.Struct):
 
 
 class PeerPod(NamedTuple):
-    """What counts of a pod: the slots it takes, and of which node; None: it has none yet."""
+    """The slots that a peer pod takes, and its node; None: it is not scheduled."""
 
     node: str | None
     slots: int
 
 
 class Written(NamedTuple):
-    """What a node was last patched to, when, and how many times in a row it was reset since."""
+    """The last patch of a node: its target, its time, and the number of resets in a row before it."""
 
     target: Target
     at: float
     resets: int
 
     def resets_by(self, target: Target, at: float) -> int:
-        """The number of resets, a patch to `target` at the time `at` included.
+        """Return the number of resets in a row, including a patch to `target` at the time `at`.
 
-        Another limit is no reset, nor are peer pods that end while no new one can start.
+        A change of the limit is not a reset. Peer pods that end while the adaptor is not ready do not count either.
         """
         if target.limit != self.target.limit or at - self.at >= RESET_WINDOW:
             return 0
@@ -211,8 +211,7 @@ class Written(NamedTuple):
 
 
 class Agent:
-    """Makes the nodes of the cluster behind `kube` advertise the limits of their pools, while the
-    replica `identity` leads."""
+    """Makes the nodes of the cluster advertise the limits of their pools, while the replica `identity` is the leader."""
 
     def __init__(self, kube: Kube, settings: Settings, identity: str):
         self._kube = kube
@@ -226,13 +225,12 @@ class Agent:
             duration_seconds=settings.lease_duration_seconds,
         )
         self._configs_path = PEER_POD_CONFIGS.format(namespace=segment(self._configs_namespace))
-        # Operators from 1.9 on bring no such API; it may be left over, and it comes and goes with
-        # upgrades.
+        # Operators from 1.9 on do not install this API. It may be left over, and upgrades add or remove it.
         self._configs: Mirror[_RawPeerPodConfig, Pool] = Mirror(
             kube,
             self._configs_path,
             _RawPeerPodConfig,
-            _keep_config,
+            _to_pool,
             self._source_changed,
             may_be_absent=True,
         )
@@ -242,7 +240,7 @@ class Agent:
             kube,
             f"{own}/configmaps",
             _RawConfigMap,
-            lambda raw, previous: limit_entries(raw.data, previous),
+            lambda raw, previous: parse_limit_entries(raw.data, previous),
             self._source_changed,
             {"fieldSelector": f"metadata.name={settings.limits_configmap}"},
         )
@@ -250,7 +248,7 @@ class Agent:
             kube,
             f"{operators}/configmaps",
             _RawConfigMap,
-            lambda raw, previous: setting(raw.data, previous),
+            lambda raw, previous: parse_setting(raw.data, previous),
             self._source_changed,
             {"fieldSelector": f"metadata.name={PEER_PODS_CM}"},
         )
@@ -258,20 +256,20 @@ class Agent:
             kube,
             DAEMON_SETS.format(namespace=segment(self._configs_namespace)),
             _RawDaemonSet,
-            _keep_daemon_set,
+            _to_node_selector,
             self._source_changed,
         )
         self._adaptors: Mirror[_RawAdaptor, str] = Mirror(
             kube,
             f"{operators}/pods",
             _RawAdaptor,
-            _keep_adaptor,
+            _to_ready_node,
             self._adaptor_changed,
             {"labelSelector": f"name in ({SECOND_DAEMON_SET},{FIRST_DAEMON_SET})"},
         )
-        self._nodes: Mirror[_RawNode, Node] = Mirror(kube, NODES, _RawNode, self._keep_node, self._node_changed)
+        self._nodes: Mirror[_RawNode, Node] = Mirror(kube, NODES, _RawNode, self._to_node, self._node_changed)
         self._pods: Mirror[_RawPod, PeerPod] = Mirror(
-            kube, PODS, _RawPod, self._keep_pod, self._pod_changed, PODS_THAT_RUN
+            kube, PODS, _RawPod, self._to_peer_pod, self._pod_changed, RUNNING_OR_PENDING
         )
         self._cloud: Mirror[_RawConfigMap, CloudCapacity] = Mirror(
             kube,
@@ -281,7 +279,7 @@ class Agent:
             self._cloud_changed,
             {"fieldSelector": f"metadata.name={settings.cloud_capacity_configmap}"},
         )
-        self._mirrors = [
+        self._mirrors: list[Mirror[Any, Any]] = [
             self._lease.mirror,
             self._configs,
             self._limits,
@@ -295,71 +293,73 @@ class Agent:
         if settings.count_peer_pods:
             self._mirrors.append(self._pods)
 
-        # The operator's generation and its pools by name, once all sources have been read.
+        # The operator's generation and the pools by name, once all sources have been read.
         self._generation = 0
         self._pools: dict[str, Pool] = {}
-        # The pools known before that no source has any more, while the operator's own is missing.
+        # Pools known before that have no source any more, while the operator's own pool is missing.
         self._vanished: dict[str, Pool] = {}
         self._are_limits_found: bool | None = None
-        # The pools that selected each node last.
-        self._members: dict[str, tuple[str, ...]] = {}
-        # Pods of cloud-api-adaptor that are Ready, by node.
+        # By node: the pools that apply to it, and the names of the pools that selected it last.
+        self._applicable: dict[str, list[Pool]] = {}
+        self._selected_by: dict[str, tuple[str, ...]] = {}
+        # The number of Ready cloud-api-adaptor pods by node.
         self._ready_adaptors: Counter[str] = Counter()
-        # Nodes with the resource of another writer, as (capacity, allocatable) then.
+        # Nodes whose resource another program has written, with the (capacity, allocatable) of then.
         self._foreign: dict[str, tuple[str | None, str | None]] = {}
 
-        # Slots in use by node; None has those of the pods that wait for one.
+        # Slots in use by node; None: those of pending pods.
         self._used: Counter[str | None] = Counter()
         self._ceiling: Ceiling | None = None
-        self._limits_changed = True
+        self._is_ceiling_outdated = True
 
-        self._leading = False
+        self._is_leading = False
         self._queue: asyncio.Queue[str] = asyncio.Queue()
-        # When the agent learnt of it, for each node in the queue.
-        self._learnt: dict[str, float] = {}
+        # The time at which each node in the queue was added.
+        self._queued_at: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._written: dict[str, Written] = {}
-        self._resting: dict[str, asyncio.TimerHandle] = {}
+        # Nodes in backoff, with the timer that queues them again.
+        self._backoff_timers: dict[str, asyncio.TimerHandle] = {}
 
         self._to_report = asyncio.Event()
         self._reports: dict[str, Report] = {}
-        # Until the API server is seen to drop them: not every CRD has conditions.
-        self._keeps_conditions = True
+        # False after the API server has dropped conditions: not every CRD has them.
+        self._has_conditions = True
 
     @property
     def ready(self) -> bool:
-        """Whether all collections have been read whole."""
+        """Whether all collections have been listed."""
         return all(mirror.synced.is_set() for mirror in self._mirrors)
 
     @property
     def status(self) -> str:
-        """In a few words, for people who look at /readyz."""
+        """The body of /readyz."""
         if not self.ready:
-            return "the first full sync is not done yet"
+            return "the initial sync is not complete"
         if self._are_limits_found:
             return "ok"
         if self._vanished:
             return (
-                "ok; no limit found any more: nodes of the pools known before have free slots only "
+                "ok; no limit found any more: nodes of pools known before have free slots only "
                 "while cloud-api-adaptor is ready"
             )
         return "ok; no limit found, so no node is changed"
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for mirror in self._mirrors:
                 tasks.create_task(mirror.run())
-            # With one collection missing every node would look unselected.
+            # Before all sources have been read, nodes would appear to be in no pool.
             for mirror in self._mirrors:
                 await mirror.synced.wait()
             self._merge_sources()
-            log.info("Ready with %d nodes and %d pools.", len(self._nodes.items), len(self._pools))
+            log.info("Synced: %d nodes, %d pools.", len(self._nodes.items), len(self._pools))
             await self._lease.lead(self._lead)
 
     async def _lead(self) -> None:
-        self._leading = True
-        self._look_at_all()
+        self._is_leading = True
+        self._enqueue_all()
         self._to_report.set()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -367,17 +367,17 @@ class Agent:
                     tasks.create_task(self._work())
                 tasks.create_task(self._report())
         finally:
-            self._leading = False
+            self._is_leading = False
             self._queue = asyncio.Queue()
-            self._learnt.clear()
+            self._queued_at.clear()
             self._failures.clear()
             self._written.clear()
-            self._stop_resting()
+            self._end_backoff()
             self._reports.clear()
 
-    # What the mirrors tell.
+    # Changes in the mirrors.
 
-    def _keep_node(self, raw: _RawNode, _previous: Node | None) -> Node:
+    def _to_node(self, raw: _RawNode, _previous: Node | None) -> Node:
         return Node(
             raw.metadata.name,
             raw.metadata.labels,
@@ -387,23 +387,24 @@ class Agent:
         )
 
     def _node_changed(self, name: str, old: Node | None, new: Node | None) -> None:
-        if old is None or new is None or old.labels != new.labels:
-            self._limits_changed = True
-            if new is None:
-                self._members.pop(name, None)
-                self._foreign.pop(name, None)
-            else:
-                self._note_members(new)
-        self._look_at(name)
+        if new is None:
+            self._is_ceiling_outdated = True
+            self._applicable.pop(name, None)
+            self._selected_by.pop(name, None)
+            self._foreign.pop(name, None)
+        elif old is None or old.labels != new.labels:
+            self._is_ceiling_outdated = True
+            self._select_pools(new)
+        self._enqueue(name)
         self._to_report.set()
 
     def _source_changed(self, *_: Any) -> None:
-        # The first lists come one by one: what is missing then has not vanished.
+        # A source that has not been listed yet is not a missing one.
         if self.ready:
             self._merge_sources()
 
     def _merge_sources(self) -> None:
-        """Have the pools that follow from all sources as they are."""
+        """Update the pools from all sources."""
         before = self._generation, self._pools
         last = {**self._vanished, **self._pools}
         self._generation, self._pools = merge(
@@ -412,25 +413,25 @@ class Agent:
             next(iter(self._peer_pods_cm.items.values()), None),
             self._daemon_sets.items,
         )
-        gone = {}
+        missing = {}
         if self._settings.require_ready_adaptor:
-            gone = vanished(last, self._pools, self._generation)
-        if new := gone.keys() - self._vanished.keys():
+            missing = vanished(last, self._pools, self._generation)
+        if new := missing.keys() - self._vanished.keys():
             log.info(
-                "Pools that are gone, as in an upgrade of the operator: %s. Until the operator's own "
-                "pool is found, their nodes keep what they advertise, with free slots only while "
-                "cloud-api-adaptor is ready.",
+                "Pools no longer found, as in an upgrade of the operator: %s. Until the operator's own pool is found, "
+                "their nodes keep what they advertise, with free slots only while cloud-api-adaptor is ready.",
                 ", ".join(sorted(new)),
             )
-        self._vanished = gone
-        found = any(pool.limit is not None for pool in self._pools.values())
-        if found != self._are_limits_found:
-            self._are_limits_found = found
-            if not found:
+        self._vanished = missing
+        are_limits_found = any(pool.limit is not None for pool in self._pools.values())
+        if are_limits_found != self._are_limits_found:
+            self._are_limits_found = are_limits_found
+            if not are_limits_found:
                 log.warning(
-                    "No valid limit found: neither in %s nor in %s of namespace %s, nor in a "
-                    "PeerPodConfig. Until there is one, only nodes of pools known before are changed.",
+                    "No valid limit found in ConfigMap %s of namespace %s, in ConfigMap %s and the PeerPodConfigs of "
+                    "namespace %s. Until a limit is found, only nodes of pools known before are changed.",
                     self._settings.limits_configmap,
+                    self._settings.namespace,
                     PEER_PODS_CM,
                     self._configs_namespace,
                 )
@@ -445,24 +446,26 @@ class Agent:
                 )
         if (self._generation, self._pools) != before:
             for node in self._nodes.items.values():
-                self._note_members(node)
-            self._every_limit_may_differ()
+                self._select_pools(node)
+            self._limits_changed()
         else:
-            # What was reported of a PeerPodConfig is no part of the comparison.
+            # The status of a PeerPodConfig may have changed.
             self._to_report.set()
 
-    def _note_members(self, node: Node) -> None:
+    def _select_pools(self, node: Node) -> None:
+        """Update which pools apply to the node and select it, after its labels or the pools have changed."""
+        self._applicable[node.name] = applicable_pools(node, chain(self._pools.values(), self._vanished.values()))
         if names := tuple(pool.name for pool in self._pools.values() if pool.selects(node)):
-            self._members[node.name] = names
+            self._selected_by[node.name] = names
 
     def _adaptor_changed(self, _name: str, old: str | None, new: str | None) -> None:
         for node, change in ((old, -1), (new, 1)):
             if node is not None:
                 self._ready_adaptors[node] += change
-                self._look_at(node, even_if_resting=not self._has_ready_adaptor(node))
+                self._enqueue(node, ignore_backoff=not self._has_ready_adaptor(node))
         self._to_report.set()
 
-    def _keep_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
+    def _to_peer_pod(self, raw: _RawPod, _previous: PeerPod | None) -> PeerPod | None:
         requests = (c.resources.requests.get(self._resource) for c in raw.spec.containers)
         slots = sum(whole_quantity(request) or 0 for request in requests)
         return PeerPod(raw.spec.node_name, slots) if slots else None
@@ -473,28 +476,28 @@ class Agent:
         if new:
             self._used[new.node] += new.slots
         for pod in (old, new):
-            # Without a ready adaptor, the node advertises what is in use.
+            # Without a ready adaptor, the node advertises the slots in use.
             if pod and pod.node is not None and not self._has_ready_adaptor(pod.node):
-                self._look_at(pod.node, even_if_resting=True)
+                self._enqueue(pod.node, ignore_backoff=True)
         self._to_report.set()
 
     def _cloud_changed(self, _name: str, _old: CloudCapacity | None, new: CloudCapacity | None) -> None:
-        for bound, text in new.bad.items() if new else ():
+        for bound, text in new.invalid.items() if new else ():
             log.warning(
-                "%s in ConfigMap %s is %.40r, not a whole number of 0 or more. The last valid value stays in force.",
+                "%s in ConfigMap %s must be a whole number of 0 or more; got %.40r. The last valid value stays in force.",
                 bound,
                 self._settings.cloud_capacity_configmap,
                 text,
             )
-        self._every_limit_may_differ()
+        self._limits_changed()
 
-    def _every_limit_may_differ(self) -> None:
-        self._limits_changed = True
-        self._stop_resting()
-        self._look_at_all()
+    def _limits_changed(self) -> None:
+        self._is_ceiling_outdated = True
+        self._end_backoff()
+        self._enqueue_all()
         self._to_report.set()
 
-    # What nodes should have.
+    # The targets of nodes.
 
     @property
     def _configs_namespace(self) -> str:
@@ -507,43 +510,40 @@ class Agent:
     def _has_ready_adaptor(self, node: str) -> bool:
         return not self._settings.require_ready_adaptor or self._ready_adaptors[node] > 0
 
-    def _selecting(self, node: Node) -> list[Pool]:
-        return selecting(node, chain(self._pools.values(), self._vanished.values()))
-
     def _target(self, node: Node) -> Target:
-        self._settle_ceiling()
+        self._update_ceiling()
         return target(
             node,
-            self._selecting(node),
+            self._applicable[node.name],
             self._ceiling,
             is_ready=self._has_ready_adaptor(node.name),
             used=self._used[node.name],
         )
 
-    def _settle_ceiling(self) -> None:
-        """Have the ceiling that follows from the limits as they are.
+    def _update_ceiling(self) -> None:
+        """Update the ceiling if the limits, the nodes or the cloud's bounds have changed.
 
-        Nodes whose adaptor is not ready have their part as well: each restart of one would
-        otherwise change all nodes, twice.
+        Nodes whose adaptor is not ready keep their share: each restart of an adaptor would otherwise change all nodes
+        twice.
         """
-        if not self._limits_changed:
+        if not self._is_ceiling_outdated:
             return
-        self._limits_changed = False
+        self._is_ceiling_outdated = False
         before, bounds = self._ceiling, self._bounds
-        limits = (limit_of(node, self._selecting(node)) for node in self._nodes.items.values())
-        self._ceiling = ceiling((n for n in limits if n is not None), bounds) if bounds else None
+        limits = (limit_of(node, self._applicable[node.name]) for node in self._nodes.items.values())
+        self._ceiling = ceiling((limit for limit in limits if limit is not None), bounds) if bounds else None
         if self._ceiling != before:
-            self._look_at_all()
+            self._enqueue_all()
 
     def _may_lose(self, node: Node) -> bool:
-        """Whether to remove the resource from `node`, if this agent is its only writer."""
+        """Return whether to remove the resource from `node` if the agent is its only writer."""
         quantities = (node.capacity, node.allocatable)
         return (
             quantities != (None, None)
             and self._foreign.get(node.name) != quantities
-            and has_left(
+            and is_deselected(
                 node,
-                self._members.get(node.name, ()),
+                self._selected_by.get(node.name, ()),
                 self._pools,
                 operators_pool(self._generation),
             )
@@ -551,63 +551,64 @@ class Agent:
 
     # Patching nodes.
 
-    def _look_at_all(self) -> None:
+    def _enqueue_all(self) -> None:
         for node in self._nodes.items:
-            self._look_at(node)
+            self._enqueue(node)
 
-    def _look_at(self, node: str, *, even_if_resting: bool = False) -> None:
-        if not self._leading or node in self._learnt:
+    def _enqueue(self, node: str, *, ignore_backoff: bool = False) -> None:
+        if not self._is_leading or node in self._queued_at:
             return
-        if even_if_resting or not self._rests(node):
-            self._learnt[node] = asyncio.get_running_loop().time()
+        if ignore_backoff or not self._is_backing_off(node):
+            self._queued_at[node] = asyncio.get_running_loop().time()
             self._queue.put_nowait(node)
 
-    def _rests(self, node: str) -> bool:
-        """Whether the node is left alone: not if its adaptor was ready at the last patch and is not now.
+    def _is_backing_off(self, node: str) -> bool:
+        """Return whether the node stays in backoff: not if its adaptor was ready at the last patch and is not now.
 
-        Lowering the node again, because another writer has raised it, rests like raising it. Only a
-        pod that changes ends that as well, so a fight slows down in either case.
+        If another program raises the node again, lowering it backs off like raising it. Then only a change of its pods
+        ends the backoff, so that two writers that disagree slow down in both cases.
         """
-        if node not in self._resting:
+        if node not in self._backoff_timers:
             return False
         written = self._written.get(node)
         return self._has_ready_adaptor(node) or written is None or written.target.bound == ADAPTOR
 
-    def _look_later(self, node: str, seconds: float) -> None:
-        """Let the node rest: until then the agent looks at it only if its limit changes, or to lower it
-        because its adaptor is not ready."""
+    def _requeue_after(self, node: str, seconds: float) -> None:
+        """Put the node into backoff: until then it is queued only if its limit changes, or to lower it because its
+        adaptor is not ready."""
 
-        def look() -> None:
-            del self._resting[node]
-            self._look_at(node)
+        def requeue() -> None:
+            del self._backoff_timers[node]
+            self._enqueue(node)
 
-        # Two workers may have failed to patch the node at the same time.
-        if timer := self._resting.get(node):
+        # Two concurrent patches of the node may have failed.
+        if timer := self._backoff_timers.get(node):
             timer.cancel()
-        self._resting[node] = asyncio.get_running_loop().call_later(seconds, look)
+        self._backoff_timers[node] = asyncio.get_running_loop().call_later(seconds, requeue)
 
-    def _stop_resting(self) -> None:
-        for timer in self._resting.values():
+    def _end_backoff(self) -> None:
+        for timer in self._backoff_timers.values():
             timer.cancel()
-        self._resting.clear()
+        self._backoff_timers.clear()
 
     async def _work(self) -> None:
         while True:
             name = await self._queue.get()
-            learnt = self._learnt.pop(name)
+            queued_at = self._queued_at.pop(name)
             if node := self._nodes.items.get(name):
-                await self._settle(node, learnt)
+                await self._reconcile(node, queued_at)
             else:
                 self._failures.pop(name, None)
                 self._written.pop(name, None)
 
-    async def _settle(self, node: Node, learnt: float) -> None:
+    async def _reconcile(self, node: Node, queued_at: float) -> None:
+        """Patch the node if it does not advertise its target."""
         target, version = self._target(node), None
-        if target == LEAVE:
+        if target == UNCHANGED:
             try:
-                version = await self._removable(node)
+                version = await self._version_to_remove_from(node)
             except ApiError as error:
-                self._try_later(node.name, error)
+                self._retry(node.name, error)
                 return
             if version is None:
                 self._failures.pop(node.name, None)
@@ -618,54 +619,55 @@ class Agent:
             self._failures.pop(node.name, None)
             return
         if version is not None:
-            # Another writer since then has the last word.
+            # The API server rejects the removal if another program has written the node since.
             patch["metadata"] = {"resourceVersion": version}
         loop = asyncio.get_running_loop()
         before = self._written.get(node.name)
         resets = before.resets_by(target, loop.time()) if before else 0
         try:
-            await _finishing(self._kube.patch(f"{NODES}/{segment(node.name)}/status", patch))
+            path = f"{NODES}/{segment(node.name)}/status"
+            await _completed(self._kube.patch(path, patch, OnlyMetadata, STRATEGIC_MERGE_PATCH))
         except ApiError as error:
-            # A node that is gone will be gone from the mirror, too, when we look again.
-            self._try_later(node.name, error)
+            # A node that was deleted is no longer in the mirror when it is next in the queue.
+            self._retry(node.name, error)
             return
         self._failures.pop(node.name, None)
         self._foreign.pop(node.name, None)
         self._written[node.name] = Written(target, loop.time(), resets)
-        LAG_SECONDS.observe(loop.time() - learnt)
+        LAG_SECONDS.observe(loop.time() - queued_at)
         log.info(
-            "Node %s: %s %s, was %s.",
+            "Node %s: changed %s from %s to %s.",
             node.name,
             self._resource,
-            "removed" if slots is None else slots,
             node.capacity or "absent",
+            "absent" if slots is None else slots,
             extra={"data": {"node": node.name, "slots": slots}},
         )
-        if resets > RESETS_IN_PEACE:
-            self._look_later(node.name, backoff(resets - RESETS_IN_PEACE))
-        if resets == RESETS_IN_PEACE + 1:
+        if resets > RESETS_BEFORE_BACKOFF:
+            self._requeue_after(node.name, backoff(resets - RESETS_BEFORE_BACKOFF))
+        if resets == RESETS_BEFORE_BACKOFF + 1:
             log.warning(
-                "%s of node %s keeps changing: cloud-api-adaptor restarts there again and again, or "
-                "another program writes it. Its managedFields name the writers: "
+                "Node %s: %s keeps changing. Either cloud-api-adaptor restarts repeatedly, or another program writes "
+                "the resource. The node's managedFields name the writers: "
                 "oc get node %s --show-managed-fields -o yaml",
-                self._resource,
                 node.name,
+                self._resource,
                 node.name,
                 extra={"data": {"node": node.name}},
             )
 
-    def _try_later(self, node: str, error: ApiError) -> None:
-        log.warning("Will try again: %s", error, extra={"data": {"node": node}})
-        self._look_later(node, backoff(self._failures[node]))
+    def _retry(self, node: str, error: ApiError) -> None:
+        log.warning("Retrying: %s", error, extra={"data": {"node": node}})
+        self._requeue_after(node, backoff(self._failures[node]))
         self._failures[node] += 1
 
-    async def _removable(self, node: Node) -> str | None:
-        """The version of a node that must lose the resource, None where it stays."""
+    async def _version_to_remove_from(self, node: Node) -> str | None:
+        """Return the resourceVersion of a node from which to remove the resource, None if the resource stays."""
         if not self._may_lose(node):
             return None
-        found = await self._kube.get(f"{NODES}/{segment(node.name)}", _OwnedNode)
-        if is_ours(found.metadata.managed_fields, self._resource, FIELD_MANAGER):
-            return found.metadata.resource_version
+        current = await self._kube.get(f"{NODES}/{segment(node.name)}", _OwnedNode)
+        if is_only_writer(current.metadata.managed_fields, self._resource, FIELD_MANAGER):
+            return current.metadata.resource_version
         self._foreign[node.name] = (node.capacity, node.allocatable)
         log.info(
             "Node %s: %s stays, because another program has written it.",
@@ -678,8 +680,8 @@ class Agent:
     # Reporting.
 
     def slots(self) -> Slots | None:
-        """The slots of the nodes for Prometheus, from the replica that leads alone."""
-        if not self._leading:
+        """Return the slots of all nodes for Prometheus; None if this replica is not the leader."""
+        if not self._is_leading:
             return None
         nodes = []
         for node in self._nodes.items.values():
@@ -712,22 +714,20 @@ class Agent:
             await self._to_report.wait()
             self._to_report.clear()
             nodes = self._nodes.items
-            before, self._reports = (
-                self._reports,
-                reports(
-                    list(self._pools.values()),
-                    nodes.values(),
-                    {name: self._target(node) for name, node in nodes.items()},
-                    self._used,
-                    self._ceiling,
-                ),
+            before = self._reports
+            self._reports = reports(
+                list(self._pools.values()),
+                nodes.values(),
+                {name: self._target(node) for name, node in nodes.items()},
+                self._used,
+                self._ceiling,
             )
             try:
                 for name, report in self._reports.items():
                     if pool := self._pools.get(name):
                         await self._publish(pool, report, before.get(name, Report()))
             except ApiError as error:
-                log.warning("Will try again: %s", error)
+                log.warning("Retrying: %s", error)
                 self._reports = before
                 self._to_report.set()
                 failures += 1
@@ -736,24 +736,22 @@ class Agent:
             await asyncio.sleep(REPORT_INTERVAL + (backoff(failures) if failures else 0))
 
     async def _publish(self, pool: Pool, report: Report, before: Report) -> None:
-        """Log the problems of a pool that are new; where it is a PeerPodConfig, write its status
-        and Events.
+        """Log the new problems of a pool. For a PeerPodConfig, write its status and Events as well.
 
-        Only the log and the metrics have the problems of other pools: an Event about a ConfigMap
-        would be found by those alone who know which one to look at.
+        Problems of other pools are only in the log and the metrics: an Event about a ConfigMap is rarely noticed.
         """
         config = self._configs.items.get(pool.name) if pool.source == PEER_POD_CONFIG else None
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         if config and self._may_write_status():
             await self._write_status(config, report, now)
-        for problem, sentence in report.problems.items():
+        for problem, message in report.problems.items():
             if problem in before.problems:
                 continue
             log.warning(
                 "%s %s: %s",
                 "PeerPodConfig" if config else "Pool",
                 pool.name,
-                sentence,
+                message,
                 extra={"data": {"pool": pool.name, "reason": problem}},
             )
             if not config:
@@ -762,41 +760,43 @@ class Agent:
             try:
                 await self._kube.create(
                     f"{NAMESPACE.format(namespace=segment(namespace))}/events",
-                    event(config, namespace, problem, sentence, FIELD_MANAGER, now),
+                    event(config, namespace, problem, message, FIELD_MANAGER, now),
+                    OnlyMetadata,
                 )
             except ApiError as error:
-                if error.status != 409:  # reported before
+                if error.status != 409:  # the Event exists
                     raise
 
     def _may_write_status(self) -> bool:
-        """Whether a write to the status of a PeerPodConfig costs no peer pod.
+        """Return whether a write to the status of a PeerPodConfig does not cost any peer pod.
 
-        Operators 1.7 and 1.8 move the one DaemonSet of cloud-api-adaptor to the nodes of the
-        PeerPodConfig that was written last, its status included (CAA's
-        src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go at 567287db): the other nodes
-        lose their peer pods.
+        Operators 1.7 and 1.8 move the DaemonSet of cloud-api-adaptor to the nodes of the PeerPodConfig that was
+        written last, also if only its status was (CAA's
+        src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go at 567287db). The other nodes lose their peer
+        pods.
         """
         return self._generation != 1 or len(self._configs.items) < 2
 
     async def _write_status(self, config: Pool, report: Report, now: str) -> None:
-        """Write the status of a PeerPodConfig, as far as it has changed."""
-        observed, status = config.observed, {}
+        """Write the fields that have changed in the status of a PeerPodConfig."""
+        observed = config.observed
+        status: dict[str, Any] = {}
         if report.complete and not observed.setup_completed:
             status["setupCompleted"] = True
-        wanted = conditions(report, observed, self._resource, now)
-        if self._keeps_conditions and wanted != observed.conditions:
-            status["conditions"] = wanted
+        current = conditions(report, observed, self._resource, now)
+        if self._has_conditions and current != observed.conditions:
+            status["conditions"] = current
         if status:
             written = await self._kube.patch(
                 f"{self._configs_path}/{segment(config.name)}/status",
                 {"metadata": {"resourceVersion": observed.version}, "status": status},
                 _RawPeerPodConfig,
             )
-            self._keeps_conditions = bool(written.status.conditions)
+            self._has_conditions = bool(written.status.conditions)
             self._configs.put(written)
 
 
-def _keep_config(raw: _RawPeerPodConfig, previous: Pool | None) -> Pool:
+def _to_pool(raw: _RawPeerPodConfig, previous: Pool | None) -> Pool:
     return pool_of_config(
         raw.metadata.name,
         node_selector=raw.spec.node_selector,
@@ -812,26 +812,26 @@ def _keep_config(raw: _RawPeerPodConfig, previous: Pool | None) -> Pool:
     )
 
 
-def _keep_daemon_set(raw: _RawDaemonSet, _previous: dict[str, str] | None) -> dict[str, str] | None:
-    """The node selector of one of cloud-api-adaptor's DaemonSets."""
+def _to_node_selector(raw: _RawDaemonSet, _previous: dict[str, str] | None) -> dict[str, str] | None:
+    """Return the node selector of a DaemonSet of cloud-api-adaptor."""
     if raw.metadata.name not in (FIRST_DAEMON_SET, SECOND_DAEMON_SET):
         return None
     return raw.spec.template.spec.node_selector
 
 
-def _keep_adaptor(raw: _RawAdaptor, _previous: str | None) -> str | None:
-    """The node of a pod of cloud-api-adaptor that is Ready and not being deleted."""
+def _to_ready_node(raw: _RawAdaptor, _previous: str | None) -> str | None:
+    """Return the node of a cloud-api-adaptor pod if it is Ready and not being deleted."""
     is_ready = any(c.type == "Ready" and c.status == "True" for c in raw.status.conditions)
     return raw.spec.node_name if is_ready and raw.metadata.deletion_timestamp is None else None
 
 
-async def _finishing(request: Awaitable[Any]) -> None:
-    """Wait for `request`, which has DRAIN seconds to come to its end when this is cancelled."""
+async def _completed(request: Awaitable[Any]) -> None:
+    """Wait for `request`. If this is cancelled, `request` still has DRAIN_SECONDS to complete."""
     task = asyncio.ensure_future(request)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=DRAIN)
+        await asyncio.wait([task], timeout=DRAIN_SECONDS)
         if task.done():
             task.exception()
         task.cancel()

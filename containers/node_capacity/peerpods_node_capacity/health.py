@@ -1,7 +1,7 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The endpoints for kubelet and Prometheus, in the agent's own event loop: an agent that hangs does
-not answer."""
+"""The endpoints for kubelet and Prometheus. They run in the agent's event loop, so that a blocked agent fails its
+liveness probe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-# Seconds in which a client must send its request and read the answer.
+# Seconds within which a client must send its request and read the response.
 TIMEOUT = 5
 
 
 async def serve(address: str, port: int, ready: Callable[[], bool], status: Callable[[], str]) -> asyncio.Server:
-    """Answer /healthz, /readyz (with `status`) and /metrics; raises OSError where the port is
-    taken."""
+    """Serve /healthz, /readyz (with `status`) and /metrics. Raises OSError if the port is in use."""
 
-    def answer(path: bytes) -> tuple[str, str, bytes]:
+    def respond(path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
             return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
         if path == b"/healthz":
@@ -27,7 +26,7 @@ async def serve(address: str, port: int, ready: Callable[[], bool], status: Call
         if path == b"/readyz":
             code = "200 OK" if ready() else "503 Service Unavailable"
             return code, "text/plain", status().encode()
-        return "404 Not Found", "text/plain", b"try /healthz, /readyz or /metrics"
+        return "404 Not Found", "text/plain", b"not found; paths: /healthz, /readyz, /metrics"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
@@ -35,7 +34,7 @@ async def serve(address: str, port: int, ready: Callable[[], bool], status: Call
                 _method, path, *_rest = [*(await reader.readline()).split(), b"", b""]
                 while (await reader.readline()).strip():
                     pass
-                status, content_type, body = answer(path.partition(b"?")[0])
+                status, content_type, body = respond(path.partition(b"?")[0])
                 writer.write(
                     f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nConnection: close\r\n"
                     f"Content-Length: {len(body)}\r\n\r\n".encode()

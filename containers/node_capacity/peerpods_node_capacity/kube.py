@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The five requests that the agent makes: list, watch, get, patch, create.
 
-Who we are to the API server (a kubeconfig or the pod's service account, and TLS) lightkube tells.
-What we ask is plain paths, and of what comes back only the fields that a msgspec.Struct names are
-ever made into objects. aiohttp asks, since it takes an eighth of the time that lightkube's own
-HTTP client does for a patch.
+lightkube reads the login (a kubeconfig or the pod's service account) and sets up TLS. aiohttp sends the
+requests: a patch takes an eighth of the time that it takes with lightkube's own HTTP client. Of a response,
+msgspec decodes only the fields that a Struct names.
 """
 
 from __future__ import annotations
@@ -36,27 +35,32 @@ FIELD_MANAGER = "peerpods-node-capacity"
 # Objects per page of a list: a page of full Nodes is a few MB.
 PAGE_SIZE = 500
 
-# Seconds without an answer after which a request is given up.
+# Seconds without a response after which a request fails.
 REQUEST_TIMEOUT = 30.0
 
-# Seconds that a watch stands, at least; the API server ends it after up to twice as long.
+# The shortest duration of a watch, in seconds; the API server ends it after this to twice as long.
 WATCH_DURATION = 240
 
-# Seconds of silence on a watch after which its connection counts as dead: a living API
-# server sends a bookmark a minute.
+# Seconds without data on a watch after which its connection counts as broken: the API server sends a
+# bookmark every minute.
 WATCH_SILENCE = 90.0
 
 Kind = TypeVar("Kind")
 
 _METHODS = {"list": "GET", "get": "GET", "watch": "GET", "patch": "PATCH", "create": "POST"}
 
-# What the CRD at hand does not know is left out without a word. Written out, since to put it together takes a
-# tenth of the time of a patch.
-_WRITING = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Ignore"
+# Fields that the installed CRD does not have are dropped without a warning. A constant, because building the
+# query for each request takes a tenth of the time of a patch.
+_WRITE_QUERY = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Ignore"
+
+MERGE_PATCH = "application/merge-patch+json"
+
+# Takes a sixth less of the API server's CPU time for a Node. Custom resources do not support it.
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
 class Metadata(msgspec.Struct, rename="camel"):
-    """A bookmark has the resourceVersion alone."""
+    """Only the resourceVersion is required: a bookmark has nothing else."""
 
     resource_version: str
     namespace: str = ""
@@ -72,9 +76,9 @@ class OnlyMetadata(msgspec.Struct):
 
 
 class ApiError(Exception):
-    """A request that failed, as a sentence: what was tried and what came back.
+    """A request that failed. The message names the request and the reason.
 
-    `status` is the HTTP status, or None where no answer came.
+    `status` is the HTTP status, None without a response.
     """
 
     def __init__(self, message: str, status: int | None = None):
@@ -83,7 +87,7 @@ class ApiError(Exception):
 
 
 class WatchLostError(ApiError):
-    """The API server no longer has our resourceVersion: the collection must be listed again."""
+    """The resourceVersion is too old for a watch: the collection must be listed again."""
 
 
 class _ListMetadata(msgspec.Struct):
@@ -109,33 +113,34 @@ class _Status(msgspec.Struct):
 class Kube:
     """A connection to one API server.
 
-    Created from the file that KUBECONFIG names, else from the pod's service account;
-    where neither will do, raises ConfigError with a sentence that says so.
+    Logs in with the file that KUBECONFIG names, else with the pod's service account. Raises ConfigError if
+    neither is usable.
     """
 
     def __init__(self) -> None:
         try:
-            if path := os.environ.get("KUBECONFIG"):
-                config = KubeConfig.from_file(path).get()
-            else:
-                config = KubeConfig.from_service_account().get()
+            path = os.environ.get("KUBECONFIG")
+            kubeconfig = KubeConfig.from_file(path) if path else KubeConfig.from_service_account()
+            config = kubeconfig.get()
+            if config is None:
+                raise ConfigError("there is no current context")
             user = config.user or User()
             self._token_file = user.token_file and config.abs_file(user.token_file)
             self._headers = {"User-Agent": FIELD_MANAGER, **self._login(user.token)}
             if not ("Authorization" in self._headers or user.client_cert or user.client_cert_data):
                 raise ConfigError(f"user {config.context.user} has neither a token nor a client certificate")
             tls = verify_cluster(config.cluster, user, config.abs_file)
-        except Exception as error:  # lightkube's, PyYAML's, msgspec's, ssl's: a bad file has many
-            # Not the words of a parser, which may quote a line with a secret.
-            spoken = isinstance(error, (ConfigError, OSError))
+        except Exception as error:  # of lightkube, PyYAML, msgspec, ssl and others
+            # Not the message of a parser, which may quote a line with a secret.
+            reason = error if isinstance(error, (ConfigError, OSError)) else repr(error)
             raise ConfigError(
-                f"No cluster to talk to: {error if spoken else repr(error)}. Run in a pod with a "
-                "service account, or set KUBECONFIG to a kubeconfig file with a current context."
+                f"Loading the Kubernetes login failed: {reason}. Run in a pod with a service account, or set "
+                "KUBECONFIG to a kubeconfig file with a current context."
             ) from error
         self.server = config.cluster.server
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=0),
-            # An API server sets no cookies, and to look for them takes time.
+            # The API server sets no cookies; looking for them takes time.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
         )
@@ -145,8 +150,8 @@ class Kube:
         await self._http.close()
 
     async def list(self, path: str, kind: type[Kind], selectors: Mapping[str, str]) -> tuple[list[Kind], str]:
-        """All objects of the collection at `path` that match `selectors` (fieldSelector,
-        labelSelector), and the resourceVersion to watch it from."""
+        """Return all objects of the collection at `path` that match `selectors` (fieldSelector, labelSelector),
+        and the resourceVersion to watch it from."""
         items: list[Kind] = []
         query: dict[str, Any] = {"limit": PAGE_SIZE, **selectors}
         while True:
@@ -159,9 +164,9 @@ class Kube:
 
     async def watch(
         self, path: str, kind: type[Kind], selectors: Mapping[str, str], version: str
-    ) -> AsyncIterator[tuple[str, Kind]]:
-        """The changes after `version` as (ADDED|MODIFIED|DELETED|BOOKMARK, object), until the API
-        server ends the watch; raises WatchLostError where it no longer knows `version`."""
+    ) -> AsyncIterator[tuple[str, Kind | OnlyMetadata]]:
+        """Yield the changes after `version` as (ADDED|MODIFIED|DELETED|BOOKMARK, object), a bookmark with its
+        metadata only, until the API server ends the watch. Raises WatchLostError if `version` is too old."""
         try:
             response = await self._send(
                 "watch",
@@ -170,7 +175,7 @@ class Kube:
                     "watch": "true",
                     "allowWatchBookmarks": "true",
                     "resourceVersion": version,
-                    # Spread, so that watches that began together do not end together for ever.
+                    # Random, so that watches that began together do not end together.
                     "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
                     **selectors,
                 },
@@ -189,37 +194,41 @@ class Kube:
                         f"The watch of {path} from resourceVersion {version} ended with {status.code} {status.message}",
                         status.code,
                     )
-                # Of a bookmark nothing else is as the API says: a Pod's has no list of containers.
-                whole = OnlyMetadata if event.type == "BOOKMARK" else kind
-                yield event.type, _decode(event.object, whole, response)
+                if event.type == "BOOKMARK":
+                    # Its other fields need not be valid: a Pod's has no list of containers.
+                    yield event.type, _decode(event.object, OnlyMetadata, response)
+                else:
+                    yield event.type, _decode(event.object, kind, response)
         finally:
             response.close()
 
     async def get(self, path: str, kind: type[Kind]) -> Kind:
-        """The object at `path`."""
+        """Return the object at `path`."""
         response = await self._send("get", path)
         return _decode(await _body(response), kind, response)
 
-    async def patch(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
-        """Apply the JSON merge patch `body` to the object at `path`; returns it as it is then.
+    async def patch(
+        self, path: str, body: Mapping[str, Any], kind: type[Kind], content_type: str = MERGE_PATCH
+    ) -> Kind:
+        """Apply the patch `body` to the object at `path` and return the result.
 
-        With a metadata.resourceVersion in `body`, 409 where the object is another by now.
+        With a metadata.resourceVersion in `body`, the API server returns 409 if the object has changed.
         """
-        return await self._write("patch", path, body, "application/merge-patch+json", kind)
+        return await self._write("patch", path, body, content_type, kind)
 
-    async def create(self, path: str, body: dict, kind: type[Kind] = OnlyMetadata) -> Kind:
-        """Create the object `body` in the collection at `path`; returns it as it is then."""
+    async def create(self, path: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
+        """Create the object `body` in the collection at `path` and return it."""
         return await self._write("create", path, body, "application/json", kind)
 
-    async def _write(self, verb: str, path: str, body: dict, content_type: str, kind: type[Kind]) -> Kind:
+    async def _write(self, verb: str, path: str, body: Mapping[str, Any], content_type: str, kind: type[Kind]) -> Kind:
         response = await self._send(
             verb,
             path,
-            query=_WRITING,
+            query=_WRITE_QUERY,
             data=msgspec.json.encode(body),
             headers={
                 "Content-Type": content_type,
-                # The object comes back with every answer; mostly, its metadata will do.
+                # The API server returns the object with every write; mostly, its metadata is enough.
                 "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
                 if kind is OnlyMetadata
                 else "application/json",
@@ -236,13 +245,13 @@ class Kube:
         headers: dict[str, str] | None = None,
         **options: Any,
     ) -> aiohttp.ClientResponse:
-        """The answer, from its headers on, to a request that succeeded."""
-        # A Retry-After is meant for all our requests, not for the one that happened to get it.
+        """Return the response, from its headers on, if the request succeeds."""
+        # Retry-After applies to all requests of the agent, not only to the one that received it.
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         method, url = _METHODS[verb], URL(self.server + path + query, encoded=True)
 
-        async def answer() -> aiohttp.ClientResponse:
+        async def request() -> aiohttp.ClientResponse:
             code = "none"
             try:
                 response = await self._http.request(
@@ -250,38 +259,38 @@ class Kube:
                 )
                 code = str(response.status)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise _unanswered(method, path, error) from error
+                raise _no_response(method, path, error) from error
             finally:
                 REQUESTS.labels(verb, code).inc()
             return response
 
-        response = await answer()
+        response = await request()
         if response.status == HTTPStatus.UNAUTHORIZED and self._token_file:
-            # It may have been rotated; where it cannot be read, the old one has to do.
+            # The token may have been rotated. If it cannot be read, the old one stays in use.
             with contextlib.suppress(OSError):
                 self._headers.update(self._login(None))
             response.release()
-            response = await answer()
+            response = await request()
         if response.ok:
             return response
         retry_after = response.headers.get("Retry-After", "")
         if retry_after.isdecimal():
             self._not_before = time.monotonic() + int(retry_after)
         raise ApiError(
-            f"{method} {path} was refused by the API server with "
+            f"{method} {path} failed: the API server returned "
             f"{response.status} {response.reason}: {_message(await _body(response))}",
             response.status,
         )
 
     def _login(self, token: str | None) -> dict[str, str]:
-        """The header that logs us in, with what is in the token file now where there is one."""
+        """Return the Authorization header, with the current content of the token file if there is one."""
         if self._token_file:
             token = Path(self._token_file).read_text().strip()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def segment(name: str) -> str:
-    """`name` as a part of a path between two slashes."""
+    """Return `name` as one segment of a path."""
     return quote(name, safe="")
 
 
@@ -289,11 +298,11 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     try:
         return await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise _unanswered(response.method, response.url.path, error) from error
+        raise _no_response(response.method, response.url.path, error) from error
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    # Not aiohttp's own lines: they may be no longer than a buffer of its.
+    # aiohttp's own lines are limited to the size of its buffer.
     rest = b""
     try:
         async for chunk in response.content.iter_any():
@@ -301,7 +310,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             for line in lines:
                 yield line
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise _unanswered(response.method, response.url.path, error) from error
+        raise _no_response(response.method, response.url.path, error) from error
 
 
 def _decode(data: bytes | msgspec.Raw, kind: type[Kind], response: aiohttp.ClientResponse) -> Kind:
@@ -309,19 +318,18 @@ def _decode(data: bytes | msgspec.Raw, kind: type[Kind], response: aiohttp.Clien
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise ApiError(
-            f"{response.method} {response.url.path} was answered with something else than "
-            f"what it should return: {error}"
+            f"{response.method} {response.url.path} failed: the API server returned an invalid body: {error}"
         ) from error
 
 
 def _message(body: bytes) -> str:
-    """The `message` of the Status object in an error's body, or the body itself."""
+    """Return the `message` of the Status object in an error's body, or the body itself."""
     try:
         return msgspec.json.decode(body, type=_Status).message
     except msgspec.MsgspecError:
         return body.decode(errors="replace")[:500] or "no body"
 
 
-def _unanswered(method: str, path: str, error: Exception) -> ApiError:
-    # Timeouts come without words of their own.
-    return ApiError(f"{method} {path} got no answer from the API server: {str(error) or type(error).__name__}")
+def _no_response(method: str, path: str, error: Exception) -> ApiError:
+    # A timeout has no message.
+    return ApiError(f"{method} {path} failed: no response from the API server: {str(error) or type(error).__name__}")

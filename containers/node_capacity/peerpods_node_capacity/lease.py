@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Leader election through a Lease, by the rules of client-go's leaderelection package.
 
-No clock is compared with another's: a Lease has expired once this process has seen it unchanged
-for as long as it lasts. Unlike client-go, who waits for a Lease watches it instead of reading it
-every two seconds, and so learns immediately that it was released.
+Clocks of different machines are never compared: a Lease has expired once this process has observed it unchanged
+for its duration. client-go reads the Lease every two seconds; here a watch follows it, so that a replica notices
+a release immediately.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
-from .kube import ApiError, Kube, Metadata, segment
+from .kube import ApiError, Kube, Metadata, OnlyMetadata, segment
 from .metrics import LEADER
 from .mirror import Mirror, backoff
 
-# A holder renews after this share of the duration, and lets go after that one without a renewal:
-# before another replica may take it.
-RENEW, GIVE_UP = 1 / 3, 2 / 3
+# The leader renews the Lease after the first share of its duration. Without a renewal it stops leading after
+# the second one, before another replica may acquire the Lease.
+RENEW_AFTER, GIVE_UP_AFTER = 1 / 3, 2 / 3
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class _Record:
 
 
 class Lease:
-    """The Lease `name` in `namespace`, as the replica `identity` competes for it."""
+    """The Lease `name` in `namespace`, for which the replica `identity` competes."""
 
     def __init__(self, kube: Kube, *, namespace: str, name: str, identity: str, duration_seconds: int):
         self._kube = kube
@@ -62,47 +62,47 @@ class Lease:
             kube,
             self._collection,
             _RawLease,
-            self._keep,
-            self._seen,
+            self._to_record,
+            self._observe,
             {"fieldSelector": f"metadata.name={name}"},
         )
-        self._news = asyncio.Event()
-        self._seen_at = 0.0
+        self._changed = asyncio.Event()
+        self._observed_at = 0.0
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` whenever and for as long as this replica holds the Lease, until cancelled;
-        then release it. `work` has a second to end when it is cancelled.
+        """Run `work` while this replica holds the Lease, and again whenever it acquires it, until cancelled;
+        then release the Lease. `work` must end within a second when it is cancelled.
         """
         await self.mirror.synced.wait()
         while True:
             renewed_at = await self._acquire()
-            log.info("Leading: %s holds the Lease %s.", self._identity, self._name)
+            log.info("Became the leader: %s holds the Lease %s.", self._identity, self._name)
             LEADER.set(1)
             working = asyncio.ensure_future(work())
             renewing = asyncio.ensure_future(self._renew(renewed_at))
             try:
                 await asyncio.wait([working, renewing], return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
-                await _ended(working, renewing)
+                await _cancel(working, renewing)
                 await self._release()
                 raise
             finally:
                 LEADER.set(0)
-            await _ended(working, renewing)
+            await _cancel(working, renewing)
             if not working.cancelled():
                 working.result()
-            log.warning("No longer leading: the Lease %s was not renewed in time.", self._name)
+            log.warning("Lost leadership: the Lease %s was not renewed in time.", self._name)
 
     async def _acquire(self) -> float:
-        """Wait until the Lease is ours; returns since when, on this process' clock."""
+        """Wait until this replica holds the Lease; return the time of the acquisition on this process' clock."""
         failures = 0
         while True:
             record = self._record
             now = asyncio.get_running_loop().time()
             if record and record.holder not in ("", self._identity):
-                left = self._seen_at + record.duration - now
+                left = self._observed_at + record.duration - now
                 if left > 0:
-                    await self._wait_for_news(left)
+                    await self._wait_for_change(left)
                     continue
             try:
                 if record is None:
@@ -111,32 +111,32 @@ class Lease:
                     taken = int(record.holder != self._identity)
                     await self._write(record, record.transitions + taken, acquired=True)
             except ApiError as error:
-                # The other replica was faster, which the watch is about to tell.
+                # After a conflict, the watch delivers the new holder.
                 if error.status != 409:
-                    log.warning("Will try again: %s", error)
-                await self._wait_for_news(backoff(failures))
+                    log.warning("Retrying: %s", error)
+                await self._wait_for_change(backoff(failures))
                 failures += 1
             else:
                 return now
 
     async def _renew(self, renewed_at: float) -> None:
-        """Renew for as long as that succeeds in time."""
+        """Renew the Lease until a renewal does not succeed in time."""
         failures = 0
         loop = asyncio.get_running_loop()
         try:
             while True:
-                wait = backoff(failures) if failures else self._duration * RENEW
-                async with asyncio.timeout_at(renewed_at + self._duration * GIVE_UP):
+                wait = backoff(failures) if failures else self._duration * RENEW_AFTER
+                async with asyncio.timeout_at(renewed_at + self._duration * GIVE_UP_AFTER):
                     await asyncio.sleep(wait)
                     began_at, record = loop.time(), self._record
                     if record is None or record.holder != self._identity:
-                        # Deleted or taken, or not yet known to be ours.
+                        # Deleted, acquired by another replica, or this replica's write is not in the mirror yet.
                         failures += 1
                         continue
                     try:
                         await self._write(record, record.transitions)
                     except ApiError as error:
-                        log.warning("Will try again: %s", error)
+                        log.warning("Retrying: %s", error)
                         failures += 1
                     else:
                         renewed_at, failures = began_at, 0
@@ -148,17 +148,18 @@ class Lease:
         if record is None or record.holder != self._identity:
             return
         try:
-            async with asyncio.timeout(self._duration * RENEW):
+            async with asyncio.timeout(self._duration * RENEW_AFTER):
                 await self._kube.patch(
                     self._path,
                     {
                         "metadata": {"resourceVersion": record.version},
                         "spec": {"holderIdentity": "", "renewTime": _now()},
                     },
+                    OnlyMetadata,
                 )
-            log.info("The Lease %s is released.", self._name)
+            log.info("Released the Lease %s.", self._name)
         except (ApiError, TimeoutError) as error:
-            log.warning("The Lease %s will expire instead: %s", self._name, error)
+            log.warning("The Lease %s was not released and will expire: %s", self._name, str(error) or "timeout")
 
     async def _create(self) -> None:
         created = await self._kube.create(
@@ -167,14 +168,14 @@ class Lease:
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
                 "metadata": {"name": self._name},
-                "spec": {**self._held(acquired=True), "leaseTransitions": 0},
+                "spec": {**self._holder(acquired=True), "leaseTransitions": 0},
             },
             _RawLease,
         )
         self.mirror.put(created)
 
     async def _write(self, record: _Record, transitions: int, acquired: bool = False) -> None:
-        spec = {**self._held(acquired), "leaseTransitions": transitions}
+        spec = {**self._holder(acquired), "leaseTransitions": transitions}
         written = await self._kube.patch(
             self._path,
             {"metadata": {"resourceVersion": record.version}, "spec": spec},
@@ -182,7 +183,7 @@ class Lease:
         )
         self.mirror.put(written)
 
-    def _held(self, acquired: bool) -> dict[str, Any]:
+    def _holder(self, acquired: bool) -> dict[str, Any]:
         now = _now()
         return {
             "holderIdentity": self._identity,
@@ -195,7 +196,7 @@ class Lease:
     def _record(self) -> _Record | None:
         return self.mirror.items.get(self._name)
 
-    def _keep(self, raw: _RawLease, _previous: _Record | None) -> _Record:
+    def _to_record(self, raw: _RawLease, _previous: _Record | None) -> _Record:
         return _Record(
             raw.metadata.resource_version,
             raw.spec.holder_identity or "",
@@ -203,20 +204,20 @@ class Lease:
             raw.spec.lease_transitions or 0,
         )
 
-    def _seen(self, _name: str, _old: _Record | None, _new: _Record | None) -> None:
-        self._seen_at = asyncio.get_running_loop().time()
-        self._news.set()
+    def _observe(self, _name: str, _old: _Record | None, _new: _Record | None) -> None:
+        self._observed_at = asyncio.get_running_loop().time()
+        self._changed.set()
 
-    async def _wait_for_news(self, seconds: float) -> None:
-        self._news.clear()
+    async def _wait_for_change(self, seconds: float) -> None:
+        self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             pass
 
 
-async def _ended(*tasks: asyncio.Future) -> None:
+async def _cancel(*tasks: asyncio.Future[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

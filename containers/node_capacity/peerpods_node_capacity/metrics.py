@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The agent's metrics, besides those of the process that the library has by itself."""
+"""The agent's metrics. prometheus_client adds those of the process."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from prometheus_client.registry import Collector
 
 REQUESTS = Counter(
     "peerpods_node_capacity_requests",
-    "Requests to the API server by verb (list, watch, get, patch, create) and HTTP status; none: no answer.",
+    "Requests to the API server by verb (list, watch, get, patch, create) and HTTP status; none: no response.",
     ["verb", "code"],
 )
 LAG_SECONDS = Histogram(
     "peerpods_node_capacity_lag_seconds",
-    "From when the agent learnt that a node differs until the API server took the patch.",
+    "Time from queueing a node to the completion of its patch.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 LEADER = Gauge("peerpods_node_capacity_leader", "Whether this replica holds the Lease: 1 or 0.")
 
 
 class NodeSlots(NamedTuple):
-    """`desired` is None where no limit of the node is known. `bound` is what limits it:
-    "limit", "adaptor", or the name of a bound of the cloud. `adaptor_ready` is None where that
-    does not matter: no limit, or a node that takes no pods."""
+    """The slots of one node.
+
+    `desired` is None if no limit of the node is known. `bound` is what limits it: "limit", "adaptor", or the name
+    of a bound of the cloud. `adaptor_ready` is None for a node without a limit and for one that is not available.
+    """
 
     node: str
     desired: int | None
@@ -48,9 +50,8 @@ class PoolLimit(NamedTuple):
 class Slots:
     """The slots of all nodes at one moment.
 
-    `used` and `pending` (of peer pods without a node) mean something only where peer pods are
-    `counted`. `problems` are pairs of a pool's name and a reason. `generation` is the operator's,
-    0 where it is not known; `limits` are those that were found.
+    `used` and `pending` (slots of peer pods without a node) are valid only if peer pods are `counted`. `problems`
+    are pairs of a pool's name and a reason. `generation` is the operator's, 0 if it is not known.
     """
 
     nodes: Sequence[NodeSlots]
@@ -63,7 +64,7 @@ class Slots:
 
 
 class SlotsCollector(Collector):
-    """Reads the slots whenever Prometheus scrapes; None gives no samples."""
+    """Calls `slots` at every scrape; None results in no samples."""
 
     def __init__(self, slots: Callable[[], Slots | None]):
         self._slots = slots
@@ -83,12 +84,12 @@ class SlotsCollector(Collector):
         used = GaugeMetricFamily("peerpods_node_slots_used", "Peer pods on the node.", labels=["node"])
         bound = GaugeMetricFamily(
             "peerpods_node_slots_bound_info",
-            "What limits the node's slots: its limit, the cloud, or its cloud-api-adaptor.",
+            "What limits the node's slots: limit, adaptor, or a bound of the cloud.",
             labels=["node", "bound"],
         )
         adaptor = GaugeMetricFamily(
             "peerpods_node_adaptor_ready",
-            "Whether a cloud-api-adaptor pod on the node, which has a limit, is Ready: 1 or 0.",
+            "Whether a cloud-api-adaptor pod on the node is Ready: 1 or 0. Only available nodes with a limit.",
             labels=["node"],
         )
         for node in slots.nodes:
@@ -102,10 +103,10 @@ class SlotsCollector(Collector):
         yield from (desired, advertised, bound, adaptor)
         if slots.counted:
             yield used
-            yield GaugeMetricFamily("peerpods_pods_pending", "Peer pods that are not on a node yet.", slots.pending)
-        problem = GaugeMetricFamily(
-            "peerpods_pool_problem", "Problems of pools that persist.", labels=["pool", "reason"]
-        )
+            yield GaugeMetricFamily(
+                "peerpods_pods_pending", "Peer pods that are not scheduled to a node.", slots.pending
+            )
+        problem = GaugeMetricFamily("peerpods_pool_problem", "Current problems of pools: 1.", labels=["pool", "reason"])
         for labels in slots.problems:
             problem.add_metric(labels, 1)
         yield problem
@@ -119,7 +120,7 @@ class SlotsCollector(Collector):
         yield bounds
         limits = GaugeMetricFamily(
             "peerpods_pool_limit",
-            "The limit in force, and where it is stored.",
+            "The limit in force and its source.",
             labels=["pool", "source"],
         )
         for pool, source, limit in slots.limits:
@@ -128,6 +129,6 @@ class SlotsCollector(Collector):
         yield GaugeMetricFamily("peerpods_limits_found", "Pools with a known limit.", len(slots.limits))
         yield GaugeMetricFamily(
             "peerpods_operator_generation",
-            "The operator's generation: 1 (to 1.8), 2 (from 1.9 on), 0 where it is not known.",
+            "The operator's generation: 1 (up to 1.8), 2 (1.9 and newer), 0 (not known).",
             slots.generation,
         )

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A collection of the API server's as this process knows it: listed once, then followed by a watch."""
+"""A local copy of a collection of the API server: listed once, then kept up to date by a watch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
-from .kube import ApiError, Kube, Metadata, WatchLostError
+from .kube import ApiError, Kube, Metadata, OnlyMetadata, WatchLostError
 
-# Seconds until a collection that the API server does not serve is looked for again.
+# Seconds between two requests for a collection that the API server does not serve.
 NOT_SERVED_INTERVAL = 10.0
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,18 @@ class HasMetadata(Protocol):
 
 
 Raw = TypeVar("Raw", bound=HasMetadata)
-Kept = TypeVar("Kept")
+Item = TypeVar("Item")
 
 
-class Mirror(Generic[Raw, Kept]):
-    """What we keep of every object of one collection, as of the last answer of the API server.
+class Mirror(Generic[Raw, Item]):
+    """The objects of one collection, as of the last response of the API server.
 
-    `keep` makes what we keep from an object and what we kept of it before (or None); None
-    keeps nothing. `changed(name, old, new)` is called whenever `new` is something else than
-    `old` (None: not there), and once both are in `items`, by name; objects of all namespaces
-    are named namespace/name.
+    `convert` returns the item to store for an object, from the object and the item stored before (or None);
+    objects for which it returns None are not stored. `changed(name, old, new)` is called after an item has
+    changed in `items` (None: not there). Names are namespace/name if the collection has all namespaces.
 
-    `may_be_absent` is for a collection that the API server need not serve: while it answers 404,
-    the mirror is empty and synced.
+    `may_be_absent` is for a collection that the API server need not serve: while it returns 404, the mirror is
+    empty and synced.
     """
 
     def __init__(
@@ -44,36 +43,37 @@ class Mirror(Generic[Raw, Kept]):
         kube: Kube,
         path: str,
         kind: type[Raw],
-        keep: Callable[[Raw, Kept | None], Kept | None],
-        changed: Callable[[str, Kept | None, Kept | None], None],
+        convert: Callable[[Raw, Item | None], Item | None],
+        changed: Callable[[str, Item | None, Item | None], None],
         selectors: Mapping[str, str] | None = None,
         may_be_absent: bool = False,
     ):
         self._kube = kube
         self._path = path
         self._kind = kind
-        self._keep = keep
+        self._convert = convert
         self._changed = changed
         self._selectors = selectors or {}
         self._may_be_absent = may_be_absent
         self._in_one_namespace = "/namespaces/" in path
         self._version: str | None = None
-        self.items: dict[str, Kept] = {}
+        self.items: dict[str, Item] = {}
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """List once, then follow the changes, through every kind of failure, until cancelled."""
+        """List once, then follow the changes until cancelled; every failure is retried."""
         failures = 0
         while True:
             try:
-                if self._version is None:
-                    await self._list()
-                async for event, raw in self._kube.watch(self._path, self._kind, self._selectors, self._version):
+                version = self._version or await self._list()
+                async for event, raw in self._kube.watch(self._path, self._kind, self._selectors, version):
                     failures = 0
                     self._version = raw.metadata.resource_version
+                    if isinstance(raw, OnlyMetadata):  # a bookmark
+                        continue
                     if event == "DELETED":
                         self._put(self._name(raw), None)
-                    elif event != "BOOKMARK":
+                    else:
                         self.put(raw)
             except WatchLostError as error:
                 log.info("Listing %s again. %s", self._path, error)
@@ -84,23 +84,26 @@ class Mirror(Generic[Raw, Kept]):
                     await asyncio.sleep(NOT_SERVED_INTERVAL)
                     failures = 0
                     continue
-                log.warning("Will try again: %s", error)
-            # Also after a watch that just ended: one that ends immediately, again and again, is a failure.
+                log.warning("Retrying: %s", error)
+            # A watch that ends without an error is retried in the same way: it may end immediately every time.
             await asyncio.sleep(backoff(failures))
             failures += 1
 
     def put(self, raw: Raw) -> None:
-        """Take in an object as the API server has just returned it."""
+        """Store an object that the API server has just returned."""
         name = self._name(raw)
-        self._put(name, self._keep(raw, self.items.get(name)))
+        self._put(name, self._convert(raw, self.items.get(name)))
 
-    async def _list(self) -> None:
-        raws, self._version = await self._kube.list(self._path, self._kind, self._selectors)
+    async def _list(self) -> str:
+        """List the collection; return its resourceVersion."""
+        raws, version = await self._kube.list(self._path, self._kind, self._selectors)
+        self._version = version
         for name in self.items.keys() - {self._name(raw) for raw in raws}:
             self._put(name, None)
         for raw in raws:
             self.put(raw)
         self.synced.set()
+        return version
 
     def _set_absent(self) -> None:
         if self._version is not None or not self.synced.is_set():
@@ -116,7 +119,7 @@ class Mirror(Generic[Raw, Kept]):
             return f"{metadata.namespace}/{metadata.name}"
         return metadata.name
 
-    def _put(self, name: str, new: Kept | None) -> None:
+    def _put(self, name: str, new: Item | None) -> None:
         old = self.items.pop(name, None)
         if new is not None:
             self.items[name] = new
@@ -125,6 +128,7 @@ class Mirror(Generic[Raw, Kept]):
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures before this one: doubling from a quarter of a second
-    to half a minute, with jitter so that many waiters do not come back together."""
-    return min(30.0, 0.25 * 2 ** min(failures, 10)) * random.uniform(0.5, 1)
+    """Return the seconds to wait after so many earlier failures: from a quarter of a second, doubled each time,
+    to half a minute. With jitter, so that many clients do not retry together."""
+    seconds: float = min(30.0, 0.25 * 2 ** min(failures, 10))
+    return seconds * random.uniform(0.5, 1)

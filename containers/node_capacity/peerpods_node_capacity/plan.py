@@ -1,12 +1,13 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What each node should advertise, and the patch that gets it there: plain data in, plain data out."""
+"""Pure functions: what each node should advertise, and the patch for its status."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .pools import OPERATORS_CONFIG, Pool, whole_number
@@ -14,9 +15,9 @@ from .pools import OPERATORS_CONFIG, Pool, whole_number
 # What limits a node's slots, besides the bounds of the cloud.
 LIMIT, ADAPTOR = "limit", "adaptor"
 
-# The forms in which Kubernetes writes a whole number: what was sent as "1000" is read back as "1k".
+# The forms in which the API server returns a whole number: "1000" is returned as "1k".
 _WHOLE_QUANTITY = re.compile("([0-9]+)(?:e([0-9]{1,2})|(k|[MGTPE]|[KMGTPE]i)?)")
-_MULTIPLIERS = {
+_MULTIPLIERS: dict[str | None, int] = {
     None: 1,
     "k": 10**3,
     **{suffix: 10 ** (3 * power) for power, suffix in enumerate("MGTPE", start=2)},
@@ -26,9 +27,8 @@ _MULTIPLIERS = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What counts of a Node: `capacity` and `allocatable` are the one resource's quantities in
-    status, as the API server writes them; None where it is not there. It `is_available` where it
-    is Ready and not cordoned."""
+    """The relevant fields of a Node. `capacity` and `allocatable` are the resource's quantities in its status, as the
+    API server returns them; None: absent. A node `is_available` if it is Ready and not cordoned."""
 
     name: str
     labels: Mapping[str, str]
@@ -38,69 +38,70 @@ class Node:
 
 
 class Target(NamedTuple):
-    """The `slots` that a node should advertise, None: write nothing; what limits them (`limit`,
-    `adaptor` or a bound of the cloud), and the slots that it has while its adaptor is ready."""
+    """The `slots` that a node should advertise (None: leave it unchanged), the `bound` that limits them (LIMIT, ADAPTOR
+    or a bound of the cloud), and the `limit` that applies while its cloud-api-adaptor is ready."""
 
     slots: int | None
     bound: str = LIMIT
     limit: int | None = None
 
 
-LEAVE = Target(None)
+UNCHANGED = Target(None)
 
 
-def selecting(node: Node, pools: Iterable[Pool]) -> list[Pool]:
-    """The pools that decide about `node`: those that have vanished, and the fallback, only where no
-    other one does."""
+def applicable_pools(node: Node, pools: Iterable[Pool]) -> list[Pool]:
+    """Return the pools that apply to `node`. Vanished pools and the fallback pool apply only if no other pool does."""
     selected = [pool for pool in pools if pool.selects(node)]
     selected = [pool for pool in selected if not pool.has_vanished] or selected
     return [pool for pool in selected if not pool.is_fallback] or selected
 
 
 def limit_of(node: Node, pools: Iterable[Pool]) -> int | None:
-    """How many peer-pod VMs `pools`, those that decide about `node`, allow there; None: not known.
+    """Return the smallest limit of `pools`, those that apply to `node`; None: not known.
 
-    Of several, the smallest limit wins: never more than any of them allows. One whose limit is
-    not known allows what the node has now.
+    A pool without a known limit counts with the current capacity of the node.
     """
-    now = whole_quantity(node.capacity)
-    limits = [now if pool.limit is None else pool.limit for pool in pools]
-    if None in limits:
-        return None
+    limits = []
+    for pool in pools:
+        limit = whole_quantity(node.capacity) if pool.limit is None else pool.limit
+        if limit is None:
+            return None
+        limits.append(limit)
     return min(limits, default=None)
 
 
 def target(node: Node, pools: Collection[Pool], ceiling: Ceiling | None, *, is_ready: bool, used: int) -> Target:
-    """What `node` should advertise by `pools`, those that decide about it.
+    """Return what `node` should advertise, by the `pools` that apply to it.
 
-    While its cloud-api-adaptor is not ready no peer pod can start there: it offers no slots but
-    those that are `used`, so that the peer pods there stay counted. Pools that have vanished take
-    nothing else away from a node, and give nothing to one that advertises nothing.
+    While its cloud-api-adaptor is not ready, no peer pod can start there: only the `used` slots are advertised, so
+    that the running peer pods stay counted. Vanished pools do not lower a node otherwise, and do not add the resource
+    to a node.
     """
-    limit, now = limit_of(node, pools), whole_quantity(node.capacity)
+    limit, current = limit_of(node, pools), whole_quantity(node.capacity)
     if limit is None or all(pool.limit is None for pool in pools):
-        return LEAVE
+        return UNCHANGED
     has_vanished = any(pool.has_vanished for pool in pools)
-    if has_vanished and now is None:
-        return LEAVE
+    if has_vanished and current is None:
+        return UNCHANGED
     bound = LIMIT
     if ceiling and limit >= ceiling.slots:
         limit, bound = ceiling.slots, ceiling.bound
     if is_ready:
-        return Target(max(limit, now) if has_vanished else limit, bound, limit)
+        slots = max(limit, current) if has_vanished and current is not None else limit
+        return Target(slots, bound, limit)
     if any(pool.limit is None for pool in pools):
-        # What the node has now is all that is known of its limit: keep it for later.
-        return LEAVE
+        # The current capacity is all that is known of the limit: overwritten, it could not be restored.
+        return UNCHANGED
     return Target(min(limit, used), ADAPTOR, limit)
 
 
-def has_left(node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str) -> bool:
-    """Whether no pool has `node` any more because its labels changed or its pool was deleted, and
-    not because the sources of limits have vanished, as in an upgrade of the operator.
+def is_deselected(node: Node, last: Collection[str], pools: Mapping[str, Pool], operators_pool: str) -> bool:
+    """Return whether no pool selects `node` because its labels have changed or its pool was deleted, and not because
+    sources of limits are missing, as in an upgrade of the operator.
 
-    The operator's own pool shows that the sources are complete, unless it has replaced that of the
-    first generation. Without it, `last`, the pools that selected the node last, show that its labels
-    changed if all of them still exist. A pool whose node selector cannot be read may have any node.
+    The sources are complete if the operator's own pool exists, unless it has replaced that of the first generation.
+    Without it, the labels have changed if all pools still exist that selected the node last (`last`). A pool without
+    a valid node selector may select any node.
     """
     if any(pool.node_selector is None or pool.selects(node) for pool in pools.values()):
         return False
@@ -110,11 +111,11 @@ def has_left(node: Node, last: Collection[str], pools: Mapping[str, Pool], opera
     return bool(last) and not gone
 
 
-def is_ours(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager: str) -> bool:
-    """Whether `manager` is the only writer of `resource` in a node's status.
+def is_only_writer(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager: str) -> bool:
+    """Return whether `manager` is the only writer of `resource` in a node's status.
 
-    Capacity decides: a kubelet derives allocatable from it. Another program that has written the
-    same number since owns it as well.
+    The writers of capacity count, because kubelets derive allocatable from it. A program that has written the same
+    number later is a writer as well.
     """
     owners: dict[str, set[str]] = {"f:capacity": set(), "f:allocatable": set()}
     for entry in managed_fields:
@@ -127,28 +128,27 @@ def is_ours(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager:
 
 @dataclass(frozen=True)
 class CloudCapacity:
-    """How many peer pods the cloud can hold in all: the last good value of each bound, by its name.
+    """How many peer pods the cloud has room for in total: the last valid value of each bound, by its name.
 
-    `bad` are the values that are none, as they are written.
+    `invalid` has the values that are not valid, as they are written.
     """
 
     bounds: Mapping[str, int]
-    bad: Mapping[str, str]
+    invalid: Mapping[str, str]
 
 
 def cloud_capacity(written: Mapping[str, str], previous: CloudCapacity | None = None) -> CloudCapacity:
-    """What the ConfigMap's data says; an invalid value leaves that of `previous` in force."""
+    """Parse the ConfigMap's data; for an invalid value, that of `previous` stays in force."""
     numbers = {name: whole_number(text) for name, text in written.items()}
-    bad = {name: written[name] for name, number in numbers.items() if number is None}
+    invalid = {name: written[name] for name, number in numbers.items() if number is None}
+    valid = {name: number for name, number in numbers.items() if number is not None}
     before = previous.bounds if previous else {}
-    good = {name: number for name, number in numbers.items() if number is not None}
-    return CloudCapacity({**{name: before[name] for name in bad if name in before}, **good}, bad)
+    return CloudCapacity({**{name: before[name] for name in invalid if name in before}, **valid}, invalid)
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What no node may exceed, because all of them together have no more than `total` slots: the
-    `bound` of the cloud says so."""
+    """The most `slots` that a node may advertise, because the cloud has room for `total` peer pods by its `bound`."""
 
     bound: str
     total: int
@@ -156,10 +156,10 @@ class Ceiling:
 
 
 def ceiling(limits: Iterable[int], bounds: Mapping[str, int]) -> Ceiling | None:
-    """The ceiling that the smallest of the cloud's bounds sets; None where `limits`, what each node
-    may have anyway, keep within it by themselves.
+    """Return the ceiling for the smallest of the cloud's bounds; None if the sum of `limits`, those of all nodes, does
+    not exceed it.
 
-    It is as high as can be: what a node with a low limit leaves goes to the others.
+    It is the highest ceiling with which the sum fits: slots that nodes with a low limit leave go to the others.
     """
     if not bounds:
         return None
@@ -174,25 +174,30 @@ def ceiling(limits: Iterable[int], bounds: Mapping[str, int]) -> Ceiling | None:
     return None
 
 
-def status_patch(node: Node, slots: int | None, resource: str) -> dict | None:
-    """The JSON merge patch for `node`'s status that makes it advertise `slots` of `resource`, or
-    none of it where `slots` is None; None where it does already.
+def status_patch(node: Node, slots: int | None, resource: str) -> dict[str, Any] | None:
+    """Return the merge patch that makes `node` advertise `slots` of `resource` (None: removes the resource), or
+    None if nothing differs.
 
-    Both maps are patched: a kubelet derives allocatable from capacity at its next
-    heartbeat, and a scheduler should not have to wait for it.
+    The patch has capacity and allocatable: a kubelet derives allocatable only at its next heartbeat, and the
+    scheduler should not wait for that.
     """
-    found = (node.capacity, node.allocatable)
-    settled = found == (None, None) if slots is None else all(whole_quantity(quantity) == slots for quantity in found)
-    if settled:
+    quantities = (node.capacity, node.allocatable)
+    if slots is None:
+        is_current = quantities == (None, None)
+    else:
+        is_current = all(whole_quantity(quantity) == slots for quantity in quantities)
+    if is_current:
         return None
     value = None if slots is None else str(slots)
     return {"status": {"capacity": {resource: value}, "allocatable": {resource: value}}}
 
 
+@lru_cache(maxsize=1024)  # Thousands of nodes have few different quantities.
 def whole_quantity(text: str | None) -> int | None:
-    """The whole number that a Kubernetes quantity stands for; None where it is not one."""
+    """Return the value of a Kubernetes quantity if it is a whole number, else None."""
     match = _WHOLE_QUANTITY.fullmatch(text or "")
     if match is None:
         return None
     digits, exponent, suffix = match.groups()
-    return int(digits) * (10 ** int(exponent) if exponent else _MULTIPLIERS[suffix])
+    multiplier: int = 10 ** int(exponent) if exponent else _MULTIPLIERS[suffix]
+    return int(digits) * multiplier

@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where limits come from: the sources of both generations of the operator, merged into pools of nodes.
+"""Pure functions that merge the sources of limits, of both generations of the operator, into pools of nodes.
 
-Plain data in, plain data out. Sources: openshift/sandboxed-containers-operator (SCO) and
+References in comments: openshift/sandboxed-containers-operator (SCO) and
 confidential-containers/cloud-api-adaptor (CAA).
 """
 
@@ -17,30 +17,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .plan import Node
 
-# What a limit that is not written, or empty, means: in a PeerPodConfig, whose CRD has no default for
-# it (CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, defaultPeerPodsLimitPerNode,
+# The default limits: of a PeerPodConfig, whose CRD has none (CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, defaultPeerPodsLimitPerNode,
 # from 9fc762f8 until its removal by 059f6420), and in peer-pods-cm (CAA's
 # src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node).
 CONFIG_DEFAULT_LIMIT, DEFAULT_LIMIT = 1, 10
 
-# What spec.nodeSelector means where it is not written, as upstream's peerpodconfig-ctrl has it.
-# An empty selector that is written selects every node, as anywhere in Kubernetes.
+# The default of spec.nodeSelector in upstream's peerpodconfig-ctrl. An empty selector selects every node.
 DEFAULT_NODE_SELECTOR = {"node.kubernetes.io/worker": ""}
 
-# Kubernetes counts in int64: a larger quantity is kept, but no scheduler can count with it.
+# Schedulers count in int64; the API server accepts larger quantities.
 LARGEST_LIMIT = 2**63 - 1
 
-# The DaemonSets of cloud-api-adaptor: of peerpodconfig-ctrl (operator 1.4 to 1.8), and of the
-# operator itself (1.9 and newer; SCO's pull request 532).
+# The DaemonSets of cloud-api-adaptor: that of peerpodconfig-ctrl (operator 1.4 to 1.8) and that of the operator
+# itself (1.9 and newer; SCO's pull request 532).
 FIRST_DAEMON_SET, SECOND_DAEMON_SET = "peerpodconfig-ctrl-caa-daemon", "osc-caa-ds"
 
-# The operator's own pool: this PeerPodConfig up to 1.8, the nodes of osc-caa-ds from 1.9 on.
+# The operator's own pool: a PeerPodConfig up to 1.8, the nodes of osc-caa-ds from 1.9 on.
 OPERATORS_CONFIG, DEFAULT = "peerpodconfig-openshift", "default"
 
 # The operator's settings from 1.9 on (SCO's pull request 498), and the key of the limit.
 PEER_PODS_CM, LIMIT_KEY = "peer-pods-cm", "PEERPODS_LIMIT_PER_NODE"
 
-# Where a pool's limit is stored, as logs and metrics name it.
+# The sources of limits, as logs and metrics name them.
 PEER_POD_CONFIG, LIMITS = "PeerPodConfig", "peerpods-limits"
 
 _NEGATIVE_NUMBER = re.compile("-[0-9]*[1-9][0-9]*")
@@ -48,7 +46,7 @@ _NEGATIVE_NUMBER = re.compile("-[0-9]*[1-9][0-9]*")
 
 @dataclass(frozen=True)
 class Observed:
-    """What the API server has of a PeerPodConfig besides its spec; `conditions` as it has them."""
+    """The metadata and status of a PeerPodConfig, as the API server returned them last."""
 
     uid: str = ""
     generation: int = 0
@@ -59,20 +57,19 @@ class Observed:
 
 @dataclass(frozen=True)
 class Pool:
-    """Nodes with a limit of their own.
+    """A group of nodes with a limit.
 
-    `node_selector` is None where it could not be read: it selects no node. `limit` is the last
-    valid value, None where none was ever read. `bad_limit` is what is written now, where that is
-    not a limit. The limit is stored in `source`; unless it `is_written` there, it is the default. A
-    pool that `is_fallback` has only the nodes that no other pool selects. A pool that `has_vanished`
-    is only remembered (see `vanished`). `observed` is what was reported of a PeerPodConfig last: two
-    pools that differ in that alone are the same.
+    `node_selector` and `limit` are the last valid values; None: no valid value has been read. Without a
+    `node_selector` the pool selects no node. `invalid` is the current text if it is not valid. The limit is stored in
+    `source`; if it is not `is_written` there, it is the default. A pool that `is_fallback` applies only to nodes that
+    no other pool selects. A pool that `has_vanished` has no source any more (see `vanished`). `observed` does not
+    count in comparisons.
     """
 
     name: str
     node_selector: Mapping[str, str] | None
     limit: int | None
-    bad_limit: str | None = None
+    invalid: str | None = None
     source: str = PEER_POD_CONFIG
     is_written: bool = True
     is_fallback: bool = False
@@ -92,10 +89,9 @@ def pool_of_config(
     previous: Pool | None,
     observed: Observed = Observed(),
 ) -> Pool:
-    """The pool of the PeerPodConfig `name`, with its defaults filled in.
+    """Return the pool of the PeerPodConfig `name`, with defaults.
 
-    A limit that is not one leaves the limit of `previous`, the same PeerPodConfig as it was known
-    before, in force.
+    If the limit is not valid, that of `previous`, the pool of the same PeerPodConfig before, stays in force.
     """
     selector = DEFAULT_NODE_SELECTOR if node_selector is None else node_selector
     if not limit:
@@ -104,61 +100,62 @@ def pool_of_config(
     if number is not None:
         return Pool(name, selector, number, observed=observed)
     last_valid = previous.limit if previous else None
-    return Pool(name, selector, last_valid, bad_limit=limit, observed=observed)
+    return Pool(name, selector, last_valid, invalid=limit, observed=observed)
 
 
 class Entry(NamedTuple):
-    """One entry of peerpods-limits; `bad` is its text where that is not valid."""
+    """One entry of peerpods-limits: the last valid limit and node selector, and the text if it is not valid."""
 
     limit: int | None
     node_selector: Mapping[str, str] | None
-    bad: str | None = None
+    invalid: str | None = None
 
 
-def limit_entries(data: Mapping[str, str], previous: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
-    """The entries of peerpods-limits by the pool's name; an invalid limit or node selector leaves that
-    of `previous` in force."""
-    return {name: _entry(name, text, (previous or {}).get(name)) for name, text in data.items()}
+def parse_limit_entries(data: Mapping[str, str], previous: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
+    """Parse the entries of peerpods-limits, by pool; for an invalid limit or node selector, that of `previous` stays
+    in force."""
+    return {name: _parse_entry(name, text, (previous or {}).get(name)) for name, text in data.items()}
 
 
-def _entry(name: str, text: str, previous: Entry | None) -> Entry:
+def _parse_entry(name: str, text: str, previous: Entry | None) -> Entry:
     last_valid = previous or Entry(None, None)
     try:
         value = json.loads(text)
-    # A number with thousands of digits is a ValueError, too; deeply nested text is the other one.
+    # RecursionError: deeply nested text. A number with thousands of digits is a ValueError.
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         value = {}
-    limit, selector, bad = value.get("limit"), value.get("nodeSelector"), None
+    limit, selector, invalid = value.get("limit"), value.get("nodeSelector"), None
+    # Each field is validated by itself: the nodes of a pool without a valid limit must not get the default pool's.
     if type(limit) is not int or not 0 <= limit <= LARGEST_LIMIT:
-        limit, bad = last_valid.limit, text
+        limit, invalid = last_valid.limit, text
     if name == DEFAULT:
-        # The operator decides which nodes these are.
-        return Entry(limit, None, bad)
-    # Each field by itself: nodes of a pool without a valid limit must not get that of the default.
+        # The nodes of this pool are those of the operator's DaemonSet.
+        return Entry(limit, None, invalid)
     if not isinstance(selector, dict) or not all(isinstance(v, str) for v in selector.values()):
-        selector, bad = last_valid.node_selector, text
-    return Entry(limit, selector, bad)
+        selector, invalid = last_valid.node_selector, text
+    return Entry(limit, selector, invalid)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """PEERPODS_LIMIT_PER_NODE of peer-pods-cm: the last valid `limit`, whether the key is written,
-    and its text where that is not a number.
+    """PEERPODS_LIMIT_PER_NODE of peer-pods-cm: the last valid `limit`, whether the key is written, and its text if it
+    is not valid.
 
-    `limit` is None where the key is not written, or negative: then cloud-api-adaptor advertises
-    nothing (CAA's pkg/adaptor/k8sops/node.go), and the product has no limit.
+    `limit` is None if the key is not written or negative: for a negative one, cloud-api-adaptor advertises nothing
+    (CAA's pkg/adaptor/k8sops/node.go).
     """
 
     limit: int | None
     is_written: bool = True
-    bad: str | None = None
+    invalid: str | None = None
 
 
-def setting(data: Mapping[str, str], previous: Setting | None = None) -> Setting:
+def parse_setting(data: Mapping[str, str], previous: Setting | None = None) -> Setting:
+    """Parse the limit in the data of peer-pods-cm; if it is not valid, that of `previous` stays in force."""
     text = data.get(LIMIT_KEY)
-    # An empty one is the default (CAA's src/cloud-providers/util.go, IntWithEnv).
+    # An empty value means the default (CAA's src/cloud-providers/util.go, IntWithEnv).
     if not text:
         return Setting(None, is_written=False)
     if _NEGATIVE_NUMBER.fullmatch(text.strip()):
@@ -166,7 +163,7 @@ def setting(data: Mapping[str, str], previous: Setting | None = None) -> Setting
     number = whole_number(text)
     if number is not None:
         return Setting(number)
-    return Setting(previous.limit if previous else None, bad=text)
+    return Setting(previous.limit if previous else None, invalid=text)
 
 
 def merge(
@@ -175,52 +172,52 @@ def merge(
     peer_pods_cm: Setting | None,
     daemon_sets: Mapping[str, Mapping[str, str]],
 ) -> tuple[int, dict[str, Pool]]:
-    """(the operator's generation, its pools by name).
+    """Return the operator's generation and the pools by name.
 
-    `configs` are those of the PeerPodConfigs, `entries` those of peerpods-limits, `daemon_sets`
-    the node selectors of cloud-api-adaptor's DaemonSets by name; None: it does not exist. The
-    generation is 0 while nothing shows it: without a KataConfig, and in the middle of an upgrade
-    from 1.8, when peerpodconfig-openshift is deleted and osc-caa-ds not yet made.
+    `configs` are the pools of the PeerPodConfigs, `entries` those of peerpods-limits, `daemon_sets` the node
+    selectors of cloud-api-adaptor's DaemonSets by name; None: the ConfigMap does not exist. The generation is 0 while
+    it is not known: without a KataConfig, and in an upgrade from 1.8, between the deletion of peerpodconfig-openshift
+    and the creation of osc-caa-ds.
     """
     pools = {config.name: config for config in configs}
     second = daemon_sets.get(SECOND_DAEMON_SET)
     if second is None and (FIRST_DAEMON_SET in daemon_sets or OPERATORS_CONFIG in pools):
-        # The modules write limits to PeerPodConfigs there; peerpods-limits may be left over.
+        # The limits are in the PeerPodConfigs; peerpods-limits may be left over from a downgrade.
         return 1, pools
     operators = pools.pop(OPERATORS_CONFIG, None)
     for name, entry in (entries or {}).items():
         if name != DEFAULT:
-            pools[name] = Pool(name, entry.node_selector, entry.limit, entry.bad, LIMITS)
+            pools[name] = Pool(name, entry.node_selector, entry.limit, entry.invalid, LIMITS)
     if second is None:
         return 0, pools
     pools[DEFAULT] = replace(
-        _default(operators, (entries or {}).get(DEFAULT), peer_pods_cm),
+        _default_pool(operators, (entries or {}).get(DEFAULT), peer_pods_cm),
         node_selector=second,
         is_fallback=True,
     )
     return 2, pools
 
 
-def _default(operators: Pool | None, entry: Entry | None, peer_pods_cm: Setting | None) -> Pool:
-    """The operator's own pool on the second generation, with the limit of the first source that
-    has one; its node selector is still to be set."""
+def _default_pool(operators: Pool | None, entry: Entry | None, peer_pods_cm: Setting | None) -> Pool:
+    """Return the operator's own pool on the second generation, without its node selector. Its limit is that of the
+    first source that has one."""
     if entry:
-        return Pool(DEFAULT, None, entry.limit, entry.bad, LIMITS)
+        return Pool(DEFAULT, None, entry.limit, entry.invalid, LIMITS)
     if operators and operators.is_written:
-        # Not yet migrated: its limit overwrites that of peer-pods-cm (SCO's controllers/migrate.go).
+        # Not migrated yet: its limit overwrites that of peer-pods-cm (SCO's controllers/migrate.go).
         return replace(operators, name=DEFAULT, observed=Observed())
     if peer_pods_cm and peer_pods_cm.is_written:
-        return Pool(DEFAULT, None, peer_pods_cm.limit, peer_pods_cm.bad, PEER_PODS_CM)
+        return Pool(DEFAULT, None, peer_pods_cm.limit, peer_pods_cm.invalid, PEER_PODS_CM)
     limit = DEFAULT_LIMIT if peer_pods_cm else None
     return Pool(DEFAULT, None, limit, source=PEER_PODS_CM, is_written=False)
 
 
 def vanished(last: Mapping[str, Pool], pools: Mapping[str, Pool], generation: int) -> dict[str, Pool]:
-    """The pools of `last`, those known before, that are missing in `pools`, by name.
+    """Return the pools of `last`, those known before, that are missing in `pools`, by name.
 
-    None once the operator's own pool is among `pools`: then no source is missing, and what is not
-    there was deleted. Without it, as in an upgrade from 1.8, which may last as long as the image of
-    the pod VMs takes to build, nothing else shows which nodes depend on a cloud-api-adaptor.
+    Empty if the operator's own pool is in `pools`: then all sources exist, and missing pools were deleted. Without
+    it, as in an upgrade from 1.8 until the image of the pod VMs is built, only the remembered pools show which nodes
+    depend on a cloud-api-adaptor.
     """
     if operators_pool(generation) in pools:
         return {}
@@ -228,16 +225,16 @@ def vanished(last: Mapping[str, Pool], pools: Mapping[str, Pool], generation: in
 
 
 def operators_pool(generation: int) -> str:
-    """The name of the operator's own pool."""
+    """Return the name of the operator's own pool."""
     return DEFAULT if generation == 2 else OPERATORS_CONFIG
 
 
 def whole_number(text: str) -> int | None:
-    """White space around a number does not count, as to CAA (entrypoint.sh up to 33263154, then
-    IntWithEnv) and to the modules."""
+    """Parse a limit; None if it is not valid. White space around the number is ignored, as in CAA (entrypoint.sh up to
+    33263154, then IntWithEnv) and in the modules."""
     text = text.strip()
     if not (text.isascii() and text.isdecimal()):
         return None
     digits = text.lstrip("0") or "0"
-    # Python refuses to convert thousands of digits.
+    # int() raises ValueError for thousands of digits.
     return int(digits) if len(digits) < 20 and int(digits) <= LARGEST_LIMIT else None

@@ -27,18 +27,18 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Raises ValueError, as a sentence, where a value is invalid."""
+        """Raises ValueError if a value is not valid."""
         address = env.get("BIND_ADDRESS") or cls.bind_address
         try:
             ipaddress.ip_address(address)
         except ValueError as error:
-            raise ValueError(f"BIND_ADDRESS is no IP address: {error}.") from error
+            raise ValueError(f"BIND_ADDRESS must be an IP address: {error}.") from error
         return cls(
             namespace=env.get("NAMESPACE") or cls.namespace,
             peerpodconfig_namespace=env.get("PEERPODCONFIG_NAMESPACE") or cls.peerpodconfig_namespace,
             resource=env.get("POD_VM_EXTENDED_RESOURCE") or cls.resource,
             lease_name=env.get("LEASE_NAME") or cls.lease_name,
-            # Shorter ones are lost to the first hiccup of an API server.
+            # A shorter Lease is lost in every short interruption of the API server.
             lease_duration_seconds=_number(env, "LEASE_DURATION_SECONDS", cls.lease_duration_seconds, 3, 3600),
             cloud_capacity_configmap=env.get("CLOUD_CAPACITY_CONFIGMAP") or cls.cloud_capacity_configmap,
             limits_configmap=env.get("LIMITS_CONFIGMAP") or cls.limits_configmap,
@@ -52,12 +52,12 @@ class Settings:
 def _number(env: Mapping[str, str], name: str, default: int, lowest: int, highest: int) -> int:
     text = env.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
-        raise ValueError(f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}.")
+        raise ValueError(f"{name} must be a whole number from {lowest} to {highest}; got {text!r}.")
     return int(text)
 
 
 def _switch(env: Mapping[str, str], name: str, default: bool) -> bool:
     text = (env.get(name) or str(default)).lower()
     if text not in TRUE + FALSE:
-        raise ValueError(f"{name} is {text!r}: set it to true or false.")
+        raise ValueError(f"{name} must be true or false; got {text!r}.")
     return text in TRUE

@@ -1,9 +1,8 @@
-"""The agent as a process, with the rights its role gives it, against a real API server.
+"""Runs the agent as a process, with the permissions that its role grants, against a real API server.
 
-Needs the fixture `cluster`: `kubeconfig` (a path, the administrator's), `get(*arguments)`, `apply(*objects)` and
-`kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test
-has a namespace, a resource name and nodes of its own, and leaves the cluster as
-it was: any number of agents and tests can share it.
+Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)` and
+`kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test has its own namespace, resource name
+and nodes, and deletes them, so that tests can share the cluster.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from tests.cluster.processes import free_ports
 
 PROJECT = Path(__file__).parents[1]
 
-# Exactly the permissions of the README: in the whole cluster, in the operator's namespace and in the
-# agent's own.
+# Exactly the permissions in the README: cluster-wide, in the operator's namespace and in the agent's namespace.
 CLUSTER_RIGHTS = [
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
@@ -77,8 +75,8 @@ def until(probe: Callable[[], object], expected: object, seconds: float = 30) ->
         time.sleep(0.1)
 
 
-class Place:
-    """A corner of the cluster for one test: namespace, resource, service account, nodes."""
+class Workspace:
+    """The objects of one test: namespace, resource name, service account, nodes and agents."""
 
     def __init__(self, cluster, directory: Path):
         self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
@@ -125,7 +123,7 @@ class Place:
         self._token = self._kubectl("create", "token", self.id, "-n", self.id).strip()
 
     def config(self, name: str, limit: str | None, selector: dict[str, str] | None = None) -> None:
-        """Create or change a PeerPodConfig; by default it selects this place's labelled nodes."""
+        """Create or change a PeerPodConfig; by default it selects the workspace's labelled nodes."""
         spec = {
             "cloudSecretName": "peer-pods-secret",
             "configMapName": "peer-pods-cm",
@@ -149,11 +147,11 @@ class Place:
         return full
 
     def nodes(self, count: int) -> list[str]:
-        """Create that many nodes, which PeerPodConfigs select; returns their names."""
+        """Create `count` nodes that PeerPodConfigs select; returns their names."""
         return self._make_nodes([f"{number:04}" for number in range(count)], {self.label: ""})
 
     def forget(self, nodes: list[str]) -> None:
-        """These have been deleted."""
+        """Do not delete these nodes in the end: they have been deleted."""
         self._nodes = [node for node in self._nodes if node not in nodes]
 
     def _make_nodes(self, names: list[str], labels: dict[str, str]) -> list[str]:
@@ -174,7 +172,7 @@ class Place:
         return full
 
     def peer_pod(self, name: str, node: str | None) -> None:
-        """Create a pod that takes a slot: of that node, or of none yet."""
+        """Create a pod that takes a slot of the node; None: a pending pod."""
         resources = {"requests": {self.resource: "1"}, "limits": {self.resource: "1"}}
         self.apply(
             {
@@ -184,7 +182,7 @@ class Place:
                 "spec": {
                     "automountServiceAccountToken": False,
                     "nodeName": node,
-                    # No scheduler takes a pod that is to wait.
+                    # No scheduler has this name, so the pod stays pending.
                     "schedulerName": self.id,
                     "containers": [{"name": "c", "image": "i", "resources": resources}],
                 },
@@ -202,7 +200,7 @@ class Place:
         )
 
     def limits(self, **entries: dict | str) -> None:
-        """Write peerpods-limits: each entry as JSON, or the text as it is."""
+        """Write peerpods-limits: an entry that is not a string becomes JSON."""
         data = {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
         self._config_map(LIMITS, data)
 
@@ -216,8 +214,8 @@ class Place:
         self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
     def daemon_set(self, name: str = "osc-caa-ds", selector: dict[str, str] | None = None) -> None:
-        """Create a DaemonSet of cloud-api-adaptor. Its own pods stay pending, and have no label by
-        which the agent would find them: a test makes those that it needs."""
+        """Create a DaemonSet of cloud-api-adaptor. Its pods stay pending, and do not have the label that the agent
+        selects: tests create the pods that they need."""
         labels = {"test": self.id}
         self.apply(
             {
@@ -271,7 +269,7 @@ class Place:
         )
 
     def stop_pod(self, pod: str) -> None:
-        """Delete the pod; it stays with a deletionTimestamp, as no kubelet ends it."""
+        """Delete the pod; it stays with a deletionTimestamp, because there is no kubelet."""
         self._kubectl("delete", "pod", pod, "-n", self.id, "--wait=false")
 
     def remove_pod(self, pod: str) -> None:
@@ -298,7 +296,7 @@ class Place:
         )
 
     def share(self, node: str, limit: int) -> None:
-        """Own the capacity as another program that has applied the same number."""
+        """Become an owner of the capacity by a server-side apply of the same number."""
         status = {"capacity": {self.resource: str(limit)}}
         self._kubectl(
             "apply",
@@ -318,7 +316,7 @@ class Place:
         return found
 
     def set_conditions(self, config: str, *conditions: dict) -> None:
-        """Write them as another writer would."""
+        """Write status.conditions as another program."""
         patch = json.dumps({"status": {"conditions": conditions}})
         self._kubectl(
             "patch",
@@ -332,7 +330,7 @@ class Place:
         )
 
     def events(self) -> list[tuple[str, str, int]]:
-        """(name of the PeerPodConfig, reason, count) of each Event there is."""
+        """(name of the PeerPodConfig, reason, count) of each Event."""
         items = self._get("events", "-n", self.id)["items"]
         return sorted(
             (item["involvedObject"]["name"], item["reason"], item["count"])
@@ -348,7 +346,7 @@ class Place:
         self._kubectl("label", "node", node, change)
 
     def set_status(self, node: str, value: str | None) -> None:
-        """Set the resource as another writer would, past the agent."""
+        """Set the resource as another program."""
         status = {"capacity": {self.resource: value}, "allocatable": {self.resource: value}}
         patch = json.dumps({"status": status})
         self._kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}")
@@ -358,7 +356,7 @@ class Place:
         return self._slots(self._get("node", node))
 
     def all_slots(self) -> dict[str, tuple[str | None, str | None]]:
-        """The same of each of this place's nodes."""
+        """(capacity, allocatable) of each node of the workspace."""
         return {
             item["metadata"]["name"]: self._slots(item)
             for item in self._get("nodes")["items"]
@@ -374,8 +372,7 @@ class Place:
         return Link(host, int(port))
 
     def start(self, server: str | None = None, ready: int = 200, **environment: str) -> Agent:
-        """Start an agent and wait until /readyz says `ready`; `server` replaces the API server's
-        address."""
+        """Start an agent and wait until /readyz returns `ready`; `server` replaces the API server's address."""
         number = len(self._processes)
         kubeconfig = self._directory / f"kubeconfig-{number}"
         api = {**self._api, "server": server or self._api["server"]}
@@ -403,7 +400,7 @@ class Place:
                     "POD_VM_EXTENDED_RESOURCE": self.resource,
                     "BIND_ADDRESS": "127.0.0.1",
                     "HEALTH_PORT": str(port),
-                    # Tests of anything else need no cloud-api-adaptor pods.
+                    # Most tests do not need cloud-api-adaptor pods.
                     "REQUIRE_READY_ADAPTOR": "false",
                     **environment,
                 },
@@ -433,7 +430,7 @@ class Agent:
         self._port = port
 
     def get(self, path: str) -> int | None:
-        """The HTTP status of the health endpoint's answer; None where there is no answer."""
+        """The HTTP status of the health endpoint; None without a response."""
         assert self.process.poll() is None, self._log.read_text()
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}") as answer:
@@ -444,14 +441,14 @@ class Agent:
             return None
 
     def samples(self) -> list[Sample]:
-        """What Prometheus is told."""
+        """The samples of /metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
             text = answer.read().decode()
         families = text_string_to_metric_families(text)
         return [sample for family in families for sample in family.samples]
 
     def metrics(self) -> dict[tuple[str, ...], float]:
-        """Each sample by its name and the values of its labels, these in the order of their names."""
+        """The value of each sample, by its name and the values of its labels in the order of the label names."""
         return {(sample.name, *sample.labels.values()): sample.value for sample in self.samples()}
 
     def body(self, path: str) -> str:
@@ -462,18 +459,18 @@ class Agent:
         return self.metrics()[("peerpods_node_capacity_leader",)] == 1
 
     def patched(self, node: str) -> list[int | None]:
-        """The slots that it gave the node, one after another."""
+        """The slots to which the agent patched the node, in order."""
         records = self.log("info")
         return [r["slots"] for r in records if r.get("node") == node and "slots" in r]
 
     def log(self, level: str) -> list[dict]:
-        """The records of that level; every line of the log has to be one JSON object."""
+        """The records of that level. Every line of the log must be a JSON object."""
         records = [json.loads(line) for line in self._log.read_text().splitlines()]
         return [record for record in records if record["level"] == level]
 
 
 class Link:
-    """TCP connections to the API server that a test can cut and mend, or hold up."""
+    """A TCP proxy of the API server that a test can cut, restore, stall and resume."""
 
     def __init__(self, host: str, port: int):
         self._upstream = (host, port)
@@ -486,10 +483,10 @@ class Link:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
-        """From now on everything is held back, in both directions; nothing is cut."""
+        """Hold back all data, in both directions, without closing connections."""
         self._flows.clear()
 
-    def flow(self) -> None:
+    def resume(self) -> None:
         self._flows.set()
 
     def cut(self) -> None:
@@ -499,7 +496,7 @@ class Link:
                 end.shutdown(socket.SHUT_RDWR)
         self._open.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._up = True
 
     def _accept(self) -> None:

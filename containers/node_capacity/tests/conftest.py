@@ -11,11 +11,11 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from agent_process import Place
+from agent_process import Workspace
 
 
 @pytest.fixture
-def place(cluster, tmp_path: Path) -> Iterator[Place]:
-    place = Place(cluster, tmp_path)
-    yield place
-    place.clean_up()
+def workspace(cluster, tmp_path: Path) -> Iterator[Workspace]:
+    workspace = Workspace(cluster, tmp_path)
+    yield workspace
+    workspace.clean_up()

@@ -1,4 +1,4 @@
-"""Answers that a healthy API server does not give on demand, from a scripted one over HTTP."""
+"""Responses that a healthy API server does not return on demand, from a scripted one over HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from peerpods_node_capacity.agent import Agent
-from peerpods_node_capacity.kube import ApiError, Kube, Metadata
+from peerpods_node_capacity.kube import ApiError, Kube, Metadata, OnlyMetadata
 from peerpods_node_capacity.mirror import Mirror
 from peerpods_node_capacity.settings import Settings
 
@@ -29,9 +29,9 @@ class HasMetadata(msgspec.Struct):
 
 
 class ScriptedApi(ThreadingHTTPServer):
-    """`answer(request)` is asked for each request and returns (status, headers, body).
+    """A server that calls `answer(request)` for each request, which returns (status, headers, body).
 
-    A request is what `_Handler` makes of one; `requests` has them all, in order.
+    `requests` has all requests, as `_Handler` describes them, in order.
     """
 
     daemon_threads = True
@@ -41,8 +41,8 @@ class ScriptedApi(ThreadingHTTPServer):
         self.answer = answer
         self.requests: list[dict] = []
 
-    def count(self, **wanted: object) -> int:
-        return sum(wanted.items() <= request.items() for request in self.requests)
+    def count(self, **expected: object) -> int:
+        return sum(expected.items() <= request.items() for request in self.requests)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        # Whoever asked may be gone by now: a test that is over cancels its watches.
+        # At the end of a test, the agent closes its watches.
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
 
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    """Start a ScriptedApi with the given answers; KUBECONFIG leads to it, with the token in ./token."""
+    """Start a ScriptedApi with `answer`; KUBECONFIG has its address, and ./token the token."""
     started = []
 
     def start(answer: Callable[[dict], tuple[int, dict, bytes]]) -> ScriptedApi:
@@ -107,7 +107,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 
 def json_answer(body: object, status: int = 200, **headers: str) -> tuple[int, dict, bytes]:
-    # The newline is what ends an event of a watch.
+    # The newline ends an event of a watch.
     text = json.dumps(body, ensure_ascii=False) + "\n"
     return status, {"Content-Type": "application/json", **headers}, text.encode()
 
@@ -117,10 +117,10 @@ def page(version: str, *items: dict, more: str = "") -> tuple[int, dict, bytes]:
 
 
 def bookmark(version: str) -> tuple[int, dict, bytes]:
-    """A watch in which nothing happens, for a while."""
+    """A watch with a bookmark, after a while."""
     time.sleep(0.2)
-    # Go's JSON has U+0085 as it is, and some take it for the end of a line.
-    metadata = {"resourceVersion": version, "annotations": {"note": "not\u0085two lines"}}
+    # Go's JSON does not escape U+0085, which str.splitlines takes for the end of a line.
+    metadata = {"resourceVersion": version, "annotations": {"note": "one\u0085line"}}
     return json_answer({"type": "BOOKMARK", "object": {"metadata": metadata}})
 
 
@@ -169,8 +169,8 @@ async def agent(kube: Kube) -> None:
     await Agent(kube, SETTINGS, "me").run()
 
 
-def nothing_else(request: dict) -> tuple[int, dict, bytes]:
-    """An API server that has no more than what a test is about: the Lease is to be had."""
+def default_answer(request: dict) -> tuple[int, dict, bytes]:
+    """The response to all other requests: empty collections, and writes that succeed."""
     match request:
         case {"method": "POST", "path": path} if path == LEASES:
             held = {"holderIdentity": "me", "leaseDurationSeconds": 15}
@@ -199,9 +199,9 @@ GONE = "too old resource version: 7 (9)"
     ],
     ids=["as a response", "as an event"],
 )
-def test_a_version_that_is_gone_is_listed_again(scripted, gone):
-    """The second list, of two pages, lacks node old and has nodes new and newer: all is noticed;
-    then a bookmark moves the version on from which the next watch starts."""
+def test_an_expired_resource_version_causes_a_new_list(scripted, gone):
+    """The second list, of two pages, does not have node old and has nodes new and newer. Then the next watch starts from
+    the resourceVersion of a bookmark."""
     lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"), more="page 2")])
 
     def answer(request):
@@ -222,15 +222,15 @@ def test_a_version_that_is_gone_is_listed_again(scripted, gone):
         def changed(name: str, _old: str | None, new: str | None) -> None:
             changes.append((name, new))
 
-        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "kept", changed).run()
+        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", changed).run()
 
     run_until(mirror, lambda: api.count(watch=True, version="11"))
-    assert changes == [("old", "kept"), ("old", None), ("new", "kept"), ("newer", "kept")]
+    assert changes == [("old", "item"), ("old", None), ("new", "item"), ("newer", "item")]
     assert api.count(watch=True, version="7") == 1
 
 
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
-    """Its objects are gone, although no event has reported that; the mirror stays synced."""
+    """Its objects are removed without an event; the mirror stays synced."""
     served = True
 
     def answer(request):
@@ -252,18 +252,18 @@ def test_a_collection_that_is_no_longer_served_is_empty(scripted):
             kube,
             CONFIGS,
             HasMetadata,
-            lambda raw, _: "kept",
+            lambda raw, _: "item",
             lambda name, _old, new: changes.append((name, new, following.synced.is_set())),
             may_be_absent=True,
         )
         await following.run()
 
     run_until(mirror, lambda: len(changes) == 2)
-    assert changes == [("c", "kept", False), ("c", None, True)]
+    assert changes == [("c", "item", False), ("c", None, True)]
 
 
-def test_a_bookmark_of_pods_is_no_pod(scripted, caplog):
-    """The API server writes an empty one, whose list of containers is null."""
+def test_a_bookmark_of_pods_is_not_a_pod(scripted, caplog):
+    """The list of containers in its object is null."""
     empty = {"metadata": {"resourceVersion": "11"}, "spec": {"containers": None}, "status": {}}
 
     def answer(request):
@@ -273,7 +273,7 @@ def test_a_bookmark_of_pods_is_no_pod(scripted, caplog):
             case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
             case _:
-                return nothing_else(request)
+                return default_answer(request)
 
     api = scripted(answer)
     counting = replace(SETTINGS, count_peer_pods=True)
@@ -285,7 +285,7 @@ def test_a_bookmark_of_pods_is_no_pod(scripted, caplog):
     assert caplog.messages == []
 
 
-def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
+def test_nothing_is_removed_before_the_peerpodconfigs_are_listed(scripted):
     """A node that has slots keeps them while the PeerPodConfigs cannot be read."""
     advertising = worker("w", "5") | {"status": {"capacity": {VM: "3"}, "allocatable": {VM: "3"}}}
 
@@ -296,57 +296,57 @@ def test_nothing_is_removed_before_the_peerpodconfigs_are_known(scripted):
             case {"path": path} if path == CONFIGS:
                 return json_answer(status(403, "peerpodconfigs is forbidden"), 403)
             case _:
-                return nothing_else(request)
+                return default_answer(request)
 
     api = scripted(answer)
     run_until(agent, lambda: api.count(path=CONFIGS) >= 3)
     assert api.count(method="PATCH") == 0
 
 
-def test_retry_after_is_waited_for_by_every_request(scripted):
-    asked = []
+def test_every_request_observes_retry_after(scripted):
+    times = []
 
     def answer(request):
-        asked.append(request["at"])
-        if len(asked) == 1:
+        times.append(request["at"])
+        if len(times) == 1:
             return json_answer(status(429, "too many requests"), 429, **{"Retry-After": "1"})
-        return nothing_else(request)
+        return default_answer(request)
 
     scripted(answer)
 
     async def patches() -> None:
         kube = Kube()
         with pytest.raises(ApiError, match=r"429 .*: too many requests"):
-            await kube.patch("/api/v1/nodes/a/status", {})
-        await asyncio.gather(*(kube.patch(f"/api/v1/nodes/{n}/status", {}) for n in "bcd"))
+            await kube.patch("/api/v1/nodes/a/status", {}, OnlyMetadata)
+        await asyncio.gather(*(kube.patch(f"/api/v1/nodes/{n}/status", {}, OnlyMetadata) for n in "bcd"))
         await kube.close()
 
     asyncio.run(patches())
-    assert len(asked) == 4
-    assert all(at - asked[0] >= 1 for at in asked[1:])
+    assert len(times) == 4
+    assert all(at - times[0] >= 1 for at in times[1:])
 
 
-def test_a_refused_patch_is_tried_again(scripted):
+def test_a_failed_patch_is_retried(scripted):
     refusals = iter([500, 503, 403])
 
     def answer(request):
         match request:
             case {"method": "PATCH", "path": "/api/v1/nodes/w/status"}:
                 code = next(refusals, None)
-                return json_answer(status(code, "not now"), code) if code else nothing_else(request)
+                return json_answer(status(code, "not now"), code) if code else default_answer(request)
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
             case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
             case _:
-                return nothing_else(request)
+                return default_answer(request)
 
     api = scripted(answer)
     run_until(agent, lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
 
 
-def test_two_patches_of_a_node_that_fail_at_the_same_time(scripted, monkeypatch, caplog):
-    """The node is looked at again once, after the second one."""
+def test_two_concurrent_failed_patches_of_a_node_are_retried_once(scripted, monkeypatch, caplog):
+    """The node is queued again once, after the second failure."""
     monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 0.3)
     both = threading.Barrier(2, timeout=10)
     patched = threading.Event()
@@ -357,7 +357,7 @@ def test_two_patches_of_a_node_that_fail_at_the_same_time(scripted, monkeypatch,
             case {"method": "PATCH", "path": path} if path == WORKER_STATUS:
                 patched.set()
                 if api.count(method="PATCH", path=WORKER_STATUS) > 2:
-                    return nothing_else(request)
+                    return default_answer(request)
                 both.wait()
                 return json_answer(status(500, "not now"), 500)
             case {"path": "/api/v1/nodes", "watch": False}:
@@ -370,7 +370,7 @@ def test_two_patches_of_a_node_that_fail_at_the_same_time(scripted, monkeypatch,
             case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
             case _:
-                return nothing_else(request)
+                return default_answer(request)
 
     api = scripted(answer)
     ended = []
@@ -378,7 +378,7 @@ def test_two_patches_of_a_node_that_fail_at_the_same_time(scripted, monkeypatch,
     def done() -> bool:
         if api.count(method="PATCH", path=WORKER_STATUS) == 3:
             ended.append(time.monotonic())
-        # Long enough for a second timer.
+        # Longer than a second timer would take.
         return bool(ended) and time.monotonic() - ended[0] > 0.6
 
     run_until(agent, done)
@@ -397,11 +397,10 @@ PEER_POD = {
 }
 
 
-class Fought:
-    """An API server with the node w, which another writer keeps resetting, its cloud-api-adaptor and
-    one peer pod.
+class Contested:
+    """An API server with the node w, which another program keeps resetting, its cloud-api-adaptor and one peer pod.
 
-    A test sends the events of the watches, by path; `slots` has what the agent has patched.
+    A test sends the events of the watches, by path; `slots` has the values of the agent's patches.
     """
 
     def __init__(self) -> None:
@@ -432,7 +431,7 @@ class Fought:
         match request:
             case {"method": "PATCH", "path": path, "body": body} if path == WORKER_STATUS:
                 self.slots.append(json.loads(body)["status"]["capacity"][VM])
-                return nothing_else(request)
+                return default_answer(request)
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
             case {"path": path, "watch": False} if path == ADAPTORS:
@@ -444,53 +443,53 @@ class Fought:
             case {"path": path, "watch": True} if self._events.get(path):
                 return json_answer(self._events[path].pop(0))
             case _:
-                return nothing_else(request)
+                return default_answer(request)
 
 
 @pytest.mark.parametrize("pod_first", [False, True])
-def test_only_raising_a_node_rests(scripted, monkeypatch, pod_first):
-    """While two writers fight over a node, its cloud-api-adaptor stops: the free slots go."""
+def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
+    """If cloud-api-adaptor stops while another program keeps writing the node, the free slots are removed."""
     monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 60)
     monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda _failures: 0)
-    monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_IN_PEACE", 0)
-    fought = Fought()
-    scripted(fought)
+    monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
+    contested = Contested()
+    scripted(contested)
 
     async def patched(*slots: str) -> None:
-        while fought.slots != list(slots):
-            assert fought.slots == list(slots)[: len(fought.slots)]
+        while contested.slots != list(slots):
+            assert contested.slots == list(slots)[: len(contested.slots)]
             await asyncio.sleep(0.02)
 
     async def play() -> None:
         await patched("3")
-        fought.node("3")
-        fought.node("1")
+        contested.node("3")
+        contested.node("1")
         await patched("3", "3")
-        # From here on it rests. The two watches are not ordered.
+        # From here on the node is in backoff. The order of the two watches is not defined.
         if pod_first:
-            fought.adaptor("False")
+            contested.adaptor("False")
             await asyncio.sleep(QUIET)
-        fought.node("3")
+        contested.node("3")
         await asyncio.sleep(QUIET)
         if not pod_first:
-            fought.adaptor("False")
+            contested.adaptor("False")
         await patched("3", "3", "1")
-        # What another writer raises again, and raising when the adaptor is back, rests.
-        fought.node("1")
-        fought.node("9")
+        # Backoff applies if another program raises the node again, and when the adaptor is ready again.
+        contested.node("1")
+        contested.node("9")
         await asyncio.sleep(QUIET)
-        fought.node("1")
-        fought.adaptor("True")
+        contested.node("1")
+        contested.adaptor("True")
         await asyncio.sleep(QUIET)
-        assert fought.slots == ["3", "3", "1"]
-        # The next time that it stops the node is lowered again, and once more when the peer pod ends.
-        fought.node("9")
+        assert contested.slots == ["3", "3", "1"]
+        # When the adaptor stops again, the node is lowered, and once more when the peer pod ends.
+        contested.node("9")
         await asyncio.sleep(QUIET)
-        fought.adaptor("False")
+        contested.adaptor("False")
         await patched("3", "3", "1", "1")
-        fought.node("1")
+        contested.node("1")
         await asyncio.sleep(QUIET)
-        fought.end_pod()
+        contested.end_pod()
         await patched("3", "3", "1", "1", "0")
 
     async def both() -> None:
@@ -511,7 +510,7 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
 
     def answer(request):
         if request["token"] == valid:
-            return nothing_else(request)
+            return default_answer(request)
         return json_answer(status(401, "Unauthorized"), 401)
 
     scripted(answer)
@@ -519,10 +518,10 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
     async def patch_around_a_rotation() -> None:
         nonlocal valid
         kube = Kube()
-        await kube.patch("/api/v1/nodes/a/status", {})
+        await kube.patch("/api/v1/nodes/a/status", {}, OnlyMetadata)
         valid = "Bearer second"
         (tmp_path / "token").write_text("second")
-        await kube.patch("/api/v1/nodes/a/status", {})
+        await kube.patch("/api/v1/nodes/a/status", {}, OnlyMetadata)
         await kube.close()
 
     asyncio.run(patch_around_a_rotation())

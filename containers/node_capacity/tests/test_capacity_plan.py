@@ -1,4 +1,4 @@
-"""What nodes should advertise, as tables."""
+"""What nodes should advertise."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from peerpods_node_capacity.plan import (
     CloudCapacity,
     Node,
     Target,
+    applicable_pools,
     ceiling,
     cloud_capacity,
-    has_left,
-    is_ours,
+    is_deselected,
+    is_only_writer,
     limit_of,
-    selecting,
     status_patch,
     target,
     whole_quantity,
@@ -45,13 +45,13 @@ def config(limit, selector=KATA, name="peerpodconfig-openshift"):
         ("0", 0),
         ("007", 7),
         ("9223372036854775807", 2**63 - 1),
-        # White space around a number does not count, nor do leading zeros.
+        # White space and leading zeros are ignored.
         (" 10", 10),
         ("10\n", 10),
         ("0" * 5000 + "5", 5),
     ],
 )
-def test_a_limit(text, limit):
+def test_valid_limits(text, limit):
     read = pool_of_config("c", node_selector=KATA, limit=text, previous=None)
     assert read == Pool("c", KATA, limit)
 
@@ -64,13 +64,13 @@ def test_a_limit(text, limit):
         "9" * 5000,
     ],
 )
-def test_a_bad_limit_leaves_the_last_good_one(text):
+def test_an_invalid_limit_keeps_the_last_valid_one(text):
     fresh = pool_of_config("c", node_selector=KATA, limit=text, previous=None)
-    assert fresh == Pool("c", KATA, None, bad_limit=text)
-    good = config(7, name="c")
-    once = pool_of_config("c", node_selector=KATA, limit=text, previous=good)
-    assert once == Pool("c", KATA, 7, bad_limit=text)
-    twice = pool_of_config("c", node_selector=KATA, limit="still bad", previous=once)
+    assert fresh == Pool("c", KATA, None, invalid=text)
+    valid = config(7, name="c")
+    once = pool_of_config("c", node_selector=KATA, limit=text, previous=valid)
+    assert once == Pool("c", KATA, 7, invalid=text)
+    twice = pool_of_config("c", node_selector=KATA, limit="still invalid", previous=once)
     assert twice.limit == 7
 
 
@@ -83,14 +83,14 @@ def test_a_bad_limit_leaves_the_last_good_one(text):
         (KATA, {}, False),
         (KATA | WORKER, KATA, False),
         ({"zone": "a"}, {"zone": "b"}, False),
-        ({}, {}, True),  # written and empty: every node
+        ({}, {}, True),  # an empty selector: every node
         (None, WORKER, True),  # not written: the workers
         (None, KATA, False),
     ],
 )
-def test_selection(selector, labels, selected):
+def test_node_selectors(selector, labels, selected):
     read = pool_of_config("c", node_selector=selector, limit="5", previous=None)
-    assert selecting(node(labels=labels), [read]) == ([read] if selected else [])
+    assert applicable_pools(node(labels=labels), [read]) == ([read] if selected else [])
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_selection(selector, labels, selected):
         ([config(10)], None, 10),
         ([config(10)], "3", 10),
         ([config(0)], "10", 0),
-        # Several: the smallest, in whatever order, and only of those that select the node.
+        # Several pools: the smallest limit of those that select the node, in any order.
         ([config(10), config(4)], None, 4),
         ([config(4), config(10)], None, 4),
         ([config(10), config(4, selector=WORKER)], None, 10),
-        # None was ever good: what the node has now.
+        # No valid limit has been read: the current capacity of the node.
         ([config(None)], "6", 6),
         ([config(None)], "1k", 1000),
         ([config(None)], None, None),
@@ -115,7 +115,7 @@ def test_selection(selector, labels, selected):
 )
 def test_limit_of(configs, now, slots):
     found = node(now, now)
-    assert limit_of(found, selecting(found, configs)) == slots
+    assert limit_of(found, applicable_pools(found, configs)) == slots
 
 
 FALLBACK = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
@@ -132,17 +132,17 @@ GONE = replace(config(10), has_vanished=True)
         ({}, []),
     ],
 )
-def test_a_fallback_pool_has_the_nodes_that_no_other_pool_selects(labels, names):
+def test_a_fallback_pool_applies_to_nodes_that_no_other_pool_selects(labels, names):
     pools = [FALLBACK, Pool("memory", {"pool": "memory"}, 40), Pool("zone", {"zone": "a"}, 3)]
-    assert [pool.name for pool in selecting(node(labels=labels), pools)] == names
+    assert [pool.name for pool in applicable_pools(node(labels=labels), pools)] == names
 
 
-def test_a_pool_that_has_vanished_decides_only_where_no_other_one_does():
+def test_a_vanished_pool_applies_only_without_another_pool():
     memory = Pool("memory", {"pool": "memory"}, 40)
-    assert selecting(node(), [memory, GONE]) == [GONE]
-    assert selecting(node(labels=KATA | {"pool": "memory"}), [memory, GONE]) == [memory]
-    assert selecting(node(labels={}), [memory, GONE]) == []
-    assert selecting(node(), [FALLBACK, GONE]) == [FALLBACK]
+    assert applicable_pools(node(), [memory, GONE]) == [GONE]
+    assert applicable_pools(node(labels=KATA | {"pool": "memory"}), [memory, GONE]) == [memory]
+    assert applicable_pools(node(labels={}), [memory, GONE]) == []
+    assert applicable_pools(node(), [FALLBACK, GONE]) == [FALLBACK]
 
 
 CEILING = Ceiling("quota", 12, 6)
@@ -152,30 +152,30 @@ UNKNOWN = config(None)
 @pytest.mark.parametrize(
     ("pools", "now", "bound", "is_ready", "used", "found"),
     [
-        # Ready: the limit, or what the cloud has.
+        # Ready: the limit, or the ceiling.
         ([config(10)], None, None, True, 3, Target(10, "limit", 10)),
         ([config(10)], None, CEILING, True, 3, Target(6, "quota", 6)),
         ([config(5)], None, CEILING, True, 3, Target(5, "limit", 5)),
-        # Not ready: the slots in use, never more than the limit.
+        # Not ready: the slots in use, at most the limit.
         ([config(10)], "10", None, False, 3, Target(3, "adaptor", 10)),
         ([config(10)], "10", None, False, 0, Target(0, "adaptor", 10)),
         ([config(2)], "10", None, False, 3, Target(2, "adaptor", 2)),
         ([config(10)], "10", CEILING, False, 7, Target(6, "adaptor", 6)),
         ([config(0)], None, None, False, 0, Target(0, "adaptor", 0)),
-        # No pool, or no limit: write nothing.
+        # No pool, or no limit: unchanged.
         ([], "10", None, True, 3, Target(None)),
         ([], "10", None, False, 3, Target(None)),
         ([UNKNOWN], None, None, True, 3, Target(None)),
-        # Where no limit is known, the node keeps what it has, whatever the adaptor and the cloud do:
-        # what is overwritten could not be restored.
+        # Without a known limit the node keeps its slots, whatever the state of the adaptor and the cloud: an
+        # overwritten value could not be restored.
         ([UNKNOWN], "6", None, True, 3, Target(None)),
         ([UNKNOWN], "6", None, False, 3, Target(None)),
         ([UNKNOWN], "10", CEILING, True, 3, Target(None)),
         ([UNKNOWN, UNKNOWN], "10", CEILING, True, 3, Target(None)),
         ([UNKNOWN, config(4)], "6", None, True, 3, Target(4, "limit", 4)),
         ([UNKNOWN, config(4)], "6", None, False, 3, Target(None)),
-        # A pool that has vanished: no free slots while the adaptor is not ready, and afterwards what
-        # was there before, but never less than another program has written, nor anything new.
+        # A vanished pool: no free slots while the adaptor is not ready, and the last known limit afterwards. A higher
+        # number of another program stays, and the resource is not added.
         ([GONE], "10", None, False, 3, Target(3, "adaptor", 10)),
         ([GONE], "10", None, False, 0, Target(0, "adaptor", 10)),
         ([GONE], "0", None, True, 0, Target(10, "limit", 10)),
@@ -188,7 +188,7 @@ UNKNOWN = config(None)
         ([replace(UNKNOWN, has_vanished=True)], "10", None, False, 3, Target(None)),
     ],
 )
-def test_the_target(pools, now, bound, is_ready, used, found):
+def test_target(pools, now, bound, is_ready, used, found):
     assert target(node(now, now), pools, bound, is_ready=is_ready, used=used) == found
 
 
@@ -197,14 +197,14 @@ OPERATORS = config(10)
 
 
 @pytest.mark.parametrize(
-    ("last", "pools", "operators_pool", "left"),
+    ("last", "pools", "operators_pool", "deselected"),
     [
-        # Its labels have changed while its pool still exists.
+        # Its labels have changed; its pool still exists.
         (["default"], [FALLBACK], "default", True),
         (["memory"], [MEMORY], "default", True),
         (["memory"], [MEMORY], "peerpodconfig-openshift", True),
         (["memory", "default"], [MEMORY, FALLBACK], "default", True),
-        # Its pool was deleted, while the operator's own shows that nothing else is missing.
+        # Its pool was deleted; the operator's own pool shows that no source is missing.
         (["memory"], [FALLBACK], "default", True),
         (["memory", "default"], [FALLBACK], "default", True),
         (["memory"], [OPERATORS], "peerpodconfig-openshift", True),
@@ -212,25 +212,25 @@ OPERATORS = config(10)
         (["peerpodconfig-openshift"], [], "peerpodconfig-openshift", False),
         (["peerpodconfig-openshift"], [MEMORY], "peerpodconfig-openshift", False),
         (["peerpodconfig-openshift"], [FALLBACK], "default", False),
-        # Not seen since the agent started: the operator's own pool shows that nothing is missing.
+        # No pool has selected the node since the agent started.
         ([], [], "peerpodconfig-openshift", False),
         ([], [MEMORY], "peerpodconfig-openshift", False),
         ([], [MEMORY], "default", False),
         ([], [OPERATORS], "peerpodconfig-openshift", True),
         ([], [FALLBACK], "default", True),
-        # A pool whose node selector cannot be read may have it.
-        ([], [FALLBACK, Pool("memory", None, None, bad_limit="{")], "default", False),
+        # A pool without a valid node selector may select it.
+        ([], [FALLBACK, Pool("memory", None, None, invalid="{")], "default", False),
     ],
 )
-def test_a_node_has_left(last, pools, operators_pool, left):
+def test_is_deselected(last, pools, operators_pool, deselected):
     found = {pool.name: pool for pool in pools}
-    assert has_left(node("10", "10", labels={}), last, found, operators_pool) is left
+    assert is_deselected(node("10", "10", labels={}), last, found, operators_pool) is deselected
 
 
 @pytest.mark.parametrize("last", [[], ["default"], ["memory"]])
-def test_a_selected_node_has_not_left(last):
+def test_a_selected_node_is_not_deselected(last):
     pools = {"default": FALLBACK, "memory": MEMORY}
-    assert not has_left(node(labels=KATA), last, pools, "default")
+    assert not is_deselected(node(labels=KATA), last, pools, "default")
 
 
 AGENT = "peerpods-node-capacity"
@@ -242,16 +242,16 @@ def fields(manager, *parts, resource=VM):
 
 
 @pytest.mark.parametrize(
-    ("managed", "ours"),
+    ("managed", "expected"),
     [
         ([fields(AGENT, "capacity", "allocatable")], True),
         # A kubelet derives allocatable from capacity.
         ([fields(AGENT, "capacity"), fields("kubelet", "allocatable")], True),
         ([fields(AGENT, "capacity"), fields("kubelet", "capacity", resource="cpu")], True),
-        # The capacity is gone already.
+        # The capacity has been removed.
         ([fields(AGENT, "allocatable")], True),
         ([fields("cloud-api-adaptor", "capacity"), fields(AGENT, "allocatable")], False),
-        # Both have written the same number.
+        # Both programs have written the same number.
         ([fields(AGENT, "capacity"), fields("cloud-api-adaptor", "capacity")], False),
         ([fields("manager", "capacity", "allocatable")], False),
         ([fields(AGENT, "capacity", resource="example.com/other")], False),
@@ -260,8 +260,8 @@ def fields(manager, *parts, resource=VM):
         ([], False),
     ],
 )
-def test_the_resource_is_ours(managed, ours):
-    assert is_ours(managed, VM, AGENT) is ours
+def test_is_only_writer(managed, expected):
+    assert is_only_writer(managed, VM, AGENT) is expected
 
 
 @pytest.mark.parametrize(
@@ -281,14 +281,14 @@ def test_the_resource_is_ours(managed, ours):
         ("0", "0", None, None),
     ],
 )
-def test_what_differs_is_patched(capacity, allocatable, slots, value):
+def test_a_node_that_differs_is_patched(capacity, allocatable, slots, value):
     assert status_patch(node(capacity, allocatable), slots, VM) == {
         "status": {"capacity": {VM: value}, "allocatable": {VM: value}}
     }
 
 
 @pytest.mark.parametrize(("found", "slots"), [(None, None), ("10", 10), ("0", 0), ("1k", 1000), ("10k", 10_000)])
-def test_what_is_as_it_should_be_is_left_alone(found, slots):
+def test_a_node_that_does_not_differ_is_not_patched(found, slots):
     assert status_patch(node(found, found), slots, VM) is None
 
 
@@ -315,7 +315,7 @@ def test_quantities(text, number):
 def test_the_clouds_bounds_are_whole_numbers():
     first = cloud_capacity({"a": "7", "b": "-1", "c": "0"})
     assert first == CloudCapacity({"a": 7, "c": 0}, {"b": "-1"})
-    # A bad one leaves the last good one; one that is gone is gone.
+    # An invalid value leaves the last valid one; a deleted key is removed.
     assert cloud_capacity({"a": "many"}, first) == CloudCapacity({"a": 7}, {"a": "many"})
     assert cloud_capacity({}, first) == CloudCapacity({}, {})
     assert cloud_capacity({"a": " 7\n"}) == CloudCapacity({"a": 7}, {})
@@ -333,11 +333,11 @@ def test_the_clouds_bounds_are_whole_numbers():
         ([10], {"quota": 0}, Ceiling("quota", 0, 0)),
         ([0, 0], {"quota": 0}, None),
         ([], {"quota": 0}, None),
-        # Of two alike, always the same.
+        # The order of equal bounds is defined.
         ([10], {"quota": 1, "addresses": 1}, Ceiling("addresses", 1, 1)),
     ],
 )
-def test_the_ceiling(limits, bounds, found):
+def test_ceiling(limits, bounds, found):
     assert ceiling(limits, bounds) == found
 
 

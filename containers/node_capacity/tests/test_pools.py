@@ -1,4 +1,4 @@
-"""Where limits come from, as tables: the sources of both generations and what they make together."""
+"""The sources of limits of both generations, and the pools that they result in."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from peerpods_node_capacity.plan import Node, selecting
+from peerpods_node_capacity.plan import Node, applicable_pools
 from peerpods_node_capacity.pools import (
     Entry,
     Pool,
     Setting,
-    limit_entries,
     merge,
+    parse_limit_entries,
+    parse_setting,
     pool_of_config,
-    setting,
     vanished,
 )
 
@@ -46,29 +46,29 @@ def entry(name, limit, selector, bad=None):
         ({"PEERPODS_LIMIT_PER_NODE": ""}, Setting(None, is_written=False)),
         ({"PEERPODS_LIMIT_PER_NODE": "20"}, Setting(20)),
         ({"PEERPODS_LIMIT_PER_NODE": "0"}, Setting(0)),
-        # White space around a number does not count.
+        # White space is ignored.
         ({"PEERPODS_LIMIT_PER_NODE": "20\n"}, Setting(20)),
         ({"PEERPODS_LIMIT_PER_NODE": " 20 "}, Setting(20)),
         ({"PEERPODS_LIMIT_PER_NODE": "-1\n"}, Setting(None)),
-        # The product advertises nothing.
+        # Negative: cloud-api-adaptor advertises nothing.
         ({"PEERPODS_LIMIT_PER_NODE": "-1"}, Setting(None)),
         ({"PEERPODS_LIMIT_PER_NODE": "-99999999999999999999"}, Setting(None)),
         *(
-            ({"PEERPODS_LIMIT_PER_NODE": text}, Setting(None, bad=text))
+            ({"PEERPODS_LIMIT_PER_NODE": text}, Setting(None, invalid=text))
             for text in ("ten", "1.5", "1 0", " ", "-", "--1", "-0", "1e3", "٣", "9" * 5000)
         ),
     ],
 )
-def test_the_setting_of_peer_pods_cm(data, found):
-    assert setting(data) == found
+def test_parse_setting(data, found):
+    assert parse_setting(data) == found
 
 
-def test_a_bad_setting_leaves_the_last_valid_one():
-    first = setting({"PEERPODS_LIMIT_PER_NODE": "20"})
-    second = setting({"PEERPODS_LIMIT_PER_NODE": "many"}, first)
-    assert second == Setting(20, bad="many")
-    assert setting({"PEERPODS_LIMIT_PER_NODE": "more"}, second) == Setting(20, bad="more")
-    assert setting({}, second) == Setting(None, is_written=False)
+def test_an_invalid_setting_keeps_the_last_valid_one():
+    first = parse_setting({"PEERPODS_LIMIT_PER_NODE": "20"})
+    second = parse_setting({"PEERPODS_LIMIT_PER_NODE": "many"}, first)
+    assert second == Setting(20, invalid="many")
+    assert parse_setting({"PEERPODS_LIMIT_PER_NODE": "more"}, second) == Setting(20, invalid="more")
+    assert parse_setting({}, second) == Setting(None, is_written=False)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_bad_setting_leaves_the_last_valid_one():
     [
         ("default", '{"limit":20}', Entry(20, None)),
         ("default", '{"limit":0}', Entry(0, None)),
-        # The operator decides which nodes these are.
+        # The nodes of this pool are those of the operator's DaemonSet.
         ("default", '{"limit":20,"nodeSelector":{"a":"b"}}', Entry(20, None)),
         ("memory", '{"limit":4,"nodeSelector":{"a":"b"}}', Entry(4, {"a": "b"})),
         ("memory", '{"limit":4,"nodeSelector":{}}', Entry(4, {})),
@@ -84,56 +84,56 @@ def test_a_bad_setting_leaves_the_last_valid_one():
         ("memory", f'{{"limit":{LARGEST},"nodeSelector":{{}}}}', Entry(LARGEST, {})),
     ],
 )
-def test_an_entry(name, text, found):
-    assert limit_entries({name: text}) == {name: found}
+def test_valid_entries(name, text, found):
+    assert parse_limit_entries({name: text}) == {name: found}
 
 
-BAD_ENTRIES = [
+INVALID_ENTRIES = [
     *("", "4", "null", "[]", "{", '{"limit":4', "not JSON", "{'limit': 4}", "{}"),
     f'{{"limit":{"9" * 5000},"nodeSelector":{{}}}}',
     "[" * 100_000,
 ]
 
 
-@pytest.mark.parametrize("text", BAD_ENTRIES, ids=lambda text: text[:30])
-def test_a_bad_entry_leaves_the_last_valid_one(text):
-    assert limit_entries({"memory": text}) == {"memory": Entry(None, None, text)}
-    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
-    second = limit_entries({"memory": text}, first)
+@pytest.mark.parametrize("text", INVALID_ENTRIES, ids=lambda text: text[:30])
+def test_an_invalid_entry_keeps_the_last_valid_one(text):
+    assert parse_limit_entries({"memory": text}) == {"memory": Entry(None, None, text)}
+    first = parse_limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    second = parse_limit_entries({"memory": text}, first)
     assert second == {"memory": Entry(4, {"a": "b"}, text)}
-    assert limit_entries({"memory": "worse"}, second)["memory"].limit == 4
-    assert limit_entries({}, second) == {}
-    good = limit_entries({"memory": '{"limit":5,"nodeSelector":{}}'}, second)
-    assert good == {"memory": Entry(5, {})}
+    assert parse_limit_entries({"memory": "invalid again"}, second)["memory"].limit == 4
+    assert parse_limit_entries({}, second) == {}
+    valid = parse_limit_entries({"memory": '{"limit":5,"nodeSelector":{}}'}, second)
+    assert valid == {"memory": Entry(5, {})}
 
 
 @pytest.mark.parametrize("limit", ["-1", '"4"', "true", "4.0", "null", "NaN", str(LARGEST + 1), "[]"])
-def test_an_entry_with_a_bad_limit_still_has_its_nodes(limit):
-    """They would get the limit of the default otherwise."""
+def test_an_entry_with_an_invalid_limit_keeps_its_node_selector(limit):
+    """Otherwise the default pool would apply to its nodes."""
     text = f'{{"limit":{limit},"nodeSelector":{{"a":"c"}}}}'
-    assert limit_entries({"memory": text}) == {"memory": Entry(None, {"a": "c"}, text)}
-    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
-    assert limit_entries({"memory": text}, first) == {"memory": Entry(4, {"a": "c"}, text)}
+    assert parse_limit_entries({"memory": text}) == {"memory": Entry(None, {"a": "c"}, text)}
+    first = parse_limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    assert parse_limit_entries({"memory": text}, first) == {"memory": Entry(4, {"a": "c"}, text)}
 
 
 @pytest.mark.parametrize("selector", ["null", '["a"]', '{"a":1}', '"a=b"', "0"])
-def test_an_entry_with_a_bad_node_selector_still_has_its_limit(selector):
+def test_an_entry_with_an_invalid_node_selector_keeps_its_limit(selector):
     text = f'{{"limit":5,"nodeSelector":{selector}}}'
-    assert limit_entries({"memory": text}) == {"memory": Entry(5, None, text)}
-    first = limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
-    assert limit_entries({"memory": text}, first) == {"memory": Entry(5, {"a": "b"}, text)}
+    assert parse_limit_entries({"memory": text}) == {"memory": Entry(5, None, text)}
+    first = parse_limit_entries({"memory": '{"limit":4,"nodeSelector":{"a":"b"}}'})
+    assert parse_limit_entries({"memory": text}, first) == {"memory": Entry(5, {"a": "b"}, text)}
 
 
-def test_a_field_that_is_missing_is_not_valid():
+def test_a_missing_field_is_not_valid():
     for text, entry in (('{"nodeSelector":{}}', (None, {})), ('{"limit":4}', (4, None))):
-        assert limit_entries({"memory": text}) == {"memory": Entry(*entry, text)}
+        assert parse_limit_entries({"memory": text}) == {"memory": Entry(*entry, text)}
 
 
-def test_the_nodes_of_an_entry_with_a_bad_limit_are_not_those_of_the_default():
+def test_the_default_pool_does_not_apply_to_nodes_of_an_entry_with_an_invalid_limit():
     node = Node("w", KATA | MEMORY, "4", "4")
     text = f'{{"limit":"4","nodeSelector":{json.dumps(MEMORY)}}}'
-    _, pools = merge([], limit_entries({"memory": text}), Setting(20), SECOND)
-    assert [pool.name for pool in selecting(node, pools.values())] == ["memory"]
+    _, pools = merge([], parse_limit_entries({"memory": text}), Setting(20), SECOND)
+    assert [pool.name for pool in applicable_pools(node, pools.values())] == ["memory"]
 
 
 ENTRY_DEFAULT = {"default": Entry(30, None)}
@@ -143,7 +143,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
 @pytest.mark.parametrize(
     ("configs", "entries", "peer_pods_cm", "daemon_sets", "generation", "pools"),
     [
-        # Nothing at all.
+        # No source.
         ([], None, None, {}, 0, []),
         ([], None, Setting(20), {}, 0, []),
         # The first generation: every PeerPodConfig is a pool, none is a fallback.
@@ -151,22 +151,22 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([OPERATORS, OWN_POOL], None, None, FIRST, 1, [OPERATORS, OWN_POOL]),
         ([OPERATORS], None, None, {}, 1, [OPERATORS]),
         ([], None, None, FIRST, 1, []),
-        # What is left of a second generation before a downgrade does not count there.
+        # Entries that are left over from before a downgrade are ignored.
         ([OPERATORS, OWN_POOL], ENTRY_MEMORY, Setting(20), FIRST, 1, [OPERATORS, OWN_POOL]),
-        # In the middle of an upgrade: peerpodconfig-openshift deleted, osc-caa-ds not yet made.
+        # During an upgrade: peerpodconfig-openshift is deleted, osc-caa-ds not created yet.
         ([OWN_POOL], None, Setting(12), {}, 0, [OWN_POOL]),
-        # Without a KataConfig, entries of peerpods-limits stay; the operator's own pool has no nodes.
+        # Without a KataConfig, the entries of peerpods-limits are the pools.
         ([], ENTRY_DEFAULT | ENTRY_MEMORY, Setting(20), {}, 0, [entry("memory", 8, MEMORY)]),
         ([OWN_POOL], ENTRY_MEMORY, Setting(20), {}, 0, [entry("memory", 8, MEMORY)]),
         # The second generation without peerpods-limits.
         ([], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
         ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm", is_written=False)]),
-        ([], None, Setting(20, bad="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
-        ([], None, Setting(None, bad="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
-        # The product advertises nothing, or its settings are gone: no limit from there.
+        ([], None, Setting(20, invalid="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
+        ([], None, Setting(None, invalid="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
+        # A negative limit, or no ConfigMap: no limit from there.
         ([], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
         ([], None, None, SECOND, 2, [default(None, "peer-pods-cm", is_written=False)]),
-        # With it.
+        # The second generation with peerpods-limits.
         ([], ENTRY_DEFAULT, Setting(20), SECOND, 2, [default(30, "peerpods-limits")]),
         ([], ENTRY_DEFAULT, Setting(None), SECOND, 2, [default(30, "peerpods-limits")]),
         ([], ENTRY_DEFAULT, None, SECOND, 2, [default(30, "peerpods-limits")]),
@@ -186,7 +186,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
             2,
             [default(None, "peerpods-limits", "{")],
         ),
-        # PeerPodConfigs that were left over: pools, unless an entry has the same name.
+        # PeerPodConfigs that are left over are pools, unless an entry has the same name.
         ([OWN_POOL], None, Setting(20), SECOND, 2, [OWN_POOL, default(20, "peer-pods-cm")]),
         (
             [OWN_POOL],
@@ -196,12 +196,12 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
             2,
             [entry("memory", 8, MEMORY), default(20, "peer-pods-cm")],
         ),
-        # peerpodconfig-openshift before its migration, and where both DaemonSets exist for a while.
+        # peerpodconfig-openshift before its migration, and while both DaemonSets exist.
         ([OPERATORS], None, Setting(None, False), SECOND, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, None, SECOND, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(None), SECOND, 2, [default(12, "PeerPodConfig")]),
-        # Without a limit there, nothing is migrated.
+        # Without a limit in it, the operator migrates nothing.
         ([WITHOUT_LIMIT], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
         (
             [WITHOUT_LIMIT],
@@ -220,43 +220,43 @@ def test_merge(configs, entries, peer_pods_cm, daemon_sets, generation, pools):
 
 
 def test_the_operators_own_pool_has_the_nodes_of_its_daemon_set():
-    """And not those of a PeerPodConfig that selected others."""
+    """Not those of a PeerPodConfig with another node selector."""
     elsewhere = Pool("peerpodconfig-openshift", {"other": ""}, 12)
     _, pools = merge([elsewhere], None, None, SECOND)
     assert pools["default"].node_selector == KATA
 
 
 @pytest.mark.parametrize("limit", [None, ""])
-def test_a_limit_that_is_not_written_is_one_in_a_peerpodconfig_and_ten_in_peer_pods_cm(limit):
+def test_the_default_limits(limit):
     config = pool_of_config("c", node_selector=KATA, limit=limit, previous=Pool("c", KATA, 7))
     assert config == Pool("c", KATA, 1, is_written=False)
     data = {} if limit is None else {"PEERPODS_LIMIT_PER_NODE": limit}
-    assert merge([], None, setting(data), SECOND)[1]["default"].limit == 10
+    assert merge([], None, parse_setting(data), SECOND)[1]["default"].limit == 10
 
 
 DEFAULT = default(20, "peer-pods-cm")
 
 
 @pytest.mark.parametrize(
-    ("last", "pools", "generation", "gone"),
+    ("last", "pools", "generation", "missing"),
     [
-        # The upgrade from 1.8: first the PeerPodConfig goes, then the DaemonSet.
+        # The upgrade from 1.8 deletes the PeerPodConfig first, then the DaemonSet.
         ([OPERATORS], [], 1, [OPERATORS]),
         ([OPERATORS, OWN_POOL], [OWN_POOL], 0, [OPERATORS]),
         ([OPERATORS, OWN_POOL], [], 0, [OPERATORS, OWN_POOL]),
         ([DEFAULT], [], 0, [DEFAULT]),
-        # The operator's own pool shows that the sources are complete.
+        # The operator's own pool shows that no source is missing.
         ([OPERATORS], [DEFAULT], 2, []),
         ([OPERATORS, OWN_POOL], [OPERATORS], 1, []),
         ([DEFAULT], [OPERATORS], 1, []),
         ([OPERATORS], [OPERATORS], 1, []),
-        # Nothing was known before.
+        # No pool was known before.
         ([], [], 0, []),
         ([], [OWN_POOL], 0, []),
     ],
 )
-def test_pools_that_have_vanished_are_remembered(last, pools, generation, gone):
+def test_vanished(last, pools, generation, missing):
     last, pools = ({pool.name: pool for pool in group} for group in (last, pools))
     found = vanished(last, pools, generation)
-    assert found == {pool.name: replace(pool, has_vanished=True) for pool in gone}
+    assert found == {pool.name: replace(pool, has_vanished=True) for pool in missing}
     assert vanished({**found, **pools}, pools, generation) == found

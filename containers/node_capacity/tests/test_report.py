@@ -1,4 +1,4 @@
-"""What is said of PeerPodConfigs, as tables."""
+"""The reports on pools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(configs, nodes, desired, used=(), ceiling=None):
     return reports(configs, nodes, targets, dict(used), ceiling)
 
 
-def test_all_is_well():
+def test_a_pool_without_problems():
     nodes = [node("a"), node("b"), node("other", None, {})]
     found = report([C], nodes, {"a": 10, "b": 10, "other": None}, {"a": 10})
     assert found == {"c": Report(selected=2)}
@@ -37,46 +37,45 @@ def test_all_is_well():
 
 
 @pytest.mark.parametrize(("allocatable", "desired"), [(None, 10), ("9", 10), ("10", None), ("0", None)])
-def test_a_node_that_does_not_advertise_what_it_should(allocatable, desired):
+def test_a_node_that_does_not_advertise_its_target_is_missing(allocatable, desired):
     found = report([C], [Node("a", KATA, "10", allocatable)], {"a": desired})
     assert found == {"c": Report(selected=1, missing=["a"])}
     assert not found["c"].complete
 
 
-def test_no_node_is_no_setup():
+def test_a_pool_without_nodes_is_not_complete():
     assert not report([C], [node("a", labels={})], {"a": None})["c"].complete
 
 
 @pytest.mark.parametrize(
-    ("last_good", "bad", "quoted", "kept"),
+    ("last_valid", "invalid", "quoted", "in_force"),
     [
-        (7, "ten", "'ten'", "7"),
-        (0, "", "''", "0"),
-        (None, "9" * 50, f"'{'9' * 40}…'", "what each node has now"),
+        (7, "ten", "'ten'", "The last valid limit, 7, stays in force"),
+        (0, "", "''", "The last valid limit, 0, stays in force"),
+        (None, "9" * 50, f"'{'9' * 40}…'", "Nodes keep what they advertise"),
     ],
 )
-def test_an_invalid_limit(last_good, bad, quoted, kept):
-    config = Pool("c", KATA, last_good, bad_limit=bad)
+def test_an_invalid_limit(last_valid, invalid, quoted, in_force):
+    config = Pool("c", KATA, last_valid, invalid=invalid)
     assert report([config], [], {})["c"].problems == {
-        "InvalidLimit": f"spec.limit is {quoted}, not a whole number of 0 or more. Until it is "
-        f"corrected, {kept} stays in force."
+        "InvalidLimit": f"spec.limit must be a whole number of 0 or more; got {quoted}. {in_force} until it is corrected."
     }
 
 
-IN_FORCE = "Until it is corrected, 7 stays in force."
-MEMORY_INVALID = "The entry memory is '{', not a JSON object with a limit of 0 or more and a nodeSelector of labels."
+IN_FORCE = "The last valid limit, 7, stays in force until it is corrected."
+MEMORY_INVALID = "Entry memory must be a JSON object with a limit of 0 or more and a nodeSelector of labels; got '{'."
 
 
 @pytest.mark.parametrize(
-    ("pool", "sentence"),
+    ("pool", "message"),
     [
         (
             Pool("default", KATA, 7, "ten", source="peer-pods-cm"),
-            f"PEERPODS_LIMIT_PER_NODE is 'ten', not a whole number. {IN_FORCE}",
+            f"PEERPODS_LIMIT_PER_NODE must be a whole number; got 'ten'. {IN_FORCE}",
         ),
         (
             Pool("default", KATA, 7, "{", source="peerpods-limits"),
-            f"The entry default is '{{', not a JSON object with a limit of 0 or more. {IN_FORCE}",
+            f"Entry default must be a JSON object with a limit of 0 or more; got '{{'. {IN_FORCE}",
         ),
         (
             Pool("memory", KATA, 7, "{", source="peerpods-limits"),
@@ -84,27 +83,27 @@ MEMORY_INVALID = "The entry memory is '{', not a JSON object with a limit of 0 o
         ),
         (
             Pool("memory", None, None, "{", source="peerpods-limits"),
-            f"{MEMORY_INVALID} Until it is corrected, it has no effect.",
+            f"{MEMORY_INVALID} The entry has no effect until it is corrected.",
         ),
     ],
 )
-def test_an_invalid_limit_of_the_second_generation_names_no_peerpodconfig(pool, sentence):
-    assert report([pool], [], {})[pool.name].problems == {"InvalidLimit": sentence}
+def test_an_invalid_limit_of_the_second_generation_names_no_peerpodconfig(pool, message):
+    assert report([pool], [], {})[pool.name].problems == {"InvalidLimit": message}
 
 
-def test_a_node_whose_adaptor_is_not_ready_is_waited_for():
-    waits, cordoned = node("waits", "2"), replace(node("cordoned", "0"), is_available=False)
-    targets = {"waits": Target(2, "adaptor", 10), "cordoned": Target(0, "adaptor", 10)}
-    found = report([C], [waits, cordoned], targets, {"waits": 2})
-    assert found == {"c": Report(selected=2, waiting=["waits"])}
+def test_an_available_node_whose_adaptor_is_not_ready_is_waiting():
+    waiting, cordoned = node("waiting", "2"), replace(node("cordoned", "0"), is_available=False)
+    targets = {"waiting": Target(2, "adaptor", 10), "cordoned": Target(0, "adaptor", 10)}
+    found = report([C], [waiting, cordoned], targets, {"waiting": 2})
+    assert found == {"c": Report(selected=2, waiting=["waiting"])}
     assert not found["c"].complete
     (ready,) = (c for c in conditions(found["c"], Observed(), VM, NOW) if c["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "AdaptorNotReady")
-    assert "waits" in ready["message"]
+    assert "waiting" in ready["message"]
     assert report([C], [cordoned], targets)["c"].complete
 
 
-def test_pools_of_the_second_generation_do_not_overlap_with_the_operators_own():
+def test_entries_do_not_overlap_with_the_operators_own_pool():
     default = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
     memory = Pool("memory", {"pool": "memory"}, 4, source="peerpods-limits")
     nodes = [node("a", "20"), node("m", "4", KATA | {"pool": "memory"})]
@@ -115,22 +114,22 @@ def test_pools_of_the_second_generation_do_not_overlap_with_the_operators_own():
 def test_overlapping_node_selectors():
     zone = Pool("zone", {"zone": "1"}, 3)
     apart = Pool("apart", {"zone": "2"}, 3)
-    both, one = node("both", "3", KATA | {"zone": "1"}), node("one")
-    found = report([C, zone, apart], [both, one], {"both": 3, "one": 10})
+    shared, single = node("shared", "3", KATA | {"zone": "1"}), node("single")
+    found = report([C, zone, apart], [shared, single], {"shared": 3, "single": 10})
     assert found["c"].problems == {
-        "OverlappingNodeSelectors": "Nodes also selected by zone, where the smallest limit applies: both."
+        "OverlappingNodeSelectors": "Nodes are also selected by zone, and the smallest limit applies to them: shared."
     }
     assert found["zone"].problems.keys() == {"OverlappingNodeSelectors"}
-    assert "selected by c, where" in found["zone"].problems["OverlappingNodeSelectors"]
+    assert "selected by c, and" in found["zone"].problems["OverlappingNodeSelectors"]
     assert found["apart"].problems == {}
 
 
-def test_a_limit_below_what_runs():
+def test_a_limit_below_the_running_peer_pods():
     nodes = [node(name, "2") for name in "edcba"]
     desired = dict.fromkeys("abcde", 2)
     assert report([C], nodes, desired, dict.fromkeys("abcd", 3))["c"].problems == {
-        "LimitBelowRunning": "Nodes that run more peer pods than they have slots: a, b, c and 1 "
-        "more. None is evicted; no more are scheduled there until enough of them have ended."
+        "LimitBelowRunning": "Nodes run more peer pods than they have slots: a, b, c and 1 more. No peer pod is evicted, "
+        "and no more are scheduled there until enough of them have ended."
     }
 
 
@@ -138,31 +137,31 @@ def test_a_limit_below_what_runs():
     ("limit", "slots", "bound"),
     [(10, 6, True), (6, 6, False), (5, 5, False), (10, 4, False)],
 )
-def test_what_the_cloud_holds_down(limit, slots, bound):
+def test_a_limit_bounded_by_the_cloud(limit, slots, bound):
     config = replace(C, limit=limit)
     ceiling = Ceiling("instance-quota", 20, 6)
     problems = report([config], [node("a", str(slots))], {"a": slots}, ceiling=ceiling)["c"].problems
     assert problems == (
         {
-            "CloudBound": "Nodes with 6 slots instead of the limit of 10, because the cloud has room "
-            "for 20 peer pods in total (limited by instance-quota): a."
+            "CloudBound": "Nodes advertise 6 slots instead of the limit of 10, because the cloud has room for 20 "
+            "peer pods in total (limited by instance-quota): a."
         }
         if bound
         else {}
     )
 
 
-THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+EARLIER, NOW = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
 def test_conditions_keep_the_time_at_which_they_changed():
-    first = conditions(Report(selected=1), Observed(generation=1), VM, THEN)
+    first = conditions(Report(selected=1), Observed(generation=1), VM, EARLIER)
     assert [(c["type"], c["status"], c["lastTransitionTime"]) for c in first] == [
-        ("Ready", "True", THEN),
-        ("InvalidLimit", "False", THEN),
-        ("OverlappingNodeSelectors", "False", THEN),
-        ("LimitBelowRunning", "False", THEN),
-        ("CloudBound", "False", THEN),
+        ("Ready", "True", EARLIER),
+        ("InvalidLimit", "False", EARLIER),
+        ("OverlappingNodeSelectors", "False", EARLIER),
+        ("LimitBelowRunning", "False", EARLIER),
+        ("CloudBound", "False", EARLIER),
     ]
     foreign = {"type": "Foreign", "status": "True"}
     observed = Observed(generation=2, conditions=(*first, foreign))
@@ -178,13 +177,13 @@ def test_conditions_keep_the_time_at_which_they_changed():
         "type": "Ready",
         "status": "False",
         "reason": "InvalidLimit",
-        "message": f"1 of 2 selected nodes do not advertise {VM} as they should: a.",
+        "message": f"1 of 2 selected nodes do not advertise the expected {VM}: a.",
         "observedGeneration": 2,
         "lastTransitionTime": NOW,
     }
     assert second["InvalidLimit"]["message"] == "why"
     assert second["InvalidLimit"]["lastTransitionTime"] == NOW
-    assert second["CloudBound"]["lastTransitionTime"] == THEN
+    assert second["CloudBound"]["lastTransitionTime"] == EARLIER
     assert second["CloudBound"]["observedGeneration"] == 2
 
 
@@ -196,7 +195,7 @@ def test_conditions_keep_the_time_at_which_they_changed():
         (Report(selected=1, missing=["a"]), "NodesNotAdvertising"),
     ],
 )
-def test_ready_has_a_reason(found, reason):
+def test_the_reason_of_ready(found, reason):
     (ready,) = (c for c in conditions(found, Observed(), VM, NOW) if c["type"] == "Ready")
     assert ready["reason"] == reason
     assert ready["message"]
@@ -212,7 +211,7 @@ def test_an_event_has_one_name_for_each_version_of_the_spec():
     assert name().startswith("c.")
 
 
-def test_an_event_is_as_long_as_the_api_server_takes():
+def test_an_event_is_not_longer_than_the_api_server_accepts():
     long = replace(C, name="c" * 253)
     made = event(long, "ns", "InvalidLimit", "why " * 1000, "agent", NOW)
     assert len(made["message"]) <= 1024

@@ -1,4 +1,4 @@
-"""What a PeerPodConfig says of its nodes: status, Events, metrics, against a real API server."""
+"""The status and Events of PeerPodConfigs, and the metrics, with a real API server."""
 
 from __future__ import annotations
 
@@ -17,192 +17,194 @@ CONDITIONS = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properti
 
 
 @pytest.fixture
-def crd_with_conditions(cluster, place):
-    """A later CRD may keep conditions."""
+def crd_with_conditions(cluster, workspace):
+    """A CRD that has status.conditions, as a later release may."""
 
     def patch(*operations: dict) -> None:
         cluster.kubectl("patch", CRD, "--type=json", "-p", json.dumps(operations))
 
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     patch({"op": "add", "path": CONDITIONS, "value": {"type": "array", "items": anything}})
-    place.config("probe", "1", selector={"no": "node"})
+    workspace.config("probe", "1", selector={"no": "node"})
 
-    def kept() -> bool:
-        place.set_conditions("probe", {"type": "Probe", "status": "True"})
-        return "conditions" in place.status("probe")
+    def are_conditions_stored() -> bool:
+        workspace.set_conditions("probe", {"type": "Probe", "status": "True"})
+        return "conditions" in workspace.status("probe")
 
-    until(kept, True)
-    place.delete_config("probe")
+    until(are_conditions_stored, True)
+    workspace.delete_config("probe")
     yield
     patch({"op": "remove", "path": CONDITIONS})
 
 
-def said(place, config: str = "c") -> dict[str, tuple[str, str]]:
+def conditions(workspace, config: str = "c") -> dict[str, tuple[str, str]]:
     """(status, reason) of each condition, by type."""
     return {
         condition["type"]: (condition["status"], condition.get("reason", ""))
-        for condition in place.status(config).get("conditions", [])
+        for condition in workspace.status(config).get("conditions", [])
     }
 
 
 AS_EXPECTED = ("False", "AsExpected")
-NO_PROBLEM = dict.fromkeys(["InvalidLimit", "OverlappingNodeSelectors", "LimitBelowRunning", "CloudBound"], AS_EXPECTED)
-ALL_WELL = {"Ready": ("True", "AsExpected"), **NO_PROBLEM}
+NO_PROBLEMS = dict.fromkeys(
+    ["InvalidLimit", "OverlappingNodeSelectors", "LimitBelowRunning", "CloudBound"], AS_EXPECTED
+)
+READY = {"Ready": ("True", "AsExpected"), **NO_PROBLEMS}
 
 
-def test_the_setup_is_completed_once_every_node_advertises(place, cluster):
-    place.config("c", "3")
-    agent = place.start()
+def test_the_setup_is_completed_once_every_node_advertises(workspace, cluster):
+    workspace.config("c", "3")
+    agent = workspace.start()
     until(agent.leads, True)
-    assert place.status("c") == {}
-    node = place.node("a")
-    until(lambda: place.status("c"), {"setupCompleted": True})
-    # As the field says: it was. What is now the conditions tell, where there are any.
-    place.relabel(node, f"{place.label}-")
-    until(lambda: place.slots(node), (None, None))
-    assert place.status("c") == {"setupCompleted": True}
-    assert place.events() == []
+    assert workspace.status("c") == {}
+    node = workspace.node("a")
+    until(lambda: workspace.status("c"), {"setupCompleted": True})
+    # The field stays true; the current state is in the conditions, if the CRD has them.
+    workspace.relabel(node, f"{workspace.label}-")
+    until(lambda: workspace.slots(node), (None, None))
+    assert workspace.status("c") == {"setupCompleted": True}
+    assert workspace.events() == []
 
 
-def test_of_several_peerpodconfigs_none_gets_a_status_that_would_move_cloud_api_adaptor(place):
-    """As operators 1.7 and 1.8 do after every write to one."""
+def test_no_status_is_written_if_there_are_several_peerpodconfigs(workspace):
+    """Operators 1.7 and 1.8 move cloud-api-adaptor after every write to a PeerPodConfig."""
     operators = "peerpodconfig-openshift"
-    node = place.node("a")
-    place.config(operators, "3")
-    place.config("other", "4", selector={"no": "node"})
-    place.start()
-    until(lambda: place.slots(node), ("3", "3"))
+    node = workspace.node("a")
+    workspace.config(operators, "3")
+    workspace.config("other", "4", selector={"no": "node"})
+    workspace.start()
+    until(lambda: workspace.slots(node), ("3", "3"))
     time.sleep(2 * REPORT_INTERVAL)
-    assert (place.status(operators), place.status("other")) == ({}, {})
-    place.delete_config("other")
-    until(lambda: place.status(operators), {"setupCompleted": True})
+    assert (workspace.status(operators), workspace.status("other")) == ({}, {})
+    workspace.delete_config("other")
+    until(lambda: workspace.status(operators), {"setupCompleted": True})
 
 
-def test_an_invalid_limit_is_told_once(place):
-    node = place.node("a")
-    place.config("c", "3")
-    agent = place.start()
-    until(lambda: place.slots(node), ("3", "3"))
-    place.config("c", "three")
-    until(place.events, [("c", "InvalidLimit", 1)])
+def test_an_invalid_limit_is_reported_once(workspace):
+    node = workspace.node("a")
+    workspace.config("c", "3")
+    agent = workspace.start()
+    until(lambda: workspace.slots(node), ("3", "3"))
+    workspace.config("c", "three")
+    until(workspace.events, [("c", "InvalidLimit", 1)])
     until(lambda: agent.metrics().get(("peerpods_pool_problem", "c", "InvalidLimit")), 1)
 
     agent.process.send_signal(signal.SIGTERM)
     assert agent.process.wait(timeout=5) == 0
-    successor = place.start()
+    successor = workspace.start()
     until(lambda: [r["reason"] for r in successor.log("warning") if "pool" in r], ["InvalidLimit"])
-    assert place.events() == [("c", "InvalidLimit", 1)]
+    assert workspace.events() == [("c", "InvalidLimit", 1)]
 
-    place.config("c", "4")
+    workspace.config("c", "4")
     until(
         lambda: ("peerpods_pool_problem", "c", "InvalidLimit") in successor.metrics(),
         False,
     )
-    place.config("c", "four")
-    until(place.events, [("c", "InvalidLimit", 1)] * 2)
+    workspace.config("c", "four")
+    until(workspace.events, [("c", "InvalidLimit", 1)] * 2)
 
 
-def test_conditions_tell_how_it_is(place, crd_with_conditions):
-    node = place.node("a")
-    place.config("c", "3")
-    place.set_conditions("c", {"type": "Foreign", "status": "True"})
-    place.start()
+def test_conditions_follow_the_state(workspace, crd_with_conditions):
+    node = workspace.node("a")
+    workspace.config("c", "3")
+    workspace.set_conditions("c", {"type": "Foreign", "status": "True"})
+    workspace.start()
     foreign = {"Foreign": ("True", "")}
-    until(lambda: said(place), {**foreign, **ALL_WELL})
+    until(lambda: conditions(workspace), {**foreign, **READY})
 
-    place.config("other", "2")
+    workspace.config("other", "2")
     overlapping = {"OverlappingNodeSelectors": ("True", "OverlappingNodeSelectors")}
-    until(lambda: said(place), {**foreign, **ALL_WELL, **overlapping})
-    until(lambda: said(place, "other"), {**ALL_WELL, **overlapping})
-    assert place.slots(node) == ("2", "2")
+    until(lambda: conditions(workspace), {**foreign, **READY, **overlapping})
+    until(lambda: conditions(workspace, "other"), {**READY, **overlapping})
+    assert workspace.slots(node) == ("2", "2")
 
-    place.delete_config("other")
-    until(lambda: said(place), {**foreign, **ALL_WELL})
-    before = place.condition("c", "Ready")["lastTransitionTime"]
+    workspace.delete_config("other")
+    until(lambda: conditions(workspace), {**foreign, **READY})
+    before = workspace.condition("c", "Ready")["lastTransitionTime"]
 
-    place.relabel(node, f"{place.label}-")
-    until(lambda: said(place)["Ready"], ("False", "NoNodesSelected"))
-    assert place.condition("c", "Ready")["lastTransitionTime"] >= before
+    workspace.relabel(node, f"{workspace.label}-")
+    until(lambda: conditions(workspace)["Ready"], ("False", "NoNodesSelected"))
+    assert workspace.condition("c", "Ready")["lastTransitionTime"] >= before
 
-    place.config("c", "-1")
-    until(lambda: said(place)["InvalidLimit"], ("True", "InvalidLimit"))
-    assert "'-1'" in place.condition("c", "InvalidLimit")["message"]
+    workspace.config("c", "-1")
+    until(lambda: conditions(workspace)["InvalidLimit"], ("True", "InvalidLimit"))
+    assert "'-1'" in workspace.condition("c", "InvalidLimit")["message"]
     until(
-        place.events,
+        workspace.events,
         [("c", "InvalidLimit", 1), ("c", "OverlappingNodeSelectors", 1), ("other", "OverlappingNodeSelectors", 1)],
     )
 
 
-def test_a_limit_below_the_peer_pods_that_run_evicts_none_and_says_so(place, cluster):
-    node = place.node("a")
-    place.config("c", "3")
-    agent = place.start()
-    until(lambda: place.slots(node), ("3", "3"))
+def test_a_limit_below_the_running_peer_pods_is_reported_and_evicts_none(workspace, cluster):
+    node = workspace.node("a")
+    workspace.config("c", "3")
+    agent = workspace.start()
+    until(lambda: workspace.slots(node), ("3", "3"))
     for number in range(2):
-        place.peer_pod(f"runs-{number}", node)
-    place.peer_pod("waits", None)
+        workspace.peer_pod(f"runs-{number}", node)
+    workspace.peer_pod("pending", None)
     until(lambda: agent.metrics().get(("peerpods_node_slots_used", node)), 2)
     assert agent.metrics()[("peerpods_pods_pending",)] == 1
-    assert place.events() == []
+    assert workspace.events() == []
 
-    place.config("c", "1")
-    until(lambda: place.slots(node), ("1", "1"))
-    until(place.events, [("c", "LimitBelowRunning", 1)])
-    pods = cluster.get("pods", "-n", place.id)["items"]
+    workspace.config("c", "1")
+    until(lambda: workspace.slots(node), ("1", "1"))
+    until(workspace.events, [("c", "LimitBelowRunning", 1)])
+    pods = cluster.get("pods", "-n", workspace.id)["items"]
     assert len(pods) == 3
     assert not any("deletionTimestamp" in pod["metadata"] for pod in pods)
 
-    cluster.kubectl("delete", "pod", "-n", place.id, "runs-0", "--grace-period=0", "--force")
+    cluster.kubectl("delete", "pod", "-n", workspace.id, "runs-0", "--grace-period=0", "--force")
     problem = ("peerpods_pool_problem", "c", "LimitBelowRunning")
     until(lambda: problem in agent.metrics(), False)
 
 
-def test_the_cloud_holds_the_limit_down(place):
-    nodes = place.nodes(3)
-    place.config("c", "10")
-    agent = place.start()
-    until(lambda: set(place.all_slots().values()), {("10", "10")})
-    place.cloud_capacity(**{"subnet-addresses": "251", "instance-quota": "20"})
-    until(lambda: set(place.all_slots().values()), {("6", "6")})
-    until(place.events, [("c", "CloudBound", 1)])
+def test_the_cloud_bounds_the_limit(workspace):
+    nodes = workspace.nodes(3)
+    workspace.config("c", "10")
+    agent = workspace.start()
+    until(lambda: set(workspace.all_slots().values()), {("10", "10")})
+    workspace.cloud_capacity(**{"subnet-addresses": "251", "instance-quota": "20"})
+    until(lambda: set(workspace.all_slots().values()), {("6", "6")})
+    until(workspace.events, [("c", "CloudBound", 1)])
     metrics = agent.metrics()
     assert metrics[("peerpods_cloud_slots", "instance-quota")] == 20
     assert metrics[("peerpods_cloud_slots", "subnet-addresses")] == 251
     assert metrics[("peerpods_node_slots_bound_info", "instance-quota", nodes[0])] == 1
 
-    # No number: the last good one stays.
-    place.cloud_capacity(**{"subnet-addresses": "251", "instance-quota": "plenty"})
+    # For an invalid value the last valid one stays in force.
+    workspace.cloud_capacity(**{"subnet-addresses": "251", "instance-quota": "plenty"})
     until(lambda: len(agent.log("warning")), 2)
     assert "instance-quota" in agent.log("warning")[-1]["message"]
-    assert set(place.all_slots().values()) == {("6", "6")}
+    assert set(workspace.all_slots().values()) == {("6", "6")}
 
-    # A node that comes takes its share from the others.
-    place.node("late")
-    until(lambda: set(place.all_slots().values()), {("5", "5")})
+    # A new node takes its share from the others.
+    workspace.node("late")
+    until(lambda: set(workspace.all_slots().values()), {("5", "5")})
 
-    place.cloud_capacity(**{"subnet-addresses": "251"})
-    until(lambda: set(place.all_slots().values()), {("10", "10")})
+    workspace.cloud_capacity(**{"subnet-addresses": "251"})
+    until(lambda: set(workspace.all_slots().values()), {("10", "10")})
     assert agent.metrics()[("peerpods_node_slots_bound_info", "limit", nodes[0])] == 1
 
 
-def test_prometheus_is_told_what_alerts_and_dashboard_ask_for(place):
-    place.node("a")
-    place.config("c", "3")
-    place.config("other", "2")
-    place.cloud_capacity(quota="1")
-    agent = place.start()
+def test_the_metrics_that_alerts_and_dashboard_use(workspace):
+    workspace.node("a")
+    workspace.config("c", "3")
+    workspace.config("other", "2")
+    workspace.cloud_capacity(quota="1")
+    agent = workspace.start()
     problem = ("peerpods_pool_problem", "c", "CloudBound")
     until(lambda: agent.metrics().get(problem), 1)
-    told: dict[str, set[frozenset[str]]] = {}
+    labels: dict[str, set[frozenset[str]]] = {}
     for sample in agent.samples():
-        told.setdefault(sample.name, set()).add(frozenset(sample.labels))
-    assert {name: told.get(name) for name in METRICS} == {name: {labels} for name, labels in METRICS.items()}
+        labels.setdefault(sample.name, set()).add(frozenset(sample.labels))
+    assert {name: labels.get(name) for name in METRICS} == {name: {expected} for name, expected in METRICS.items()}
 
 
-def test_without_counting_pods_nothing_is_said_of_them(place):
-    node = place.node("a")
-    place.config("c", "3")
-    agent = place.start(COUNT_PEER_PODS="false")
+def test_without_counting_peer_pods_their_metrics_are_absent(workspace):
+    node = workspace.node("a")
+    workspace.config("c", "3")
+    agent = workspace.start(COUNT_PEER_PODS="false")
     until(lambda: agent.metrics().get(("peerpods_node_slots_advertised", node)), 3)
     names = {name for name, *_ in agent.metrics()}
     assert not {"peerpods_node_slots_used", "peerpods_pods_pending"} & names

@@ -7,12 +7,12 @@ import pytest
 from peerpods_node_capacity.settings import Settings
 
 
-def test_nothing_has_to_be_set():
+def test_defaults():
     assert Settings.from_env({}) == Settings()
     assert Settings.from_env({"HEALTH_PORT": "", "NAMESPACE": "", "COUNT_PEER_PODS": ""}) == Settings()
 
 
-def test_each_can_be_set():
+def test_every_variable():
     read = Settings.from_env(
         {
             "NAMESPACE": "own",
@@ -44,7 +44,7 @@ def test_each_can_be_set():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("HEALTH_PORT", "http", "from 1 to 65535"),
         ("HEALTH_PORT", "0", "from 1 to 65535"),
@@ -54,9 +54,9 @@ def test_each_can_be_set():
         ("LEASE_DURATION_SECONDS", "15s", "from 3 to 3600"),
         ("COUNT_PEER_PODS", "maybe", "true or false"),
         ("REQUIRE_READY_ADAPTOR", "maybe", "true or false"),
-        ("BIND_ADDRESS", "localhost", "no IP address"),
+        ("BIND_ADDRESS", "localhost", "an IP address"),
     ],
 )
-def test_what_makes_no_sense_is_refused(name, value, said):
-    with pytest.raises(ValueError, match=f"{name} is.*{said}"):
+def test_invalid_values(name, value, message):
+    with pytest.raises(ValueError, match=f"{name} must be.*{message}"):
         Settings.from_env({name: value})

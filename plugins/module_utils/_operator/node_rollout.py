@@ -17,8 +17,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# Of many nodes, so many are named.
+# The number of nodes and pods that a message names.
 NAMED_NODES = 5
+NAMED_PODS = 20
 
 
 def check_rollout(
@@ -87,8 +88,8 @@ def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[s
 def check_pods_ended(pods: list[str]) -> Progress:
     """How many pods have not ended yet."""
     if not pods:
-        return Progress("no such pod runs", "no such pod runs", done=True)
-    summary = f"pods that still run: {len(pods)} ({join_names(pods, NAMED_NODES)})"
+        return Progress("no pod is running", "no pod is running", done=True)
+    summary = f"{len(pods)} running: {join_names(pods, NAMED_PODS)}"
     return Progress(summary, summary)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import (
+    APPROVAL_REMEDY,
     Progress,
     condition_messages,
     parse_time,
@@ -236,16 +237,17 @@ def check_installation(
     summary = summary or "; ".join(["OLM has not planned anything yet", *_condition_lines(status)])
     if there and not moving and wanted in ("", installed):
         return Progress(summary, summary, done=True)
-    problem = _failure(subscription, source, plan, csvs, now)
+    problem, remedy = _failure(subscription, source, plan, csvs, now), ""
     needs_approval = False
     if not problem and wanted and there and csv_version(installed) > csv_version(wanted):
         problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
     elif not problem and waits:
         needs_approval, why = _approval(plan, installed if there else None, wanted)
         problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
+        remedy = APPROVAL_REMEDY if problem else ""
     elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
         problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
-    return Progress(summary, summary, problem=problem, needs_approval=needs_approval)
+    return Progress(summary, summary, problem=problem, needs_approval=needs_approval, remedy=remedy)
 
 
 def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:

@@ -9,14 +9,41 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+# What to do when a wait ends before it is done, by what is waited for. The options are those of the role operator_install.
+REMEDIES = {
+    "catalog": (
+        "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the operator, and "
+        "operator_install_channel to one of its channels. In a disconnected cluster this is the CatalogSource of the mirror. "
+        "`oc get pods -n openshift-marketplace` lists the pods of the default catalogs."
+    ),
+    "operator": (
+        "Check operator_install_channel and operator_install_source. OLM does not repeat a failed InstallPlan or "
+        "ClusterServiceVersion: after fixing the cause, delete the Subscription, that InstallPlan and the "
+        "ClusterServiceVersion. Then run the playbook again; it resumes from here."
+    ),
+    "nodes": (
+        "See `oc describe machineconfigpool kata-oc`, and `oc get nodes` for the node that is not updated. Fix the cause, "
+        "then run the playbook again; it resumes from here."
+    ),
+    "removal": (
+        "See `oc describe machineconfigpool worker` and `oc get kataconfig -o yaml`. Fix the cause, then run the playbook "
+        "again; it resumes from here."
+    ),
+    "pods": "Delete these pods, or the workloads that create them, then run the playbook again.",
+}
+APPROVAL_REMEDY = (
+    "Set spec.approved of the InstallPlan to true, or request that version (operator_install_starting_csv, or "
+    "operator_install_upgrade_to if another version is installed). Then run the playbook again; it resumes from here."
+)
+
 
 @dataclass(frozen=True)
 class Progress:
     """How far something is.
 
     `summary` is one line for people, `status` the same without durations. `problem` is the reason why it cannot
-    continue, `needs_approval` whether the InstallPlan must be approved, and `since` when the operator started to work on
-    each node.
+    continue, `remedy` what to do about it if REMEDIES does not have that, `needs_approval` whether the InstallPlan must
+    be approved, and `since` when the operator started to work on each node.
     """
 
     summary: str
@@ -24,6 +51,7 @@ class Progress:
     done: bool = False
     problem: str = ""
     needs_approval: bool = False
+    remedy: str = ""
     since: Mapping[str, str] = field(default_factory=dict)
 
 

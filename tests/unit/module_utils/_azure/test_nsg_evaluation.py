@@ -14,7 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
     security_rule,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.module_utils._azure.rules import (
@@ -175,7 +175,6 @@ flows = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(rule_lists, flows)
 def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, flow_):
     rules += DEFAULTS

@@ -22,7 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan impor
     security_rule,
     single_change,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.module_utils._azure.rules import (
@@ -581,7 +581,6 @@ def written(group: dict, plan: Plan) -> dict:
     return group | {"properties": {**group["properties"], **apply_to(group, plan)["properties"]}}
 
 
-@settings(deadline=None)
 @given(group_rules, our_options, ways)
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
@@ -606,7 +605,6 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
     assert of_others(after["properties"]["securityRules"]) == of_others(rules)
 
 
-@settings(deadline=None)
 @given(group_rules, our_options, ways)
 def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, options, ways):
     """The oracle: every pair of addresses of a wanted rule, against its own access."""

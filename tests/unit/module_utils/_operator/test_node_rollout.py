@@ -114,4 +114,4 @@ def test_pods_that_have_to_end():
     assert check_pods_ended([]).done
     progress = check_pods_ended([f"n/{number}" for number in range(7)])
     assert not progress.done
-    assert "pods that still run: 7 (n/0" in progress.summary
+    assert "7 running: n/0" in progress.summary

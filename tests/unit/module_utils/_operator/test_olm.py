@@ -100,6 +100,7 @@ class TestApproval:
         progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
         assert progress.needs_approval is needs_approval
         assert bool(progress.problem) is not needs_approval
+        assert ("spec.approved" in progress.remedy) is not needs_approval
         assert not progress.done
 
     def test_what_is_installed_needs_none(self):

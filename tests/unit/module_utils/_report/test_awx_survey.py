@@ -14,13 +14,13 @@ from tests.support import ROOT
 VARIABLES = yaml.safe_load((ROOT / "roles/awx/vars/main.yml").read_text())
 
 
-def asks_of(template: dict) -> list[dict]:
-    """What a template asks, where that is said elsewhere too."""
-    asks = template["asks"]
-    return VARIABLES[asks.strip("{} ")] if isinstance(asks, str) else asks
+def questions_of(template: dict) -> list[dict]:
+    """The questions of a template, also if it names a variable that has them."""
+    questions = template["questions"]
+    return VARIABLES[questions.strip("{} ")] if isinstance(questions, str) else questions
 
 
-TEMPLATES = {template["playbook"]: asks_of(template) for template in VARIABLES["awx_templates"]}
+TEMPLATES = {template["playbook"]: questions_of(template) for template in VARIABLES["awx_templates"]}
 SPECS = {
     role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
     for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks if "role" in ask}
