@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.osc.peerpods.plugins.filter.failed_wave import failed_wave
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.failed_wave import failed_wave
 
 WAVES = [{"name": name} for name in ("canary", "general", "memory")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.filter.cloud_room import cloud_room
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_room import cloud_room
 
 SUBNET = {"subnet": {"id": "subnet-1", "free": 55, "reason": None}}
 QUOTAS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.filter.namespace_policies import namespace_policies
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.namespaces import namespace_policies
 
 NAMES = ["osc-peerpods-namespaces"] * 2 + ["osc-peerpods-namespaces-workloads"] * 2
 

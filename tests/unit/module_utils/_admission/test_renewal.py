@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.filter.certificate_renewal_due import certificate_renewal_due
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.renewal import certificate_renewal_due
 
 
 @pytest.mark.parametrize(
