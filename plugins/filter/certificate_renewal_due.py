@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: certificate_renewal_due
 version_added: "0.1.0"
-short_description: Decide whether a certificate is to be renewed
+short_description: Decide whether a certificate must be renewed
 description:
   - A certificate is due for renewal when a third of its lifetime or less is left, as the role P(osc.peerpods.webhook#role) decides.
 author:
@@ -43,19 +43,7 @@ _value:
   type: bool
 """
 
-from datetime import datetime, timedelta, timezone
-
-TIME = "%Y%m%d%H%M%SZ"
-
-
-def certificate_renewal_due(info: dict, days: int | str, now: str | None = None) -> bool:
-    current = _parse(now) if now else datetime.now(timezone.utc)
-    # On the command line all values are strings.
-    return _parse(info["not_after"]) - current <= timedelta(days=int(days)) / 3
-
-
-def _parse(text: str) -> datetime:
-    return datetime.strptime(text, TIME).replace(tzinfo=timezone.utc)
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.renewal import certificate_renewal_due
 
 
 class FilterModule:

@@ -41,9 +41,9 @@ _value:
   sample: worker-0, worker-1, worker-2 and 1 more
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 
 class FilterModule:
     def filters(self) -> dict:
-        return {"join_names": in_words}
+        return {"join_names": join_names}
