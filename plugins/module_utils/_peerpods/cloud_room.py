@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 # What reading each bound takes.
 PERMISSIONS = {
@@ -21,7 +22,7 @@ PERMISSIONS = {
 }
 
 
-def cloud_room(readings: dict, provider: str, running: int | str, stored: Mapping[str, str] | None = None) -> dict:
+def cloud_room(readings: dict, provider: str, running: int | str, stored: Mapping[str, str] = MappingProxyType({})) -> dict:
     if provider not in PERMISSIONS:
         return {
             "bounds": {},
@@ -47,6 +48,6 @@ def cloud_room(readings: dict, provider: str, running: int | str, stored: Mappin
             reason = usage.get("reason") or "The quota does not count VMs of this size."
         else:
             reason = f"{returned.get('msg')} Required permissions: {PERMISSIONS[provider][name]}."
-        kept = f" The {stored[name]} peer pods of an earlier run stay in force." if name in (stored or {}) else ""
+        kept = f" The {stored[name]} peer pods of an earlier run stay in force." if name in stored else ""
         messages.append(f"{name}: unknown. {reason}{kept}")
     return {"bounds": bounds, "messages": messages}
