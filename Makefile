@@ -1,52 +1,54 @@
-# Two commands do everything: `make demo` and `make test`. Each installs what it
-# needs: Python packages into .venv, the cluster's programs and the Go toolchain
-# (where the machine has none) into ~/.cache/osc.peerpods, and, as root, Debian's
-# container tools.
+# The two main commands are `make demo` and `make test`. Each installs what it requires: Python packages into .venv,
+# the programs of the test cluster and, if the machine has none, the Go toolchain into ~/.cache/osc.peerpods, and, as
+# root, the container tools of the distribution.
 
 SHELL := /bin/bash
 PYTHON ?= python3
 CLOUD ?= aws
-# A part of the tests, for those who have two machines: SHARD=1/2 and 2/2.
+# To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
 SHARD ?= 1/1
 SHARD_NUMBER := $(word 1,$(subst /, ,$(SHARD)))
 SHARDS := $(word 2,$(subst /, ,$(SHARD)))
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --shard $(SHARD)
 
-# Installed where they are missing and we are root; without them `make demo` runs
-# the webhook and the agent as plain processes.
+# Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images programs packages browser h2load requirements clean
+.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration coverage molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
-	@echo "make demo          a bare cluster to running peer pods, on this machine"
-	@echo "                   (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the operator's"
-	@echo "                   first generation; KEEP=1: leave it running)"
-	@echo "make test          everything: lint, unit, sanity, docs, integration, the demo on both clouds and generations, molecule's default"
-	@echo "                   (SHARD=1/2 and, on another machine, SHARD=2/2: a part of the tests)"
-	@echo "make lint sanity docs unit integration    its parts; the docs site is build/docs/html/index.html"
-	@echo "                   (CORES='2.17 2.21': ansible-test's sanity tests by these instead)"
-	@echo "make molecule      all of molecule's scenarios, some 10 minutes (SCENARIO=…: one)"
-	@echo "make fuzz          a million mutated reviews against the webhook (COUNT=…; SEED=… repeats a run)"
-	@echo "make bench-modules   our modules beside amazon.aws, kubernetes.core and the command lines"
-	@echo "                     (CLOUD=azure: beside azure.azcollection and az)"
-	@echo "make bench-webhook   our webhook's answers per second (PEER=URL: beside another webhook's)"
-	@echo "make bench-admission pod creations per second without a mutation, with mode policy, with our webhook"
-	@echo "                     (PEER=URL PEER_CA=FILE: and with another)"
-	@echo "make bench-agent     5,000 nodes that advertise their slots: our agent beside a controller by client-go,"
-	@echo "                     curl, and libraries (NODES=…; AGENT=DIR: another checkout's agent)"
-	@echo "make bench-limit   a limit change on 500 nodes with 1,000 peer pods, ours and the documented way"
-	@echo "                   (NODES=…; OPERATOR=1.12: with an older operator)"
-	@echo "make bench-site    the whole site on 500 workers: time and calls, by role (WORKERS=…)"
-	@echo "make collection    build the tarball that is released, in build/"
-	@echo "make images        build the webhook's and the agent's image"
-	@echo "make requirements  pin all requirements anew, those of the containers by hash"
-	@echo "make clean         remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
+	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
+	@echo "                      (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the first generation of the"
+	@echo "                      operator; KEEP=1: keep it running)"
+	@echo "make test             all tests: lint, sanity, docs, unit, integration, the demo on both clouds and with both"
+	@echo "                      generations of the operator, molecule's default scenario"
+	@echo "                      (SHARD=1/2 and, on another machine, SHARD=2/2: half of the tests)"
+	@echo "make lint sanity docs unit integration    one part; the documentation is build/docs/html/index.html"
+	@echo "                      (CORES='2.17 2.21': run the sanity tests with these versions of ansible-core)"
+	@echo "make coverage         run the unit tests and report the branch coverage (ALL=1: with the integration tests)"
+	@echo "make molecule         all scenarios of molecule, about 10 minutes (SCENARIO=…: one scenario)"
+	@echo "make fuzz             send a million mutated reviews to the webhook (COUNT=…; SEED=… repeats a run)"
+	@echo "make bench-modules    compare the modules with amazon.aws, kubernetes.core and the command lines"
+	@echo "                      (CLOUD=azure: with azure.azcollection and az)"
+	@echo "make bench-webhook    measure the reviews per second of the webhook (PEER=URL: and of another webhook)"
+	@echo "make bench-admission  measure pod creations per second without a mutation, with the admission policy and with the"
+	@echo "                      webhook (PEER=URL PEER_CA=FILE: and with another webhook)"
+	@echo "make bench-agent      advertise the slots of 5,000 nodes with the agent, a client-go controller, curl and client"
+	@echo "                      libraries (NODES=…; AGENT=DIR: the agent of another checkout)"
+	@echo "make bench-limit      change the limit of 500 nodes with 1,000 peer pods, with the collection and as documented"
+	@echo "                      (NODES=…; OPERATOR=1.12: with an older operator)"
+	@echo "make bench-site       run the whole site on 500 workers: time and calls, by role (WORKERS=…)"
+	@echo "make collection       build the tarball of the collection in build/"
+	@echo "make images           build the images of the webhook and of the agent for the test cluster"
+	@echo "make release          build what a release publishes in build/release/ (TAG=v…: check that the tag fits)"
+	@echo "make publish          push the images of the release to REGISTRY, and create the release on GitHub"
+	@echo "make requirements     pin all Python requirements, those of the containers by hash"
+	@echo "make clean            remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
 
 demo: .venv/installed packages
 	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) .venv/bin/python -m tests.demo
 
-# What ends soonest comes first, and the first that fails ends it.
+# The fastest stages come first; the first stage that fails ends the run.
 STAGES_OF_FIRST := $(if $(filter 1,$(SHARD_NUMBER)),checks)
 STAGES_OF_LAST := $(if $(filter $(SHARDS),$(SHARD_NUMBER)),demo-aws demo-azure-1.8 molecule-default)
 STAGES ?= $(STAGES_OF_FIRST) unit integration $(STAGES_OF_LAST)
@@ -61,7 +63,7 @@ test:
 	done; \
 	printf '%s%6d s  all\n' "$$took" $$SECONDS
 
-# Side by side, since each of them is busy on one core alone.
+# In parallel, since each of them uses one core.
 checks: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity docs
 
@@ -77,6 +79,8 @@ molecule-default:
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q
 	.venv/bin/antsibull-changelog lint
 	.venv/bin/reuse lint --quiet || .venv/bin/reuse lint
@@ -84,14 +88,14 @@ lint: .venv/installed
 sanity: .venv/installed
 	.venv/bin/python -m tests.sanity $(CORES)
 
-# The documentation is checked against that of the collections it refers to; of the many more that PyPI's
-# `ansible` has, each would take its time.
+# The documentation is checked against that of the collections it refers to. PyPI's `ansible` has many more, and each
+# of them would take its time.
 docs: export ANSIBLE_COLLECTIONS_SCAN_SYS_PATH := false
 docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 docs: .venv/installed
 	rm -rf build/docs
 	mkdir -p build/docs/rst build/docs/collections/ansible_collections
-	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,kubernetes} \
+	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,azure,kubernetes} \
 	  build/docs/collections/ansible_collections
 	ANSIBLE_COLLECTIONS_PATH=build/docs/collections antsibull-docs lint-collection-docs \
 	  --plugin-docs --validate-collection-refs all .
@@ -102,12 +106,17 @@ docs: .venv/installed
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
 
-# Before the tests, not beside them: a compiler takes all of the machine.
+# Not a threshold: a number to look at. ALL=1 adds the integration tests.
+coverage: .venv/installed $(if $(ALL),programs packages browser)
+	mkdir -p build/coverage
+	$(PYTEST) $(if $(ALL),,-m "not integration") --cov --cov-report term --cov-report html:build/coverage/html
+
+# Before the tests, not in parallel with them: the compiler uses all cores.
 programs: .venv/installed
 	.venv/bin/python -c 'from tests.cluster import binaries, cert_manager, promtool; \
 	  binaries.binaries(), cert_manager.cert_manager(), promtool.promtool()'
 
-# conftest.py has the slow files first; xdist would begin with those of many tests.
+# conftest.py sorts the slow files first; by default, xdist would start with the files that have the most tests.
 integration: .venv/installed programs packages browser
 	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
 
@@ -142,23 +151,45 @@ collection: .venv/installed
 images: .venv/installed packages
 	.venv/bin/python -m tests.cluster.images
 
+VERSION = $(shell sed -n 's/^version: //p' galaxy.yml)
+REGISTRY ?= ghcr.io/osc-peerpods
+TAG ?= v$(VERSION)
+
+release: .venv/installed packages
+	test $(TAG) = v$(VERSION) || { echo "The tag $(TAG) does not fit the version $(VERSION) in galaxy.yml."; exit 1; }
+	rm -rf build/release
+	mkdir -p build/release
+	.venv/bin/ansible-galaxy collection build --output-path build/release
+	.venv/bin/antsibull-changelog generate --only-latest --output-format md --output build/release/notes.md $(VERSION)
+	for image in webhook node_capacity; do \
+	  podman build --tag $(REGISTRY)/$$image:$(VERSION) containers/$$image && \
+	  podman run --rm --entrypoint cat $(REGISTRY)/$$image:$(VERSION) /opt/app/sbom.cdx.json \
+	    > build/release/$$image.cdx.json || exit 1; \
+	done
+
+publish:
+	podman login --username "$$GITHUB_ACTOR" --password-stdin $(firstword $(subst /, ,$(REGISTRY))) <<< "$$GH_TOKEN"
+	for image in webhook node_capacity; do podman push $(REGISTRY)/$$image:$(VERSION) || exit 1; done
+	gh release create $(TAG) --verify-tag --title $(VERSION) --notes-file build/release/notes.md \
+	  build/release/*.tar.gz build/release/*.cdx.json
+
 packages:
 	$(call install,podman buildah runc iptables catatonit mmdebstrap,$(CONTAINER_PACKAGES),\
 	  To run the webhook and the agent as containers,true)
 
-# Without one, the tests that look at the report's page are skipped.
+# Without a browser, the tests of the report page are skipped.
 browser:
-	-$(call install,chromium,chromium fonts-liberation,To see the report's page as a reader does,true)
+	-$(call install,chromium,chromium fonts-liberation,To test the report page in a browser,true)
 
 h2load:
 	$(call install,h2load,nghttp2-client,h2load is missing,false)
 
-# $(call install,COMMANDS,PACKAGES,WHY,STATUS): Debian's PACKAGES where one of COMMANDS is missing; who
-# is not root is told WHY and how, and goes on if STATUS is true.
+# $(call install,COMMANDS,PACKAGES,REASON,STATUS): install Debian's PACKAGES if one of COMMANDS is missing. Without
+# root, print REASON and the command to run, and exit with STATUS.
 define install
 	@if ! (for command in $(1); do command -v $$command >/dev/null || exit 1; done); then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing from Debian: $(2)"; \
+	    echo "Installing Debian packages: $(2)"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	      apt-get install -qq --no-install-recommends $(2) >/dev/null; \
 	  else \
@@ -169,12 +200,12 @@ endef
 
 .venv/installed: tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed ($(PYTHON) is older or missing): make PYTHON=python3.12 …"; exit 1; }
+	  || { echo "Python 3.11 or newer is required ($(PYTHON) is older or missing): make PYTHON=python3.12 …"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' \
 	  || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check uv
-	@# Compiled now: where Python may write no bytecode, each of the many modules of a run would compile anew.
+	@# Compiled now: if Python may not write bytecode, every module of a run would compile its imports again.
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv -r tests/requirements.txt
 	touch $@
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible.plugins.loader import init_plugin_loader
+from hypothesis import HealthCheck, settings
 
 from tests import module_runs
 from tests.azure_arm import AzureArm
@@ -19,6 +20,10 @@ from tests.cluster.launcher import Cluster
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 init_plugin_loader([str(ROOT / "collections")])
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("osc.peerpods", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("osc.peerpods")
 
 # The files that take minutes, the slowest first. Begun last, one would keep a worker busy when the others have
 # nothing left to do.

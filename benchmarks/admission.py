@@ -24,9 +24,8 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.cluster.launcher import Cluster
@@ -34,7 +33,7 @@ from tests.cluster.processes import unwind_on_signals, wait_for
 from tests.support import ROOT, ansible_environment
 
 from .load import Stream, listener, measure, version
-from .webhook import Server, ours
+from .webhook import Server, start
 
 REPORT = ROOT / "build" / "bench" / "admission.json"
 NAME = "admission-benchmark"
@@ -117,7 +116,8 @@ class Mode:
     """What is registered while pods are created: by our module, or objects as they are."""
 
     name: str
-    options: dict | None = None
+    module: str | None = None
+    options: dict = field(default_factory=dict)
     objects: tuple[dict, ...] = ()
     peer_pods: bool = True
     """Whether the pods that are created are peer pods."""
@@ -167,15 +167,15 @@ def manifest(url: str, ca: Path) -> dict:
 
 
 def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | None) -> list[Mode]:
-    by_module = {"mode": "webhook", "url": our_url, "ca_bundle_file": str(our_ca)}
+    by_module = {"url": our_url, "ca_bundle_file": str(our_ca)}
     others = {"peer_pods": False, "baseline": "others"}
     found = [
         Mode("none"),
-        Mode("policy", options={"mode": "policy"}),
+        Mode("policy", "mutating_policy"),
         Mode("least", objects=(LEAST_POLICY, LEAST_BINDING)),
-        Mode("webhook", options=by_module),
+        Mode("webhook", "mutating_webhook", by_module),
         Mode("others", **others),
-        Mode("others, filtered", options=by_module, **others),
+        Mode("others, filtered", "mutating_webhook", by_module, **others),
         Mode("others, webhook", objects=(manifest(our_url, our_ca),), **others),
     ]
     if peer_url and peer_ca:
@@ -188,34 +188,34 @@ def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | 
 @contextlib.contextmanager
 def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
     """The mode in force inside, and out of force again after it."""
-    if not mode.options and not mode.objects:
+    if not mode.module and not mode.objects:
         yield
         return
-    if mode.options:
-        run_module(cluster, {**mode.options, "state": "present"})
+    if mode.module:
+        run_module(cluster, mode.module, {**mode.options, "state": "present"})
     else:
         cluster.apply(*mode.objects)
     wait_for(f"the start of mode {mode.name}", lambda: changes(cluster), seconds=30)
     yield
-    if mode.options:
-        run_module(cluster, {"mode": mode.options["mode"], "state": "absent"})
+    if mode.module:
+        run_module(cluster, mode.module, {"state": "absent"})
     else:
         for item in reversed(mode.objects):
             cluster.kubectl("delete", item["kind"], NAME)
     wait_for(f"the end of mode {mode.name}", lambda: not changes(cluster), seconds=30)
 
 
-def run_module(cluster: Cluster, options: dict) -> None:
+def run_module(cluster: Cluster, module: str, options: dict) -> None:
     arguments = {"name": NAME, "kubeconfig": str(cluster.kubeconfig), "verify": True, **options}
     ran = subprocess.run(
-        ["ansible", "localhost", "-m", "osc.peerpods.mutating_webhook", "-a", json.dumps(arguments)],
+        ["ansible", "localhost", "-m", f"osc.peerpods.{module}", "-a", json.dumps(arguments)],
         env=ansible_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     if ran.returncode:
-        raise RuntimeError(f"mutating_webhook failed: {ran.stdout}{ran.stderr}")
+        raise RuntimeError(f"{module} failed: {ran.stdout}{ran.stderr}")
 
 
 def changes(cluster: Cluster) -> bool:
@@ -369,11 +369,7 @@ def main() -> None:
         "connections": arguments.connections,
         "seconds": arguments.seconds,
     }
-    with (
-        tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch,
-        ours(Path(scratch)) as (server, ca),
-        Cluster() as cluster,
-    ):
+    with start("ours") as (server, ca), Cluster() as cluster:
         cluster.apply(
             {
                 "apiVersion": "node.k8s.io/v1",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests import chapter
+from tests import documented
 from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.launcher import Cluster
@@ -59,7 +59,7 @@ def amazon_aws(instance_ids: str) -> list[dict]:
 class AwsWorld(World):
     api = "EC2"
     packages = ("boto3", "moto")
-    cli = chapter.AWSCLI
+    cli = documented.AWSCLI
     refusal = "InvalidPermission.Duplicate"
 
     @classmethod
@@ -80,7 +80,7 @@ class AwsWorld(World):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         self._proxy = proxy
-        self._aws_cli = own_environment(chapter.AWSCLI)
+        self._aws_cli = own_environment(documented.AWSCLI)
         self._ec2 = moto.client("ec2")
         vpc = self._ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         self._subnet = self._ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/19", AvailabilityZone=f"{REGION}a")[
@@ -162,7 +162,7 @@ class AwsWorld(World):
                             ),
                         ],
                     ),
-                    Contender(CHAPTER, script=chapter.AWS_PORTS, programs=self._aws_cli),
+                    Contender(CHAPTER, script=documented.AWS_PORTS, programs=self._aws_cli),
                 ),
                 self._close_ports,
                 self._ports_open,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests import chapter
+from tests import documented
 from tests.azure_arm import AzureArm
 from tests.azure_arm.az import AZURE_CLI, Az
 from tests.cluster import openshift
@@ -177,7 +177,7 @@ class AzureWorld(World):
                             *azure_azcollection("{{ nodes.resources | map(attribute='spec.providerID') }}"),
                         ],
                     ),
-                    Contender(CHAPTER, script=chapter.AZURE_PORTS, programs=self._az),
+                    Contender(CHAPTER, script=documented.AZURE_PORTS, programs=self._az),
                 ),
                 self._close_ports,
                 self._ports_open,

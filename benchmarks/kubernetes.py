@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests import chapter
+from tests import documented
 from tests.cluster import openshift
 from tests.support import OPERATOR_NAMESPACE
 
@@ -113,7 +113,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                         NODES,
                     ],
                 ),
-                Contender(CHAPTER, script=chapter.AWS_FACTS),
+                Contender(CHAPTER, script=documented.AWS_FACTS),
             ),
         ),
         Job(
@@ -129,7 +129,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                     ],
                 ),
                 Contender("kubernetes.core, patch only", [patched_limit()]),
-                Contender(CHAPTER, script=chapter.limit(LIMIT)),
+                Contender(CHAPTER, script=documented.limit(LIMIT)),
             ),
             lambda: world.cluster.kubectl(
                 "patch",

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.webhook --peer URL`: our webhook beside another, review by review.
+"""`python -m benchmarks.webhook --peer URL`: compare the webhook with its floor and with a peer.
 
-Two servers get the same reviews by turns: of 1.6, 8, 31 and 300 kB, over HTTP/1.1 and HTTP/2,
-of peer pods, of other pods and of both at once. Ours is started here unless `--ours` names
-one. Both run all the time, and whichever is not asked does nothing; h2load and they share
-this machine's cores.
+All servers receive the same reviews in turn: of 1.6, 8, 31 and 300 kB, over HTTP/1.1 and HTTP/2,
+of peer pods, of other pods and of both together. The floor is an application on the same server
+that returns a constant (webhook_floor.py). It and our webhook are started here, unless `--ours`
+names a running one. All servers run all the time, and those that receive no load are idle; h2load
+shares the cores with them.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ HEADERS = ("content-type: application/json",)
 
 
 def review(kilobytes: float, peer_pod: bool) -> bytes:
-    """What an API server sends for a pod of two containers.
+    """The AdmissionReview that an API server sends for a pod of two containers.
 
-    It grows by environment variables, each of which is there twice as in any real review: in its
+    Environment variables bring it to its size. As in any real review, each occurs twice: in its
     container and in managedFields.
     """
-    empty, one = (len(_review(count, peer_pod)) for count in (2, 4))
-    count = 2 + 2 * max(0, int((kilobytes * 1000 - empty) / (one - empty)))
+    two, four = (len(_review(count, peer_pod)) for count in (2, 4))
+    count = 2 + 2 * max(0, int((kilobytes * 1000 - two) / (four - two)))
     return _review(count, peer_pod)
 
 
@@ -65,12 +66,12 @@ def _review(variables: int, peer_pod: bool) -> bytes:
             "requests": {"cpu": "100m", "memory": "64Mi"},
         },
     }
-    of_container = {"app": names[::2], "sidecar": names[1::2]}
+    variables_of = {"app": names[::2], "sidecar": names[1::2]}
     fields = {
         f'k:{{"name":"{container}"}}': {
-            "f:env": {f'k:{{"name":"{name}"}}': {".": {}, "f:name": {}, "f:value": {}} for name in mine}
+            "f:env": {f'k:{{"name":"{name}"}}': {".": {}, "f:name": {}, "f:value": {}} for name in container_variables}
         }
-        for container, mine in of_container.items()
+        for container, container_variables in variables_of.items()
     }
     kind = {"group": "", "version": "v1", "kind": "Pod"}
     pod = {
@@ -95,11 +96,11 @@ def _review(variables: int, peer_pod: bool) -> bytes:
                 {
                     "name": container,
                     "image": f"registry.example.com/{container}:1",
-                    "env": [{"name": name, "value": f"the value of {name}"} for name in mine],
+                    "env": [{"name": name, "value": f"the value of {name}"} for name in container_variables],
                     "resources": amounts[container],
                     "imagePullPolicy": "IfNotPresent",
                 }
-                for container, mine in of_container.items()
+                for container, container_variables in variables_of.items()
             ],
             "restartPolicy": "Always",
             "securityContext": {},
@@ -121,8 +122,8 @@ def _review(variables: int, peer_pod: bool) -> bytes:
         "dryRun": False,
         "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
     }
-    whole = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
-    return json.dumps(whole, separators=(",", ":")).encode()
+    admission_review = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
+    return json.dumps(admission_review, separators=(",", ":")).encode()
 
 
 # -- Servers -----------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def _review(variables: int, peer_pod: bool) -> bytes:
 
 @dataclass(frozen=True)
 class Server:
-    """A webhook, and where the kernel tells about its process (None where that is not to be seen)."""
+    """A webhook, and the directory of its process in /proc (None if that is not accessible)."""
 
     name: str
     url: str
@@ -138,25 +139,26 @@ class Server:
 
 
 @contextlib.contextmanager
-def ours(scratch: Path) -> Iterator[tuple[Server, Path]]:
-    """Our webhook, run as its container runs it, and the certificate to trust it by."""
-    processes = Processes(scratch)
-    try:
-        url, ca = start_webhook(processes, scratch, {"TARGET_RUNTIME_CLASS": RUNTIME_CLASS})
+def start(name: str, module: str = "peerpods_webhook") -> Iterator[tuple[Server, Path]]:
+    """Start our webhook, or another module with its settings. Yields the server and the file of its CA."""
+    with tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch:
+        processes = Processes(Path(scratch))
+        try:
+            url, ca = start_webhook(processes, Path(scratch), {"TARGET_RUNTIME_CLASS": RUNTIME_CLASS}, module)
 
-        def listening() -> Path | None:
-            processes.check_alive()
-            return listener(url)
+            def listening() -> Path | None:
+                processes.check_alive()
+                return listener(url)
 
-        yield Server("ours", url, wait_for("our webhook", listening, seconds=20)), ca
-    finally:
-        processes.stop()
+            yield Server(name, url, wait_for(name, listening, seconds=20)), ca
+        finally:
+            processes.stop()
 
 
 def check(server: Server, sizes: Sequence[float]) -> None:
-    """Raises RuntimeError unless the server changes peer pods, and none but those."""
+    """Raises RuntimeError unless the server mutates peer pods and no other pods."""
     context = ssl.create_default_context()
-    # h2load asks for no trusted certificate either.
+    # h2load does not verify certificates either.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     headers = dict(header.split(": ") for header in HEADERS)
     for kilobytes in sizes:
@@ -167,16 +169,15 @@ def check(server: Server, sizes: Sequence[float]) -> None:
                     response = json.load(answer)["response"]
             except OSError as error:
                 raise RuntimeError(
-                    f"{server.url} was sent a review of {kilobytes:g} kB; instead of an answer: "
-                    f"{error}. See that a webhook listens there, path included."
+                    f"Sending a review of {kilobytes:g} kB to {server.url} failed: {error}. "
+                    "Check that a webhook listens at this URL, path included."
                 ) from error
             patch = json.loads(base64.b64decode(response.get("patch", "")) or b"[]")
             if not response["allowed"] or bool(patch) != peer_pod:
                 raise RuntimeError(
-                    f"{server.url} was sent a review of {kilobytes:g} kB of a pod of RuntimeClass "
-                    f"{RUNTIME_CLASS if peer_pod else OTHER_CLASS} and came back with {response}, "
-                    f"the patch being {patch}: start it with {RUNTIME_CLASS} as the RuntimeClass "
-                    "of peer pods."
+                    f"{server.url} returned {response} with the patch {patch} for a review of "
+                    f"{kilobytes:g} kB of a pod of RuntimeClass {RUNTIME_CLASS if peer_pod else OTHER_CLASS}. "
+                    f"Start it with {RUNTIME_CLASS} as the RuntimeClass of peer pods."
                 )
 
 
@@ -188,20 +189,20 @@ class Scenario:
     kilobytes: float
     protocol: str
     peer_pods: float
-    """The share of the requests under way that are of peer pods."""
+    """The share of peer pods among the concurrent requests."""
 
     def streams(self, url: str) -> list[Stream]:
-        of_peer_pods = round(CONCURRENCY * self.peer_pods)
+        peer_pod_requests = round(CONCURRENCY * self.peer_pods)
         return [
             Stream(url, review(self.kilobytes, peer_pod), count, self.protocol == "h2", HEADERS)
-            for peer_pod, count in ((True, of_peer_pods), (False, CONCURRENCY - of_peer_pods))
+            for peer_pod, count in ((True, peer_pod_requests), (False, CONCURRENCY - peer_pod_requests))
             if count
         ]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one server did; times in ms, CPU of the server for each answer, memory in MB."""
+    """The measurements of a server: times in ms, its CPU time per answer in ms, its memory in MB."""
 
     requests_per_second: float
     p50: float
@@ -227,10 +228,10 @@ def figures(window: Window, server: Server) -> Figures:
 
 
 def run_rounds(servers: list[Server], scenarios: list[Scenario], rounds: int, seconds: float) -> Rounds:
-    """Each scenario once a round, the servers one right after the other, each first by turns."""
+    """Measure each scenario once a round, on one server after the other, in alternating order."""
     measured: Rounds = {scenario: {server.name: [] for server in servers} for scenario in scenarios}
     for turn in range(rounds):
-        load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
         print(f"Round {turn + 1} of {rounds}; load average {load}", file=sys.stderr, flush=True)
         for scenario in scenarios:
             for server in servers if turn % 2 == 0 else reversed(servers):
@@ -245,20 +246,29 @@ def median(values: list[float | None]) -> float | None:
 
 
 def medians(rounds: list[Figures]) -> Figures:
-    return Figures(*(median([getattr(one, metric) for one in rounds]) for metric in METRICS))
+    return Figures(*(median([getattr(figures, metric) for figures in rounds]) for metric in METRICS))
 
 
-def ratios(mine: list[Figures], theirs: list[Figures]) -> Figures:
-    """Ours to theirs, round by round; of these the medians."""
+def ratios(servers: dict[str, list[Figures]]) -> dict[str, Figures]:
+    """For each other server, the medians of the ratios of ours to it in each round."""
 
-    def ratio(metric: str, one: Figures, other: Figures) -> float | None:
-        values = getattr(one, metric), getattr(other, metric)
+    def ratio(metric: str, ours: Figures, other: Figures) -> float | None:
+        values = getattr(ours, metric), getattr(other, metric)
         return None if None in values else values[0] / values[1]
 
-    return Figures(*(median([ratio(metric, *pair) for pair in zip(mine, theirs, strict=True)]) for metric in METRICS))
+    return {
+        name: Figures(
+            *(
+                median([ratio(metric, *pair) for pair in zip(servers["ours"], rounds, strict=True)])
+                for metric in METRICS
+            )
+        )
+        for name, rounds in servers.items()
+        if name != "ours"
+    }
 
 
-# -- Telling -----------------------------------------------------------------------------------
+# -- Reporting ---------------------------------------------------------------------------------
 
 
 def report(measured: Rounds) -> list[dict]:
@@ -269,56 +279,56 @@ def report(measured: Rounds) -> list[dict]:
             "servers": {
                 name: {
                     "median": asdict(medians(rounds)),
-                    "rounds": [asdict(one) for one in rounds],
+                    "rounds": [asdict(figures) for figures in rounds],
                 }
-                for name, rounds in of_servers.items()
+                for name, rounds in servers.items()
             },
-            "ours_to_peer": asdict(ratios(of_servers["ours"], of_servers["peer"])) if "peer" in of_servers else None,
+            "ours_to": {name: asdict(figures) for name, figures in ratios(servers).items()},
         }
-        for scenario, of_servers in measured.items()
+        for scenario, servers in measured.items()
     ]
 
 
 def table(measured: Rounds) -> Iterator[str]:
-    yield (f"{'':24}{'':7}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>9}{'CPU ms':>9}{'RSS MB':>9}")
-    for scenario, of_servers in measured.items():
-        rows = {name: medians(rounds) for name, rounds in of_servers.items()}
+    yield (f"{'':24}{'':10}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>9}{'CPU ms':>9}{'RSS MB':>9}")
+    for scenario, servers in measured.items():
         title = f"{scenario.kilobytes:g} kB, {scenario.protocol}, {scenario.peer_pods:.0%} peer"
-        for name, row in rows.items():
-            cells = zip(asdict(row).values(), (0, 2, 2, 2, 3, 0), strict=True)
-            yield f"{title:24}{name:7}" + "".join(
-                f"{'' if value is None else format(value, f'.{digits}f'):>9}" for value, digits in cells
+        rows = [(name, medians(rounds), (0, 2, 2, 2, 3, 0)) for name, rounds in servers.items()]
+        rows += [(f"to {name}", figures, (2,) * len(METRICS)) for name, figures in ratios(servers).items()]
+        for name, figures, digits in rows:
+            cells = zip(asdict(figures).values(), digits, strict=True)
+            yield f"{title:24}{name:10}" + "".join(
+                f"{'' if value is None else format(value, f'.{places}f'):>9}" for value, places in cells
             )
             title = ""
-        if "peer" in rows:
-            shares = asdict(ratios(of_servers["ours"], of_servers["peer"])).values()
-            yield f"{'':24}{'ratio':7}" + "".join(
-                f"{'' if value is None else format(value, '.2f'):>9}" for value in shares
-            )
 
 
 def plot(measured: Rounds) -> str:
-    """An SVG: a column for each metric, a row for each share of peer pods; both axes logarithmic."""
+    """An SVG with a column for each metric and a row for each share of peer pods, both axes logarithmic."""
     titles = ("requests/s", "p50, ms", "p99, ms", "p99.9, ms", "CPU a request, ms", "RSS, MB")
     width, height, pitch_x, pitch_y, left, top = 130, 110, 190, 170, 60, 70
     shares = sorted({scenario.peer_pods for scenario in measured})
     sizes = sorted({scenario.kilobytes for scenario in measured})
     lines: dict[tuple[float, str, str], dict[float, Figures]] = {}
-    for scenario, of_servers in measured.items():
-        for name, rounds in of_servers.items():
+    for scenario, servers in measured.items():
+        for name, rounds in servers.items():
             line = lines.setdefault((scenario.peer_pods, name, scenario.protocol), {})
             line[scenario.kilobytes] = medians(rounds)
-    legend = "Red: ours. Grey: the peer. Solid: HTTP/1.1. Dashed: HTTP/2. From left to right: the review's size in kB."
+    colors = {"ours": "#c00", "peer": "#666", "floor": "#69c"}
+    legend = (
+        "Red: ours. Grey: the peer. Blue: the floor. Solid: HTTP/1.1. Dashed: HTTP/2. "
+        "From left to right: the size of the review in kB."
+    )
     parts = [f'<text x="{left}" y="20" class="bold">{legend}</text>']
 
     def scale(values: list[float], length: int) -> tuple[float, float]:
-        """Where log10 begins, and pixels for each unit of it."""
+        """The minimum of log10, and the pixels per unit of it."""
         low, high = math.log10(min(values)), math.log10(max(values))
         return low, length / ((high - low) or 1)
 
     first_x, per_x = scale(sizes, width)
     for column, (metric, title) in enumerate(zip(METRICS, titles, strict=True)):
-        values = [value for line in lines.values() for one in line.values() if (value := getattr(one, metric))]
+        values = [value for line in lines.values() for figures in line.values() if (value := getattr(figures, metric))]
         if not values:
             continue
         first_y, per_y = scale(values, height)
@@ -339,17 +349,18 @@ def plot(measured: Rounds) -> str:
                 f'class="scale" text-anchor="middle">{size:g}</text>'
                 for size in sizes
             ]
-            for (of_share, name, protocol), line in lines.items():
-                if of_share != share:
+            for (line_share, name, protocol), line in lines.items():
+                if line_share != share:
                     continue
                 points = " ".join(
                     f"{x0 + (math.log10(size) - first_x) * per_x:.1f},{y0 - (math.log10(value) - first_y) * per_y:.1f}"
-                    for size, one in sorted(line.items())
-                    if (value := getattr(one, metric))
+                    for size, figures in sorted(line.items())
+                    if (value := getattr(figures, metric))
                 )
                 dashes = ' stroke-dasharray="5 3"' if protocol == "h2" else ""
-                color = "#c00" if name == "ours" else "#666"
-                parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>')
+                parts.append(
+                    f'<polyline points="{points}" fill="none" stroke="{colors[name]}" stroke-width="1.5"{dashes}/>'
+                )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(METRICS) * pitch_x}" '
         f'height="{top + len(shares) * pitch_y}">'
@@ -361,8 +372,8 @@ def plot(measured: Rounds) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peer", help="https:// URL, path included, of a running webhook")
-    parser.add_argument("--ours", help="the same of ours (default: it is started here)")
+    parser.add_argument("--peer", help="https:// URL of a running webhook, path included")
+    parser.add_argument("--ours", help="the same for our webhook (default: start it here)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: 3)")
     parser.add_argument(
@@ -380,7 +391,7 @@ def main() -> None:
         "load_average_at_start": os.getloadavg(),
         "python": platform.python_version(),
         "load_generator": version(),
-        "requests_under_way": CONCURRENCY,
+        "concurrent_requests": CONCURRENCY,
         "seconds": arguments.seconds,
     }
     scenarios = [
@@ -393,12 +404,12 @@ def main() -> None:
         if arguments.ours:
             servers = [Server("ours", arguments.ours, listener(arguments.ours))]
         else:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-"))
-            servers = [stack.enter_context(ours(Path(scratch)))[0]]
+            servers = [stack.enter_context(start("ours"))[0]]
         if arguments.peer:
             servers.append(Server("peer", arguments.peer, listener(arguments.peer)))
         for server in servers:
             check(server, arguments.kilobytes)
+        servers.append(stack.enter_context(start("floor", "benchmarks.webhook_floor"))[0])
         about["rss_mb_before"] = {server.name: resident_mb(server.process) for server in servers}
         measured = run_rounds(servers, scenarios, arguments.rounds, arguments.seconds)
     about["load_average_at_end"] = os.getloadavg()
@@ -407,7 +418,7 @@ def main() -> None:
     (BUILD / "webhook.svg").write_text(plot(measured))
     print("\n".join(table(measured)))
     print(f"\n{', '.join(f'{key} {value}' for key, value in about.items())}")
-    print(f"{BUILD.relative_to(ROOT)}/webhook.json has all rounds, webhook.svg shows them.")
+    print(f"{BUILD.relative_to(ROOT)}/webhook.json has all rounds, webhook.svg the medians.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cache outside the tree, and in it environments for programs of PyPI that cannot live in ours."""
+"""The cache outside the repository, with virtual environments for programs that conflict with those of .venv."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from tests.support import ROOT
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
 
-# The first ansible-core that the oldest Python that we support is too old for.
+# The first ansible-core that does not run on Python 3.11, and the first Python that it runs on.
 NEEDS_NEWER_PYTHON = "2.20"
+NEWER_PYTHON = (3, 12)
 
 
 def own_environment(name: str, *requirements: str, python: str = sys.executable) -> Path:
-    """The bin directory of a virtual environment in the cache, installed where it is missing.
+    """The bin directory of a virtual environment in the cache, which is created if it does not exist.
 
-    `requirements` are as `uv pip install` takes them; one that pins a version names itself.
+    `requirements` are those of `uv pip install`; by default, `name` is the only one.
     """
     directory = CACHE / name.replace("==", "-")
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Of several test processes one installs, and the others wait.
+    # One of several test processes installs, the others wait for it.
     with open(CACHE / f".{directory.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "installed").exists():
             print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
             uv = [sys.executable, "-m", "uv"]
-            subprocess.run(
-                [*uv, "venv", "--quiet", "--clear", "--python", python, directory],
-                check=True,
-            )
-            # Compiled now, as pip does it: where nothing may be written later, each run would.
+            subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, directory], check=True)
+            # Compiled now, as pip does: if Python may not write bytecode later, each run would compile.
             subprocess.run(
                 [
                     *uv,
@@ -53,11 +51,16 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
 
 
 def ansible_core(version: str) -> Path | None:
-    """The bin directory of ansible-core `version`, such as 2.17, with what the collection needs and
-    nothing else; None where this machine's Pythons are too old for it."""
-    python = sys.executable if version < NEEDS_NEWER_PYTHON else newer_python()
-    return python and own_environment(
-        f"ansible-core-{version}",
+    """The bin directory of ansible-core `version`, such as 2.17, with what the collection requires and nothing else.
+
+    None if all Pythons of this machine are too old for it.
+    """
+    new_enough = version < NEEDS_NEWER_PYTHON or sys.version_info >= NEWER_PYTHON
+    python = sys.executable if new_enough else find_newer_python()
+    if python is None:
+        return None
+    return own_environment(
+        f"ansible-core-{version}-python{sys.version_info.minor}",
         f"ansible-core=={version}.*",
         "-r",
         str(ROOT / "requirements.txt"),
@@ -65,13 +68,16 @@ def ansible_core(version: str) -> Path | None:
     )
 
 
-def newer_python() -> str | None:
-    """A Python newer than the oldest that we support (3.11): on the PATH, or beside the one we run."""
-    beside = Path(sys.base_prefix).parent
-    for minor in range(12, 15):
-        found = (shutil.which(f"python3.{minor}"), *beside.glob(f"*3.{minor}.*/bin/python3"))
-        for program in filter(None, found):
-            # One that stands there may be another program's placeholder.
-            if not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+def find_newer_python() -> str | None:
+    """A Python that NEEDS_NEWER_PYTHON runs on: on the PATH, or installed next to the Python that runs this."""
+    installed = Path(sys.base_prefix).parent
+    for minor in range(NEWER_PYTHON[1], NEWER_PYTHON[1] + 3):
+        candidates: tuple[str | Path | None, ...] = (
+            shutil.which(f"python3.{minor}"),
+            *installed.glob(f"*3.{minor}.*/bin/python3"),
+        )
+        for program in candidates:
+            # A program of this name may be a placeholder of a version manager.
+            if program and not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
                 return str(program)
     return None

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module operator_wait from one step to the next, and shows each while it is waited for."""
+"""Runs the module operator_wait until its wait is over, and shows each step."""
 
 from __future__ import annotations
 
@@ -20,21 +20,28 @@ class ActionModule(InController):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        # What is no number, the module refuses with a sentence.
+        # The module rejects a timeout that is not a number.
         timeout = arguments.get("wait_timeout", 0)
         seconds = int(timeout) if str(timeout).isdigit() else 0
         deadline = time.monotonic() + seconds
+        changed = False
         while True:
             step = self._execute_module(module_args=arguments, task_vars=task_vars)
-            result.update(step)
+            if step.get("changed"):
+                # An InstallPlan was approved: each version has the whole time.
+                changed, deadline = True, time.monotonic() + seconds
+            result.update(step, changed=changed)
             progress = step.get("progress")
             if step.get("failed") or not progress:
                 return result
             if progress["summary"]:
-                # Beside what a callback writes to stdout, for programs, too.
+                # On the standard error, since a callback may write a format for programs to the standard output.
                 display.display(f"  {progress['summary']}", stderr=True)
             left = int(deadline - time.monotonic())
-            settled = progress["done"] or progress["problem"] or progress["approve"]
-            if settled or left <= 0:
-                return result
+            if progress["done"] or progress["problem"] or progress["needs_approval"] or left <= 0:
+                break
             arguments.update(previous=progress, wait_timeout=left)
+        if seconds and not progress["done"]:
+            reason = progress["problem"] or f"Timed out after {seconds} s: {progress['summary']}."
+            result.update(failed=True, msg=f"{reason} {progress['remedy']}")
+        return result

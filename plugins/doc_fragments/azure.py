@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The options by which modules log in to Azure; module_utils/_azure_auth.py has their meaning."""
+"""The options by which modules log in to Azure; module_utils/_azure/auth.py resolves them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ requirements:
   - azure-identity >= 1.16.0
   - azure-mgmt-core >= 1.5.0
 notes:
-  - The options, and the variables named first, are those of M(azure.azcollection.azure_rm_securitygroup). That
-    collection itself is not needed.
+  - The options, and the variables named first, are those of M(azure.azcollection.azure_rm_securitygroup). The
+    Python packages of that collection are not required.
   - For E(AZURE_FEDERATED_TOKEN_FILE), set as the workload identity webhook does, V(auto) needs no secret.
 """

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The option `nodes` of modules that speak to a cloud; module_utils/_worker_nodes.py reads it."""
+"""The option `nodes` of modules that speak to a cloud; module_utils/_kubernetes/worker_nodes.py reads it."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.osc.peerpods.plugins.module_utils._awx_survey import SurveyError, survey
+from ansible_collections.osc.peerpods.plugins.module_utils._report.awx_survey import SurveyError, survey
 
 
 def awx_survey(asks: list[dict], specs: dict, name: str = "") -> dict:

@@ -65,7 +65,7 @@ _value:
   type: dict
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._report import document
+from ansible_collections.osc.peerpods.plugins.module_utils._report.document import document
 
 
 class FilterModule:

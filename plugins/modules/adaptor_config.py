@@ -196,21 +196,14 @@ adaptor:
     strategy: {before: null, after: null}
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
-    AdaptorError,
-    apply_settings,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    NAMESPACE,
-    read_operator,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import AdaptorError, apply_settings
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import RUNTIME_CLASS
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import PART_OF
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PART_OF, RUNTIME_CLASS
 
 
 def main():

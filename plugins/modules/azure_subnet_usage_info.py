@@ -78,13 +78,13 @@ subnet:
 
 import re
 
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
     NETWORK_API_VERSION,
     Arm,
     ArmError,
     arm_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._azure_quota import subnet_usage
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_usage
 
 SUBNET = re.compile("(/subscriptions/.+/virtualNetworks/[^/]+)/subnets/[^/]+", re.IGNORECASE)
 

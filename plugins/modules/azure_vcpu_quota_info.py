@@ -105,14 +105,14 @@ sizes:
       sample: null
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
     COMPUTE_SKUS_API_VERSION,
     COMPUTE_USAGES_API_VERSION,
     Arm,
     ArmError,
     arm_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._azure_quota import vcpu_quota
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import vcpu_quota
 
 
 def main() -> None:

@@ -237,7 +237,7 @@ details:
         kind:
           description: >-
             Who that is, V(agent), V(kubelet), V(person) or V(controller), as
-            RV(osc.peerpods.containers_info#module:advertisers[].kind) tells.
+            RV(osc.peerpods.cluster_features_info#module:advertisers[].kind) tells.
           type: str
           sample: agent
         nodes:
@@ -251,7 +251,7 @@ details:
     operator:
       description:
         - >-
-          The operator that is at work, null where the cluster has none: RV(osc.peerpods.containers_info#module:operator), and its
+          The operator that is at work, null where the cluster has none: RV(osc.peerpods.cluster_features_info#module:operator), and its
           settings that decide about limits.
       type: dict
       contains:
@@ -342,51 +342,44 @@ details:
       sample: {}
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import (
-    ACCESS_REVIEWS_PATH,
-    CLUSTER_ADMIN_REVIEW,
-    CLUSTER_VERSION_PATH,
-    INFRASTRUCTURE_PATH,
-    NEEDED,
-    RUNTIME_CLASS_PATH,
-    access_review,
-    describe,
-    details,
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    ADMISSION_PATH,
+    MUTATING_POLICY_VERSIONS,
+    MUTATING_WEBHOOKS_PATH,
+    NODES_PATH,
+    serves_mutating_policies,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    NAMESPACE,
-    read_operator_state,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
-    read_agent,
-    read_agent_limits,
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import read_package_manifests
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import problems_of_entries
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import (
+    CLUSTER_VERSION_PATH,
+    INFRASTRUCTURE_PATH,
+    RUNTIME_CLASS_PATH,
+    describe,
+    details,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import problems_of_entries
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_policy import (
-    GROUP_PATH,
-    VERSIONS,
-    serves_policies,
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import (
+    ACCESS_REVIEWS_PATH,
+    CLUSTER_ADMIN_REVIEW,
+    NEEDED,
+    access_review,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._mutating_webhook import (
-    CONFIGURATIONS_PATH,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
-    read_package_manifests,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
 
 
 def admission_apis(cluster):
     """The APIResourceList of each version of the group, from the newest to one that has policies."""
     found = {}
-    for version in VERSIONS:
-        found[version] = cluster.get(f"{GROUP_PATH}/{version}")
-        if serves_policies(found[version]):
+    for version in MUTATING_POLICY_VERSIONS:
+        found[version] = cluster.get(f"{ADMISSION_PATH}/{version}")
+        if serves_mutating_policies(found[version]):
             break
     return found
 
@@ -414,7 +407,7 @@ def read_details(cluster, nodes, operator_namespace, agent_namespace):
         "version": lambda: cluster.get("/version"),
         "admission_apis": lambda: admission_apis(cluster),
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
-        "webhooks": lambda: list(cluster.list(CONFIGURATIONS_PATH)),
+        "webhooks": lambda: list(cluster.list(MUTATING_WEBHOOKS_PATH)),
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
         "limits": lambda: describe_agent(cluster, agent_namespace),

@@ -69,7 +69,7 @@ subnet:
 """
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 
 
 def main() -> None:

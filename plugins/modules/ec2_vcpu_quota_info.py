@@ -96,12 +96,8 @@ instance_types:
 """
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2_quota import (
-    counted,
-    quota_code,
-    vcpu_quota,
-)
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.quota import counted, quota_code, vcpu_quota
 
 
 def run(ec2: Ec2, instance_types: list[str]) -> list[dict]:

@@ -18,7 +18,7 @@ description:
   - Looks at every worker, finds its subnets by its network interfaces, and takes the NSGs that are B(attached) to
     these, not the first of a list.
   - Azure lets the VMs of a virtual network talk to each other unless a rule says no. Where other rules let all of the
-    traffic in already nothing is added, and the result says which rules these are; see O(when_covered).
+    traffic in already nothing is added, and the result says which rules these are; see O(on_covered).
   - Rules that this module adds have a description that begins with C(osc.peerpods:); O(state=absent) removes no others.
 options:
   rules:
@@ -97,7 +97,7 @@ options:
         description: The application security groups that it goes to, by ARM id, instead of addresses.
         type: list
         elements: str
-  priority_taken:
+  on_priority_conflict:
     description:
       - What to do where another rule of the same direction has the priority that a new rule is to get.
       - V(move) gives it the next free one of O(priority_range) and says so, V(fail) fails before anything is changed.
@@ -110,7 +110,7 @@ options:
     type: list
     elements: int
     default: [100, 4096]
-  when_covered:
+  on_covered:
     description:
       - What to do with a rule that is not there, where other rules decide in its sense on all of its traffic already
         (C(AllowVnetInBound), which every NSG has, among them).
@@ -118,7 +118,7 @@ options:
     type: str
     choices: [skip, ensure]
     default: skip
-  when_shadowed:
+  on_shadowed:
     description:
       - What to do where a rule with a smaller priority number decides against a rule of ours on some of its traffic,
         so that it would not have the effect that it is there for.
@@ -188,7 +188,7 @@ EXAMPLES = r"""
 - name: Have the rules even where other rules let the traffic in already
   osc.peerpods.nsg_rules:
     virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
-    when_covered: ensure
+    on_covered: ensure
 
 - name: Open the tunnel for UDP, and keep new rules out of the range that the network team uses
   osc.peerpods.nsg_rules:
@@ -314,7 +314,7 @@ network_security_groups:
         name:
           description: The rule's name.
           type: str
-        because:
+        reason:
           description: Why, as a sentence.
           type: str
 missing_permissions:
@@ -331,7 +331,7 @@ missing_permissions:
       description: The ARM id of the NSG that it may not do it on.
       type: str
       sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
-chosen_because:
+reason:
   description: Which NSGs were chosen, and why those.
   returned: success
   type: str
@@ -366,7 +366,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
     CONFLICT_RETRIES,
     LATER,
     NETWORK_API_VERSION,
@@ -374,35 +374,32 @@ from ansible_collections.osc.peerpods.plugins.module_utils._arm import (
     ArmError,
     arm_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
-from ansible_collections.osc.peerpods.plugins.module_utils._azure_permissions import (
-    PERMISSIONS_API_VERSION,
-    granted,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
     Plan,
     SecurityRuleError,
     apply_to,
+    desired_rules,
     diff_of,
     needed_action,
     plan_absent,
     plan_present,
     single_change,
-    wanted_rules,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
+    describe_subnets,
     network_security_group,
-    subnets_in_words,
     targets_with_groups,
     worker_network,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import WorkerNodesError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
 
 PREFIXES = {"type": "list", "elements": "str"}
-CHAPTERS_RULES = [
+DEFAULT_RULES = [
     {
         "name": "Allow-Kata-Agent-Internal",
         "priority": 112,
@@ -424,12 +421,12 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
         return plan_absent(nsg, [rule["name"] for rule in params["rules"]])
     return plan_present(
         nsg,
-        wanted_rules(params["rules"], target.source, target.destination),
+        desired_rules(params["rules"], target.source, target.destination),
         target.virtual_network,
-        priority_taken=params["priority_taken"],
+        on_priority_conflict=params["on_priority_conflict"],
         priority_range=tuple(params["priority_range"]),
-        when_covered=params["when_covered"],
-        when_shadowed=params["when_shadowed"],
+        on_covered=params["on_covered"],
+        on_shadowed=params["on_shadowed"],
     )
 
 
@@ -487,7 +484,7 @@ def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
 def run(module: AnsibleModule) -> dict:
     # Before any request: what is wrong with the rules is wrong whatever Azure says.
     anywhere = ("10.0.0.0/8", "fd00::/8")
-    wanted_rules(module.params["rules"], anywhere, anywhere)
+    desired_rules(module.params["rules"], anywhere, anywhere)
     arm = Arm(module)
     network = worker_network(arm, module)
     found = targets_with_groups(arm, network)
@@ -529,8 +526,8 @@ def run(module: AnsibleModule) -> dict:
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
         "network_security_groups": [described(*one) for one in done],
-        "chosen_because": f"{names}. {network.chosen_because}",
-        "subnets": subnets_in_words(network),
+        "reason": f"{names}. {network.reason}",
+        "subnets": describe_subnets(network),
         "unfiltered": list(network.unfiltered),
         "diff": [diff_of(plan) for *dummy, plan in done],
     }
@@ -549,7 +546,7 @@ def described(target: Target, nsg: dict, plan: Plan) -> dict:
         "covered": [{"name": name, "covered_by": by} for name, by in plan.covered],
         "moved": [asdict(move) for move in plan.moved],
         "shadowed": [{"name": name, "shadowed_by": by} for name, by in plan.shadowed],
-        "kept": [{"name": name, "because": because} for name, because in plan.kept],
+        "kept": [{"name": name, "reason": reason} for name, reason in plan.kept],
     }
 
 
@@ -560,7 +557,7 @@ def main() -> None:
             "rules": {
                 "type": "list",
                 "elements": "dict",
-                "default": CHAPTERS_RULES,
+                "default": DEFAULT_RULES,
                 "options": {
                     "name": {"type": "str", "required": True},
                     "priority": {"type": "int", "required": True},
@@ -579,10 +576,10 @@ def main() -> None:
                     "destination_application_security_groups": PREFIXES,
                 },
             },
-            "priority_taken": {"choices": ["move", "fail"], "default": "move"},
+            "on_priority_conflict": {"choices": ["move", "fail"], "default": "move"},
             "priority_range": {"type": "list", "elements": "int", "default": [100, 4096]},
-            "when_covered": {"choices": ["skip", "ensure"], "default": "skip"},
-            "when_shadowed": {"choices": ["fail", "warn"], "default": "fail"},
+            "on_covered": {"choices": ["skip", "ensure"], "default": "skip"},
+            "on_shadowed": {"choices": ["fail", "warn"], "default": "fail"},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "dry_run": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},

@@ -174,7 +174,7 @@ network_security_groups:
       description: All of its rules, Azure's defaults included, as Azure has them, in the order in which they decide.
       type: list
       elements: dict
-chosen_because:
+reason:
   description: Which NSGs were chosen, and why those.
   returned: success
   type: str
@@ -207,24 +207,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._arm import Arm, ArmError, arm_module
-from ansible_collections.osc.peerpods.plugins.module_utils._attachments import Target
-from ansible_collections.osc.peerpods.plugins.module_utils._nsg_decision import (
-    Flow,
-    decide,
-    passes,
-    rules_of,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._security_rules import SecurityRuleError
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_network import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import Flow, decide, passes, rules_of
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import SecurityRuleError
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
-    subnets_in_words,
+    describe_subnets,
     targets_with_groups,
     worker_network,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import WorkerNodesError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
 
 
 def flows_of(params: dict, target: Target) -> Iterator[Flow]:
@@ -283,8 +278,8 @@ def run(module: AnsibleModule) -> dict:
         "passes": all(flow["passes"] for flow in flows),
         "flows": flows,
         "network_security_groups": groups,
-        "chosen_because": f"{names}. {network.chosen_because}",
-        "subnets": subnets_in_words(network),
+        "reason": f"{names}. {network.reason}",
+        "subnets": describe_subnets(network),
         "unfiltered": list(network.unfiltered),
     }
 

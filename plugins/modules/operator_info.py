@@ -83,6 +83,43 @@ objects:
       namespace: null
       labels: {app.kubernetes.io/part-of: osc.peerpods}
       ours: true
+pod_vm_image:
+  description: The image of the pod VMs in C(peer-pods-cm).
+  returned: success
+  type: dict
+  contains:
+    key:
+      description: The key of C(peer-pods-cm), C(PODVM_AMI_ID) or C(AZURE_IMAGE_ID).
+      type: str
+    id:
+      description: The ID of the image, empty if no image is set.
+      type: str
+  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0}
+teardown:
+  description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
+  returned: success
+  type: dict
+  contains:
+    kata_config:
+      description: The name of a KataConfig that this collection did not create, null if there is none. It needs all other objects.
+      type: str
+    label:
+      description: The ClusterServiceVersions that belong to the Subscription of this collection, from RV(objects).
+      type: list
+      elements: dict
+    remove:
+      description: The objects to remove after the KataConfig, in this order, from RV(objects).
+      type: list
+      elements: dict
+    remain:
+      description: The objects that remain, each as kind/name.
+      type: list
+      elements: str
+  sample:
+    kata_config: null
+    label: []
+    remove: []
+    remain: [OperatorGroup/example]
 subscription:
   description: The Subscription, null where there is none.
   returned: success
@@ -216,30 +253,32 @@ upgrade:
     problem: ""
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._generation import (
-    CONFIGS_PATH,
-    OPERATORS_CONFIG,
-    PEER_PODS_CM,
-    read_operator_state,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    describe_catalogs,
-    describe_object,
-    describe_plan,
-    describe_subscription,
-    migration_state,
-    upgrade,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_objects,
     read_package_manifests,
     read_plan,
     read_subscription,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    describe_catalogs,
+    describe_object,
+    describe_plan,
+    describe_subscription,
+    plan_upgrade,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import plan_teardown
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    CONFIGS_PATH,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
 )
 
 
@@ -275,22 +314,26 @@ def main():
         subscription = read_subscription(cluster, namespace)
         plan = read_plan(cluster, namespace, subscription)
         manifests = read_package_manifests(cluster)
-        objects = [describe_object(*found) for found in read_objects(cluster, namespace)]
+        existing = list(read_objects(cluster, namespace))
+        objects = [describe_object(*entry) for entry in existing]
         generation = None if upgrade_to is None else read_generation(cluster, namespace, objects)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
+    settings = next((entry for _version, _kind, entry in existing if entry["metadata"]["name"] == PEER_PODS_CM), None)
     result = (
         {}
         if upgrade_to is None
         else {
             "generation": generation,
-            "upgrade": upgrade(subscription, catalogs or [], upgrade_to),
+            "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to),
         }
     )
     module.exit_json(
         changed=False,
         objects=objects,
+        pod_vm_image=pod_vm_image(settings),
+        teardown=plan_teardown(objects),
         subscription=describe_subscription(subscription),
         install_plan=describe_plan(plan),
         catalogs=catalogs,

@@ -15,15 +15,19 @@ description:
     Shows each step while it is waited for, a line on the standard error: that an InstallPlan waits or is carried out, how many
     nodes have been rolled, which one is worked on and for how long. At least once a minute.
   - >-
-    Ends as soon as it is done, or goes no further: what the Operator Lifecycle Manager (OLM), the operator or the machine
-    config operator say themselves, where they will not mend it by themselves. It does not fail then, nor when the time is
-    over, but returns what it saw. What passes, such as a catalog that restarts, is told as progress.
-  - Run again, it goes on from where the cluster is.
+    Ends as soon as it is done, and fails as soon as the Operator Lifecycle Manager (OLM), the operator or the machine config
+    operator report that they do not continue by themselves, or after O(wait_timeout). The message has the reason, as reported,
+    and what to do next. Temporary conditions, such as a catalog that restarts, are shown as progress.
+  - An interrupted wait resumes from the state of the cluster.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - osc.peerpods.info_module
+attributes:
+  check_mode:
+    description: Can run in check mode, where it approves no InstallPlan.
+    details: Changes nothing without O(approve).
 options:
   wait_for:
     description:
@@ -58,6 +62,13 @@ options:
     description:
       - With O(wait_for=catalog), a channel that it has to have.
     type: str
+  approve:
+    description:
+      - >-
+        With O(wait_for=operator), whether to approve the InstallPlans that install O(csv) and nothing else, or one step from the
+        installed version to O(csv). Other InstallPlans are never approved.
+    type: bool
+    default: false
   runtime_class:
     description:
       - With O(wait_for=nodes), the RuntimeClass of peer pods.
@@ -71,7 +82,8 @@ options:
     default: [kata-remote]
   wait_timeout:
     description:
-      - How many seconds to wait. Without it, tells how far it is and does not wait.
+      - How many seconds to wait. With V(0), the module returns the current state immediately and does not fail.
+      - With O(approve), the time starts again after each InstallPlan that is approved.
     type: int
     default: 0
   previous:
@@ -92,22 +104,27 @@ EXAMPLES = r"""
     wait_for: nodes
   register: nodes
 
-- name: Say it
+- name: Show the progress
   ansible.builtin.debug:
     msg: "{{ nodes.progress.summary }}"
 
-- name: Wait for an hour, and show how far it is
+- name: Wait up to an hour for the nodes
   osc.peerpods.operator_wait:
     wait_for: nodes
     wait_timeout: 3600
-  register: nodes
-  failed_when: not nodes.progress.done
+
+- name: Approve the InstallPlan of a version and wait until it is installed
+  osc.peerpods.operator_wait:
+    wait_for: operator
+    csv: sandboxed-containers-operator.v1.8.1
+    approve: true
+    wait_timeout: 900
 """
 
 RETURN = r"""
 progress:
   description: How far it is.
-  returned: success
+  returned: unless a request failed
   type: dict
   contains:
     done:
@@ -116,16 +133,19 @@ progress:
     problem:
       description: Why it goes no further, else empty.
       type: str
-    approve:
+    needs_approval:
       description: >-
-        Whether RV(install_plan) waits for somebody's approval, and installs O(csv) and nothing else, or is one step on the way
+        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or is one step on the way
         there from the version that is installed.
       type: bool
+    remedy:
+      description: What to do if it does not continue.
+      type: str
     summary:
       description: How far it is, in one line.
       type: str
-    told:
-      description: The same without what changes with time alone.
+    status:
+      description: RV(progress.summary) without durations.
       type: str
     since:
       description: Since when each node is worked on, as far as was seen.
@@ -133,10 +153,11 @@ progress:
   sample:
     done: false
     problem: ""
-    approve: false
+    needs_approval: false
+    remedy: See C(oc describe machineconfigpool kata-oc), …
     summary: >-
       1 of 3 nodes run kata; working on worker-1 (for 4 min); 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated, for 9 min
-    told: >-
+    status: >-
       1 of 3 nodes run kata; working on worker-1; 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated
     since:
       worker-1: "2026-03-01T10:12:00Z"
@@ -161,22 +182,12 @@ import dataclasses
 import time
 from datetime import datetime, timezone
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator import (
-    Progress,
-    catalog,
-    describe_catalogs,
-    describe_plan,
-    ending,
-    installation,
-    removal,
-    roll,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
     read_kata_configs,
     read_package_manifests,
@@ -186,6 +197,19 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator_reads impor
     read_source,
     read_subscription,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
+    check_pods_ended,
+    check_removal,
+    check_rollout,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    check_catalog,
+    check_installation,
+    describe_catalogs,
+    describe_plan,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import REMEDIES, Progress
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OLM
 
 # Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
 INTERVAL = 1.0
@@ -203,7 +227,7 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         manifests = read_package_manifests(cluster)
         catalogs = None if manifests is None else describe_catalogs(manifests)
         wanted = {"namespace": namespace, "name": name, "channel": params["channel"], "csv": params["csv"]}
-        return catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
+        return check_catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
     if params["wait_for"] == "operator":
         namespace = params["namespace"]
         subscription = read_subscription(cluster, namespace)
@@ -211,16 +235,20 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         source = spec and read_source(cluster, spec["sourceNamespace"], spec["source"])
         plan = read_plan(cluster, namespace, subscription)
         csvs = read_csvs(cluster, namespace, subscription)
-        progress = installation(subscription, source, plan, csvs, params["csv"], now)
+        progress = check_installation(subscription, source, plan, csvs, params["csv"], now)
         return progress, {"install_plan": describe_plan(plan)}
     if params["wait_for"] == "pods":
         pods = read_pods(cluster, params["runtime_classes"])
-        return ending(pods), {"pods": pods}
+        return check_pods_ended(pods), {"pods": pods}
     kata = next(iter(read_kata_configs(cluster)), None)
     pools = read_pools(cluster)
     if params["wait_for"] == "nodes":
-        return roll(kata, pools, params["runtime_class"], since, now), {}
-    return removal(kata, pools, since, now), {}
+        return check_rollout(kata, pools, params["runtime_class"], since, now), {}
+    return check_removal(kata, pools, since, now), {}
+
+
+def approve(cluster: Cluster, namespace: str, install_plan: str) -> None:
+    cluster.patch(f"{OLM}/namespaces/{namespace}/installplans/{install_plan}", {"spec": {"approved": True}})
 
 
 def main():
@@ -236,6 +264,7 @@ def main():
             "source": {"type": "str"},
             "source_namespace": {"type": "str"},
             "channel": {"type": "str"},
+            "approve": {"type": "bool", "default": False},
             "runtime_class": {"type": "str", "default": "kata-remote"},
             "runtime_classes": {"type": "list", "elements": "str", "default": ["kata-remote"]},
             "wait_timeout": {"type": "int", "default": 0},
@@ -244,18 +273,26 @@ def main():
         required_if=[("wait_for", "catalog", ("source", "source_namespace"))],
     )
     deadline = time.monotonic() + min(module.params["wait_timeout"], HEARTBEAT)
-    before = module.params["previous"].get("told")
+    before = module.params["previous"].get("status")
+    changed = False
     try:
         cluster = Cluster(module)
         while True:
             progress, more = look(cluster, module.params)
-            settled = progress.done or progress.problem or progress.approve
-            if settled or progress.told != before or time.monotonic() >= deadline:
+            if progress.needs_approval and module.params["approve"] and not module.check_mode:
+                approve(cluster, module.params["namespace"], more["install_plan"]["name"])
+                summary = f"{progress.summary}; approved"
+                progress = dataclasses.replace(progress, summary=summary, needs_approval=False)
+                changed = True
+                break
+            settled = progress.done or progress.problem or progress.needs_approval
+            if settled or progress.status != before or time.monotonic() >= deadline:
                 break
             time.sleep(INTERVAL)
     except ClusterError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, progress=dataclasses.asdict(progress), **more)
+    progress = dataclasses.replace(progress, remedy=progress.remedy or REMEDIES[module.params["wait_for"]])
+    module.exit_json(changed=changed, progress=dataclasses.asdict(progress), **more)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ attributes:
     support: full
 seealso:
   - module: osc.peerpods.peerpod_limit
-  - module: osc.peerpods.containers_info
+  - module: osc.peerpods.cluster_features_info
 """
 
 EXAMPLES = r"""
@@ -74,18 +74,15 @@ kept:
   sample: []
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._advertisers import (
-    OUR_AGENT,
-    capacity_managers,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
     retry_conflicts,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import EXTENDED_RESOURCE
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import capacity_managers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
 
 
 def slots_of(node, resource):
@@ -129,7 +126,7 @@ def main():
         {
             "state": {"type": "str", "choices": ["absent"], "default": "absent"},
             "resource": {"type": "str", "default": EXTENDED_RESOURCE},
-            "managers": {"type": "list", "elements": "str", "default": [OUR_AGENT]},
+            "managers": {"type": "list", "elements": "str", "default": [AGENT]},
         }
     )
     resource, managers = module.params["resource"], set(module.params["managers"])

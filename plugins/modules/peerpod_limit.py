@@ -376,79 +376,76 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
-    AdaptorError,
-    apply_settings,
-    is_held,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._adaptor import (
-    peer_pods_by_node as names_of_peer_pods,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._cloud_bounds import (
-    cloud_bounds,
-    read_cloud_bounds,
-)
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import AdaptorError, apply_settings, is_held
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import peer_pods_by_node as names_of_peer_pods
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH, label_selector
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     Collection,
     cluster_module,
     retry_conflicts,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limit_reads import (
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
+    cloud_bounds,
+    cloud_share,
+    read_cloud_bounds,
+    slots_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_plan import (
+    Change,
+    LimitError,
+    adaptor_moves,
+    explain_adaptor_moves,
+    parse_limit,
+    plan_config,
+    plan_config_absent,
+    plan_entry,
+    plan_entry_absent,
+    plan_settings,
+    refuse_bad_fields,
+    refuse_overlap,
+    refuse_second_generation_fields,
+    refuse_without_agent,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import (
     Limits,
     explain_no_operator,
     name_of_pool,
     read_agent,
     read_limits,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._limits import (
-    CONFIG_MAP,
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     DEFAULT_POOL,
     LIMIT_KEY,
     LIMITS,
-    PODS_PATH,
-    RUNNING_PODS,
     RUNTIME_CLASS,
-    Change,
-    LimitError,
-    Pool,
-    Store,
-    adaptor_moves,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import (
     allowed,
-    cloud_share,
-    deciding,
-    explain_adaptor_moves,
     explain_lagging,
     explain_left_over,
     explain_overfull,
     explain_still_advertising,
-    find_config,
     in_force,
     is_down,
-    label_selector,
     lagging,
     node_rows,
     nodes_without_adaptor,
-    others_than,
-    parse_limit,
-    peer_pods_by_node,
-    plan_config,
-    plan_config_absent,
-    plan_entry,
-    plan_entry_absent,
-    plan_settings,
-    pools_of_second,
-    refuse_bad_fields,
-    refuse_overlap,
-    refuse_second_generation_fields,
-    refuse_without_agent,
     released,
-    slots_of,
     still_advertising,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._words import in_words
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, peer_pods_by_node
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import (
+    CONFIG_MAP,
+    Pool,
+    Store,
+    deciding,
+    find_config,
+    others_than,
+    pools_of_second,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # Between two looks at whether peer pods have ended. Seconds.
 POLL_SECONDS = 2.0
@@ -835,7 +832,7 @@ def warn_of_nodes_that_are_down(module, target):
     slots = slots_of(target.limit, target.share(members))
     down = lagging(filter(is_down, members), slots)
     if down:
-        module.warn(f"These nodes are not Ready and do not advertise the limit yet: {in_words(sorted(down))}.")
+        module.warn(f"These nodes are not Ready and do not advertise the limit yet: {join_names(sorted(down))}.")
 
 
 def run(module):

@@ -210,7 +210,7 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
           tags:
             cluster: production
-chosen_because:
+reason:
   description: Which groups were chosen, and why those.
   returned: success
   type: str
@@ -248,8 +248,8 @@ instances:
 from dataclasses import replace
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.osc.peerpods.plugins.module_utils._ec2 import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._security_group import (
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     MANAGED_TAG,
     Group,
     Plan,
@@ -259,14 +259,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._security_group impor
     diff_of,
     facts_needed,
     instance_ids,
-    may_hold_our_rules,
+    may_contain_our_rules,
     plan_absent,
     plan_present,
     plan_tags,
     shared_groups,
     wanted_ports,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._worker_nodes import (
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
     NODES_OPTION,
     WorkerNodesError,
     worker_provider_ids,
@@ -293,7 +293,7 @@ def make_plans(
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
     plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
     if module.params["tags"]:
-        ours_may_be_in = [g.group_id for g in groups if may_hold_our_rules(g, wanted)]
+        ours_may_be_in = [g.group_id for g in groups if may_contain_our_rules(g, wanted)]
         rules = ec2.security_group_rules(ours_may_be_in)
         plans = [plan_tags(plan, wanted, tags, rules) for plan in plans]
     return plans
@@ -337,9 +337,9 @@ def run(module: AnsibleAWSModule) -> dict:
     instances = ec2.instances(workers)
     if workers:
         check_instances(workers, instances, ec2.region)
-        group_ids, because = shared_groups(instances)
+        group_ids, reason = shared_groups(instances)
     else:
-        group_ids, because = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
+        group_ids, reason = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
     plans = make_plans(module, ec2, ec2.groups(group_ids), wanted, tags)
 
     if params["dry_run"] or not module.check_mode:
@@ -358,7 +358,7 @@ def run(module: AnsibleAWSModule) -> dict:
             }
             for plan in plans
         ],
-        "chosen_because": because,
+        "reason": reason,
         "instances": [
             {
                 "instance_id": instance["InstanceId"],

@@ -143,19 +143,19 @@ class Arm(Login):
     def resources(self) -> dict[str, dict]:
         """Lower-cased id → what ARM answers to a GET of it. A copy."""
         with self._lock:
-            return {key: self.state.get(ids.parse(key)) for key in list(self.state.stored)}
+            return {key: self.state.get(ids.known(key)) for key in list(self.state.stored)}
 
     def put(self, resource_id: str, body: dict) -> dict:
         """Create or replace without HTTP and at once, under the same rules."""
         with self._lock:
-            resource = ids.parse(resource_id)
+            resource = ids.known(resource_id)
             self.state.put(resource, copy.deepcopy(body), conditions={})
             return self.state.get(resource)
 
     def delete(self, resource_id: str) -> None:
         """Delete without HTTP and at once, under the same rules."""
         with self._lock:
-            resource = ids.parse(resource_id)
+            resource = ids.known(resource_id)
             if self.state.require_deletable(resource, {}):
                 self.state.delete(resource)
 
@@ -245,7 +245,7 @@ class Arm(Login):
             return self._compute(request, match[2])
         if match := _NETWORK_USAGES.fullmatch(path):
             self._require_version(request, "Microsoft.Network", "virtualNetworks")
-            return self._page(request, self.state.usages(ids.parse(match[1])))
+            return self._page(request, self.state.usages(ids.known(match[1])))
         resource = ids.parse(path)
         if resource is None:
             raise ArmError(404, "NotFound", f"No such path: {path}")
@@ -258,7 +258,7 @@ class Arm(Login):
             return self._permissions(request, resource)
         self._advance(resource)
         if request.method in ("GET", "HEAD") and resource.name is None:
-            return self._page(request, self.state.list(resource))
+            return self._page(request, self.state.list_resources(resource))
         if resource.name is None:
             raise _method_not_allowed(request, resource)
         match request.method:
@@ -311,7 +311,7 @@ class Arm(Login):
 
     def _page(self, request: Request, found: list[dict]) -> Answer:
         skipped = int(request.query.get("$skiptoken", 0))
-        body = {"value": found[skipped : skipped + self.page_size]}
+        body: dict[str, object] = {"value": found[skipped : skipped + self.page_size]}
         if skipped + self.page_size < len(found):
             version = request.query["api-version"]
             body["nextLink"] = (
@@ -364,7 +364,7 @@ class Arm(Login):
         if result:
             return Answer(204 if operation.done else 202, headers=headers)
         if not operation.done:
-            return answered({"status": "InProgress"}, **headers)
+            return answered({"status": "InProgress"}, 200, **headers)
         if operation.error:
             return answered({"status": "Failed", "error": operation.error.error})
         return answered({"status": SUCCEEDED})

@@ -35,7 +35,9 @@ DEFAULT_LIMITS = {
 def usages(machines: list[dict], limits: dict[str, int]) -> list[dict]:
     """https://learn.microsoft.com/rest/api/compute/usage/list"""
     sizes = [(machine["properties"].get("hardwareProfile") or {}).get("vmSize") for machine in machines]
-    used = {family.name: sum(family.sizes.get(size, 0) for size in sizes) for family in FAMILIES}
+    used: dict[str, int] = {
+        family.name: sum(family.sizes[size] for size in sizes if size in family.sizes) for family in FAMILIES
+    }
     counts = {"virtualMachines": len(machines), "cores": sum(used.values()), **used}
     names = {
         "virtualMachines": "Virtual Machines",

@@ -68,6 +68,14 @@ class ResourceId:
         return self.scope if self.type.count("/") > 1 else self.text
 
 
+def known(path: str) -> ResourceId:
+    """The resource of an id that is one of ARM's own; ValueError if it is not."""
+    resource = parse(path)
+    if resource is None:
+        raise ValueError(path)
+    return resource
+
+
 def parse(path: str) -> ResourceId | None:
     """The resource or collection of a path without query; None for what is no such thing."""
     parts = path.rstrip("/").split("/")

@@ -162,7 +162,7 @@ class Login:
                 b"not signed by anybody",
             )
         )
-        self._expiry_of[token] = claims["exp"]
+        self._expiry_of[token] = now + self.token_lifetime
         self._audience_of[token] = audience
         return token
 

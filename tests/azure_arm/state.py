@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from . import ids, rules
 from .errors import ArmError, unparsable
 from .ids import ResourceId
+from .wire import Headers
 
 # What ARM answers but does not take: dropped from what clients send back.
 _READ_ONLY = {
@@ -31,6 +32,8 @@ _LOCATED = (ids.RESOURCE_GROUPS, ids.VNETS, ids.NICS, ids.ASGS, ids.NSGS, ids.VM
 TAGGED = _LOCATED
 
 SUCCEEDED = "Succeeded"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class State:
@@ -79,7 +82,7 @@ class State:
             )
         return found
 
-    def list(self, collection: ResourceId) -> list[dict]:
+    def list_resources(self, collection: ResourceId) -> list[dict]:
         """All of a type: of a network or group, of a resource group, or of the subscription."""
         self._require_scope(collection)
         if collection.type == ids.DEFAULT_RULES:
@@ -95,7 +98,7 @@ class State:
 
     # -- Writing -------------------------------------------------------------------------------
 
-    def put(self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: dict) -> bool:
+    def put(self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: Headers) -> bool:
         """Create or replace; True where it was created.
 
         `conditions` may have If-Match and If-None-Match. `state` is the provisioningState
@@ -129,10 +132,12 @@ class State:
         }
         # Nothing is stored until everything, children too, has been found good.
         children = self._completed(resource, new, before, properties)
-        for key in children.pop("removed", ()):
-            del self.stored[key]
         self.stored[resource.key] = new
-        self.stored.update(children)
+        for key, child in children.items():
+            if child is None:
+                del self.stored[key]
+            else:
+                self.stored[key] = child
         self._touch(resource, state)
         return before is None
 
@@ -145,7 +150,7 @@ class State:
         self._touch(resource, SUCCEEDED)
         return self.get(resource)
 
-    def require_deletable(self, resource: ResourceId, conditions: dict) -> bool:
+    def require_deletable(self, resource: ResourceId, conditions: Headers) -> bool:
         """Whether there is something to delete; ArmError where that must not be."""
         self._require_scope(resource)
         self._require_unlocked(resource, "delete")
@@ -184,8 +189,8 @@ class State:
 
     # -- What a write makes of a body ----------------------------------------------------------
 
-    def _completed(self, resource: ResourceId, new: dict, before: dict | None, given: dict) -> dict[str, dict]:
-        """Complete `new` in place; returns the children by key, and as "removed" those gone."""
+    def _completed(self, resource: ResourceId, new: dict, before: dict | None, given: dict) -> dict[str, dict | None]:
+        """Complete `new` in place; returns the children by key, None for a child that is removed."""
         old = before["properties"] if before else {}
         properties = new["properties"]
         if resource.type in (ids.NSGS, ids.VNETS, ids.NICS, ids.ASGS):
@@ -217,12 +222,12 @@ class State:
                     raise ArmError(400, "InvalidLockLevel", "The lock level is invalid.")
         return {}
 
-    def _children_given(self, new: dict, kind: str, given: list[dict]) -> dict[str, dict]:
+    def _children_given(self, new: dict, kind: str, given: list[dict]) -> dict[str, dict | None]:
         """The children that a whole parent was written with, instead of those it has."""
         segment = kind.rpartition("/")[2]
         children: dict[str, dict] = {}
         for child in given:
-            _require_name(child.get("name") or "")
+            _require_name(child.get("name"))
             child_id = f"{new['id']}/{segment}/{child['name']}"
             known = self.stored.get(child_id.lower())
             properties = {
@@ -259,7 +264,7 @@ class State:
         removed = set(self._children(new["id"], kind)) - set(children)
         for key in removed:
             self._require_unused(key)
-        return {**children, "removed": removed}
+        return {**children, **dict.fromkeys(removed)}
 
     def _complete_network(self, new: dict) -> None:
         space = (new["properties"].get("addressSpace") or {}).get("addressPrefixes")
@@ -274,7 +279,7 @@ class State:
         properties = new["properties"]
         mine = [_network(prefix, new["id"]) for prefix in prefixes_of(properties)]
         space = [_network(prefix, network["id"]) for prefix in network["properties"]["addressSpace"]["addressPrefixes"]]
-        if not mine or not all(any(_within(one, whole) for whole in space) for one in mine):
+        if not mine or not all(any(_is_within(prefix, outer) for outer in space) for prefix in mine):
             raise ArmError(
                 400,
                 "NetcfgInvalidSubnet",
@@ -300,7 +305,7 @@ class State:
         addresses = {one["name"]: one["properties"].get("privateIPAddress") for one in old.get("ipConfigurations", ())}
         if not properties.get("ipConfigurations"):
             raise unparsable("Required property 'ipConfigurations' not found. Path 'properties'.")
-        completed = []
+        completed: list[dict] = []
         for index, given in enumerate(properties["ipConfigurations"]):
             inner = {k: v for k, v in given["properties"].items() if v is not None}
             if "subnet" not in inner:
@@ -369,7 +374,7 @@ class State:
             case ids.NICS:
                 for machine in self._machines(body["id"]):
                     properties["virtualMachine"] = {"id": machine["id"]}
-        resource = ids.parse(body["id"])
+        resource = ids.known(body["id"])
         root = self.stored.get(resource.root.lower(), stored)
         if etag := root.get("etag"):
             body["etag"] = etag
@@ -446,14 +451,14 @@ class State:
     def _parent(self, resource: ResourceId) -> dict:
         if parent := self.stored.get(resource.scope.lower()):
             return parent
-        raise self._not_found(ids.parse(resource.scope))
+        raise self._not_found(ids.known(resource.scope))
 
     def _not_found(self, resource: ResourceId) -> ArmError:
         if resource.type == ids.RESOURCE_GROUPS:
             return _group_not_found(resource.name)
         if resource.root != resource.text and self.exists(resource.scope):
             return ArmError(404, "NotFound", f"Resource {resource.text} not found.")
-        top = resource if resource.root == resource.text else ids.parse(resource.root)
+        top = resource if resource.root == resource.text else ids.known(resource.root)
         return ArmError(
             404,
             "ResourceNotFound",
@@ -467,16 +472,16 @@ class State:
             return
         locked = []
         for lock in self._of_type(ids.LOCKS):
-            scope = ids.parse(lock["id"]).scope.lower()
+            scope = ids.known(lock["id"]).scope.lower()
             below = f"{resource.key}/".startswith(scope + "/")
             above = action == "delete" and f"{scope}/".startswith(resource.key + "/")
             if (below or above) and (action == "delete" or lock["properties"]["level"] == "ReadOnly"):
-                locked.append(ids.parse(lock["id"]).scope)
+                locked.append(ids.known(lock["id"]).scope)
         if locked:
             raise scope_locked(resource.text, action, locked)
 
     def _require_conditions(
-        self, resource: ResourceId, before: dict | None, root: dict | None, conditions: dict
+        self, resource: ResourceId, before: dict | None, root: dict | None, conditions: Headers
     ) -> None:
         wanted = conditions.get("If-Match")
         etag = (root or {}).get("etag")
@@ -555,8 +560,8 @@ class State:
         self.mark(resource, state)
 
 
-def _require_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+def _require_name(name: str | None) -> None:
+    if not _NAME.fullmatch(name or ""):
         raise ArmError(
             400,
             "InvalidResourceName",
@@ -610,7 +615,7 @@ def _parent_not_found(resource: ResourceId, action: str) -> ArmError:
     )
 
 
-def _network(prefix: str, resource_id: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _network(prefix: str, resource_id: str) -> Network:
     try:
         return ipaddress.ip_network(prefix)
     except ValueError:
@@ -621,5 +626,7 @@ def _network(prefix: str, resource_id: str) -> ipaddress.IPv4Network | ipaddress
         ) from None
 
 
-def _within(one, whole) -> bool:
-    return one.version == whole.version and one.subnet_of(whole)
+def _is_within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)

@@ -7,11 +7,17 @@ ARM's sends all of its requests through one.
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+# What both a dict and the headers of a request are.
+Headers = Mapping[str, str] | Message
 
 # A client that has gone quiet is let go. Seconds.
 IDLE = 120
@@ -24,7 +30,7 @@ class Request:
     method: str
     path: str
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: Headers
     content: bytes
 
 
@@ -63,14 +69,14 @@ class Server(ThreadingHTTPServer):
         self.answer: Callable[[Request], Answer | None] = lambda request: None
         self._context = context
 
-    def get_request(self):
+    def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         connection.settimeout(IDLE)
         # The handshake is the connection's own thread's, at its first read.
         secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return secured, address
 
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away, or do not trust our authority, are no news."""
 
 

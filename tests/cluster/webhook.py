@@ -1,4 +1,4 @@
-"""The webhook of containers/webhook as a process of this machine."""
+"""The webhook of containers/webhook as a process on this machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from pathlib import Path
 from .pki import CertificateAuthority
 from .processes import Processes, free_ports
 
-SOURCE = Path(__file__).parents[2] / "containers" / "webhook"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "containers" / "webhook"
 
 
-def start_webhook(processes: Processes, directory: Path, environment: dict[str, str]) -> tuple[str, Path]:
-    """Start it with a certificate of its own, in `directory`, and `environment`.
+def start_webhook(
+    processes: Processes,
+    directory: Path,
+    environment: dict[str, str],
+    module: str = "peerpods_webhook",
+) -> tuple[str, Path]:
+    """Start the webhook with its own certificate, in `directory`, and with `environment`.
 
-    Returns its URL and the file with the certificate to trust it by. It may not answer yet.
+    `module` is the module that Python runs; another program must accept the same environment. Returns the URL and the
+    file with the certificate to trust. The webhook may not answer yet.
     """
     authority = CertificateAuthority("webhook")
     pair = authority.server("webhook", "127.0.0.1")
@@ -26,9 +33,9 @@ def start_webhook(processes: Processes, directory: Path, environment: dict[str, 
     port, health_port = free_ports(2)
     processes.start(
         "webhook",
-        [sys.executable, "-m", "peerpods_webhook"],
+        [sys.executable, "-m", module],
         environment={
-            "PYTHONPATH": str(SOURCE),
+            "PYTHONPATH": f"{SOURCE}:{ROOT}",
             "BIND_ADDRESS": "127.0.0.1",
             "PORT": str(port),
             "HEALTH_PORT": str(health_port),

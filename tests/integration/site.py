@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._cluster_info import NEEDED
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import NEEDED
 
 from tests.cluster import aws, azure
 from tests.cluster.launcher import Cluster

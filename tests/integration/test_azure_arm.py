@@ -34,8 +34,8 @@ from azure.mgmt.network import NetworkManagementClient
 from tests.azure_arm import AzureArm, faults, roles
 from tests.azure_arm.az import AZURE_CLI, Az
 from tests.azure_arm.faults import Fault
-from tests.chapter import AZURE_KATA_AGENT, AZURE_NETWORK, AZURE_VXLAN
 from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
+from tests.documented import AZURE_KATA_AGENT, AZURE_NETWORK, AZURE_VXLAN
 from tests.environments import own_environment
 
 pytestmark = pytest.mark.integration

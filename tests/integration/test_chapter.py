@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import chapter
+from tests import documented
 from tests.azure_arm import AzureArm
 from tests.azure_arm.az import AZURE_CLI, Az
 from tests.cluster import aws, azure, openshift
@@ -49,7 +49,7 @@ class Machine:
 
     def type(self, script: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
-        return chapter.typed(script, environment, self.cluster.bin, *self.programs)
+        return documented.typed(script, environment, self.cluster.bin, *self.programs)
 
     def open_ports(self, **variables: object) -> dict:
         """What the role cloud_networking found and did, run by site.yml."""
@@ -64,7 +64,7 @@ class Machine:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         (play,) = json.loads(ran.stdout)["plays"]
         results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
-        return next(result for result in results if "chosen_because" in result)
+        return next(result for result in results if "reason" in result)
 
 
 # -- AWS (3.1.2.1) -----------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def on_aws(moto: aws.Moto, cluster: Cluster, cloud_side: aws.CloudSide) -> Itera
     world = Aws(
         cluster,
         ansible_environment(moto.environment),
-        (own_environment(chapter.AWSCLI),),
+        (own_environment(documented.AWSCLI),),
         moto.client("ec2"),
         cloud_side.worker_group_id,
         first.provider_id.rpartition("/")[2],
@@ -136,7 +136,7 @@ def test_aws_ports(on_aws: Aws):
     """Where the first worker is in one group, which is what the chapter has in mind."""
     before = on_aws.rules()
     on_aws.put_first_worker_in([on_aws.group_id])
-    ran = on_aws.type(chapter.AWS_PORTS)
+    ran = on_aws.type(documented.AWS_PORTS)
     assert (ran.returncode, ran.stderr) == (0, "")
     theirs, their_permissions = on_aws.rules(), on_aws.ip_permissions()
     on_aws.back_to(before)
@@ -155,7 +155,7 @@ def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide):
     before = on_aws.rules()
     second = on_aws.ec2.create_security_group(GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id)
     on_aws.put_first_worker_in([on_aws.group_id, second["GroupId"]])
-    ran = on_aws.type(chapter.AWS_PORTS)
+    ran = on_aws.type(documented.AWS_PORTS)
     assert "Unknown options: sg-" in ran.stderr
     assert on_aws.rules() == before
 
@@ -226,12 +226,12 @@ def let_in_by_default(world: Azure) -> None:
 def test_azure_ports(on_azure: Azure):
     let_in_by_default(on_azure)
     before = on_azure.arm.snapshot()
-    ran = on_azure.type(chapter.AZURE_PORTS)
+    ran = on_azure.type(documented.AZURE_PORTS)
     assert (ran.returncode, ran.stderr) == (0, "")
     theirs, their_rest = on_azure.rules(), on_azure.everything_else()
     on_azure.arm.restore(before)
 
-    assert on_azure.open_ports(cloud_networking_when_covered="ensure")["changed"]
+    assert on_azure.open_ports(cloud_networking_on_covered="ensure")["changed"]
     ours = on_azure.rules()
     assert theirs.keys() == ours.keys()
     in_order = sorted(theirs)
@@ -273,7 +273,7 @@ def address_prefixes(world: Azure) -> None:
     world.arm.put(world.side.worker_subnet_id, {"properties": {**properties, "addressPrefixes": [prefix]}})
 
 
-def priority_taken(world: Azure) -> None:
+def priority_conflict(world: Azure) -> None:
     """By the rule of somebody else."""
     taken = {
         "priority": 112,
@@ -295,7 +295,7 @@ def priority_taken(world: Azure) -> None:
         (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
         # $AZURE_SUBNET_PREFIX is empty.
         (address_prefixes, "expected at least one argument", {}, {KATA_AGENT: 112, VXLAN: 111}),
-        (priority_taken, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
+        (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
 def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):
@@ -305,7 +305,7 @@ def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[st
     def added() -> dict[str, dict]:
         return {name: rule for name, rule in on_azure.rules().items() if name not in old}
 
-    ran = on_azure.type(chapter.AZURE_PORTS)
+    ran = on_azure.type(documented.AZURE_PORTS)
     assert said in ran.stderr
     assert priorities(added()) == theirs
     on_azure.arm.restore(before)
@@ -327,7 +327,7 @@ def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
     kubeconfig = str(cluster.kubeconfig)
     specs = []
     for set_limit in (
-        lambda: Machine(cluster, ansible_environment(), ()).type(chapter.limit("20")),
+        lambda: Machine(cluster, ansible_environment(), ()).type(documented.limit("20")),
         lambda: run_module("peerpod_limit", {"limit": 20, "kubeconfig": kubeconfig}),
     ):
         cluster.apply(config)

@@ -178,6 +178,11 @@ def test_mutating_webhook(place: Place, run_examples, tmp_path: Path):
     assert [result["verified"] for result in proved] == [True]
 
 
+def test_mutating_policy(place: Place, run_examples):
+    results = run_examples("mutating_policy")
+    assert [result["verified"] for name, result in results.items() if "verify it" in name] == [True]
+
+
 def test_security_group_ports(place: Place, run_examples):
     before = {rule["SecurityGroupRuleId"] for rule in place.ingress()}
     results = run_examples(

@@ -1,4 +1,4 @@
-"""`mode: policy`: the API server itself does to a pod what the webhook would do."""
+"""mutating_policy: the API server itself does to a pod what the webhook would do."""
 
 from __future__ import annotations
 
@@ -91,9 +91,8 @@ def manage(cluster, place, run_module):
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")
             options["kubeconfig"] = str(kubeconfig)
         return run_module(
-            "mutating_webhook",
+            "mutating_policy",
             {
-                "mode": "policy",
                 "name": NAME,
                 "target_runtime_classes": [RUNTIME_CLASS],
                 "extra_excluded_namespaces": [PLAIN, LIMITED_PLAIN],
@@ -170,8 +169,8 @@ def as_the_webhook(defaulted: dict, pod: dict) -> dict:
     # Only after admission does it complete what a pod asks for as a whole.
     if "resources" in pod["spec"]:
         reviewed["spec"]["resources"] = pod["spec"]["resources"]
-    patch = mutate(msgspec.convert(reviewed, Pod), DECIDE)
-    return comparable(patched(reviewed, msgspec.to_builtins(patch)))
+    patch = json.loads(mutate(msgspec.convert(reviewed, Pod), DECIDE) or b"[]")
+    return comparable(patched(reviewed, patch))
 
 
 def comparable(pod: dict) -> dict:
@@ -391,8 +390,8 @@ def test_verify_says_that_the_policy_does_not_see_the_pod(manage):
     result = manage(object_selector=selector, verify=True, wait_timeout=1)
     assert result["failed"]
     assert result["changed"]
-    assert "The policy is configured but after 1 s does not do its work" in result["msg"]
-    assert f"came back without {RESOURCE}" in result["msg"]
+    assert "The policy is configured, but after 1 s it does not mutate a pod" in result["msg"]
+    assert f"the pod was returned without {RESOURCE}" in result["msg"]
 
 
 def test_another_writer_in_between_is_read_again(cluster, manage):
@@ -437,7 +436,7 @@ def test_an_api_server_without_policies_is_named(cluster, manage):
         gone = manage(host=url, api_key="any", state="absent")
     assert result["failed"]
     assert "(v1.37.2) serves no MutatingAdmissionPolicy" in result["msg"]
-    assert "Use mode webhook." in result["msg"]
+    assert "Use osc.peerpods.mutating_webhook." in result["msg"]
     assert not gone["changed"]
     assert stored(cluster) == []
 
@@ -470,15 +469,12 @@ def test_an_api_server_that_has_them_in_an_older_version_only(cluster, api, mana
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (
-            {"url": "https://x/", "ca_bundle": "x", "service_ca": True},
-            "leave out url, ca_bundle, service_ca",
-        ),
-        ({"operations": ["CREATE", "UPDATE"]}, "operations must be [CREATE]"),
+        ({"target_runtime_classes": []}, "target_runtime_classes is empty"),
+        ({"verify": True, "verify_namespace": "kube-system"}, "verify_namespace kube-system is excluded"),
+        ({"service_ca": True}, "Unsupported parameters"),
     ],
 )
-def test_what_is_for_webhooks_is_refused_before_the_cluster_is_asked(run_module, options, said):
-    options = {"mode": "policy", "host": "https://127.0.0.1:1", **options}
-    result = run_module("mutating_webhook", options)
+def test_invalid_options_are_refused_before_the_cluster_is_asked(run_module, options, said):
+    result = run_module("mutating_policy", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert said in result["msg"]

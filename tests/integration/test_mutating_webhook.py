@@ -392,7 +392,7 @@ def test_verify_fails_with_what_the_api_server_says(cluster, admission, manage):
     result = manage(url=f"https://127.0.0.1:{port}/", ca_bundle=admission.ca, verify=True, wait_timeout=2)
     assert result["failed"]
     assert result["changed"]
-    assert "after 2 s does not do its work" in result["msg"]
+    assert "after 2 s it does not mutate a pod" in result["msg"]
     assert "connection refused" in result["msg"]
 
 
@@ -406,7 +406,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
     )
     assert not result.get("failed"), result["msg"]
     assert result["verified"] is False
-    assert any("no RuntimeClass kata-not-yet yet" in warning for warning in result["warnings"])
+    assert any("RuntimeClass kata-not-yet does not exist yet" in warning for warning in result["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ),
     ],
 )
-def test_nonsense_is_refused_before_the_cluster_is_asked(run_module, options, said):
+def test_invalid_options_are_refused_before_the_cluster_is_asked(run_module, options, said):
     result = run_module("mutating_webhook", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert said in result["msg"]

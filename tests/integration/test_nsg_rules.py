@@ -192,10 +192,10 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
 
     result = run(args, diff=True)
     assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
-    for key in ("changed", "network_security_groups", "chosen_because", "subnets", "diff"):
+    for key in ("changed", "network_security_groups", "reason", "subnets", "diff"):
         assert foreseen[key] == result[key], key
     assert result["changed"]
-    assert result["chosen_because"] == ("demo-nsg. Attached to the subnets and interfaces of all 2 workers.")
+    assert result["reason"] == ("demo-nsg. Attached to the subnets and interfaces of all 2 workers.")
     subnet = nsg.replace(GROUP, "virtualNetworks/demo-vnet/subnets/s1")
     (done,) = result["network_security_groups"]
     assert {one["name"]: one["properties"] for one in done["created"]} == BOTH
@@ -238,7 +238,7 @@ def test_absent_removes_ours_alone(world, run):
     (done,) = result["network_security_groups"]
     assert done["removed"] == [KATA]
     assert [kept["name"] for kept in done["kept"]] == [VXLAN]
-    assert "its description is 'of the network team'" in done["kept"][0]["because"]
+    assert "its description is 'of the network team'" in done["kept"][0]["reason"]
     assert result["diff"][0]["before"].startswith(f"{KATA} 112 ")
     assert result["diff"][0]["after"] == ""
     assert world.rules(nsg).keys() == {"deny-vnet", VXLAN, "mine"}
@@ -255,7 +255,7 @@ def test_what_passes_anyway_needs_no_rule(world, run):
     assert result["network_security_groups"][0]["covered"] == [
         {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
     ]
-    assert run({**args, "when_covered": "ensure"})["changed"]
+    assert run({**args, "on_covered": "ensure"})["changed"]
     assert world.rules(nsg) == BOTH
 
 
@@ -325,7 +325,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
         foreign = run({"nodes": {"kubeconfig": kubeconfig}})
     finally:
         cluster.kubectl("delete", "node", *(node["metadata"]["name"] for node in nodes))
-    assert result["chosen_because"].endswith(" interfaces of all 2 workers.")
+    assert result["reason"].endswith(" interfaces of all 2 workers.")
     assert result["changed"]
     assert requests_of(cluster, "opens-azure")[0] == (
         "list",
@@ -346,7 +346,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
     one, two = network.subnets("vnet-1", (["10.1.0.0/24"], front), (["10.1.1.0/24"], back))
     (three,) = world.subnets("vnet-2", (["10.2.0.0/24"], None))
     arguments = {
-        "when_covered": "ensure",
+        "on_covered": "ensure",
         "virtual_machines": [
             *(world.machine(f"one-{number}", one) for number in range(3)),
             world.machine("three", three, nsg=on_nic),
@@ -361,7 +361,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
         + [f"GET virtualNetworks/{name}" for name in ("vnet-1", "vnet-2")]
         + [f"GET networkSecurityGroups/{name}" for name in ("front", "back", "on-nic")]
     )
-    assert result["chosen_because"].startswith("front, back, on-nic. Attached ")
+    assert result["reason"].startswith("front, back, on-nic. Attached ")
     addresses = {
         nsg["name"]: {key: value for key, value in nsg["created"][0]["properties"].items() if "AddressPrefix" in key}
         for nsg in result["network_security_groups"]
@@ -413,21 +413,21 @@ def test_subnets_and_groups_by_name(world, run):
     filtered, bare = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
     result = run({"subnets": [filtered]}, check=True)
     assert world.asked() == READS[1:]
-    assert result["chosen_because"] == "demo-nsg. Attached to the subnets that were named."
+    assert result["reason"] == "demo-nsg. Attached to the subnets that were named."
     assert {one["properties"]["sourceAddressPrefix"] for one in result["network_security_groups"][0]["created"]} == {
         WORKERS
     }
 
     result = run({"subnets": [bare]})
     assert not result["changed"]
-    assert result["chosen_because"].startswith("No network security group. ")
+    assert result["reason"].startswith("No network security group. ")
     assert result["unfiltered"] == [f"No network security group filters the subnet {bare}: all traffic passes."]
 
     other = world.nsg("other", DENY)
     world.asked()
     result = run({"subnets": [filtered], "network_security_groups": [other]})
     assert world.asked()[:2] == [READS[1], "GET networkSecurityGroups/other"]
-    assert result["chosen_because"] == "other. Named by network_security_groups."
+    assert result["reason"] == "other. Named by network_security_groups."
     assert world.rules(other) == {"deny-vnet": DENY["properties"], **BOTH}
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
@@ -549,10 +549,10 @@ def test_what_is_not_there(world, run):
 
 def test_a_priority_that_is_taken(world, run):
     nsg, args = world.workers(DENY, rule("theirs", 112, port="443"))
-    result = run({**args, "priority_taken": "fail"})
+    result = run({**args, "on_priority_conflict": "fail"})
     assert result["msg"] == (
         f"{KATA} is to have the priority 112 in {nsg}, which theirs has. Give it another "
-        "priority, 113 would do, or set priority_taken: move."
+        "priority, 113 would do, or set on_priority_conflict: move."
     )
     result = run({**args, "priority_range": [112, 112]})
     assert result["msg"].startswith(f"No priority from 112 to 112 is free for {KATA}: ")
@@ -579,7 +579,7 @@ def test_a_rule_that_would_come_too_late(world, run):
     assert writes(world.asked()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
 
-    result = run({**args, "when_shadowed": "warn"})
+    result = run({**args, "on_shadowed": "warn"})
     assert result["changed"]
     (shadowed,) = result["network_security_groups"][1]["shadowed"]
     assert shadowed["name"] == VXLAN

@@ -1,6 +1,6 @@
 """preflight.yml: what it finds on a cluster that is as it should be and on others, and that it only looks.
 
-What each check says is in tests/unit/test_findings.py; here they are seen to ask the real parts.
+What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they are seen to ask the real parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._findings import TITLES
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import TITLES
 
 from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
@@ -177,7 +177,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
     with on_aws.unchanged():
         ran = on_aws.run("-e", json.dumps(variables), **crooked)
     said = sentence(ran)
-    assert "6 things stand in the way of peer pods." in said
+    assert "6 checks failed." in said
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
@@ -287,7 +287,7 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     }
     with on_azure.unchanged():
         said = sentence(on_azure.run("-e", json.dumps(variables)))
-    assert "5 things stand in the way of peer pods." in said
+    assert "5 checks failed." in said
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
     assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
     statuses = on_azure.statuses()

@@ -131,7 +131,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     for key in ("changed", "groups", "diff"):
         assert foreseen[key] == result[key], key
     assert result["changed"]
-    assert result["chosen_because"] == f"{node} (node) is on all 3 instances; {lb} (lb) is not."
+    assert result["reason"] == f"{node} (node) is on all 3 instances; {lb} (lb) is not."
     assert result["groups"] == [
         {
             "group_id": node,

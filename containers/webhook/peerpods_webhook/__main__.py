@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""`python -m peerpods_webhook`; the environment variables are in README.md."""
+"""`python -m peerpods_webhook`. README.md lists the environment variables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import asyncio
 import os
 import sys
 
-from .listener import end_at_once
-from .log import never_wait_for_readers
+from .listener import exit_immediately
+from .log import never_block
 from .mutate import Policy
 from .server import Webhook
 from .settings import Settings
@@ -20,12 +20,12 @@ async def run() -> None:
 
 
 def main() -> None:
-    never_wait_for_readers()
+    never_block()
     try:
         asyncio.run(run())
     except (ValueError, OSError) as error:
-        sys.exit(f"The webhook does not run: {error}")
-    end_at_once()
+        sys.exit(f"The webhook cannot start: {error}")
+    exit_immediately()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is answered to an HTTP request (RSGI applications)."""
+"""The HTTP interface: RSGI applications for reviews and for probes."""
 
 from __future__ import annotations
 
@@ -8,121 +8,126 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, NoReturn
 
-from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
+from granian._granian import RSGIHTTPProtocol as HTTPProtocol
+from granian._granian import RSGIProtocolClosed as ProtocolClosed
+from granian.rsgi import Scope
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from .log import log
-from .metrics import REVIEW_SECONDS, REVIEWS
+from .metrics import REVIEWS
 from .mutate import Policy
 from .review import answer
 from .settings import Settings
 
 REVIEW_PATH = "/mutate-v1-pod"
 
-# Reviews of at most 10 seconds are what an API server waits for unless it is told otherwise.
+# The default timeout of an API server for a webhook.
 BODY_SECONDS = 10
 
-# How many of the largest bodies may be on their way in at once.
+# How many bodies of the largest size may be read concurrently.
 LARGEST_BODIES = 16
 
-JSON = [("content-type", "application/json")]
-TEXT = [("content-type", "text/plain; charset=utf-8")]
-PROMETHEUS = [("content-type", CONTENT_TYPE_LATEST)]
+Headers = list[tuple[str, str]]
+
+JSON: Headers = [("content-type", "application/json")]
+TEXT: Headers = [("content-type", "text/plain; charset=utf-8")]
+PROMETHEUS: Headers = [("content-type", CONTENT_TYPE_LATEST)]
 CLOSE = ("connection", "close")
 
-WhyNotReady = Callable[[], "str | None"]
+# The reason why the process is not ready, or None if it is.
+ReadinessCheck = Callable[[], str | None]
 
 
 class BodyError(Exception):
-    """Why a body was not read to its end, as what is answered to it."""
+    """A body that was not read to its end, and the response to it. The message is the response's body."""
 
-    def __init__(self, outcome: str, status: int, sentence: str, *headers: tuple[str, str]):
-        super().__init__(sentence)
+    def __init__(self, outcome: str, status: int, message: str, *headers: tuple[str, str]):
+        super().__init__(message)
         self.outcome = outcome
         self.status = status
         self.headers = [*TEXT, *headers]
 
 
-class Bodies:
-    """Those on their way in, of all listeners together: how much memory they may take, and when."""
+class BodyReader:
+    """Reads the bodies of all listeners, within limits of memory and time."""
 
     def __init__(self, settings: Settings):
         self._limit = settings.max_body_bytes
-        self._free = settings.max_body_bytes * LARGEST_BODIES
-        # Listeners have a thread each.
+        self._free_bytes = settings.max_body_bytes * LARGEST_BODIES
+        # Each listener has a thread.
         self._lock = threading.Lock()
-        # When the body began to come that something is awaited of.
-        self._began: dict[Any, float] = {}
+        # The start time of the request, for each pending read.
+        self._pending: dict[Any, float] = {}
 
-    async def read(self, scope: Scope, protocol: HTTPProtocol) -> bytes:
-        """Raises BodyError where it is too large, takes too long or there is no room for it."""
-        announced = scope.headers.get("content-length")
-        size = self._limit if announced is None else int(announced)
+    async def read(self, scope: Scope, protocol: HTTPProtocol, began: float) -> bytes:
+        """Raises BodyError if the body is too large, takes too long or exceeds the free memory."""
+        content_length = scope.headers.get("content-length")
+        size = self._limit if content_length is None else int(content_length)
         if size > self._limit:
             raise self._too_large()
         with self._lock:
-            if size > self._free:
-                busy = "Too many large reviews are on their way in: try again in a second."
-                raise BodyError("busy", 503, busy, ("retry-after", "1"))
-            self._free -= size
+            if size > self._free_bytes:
+                message = "Too many large reviews are being read. Retry after a second."
+                raise BodyError("busy", 503, message, ("retry-after", "1"))
+            self._free_bytes -= size
         try:
-            began = monotonic()
-            if announced is None:
+            if content_length is None:
                 return await self._read_chunks(protocol, began)
-            # The HTTP layer holds the client to the length that it announced.
-            return await self._in_time(protocol(), began)
+            # The HTTP server enforces the announced length.
+            return await self._within_deadline(protocol(), began)
         finally:
             with self._lock:
-                self._free += size
+                self._free_bytes += size
 
     async def _read_chunks(self, protocol: HTTPProtocol, began: float) -> bytes:
         body = bytearray()
         chunks = aiter(protocol)
         with contextlib.suppress(StopAsyncIteration):
             while len(body) <= self._limit:
-                body += await self._in_time(anext(chunks), began)
+                body += await self._within_deadline(anext(chunks), began)
             raise self._too_large()
         return bytes(body)
 
-    async def _in_time(self, awaited: Any, began: float) -> bytes:
-        self._began[awaited] = began
+    async def _within_deadline(self, pending: Any, began: float) -> bytes:
+        self._pending[pending] = began
         try:
-            return await awaited
+            content: bytes = await pending
+            return content
         except asyncio.CancelledError:
-            slow = f"The request body took longer than {BODY_SECONDS} seconds."
-            raise BodyError("too_slow", 408, slow, CLOSE) from None
+            message = f"The request body took longer than {BODY_SECONDS} seconds."
+            raise BodyError("too_slow", 408, message, CLOSE) from None
         finally:
-            del self._began[awaited]
+            del self._pending[pending]
 
     def _too_large(self) -> BodyError:
         return BodyError("too_large", 413, f"The request body is larger than {self._limit} bytes.")
 
-    async def expire(self) -> NoReturn:
-        """Give up those that take longer than BODY_SECONDS.
+    async def enforce_deadlines(self) -> NoReturn:
+        """Cancel reads that take longer than BODY_SECONDS.
 
-        One look at them each second, instead of a timer for each: nearly all are there at once.
+        One check per second instead of a timer per body: most bodies arrive with their headers.
         """
         while True:
             await asyncio.sleep(1)
-            self._give_up(monotonic() - BODY_SECONDS)
+            self._cancel_overdue(monotonic() - BODY_SECONDS)
 
-    # A function of its own: a name that still held one between two looks would hold its connection.
-    def _give_up(self, latest: float) -> None:
-        for awaited, began in list(self._began.items()):
-            if began < latest:
-                awaited.cancel()
+    # A separate function: a local variable that outlived the check would keep a connection open.
+    def _cancel_overdue(self, latest_start: float) -> None:
+        for pending, began in list(self._pending.items()):
+            if began < latest_start:
+                pending.cancel()
 
 
 class ReviewApplication:
-    """Answers reviews, and probes, over one listener.
+    """Serves reviews and probes on one listener.
 
-    `closing`, once set, asks clients of HTTP/1.1 to come back over a new connection.
+    If `closing` is set, responses ask HTTP/1.1 clients to open a new connection.
     """
 
-    def __init__(self, policy: Policy, settings: Settings, bodies: Bodies, why_not_ready: WhyNotReady):
+    def __init__(self, policy: Policy, settings: Settings, bodies: BodyReader, why_not_ready: ReadinessCheck):
         self.closing = False
         self._policy = policy
         self._log_unchanged = settings.log_unchanged
@@ -133,59 +138,57 @@ class ReviewApplication:
         if scope.path != REVIEW_PATH:
             await self._probe(scope, protocol)
         elif scope.method != "POST":
-            _refuse_method(scope, protocol, "POST")
+            _reject_method(scope, protocol, "POST")
         else:
-            began = perf_counter()
-            try:
-                body = await self._bodies.read(scope, protocol)
-                status, headers, reply, outcome = self._answer(body)
-            except BodyError as error:
-                status, headers, outcome = error.status, error.headers, error.outcome
-                reply = str(error).encode()
-            # A client that leaves before it has sent everything gets no answer.
-            except ProtocolClosed:
-                return
-            if self.closing:
-                # HTTP/2 has no such header, and the HTTP layer leaves it out there.
-                headers = [*headers, CLOSE]
-            protocol.response_bytes(status, headers, reply)
-            REVIEWS[outcome].inc()
-            REVIEW_SECONDS.observe(perf_counter() - began)
+            await self._review(scope, protocol)
 
-    def _answer(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes, str]:
-        """Status, headers and body of the answer, and the outcome for the metrics."""
-        status, reply, event = answer(body, self._policy)
-        outcome = event["outcome"]
-        if outcome != "unchanged" or self._log_unchanged:
-            log(event)
-        return status, JSON if status == 200 else TEXT, reply, outcome
+    async def _review(self, scope: Scope, protocol: HTTPProtocol) -> None:
+        began = monotonic()
+        try:
+            body = await self._bodies.read(scope, protocol, began)
+        except BodyError as error:
+            status, headers, outcome, reply = error.status, error.headers, error.outcome, str(error).encode()
+        except ProtocolClosed:
+            # The client disconnected before the end of its request.
+            return
+        else:
+            status, reply, event = answer(body, self._policy)
+            headers = JSON if status == 200 else TEXT
+            outcome = event["outcome"]
+            if outcome != "unchanged" or self._log_unchanged:
+                log(event)
+        if self.closing:
+            # The HTTP server omits this header from HTTP/2, which does not have it.
+            headers = [*headers, CLOSE]
+        protocol.response_bytes(status, headers, reply)
+        REVIEWS.record(outcome, monotonic() - began)
 
 
 class ProbeApplication:
-    """Answers who asks whether the process lives, may get reviews, and how it is doing."""
+    """Serves liveness and readiness probes, and optionally metrics."""
 
-    def __init__(self, why_not_ready: WhyNotReady, *, metrics: bool):
-        self._answers = {
+    def __init__(self, why_not_ready: ReadinessCheck, *, metrics: bool):
+        self._endpoints: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
             "/healthz": lambda: (200, TEXT, b"ok"),
             "/readyz": lambda: _readiness(why_not_ready()),
         }
         if metrics:
-            self._answers["/metrics"] = lambda: (200, PROMETHEUS, generate_latest(REGISTRY))
+            self._endpoints["/metrics"] = lambda: (200, PROMETHEUS, generate_latest(REGISTRY))
 
     async def __call__(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        answer = self._answers.get(scope.path)
-        if answer is None:
+        endpoint = self._endpoints.get(scope.path)
+        if endpoint is None:
             protocol.response_bytes(404, TEXT, f"Nothing is served at {scope.path}.".encode())
         elif scope.method != "GET":
-            _refuse_method(scope, protocol, "GET")
+            _reject_method(scope, protocol, "GET")
         else:
-            protocol.response_bytes(*answer())
+            protocol.response_bytes(*endpoint())
 
 
-def _readiness(obstacle: str | None):
-    return (503, TEXT, obstacle.encode()) if obstacle else (200, TEXT, b"ok")
+def _readiness(reason: str | None) -> tuple[int, Headers, bytes]:
+    return (503, TEXT, reason.encode()) if reason else (200, TEXT, b"ok")
 
 
-def _refuse_method(scope: Scope, protocol: HTTPProtocol, method: str) -> None:
-    headers = [*TEXT, ("allow", method)]
-    protocol.response_bytes(405, headers, f"{scope.path} takes {method} only.".encode())
+def _reject_method(scope: Scope, protocol: HTTPProtocol, allowed: str) -> None:
+    headers = [*TEXT, ("allow", allowed)]
+    protocol.response_bytes(405, headers, f"{scope.path} accepts {allowed} only.".encode())

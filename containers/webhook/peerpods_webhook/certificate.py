@@ -1,11 +1,11 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The serving certificate: read, checked before it is served, and for how long it is valid.
+"""The serving certificate: its files, a check before it is served, and its validity.
 
-The server's TLS library ends the process at once, without a word, where it cannot use a key or a
-certificate; what it refuses is its own affair (an RSA key of 1024 bits, the curve P-521, a
-certificate of X.509 v1, …). So it is let try in a process of its own, which also leaves the memory
-that looking into a certificate takes to a process that ends.
+The TLS library of the server aborts the process without a message if it cannot use a key or a
+certificate (for example an RSA key of 1024 bits, the curve P-521 or a certificate of X.509 v1). A
+child process therefore loads each pair first. It also keeps the memory for parsing certificates
+out of the server.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NoReturn
 
-from .listener import Files, Listener, end_at_once, listening_socket
+from .listener import Files, Listener, exit_immediately, listening_socket
 from .settings import Settings
 
-TRIAL_SECONDS = 30
+CHECK_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate that can be served, with its key and, where set, the CA of its clients."""
+    """A certificate that the server can use, with its key and the CA of its clients, if that is set."""
 
     files: Files = field(repr=False)
     not_before: datetime
     not_after: datetime
 
     def why_invalid(self, now: datetime) -> str | None:
-        """A sentence where the certificate is not valid at `now`."""
+        """The reason if the certificate is not valid at `now`."""
         if now < self.not_before:
             return f"The serving certificate is not valid before {self.not_before.isoformat()}."
         if now > self.not_after:
             return (
-                f"The serving certificate expired at {self.not_after.isoformat()}: "
-                "whoever issues it has not renewed it."
+                f"The serving certificate expired at {self.not_after.isoformat()}. "
+                "Check why its issuer has not renewed it."
             )
         return None
 
 
 def read(settings: Settings) -> Files:
-    """Raises ValueError, as a sentence, where a file cannot be read."""
+    """Raises ValueError with a sentence if a file cannot be read."""
 
     def content(variable: str, path: Path) -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
             raise ValueError(
-                f"{variable} cannot be read: {path}: {error.strerror}. Mount the Secret or ConfigMap that has it there."
+                f"Reading {variable} failed: {path}: {error.strerror}. Mount the Secret or ConfigMap with it there."
             ) from error
 
     return Files(
         certificate=content("TLS_CERT_FILE", settings.certificate),
         key=content("TLS_KEY_FILE", settings.key),
-        client_ca=settings.client_ca and content("TLS_CLIENT_CA_FILE", settings.client_ca),
+        client_ca=content("TLS_CLIENT_CA_FILE", settings.client_ca) if settings.client_ca else None,
     )
 
 
 async def check(files: Files, settings: Settings) -> Certificate:
-    """Raises ValueError, as a sentence, where the server could not present the certificate."""
+    """Load the files in a child process. Raises ValueError with a sentence if the server cannot use them."""
     with files.in_memory() as paths:
-        trial = await asyncio.create_subprocess_exec(
+        child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             __name__,
@@ -80,43 +80,42 @@ async def check(files: Files, settings: Settings) -> Certificate:
             stderr=subprocess.PIPE,
         )
         try:
-            out, err = await asyncio.wait_for(trial.communicate(), TRIAL_SECONDS)
+            out, err = await asyncio.wait_for(child.communicate(), CHECK_SECONDS)
         except TimeoutError:
-            trial.kill()
-            await trial.wait()
-            raise ValueError(f"{settings.certificate} could not be tried within {TRIAL_SECONDS} seconds.") from None
-    if trial.returncode == 1:
+            child.kill()
+            await child.wait()
+            raise ValueError(f"Checking {settings.certificate} took longer than {CHECK_SECONDS} seconds.") from None
+    if child.returncode == 1:
         raise ValueError(f"{settings.certificate} and {settings.key} {err.decode().strip()}")
-    if trial.returncode:
+    if child.returncode:
         raise ValueError(
-            f"{settings.certificate} and {settings.key} cannot be served by the TLS library "
-            "(nor TLS_CLIENT_CA_FILE be used, if that is what it stumbled over). Issue an X.509 v3 "
-            "certificate with an ECDSA key on P-256 or P-384, an RSA key of 2048 to 8192 bits, "
-            "or an Ed25519 key."
+            f"The TLS library cannot use {settings.certificate} and {settings.key}, or TLS_CLIENT_CA_FILE. "
+            "Issue an X.509 v3 certificate with an ECDSA key on P-256 or P-384, an RSA key of 2048 to "
+            "8192 bits, or an Ed25519 key, and check that the CA file contains certificates."
         )
     not_before, not_after = (datetime.fromtimestamp(at, timezone.utc) for at in json.loads(out))
     return Certificate(files, not_before, not_after)
 
 
 def _validity(certificate: str, key: str) -> tuple[float, float]:
-    """From when until when a certificate is valid, in seconds since the epoch."""
-    # Only the process that tries a certificate needs this, and it is large.
+    """The start and end of the validity of a certificate, in seconds since the epoch."""
+    # Only the child process needs this large package.
     from cryptography import x509
 
     try:
-        # An encrypted key would make OpenSSL ask on the terminal: the empty password fails instead.
+        # Without a password, OpenSSL would prompt for that of an encrypted key. The empty one fails.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         leaf = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
     except (ssl.SSLError, ValueError) as error:
         sys.exit(
-            "are no PEM certificate with its unencrypted private key that TLS accepts: "
-            f"{getattr(error, 'reason', None) or error}. Mount a pair that is."
+            "are not a PEM certificate and its unencrypted private key that TLS accepts: "
+            f"{getattr(error, 'reason', None) or error}. Mount a matching pair."
         )
     return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
 
-async def _try(certificate: str, key: str, client_ca: str, tls_min_version: str) -> NoReturn:
-    """Print from when until when the certificate is valid, once it could be served."""
+async def _check_in_child(certificate: str, key: str, client_ca: str, tls_min_version: str) -> NoReturn:
+    """Print the validity of the certificate after a listener has loaded it."""
     validity = _validity(certificate, key)
     files = Files(
         Path(certificate).read_bytes(),
@@ -124,15 +123,15 @@ async def _try(certificate: str, key: str, client_ca: str, tls_min_version: str)
         Path(client_ca).read_bytes() if client_ca else None,
     )
 
-    async def nobody(scope: object, protocol: object) -> None:
-        """Nothing is asked of a listener that only its TLS is tried of."""
+    async def application(_scope: object, _protocol: object) -> None:
+        """This listener receives no requests."""
 
-    Listener(nobody, listening_socket("127.0.0.1", 0), files, tls_min_version)
+    Listener(application, listening_socket("127.0.0.1", 0), files, tls_min_version)
     print(json.dumps(validity), flush=True)
-    end_at_once()
+    exit_immediately()
 
 
 if __name__ == "__main__":
-    # An abort is not to leave a core file behind, with the key in it.
+    # A core file would contain the key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    asyncio.run(_try(*sys.argv[1:]))
+    asyncio.run(_check_in_child(*sys.argv[1:]))

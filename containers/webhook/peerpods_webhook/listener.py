@@ -1,14 +1,14 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One granian worker, on a socket and with a certificate that are held here.
+"""A granian worker without granian's server around it.
 
-Its server, around the worker, binds a port and reads files by their names. But a certificate is
-renewed by a second listener beside the first: both take connections from one queue, so that none
-that waits in it is lost with the one that stops. And what was checked must not have been replaced
-before it is read.
+That server binds the port itself and reads the certificate by file name. To renew a certificate,
+this process starts a second listener on the same socket: both accept connections from one queue,
+so that no connection in it is lost when the first listener stops. And the worker must load exactly
+the bytes that were checked, which may have been replaced on disk since.
 
-The server also hands each request to an event loop and its answer back, twice over where a body is
-read. An answer that takes microseconds is given where the worker stands: in its own thread.
+That server also passes each request to an event loop and the response back, twice if a body is
+read. A review takes microseconds: it runs in the thread of the worker instead.
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder, WorkerSignal
+from granian import _granian
+from granian._granian import RSGIHTTPProtocol as HTTPProtocol
 from granian.constants import HTTPModes
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.rsgi import HTTPProtocol, Scope
+from granian.rsgi import Scope
 
 from .log import log
 
-# Connections that wait to be accepted, and those that are open at once.
+# The type stubs of granian's own module are incomplete.
+_worker: Any = _granian
+
+# The maximum number of connections that wait to be accepted, and of open connections.
 BACKLOG = 1024
 
-# A server that closes an idle connection just as a review comes in on it loses that review, since
-# the API server does not repeat it. Go's client closes what was idle for 90 seconds: it is to be
-# the one that does.
+# The API server does not retry a review that it sends while the server closes the connection. Go's
+# client closes connections after 90 idle seconds: with a longer timeout here, the client closes first.
 IDLE_SECONDS = 120
 
 Application = Callable[[Scope, HTTPProtocol], Coroutine[Any, Any, None]]
 
 
 class Files(NamedTuple):
-    """The bytes of PEM files."""
+    """The contents of PEM files."""
 
     certificate: bytes
     key: bytes
@@ -50,7 +53,7 @@ class Files(NamedTuple):
 
     @contextlib.contextmanager
     def in_memory(self) -> Iterator[MemoryFiles]:
-        """As files that have a name for this process and its children, but are on no disk."""
+        """Provide the contents as files in memory, which this process and its children can open."""
         with contextlib.ExitStack() as stack:
             names: list[str | None] = []
             descriptors = []
@@ -72,28 +75,28 @@ class MemoryFiles(NamedTuple):
 
 
 def listening_socket(address: str, port: int) -> socket.socket:
-    """Raises OSError, as a sentence, where the port cannot be listened at."""
+    """Raises OSError with a sentence if the process cannot listen on the port."""
     any_version = ipaddress.ip_address(address) == ipaddress.IPv6Address("::")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listening = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=any_version)
     except OSError as error:
         raise OSError(
-            f"{address} port {port} cannot be listened at: {error.strerror}. "
-            "Set BIND_ADDRESS and the port to what is this host's and free."
+            f"Listening on {address} port {port} failed: {error.strerror}. "
+            "Set BIND_ADDRESS to an address of this host, and the port to a free one."
         ) from error
-    # Accepted connections inherit it.
+    # Accepted connections inherit this option.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 class Listener:
-    """Serves an RSGI application, from a thread of its own; over TLS where `files` are given.
+    """Serves an RSGI application in a thread of its own, over TLS if `files` is set.
 
-    The application awaits nothing but what it gets from its protocol. It is called in one thread,
-    and goes on in another only where what it awaits is cancelled there.
+    The application must await only what its protocol returns. It runs in the thread of the
+    listener, and after a cancellation in the thread that cancelled.
 
-    The process is aborted where the TLS library cannot use the files.
+    The process aborts if the TLS library cannot use the files.
     """
 
     def __init__(
@@ -104,15 +107,15 @@ class Listener:
         tls_min_version: str = "",
     ):
         self._stopped = asyncio.Event()
-        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stopped.set)
-        self._signal = WorkerSignal()
-        self._signal.add_cb(wake)
-        scheduler = CallbackScheduler(AtOnce, None, None, None, None)
-        scheduler._schedule_fn = partial(_begin, application)
-        # granian closes what it is given.
-        holder = SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
+        notify = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stopped.set)
+        self._signal = _worker.WorkerSignal()
+        self._signal.add_cb(notify)
+        scheduler = _worker.CallbackScheduler(InlineLoop, None, None, None, None)
+        scheduler._schedule_fn = partial(_start, application)
+        # granian closes its socket when it stops.
+        holder = _worker.SocketHolder(os.dup(listening.fileno()), False, BACKLOG)
         with contextlib.ExitStack() as stack:
-            tls = {}
+            tls: dict[str, Any] = {}
             if files:
                 certificate, key, client_ca = stack.enter_context(files.in_memory()).names
                 tls = {
@@ -123,7 +126,7 @@ class Listener:
                     "ssl_ca": client_ca,
                     "ssl_client_verify": client_ca is not None,
                 }
-            worker = RSGIWorker(
+            worker = _worker.RSGIWorker(
                 worker_id=1,
                 sock=(None, holder),
                 ipc=None,
@@ -131,65 +134,65 @@ class Listener:
                 backpressure=BACKLOG,
                 http_mode=HTTPModes.auto,
                 http1_opts=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
-                # The ping finds clients that are gone without a word.
+                # The ping detects clients that disappeared without closing their connection.
                 http2_opts=HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
                 **tls,
             )
-            # It has read the files by the time that this returns.
-            worker.serve_async(scheduler, AtOnce, self._signal)
+            # The worker has read the files when this returns.
+            worker.serve_async(scheduler, InlineLoop, self._signal)
 
     def stop(self) -> None:
-        """Take no more connections, and end once what is in flight is answered."""
+        """Stop accepting connections, and end after the requests in flight."""
         self._signal.set()
 
     async def stopped(self) -> None:
         await self._stopped.wait()
 
 
-class AtOnce:
-    """Where granian expects an event loop: a call is made here and now."""
+class InlineLoop:
+    """Takes the place of the event loop that granian expects, and runs each callback immediately."""
 
     @staticmethod
-    def call_soon(call: Callable[[Awaitable], None], awaited: Awaitable, **_context: Any) -> None:
-        call(awaited)
+    def call_soon(callback: Callable[[Any], None], argument: Any, **_context: Any) -> None:
+        callback(argument)
 
     call_soon_threadsafe = call_soon
 
 
-def _begin(application: Application, request: Any) -> None:
-    _go_on(request, application(request.scope, request.proto), None)
+def _start(application: Application, request: Any) -> None:
+    _step(request, application(request.scope, request.proto), None)
 
 
-def _go_on(request: Any, answering: Coroutine[Any, Any, None], awaited: Any) -> None:
-    """Run the application until it awaits something again, or is done. Never raises."""
+def _step(request: Any, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """Run the application until its next await or its end. Never raises."""
     try:
         if awaited is not None and awaited.cancelled():
-            awaited = answering.throw(asyncio.CancelledError())
+            awaited = coroutine.throw(asyncio.CancelledError())
         else:
-            awaited = answering.send(None)
-        awaited.add_done_callback(partial(_go_on, request, answering))
+            awaited = coroutine.send(None)
+        awaited.add_done_callback(partial(_step, request, coroutine))
     except StopIteration:
         request.done()
     except BaseException as error:  # noqa: BLE001
         request.err(error)
 
 
-def end_at_once() -> NoReturn:
-    """End the process with status 0, as the last thing that is done after a listener has served.
+def exit_immediately() -> NoReturn:
+    """End the process with status 0 without finalizing the interpreter.
 
-    granian's threads may outlive it for a moment, and the process aborts where one of them calls
-    into an interpreter that is being taken down.
+    The threads of granian can outlive a listener for a moment. The process aborts if one of them
+    calls into an interpreter that is being finalized.
     """
     os._exit(0)
 
 
 class JSONHandler(logging.Handler):
-    """The worker's own complaints, in the form of our log lines."""
+    """Writes the errors of the worker in the format of this log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log({"level": record.levelname.lower(), "message": self.format(record)})
 
 
-_complaints = logging.getLogger("_granian")
-_complaints.addHandler(JSONHandler(logging.ERROR))
-_complaints.propagate = False
+_worker_logger = logging.getLogger("_granian")
+_worker_logger.addHandler(JSONHandler(logging.ERROR))
+_worker_logger.propagate = False

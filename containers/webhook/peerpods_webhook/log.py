@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One JSON line for each event, to standard output."""
+"""The log: one line of JSON per event, on standard output."""
 
 from __future__ import annotations
 
@@ -16,25 +16,34 @@ from .metrics import LOG_LINES_LOST
 
 STANDARD_OUTPUT = 1
 
+# Shortened strings fit into PIPE_BUF together: JSON takes up to six bytes for a character.
+MAX_LONG_LINE_CHARACTERS = 90
 
-def never_wait_for_readers() -> None:
-    """No pod waits, nor is one turned away, because nobody reads the log any more.
+_encode_lines = msgspec.json.Encoder().encode_lines
 
-    A container's standard output is a pipe of its own. Anything else, such as a terminal, shares
-    this setting with others and is left as it is.
+
+def never_block() -> None:
+    """Make standard output non-blocking, so that no review waits for the reader of the log.
+
+    Only a pipe: a container has a pipe of its own, while a terminal shares this setting with
+    other processes.
     """
     if stat.S_ISFIFO(os.fstat(STANDARD_OUTPUT).st_mode):
         os.set_blocking(STANDARD_OUTPUT, False)
 
 
 def log(event: dict[str, Any]) -> None:
-    """Write one line; it is lost where it cannot be written at once."""
+    """Write one line. A line that cannot be written immediately is lost."""
     event = {"time": datetime.now(timezone.utc), **event}
-    line = msgspec.json.encode(event)
-    if len(line) >= PIPE_BUF:
-        # Whatever is longer may be written in part. Six bytes are the most that a character takes.
-        line = msgspec.json.encode({key: text[:90] if isinstance(text, str) else text for key, text in event.items()})
+    line = _encode_lines((event,))
+    if len(line) > PIPE_BUF:
+        # A longer line might be written in part.
+        line = _encode_lines(({key: _shorten(value) for key, value in event.items()},))
     try:
-        os.write(STANDARD_OUTPUT, line + b"\n")
+        os.write(STANDARD_OUTPUT, line)
     except OSError:
         LOG_LINES_LOST.inc()
+
+
+def _shorten(value: Any) -> Any:
+    return value[:MAX_LONG_LINE_CHARACTERS] if isinstance(value, str) else value

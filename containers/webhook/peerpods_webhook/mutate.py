@@ -1,21 +1,20 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a peer pod must look like: a pure function from a pod to a JSON patch (RFC 6902).
+"""The mutation of a peer pod: a pure function from a pod to a JSON patch (RFC 6902).
 
-A peer pod's containers run in a VM of their own in the cloud. What they ask for
-sizes that VM and must not be counted against the worker node; what is counted
-there is the VM: one extended resource.
+The containers of a peer pod run in a VM of their own in the cloud. Their resources size that VM
+and must not count against the worker node. There, the VM itself counts: one extended resource.
 
-The types below decode only those fields of a pod that the decision needs; their
-names are the API's own.
+The types below decode only the fields of a pod that the patch depends on. Their names are those
+of the API.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -27,60 +26,76 @@ DEFAULT_EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
 MEBIBYTE = 2**20
 
+# Limits of the cache of patches: entries, and the decisive fields of a pod as JSON.
+MAX_CACHED_PATCHES = 1024
+MAX_CACHED_BYTES = 4096
+
+Side = Literal["requests", "limits"]
+Amounts = dict[str, str | int | float]
+
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
-    """ResourceRequirements, of a container or of a whole pod.
+    """ResourceRequirements of a container or of a whole pod.
 
-    The API server sends quantities as strings in canonical form; numbers are JSON that it
-    would also take.
+    The API server sends quantities as strings in canonical form. It accepts JSON numbers, too.
     """
 
     claims: list[Any] | None = None
-    limits: dict[str, str | int | float] | None = None
-    requests: dict[str, str | int | float] | None = None
+    limits: Amounts | None = None
+    requests: Amounts | None = None
 
 
-class Container(msgspec.Struct, frozen=True):
+NO_RESOURCES = Resources()
+
+
+class Container(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     resources: Resources | None = None
     restartPolicy: str | None = None  # noqa: N815
 
 
-class PodSpec(msgspec.Struct, frozen=True):
+class PodSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     containers: list[Container] | None = None
     initContainers: list[Container] | None = None  # noqa: N815
     resources: Resources | None = None
     runtimeClassName: str | None = None  # noqa: N815
 
 
-class ObjectMeta(msgspec.Struct, frozen=True):
+class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str] | None = None
     generateName: str | None = None  # noqa: N815
     name: str | None = None
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: ObjectMeta | None = None
     spec: PodSpec | None = None
 
 
+class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An operation of a JSON patch."""
+
+    op: str
+    path: str
+    value: Any = msgspec.UNSET
+
+
 class InvalidPodError(ValueError):
-    """A pod that cannot become a peer pod; the message is for the person who wrote the pod."""
+    """A pod that cannot become a peer pod. The message is for the author of the pod."""
 
 
 class Sizing(StrEnum):
-    """How containers' amounts add up to the size of their VM."""
+    """How the amounts of containers add up to the size of their VM."""
 
-    # All containers and init containers, as cloud-api-adaptor's webhook adds them.
+    # The sum over all containers and init containers, as in cloud-api-adaptor's webhook.
     UPSTREAM = "upstream"
-    # What Kubernetes holds to be a pod's request: init containers run before the others and one
-    # after the other, but for sidecars, which stay.
+    # The effective request of a pod in Kubernetes: init containers run one after the other before
+    # the containers start, except for sidecars, which keep running.
     KUBERNETES = "kubernetes"
 
 
-@dataclass(frozen=True)
-class Policy:
-    """Which pods are peer pods, what sizes their VM, and the extended resource that stands for it."""
+class Policy(msgspec.Struct, frozen=True, cache_hash=True):
+    """Which pods are peer pods, how their VM is sized, and the extended resource that counts VMs."""
 
     runtime_classes: frozenset[str] = frozenset({DEFAULT_RUNTIME_CLASS})
     extended_resource: str = DEFAULT_EXTENDED_RESOURCE
@@ -88,20 +103,18 @@ class Policy:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Policy:
-        """Raises ValueError, as a sentence, where a value makes no sense."""
-        # The product's documentation has the first name, upstream's code the second.
-        named = env.get("TARGET_RUNTIME_CLASS") or env.get("TARGET_RUNTIMECLASS")
-        runtime_classes = frozenset(
-            name.strip() for name in (named or DEFAULT_RUNTIME_CLASS).split(",") if name.strip()
-        )
+        """Raises ValueError if a value is invalid."""
+        # The product documentation uses the first name, cloud-api-adaptor the second.
+        value = env.get("TARGET_RUNTIME_CLASS") or env.get("TARGET_RUNTIMECLASS") or DEFAULT_RUNTIME_CLASS
+        runtime_classes = frozenset(name.strip() for name in value.split(",") if name.strip())
         if not runtime_classes:
             raise ValueError(
-                f"TARGET_RUNTIME_CLASS is {named!r}, which names no runtime class: set it to one "
+                f"TARGET_RUNTIME_CLASS is {value!r}, which contains no runtime class. Set it to one "
                 f"or more names separated by commas, such as {DEFAULT_RUNTIME_CLASS}."
             )
         sizing = env.get("SIZING") or Sizing.UPSTREAM
         if sizing not in list(Sizing):
-            raise ValueError(f"SIZING is {sizing!r}: set it to {' or '.join(Sizing)}.")
+            raise ValueError(f"SIZING is {sizing!r}. Set it to {' or '.join(Sizing)}.")
         return cls(
             runtime_classes,
             env.get("POD_VM_EXTENDED_RESOURCE") or DEFAULT_EXTENDED_RESOURCE,
@@ -109,119 +122,124 @@ class Policy:
         )
 
 
-@dataclass(frozen=True)
-class Dimension:
-    """One resource that sizes the VM: the annotation that carries it, and in what unit.
-
-    Extended resources cannot be overcommitted, so that their limit says nothing more than
-    their request.
-    """
+class Dimension(NamedTuple):
+    """A resource that sizes the VM, the annotation that carries its size, and the unit of that."""
 
     resource: str
     annotation: str
     unit: int
+    # Kubernetes does not allow the limit of an extended resource to exceed its request.
     overcommits: bool = True
 
 
 DIMENSIONS = (
     Dimension("cpu", "io.katacontainers.config.hypervisor.default_vcpus", quantity.ONE),
-    Dimension(
-        "memory",
-        "io.katacontainers.config.hypervisor.default_memory",
-        MEBIBYTE * quantity.ONE,
-    ),
-    Dimension(
-        "nvidia.com/gpu",
-        "io.katacontainers.config.hypervisor.default_gpus",
-        quantity.ONE,
-        overcommits=False,
-    ),
+    Dimension("memory", "io.katacontainers.config.hypervisor.default_memory", MEBIBYTE * quantity.ONE),
+    Dimension("nvidia.com/gpu", "io.katacontainers.config.hypervisor.default_gpus", quantity.ONE, overcommits=False),
 )
 
-NOTHING = {dimension.resource: 0 for dimension in DIMENSIONS}
+# No amounts of the resources that size the VM, to be added to.
+ZERO = {dimension.resource: 0 for dimension in DIMENSIONS}
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[ObjectMeta | None, PodSpec]).decode
 
 
-def mutate(pod: Pod, policy: Policy) -> list[dict[str, Any]]:
-    """The JSON patch that makes `pod` a peer pod; empty where nothing is to change.
+def mutate(pod: Pod, policy: Policy) -> bytes:
+    """The JSON patch that makes `pod` a peer pod, or nothing if the pod needs no change.
 
-    Raises InvalidPodError where an amount that sizes the VM cannot be understood.
+    Raises InvalidPodError if an amount that sizes the VM is invalid.
     """
-    spec = pod.spec
+    spec, metadata = pod.spec, pod.metadata
     if spec is None or spec.runtimeClassName not in policy.runtime_classes:
-        return []
-    patch = [*_annotated(pod.metadata, _sizes(spec, policy.sizing))]
-    if spec.resources not in (None, Resources()):
-        patch.append({"op": "remove", "path": "/spec/resources"})
-    vm = {policy.extended_resource: "1"}
-    for index, container in enumerate(spec.containers or ()):
-        patch += _with_resources(f"/spec/containers/{index}", container, vm if index == 0 else None)
-    for index, container in enumerate(spec.initContainers or ()):
-        patch += _with_resources(f"/spec/initContainers/{index}", container, None)
-    return patch
+        return b""
+    # The pods of a workload rarely differ in these fields, and therefore share their patch.
+    decisive = _encode((metadata and ObjectMeta(metadata.annotations), spec))
+    compute = _cached_patch if len(decisive) <= MAX_CACHED_BYTES else _patch
+    return compute(decisive, policy)
 
 
-def _with_resources(path: str, container: Container, amounts: dict[str, str] | None) -> Iterator[dict[str, Any]]:
-    """Leave a container `amounts` as its only limits and requests.
-
-    Claims stay: a device that DRA allocated to the pod stays allocated, and a container that
-    lost its claim would run without the device and nobody would know.
-    """
-    current = container.resources or Resources()
-    wanted = Resources(claims=current.claims, limits=amounts, requests=amounts)
-    if current == wanted:
-        return
-    if wanted == Resources():
-        yield {"op": "remove", "path": f"{path}/resources"}
-    else:
-        yield {"op": "add", "path": f"{path}/resources", "value": wanted}
+def _patch(decisive: bytes, policy: Policy) -> bytes:
+    """The patch, which depends on nothing but the decisive fields of the pod and the policy."""
+    metadata, spec = _decode(decisive)
+    patch = [
+        *_annotation_operations(metadata, _vm_sizes(spec, policy.sizing)),
+        *_resources_operations(spec, policy.extended_resource),
+    ]
+    return _encode(patch) if patch else b""
 
 
-def _annotated(metadata: ObjectMeta | None, sizes: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Add the annotations that size the VM, but touch none that the pod has already."""
+_cached_patch = functools.lru_cache(MAX_CACHED_PATCHES)(_patch)
+
+
+def _annotation_operations(metadata: ObjectMeta | None, sizes: dict[str, str]) -> Iterator[Operation]:
+    """Add the annotations that size the VM, without changing those that the pod has."""
     present = (metadata and metadata.annotations) or {}
-    if present.get(MACHINE_TYPE):
-        # An instance type says the size already.
+    if not sizes or present.get(MACHINE_TYPE):
+        # An instance type determines the size.
         return
     if present:
-        # The keys hold neither "~" nor "/": they are their own JSON pointer tokens.
+        # The keys contain neither "~" nor "/": a JSON pointer needs no escaping.
         for annotation, size in sizes.items():
             if annotation not in present:
-                yield {"op": "add", "path": f"/metadata/annotations/{annotation}", "value": size}
-    elif sizes and metadata:
-        yield {"op": "add", "path": "/metadata/annotations", "value": sizes}
-    elif sizes:
-        yield {"op": "add", "path": "/metadata", "value": {"annotations": sizes}}
+                yield Operation("add", f"/metadata/annotations/{annotation}", size)
+    elif metadata:
+        yield Operation("add", "/metadata/annotations", sizes)
+    else:
+        yield Operation("add", "/metadata", {"annotations": sizes})
 
 
-def _sizes(spec: PodSpec, sizing: Sizing) -> dict[str, str]:
-    """The annotations that say how large the VM is to be, each in its whole units.
+def _resources_operations(spec: PodSpec, extended_resource: str) -> Iterator[Operation]:
+    """Leave one VM in the first container as the only limit and request of the pod.
 
-    The limit where it is at least the request, else the request. As upstream, a container's limit
-    alone sizes nothing: the API server has copied it to the request unless that was set to zero.
-    The pod's own limit it copies only later, so that it counts alone.
+    Claims stay: a device that DRA allocated to the pod stays allocated, and a container without
+    its claim would silently run without the device.
     """
-    requests, limits = (_totals(spec, side, sizing) for side in ("requests", "limits"))
-    limits_of_pod = (spec.resources and spec.resources.limits) or ()
+    if spec.resources not in (None, NO_RESOURCES):
+        yield Operation("remove", "/spec/resources")
+    for field, containers in (("containers", spec.containers), ("initContainers", spec.initContainers)):
+        for index, container in enumerate(containers or ()):
+            current = container.resources or NO_RESOURCES
+            amounts: Amounts | None = {extended_resource: "1"} if field == "containers" and index == 0 else None
+            if current.limits == current.requests == amounts:
+                continue
+            path = f"/spec/{field}/{index}/resources"
+            if amounts or current.claims is not None:
+                yield Operation("add", path, Resources(current.claims, amounts, amounts))
+            else:
+                yield Operation("remove", path)
+
+
+def _vm_sizes(spec: PodSpec, sizing: Sizing) -> dict[str, str]:
+    """The annotations that size the VM, each in its unit.
+
+    A size is the limit if that is at least the request, else the request. As in
+    cloud-api-adaptor's webhook, the limit of a container sizes nothing without a request: the API
+    server has copied the limit to the request unless that was set to zero. It copies the limit of
+    the whole pod after admission, so that this limit counts on its own.
+    """
+    requests = _totals(spec, "requests", sizing)
+    limits = _totals(spec, "limits", sizing)
+    pod_limits = (spec.resources and spec.resources.limits) or {}
     sizes = {}
-    for dimension in DIMENSIONS:
-        resource = dimension.resource
+    for resource, annotation, unit, overcommits in DIMENSIONS:
         size = requests[resource]
-        if dimension.overcommits and (size or resource in limits_of_pod):
+        if overcommits and (size or resource in pod_limits):
             size = max(size, limits[resource])
         if size:
-            sizes[dimension.annotation] = str(quantity.ceil_divide(size, dimension.unit))
+            sizes[annotation] = str(quantity.ceil_divide(size, unit))
     return sizes
 
 
-def _totals(spec: PodSpec, side: str, sizing: Sizing) -> dict[str, int]:
-    """What all containers and init containers come to, in billionths, for each of DIMENSIONS.
+def _totals(spec: PodSpec, side: Side, sizing: Sizing) -> dict[str, int]:
+    """The totals of all containers and init containers in billionths, for each of DIMENSIONS.
 
-    What the pod as a whole asks for stands instead, as it does for the scheduler.
+    The amounts of the whole pod replace those totals, as for the scheduler.
 
-    Raises InvalidPodError for any amount that cannot be understood, also where it sizes nothing:
-    its removal hides it from the API server.
+    Raises InvalidPodError for any invalid amount, also if that sizes nothing: the API server
+    cannot validate what the patch removes.
     """
-    totals = dict(NOTHING)
+    totals = dict(ZERO)
     for container in spec.containers or ():
         for resource, amount in _amounts(container.resources, side, container):
             totals[resource] += amount
@@ -231,31 +249,35 @@ def _totals(spec: PodSpec, side: str, sizing: Sizing) -> dict[str, int]:
     return totals
 
 
-def _add_init_containers(totals: dict[str, int], containers: list[Container], side: str, sizing: Sizing) -> None:
-    sidecars, alone = dict(NOTHING), dict(NOTHING)
+def _add_init_containers(totals: dict[str, int], containers: list[Container], side: Side, sizing: Sizing) -> None:
+    running, peak = dict(ZERO), dict(ZERO)
     for container in containers:
-        stays = container.restartPolicy == "Always" or sizing is Sizing.UPSTREAM
+        keeps_running = container.restartPolicy == "Always" or sizing is Sizing.UPSTREAM
         for resource, amount in _amounts(container.resources, side, container):
-            alone[resource] = max(alone[resource], sidecars[resource] + amount)
-            if stays:
-                sidecars[resource] += amount
-    for resource, amount in sidecars.items():
-        # As component-helpers' resource.PodRequests.
-        totals[resource] = max(alone[resource], totals[resource] + amount)
+            peak[resource] = max(peak[resource], running[resource] + amount)
+            if keeps_running:
+                running[resource] += amount
+    for resource, amount in running.items():
+        # As PodRequests in k8s.io/component-helpers/resource.
+        totals[resource] = max(peak[resource], totals[resource] + amount)
 
 
-def _amounts(resources: Resources | None, side: str, container: Container | None) -> Iterator[tuple[str, int]]:
-    """Those that size the VM, in billionths; of the pod as a whole where `container` is None."""
-    for resource, value in ((resources and getattr(resources, side)) or {}).items():
-        if resource not in NOTHING:
+def _amounts(resources: Resources | None, side: Side, container: Container | None) -> list[tuple[str, int]]:
+    """The amounts that size the VM, in billionths. `container` is None for those of the whole pod."""
+    if resources is None:
+        return []
+    amounts = []
+    for resource, value in (getattr(resources, side) or {}).items():
+        if resource not in ZERO:
             continue
         try:
             amount = quantity.parse(str(value))
             if amount < 0:
-                raise ValueError(f"{quantity.quoted(value)} is negative")
+                raise ValueError(f"{quantity.quote(value)} is negative")
         except ValueError as error:
-            where = f'container "{container.name[:100]}"' if container else "spec"
+            owner = f'container "{container.name[:100]}"' if container else "spec"
             raise InvalidPodError(
-                f"{where}: resources.{side}[{resource}]: {error}. Write an amount such as 500m, 2 or 1.5Gi."
+                f"{owner}: resources.{side}[{resource}]: {error}. Set an amount such as 500m, 2 or 1.5Gi."
             ) from error
-        yield resource, amount
+        amounts.append((resource, amount))
+    return amounts

@@ -2,9 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Kubernetes quantities (`500m`, `1.5Gi`, `2e3`) as exact integers.
 
-Kubernetes keeps no more than nine decimal places of a quantity, so a whole
-number of billionths says everything that it can say, and adding and comparing
-stay exact.
+Kubernetes keeps at most nine decimal places of a quantity. An integer number of
+billionths represents every quantity, and makes sums and comparisons exact.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _QUANTITY = re.compile(
     re.VERBOSE,
 )
 
-# Each suffix as (factor, power of ten that is left to apply).
+# Each suffix as (factor, power of ten).
 _SUFFIXES = {
     **{suffix: (1, 3 * power) for power, suffix in enumerate("num", start=-3)},
     **{suffix: (1, 3 * power) for power, suffix in enumerate("kMGTPE", start=1)},
@@ -36,30 +35,30 @@ _SUFFIXES = {
     "": (1, 0),
 }
 
-# int() takes no more than 4300 digits.
-_LONGEST = 4300
+# int() accepts no more than 4300 digits.
+_MAX_LENGTH = 4300
 
-# A power of ten beyond this decides alone between the cap and the smallest amount. It keeps
-# 1e999999999 from filling memory.
+# Beyond this power of ten, the result is the cap or the smallest amount, whatever the digits are.
+# Computing 10**999999999 would exhaust the memory.
 _DECISIVE_POWER = 5000
 
 
-# A cluster's pods ask for the same few amounts over and over.
+# The pods of a cluster use the same few amounts.
 @functools.lru_cache(maxsize=1024)
 def parse(text: str) -> int:
     """The quantity in billionths, by the grammar of k8s.io/apimachinery's `resource.Quantity`.
 
-    As Kubernetes does, more than nine decimal places round away from zero (who asks for
-    something gets something) and a magnitude above 2^63-1 is capped.
+    As in Kubernetes, more than nine decimal places round away from zero (a request for something
+    never becomes nothing), and a magnitude above 2^63-1 is capped.
 
-    Raises ValueError where `text` is not a quantity.
+    Raises ValueError if `text` is not a quantity.
     """
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"{quoted(text)} is not a Kubernetes quantity")
+        raise ValueError(f"{quote(text)} is not a Kubernetes quantity")
     sign, number, suffix = match.groups()
-    if len(text) > _LONGEST:
-        raise ValueError(f"{quoted(text)} is longer than {_LONGEST} characters")
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"{quote(text)} is longer than {_MAX_LENGTH} characters")
     whole, _, decimals = number.partition(".")
     mantissa = int(whole + decimals)
     factor, power = _SUFFIXES[suffix] if suffix in _SUFFIXES else (1, int(suffix[1:]))
@@ -75,10 +74,10 @@ def parse(text: str) -> int:
     return -magnitude if sign == "-" else magnitude
 
 
-# What somebody else wrote, for a message: however long it is, only so much of it.
+# Quotes text from a request in a message, shortened.
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 100
-quoted = _repr.repr
+quote = _repr.repr
 
 
 def ceil_divide(amount: int, unit: int) -> int:

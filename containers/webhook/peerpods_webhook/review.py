@@ -1,16 +1,15 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From the bytes of an AdmissionReview's request to those of its response, without I/O."""
+"""From the bytes of an AdmissionReview to the bytes of its response, without I/O."""
 
 from __future__ import annotations
 
-import base64
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .mutate import InvalidPodError, Pod, Policy, mutate
-from .quantity import quoted
+from .quantity import quote
 
 API_VERSIONS = frozenset({"admission.k8s.io/v1", "admission.k8s.io/v1beta1"})
 
@@ -20,12 +19,15 @@ class GroupVersionKind(msgspec.Struct, frozen=True):
     kind: str = ""
 
 
+POD = GroupVersionKind(kind="Pod")
+
+
 class Request(msgspec.Struct, frozen=True):
-    """AdmissionRequest; `object` is absent where the operation is DELETE."""
+    """AdmissionRequest; `object` is absent if the operation is DELETE."""
 
     uid: str
     dryRun: bool | None = None  # noqa: N815
-    kind: GroupVersionKind = GroupVersionKind(kind="Pod")
+    kind: GroupVersionKind = POD
     name: str | None = None
     namespace: str | None = None
     object: Pod | None = None
@@ -38,11 +40,38 @@ class AdmissionReview(msgspec.Struct, frozen=True):
     request: Request | None = None
 
 
-class Answer(NamedTuple):
-    """What goes back over HTTP, and what there is to say about it in the log.
+class Status(msgspec.Struct, frozen=True):
+    """Why the API server is to reject the pod."""
 
-    `body` is an AdmissionReview where `status` is 200, else a sentence in plain text.
-    `event["outcome"]` is one of mutated, refused, unchanged and malformed.
+    message: str
+    status: str = "Failure"
+    reason: str = "BadRequest"
+    code: int = 400
+
+
+class Response(msgspec.Struct, frozen=True, omit_defaults=True):
+    """AdmissionResponse. The encoder writes `patch` as base64, which is how the API defines it."""
+
+    uid: str
+    allowed: bool
+    status: Status | None = None
+    patchType: str | None = None  # noqa: N815
+    patch: bytes | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """AdmissionReview with a response."""
+
+    apiVersion: str  # noqa: N815
+    response: Response
+    kind: str = "AdmissionReview"
+
+
+class Answer(NamedTuple):
+    """The HTTP response to a review, and the event for the log.
+
+    `body` is an AdmissionReview if `status` is 200, else a sentence in plain text.
+    `event["outcome"]` is mutated, unchanged, rejected or malformed.
     """
 
     status: int
@@ -55,9 +84,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def answer(body: bytes, policy: Policy) -> Answer:
-    """Decide about one AdmissionReview. Never raises, whatever the bytes are."""
+    """Review one AdmissionReview. Never raises, whatever the bytes are."""
     try:
-        # The decoder looks at no more bytes of the strings that it skips than it must.
+        # The decoder does not validate the encoding of strings that it skips.
         body.decode()
         review = _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -66,48 +95,37 @@ def answer(body: bytes, policy: Policy) -> Answer:
         return _malformed(f"The request body is not JSON: {error}.")
     if review.kind != "AdmissionReview" or review.apiVersion not in API_VERSIONS:
         return _malformed(
-            f"The request body is {_shown(review.kind) or 'no kind'}"
-            f" of {_shown(review.apiVersion) or 'no version'}"
-            f", not AdmissionReview of {' or '.join(sorted(API_VERSIONS))}."
+            f"The request body has kind {_printable(review.kind)} and apiVersion {_printable(review.apiVersion)}; "
+            f"expected AdmissionReview and {' or '.join(sorted(API_VERSIONS))}."
         )
     request = review.request
     if request is None:
         return _malformed("The AdmissionReview has no request.")
 
-    response: dict[str, Any] = {"uid": request.uid, "allowed": True}
     event = _event(request)
     try:
-        patch = mutate(request.object, policy) if _creates_pod(request) else []
+        patch = mutate(request.object, policy) if request.object and _creates_pod(request) else b""
     except InvalidPodError as error:
-        response["allowed"] = False
-        response["status"] = {
-            "status": "Failure",
-            "reason": "BadRequest",
-            "code": 400,
-            "message": f"The pod cannot become a peer pod: {error}",
-        }
-        event |= {"outcome": "refused", "message": str(error)}
+        event |= {"outcome": "rejected", "message": str(error)}
+        response = Response(request.uid, False, Status(f"The pod cannot become a peer pod: {error}"))
     else:
         event["outcome"] = "mutated" if patch else "unchanged"
-        if patch:
-            response["patchType"] = "JSONPatch"
-            response["patch"] = base64.b64encode(_encode(patch)).decode()
-    reply = {"apiVersion": review.apiVersion, "kind": "AdmissionReview", "response": response}
-    return Answer(200, _encode(reply), event)
+        response = Response(request.uid, True, None, *(("JSONPatch", patch) if patch else ()))
+    return Answer(200, _encode(Reply(review.apiVersion, response)), event)
 
 
 def _creates_pod(request: Request) -> bool:
-    """Only at its creation can a pod be made a peer pod.
+    """A pod can only become a peer pod when it is created.
 
-    Later the API server refuses changes of resources except through the `resize` subresource,
-    which adjusts what the pod asks for in place: a patch could only make an update fail that the
-    user is entitled to. What is created at a subresource (Binding, Eviction) is no pod.
+    Later the API server rejects changes of resources, except through the `resize` subresource,
+    which changes the resources of a running container. A patch could only make such an update
+    fail. A subresource that is created (Binding, Eviction) is not a pod.
     """
-    return request.operation == "CREATE" and request.kind == GroupVersionKind(kind="Pod") and request.object is not None
+    return request.operation == "CREATE" and request.kind == POD
 
 
 def _event(request: Request) -> dict[str, Any]:
-    """Who the review is about. A pod has no uid before it is created: the uid is the review's."""
+    """The pod of the review. A pod has no uid before it is created: this is the uid of the review."""
     metadata = request.object and request.object.metadata
     event: dict[str, Any] = {"uid": request.uid, "namespace": request.namespace}
     if name := request.name or (metadata and metadata.name):
@@ -119,8 +137,8 @@ def _event(request: Request) -> dict[str, Any]:
     return event
 
 
-def _shown(text: str) -> str:
-    return text if text.isprintable() and len(text) < 100 else quoted(text)
+def _printable(text: str) -> str:
+    return text if text.isprintable() and 0 < len(text) < 100 else quote(text)
 
 
 def _malformed(message: str) -> Answer:

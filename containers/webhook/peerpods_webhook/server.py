@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The life of the process: it listens, takes up renewed certificates, and leaves without a loss.
+"""The lifecycle of the process: start, reload of certificates, and graceful shutdown.
 
-No files are written: fit for PID 1 in a container with a read-only root.
+It writes no files, and can run as PID 1 of a container with a read-only root file system.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from .application import Bodies, ProbeApplication, ReviewApplication
+from .application import BodyReader, ProbeApplication, ReviewApplication
 from .certificate import Certificate, check, read
 from .listener import Files, Listener, listening_socket
 from .log import log
@@ -21,19 +21,19 @@ from .metrics import CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOADS
 from .mutate import Policy
 from .settings import Settings
 
-# A review takes milliseconds: what is not answered after this never will be.
+# Reviews take milliseconds. A request that is pending after this time is abandoned.
 DRAIN_SECONDS = 1.0
 
-# How often the certificate's files are looked at.
+# The interval of checks of the certificate's files for changes.
 POLL_SECONDS = 1.0
 
-# For so long the listener with the old certificate answers beside the one with the new, and has
-# its clients come back over new connections: those then left have been idle all that time.
+# How long the listener with the previous certificate keeps serving after a renewal, and asks its
+# clients to reconnect. Connections that remain then have been idle all that time.
 HANDOVER_SECONDS = 10.0
 
 
 class Serving(NamedTuple):
-    """A listener for reviews at work."""
+    """A running listener for reviews, and its application."""
 
     listener: Listener
     application: ReviewApplication
@@ -43,20 +43,20 @@ class Webhook:
     def __init__(self, policy: Policy, settings: Settings):
         self._policy = policy
         self._settings = settings
-        self._bodies = Bodies(settings)
+        self._bodies = BodyReader(settings)
         self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._skip_delay = asyncio.Event()
         self._serving: list[Serving] = []
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; by a second one, without the shutdown delay.
+        """Serve until SIGTERM or SIGINT. A second signal skips the shutdown delay.
 
-        Raises ValueError or OSError, as a sentence, where it cannot start.
+        Raises ValueError or OSError with a sentence if it cannot start.
         """
         settings = self._settings
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._asked_to_stop)
+            loop.add_signal_handler(signum, self._on_signal)
         self._certificate = await check(read(settings), settings)
         with (
             listening_socket(settings.address, settings.port) as self._reviews,
@@ -64,30 +64,29 @@ class Webhook:
         ):
             probes = Listener(ProbeApplication(self.why_not_ready, metrics=True), health)
             self._start_listener()
-            log(self._listening())
+            log({"level": "info", "message": "Listening for admission reviews.", **self._configuration()})
             async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(self._watch_files())
-                expiring = tasks.create_task(self._bodies.expire())
+                reloading = tasks.create_task(self._reload_certificates())
+                deadlines = tasks.create_task(self._bodies.enforce_deadlines())
                 await self._stopping.wait()
-                watching.cancel()
+                reloading.cancel()
                 await self._drain()
                 await _stop([probes])
-                expiring.cancel()
+                deadlines.cancel()
 
     def why_not_ready(self) -> str | None:
-        """A sentence where no review should be sent here."""
+        """The reason if the process must not receive reviews."""
         if self._stopping.is_set():
             return "The webhook is stopping."
         return self._certificate.why_invalid(datetime.now(timezone.utc))
 
-    def _asked_to_stop(self) -> None:
+    def _on_signal(self) -> None:
         if self._stopping.is_set():
-            self._hurry.set()
+            self._skip_delay.set()
         self._stopping.set()
 
-    def _listening(self) -> dict[str, object]:
+    def _configuration(self) -> dict[str, object]:
         return {
-            "outcome": "listening",
             "address": self._settings.address,
             "port": self._settings.port,
             "healthPort": self._settings.health_port,
@@ -102,39 +101,39 @@ class Webhook:
         self._serving.append(Serving(listener, application))
         CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
 
-    async def _watch_files(self) -> None:
-        seen = self._certificate.files
+    async def _reload_certificates(self) -> None:
+        checked: Files | None = self._certificate.files
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            found = self._look()
-            if found in (seen, self._certificate.files):
+            files = self._read_files()
+            if files in (checked, self._certificate.files):
                 continue
-            seen = found
+            checked = files
             try:
-                # Once more, for the sentence where they could not be read.
-                renewed = await check(found or read(self._settings), self._settings)
+                # If they could not be read, the second attempt raises the error.
+                renewed = await check(files or read(self._settings), self._settings)
             except ValueError as error:
-                CERTIFICATE_RELOADS.labels("refused").inc()
-                log({"level": "error", "message": f"{error} Until then the one before is served."})
+                CERTIFICATE_RELOADS.labels("failure").inc()
+                log({"level": "error", "message": f"{error} The previous certificate stays in use."})
             else:
-                await self._renew(renewed)
+                await self._replace_listener(renewed)
 
-    def _look(self) -> Files | None:
-        """What the certificate's files hold; None where they cannot be read."""
+    def _read_files(self) -> Files | None:
+        """The current files of the certificate, or None if they cannot be read."""
         try:
             return read(self._settings)
         except ValueError:
             return None
 
-    async def _renew(self, renewed: Certificate) -> None:
-        before, self._certificate = self._certificate, renewed
+    async def _replace_listener(self, renewed: Certificate) -> None:
+        previous, self._certificate = self._certificate, renewed
         old = self._serving[-1]
         self._start_listener()
-        CERTIFICATE_RELOADS.labels("served").inc()
-        log({"outcome": "certificate renewed", "certificateNotAfter": renewed.not_after})
+        CERTIFICATE_RELOADS.labels("success").inc()
+        log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": renewed.not_after})
         old.application.closing = True
-        # Nobody takes what has expired: then there is nothing to hand over.
-        if before.why_invalid(datetime.now(timezone.utc)) is None:
+        # Clients of an expired certificate have failed already: no handover is needed.
+        if previous.why_invalid(datetime.now(timezone.utc)) is None:
             await asyncio.sleep(HANDOVER_SECONDS)
         self._serving.remove(old)
         old.listener.stop()
@@ -144,12 +143,12 @@ class Webhook:
             serving.application.closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_delay_seconds):
-                await self._hurry.wait()
+                await self._skip_delay.wait()
         await _stop([serving.listener for serving in self._serving])
 
 
 async def _stop(listeners: list[Listener]) -> None:
-    """Some client may keep an HTTP/2 connection open that was told to go away: it is left."""
+    """Stop listeners, without waiting for clients that keep HTTP/2 connections open."""
     for listener in listeners:
         listener.stop()
     with contextlib.suppress(TimeoutError):

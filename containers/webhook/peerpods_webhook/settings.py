@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How the webhook serves, from environment variables (listed in README.md)."""
+"""The settings of the server, from environment variables (listed in README.md)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from granian.constants import SSLProtocols
 
-# Named as Kubernetes' --tls-min-version and OpenShift's TLS profiles name them.
+# The names of Kubernetes' --tls-min-version and of OpenShift's TLS profiles.
 TLS_VERSIONS = {"VersionTLS12": SSLProtocols.tls12, "VersionTLS13": SSLProtocols.tls13}
 
-# What the server's TLS library offers below TLS 1.3, by the names of IANA and of OpenSSL (which
-# OpenShift's TLS profiles use). It cannot be told to offer less.
+# The cipher suites that the server offers with TLS 1.2, by their names at IANA and in OpenSSL (which
+# OpenShift's TLS profiles use). The worker cannot be configured to offer fewer.
 TLS12_CIPHER_SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -35,19 +35,19 @@ class Settings:
     key: Path = Path("/etc/peerpods-webhook/tls/tls.key")
     client_ca: Path | None = None
     tls_min_version: SSLProtocols = SSLProtocols.tls12
-    # etcd takes objects of 1.5 MiB, and a review can carry two (object and oldObject).
+    # etcd stores objects of up to 1.5 MiB, and a review can contain two (object and oldObject).
     max_body_bytes: int = 3 * 2**20
     log_unchanged: bool = False
     shutdown_delay_seconds: int = 0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Raises ValueError, as a sentence, where a value makes no sense."""
+        """Raises ValueError with a sentence if a value is invalid."""
         address = env.get("BIND_ADDRESS") or cls.address
         try:
             ipaddress.ip_address(address)
         except ValueError as error:
-            raise ValueError(f"BIND_ADDRESS is no IP address: {error}.") from error
+            raise ValueError(f"BIND_ADDRESS is not an IP address: {error}.") from error
         client_ca = env.get("TLS_CLIENT_CA_FILE")
         settings = cls(
             address=address,
@@ -62,32 +62,31 @@ class Settings:
             shutdown_delay_seconds=_number(env, "SHUTDOWN_DELAY_SECONDS", cls.shutdown_delay_seconds, 0, 3600),
         )
         if settings.port == settings.health_port:
-            raise ValueError(f"PORT and HEALTH_PORT are both {settings.port}: set one of them to another port.")
+            raise ValueError(f"PORT and HEALTH_PORT are both {settings.port}. Set one of them to another port.")
         return settings
 
 
 def _number(env: Mapping[str, str], name: str, default: int, lowest: int, highest: int) -> int:
     text = env.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
-        raise ValueError(f"{name} is {text!r}: set it to a whole number from {lowest} to {highest}.")
+        raise ValueError(f"{name} is {text!r}. Set it to a whole number from {lowest} to {highest}.")
     return int(text)
 
 
 def _tls_min_version(env: Mapping[str, str]) -> SSLProtocols:
-    """The lowest TLS version, held against the cipher suites that are allowed.
+    """The minimum TLS version, which must be compatible with the allowed cipher suites.
 
-    As in Kubernetes' own servers, the three suites of TLS 1.3 are not up for choice.
+    As in Kubernetes' own servers, the three suites of TLS 1.3 are not configurable.
     """
     name = env.get("TLS_MIN_VERSION") or "VersionTLS12"
     version = TLS_VERSIONS.get(name)
     if version is None:
-        raise ValueError(f"TLS_MIN_VERSION is {name!r}: set it to {' or '.join(TLS_VERSIONS)}.")
+        raise ValueError(f"TLS_MIN_VERSION is {name!r}. Set it to {' or '.join(TLS_VERSIONS)}.")
     allowed = {suite.strip() for suite in env.get("TLS_CIPHER_SUITES", "").split(",")} - {""}
-    left_out = [suite for suite, openssl in TLS12_CIPHER_SUITES.items() if not allowed & {suite, openssl}]
-    if allowed and left_out and version is SSLProtocols.tls12:
+    missing = [suite for suite, openssl in TLS12_CIPHER_SUITES.items() if not allowed & {suite, openssl}]
+    if allowed and missing and version is SSLProtocols.tls12:
         raise ValueError(
-            f"TLS_CIPHER_SUITES leaves out {', '.join(left_out)}, which this server offers with "
-            "TLS 1.2 and cannot turn off: add what is missing, or set TLS_MIN_VERSION to "
-            "VersionTLS13."
+            f"TLS_CIPHER_SUITES does not contain {', '.join(missing)}, which this server always offers "
+            "with TLS 1.2. Add them, or set TLS_MIN_VERSION to VersionTLS13."
         )
     return version

@@ -1,4 +1,4 @@
-"""A pod, and the AdmissionReview of its creation."""
+"""A sample pod and the AdmissionReview of its creation."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Pods in, pods out: every patch is applied and compared with what the pod should have become."""
+"""Applies the patch for a pod and compares the result with the expected peer pod."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
-from peerpods_webhook.mutate import InvalidPodError, Pod, Policy, Sizing, mutate
+from peerpods_webhook.mutate import MAX_CACHED_BYTES, InvalidPodError, Pod, Policy, Sizing, mutate
 
 VM = {"limits": {"kata.peerpods.io/vm": "1"}, "requests": {"kata.peerpods.io/vm": "1"}}
 VCPUS = "io.katacontainers.config.hypervisor.default_vcpus"
@@ -24,12 +25,12 @@ MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
 DEFAULT = Policy()
 
 
-def decide(pod: dict, policy: Policy = DEFAULT) -> list[dict]:
-    return msgspec.to_builtins(mutate(msgspec.convert(pod, Pod), policy))
+def patch_for(pod: dict, policy: Policy = DEFAULT) -> list[dict]:
+    return json.loads(mutate(msgspec.convert(pod, Pod), policy) or b"[]")
 
 
 def mutated(pod: dict, policy: Policy = DEFAULT) -> dict:
-    return jsonpatch.apply_patch(copy.deepcopy(pod), decide(pod, policy))
+    return jsonpatch.apply_patch(copy.deepcopy(pod), patch_for(pod, policy))
 
 
 def container(name: str, requests=None, limits=None, **fields) -> dict:
@@ -59,18 +60,18 @@ def pod(*containers: dict, init=(), annotations=None, runtime_class="kata-remote
 
 
 @pytest.mark.parametrize("runtime_class", ["kata", "kata-remote-2", "KATA-REMOTE", "", None])
-def test_other_runtime_classes_are_left_alone(runtime_class):
-    assert decide(pod(container("app", {"cpu": "1"}), runtime_class=runtime_class)) == []
+def test_pods_of_other_runtime_classes_are_unchanged(runtime_class):
+    assert patch_for(pod(container("app", {"cpu": "1"}), runtime_class=runtime_class)) == []
 
 
-def test_a_pod_without_a_runtime_class_is_left_alone():
+def test_pods_without_a_runtime_class_are_unchanged():
     ordinary = pod(container("app", {"cpu": "no quantity"}))
     del ordinary["spec"]["runtimeClassName"]
-    assert decide(ordinary) == []
+    assert patch_for(ordinary) == []
 
 
 # Requests and limits of containers and init containers, and the sizes that upstream's webhook
-# writes for them: the limit where the sum of limits is at least the sum of requests.
+# writes for them: the limit if the sum of limits is at least the sum of requests.
 SIZES = {
     "limits above requests": (
         [({"cpu": "2", "memory": "4Gi"}, {"cpu": "3", "memory": "5Gi"})],
@@ -84,7 +85,7 @@ SIZES = {
         [({"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": "2"})],
         {GPUS: "3"},
     ),
-    "nothing asked for": ([({}, {})], [], {}),
+    "nothing requested": ([({}, {})], [], {}),
     "less than one vcpu": ([({"cpu": "200m"}, {"cpu": "500m"})], [], {VCPUS: "1"}),
     "between two vcpus": ([({"cpu": "200m"}, {"cpu": "1500m"})], [], {VCPUS: "2"}),
     "a byte above a mebibyte": ([({"memory": "1048577"}, {})], [], {MEMORY: "2"}),
@@ -138,13 +139,13 @@ def init(cpu: str, sidecar: bool = False) -> dict:
     return container("init", {"cpu": cpu}, **({"restartPolicy": "Always"} if sidecar else {}))
 
 
-# Init containers, beside one container of 2 CPUs, and the CPUs by either sizing.
+# Init containers in addition to a container of 2 CPUs, and the CPUs for both kinds of sizing.
 SIZINGS = {
     "none": ([], 2, 2),
     "smaller than the containers": ([init("1"), init("1")], 4, 2),
     "the largest, larger than the containers": ([init("3"), init("5"), init("1")], 11, 5),
-    "sidecars stay": ([init("1", sidecar=True), init("1", sidecar=True)], 4, 4),
-    "beside the sidecars started before it": (
+    "sidecars keep running": ([init("1", sidecar=True), init("1", sidecar=True)], 4, 4),
+    "in addition to the sidecars started earlier": (
         [init("4"), init("1", sidecar=True), init("4"), init("1", sidecar=True)],
         12,
         5,
@@ -158,7 +159,7 @@ def test_sizing(inits, upstream, kubernetes):
     for sizing, cpus in ((Sizing.UPSTREAM, upstream), (Sizing.KUBERNETES, kubernetes)):
         result = mutated(given_pod, Policy(sizing=sizing))
         assert result["metadata"]["annotations"][VCPUS] == str(cpus)
-        assert not any("resources" in one for one in result["spec"].get("initContainers", ()))
+        assert not any("resources" in container for container in result["spec"].get("initContainers", ()))
 
 
 def test_only_the_first_container_keeps_resources():
@@ -180,8 +181,8 @@ def test_only_the_first_container_keeps_resources():
     assert mutated(given_pod) == expected
 
 
-def test_the_patch_is_no_larger_than_needed():
-    assert decide(pod(container("app"), container("log"), init=[container("prepare")])) == [
+def test_the_patch_is_minimal():
+    assert patch_for(pod(container("app"), container("log"), init=[container("prepare")])) == [
         {"op": "add", "path": "/spec/containers/0/resources", "value": VM}
     ]
 
@@ -209,29 +210,29 @@ def test_a_pod_without_metadata():
 
 
 @pytest.mark.parametrize("pod_spec", [None, {}, {"runtimeClassName": "kata-remote"}])
-def test_pods_that_the_api_server_will_refuse_do_not_break_us(pod_spec):
-    assert decide({"spec": pod_spec}) == []
+def test_pods_that_the_api_server_will_reject_do_not_raise(pod_spec):
+    assert patch_for({"spec": pod_spec}) == []
 
 
-def test_annotations_of_the_user_stand():
-    theirs = {VCPUS: "16", "example.com/owner": "team~a/b"}
-    given_pod = pod(container("app", {"cpu": "1", "memory": "1Gi"}), annotations=theirs)
-    assert mutated(given_pod)["metadata"]["annotations"] == theirs | {MEMORY: "1024"}
+def test_existing_annotations_are_unchanged():
+    existing = {VCPUS: "16", "example.com/owner": "team~a/b"}
+    given_pod = pod(container("app", {"cpu": "1", "memory": "1Gi"}), annotations=existing)
+    assert mutated(given_pod)["metadata"]["annotations"] == existing | {MEMORY: "1024"}
 
 
-def test_an_instance_type_of_the_user_sizes_the_vm_alone():
-    theirs = {MACHINE_TYPE: "m5.xlarge"}
-    after = mutated(pod(container("app", {"cpu": "1"}), annotations=theirs))
-    assert after["metadata"]["annotations"] == theirs
+def test_an_instance_type_replaces_the_sizes():
+    existing = {MACHINE_TYPE: "m5.xlarge"}
+    after = mutated(pod(container("app", {"cpu": "1"}), annotations=existing))
+    assert after["metadata"]["annotations"] == existing
     assert after["spec"]["containers"][0]["resources"] == VM
 
 
-def test_an_empty_instance_type_sizes_nothing():
+def test_an_empty_instance_type_does_not_replace_the_sizes():
     after = mutated(pod(container("app", {"cpu": "1"}), annotations={MACHINE_TYPE: ""}))
     assert after["metadata"]["annotations"] == {MACHINE_TYPE: "", VCPUS: "1"}
 
 
-def test_pod_level_resources_stand_instead_of_the_sum():
+def test_pod_level_resources_replace_the_sum():
     given_pod = pod(
         container("app", {"cpu": "1", "memory": "1Gi"}),
         container("log", {"cpu": "1", "memory": "1Gi"}),
@@ -247,7 +248,7 @@ def test_a_pod_level_limit_sizes_without_any_request():
     assert mutated(given_pod)["metadata"]["annotations"] == {MEMORY: "8192"}
 
 
-def test_resource_claims_stay():
+def test_resource_claims_are_unchanged():
     claims = [{"name": "gpu", "request": "one"}]
     given_pod = pod(
         container("app", {"cpu": "1"}),
@@ -264,7 +265,7 @@ def test_resource_claims_stay():
         {"claims": claims},
     ]
     assert after["spec"]["resourceClaims"] == given_pod["spec"]["resourceClaims"]
-    assert decide(after) == []
+    assert patch_for(after) == []
 
 
 def test_a_sidecar_injected_between_two_invocations_loses_its_resources():
@@ -272,14 +273,34 @@ def test_a_sidecar_injected_between_two_invocations_loses_its_resources():
     first["spec"]["containers"].append(container("mesh", {"cpu": "4"}))
     second = mutated(first)
     assert "resources" not in second["spec"]["containers"][1]
-    # What the first invocation wrote cannot be told from what a user wrote.
+    # The webhook cannot distinguish the annotations of the first invocation from those of a user.
     assert second["metadata"]["annotations"] == {VCPUS: "1"}
 
 
 @pytest.mark.parametrize("prior", ["2", "1000m", 1])
-def test_another_amount_of_the_extended_resource_becomes_one(prior):
+def test_other_amounts_of_the_extended_resource_become_one(prior):
     given_pod = pod(container("app", *[{"kata.peerpods.io/vm": prior}] * 2))
     assert mutated(given_pod)["spec"]["containers"][0]["resources"] == VM
+
+
+@pytest.mark.parametrize("padding", [0, MAX_CACHED_BYTES], ids=["cached", "too large to be cached"])
+def test_pods_share_patches_only_if_these_are_equal(padding):
+    def owned(cpu: str, owner: str) -> dict:
+        annotations = {"example.com/owner": owner} if owner else {}
+        return pod(container("app" + "x" * padding, {"cpu": cpu}), annotations=annotations)
+
+    pods = [owned("1", ""), owned("2", ""), owned("1", "team"), owned("1", "")]
+    del pods[3]["metadata"]
+    policies = [DEFAULT, Policy(extended_resource="example.com/vm")]
+    patches = [mutate(msgspec.convert(each, Pod), policy) for each in pods for policy in policies]
+    assert len(set(patches)) == len(patches)
+    assert patches == [mutate(msgspec.convert(each, Pod), policy) for each in pods for policy in policies]
+
+
+def test_an_invalid_pod_is_rejected_each_time():
+    for name in ("app", "app", "db"):
+        with pytest.raises(InvalidPodError, match=f'container "{name}"'):
+            patch_for(pod(container(name, {"cpu": "-1"})))
 
 
 def test_policy():
@@ -301,17 +322,17 @@ def test_policy():
         ({"SIZING": "kubernetes"}, Policy(sizing=Sizing.KUBERNETES)),
     ],
 )
-def test_policy_from_the_environment(env, policy):
+def test_policy_from_env(env, policy):
     assert Policy.from_env(env) == policy
 
 
-def test_an_environment_that_names_no_runtime_class():
-    with pytest.raises(ValueError, match="TARGET_RUNTIME_CLASS is ' , ', which names no"):
+def test_policy_without_a_runtime_class():
+    with pytest.raises(ValueError, match="TARGET_RUNTIME_CLASS is ' , ', which contains no"):
         Policy.from_env({"TARGET_RUNTIME_CLASS": " , "})
 
 
-def test_an_environment_that_names_an_unknown_sizing():
-    with pytest.raises(ValueError, match="SIZING is 'max': set it to upstream or kubernetes"):
+def test_policy_with_an_unknown_sizing():
+    with pytest.raises(ValueError, match=r"SIZING is 'max'\. Set it to upstream or kubernetes"):
         Policy.from_env({"SIZING": "max"})
 
 
@@ -327,7 +348,7 @@ def test_an_environment_that_names_an_unknown_sizing():
             r'container "prepare": resources.limits\[cpu\]: \'-1\' is negative',
         ),
         (
-            # It would size nothing; with it gone, the API server could not refuse it any more.
+            # It sizes nothing, but the API server cannot validate what the patch removes.
             pod(container("app", {"cpu": "0"}, {"cpu": "-1"})),
             r'container "app": resources.limits\[cpu\]: \'-1\' is negative',
         ),
@@ -341,9 +362,9 @@ def test_an_environment_that_names_an_unknown_sizing():
         ),
     ],
 )
-def test_amounts_that_make_no_sense(given_pod, message):
+def test_invalid_amounts(given_pod, message):
     with pytest.raises(InvalidPodError, match=message):
-        decide(given_pod)
+        patch_for(given_pod)
 
 
 # --- any pod -----------------------------------------------------------------------------------
@@ -358,11 +379,11 @@ annotations = st.none() | st.dictionaries(
     st.sampled_from(["", "9"]),
 )
 pods = st.builds(
-    lambda first, others, init, notes, runtime_class, resources: pod(
+    lambda first, others, init, annotations, runtime_class, resources: pod(
         first,
         *others,
         init=init,
-        annotations=notes,
+        annotations=annotations,
         runtime_class=runtime_class,
         **({} if resources is None else {"resources": resources}),
     ),
@@ -376,59 +397,59 @@ pods = st.builds(
 
 
 def as_specified(given_pod: dict) -> dict:
-    """What the pod should become, written a second time from the README alone."""
+    """The expected peer pod: a second implementation, of the specification in the README."""
     after = copy.deepcopy(given_pod)
     spec = after["spec"]
     if spec["runtimeClassName"] != "kata-remote":
         return after
-    everyone = spec["containers"] + spec.get("initContainers", [])
+    containers = spec["containers"] + spec.get("initContainers", [])
 
-    def asked(side: str, resource: str) -> Fraction:
-        whole = spec.get("resources", {}).get(side, {})
-        if resource in whole:
-            return Fraction(parse_quantity(whole[resource]))
-        each = [one["resources"].get(side, {}).get(resource, "0") for one in everyone]
-        return sum((Fraction(parse_quantity(text)) for text in each), Fraction(0))
+    def total(side: str, resource: str) -> Fraction:
+        pod_level = spec.get("resources", {}).get(side, {})
+        if resource in pod_level:
+            return Fraction(parse_quantity(pod_level[resource]))
+        amounts = [container["resources"].get(side, {}).get(resource, "0") for container in containers]
+        return sum((Fraction(parse_quantity(amount)) for amount in amounts), Fraction(0))
 
-    notes = after["metadata"].get("annotations", {})
-    if not notes.get(MACHINE_TYPE):
+    annotations = after["metadata"].get("annotations", {})
+    if not annotations.get(MACHINE_TYPE):
         for key, resource, unit in (
             (VCPUS, "cpu", 1),
             (MEMORY, "memory", 2**20),
             (GPUS, "nvidia.com/gpu", 1),
         ):
-            size = asked("requests", resource)
-            alone = resource in spec.get("resources", {}).get("limits", {})
-            if (size or alone) and resource != "nvidia.com/gpu":
-                size = max(size, asked("limits", resource))
+            size = total("requests", resource)
+            has_pod_limit = resource in spec.get("resources", {}).get("limits", {})
+            if (size or has_pod_limit) and resource != "nvidia.com/gpu":
+                size = max(size, total("limits", resource))
             if size:
-                notes.setdefault(key, str(math.ceil(size / unit)))
-    if notes:
-        after["metadata"]["annotations"] = notes
+                annotations.setdefault(key, str(math.ceil(size / unit)))
+    if annotations:
+        after["metadata"]["annotations"] = annotations
     spec.pop("resources", None)
-    for one in everyone:
-        one["resources"] = {}
-    everyone[0]["resources"] = VM
+    for container in containers:
+        container["resources"] = {}
+    containers[0]["resources"] = VM
     return after
 
 
 def without_empty_resources(given_pod: dict) -> dict:
-    """As the API server sees it: empty resources are no resources."""
+    """Normalizes a pod: the API server treats empty resources as absent."""
     spec = copy.deepcopy(given_pod["spec"])
     if spec["runtimeClassName"] == "kata-remote" and not any(spec.get("resources", {}).values()):
         spec.pop("resources", None)
-    for one in spec["containers"] + spec.get("initContainers", []):
-        if not any(one.get("resources", {}).values()):
-            one.pop("resources", None)
+    for container in spec["containers"] + spec.get("initContainers", []):
+        if not any(container.get("resources", {}).values()):
+            container.pop("resources", None)
     return given_pod | {"spec": spec}
 
 
 @given(pods)
-def test_any_pod_becomes_what_is_specified(given_pod):
+def test_any_pod_is_mutated_as_specified(given_pod):
     after = mutated(given_pod)
     assert without_empty_resources(after) == without_empty_resources(as_specified(given_pod))
 
 
 @given(pods)
 def test_a_second_invocation_changes_nothing(given_pod):
-    assert decide(mutated(given_pod)) == []
+    assert patch_for(mutated(given_pod)) == []

@@ -1,4 +1,4 @@
-"""Quantities against Kubernetes' grammar and against the Kubernetes client's own parser."""
+"""Compares quantities with the grammar of Kubernetes and with the parser of its Python client."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from peerpods_webhook.quantity import MAXIMUM, ONE, parse
 
-# The grammar of k8s.io/apimachinery's resource.Quantity, rule by rule. Its exponent may have
-# decimals by the letter; the API server takes whole ones only.
+# The grammar of k8s.io/apimachinery's resource.Quantity, rule by rule. It allows an exponent with
+# decimals, which the API server rejects.
 digits = st.text("0123456789", min_size=1, max_size=20)
 numbers = (
     digits
@@ -46,7 +46,7 @@ def test_equals_the_kubernetes_clients_parser(text):
 
 
 @given(st.text("0123456789.+-eEinumkKMGTP _", max_size=8))
-def test_accepts_nothing_that_the_kubernetes_client_refuses(text):
+def test_accepts_nothing_that_the_kubernetes_client_rejects(text):
     try:
         billionths = parse(text)
     except ValueError:
@@ -81,7 +81,7 @@ def test_accepts_nothing_that_the_kubernetes_client_refuses(text):
         "1\n",
     ],
 )
-def test_refuses_what_is_no_quantity(text):
+def test_rejects_invalid_quantities(text):
     with pytest.raises(ValueError, match="is not a Kubernetes quantity"):
         parse(text)
 

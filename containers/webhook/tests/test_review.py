@@ -1,4 +1,4 @@
-"""AdmissionReviews as bytes, answered as bytes."""
+"""Answers to AdmissionReviews, as bytes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from peerpods_webhook.review import Answer, answer
 VM = {"limits": {"kata.peerpods.io/vm": "1"}, "requests": {"kata.peerpods.io/vm": "1"}}
 
 
-def ask(asked: dict) -> Answer:
+def send(asked: dict) -> Answer:
     return answer(json.dumps(asked).encode(), Policy())
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 @pytest.mark.parametrize("dry_run", [False, True, None])
 def test_a_peer_pod(version, dry_run):
-    status, body, event = ask(review(version, dryRun=dry_run))
+    status, body, event = send(review(version, dryRun=dry_run))
     assert status == 200
     reply = json.loads(body)
     patch = reply["response"].pop("patch")
@@ -62,8 +62,8 @@ UNCHANGED = {
 
 
 @pytest.mark.parametrize("request_fields", UNCHANGED.values(), ids=UNCHANGED.keys())
-def test_what_is_allowed_unchanged(request_fields):
-    status, body, event = ask(review(**request_fields))
+def test_reviews_that_are_allowed_without_a_patch(request_fields):
+    status, body, event = send(review(**request_fields))
     assert status == 200
     assert json.loads(body)["response"] == {
         "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
@@ -73,23 +73,23 @@ def test_what_is_allowed_unchanged(request_fields):
 
 
 @pytest.mark.parametrize("cpu", ["one", "-1"])
-def test_a_peer_pod_whose_size_makes_no_sense_is_refused(cpu):
-    status, body, event = ask(review(object=pod(cpu)))
+def test_a_peer_pod_with_an_invalid_size_is_rejected(cpu):
+    status, body, event = send(review(object=pod(cpu)))
     response = json.loads(body)["response"]
     assert (status, response["allowed"], response["status"]["code"]) == (200, False, 400)
     assert "patch" not in response
     message = response["status"]["message"]
     assert message.startswith('The pod cannot become a peer pod: container "app": ')
     assert f"resources.requests[cpu]: '{cpu}' is" in message
-    assert event["outcome"] == "refused"
+    assert event["outcome"] == "rejected"
     assert event["message"] in message
 
 
-def test_the_log_names_the_pod_and_keeps_its_environment_out():
+def test_the_log_event_has_the_name_of_the_pod_but_not_its_environment():
     named = review(name="demo-1", object=pod() | {"metadata": {"name": "demo-1"}})
-    assert ask(named).event["name"] == "demo-1"
+    assert send(named).event["name"] == "demo-1"
     for asked in (review(), review(object=pod("one"))):
-        assert "s3cret" not in json.dumps(ask(asked).event)
+        assert "s3cret" not in json.dumps(send(asked).event)
 
 
 MALFORMED = {
@@ -99,9 +99,12 @@ MALFORMED = {
     "trailing bytes": (json.dumps(review()).encode() + b"{}", "is not JSON"),
     "too deep": (b'{"x":' * 100_000, "is not JSON"),
     "a list": (b"[]", "is not an AdmissionReview"),
-    "another kind": (b'{"apiVersion": "v1", "kind": "Pod"}', "is Pod of v1, not AdmissionReview"),
-    "no kind": (b"{}", "is no kind of no version, not AdmissionReview"),
-    "a later version": (json.dumps(review("v2")).encode(), "admission.k8s.io/v2, not AdmissionRe"),
+    "another kind": (
+        b'{"apiVersion": "v1", "kind": "Pod"}',
+        "has kind Pod and apiVersion v1; expected AdmissionReview",
+    ),
+    "no kind": (b"{}", "has kind '' and apiVersion ''; expected AdmissionReview"),
+    "a later version": (json.dumps(review("v2")).encode(), "apiVersion admission.k8s.io/v2; expected AdmissionReview"),
     "no request": (json.dumps({**review(), "request": None}).encode(), "has no request"),
     "no uid": (json.dumps({**review(), "request": {}}).encode(), "missing required field `uid`"),
     "a pod of another shape": (

@@ -1,4 +1,4 @@
-"""The real process over real TLS, and how it starts and stops."""
+"""The process over TLS: requests, startup, shutdown, log and metrics."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import signal
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -28,11 +30,72 @@ def webhook(tmp_path_factory):
     running.stop()
 
 
+# By name: how the body is framed, and what the client sends while it waits.
+UNENDING_BODIES = {
+    "length": (b"content-length: 100\r\n\r\n{", b""),
+    "chunks": (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b""),
+    "always-one-more-chunk": (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def slow_clients_webhook(tmp_path_factory):
+    running = Webhook(tmp_path_factory.mktemp("slow"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
+    """By name, what becomes of clients that are slow. They wait while the other tests of this file run."""
+    with ThreadPoolExecutor() as threads:
+        yield {
+            "idle": threads.submit(idle, slow_clients_webhook),
+            **{
+                name: threads.submit(send_an_unending_body, slow_clients_webhook, *body)
+                for name, body in UNENDING_BODIES.items()
+            },
+        }
+
+
+def idle(webhook: Webhook) -> str:
+    """Keep a connection open without a request; returns what becomes of it."""
+    with webhook.connection() as tls:
+        tls.settimeout(32)
+        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert tls.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        try:
+            return f"received {tls.recv(1)!r}"
+        except TimeoutError:
+            return "open after 32 seconds"
+
+
+def send_an_unending_body(webhook: Webhook, framing: bytes, continuation: bytes) -> bytes:
+    """Returns what the server sends until it closes the connection."""
+    reply = b""
+    with webhook.connection() as tls:
+        tls.settimeout(0.5)
+        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
+        # The server closes the connection, which resets it if the client is still sending.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            for _ in range(60):
+                try:
+                    received = tls.recv(1000)
+                except TimeoutError:
+                    tls.sendall(continuation)
+                    continue
+                reply += received
+                if not received:
+                    return reply
+            raise AssertionError(f"The connection is open after 30 seconds: {reply!r}")
+    return reply
+
+
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
 def client(webhook, request):
-    with webhook.client(http1=request.param == "HTTP/1.1", http2=request.param == "HTTP/2") as it:
-        assert it.get("/readyz").http_version == request.param
-        yield it
+    with webhook.client(http1=request.param == "HTTP/1.1", http2=request.param == "HTTP/2") as client:
+        assert client.get("/readyz").http_version == request.param
+        yield client
 
 
 def test_reviews(client):
@@ -94,7 +157,7 @@ def test_body_limit(client, chunked):
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_client_that_leaves_halfway_disturbs_nobody(tmp_path):
+def test_a_client_that_disconnects_during_a_request_does_not_affect_others(tmp_path):
     webhook = Webhook(tmp_path)
     with webhook.connection() as tls:
         tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
@@ -107,13 +170,13 @@ def test_a_client_that_leaves_halfway_disturbs_nobody(tmp_path):
 def test_log_lines(tmp_path, log_unchanged):
     webhook = Webhook(tmp_path, LOG_UNCHANGED=str(log_unchanged).lower())
     with webhook.client() as client:
-        for asked in (review("runc"), review(), review(cpu="one")):
-            client.post("/mutate-v1-pod", json=asked)
+        for body in (review("runc"), review(), review(cpu="one")):
+            client.post("/mutate-v1-pod", json=body)
     lines = webhook.stop()
     assert [line["outcome"] for line in lines] == [
         *(["unchanged"] if log_unchanged else []),
         "mutated",
-        "refused",
+        "rejected",
     ]
     assert {(line["namespace"], line["name"], line["uid"]) for line in lines} == {("team", "demo", "705ab4f5")}
     assert all(datetime.datetime.fromisoformat(line["time"]).tzinfo for line in lines)
@@ -122,21 +185,20 @@ def test_log_lines(tmp_path, log_unchanged):
 
 def test_a_log_line_is_written_whole_or_not_at_all(tmp_path):
     webhook = Webhook(tmp_path)
-    asked = review()
-    asked["request"]["namespace"] = "n" * 10_000
+    body = review()
+    body["request"]["namespace"] = "n" * 10_000
     with webhook.client() as client:
-        client.post("/mutate-v1-pod", json=asked)
+        client.post("/mutate-v1-pod", json=body)
     (line,) = webhook.stop()
-    # What is longer than PIPE_BUF, a pipe may take in part.
+    # A pipe may accept only part of a write that is longer than PIPE_BUF.
     assert len(json.dumps(line)) < 4096
     assert line["namespace"].startswith("nnn")
 
 
-def test_stops_at_once_though_connections_are_open(tmp_path):
+def test_stops_immediately_while_connections_are_open(tmp_path):
     webhook = Webhook(tmp_path)
-    with webhook.client() as one, webhook.client(http1=False, http2=True) as two:
-        assert one.get("/healthz").status_code == two.get("/healthz").status_code == 200
-        # communicate() waits for 10 seconds at most, as a container runtime does before SIGKILL.
+    with webhook.client() as http1, webhook.client(http1=False, http2=True) as http2:
+        assert http1.get("/healthz").status_code == http2.get("/healthz").status_code == 200
         webhook.stop()
 
 
@@ -154,7 +216,7 @@ def test_a_review_in_flight_is_answered_before_the_process_ends(tmp_path):
     assert webhook.process.wait(timeout=10) == 0
 
 
-def swapped(directory: Path) -> dict[str, str]:
+def mismatched_pair(directory: Path) -> dict[str, str]:
     (directory / "other").mkdir()
     return write_pair(directory) | {"TLS_KEY_FILE": write_pair(directory / "other")["TLS_KEY_FILE"]}
 
@@ -162,119 +224,92 @@ def swapped(directory: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [
-        (lambda _: {}, "TLS_CERT_FILE cannot be read: /etc/peerpods-webhook/tls/tls.crt: No such"),
-        (lambda d: write_pair(d) | {"TLS_KEY_FILE": str(d)}, "TLS_KEY_FILE cannot be read: "),
-        (lambda d: write_pair(d) | {"TLS_KEY_FILE": os.devnull}, "are no PEM certificate with its"),
-        (swapped, "KEY_VALUES_MISMATCH. Mount a pair that is."),
-        (lambda _: {"PORT": "0"}, "PORT is '0': set it to a whole number from 1 to 65535."),
-        (lambda _: {"PORT": "https"}, "PORT is 'https': set it to a whole number"),
-        (lambda _: {"MAX_BODY_BYTES": "3Mi"}, "MAX_BODY_BYTES is '3Mi': set it to a whole number"),
-        (lambda _: {"BIND_ADDRESS": "localhost"}, "BIND_ADDRESS is no IP address: 'localhost'"),
-        (lambda _: {"TARGET_RUNTIME_CLASS": ","}, "TARGET_RUNTIME_CLASS is ',', which names no"),
+        (lambda _: {}, "Reading TLS_CERT_FILE failed: /etc/peerpods-webhook/tls/tls.crt: No such"),
+        (lambda d: write_pair(d) | {"TLS_KEY_FILE": str(d)}, "Reading TLS_KEY_FILE failed: "),
+        (lambda d: write_pair(d) | {"TLS_KEY_FILE": os.devnull}, "are not a PEM certificate and its"),
+        (mismatched_pair, "KEY_VALUES_MISMATCH. Mount a matching pair."),
+        (lambda _: {"PORT": "0"}, "PORT is '0'. Set it to a whole number from 1 to 65535."),
+        (lambda _: {"PORT": "https"}, "PORT is 'https'. Set it to a whole number"),
+        (lambda _: {"MAX_BODY_BYTES": "3Mi"}, "MAX_BODY_BYTES is '3Mi'. Set it to a whole number"),
+        (lambda _: {"BIND_ADDRESS": "localhost"}, "BIND_ADDRESS is not an IP address: 'localhost'"),
+        (lambda _: {"TARGET_RUNTIME_CLASS": ","}, "TARGET_RUNTIME_CLASS is ',', which contains no"),
     ],
 )
-def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path, env, sentence):
+def test_startup_errors_are_one_sentence(tmp_path, env, sentence):
     process = start(env(tmp_path))
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("The webhook does not run: ")
+    assert err.startswith("The webhook cannot start: ")
     assert sentence in err
     assert err.count("\n") == 1
 
 
-def test_a_port_that_is_taken(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        # With it, granian adds a stack trace to its message.
+def test_startup_error_for_a_port_in_use(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        # With RUST_BACKTRACE, granian adds a stack trace to its message.
         process = start({**write_pair(tmp_path), "PORT": str(port), "RUST_BACKTRACE": "1"})
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (1, "")
-    assert f"127.0.0.1 port {port} cannot be listened at: Address already in use" in err
+    assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in err
     assert err.count("\n") == 1
 
 
-def test_after_sigterm_it_answers_for_the_shutdown_delay_and_sends_clients_away(tmp_path):
+def test_after_sigterm_it_serves_during_the_shutdown_delay_and_closes_connections(tmp_path):
     webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="3")
     body = json.dumps(review())
     kept = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
 
-    def ask() -> http.client.HTTPResponse:
+    def post() -> http.client.HTTPResponse:
         kept.request("POST", "/mutate-v1-pod", body)
         reply = kept.getresponse()
         reply.read()
         return reply
 
-    assert ask().getheader("connection") is None
+    assert post().getheader("connection") is None
     webhook.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: webhook.ask("/readyz").status_code == 503)
-    assert webhook.ask("/readyz").text == "The webhook is stopping."
-    assert webhook.ask("/healthz").status_code == 200
-    # On the connection of before, then on new ones.
+    wait_until(lambda: webhook.get("/readyz").status_code == 503)
+    assert webhook.get("/readyz").text == "The webhook is stopping."
+    assert webhook.get("/healthz").status_code == 200
+    # On the existing connection, then on new ones.
     for _ in range(3):
-        reply = ask()
+        reply = post()
         assert (reply.status, reply.getheader("connection")) == (200, "close")
     with webhook.client(http1=False, http2=True) as client:
         reply = client.post("/mutate-v1-pod", content=body)
         assert (reply.status_code, reply.headers.get("connection")) == (200, None)
-    assert len(webhook.ended()) == 5
+    assert len(webhook.wait()) == 5
 
 
 def test_a_second_sigterm_ends_the_shutdown_delay(tmp_path):
     webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="60")
     webhook.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: webhook.ask("/readyz").status_code == 503)
+    wait_until(lambda: webhook.get("/readyz").status_code == 503)
     webhook.stop()
 
 
-def test_an_idle_connection_is_left_for_its_client_to_close(tmp_path):
-    webhook = Webhook(tmp_path)
-    with webhook.connection() as tls:
-        tls.settimeout(32)
-        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert tls.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
-        # granian's own default is 30 seconds; Go's clients give up idle connections after 90.
-        with pytest.raises(TimeoutError):
-            tls.recv(1)
-    webhook.stop()
+def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
+    # granian's default timeout is 30 seconds; Go's clients close idle connections after 90.
+    assert slow_clients["idle"].result() == "open after 32 seconds"
 
 
-@pytest.mark.parametrize(
-    ("framing", "goes_on"),
-    [
-        (b"content-length: 100\r\n\r\n{", b""),
-        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b""),
-        (b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
-    ],
-    ids=["length", "chunks", "always-one-more-chunk"],
-)
-def test_a_body_that_does_not_end_is_not_waited_for_for_ever(tmp_path, framing, goes_on):
-    webhook = Webhook(tmp_path)
-    reply = b""
-    with webhook.connection() as tls:
-        tls.settimeout(0.5)
-        tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
-        # The connection is closed, and reset where the client still sends.
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            for _ in range(60):
-                try:
-                    received = tls.recv(1000)
-                except TimeoutError:
-                    tls.sendall(goes_on)
-                    continue
-                reply += received
-                if not received:
-                    break
-            else:
-                pytest.fail(f"The connection is open after 30 seconds: {reply!r}")
+@pytest.mark.parametrize("name", UNENDING_BODIES)
+def test_a_body_that_does_not_end_times_out(slow_clients, name):
+    reply = slow_clients[name].result()
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
-    with webhook.client() as client:
+
+
+def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
+    for name in UNENDING_BODIES:
+        slow_clients[name].result()
+    with slow_clients_webhook.client() as client:
         assert client.post("/mutate-v1-pod", json=review()).status_code == 200
-    assert 'reviews_total{outcome="too_slow"} 1.0' in webhook.ask("/metrics").text
-    webhook.stop()
+    too_slow = f'reviews_total{{outcome="too_slow"}} {len(UNENDING_BODIES)}.0'
+    assert too_slow in slow_clients_webhook.get("/metrics").text
 
 
-def test_bodies_on_their_way_in_take_bounded_memory(tmp_path):
+def test_bodies_being_read_take_bounded_memory(tmp_path):
     webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
     framings = b"content-length: 20000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n9\r\n{"
 
@@ -289,9 +324,9 @@ def test_bodies_on_their_way_in_take_bounded_memory(tmp_path):
             tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
         reply = wait_until(lambda: answers(503), seconds=8)
         assert reply.headers["retry-after"] == "1"
-        assert reply.text.startswith("Too many large reviews are on their way in")
-        assert webhook.ask("/healthz").status_code == 200
-    # Those who held the memory have gone.
+        assert reply.text.startswith("Too many large reviews are being read")
+        assert webhook.get("/healthz").status_code == 200
+    # The connections that occupied the memory are closed.
     wait_until(lambda: answers(200), seconds=8)
     webhook.stop()
 
@@ -299,13 +334,13 @@ def test_bodies_on_their_way_in_take_bounded_memory(tmp_path):
 def test_metrics(tmp_path):
     webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
     with webhook.client() as client:
-        for asked in (review("runc"), review(), review(), review(cpu="one")):
-            client.post("/mutate-v1-pod", json=asked)
+        for body in (review("runc"), review(), review(), review(cpu="one")):
+            client.post("/mutate-v1-pod", json=body)
         for body in (b"{", padded(LIMIT + 1)):
             client.post("/mutate-v1-pod", content=body)
-        # Only where a kubelet and Prometheus look, and no review is taken there.
+        # The port for probes serves metrics, but no reviews.
         assert client.get("/metrics").status_code == 404
-    reply = webhook.ask("/metrics")
+    reply = webhook.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=")
     assert {
         (sample.name, *sample.labels.values()): sample.value
@@ -317,7 +352,7 @@ def test_metrics(tmp_path):
         ("peerpods_webhook_reviews_total", "busy"): 0,
         ("peerpods_webhook_reviews_total", "malformed"): 1,
         ("peerpods_webhook_reviews_total", "mutated"): 2,
-        ("peerpods_webhook_reviews_total", "refused"): 1,
+        ("peerpods_webhook_reviews_total", "rejected"): 1,
         ("peerpods_webhook_reviews_total", "too_large"): 1,
         ("peerpods_webhook_reviews_total", "too_slow"): 0,
         ("peerpods_webhook_reviews_total", "unchanged"): 1,
@@ -327,7 +362,7 @@ def test_metrics(tmp_path):
     webhook.stop()
 
 
-def test_reviews_do_not_wait_for_who_reads_the_log(tmp_path):
+def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     pair = write_pair(tmp_path)
     port, health_port = free_port(), free_port()
     process = start({**pair, "PORT": str(port), "HEALTH_PORT": str(health_port)})

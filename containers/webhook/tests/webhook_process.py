@@ -1,4 +1,4 @@
-"""A webhook process of its own, with a throw-away certificate, for tests that speak to it."""
+"""Runs the webhook as a process, with a temporary certificate."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HOUR = datetime.timedelta(hours=1)
 
 
 def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, str]:
-    """A throw-away certificate for 127.0.0.1 and its key, as environment variables.
+    """Write a certificate for 127.0.0.1 and its key; returns the environment variables for them.
 
-    It is valid from `since` until `until`, as differences from now.
+    The validity is from `since` until `until`, relative to now.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     serial_number = x509.random_serial_number()
-    # A name of its own: who trusts two of them looks for the issuer by its name.
+    # A unique name: a client that trusts two certificates finds the issuer by name.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{serial_number:x}")])
     now = datetime.datetime.now(datetime.timezone.utc)
     certificate = (
@@ -63,7 +63,7 @@ def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, 
 
 
 def free_port() -> int:
-    """None of those that the kernel gives to connections, which could take it before it is listened at."""
+    """A port outside the ephemeral range, where an outgoing connection could take it in the meantime."""
     while True:
         port = random.SystemRandom().randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -87,14 +87,14 @@ def start(env: dict[str, str]) -> subprocess.Popen:
 
 def wait_until(condition, seconds: float = 20):
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"the condition was not met within {seconds} seconds"
         time.sleep(0.1)
-    return found
+    return result
 
 
 class Webhook:
-    """A running webhook: its URL, how to trust it, and what it has logged."""
+    """A running webhook: its URL, its certificate, and its log."""
 
     def __init__(self, directory: Path, pair: dict[str, str] | None = None, **env: str):
         pair = pair or write_pair(directory)
@@ -104,21 +104,21 @@ class Webhook:
         self.process = start({**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env})
         first = self.process.stdout.readline()
         assert first, self.process.stderr.read()
-        assert json.loads(first)["outcome"] == "listening"
+        assert json.loads(first)["message"] == "Listening for admission reviews."
         self._lines: list[str] = []
-        # A test that fails before it stops the process is not to keep pytest from ending.
+        # A daemon: pytest must end even if a test fails before it stops the process.
         self._reader = threading.Thread(target=self._lines.extend, args=(self.process.stdout,), daemon=True)
         self._reader.start()
 
     def client(self, **options) -> httpx.Client:
         return httpx.Client(base_url=self.url, verify=self.trust, trust_env=False, **options)
 
-    def ask(self, path: str) -> httpx.Response:
+    def get(self, path: str) -> httpx.Response:
         """GET from the port for probes and metrics."""
         return httpx.get(f"http://127.0.0.1:{self.health_port}{path}", trust_env=False)
 
-    def presented(self) -> bytes:
-        """The certificate that a new connection gets, as DER."""
+    def served_certificate(self) -> bytes:
+        """The certificate on a new connection, as DER."""
         unverified = ssl._create_unverified_context()
         with (
             socket.create_connection(("127.0.0.1", self.port)) as plain,
@@ -133,10 +133,10 @@ class Webhook:
     def stop(self) -> list[dict]:
         """Stop it with SIGTERM and return its log lines."""
         self.process.send_signal(signal.SIGTERM)
-        return self.ended()
+        return self.wait()
 
-    def ended(self) -> list[dict]:
-        """Wait until it ends of itself, as it should, and return its log lines."""
+    def wait(self) -> list[dict]:
+        """Wait until it ends with status 0, and return its log lines."""
         status = self.process.wait(timeout=15)
         self._reader.join()
         assert (status, self.process.stderr.read()) == (0, "")
@@ -144,6 +144,6 @@ class Webhook:
 
 
 def review(runtime_class: str = "kata-remote", cpu: str = "1", **pod_fields) -> dict:
-    """The review of the pod `demo`, with `pod_fields` in place of its own."""
+    """A review of the pod `demo`; `pod_fields` replace its fields."""
     demo = {**samples.pod(cpu, runtime_class), "metadata": {"name": "demo"}, **pod_fields}
     return samples.review(uid="705ab4f5", object=demo)

@@ -1,6 +1,6 @@
-"""Mutated AdmissionReviews against the webhook's promises: `make fuzz`.
+"""`make fuzz`: sends mutated AdmissionReviews to the webhook and checks invariants of the answers.
 
-Why not atheris, which looks for what has not run yet: five thousand of these reviews already run
-nearly every line that decides, and msgspec, which reads the bytes, is C that it cannot see into.
-Why not Hypothesis: it makes some hundred reviews in a second where this makes thousands.
+Why not atheris, which maximizes coverage: five thousand of these reviews already cover nearly every
+line of the mutation, and atheris cannot instrument msgspec, which parses the bytes and is written in
+C. Why not Hypothesis: it creates hundreds of reviews per second instead of thousands.
 """

@@ -1,4 +1,4 @@
-"""Makes reviews that nobody would send out of reviews that an API server did send."""
+"""Mutates reviews that an API server sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 
-# What values of environment variables begin with in the corpus.
+# The prefix of values of environment variables in the corpus.
 SECRET = "s3cret-"
 
 TARGET = "kata-remote"
@@ -21,14 +21,14 @@ HYPERVISOR = "io.katacontainers.config.hypervisor."
 SIZES = tuple(f"{HYPERVISOR}default_{name}" for name in ("vcpus", "memory", "gpus"))
 MACHINE_TYPE = f"{HYPERVISOR}machine_type"
 
-# Values as JSON has them, right and wrong in any place.
+# Values of all JSON types, some of which are valid in a given place.
 JUNK = (
     *(None, True, False, 0, -1, 1.5, 2**31, 2**63, -(2**63), 2**64, 10**60, 1e308, -0.0),
     *("", " ", "0", "x", "\0", "\n", "\ud800", "\udc00\ud800", "안녕", "🦊", "'\"\\", "a/b~c"),
     *([], {}, [None], [[]], {"": None}, {"name": "x"}, "y" * 5000),
 )
 
-# What JSON does not have, or only just: spliced in after encoding.
+# Invalid JSON and edge cases of it, which are inserted after encoding.
 RAW = (
     *(b"NaN", b"-Infinity", b"1e999", b"-0", b"01", b"1.", b"+1", b".5", b"1E-400", b"nul", b""),
     *(b'"\\ud800"', b'"\\ud83e\\udd8a"', b'"\\x"', b'"\\u00"', b'"\xff"', b'"\xc0\x80"', b'"\0"'),
@@ -45,7 +45,7 @@ RAW = (
 _HOLE = "hole-in-the-json"
 
 _SUFFIXES = ("", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-_NO_QUANTITIES = (
+_INVALID_QUANTITIES = (
     *("", " 1", "1 ", "m", ".", "-", "1K", "1ki", "1e", "1e1.5", "1_0", "NaN", "Infinity", "0x1"),
     *("1,5", "١", "1\n", "--1", "1Gi5", "12 GiB", "1e99999999999", "z" * 300),
 )
@@ -58,12 +58,12 @@ _KEY = re.compile(rb'"(?:[^"\\]|\\.){0,60}":')
 
 
 def corpus() -> tuple[str, ...]:
-    """The corpus' reviews as JSON text, always in the same order."""
+    """The reviews of the corpus as JSON text, in a fixed order."""
     return tuple(path.read_text() for path in sorted(CORPUS.glob("*.json")))
 
 
 def mutated(random: Random, originals: tuple[str, ...]) -> bytes:
-    """One of `originals` after a few random mutations, of which `random` decides everything."""
+    """Apply a few mutations to one of `originals`. All choices depend on `random` alone."""
     review = json.loads(random.choice(originals))
     holes: list[bytes] = []
     for _ in range(random.choice((0, 1, 1, 2, 3, 6))):
@@ -81,14 +81,14 @@ def mutated(random: Random, originals: tuple[str, ...]) -> bytes:
     return body
 
 
-# --- a pod's own fields ------------------------------------------------------------------------
+# --- fields of a pod ---------------------------------------------------------------------------
 
 
 def quantity(random: Random) -> Any:
-    """A quantity of any syntax, mostly of a sane amount, at times none at all."""
+    """A quantity of any syntax, mostly of a realistic amount, sometimes an invalid one."""
     kind = random.random()
     if kind < 0.05:
-        return random.choice(_NO_QUANTITIES)
+        return random.choice(_INVALID_QUANTITIES)
     if kind < 0.1:
         return random.choice((random.randint(-5, 10**6), random.random() * 10**3, 1e22, 1e-7))
     whole = str(random.randrange(10 ** random.choice((1, 1, 2, 4, 12, 25))))
@@ -124,7 +124,7 @@ def _container(random: Random) -> dict[str, Any]:
 
 
 def _change_pod(random: Random, review: dict) -> None:
-    """Change what decides about a pod, where earlier mutations have left one."""
+    """Change fields of the pod that the patch depends on, if earlier mutations left a pod."""
     request = review.get("request")
     pod = request.get("object") if isinstance(request, dict) else None
     spec = pod.get("spec") if isinstance(pod, dict) else None
@@ -154,18 +154,18 @@ def _change_pod(random: Random, review: dict) -> None:
         random.choice(containers)["resources"] = _resources(random)
 
 
-# --- any place in the JSON ---------------------------------------------------------------------
+# --- any part of the JSON ----------------------------------------------------------------------
 
 
 def _change_anywhere(random: Random, review: dict, originals: tuple[str, ...], holes: list[bytes]) -> None:
     if not review:
         return
-    holder, key = _place(random, review)
+    holder, key = _random_member(random, review)
     change = random.randrange(6)
     if change == 0:
         del holder[key]
     elif change == 1:
-        # A copy: later mutations may change it, and no case may depend on those before it.
+        # A copy: later mutations may change it, and cases must not depend on earlier ones.
         holder[key] = copy.deepcopy(random.choice(JUNK))
     elif change == 2 and len(holes) < 3:
         holes.append(random.choice(RAW))
@@ -173,8 +173,8 @@ def _change_anywhere(random: Random, review: dict, originals: tuple[str, ...], h
     elif change == 3:
         holder[key] = {"x": holder[key]} if random.random() < 0.5 else [holder[key]]
     elif change == 4:
-        # A part of another review. What it says of environments stays out of other fields.
-        other, other_key = _place(random, json.loads(random.choice(originals)))
+        # A part of another review, but no environment: its values must not move to other fields.
+        other, other_key = _random_member(random, json.loads(random.choice(originals)))
         if SECRET not in str(other[other_key]):
             holder[key] = other[other_key]
     elif isinstance(holder, list):
@@ -185,8 +185,8 @@ def _change_anywhere(random: Random, review: dict, originals: tuple[str, ...], h
             holder[name] = holder[key]
 
 
-def _place(random: Random, root: dict) -> tuple[Any, Any]:
-    """A random member of a random object or array: what holds it, and its key or index."""
+def _random_member(random: Random, root: dict) -> tuple[Any, Any]:
+    """A random member of a random object or array: the container, and the key or index."""
     holder: Any = root
     while True:
         key = random.choice(tuple(holder)) if isinstance(holder, dict) else random.randrange(len(holder))
@@ -220,7 +220,7 @@ def _repeat(random: Random, body: bytes) -> bytes:
 
 
 def _duplicate_key(random: Random, body: bytes) -> bytes:
-    """Let a key be there twice, with another value the first time or the second."""
+    """Duplicate a key with another value."""
     key = _KEY.search(body, random.randrange(len(body) + 1))
     if key is None:
         return body
@@ -244,6 +244,6 @@ _BYTE_MUTATIONS: tuple[Callable[[Random, bytes], bytes], ...] = (
 
 
 def cases(seed: int, indices: range, originals: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
-    """The reviews of a run: each is made from the run's seed and its own index alone."""
+    """The reviews of a run. Each depends only on the seed of the run and its own index."""
     for index in indices:
         yield index, mutated(Random(seed << 40 | index), originals)

@@ -1,4 +1,4 @@
-"""Mutated reviews through the real process over HTTPS, and clients that keep to no protocol."""
+"""Sends mutated reviews to the process over HTTPS, and connects clients that violate protocols."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from webhook_process import Webhook
 
 from peerpods_webhook.review import answer
 
-from .invariants import POLICY, BrokenPromiseError, promise
+from .invariants import POLICY, InvariantError, require
 from .reviews import RAW, TARGET, VM_RESOURCE, cases, corpus
 
 PATH = "/mutate-v1-pod"
 
-# How much more memory the process may take at the end than after its first reviews.
-MOST_GROWTH = 64 * 2**20
+# The maximum growth of the process's memory after its first reviews.
+MAX_GROWTH = 64 * 2**20
 
 
 def check(seed: int, count: int) -> None:
-    """Send `count` requests: half by HTTP/1.1, a third by HTTP/2, the others by rude clients.
+    """Send `count` requests: half over HTTP/1.1, a third over HTTP/2, the others from misbehaving clients.
 
-    The process answers as `review.answer` does, lives on, keeps to its memory, and still stops
-    when it is told to. Raises BrokenPromiseError.
+    The process must answer as `review.answer` does, keep running, keep its memory, and stop on
+    SIGTERM. Raises InvariantError.
     """
     originals = corpus()
     good = originals[0].encode()
-    rude = count // 6
+    misbehaving = count // 6
     by_http2 = count // 3
     with tempfile.TemporaryDirectory() as directory, _running(Path(directory)) as webhook:
         with contextlib.closing(_Http1(webhook)) as send:
             _compare(send, seed, range(min(count, 500)), originals)
             before = resident_bytes(webhook.process.pid)
-            _compare(send, seed, range(count - rude - by_http2), originals)
+            _compare(send, seed, range(count - misbehaving - by_http2), originals)
         with webhook.client(http1=False, http2=True) as client:
 
             def send_http2(body: bytes) -> tuple[int, bytes]:
                 reply = client.post(PATH, content=body)
                 return reply.status_code, reply.content
 
-            _compare(send_http2, seed, range(count - rude - by_http2, count - rude), originals)
-        for index in range(count - rude, count):
+            _compare(send_http2, seed, range(count - misbehaving - by_http2, count - misbehaving), originals)
+        for index in range(count - misbehaving, count):
             random = Random(seed << 40 | index)
             misbehave(random, webhook, random.choice(originals).encode())
             alive = webhook.process.poll() is None
-            promise(alive, f"the process ended at rude client {index}")
+            require(alive, f"the process ended at misbehaving client {index}")
             if index % 50 == 0:
                 with contextlib.closing(_Http1(webhook)) as send:
-                    _compare_one(send, good, f"after rude client {index}")
+                    _compare_one(send, good, f"after misbehaving client {index}")
         with contextlib.closing(_Http1(webhook)) as send:
             _compare_one(send, good, "at the end")
         growth = resident_bytes(webhook.process.pid) - before
-        promise(growth <= MOST_GROWTH, f"the process took {growth / 2**20:.0f} MiB more memory")
+        require(growth <= MAX_GROWTH, f"the process took {growth / 2**20:.0f} MiB more memory")
 
 
 @contextlib.contextmanager
@@ -70,13 +70,13 @@ def _running(directory: Path) -> Iterator[Webhook]:
         try:
             webhook.stop()
         except (AssertionError, ValueError, subprocess.TimeoutExpired) as error:
-            raise BrokenPromiseError(f"the process did not end in good order: {error}") from error
+            raise InvariantError(f"the process did not shut down cleanly: {error}") from error
     finally:
         webhook.process.kill()
 
 
 class _Http1:
-    """POSTs over one kept-alive connection, which the server is not to close."""
+    """Sends POST requests over one persistent connection, which the server must not close."""
 
     def __init__(self, webhook: Webhook):
         self._connection = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust, timeout=20)
@@ -104,26 +104,26 @@ def _compare_one(send: Send, body: bytes, what: str) -> None:
         got = send(body)
     except (OSError, http.client.HTTPException, httpx.HTTPError) as error:
         got = repr(error)
-    promise(got == (status, reply), f"{what}: {str(got)[:200]} instead of {status}")
+    require(got == (status, reply), f"{what}: {str(got)[:200]} instead of {status}")
 
 
 def resident_bytes(pid: int | str) -> int:
-    """How much memory a process occupies (Linux)."""
+    """The resident memory of a process (Linux)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-# --- clients that keep to no protocol ----------------------------------------------------------
+# --- clients that violate protocols ------------------------------------------------------------
 
 
 def misbehave(random: Random, webhook: Webhook, body: bytes) -> None:
-    """One connection that does something wrong. What comes back is not looked at."""
-    how = random.choice((_http1_nonsense, _http1_nonsense, _http2_nonsense, _tls_nonsense))
-    # The server may close or reset whenever it likes.
+    """Open a connection that violates a protocol. The response is ignored."""
+    how = random.choice((_invalid_http1, _invalid_http1, _invalid_http2, _invalid_tls))
+    # The server may close or reset the connection at any time.
     with contextlib.suppress(OSError):
         how(random, webhook, body)
 
 
-def _http1_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
+def _invalid_http1(random: Random, webhook: Webhook, body: bytes) -> None:
     head = b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost: x\r\n"
     part = body[: random.randrange(len(body))]
     length = b"content-length: %d\r\n\r\n"
@@ -158,10 +158,10 @@ def _http1_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
     with _tls(webhook) as connection:
         connection.sendall(request)
         if random.random() < 0.5:
-            _read_a_little(connection)
+            _read_some(connection)
 
 
-def _http2_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
+def _invalid_http2(random: Random, webhook: Webhook, body: bytes) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
     frames = b"".join(
         payload[: length if random.random() < 0.9 else None]
@@ -176,21 +176,21 @@ def _http2_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
     with _tls(webhook, "h2") as connection:
         connection.sendall(preface + frames)
         if random.random() < 0.5:
-            _read_a_little(connection)
+            _read_some(connection)
 
 
-def _tls_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
-    """Not even TLS, or TLS that breaks off."""
+def _invalid_tls(random: Random, webhook: Webhook, body: bytes) -> None:
+    """Invalid or incomplete TLS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         webhook.trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
     hello = outgoing.read()
     at = random.randrange(len(hello))
-    spoilt = hello[:at] + random.randbytes(3) + hello[at + 3 :]
+    corrupted = hello[:at] + random.randbytes(3) + hello[at + 3 :]
     sent = random.choice(
         (
-            spoilt,
-            spoilt,
+            corrupted,
+            corrupted,
             hello[:at],
             hello + random.randbytes(200),
             b"\x16\x03\x01\xff\xff" + random.randbytes(1000),
@@ -203,7 +203,7 @@ def _tls_nonsense(random: Random, webhook: Webhook, body: bytes) -> None:
     with socket.create_connection(("127.0.0.1", webhook.port), timeout=5) as plain:
         plain.sendall(sent)
         if random.random() < 0.5:
-            _read_a_little(plain)
+            _read_some(plain)
 
 
 @contextlib.contextmanager
@@ -218,6 +218,6 @@ def _tls(webhook: Webhook, protocol: str = "http/1.1") -> Iterator[ssl.SSLSocket
         yield connection
 
 
-def _read_a_little(connection: socket.socket) -> None:
+def _read_some(connection: socket.socket) -> None:
     connection.settimeout(0.02)
     connection.recv(1000)

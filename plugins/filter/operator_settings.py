@@ -1,0 +1,63 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: operator_settings
+version_added: "0.1.0"
+short_description: Compute and validate the settings of cloud-api-adaptor
+description:
+  - >-
+    Computes the data of C(peer-pods-cm), C(peer-pods-secret) and C(osc-feature-gates) from the options of the role
+    P(osc.peerpods.operator_install#role), and validates them before the role writes anything.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+options:
+  _input:
+    description:
+      - >-
+        A dictionary with C(settings) and C(credentials), lists of C(key), C(option) and C(value), and of settings also C(pattern),
+        C(expected), C(remedy) and C(only_new); and with C(credentials_from), C(extra_config), C(tags), C(feature_gates) and
+        C(namespace), the values of the options.
+      - C(objects) is RV(osc.peerpods.operator_info#module:objects).
+      - A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not exist.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Validate the settings
+  ansible.builtin.assert:
+    that: (options | osc.peerpods.operator_settings).problems | length == 0
+"""
+
+RETURN = r"""
+_value:
+  description: The settings.
+  type: dict
+  contains:
+    config_map:
+      description: The data of C(peer-pods-cm), without empty values.
+      type: dict
+      sample: {CLOUD_PROVIDER: aws, VXLAN_PORT: "9000"}
+    secret:
+      description: The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest.
+      type: dict
+    feature_gates:
+      description: The data of C(osc-feature-gates).
+      type: dict
+      sample: {confidential: "true"}
+    problems:
+      description: Why the settings cannot be used, each as a sentence with what to do.
+      type: list
+      elements: str
+      sample: ["operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'."]
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import operator_settings
+
+
+class FilterModule:
+    def filters(self) -> dict:
+        return {"operator_settings": operator_settings}

@@ -1,0 +1,609 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Write the operator's settings and replace cloud-api-adaptor pods node by node (private to this collection).
+
+`plan.py` decides; this reads, writes and waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import (
+    HASH_LABEL,
+    HOLD,
+    ON_DELETE,
+    REPLACE,
+    ROLL,
+    WRITE,
+    CurrentSettings,
+    DesiredSettings,
+    Plan,
+    SettingsError,
+    Write,
+    affected_peer_pods,
+    as_text,
+    explain_refusal,
+    explain_waiting,
+    full_name,
+    hold_write,
+    in_order,
+    is_of_template,
+    is_ready,
+    node_of,
+    plan_settings,
+    plan_write,
+    refuse_bad_gates,
+    restore_write,
+    stale_pods,
+    strategy_of,
+    template_version,
+    written_at,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import PODS_PATH, label_selector
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
+    Cluster,
+    ClusterError,
+    retry_conflicts,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import Operator
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    FEATURE_GATES,
+    PART_OF,
+    PEER_PODS_CM,
+    PEER_PODS_SECRET,
+    RUNTIME_CLASS,
+    UPDATE_STRATEGY_KEY,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import is_down
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+# The operator reconciles within seconds, unless it waits for another step: it is given this long. Seconds.
+OPERATOR_SECONDS = 120.0
+
+# Between two looks at what the operator or its peer pods have come to. Seconds.
+INTERVAL = 0.5
+PEER_PODS_INTERVAL = 2.0
+
+# While a new CAA pod is waited for, its node is looked at this often. Seconds.
+NODE_INTERVAL = 15.0
+
+
+class AdaptorError(Exception):
+    """Settings that were not written, or do not take effect, as a sentence.
+
+    `result` is what the module returns beside it: what was written, and which pods were replaced.
+    """
+
+    def __init__(self, message: str, result: dict | None = None):
+        super().__init__(message)
+        self.result = result or {}
+
+
+def apply_settings(
+    module: AnsibleModule,
+    cluster: Cluster,
+    operator: Operator | None,
+    namespace: str,
+    *,
+    config_map: Mapping[str, object],
+    secret: Mapping[str, object] | None = None,
+    gates: Mapping[str, object] | None = None,
+    disruption: str,
+    timeout: float,
+    only_missing: Collection[str] = (),
+    labels: Mapping[str, str] | None = None,
+    replace: bool = True,
+    resume: bool = False,
+    lagging: Collection[str] = (),
+    runtime_classes: Collection[str] = (RUNTIME_CLASS,),
+) -> dict:
+    """Write settings and have the cloud-api-adaptor pods take them, without losing peer pods unless asked.
+
+    `disruption` is refuse, wait or allow. `timeout` is how many seconds one step may take: the operator's answer,
+    a new pod that becomes Ready, the end of the peer pods of a node. `lagging` are nodes that do not advertise what is
+    written: with `resume`, their pods are replaced like those with older settings. In check mode nothing is written.
+    Raises AdaptorError, and ClusterError from a request that failed before the first write.
+    """
+    try:
+        wanted = DesiredSettings(
+            as_text(config_map, "config_map"),
+            as_text(secret or {}, "secret"),
+            as_text(gates or {}, "feature_gates"),
+            only_missing,
+            replace,
+            resume,
+            lagging,
+        )
+        refuse_bad_gates(wanted.gates)
+    except SettingsError as error:
+        raise AdaptorError(str(error)) from error
+    run = _Run(module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes)
+    try:
+        run.apply()
+    except ClusterError as error:
+        if not run.written:
+            raise
+        raise AdaptorError(f"{error} {run.explain_written()}", run.result()) from error
+    run.warn_of_hold()
+    return run.result()
+
+
+def is_held(cluster: Cluster, namespace: str) -> bool:
+    """Whether an earlier run has left caaUpdateStrategy at OnDelete; takes one request."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{FEATURE_GATES}"
+    return strategy_of(cluster.get(path)).is_held
+
+
+def peer_pods_by_node(
+    cluster: Cluster, runtime_classes: Collection[str], selector: str = RUNNING_PODS
+) -> dict[str, list[str]]:
+    """The names of the peer pods that run on each node; takes a list of the cluster's running pods."""
+    found: dict[str, list[str]] = {}
+    for pod in cluster.list(PODS_PATH, fieldSelector=selector):
+        if is_peer_pod(pod, runtime_classes):
+            found.setdefault(pod["spec"]["nodeName"], []).append(full_name(pod))
+    return {node: sorted(pods) for node, pods in found.items()}
+
+
+class _Run:
+    def __init__(self, module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes):
+        self.module = module
+        self.cluster = cluster
+        self.operator = operator
+        self.namespace = namespace
+        self.wanted = wanted
+        self.disruption = disruption
+        self.timeout = timeout
+        self.labels = dict([PART_OF]) if labels is None else labels
+        self.runtime_classes = runtime_classes
+        self.plan: Plan | None = None
+        self.written: list[str] = []
+        self.replaced: list[str] = []
+        self.waiting: list[str] = []
+        self.stale: list[str] = []
+        self.affected: dict[str, list[str]] = {}
+        self.lost: list[str] = []
+        self.strategy: dict[str, str | None] = {"before": None, "after": None}
+        self.diff: dict = {}
+
+    # What was read
+
+    @property
+    def daemon_set(self) -> dict | None:
+        return self.operator.daemon_set if self.operator else None
+
+    def path(self, kind: str, name: str = "") -> str:
+        plural = {"ConfigMap": "configmaps", "Secret": "secrets"}[kind]
+        path = f"/api/v1/namespaces/{self.namespace}/{plural}"
+        return f"{path}/{name}" if name else path
+
+    def daemon_set_now(self) -> dict | None:
+        if self.daemon_set is None:
+            return None
+        name = self.daemon_set["metadata"]["name"]
+        return self.cluster.get(f"/apis/apps/v1/namespaces/{self.namespace}/daemonsets/{name}")
+
+    def _selector(self) -> str:
+        return label_selector(self.daemon_set["spec"]["selector"]["matchLabels"])
+
+    def adaptor_pods(self) -> list[dict]:
+        """The CAA pods on nodes. One that goes already is replaced already."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        pods = self.cluster.list(path, labelSelector=self._selector())
+        return [pod for pod in pods if node_of(pod) and "deletionTimestamp" not in pod["metadata"]]
+
+    def read(self) -> CurrentSettings:
+        config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
+        has_adaptor = self.daemon_set is not None
+        secret = gates = None
+        if self.wanted.secret:
+            secret = self.cluster.get(self.path("Secret", PEER_PODS_SECRET))
+        elif has_adaptor:
+            # Only for its time: a user may be allowed to write ConfigMaps and not to read Secrets.
+            try:
+                secret = self.cluster.get(self.path("Secret", PEER_PODS_SECRET))
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+        if self.wanted.gates or (has_adaptor and self.operator.behaviour.has_update_strategy):
+            gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
+        return CurrentSettings(config_map, secret, gates)
+
+    def stale_among(self, pods: list[dict], found: CurrentSettings, **more: bool) -> list[dict]:
+        written = written_at(found.config_map, found.secret)
+        stale = stale_pods(pods, self.daemon_set, written, **more)
+        if all(is_of_template(pod, self.daemon_set) for pod in stale):
+            return stale
+        # A template that went back to what it was keeps its pods: their hash tells.
+        return stale_pods(pods, self.daemon_set, written, revision=self._revision(), **more)
+
+    def _revision(self) -> str | None:
+        revisions = self.cluster.list(
+            f"/apis/apps/v1/namespaces/{self.namespace}/controllerrevisions",
+            labelSelector=self._selector(),
+        )
+        newest = max(revisions, key=lambda one: one["revision"], default=None)
+        return newest and newest["metadata"]["labels"].get(HASH_LABEL)
+
+    def look(self) -> tuple[CurrentSettings, Plan]:
+        found = self.read()
+        pods = self.adaptor_pods() if self.daemon_set else []
+        stale = self.stale_among(pods, found) if pods else []
+        stale += [pod for pod in pods if pod not in stale and self._lags(pod)]
+        return found, plan_settings(found, self.wanted, self.operator, pods, stale)
+
+    def _lags(self, pod: dict) -> bool:
+        # One that is not Ready may still be about to advertise.
+        return node_of(pod) in self.wanted.lagging and is_ready(pod)
+
+    def peer_pods(self, node: str | None = None) -> dict[str, list[str]]:
+        selector = RUNNING_PODS
+        if node is not None:
+            selector = RUNNING_PODS.replace("spec.nodeName!=", f"spec.nodeName={node}")
+        return peer_pods_by_node(self.cluster, self.runtime_classes, selector)
+
+    # What is done
+
+    def apply(self) -> None:
+        found, plan = self.look()
+        self.plan, self.diff = plan, plan.diff
+        self.stale = sorted(map(node_of, plan.stale))
+        before = strategy_of(found.gates)
+        self.strategy = {"before": before.value, "after": before.value}
+        if plan.targets:
+            self.affected = affected_peer_pods(plan.targets, self.peer_pods())
+        if self.affected and self.disruption == "refuse":
+            self.waiting = sorted(self.affected)
+            self.replaced = []
+            raise AdaptorError(explain_refusal(plan, self.affected), self.result())
+        if self.module.check_mode:
+            self._predict()
+            return
+        if plan.restores_strategy:
+            self._restore_strategy(plan)
+        if not plan.changed:
+            return
+        if plan.mode == HOLD:
+            self._hold(found, plan)
+        elif plan.mode == ROLL:
+            self._before_roll(plan)
+        self._write_all(found, plan)
+        if plan.mode == WRITE or not (plan.targets or plan.mode == HOLD):
+            return
+        self._settle(plan)
+        if not self.wanted.replace and plan.mode == HOLD:
+            self.waiting = sorted(map(node_of, self.adaptor_pods()))
+            return
+        if plan.mode == ROLL:
+            self._watch_roll(plan)
+            return
+        waiting = self._replace(plan)
+        if plan.mode == HOLD or before.is_held:
+            self._restore_strategy(plan)
+        self.waiting = sorted(waiting)
+        busy = {node: pods for node, pods in waiting.items() if pods}
+        if busy:
+            message = explain_waiting(busy, self.timeout, self.disruption)
+            raise AdaptorError(f"{message} {self.explain_written()}", self.result())
+
+    def _predict(self) -> None:
+        plan = self.plan
+        self.written = [write.object_name for write in plan.writes]
+        if (plan.mode == HOLD or plan.restores_strategy) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
+            self.written.insert(0, f"ConfigMap/{FEATURE_GATES}")
+        nodes = {node_of(pod) for pod in plan.targets}
+        self.replaced = sorted(nodes)
+        if self.disruption == "wait":
+            self.waiting = sorted(self.affected)
+        else:
+            self.lost = [pod for pods in self.affected.values() for pod in pods]
+        if plan.mode == HOLD or plan.restores_strategy or plan.gates:
+            self.strategy["after"] = plan.strategy
+
+    def _write(self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]):
+        """Write what `plan` makes of the object, and again of what another writer has made of it meanwhile."""
+        known: list[dict | None] = [found]
+
+        def attempt() -> dict | None:
+            current = known.pop() if known else self.cluster.get(self.path(kind, name))
+            write = plan(current)
+            if write is None:
+                return current
+            body = write.body(self.namespace, self.labels)
+            self.module.log(f"Writing {write.object_name} ({', '.join(write.data) or 'annotations'})")
+            if write.resource_version is None:
+                made = self.cluster.create(self.path(kind), body)
+            else:
+                made = self.cluster.patch(self.path(kind, name), body)
+            if write.object_name not in self.written:
+                self.written.append(write.object_name)
+            return made
+
+        return retry_conflicts(attempt)
+
+    def _write_all(self, found: CurrentSettings, plan: Plan) -> None:
+        gates = dict(plan.gates.data) if plan.gates else {}
+        if plan.mode == HOLD:
+            # It is put back when all is done.
+            gates.pop(UPDATE_STRATEGY_KEY, None)
+        if gates:
+            current = self.cluster.get(self.path("ConfigMap", FEATURE_GATES)) if plan.mode == HOLD else found.gates
+            self._write(
+                current,
+                "ConfigMap",
+                FEATURE_GATES,
+                lambda now: plan_write("ConfigMap", FEATURE_GATES, now, gates),
+            )
+        if UPDATE_STRATEGY_KEY in gates:
+            self.strategy["after"] = plan.strategy
+        if plan.secret:
+            self._write(
+                found.secret,
+                "Secret",
+                PEER_PODS_SECRET,
+                lambda now: plan_write("Secret", PEER_PODS_SECRET, now, self.wanted.secret),
+            )
+        if plan.config_map:
+            self._write(
+                found.config_map,
+                "ConfigMap",
+                PEER_PODS_CM,
+                lambda now: plan_write(
+                    "ConfigMap", PEER_PODS_CM, now, self.wanted.config_map, only_missing=self.wanted.only_missing
+                ),
+            )
+
+    def _until(self, done: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(INTERVAL)
+        return True
+
+    def _hold(self, found: CurrentSettings, plan: Plan) -> None:
+        """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
+        held = strategy_of(found.gates)
+        self._write(
+            found.gates,
+            "ConfigMap",
+            FEATURE_GATES,
+            lambda now: hold_write(now, plan.strategy),
+        )
+        self.strategy["after"] = ON_DELETE
+
+        def is_on_delete() -> bool:
+            daemon_set = self.daemon_set_now()
+            return daemon_set is None or daemon_set["spec"]["updateStrategy"]["type"] == ON_DELETE
+
+        seconds = min(OPERATOR_SECONDS, self.timeout)
+        if self._until(is_on_delete, seconds):
+            return
+        if not held.is_held:
+            self._write_strategy(held.own)
+            self.written.remove(f"ConfigMap/{FEATURE_GATES}")
+        raise AdaptorError(
+            f"After {seconds:g} s the operator has not set the update strategy of {self.daemon_set['metadata']['name']} to "
+            f"{ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces every cloud-api-adaptor pod and all peer pods are "
+            f"lost. {self.explain_written()} See the log of the operator's Deployment controller-manager, then run the task "
+            "again.",
+            self.result(),
+        )
+
+    def _before_roll(self, plan: Plan) -> None:
+        """The operator replaces all pods by itself, so the peer pods of all nodes have to have ended before."""
+        if self.disruption == "allow":
+            return
+        affected: dict[str, list[str]] = {}
+
+        def is_idle() -> bool:
+            nonlocal affected
+            affected = affected_peer_pods(plan.targets, self.peer_pods())
+            return not affected
+
+        seconds = self.timeout if self.disruption == "wait" else 0.0
+        if self._until(is_idle, seconds):
+            return
+        self.affected, self.waiting = affected, sorted(affected)
+        message = explain_refusal(plan, affected)
+        if self.written:
+            message = message.replace("Nothing was written", self.explain_written().rstrip("."))
+        raise AdaptorError(f"After {seconds:g} s: {message}", self.result())
+
+    def _settle(self, plan: Plan) -> None:
+        """Wait until the operator has taken the settings up, so that new CAA pods get them."""
+
+        def is_taken_up() -> bool:
+            config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
+            data = (config_map or {}).get("data") or {}
+            if not plan.derived.items() <= data.items():
+                return False
+            if not self.operator.rolls:
+                return True
+            daemon_set = self.daemon_set_now()
+            version = config_map and config_map["metadata"]["resourceVersion"]
+            return daemon_set is None or template_version(daemon_set) == version
+
+        if not plan.derived and not (self.operator.rolls and (plan.config_map or plan.mode != REPLACE)):
+            return
+        seconds = min(OPERATOR_SECONDS, self.timeout)
+        if not self._until(is_taken_up, seconds):
+            raise AdaptorError(
+                f"After {seconds:g} s the operator has not taken up the new settings, and no cloud-api-adaptor "
+                f"pod was replaced. {self.explain_written()} See the log of the operator's Deployment "
+                "controller-manager, then run the task again with resume=true.",
+                self.result(),
+            )
+
+    def _targets(self, plan: Plan) -> list[dict]:
+        """The CAA pods to replace, as they are now that everything is written."""
+        now = self.daemon_set_now()
+        if now is None:
+            return []
+        self.operator = Operator(self.operator.version, self.operator.behaviour, self.operator.is_known, now)
+        pods = self.adaptor_pods()
+        before = {pod["metadata"]["uid"] for pod in plan.targets}
+        stale = self.stale_among(pods, self.read(), same_second=True) if plan.writes else []
+        uids = before | {pod["metadata"]["uid"] for pod in stale}
+        return [pod for pod in pods if pod["metadata"]["uid"] in uids]
+
+    def _replace(self, plan: Plan) -> dict[str, list[str]]:
+        """Replace the CAA pods node by node; the nodes that are left, with their peer pods."""
+        left = self._targets(plan)
+        peer_pods = self.peer_pods() if left else {}
+        following = self.cluster.follow(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=self._selector())
+        deadline = time.monotonic() + self.timeout
+        unready: dict[str, list[str]] = {}
+        while left:
+            replaced = False
+            for pod in in_order(left, peer_pods):
+                node = node_of(pod)
+                if peer_pods.get(node) and self.disruption != "allow":
+                    continue
+                # Peer pods come and go: what counts is what runs there at this moment.
+                here = self.peer_pods(node).get(node, [])
+                if here and self.disruption != "allow":
+                    peer_pods[node] = here
+                    continue
+                left.remove(pod)
+                if not self._is_up(node):
+                    unready[node] = []
+                    continue
+                self._replace_one(following, pod, here)
+                replaced = True
+            if not left or self.disruption != "wait":
+                break
+            if replaced:
+                deadline = time.monotonic() + self.timeout
+            elif time.monotonic() >= deadline:
+                break
+            began = time.monotonic()
+            peer_pods = self.peer_pods()
+            # In a large cluster the list takes its time: it is not to be the API server's main work.
+            busy = all(peer_pods.get(node_of(pod)) for pod in left)
+            if busy:
+                time.sleep(max(PEER_PODS_INTERVAL, 5 * (time.monotonic() - began)))
+        return {**{node_of(pod): peer_pods.get(node_of(pod), []) for pod in left}, **unready}
+
+    def _is_up(self, node: str) -> bool:
+        """Whether a node can run a new pod: one that is gone or NotReady cannot, and waits."""
+        found = self.cluster.get(f"/api/v1/nodes/{node}")
+        return found is not None and not is_down(found)
+
+    def _replace_one(self, following, pod: dict, here: Iterable[str]) -> None:
+        node, name, uid = node_of(pod), pod["metadata"]["name"], pod["metadata"]["uid"]
+        self.module.log(f"Replacing the cloud-api-adaptor pod {name} of node {node}")
+        self.cluster.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+        self.lost += here
+        self.replaced.append(node)
+
+        def has_new(pods: list[dict]) -> bool:
+            return any(node_of(one) == node and one["metadata"]["uid"] != uid and is_ready(one) for one in pods)
+
+        deadline = time.monotonic() + self.timeout
+        while not following.wait(has_new, min(NODE_INTERVAL, max(0.0, deadline - time.monotonic()))):
+            if not self._is_up(node):
+                return
+            if time.monotonic() >= deadline:
+                # Settings that one node cannot start with, the others cannot start with either.
+                raise AdaptorError(
+                    f"After {self.timeout:g} s the new cloud-api-adaptor pod of node {node} is not Ready, so no "
+                    f"other one was replaced. {self.explain_written()} See oc logs -n {self.namespace} "
+                    f"-l {self._selector()}; correct the settings, then run the task again.",
+                    self.result(),
+                )
+
+    def _watch_roll(self, plan: Plan) -> None:
+        """Wait until the operator has replaced every CAA pod by itself."""
+        nodes = sorted(map(node_of, plan.targets))
+        self.replaced, self.lost = nodes, [pod for pods in self.affected.values() for pod in pods]
+
+        def is_done() -> bool:
+            daemon_set = self.daemon_set_now()
+            return daemon_set is None or all(
+                is_of_template(pod, daemon_set) and is_ready(pod) for pod in self.adaptor_pods()
+            )
+
+        if not self._until(is_done, self.timeout * max(1, len(nodes))):
+            raise AdaptorError(
+                "The operator replaces the cloud-api-adaptor pods, and not all of the new ones are Ready. "
+                f"{self.explain_written()} See oc get pods -n {self.namespace} -l {self._selector()}.",
+                self.result(),
+            )
+
+    def _restore_strategy(self, plan: Plan) -> None:
+        """Give the user's strategy back, unless that would have the operator replace pods."""
+        daemon_set = self.daemon_set_now()
+        config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
+        version = config_map and config_map["metadata"]["resourceVersion"]
+        if daemon_set is not None and (
+            # The write has the operator reconcile, and that has it note a newer version.
+            (self.operator.rolls and template_version(daemon_set) != version)
+            or not all(is_of_template(pod, daemon_set) for pod in self.adaptor_pods())
+        ):
+            self.module.log(f"caaUpdateStrategy stays {ON_DELETE}: not every pod is up to date")
+            return
+        self._write_strategy(plan.strategy)
+
+    def _write_strategy(self, strategy: str | None) -> None:
+        found = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
+        self.strategy["after"] = strategy
+        if found is None:
+            return
+        made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
+        key, value = PART_OF
+        ours = (made["metadata"].get("labels") or {}).get(key) == value
+        if ours and not made.get("data"):
+            # It was made for the time of the replacement only.
+            self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), made["metadata"]["resourceVersion"])
+
+    # What is returned
+
+    @property
+    def stays_held(self) -> bool:
+        """Whether caaUpdateStrategy is not, or not again, what the user has it at."""
+        return bool(self.plan) and self.strategy["after"] == ON_DELETE != self.plan.strategy
+
+    def explain_written(self) -> str:
+        if not self.written:
+            return "Nothing was written."
+        kept = (
+            f" caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE} until every pod is replaced."
+            if self.stays_held
+            else ""
+        )
+        return f"Written: {', '.join(self.written)}.{kept}"
+
+    def warn_of_hold(self) -> None:
+        if self.module.check_mode or not self.stays_held:
+            return
+        nodes = join_names(self.waiting or self.stale)
+        self.module.warn(
+            f"caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE}, because the cloud-api-adaptor pods of {nodes or 'some nodes'} have "
+            "older settings. Run osc.peerpods.adaptor_config with resume=true to replace them and to restore it."
+        )
+
+    def result(self) -> dict:
+        plan = self.plan
+        replaces = bool(plan and plan.targets)
+        daemon_set = self.daemon_set
+        return {
+            "changed": bool(self.written or self.replaced),
+            "written": self.written,
+            "diff": self.diff,
+            "adaptor": {
+                "daemon_set": daemon_set and daemon_set["metadata"]["name"],
+                "rolls": bool(self.operator and self.operator.rolls),
+                "mode": plan.mode if plan else WRITE,
+                "replaced": self.replaced,
+                "waiting": self.waiting,
+                "stale": [] if replaces else self.stale,
+                "peer_pods": [pod for pods in self.affected.values() for pod in pods],
+                "lost": self.lost,
+                "strategy": self.strategy,
+            },
+        }

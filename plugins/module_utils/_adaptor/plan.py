@@ -1,0 +1,435 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which writes to the operator's settings replace which cloud-api-adaptor pods (no I/O here).
+
+Private to this collection. A cloud-api-adaptor (CAA) pod reads its settings when its container starts, and loses
+the peer pods of its node when it ends. `apply.py` carries out what is planned here.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import (
+    HOLD_ANNOTATION,
+    VERSION_ANNOTATION,
+    Operator,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    FEATURE_GATES,
+    PEER_PODS_CM,
+    PEER_PODS_SECRET,
+    UPDATE_STRATEGIES,
+    UPDATE_STRATEGY_KEY,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+ROLLING_UPDATE, ON_DELETE = UPDATE_STRATEGIES
+
+# The DaemonSet controller takes a pod for up to date by one of these two (IsPodUpdated in Kubernetes'
+# pkg/controller/daemon/util/daemonset_util.go).
+GENERATION_ANNOTATION = "deprecated.daemonset.template.generation"
+GENERATION_LABEL = "pod-template-generation"
+HASH_LABEL = "controller-revision-hash"
+
+CONTAINER = "caa-pod"
+
+# The feature gate by which the operator writes a key of peer-pods-cm itself (handleFeatureConfidential in
+# SCO's controllers/confidential_handler.go).
+CONFIDENTIAL = "confidential"
+DISABLE_CVM = "DISABLECVM"
+
+# Where a message lists peer pods, it names this many.
+NAMED_PODS = 20
+
+# How a planned write takes effect.
+WRITE = "write"  # No CAA pod is replaced.
+REPLACE = "replace"  # The operator replaces no pod: this collection does, node by node.
+HOLD = "hold"  # The operator would replace all pods: it gets OnDelete first, then as REPLACE.
+ROLL = "roll"  # The operator replaces all pods, and has no option against it.
+
+
+class SettingsError(Exception):
+    """Settings that cannot be written, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """The keys of a ConfigMap or Secret that change; None removes one.
+
+    `before` are their values until now. `resource_version` is the one that was read, None for a new object.
+    """
+
+    kind: str
+    name: str
+    resource_version: str | None
+    before: Mapping[str, str | None]
+    data: Mapping[str, str | None]
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def object_name(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    def body(self, namespace: str, labels: Mapping[str, str]) -> dict:
+        """The object to create, or a merge patch that is valid only for the object that was read."""
+        data = dict(self.data)
+        if self.kind == "Secret":
+            data = {key: _encoded(value) for key, value in data.items()}
+        if self.resource_version is not None:
+            metadata: dict = {"resourceVersion": self.resource_version}
+            if self.annotations:
+                metadata["annotations"] = dict(self.annotations)
+            return {"metadata": metadata, **({"data": data} if data else {})}
+        metadata = {"name": self.name, "namespace": namespace, "labels": dict(labels)}
+        if self.annotations:
+            metadata["annotations"] = dict(self.annotations)
+        opaque = {"type": "Opaque"} if self.kind == "Secret" else {}
+        return {"apiVersion": "v1", "kind": self.kind, "metadata": metadata, **opaque, "data": data}
+
+    def diff(self) -> tuple[dict, dict]:
+        """Before and after; of a Secret the names of the keys alone."""
+        if self.kind != "Secret":
+            before = {key: value for key, value in self.before.items() if value is not None}
+            return before, {key: value for key, value in self.data.items() if value is not None}
+        before = {key: "(not shown)" for key, value in self.before.items() if value is not None}
+        return before, dict.fromkeys(self.data, "(not shown, changed)")
+
+
+def as_text(settings: Mapping[str, object], what: str) -> dict[str, str]:
+    """Settings as a ConfigMap stores them: true, not True."""
+    texts = {}
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            texts[key] = str(value).lower()
+        elif isinstance(value, (str, int, float)):
+            texts[key] = str(value)
+        else:
+            raise SettingsError(f"{key} of {what} must be a string, a number or a boolean.")
+    return texts
+
+
+def refuse_bad_gates(gates: Mapping[str, str]) -> None:
+    strategy = gates.get(UPDATE_STRATEGY_KEY)
+    if strategy is not None and strategy not in UPDATE_STRATEGIES:
+        # The operator takes any other value for RollingUpdate (ParseCAAUpdateStrategy).
+        raise SettingsError(
+            f"{UPDATE_STRATEGY_KEY} must be {' or '.join(UPDATE_STRATEGIES)}, written exactly so; "
+            f"got {strategy!r}. The operator ignores any other value."
+        )
+
+
+def plan_write(
+    kind: str,
+    name: str,
+    found: dict | None,
+    settings: Mapping[str, str | None],
+    annotations: Mapping[str, str | None] | None = None,
+    only_missing: Collection[str] = (),
+) -> Write | None:
+    """What to write so that the object has `settings` and `annotations` beside what it has; None for nothing."""
+    data = (found or {}).get("data") or {}
+    known = ((found or {}).get("metadata") or {}).get("annotations") or {}
+    wanted = {key: value for key, value in settings.items() if key not in only_missing or key not in data}
+    if kind == "Secret":
+        changed = {key: value for key, value in wanted.items() if data.get(key) != _encoded(value)}
+    else:
+        changed = {key: value for key, value in wanted.items() if data.get(key) != value}
+    noted = {key: value for key, value in (annotations or {}).items() if known.get(key) != value}
+    if not changed and not noted:
+        return None
+    version = None if found is None else found["metadata"]["resourceVersion"]
+    return Write(kind, name, version, {key: data.get(key) for key in changed}, changed, noted)
+
+
+def _encoded(value: str | None) -> str | None:
+    return None if value is None else base64.b64encode(value.encode()).decode()
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """caaUpdateStrategy in osc-feature-gates, and the value that a run of this collection has to put back."""
+
+    value: str | None = None
+    kept_value: str | None = None
+
+    @property
+    def is_held(self) -> bool:
+        # A value that was changed by hand since is the user's.
+        return self.kept_value is not None and self.value == ON_DELETE
+
+    @property
+    def own(self) -> str | None:
+        """What the user has it at."""
+        return (self.kept_value or None) if self.is_held else self.value
+
+
+def strategy_of(gates: dict | None) -> Strategy:
+    annotations = ((gates or {}).get("metadata") or {}).get("annotations") or {}
+    return Strategy(((gates or {}).get("data") or {}).get(UPDATE_STRATEGY_KEY), annotations.get(HOLD_ANNOTATION))
+
+
+def written_at(*objects: dict | None) -> datetime | None:
+    """When the data of any of these objects was last written, by its managedFields.
+
+    A writer's time is that of its last write to any field, so this may be later, never earlier.
+    """
+    times = [
+        datetime.fromisoformat(entry["time"])
+        for found in objects
+        if found
+        for entry in found["metadata"].get("managedFields") or []
+        if "f:data" in (entry.get("fieldsV1") or {}) and entry.get("time")
+    ]
+    return max(times, default=None)
+
+
+def started_at(pod: dict) -> datetime | None:
+    """When the container of a CAA pod started; None where it does not run, and so reads its settings next time."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        running = (container.get("state") or {}).get("running")
+        if container["name"] == CONTAINER:
+            started = (running or {}).get("startedAt")
+            return datetime.fromisoformat(started) if started else None
+    return None
+
+
+def is_ready(pod: dict) -> bool:
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def is_of_template(pod: dict, daemon_set: dict, revision: str | None = None) -> bool:
+    """Whether a CAA pod was made of the DaemonSet's template as it is; `revision` is its hash where known."""
+    labels = pod["metadata"].get("labels") or {}
+    generation = (daemon_set["metadata"].get("annotations") or {}).get(GENERATION_ANNOTATION)
+    if revision is not None and labels.get(HASH_LABEL) == revision:
+        return True
+    return labels.get(GENERATION_LABEL) == generation
+
+
+def stale_pods(
+    pods: Iterable[dict],
+    daemon_set: dict,
+    written: datetime | None,
+    *,
+    revision: str | None = None,
+    same_second: bool = False,
+) -> list[dict]:
+    """The CAA pods that have other settings than are written now.
+
+    Times are whole seconds: with `same_second`, a pod that started in the second of the write counts.
+    """
+
+    def is_stale(pod: dict) -> bool:
+        if not is_of_template(pod, daemon_set, revision):
+            return True
+        started = started_at(pod)
+        if written is None or started is None:
+            return False
+        return started <= written if same_second else started < written
+
+    return [pod for pod in pods if is_stale(pod)]
+
+
+def template_version(daemon_set: dict) -> str | None:
+    """The resourceVersion of peer-pods-cm that CAA pods are made for, on operators that note it."""
+    template = daemon_set["spec"]["template"].get("metadata") or {}
+    return (template.get("annotations") or {}).get(VERSION_ANNOTATION)
+
+
+@dataclass(frozen=True)
+class CurrentSettings:
+    """The settings as they were read."""
+
+    config_map: dict | None = None
+    secret: dict | None = None
+    gates: dict | None = None
+
+
+@dataclass(frozen=True)
+class DesiredSettings:
+    """What a task asks for. Keys that are not named stay as they are."""
+
+    config_map: Mapping[str, str] = field(default_factory=dict)
+    secret: Mapping[str, str] = field(default_factory=dict)
+    gates: Mapping[str, str] = field(default_factory=dict)
+    only_missing: Collection[str] = ()
+    replace: bool = True
+    resume: bool = False
+    # Nodes that do not advertise what is written: with `resume`, a CAA pod that is Ready there is replaced, too.
+    lagging: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write, in this order, and how it takes effect.
+
+    `targets` are the CAA pods that are replaced, by whom `mode` says; `stale` those that have other settings than
+    are written already, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes on account of the gates.
+    `strategy` is what the user is to have caaUpdateStrategy at in the end.
+    """
+
+    gates: Write | None
+    secret: Write | None
+    config_map: Write | None
+    mode: str
+    targets: tuple[dict, ...]
+    stale: tuple[dict, ...]
+    derived: Mapping[str, str]
+    strategy: str | None
+    # Whether a strategy that an earlier run has changed can go back without replacing a pod.
+    restores_strategy: bool = False
+
+    @property
+    def writes(self) -> tuple[Write, ...]:
+        # peer-pods-cm comes last: a write to it starts the roll where the operator does that.
+        return tuple(write for write in (self.gates, self.secret, self.config_map) if write)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.writes or self.restores_strategy or (self.targets and self.mode != WRITE))
+
+    @property
+    def diff(self) -> dict:
+        diffs = {write.object_name: write.diff() for write in self.writes}
+        return {
+            "before": {name: before for name, (before, after) in diffs.items()},
+            "after": {name: after for name, (before, after) in diffs.items()},
+        }
+
+
+def plan_settings(
+    found: CurrentSettings,
+    wanted: DesiredSettings,
+    operator: Operator | None,
+    pods: Iterable[dict],
+    stale: Iterable[dict],
+) -> Plan:
+    """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` those of them that are stale."""
+    pods, stale = tuple(pods), tuple(stale)
+    config_map = plan_write(
+        "ConfigMap", PEER_PODS_CM, found.config_map, wanted.config_map, only_missing=wanted.only_missing
+    )
+    secret = plan_write("Secret", PEER_PODS_SECRET, found.secret, wanted.secret)
+    held = strategy_of(found.gates)
+    own = wanted.gates.get(UPDATE_STRATEGY_KEY, held.own)
+    gates = plan_write("ConfigMap", FEATURE_GATES, found.gates, _gates(wanted.gates, held))
+    derived = _derived(gates, found.config_map, wanted.config_map)
+    writes = gates or secret or config_map
+    daemon_set = operator.daemon_set if operator else None
+    if daemon_set is None or not pods:
+        restores_strategy = held.is_held and not writes
+        return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
+    pending = (
+        operator.rolls
+        and found.config_map is not None
+        and template_version(daemon_set) != found.config_map["metadata"]["resourceVersion"]
+    )
+    relaxes = held.value == ON_DELETE and not held.is_held and own != ON_DELETE
+    if config_map or derived or (gates and pending):
+        targets, starts_roll = pods, operator.rolls
+    elif relaxes and stale:
+        targets, starts_roll = stale, operator.rolls
+    elif secret:
+        # The operator does not watch it.
+        targets, starts_roll = pods, False
+    elif wanted.resume:
+        targets, starts_roll = stale, False
+    else:
+        targets, starts_roll = (), False
+    is_kept = operator.behaviour.has_update_strategy and operator.rolls
+    if starts_roll and not is_kept:
+        mode = ROLL
+    elif starts_roll and own != ON_DELETE:
+        mode = HOLD
+    else:
+        mode = REPLACE if targets else WRITE
+    if not wanted.replace and mode in (REPLACE, HOLD):
+        targets = ()
+        mode = WRITE if mode == REPLACE else HOLD
+    restores_strategy = held.is_held and not stale and not pending and not writes and mode == WRITE
+    return Plan(gates, secret, config_map, mode, targets, stale, derived, own, restores_strategy)
+
+
+def _gates(gates: Mapping[str, str], held: Strategy) -> dict[str, str]:
+    """What osc-feature-gates has to say now. A strategy that is held already is put back at the end only."""
+    return {key: value for key, value in gates.items() if not (key == UPDATE_STRATEGY_KEY and held.is_held)}
+
+
+def _derived(gates: Write | None, config_map: dict | None, settings: Mapping[str, str]) -> dict[str, str]:
+    confidential = (gates.data if gates else {}).get(CONFIDENTIAL)
+    if confidential is None or config_map is None:
+        return {}
+    wanted = "false" if confidential.lower() in ("true", "1", "t") else "true"
+    data = {**(config_map.get("data") or {}), **settings}
+    return {} if data.get(DISABLE_CVM) == wanted else {DISABLE_CVM: wanted}
+
+
+def hold_write(gates: dict | None, own: str | None) -> Write | None:
+    """Set OnDelete and remember `own`."""
+    return plan_write(
+        "ConfigMap",
+        FEATURE_GATES,
+        gates,
+        {UPDATE_STRATEGY_KEY: ON_DELETE},
+        {HOLD_ANNOTATION: own or ""},
+    )
+
+
+def restore_write(gates: dict | None, own: str | None) -> Write | None:
+    return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
+
+
+def node_of(pod: dict) -> str | None:
+    return pod["spec"].get("nodeName")
+
+
+def full_name(pod: dict) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
+def in_order(pods: Iterable[dict], peer_pods: Mapping[str, Collection[str]]) -> list[dict]:
+    """The CAA pods in the order of their replacement: nodes with the fewest peer pods first."""
+    return sorted(pods, key=lambda pod: (len(peer_pods.get(node_of(pod), ())), node_of(pod)))
+
+
+def affected_peer_pods(targets: Iterable[dict], peer_pods: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The peer pods that replacing `targets` would lose, by node."""
+    nodes = {node_of(pod) for pod in targets}
+    return {node: pods for node, pods in sorted(peer_pods.items()) if node in nodes and pods}
+
+
+def _describe_peer_pods(lost: Mapping[str, list[str]]) -> str:
+    names = [f"{pod} on {node}" for node, pods in lost.items() for pod in pods]
+    return join_names(names, NAMED_PODS)
+
+
+ADVICE = (
+    "Set disruption (of a role, the variable that ends in _disruption) to wait to wait until they have ended, or to allow "
+    "to lose them; or drain the nodes first"
+)
+
+
+def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
+    what = ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
+    count = sum(map(len, lost.values()))
+    return (
+        f"Applying {what} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "
+        f"and these {count} peer pods would be lost: {_describe_peer_pods(lost)}. Nothing was written. {ADVICE}."
+    )
+
+
+def explain_waiting(waiting: Mapping[str, list[str]], seconds: float, disruption: str) -> str:
+    """Why the CAA pods of these nodes were not replaced."""
+    busy = {node: pods for node, pods in waiting.items() if pods}
+    since = f"After {seconds:g} s these" if disruption == "wait" else "Since the check, these"
+    return (
+        f"{since} peer pods run on {len(busy)} nodes whose cloud-api-adaptor pods have the settings of before: "
+        f"{_describe_peer_pods(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
+    )

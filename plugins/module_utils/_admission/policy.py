@@ -1,0 +1,337 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The mutation of peer pods as a MutatingAdmissionPolicy and its binding (no I/O here).
+
+The API server evaluates the policy itself, in CEL, and calls no webhook. The
+result is what the webhook of this collection would have made of the pod. What is desired is spelled
+out with every default of the API server, so that it equals what it hands back.
+
+Three things about quantities in CEL shape the expressions:
+- There is no fold, and `sum()` knows no quantities: amounts are made integers, which it adds.
+- The API server has rounded every amount up to thousandths before admission, so that what
+  is no integer is a whole number of thousandths.
+- CEL knows quantities as strings in canonical form: only a negative one begins with "-".
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import Namespaces
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    ADMISSION_PATH,
+    MUTATING_POLICIES,
+    MUTATING_POLICY_BINDINGS,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+
+# A pod that has this annotation comes back with the fingerprint of the policy that changed it
+# as its value. Only so can a dry run tell the policy from a webhook that does the same, and a
+# policy just changed from the one before. Pods without it get none.
+MUTATED_BY = "osc.peerpods.io/mutated-by"
+
+_MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
+_DEFAULT = "io.katacontainers.config.hypervisor.default_"
+
+# What sizes the VM: annotation, resource, unit, and whether nodes overcommit the resource.
+_DIMENSIONS = (
+    (f"{_DEFAULT}vcpus", "cpu", 1, True),
+    (f"{_DEFAULT}memory", "memory", 2**20, True),
+    (f"{_DEFAULT}gpus", "nvidia.com/gpu", 1, False),
+)
+
+SIDES = ("limits", "requests")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object to create, replace or delete; `body` is the whole of it."""
+
+    action: str
+    path: str
+    body: dict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of the policy and its binding, and what a reader wants to compare."""
+
+    changes: tuple[Change, ...]
+    before: dict
+    after: dict
+
+    @property
+    def diff(self) -> dict:
+        return {"before": self.before, "after": self.after}
+
+
+def policy_path(version: str, name: str = "") -> str:
+    return _path(version, MUTATING_POLICIES, name)
+
+
+def binding_path(version: str, name: str = "") -> str:
+    return _path(version, MUTATING_POLICY_BINDINGS, name)
+
+
+def not_served(version: str) -> str:
+    return (
+        f"This API server ({version}) serves no MutatingAdmissionPolicy: it comes with Kubernetes 1.36, or with 1.34 "
+        "where the API admissionregistration.k8s.io/v1beta1 and its feature gate are turned on. Use osc.peerpods.mutating_webhook."
+    )
+
+
+def policy_spec(
+    *,
+    runtime_classes: list[str],
+    excluded: Namespaces,
+    object_selector: dict,
+    failure_policy: str,
+    reinvocation_policy: str,
+) -> dict:
+    """The policy's spec as the API server stores it."""
+    spec = {
+        "failurePolicy": failure_policy,
+        "reinvocationPolicy": reinvocation_policy,
+        "matchConstraints": {
+            "matchPolicy": "Equivalent",
+            "namespaceSelector": {},
+            "objectSelector": object_selector,
+            "resourceRules": [
+                {
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "operations": ["CREATE"],
+                    "resources": ["pods"],
+                    "scope": "*",
+                }
+            ],
+        },
+        "matchConditions": [
+            {
+                "name": "peer-pods-that-are-not-yet-changed",
+                "expression": _matches(runtime_classes, excluded),
+            }
+        ],
+        "variables": [{"name": name, "expression": expression} for name, expression in _variables().items()],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": _patch()}}],
+    }
+    # The fingerprint is of everything but itself.
+    mark = {"name": "mark", "expression": json.dumps(_digest(spec))}
+    return {**spec, "variables": [*spec["variables"], mark]}
+
+
+def fingerprint(spec: dict) -> str:
+    """What a pod annotated with MUTATED_BY gets from a policy with this spec."""
+    return json.loads(spec["variables"][-1]["expression"])
+
+
+def plan_policy(name: str, version: str, spec: dict, policy: dict | None, binding: dict | None) -> Plan:
+    """Have the policy and then its binding: a binding without its policy does nothing."""
+    wanted = (
+        ("MutatingAdmissionPolicy", policy_path, policy, spec),
+        ("MutatingAdmissionPolicyBinding", binding_path, binding, {"policyName": name}),
+    )
+    changes = []
+    for kind, path, current, desired in wanted:
+        if current is None:
+            body = {
+                "apiVersion": f"admissionregistration.k8s.io/{version}",
+                "kind": kind,
+                "metadata": {"name": name},
+                "spec": copy.deepcopy(desired),
+            }
+            changes.append(Change("create", path(version), body))
+        elif current["spec"] != desired:
+            body = {**current, "spec": copy.deepcopy(desired)}
+            changes.append(Change("replace", path(version, name), body))
+    return Plan(
+        tuple(changes),
+        _shown(policy and policy["spec"], binding and binding["spec"]),
+        _shown(spec, {"policyName": name}),
+    )
+
+
+def plan_no_policy(name: str, version: str, policy: dict | None, binding: dict | None) -> Plan:
+    """Have neither; the binding goes first, so that nothing is bound to what is not there."""
+    changes = [
+        Change("delete", path(version, name), current)
+        for path, current in ((binding_path, binding), (policy_path, policy))
+        if current is not None
+    ]
+    return Plan(tuple(changes), _shown(policy and policy["spec"], binding and binding["spec"]), {})
+
+
+def _path(version: str, resource: str, name: str) -> str:
+    return "/".join(filter(None, (ADMISSION_PATH, version, resource, name)))
+
+
+def _shown(policy: dict | None, binding: dict | None) -> dict:
+    specs = {"policy": policy, "binding": binding}
+    return {key: spec for key, spec in specs.items() if spec is not None}
+
+
+def _digest(spec: dict) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _matches(runtime_classes: list[str], excluded: Namespaces) -> str:
+    """Pods of ours that are not all that they should become.
+
+    A policy that changed a pod is invoked again (IfNeeded), and any invocation encodes and
+    decodes the whole pod, with an empty patch too: the condition spares that. Namespaces are
+    excluded here since a namespaceSelector is parsed anew for every pod that anybody creates,
+    and for peer pods twice, while this is one look into a table for peer pods only.
+    """
+    vm = json.dumps({EXTENDED_RESOURCE: "1"})
+    prefixes = excluded.begin_with()
+    first = "object.spec.containers[0].resources"
+    return (
+        # A JSON list of strings is a CEL list of strings.
+        "has(object.spec.runtimeClassName) && "
+        f"object.spec.runtimeClassName in {json.dumps(runtime_classes)} && "
+        f"!(request.namespace in {json.dumps(excluded.names)}{prefixes and ' || '}{prefixes}) && "
+        f"!(has({first}.limits) && {first}.limits == {vm} && "
+        f"has({first}.requests) && {first}.requests == {vm} && "
+        "!has(object.spec.resources) && "
+        f"object.spec.containers.all(i, c, i == 0 || {_bare('c')}) && "
+        f"(!has(object.spec.initContainers) || object.spec.initContainers.all(c, {_bare('c')})))"
+    )
+
+
+def _bare(container: str) -> str:
+    resources = f"{container}.resources"
+    return f"(!has({resources}) || (!has({resources}.limits) && !has({resources}.requests)))"
+
+
+def _variables() -> dict[str, str]:
+    """Shared sub-expressions by name: evaluated at most once, each at the price of a program."""
+    return {
+        "annotations": "has(object.metadata.annotations) ? object.metadata.annotations : {}",
+        **{side: _amounts(side) for side in SIDES},
+    }
+
+
+def _amounts(side: str) -> str:
+    """The maps of amounts whose sums count: of all containers, or of the pod where that has its own.
+
+    What the pod as a whole asks for stands instead of the sum, resource by resource.
+    """
+    of_containers = (
+        "(object.spec.containers + "
+        "(has(object.spec.initContainers) ? object.spec.initContainers : []))"
+        f".map(c, has(c.resources) && has(c.resources.{side}), c.resources.{side})"
+    )
+    of_pod = f"object.spec.resources.{side}"
+    return (
+        f"has(object.spec.resources) && has({of_pod}) "
+        f"? [{of_pod}] + {of_containers}.map(r, r.transformMap(k, v, !(k in {of_pod}), v)) "
+        f": {of_containers}"
+    )
+
+
+def _thousandths(resource: str, side: str) -> str:
+    key = json.dumps(resource)
+    return (
+        f"variables.{side}.map(r, {key} in r, quantity(r[{key}]))"
+        ".map(q, q.isInteger() ? q.asInteger() * 1000 "
+        ": int(q.asApproximateFloat() * 1000.0 + 0.5)).sum()"
+    )
+
+
+def _size(resource: str, overcommits: bool) -> str:
+    """A list of one, thousandths: the limit where it is at least the request, else the request.
+
+    A container's limit alone sizes nothing, the pod's own limit does. Of what cannot be
+    overcommitted the limit says nothing more.
+    """
+    requested = f"[{_thousandths(resource, 'requests')}]"
+    if not overcommits:
+        return requested
+    limits = "object.spec.resources.limits"
+    limit_of_pod = f"has(object.spec.resources) && has({limits}) && {json.dumps(resource)} in {limits}"
+    limited = _thousandths(resource, "limits")
+    return f"{requested}.map(n, n > 0 || ({limit_of_pod}) ? [n, {limited}].max() : 0)"
+
+
+def _patch() -> str:
+    """Nothing for a pod with a negative amount: the API server refuses it, and says why.
+
+    Few patches with short paths are what is cheap: each level that a path goes through is
+    decoded and encoded once more.
+    """
+    patches = (
+        _without_pod_resources(),
+        _first_container(),
+        f"(has(object.spec.resourceClaims) ? {_bared_of_amounts()} : {_bared()})",
+        _annotated(),
+    )
+    negative = '(variables.requests + variables.limits).exists(r, r.exists(k, v, v.startsWith("-")))'
+    return f"{negative} ? [] : ({' + '.join(patches)})"
+
+
+def _without_pod_resources() -> str:
+    found = "object.spec.resources"
+    return (
+        f"(has({found}) && (has({found}.requests) || has({found}.limits)) "
+        '? [JSONPatch{op: "remove", path: "/spec/resources"}] : [])'
+    )
+
+
+def _first_container() -> str:
+    vm = json.dumps({EXTENDED_RESOURCE: "1"})
+    path = "/spec/containers/0/resources"
+    with_claims = ", ".join(f'JSONPatch{{op: "add", path: "{path}/{side}", value: {vm}}}' for side in SIDES)
+    without = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
+    return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without}])"
+
+
+def _bared() -> str:
+    """Patches that take all resources of the other containers away."""
+    return _removals(f"!{_bare('c')}", "/resources")
+
+
+def _bared_of_amounts() -> str:
+    """Patches that take limits and requests away, where claims may have to stay."""
+    removals = (_removals(f"has(c.resources) && has(c.resources.{side})", f"/resources/{side}") for side in SIDES)
+    return f"({' + '.join(removals)})"
+
+
+def _removals(condition: str, below: str) -> str:
+    """A patch for each container but the first that meets the condition, init containers too."""
+    patch = 'JSONPatch{{op: "remove", path: "/spec/{}/" + string(i) + "{}"}}'
+    return (
+        f"(object.spec.containers.transformList(i, c, i > 0 && {condition}, "
+        f"{patch.format('containers', below)}) + "
+        "(has(object.spec.initContainers) ? "
+        f"object.spec.initContainers.transformList(i, c, {condition}, "
+        f"{patch.format('initContainers', below)}) : []))"
+    )
+
+
+def _annotated() -> str:
+    """Patches that add the annotations which size the VM, but touch none that the pod has."""
+    sizes = " + ".join(_sized(*dimension) for dimension in _DIMENSIONS)
+    pointer = MUTATED_BY.replace("/", "~1")
+    return (
+        "(size(variables.annotations) > 0 ? [] : "
+        '[JSONPatch{op: "add", path: "/metadata/annotations", value: {}}]) + '
+        f'("{MUTATED_BY}" in variables.annotations ? '
+        f'[JSONPatch{{op: "add", path: "/metadata/annotations/{pointer}", value: variables.mark}}] '
+        ": []) + "
+        # A type of instance says the size already.
+        f'("{_MACHINE_TYPE}" in variables.annotations && '
+        f'variables.annotations["{_MACHINE_TYPE}"] != "" ? [] : {sizes})'
+    )
+
+
+def _sized(annotation: str, resource: str, unit: int, overcommits: bool) -> str:
+    divisor = unit * 1000
+    size = f"string((n + {divisor - 1}) / {divisor})"
+    return (
+        f'("{annotation}" in variables.annotations ? [] : '
+        f"{_size(resource, overcommits)}.map(n, n > 0, "
+        f'JSONPatch{{op: "add", path: "/metadata/annotations/{annotation}", value: {size}}}))'
+    )

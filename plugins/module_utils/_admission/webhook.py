@@ -1,0 +1,249 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One webhook among others in a MutatingWebhookConfiguration (no I/O here).
+
+A configuration is shared: other webhooks in it, labels and annotations belong
+to others and stay. What is desired is spelled out with every default of the API
+server, so that it equals what the API server hands back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
+    AdmissionError,
+    Namespaces,
+    stored_selector,
+)
+
+# By these annotations of a configuration others keep the caBundle of all of its webhooks:
+# OpenShift's service CA operator ("true"), and cert-manager (by the Certificate it names).
+INJECT_CA_BUNDLE = "service.beta.openshift.io/inject-cabundle"
+INJECT_CA_FROM = "cert-manager.io/inject-ca-from"
+INJECTORS = (
+    INJECT_CA_BUNDLE,
+    INJECT_CA_FROM,
+    "cert-manager.io/inject-ca-from-secret",
+    "cert-manager.io/inject-apiserver-ca",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of the configuration.
+
+    `action` is None, "create", "replace" or "delete"; `configuration` is the whole
+    object to create, replace or delete, with the resourceVersion it was read at;
+    `before` and `after` are what a reader wants to compare.
+    """
+
+    action: str | None
+    configuration: dict | None
+    before: dict
+    after: dict
+
+    @property
+    def diff(self) -> dict:
+        return {"before": self.before, "after": self.after}
+
+
+def webhook(
+    *,
+    name: str,
+    client_config: dict,
+    runtime_classes: list[str],
+    excluded: Namespaces,
+    object_selector: dict | None,
+    operations: list[str],
+    failure_policy: str,
+    reinvocation_policy: str,
+    timeout_seconds: int,
+    match_conditions: bool,
+) -> dict:
+    """The webhook as the API server stores it; `match_conditions` tells whether that serves them.
+
+    A namespaceSelector knows no prefixes: where there are no match conditions, those of `excluded`
+    have to be spelled out.
+    """
+    entry = {
+        "name": name,
+        "clientConfig": client_config,
+        "rules": [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": operations,
+                "resources": ["pods"],
+                "scope": "*",
+            }
+        ],
+        "namespaceSelector": _exclude(excluded.names),
+        "objectSelector": stored_selector(object_selector),
+        "failurePolicy": failure_policy,
+        "reinvocationPolicy": reinvocation_policy,
+        "timeoutSeconds": timeout_seconds,
+        "matchPolicy": "Equivalent",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    if match_conditions:
+        entry["matchConditions"] = [_only_runtime_classes(runtime_classes)]
+        if prefixes := excluded.begin_with():
+            entry["matchConditions"].append({"name": "not-in-excluded-namespaces", "expression": f"!({prefixes})"})
+    return entry
+
+
+def service_client_config(namespace: str, name: str, path: str, port: int) -> dict:
+    return {"service": {"namespace": namespace, "name": name, "path": path, "port": port}}
+
+
+def encode_ca_bundle(bundle: str) -> str:
+    """PEM certificates, as they are or in base64, as a caBundle carries them: in base64."""
+    pem = bundle.strip()
+    if not pem.startswith("-----BEGIN"):
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            pem = base64.b64decode("".join(pem.split()), validate=True).decode().strip()
+    if "PRIVATE KEY-----" in pem:
+        raise AdmissionError(
+            "The CA bundle holds a private key, which anybody who may read the configuration could then read. Give only "
+            "the certificates."
+        )
+    if "-----BEGIN CERTIFICATE-----" not in pem:
+        raise AdmissionError(
+            "The CA bundle holds no PEM certificate (-----BEGIN CERTIFICATE-----), neither as it is nor in base64."
+        )
+    return base64.b64encode(f"{pem}\n".encode()).decode()
+
+
+def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str) -> str:
+    """The text at `key` of a Secret or ConfigMap as it was read; None where there is none."""
+    if item is None:
+        raise AdmissionError(f"There is no {kind} {namespace}/{name} to take the CA bundle from.")
+    texts = item.get("data") or {}
+    if key not in texts:
+        there = ", ".join(sorted(texts)) or "nothing"
+        raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} to take the CA bundle from, but {there}.")
+    # A Secret's values are in base64, which encode_ca_bundle knows.
+    return texts[key]
+
+
+def find(configuration: dict | None, name: str) -> dict | None:
+    """The webhook called `name` in a configuration, or None."""
+    webhooks = (configuration or {}).get("webhooks", [])
+    return next((entry for entry in webhooks if entry["name"] == name), None)
+
+
+def plan_present(
+    current: dict | None,
+    configuration_name: str,
+    desired: dict,
+    *,
+    ca_bundle: str | None,
+    injection: dict[str, str],
+) -> Plan:
+    """Have `desired` in the configuration, with `ca_bundle` or else the caBundle that is there.
+
+    `injection` is the annotation by which somebody else is to keep the caBundle, if any.
+    """
+    old = find(current, desired["name"])
+    # What a newer API server has beside our fields is not ours to drop.
+    new = {**(old or {}), **copy.deepcopy(desired)}
+    bundle = ca_bundle or (old or {}).get("clientConfig", {}).get("caBundle")
+    if bundle:
+        new["clientConfig"]["caBundle"] = bundle
+    configuration = copy.deepcopy(current) or {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": configuration_name},
+    }
+    webhooks = configuration.setdefault("webhooks", [])
+    others = [entry for entry in webhooks if entry["name"] != desired["name"]]
+    if old:
+        webhooks[webhooks.index(old)] = new
+    else:
+        webhooks.append(new)
+    annotations = configuration["metadata"].setdefault("annotations", {})
+    if ca_bundle or injection:
+        injectors = [name for name in INJECTORS if annotations.get(name) not in (None, "false")]
+        for name in set(injectors) - set(injection):
+            if others:
+                raise AdmissionError(
+                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}, by which "
+                    f"somebody keeps the CA bundle of all of its webhooks, also {others[0]['name']}. Leave it to them, "
+                    "or use a configuration of another name."
+                )
+            del annotations[name]
+    annotations.update(injection)
+
+    before = _shown(current, old)
+    after = _shown(configuration, new)
+    if current is None:
+        return Plan("create", configuration, before, after)
+    return Plan(None if before == after else "replace", configuration, before, after)
+
+
+def plan_absent(current: dict | None, name: str) -> Plan:
+    """Have no webhook called `name`, and no configuration once nothing is left in it."""
+    old = find(current, name)
+    if old is None:
+        return Plan(None, current, {}, {})
+    left = [entry for entry in current["webhooks"] if entry is not old]
+    return Plan(
+        "replace" if left else "delete",
+        {**current, "webhooks": left},
+        _shown(current, old),
+        {},
+    )
+
+
+def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
+    return any(
+        # No condition means that it is not known, which the API tells to take for ready.
+        endpoint.get("conditions", {}).get("ready") is not False
+        for endpoint_slice in endpoint_slices
+        for endpoint in endpoint_slice.get("endpoints") or []
+    )
+
+
+def _exclude(names: tuple[str, ...]) -> dict:
+    if not names:
+        return {}
+    return {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": list(names)}]}
+
+
+def _only_runtime_classes(runtime_classes: list[str]) -> dict:
+    # A JSON list of strings is a CEL list of strings.
+    return {
+        "name": "peer-pods-only",
+        "expression": "has(object.spec.runtimeClassName) && "
+        f"object.spec.runtimeClassName in {json.dumps(runtime_classes)}",
+    }
+
+
+def _shown(configuration: dict | None, entry: dict | None) -> dict:
+    """What of a configuration is ours, with the CA bundle as a fingerprint: it fills pages."""
+    if configuration is None:
+        return {}
+    annotations = configuration["metadata"].get("annotations", {})
+    shown: dict = {}
+    injection = {name: annotations[name] for name in INJECTORS if name in annotations}
+    if injection:
+        shown["annotations"] = injection
+    if entry is not None:
+        shown["webhook"] = entry
+        bundle = entry["clientConfig"].get("caBundle")
+        if bundle:
+            fingerprint = hashlib.sha256(bundle.encode()).hexdigest()
+            shown["webhook"] = {
+                **entry,
+                "clientConfig": {**entry["clientConfig"], "caBundle": f"sha256:{fingerprint}"},
+            }
+    return shown

@@ -1,0 +1,397 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which security groups to open, what already covers a port, and what is left to do (private).
+
+Pure functions over plain data: dicts in the shape of the EC2 API go in, plans
+come out. Nothing here knows of a connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import collapse_addresses, ip_network
+
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+MANAGED_TAG = "osc.peerpods/managed"
+
+ALL_PROTOCOLS = "-1"
+
+_INSTANCE_ID = re.compile(r"(?:aws://.*/)?(i-[0-9a-f]{8,17})")
+_GONE = ("shutting-down", "terminated")
+
+
+class SecurityGroupError(Exception):
+    """Input that no plan can be made of, as a sentence."""
+
+
+@dataclass(frozen=True, order=True)
+class Port:
+    """One port of one protocol (`tcp` or `udp`)."""
+
+    port: int
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+    @property
+    def description(self) -> str:
+        """What our rule for this port says of itself; `absent` knows it by this, too."""
+        return f"osc.peerpods: port {self} between workers and peer pods"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One ingress rule with one source: a group (`sg-…`), a prefix list (`pl-…`) or a CIDR.
+
+    The ports mean nothing where the protocol is not one with ports; for
+    `-1` EC2 leaves them out and they are None.
+    """
+
+    protocol: str
+    from_port: int | None
+    to_port: int | None
+    source: str
+
+    def admits(self, port: Port) -> bool:
+        if self.protocol == ALL_PROTOCOLS:
+            return True
+        return self.protocol == port.protocol and self.from_port <= port.port <= self.to_port
+
+    @property
+    def is_cidr(self) -> bool:
+        return "/" in self.source
+
+    @property
+    def is_prefix_list(self) -> bool:
+        return self.source.startswith("pl-")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A security group as DescribeSecurityGroups tells it, its ingress flattened to single rules."""
+
+    group_id: str
+    group_name: str
+    vpc_id: str
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Retagging:
+    """A rule of ours that lacks tags: of those, what it has now and what it is to have."""
+
+    port: Port
+    rule_id: str
+    before: tuple[tuple[str, str], ...]
+    after: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to one group; of `already_open` and `revoked` the second half says how.
+
+    `already_open` pairs a port with the rules that cover it, in words;
+    `revoked` pairs it with the id of our rule (`sgr-…`).
+    """
+
+    group: Group
+    opened: tuple[Port, ...] = ()
+    already_open: tuple[tuple[Port, str], ...] = ()
+    revoked: tuple[tuple[Port, str], ...] = ()
+    retagged: tuple[Retagging, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.opened or self.revoked or self.retagged)
+
+
+def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
+    """The module's `ports` option as Ports, in order, each once."""
+    wanted: dict[Port, None] = {}
+    for entry in ports:
+        if not 1 <= entry["port"] <= 65535:
+            raise SecurityGroupError(f"{entry['port']} is not a port. Give ports between 1 and 65535.")
+        for protocol in entry["protocols"]:
+            wanted[Port(entry["port"], protocol)] = None
+    return tuple(wanted)
+
+
+def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
+    """EC2 instance ids of nodes, each once; a name is an instance id or a node's spec.providerID."""
+    ids: dict[str, None] = {}
+    for name in names:
+        match = _INSTANCE_ID.fullmatch(name)
+        if match is None:
+            raise SecurityGroupError(
+                f"{name!r} names no EC2 instance. Give instance ids (i-0abc…) or the "
+                "spec.providerID of nodes (aws:///zone/i-0abc…)."
+            )
+        ids[match.group(1)] = None
+    return tuple(ids)
+
+
+def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
+    """Raise unless every asked instance was found by DescribeInstances and is not on its way out."""
+    states = {instance["InstanceId"]: instance["State"]["Name"] for instance in instances}
+    missing = [instance_id for instance_id in asked if instance_id not in states]
+    gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
+    problems = []
+    if missing:
+        problems.append(f"EC2 knows no instance {join_names(missing)} in {region}")
+    if gone:
+        problems.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
+    if problems:
+        raise SecurityGroupError(
+            f"{' and '.join(problems)}. Check that region and credentials are those of the "
+            "cluster, and that every node still has its instance."
+        )
+
+
+def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
+    """The ids of the groups that all instances have, and the sentence that says why those.
+
+    Only a shared group lets each worker reach each other one through a rule
+    from the group to itself, and may be given to peer pod VMs whatever their
+    worker.
+    """
+    held = {
+        instance["InstanceId"]: {group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]}
+        for instance in instances
+    }
+    names = {group_id: name for groups in held.values() for group_id, name in groups.items()}
+    shared = sorted(set(names).intersection(*held.values()))
+    if not shared:
+        raise SecurityGroupError(
+            f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
+            "Name the groups to open with group_ids."
+        )
+    reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
+        f"all {len(held)} instances" if len(held) > 1 else "the only instance"
+    )
+    others = sorted(set(names).difference(shared))
+    if others:
+        reason += f"; {_group_names(others, names)} {'is' if len(others) == 1 else 'are'} not"
+    return tuple(shared), reason + "."
+
+
+def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
+    """IpPermissions of DescribeSecurityGroups, one Rule for each source."""
+    rules = []
+    for permission in ip_permissions:
+        sources = [
+            *(pair["GroupId"] for pair in permission.get("UserIdGroupPairs", ())),
+            *(block["CidrIp"] for block in permission.get("IpRanges", ())),
+            *(block["CidrIpv6"] for block in permission.get("Ipv6Ranges", ())),
+            *(prefixes["PrefixListId"] for prefixes in permission.get("PrefixListIds", ())),
+        ]
+        rules += [
+            Rule(
+                permission["IpProtocol"],
+                permission.get("FromPort"),
+                permission.get("ToPort"),
+                source,
+            )
+            for source in sources
+        ]
+    return tuple(rules)
+
+
+def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The VPCs and prefix lists that have to be looked up before these groups can be planned.
+
+    None where the groups' own rules decide, which is the usual case.
+    """
+    vpc_ids, prefix_list_ids = set(), set()
+    for group in groups:
+        for port in wanted:
+            admitting = [rule for rule in group.rules if rule.admits(port)]
+            if any(rule.source == group.group_id for rule in admitting):
+                continue
+            prefix_list_ids |= {rule.source for rule in admitting if rule.is_prefix_list}
+            if any(rule.is_cidr or rule.is_prefix_list for rule in admitting):
+                vpc_ids.add(group.vpc_id)
+    return tuple(sorted(vpc_ids)), tuple(sorted(prefix_list_ids))
+
+
+def plan_present(
+    group: Group,
+    wanted: Sequence[Port],
+    vpc_cidrs: Mapping[str, Sequence[str]],
+    prefix_lists: Mapping[str, Sequence[str]],
+) -> Plan:
+    """Open what is not open yet from the group to itself.
+
+    `vpc_cidrs` are the CIDR blocks (IPv4 and IPv6) by VPC id, `prefix_lists`
+    those by prefix list id, for what facts_needed named. A block or list that
+    is not known is taken to cover nothing.
+    """
+    opened, already_open = [], []
+    for port in wanted:
+        covered_by = _covered_by(group, port, vpc_cidrs.get(group.vpc_id, ()), prefix_lists)
+        if covered_by is None:
+            opened.append(port)
+        else:
+            already_open.append((port, covered_by))
+    return Plan(group, opened=tuple(opened), already_open=tuple(already_open))
+
+
+def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
+    """Revoke our rules for these ports, and no others: ours by tag or by description.
+
+    `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
+    """
+    ours = _our_rules(group, wanted, security_group_rules)
+    return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours)))
+
+
+def may_contain_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
+    """Whether it is worth asking for the tags of the group's rules."""
+    return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted)
+
+
+def plan_tags(
+    plan: Plan,
+    wanted: Sequence[Port],
+    tags: Mapping[str, str],
+    security_group_rules: Iterable[Mapping],
+) -> Plan:
+    """The plan with the tags that our rules for these ports lack or have otherwise.
+
+    Further tags of theirs are somebody's, and stay.
+    """
+    retagged = []
+    for port, rule in _our_rules(plan.group, wanted, security_group_rules):
+        has = _tags_of(rule)
+        lacks = {key: value for key, value in tags.items() if has.get(key) != value}
+        if lacks:
+            before = {key: has[key] for key in lacks if key in has}
+            retagged.append(
+                Retagging(
+                    port,
+                    rule["SecurityGroupRuleId"],
+                    before=tuple(sorted(before.items())),
+                    after=tuple(sorted(lacks.items())),
+                )
+            )
+    return replace(plan, retagged=tuple(sorted(retagged)))
+
+
+def ip_permission(group_id: str, port: Port) -> dict:
+    """The IpPermissions entry that opens a port from a group to itself."""
+    return {
+        "IpProtocol": port.protocol,
+        "FromPort": port.port,
+        "ToPort": port.port,
+        "UserIdGroupPairs": [{"GroupId": group_id, "Description": port.description}],
+    }
+
+
+def diff_of(plan: Plan) -> dict:
+    """The plan as Ansible's before and after: a line for each port."""
+    unchanged = {port: f"open to {covered_by}" for port, covered_by in plan.already_open}
+    before = {
+        **unchanged,
+        **dict.fromkeys(plan.opened, "closed"),
+        **{port: f"opened by osc.peerpods ({rule_id})" for port, rule_id in plan.revoked},
+    }
+    after = dict(unchanged)
+    for port in plan.opened:
+        for rule in rules_of([ip_permission(plan.group.group_id, port)]):
+            after[port] = f"open to {_describe_rule(plan.group, rule)}"
+    for rule in plan.retagged:
+        before[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.before)}"
+        after[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.after)}"
+    header = f"{plan.group.group_id} ({plan.group.group_name})"
+    return {
+        "before_header": header,
+        "after_header": header,
+        "before": _lines(before),
+        "after": _lines(after),
+    }
+
+
+def _covered_by(
+    group: Group,
+    port: Port,
+    vpc_cidrs: Sequence[str],
+    prefix_lists: Mapping[str, Sequence[str]],
+) -> str | None:
+    admitting = [rule for rule in group.rules if rule.admits(port)]
+    for rule in admitting:
+        if rule.source == group.group_id:
+            return _describe_rule(group, rule)
+    by_address = [rule for rule in admitting if rule.is_cidr or rule.source in prefix_lists]
+    blocks = [block for rule in by_address for block in ([rule.source] if rule.is_cidr else prefix_lists[rule.source])]
+    if vpc_cidrs and _contain(blocks, vpc_cidrs):
+        return " and ".join(_describe_rule(group, rule) for rule in by_address)
+    return None
+
+
+def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
+    """Whether the union of `blocks` holds every address of every one of `cidrs`."""
+    networks = [ip_network(block, strict=False) for block in blocks]
+    # Collapsed, a union that holds a CIDR has one block that holds it.
+    collapsed = {version: list(collapse_addresses(n for n in networks if n.version == version)) for version in (4, 6)}
+    return all(any(cidr.subnet_of(block) for block in collapsed[cidr.version]) for cidr in map(ip_network, cidrs))
+
+
+def _our_rules(
+    group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]
+) -> Iterator[tuple[Port, Mapping]]:
+    """Our rules for these ports from the group to itself, out of those of any groups."""
+    for rule in security_group_rules:
+        port = Port(rule.get("FromPort"), rule["IpProtocol"])
+        if (
+            rule["GroupId"] == group.group_id
+            and not rule["IsEgress"]
+            and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
+            and rule.get("FromPort") == rule.get("ToPort")
+            and port in wanted
+            and _is_ours(rule, port)
+        ):
+            yield port, rule
+
+
+def _is_ours(rule: Mapping, port: Port) -> bool:
+    return _tags_of(rule).get(MANAGED_TAG) == "true" or rule.get("Description") == port.description
+
+
+def _tags_of(rule: Mapping) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in rule.get("Tags", ())}
+
+
+def _describe_tags(tags: Sequence[tuple[str, str]]) -> str:
+    return f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
+
+
+def _describe_rule(group: Group, rule: Rule) -> str:
+    source = "the group itself" if rule.source == group.group_id else rule.source
+    if rule.protocol == ALL_PROTOCOLS:
+        return f"{source} (all traffic)"
+    ports = str(rule.from_port)
+    if rule.to_port != rule.from_port:
+        ports += f"-{rule.to_port}"
+    return f"{source} ({rule.protocol} {ports})"
+
+
+def _describe_instances(held: Mapping[str, Mapping[str, str]]) -> str:
+    """Instances by the set of groups they have: a few lines even for hundreds of workers."""
+    by_groups: dict[tuple[str, ...], list[str]] = {}
+    for instance_id, groups in held.items():
+        by_groups.setdefault(tuple(sorted(groups)), []).append(instance_id)
+    return "; ".join(
+        f"{join_names(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(groups) or 'none'}"
+        for groups, holders in by_groups.items()
+    )
+
+
+def _group_names(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
+    return ", ".join(f"{group_id} ({names[group_id]})" for group_id in group_ids)
+
+
+def _lines(states: Mapping[Port, str]) -> str:
+    return "".join(f"{port} {state}\n" for port, state in sorted(states.items()))

@@ -1,0 +1,272 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who we are to Azure, and which Azure it is (private to this collection).
+
+The options, the environment variables and the credentials file are those of
+azure.azcollection, beside the variables that Azure's own tools read. Its code
+is not used: it demands some sixty SDK packages and imports them all, where the
+four requests of these modules need two.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+try:
+    # azure.identity is imported by the one function that needs it.
+    from azure.core import AzureClouds
+    from azure.core.credentials import TokenCredential
+    from azure.mgmt.core.tools import get_arm_endpoints
+except ImportError:
+    pass  # _arm.arm_module ends the run and says so.
+
+
+AZURE_AUTH_ARGS = {
+    "auth_source": {
+        "type": "str",
+        "choices": ["auto", "cli", "credential_file", "env", "msi", "workload_identity"],
+    },
+    "profile": {"type": "str"},
+    "subscription_id": {"type": "str"},
+    "client_id": {"type": "str", "no_log": True},
+    "secret": {"type": "str", "no_log": True},
+    "tenant": {"type": "str", "no_log": True},
+    "ad_user": {"type": "str", "no_log": True},
+    "password": {"type": "str", "no_log": True},
+    "cloud_environment": {"type": "str"},
+    "cert_validation_mode": {"type": "str", "choices": ["ignore", "validate"]},
+    "adfs_authority_url": {"type": "str"},
+    "x509_certificate_path": {"type": "path", "no_log": True},
+    "thumbprint": {"type": "str", "no_log": True},
+    "disable_instance_discovery": {"type": "bool"},
+}
+
+# What each option is called in the environment: azure.azcollection's name first, then that of
+# Azure's own tools (azure-identity's EnvironmentCredential and WorkloadIdentityCredential).
+ENVIRONMENT = {
+    "profile": ("AZURE_PROFILE",),
+    "subscription_id": ("AZURE_SUBSCRIPTION_ID",),
+    "client_id": ("AZURE_CLIENT_ID",),
+    "secret": ("AZURE_SECRET", "AZURE_CLIENT_SECRET"),
+    "tenant": ("AZURE_TENANT", "AZURE_TENANT_ID"),
+    "ad_user": ("AZURE_AD_USER", "AZURE_USERNAME"),
+    "password": ("AZURE_PASSWORD",),
+    "cloud_environment": ("AZURE_CLOUD_ENVIRONMENT",),
+    "cert_validation_mode": ("AZURE_CERT_VALIDATION_MODE",),
+    "adfs_authority_url": ("AZURE_ADFS_AUTHORITY_URL",),
+    "x509_certificate_path": ("AZURE_X509_CERTIFICATE_PATH", "AZURE_CLIENT_CERTIFICATE_PATH"),
+    "thumbprint": ("AZURE_THUMBPRINT",),
+    "disable_instance_discovery": ("AZURE_DISABLE_INSTANCE_DISCOVERY",),
+    "token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
+}
+
+# These say how to reach Azure and what of it, not who we are: each comes from wherever it is said.
+_REACH = (
+    "cloud_environment",
+    "cert_validation_mode",
+    "disable_instance_discovery",
+    "subscription_id",
+)
+
+CREDENTIALS_FILE = "~/.azure/credentials"
+
+# The public client of the Azure CLI, for a user's name and password without a client of their own.
+_AZURE_CLI_CLIENT_ID = "04b07795-8ddb-461a-bbee-02f9e1bf7b46"
+
+# The names of azure.azcollection and the Azure CLI, and those of OpenShift's Infrastructure.
+_CLOUDS = {
+    "AzureCloud": ("AZURE_PUBLIC_CLOUD", "https://login.microsoftonline.com"),
+    "AzurePublicCloud": ("AZURE_PUBLIC_CLOUD", "https://login.microsoftonline.com"),
+    "AzureUSGovernment": ("AZURE_US_GOVERNMENT", "https://login.microsoftonline.us"),
+    "AzureUSGovernmentCloud": ("AZURE_US_GOVERNMENT", "https://login.microsoftonline.us"),
+    "AzureChinaCloud": ("AZURE_CHINA_CLOUD", "https://login.chinacloudapi.cn"),
+}
+
+HOW_TO_LOG_IN = (
+    "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to those of a service "
+    f"principal, name a profile of {CREDENTIALS_FILE} with AZURE_PROFILE or the profile option, or "
+    "log in with `az login`."
+)
+
+
+class LoginError(Exception):
+    """Options that say not, or not well, who we are or where, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where an Azure is: URLs without a slash at the end."""
+
+    resource_manager: str
+    authority: str
+    scope: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who we are: the kind of credential and what it is made of; `values` holds secrets."""
+
+    kind: str
+    values: Mapping[str, str]
+
+
+def known_cloud(name: str) -> Cloud | None:
+    """One of Microsoft's own clouds, by name."""
+    if name not in _CLOUDS:
+        return None
+    setting, authority = _CLOUDS[name]
+    endpoints = get_arm_endpoints(AzureClouds[setting])
+    (scope,) = endpoints["credential_scopes"]
+    return Cloud(endpoints["resource_manager"].rstrip("/"), authority, scope)
+
+
+def metadata_url(cloud_environment: str) -> str:
+    """Where an Azure that is not Microsoft's says what its endpoints are."""
+    if urlsplit(cloud_environment).scheme != "https":
+        raise LoginError(
+            f"{cloud_environment!r} is no cloud_environment: it is one of "
+            f"{', '.join(sorted(_CLOUDS))}, or the https:// URL of an Azure Resource Manager."
+        )
+    return f"{cloud_environment.rstrip('/')}/metadata/endpoints?api-version=2015-01-01"
+
+
+def described_cloud(cloud_environment: str, metadata: Mapping) -> Cloud:
+    """The cloud by its own answer at metadata_url, which is Azure Stack's way to say it."""
+    try:
+        authentication = metadata["authentication"]
+        # Azure Stack with AD FS says so by a path that is no part of the authority.
+        authority = authentication["loginEndpoint"].rstrip("/")
+        audience = authentication["audiences"][0].rstrip("/")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise LoginError(
+            f"{metadata_url(cloud_environment)} does not say where to log in. "
+            "Check that cloud_environment is the URL of an Azure Resource Manager."
+        ) from error
+    return Cloud(cloud_environment.rstrip("/"), authority, f"{audience}/.default")
+
+
+def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """All login settings in effect, by option name; those that nobody set are left out.
+
+    In order, as azure.azcollection has it for `auth_source: auto`: a profile that the options
+    name; options that name who we are; the environment; the default profile.
+    """
+    given = {key: params[key] for key in AZURE_AUTH_ARGS if params.get(key) is not None}
+    exported = {
+        key: value
+        for key, names in ENVIRONMENT.items()
+        if (value := next((environ[name] for name in names if environ.get(name)), None))
+    }
+    source = given.pop("auth_source", None) or environ.get("ANSIBLE_AZURE_AUTH_SOURCE") or "auto"
+    if source == "credential_file" or (source == "auto" and "profile" in given):
+        found = _profile(given.get("profile") or exported.get("profile") or "default")
+    elif source == "auto" and ("client_id" in given or "ad_user" in given):
+        found = {}
+    elif "profile" in exported and source in ("auto", "env"):
+        found = _profile(exported["profile"])
+    elif source == "auto" and not {"client_id", "ad_user"}.intersection(exported):
+        found = {**exported, **_profile("default", missing_ok=True)}
+    else:
+        found = exported
+    reach = {key: exported[key] for key in _REACH if key in exported}
+    return {**reach, **found, **given, "auth_source": source}
+
+
+def identity(found: Mapping[str, Any]) -> Identity:
+    """The credential that these settings make."""
+    source = found["auth_source"]
+    has = found.keys()
+    if source == "msi":
+        return _identity("msi", found, optional=("client_id",))
+    if source == "workload_identity" or (
+        source in ("auto", "env")
+        and {"client_id", "tenant", "token_file_path"} <= has
+        and not {"secret", "x509_certificate_path"} & has
+    ):
+        return _identity("workload_identity", found, "tenant", "client_id", "token_file_path")
+    if source != "cli":
+        if {"client_id", "secret", "tenant"} <= has:
+            return _identity("client_secret", found, "tenant", "client_id", "secret")
+        if {"client_id", "x509_certificate_path", "tenant"} <= has:
+            return _identity("certificate", found, "tenant", "client_id", "x509_certificate_path")
+        if {"ad_user", "password"} <= has:
+            return _identity("user", found, "ad_user", "password", optional=("client_id", "tenant"))
+        named = [key for key in ("client_id", "ad_user", "secret", "tenant") if key in has]
+        if source != "auto" or {"client_id", "ad_user"} & has:
+            raise LoginError(
+                f"Not enough to log in to Azure with: {' and '.join(named) or 'nothing'} of "
+                f"client_id, secret and tenant is set. {HOW_TO_LOG_IN}"
+            )
+    return _identity("cli", found, optional=("tenant",))
+
+
+def credential(who: Identity, cloud: Cloud, found: Mapping[str, Any]) -> TokenCredential:
+    """azure-identity's credential object for it."""
+    # Half a second, which a run that fails before is spared.
+    import azure.identity
+
+    values = who.values
+    how = {
+        "authority": found.get("adfs_authority_url", cloud.authority),
+        "disable_instance_discovery": _is_on(found.get("disable_instance_discovery")),
+        "connection_verify": found.get("cert_validation_mode") != "ignore",
+    }
+    if who.kind == "msi":
+        return azure.identity.ManagedIdentityCredential(client_id=values.get("client_id"))
+    if who.kind == "cli":
+        return azure.identity.AzureCliCredential(tenant_id=values.get("tenant", ""))
+    if who.kind == "workload_identity":
+        return azure.identity.WorkloadIdentityCredential(
+            tenant_id=values["tenant"],
+            client_id=values["client_id"],
+            token_file_path=values["token_file_path"],
+            **how,
+        )
+    if who.kind == "client_secret":
+        return azure.identity.ClientSecretCredential(values["tenant"], values["client_id"], values["secret"], **how)
+    if who.kind == "certificate":
+        return azure.identity.CertificateCredential(
+            values["tenant"], values["client_id"], values["x509_certificate_path"], **how
+        )
+    return azure.identity.UsernamePasswordCredential(
+        values.get("client_id", _AZURE_CLI_CLIENT_ID),
+        values["ad_user"],
+        values["password"],
+        tenant_id=values.get("tenant", "organizations"),
+        **how,
+    )
+
+
+def _is_on(value: Any) -> bool:
+    """A boolean that may come from the environment or a file."""
+    return str(value).strip().lower() in ("true", "yes", "on", "1")
+
+
+def _identity(kind: str, found: Mapping[str, Any], *needed: str, optional: tuple[str, ...] = ()) -> Identity:
+    missing = [key for key in needed if key not in found]
+    if missing:
+        names = ", ".join(f"{key} ({ENVIRONMENT[key][-1]})" for key in missing)
+        raise LoginError(f"To log in to Azure by {kind}, set {names}.")
+    return Identity(kind, {key: found[key] for key in (*needed, *optional) if key in found})
+
+
+def _profile(name: str, missing_ok: bool = False) -> dict[str, str]:
+    path = Path(os.path.expanduser(CREDENTIALS_FILE))
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(path)
+        section = dict(parser[name])
+    except configparser.Error as error:
+        # Its message may quote a line of the file, and so a secret.
+        raise LoginError(f"{path} is no ini file ({type(error).__name__}).") from None
+    except KeyError:
+        if missing_ok:
+            return {}
+        raise LoginError(f"{path} has no profile {name!r}. {HOW_TO_LOG_IN}") from None
+    return {key: value for key, value in section.items() if key in ENVIRONMENT and value}

@@ -1,0 +1,280 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The one thin client to Azure Resource Manager (private to this collection).
+
+It is the pipeline that azure-mgmt-network itself runs on (azure-mgmt-core: login,
+retries by Retry-After, polling of long-running operations), without that
+package's generated models, whose import takes seconds and 300 MB. Resources go
+in and out as ARM's own JSON, so that a property this code has never heard of
+comes back as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.auth import (
+    AZURE_AUTH_ARGS,
+    HOW_TO_LOG_IN,
+    Cloud,
+    LoginError,
+    credential,
+    described_cloud,
+    identity,
+    known_cloud,
+    metadata_url,
+    settings,
+)
+
+try:
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+    from azure.core.pipeline import policies
+    from azure.core.polling import LROPoller
+    from azure.core.polling.base_polling import LocationPolling, StatusCheckPolling
+    from azure.core.rest import HttpRequest
+    from azure.mgmt.core import ARMPipelineClient
+    from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
+    from azure.mgmt.core.polling.arm_polling import (
+        ARMPolling,
+        AzureAsyncOperationPolling,
+        BodyContentPolling,
+    )
+except ImportError:
+    AZURE_IMPORT_ERROR = traceback.format_exc()
+else:
+    AZURE_IMPORT_ERROR = None
+
+    class Retries(policies.RetryPolicy):
+        """azure-core's retries; Azure's networking says "later" with a 409, too."""
+
+        def is_retry(self, settings: dict, response: Any) -> bool:
+            if response.http_response.status_code == 409 and settings["total"]:
+                return error_of(response.http_response).get("code") in LATER
+            return super().is_retry(settings, response)
+
+    class UntilDone(AzureAsyncOperationPolling):
+        """Ends with the operation: what the resource is like then, nobody here asks."""
+
+        def get_final_get_url(self, pipeline_response: Any) -> None:
+            return None
+
+
+NETWORK_API_VERSION = "2024-05-01"
+COMPUTE_USAGES_API_VERSION = "2024-07-01"
+COMPUTE_SKUS_API_VERSION = "2021-07-01"
+
+# How often a read-plan-write is run again because another writer came in between.
+CONFLICT_RETRIES = 5
+
+# The codes of writes that were refused only because another one is under way.
+LATER = ("AnotherOperationInProgress", "RetryableError")
+
+# Where an operation does not say by Retry-After when to ask again. Seconds.
+_POLLING_INTERVAL = 2
+
+# All of a request's tries, and the pauses that ARM asks for between them. Seconds.
+_TIMEOUT = 300
+
+_ADVICE = {
+    "AuthorizationFailed": "Give this identity the role Network Contributor on that scope (or "
+    "Reader, to look only), and wait some minutes until it is in force.",
+    "InvalidAuthenticationToken": HOW_TO_LOG_IN,
+    "InvalidAuthenticationTokenTenant": "Log in to the tenant that the subscription belongs to.",
+    "LinkedAuthorizationFailed": "Give this identity the role Network Contributor on the linked scope, too.",
+    "ReadOnlyDisabledSubscription": "The subscription is disabled: enable it first.",
+    "ResourceGroupNotFound": "Check the subscription and the resource group.",
+    "ResourceNotFound": "Check the id, and that these credentials are of the right tenant.",
+    "ScopeLocked": "Remove the lock (`az lock list`), or have its owner make the change.",
+    "SubscriptionNotFound": "Check the subscription id, and that these credentials may see it.",
+}
+
+
+class ArmError(Exception):
+    """A request that failed, as a sentence: what was tried, what came back, what to do.
+
+    `code` is ARM's error code and `status` the HTTP status, or None where no answer came.
+    """
+
+    def __init__(self, message: str, code: str | None = None, status: int | None = None):
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+def arm_module(argument_spec: Mapping[str, Any], **how: Any) -> AnsibleModule:
+    """An AnsibleModule that can log in to Azure, and has what it needs to."""
+    module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **how)
+    if AZURE_IMPORT_ERROR:
+        module.fail_json(
+            msg=missing_required_lib("azure-identity and azure-mgmt-core"),
+            exception=AZURE_IMPORT_ERROR,
+        )
+    return module
+
+
+class Arm:
+    """A connection to one Azure; create one per module run."""
+
+    def __init__(self, module: AnsibleModule):
+        try:
+            found = settings(module.params, os.environ)
+            who = identity(found)
+            verify = found.get("cert_validation_mode") != "ignore"
+            self.subscription_id: str | None = found.get("subscription_id")
+            cloud = _cloud(found.get("cloud_environment", "AzureCloud"), verify)
+            token = credential(who, cloud, found)
+        except (LoginError, ValueError) as error:
+            raise ArmError(str(error)) from error
+        self._client = _client(
+            cloud.resource_manager,
+            verify,
+            authentication=ARMChallengeAuthenticationPolicy(token, cloud.scope),
+        )
+        self._host = cloud.resource_manager
+
+    def get(self, path: str, api_version: str, **query: str) -> dict | None:
+        """One resource by its id, or None where ARM has none."""
+        try:
+            return self._ask("GET", path, api_version, query=query).http_response.json()
+        except ArmError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, path: str, api_version: str, **query: str) -> Iterator[dict]:
+        """All resources of a collection, page by page."""
+        answer = self._ask("GET", path, api_version, query=query)
+        while True:
+            page = answer.http_response.json()
+            yield from page["value"]
+            if not page.get("nextLink"):
+                return
+            answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
+
+    def put(self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float) -> None:
+        """Write a resource and wait until that is done; only over the one with this etag."""
+        self._operate("PUT", path, api_version, timeout, body, etag)
+
+    def delete(self, path: str, api_version: str, etag: str | None, timeout: float) -> None:
+        """Delete a resource and wait until it is gone. One that is not there is gone."""
+        self._operate("DELETE", path, api_version, timeout, etag=etag)
+
+    def _operate(
+        self,
+        method: str,
+        path: str,
+        api_version: str,
+        timeout: float,
+        body: Mapping | None = None,
+        etag: str | None = None,
+    ) -> None:
+        began = time.monotonic()
+        response = self._ask(method, path, api_version, body, etag=etag)
+        algorithms = [UntilDone(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
+        with arm_errors(f"{method} {path}", self._host):
+            poller = LROPoller(
+                self._client,
+                response,
+                lambda _answer: None,
+                ARMPolling(_POLLING_INTERVAL, lro_algorithms=algorithms),
+            )
+            poller.wait(max(0.0, timeout - (time.monotonic() - began)))
+            if not poller.done():
+                raise ArmError(
+                    f"Azure took {method} {path} up and had not finished it after {timeout:g} s. "
+                    "It may still do so: run this again, perhaps with a longer wait_timeout."
+                )
+            poller.result()
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        api_version: str,
+        body: Mapping | None = None,
+        query: Mapping[str, str] | None = None,
+        etag: str | None = None,
+    ) -> Any:
+        request = HttpRequest(
+            method,
+            f"{self._host}{path}",
+            params={"api-version": api_version, **(query or {})},
+            json=body,
+            headers={"Accept": "application/json", **({"If-Match": etag} if etag else {})},
+        )
+        return self._send(request, f"{method} {path}")
+
+    def _send(self, request: HttpRequest, what: str) -> Any:
+        """The pipeline's response, which is what a poller begins with."""
+        with arm_errors(what, self._host):
+            response = self._client.send_request(request, _return_pipeline_response=True)
+            response.http_response.raise_for_status()
+            return response
+
+
+def _cloud(name: str, verify: bool) -> Cloud:
+    known = known_cloud(name)
+    if known:
+        return known
+    url = metadata_url(name)
+    with arm_errors(f"GET {url}", name):
+        answer = _client(name, verify).send_request(HttpRequest("GET", url))
+        answer.raise_for_status()
+        return described_cloud(name, answer.json())
+
+
+def _client(base_url: str, verify: bool, authentication: Any = None) -> ARMPipelineClient:
+    return ARMPipelineClient(
+        base_url,
+        policies=[
+            policies.RequestIdPolicy(),
+            policies.UserAgentPolicy(base_user_agent="ansible-osc.peerpods"),
+            Retries(retry_total=7, retry_status=7, retry_backoff_max=30, timeout=_TIMEOUT),
+            *([authentication] if authentication else []),
+        ],
+        connection_verify=verify,
+    )
+
+
+@contextmanager
+def arm_errors(what: str, host: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientAuthenticationError as error:
+        raise ArmError(
+            f"Azure did not accept who we are: {_first_line(error)}. {HOW_TO_LOG_IN}",
+            status=getattr(error, "status_code", None),
+        ) from error
+    except HttpResponseError as error:
+        details = error_of(error.response)
+        code, message = details.get("code"), details.get("message") or _first_line(error)
+        raise ArmError(
+            f"Azure refused {what} with {code or error.status_code}: {message.rstrip('.')}. "
+            f"{_ADVICE.get(code, '')}".strip(),
+            code=code,
+            status=error.status_code,
+        ) from error
+    except (AzureError, ValueError) as error:
+        raise ArmError(
+            f"{host} could not be asked for {what}: {_first_line(error)}. Check "
+            "cloud_environment, and that this machine reaches Azure (DNS, proxy, certificates)."
+        ) from error
+
+
+def error_of(response: Any) -> dict:
+    """ARM's error object out of an answer; empty where the answer is none of ARM's."""
+    try:
+        found = response.json()["error"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else repr(error)

@@ -1,0 +1,334 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How a network security group decides on traffic, over whole ranges of addresses (private).
+
+Pure functions over ARM's own dicts. Sources, on Microsoft Learn: "Network
+security groups", "How network security groups filter network traffic",
+"Application security groups", "Virtual network service tags".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_network,
+    summarize_address_range,
+)
+from itertools import combinations
+from typing import Any
+
+"""Of the verdict on traffic that no rule decides."""
+
+
+PRIORITY_AFTER_ALL = 65536
+
+# Sets of addresses are sorted ranges, both ends included, on one number line on which the IPv6
+# addresses come after the IPv4 ones.
+_Ranges = tuple[tuple[int, int], ...]
+_IPV6 = 1 << 32
+_EVERYWHERE: _Ranges = ((0, _IPV6 - 1), (_IPV6, _IPV6 + (1 << 128) - 1))
+
+# "Virtual network service tags": the host's virtual address, where health probes come from.
+_AZURE_LOAD_BALANCER = IPv4Network("168.63.129.16/32")
+_ALL_PORTS = (0, 65535)
+_GROUPS = "ApplicationSecurityGroups"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Traffic from some addresses to one port of others.
+
+    `protocol` is a rule's (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which
+    a rule for one protocol decides only a part. What a rule's ports mean for a
+    protocol that has none is not documented; they are taken literally.
+    `source` and `destination` are CIDRs, or whatever a rule may have there.
+    """
+
+    direction: str
+    protocol: str
+    port: int
+    source: tuple[str, ...]
+    destination: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of the traffic from each address of `source` to each of `destination`.
+
+    `partly`: the rule decides only some of it, and we cannot tell which: it
+    names application security groups, a service tag, source ports, or one of
+    all protocols. Then there are further verdicts on the same addresses.
+    """
+
+    source: tuple[str, ...]
+    destination: tuple[str, ...]
+    access: str
+    rule: str
+    priority: int
+    partly: bool = False
+
+    @property
+    def by(self) -> str:
+        return f"{self.rule} ({self.priority})"
+
+
+@dataclass(frozen=True)
+class End:
+    """The source or the destination of a security rule: who is there, and the ports.
+
+    `groups` are ids of application security groups. A rule has these or
+    prefixes (CIDRs, addresses, a service tag, `*`); a wanted one may have both
+    here, then the prefixes are where the members of the groups are taken to be.
+    """
+
+    prefixes: tuple[str, ...]
+    groups: tuple[str, ...]
+    port_ranges: tuple[str, ...]
+
+    @classmethod
+    def of(cls, properties: Mapping, side: str) -> End:
+        """The end of this side, `source` or `destination`, of a rule's `properties`."""
+
+        def values(key: str, plural: str) -> tuple[str, ...]:
+            one = properties.get(key)
+            return tuple(properties.get(key + plural) or ((one,) if one else ()))
+
+        return cls(
+            values(f"{side}AddressPrefix", "es"),
+            tuple(group["id"] for group in properties.get(f"{side}{_GROUPS}") or ()),
+            values(f"{side}PortRange", "s"),
+        )
+
+    def properties(self, side: str) -> dict[str, Any]:
+        """The same as ARM takes it: one prefix or range as such, several as a list, as az does."""
+
+        def values(key: str, plural: str, texts: tuple[str, ...]) -> dict[str, Any]:
+            return {key: texts[0]} if len(texts) == 1 else {key + plural: list(texts)}
+
+        return {
+            **(
+                {f"{side}{_GROUPS}": [{"id": group} for group in self.groups]}
+                if self.groups
+                else values(f"{side}AddressPrefix", "es", self.prefixes)
+            ),
+            **values(f"{side}PortRange", "s", self.port_ranges),
+        }
+
+
+@dataclass(frozen=True)
+class ParsedRule:
+    """A security rule's matching half, its tags resolved and its ranges parsed."""
+
+    name: str
+    priority: int
+    direction: str
+    access: str
+    protocol: str
+    ports: tuple[tuple[int, int], ...]
+    source: _Ranges
+    destination: _Ranges
+    partly: bool
+
+    def meets(self, flow: Flow) -> bool:
+        return (
+            self.direction == flow.direction.lower()
+            and (self.protocol == "*" or flow.protocol.lower() in ("*", self.protocol))
+            and any(low <= flow.port <= high for low, high in self.ports)
+        )
+
+
+def rules_of(nsg: Mapping) -> list[Mapping]:
+    """All rules of a network security group, its own and the default ones."""
+    properties = nsg["properties"]
+    return [*properties.get("securityRules", ()), *properties.get("defaultSecurityRules", ())]
+
+
+def decide(flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
+    """Who decides which part of a flow; in order of priority, as few verdicts as we can.
+
+    `security_rules` are those of rules_of. `virtual_network` is what the tag
+    VirtualNetwork stands for, at least: the address space of the virtual
+    network and those peered with it. Internet is all else; other service tags
+    are somewhere in that. IPv4 and IPv6 never meet.
+    """
+    return decide_parsed(flow, parsed_rules(security_rules, virtual_network), virtual_network)
+
+
+def passes(verdicts: Sequence[Verdict]) -> bool:
+    """Whether all of the flow certainly gets through."""
+    return bool(verdicts) and all(verdict.access == "Allow" for verdict in verdicts)
+
+
+def is_same_rule(existing: Mapping, wanted: Mapping) -> bool:
+    """Whether two rules' `properties` mean the same; a description counts where wanted has one.
+
+    A list of one is its only element, order and case do not matter, and
+    neither does how a CIDR or a range is spelled.
+    """
+    return _normalized(existing) == _normalized(wanted) and (
+        "description" not in wanted or existing.get("description") == wanted["description"]
+    )
+
+
+def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
+    source, dummy = _addresses(flow.source, virtual_network)
+    destination, dummy = _addresses(flow.destination, virtual_network)
+    undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
+    verdicts = []
+    meeting = (rule for rule in rules if rule.meets(flow))
+    for rule in sorted(meeting, key=lambda rule: rule.priority):
+        partly = rule.partly or (flow.protocol == "*" and rule.protocol != "*")
+        hits, rest = [], []
+        for source, destination in undecided:
+            hit = _common(source, rule.source), _common(destination, rule.destination)
+            hits.append(hit)
+            if partly:
+                rest.append((source, destination))
+            else:
+                rest.append((_without(source, hit[0]), destination))
+                rest.append((hit[0], _without(destination, hit[1])))
+        undecided = [box for box in rest if all(box)]
+        verdicts += _verdicts(hits, rule.access, rule.name, rule.priority, partly)
+    # The default rules leave nothing; a group without them lets nothing through.
+    return (*verdicts, *_verdicts(undecided, "Deny", "no rule", PRIORITY_AFTER_ALL, False))
+
+
+def _verdicts(boxes: Iterable[tuple[_Ranges, _Ranges]], *decision: Any) -> Iterator[Verdict]:
+    for source, destination in _merged([box for box in boxes if all(box)]):
+        yield Verdict(_cidrs(source), _cidrs(destination), *decision)
+
+
+def _merged(boxes: list[tuple[_Ranges, _Ranges]]) -> list[tuple[_Ranges, _Ranges]]:
+    """Boxes of the same source or the same destination made one, as long as there are any."""
+    for one, other in combinations(boxes, 2):
+        if one[0] == other[0] or one[1] == other[1]:
+            rest = [box for box in boxes if box not in (one, other)]
+            return _merged([(_union(one[0] + other[0]), _union(one[1] + other[1])), *rest])
+    return boxes
+
+
+def parsed_rules(rules: Iterable[Mapping], virtual_network: Sequence[str]) -> list[ParsedRule]:
+    parsed = []
+    for rule in rules:
+        properties = rule["properties"]
+        ends = [End.of(properties, side) for side in ("source", "destination")]
+        (source, all_of_source), (destination, all_of_destination) = (
+            (_EVERYWHERE, False) if end.groups else _addresses(end.prefixes, virtual_network) for end in ends
+        )
+        parsed.append(
+            ParsedRule(
+                rule["name"],
+                properties["priority"],
+                properties["direction"].lower(),
+                properties["access"].capitalize(),
+                properties["protocol"].lower(),
+                tuple(map(port_range, ends[1].port_ranges)),
+                source,
+                destination,
+                partly=not (all_of_source and all_of_destination)
+                or _ALL_PORTS not in map(port_range, ends[0].port_ranges),
+            )
+        )
+    return parsed
+
+
+def _addresses(prefixes: Iterable[str], virtual_network: Sequence[str]) -> tuple[_Ranges, bool]:
+    """Where prefixes are, and whether they mean all that is there."""
+    ranges: list[tuple[int, int]] = []
+    all_of_it = True
+    inside = _union(_range(ip_network(prefix, strict=False)) for prefix in virtual_network)
+    for prefix in prefixes:
+        tag, network = prefix.lower(), network_of(prefix)
+        if network:
+            ranges.append(_range(network))
+        elif tag == "*":
+            ranges += _EVERYWHERE
+        elif tag == "virtualnetwork":
+            ranges += inside
+        elif tag == "azureloadbalancer":
+            ranges.append(_range(_AZURE_LOAD_BALANCER))
+        else:
+            ranges += _without(_EVERYWHERE, inside)
+            all_of_it = all_of_it and tag == "internet"
+    return _union(ranges), all_of_it
+
+
+def network_of(prefix: str, strict: bool = False) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(prefix, strict)
+    except ValueError:
+        return None
+
+
+def _range(network: IPv4Network | IPv6Network) -> tuple[int, int]:
+    begin = _IPV6 if network.version == 6 else 0
+    return begin + int(network[0]), begin + int(network[-1])
+
+
+def _cidrs(ranges: _Ranges) -> tuple[str, ...]:
+    return tuple(
+        str(network)
+        for low, high in ranges
+        for kind, begin in [(IPv6Address, _IPV6) if low >= _IPV6 else (IPv4Address, 0)]
+        for network in summarize_address_range(kind(low - begin), kind(high - begin))
+    )
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> _Ranges:
+    union: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if union and low <= union[-1][1] + 1:
+            union[-1] = (union[-1][0], max(high, union[-1][1]))
+        else:
+            union.append((low, high))
+    return tuple(union)
+
+
+def _common(some: _Ranges, others: _Ranges) -> _Ranges:
+    return tuple(
+        (max(low, from_), min(high, to)) for low, high in some for from_, to in others if low <= to and from_ <= high
+    )
+
+
+def _without(ranges: _Ranges, taken: _Ranges) -> _Ranges:
+    for from_, to in taken:
+        ranges = tuple(
+            (low, high)
+            for low_, high_ in ranges
+            for low, high in ((low_, min(high_, from_ - 1)), (max(low_, to + 1), high_))
+            if low <= high
+        )
+    return ranges
+
+
+def is_port_range(text: str) -> bool:
+    if not re.fullmatch(r"\*|\d{1,5}(-\d{1,5})?", text):
+        return False
+    low, high = port_range(text)
+    return low <= high <= _ALL_PORTS[1]
+
+
+def port_range(text: str) -> tuple[int, int]:
+    if text == "*":
+        return _ALL_PORTS
+    low, dummy, high = text.partition("-")
+    return int(low), int(high or low)
+
+
+def _normalized(properties: Mapping) -> list[Any]:
+    meaning = [properties["priority"]]
+    meaning += [properties[key].lower() for key in ("protocol", "access", "direction")]
+    for side in ("source", "destination"):
+        end = End.of(properties, side)
+        meaning += [
+            {network_of(prefix) or prefix.lower() for prefix in end.prefixes},
+            {group.lower() for group in end.groups},
+            set(map(port_range, end.port_ranges)),
+        ]
+    return meaning

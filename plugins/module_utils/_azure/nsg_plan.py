@@ -1,0 +1,610 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which security rules are wanted, and what a network security group lacks of them (private).
+
+Pure functions over ARM's own dicts: options and groups go in, plans come out.
+Source: REST reference "Security Rules - Create Or Update".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    End,
+    Flow,
+    ParsedRule,
+    Verdict,
+    decide_parsed,
+    is_port_range,
+    is_same_rule,
+    network_of,
+    parsed_rules,
+    port_range,
+    rules_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+"""How the description of a rule of ours begins; `absent` knows it by this."""
+"""The first and the last that a security rule may have; the default rules come after."""
+
+
+OURS = "osc.peerpods: "
+
+PRIORITIES = (100, 4096)
+
+_PROTOCOLS = ("Tcp", "Udp", "Icmp", "Esp", "Ah")
+_IPV6_SUFFIX = "-IPv6"
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+_TAG = re.compile(r"\*|[A-Za-z][A-Za-z0-9.]*")
+_DESCRIPTION_LENGTH = 140
+_AS_GIVEN = ("name", "priority", "direction", "access", "protocol", "description")
+_END = re.compile(r"(source|destination)(AddressPrefix|ApplicationSecurityGroups|PortRange)")
+
+_NSG_TYPE = "Microsoft.Network/networkSecurityGroups"
+
+_READ_ONLY = ("etag", "id", "type")
+_READ_ONLY_PROPERTIES = (
+    "provisioningState",
+    "resourceGuid",
+    "defaultSecurityRules",
+    "flowLogs",
+    "networkInterfaces",
+    "subnets",
+)
+
+
+class SecurityRuleError(Exception):
+    """Input that no plan can be made of, as a sentence."""
+
+
+@dataclass(frozen=True)
+class DesiredRule:
+    """A security rule as it is to be, but for its priority where somebody has that already.
+
+    The IPv6 half of a rule for both families has no priority of its own; it
+    comes after the half it is `ipv4_half`.
+    """
+
+    name: str
+    priority: int | None
+    direction: str
+    access: str
+    protocol: str
+    source: End
+    destination: End
+    description: str | None = None
+    ipv4_half: str | None = None
+
+    @property
+    def full_description(self) -> str:
+        if self.description:
+            return OURS + self.description
+        ports = "-".join(self.destination.port_ranges)
+        what = f"port {ports}/{self.protocol.lower()}" if ports.isdigit() else "traffic"
+        return f"{OURS}{what} between workers and peer pods"
+
+
+def desired_rules(
+    options: Iterable[Mapping], sources: Sequence[str], destinations: Sequence[str]
+) -> tuple[DesiredRule, ...]:
+    """The module's `rules` option as rules; prefixes that are not given are those of the workers.
+
+    A rule may not have prefixes of both IP families, so one for both becomes
+    two: the one for IPv6 has `-IPv6` after its name.
+    """
+    wanted = []
+    for option in options:
+        rule = DesiredRule(
+            **{key: option[key] for key in _AS_GIVEN},
+            source=_end(option, "source", sources),
+            destination=_end(option, "destination", destinations),
+        )
+        wanted += _by_family(rule)
+    for rule in wanted:
+        _check(rule)
+    for one, other in combinations(wanted, 2):
+        if one.name.lower() == other.name.lower():
+            raise SecurityRuleError(
+                f"Two rules are called {other.name}. Names are unique within a network security "
+                "group, whatever their case: rename one of them."
+            )
+        same_place = (one.priority, one.direction) == (other.priority, other.direction)
+        if same_place and one.priority is not None:
+            raise SecurityRuleError(
+                f"The rules {one.name} and {other.name} both have the priority {one.priority} "
+                f"and the direction {one.direction}. Give one of them another priority."
+            )
+    return tuple(wanted)
+
+
+def security_rule(wanted: DesiredRule, priority: int) -> dict:
+    """The rule as ARM takes it."""
+    return {
+        "name": wanted.name,
+        "properties": {
+            "description": wanted.full_description,
+            "protocol": wanted.protocol,
+            **wanted.source.properties("source"),
+            **wanted.destination.properties("destination"),
+            "access": wanted.access,
+            "priority": priority,
+            "direction": wanted.direction,
+        },
+    }
+
+
+def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
+    prefixes, groups, port_ranges = (
+        tuple(dict.fromkeys(option.get(f"{side}_{key}") or ()))
+        for key in ("address_prefixes", "application_security_groups", "port_ranges")
+    )
+    if prefixes and groups:
+        raise SecurityRuleError(
+            f"The rule {option['name']} has both {side}_address_prefixes and "
+            f"{side}_application_security_groups. A security rule has one or the other: leave "
+            "one out."
+        )
+    # Members of application security groups are in the virtual network in any case.
+    somewhere = ("VirtualNetwork",) if groups else ()
+    return End(prefixes or tuple(workers) or somewhere, groups, port_ranges)
+
+
+def _by_family(rule: DesiredRule) -> Iterator[DesiredRule]:
+    """The rule, or its two halves; tags, `*` and application security groups are for both."""
+
+    def half(end: End, version: int) -> End:
+        if end.groups:
+            return end
+        of_version = (p for p in end.prefixes if getattr(network_of(p), "version", version) == version)
+        return replace(end, prefixes=tuple(of_version))
+
+    halves = [
+        replace(rule, source=source, destination=destination)
+        for version in (4, 6)
+        if (source := half(rule.source, version)).prefixes and (destination := half(rule.destination, version)).prefixes
+    ]
+    if not halves:
+        raise SecurityRuleError(
+            f"The rule {rule.name} matches nothing: no IP family is in both its source "
+            f"({', '.join(rule.source.prefixes) or 'none'}) and its destination "
+            f"({', '.join(rule.destination.prefixes) or 'none'}). Give source_address_prefixes "
+            "and destination_address_prefixes of the same family."
+        )
+    yield halves[0]
+    if halves[0] != halves[-1]:
+        yield replace(halves[1], name=rule.name + _IPV6_SUFFIX, priority=None, ipv4_half=rule.name)
+
+
+def _check(rule: DesiredRule) -> None:
+    problem = None
+    if not _NAME.fullmatch(rule.name):
+        problem = (
+            "has a name that Azure does not take. Give one of at most 80 letters, digits, '_', '.' "
+            "and '-' that begins with a letter or digit and ends with one or with '_'."
+        )
+    elif rule.priority and not PRIORITIES[0] <= rule.priority <= PRIORITIES[1]:
+        problem = f"has the priority {rule.priority}. Give one from 100 to 4096."
+    elif len(rule.full_description) > _DESCRIPTION_LENGTH:
+        problem = (
+            f"has a description of {len(rule.description)} characters. Give at most "
+            f"{_DESCRIPTION_LENGTH - len(OURS)}: Azure takes {_DESCRIPTION_LENGTH}, and ours begin "
+            f"with {OURS!r}."
+        )
+    for end in (rule.source, rule.destination):
+        problem = problem or _wrong_ports(end.port_ranges) or _wrong_prefixes(end.prefixes)
+    if problem:
+        raise SecurityRuleError(f"The rule {rule.name} {problem}")
+
+
+def _wrong_ports(port_ranges: Sequence[str]) -> str | None:
+    right = all(is_port_range(text) for text in port_ranges)
+    if port_ranges and right and ("*" not in port_ranges or len(port_ranges) == 1):
+        return None
+    return (
+        f"has the ports {', '.join(port_ranges) or 'none'}. Give ports from 0 to 65535 (9000), "
+        "ranges of them (9000-9010), or '*' alone."
+    )
+
+
+def _wrong_prefixes(prefixes: Sequence[str]) -> str | None:
+    for prefix in prefixes:
+        network = network_of(prefix)
+        if network and not network_of(prefix, strict=True):
+            return (
+                f"has the address prefix {prefix}, with bits set beyond its length, which Azure "
+                f"does not take. Give {network}."
+            )
+        if not network and not _TAG.fullmatch(prefix):
+            return (
+                f"has the address prefix {prefix!r}. Give a CIDR (10.0.0.0/16), an address, a "
+                "service tag (VirtualNetwork), or '*'."
+            )
+        if not network and len(prefixes) > 1:
+            return (
+                f"has {prefix} beside other address prefixes. Azure takes a service tag or '*' "
+                "alone: make it a rule of its own."
+            )
+    return None
+
+
+@dataclass(frozen=True)
+class Move:
+    """A rule that has another priority than it was to have, and the rule that has that one."""
+
+    name: str
+    wanted: int
+    given: int
+    taken_by: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to one network security group; rules are in the shape of the ARM API.
+
+    `updated` pairs what a rule is with what it is to be. The others that come
+    in pairs are names, each with the reason in words: `covered` by these
+    rules, `shadowed` by that one, `kept` by `absent` since it is not ours.
+    """
+
+    nsg_id: str
+    created: tuple[dict, ...] = ()
+    updated: tuple[tuple[dict, dict], ...] = ()
+    removed: tuple[dict, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    covered: tuple[tuple[str, str], ...] = ()
+    moved: tuple[Move, ...] = ()
+    shadowed: tuple[tuple[str, str], ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.created or self.updated or self.removed)
+
+
+def plan_present(
+    nsg: Mapping,
+    wanted: Sequence[DesiredRule],
+    virtual_network: Sequence[str],
+    *,
+    on_priority_conflict: str = "move",
+    priority_range: tuple[int, int] = PRIORITIES,
+    on_covered: str = "skip",
+    on_shadowed: str = "fail",
+) -> Plan:
+    """Make the group have the wanted rules, each where nothing else does its work already.
+
+    A wanted rule that is not there yet is covered where the rules of others
+    decide all of its traffic the same way, and no wanted rule decides any of
+    it the other way. A rule's name makes it ours; what its content is to be
+    says the wanted rule, except for a description of somebody else's.
+
+    Raises SecurityRuleError where a priority is taken (`on_priority_conflict` is
+    `fail`) or none is free in `priority_range` (both ends included), and where
+    a rule of another comes first and decides the other way (`on_shadowed`
+    is `fail`).
+    """
+    existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
+    ours = {rule.name.lower() for rule in wanted}
+    others = [rule for rule in rules_of(nsg) if rule["name"].lower() not in ours]
+    theirs = parsed_rules(others, virtual_network)
+    covered = {}
+    if on_covered == "skip":
+        for rule in wanted:
+            by = _covered_by(rule, wanted, theirs, virtual_network)
+            if by and rule.name.lower() not in existing:
+                covered[rule.name] = by
+    needed = [rule for rule in wanted if rule.name not in covered]
+    priorities = _priorities(needed, wanted, existing, others, priority_range)
+    taken = _taken(others)
+    moved = tuple(
+        Move(rule.name, rule.priority, priorities[rule.name], taken_by)
+        for rule in needed
+        if (taken_by := taken.get((rule.direction.lower(), rule.priority)))
+    )
+    if moved and on_priority_conflict == "fail":
+        raise SecurityRuleError(
+            " ".join(
+                f"{move.name} is to have the priority {move.wanted} in {nsg['id']}, which "
+                f"{move.taken_by} has. Give it another priority, {move.given} would do, or set "
+                "on_priority_conflict: move."
+                for move in moved
+            )
+        )
+    created, updated, unchanged, after = [], [], [], []
+    for rule in needed:
+        before = existing.get(rule.name.lower())
+        body = _merge_rule(before, rule, security_rule(rule, priorities[rule.name]))
+        after.append(body)
+        if before is None:
+            created.append(body)
+        elif is_same_rule(before["properties"], body["properties"]):
+            unchanged.append(rule.name)
+        else:
+            updated.append((before, body))
+    shadowed = _shadowed(needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network)
+    if shadowed and on_shadowed == "fail":
+        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, priorities, others))
+    return Plan(
+        nsg["id"],
+        created=tuple(created),
+        updated=tuple(updated),
+        unchanged=tuple(unchanged),
+        covered=tuple(covered.items()),
+        moved=moved,
+        shadowed=tuple(
+            (name, "; ".join(_describe_decision(verdict, flow) for flow, verdict in by))
+            for name, by in shadowed.items()
+        ),
+    )
+
+
+def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
+    """Remove our rules of these names and their IPv6 halves, and no others: ours by description."""
+    wanted = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
+    removed, kept = [], []
+    for rule in nsg["properties"].get("securityRules", ()):
+        if rule["name"].lower() in wanted:
+            description = rule["properties"].get("description")
+            if _is_ours(description):
+                removed.append(rule)
+            else:
+                says = f"its description is {description!r}" if description else "it has none"
+                kept.append((rule["name"], f"a description of ours begins with {OURS.strip()!r}, {says}"))
+    return Plan(nsg["id"], removed=tuple(removed), kept=tuple(kept))
+
+
+def apply_to(nsg: Mapping, plan: Plan) -> dict:
+    """The whole group as it is to be PUT: what we do not know and rules of others stay."""
+    updated = {before["name"]: after for before, after in plan.updated}
+    removed = {rule["name"] for rule in plan.removed}
+    rules = [
+        updated.get(rule["name"], rule)
+        for rule in nsg["properties"].get("securityRules", ())
+        if rule["name"] not in removed
+    ]
+    body = _writable(nsg)
+    del body["name"]
+    body["properties"]["securityRules"] = [_writable(rule) for rule in [*rules, *plan.created]]
+    return body
+
+
+def single_change(plan: Plan) -> tuple[str, dict | None] | None:
+    """The rule's name and the body to PUT, or None to DELETE it, where that is all of the plan.
+
+    Then the group's `securityRules/{name}` does, and the rest stays out of it.
+    """
+    changes = [
+        *((rule["name"], _writable(rule)) for rule in plan.created),
+        *((before["name"], _writable(after)) for before, after in plan.updated),
+        *((rule["name"], None) for rule in plan.removed),
+    ]
+    return changes[0] if len(changes) == 1 else None
+
+
+def needed_action(plan: Plan) -> str:
+    """What Azure's roles call the one write that the plan takes."""
+    one = single_change(plan)
+    if one is None:
+        return f"{_NSG_TYPE}/write"
+    dummy, body = one
+    return f"{_NSG_TYPE}/securityRules/{'delete' if body is None else 'write'}"
+
+
+def diff_of(plan: Plan) -> dict:
+    """The plan as Ansible's before and after: a line for each rule that changes."""
+    before, after = list(plan.removed), list(plan.created)
+    for old, new in plan.updated:
+        before.append(old)
+        after.append(new)
+    # A description only where it is all that changes.
+    described = [new["name"] for old, new in plan.updated if _describe_rule(old) == _describe_rule(new)]
+    return {
+        "before_header": plan.nsg_id,
+        "after_header": plan.nsg_id,
+        "before": _describe_rules(before, described),
+        "after": _describe_rules(after, described),
+    }
+
+
+def _covered_by(
+    rule: DesiredRule,
+    wanted: Sequence[DesiredRule],
+    theirs: Sequence[ParsedRule],
+    virtual_network: Sequence[str],
+) -> str | None:
+    # Those that decide the other way count as if they came first: where they go may yet change.
+    against = [security_rule(other, 0) for other in wanted if other.access != rule.access]
+    rules = [*theirs, *parsed_rules(against, virtual_network)]
+    verdicts = [verdict for dummy, verdict in _decide_rule(rule, rules, virtual_network)]
+    if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
+        return None
+    deciding = sorted({(verdict.priority, verdict.by) for verdict in verdicts})
+    return " and ".join(by for dummy, by in deciding)
+
+
+def _decide_rule(
+    rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
+) -> Iterator[tuple[Flow, Verdict]]:
+    """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
+    edges = {edge for other in rules for low, high in other.ports for edge in (low, high + 1)}
+    for low, high in map(port_range, rule.destination.port_ranges):
+        for port in sorted({low, *(edge for edge in edges if low < edge <= high)}):
+            for protocol in _PROTOCOLS if rule.protocol == "*" else (rule.protocol,):
+                flow = Flow(
+                    rule.direction,
+                    protocol,
+                    port,
+                    rule.source.prefixes,
+                    rule.destination.prefixes,
+                )
+                for verdict in decide_parsed(flow, rules, virtual_network):
+                    yield flow, verdict
+
+
+def _taken(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
+    """Names of rules by direction and priority."""
+    return {(rule["properties"]["direction"].lower(), rule["properties"]["priority"]): rule["name"] for rule in rules}
+
+
+def _priorities(
+    needed: Sequence[DesiredRule],
+    wanted: Sequence[DesiredRule],
+    existing: Mapping[str, Mapping],
+    others: Iterable[Mapping],
+    priority_range: tuple[int, int],
+) -> dict[str, int]:
+    """The priority of each needed rule, by name: the wanted one, the one it has, or the next free.
+
+    An IPv6 half always has the next free one, lest it stay where a smaller
+    priority of its rule is to take it away from.
+    """
+    given: dict[str, int] = {}
+    used = set(_taken(others))
+    free = [rule for rule in needed if rule.priority and _slot(rule, rule.priority) not in used]
+    given |= {rule.name: rule.priority for rule in free}
+    used |= {_slot(rule, rule.priority) for rule in wanted if rule.priority}
+    for rule in needed:
+        before = existing.get(rule.name.lower())
+        if rule.priority and rule.name not in given and before:
+            has = next(iter(_taken([before])))
+            if has not in used and has[0] == rule.direction.lower():
+                given[rule.name] = has[1]
+                used.add(has)
+    low, high = priority_range
+    starts = {rule.name: rule.priority for rule in wanted}
+    for rule in needed:
+        if rule.name not in given:
+            start = given.get(rule.ipv4_half) or starts[rule.ipv4_half or rule.name]
+            upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
+            priority = next((p for p in upward if _slot(rule, p) not in used), None)
+            if priority is None:
+                raise SecurityRuleError(
+                    f"No priority from {low} to {high} is free for {rule.name}: other "
+                    f"{rule.direction} rules have them all. Give a wider priority_range, or "
+                    "remove rules."
+                )
+            given[rule.name] = priority
+            used.add(_slot(rule, priority))
+    return given
+
+
+def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
+    return rule.direction.lower(), priority
+
+
+def _merge_rule(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
+    """The rule with all that we do not manage as it was, somebody else's description included."""
+    if before is None:
+        return body
+    unmanaged = {k: v for k, v in before["properties"].items() if not _END.match(k)}
+    managed = dict(body["properties"])
+    if not rule.description and not _is_ours(unmanaged.get("description")):
+        del managed["description"]
+    return {**before, "properties": unmanaged | managed}
+
+
+def _is_ours(description: str | None) -> bool:
+    return (description or "").startswith(OURS)
+
+
+def _shadowed(
+    needed: Iterable[DesiredRule],
+    priorities: Mapping[str, int],
+    theirs: Sequence[ParsedRule],
+    ours: Sequence[ParsedRule],
+    virtual_network: Sequence[str],
+) -> dict[str, list[tuple[Flow, Verdict]]]:
+    """By name of ours, the first flow that each rule of others decides the other way before it."""
+    names = {rule.name for rule in theirs}
+    shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
+    for rule in needed:
+        by: dict[str, tuple[Flow, Verdict]] = {}
+        for flow, verdict in _decide_rule(rule, [*theirs, *ours], virtual_network):
+            before = verdict.rule in names and verdict.priority < priorities[rule.name]
+            if before and verdict.access != rule.access:
+                by.setdefault(verdict.rule, (flow, verdict))
+        if by:
+            shadowed[rule.name] = list(by.values())
+    return shadowed
+
+
+def _explain_shadowed(
+    nsg: Mapping,
+    shadowed: Mapping[str, Sequence[tuple[Flow, Verdict]]],
+    needed: Iterable[DesiredRule],
+    priorities: Mapping[str, int],
+    others: Iterable[Mapping],
+) -> str:
+    sentences = []
+    used = {*_taken(others), *(_slot(rule, priorities[rule.name]) for rule in needed)}
+    for name in dict.fromkeys(rule.ipv4_half or rule.name for rule in needed if rule.name in shadowed):
+        halves = [rule for rule in needed if name in (rule.name, rule.ipv4_half)]
+        late = [half.name for half in halves if half.name in shadowed]
+        by = [pair for half in late for pair in shadowed[half]]
+        first = min(verdict.priority for dummy, verdict in by)
+        # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
+        room = 2 if any(half.ipv4_half for half in halves) else 1
+        for smaller in range(first - room, PRIORITIES[0] - 1, -1):
+            slots = {_slot(halves[0], smaller + after) for after in range(room)}
+            if not slots & used:
+                used |= slots
+                advice = f"give {name} a smaller one ({smaller} would do)"
+                break
+        else:
+            advice = f"make room below {first}, where no priority is free"
+        sentences.append(
+            f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would come too late "
+            f"in {nsg['id']}: "
+            f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in by)}. Move "
+            f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in by))} to a larger "
+            f"priority number, or {advice}."
+        )
+    return " ".join([*sentences, "With on_shadowed: warn the rules are written all the same."])
+
+
+def _describe_decision(verdict: Verdict, flow: Flow) -> str:
+    return (
+        f"{verdict.by} {'allows' if verdict.access == 'Allow' else 'denies'} "
+        f"{'some of ' if verdict.partly else ''}{join_names(verdict.source)} → "
+        f"{join_names(verdict.destination)} on {flow.port}/{flow.protocol.lower()}"
+    )
+
+
+def _writable(resource: Mapping) -> dict:
+    """A copy without what ARM alone writes."""
+    body = {key: value for key, value in resource.items() if key not in _READ_ONLY}
+    body["properties"] = {
+        key: value for key, value in resource["properties"].items() if key not in _READ_ONLY_PROPERTIES
+    }
+    return body
+
+
+def _describe_rule(rule: Mapping) -> str:
+    """A rule in short: `Allow-SSH 300 Inbound Allow Tcp 10.0.0.0/16:* → *:22`."""
+    properties = rule["properties"]
+    ends = [
+        f"{','.join(names_of(end.groups) or end.prefixes)}:{','.join(end.port_ranges)}"
+        for end in (End.of(properties, side) for side in ("source", "destination"))
+    ]
+    what = (properties[key] for key in ("priority", "direction", "access", "protocol"))
+    return " ".join([rule["name"], *map(str, what), " → ".join(ends)])
+
+
+def _describe_rules(rules: Iterable[Mapping], described: Sequence[str]) -> str:
+    in_order = sorted(rules, key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"]))
+    return "".join(
+        _describe_rule(rule)
+        + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "")
+        + "\n"
+        for rule in in_order
+    )
+
+
+def names_of(resource_ids: Iterable[str]) -> list[str]:
+    """The last segments of ARM ids."""
+    return [resource_id.rpartition("/")[2] for resource_id in resource_ids]

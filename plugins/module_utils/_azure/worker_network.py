@@ -1,0 +1,177 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where the workers are in Azure's network, and what filters their traffic (private).
+
+From the VMs by their network interfaces to subnets, from subnets to virtual
+networks and the network security groups that are attached, each by the id that
+the other has: no name is guessed and no list's first entry taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import NETWORK_API_VERSION, Arm
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import (
+    Attachment,
+    Target,
+    attachments,
+    parse_virtual_machine_id,
+    subnet_ids,
+    subnet_prefixes,
+    targets,
+    unique,
+    virtual_network_id,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import SecurityRuleError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
+    NODES_OPTION,
+    worker_provider_ids,
+)
+
+# What nsg_rules and nsg_rules_info both take, beside the login.
+WORKER_NETWORK_ARGS = {
+    "nodes": NODES_OPTION,
+    "virtual_machines": {"type": "list", "elements": "str"},
+    "subnets": {"type": "list", "elements": "str"},
+    "network_security_groups": {"type": "list", "elements": "str"},
+}
+ONE_OF_WORKERS = [("nodes", "virtual_machines", "subnets", "network_security_groups")]
+AT_MOST_ONE_OF_WORKERS = [("nodes", "virtual_machines", "subnets")]
+
+_BY_NAME = "Named by network_security_groups."
+
+_PROVIDER = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
+_SUBNET_ID = re.compile(f"{_PROVIDER}/virtualNetworks/[^/]+/subnets/[^/]+", re.IGNORECASE)
+_NSG_ID = re.compile(f"{_PROVIDER}/networkSecurityGroups/[^/]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class WorkerNetwork:
+    """What the workers have: ARM's bodies of their subnets, and the groups that filter them.
+
+    `unfiltered` has a sentence for each subnet or network interface that no group filters,
+    `bodies` those groups, by id, that were read on the way here.
+    """
+
+    subnets: tuple[dict, ...]
+    targets: tuple[Target, ...]
+    unfiltered: tuple[str, ...]
+    reason: str
+    bodies: Mapping[str, dict] = field(default_factory=dict)
+
+
+def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
+    """Find it: one request a resource group of VMs, one a virtual network."""
+    params = module.params
+    named = tuple(_validate_ids(params["network_security_groups"] or (), _NSG_ID))
+    if params["subnets"]:
+        ids = tuple(_validate_ids(params["subnets"], _SUBNET_ID))
+        network = _of_subnets(arm, ids, (), "Attached to the subnets that were named.")
+    elif params["nodes"] is not None or params["virtual_machines"]:
+        instead = "subnets or network_security_groups"
+        network = _of_virtual_machines(arm, params["virtual_machines"] or worker_provider_ids(module, instead))
+    elif named:
+        return _of_security_groups(arm, named)
+    else:
+        raise SecurityRuleError(
+            "There is no worker to look at, no subnet, and no network security group. Give one of "
+            "nodes, virtual_machines, subnets and network_security_groups that is not empty."
+        )
+    return _limit_to_groups(network, named) if named else network
+
+
+def targets_with_groups(arm: Arm, network: WorkerNetwork) -> list[tuple[Target, dict]]:
+    """Each target with ARM's body of its group: one request a group."""
+    return [
+        (target, network.bodies.get(nsg_id) or network_security_group(arm, nsg_id))
+        for target in network.targets
+        for nsg_id in [target.network_security_group_id]
+    ]
+
+
+def network_security_group(arm: Arm, nsg_id: str) -> dict:
+    return _get_existing(arm, nsg_id, "network security group")
+
+
+def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
+    """Groups without workers: of their own subnets comes what VirtualNetwork means to them."""
+    bodies = {nsg["id"]: nsg for nsg in (network_security_group(arm, id_) for id_ in nsg_ids)}
+    subnets = [subnet["id"] for nsg in bodies.values() for subnet in nsg["properties"].get("subnets", ())]
+    spaces = {
+        target.network_security_group_id.lower(): target.virtual_network
+        for target in _of_subnets(arm, subnets, (), "").targets
+    }
+    found = tuple(Target(id_, (), (), (), (), spaces.get(id_.lower(), ())) for id_ in bodies)
+    return WorkerNetwork((), found, (), _BY_NAME, bodies)
+
+
+def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
+    vm_ids = unique(parse_virtual_machine_id(name) for name in names)
+    interfaces = [
+        interface
+        for group in unique(vm_id.partition("/providers/")[0] for vm_id in vm_ids)
+        for interface in arm.list(f"{group}/providers/Microsoft.Network/networkInterfaces", NETWORK_API_VERSION)
+    ]
+    attached = attachments(interfaces, vm_ids)
+    count = "the only worker" if len(vm_ids) == 1 else f"all {len(vm_ids)} workers"
+    return _of_subnets(arm, subnet_ids(attached), attached, f"Attached to the subnets and interfaces of {count}.")
+
+
+def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], reason: str) -> WorkerNetwork:
+    networks = [_get_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
+    known = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
+    missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in known]
+    if missing:
+        raise SecurityRuleError(
+            f"Azure has no subnet {', '.join(missing)}. Its virtual networks have "
+            f"{', '.join(sorted(subnet['id'] for subnet in known.values())) or 'none'}."
+        )
+    subnets = tuple(known[subnet_id.lower()] for subnet_id in ids)
+    found, unfiltered = targets(subnets, networks, attached)
+    return WorkerNetwork(subnets, found, unfiltered, reason)
+
+
+def _limit_to_groups(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
+    """The groups that were named, instead of those that are attached."""
+    attached = {target.network_security_group_id.lower(): target for target in network.targets}
+    sources = tuple(dict.fromkeys(p for subnet in network.subnets for p in subnet_prefixes(subnet)))
+    spaces = tuple(dict.fromkeys(p for target in network.targets for p in target.virtual_network))
+    named = tuple(
+        attached.get(nsg_id.lower()) or Target(nsg_id, (), (), sources, sources, spaces) for nsg_id in nsg_ids
+    )
+    return replace(network, targets=named, unfiltered=(), reason=_BY_NAME)
+
+
+def _get_existing(arm: Arm, resource_id: str, what: str) -> dict:
+    found = arm.get(resource_id, NETWORK_API_VERSION)
+    if found is None:
+        raise SecurityRuleError(
+            f"Azure has no {what} {resource_id}. Check the id, and that these credentials may see it."
+        )
+    return found
+
+
+def _validate_ids(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
+    for resource_id in unique(ids):
+        if not pattern.fullmatch(resource_id):
+            raise SecurityRuleError(
+                f"{resource_id!r} is not such an id. Give the whole ARM id, "
+                "/subscriptions/…/resourceGroups/…/providers/Microsoft.Network/…"
+            )
+        yield resource_id
+
+
+def describe_subnets(network: WorkerNetwork) -> list[dict]:
+    """The subnets as modules return them."""
+    return [
+        {
+            "id": subnet["id"],
+            "address_prefixes": list(subnet_prefixes(subnet)),
+            "network_security_group": (subnet["properties"].get("networkSecurityGroup") or {}).get("id"),
+        }
+        for subnet in network.subnets
+    ]

@@ -1,0 +1,503 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The one thin client to the Kubernetes API (private to this collection).
+
+Who we are to the API server is kubernetes.core's business: its options, its
+environment variables, its kubeconfig rules. What we ask is plain paths and
+plain dicts, since every kind we touch is known: no discovery of ours, one
+request a question.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+
+try:
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.client.rest import RESTClientObject
+    from kubernetes.config import ConfigException
+    from kubernetes.dynamic.exceptions import DynamicApiError
+    from urllib3.exceptions import HTTPError, SSLError
+    from urllib3.util.retry import Retry
+    from yaml import YAMLError
+
+    KUBERNETES_IMPORT_ERROR = None
+except ImportError:
+    KUBERNETES_IMPORT_ERROR = traceback.format_exc()
+
+
+FIELD_MANAGER = "osc.peerpods"
+
+MERGE_PATCH = "application/merge-patch+json"
+
+# Nodes come in pages of this size: a page of full Node objects stays around
+# 5 MB, well below what an API server answers comfortably.
+PAGE_SIZE = 500
+
+# How often a read-plan-write is run again because another writer came in between.
+CONFLICT_RETRIES = 5
+
+# How often a list is begun again because the API server no longer knows where it stood (410).
+RELISTS = 3
+
+# What may pass (a load balancer that changes its backend, an API server that restarts or has
+# too much to do) is tried again after each of these pauses. Seconds.
+RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
+
+# An API server that asks for a longer pause by Retry-After is not waited for. Seconds.
+LONGEST_PAUSE = 30.0
+
+# What the API server keeps in an object's metadata for itself.
+BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
+
+# Where a watch cannot be held open (a proxy that cuts it), this keeps the lists
+# that take its place apart. Seconds.
+RELIST_INTERVAL = 1.0
+
+# Of what others say in an error, so much is passed on: a proxy may answer with a page of HTML.
+MESSAGE_LENGTH = 500
+
+T = TypeVar("T")
+
+
+class ClusterError(Exception):
+    """A request that failed, as a sentence: what was tried, what came back, what to do.
+
+    `status` is the HTTP status, or None where no answer came. `transient` tells that the same
+    request may succeed later, `retry_after` how many seconds the API server wants until then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        transient: bool = False,
+        retry_after: float = 0.0,
+    ):
+        super().__init__(message)
+        self.status = status
+        self.transient = transient
+        self.retry_after = retry_after
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether a write that ended so may have come true all the same."""
+        return self.status is None or self.status >= 500
+
+
+def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
+    """An AnsibleModule that also takes kubernetes.core's authentication options."""
+    return AnsibleModule(argument_spec={**AUTH_ARG_SPEC, **argument_spec}, supports_check_mode=True, **kwargs)
+
+
+def retry_conflicts(attempt: Callable[[], T]) -> T:
+    """Run a read-plan-write again, from its read, when another writer came before its write."""
+    return _retry_on(409, CONFLICT_RETRIES, attempt)
+
+
+class Cluster:
+    """A connection to one API server; create one per module run.
+
+    Paths are the API's own, as the API reference prints them
+    (`/api/v1/nodes`, `/apis/confidentialcontainers.org/v1alpha1/...`).
+    """
+
+    def __init__(self, module: AnsibleModule):
+        if KUBERNETES_IMPORT_ERROR:
+            module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
+        self._client = self._persist(lambda: self._connect(module))
+
+    def _connect(self, module: AnsibleModule) -> Any:
+        try:
+            return _without_retries(get_api_client(_AsK8SModule(module)))
+        except (CoreException, ConfigException, YAMLError) as error:
+            raise _no_cluster(_sentence(error)) from error
+        # Where the kubeconfig or the server is something else altogether, the library just breaks.
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _no_cluster(f"this is no kubeconfig, or its server no Kubernetes API ({_sentence(error)})") from error
+        except (ApiException, DynamicApiError) as error:
+            raise self._refused("GET", "/version", error) from error
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def get(self, path: str) -> dict | None:
+        """The object at `path`, or None where there is none (also where its kind is not served)."""
+        try:
+            return self._persist(lambda: self._request("GET", path))
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, path: str, **query: str) -> Iterator[dict]:
+        """Every object of a collection, page by page; `query` as the API names it (labelSelector).
+
+        Where the list has to be begun again in the middle, what was handed out already is not
+        handed out twice, and what is gone by then has been.
+        """
+        seen: set[str] = set()
+        for relists in range(RELISTS + 1):
+            try:
+                for page in self.pages(path, query):
+                    for item in page["items"]:
+                        uid = item["metadata"]["uid"]
+                        if uid not in seen:
+                            seen.add(uid)
+                            yield item
+                return
+            except ClusterError as error:
+                if error.status != 410 or relists == RELISTS:
+                    raise
+
+    def follow(self, path: str, **query: str) -> Collection:
+        """A collection as it is now (one list), able to wait for what it becomes (one watch)."""
+        return Collection(self, path, query)
+
+    def pages(self, path: str, query: dict[str, str]) -> Iterator[dict]:
+        """A collection as the API server hands it out, with each page's `metadata`.
+
+        A 410 in the middle says that the API server no longer has the rest as it was.
+        """
+        pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
+        while pending is not None:
+            page = self._persist(functools.partial(self._request, "GET", path, query=pending))
+            yield page
+            token = page["metadata"].get("continue")
+            pending = {**query, "limit": PAGE_SIZE, "continue": token} if token else None
+
+    def watch(self, path: str, query: dict[str, str], seconds: float) -> Iterator[dict]:
+        """The collection's events as they come, for at most `seconds` (rounded up)."""
+        for_seconds = math.ceil(seconds)
+        response = self._persist(
+            lambda: self._send(
+                "GET",
+                path,
+                query={**query, "watch": "true", "timeoutSeconds": for_seconds},
+                # The API server ends the watch; a server that has gone silent must not hold us.
+                timeout=for_seconds + 5,
+            )
+        )
+        try:
+            for line in response:
+                yield json.loads(line)
+        # Watches break, in the middle of a line too; the caller lists again, and that tells all.
+        except (HTTPError, OSError, ValueError):
+            return
+        finally:
+            response.close()
+
+    def create(self, path: str, body: dict, **query: str) -> dict:
+        name = body.get("metadata", {}).get("name")
+        return self._write("POST", path, name and f"{path}/{name}", body, query)
+
+    def patch(self, path: str, body: Any, content_type: str = MERGE_PATCH, **query: str) -> dict:
+        return self._write("PATCH", path, path, body, query, content_type=content_type)
+
+    def replace(self, path: str, body: dict, **query: str) -> dict:
+        return self._write("PUT", path, path, body, query)
+
+    def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
+        """Delete the object at `path`; one that is already gone is no error.
+
+        With `resource_version`, only as it was when it had that (otherwise a 409).
+        """
+        options = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if resource_version:
+            options["preconditions"] = {"resourceVersion": resource_version}
+        try:
+            self._write("DELETE", path, path, options, query)
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+
+    def _write(
+        self,
+        method: str,
+        path: str,
+        object_path: str | None,
+        body: Any,
+        query: dict[str, str],
+        **kwargs: Any,
+    ) -> dict:
+        """A write that outlives what may pass; where its answer was lost, the object tells.
+
+        Sending it again is safe: a name is created once, and what is written over carries the
+        resourceVersion it was read at, or says the same however often it is said. Where nothing
+        can tell (the API server makes up the name, a JSON patch) it is sent once.
+        """
+        if method != "DELETE":
+            query = {"fieldManager": FIELD_MANAGER, **query}
+        request = functools.partial(self._request, method, path, body=body, query=query, **kwargs)
+        if "dryRun" in query:
+            return self._persist(request)
+        if object_path is None or not isinstance(body, dict):
+            return request()
+
+        def settled() -> dict | None:
+            found = self.get(object_path)
+            return (found or {}) if _is_applied(method, body, found) else None
+
+        return self._persist(request, settled)
+
+    def _persist(self, request: Callable[[], T], settled: Callable[[], T | None] | None = None) -> T:
+        """Ask again, within bounds, what failed for a reason that may pass.
+
+        A write gives `settled`, which looks what came of the try before; None where nothing did.
+        """
+        lost = False
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                return request()
+            except ClusterError as error:
+                failure = error
+            # A conflict may be with ourselves: a try that arrived after that look.
+            lost = lost or failure.outcome_unknown
+            if settled and lost and (failure.outcome_unknown or failure.status == 409):
+                result = settled()
+                if result is not None:
+                    return result
+            if pause is None or not failure.transient:
+                break
+            time.sleep(max(pause, failure.retry_after))
+        raise failure
+
+    def _request(self, method: str, path: str, **kwargs: Any) -> dict:
+        response = self._send(method, path, **kwargs)
+        try:
+            body = response.data
+        # The connection broke in the middle of the answer.
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise ClusterError(
+                f"{method} {path} was not answered as a Kubernetes API server answers, but with: "
+                f"{_sentence(body[:MESSAGE_LENGTH].decode(errors='replace'))}. Check that "
+                f"{self._server} is the API server."
+            ) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict | None = None,
+        content_type: str = "application/json",
+        timeout: float | None = None,
+    ) -> Any:
+        try:
+            return self._client.request(
+                method.lower(),
+                path,
+                body=body,
+                query_params=list((query or {}).items()),
+                content_type=content_type,
+                serialize=False,
+                _request_timeout=timeout,
+            )
+        except (ApiException, DynamicApiError) as error:
+            raise self._refused(method, path, error) from error
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    @property
+    def _server(self) -> str:
+        return self._client.client.configuration.host
+
+    def _refused(self, method: str, path: str, error: Any) -> ClusterError:
+        if not error.status:  # So the library reports a TLS connection that did not come about.
+            return self._unreachable(SSLError(error.reason))
+        retry_after = _seconds(error.headers)
+        advice = {
+            401: "The credentials are not valid (any more): log in again.",
+            403: "Log in as a user with the cluster-admin role.",
+        }.get(error.status, "")
+        if retry_after > LONGEST_PAUSE:
+            advice = f"It asks not to be asked again for {retry_after:g} s: try again then."
+        return ClusterError(
+            f"{method} {path} was refused by the API server with {error.status} {error.reason}: "
+            f"{_status_message(error)}. {advice}".strip(),
+            status=error.status,
+            # A 500 to a write is most often its admission webhook's, and there to stay.
+            transient=retry_after <= LONGEST_PAUSE
+            and (error.status in (429, 502, 503, 504) or (error.status == 500 and method == "GET")),
+            retry_after=retry_after,
+        )
+
+    def _unreachable(self, error: Exception) -> ClusterError:
+        # urllib3 wraps what happened in what it was doing; the innermost cause is what helps.
+        cause = getattr(error, "reason", None) or error
+        server = f" at {self._server}" if hasattr(self, "_client") else ""
+        return ClusterError(
+            f"The Kubernetes API server{server} cannot be reached: {_sentence(cause)}. "
+            "Check that the kubeconfig names the right cluster and that the cluster is up.",
+            # A certificate that does not fit will not fit in a second either.
+            transient=not isinstance(cause, SSLError),
+        )
+
+
+class Collection:
+    """The objects of a collection as last seen, kept up to date by a watch while waiting."""
+
+    def __init__(self, cluster: Cluster, path: str, query: dict[str, str]):
+        self._cluster = cluster
+        self._path = path
+        self._query = query
+        self._list()
+
+    @property
+    def objects(self) -> list[dict]:
+        return list(self._objects.values())
+
+    def wait(self, done: Callable[[list[dict]], bool], seconds: float) -> bool:
+        """Whether `done(objects)` came to hold within `seconds`.
+
+        An API server that is away for a while, as while its own node is rolled, is waited for.
+        """
+        deadline = time.monotonic() + seconds
+        while not done(self.objects):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            try:
+                self._advance(done, remaining)
+            except ClusterError as error:
+                if not error.transient or time.monotonic() >= deadline:
+                    raise
+        return True
+
+    def _advance(self, done: Callable[[list[dict]], bool], seconds: float) -> None:
+        """Follow the collection until `done`, until `seconds` have passed or the watch has ended."""
+        began = time.monotonic()
+        for event in self._cluster.watch(self._path, {**self._query, "resourceVersion": self._version}, seconds):
+            if event["type"] == "ERROR":
+                break  # Most likely 410 Gone: what happened since is no longer kept.
+            self._version = event["object"]["metadata"]["resourceVersion"]
+            self._apply_event(event)
+            if done(self.objects):
+                return
+        lasted = time.monotonic() - began
+        if lasted < seconds:
+            time.sleep(min(RELIST_INTERVAL, seconds - lasted))
+            self._list()
+
+    def _apply_event(self, event: dict) -> None:
+        uid = event["object"]["metadata"]["uid"]
+        if event["type"] == "DELETED":
+            self._objects.pop(uid, None)
+        else:
+            self._objects[uid] = event["object"]
+
+    def _list(self) -> None:
+        self._objects, self._version = _retry_on(410, RELISTS, self._whole)
+
+    def _whole(self) -> tuple[dict[str, dict], str]:
+        """Every object, and the version from which a watch goes on."""
+        objects: dict[str, dict] = {}
+        version = ""
+        for page in self._cluster.pages(self._path, self._query):
+            objects.update({item["metadata"]["uid"]: item for item in page["items"]})
+            version = page["metadata"]["resourceVersion"]
+        return objects, version
+
+
+class _AsK8SModule(AnsibleK8SModule):
+    """Our AnsibleModule where kubernetes.core's client wants one of its own kind.
+
+    Its server-side dry run is off: check mode here means that nothing is sent.
+    """
+
+    def __init__(self, module: AnsibleModule):  # pylint: disable=super-init-not-called
+        self._module = module
+
+    @property
+    def server_side_dry_run(self) -> bool:
+        return False
+
+
+def _without_retries(client: Any) -> Any:
+    """The dynamic client in kubernetes.core's `client`, with the retrying left to us.
+
+    urllib3 on its own sends a PUT or DELETE again whose answer was lost, so that nobody knows
+    who made the change, and waits as long as Retry-After says.
+    """
+    rest = RESTClientObject(client.configuration)
+    rest.pool_manager.connection_pool_kw["retries"] = Retry(
+        connect=0, read=0, status=0, other=0, respect_retry_after_header=False
+    )
+    client.client.client.rest_client = rest
+    return client.client
+
+
+def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
+    for _again in range(times):
+        try:
+            return attempt()
+        except ClusterError as error:
+            if error.status != status:
+                raise
+    return attempt()
+
+
+def _is_applied(method: str, body: dict, found: dict | None) -> bool:
+    """Whether the object as `found` is what a write of `body` makes of it."""
+    if method == "DELETE":
+        return found is None or "deletionTimestamp" in found["metadata"]
+    if found is None:
+        return False
+    metadata = body.get("metadata", {})
+    ours = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
+    rest = {key: value for key, value in body.items() if key != "metadata"}
+    return _contains(found, {**rest, "metadata": ours} if ours else rest)
+
+
+def _contains(found: Any, sent: Any) -> bool:
+    """Whether `found` has all that `sent` has (None and empty: has it not)."""
+    if sent is None or sent in ({}, []):
+        return not found
+    if isinstance(sent, dict):
+        return isinstance(found, dict) and all(_contains(found.get(key), value) for key, value in sent.items())
+    if isinstance(sent, list):
+        return isinstance(found, list) and len(found) == len(sent) and all(map(_contains, found, sent))
+    return found == sent
+
+
+def _seconds(headers: Any) -> float:
+    """What Retry-After says, where it says seconds (as API servers do)."""
+    text = (headers or {}).get("Retry-After") or ""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _no_cluster(why: str) -> ClusterError:
+    return ClusterError(
+        f"No cluster to talk to: {why}. Pass kubeconfig (or host and api_key), or set "
+        "K8S_AUTH_KUBECONFIG or KUBECONFIG."
+    )
+
+
+def _sentence(error: object) -> str:
+    """An error's text on one line of bearable length, ready to be put into a sentence."""
+    line = " ".join(str(error).split()).rstrip(".")
+    return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]}…"
+
+
+def _status_message(error: Any) -> str:
+    """The `message` of the Status object in an error's body, or the body itself."""
+    try:
+        return _sentence(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return _sentence(error.body or "no body")

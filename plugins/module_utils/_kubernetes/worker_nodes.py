@@ -1,0 +1,61 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The option `nodes`: the workers by what the cluster calls them to its cloud (private)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+NODES_OPTION = {
+    "type": "dict",
+    "options": {
+        "kubeconfig": {"type": "raw", "no_log": True},
+        "context": {"type": "str"},
+        "label_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
+    },
+}
+
+
+class WorkerNodesError(Exception):
+    """Nodes that say not which instances they are, as a sentence."""
+
+
+def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
+    """The spec.providerID of each node that the option `nodes` selects.
+
+    `instead` is the option by which a user can do without, for the error messages.
+    """
+    # Not at the top: who has no need of it is spared the Kubernetes library and its import time.
+    from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+
+    options = module.params["nodes"]
+    selector = options["label_selector"]
+    try:
+        # Its log-in options are those in `nodes`; the module's own are those of its cloud.
+        cluster = Cluster(SimpleNamespace(params=options, fail_json=module.fail_json))
+        nodes = list(cluster.list(NODES_PATH, labelSelector=selector))
+    except ClusterError as error:
+        raise WorkerNodesError(str(error)) from error
+    return provider_ids(nodes, selector, instead)
+
+
+def provider_ids(nodes: Sequence[Mapping], label_selector: str, instead: str) -> tuple[str, ...]:
+    """The spec.providerID of each node; every node has to have one, or it would be left out."""
+    if not nodes:
+        raise WorkerNodesError(
+            f"The cluster has no node with the labels {label_selector}. Give the workers' labels "
+            f"with label_selector, or do without the nodes by {instead}."
+        )
+    nameless = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
+    if nameless:
+        raise WorkerNodesError(
+            f"{join_names(nameless)} {'has' if len(nameless) == 1 else 'have'} no spec.providerID, "
+            "so the instance is not known. Wait until the cloud controller manager has "
+            f"initialized the node, or do without the nodes by {instead}."
+        )
+    return tuple(node["spec"]["providerID"] for node in nodes)

@@ -1,0 +1,140 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What there is of the operator in a cluster, read (private to this collection)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import PODS_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    csv_names,
+    plan_name,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    OLM,
+    PACKAGE,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
+
+OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"
+KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
+POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
+CREDENTIALS_REQUESTS = (
+    "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/credentialsrequests"
+)
+
+# The operator's configuration; layered-image-deploy-cm is the user's, for the feature gate of that name.
+CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm")
+SECRETS = ("peer-pods-secret", "ssh-key-secret")
+CLOUDS = ("aws", "azure")
+
+PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
+
+
+def read_subscription(cluster: Cluster, namespace: str) -> dict | None:
+    """The operator's Subscription, whatever its name: a console chooses one of its own."""
+    subscriptions = items(cluster, f"{OLM}/namespaces/{namespace}/subscriptions")
+    return next((one for one in subscriptions if one["spec"]["name"] == PACKAGE), None)
+
+
+def read_plan(cluster: Cluster, namespace: str, subscription: dict | None) -> dict | None:
+    name = plan_name(subscription)
+    return cluster.get(f"{OLM}/namespaces/{namespace}/installplans/{name}") if name else None
+
+
+def read_csvs(cluster: Cluster, namespace: str, subscription: dict | None) -> dict[str, dict]:
+    """The CSVs of the Subscription, and those that they replace, as far as they are there."""
+    path = f"{OLM}/namespaces/{namespace}/clusterserviceversions"
+    found: dict[str, dict] = {}
+    for name in csv_names(subscription):
+        csv = cluster.get(f"{path}/{name}")
+        if csv is None:
+            continue
+        found[name] = csv
+        before = csv["spec"].get("replaces")
+        replaced = cluster.get(f"{path}/{before}") if before and before not in found else None
+        if replaced is not None:
+            found[before] = replaced
+    return found
+
+
+def read_source(cluster: Cluster, namespace: str, name: str) -> dict | None:
+    return cluster.get(f"{OLM}/namespaces/{namespace}/catalogsources/{name}")
+
+
+def read_package_manifests(cluster: Cluster) -> list[dict] | None:
+    """Of each catalog that has the package; None where nobody serves them."""
+    # Those of hundreds of operators are megabytes.
+    query = {"fieldSelector": f"metadata.name={PACKAGE}"}
+    try:
+        # They have no uid, by which a list that was begun again is told.
+        pages = list(cluster.pages(PACKAGES_PATH, query))
+    except ClusterError as error:
+        if error.status in (404, 503):
+            return None
+        raise
+    return [manifest for page in pages for manifest in page["items"]]
+
+
+def read_pools(cluster: Cluster) -> dict[str, dict]:
+    return {pool["metadata"]["name"]: pool for pool in items(cluster, POOLS)}
+
+
+def read_kata_configs(cluster: Cluster) -> list[dict]:
+    return items(cluster, KATA_CONFIGS)
+
+
+def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
+    """The names of the pods that are on a node and have not ended, of these RuntimeClasses or with a peer pod's slot."""
+    return sorted(
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)
+        if is_peer_pod(pod, runtime_classes)
+    )
+
+
+def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, dict]]:
+    """What a teardown may have to remove, in the order in which it does: apiVersion, kind, object."""
+    for kata in read_kata_configs(cluster):
+        yield "kataconfiguration.openshift.io/v1", "KataConfig", kata
+    core = f"/api/v1/namespaces/{namespace}"
+    single = (
+        *(("v1", "ConfigMap", f"{core}/configmaps/{name}") for name in CONFIG_MAPS),
+        *(("v1", "Secret", f"{core}/secrets/{name}") for name in SECRETS),
+        *(
+            (
+                "cloudcredential.openshift.io/v1",
+                "CredentialsRequest",
+                f"{CREDENTIALS_REQUESTS}/openshift-sandboxed-containers-{cloud}",
+            )
+            for cloud in CLOUDS
+        ),
+    )
+    for api_version, kind, path in single:
+        one = cluster.get(path)
+        if one is not None:
+            yield api_version, kind, one
+    olm = f"{OLM}/namespaces/{namespace}"
+    for one in items(cluster, f"{olm}/subscriptions"):
+        if one["spec"]["name"] == PACKAGE:
+            yield "operators.coreos.com/v1alpha1", "Subscription", one
+    for one in items(cluster, f"{olm}/clusterserviceversions"):
+        if one["metadata"]["name"].startswith(f"{PACKAGE}."):
+            yield "operators.coreos.com/v1alpha1", "ClusterServiceVersion", one
+    for one in items(cluster, OPERATOR_GROUPS.format(namespace)):
+        yield "operators.coreos.com/v1", "OperatorGroup", one
+    here = cluster.get(f"/api/v1/namespaces/{namespace}")
+    if here is not None:
+        yield "v1", "Namespace", here
+
+
+def items(cluster: Cluster, path: str) -> list[dict]:
+    """A collection, empty where its kind is not served."""
+    try:
+        return list(cluster.list(path))
+    except ClusterError as error:
+        if error.status == 404:
+            return []
+        raise

@@ -1,0 +1,190 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How far the operator's rollout of nodes is (no I/O here).
+
+The operator goes from a KataConfig by a MachineConfigPool to nodes that run kata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import (
+    Progress,
+    condition_messages,
+    parse_time,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+# The number of nodes and pods that a message names.
+NAMED_NODES = 5
+NAMED_PODS = 20
+
+
+def check_rollout(
+    kata: dict | None,
+    pools: Mapping[str, dict],
+    runtime_class: str,
+    since: Mapping[str, str],
+    now: datetime,
+) -> Progress:
+    """How many nodes run kata, and whether the operator has made the RuntimeClass of peer pods.
+
+    `since` is that of the Progress before this one.
+    """
+    if kata is None:
+        return Progress("", problem="There is no KataConfig.")
+    status = kata.get("status") or {}
+    nodes = status.get("kataNodes") or {}
+    count, ready = nodes.get("nodeCount", 0), nodes.get("readyNodeCount", 0)
+    condition = _in_progress(status)
+    pool = pools.get("kata-oc") or _updating(pools)
+    done = (
+        # Only a KataConfig that has made the peer pods' RuntimeClass has seen enablePeerPods.
+        runtime_class in (status.get("runtimeClasses") or [])
+        and condition.get("status") == "False"
+        and "kataNodes" in status
+        and ready == count
+    )
+    problem = "The KataConfig selects no node." if done and not count else ""
+    progress = _nodes_line(
+        f"{ready} of {count} nodes run kata",
+        nodes.get("installing"),
+        nodes.get("waitingToInstall"),
+        condition,
+        pool,
+        since,
+        now,
+    )
+    return _with_outcome(progress, done and not problem, problem or _stuck(condition, pool, done))
+
+
+def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
+    """How many nodes have let go of kata, once a KataConfig is deleted."""
+    if kata is None:
+        return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
+    status = kata.get("status") or {}
+    nodes = status.get("kataNodes") or {}
+    condition = _in_progress(status)
+    pool = _updating(pools) or pools.get("worker")
+    left = sum(
+        len(nodes.get(key) or []) for key in ("installed", "uninstalling", "waitingToUninstall", "failedToUninstall")
+    )
+    progress = _nodes_line(
+        f"nodes that still have kata: {left}",
+        nodes.get("uninstalling"),
+        nodes.get("waitingToUninstall"),
+        condition,
+        pool,
+        since,
+        now,
+    )
+    if condition.get("reason") == "BlockedByExistingKataPods":
+        return _with_outcome(progress, False, f"The operator waits: {condition.get('message')}.")
+    return _with_outcome(progress, False, _stuck(condition, pool, False))
+
+
+def check_pods_ended(pods: list[str]) -> Progress:
+    """How many pods have not ended yet."""
+    if not pods:
+        return Progress("no pod is running", "no pod is running", done=True)
+    summary = f"{len(pods)} running: {join_names(pods, NAMED_PODS)}"
+    return Progress(summary, summary)
+
+
+def _with_outcome(progress: Progress, done: bool, problem: str) -> Progress:
+    return Progress(progress.summary, progress.status, done, problem, since=progress.since)
+
+
+def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
+    """Why the roll goes no further, where the machine config operator says so."""
+    if done:
+        return ""
+    if condition.get("reason") == "Failed":
+        return f"The KataConfig says: {condition.get('message')}."
+    if pool is None:
+        return ""
+    name, conditions = pool["metadata"]["name"], (pool.get("status") or {}).get("conditions")
+    degraded = condition_messages(conditions, "True", "NodeDegraded", "RenderDegraded", "Degraded")
+    if degraded or (pool.get("status") or {}).get("degradedMachineCount"):
+        return f"MachineConfigPool {name} is degraded: {degraded or 'it does not say why'}."
+    if (pool.get("spec") or {}).get("paused"):
+        return f"MachineConfigPool {name} is paused: no node is rolled until spec.paused is false."
+    return ""
+
+
+def _in_progress(status: dict) -> dict:
+    conditions = status.get("conditions") or []
+    return next((one for one in conditions if one["type"] == "InProgress"), {})
+
+
+def _updating(pools: Mapping[str, dict]) -> dict | None:
+    return next(
+        (
+            pool
+            for pool in pools.values()
+            for condition in (pool.get("status") or {}).get("conditions") or []
+            if condition["type"] == "Updating" and condition["status"] == "True"
+        ),
+        None,
+    )
+
+
+def _nodes_line(
+    head: str,
+    working: list[str] | None,
+    waiting: list[str] | None,
+    condition: dict,
+    pool: dict | None,
+    since: Mapping[str, str],
+    now: datetime,
+) -> Progress:
+    working = working or []
+    seen = {node: since.get(node) or _text(now) for node in working}
+    steady, summary = [head], [head]
+    if working:
+        steady.append(f"working on {_names(working)}")
+        summary.append(f"working on {_names(working, seen, now)}")
+    parts = [f"{len(waiting)} waiting"] if waiting else []
+    if condition.get("status") == "True" and condition.get("message") and not working:
+        parts.append(condition["message"])
+    steady += parts
+    summary += parts
+    status = (pool or {}).get("status") or {}
+    if pool and status.get("machineCount"):
+        line = (
+            f"MachineConfigPool {pool['metadata']['name']}: {status.get('updatedMachineCount', 0)} of "
+            f"{status['machineCount']} updated"
+        )
+        steady.append(line)
+        summary.append(line + _rolling_for(status, now))
+    return Progress("; ".join(summary), "; ".join(steady), since=seen)
+
+
+def _rolling_for(pool_status: dict, now: datetime) -> str:
+    for condition in pool_status.get("conditions") or []:
+        began = parse_time(condition.get("lastTransitionTime"))
+        if condition["type"] == "Updating" and condition["status"] == "True" and began:
+            return f", {_ago(began, now)}"
+    return ""
+
+
+def _names(nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None) -> str:
+    def one(node: str) -> str:
+        began = parse_time((since or {}).get(node))
+        return f"{node} ({_ago(began, now)})" if began and now else node
+
+    return join_names([one(node) for node in nodes], NAMED_NODES)
+
+
+def _ago(began: datetime, now: datetime) -> str:
+    seconds = max(0, int((now - began).total_seconds()))
+    minutes, hours = seconds // 60, seconds // 3600
+    if hours:
+        return f"for {hours} h {minutes % 60} min"
+    return f"for {minutes} min" if minutes else f"for {seconds} s"
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,340 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How far the operator's installation is (no I/O here).
+
+The Operator Lifecycle Manager (OLM) goes from a Subscription by an InstallPlan to a ClusterServiceVersion (CSV).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import (
+    APPROVAL_REMEDY,
+    Progress,
+    condition_messages,
+    parse_time,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import csv_version
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    PACKAGE,
+    PART_OF,
+)
+
+# What a PackageManifest says of a catalog that was reached only now may be old. Seconds.
+PACKAGES_LAG = 20
+
+# For so long after somebody wrote a Subscription, a condition that is older than that may be OLM's
+# answer to what it was before. Seconds.
+OLM_LAG = 30
+
+
+def is_ours(one: dict) -> bool:
+    key, value = PART_OF
+    return (one["metadata"].get("labels") or {}).get(key) == value
+
+
+def describe_object(api_version: str, kind: str, one: dict) -> dict:
+    metadata = one["metadata"]
+    return {
+        "api_version": api_version,
+        "kind": kind,
+        "name": metadata["name"],
+        "namespace": metadata.get("namespace"),
+        "labels": metadata.get("labels") or {},
+        "ours": is_ours(one),
+    }
+
+
+def describe_subscription(one: dict | None) -> dict | None:
+    if one is None:
+        return None
+    spec, status = one["spec"], one.get("status") or {}
+    return {
+        "name": one["metadata"]["name"],
+        "channel": spec.get("channel"),
+        "source": spec["source"],
+        "source_namespace": spec["sourceNamespace"],
+        "approval": spec.get("installPlanApproval", "Automatic"),
+        "installed_csv": status.get("installedCSV"),
+        "current_csv": status.get("currentCSV"),
+    }
+
+
+def describe_plan(one: dict | None) -> dict | None:
+    if one is None:
+        return None
+    return {
+        "name": one["metadata"]["name"],
+        "csvs": one["spec"]["clusterServiceVersionNames"],
+        "approved": one["spec"]["approved"],
+        "phase": (one.get("status") or {}).get("phase"),
+    }
+
+
+def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
+    """Who offers the package, in which channels, which versions, the latest last."""
+    return sorted(
+        (
+            {
+                "name": status["catalogSource"],
+                "namespace": status["catalogSourceNamespace"],
+                "default_channel": status.get("defaultChannel"),
+                "channels": [
+                    {
+                        "name": channel["name"],
+                        "head": channel["currentCSV"],
+                        # Before OLM told them (4.13 and older) there was the head alone.
+                        "csvs": sorted((entry["name"] for entry in channel.get("entries") or []), key=csv_version),
+                    }
+                    for channel in sorted(status["channels"], key=lambda channel: channel["name"])
+                ],
+            }
+            for status in (manifest["status"] for manifest in manifests)
+        ),
+        key=lambda catalog: (catalog["namespace"], catalog["name"]),
+    )
+
+
+def plan_name(subscription: dict | None) -> str | None:
+    """The InstallPlan that the Subscription refers to, by the newer of its two fields or the older."""
+    status = (subscription or {}).get("status") or {}
+    reference = status.get("installPlanRef") or status.get("installplan") or {}
+    return reference.get("name")
+
+
+def csv_names(subscription: dict | None) -> list[str]:
+    """The CSV that is installed, and the one that OLM is about to put in its place."""
+    status = (subscription or {}).get("status") or {}
+    names = (status.get("installedCSV"), status.get("currentCSV"))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
+    """Which CSV to come to from what is installed, by which others, and why that cannot be.
+
+    `to` is a CSV's name, a version, or nothing for the latest of the Subscription's channel.
+    """
+    described = describe_subscription(subscription)
+    if described is None or not described["installed_csv"]:
+        return _no_upgrade(None, f"{PACKAGE} is not installed: there is nothing to upgrade.")
+    installed, name = described["installed_csv"], described["channel"]
+    source = f"{described['source_namespace']}/{described['source']}"
+    channel = _channel(catalogs, source, name)
+    if not to and channel is None:
+        why = f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
+        return _no_upgrade(None, why)
+    csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}" if to else channel["head"]
+    if csv == installed:
+        return {"csv": csv, "path": [], "problem": ""}
+    if csv_version(csv) < csv_version(installed):
+        return _no_upgrade(csv, f"{installed} is installed, which is newer than {csv}: OLM does not go back.")
+    if channel is None:
+        return {"csv": csv, "path": [csv], "problem": ""}
+    offered = channel["csvs"] or [channel["head"]]
+    if csv not in offered:
+        onward = ", ".join(one for one in offered if csv_version(one) > csv_version(installed))
+        why = f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
+        return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
+    if described["approval"] == "Automatic" and csv != channel["head"]:
+        why = f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
+        return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
+    path = [one for one in offered if csv_version(installed) < csv_version(one) <= csv_version(csv)]
+    return {"csv": csv, "path": path, "problem": ""}
+
+
+def _no_upgrade(csv: str | None, problem: str) -> dict:
+    return {"csv": csv, "path": [], "problem": problem}
+
+
+def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None:
+    return next(
+        (
+            channel
+            for catalog in catalogs
+            if f"{catalog['namespace']}/{catalog['name']}" == source
+            for channel in catalog["channels"]
+            if channel["name"] == (name or catalog["default_channel"])
+        ),
+        None,
+    )
+
+
+def check_catalog(
+    source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
+) -> Progress:
+    """Whether the CatalogSource is reached and offers what is wanted.
+
+    `wanted` has the catalog's namespace and name, and the channel and CSV where those are known.
+    `catalogs` is None where nobody tells what they offer.
+    """
+    here = f"{wanted['namespace']}/{wanted['name']}"
+    if source is None:
+        return Progress("", problem=f"There is no CatalogSource {here}. {_offers(catalogs)}")
+    state = (source.get("status") or {}).get("connectionState") or {}
+    observed = state.get("lastObservedState")
+    if observed != "READY":
+        summary = f"CatalogSource {here} is {observed or 'not looked at yet'}, not READY"
+        return Progress(summary, summary)
+    summary = f"CatalogSource {here} is READY"
+    problem = "" if catalogs is None else _not_offered(here, catalogs, wanted)
+    connected = parse_time(state.get("lastConnect"))
+    if problem and connected and (now - connected).total_seconds() < PACKAGES_LAG:
+        return Progress(summary, summary)
+    return Progress(summary, summary, done=not problem, problem=problem)
+
+
+def _offers(catalogs: list[dict] | None) -> str:
+    if not catalogs:
+        return f"No catalog is known to offer {PACKAGE}."
+    each = (
+        f"{catalog['namespace']}/{catalog['name']} "
+        f"(channels {', '.join(channel['name'] for channel in catalog['channels'])})"
+        for catalog in catalogs
+    )
+    return f"{PACKAGE} is offered by {' and '.join(each)}."
+
+
+def _not_offered(here: str, catalogs: list[dict], wanted: Mapping[str, str]) -> str:
+    mine = [one for one in catalogs if f"{one['namespace']}/{one['name']}" == here]
+    if not mine:
+        return f"CatalogSource {here} does not offer {PACKAGE}. {_offers(catalogs)}"
+    if not wanted.get("channel"):
+        return ""
+    channels = {channel["name"]: channel for channel in mine[0]["channels"]}
+    channel = channels.get(wanted["channel"])
+    if channel is None:
+        return f"CatalogSource {here} has no channel {wanted['channel']} of {PACKAGE}, but {', '.join(channels)}."
+    csv = wanted.get("csv")
+    if csv and channel["csvs"] and csv not in channel["csvs"]:
+        return f"Channel {wanted['channel']} of CatalogSource {here} has no {csv}, but {', '.join(channel['csvs'])}."
+    return ""
+
+
+def check_installation(
+    subscription: dict | None,
+    source: dict | None,
+    plan: dict | None,
+    csvs: Mapping[str, dict],
+    wanted: str,
+    now: datetime,
+) -> Progress:
+    """How far OLM is on its way to `wanted`, or to any version where that is empty.
+
+    `csvs` are those of `csv_names`, and what they replace, that exist.
+    """
+    if subscription is None:
+        return Progress("", problem=f"There is no Subscription of {PACKAGE}.")
+    status = subscription.get("status") or {}
+    installed = status.get("installedCSV")
+    there = _phase(csvs.get(installed)) == "Succeeded"
+    waits = bool(plan) and not plan["spec"]["approved"]
+    moving = status.get("currentCSV") not in (None, installed) and not waits
+    replaces = {(csv.get("spec") or {}).get("replaces") for csv in csvs.values()}
+    moving = moving or bool(replaces & csvs.keys())
+    summary = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
+    summary = summary or "; ".join(["OLM has not planned anything yet", *_condition_lines(status)])
+    if there and not moving and wanted in ("", installed):
+        return Progress(summary, summary, done=True)
+    problem, remedy = _failure(subscription, source, plan, csvs, now), ""
+    needs_approval = False
+    if not problem and wanted and there and csv_version(installed) > csv_version(wanted):
+        problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
+    elif not problem and waits:
+        needs_approval, why = _approval(plan, installed if there else None, wanted)
+        problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
+        remedy = APPROVAL_REMEDY if problem else ""
+    elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
+        problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
+    return Progress(summary, summary, problem=problem, needs_approval=needs_approval, remedy=remedy)
+
+
+def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
+    """Whether to approve an InstallPlan that waits for it, or why not."""
+    names = plan["spec"]["clusterServiceVersionNames"]
+    what = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
+    if not wanted:
+        return False, f"{what}, and no version was asked for."
+    if names == [wanted]:
+        return True, ""
+    on_the_way = (
+        installed is not None
+        and len(names) == 1
+        and names[0].startswith(f"{PACKAGE}.")
+        and csv_version(installed) < csv_version(names[0]) < csv_version(wanted)
+    )
+    return on_the_way, "" if on_the_way else f"{what}, while {wanted} alone was asked for."
+
+
+def _failure(
+    subscription: dict,
+    source: dict | None,
+    plan: dict | None,
+    csvs: Mapping[str, dict],
+    now: datetime,
+) -> str:
+    """What OLM says went wrong and will not mend by itself, or nothing."""
+    if source is None:
+        where = subscription["spec"]
+        return f"CatalogSource {where['sourceNamespace']}/{where['source']} is gone."
+    for condition in (subscription.get("status") or {}).get("conditions") or []:
+        kind, reason = condition["type"], condition.get("reason")
+        lasting = kind == "BundleUnpackFailed" or (
+            # For any other reason OLM tries again, such as a catalog that restarts.
+            kind == "ResolutionFailed" and reason == "ConstraintsNotSatisfiable"
+        )
+        since = condition.get("lastTransitionTime")
+        if lasting and condition["status"] == "True" and _is_answer(subscription, since, now):
+            return f"OLM says {kind}: {condition.get('message') or reason}."
+    planned = (plan or {}).get("status") or {}
+    if plan and planned.get("phase") == "Failed":
+        why = condition_messages(planned.get("conditions"), "False") or planned.get("message")
+        if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now):
+            return f"InstallPlan {plan['metadata']['name']} failed: {why}."
+    for name, csv in csvs.items():
+        if _phase(csv) == "Failed":
+            why = csv["status"]
+            return f"ClusterServiceVersion {name} failed: {why.get('reason')}, {why.get('message')}."
+    return ""
+
+
+def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
+    """Whether what OLM said at `time` is of the Subscription as it is now."""
+    entries = subscription["metadata"].get("managedFields") or []
+    written = max(
+        filter(None, (parse_time(entry.get("time")) for entry in entries if not entry.get("subresource"))),
+        default=None,
+    )
+    said = parse_time(time)
+    if written is None or said is None or said >= written:
+        return True
+    return (now - written).total_seconds() >= OLM_LAG
+
+
+def _condition_lines(status: dict) -> list[str]:
+    return [
+        f"{condition['type']}: {condition.get('message') or condition.get('reason')}"
+        for condition in status.get("conditions") or []
+        if condition["status"] == "True"
+    ]
+
+
+def _phase(csv: dict | None) -> str | None:
+    return ((csv or {}).get("status") or {}).get("phase")
+
+
+def _plan_line(plan: dict | None) -> str:
+    if plan is None or (plan.get("status") or {}).get("phase") == "Complete":
+        return ""
+    names = ", ".join(plan["spec"]["clusterServiceVersionNames"])
+    phase = (plan.get("status") or {}).get("phase") or "new"
+    return f"InstallPlan {plan['metadata']['name']} ({names}) is {phase}"
+
+
+def _csv_line(csv: dict) -> str:
+    status = csv.get("status") or {}
+    phase = status.get("phase") or "new"
+    # In its last phase, nothing is left to say.
+    why = "" if phase == "Succeeded" else status.get("message") or status.get("reason") or ""
+    return f"{csv['metadata']['name']} is {phase}" + (f" ({why})" if why else "")

@@ -1,0 +1,71 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a step of the operator's installation reports (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+# What to do when a wait ends before it is done, by what is waited for. The options are those of the role operator_install.
+REMEDIES = {
+    "catalog": (
+        "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the operator, and "
+        "operator_install_channel to one of its channels. In a disconnected cluster this is the CatalogSource of the mirror. "
+        "`oc get pods -n openshift-marketplace` lists the pods of the default catalogs."
+    ),
+    "operator": (
+        "Check operator_install_channel and operator_install_source. OLM does not repeat a failed InstallPlan or "
+        "ClusterServiceVersion: after fixing the cause, delete the Subscription, that InstallPlan and the "
+        "ClusterServiceVersion. Then run the playbook again; it resumes from here."
+    ),
+    "nodes": (
+        "See `oc describe machineconfigpool kata-oc`, and `oc get nodes` for the node that is not updated. Fix the cause, "
+        "then run the playbook again; it resumes from here."
+    ),
+    "removal": (
+        "See `oc describe machineconfigpool worker` and `oc get kataconfig -o yaml`. Fix the cause, then run the playbook "
+        "again; it resumes from here."
+    ),
+    "pods": "Delete these pods, or the workloads that create them, then run the playbook again.",
+}
+APPROVAL_REMEDY = (
+    "Set spec.approved of the InstallPlan to true, or request that version (operator_install_starting_csv, or "
+    "operator_install_upgrade_to if another version is installed). Then run the playbook again; it resumes from here."
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something is.
+
+    `summary` is one line for people, `status` the same without durations. `problem` is the reason why it cannot
+    continue, `remedy` what to do about it if REMEDIES does not have that, `needs_approval` whether the InstallPlan must
+    be approved, and `since` when the operator started to work on each node.
+    """
+
+    summary: str
+    status: str = ""
+    done: bool = False
+    problem: str = ""
+    needs_approval: bool = False
+    remedy: str = ""
+    since: Mapping[str, str] = field(default_factory=dict)
+
+
+def condition_messages(conditions: list[dict] | None, status: str, *types: str) -> str:
+    """The messages of the conditions with this status; with `types`, of these types alone."""
+    return ", ".join(
+        condition.get("message") or condition.get("reason") or ""
+        for condition in conditions or []
+        if condition.get("status") == status
+        and (not types or condition["type"] in types)
+        and (condition.get("message") or condition.get("reason"))
+    )
+
+
+def parse_time(text: Any) -> datetime | None:
+    """A time of the API; None where it is not set."""
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,420 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a task changes of the limits, and where it stores them (no I/O here).
+
+The functions `plan_*` decide which store a limit is written to, and what must be written there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import label_selector
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    DEFAULT_POOL,
+    LIMIT_KEY,
+    LIMITS,
+    PART_OF,
+    PEER_POD_CONFIG,
+    PEER_PODS_CM,
+    PEER_PODS_SECRET,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import (
+    CONFIG_MAP,
+    DEFAULT_LIMIT,
+    DEFAULT_NODE_SELECTOR,
+    Pool,
+    Store,
+    pool_of_config,
+    whole_number,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+LIMITS_LABELS = dict([PART_OF])
+
+# The spec of a new PeerPodConfig where a task does not name a field: the defaults of its CRD, and the limit that the
+# operator gives its own (sandboxed-containers-operator's controllers/openshift_controller.go, DEFAULT_PEER_PODS).
+DEFAULT_SPEC = {
+    "cloudSecretName": PEER_PODS_SECRET,
+    "configMapName": PEER_PODS_CM,
+    "limit": str(DEFAULT_LIMIT),
+}
+
+# What Kubernetes takes for the name of an object, for a label's name and for its value.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+class LimitError(Exception):
+    """A limit that must not be set, or cannot be stored, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One write to a store.
+
+    `before` and `after` are the fields that the write is about: of the spec of a PeerPodConfig, or
+    of the data of a ConfigMap. `before` is None where the object must be created, `after` where it
+    must be deleted; `resource_version` is the one it was read at.
+    """
+
+    store: Store
+    resource_version: str | None
+    before: dict | None
+    after: dict | None
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def body(self) -> dict:
+        """The object to create."""
+        metadata: dict = {"name": self.store.name, "namespace": self.store.namespace}
+        if self.store.kind == CONFIG_MAP:
+            metadata["labels"] = LIMITS_LABELS
+            return {
+                "apiVersion": "v1",
+                "kind": CONFIG_MAP,
+                "metadata": metadata,
+                "data": self.after,
+            }
+        return {
+            "apiVersion": "confidentialcontainers.org/v1alpha1",
+            "kind": PEER_POD_CONFIG,
+            "metadata": metadata,
+            "spec": self.after,
+        }
+
+    @property
+    def patch(self) -> dict:
+        """A merge patch of the fields that change, valid only for the object that was read."""
+        before, after = self.before or {}, self.after or {}
+        fields = {
+            key: after.get(key)
+            for key in [*after, *(key for key in before if key not in after)]
+            if after.get(key) != before.get(key)
+        }
+        metadata: dict = {"resourceVersion": self.resource_version}
+        if self.store.kind == CONFIG_MAP:
+            return {"metadata": {**metadata, "labels": LIMITS_LABELS}, "data": fields}
+        if "nodeSelector" in fields:
+            # A merge patch merges maps: labels that go have to be named.
+            gone = dict.fromkeys(before.get("nodeSelector") or {})
+            fields["nodeSelector"] = {**gone, **fields["nodeSelector"]}
+        return {"metadata": metadata, "spec": fields}
+
+    @property
+    def diff(self) -> dict:
+        part = "data" if self.store.kind == CONFIG_MAP else "spec"
+        return {
+            "before": {} if self.before is None else {part: self.before},
+            "after": {} if self.after is None else {part: self.after},
+        }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a task does to a pool: the pool `before` and `after` (None where it does not exist), and the writes."""
+
+    before: Pool | None
+    after: Pool | None
+    plans: tuple[Plan, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return any(plan.changed for plan in self.plans)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a pool that stays gets other nodes."""
+        return bool(self.before and self.after) and self.before.selector != self.after.selector
+
+    @property
+    def lowers(self) -> bool:
+        """Whether nodes may end up with less than they have (a limit that is not valid counts)."""
+        if not self.changed:
+            return False
+        if self.before is None or self.after is None or self.moves:
+            return True
+        before, after = self.before.limit, self.after.limit
+        return before != after and (before is None or after is None or after < before)
+
+    @property
+    def store(self) -> Store | None:
+        """Where the limit is stored afterwards, or was."""
+        pool = self.after or self.before
+        return pool and pool.store
+
+
+def parse_limit(text: str) -> int:
+    limit = whole_number(text)
+    if limit is None:
+        raise LimitError(f"limit must be a whole number of peer pod VMs per node, 0 or more; got {text!r}.")
+    return limit
+
+
+def refuse_bad_fields(fields: dict) -> None:
+    """Raise where Kubernetes could not use a task's options.
+
+    The CRD accepts any text, also for the name of a Secret that cannot exist and for labels that
+    no node can carry.
+    """
+    for option in ("namespace", "agent_namespace", "name", "cloud_secret_name", "config_map_name"):
+        name = fields.get(option)
+        if name is not None and not _NAME.fullmatch(name):
+            raise LimitError(
+                f"{option} must be a Kubernetes name (lower-case letters, digits, '-' and '.', with "
+                f"a letter or digit at both ends); got {name!r}."
+            )
+    instance_type = fields.get("instance_type")
+    if instance_type is not None and not instance_type.strip():
+        raise LimitError("instance_type is empty. Set an instance type, or omit the option.")
+    selector = fields.get("node_selector")
+    if selector is not None:
+        _refuse_bad_selector(selector)
+
+
+def _refuse_bad_selector(selector: dict) -> None:
+    if not selector:
+        raise LimitError(
+            "node_selector is empty, which selects every node, the control plane's too. Name a "
+            "label of the nodes that run peer pods."
+        )
+    for label, value in selector.items():
+        if not isinstance(value, str):
+            raise LimitError(
+                f"The value of the label {label} in node_selector is {value!r}, which is not a "
+                'string: put it in quotes ("" for a label without a value).'
+            )
+        prefix, slash, name = label.rpartition("/")
+        if not _LABEL_NAME.fullmatch(name) or (slash and not _NAME.fullmatch(prefix)):
+            raise LimitError(f"node_selector has {label!r}, which is not a valid label name.")
+        if value and not _LABEL_NAME.fullmatch(value):
+            raise LimitError(f"node_selector has {value!r} for the label {label}, which is not a valid label value.")
+
+
+def refuse_overlap(pool: Pool, others: Collection[Pool], nodes: Iterable[dict]) -> None:
+    """Raise where one of `others` selects a node of `pool` too, or always will.
+
+    The limit of such a node would not be well defined. It always will where one selector has all
+    labels of the other. Any two selectors of different labels could meet on a node that carries
+    both; they are refused only once such a node exists (in `nodes`, those that `pool` selects), or
+    pools by labels of their own would be impossible. A fallback has only what the others leave.
+    """
+    if pool.is_fallback:
+        return
+    mine = pool.selector.items()
+    for other in others:
+        if other.is_fallback or other.selector is None:
+            continue
+        both = f"The pools {pool.label} and {other.label}"
+        theirs = other.selector.items()
+        if mine <= theirs or theirs <= mine:
+            raise LimitError(
+                f"{both} overlap: every node that matches {_shown(max(mine, theirs, key=len))} "
+                f"matches {_shown(min(mine, theirs, key=len))}, so its limit is not well defined. "
+                "Give them node selectors that no node matches twice."
+            )
+        node = next((node for node in nodes if other.selects(node)), None)
+        if node:
+            raise LimitError(
+                f"{both} both select the node {node['metadata']['name']}, so its limit is not well "
+                "defined. Give them node selectors that no node matches twice."
+            )
+
+
+def _shown(selector: Iterable[tuple[str, str]]) -> str:
+    return repr(label_selector(dict(selector))) if selector else "the empty selector"
+
+
+def plan_config(config: dict | None, namespace: str, name: str, fields: dict[str, str]) -> Change:
+    """First generation: a PeerPodConfig with `fields`, those of its spec that a task sets.
+
+    It keeps everything else; a new one gets the defaults.
+    """
+    store = Store(PEER_POD_CONFIG, namespace, name)
+    if config is None:
+        if "nodeSelector" not in fields:
+            raise LimitError(
+                f"PeerPodConfig {name} does not exist in namespace {namespace}. The operator creates "
+                "it when a KataConfig enables peer pods: run the role osc.peerpods.operator_install "
+                "first. To create one for a pool of nodes, set the option node_selector."
+            )
+        spec = {**DEFAULT_SPEC, **fields}
+        return Change(None, _pool_with(store, spec), (Plan(store, None, None, spec),))
+    spec = config.get("spec", {})
+    before = {key: spec.get(key) for key in ("limit", *(key for key in fields if key != "limit"))}
+    plan = Plan(store, config["metadata"]["resourceVersion"], before, {**before, **fields})
+    return Change(pool_of_config(config), _pool_with(store, {**spec, **fields}), (plan,))
+
+
+def _pool_with(store: Store, spec: dict) -> Pool:
+    return pool_of_config({"metadata": {"name": store.name, "namespace": store.namespace}, "spec": spec})
+
+
+def plan_config_absent(config: dict | None) -> Change:
+    # An object that is being deleted needs no second request.
+    if config is None or "deletionTimestamp" in config["metadata"]:
+        return Change(config and pool_of_config(config), None)
+    pool = pool_of_config(config)
+    version = config["metadata"]["resourceVersion"]
+    return Change(pool, None, (Plan(pool.store, version, config.get("spec", {}), None),))
+
+
+def adaptor_moves(
+    daemon_set: dict, change: Change, *, follows: bool
+) -> tuple[Mapping[str, str], Mapping[str, str] | None] | None:
+    """First generation: the labels of the nodes that cloud-api-adaptor is on, and those that it is on after a change.
+
+    None where it stays; the second is None where its DaemonSet goes with the PeerPodConfig that owns it. `follows`
+    tells whether it goes to the nodes of the PeerPodConfig that is written.
+    """
+    if not change.changed:
+        return None
+    now = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
+    if change.after is None:
+        owners = daemon_set["metadata"].get("ownerReferences") or []
+        owns = any((one["kind"], one["name"]) == (PEER_POD_CONFIG, change.before.name) for one in owners)
+        return (now, None) if owns else None
+    selector = change.after.selector or DEFAULT_NODE_SELECTOR
+    return (now, selector) if follows and selector != now else None
+
+
+def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, goes: bool) -> str:
+    """What a change of the PeerPodConfig in `store` does to `nodes`, which lose their cloud-api-adaptor."""
+    why = (
+        f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
+        if goes
+        else "This operator runs cloud-api-adaptor on the nodes of one PeerPodConfig only, that which was written last"
+    )
+    lost = f" These peer pods would be lost: {join_names(sorted(peer_pods), 20)}." if peer_pods else ""
+    return f"{why}: without it no peer pod can start on {join_names(sorted(nodes))} any more.{lost}"
+
+
+def plan_entry(
+    pool: Pool | None,
+    limits: dict | None,
+    *,
+    name: str,
+    namespace: str,
+    agent_namespace: str,
+    limit: int | None,
+    selector: Mapping[str, str] | None,
+) -> Change:
+    """Second generation with the agent: an entry of peerpods-limits, the ConfigMap `limits`.
+
+    `pool` is the pool as it is, wherever its limit is stored; None where it does not exist.
+    """
+    if limit is None and selector is None and pool is not None:
+        return Change(pool, pool)
+    store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
+    is_default = name == DEFAULT_POOL
+    if not is_default:
+        selector = selector or (pool and pool.selector)
+        if selector is None:
+            raise LimitError(
+                f"Pool {name} does not exist. To create it, set the option node_selector to the labels of its nodes."
+                if pool is None
+                else f"{pool.store} has no valid nodeSelector. Set the option node_selector."
+            )
+    if limit is None:
+        limit = pool.limit if pool else DEFAULT_LIMIT
+    if limit is None:
+        raise LimitError(pool.problem)
+    # The user may delete a left-over PeerPodConfig, so its limit is stored in peerpods-limits even if it is the same.
+    if (
+        pool
+        and pool.store.kind != PEER_POD_CONFIG
+        and (pool.limit, is_default or pool.selector) == (limit, is_default or selector)
+    ):
+        return Change(pool, pool)
+    entry: dict = {"limit": limit}
+    if not is_default:
+        entry["nodeSelector"] = dict(selector)
+    text = json.dumps(entry, separators=(",", ":"), sort_keys=True)
+    after = Pool(name, namespace, pool.selector if is_default else selector, text, limit, store, is_default)
+    return Change(pool, after, (_entry_plan(store, limits, text),))
+
+
+def plan_entry_absent(
+    pool: Pool | None, limits: dict | None, config: dict | None, fallback: Pool, store: Store
+) -> Change:
+    """Second generation: no entry of a pool, and no left-over PeerPodConfig of its name.
+
+    The operator's own pool stays, with the limit of `fallback`.
+    """
+    plans = [plan for plan in [_entry_plan(store, limits, None)] if plan.changed]
+    if store.key == DEFAULT_POOL:
+        return Change(pool, fallback, tuple(plans))
+    return Change(pool, None, (*plans, *plan_config_absent(config).plans))
+
+
+def _entry_plan(store: Store, limits: dict | None, text: str | None) -> Plan:
+    after = {} if text is None else {store.key: text}
+    if limits is None:
+        return Plan(store, None, None, after or None)
+    written = (limits.get("data") or {}).get(store.key)
+    before = {} if written is None else {store.key: written}
+    return Plan(store, limits["metadata"]["resourceVersion"], before, after)
+
+
+def plan_settings(pool: Pool, limit: int | None) -> Change:
+    """Second generation without the agent: the limit of the operator's settings."""
+    if limit is None:
+        return Change(pool, pool)
+    store = Store(CONFIG_MAP, pool.namespace, PEER_PODS_CM, LIMIT_KEY)
+    written = pool.text if pool.store.is_settings else None
+    before = {} if written is None else {LIMIT_KEY: written}
+    after = Pool(pool.name, pool.namespace, pool.selector, str(limit), limit, store, pool.is_fallback)
+    if pool.limit == limit:
+        # 10 does not have to be written, nor "010" be rewritten.
+        return Change(pool, pool)
+    if pool.store.kind == PEER_POD_CONFIG:
+        raise LimitError(
+            f"{pool.store} is left over from an operator older than 1.9. The installed operator overwrites "
+            f"{LIMIT_KEY} in {PEER_PODS_CM} with its limit when it next reconciles the KataConfig, so a limit that is "
+            "set now would be lost. Nothing was changed. Check that a KataConfig exists and that the pod of the "
+            "operator's Deployment controller-manager runs, then run the task again."
+        )
+    return Change(pool, after, (Plan(store, None, before, {LIMIT_KEY: str(limit)}),))
+
+
+def refuse_without_agent(name: str, selector: Mapping[str, str] | None) -> None:
+    """Raise where a task is for a pool of its own on the second generation, and no agent runs."""
+    if name == DEFAULT_POOL and selector is None:
+        return
+    what = f"pool {name}" if name != DEFAULT_POOL else "node_selector"
+    raise LimitError(
+        f"Cannot set a limit for {what}: this operator has one limit for all nodes, and the node "
+        "capacity agent that enforces limits by pool is not deployed. Deploy it with the role "
+        "osc.peerpods.node_capacity and node_capacity_manager=collection."
+    )
+
+
+def refuse_second_generation_fields(fields: Mapping[str, object], name: str) -> None:
+    """Raise where a task sets what the second generation stores elsewhere."""
+    elsewhere = {
+        "cloud_secret_name": (
+            "the operator reads the Secret peer-pods-secret. The role osc.peerpods.operator_install writes it"
+        ),
+        "config_map_name": (
+            "the operator reads the ConfigMap peer-pods-cm. The role osc.peerpods.operator_install writes it"
+        ),
+        "instance_type": (
+            "it is a key of the ConfigMap peer-pods-cm for all pools. Set the options "
+            "operator_install_podvm_instance_type (AWS) or operator_install_azure_instance_size "
+            "(Azure) of the role osc.peerpods.operator_install"
+        ),
+    }
+    for option, instead in elsewhere.items():
+        if fields.get(option) is not None:
+            raise LimitError(f"{option} does not apply to this version of the operator: {instead}.")
+    if fields.get("node_selector") is not None and name == DEFAULT_POOL:
+        raise LimitError(
+            "node_selector does not apply to the operator's own pool: the operator selects its "
+            "nodes. Set the option name to create another pool."
+        )

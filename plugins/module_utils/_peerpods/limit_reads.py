@@ -1,0 +1,201 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The limits of a cluster, read from wherever its operator stores them (private to this collection)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import Operator, read_operator
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    AGENT,
+    CONFIGS_PATH,
+    DEFAULT_POOL,
+    LIMIT_KEY,
+    LIMITS,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
+    configs_path,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import Pool, pool_of_config, pools_of_second
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The pools of a cluster, and what a change of them needs.
+
+    `operator` is None where no trace of one can be read, `is_second` tells where limits are stored
+    all the same. `configs` are the PeerPodConfigs, None where the API server serves none. `limits`
+    is the ConfigMap peerpods-limits, `settings` the data of peer-pods-cm; None where they do not
+    exist or were not needed. `has_agent` is None where the user may not read that. `unread` are
+    sentences about what could not be read.
+    """
+
+    operator: Operator | None
+    is_second: bool
+    pools: tuple[Pool, ...]
+    configs: tuple[dict, ...] | None
+    limits: dict | None = None
+    settings: dict | None = None
+    has_agent: bool | None = False
+    unread: tuple[str, ...] = ()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the cluster has a place to store limits at all."""
+        shown = (self.configs, self.limits, self.settings)
+        return bool(self.operator) or any(one is not None for one in shown)
+
+    def pool(self, label: str) -> Pool | None:
+        return next((pool for pool in self.pools if pool.label == label), None)
+
+
+def explain_no_operator(namespace: str) -> str:
+    return (
+        f"No operator for OpenShift sandboxed containers is installed in namespace {namespace}, so "
+        "there is no place for a limit. Run the role osc.peerpods.operator_install first."
+    )
+
+
+def name_of_pool(name: str, is_second: bool) -> str:
+    """The operator's own pool has one name on each generation; the second accepts both."""
+    return DEFAULT_POOL if is_second and name == OPERATORS_CONFIG else name
+
+
+def read_limits(
+    cluster: Cluster,
+    namespace: str,
+    agent_namespace: str,
+    *,
+    everywhere: bool = True,
+    for_removal: bool = False,
+    agent_deployed: bool | None = None,
+) -> Limits:
+    """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
+
+    Takes three requests on the first generation, and on the second three more: the agent's
+    Deployment, peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
+    pool has no entry in peerpods-limits). A removal needs these two always. `agent_deployed` is taken instead of the
+    Deployment where it is given. What a user may not read is left out where the rest still shows the limits.
+    """
+    configs, refused = _configs(cluster, namespace, everywhere)
+    own = configs and [one for one in configs if one["metadata"]["namespace"] == namespace]
+    operator = read_operator(cluster, namespace, own)
+    is_second = operator.behaviour.is_second if operator else bool(refused) or configs is None
+    if not is_second:
+        if refused:
+            raise refused
+        return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
+    try:
+        found = _second(
+            cluster,
+            namespace,
+            agent_namespace,
+            operator,
+            tuple(own or ()),
+            for_removal,
+            agent_deployed,
+        )
+    except ClusterError as error:
+        if error.status != 403 or operator or not refused:
+            raise
+        raise refused from error
+    shows_second = found.limits is not None or LIMIT_KEY in (found.settings or {})
+    if operator is None and refused and not shows_second:
+        # Nothing shows the generation: on the first, peer-pods-cm exists too, without that key.
+        raise refused
+    return found
+
+
+def _second(
+    cluster: Cluster,
+    namespace: str,
+    agent_namespace: str,
+    operator: Operator | None,
+    configs: tuple[dict, ...],
+    for_removal: bool,
+    agent_deployed: bool | None,
+) -> Limits:
+    unread: list[str] = []
+    has_agent = read_agent(cluster, agent_namespace) if agent_deployed is None else agent_deployed
+    limits = None
+    if has_agent is not False or for_removal:
+        limits, refused = _unless_refused(lambda: read_agent_limits(cluster, agent_namespace))
+        if refused:
+            unread.append(f"The limits of the node capacity agent are not known: {refused}")
+    entries = (limits or {}).get("data") or {}
+    settings = None
+    if for_removal or DEFAULT_POOL not in entries:
+        settings = read_settings(cluster, namespace)
+    pools = pools_of_second(
+        configs,
+        # Who may not read whether the agent is deployed sees its limits all the same.
+        entries if has_agent or (has_agent is None and limits is not None) else None,
+        settings,
+        namespace=namespace,
+        agent_namespace=agent_namespace,
+        adaptor_selector=operator.node_selector if operator else None,
+    )
+    return Limits(
+        operator,
+        True,
+        tuple(pools),
+        configs or None,
+        limits,
+        settings,
+        has_agent,
+        tuple(unread),
+    )
+
+
+def read_agent(cluster: Cluster, namespace: str) -> bool | None:
+    """Whether the node capacity agent is deployed; None where the user may not read that."""
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{AGENT}"
+    deployment, refused = _unless_refused(lambda: cluster.get(path))
+    return None if refused else deployment is not None
+
+
+def read_settings(cluster: Cluster, namespace: str) -> dict | None:
+    """The data of peer-pods-cm; None if it does not exist."""
+    found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+    return None if found is None else found.get("data") or {}
+
+
+def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:
+    """The ConfigMap peerpods-limits, which the agent in `namespace` enforces; None where it does not exist."""
+    return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
+
+
+def _configs(cluster: Cluster, namespace: str, everywhere: bool) -> tuple[tuple[dict, ...] | None, ClusterError | None]:
+    """The PeerPodConfigs, None where they are not served, and the answer to a user who may not read them.
+
+    The API server refuses such a user also where it serves none.
+    """
+    paths = [configs_path(namespace)]
+    if everywhere:
+        # A user of one namespace may read those of the operator alone.
+        paths.insert(0, CONFIGS_PATH)
+    refused = None
+    for path in paths:
+        try:
+            return tuple(cluster.list(path)), None
+        except ClusterError as error:
+            if error.status == 404:
+                return None, None
+            if error.status != 403:
+                raise
+            refused = refused or error
+    return (), refused
+
+
+def _unless_refused(
+    read: Callable[[], dict | None],
+) -> tuple[dict | None, ClusterError | None]:
+    try:
+        return read(), None
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        return None, error

@@ -1,0 +1,148 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What nodes advertise of the extended resource, and what their limits allow (no I/O here)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import CloudShare, slots_of
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import (
+    Pool,
+    deciding,
+)
+
+with contextlib.suppress(ImportError):  # The module reports the missing Kubernetes client.
+    from kubernetes.utils.quantity import parse_quantity
+
+
+def limit_at(node: dict, pool: Pool) -> int:
+    """What `pool` allows on a node that it selects; what the node has, where its limit is not valid."""
+    return (advertised(node) or 0) if pool.limit is None else pool.limit
+
+
+def allowed(node: dict, pools: Iterable[Pool]) -> int:
+    """What `pools` together allow on a node, the smallest where several decide; 0 without any."""
+    return min((limit_at(node, pool) for pool in deciding(node, pools)), default=0)
+
+
+def advertised(node: dict) -> int | None:
+    """How many peer pod VMs the node's status allows, or None where it does not advertise any number."""
+    quantity = node.get("status", {}).get("allocatable", {}).get(EXTENDED_RESOURCE)
+    return None if quantity is None else int(parse_quantity(quantity))
+
+
+def in_force(nodes: list[dict], limit: int) -> bool:
+    """Whether there are nodes and each of them allows exactly `limit` peer pods."""
+    return bool(nodes) and not lagging(nodes, limit)
+
+
+def lagging(nodes: Iterable[dict], limit: int) -> dict[str, int | None]:
+    """The nodes that do not allow exactly `limit` peer pods, and what they advertise.
+
+    A node that advertises nothing allows 0.
+    """
+    return {node["metadata"]["name"]: advertised(node) for node in nodes if (advertised(node) or 0) != limit}
+
+
+def is_down(node: dict) -> bool:
+    """Whether a node's kubelet does not answer, or says that the node cannot run pods."""
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] != "True" for one in conditions)
+
+
+def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
+    """Those of `nodes` that none of `pools` selects."""
+    return [node for node in nodes if not any(pool.selects(node) for pool in pools)]
+
+
+def still_advertising(nodes: Iterable[dict], pools: Collection[Pool]) -> dict[str, int]:
+    """The nodes that none of `pools` selects and that still allow peer pods."""
+    return {node["metadata"]["name"]: advertised(node) for node in released(nodes, pools) if advertised(node)}
+
+
+def explain_still_advertising(advertising: dict[str, int], seconds: float) -> str:
+    shown = ", ".join(f"{name} shows {count}" for name, count in advertising.items())
+    return (
+        f"After {seconds:g} s nodes that no pool selects any more still advertise peer pods: "
+        f"{shown}. Check that the node capacity agent (or the operator's controller) runs."
+    )
+
+
+def explain_lagging(
+    nodes: list[dict],
+    limit: int,
+    selector: str,
+    seconds: float,
+    share: CloudShare | None = None,
+    not_ready: Collection[str] = (),
+) -> str:
+    """Why a limit is not in force; `not_ready` are the nodes without a Ready cloud-api-adaptor pod."""
+    slots = slots_of(limit, share)
+    bounded = f", of which the cloud's {share.bound} leaves {slots}," if slots != limit else ""
+    waited = f"After {seconds:g} s the limit of {limit}{bounded} is not in force"
+    if not nodes:
+        return (
+            f"{waited}: no node has the labels {selector!r} that the pool selects. The operator "
+            "labels the nodes while it rolls out a KataConfig: see its status."
+        )
+    behind = lagging(nodes, slots)
+    shown = ", ".join(f"{name} shows {'nothing' if count is None else count}" for name, count in behind.items())
+    waited = f"{waited} on every selected node: {shown}."
+    if all(is_down(node) for node in nodes):
+        waited += " None of these nodes is Ready."
+    without = sorted(name for name in behind if name in not_ready)
+    if without:
+        return (
+            f"{waited} The cloud-api-adaptor pod is not Ready on {', '.join(without)}: such a node "
+            "offers no free slot until it is. Check the pods of cloud-api-adaptor."
+        )
+    return (
+        f"{waited} Check that the program that advertises the extended resource runs: the node "
+        "capacity agent, the operator's controller or cloud-api-adaptor."
+    )
+
+
+def nodes_without_adaptor(nodes: Iterable[str], pods: Iterable[dict]) -> list[str]:
+    """Those of `nodes` on which no pod of cloud-api-adaptor is Ready."""
+    ready = {
+        pod["spec"].get("nodeName")
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(
+            (condition["type"], condition["status"]) == ("Ready", "True")
+            for condition in pod.get("status", {}).get("conditions") or []
+        )
+    }
+    return [name for name in nodes if name not in ready]
+
+
+def explain_overfull(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+    """A sentence where `limit` is below what runs on a node already, else None."""
+    overfull = _more_than(limit, used, nodes)
+    return overfull and f"The limit of {limit} is below the peer pods that run now: {overfull}."
+
+
+def explain_left_over(used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+    """A sentence where peer pods run on `nodes`, which no pool will select, else None."""
+    left_over = _more_than(0, used, nodes)
+    return left_over and (f"Peer pods run on nodes that no pool would select any more: {left_over}.")
+
+
+def _more_than(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+    names = (node["metadata"]["name"] for node in nodes)
+    return ", ".join(f"{used[name]} on {name}" for name in names if used[name] > limit) or None
+
+
+def node_rows(nodes: Iterable[dict], used: dict[str, int] | None) -> list[dict]:
+    """What the module returns of each node; `used` is None where the pods were not counted."""
+    return [
+        {
+            "name": node["metadata"]["name"],
+            "allocatable": advertised(node),
+            "used": None if used is None else used[node["metadata"]["name"]],
+        }
+        for node in nodes
+    ]

@@ -1,0 +1,163 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What there is to say of a cluster's peer pods, read out of its own objects (no I/O here)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
+
+with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
+    from kubernetes.utils.quantity import parse_quantity
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
+    CloudShare,
+    cloud_share,
+    slots_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import allowed
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import (
+    is_accounted_for,
+    is_peer_pod,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import Pool, deciding, find_config
+
+
+def describe(
+    pools: Collection[Pool],
+    configs: Collection[dict],
+    nodes: Iterable[dict],
+    pods: Iterable[dict],
+    runtime_classes: Collection[str],
+    bounds: Mapping[str, int],
+) -> dict:
+    """The module's result; `pods` are read one by one, and only what counts is kept.
+
+    `configs` are the PeerPodConfigs that some of `pools` are stored in. `bounds` are what the cloud has room
+    for, each shared among the nodes of a namespace's pools.
+    """
+    used: Counter[str] = Counter()
+    requested: Counter[str] = Counter()
+    unaccounted: Counter[str] = Counter()
+    by_namespace: Counter[str] = Counter()
+    unscheduled: Counter[str] = Counter()
+    pending = []
+    for pod in pods:
+        if not is_peer_pod(pod, runtime_classes):
+            continue
+        namespace, node = pod["metadata"]["namespace"], pod["spec"].get("nodeName")
+        if node:
+            by_namespace[namespace] += 1
+            used[node] += 1
+            requested[node] += _requested(pod)
+            unaccounted[node] += not is_accounted_for(pod)
+        else:
+            unscheduled[namespace] += 1
+        if pod.get("status", {}).get("phase") == "Pending":
+            pending.append(_pending(pod))
+
+    rows = []
+    members: dict[str, list[dict]] = {pool.label: [] for pool in pools}
+    limits: dict[str, list[int]] = defaultdict(list)
+    for node in nodes:
+        name = node["metadata"]["name"]
+        decisive = deciding(node, pools)
+        row = {
+            "name": name,
+            "pools": [pool.label for pool in decisive],
+            "capacity": _quantity(node, "capacity"),
+            "allocatable": _quantity(node, "allocatable"),
+            "used": used[name],
+            "unaccounted": unaccounted[name],
+        }
+        row["free"] = max(0, (row["allocatable"] or 0) - requested[name])
+        # Every other node has nothing to do with peer pods.
+        if row["pools"] or row["capacity"] is not None or row["used"]:
+            rows.append(row)
+        for pool in decisive:
+            members[pool.label].append(row)
+        for namespace in {pool.namespace for pool in decisive}:
+            here = [pool for pool in decisive if pool.namespace == namespace]
+            limits[namespace].append(allowed(node, here))
+    shares = {namespace: cloud_share(these, bounds) for namespace, these in limits.items()}
+    return {
+        "pools": [_pool(pool, configs, members[pool.label], shares.get(pool.namespace)) for pool in pools],
+        "cloud_bounds": dict(bounds),
+        "nodes": rows,
+        "namespaces": [
+            {"name": name, "used": by_namespace[name], "unscheduled": unscheduled[name]}
+            for name in sorted(by_namespace.keys() | unscheduled.keys())
+        ],
+        "pending": pending,
+        "totals": {
+            "nodes": len(rows),
+            **{
+                key: sum(row[key] or 0 for row in rows)
+                for key in ("capacity", "allocatable", "used", "unaccounted", "free")
+            },
+            "unscheduled": unscheduled.total(),
+        },
+    }
+
+
+def _pool(pool: Pool, configs: Iterable[dict], rows: list[dict], share: CloudShare | None) -> dict:
+    config = find_config(configs, pool.namespace, pool.name) or {}
+    spec = config.get("spec", {}) if pool.store.name == pool.name else {}
+    slots = None if pool.limit is None else slots_of(pool.limit, share)
+    return {
+        "name": pool.name,
+        "namespace": pool.namespace,
+        "store": asdict(pool.store),
+        "limit": pool.limit,
+        "slots": slots,
+        "cloud_bound": share.bound if share and slots != pool.limit else None,
+        "node_selector": pool.selector,
+        "cloud_secret_name": spec.get("cloudSecretName"),
+        "config_map_name": spec.get("configMapName"),
+        "instance_type": spec.get("instanceType"),
+        "setup_completed": bool(spec and config.get("status", {}).get("setupCompleted")),
+        "selected_nodes": len(rows),
+        "advertised_nodes": sum((row["allocatable"] or 0) == slots for row in rows),
+    }
+
+
+def _pending(pod: dict) -> dict:
+    """A peer pod that does not run yet, and why as far as its status says."""
+    status = pod.get("status", {})
+    # Without a node it is the scheduler that knows, with one the node's kubelet.
+    whys = [
+        condition
+        for condition in status.get("conditions") or []
+        if condition["type"] == "PodScheduled" and condition["status"] == "False"
+    ] or [
+        container["state"]["waiting"]
+        for container in [
+            *(status.get("initContainerStatuses") or []),
+            *(status.get("containerStatuses") or []),
+        ]
+        if container.get("state", {}).get("waiting")
+    ]
+    why = whys[0] if whys else {}
+    return {
+        "name": pod["metadata"]["name"],
+        "namespace": pod["metadata"]["namespace"],
+        "node": pod["spec"].get("nodeName"),
+        "reason": why.get("reason"),
+        "message": why.get("message"),
+    }
+
+
+def _requested(pod: dict) -> int:
+    """How many VMs the scheduler takes off the node for a pod."""
+    return sum(
+        int(parse_quantity(container.get("resources", {}).get("requests", {}).get(EXTENDED_RESOURCE, 0)))
+        for container in pod["spec"]["containers"]
+    )
+
+
+def _quantity(node: dict, of: str) -> int | None:
+    """What the node's status says of the extended resource, or None where it does not."""
+    quantity = node.get("status", {}).get(of, {}).get(EXTENDED_RESOURCE)
+    return None if quantity is None else int(parse_quantity(quantity))

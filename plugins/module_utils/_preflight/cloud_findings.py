@@ -1,0 +1,295 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Findings about the cloud (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import (
+    CLOUDS,
+    ONE_VM_EACH,
+    finding,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+# What the cloud is asked: who we are, what filters the workers' traffic, whether it would let us change
+# that, which VMs there is room for, and how many addresses are free.
+ANSWERS = ("caller", "ports", "port_rights", "sizes", "subnet")
+
+
+def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
+    """The findings about the limit and about what the cloud answered: `readings` has the results of ANSWERS."""
+    yield from _limit_setting(settings)
+    yield from _cloud(cluster, settings, readings)
+
+
+def _limit_setting(settings: Mapping) -> Iterator[dict]:
+    if _limit(settings) is None:
+        yield finding(
+            "limit",
+            "error",
+            f"peerpodconfig_rollout_limit is {str(settings['limit'])!r}, which is no number.",
+            "It is how many peer pods a node may have.",
+            "Set it to a whole number.",
+        )
+
+
+def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
+    platform = cluster["platform"]
+    if platform not in CLOUDS:
+        yield finding("cloud-credentials", "unknown", "Not asked: it is not known which cloud.")
+        return
+    answers = {name: _answer(readings.get(name)) for name in ANSWERS}
+    first = answers["caller" if platform == "AWS" else "sizes"]
+    if first is None:
+        yield finding("cloud-credentials", "unknown", f"Not asked: {platform} is asked by region.")
+        return
+    who = _aws_identity(first) if platform == "AWS" else _azure_identity(first, cluster)
+    yield who
+    if who["status"] == "error":
+        if settings["thorough"]:
+            for check in ("ports", "quota", "subnet-addresses"):
+                yield finding(check, "unknown", f"{platform} was not asked for want of credentials.")
+        return
+    if answers["ports"]:
+        yield (
+            _aws_ports(answers["ports"])
+            if platform == "AWS"
+            else _azure_ports(answers["ports"], settings["on_shadowed"])
+        )
+        if answers["port_rights"]:
+            yield _port_rights(answers["port_rights"], platform)
+    elif settings["thorough"]:
+        yield finding("ports", "unknown", "No worker names an instance to look at.")
+    yield from _capacity(cluster, settings, answers)
+
+
+def _answer(result: Mapping | None) -> Mapping | None:
+    """A module's result, None where the task was skipped or not there."""
+    return None if not result or result.get("skipped") else result
+
+
+def _aws_identity(caller: Mapping) -> dict:
+    if "account" in caller:
+        return finding("cloud-credentials", "ok", f"AWS takes us for {caller['arn']} of {caller['account']}.")
+    said = caller.get("msg", "no answer").strip().rstrip(".")
+    return finding(
+        "cloud-credentials",
+        "error",
+        f"AWS did not accept who we are ({said}).",
+        "The ports are opened, and the VMs made, with these credentials.",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the "
+        "account the cluster runs in.",
+    )
+
+
+def _azure_identity(sizes: Mapping, cluster: Mapping) -> dict:
+    if "sizes" in sizes:
+        return finding(
+            "cloud-credentials",
+            "ok",
+            f"Azure accepts who we are in the subscription {cluster['subscription_id']}.",
+        )
+    return finding(
+        "cloud-credentials",
+        "error",
+        sizes["msg"],
+        "The ports are opened, and the VMs made, with these credentials.",
+        "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to a service principal that "
+        "may read the cluster's subscription.",
+    )
+
+
+WHY_PORTS = "A worker talks to its peer pods' VMs on these ports."
+
+
+def _aws_ports(answer: Mapping) -> dict:
+    if "groups" not in answer:
+        return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
+    opened = [
+        f"{port['port']}/{port['protocol']} of {group['group_id']}"
+        for group in answer["groups"]
+        for port in group["opened"]
+    ]
+    there = [
+        f"{port['port']}/{port['protocol']} of {group['group_id']} (by {port['covered_by']})"
+        for group in answer["groups"]
+        for port in group["already_open"]
+    ]
+    return finding("ports", "ok", _ports_found(answer, there, opened))
+
+
+def _port_rights(answer: Mapping, platform: str) -> dict:
+    if "groups" in answer or "network_security_groups" in answer:
+        return finding("port-rights", "ok", f"{platform} would let these credentials open the ports.")
+    # A right to look at rights is none that the ports need.
+    if platform == "Azure" and "missing_permissions" not in answer:
+        return finding("port-rights", "unknown", answer["msg"])
+    return finding(
+        "port-rights",
+        "error",
+        answer["msg"],
+        "The role cloud_networking opens the ports with these credentials.",
+        "Or have somebody open the ports who may, and look again.",
+    )
+
+
+def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
+    if "network_security_groups" not in answer:
+        return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
+    groups = answer["network_security_groups"]
+    opened = [
+        f"{rule['name']} of {group['name']}" for group in groups for rule in (*group["created"], *group["updated"])
+    ]
+    there = [
+        *(f"{one['name']} of {group['name']} (by {one['covered_by']})" for group in groups for one in group["covered"]),
+        *(f"{name} of {group['name']}" for group in groups for name in group["unchanged"]),
+        *answer["unfiltered"],
+    ]
+    found = _ports_found(answer, there, opened)
+    shadowed = [
+        f"{one['name']} would come too late in {group['name']}: {one['shadowed_by']}"
+        for group in groups
+        for one in group["shadowed"]
+    ]
+    if shadowed:
+        return finding(
+            "ports",
+            "error" if on_shadowed == "fail" else "warning",
+            f"{found} {'; '.join(shadowed)}.",
+            WHY_PORTS,
+            "Move the rules that deny to larger priority numbers, or give ours smaller ones by "
+            "cloud_networking_security_rules.",
+        )
+    return finding("ports", "ok", found)
+
+
+def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
+    return " ".join(
+        [
+            answer["reason"],
+            *([f"Open already: {join_names(there)}."] if there else []),
+            *([f"To be opened: {join_names(opened)}."] if opened else []),
+        ]
+    )
+
+
+def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
+    """Whether the cloud has room for the limit on all workers."""
+    sizes, subnet = answers["sizes"], answers["subnet"]
+    if sizes:
+        unavailable = _unavailable(cluster, sizes)
+        yield from unavailable
+        if any(one["status"] == "error" for one in unavailable):
+            sizes = None
+    # An error of its own: what cannot be multiplied is not compared.
+    if settings["quota"] == "ignore" or not cluster["workers"] or _limit(settings) is None:
+        return
+    if sizes:
+        yield _quota(cluster, settings, sizes)
+    if subnet:
+        yield _addresses(cluster, settings, subnet)
+    elif settings["thorough"]:
+        yield finding(
+            "subnet-addresses",
+            "unknown",
+            "Which subnet the VMs are to be in is not known, since the workers' is not.",
+        )
+
+
+def _limit(settings: Mapping) -> int | None:
+    limit = str(settings["limit"])
+    return int(limit) if limit.isdecimal() else None
+
+
+def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str) -> dict:
+    """Whether so many VMs as the limit on all workers may come to have room."""
+    limit, nodes = _limit(settings), len(cluster["workers"])
+    if room >= limit * nodes:
+        return finding(check, "ok", f"{said[0].upper()}{said[1:]}.")
+    return finding(
+        check,
+        {"fail": "error", "warn": "warning"}[settings["quota"]],
+        f"{limit} peer pods on each of {nodes} nodes are {limit * nodes} VMs, but {said}.",
+        ONE_VM_EACH,
+        f"Set peerpodconfig_rollout_limit to {room // nodes}, or {otherwise}.",
+    )
+
+
+def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
+    """What there is to say of VM sizes that the cloud does not have, or that nothing is known of."""
+    region = cluster["region"]
+    if cluster["platform"] == "AWS":
+        missing = [one for one in answer.get("instance_types", ()) if one["vcpus"] is None]
+        names, how = (
+            "operator_install_podvm_instance_type and operator_install_podvm_instance_types",
+            (f"`aws ec2 describe-instance-type-offerings --region {region}`"),
+        )
+    else:
+        missing = [one for one in answer["sizes"] if not one["available"]]
+        names, how = (
+            "operator_install_azure_instance_size and operator_install_azure_instance_sizes",
+            (f"`az vm list-skus --location {region} --resource-type virtualMachines`"),
+        )
+    if missing:
+        return [
+            finding(
+                "vm-sizes",
+                "error",
+                " ".join(one["reason"] for one in missing),
+                "The VMs of peer pods cannot be made.",
+                f"Set {names} to sizes that {how} offers.",
+            )
+        ]
+    there = [one["name"] for one in answer.get("instance_types", answer.get("sizes", ()))]
+    return [finding("vm-sizes", "ok", f"{region} has {join_names(there)}.")] if there else []
+
+
+def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
+    platform, region = cluster["platform"], cluster["region"]
+    one = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
+    if one is None or one["instances"] is None:
+        reason = answer["msg"] if one is None else one["reason"]
+        return finding(
+            "quota",
+            "unknown",
+            reason or f"{platform} counts no vCPUs of {one['name']}.",
+            ONE_VM_EACH,
+            "Look at the quota by hand.",
+        )
+    room = (
+        f"{platform} has room for {one['instances']} more VMs of {one['name']} in {region}, "
+        f"of {one['vcpus']} vCPUs each"
+    )
+    if platform == "AWS":
+        which = f"{one['quota_code']} in {region}"
+        used = f"{one['used']} of {one['quota']} vCPUs of the quota {one['quota_code']} are in use"
+    else:
+        which = f"of {one['family']} or of all vCPUs in {region}"
+        used = (
+            f"{one['family_used']} of {one['family_limit']} vCPUs of {one['family']} are in use, and "
+            f"{one['regional_used']} of {one['regional_limit']} of all families"
+        )
+    return _compare(cluster, settings, "quota", one["instances"], f"{room} ({used})", f"request a higher quota {which}")
+
+
+def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
+    subnet = answer.get("subnet") or {"free": None, "reason": answer.get("msg")}
+    if subnet["free"] is None:
+        return finding(
+            "subnet-addresses",
+            "unknown",
+            subnet["reason"],
+            ONE_VM_EACH,
+            "Check the subnet of the VMs, and that these credentials may read it.",
+        )
+    name = subnet["id"].rpartition("/")[2]
+    return _compare(
+        cluster,
+        settings,
+        "subnet-addresses",
+        subnet["free"],
+        f"the subnet {name} has {subnet['free']} free addresses",
+        "give the VMs a larger subnet",
+    )

@@ -1,0 +1,525 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Findings about the cluster (no I/O here)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import (
+    FIRST,
+    NEWEST_KNOWN,
+    NEWEST_OF_FIRST_GENERATION,
+    OPERATORS_MANAGERS,
+    behaviour_of,
+    csv_version,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import explain_two_adaptors
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    LIMIT_KEY,
+    OPERATORS_CONFIG,
+    PEER_PODS_CM,
+    UPDATE_STRATEGIES,
+    UPDATE_STRATEGY_KEY,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import NEGATIVE_NUMBER, whole_number
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import OPERATORS_CONFIGURATION
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import (
+    CLOUDS,
+    finding,
+    unknown_finding,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+# The oldest OpenShift that a release of the operator is for, with peer pods on AWS and Azure. A release
+# is in here only where its documentation, its bundle or its project was read to say so.
+NEEDED_OPENSHIFT = {
+    # User guide of OpenShift sandboxed containers 1.4, chapter 3.3.1, what peer pods by the CLI take.
+    "1.4": "4.13",
+    # The bundles of 1.7.0, 1.8.1, 1.9.0, 1.10.1 and 1.11.0 in Red Hat's catalog: minKubeVersion 1.28.0,
+    # which is OpenShift 4.15. Since 1.7 peer pods take a CRI-O of that age, as pull request 458 of
+    # openshift/sandboxed-containers-operator has it.
+    **dict.fromkeys(("1.7", "1.8", "1.9", "1.10", "1.11"), "4.15"),
+    # Pull request 1751 of the same: 1.12 drops OpenShift 4.17. Its bundle would still be installed there
+    # (1.12.1 has the minKubeVersion of those above).
+    "1.12": "4.18",
+    # What 1.12 dropped 1.13 did not take up again; 4.18 its project dropped after that, in September 2026
+    # (pull request 84621 of openshift/release). The minKubeVersion of 1.13.1 is that of those above.
+    "1.13": "4.18",
+}
+# The newest OpenShift for which those have a catalog with the operator: fbc/v4.22, and the pull request.
+NEWEST_OPENSHIFT = "4.22"
+
+# The webhook configuration of the role webhook.
+OUR_CONFIGURATION = "peerpods-webhook"
+
+
+def cluster_findings(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    """The findings about what `cluster_info` returned, with the `settings` of the roles."""
+    yield from _platform(cluster, settings)
+    yield from _permissions(cluster)
+    yield from _workers(cluster, settings)
+    yield from _details(cluster, settings)
+
+
+def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    platform, version, minimum = cluster["platform"], cluster["version"], settings["minimum"]
+    if not cluster["is_openshift"]:
+        yield finding(
+            "platform",
+            "error",
+            "This is not an OpenShift cluster (it serves no config.openshift.io API).",
+            "Peer pods come with an operator of OpenShift's.",
+            f"Point the kubeconfig at an OpenShift {minimum} or newer on AWS or Azure.",
+        )
+        return
+    if platform in CLOUDS:
+        yield finding("platform", "ok", f"OpenShift on {platform}.")
+    else:
+        yield finding(
+            "platform",
+            "error",
+            f"The cluster runs on {platform or 'no platform that it names'}; "
+            "peer pods are set up here on AWS or Azure only.",
+            "A peer pod's VM is made by the API of its cloud.",
+            "Point the kubeconfig at a cluster on one of these.",
+        )
+    if version and _version_numbers(version) >= _version_numbers(minimum):
+        yield finding("version", "ok", f"OpenShift {version}; {minimum} or newer is needed.")
+    else:
+        yield finding(
+            "version",
+            "error",
+            f"The cluster is OpenShift {version or 'of an unknown version'}; peer pods need {minimum} or newer.",
+            "Older releases have no kata runtime with a remote hypervisor.",
+            "Upgrade the cluster first.",
+        )
+
+
+def _version_numbers(version: str) -> list[int]:
+    """4.16.0-rc.1 is as good as 4.16.0."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("-")[0])]
+
+
+def _permissions(cluster: Mapping) -> Iterator[dict]:
+    missing = cluster["missing_permissions"]
+    log_in = "Log in as one that has the cluster-admin role."
+    if cluster["is_cluster_admin"]:
+        yield finding("cluster-admin", "ok", "The user is a cluster administrator.")
+    elif missing:
+        yield finding(
+            "cluster-admin",
+            "error",
+            f"The user of this kubeconfig is not a cluster administrator, and may not {join_names(missing)}.",
+            "The roles do that.",
+            log_in,
+        )
+    else:
+        yield finding(
+            "cluster-admin",
+            "warning",
+            "The user of this kubeconfig is not a cluster administrator, but may do what the roles do.",
+            "Building images in the cluster, credentials of the cluster's own and cert-manager take "
+            "more, which was not asked for.",
+            log_in,
+        )
+
+
+def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    workers, selector = cluster["workers"], settings["worker_selector"]
+    leave_out = "leave these nodes out by cluster_prerequisites_worker_selector."
+    if not workers:
+        yield finding(
+            "workers",
+            "error",
+            f"No node matches {selector}; peer pods need at least one worker node.",
+            "Peer pods are started by worker nodes.",
+            "Add one, or set cluster_prerequisites_worker_selector.",
+        )
+        return
+    unready = [worker["name"] for worker in workers if not worker["ready"]]
+    if unready:
+        yield finding(
+            "workers",
+            "warning",
+            f"{len(unready)} of {len(workers)} workers are not ready: {join_names(unready)}.",
+            "A node that is not ready holds up the roll of the others, and runs no peer pods.",
+            f"Mend them, or {leave_out}",
+        )
+    else:
+        yield finding("workers", "ok", f"{len(workers)} workers, all ready.")
+    nameless = [worker["name"] for worker in workers if not worker["provider_id"]]
+    if nameless:
+        yield finding(
+            "provider-ids",
+            "error",
+            f"Without a providerID, so with no instance in the cloud that we could find: {join_names(nameless)}.",
+            "The ports are opened on what filters the traffic of the workers' instances.",
+            f"Check that the cloud controller manager runs, or {leave_out}",
+        )
+    else:
+        yield finding("provider-ids", "ok", "All workers name their instance in the cloud.")
+    if cluster["platform"] in CLOUDS:
+        yield _region(cluster, leave_out)
+
+
+def _region(cluster: Mapping, leave_out: str) -> dict:
+    region = cluster["region"]
+    label = "The worker nodes' labels topology.kubernetes.io/region"
+    elsewhere = [w["name"] for w in cluster["workers"] if w["region"] not in (region, None)]
+    if not region:
+        found = f"{label} do not agree on one region."
+        if cluster["platform"] == "AWS":
+            found = "The Infrastructure of the cluster names no region."
+        return finding(
+            "region",
+            "error",
+            found,
+            "The cloud is asked by region, and the VMs are made in one.",
+            f"Check that the cloud controller manager runs, or {leave_out}",
+        )
+    if elsewhere:
+        return finding(
+            "region",
+            "warning",
+            f"{label} say another region than the cluster's, {region}: {join_names(elsewhere)}.",
+            "The VMs are made in the cluster's region and have to reach their workers.",
+            f"Check where these nodes are, or {leave_out}",
+        )
+    return finding("region", "ok", f"Everything is in {region}.")
+
+
+def _details(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    details = cluster["details"]
+    yield _runtime_class(cluster)
+    if cluster["is_openshift"]:
+        yield _channel(cluster, settings)
+        yield from _operator_version(cluster, settings)
+    yield _webhooks(cluster, settings["webhook_manager"])
+    yield from _generation(cluster, settings["node_capacity_manager"])
+    yield _advertisers(details["operator"], details["advertisers"], settings["node_capacity_manager"])
+    yield _api_features(cluster)
+
+
+def _runtime_class(cluster: Mapping) -> dict:
+    found = cluster["details"]["runtime_class"]
+    if "runtime_class" in cluster["details"]["unread"]:
+        return unknown_finding("runtime-class", cluster, "runtime_class")
+    if not found:
+        return finding("runtime-class", "ok", "There is none yet: it comes with a KataConfig for peer pods.")
+    overhead = " and ".join(f"{amount} {name}" for name, amount in sorted(found["overhead"].items()))
+    if overhead:
+        return finding("runtime-class", "ok", f"A peer pod costs its worker {overhead}.")
+    return finding(
+        "runtime-class",
+        "warning",
+        "It says no overhead.",
+        "The scheduler takes peer pods to cost their workers nothing, and fills these up.",
+        "Set overhead.podFixed of the RuntimeClass, or have the operator make it anew.",
+    )
+
+
+def _channel(cluster: Mapping, settings: Mapping) -> dict:
+    catalogs = cluster["details"]["catalogs"]
+    channel = settings["channel"]
+    source, namespace = settings["source"], settings["source_namespace"]
+    if "packages" in cluster["details"]["unread"]:
+        return unknown_finding("operator-channel", cluster, "packages")
+    if catalogs is None:
+        return finding(
+            "operator-channel",
+            "unknown",
+            "The cluster serves no PackageManifests, which tell what catalogs have.",
+            "Where the catalog has no such channel nothing is installed.",
+            "Check that the operator lifecycle manager runs.",
+        )
+    channels = [one["channels"] for one in catalogs if (one["name"], one["namespace"]) == (source, namespace)]
+    if any(channel in these for these in channels):
+        return finding("operator-channel", "ok", f"{source} has the channel {channel}.")
+    offered = [f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs]
+    # What is installed already needs no catalog, until it is to be upgraded.
+    needed = settings["installs"] and not cluster["details"]["runtime_class"]
+    status = "error" if needed else "warning"
+    has = f"has the operator, but not in {channel}" if channels else "has no such operator"
+    return finding(
+        "operator-channel",
+        status,
+        f"The catalog {source} in {namespace} {has}.",
+        "The operator is installed from there.",
+        f"Set operator_install_source and operator_install_channel to what there is: {join_names(offered)}."
+        if offered
+        else "Check that the CatalogSource is there and ready, or name a mirror's by operator_install_source.",
+    )
+
+
+def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    """Whether what would be installed is for this OpenShift; what cannot be told is said elsewhere."""
+    openshift, channel, source = cluster["version"], settings["channel"], settings["source"]
+    # What is installed already is not installed anew: the channel tells what it would be upgraded to.
+    csv = None if cluster["details"]["runtime_class"] else settings["starting_csv"]
+    told = f"operator_install_starting_csv is {csv}"
+    if not csv:
+        csv = _head(cluster["details"]["catalogs"] or (), settings)
+        told = f"{channel} of {source} has {csv}"
+    if not csv or not openshift:
+        return
+    release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_version_numbers)
+    needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
+    if needed is None:
+        told += (
+            f", newer than what this collection's table knows ({newest})"
+            if [*release] > _version_numbers(newest)
+            else ", which this collection's table does not have"
+        )
+        yield finding("operator-version", "ok", f"{told}: its release notes say which OpenShift it is for.")
+        return
+    told += f", which is for OpenShift {needed} and newer"
+    if _version_numbers(openshift) < _version_numbers(needed):
+        yield finding(
+            "operator-version",
+            "warning",
+            f"{told}; the cluster is OpenShift {openshift}.",
+            "On an older one it may not be installed, and nobody tests it there.",
+            f"Upgrade the cluster to OpenShift {needed}, or have an older operator: from another "
+            "operator_install_channel or operator_install_source, or by operator_install_starting_csv "
+            "with operator_install_install_plan_approval=Manual.",
+        )
+        return
+    if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
+        told += f". OpenShift {openshift} is newer than what this collection's table knows ({NEWEST_OPENSHIFT})"
+    yield finding("operator-version", "ok", f"{told}.")
+
+
+def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
+    """What the channel that is asked for would install."""
+    wanted = (settings["source"], settings["source_namespace"])
+    heads = (one["heads"] for one in catalogs if (one["name"], one["namespace"]) == wanted)
+    return next((these[settings["channel"]] for these in heads if settings["channel"] in these), None)
+
+
+def _webhooks(cluster: Mapping, manager: str) -> dict:
+    if "webhooks" in cluster["details"]["unread"]:
+        return unknown_finding("other-webhooks", cluster, "webhooks")
+    of = sorted({one["configuration"] for one in cluster["details"]["webhooks"]})
+    other_webhooks = [name for name in of if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
+    why = "Two webhooks change the same pods: the second one sizes the VM by what the first one left."
+    if other_webhooks:
+        return finding(
+            "other-webhooks",
+            "warning",
+            f"There are webhooks for peer pods of neither the operator nor this collection: {join_names(other_webhooks)}.",
+            why,
+            "Delete these MutatingWebhookConfigurations, or keep them and set webhook_manager to operator.",
+        )
+    if OPERATORS_CONFIGURATION in of and manager == "collection":
+        return finding(
+            "other-webhooks",
+            "warning",
+            "The operator has its own webhook, and webhook_manager is collection.",
+            why,
+            "Set webhook_manager to auto, by which the collection's stands aside.",
+        )
+    if OPERATORS_CONFIGURATION in of:
+        return finding("other-webhooks", "ok", "The operator has its own; the collection's stands aside.")
+    return finding("other-webhooks", "ok", "There are none.")
+
+
+def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
+    """Where the operator stores the limit, what advertises it, and whether its settings are ones that it honours."""
+    if "operator" in cluster["details"]["unread"]:
+        yield unknown_finding("limit-storage", cluster, "operator")
+        return
+    operator = cluster["details"]["operator"]
+    if operator is None:
+        yield finding("limit-storage", "ok", "The operator is not installed yet.")
+        return
+    limits = cluster["details"]["limits"] or {"agent_deployed": None, "problems": []}
+    yield _limit_storage(operator, limits["agent_deployed"])
+    if operator["limit_in"] != PEER_PODS_CM:
+        yield from _pools(operator)
+    else:
+        yield _adaptor_settings(operator)
+        yield from _entries(limits)
+        if operator["peer_pod_configs"] is not None:
+            yield _migration(operator, manager)
+
+
+def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
+    version = operator["version"]
+    name = f"Operator {version}" if version else "The operator, whose version cannot be read,"
+    where = (
+        "the ConfigMap peer-pods-cm"
+        if operator["limit_in"] == PEER_PODS_CM
+        else "PeerPodConfig peerpodconfig-openshift"
+    )
+    found = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
+    if has_agent and operator["limit_in"] == PEER_PODS_CM:
+        found += (
+            " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
+            "or this one where that has none."
+        )
+    if operator["known"]:
+        return finding("limit-storage", "ok", found)
+    first, newest = (".".join(map(str, release)) for release in (FIRST.since, NEWEST_KNOWN))
+    alike = newest if operator["limit_in"] == PEER_PODS_CM else first
+    return finding(
+        "limit-storage",
+        "warning",
+        f"Operator {version} is not a release that this collection knows ({first} to {newest}). It is treated as "
+        f"{alike}: {found}",
+        "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
+        "Update this collection, or try a limit change on a test cluster first.",
+    )
+
+
+def _pools(operator: Mapping) -> Iterator[dict]:
+    """Several PeerPodConfigs, of which some releases serve only one."""
+    names, version = operator["peer_pod_configs"] or (), operator["version"]
+    behaviour = behaviour_of(version) if version else NEWEST_OF_FIRST_GENERATION
+    if len(names) > 1 and behaviour.moves_adaptor:
+        yield finding(
+            "limit-pools",
+            "warning",
+            f"There are several PeerPodConfigs: {join_names(names)}. The operator runs cloud-api-adaptor only on the nodes of "
+            "the one that was written last.",
+            "No peer pod can start on the other nodes, and each write to another PeerPodConfig loses the running ones.",
+            "Keep one PeerPodConfig, or upgrade the operator to 1.9 or newer, where the agent of the role node_capacity gives "
+            "pools of nodes their limits.",
+        )
+
+
+def _entries(limits: Mapping) -> Iterator[dict]:
+    """Limits of pools that the node capacity agent cannot enforce."""
+    if limits["agent_deployed"] and limits["problems"]:
+        yield finding(
+            "limit-pools",
+            "warning",
+            " ".join(limits["problems"]),
+            "No node gets a limit by such an entry: it keeps what it advertises, or has another pool's limit.",
+            "Set the limit of the pool with osc.peerpods.peerpod_limit, or remove it with state=absent.",
+        )
+
+
+def _adaptor_settings(operator: Mapping) -> dict:
+    """Values that cloud-api-adaptor or the operator cannot read."""
+    limit, strategy = operator["limit"], operator["update_strategy"]
+    is_negative = limit is not None and NEGATIVE_NUMBER.fullmatch(limit.strip())
+    if limit and whole_number(limit) is None and not is_negative:
+        return finding(
+            "adaptor-settings",
+            "warning",
+            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number that Kubernetes can count with.",
+            "At its next start cloud-api-adaptor does not run, or advertises another number, as its release does.",
+            f"Correct {LIMIT_KEY} in peer-pods-cm with osc.peerpods.adaptor_config.",
+        )
+    if strategy is not None and strategy not in UPDATE_STRATEGIES:
+        return finding(
+            "adaptor-settings",
+            "warning",
+            f"{UPDATE_STRATEGY_KEY} in osc-feature-gates is {strategy!r}. The operator ignores it and uses "
+            "RollingUpdate.",
+            "A write to peer-pods-cm then replaces every cloud-api-adaptor pod, and the peer pods of each node are lost.",
+            f"Set {UPDATE_STRATEGY_KEY} to {' or '.join(UPDATE_STRATEGIES)}; the values are case-sensitive.",
+        )
+    if operator["strategy_is_held"]:
+        return finding(
+            "adaptor-settings",
+            "warning",
+            f"{UPDATE_STRATEGY_KEY} in osc-feature-gates is {strategy}: a run of this collection set it, and has not "
+            "restored it, because it was interrupted or left cloud-api-adaptor pods with older settings.",
+            "The operator replaces no cloud-api-adaptor pod until it is restored, not even after an upgrade.",
+            "Run osc.peerpods.adaptor_config with resume=true: it replaces these pods and restores the strategy.",
+        )
+    told = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
+    if is_negative:
+        told += ": cloud-api-adaptor advertises nothing"
+    return finding("adaptor-settings", "ok", f"{told}.")
+
+
+def _migration(operator: Mapping, manager: str) -> dict:
+    """What an upgrade from a release with PeerPodConfigs left behind."""
+    left, owner = operator["peer_pod_configs"], operator["older_daemon_set_of"]
+    if OPERATORS_CONFIG in left:
+        return finding(
+            "migration",
+            "warning",
+            f"PeerPodConfig {OPERATORS_CONFIG} is left over from an older release: the operator has not yet moved its "
+            "limit to peer-pods-cm.",
+            "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until then "
+            "two limits exist.",
+            "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
+        )
+    if owner is not None:
+        found, remedy = explain_two_adaptors(owner)
+        return finding(
+            "migration",
+            "warning",
+            found,
+            "Each of the two serves peer pods and writes the node's slots.",
+            remedy,
+        )
+    if left and manager == "operator":
+        return finding(
+            "migration",
+            "warning",
+            f"PeerPodConfigs are left over from an older release: {join_names(left)}. With node_capacity_manager=operator "
+            "nothing honours them.",
+            "The nodes that they select advertise the limit of peer-pods-cm.",
+            "Set node_capacity_manager to auto and run site.yml, or remove them with osc.peerpods.peerpod_limit and "
+            "state=absent.",
+        )
+    if left:
+        return finding(
+            "migration",
+            "ok",
+            f"PeerPodConfigs are left over from an older release: {join_names(left)}. Only the agent of the role "
+            "node_capacity honours them, as limits of its pools.",
+        )
+    return finding(
+        "migration",
+        "ok",
+        "The CustomResourceDefinition of PeerPodConfigs is left over from an older release. It has no effect.",
+    )
+
+
+def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
+    """Field managers that write the extended resource besides the operator's own program and the agent."""
+    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in"))
+    others = [
+        one["summary"] for one in advertisers if one["kind"] in ("person", "controller") and one["manager"] != expected
+    ]
+    if not others:
+        return finding("other-advertisers", "ok", "No other program advertises peer pods.")
+    found = f"kata.peerpods.io/vm is advertised by {'; '.join(others)}."
+    if manager == "operator":
+        return finding("other-advertisers", "ok", found)
+    return finding(
+        "other-advertisers",
+        "warning",
+        found,
+        "The agent of the role node_capacity advertises the limit too, and the two overwrite each other.",
+        "Stop that program, or set node_capacity_manager to operator.",
+    )
+
+
+def _api_features(cluster: Mapping) -> dict:
+    details = cluster["details"]
+    for reading in ("version", "admission_apis"):
+        if reading in details["unread"]:
+            return unknown_finding("api-features", cluster, reading)
+    policies = details["mutating_admission_policy"]
+    validating = "" if details["validating_admission_policy"] else "no "
+    found = (
+        f"Kubernetes {details['kubernetes_version']} serves {validating}ValidatingAdmissionPolicy, and "
+        f"{f'MutatingAdmissionPolicy as {policies}' if policies else 'no MutatingAdmissionPolicy'}"
+    )
+    if details["match_conditions"]:
+        return finding("api-features", "ok", f"{found}. Webhooks can have matchConditions.")
+    return finding(
+        "api-features",
+        "warning",
+        f"{found}. Webhooks cannot have matchConditions.",
+        "The webhook is called for every pod outside of the excluded namespaces, not for peer pods alone.",
+        "Upgrade to OpenShift 4.15 or newer.",
+    )

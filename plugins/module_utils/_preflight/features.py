@@ -1,0 +1,58 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the collection's containers meet in a cluster, each by one object of the API (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    MUTATING_WEBHOOKS_PATH,
+    NAMESPACES_PATH,
+    serves,
+)
+
+API_SERVER_PATH = "/apis/config.openshift.io/v1/apiservers/cluster"
+PROMETHEUS_PATH = "/apis/monitoring.coreos.com/v1"
+GRAFANA_PATH = "/apis/grafana.integreatly.org/v1beta1"
+
+# The operator's webhook, in a configuration with the name that the operator gives it.
+OPERATORS_CONFIGURATION = "mutating-webhook-configuration"
+OPERATORS_WEBHOOK = "mwebhook.peerpods.io"
+
+
+def describe_namespace(found: dict | None) -> dict:
+    return {
+        "exists": found is not None,
+        "labels": (found or {}).get("metadata", {}).get("labels", {}),
+    }
+
+
+def _has_operators_webhook(configuration: dict | None) -> bool:
+    webhooks = (configuration or {}).get("webhooks", [])
+    return any(webhook["name"] == OPERATORS_WEBHOOK for webhook in webhooks)
+
+
+def _tls_profile(api_server: dict | None) -> str | None:
+    """The type that OpenShift's APIServer `cluster` names; it may leave it empty."""
+    profile = (api_server or {}).get("spec", {}).get("tlsSecurityProfile") or {}
+    return profile.get("type") or None
+
+
+def _exists(found: dict | None) -> bool:
+    return found is not None
+
+
+# By its name: the path of what is read, and what that (None where there is no such) says.
+FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
+    "operator_webhook": (
+        f"{MUTATING_WEBHOOKS_PATH}/{OPERATORS_CONFIGURATION}",
+        _has_operators_webhook,
+    ),
+    "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _exists),
+    "tls_profile": (API_SERVER_PATH, _tls_profile),
+    "service_monitors": (PROMETHEUS_PATH, lambda found: serves(found, "servicemonitors")),
+    "prometheus_rules": (PROMETHEUS_PATH, lambda found: serves(found, "prometheusrules")),
+    "grafana_dashboards": (GRAFANA_PATH, lambda found: serves(found, "grafanadashboards")),
+    "console_dashboards": (f"{NAMESPACES_PATH}/openshift-config-managed", _exists),
+}

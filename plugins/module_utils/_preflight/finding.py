@@ -1,0 +1,58 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a finding is, and the checks that there are (no I/O here).
+
+A finding reports what was checked, what was found, why it matters and what to do. Its status is `ok`, `warning`
+(a run continues), `error` (it would stop a role later) or `unknown` (it could not be checked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CLOUDS = ("AWS", "Azure")
+
+TITLES = {
+    "cluster": "Cluster",
+    "platform": "Platform",
+    "version": "Cluster version",
+    "cluster-admin": "Rights in the cluster",
+    "workers": "Worker nodes",
+    "provider-ids": "Workers' instances",
+    "region": "Region",
+    "runtime-class": "RuntimeClass kata-remote",
+    "operator-channel": "Operator's channel",
+    "operator-version": "Operator's version",
+    "limit-storage": "Storage of the limit",
+    "limit-pools": "Pools of nodes",
+    "adaptor-settings": "Settings of cloud-api-adaptor",
+    "migration": "Migration of the limit",
+    "other-webhooks": "Other webhooks for peer pods",
+    "other-advertisers": "Other advertisers of peer pods",
+    "api-features": "Features of the API server",
+    "cloud-credentials": "Cloud credentials",
+    "ports": "Ports between the workers",
+    "port-rights": "Right to open the ports",
+    "vm-sizes": "Sizes of the VMs",
+    "quota": "Quota of vCPUs",
+    "subnet-addresses": "Addresses of the subnet",
+    "limit": "Limit of peer pods",
+}
+
+ONE_VM_EACH = "Every peer pod is a VM of its own: beyond this they stay pending or fail to start."
+
+
+def finding(check: str, status: str, found: str, why: str = "", fix: str = "") -> dict[str, str]:
+    return {
+        "check": check,
+        "title": TITLES[check],
+        "status": status,
+        "found": found,
+        "why": why,
+        "fix": fix,
+    }
+
+
+def unknown_finding(check: str, cluster: Mapping, reading: str) -> dict:
+    """The finding of a check whose `reading` of the cluster failed."""
+    return finding(check, "unknown", cluster["details"]["unread"][reading])

@@ -1,0 +1,32 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Everything that prevents peer pods in a cluster and its cloud (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cloud_findings import cloud_findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import cluster_findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
+
+
+def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
+    """All findings, in the order in which they are best mended.
+
+    `readings` has the module results `cluster` and, where they were asked for, those of ANSWERS, and
+    the `settings` of the roles.
+    """
+    cluster, settings = readings["cluster"], readings["settings"]
+    if "workers" not in cluster:
+        return [
+            finding(
+                "cluster",
+                "error",
+                cluster["msg"],
+                "Without the cluster nothing else can be looked at.",
+                "Mend that and look again.",
+            )
+        ]
+    return [*cluster_findings(cluster, settings), *cloud_findings(cluster, settings, readings)]

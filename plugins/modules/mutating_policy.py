@@ -1,0 +1,267 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mutating_policy
+version_added: "0.1.0"
+short_description: Manage the mutating admission policy of peer pods
+description:
+  - >-
+    A peer pod uses CPU and memory in the cloud. On its node it uses one of the extended resource C(kata.peerpods.io/vm). This
+    module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, by which the API server mutates peer pods
+    accordingly when they are created. It calls no webhook.
+  - The API server must serve MutatingAdmissionPolicies. It does so by default since Kubernetes 1.36.
+  - >-
+    M(osc.peerpods.mutating_webhook) does the same with a webhook. The two modules do not change what the other one manages, and
+    where both are in place the result is the same as with one. To switch without a pod that is not mutated, set up the new one with
+    O(verify=true), then remove the old one with O(state=absent).
+  - >-
+    The policy differs from the webhook of this collection in three details. It leaves a pod with a negative amount to the API
+    server, which rejects it whatever the resource is. It does not size a pod whose cpu, memory or nvidia.com/gpu add up to more than
+    9 * 10^15 (8 PiB), but rejects it, or with O(failure_policy=Ignore) leaves it unchanged. And it sets the annotation
+    C(osc.peerpods.io/mutated-by), if a pod has it, to the fingerprint of the policy.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - osc.peerpods.mutation
+options:
+  name:
+    description:
+      - The name of the MutatingAdmissionPolicy and of the MutatingAdmissionPolicyBinding.
+    type: str
+    default: peerpods-mutating-policy
+  state:
+    description:
+      - With V(absent) both the binding and the policy are removed.
+    type: str
+    choices: [present, absent]
+    default: present
+  failure_policy:
+    description:
+      - >-
+        What happens to a peer pod when an expression of the policy fails. With V(Fail) the API server rejects it. With V(Ignore) it
+        is created unchanged, and the scheduler does not account for it.
+    type: str
+    choices: [Fail, Ignore]
+    default: Fail
+  verify:
+    description:
+      - >-
+        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with the extended
+        resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout).
+      - >-
+        The pod has the annotation C(osc.peerpods.io/mutated-by), so this verifies the policy as it is now, even if a webhook does
+        the same.
+      - >-
+        If a RuntimeClass does not exist yet, no pod of it can be created. The module then warns, and RV(verified) is false. Check
+        mode does not verify.
+    type: bool
+    default: false
+  wait_timeout:
+    description:
+      - How many seconds O(verify) may take.
+    type: int
+    default: 120
+requirements:
+  - python >= 3.11
+  - kubernetes >= 24.2.0
+attributes:
+  check_mode:
+    description: Can run in check mode, where it only reads. It creates no pods, not in dry runs either.
+    support: full
+  diff_mode:
+    description: Shows the specs of the policy and of its binding before and after in diff mode.
+    support: full
+notes:
+  - >-
+    The policy and its binding are replaced only as they were read. If another client wrote them in between, the module reads them
+    again.
+seealso:
+  - module: osc.peerpods.mutating_webhook
+  - module: osc.peerpods.peerpod_limit
+"""
+
+EXAMPLES = r"""
+- name: Mutate peer pods in the API server, and verify it
+  osc.peerpods.mutating_policy:
+    verify: true
+
+- name: Exclude the namespaces of two other operators
+  osc.peerpods.mutating_policy:
+    extra_excluded_namespaces: [cert-manager, rook-*]
+
+- name: Remove the webhook that the policy replaces
+  osc.peerpods.mutating_webhook:
+    state: absent
+
+- name: Remove the policy
+  osc.peerpods.mutating_policy:
+    state: absent
+"""
+
+RETURN = r"""
+policy:
+  description: >-
+    The spec of the MutatingAdmissionPolicy, in check mode as it would be; null if O(state=absent). The expressions of the sample
+    are shortened.
+  returned: success
+  type: dict
+  sample:
+    failurePolicy: Fail
+    reinvocationPolicy: IfNeeded
+    matchConstraints:
+      matchPolicy: Equivalent
+      namespaceSelector: {}
+      objectSelector: {}
+      resourceRules:
+        - apiGroups: [""]
+          apiVersions: [v1]
+          operations: [CREATE]
+          resources: [pods]
+          scope: "*"
+    matchConditions:
+      - name: peer-pods-that-are-not-yet-changed
+        expression: has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote"] && …
+    variables:
+      - name: mark
+        expression: '"3e14ff2e54a23632"'
+    mutations:
+      - patchType: JSONPatch
+        jsonPatch:
+          expression: 'variables.negative ? [] : …'
+binding:
+  description: The spec of the MutatingAdmissionPolicyBinding, likewise.
+  returned: success
+  type: dict
+  sample:
+    policyName: peerpods-mutating-policy
+verified:
+  description: Whether O(verify) found that the policy mutates pods; null if O(verify) is false.
+  returned: success
+  type: bool
+  sample: true
+"""
+
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
+    MUTATION_OPTIONS,
+    AdmissionError,
+    excluded_namespaces,
+    stored_selector,
+    validate_mutation,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import (
+    binding_path,
+    fingerprint,
+    not_served,
+    plan_no_policy,
+    plan_policy,
+    policy_path,
+    policy_spec,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import verify
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    ADMISSION_PATH,
+    MUTATING_POLICY_VERSIONS,
+    serves_mutating_policies,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
+    Cluster,
+    ClusterError,
+    cluster_module,
+    retry_conflicts,
+)
+
+
+def served_version(cluster):
+    """The newest version of the API that has MutatingAdmissionPolicies, or None."""
+    for version in MUTATING_POLICY_VERSIONS:
+        if serves_mutating_policies(cluster.get(f"{ADMISSION_PATH}/{version}")):
+            return version
+    return None
+
+
+def read_policy(cluster, name):
+    """(version, policy, binding), the version None where policies are not served."""
+    policy = cluster.get(policy_path(MUTATING_POLICY_VERSIONS[0], name))
+    # What is there is served; the API server has to be asked what it serves only where nothing is.
+    version = MUTATING_POLICY_VERSIONS[0] if policy else served_version(cluster)
+    if version is None:
+        return None, None, None
+    if version != MUTATING_POLICY_VERSIONS[0]:
+        policy = cluster.get(policy_path(version, name))
+    return version, policy, cluster.get(binding_path(version, name))
+
+
+def plan_state(cluster, params):
+    version, policy, binding = read_policy(cluster, params["name"])
+    if params["state"] == "absent":
+        return plan_no_policy(params["name"], version, policy, binding)
+    if version is None:
+        raise AdmissionError(not_served(cluster.get("/version")["gitVersion"]))
+    spec = policy_spec(
+        runtime_classes=params["target_runtime_classes"],
+        excluded=excluded_namespaces(params),
+        object_selector=stored_selector(params["object_selector"]),
+        failure_policy=params["failure_policy"],
+        reinvocation_policy=params["reinvocation_policy"],
+    )
+    return plan_policy(params["name"], version, spec, policy, binding)
+
+
+def apply(cluster, plan):
+    for change in plan.changes:
+        if change.action == "create":
+            cluster.create(change.path, change.body)
+        elif change.action == "replace":
+            cluster.replace(change.path, change.body)
+        else:
+            cluster.delete(change.path, change.body["metadata"]["resourceVersion"])
+
+
+def manage(module, cluster):
+    """Bring the policy and its binding into the desired state; the result of the run."""
+
+    def attempt():
+        plan = plan_state(cluster, module.params)
+        if not module.check_mode:
+            apply(cluster, plan)
+        return plan
+
+    plan = retry_conflicts(attempt)
+    return {
+        "changed": bool(plan.changes),
+        "policy": plan.after.get("policy"),
+        "binding": plan.after.get("binding"),
+        "diff": plan.diff,
+    }
+
+
+def run(module):
+    params = module.params
+    validate_mutation(params, excluded_namespaces(params))
+    cluster = Cluster(module)
+    result = {**manage(module, cluster), "verified": None}
+    if params["verify"] and params["state"] == "present" and not module.check_mode:
+        try:
+            result["verified"] = verify(module, cluster, "policy", fingerprint(result["policy"]))
+        except (ClusterError, AdmissionError) as error:
+            module.fail_json(msg=str(error), **result)
+    module.exit_json(**result)
+
+
+def main():
+    module = cluster_module({**MUTATION_OPTIONS, "name": {"type": "str", "default": "peerpods-mutating-policy"}})
+    try:
+        run(module)
+    except (ClusterError, AdmissionError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

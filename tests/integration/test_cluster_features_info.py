@@ -1,0 +1,173 @@
+"""cluster_features_info on a cluster that has nothing, and then on the same one when all is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import openshift
+from tests.cluster.launcher import Cluster
+from tests.integration.apiserver import requests_of
+
+pytestmark = pytest.mark.integration
+
+ALL = {
+    "advertisers",
+    "console_dashboards",
+    "grafana_dashboards",
+    "operator",
+    "operator_webhook",
+    "prometheus_rules",
+    "service_ca",
+    "service_monitors",
+    "tls_profile",
+}
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Cluster]:
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def told(bare: Cluster, run_module):
+    """What the module tells a user who may do everything, by name."""
+
+    def ask(user: str, **options) -> dict:
+        kubeconfig = bare.user_kubeconfig(user, "system:masters")
+        result = run_module("cluster_features_info", {"kubeconfig": str(kubeconfig), **options})
+        assert result["changed"] is False
+        return {name: result[name] for name in ALL if name in result}
+
+    return ask
+
+
+def test_a_cluster_that_has_nothing(told, run_module, bare: Cluster):
+    options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
+    nothing = {"exists": False, "labels": {}}
+    assert run_module("cluster_features_info", options)["namespace"] == nothing
+    assert told("all", facts=sorted(ALL)) == {
+        **dict.fromkeys(ALL, False),
+        "tls_profile": None,
+        "advertisers": [],
+        "operator": None,
+    }
+
+
+def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
+    """Neither by an administrator nor with any right for the rest."""
+    bare.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
+    bare.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
+    kubeconfig = str(bare.user_kubeconfig("reader"))
+    # What the API server serves everybody may ask for.
+    wanted = ["service_ca", "service_monitors", "prometheus_rules"]
+    run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": wanted})
+    assert sorted(requests_of(bare, "reader")) == [
+        ("get", "/api/v1/namespaces/openshift-service-ca"),
+        ("get", "/apis/monitoring.coreos.com/v1"),
+    ]
+    there = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "namespace": "default"})
+    assert there["namespace"] == {
+        "exists": True,
+        "labels": {"kubernetes.io/metadata.name": "default"},
+    }
+    failed = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": ["advertisers"]})
+    assert failed["failed"]
+    assert "403 Forbidden" in failed["msg"]
+    assert "/api/v1/nodes" in failed["msg"]
+
+
+def test_when_all_is_there(bare: Cluster, told):
+    for namespace in ("openshift-service-ca", "openshift-config-managed"):
+        bare.kubectl("create", "namespace", namespace)
+    openshift.custom_resource(bare, "config.openshift.io", "APIServer", scope="Cluster")
+    openshift.monitoring(bare)
+    openshift.custom_resource(bare, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1")
+    api_server = {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "APIServer",
+        "metadata": {"name": "cluster"},
+        "spec": {"tlsSecurityProfile": {"type": "Modern", "modern": {}}},
+    }
+    webhook = {
+        "name": "mwebhook.peerpods.io",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Ignore",
+    }
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "mutating-webhook-configuration"},
+        "webhooks": [{**webhook, "name": "pods.example.com"}],
+    }
+    bare.apply(api_server, configuration)
+    # Of an object without any field the API server keeps no field managers.
+    bare.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
+    for manager, resource in (("somebody", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
+        bare.kubectl(
+            "patch",
+            "node",
+            "a",
+            "--subresource=status",
+            f"--field-manager={manager}",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": {"capacity": {resource: "3"}}}),
+        )
+    controller = {"manager": "somebody", "kind": "controller", "nodes": ["a"], "summary": "somebody on a"}
+    everything = {
+        **dict.fromkeys(ALL, True),
+        "tls_profile": "Modern",
+        "advertisers": [controller],
+        "operator": None,
+    }
+    # Others' webhooks in a configuration of that name are not the operator's.
+    assert told("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
+
+    bare.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
+    assert told("everything", facts=sorted(ALL)) == everything
+    person = {"manager": "curl", "kind": "person", "nodes": ["a"], "summary": "curl on a"}
+    assert told("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
+
+    # OpenShift lets an APIServer name no profile, and means Intermediate.
+    bare.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
+    assert told("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
+
+
+def test_an_operator_of_the_second_generation(bare: Cluster, told):
+    """Without OLM, by what it has created."""
+    label = {"name": "osc-caa-ds"}
+    bare.kubectl("create", "namespace", "operator")
+    bare.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "osc-caa-ds", "namespace": "operator"},
+            "spec": {
+                "selector": {"matchLabels": label},
+                "template": {
+                    "metadata": {"labels": label},
+                    "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "caa-pod", "image": "caa"}]},
+                },
+            },
+        }
+    )
+    assert told("operator", facts=["operator"], operator_namespace="operator") == {
+        "operator": {
+            "version": None,
+            "known": True,
+            "limit_in": "peer-pods-cm",
+            "advertiser": "cloud-api-adaptor",
+        }
+    }
+
+
+def test_what_it_does_not_know_is_refused(bare: Cluster, run_module):
+    failed = run_module("cluster_features_info", {"kubeconfig": str(bare.kubeconfig), "facts": ["weather"]})
+    assert failed["failed"]
+    assert "value of facts must be one or more of" in failed["msg"]

@@ -1,0 +1,300 @@
+"""Which writes replace which cloud-api-adaptor pods, as tables."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import (
+    GENERATION_ANNOTATION,
+    GENERATION_LABEL,
+    HASH_LABEL,
+    HOLD_ANNOTATION,
+    CurrentSettings,
+    DesiredSettings,
+    SettingsError,
+    affected_peer_pods,
+    as_text,
+    explain_refusal,
+    hold_write,
+    in_order,
+    plan_settings,
+    plan_write,
+    refuse_bad_gates,
+    restore_write,
+    stale_pods,
+    strategy_of,
+    written_at,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import (
+    VERSION_ANNOTATION,
+    Operator,
+    behaviour_of,
+)
+
+NEW = {"PROXY_TIMEOUT": "9m"}
+
+
+def config_map(version: str = "7", time: str = "2026-03-01T12:00:00Z", **data: str) -> dict:
+    return {
+        "metadata": {
+            "name": "peer-pods-cm",
+            "resourceVersion": version,
+            "managedFields": [
+                {"manager": "one", "time": time, "fieldsV1": {"f:data": {}}},
+                {"manager": "labeller", "time": "2027-01-01T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
+            ],
+        },
+        "data": {"PROXY_TIMEOUT": "5m", **data},
+    }
+
+
+def gates(annotation: str | None = None, **data: str) -> dict:
+    annotations = {} if annotation is None else {HOLD_ANNOTATION: annotation}
+    return {"metadata": {"name": "osc-feature-gates", "resourceVersion": "3", "annotations": annotations}, "data": data}
+
+
+def pod(
+    node: str = "a",
+    generation: str = "1",
+    started: str | None = "2026-03-01T13:00:00Z",
+    hash_: str = "h",
+) -> dict:
+    state = {"running": {"startedAt": started}} if started else {"waiting": {}}
+    return {
+        "metadata": {
+            "name": f"caa-{node}",
+            "namespace": "osc",
+            "uid": f"uid-{node}",
+            "labels": {GENERATION_LABEL: generation, HASH_LABEL: hash_},
+        },
+        "spec": {"nodeName": node},
+        "status": {"containerStatuses": [{"name": "caa-pod", "state": state}]},
+    }
+
+
+def operator(release: str, noted: str | None = None, exists: bool = True) -> Operator:
+    annotations = {} if noted is None else {VERSION_ANNOTATION: noted}
+    daemon_set = {
+        "metadata": {"name": "osc-caa-ds", "annotations": {GENERATION_ANNOTATION: "1"}},
+        "spec": {"template": {"metadata": {"annotations": annotations}, "spec": {}}},
+    }
+    return Operator(release, behaviour_of(release), True, daemon_set if exists else None)
+
+
+FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0", "7")
+
+
+@pytest.mark.parametrize(
+    ("what", "who", "wanted", "found", "mode", "targets"),
+    [
+        ("nothing to write", NEWEST, {"config_map": {"PROXY_TIMEOUT": "5m"}}, {}, "write", 0),
+        ("no pods yet", operator("1.13.0", exists=False), {"config_map": NEW}, {}, "write", 0),
+        ("1.8 does not replace", FIRST, {"config_map": NEW}, {}, "replace", 2),
+        ("nor does 1.10", SECOND, {"config_map": NEW}, {}, "replace", 2),
+        ("1.13 does", NEWEST, {"config_map": NEW}, {}, "hold", 2),
+        (
+            "unless the user keeps it from it",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates(caaUpdateStrategy="OnDelete")},
+            "replace",
+            2,
+        ),
+        (
+            "or asks for that now",
+            NEWEST,
+            {"config_map": NEW, "gates": {"caaUpdateStrategy": "OnDelete"}},
+            {},
+            "replace",
+            2,
+        ),
+        (
+            "a value that the operator ignores",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates(caaUpdateStrategy="ondelete")},
+            "hold",
+            2,
+        ),
+        ("a roll without an option", operator("1.12.0", "7"), {"config_map": NEW}, {}, "roll", 2),
+        (
+            "which replaces whatever is asked",
+            operator("1.12.0", "7"),
+            {"config_map": NEW, "replace": False},
+            {},
+            "roll",
+            2,
+        ),
+        ("no replacement asked for", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
+        ("which needs OnDelete", NEWEST, {"config_map": NEW, "replace": False}, {}, "hold", 0),
+        ("the Secret is not watched", NEWEST, {"secret": {"KEY": "value"}}, {}, "replace", 2),
+        ("a gate that is none of CAA's", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
+        (
+            "a gate by which the operator writes peer-pods-cm",
+            NEWEST,
+            {"gates": {"confidential": "true"}},
+            {},
+            "hold",
+            2,
+        ),
+        (
+            "the same where that is so already",
+            NEWEST,
+            {"gates": {"confidential": "true"}},
+            {"config_map": config_map(DISABLECVM="false")},
+            "write",
+            0,
+        ),
+        (
+            "a gate while a label of peer-pods-cm waits for a reconcile",
+            operator("1.13.0", "6"),
+            {"gates": {"deploymentMode": "DaemonSet"}},
+            {},
+            "hold",
+            2,
+        ),
+        ("a rerun with stale pods", NEWEST, {}, {"stale": True}, "write", 0),
+        ("a resumed one", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
+        (
+            "back to RollingUpdate with stale pods",
+            NEWEST,
+            {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
+            {"gates": gates(caaUpdateStrategy="OnDelete"), "stale": True},
+            "hold",
+            1,
+        ),
+        (
+            "the same without",
+            NEWEST,
+            {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
+            {"gates": gates(caaUpdateStrategy="OnDelete")},
+            "write",
+            0,
+        ),
+        (
+            "an interrupted run writes more",
+            NEWEST,
+            {"config_map": NEW},
+            {"gates": gates("", caaUpdateStrategy="OnDelete")},
+            "hold",
+            2,
+        ),
+    ],
+)
+def test_how_a_write_takes_effect(what, who, wanted, found, mode, targets):
+    pods = [pod("a"), pod("b")]
+    stale = pods[:1] if found.pop("stale", False) else []
+    plan = plan_settings(
+        CurrentSettings(**{"config_map": config_map(), **found}), DesiredSettings(**wanted), who, pods, stale
+    )
+    assert (plan.mode, len(plan.targets)) == (mode, targets)
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "is_held"),
+    [
+        (None, None, False),
+        (gates(caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
+        (gates(caaUpdateStrategy="OnDelete"), "OnDelete", False),
+        (gates("", caaUpdateStrategy="OnDelete"), None, True),
+        (gates("RollingUpdate", caaUpdateStrategy="OnDelete"), "RollingUpdate", True),
+        # Changed by hand since.
+        (gates("", caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
+    ],
+)
+def test_whose_strategy_it_is(found, own, is_held):
+    strategy = strategy_of(found)
+    assert (strategy.own, strategy.is_held) == (own, is_held)
+
+
+@pytest.mark.parametrize("own", [None, "RollingUpdate"])
+def test_the_strategy_goes_back_to_what_it_was(own):
+    before = gates() if own is None else gates(caaUpdateStrategy=own)
+    write = hold_write(before, own)
+    assert write.data == {"caaUpdateStrategy": "OnDelete"}
+    assert write.annotations == {HOLD_ANNOTATION: own or ""}
+    held = gates(own or "", caaUpdateStrategy="OnDelete")
+    assert hold_write(held, strategy_of(held).own) is None
+    back = restore_write(held, strategy_of(held).own)
+    assert back.data == {"caaUpdateStrategy": own}
+    assert back.annotations == {HOLD_ANNOTATION: None}
+
+
+@pytest.mark.parametrize(
+    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
+)
+def test_a_rerun_ends_what_an_interrupted_run_began(stale, restores_strategy):
+    pods = [pod()]
+    found = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
+    plan = plan_settings(found, DesiredSettings(), NEWEST, pods, pods if stale else [])
+    assert (plan.restores_strategy, plan.changed) == (restores_strategy, restores_strategy)
+    assert plan_settings(found, DesiredSettings(), NEWEST, [], []).restores_strategy
+
+
+@pytest.mark.parametrize(
+    ("what", "one", "more", "is_stale"),
+    [
+        ("started later", pod(), {}, False),
+        ("started before", pod(started="2026-03-01T11:59:59Z"), {}, True),
+        ("in the second of the write", pod(started="2026-03-01T12:00:00Z"), {}, False),
+        ("which counts after an own write", pod(started="2026-03-01T12:00:00Z"), {"same_second": True}, True),
+        ("does not run, and reads its settings when it does", pod(started=None), {}, False),
+        ("of another template", pod(generation="0"), {}, True),
+        ("of a template that came back", pod(generation="0"), {"revision": "h"}, False),
+    ],
+)
+def test_stale_pods(what, one, more, is_stale):
+    written = written_at(config_map(), None)
+    assert bool(stale_pods([one], SECOND.daemon_set, written, **more)) == is_stale
+
+
+def test_the_values_of_a_secret_are_not_in_the_diff():
+    stored = {"metadata": {"resourceVersion": "1"}, "data": {"A": base64.b64encode(b"x").decode()}}
+    write = plan_write("Secret", "peer-pods-secret", stored, {"A": "hidden", "B": "hidden"})
+    assert "hidden" not in str(write.diff())
+    assert set(write.diff()[1]) == {"A", "B"}
+    assert write.body("osc", {})["data"]["A"] == base64.b64encode(b"hidden").decode()
+    assert plan_write("Secret", "peer-pods-secret", stored, {"A": "x"}) is None
+
+
+def test_only_a_new_object_is_labelled():
+    labels = {"app.kubernetes.io/part-of": "osc.peerpods"}
+    new = plan_write("ConfigMap", "peer-pods-cm", None, NEW).body("osc", labels)
+    assert new["metadata"]["labels"] == labels
+    patch = plan_write("ConfigMap", "peer-pods-cm", config_map(), NEW).body("osc", labels)
+    assert patch == {"metadata": {"resourceVersion": "7"}, "data": NEW}
+
+
+def test_a_key_that_is_there_may_be_left():
+    wanted = {"PROXY_TIMEOUT": "9m", "VXLAN_PORT": "9000"}
+    write = plan_write("ConfigMap", "peer-pods-cm", config_map(), wanted, only_missing=list(wanted))
+    assert write.data == {"VXLAN_PORT": "9000"}
+
+
+def test_values_are_texts():
+    assert as_text({"a": True, "b": 5, "c": "x"}, "config_map") == {"a": "true", "b": "5", "c": "x"}
+    with pytest.raises(SettingsError, match="a of config_map must be"):
+        as_text({"a": ["x"]}, "config_map")
+
+
+@pytest.mark.parametrize("value", ["ondelete", "Recreate", ""])
+def test_a_strategy_that_the_operator_ignores_is_refused(value):
+    with pytest.raises(SettingsError, match="must be RollingUpdate or OnDelete"):
+        refuse_bad_gates({"caaUpdateStrategy": value})
+
+
+def test_nodes_with_the_fewest_peer_pods_come_first():
+    pods = [pod("a"), pod("b"), pod("c")]
+    peer_pods = {"a": ["n/1", "n/2"], "b": ["n/3"], "other": ["n/4"]}
+    assert [one["spec"]["nodeName"] for one in in_order(pods, peer_pods)] == ["c", "b", "a"]
+    assert affected_peer_pods(pods, peer_pods) == {"a": ["n/1", "n/2"], "b": ["n/3"]}
+
+
+def test_a_refusal_names_twenty_peer_pods_and_what_to_do():
+    plan = plan_settings(CurrentSettings(config_map()), DesiredSettings(config_map=NEW), NEWEST, [pod()], [])
+    message = explain_refusal(plan, {"a": [f"n/{number}" for number in range(25)]})
+    assert "ConfigMap/peer-pods-cm" in message
+    assert "n/19 on a and 5 more" in message
+    assert "n/20" not in message
+    assert "ends in _disruption) to wait" in message

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import namespaces
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import (
+    fingerprint,
+    not_served,
+    plan_no_policy,
+    plan_policy,
+    policy_spec,
+)
+
+GROUP = "/apis/admissionregistration.k8s.io"
+POLICIES = f"{GROUP}/v1/mutatingadmissionpolicies"
+BINDINGS = f"{GROUP}/v1/mutatingadmissionpolicybindings"
+BINDING = {"policyName": "p"}
+
+
+def spec(**changes) -> dict:
+    return policy_spec(
+        **{
+            "runtime_classes": ["kata-remote"],
+            "excluded": namespaces(["b", "a", "b", "c-*"]),
+            "object_selector": {},
+            "failure_policy": "Fail",
+            "reinvocation_policy": "IfNeeded",
+            **changes,
+        }
+    )
+
+
+def stored(content: dict, version: str = "7") -> dict:
+    return {"metadata": {"name": "p", "resourceVersion": version}, "spec": copy.deepcopy(content)}
+
+
+def steps(plan) -> list[tuple[str, str]]:
+    return [(change.action, change.path) for change in plan.changes]
+
+
+def test_what_is_not_there_is_created_the_policy_before_its_binding():
+    plan = plan_policy("p", "v1", spec(), None, None)
+    assert steps(plan) == [("create", POLICIES), ("create", BINDINGS)]
+    policy, binding = (change.body for change in plan.changes)
+    assert policy == {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingAdmissionPolicy",
+        "metadata": {"name": "p"},
+        "spec": spec(),
+    }
+    assert binding["kind"] == "MutatingAdmissionPolicyBinding"
+    assert binding["spec"] == BINDING
+    assert plan.diff == {"before": {}, "after": {"policy": spec(), "binding": BINDING}}
+
+
+def test_the_version_that_is_served_is_spoken():
+    plan = plan_policy("p", "v1beta1", spec(), None, None)
+    assert steps(plan)[0] == ("create", f"{GROUP}/v1beta1/mutatingadmissionpolicies")
+    assert plan.changes[0].body["apiVersion"] == "admissionregistration.k8s.io/v1beta1"
+
+
+def test_what_is_as_desired_stays():
+    plan = plan_policy("p", "v1", spec(), stored(spec()), stored(BINDING))
+    assert plan.changes == ()
+    assert plan.before == plan.after
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failure_policy": "Ignore"},
+        {"reinvocation_policy": "Never"},
+        {"runtime_classes": ["kata"]},
+        {"excluded": namespaces(["a"])},
+        {"excluded": namespaces(["a", "b"])},
+        {"object_selector": {"matchLabels": {"a": "b"}}},
+    ],
+)
+def test_every_difference_is_a_change_and_another_fingerprint(changes):
+    current = stored(spec())
+    plan = plan_policy("p", "v1", spec(**changes), current, stored(BINDING))
+    assert steps(plan) == [("replace", f"{POLICIES}/p")]
+    assert plan.changes[0].body == {"metadata": current["metadata"], "spec": spec(**changes)}
+    assert plan.before != plan.after
+    assert fingerprint(spec(**changes)) != fingerprint(spec())
+
+
+def test_the_order_of_excluded_namespaces_is_no_difference():
+    one, other = (spec(excluded=namespaces(names)) for names in (["a", "b-*"], ["b-*", "a"]))
+    assert one == other
+
+
+def test_what_somebody_changed_is_put_right():
+    foreign = {**BINDING, "matchResources": {"objectSelector": {"matchLabels": {"a": "b"}}}}
+    plan = plan_policy("p", "v1", spec(), stored(spec()), stored(foreign, "9"))
+    assert steps(plan) == [("replace", f"{BINDINGS}/p")]
+    assert plan.changes[0].body["metadata"]["resourceVersion"] == "9"
+    assert plan.changes[0].body["spec"] == BINDING
+
+
+@pytest.mark.parametrize(
+    ("policy", "binding", "expected"),
+    [
+        (None, None, []),
+        (stored(spec()), None, [("delete", f"{POLICIES}/p")]),
+        (None, stored(BINDING), [("delete", f"{BINDINGS}/p")]),
+        (
+            stored(spec()),
+            stored(BINDING),
+            [("delete", f"{BINDINGS}/p"), ("delete", f"{POLICIES}/p")],
+        ),
+    ],
+)
+def test_absent_takes_both_away_the_binding_first(policy, binding, expected):
+    plan = plan_no_policy("p", "v1", policy, binding)
+    assert steps(plan) == expected
+    assert plan.after == {}
+    assert bool(plan.before) == bool(expected)
+
+
+def test_an_api_server_without_policies_is_named():
+    assert "v1.31.4" in not_served("v1.31.4")
+    assert "osc.peerpods.mutating_webhook" in not_served("v1.31.4")

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import base64
+import copy
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
+    SYSTEM_NAMESPACES,
+    AdmissionError,
+    Namespaces,
+    namespaces,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
+    INJECT_CA_BUNDLE,
+    INJECT_CA_FROM,
+    bundle_of,
+    encode_ca_bundle,
+    has_ready_endpoint,
+    plan_absent,
+    plan_present,
+    service_client_config,
+    webhook,
+)
+
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+BUNDLE = base64.b64encode(PEM.encode()).decode()
+
+
+def ours(**changes) -> dict:
+    return webhook(
+        **{
+            "name": "ours.peerpods.io",
+            "client_config": service_client_config("ns", "svc", "/mutate-v1-pod", 443),
+            "runtime_classes": ["kata-remote"],
+            "excluded": namespaces(["b", "a", "b"]),
+            "object_selector": None,
+            "operations": ["CREATE"],
+            "failure_policy": "Fail",
+            "reinvocation_policy": "IfNeeded",
+            "timeout_seconds": 10,
+            "match_conditions": True,
+            **changes,
+        }
+    )
+
+
+def configuration(*webhooks: dict, **annotations: str) -> dict:
+    return {
+        "metadata": {"name": "c", "resourceVersion": "7", "annotations": annotations},
+        "webhooks": copy.deepcopy(list(webhooks)),
+    }
+
+
+def present(current, desired=None, ca_bundle=None, injection=None):
+    return plan_present(current, "c", desired or ours(), ca_bundle=ca_bundle, injection=injection or {})
+
+
+OTHERS = {
+    "name": "others.example.com",
+    "clientConfig": {"url": "https://x/", "caBundle": "b3RoZXI="},
+}
+
+
+def test_the_condition_names_every_runtime_class():
+    (condition,) = ours(runtime_classes=["kata-remote", "kata-cc"])["matchConditions"]
+    assert condition["expression"] == (
+        'has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote", "kata-cc"]'
+    )
+    assert "matchConditions" not in ours(match_conditions=False)
+
+
+def test_excluded_namespaces_are_sorted_and_none_excludes_none():
+    selector = ours()["namespaceSelector"]
+    assert selector["matchExpressions"] == [
+        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["a", "b"]}
+    ]
+    assert ours(excluded=namespaces([]))["namespaceSelector"] == {}
+
+
+def test_what_names_begin_with_is_a_condition():
+    excluded = namespaces(["kube-*", "a", "openshift-*"])
+    _peer_pods, condition = ours(excluded=excluded)["matchConditions"]
+    assert condition["expression"] == (
+        '!(request.namespace.startsWith("kube-") || request.namespace.startsWith("openshift-"))'
+    )
+    (names,) = ours(excluded=excluded)["namespaceSelector"]["matchExpressions"]
+    assert names["values"] == ["a"]
+
+
+def test_without_conditions_the_namespaces_that_there_are_are_named():
+    existing = ["default", "openshift", "openshift-etcd", "kube-system", "kubernetes-is-fun"]
+    assert namespaces([*SYSTEM_NAMESPACES, "later"]).spelled_out(existing) == Namespaces(
+        ("kube-system", "later", "openshift", "openshift-etcd")
+    )
+
+
+def test_what_is_as_desired_stays():
+    plan = present(configuration(OTHERS, ours()))
+    assert plan.action is None
+    assert plan.before == plan.after
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failure_policy": "Ignore"},
+        {"timeout_seconds": 3},
+        {"excluded": namespaces(["a"])},
+        {"excluded": namespaces(["a", "b", "c-*"])},
+        {"runtime_classes": ["kata"]},
+        {"client_config": {"url": "https://elsewhere/"}},
+        {"object_selector": {"matchLabels": {"a": "b"}}},
+        {"reinvocation_policy": "Never"},
+        {"operations": ["CREATE", "UPDATE"]},
+    ],
+)
+def test_every_difference_is_a_change_in_place_and_of_ours_only(changes):
+    current = configuration(OTHERS, ours(), {**OTHERS, "name": "more.example.com"})
+    plan = present(current, ours(**changes))
+    assert plan.action == "replace"
+    assert plan.configuration["metadata"]["resourceVersion"] == "7"
+    assert plan.configuration["webhooks"][1] == ours(**changes)
+    assert plan.configuration["webhooks"][::2] == current["webhooks"][::2]
+    assert present(plan.configuration, ours(**changes)).action is None
+
+
+def test_a_field_that_a_newer_api_server_has_stays():
+    newer = {**ours(), "somethingNew": "Default"}
+    assert present(configuration(newer)).action is None
+    plan = present(configuration(newer), ours(timeout_seconds=3))
+    assert plan.configuration["webhooks"][0]["somethingNew"] == "Default"
+
+
+def test_a_configuration_that_is_not_there_is_created():
+    plan = present(None, ca_bundle=BUNDLE)
+    assert plan.action == "create"
+    assert plan.before == {}
+    (created,) = plan.configuration["webhooks"]
+    assert created["clientConfig"]["caBundle"] == BUNDLE
+    shown = plan.after["webhook"]["clientConfig"]["caBundle"]
+    assert shown.startswith("sha256:")
+
+
+def test_the_ca_bundle_is_ours_only_where_we_give_one():
+    injected = ours()
+    injected["clientConfig"]["caBundle"] = "aW5qZWN0ZWQ="
+    assert present(configuration(injected)).action is None
+    plan = present(configuration(injected), ca_bundle=BUNDLE)
+    assert plan.action == "replace"
+    assert plan.configuration["webhooks"][0]["clientConfig"]["caBundle"] == BUNDLE
+    assert plan.before["webhook"] != plan.after["webhook"], "a fingerprint tells bundles apart"
+
+
+INJECTIONS = [{INJECT_CA_BUNDLE: "true"}, {INJECT_CA_FROM: "ns/webhook"}]
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_an_injected_bundle_is_asked_for_by_an_annotation(injection):
+    plan = present(configuration(ours()), injection=injection)
+    assert plan.action == "replace"
+    assert plan.configuration["metadata"]["annotations"] == injection
+    assert plan.after["annotations"] == injection
+    assert present(plan.configuration, injection=injection).action is None
+    assert present(plan.configuration).action is None, "somebody keeps the bundle: let them"
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_our_own_bundle_ends_an_injection_unless_others_live_by_it(injection):
+    plan = present(configuration(ours(), **injection, team="a"), ca_bundle=BUNDLE)
+    assert plan.configuration["metadata"]["annotations"] == {"team": "a"}
+    shared = configuration(ours(), OTHERS, **injection)
+    with pytest.raises(AdmissionError, match=r"also others\.example\.com"):
+        present(shared, ca_bundle=BUNDLE)
+
+
+@pytest.mark.parametrize(("before", "after"), [INJECTIONS, INJECTIONS[::-1]])
+def test_one_injection_takes_the_place_of_the_other(before, after):
+    plan = present(configuration(ours(), **before), injection=after)
+    assert plan.configuration["metadata"]["annotations"] == after
+    assert plan.before["annotations"] == before
+    with pytest.raises(AdmissionError, match=f"annotated with {next(iter(before))}"):
+        present(configuration(ours(), OTHERS, **before), injection=after)
+
+
+def test_an_annotation_that_says_no_is_no_injection():
+    current = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "false"})
+    plan = present(current, ca_bundle=BUNDLE)
+    assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "false"}
+
+
+@pytest.mark.parametrize(
+    ("current", "action", "left"),
+    [
+        (None, None, None),
+        (configuration(OTHERS), None, [OTHERS]),
+        (configuration(), None, []),
+        (configuration(ours()), "delete", []),
+        (configuration(ours(), OTHERS), "replace", [OTHERS]),
+    ],
+)
+def test_absent_takes_ours_and_an_empty_configuration_that_is_left_of_it(current, action, left):
+    plan = plan_absent(current, "ours.peerpods.io")
+    assert plan.action == action
+    assert (plan.configuration or {}).get("webhooks") == left
+    assert plan.after == {}
+    assert bool(plan.before) == bool(action)
+
+
+@pytest.mark.parametrize("given", [PEM, f"\n{PEM}\n\n", BUNDLE, f"{BUNDLE[:20]}\n{BUNDLE[20:]}\n"])
+def test_a_ca_bundle_is_pem_or_its_base64(given):
+    assert encode_ca_bundle(given) == BUNDLE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "hello",
+        base64.b64encode(b"hello").decode(),
+        base64.b64encode(b"\xff\xfe").decode(),
+        PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
+    ],
+)
+def test_anything_else_is_no_ca_bundle(given):
+    with pytest.raises(AdmissionError, match="no PEM certificate"):
+        encode_ca_bundle(given)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "ready"),
+    [
+        ([], False),
+        (None, False),
+        ([{"conditions": {"ready": False}}], False),
+        ([{"conditions": {"ready": False}}, {"conditions": {"ready": True}}], True),
+        ([{"conditions": {}}], True),
+        ([{}], True),
+    ],
+)
+def test_an_endpoint_is_ready_unless_it_says_that_it_is_not(endpoints, ready):
+    assert has_ready_endpoint([{"endpoints": endpoints}]) is ready
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (None, "There is no Secret ns/tls"),
+        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* but tls.crt, tls.key"),
+        ({}, "no key ca.crt .* but nothing"),
+    ],
+)
+def test_a_bundle_that_is_not_where_it_was_said_to_be(item, said):
+    with pytest.raises(AdmissionError, match=said):
+        bundle_of("Secret", item, "ns", "tls", "ca.crt")
+
+
+def test_a_private_key_does_not_get_into_a_configuration():
+    both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
+    with pytest.raises(AdmissionError, match="holds a private key"):
+        encode_ca_bundle(base64.b64encode(both.encode()).decode())

@@ -1,0 +1,252 @@
+"""Which of the many places that can say who we are to Azure counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import azure.identity
+import pytest
+from ansible_collections.azure.azcollection.plugins.module_utils.azure_rm_common import (
+    AZURE_COMMON_ARGS,
+    AZURE_CREDENTIAL_ENV_MAPPING,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.auth import (
+    AZURE_AUTH_ARGS,
+    ENVIRONMENT,
+    Cloud,
+    Identity,
+    LoginError,
+    credential,
+    described_cloud,
+    identity,
+    known_cloud,
+    metadata_url,
+    settings,
+)
+
+PRINCIPAL = {"client_id": "app", "secret": "s3cret", "tenant": "contoso"}
+EXPORTED = {
+    "AZURE_CLIENT_ID": "env-app",
+    "AZURE_CLIENT_SECRET": "env-s3cret",
+    "AZURE_TENANT_ID": "env-tenant",
+    "AZURE_SUBSCRIPTION_ID": "env-subscription",
+}
+HERE = Cloud("https://arm.example", "https://login.example", "https://arm.example/.default")
+
+# Of azure.azcollection's: who logs what, and the SDK profiles of Azure Stack, which we have none of.
+NOT_OURS = {"api_profile", "log_mode", "log_path"}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".azure").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def credentials_file(home: Path) -> Path:
+    path = home / ".azure" / "credentials"
+    path.write_text(
+        "[default]\nclient_id=file-app\nsecret=file%s3cret\ntenant=file-tenant\n"
+        "[gov]\nclient_id=gov-app\nsecret=x\ntenant=t\ncloud_environment=AzureUSGovernment\nother=1\n"
+    )
+    return path
+
+
+def who(params: dict, environ: dict[str, str]) -> Identity:
+    return identity(settings(params, environ))
+
+
+# -- The options are azure.azcollection's ------------------------------------------------------
+
+
+def test_takes_the_options_of_azure_azcollection():
+    theirs = {name: spec for name, spec in AZURE_COMMON_ARGS.items() if name not in NOT_OURS}
+    assert AZURE_AUTH_ARGS.keys() == theirs.keys()
+    for name, spec in theirs.items():
+        ours = AZURE_AUTH_ARGS[name]
+        assert ours["type"] == spec["type"], name
+        assert ours.get("no_log", False) == spec.get("no_log", False), name
+        assert set(ours.get("choices", ())) >= set(spec.get("choices", ())), name
+
+
+def test_reads_the_variables_of_azure_azcollection():
+    for option, name in AZURE_CREDENTIAL_ENV_MAPPING.items():
+        assert ENVIRONMENT[option][0] == name
+
+
+# -- Who we are --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "environ", "kind", "client_id"),
+    [
+        (PRINCIPAL, EXPORTED, "client_secret", "app"),
+        ({}, EXPORTED, "client_secret", "env-app"),
+        ({}, {}, "client_secret", "file-app"),
+        ({"profile": "gov"}, EXPORTED, "client_secret", "gov-app"),
+        ({}, {**EXPORTED, "AZURE_PROFILE": "gov"}, "client_secret", "gov-app"),
+        ({"auth_source": "credential_file"}, EXPORTED, "client_secret", "file-app"),
+        (
+            {"auth_source": "credential_file"},
+            {"AZURE_PROFILE": "gov"},
+            "client_secret",
+            "gov-app",
+        ),
+        ({"auth_source": "env"}, EXPORTED, "client_secret", "env-app"),
+        ({}, {**EXPORTED, "ANSIBLE_AZURE_AUTH_SOURCE": "msi"}, "msi", "env-app"),
+        ({"auth_source": "msi", "client_id": "mine"}, EXPORTED, "msi", "mine"),
+        ({"auth_source": "cli"}, EXPORTED, "cli", None),
+        (
+            {"auth_source": "workload_identity"},
+            {**EXPORTED, "AZURE_FEDERATED_TOKEN_FILE": "/token"},
+            "workload_identity",
+            "env-app",
+        ),
+        (
+            {},
+            {"AZURE_CLIENT_ID": "a", "AZURE_TENANT_ID": "t", "AZURE_FEDERATED_TOKEN_FILE": "/t"},
+            "workload_identity",
+            "a",
+        ),
+        ({}, {**EXPORTED, "AZURE_FEDERATED_TOKEN_FILE": "/t"}, "client_secret", "env-app"),
+        (
+            {"client_id": "app", "tenant": "t", "x509_certificate_path": "/cert.pem"},
+            EXPORTED,
+            "certificate",
+            "app",
+        ),
+        ({"ad_user": "me@contoso", "password": "pw"}, EXPORTED, "user", None),
+    ],
+)
+@pytest.mark.usefixtures("credentials_file")
+def test_the_first_place_that_says_who_we_are_counts(params, environ, kind, client_id):
+    found = who(params, environ)
+    assert (found.kind, found.values.get("client_id")) == (kind, client_id)
+
+
+def test_without_anything_the_azure_cli_is_asked():
+    assert who({}, {}) == Identity("cli", {})
+    assert who({}, {"AZURE_SUBSCRIPTION_ID": "s"}) == Identity("cli", {})
+
+
+def test_names_of_azures_own_tools_come_after_those_of_azure_azcollection():
+    both = {**EXPORTED, "AZURE_SECRET": "first", "AZURE_TENANT": "first-tenant"}
+    assert who({}, both).values == {
+        "client_id": "env-app",
+        "secret": "first",
+        "tenant": "first-tenant",
+    }
+
+
+@pytest.mark.parametrize(
+    ("params", "environ", "message"),
+    [
+        (
+            {"client_id": "app"},
+            {"AZURE_SECRET": "of somebody else"},
+            "client_id of client_id, secret and tenant is set",
+        ),
+        ({"auth_source": "env"}, {}, "nothing of client_id, secret and tenant is set"),
+        ({}, {"AZURE_CLIENT_ID": "a", "AZURE_SECRET": "b"}, "client_id and secret of"),
+        ({"auth_source": "workload_identity"}, {}, "AZURE_FEDERATED_TOKEN_FILE"),
+        ({"profile": "nobody"}, {}, "has no profile 'nobody'"),
+    ],
+)
+def test_too_little_is_said_with_what_to_do(params, environ, message):
+    with pytest.raises(LoginError, match=message) as raised:
+        who(params, environ)
+    assert "of somebody else" not in str(raised.value)
+
+
+def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
+    credentials_file.write_text("secret = s3cret\n")
+    with pytest.raises(LoginError, match="is no ini file") as raised:
+        who({"profile": "gov"}, {})
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("credentials_file")
+def test_how_to_reach_azure_comes_from_wherever_it_is_said():
+    exported = {"AZURE_CLOUD_ENVIRONMENT": "https://stack.example", "AZURE_SUBSCRIPTION_ID": "s"}
+    assert settings(PRINCIPAL, exported)["cloud_environment"] == "https://stack.example"
+    assert settings(PRINCIPAL, exported)["subscription_id"] == "s"
+    assert settings({"profile": "gov"}, exported)["subscription_id"] == "s"
+    assert settings({"profile": "gov"}, EXPORTED)["client_id"] == "gov-app"
+    assert settings({"profile": "gov"}, exported)["cloud_environment"] == "AzureUSGovernment"
+    given = {**PRINCIPAL, "cloud_environment": "AzureChinaCloud"}
+    assert settings(given, exported)["cloud_environment"] == "AzureChinaCloud"
+    assert "other" not in settings({"profile": "gov"}, {})
+
+
+# -- Where it is -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("AzureCloud", "https://management.azure.com"),
+        ("AzurePublicCloud", "https://management.azure.com"),
+        ("AzureUSGovernment", "https://management.usgovcloudapi.net"),
+        ("AzureUSGovernmentCloud", "https://management.usgovcloudapi.net"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn"),
+    ],
+)
+def test_microsofts_clouds_are_known_by_name(name, host):
+    cloud = known_cloud(name)
+    assert cloud.resource_manager == host
+    assert cloud.scope.endswith("/.default")
+
+
+def test_another_azure_says_itself_where_to_log_in():
+    answer = {
+        "authentication": {
+            "loginEndpoint": "https://adfs.stack.example/",
+            "audiences": ["https://management.stack.example/1f2"],
+        }
+    }
+    assert known_cloud("https://management.stack.example/") is None
+    assert metadata_url("https://management.stack.example/") == (
+        "https://management.stack.example/metadata/endpoints?api-version=2015-01-01"
+    )
+    assert described_cloud("https://management.stack.example/", answer) == Cloud(
+        "https://management.stack.example",
+        "https://adfs.stack.example",
+        "https://management.stack.example/1f2/.default",
+    )
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"authentication": {"audiences": []}}])
+def test_one_that_does_not_say_is_refused(answer):
+    with pytest.raises(LoginError, match="does not say where to log in"):
+        described_cloud("https://management.stack.example", answer)
+
+
+@pytest.mark.parametrize("name", ["AzureGermanCloud", "http://insecure.example", ""])
+def test_an_azure_that_is_none_is_refused(name):
+    with pytest.raises(LoginError, match="is no cloud_environment: it is one of AzureChinaCloud, "):
+        metadata_url(name)
+
+
+# -- azure-identity's credentials --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        (Identity("client_secret", PRINCIPAL), "ClientSecretCredential"),
+        (Identity("cli", {}), "AzureCliCredential"),
+        (Identity("msi", {"client_id": "app"}), "ManagedIdentityCredential"),
+        (
+            Identity("workload_identity", {**PRINCIPAL, "token_file_path": "/token"}),
+            "WorkloadIdentityCredential",
+        ),
+        (Identity("user", {"ad_user": "me", "password": "pw"}), "UsernamePasswordCredential"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:UsernamePasswordCredential is deprecated")
+def test_makes_the_credential_of_azure_identity(found, kind):
+    made = credential(found, HERE, {"disable_instance_discovery": "true"})
+    assert type(made) is getattr(azure.identity, kind)

@@ -1,0 +1,236 @@
+"""Which rule of a network security group decides: as tables, and against brute force on small worlds."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    Flow,
+    Verdict,
+    decide,
+    is_same_rule,
+    passes,
+    rules_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
+    security_rule,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.module_utils._azure.rules import (
+    ALLOW_VNET,
+    ASG,
+    DEFAULTS,
+    DENY_VNET,
+    SPACE,
+    VNET,
+    WORKERS,
+    WORLD,
+    block_lists,
+    first_match,
+    holds,
+    nsg,
+    rule,
+    rule_lists,
+    wanted,
+)
+
+
+def flow(**changes: object) -> Flow:
+    return Flow(
+        **{
+            "direction": "Inbound",
+            "protocol": "Tcp",
+            "port": 9000,
+            "source": (WORKERS,),
+            "destination": (WORKERS,),
+        }
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "by"),
+    [
+        ([], {"AllowVnetInBound (65000)"}),
+        ([DENY_VNET], {"DenyVnet (4096)"}),
+        ([DENY_VNET, rule("A", 200, ports="9000")], {"A (200)"}),
+        ([rule("A", 200), rule("D", 100, "Deny")], {"D (100)"}),
+        ([rule("A", 100, "allow")], {"A (100)"}),
+        ([rule("D", 100, "deny", direction="inbound", protocol="TCP")], {"D (100)"}),
+        ([rule("D", 100, "Deny", direction="Outbound")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", protocol="Udp")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", ports="9001")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", ports="8000-8999")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", ports="9000-9000")], {"D (100)"}),
+        (
+            [rule("D", 100, "Deny", ports="", destinationPortRanges=["80", "8000-10000"])],
+            {"D (100)"},
+        ),
+        ([rule("D", 100, "Deny", source="Internet")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", source="Storage.WestEurope")], {"AllowVnetInBound (65000)"}),
+        ([rule("D", 100, "Deny", source="0.0.0.0/0")], {"D (100)"}),
+        ([rule("D", 100, "Deny", source="::/0")], {"AllowVnetInBound (65000)"}),
+        (
+            [rule("D", 100, "Deny", source="10.0.128.5")],
+            {"D (100)", "AllowVnetInBound (65000)"},
+        ),
+        (
+            [rule("D", 100, "Deny", source="", sourceAddressPrefixes=["10.1.0.0/16", "10.0.0.0/8"])],
+            {"D (100)"},
+        ),
+        (
+            [rule("D", 100, "Deny", source="", sourceApplicationSecurityGroups=[ASG])],
+            {"D (100) partly", "AllowVnetInBound (65000)"},
+        ),
+        (
+            [rule("D", 100, "Deny", sourcePortRange="1024-65535")],
+            {"D (100) partly", "AllowVnetInBound (65000)"},
+        ),
+        ([rule("D", 100, "Deny", sourcePortRange="0-65535")], {"D (100)"}),
+    ],
+)
+def test_who_decides_between_the_workers(rules, by):
+    verdicts = decide(flow(), rules_of(nsg(*rules)), VNET)
+    assert {verdict.by + " partly" * verdict.partly for verdict in verdicts} == by
+    assert passes(verdicts) == all(name.startswith("A") for name in by)
+
+
+@pytest.mark.parametrize(
+    ("changes", "by"),
+    [
+        ({"source": ("168.63.129.16",)}, ["AllowAzureLoadBalancerInBound (65001)"]),
+        ({"source": ("203.0.113.0/24",)}, ["DenyAllInBound (65500)"]),
+        ({"source": ("fd00::/64",), "destination": ("fd00::/64",)}, ["AllowVnetInBound (65000)"]),
+        ({"source": ("fd00::/64",)}, []),
+        ({"source": ("10.0.0.0/8",)}, ["AllowVnetInBound (65000)", "DenyAllInBound (65500)"]),
+        ({"direction": "Outbound"}, ["no rule (65536)"]),
+    ],
+)
+def test_the_default_rules(changes, by):
+    verdicts = decide(flow(**changes), DEFAULTS, VNET)
+    assert [verdict.by for verdict in verdicts] == by
+    assert passes(verdicts) == (by == ["AllowVnetInBound (65000)"] or "Balancer" in str(by))
+
+
+def test_a_tag_of_some_service_decides_only_a_part_and_only_outside():
+    rules = [rule("D", 100, "Deny", source="Storage"), rule("A", 200)]
+    verdicts = decide(flow(source=("8.0.0.0/6",), destination=(WORKERS,)), rules, VNET)
+    assert [(v.by, v.partly, v.source) for v in verdicts] == [
+        (
+            "D (100)",
+            True,
+            (
+                "8.0.0.0/7",
+                "10.1.0.0/16",
+                "10.2.0.0/15",
+                "10.4.0.0/14",
+                "10.8.0.0/13",
+                "10.16.0.0/12",
+                "10.32.0.0/11",
+                "10.64.0.0/10",
+                "10.128.0.0/9",
+                "11.0.0.0/8",
+            ),
+        ),
+        ("A (200)", False, ("8.0.0.0/6",)),
+    ]
+
+
+def test_a_rule_for_one_protocol_decides_part_of_all_protocols():
+    verdicts = decide(flow(protocol="*"), [rule("D", 100, "Deny", protocol="Tcp"), ALLOW_VNET], VNET)
+    assert [(v.by, v.partly) for v in verdicts] == [
+        ("D (100)", True),
+        ("AllowVnetInBound (65000)", False),
+    ]
+
+
+def test_the_answer_is_short():
+    rules = [rule("D", 100, "Deny", source="10.0.128.0/24", destination="10.0.129.0/24"), DENY_VNET]
+    workers = ("10.0.128.0/24", "10.0.129.0/24")
+    verdicts = decide(flow(source=workers, destination=workers), rules, VNET)
+    assert verdicts == (
+        Verdict(("10.0.128.0/24",), ("10.0.129.0/24",), "Deny", "D", 100),
+        Verdict(("10.0.129.0/24",), ("10.0.128.0/23",), "Deny", "DenyVnet", 4096),
+        Verdict(("10.0.128.0/24",), ("10.0.128.0/24",), "Deny", "DenyVnet", 4096),
+    )
+    rules = [rules[0], rule("E", 200, destination="10.0.128.0/24"), ALLOW_VNET]
+    verdicts = decide(flow(source=workers, destination=workers), rules, VNET)
+    assert [(v.source, v.destination) for v in verdicts] == [
+        (("10.0.128.0/24",), ("10.0.129.0/24",)),
+        (("10.0.128.0/23",), ("10.0.128.0/24",)),
+        (("10.0.129.0/24",), ("10.0.129.0/24",)),
+    ]
+
+
+flows = st.builds(
+    lambda direction, protocol, port, source, destination: Flow(
+        direction, protocol, port, tuple(source), tuple(destination)
+    ),
+    st.sampled_from(["Inbound", "Inbound", "Outbound"]),
+    st.sampled_from(["Tcp", "Udp"]),
+    st.integers(1, 4),
+    block_lists,
+    block_lists,
+)
+
+
+@given(rule_lists, flows)
+def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, flow_):
+    rules += DEFAULTS
+    verdicts = decide(flow_, rules, SPACE)
+    for source in WORLD:
+        for destination in WORLD:
+            said = [v.rule for v in verdicts if holds(v.source, source) and holds(v.destination, destination)]
+            asked = (
+                source.version == destination.version
+                and holds(flow_.source, source)
+                and holds(flow_.destination, destination)
+            )
+            assert said == ([first_match(rules, flow_, source, destination)] if asked else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({}, True),
+        ({"protocol": "TCP", "access": "allow", "direction": "inbound"}, True),
+        ({"sourceAddressPrefix": "", "sourceAddressPrefixes": [WORKERS]}, True),
+        ({"sourceAddressPrefix": "10.0.128.1/17"}, True),
+        ({"destinationPortRange": "", "destinationPortRanges": ["9000-9000"]}, True),
+        ({"sourcePortRange": "0-65535"}, True),
+        ({"description": "by hand"}, True),
+        ({"protocol": "*"}, False),
+        ({"access": "Deny"}, False),
+        ({"direction": "Outbound"}, False),
+        ({"priority": 112}, False),
+        ({"sourceAddressPrefix": "10.0.128.0/18"}, False),
+        ({"sourceAddressPrefix": "*"}, False),
+        ({"sourceAddressPrefix": "", "sourceAddressPrefixes": [WORKERS, "10.1.0.0/16"]}, False),
+        ({"destinationAddressPrefix": "VirtualNetwork"}, False),
+        ({"destinationPortRange": "9001"}, False),
+        ({"sourcePortRange": "9000"}, False),
+        ({"sourceAddressPrefix": None, "sourceApplicationSecurityGroups": [ASG]}, False),
+    ],
+)
+def test_rules_are_the_same_by_what_they_mean(changes, is_same):
+    existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
+    wanted_ = security_rule(*wanted(), 111)["properties"]
+    del wanted_["description"]
+    assert is_same_rule(existing["properties"] | changes, wanted_) == is_same
+
+
+def test_lists_are_sets_and_ids_have_no_case():
+    def properties(prefixes: list[str], asg: str) -> dict:
+        return rule(
+            "R",
+            1,
+            sourceAddressPrefixes=prefixes,
+            destinationApplicationSecurityGroups=[{"id": asg}],
+        )["properties"]
+
+    one = properties(["10.0.0.0/24", "10.0.1.0/24"], ASG["id"])
+    assert is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"].upper()))
+    assert not is_same_rule(one, properties(["10.0.1.0/24"], ASG["id"]))
+    assert not is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"] + "2"))
+    assert not is_same_rule(one, one | {"description": "wanted"})

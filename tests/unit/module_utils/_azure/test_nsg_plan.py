@@ -1,0 +1,630 @@
+"""The plans of nsg_rules: as tables, and against brute force on small worlds."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    Flow,
+    rules_of,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
+    DesiredRule,
+    Move,
+    Plan,
+    SecurityRuleError,
+    apply_to,
+    diff_of,
+    needed_action,
+    plan_absent,
+    plan_present,
+    security_rule,
+    single_change,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.module_utils._azure.rules import (
+    ASG,
+    DENY_VNET,
+    NSG_ID,
+    SPACE,
+    VNET,
+    WORKERS,
+    WORLD,
+    first_match,
+    holds,
+    in_ports,
+    nsg,
+    option,
+    rule,
+    rule_lists,
+    wanted,
+)
+
+
+def stored(rule_: DesiredRule, priority: int | None = None, **changes: object) -> dict:
+    """Ours as ARM stores it."""
+    body = security_rule(rule_, priority or rule_.priority)
+    return rule(body["name"], 0) | {"properties": body["properties"] | changes}
+
+
+PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
+
+
+def test_the_chapters_rule_as_az_makes_it():
+    assert security_rule(*wanted(option("Allow-VXLAN-Internal")), 111) == {
+        "name": "Allow-VXLAN-Internal",
+        "properties": {
+            "description": "osc.peerpods: port 9000/tcp between workers and peer pods",
+            "protocol": "Tcp",
+            "sourceAddressPrefix": WORKERS,
+            "sourcePortRange": "*",
+            "destinationAddressPrefix": WORKERS,
+            "destinationPortRange": "9000",
+            "access": "Allow",
+            "priority": 111,
+            "direction": "Inbound",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "properties"),
+    [
+        ({}, {"sourceAddressPrefixes": ["10.0.0.0/24", "10.0.1.0/24"]}),
+        ({"source_address_prefixes": ["*"]}, {"sourceAddressPrefix": "*"}),
+        (
+            {"source_application_security_groups": [ASG["id"]]},
+            {"sourceApplicationSecurityGroups": [ASG]},
+        ),
+        (
+            {"source_address_prefixes": ["10.0.0.0/24"], "source_port_ranges": ["1", "2-3"]},
+            {"sourceAddressPrefix": "10.0.0.0/24", "sourcePortRanges": ["1", "2-3"]},
+        ),
+        ({"description": "tunnel"}, {"description": "osc.peerpods: tunnel"}),
+        (
+            {"destination_port_ranges": ["1", "2"]},
+            {"description": "osc.peerpods: traffic between workers and peer pods"},
+        ),
+    ],
+)
+def test_one_is_given_as_such_and_several_as_a_list(changes, properties):
+    (rule_,) = wanted(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
+    body = security_rule(rule_, 111)["properties"]
+    assert body.items() >= properties.items()
+    kinds = {"sourceAddressPrefix", "sourceAddressPrefixes", "sourceApplicationSecurityGroups"}
+    assert len(kinds & set(body)) == 1
+
+
+BOTH = ("10.0.0.0/24", "fd00::/64")
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "halves"),
+    [
+        ({}, BOTH, [("Ours", 111, "10.0.0.0/24"), ("Ours-IPv6", None, "fd00::/64")]),
+        ({}, ("fd00::/64",), [("Ours", 111, "fd00::/64")]),
+        (
+            {"destination_address_prefixes": ["*"]},
+            BOTH,
+            [("Ours", 111, "10.0.0.0/24"), ("Ours-IPv6", None, "fd00::/64")],
+        ),
+        (
+            {"destination_address_prefixes": ["fd00::/56"]},
+            BOTH,
+            [("Ours", 111, "fd00::/64")],
+        ),
+        ({"source_address_prefixes": ["10.0.0.7"]}, BOTH, [("Ours", 111, "10.0.0.7")]),
+        (
+            {"source_address_prefixes": ["VirtualNetwork"]},
+            BOTH,
+            [("Ours", 111, "VirtualNetwork"), ("Ours-IPv6", None, "VirtualNetwork")],
+        ),
+    ],
+)
+def test_a_rule_for_both_ip_families_is_two(changes, workers, halves):
+    found = wanted(option(**changes), workers=workers)
+    assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
+    assert [r.ipv4_half for r in found] == [None, "Ours"][: len(halves)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {f"{side}_application_security_groups": ["a"] for side in ("source", "destination")},
+        {f"{side}_address_prefixes": ["*"] for side in ("source", "destination")},
+    ],
+)
+def test_groups_and_tags_are_for_both_families_in_one_rule(changes):
+    assert [r.name for r in wanted(option(**changes), workers=BOTH)] == ["Ours"]
+    assert [r.name for r in wanted(option(**changes), workers=())] == ["Ours"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([option("-x")], "The rule -x has a name that Azure does not take"),
+        ([option("x" * 81)], "has a name that Azure does not take"),
+        ([option(priority=99)], "The rule Ours has the priority 99. Give one from 100 to 4096"),
+        ([option(priority=4097)], "has the priority 4097"),
+        ([option(ports="70000")], "has the ports 70000. Give ports from 0 to 65535"),
+        ([option(ports="2-1")], "has the ports 2-1"),
+        ([option(ports="http")], "has the ports http"),
+        ([option(destination_port_ranges=["*", "1"])], "has the ports *, 1"),
+        ([option(destination_port_ranges=[])], "has the ports none"),
+        ([option(source_port_ranges=["x"])], "has the ports x"),
+        ([option(source_address_prefixes=["10.0.0.1/24"])], "Give 10.0.0.0/24."),
+        ([option(source_address_prefixes=["10.0.0.0/33"])], "prefix '10.0.0.0/33'. Give a CIDR"),
+        ([option(source_address_prefixes=["10.0.0.0/24", "*"])], "has * beside other address"),
+        ([option(description="x" * 127)], "a description of 127 characters. Give at most 126:"),
+        (
+            [option(destination_address_prefixes=["fd00::/64"])],
+            "matches nothing: no IP family is in both its source (10.0.128.0/17) and its",
+        ),
+        (
+            [option(source_address_prefixes=["*"], source_application_security_groups=["a"])],
+            "has both source_address_prefixes and source_application_security_groups",
+        ),
+        ([option(), option("OURS", 112)], "Two rules are called OURS."),
+        ([option(), option("B")], "Ours and B both have the priority 111 and the direction"),
+    ],
+)
+def test_rules_that_azure_would_refuse_are_refused_in_words(options, sentence):
+    with pytest.raises(SecurityRuleError) as error:
+        wanted(*options)
+    assert sentence in str(error.value)
+
+
+def test_the_same_priority_in_the_other_direction_is_fine():
+    assert len(wanted(option(), option("B", direction="Outbound"))) == 2
+
+
+def summary(plan: Plan) -> dict:
+    """The plan in short, without what is empty."""
+    full = {
+        "created": {body["name"]: body["properties"]["priority"] for body in plan.created},
+        "updated": {body["name"]: body["properties"]["priority"] for _, body in plan.updated},
+        "unchanged": plan.unchanged,
+        "covered": dict(plan.covered),
+        "shadowed": dict(plan.shadowed),
+    }
+    return {key: value for key, value in full.items() if value}
+
+
+A, B = wanted(option("A", 111, "9000"), option("B", 112, "15150"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([], {"covered": dict.fromkeys("AB", "AllowVnetInBound (65000)")}),
+        ([DENY_VNET], {"created": {"A": 111, "B": 112}}),
+        (
+            [DENY_VNET, rule("Other", 300, ports="9000")],
+            {"created": {"B": 112}, "covered": {"A": "Other (300)"}},
+        ),
+        (
+            [
+                DENY_VNET,
+                rule("High", 300, ports="9000", source="10.0.128.0/18"),
+                rule("Low", 200, ports="9000-15150", source="10.0.192.0/18"),
+            ],
+            {"created": {"B": 112}, "covered": {"A": "Low (200) and High (300)"}},
+        ),
+        (
+            [DENY_VNET, rule("Half", 300, ports="9000", source="10.0.128.0/18")],
+            {"created": {"A": 111, "B": 112}},
+        ),
+        (
+            [DENY_VNET, rule("Some", 300, sourceApplicationSecurityGroups=[ASG])],
+            {"created": {"A": 111, "B": 112}},
+        ),
+        ([DENY_VNET, stored(A), stored(B)], {"unchanged": ("A", "B")}),
+        # Ours that are there stay, whatever else would let the traffic through.
+        ([stored(A)], {"unchanged": ("A",), "covered": {"B": "AllowVnetInBound (65000)"}}),
+        ([DENY_VNET, stored(A, 4000), stored(B)], {"updated": {"A": 111}, "unchanged": ("B",)}),
+        ([DENY_VNET, stored(A, 112), stored(B, 111)], {"updated": {"A": 111, "B": 112}}),
+        (
+            [DENY_VNET, stored(A, protocol="Udp"), stored(B)],
+            {"updated": {"A": 111}, "unchanged": ("B",)},
+        ),
+        # A priority that is taken: the next free one, and there it stays.
+        ([DENY_VNET, rule("X", 111, ports="1")], {"created": {"A": 113, "B": 112}}),
+        (
+            [DENY_VNET, rule("X", 111, ports="1", direction="outbound")],
+            {"created": {"A": 111, "B": 112}},
+        ),
+        (
+            [
+                DENY_VNET,
+                rule("X", 111, ports="1"),
+                rule("Y", 113, ports="1"),
+                rule("Z", 112, ports="1"),
+            ],
+            {"created": {"A": 114, "B": 115}},
+        ),
+        (
+            [DENY_VNET, rule("X", 111, ports="1"), stored(A, 200), stored(B)],
+            {"unchanged": ("A", "B")},
+        ),
+        (
+            [DENY_VNET, rule("X", 111, ports="1"), stored(A, 112), stored(B, 113)],
+            {"updated": {"A": 113, "B": 112}},
+        ),
+    ],
+)
+def test_what_a_group_lacks(rules, expected):
+    assert summary(plan_present(nsg(*rules), [A, B], VNET)) == expected
+
+
+def test_on_covered_ensure_makes_the_rule_all_the_same():
+    plan = plan_present(nsg(), [A], VNET, on_covered="ensure")
+    assert summary(plan) == {"created": {"A": 111}}
+
+
+def test_an_unneeded_deny_is_one_whose_traffic_is_denied_already():
+    (deny,) = wanted(option("D", 111, access="Deny"))
+    assert summary(plan_present(nsg(), [deny], VNET)) == {"created": {"D": 111}}
+    assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {"covered": {"D": "DenyVnet (4096)"}}
+
+
+@pytest.mark.parametrize("other", [[], [rule("Other", 300, ports="9000")]])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_another_wanted_rule_would_take_away_is_not_covered(other, there):
+    rules = wanted(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
+    group = nsg(*other, *[stored(rules[1])] * there)
+    plan = plan_present(group, rules, VNET, on_shadowed="warn")
+    assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - there]
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_covered"),
+    [
+        ([], True),
+        ([DENY_VNET], False),
+        ([DENY_VNET, rule("Other", 300, ports="9000")], False),
+        ([DENY_VNET, rule("Other", 300, ports="9000-9001"), rule("X", 301, ports="9002")], True),
+        ([rule("D", 300, "Deny", ports="9001", protocol="Esp")], False),
+    ],
+)
+def test_every_port_and_protocol_of_a_rule_has_to_be_covered(rules, is_covered):
+    (wide,) = wanted(option("W", 111, "9000-9002", protocol="*"))
+    plan = plan_present(nsg(*rules), [wide], VNET)
+    assert (bool(plan.covered), bool(plan.created)) == (is_covered, not is_covered)
+
+
+@pytest.mark.parametrize(
+    ("taken", "priority_range", "given_"),
+    [
+        ([111], (100, 4096), 112),
+        ([111, 112, 113], (100, 4096), 114),
+        ([111], (200, 300), 200),
+        ([111], (100, 111), 100),
+        ([111, 100], (100, 111), 101),
+        ([111], (100, 105), 100),
+    ],
+)
+def test_the_next_free_priority_in_the_range(taken, priority_range, given_):
+    group = nsg(*(rule(f"X{p}", p, ports="1") for p in taken))
+    plan = plan_present(group, [A], VNET, on_covered="ensure", priority_range=priority_range)
+    assert summary(plan) == {"created": {"A": given_}}
+    assert plan.moved == (Move("A", 111, given_, "X111"),)
+
+
+def test_a_priority_that_is_taken_fails_if_asked_or_if_none_is_free():
+    group = nsg(rule("X", 111, ports="1"))
+    with pytest.raises(SecurityRuleError) as error:
+        plan_present(group, [A], VNET, on_covered="ensure", on_priority_conflict="fail")
+    assert str(error.value) == (
+        f"A is to have the priority 111 in {NSG_ID}, which X has. Give it another priority, 112 "
+        "would do, or set on_priority_conflict: move."
+    )
+    with pytest.raises(SecurityRuleError, match="No priority from 111 to 111 is free for A: "):
+        plan_present(group, [A], VNET, on_covered="ensure", priority_range=(111, 111))
+
+
+def test_the_ipv6_half_comes_after_the_other():
+    rules = wanted(option("A"), option("B", 112), workers=BOTH)
+    first = plan_present(nsg(DENY_VNET), rules, VNET)
+    assert summary(first) == {"created": {"A": 111, "A-IPv6": 113, "B": 112, "B-IPv6": 114}}
+    assert first.moved == ()
+    group = nsg(DENY_VNET, *(stored(r, p) for r, p in zip(rules, (111, 113, 112, 114), strict=True)))
+    assert not plan_present(group, rules, VNET).changes
+    taken = nsg(DENY_VNET, rule("X", 111, ports="1"), stored(rules[0], 500))
+    assert summary(plan_present(taken, rules[:2], VNET)) == {
+        "created": {"A-IPv6": 501},
+        "unchanged": ("A",),
+    }
+
+
+def test_only_the_half_that_something_denies_is_needed():
+    rules = wanted(option("A"), workers=BOTH)
+    plan = plan_present(nsg(rule("D", 4096, "Deny", source="::/0")), rules, VNET)
+    assert summary(plan) == {
+        "created": {"A-IPv6": 112},
+        "covered": {"A": "AllowVnetInBound (65000)"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("properties", "by"),
+    [
+        ({}, "D (100) denies 10.0.128.0/17 → 10.0.128.0/17 on 9000/tcp"),
+        ({"source": "10.0.192.0/18"}, "D (100) denies 10.0.192.0/18 → 10.0.128.0/17 on 9000/tcp"),
+        (
+            {"sourceApplicationSecurityGroups": [ASG]},
+            "D (100) denies some of 10.0.128.0/17 → 10.0.128.0/17 on 9000/tcp",
+        ),
+        ({"ports": "9001"}, None),
+        ({"source": "10.0.0.0/17"}, None),
+        ({"protocol": "Udp"}, None),
+        ({"access": "Allow"}, None),
+        ({"priority": 112}, None),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_who_shadows_our_rule(properties, by, there):
+    group = nsg(rule("D", **{"priority": 100, "access": "Deny"} | properties), *[stored(A)] * there)
+    plan = plan_present(group, [A], VNET, on_covered="ensure", on_shadowed="warn")
+    assert plan.shadowed == ((("A", by),) if by else ())
+
+
+def test_what_is_decided_after_ours_does_not_shadow_it():
+    ours = wanted(option("A", source_application_security_groups=[ASG["id"]]))
+    assert summary(plan_present(nsg(DENY_VNET), ours, VNET)) == {"created": {"A": 111}}
+
+
+@pytest.mark.parametrize(
+    ("priorities", "advice"),
+    [
+        ([110], "or give A a smaller one (109 would do)."),
+        ([110, 109], "or give A a smaller one (108 would do)."),
+        ([100], "or make room below 100, where no priority is free."),
+    ],
+)
+def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
+    group = nsg(*(rule(f"D{p}", p, "Deny") for p in priorities))
+    with pytest.raises(SecurityRuleError) as error:
+        plan_present(group, [A], VNET)
+    first = f"D{min(priorities)}"
+    assert str(error.value) == (
+        f"A (111) would come too late in {NSG_ID}: {first} ({min(priorities)}) denies "
+        f"{WORKERS} → {WORKERS} on 9000/tcp. Move {first} to a larger priority number, {advice} "
+        "With on_shadowed: warn the rules are written all the same."
+    )
+
+
+@pytest.mark.parametrize("taken", [[150], [150, 149], [150, 148], [150, 147]])
+@pytest.mark.parametrize("denied", ["*", "::/0"])
+@pytest.mark.parametrize("there", [False, True])
+def test_the_priority_that_would_do_does_for_both_halves(taken, denied, there):
+    def ours(priority: int) -> tuple[DesiredRule, ...]:
+        return wanted(option("A", priority), workers=BOTH)
+
+    group = nsg(
+        rule("D", 150, "Deny", source=denied),
+        *(rule(f"X{p}", p, ports="1") for p in taken[1:]),
+        *[stored(half, p) for half, p in zip(ours(200), (200, 201), strict=True)] * there,
+    )
+    with pytest.raises(SecurityRuleError) as error:
+        plan_present(group, ours(200), VNET)
+    (would_do,) = re.findall(r"give A a smaller one \((\d+) would do\)", str(error.value))
+    assert plan_present(group, ours(int(would_do)), VNET).changes
+
+
+def test_a_wanted_rule_before_another_is_meant():
+    rules = wanted(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
+    assert summary(plan_present(nsg(), rules, VNET)) == {"created": {"D": 110, "A": 111}}
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "after"),
+    [
+        (None, None, None),
+        ("by hand", None, "by hand"),
+        ("osc.peerpods: old", None, A.full_description),
+        ("osc.peerpods: old", "new", "osc.peerpods: new"),
+        (None, "new", "osc.peerpods: new"),
+        ("by hand", "new", "osc.peerpods: new"),
+    ],
+)
+@pytest.mark.parametrize("differs", [False, True])
+def test_whose_description_stays(before, asked, after, differs):
+    there = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
+    there["properties"]["description"] = before
+    plan = plan_present(nsg(there), wanted(option("A", description=asked)), VNET)
+    if differs or before != after:
+        ((_, body),) = plan.updated
+        assert body["properties"].get("description") == after
+        assert (body["properties"]["unknown"], body["etag"]) == ("kept", there["etag"])
+    else:
+        assert plan.unchanged == ("A",)
+
+
+def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
+    there = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
+    ((_, body),) = plan_present(nsg(there), [A], VNET).updated
+    assert body["properties"] == security_rule(A, 111)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("rule_", "removed", "reason"),
+    [
+        (stored(A), True, None),
+        (stored(A, 4000, protocol="Udp", description="osc.peerpods: x"), True, None),
+        (stored(A) | {"name": "a-ipv6"}, True, None),
+        (stored(A) | {"name": "B"}, False, None),
+        (
+            stored(A, description="by hand"),
+            False,
+            "a description of ours begins with 'osc.peerpods:', its description is 'by hand'",
+        ),
+        (
+            stored(A, description=None),
+            False,
+            "a description of ours begins with 'osc.peerpods:', it has none",
+        ),
+    ],
+)
+def test_absent_removes_ours_alone(rule_, removed, reason):
+    plan = plan_absent(nsg(rule_, DENY_VNET), ["A"])
+    assert plan.removed == ((rule_,) if removed else ())
+    assert plan.kept == (((rule_["name"], reason),) if reason else ())
+    assert plan.changes == removed
+
+
+def test_the_group_as_it_is_put():
+    there, gone = stored(A, protocol="Udp"), stored(B)
+    group = nsg(DENY_VNET, there, gone)
+    plan = Plan(
+        NSG_ID,
+        created=(security_rule(A, 200) | {"name": "New"},),
+        updated=((there, stored(A)),),
+        removed=(gone,),
+    )
+    body = apply_to(group, plan)
+    assert set(body) == {"location", "tags", "properties"}
+    assert set(body["properties"]) == {"flushConnection", "securityRules"}
+    names = [r["name"] for r in body["properties"]["securityRules"]]
+    assert names == ["DenyVnet", "A", "New"]
+    for rule_ in body["properties"]["securityRules"]:
+        assert set(rule_) == {"name", "properties"}
+        assert "provisioningState" not in rule_["properties"]
+    assert body["properties"]["securityRules"][1]["properties"]["protocol"] == "Tcp"
+    assert group == nsg(DENY_VNET, there, gone)
+
+
+def test_a_single_change_is_about_its_rule_alone():
+    there = stored(A, protocol="Udp")
+    body = {"name": "A", "properties": security_rule(A, 111)["properties"]}
+    assert single_change(Plan(NSG_ID)) is None
+    assert single_change(Plan(NSG_ID, created=(body,))) == ("A", body)
+    assert single_change(Plan(NSG_ID, updated=((there, stored(A)),))) == ("A", body)
+    assert single_change(Plan(NSG_ID, removed=(there,))) == ("A", None)
+    assert single_change(Plan(NSG_ID, created=(body,), removed=(there,))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "action"),
+    [
+        ({"created": ("A",)}, "securityRules/write"),
+        ({"updated": ("A",)}, "securityRules/write"),
+        ({"removed": ("A",)}, "securityRules/delete"),
+        ({"created": ("A", "B")}, "write"),
+        ({"created": ("A",), "updated": ("B",)}, "write"),
+        ({"removed": ("A", "B")}, "write"),
+    ],
+)
+def test_the_action_that_a_plan_needs_is_that_of_its_one_request(changes, action):
+    rules = {"A": stored(A), "B": stored(B)}
+    plan = {kind: tuple(rules[name] for name in names) for kind, names in changes.items()}
+    if "updated" in plan:
+        plan["updated"] = tuple((rule_, rule_) for rule_ in plan["updated"])
+    needed = needed_action(Plan(NSG_ID, **plan))
+    assert needed == f"Microsoft.Network/networkSecurityGroups/{action}"
+
+
+def test_the_diff():
+    line = f"A 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000"
+    there = stored(B, protocol="Udp", sourceApplicationSecurityGroups=[ASG])
+    plan = plan_present(nsg(DENY_VNET, there), [A, B], VNET)
+    assert diff_of(plan) == {
+        "before_header": NSG_ID,
+        "after_header": NSG_ID,
+        "before": f"B 112 Inbound Allow Udp workers:* → {WORKERS}:15150\n",
+        "after": f"{line}\nB 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n",
+    }
+    assert diff_of(plan_absent(nsg(stored(A)), ["A"]))["before"] == f"{line}\n"
+    described = plan_present(nsg(stored(A)), wanted(option("A", description="new")), VNET)
+    assert diff_of(described)["before"] == f"{line} '{A.full_description}'\n"
+    assert diff_of(described)["after"] == f"{line} 'osc.peerpods: new'\n"
+
+
+# Names of ours and of others, in few priorities, so that all of it happens.
+OUR_NAMES = ["A", "B", "C"]
+group_rules = rule_lists.flatmap(
+    lambda rules: st.permutations(["A", "B", "a-ipv6", *"WXYZ"]).map(
+        lambda names: [{**rule_, "name": name} for rule_, name in zip(rules, names, strict=False)]
+    )
+)
+our_options = st.lists(
+    st.builds(
+        lambda priority, access, protocol, ports, source: {
+            "priority": priority,
+            "access": access,
+            "protocol": protocol,
+            "destination_port_ranges": [ports],
+            "source_address_prefixes": source,
+        },
+        st.integers(100, 107),
+        st.sampled_from(["Allow", "Allow", "Deny"]),
+        st.sampled_from(["Tcp", "*"]),
+        st.sampled_from(["1", "2-3", "*"]),
+        st.sampled_from([None, ["*"], ["10.0.0.0/31"]]),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda changes: changes["priority"],
+).map(lambda all_: [option(name, **changes) for name, changes in zip(OUR_NAMES, all_, strict=False)])
+ways = st.fixed_dictionaries(
+    {
+        "on_covered": st.sampled_from(["skip", "ensure"]),
+        "priority_range": st.sampled_from([(100, 4096), (103, 120)]),
+    }
+)
+
+
+def written(group: dict, plan: Plan) -> dict:
+    """The group as ARM has it after the PUT."""
+    return group | {"properties": {**group["properties"], **apply_to(group, plan)["properties"]}}
+
+
+@given(group_rules, our_options, ways)
+def test_a_second_plan_changes_nothing(rules, options, ways):
+    group = nsg(*rules)
+    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
+    after = written(group, plan)
+    again = plan_present(after, ours, SPACE, on_shadowed="warn", **ways)
+    assert not again.changes
+    assert (again.covered, again.shadowed, again.moved) == (
+        plan.covered,
+        plan.shadowed,
+        plan.moved,
+    )
+
+    places = [(r["properties"]["direction"], r["properties"]["priority"]) for r in after["properties"]["securityRules"]]
+    assert len(places) == len(set(places))
+
+    def of_others(rules_: list[dict]) -> list[dict]:
+        names = {r.name.lower() for r in ours}
+        return [r["properties"] | {"provisioningState": None} for r in rules_ if r["name"].lower() not in names]
+
+    assert of_others(after["properties"]["securityRules"]) == of_others(rules)
+
+
+@given(group_rules, our_options, ways)
+def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, options, ways):
+    """The oracle: every pair of addresses of a wanted rule, against its own access."""
+    group = nsg(*rules)
+    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
+    after = rules_of(written(group, plan))
+    access = {r["name"]: r["properties"]["access"] for r in after} | {"no rule": "Deny"}
+    names = {r.name.lower() for r in ours}
+    for rule_ in ours:
+        ports = [port for port in (1, 2, 3, 4) if in_ports(port, rule_.destination.port_ranges)]
+        deciding = {
+            first_match(after, Flow("Inbound", protocol, port, (), ()), source, destination)
+            for source, destination in PAIRS
+            if holds(rule_.source.prefixes, source) and holds(rule_.destination.prefixes, destination)
+            for port in ports
+            for protocol in (["Tcp", "Udp", "Icmp"] if rule_.protocol == "*" else ["Tcp"])
+        }
+        wrong = {name for name in deciding if access[name] != rule_.access}
+        said = dict(plan.shadowed).get(rule_.name, "")
+        assert {name for name in wrong if name.lower() not in names} == {
+            part.split(" (")[0] for part in said.split("; ") if part
+        }

@@ -1,0 +1,118 @@
+"""How many more VMs of a size fit, and how many addresses of a subnet are free, as tables."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_usage, vcpu_quota
+
+
+def sku(name="Standard_B2als_v2", family="standardBalsv2Family", vcpus="2", **more) -> dict:
+    return {
+        "resourceType": "virtualMachines",
+        "name": name,
+        "family": family,
+        "capabilities": [{"name": "MemoryGB", "value": "4"}, {"name": "vCPUs", "value": vcpus}],
+        "restrictions": [],
+        **more,
+    }
+
+
+def usage(name: str, used: int, limit: int) -> dict:
+    return {"name": {"value": name}, "currentValue": used, "limit": limit, "unit": "Count"}
+
+
+def quota(size: str, skus: list[dict], usages: list[dict]) -> dict:
+    (found,) = vcpu_quota([size], skus, usages, "westeurope")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "regional", "vcpus", "instances"),
+    [
+        ((0, 20), (0, 100), "2", 10),
+        ((0, 100), (90, 100), "2", 5),
+        ((1, 20), (0, 100), "2", 9),
+        ((20, 20), (0, 100), "2", 0),
+        ((30, 20), (0, 100), "2", 0),
+        ((0, 20), (0, 100), "32", 0),
+        (None, (0, 100), "4", 25),
+        ((0, 20), None, "4", 5),
+        (None, None, "4", None),
+    ],
+)
+def test_the_smaller_of_family_and_region_counts(family, regional, vcpus, instances):
+    usages = [usage("standardBalsv2Family", *family)] if family else []
+    usages += [usage("cores", *regional)] if regional else []
+    found = quota("Standard_B2als_v2", [sku(vcpus=vcpus)], usages)
+    assert (found["instances"], found["available"], found["reason"]) == (instances, True, None)
+
+
+def test_says_what_it_counted():
+    usages = [usage("StandardBalsV2Family", 4, 20), usage("cores", 30, 100)]
+    assert quota("standard_b2ALS_v2", [sku()], usages) == {
+        "name": "Standard_B2als_v2",
+        "family": "standardBalsv2Family",
+        "vcpus": 2,
+        "family_limit": 20,
+        "family_used": 4,
+        "regional_limit": 100,
+        "regional_used": 30,
+        "instances": 8,
+        "available": True,
+        "reason": None,
+    }
+
+
+def test_a_size_that_is_not_offered_here():
+    disk = sku(resourceType="disks", name="Standard_X")
+    found = quota("Standard_X", [sku(), disk], [])
+    assert found["available"] is False
+    assert found["instances"] == 0
+    assert found["reason"] == "Azure has no VM size Standard_X in westeurope."
+
+
+@pytest.mark.parametrize(("kind", "available"), [("Location", False), ("Zone", True)])
+def test_a_size_that_this_subscription_may_not_have(kind, available):
+    restricted = sku(restrictions=[{"type": kind, "reasonCode": "NotAvailableForSubscription"}])
+    found = quota("Standard_B2als_v2", [restricted], [usage("cores", 0, 10)])
+    assert found["available"] is available
+    assert found["instances"] == (5 if available else 0)
+    assert ("NotAvailableForSubscription" in (found["reason"] or "")) is not available
+
+
+def test_a_size_named_twice_comes_once():
+    names = [one["name"] for one in vcpu_quota(["A", "B", "A"], [], [], "westeurope")]
+    assert names == ["A", "B"]
+
+
+SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/a"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"limit": 251.0, "currentValue": 6.0}, {"limit": 251, "used": 6, "free": 245, "reason": None}),
+        ({"limit": 3.0, "currentValue": 3.0}, {"limit": 3, "used": 3, "free": 0, "reason": None}),
+        (
+            {"limit": -1.0, "currentValue": -1.0},
+            {
+                "limit": None,
+                "used": None,
+                "free": None,
+                "reason": f"Azure does not count the addresses of {SUBNET.upper()}.",
+            },
+        ),
+        (
+            {"id": f"{SUBNET}b", "limit": 251.0, "currentValue": 6.0},
+            {"limit": None, "used": None, "free": None, "reason": f"Azure has no subnet {SUBNET.upper()}."},
+        ),
+    ],
+)
+def test_what_azure_counts_of_a_subnet(usage, expected):
+    found = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
+    known = expected["reason"] is None
+    assert found == {"id": SUBNET if known else SUBNET.upper(), **expected}
+
+
+def test_a_network_that_azure_has_not():
+    assert subnet_usage(SUBNET, None)["reason"] == f"Azure has no subnet {SUBNET}."

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
+    check_pods_ended,
+    check_removal,
+    check_rollout,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
+
+from tests.unit.module_utils._operator.objects import NOW, ago, condition
+
+
+def kata(count=3, ready=0, status="True", reason="Installing", message="", classes=(), **nodes) -> dict:
+    return {
+        "metadata": {"name": "k"},
+        "status": {
+            "kataNodes": {"nodeCount": count, "readyNodeCount": ready, **nodes},
+            "runtimeClasses": list(classes),
+            "conditions": [condition("InProgress", status, reason, message)],
+        },
+    }
+
+
+def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
+    return {
+        name: {
+            "metadata": {"name": name},
+            "spec": spec,
+            "status": {"machineCount": 3, "updatedMachineCount": updated, "conditions": list(conditions)},
+        }
+    }
+
+
+def rolled(found, pools=None, since=None) -> Progress:
+    return check_rollout(found, pools or {}, "kata-remote", since or {}, NOW)
+
+
+class TestRoll:
+    def test_which_node_and_for_how_long(self):
+        updating = condition("Updating", minutes=75)
+        progress = rolled(
+            kata(ready=1, installing=["w2"], waitingToInstall=["w3"]),
+            pool(conditions=[updating]),
+            {"w2": ago(minutes=4), "w1": ago(hours=1)},
+        )
+        assert progress.summary == (
+            "1 of 3 nodes run kata; working on w2 (for 4 min); 1 waiting; "
+            "MachineConfigPool kata-oc: 1 of 3 updated, for 1 h 15 min"
+        )
+        assert progress.since == {"w2": ago(minutes=4)}
+
+    def test_time_alone_is_nothing_new(self):
+        working = kata(installing=["w2"])
+        before = rolled(working, since={"w2": ago(minutes=4)})
+        assert rolled(working, since={"w2": ago(minutes=9)}).status == before.status
+        assert rolled(kata(ready=1, installing=["w2"])).status != before.status
+
+    def test_of_many_nodes_some_are_named(self):
+        progress = rolled(kata(100, installing=[f"w{index}" for index in range(20)]))
+        assert "w4 (for 0 s) and 15 more" in progress.summary
+
+    @pytest.mark.parametrize(
+        ("found", "done"),
+        [
+            (kata(3, 3, "False", classes=["kata", "kata-remote"]), True),
+            (kata(3, 3, "False", classes=["kata"]), False),
+            (kata(3, 2, "False", classes=["kata", "kata-remote"]), False),
+            (kata(3, 3, "True", classes=["kata", "kata-remote"]), False),
+            ({"metadata": {"name": "new"}}, False),
+        ],
+    )
+    def test_when_it_is_done(self, found, done):
+        progress = rolled(found)
+        assert (progress.done, progress.problem) == (done, "")
+
+    @pytest.mark.parametrize(
+        ("found", "pools", "expected"),
+        [
+            (kata(reason="Failed", message="Node w1 Degraded: disk full"), {}, "Node w1 Degraded: disk full"),
+            (
+                kata(),
+                pool(conditions=[condition("NodeDegraded", message="w1: disk full")]),
+                "MachineConfigPool kata-oc is degraded: w1: disk full",
+            ),
+            (kata(), pool(paused=True), "MachineConfigPool kata-oc is paused"),
+            (kata(0, 0, "False", classes=["kata-remote"]), {}, "The KataConfig selects no node"),
+            (None, {}, "There is no KataConfig"),
+        ],
+    )
+    def test_what_goes_no_further(self, found, pools, expected):
+        assert expected in rolled(found, pools).problem
+
+    def test_a_pool_that_was_degraded_once(self):
+        assert not rolled(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
+
+
+class TestRemoval:
+    def test_it_is_over_with_the_kataconfig(self):
+        assert check_removal(None, {}, {}, NOW).done
+
+    def test_how_far_it_is(self):
+        found = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
+        progress = check_removal(found, pool("worker"), {}, NOW)
+        assert progress.summary.startswith("nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting")
+        assert not progress.problem
+
+    def test_pods_that_are_in_the_way(self):
+        found = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
+        assert check_removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
+
+
+def test_pods_that_have_to_end():
+    assert check_pods_ended([]).done
+    progress = check_pods_ended([f"n/{number}" for number in range(7)])
+    assert not progress.done
+    assert "7 running: n/0" in progress.summary

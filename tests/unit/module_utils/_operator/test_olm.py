@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
+    check_catalog,
+    check_installation,
+    describe_catalogs,
+    plan_name,
+    plan_upgrade,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
+
+from tests.unit.module_utils._operator.objects import NOW, ago, condition
+
+PACKAGE = "sandboxed-containers-operator"
+V170, V180, V181 = (f"{PACKAGE}.v{one}" for one in ("1.7.0", "1.8.0", "1.8.1"))
+
+
+def subscription(installed=None, current=None, conditions=(), written=None, **more) -> dict:
+    return {
+        "metadata": {
+            "name": PACKAGE,
+            "managedFields": [
+                {"manager": "us", "time": written or ago(hours=1)},
+                {"manager": "olm", "time": ago(seconds=0), "subresource": "status"},
+            ],
+        },
+        "spec": {
+            "name": PACKAGE,
+            "channel": "stable",
+            "source": "redhat",
+            "sourceNamespace": "market",
+            **more.pop("spec", {}),
+        },
+        "status": {
+            "installedCSV": installed,
+            "currentCSV": current or installed,
+            "conditions": list(conditions),
+            **more,
+        },
+    }
+
+
+def plan(*names, approved=False, phase="RequiresApproval", created=None, conditions=()) -> dict:
+    return {
+        "metadata": {"name": "install-abc", "creationTimestamp": created or ago(minutes=1)},
+        "spec": {"clusterServiceVersionNames": list(names), "approved": approved},
+        "status": {"phase": phase, "conditions": list(conditions)},
+    }
+
+
+def csv(name, phase="Succeeded", replaces=None, **status) -> dict:
+    return {
+        "metadata": {"name": name},
+        "spec": {"replaces": replaces},
+        "status": {"phase": phase, **status},
+    }
+
+
+def installed(sub, a_plan=None, csvs=(), wanted="", source=True) -> Progress:
+    found = {one["metadata"]["name"]: one for one in csvs}
+    return check_installation(sub, {"metadata": {}} if source else None, a_plan, found, wanted, NOW)
+
+
+def manifest(name="redhat", namespace="market", **channels) -> dict:
+    return {
+        "status": {
+            "catalogSource": name,
+            "catalogSourceNamespace": namespace,
+            "defaultChannel": "stable",
+            "channels": [
+                {"name": channel, "currentCSV": names[-1], "entries": [{"name": one} for one in reversed(names)]}
+                for channel, names in channels.items()
+            ],
+        }
+    }
+
+
+CATALOGS = describe_catalogs([manifest(stable=[V170, V180, V181])])
+
+
+class TestApproval:
+    """Exactly what was asked for, or a step on the way there from what is installed."""
+
+    @pytest.mark.parametrize(
+        ("names", "here", "wanted", "needs_approval"),
+        [
+            ([V181], None, V181, True),
+            ([V180], None, V181, False),
+            ([V180], V170, V181, True),
+            ([V180, "another.v1.0.0"], V170, V181, False),
+            ([V181, "another.v1.0.0"], V170, V181, False),
+            ([V181], V170, V180, False),
+            (["another.v1.8.0"], V170, V181, False),
+            ([V181], None, "", False),
+        ],
+    )
+    def test_it(self, names, here, wanted, needs_approval):
+        csvs = [csv(here)] if here else []
+        progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
+        assert progress.needs_approval is needs_approval
+        assert bool(progress.problem) is not needs_approval
+        assert ("spec.approved" in progress.remedy) is not needs_approval
+        assert not progress.done
+
+    def test_what_is_installed_needs_none(self):
+        progress = installed(subscription(V180, V181), plan(V181), [csv(V180)])
+        assert (progress.done, progress.needs_approval, progress.problem) == (True, False, "")
+
+    def test_a_plan_of_before_the_subscription_changed_is_no_answer(self):
+        sub = subscription(None, V181, written=ago(seconds=5))
+        assert installed(sub, plan(V181, created=ago(minutes=2)), [], V170) == Progress(
+            f"InstallPlan install-abc ({V181}) is RequiresApproval",
+            f"InstallPlan install-abc ({V181}) is RequiresApproval",
+        )
+        assert installed(sub, plan(V181, created=ago(seconds=3)), [], V170).problem
+
+
+class TestInstallation:
+    @pytest.mark.parametrize(
+        ("sub", "a_plan", "csvs", "wanted", "done"),
+        [
+            (subscription(), None, [], "", False),
+            (subscription(V181), None, [csv(V181)], "", True),
+            (subscription(V181), None, [csv(V181, "Installing")], "", False),
+            (subscription(V181), plan(V181, approved=True, phase="Complete"), [csv(V181)], V181, True),
+            (subscription(V181), None, [csv(V181, replaces=V180), csv(V180, "Deleting")], V181, False),
+            (subscription(V181), None, [csv(V181, replaces=V180)], V181, True),
+            # OLM goes on to the next by itself.
+            (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
+        ],
+    )
+    def test_when_it_is_done(self, sub, a_plan, csvs, wanted, done):
+        progress = installed(sub, a_plan, csvs, wanted)
+        assert (progress.done, progress.problem) == (done, "")
+
+    @pytest.mark.parametrize(
+        ("found", "expected"),
+        [
+            (
+                {
+                    "sub": subscription(
+                        conditions=[
+                            condition(
+                                "ResolutionFailed", reason="ConstraintsNotSatisfiable", message="no operators found"
+                            )
+                        ]
+                    )
+                },
+                "OLM says ResolutionFailed: no operators found",
+            ),
+            (
+                {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
+                "OLM says BundleUnpackFailed: no image",
+            ),
+            (
+                {
+                    "sub": subscription(current=V181),
+                    "a_plan": plan(
+                        V181,
+                        approved=True,
+                        phase="Failed",
+                        conditions=[condition("Installed", "False", "InstallCheckFailed", "not allowed")],
+                    ),
+                },
+                "InstallPlan install-abc failed: not allowed",
+            ),
+            (
+                {"sub": subscription(V181), "csvs": [csv(V181, "Failed", reason="NoOperatorGroup", message="none")]},
+                f"ClusterServiceVersion {V181} failed: NoOperatorGroup, none",
+            ),
+            ({"sub": subscription(), "source": False}, "CatalogSource market/redhat is gone"),
+            ({"sub": subscription(V181), "csvs": [csv(V181)], "wanted": V180}, "OLM does not go back"),
+            (
+                {"sub": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "wanted": V181},
+                f"Channel stable leads no further than {V170}",
+            ),
+            ({"sub": None}, "There is no Subscription"),
+        ],
+    )
+    def test_what_goes_no_further(self, found, expected):
+        assert expected in installed(**found).problem
+
+    @pytest.mark.parametrize(
+        "passing",
+        [
+            condition("ResolutionFailed", reason="ErrorPreventedResolution", message="refused"),
+            condition("CatalogSourcesUnhealthy", message="targeted catalogsource unhealthy"),
+        ],
+    )
+    def test_what_may_pass_is_told(self, passing):
+        progress = installed(subscription(conditions=[passing]))
+        assert not progress.problem
+        assert passing["message"] in progress.summary
+
+    @pytest.mark.parametrize(("written", "problem"), [(5, False), (40, True)])
+    def test_a_failure_of_before_the_subscription_changed(self, written, problem):
+        failed = condition("ResolutionFailed", reason="ConstraintsNotSatisfiable", minutes=2)
+        sub = subscription(conditions=[failed], written=ago(seconds=written))
+        assert bool(installed(sub).problem) is problem
+
+    def test_the_older_field_for_the_install_plan(self):
+        assert plan_name({"status": {"installplan": {"name": "install-old"}}}) == "install-old"
+
+
+class TestUpgrade:
+    @pytest.mark.parametrize(
+        ("here", "to", "path"),
+        [
+            (V170, "", [V180, V181]),
+            (V170, "1.8.0", [V180]),
+            (V180, V181, [V181]),
+            (V181, "", []),
+        ],
+    )
+    def test_the_way(self, here, to, path):
+        found = plan_upgrade(subscription(here, spec={"installPlanApproval": "Manual"}), CATALOGS, to)
+        assert (found["path"], found["problem"]) == (path, "")
+
+    @pytest.mark.parametrize(
+        ("sub", "catalogs", "to", "expected"),
+        [
+            (subscription(), CATALOGS, "", "is not installed"),
+            (None, CATALOGS, "", "is not installed"),
+            (subscription(V180), CATALOGS, "1.7.0", "OLM does not go back"),
+            (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
+            (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
+            (subscription(V170), CATALOGS, "1.8.0", f"OLM goes on to {V181} by itself"),
+            (subscription(V170), [], "", "name the version"),
+        ],
+    )
+    def test_where_there_is_none(self, sub, catalogs, to, expected):
+        found = plan_upgrade(sub, catalogs, to)
+        assert expected in found["problem"]
+        assert not found["path"]
+
+    def test_where_nobody_tells_what_the_channel_offers(self):
+        assert plan_upgrade(subscription(V170), [], "1.8.0") == {
+            "csv": V180,
+            "path": [V180],
+            "problem": "",
+        }
+
+
+READY = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(hours=1)}}}
+
+
+class TestCatalog:
+    @staticmethod
+    def wanted(name="redhat", channel="stable", csv="") -> dict:
+        return {"namespace": "market", "name": name, "channel": channel, "csv": csv}
+
+    @pytest.mark.parametrize("catalogs", [CATALOGS, None])
+    def test_one_that_will_do(self, catalogs):
+        assert check_catalog(READY, catalogs, self.wanted(csv=V180), NOW).done
+
+    @pytest.mark.parametrize(
+        ("source", "wanted", "expected"),
+        [
+            (
+                None,
+                {},
+                "There is no CatalogSource market/redhat. sandboxed-containers-operator is offered by market/redhat (channels stable)",
+            ),
+            (
+                READY,
+                {"name": "mirror"},
+                "does not offer sandboxed-containers-operator. sandboxed-containers-operator is offered by market/redhat",
+            ),
+            (READY, {"channel": "fast"}, "has no channel fast of sandboxed-containers-operator, but stable"),
+            (READY, {"csv": f"{PACKAGE}.v9"}, f"has no {PACKAGE}.v9, but {V170}, {V180}, {V181}"),
+        ],
+    )
+    def test_one_that_will_not(self, source, wanted, expected):
+        assert expected in check_catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
+
+    def test_one_that_is_not_reached(self):
+        source = {"status": {"connectionState": {"lastObservedState": "TRANSIENT_FAILURE"}}}
+        progress = check_catalog(source, CATALOGS, self.wanted(), NOW)
+        assert (progress.done, progress.problem) == (False, "")
+        assert "TRANSIENT_FAILURE, not READY" in progress.summary
+
+    def test_one_whose_packages_are_not_known_yet(self):
+        source = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}
+        progress = check_catalog(source, [], self.wanted(), NOW)
+        assert (progress.done, progress.problem) == (False, "")

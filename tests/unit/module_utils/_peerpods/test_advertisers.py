@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import advertisers, kind
+
+
+def test_who_advertises_is_whose_word_was_the_last():
+    def written(name: str, manager: str, resource: str, annotations: dict | None = None) -> dict:
+        fields = {"f:status": {"f:capacity": {f"f:{resource}": {}}}}
+        return {
+            "metadata": {
+                "name": name,
+                "managedFields": [{"manager": manager, "fieldsV1": fields}, {"manager": "x"}],
+                **({"annotations": annotations} if annotations else {}),
+            }
+        }
+
+    ours = "kata.peerpods.io/vm"
+    assert advertisers(
+        [
+            written("b", "manager", ours),
+            written("a", "manager", ours),
+            written("c", "kubelet", "cpu"),
+            written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
+            {"metadata": {"name": "e"}},
+        ]
+    ) == [
+        {"manager": "cloud-api-adaptor", "kind": "controller", "nodes": ["d"], "summary": "cloud-api-adaptor on d"},
+        {"manager": "manager", "kind": "controller", "nodes": ["a", "b"], "summary": "manager on a, b"},
+        {"manager": "oc-edit", "kind": "person", "nodes": ["d"], "summary": "oc-edit on d"},
+    ]
+
+
+def test_of_another_resource():
+    fields = {"f:status": {"f:capacity": {"f:example.com/vm": {}}}}
+    nodes = [
+        {"metadata": {"name": "a", "managedFields": [{"manager": "x", "fieldsV1": fields}]}},
+    ]
+    assert advertisers(nodes) == []
+    assert [one["nodes"] for one in advertisers(nodes, "example.com/vm")] == [["a"]]
+
+
+@pytest.mark.parametrize(
+    ("manager", "who"),
+    [
+        ("kubectl", "person"),
+        ("kubectl-patch", "person"),
+        ("kubectl-edit", "person"),
+        ("oc", "person"),
+        ("curl", "person"),
+        ("Mozilla", "person"),
+        ("OpenAPI-Generator", "person"),
+        ("peerpods-node-capacity", "agent"),
+        ("kubelet", "kubelet"),
+        # The operator's program, and whatever else may come.
+        ("manager", "controller"),
+        ("cloud-api-adaptor", "controller"),
+        ("peerpodconfig-ctrl", "controller"),
+        ("octopus", "controller"),
+        ("curler", "controller"),
+    ],
+)
+def test_who_is_behind_a_field_manager(manager: str, who: str):
+    assert kind(manager) == who

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
+
+
+@pytest.mark.parametrize(
+    ("what", "is_second", "daemon_set", "configs", "limit", "has_settings", "state", "pools"),
+    [
+        (
+            "1.8",
+            False,
+            "peerpodconfig-ctrl-caa-daemon",
+            ["peerpodconfig-openshift"],
+            None,
+            True,
+            "",
+            ["peerpodconfig-openshift"],
+        ),
+        ("1.8 after 1.9", False, "osc-caa-ds", [], "10", True, "downgraded", []),
+        ("1.13, newly installed", True, "osc-caa-ds", None, None, True, "", []),
+        (
+            "not migrated yet",
+            True,
+            "osc-caa-ds",
+            ["peerpodconfig-openshift", "memory"],
+            None,
+            True,
+            "pending",
+            ["memory"],
+        ),
+        ("migrated", True, "osc-caa-ds", ["memory"], "20", True, "migrated", ["memory"]),
+        ("migrated without a limit", True, "osc-caa-ds", [], None, True, "limit_missing", []),
+        ("no settings at all", True, None, [], None, False, "migrated", []),
+    ],
+)
+def test_between_the_generations(what, is_second, daemon_set, configs, limit, has_settings, state, pools):
+    found = migration_state(
+        is_second=is_second,
+        daemon_set=daemon_set,
+        configs=configs,
+        limit=limit,
+        has_settings=has_settings,
+    )
+    assert (found["state"], found["pools"]) == (state, pools)
+    assert bool(found["message"]) == bool(found["remedy"]) == (state not in ("", "migrated"))
+
+
+def test_a_peerpodconfig_keeps_the_daemon_set_of_an_older_operator():
+    found = migration_state(
+        is_second=True,
+        daemon_set="osc-caa-ds",
+        configs=["memory"],
+        limit="10",
+        has_settings=True,
+        older_daemon_set_of="memory",
+    )
+    assert (found["state"], found["pools"]) == ("two_adaptors", ["memory"])
+    assert "two cloud-api-adaptor pods" in found["message"]
+    assert "delete the PeerPodConfig memory" in found["remedy"]

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods import usage
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import pool_of_config, pools_of_second
+
+RESOURCE = "kata.peerpods.io/vm"
+
+
+def describe(configs, nodes, pods, runtime_classes=("kata-remote",), bounds=None) -> dict:
+    pools = [pool_of_config(one) for one in configs]
+    return usage.describe(pools, configs, nodes, pods, runtime_classes, bounds or {})
+
+
+def config(name="ours", namespace="operator", **spec) -> dict:
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def node(name="n1", capacity=None, allocatable=None, **labels) -> dict:
+    amounts = {"capacity": capacity, "allocatable": allocatable}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "status": {key: {RESOURCE: text} if text else {} for key, text in amounts.items()},
+    }
+
+
+def pod(on=None, requests=("1",), runtime_class="kata-remote", namespace="a", **status) -> dict:
+    return {
+        "metadata": {"name": "p", "namespace": namespace},
+        "spec": {
+            "nodeName": on,
+            "runtimeClassName": runtime_class,
+            "containers": [
+                {"name": str(index), "resources": {"requests": {RESOURCE: text}} if text else {}}
+                for index, text in enumerate(requests)
+            ],
+        },
+        "status": {"phase": "Running", **status},
+    }
+
+
+def only(rows: list[dict]) -> dict:
+    (row,) = rows
+    return row
+
+
+@pytest.mark.parametrize(
+    ("one", "pods", "used", "unaccounted", "free"),
+    [
+        (node(capacity="10", allocatable="10"), [], 0, 0, 10),
+        (node(capacity="1k", allocatable="1k"), [pod("n1")], 1, 0, 999),
+        # The scheduler knows nothing of one that asks for nothing.
+        (node(capacity="3", allocatable="3"), [pod("n1"), pod("n1", [None])], 2, 1, 2),
+        (node(capacity="3", allocatable="3"), [pod("n1", ["1", None, "1"])], 1, 0, 1),
+        (node(capacity="1", allocatable="1"), [pod("n1")] * 3, 3, 0, 0),
+        (node(capacity="9"), [], 0, 0, 0),
+        (node(), [pod("n1")], 1, 0, 0),
+    ],
+)
+def test_what_a_node_has_room_for(one, pods, used, unaccounted, free):
+    row = only(describe([], [one], pods, ["kata-remote"])["nodes"])
+    assert (row["used"], row["unaccounted"], row["free"]) == (used, unaccounted, free)
+
+
+@pytest.mark.parametrize(
+    ("one", "shown"),
+    [
+        (node(), False),
+        (node(pool="a"), True),
+        (node(capacity="0", allocatable="0"), True),
+        (node("n2"), True),
+    ],
+)
+def test_nodes_that_have_nothing_to_do_with_peer_pods_are_left_out(one, shown):
+    configs = [config(nodeSelector={"pool": "a"})]
+    assert bool(describe(configs, [one], [pod("n2")], ["kata-remote"])["nodes"]) == shown
+
+
+@pytest.mark.parametrize(
+    ("one", "counts"),
+    [
+        (pod("n1", runtime_class="kata-remote"), True),
+        (pod("n1", [None], runtime_class="kata-cc"), True),
+        (pod("n1", [None], runtime_class="kata"), False),
+        (pod("n1", [None], runtime_class=None), False),
+        # By what it asks for it has a VM, whatever its RuntimeClass.
+        (pod("n1", runtime_class="kata"), True),
+    ],
+)
+def test_what_is_a_peer_pod(one, counts):
+    found = describe([], [node()], [one], ["kata-remote", "kata-cc"])
+    assert found["totals"]["used"] == counts
+    assert bool(found["namespaces"]) == counts
+
+
+@pytest.mark.parametrize(
+    ("spec", "limit", "advertised"),
+    [
+        ({"limit": "1000"}, 1000, 1),
+        ({}, 1, 0),
+        ({"limit": "many"}, None, 0),
+        ({"limit": "0"}, 0, 1),  # One that advertises nothing allows none.
+    ],
+)
+def test_the_limit_of_a_pool_and_how_many_nodes_advertise_it(spec, limit, advertised):
+    nodes = [node("a", "1k", "1k", pool="a"), node("b", pool="a"), node("c", "5", "5")]
+    row = only(describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])["pools"])
+    assert (row["limit"], row["selected_nodes"], row["advertised_nodes"]) == (limit, 2, advertised)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "slots", "bound", "advertised"),
+    [
+        ({}, 10, None, 1),
+        ({"quota": 100}, 10, None, 1),
+        # 4 of 15 go to the node with the low limit, and half of the rest to each of the others.
+        ({"quota": 15, "addresses": 200}, 5, "quota", 1),
+        ({"quota": 0}, 0, "quota", 0),
+    ],
+)
+def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
+    configs = [
+        config(limit="10", nodeSelector={"pool": "a"}),
+        config("low", limit="4", nodeSelector={"pool": "b"}),
+        # Who keeps the nodes of one namespace's configs to the bounds does not look at another's.
+        config("elsewhere", "other", limit="100", nodeSelector={"pool": "c"}),
+    ]
+    nodes = [
+        node("a1", "5", "5", pool="a"),
+        node("a2", "10", "10", pool="a"),
+        node("b", "4", "4", pool="b"),
+        node("c", "100", "100", pool="c"),
+    ]
+    found = describe(configs, nodes, [], bounds=bounds)
+    row = found["pools"][0]
+    assert (row["limit"], row["selected_nodes"]) == (10, 2)
+    assert (row["slots"], row["cloud_bound"], row["advertised_nodes"]) == (slots, bound, advertised)
+    assert found["cloud_bounds"] == bounds
+
+
+def test_of_two_configs_on_a_node_the_smaller_limit_takes_its_share():
+    configs = [config("one", limit="2", nodeSelector={"a": ""}), config(limit="9", nodeSelector={})]
+    nodes = [node("both", a=""), node("other")]
+    one, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
+    assert (one["slots"], ours["slots"], ours["cloud_bound"]) == (2, 8, "quota")
+
+
+def test_a_limit_that_is_none_takes_what_its_node_has():
+    configs = [
+        config("bad", limit="many", nodeSelector={"a": ""}),
+        config(limit="10", nodeSelector={"b": ""}),
+    ]
+    nodes = [node("a", "7", "7", a=""), node("b", b="")]
+    bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
+    assert (bad["limit"], bad["slots"], bad["advertised_nodes"]) == (None, None, 0)
+    assert ours["slots"] == 5
+
+
+def test_a_node_names_every_pool_that_decides_about_it():
+    configs = [config("one", nodeSelector={"a": ""}), config("two", nodeSelector={"b": ""})]
+    row = only(describe(configs, [node(a="", b="")], [], [])["nodes"])
+    assert row["pools"] == ["operator/one", "operator/two"]
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "True"}
+UNSCHEDULED = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes are available",
+}
+
+
+@pytest.mark.parametrize(
+    ("on", "status", "why"),
+    [
+        (None, {"conditions": [UNSCHEDULED]}, ("Unschedulable", "0/3 nodes are available")),
+        (None, {}, (None, None)),
+        ("n1", {"conditions": [SCHEDULED]}, (None, None)),
+        (
+            "n1",
+            {
+                "conditions": [SCHEDULED],
+                "initContainerStatuses": [{"state": {"terminated": {}}}, {}],
+                "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such"}}}],
+            },
+            ("ImagePullBackOff", "no such"),
+        ),
+    ],
+)
+def test_why_a_pod_does_not_run_yet(on, status, why):
+    found = describe([], [], [pod(on, phase="Pending", **status)], ["kata-remote"])
+    row = only(found["pending"])
+    assert (row["node"], (row["reason"], row["message"])) == (on, why)
+    assert found["totals"]["unscheduled"] == (on is None)
+
+
+def test_the_totals_and_namespaces_add_up():
+    nodes = [node("a", "4", "3"), node("b", "2", "2")]
+    pods = [pod("a"), pod("b", namespace="b"), pod(None, namespace="b"), pod("b", namespace="b")]
+    found = describe([], nodes, pods, ["kata-remote"])
+    assert found["totals"] == {
+        "nodes": 2,
+        "capacity": 6,
+        "allocatable": 5,
+        "used": 3,
+        "unaccounted": 0,
+        "free": 2,
+        "unscheduled": 1,
+    }
+    assert found["namespaces"] == [
+        {"name": "a", "used": 1, "unscheduled": 0},
+        {"name": "b", "used": 2, "unscheduled": 1},
+    ]
+
+
+def test_pools_of_the_second_generation():
+    """A node of a named pool has its limit; the operator's own pool has the rest."""
+    pools = pools_of_second(
+        [],
+        {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'},
+        {"PEERPODS_LIMIT_PER_NODE": "7"},
+        namespace="operator",
+        agent_namespace="agent",
+        adaptor_selector={"kata": ""},
+    )
+    nodes = [node("a", "7", "7", kata=""), node("b", "4", "4", kata="", pool="memory"), node("c")]
+    found = usage.describe(pools, [], nodes, [], ["kata-remote"], {})
+    assert {row["name"]: row["pools"] for row in found["nodes"]} == {
+        "a": ["operator/default"],
+        "b": ["operator/memory"],
+    }
+    assert [
+        (
+            row["name"],
+            row["limit"],
+            row["selected_nodes"],
+            row["advertised_nodes"],
+            row["store"]["name"],
+        )
+        for row in found["pools"]
+    ] == [("default", 7, 1, 1, "peer-pods-cm"), ("memory", 4, 1, 1, "peerpods-limits")]

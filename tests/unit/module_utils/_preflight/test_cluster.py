@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import describe, details, worker
+
+ALLOWED = {"status": {"allowed": True}}
+
+
+VM = "/subscriptions/{}/resourceGroups/demo-x-rg/providers/Microsoft.Compute/virtualMachines/{}"
+
+
+def node(provider_id: str | None, region: str | None = None, **status) -> dict:
+    labels = {"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": region}
+    return {
+        "metadata": {"name": "n", "labels": {key: value for key, value in labels.items() if value}},
+        "spec": {"providerID": provider_id} if provider_id else {},
+        "status": status,
+    }
+
+
+def azure(nodes: list[dict], **platform: str) -> dict:
+    infrastructure = {
+        "status": {
+            "infrastructureName": "demo-x",
+            "platformStatus": {"type": "Azure", "azure": platform},
+        }
+    }
+    return describe(infrastructure, {"status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED)
+
+
+def test_azure_names_its_resource_group_and_the_nodes_the_rest():
+    worker = node("azure://" + VM.format("sub-1", "demo-worker-1"), "germanywestcentral")
+    facts = azure([worker, worker], resourceGroupName="demo-x-rg")
+    assert [row["instance_id"] for row in facts.pop("workers")] == ["demo-worker-1"] * 2
+    assert facts == {
+        "is_openshift": True,
+        "platform": "Azure",
+        "region": "germanywestcentral",
+        "resource_group": "demo-x-rg",
+        "network_resource_group": "demo-x-rg",
+        "cloud_name": "AzurePublicCloud",
+        "subscription_id": "sub-1",
+        "infrastructure_name": "demo-x",
+        "version": "4.13.5",
+        "is_cluster_admin": True,
+    }
+
+
+def test_azure_with_a_network_and_a_cloud_of_its_own():
+    facts = azure(
+        [],
+        resourceGroupName="demo-x-rg",
+        networkResourceGroupName="network-rg",
+        cloudName="AzureUSGovernmentCloud",
+    )
+    assert facts["network_resource_group"] == "network-rg"
+    assert facts["cloud_name"] == "AzureUSGovernmentCloud"
+
+
+@pytest.mark.parametrize(
+    ("workers", "region", "subscription"),
+    [
+        ([], None, None),
+        ([(None, None), ("azure://" + VM.format("s", "a"), "westeurope")], "westeurope", "s"),
+        (
+            [
+                ("azure://" + VM.format("s", "a"), "westeurope"),
+                ("azure://" + VM.format("t", "b"), "northeurope"),
+            ],
+            None,
+            None,
+        ),
+        ([("other://" + VM.format("s", "a"), "westeurope")], "westeurope", None),
+    ],
+)
+def test_azure_region_and_subscription_are_what_all_nodes_agree_on(workers, region, subscription):
+    facts = azure([node(*worker) for worker in workers], resourceGroupName="g", cloudName="")
+    assert (facts["region"], facts["subscription_id"]) == (region, subscription)
+    assert facts["cloud_name"] == "AzurePublicCloud"
+
+
+def test_aws_names_its_region_itself():
+    infrastructure = {"status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}}
+    facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], ALLOWED)
+    assert facts["region"] == "eu-central-1"
+    assert {facts[key] for key in ("resource_group", "network_resource_group", "cloud_name", "subscription_id")} == {
+        None
+    }
+
+
+def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():
+    facts = describe(None, None, [node("kind://docker/kind/worker")], ALLOWED)
+    assert facts.pop("is_openshift") is False
+    assert facts.pop("is_cluster_admin") is True
+    assert [row["instance_id"] for row in facts.pop("workers")] == ["worker"]
+    assert set(facts.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "instance_id"),
+    [
+        ("aws:///eu-central-1a/i-0a1b2c3d4e5f60001", "i-0a1b2c3d4e5f60001"),
+        (
+            "azure:///subscriptions/s/resourceGroups/g/providers/P/virtualMachines/demo-worker-1",
+            "demo-worker-1",
+        ),
+        (None, None),
+    ],
+)
+def test_the_instance_is_what_follows_the_last_slash(provider_id, instance_id):
+    assert worker(node(provider_id))["provider_id"] == provider_id
+    assert worker(node(provider_id))["instance_id"] == instance_id
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ready"),
+    [
+        ([{"type": "Ready", "status": "True"}], True),
+        ([{"type": "Ready", "status": "Unknown"}], False),
+        ([{"type": "MemoryPressure", "status": "True"}], False),
+        ([], False),
+    ],
+)
+def test_a_node_is_ready_when_its_condition_says_so(conditions, ready):
+    assert worker(node(None, conditions=conditions))["ready"] is ready
+
+
+def test_details_of_an_old_api_server_without_an_operator():
+    version = {"major": "1", "minor": "26+", "gitVersion": "v1.26.9"}
+    policies = {"resources": [{"name": "mutatingadmissionpolicies"}, {"name": "mutatingadmissionpolicybindings"}]}
+    apis = {"v1": {"resources": [{"name": "mutatingwebhookconfigurations"}]}, "v1beta1": policies}
+    readings = {"version": version, "admission_apis": apis, "runtime_class": None, "packages": None}
+    assert details([], readings, {"webhooks": "no"}) == {
+        "kubernetes_version": "v1.26.9",
+        "match_conditions": False,
+        "mutating_admission_policy": "v1beta1",
+        "validating_admission_policy": False,
+        "runtime_class": None,
+        "webhooks": None,
+        "advertisers": [],
+        "operator": None,
+        "limits": None,
+        "catalogs": None,
+        "unread": {"webhooks": "no"},
+    }
+
+
+def test_a_catalog_tells_what_each_of_its_channels_would_install():
+    package = {
+        "status": {
+            "catalogSource": "redhat-operators",
+            "catalogSourceNamespace": "openshift-marketplace",
+            "channels": [
+                {"name": "stable", "currentCSV": "x.v1.10.1", "entries": [{"name": "x.v1.10.0"}]},
+                {"name": "preview", "currentCSV": "x.v1.11.0"},
+            ],
+        }
+    }
+    assert details([], {"packages": [package]}, {})["catalogs"] == [
+        {
+            "name": "redhat-operators",
+            "namespace": "openshift-marketplace",
+            "channels": ["stable", "preview"],
+            "heads": {"stable": "x.v1.10.1", "preview": "x.v1.11.0"},
+            "default_channel": None,
+        }
+    ]
+
+
+def test_details_that_could_not_be_read():
+    found = details([], {}, {"version": "no"})
+    assert {value for key, value in found.items() if key not in ("advertisers", "unread")} == {None}

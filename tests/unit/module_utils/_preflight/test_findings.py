@@ -1,0 +1,685 @@
+"""What is made of what was read, as tables: one thing is different from a cluster that is as it should be."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import NEEDED_OPENSHIFT
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import TITLES
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.findings import findings
+
+from tests.support import ROOT
+
+WORKER = {"provider_id": "aws:///a/i-1", "region": "eu-central-1", "ready": True}
+CATALOG = {
+    "name": "redhat-operators",
+    "namespace": "openshift-marketplace",
+    "channels": ["stable"],
+    "heads": {"stable": "sandboxed-containers-operator.v1.10.1"},
+}
+OVERHEAD = {"handler": "kata-remote", "overhead": {"memory": "350Mi", "cpu": "250m"}}
+
+OPERATOR = {
+    "version": "1.13.0",
+    "known": True,
+    "limit_in": "peer-pods-cm",
+    "advertiser": "cloud-api-adaptor",
+    "daemon_set": "osc-caa-ds",
+    "limit": "10",
+    "update_strategy": None,
+    "strategy_is_held": False,
+    "peer_pod_configs": None,
+    "older_daemon_set_of": None,
+}
+FIRST_GENERATION = {
+    **OPERATOR,
+    "version": "1.8.1",
+    "limit_in": "PeerPodConfig",
+    "advertiser": "peerpodconfig-ctrl",
+    "peer_pod_configs": ["peerpodconfig-openshift"],
+}
+
+SETTINGS = {
+    "thorough": True,
+    "minimum": "4.13",
+    "worker_selector": "node-role.kubernetes.io/worker",
+    "quota": "warn",
+    "limit": 10,
+    "installs": True,
+    "channel": "stable",
+    "starting_csv": "",
+    "source": "redhat-operators",
+    "source_namespace": "openshift-marketplace",
+    "webhook_manager": "auto",
+    "node_capacity_manager": "auto",
+    "on_shadowed": "fail",
+}
+CLUSTER = {
+    "is_openshift": True,
+    "platform": "AWS",
+    "region": "eu-central-1",
+    "subscription_id": None,
+    "version": "4.16.21",
+    "is_cluster_admin": True,
+    "missing_permissions": [],
+    "workers": [{**WORKER, "name": "a"}, {**WORKER, "name": "b"}],
+    "details": {
+        "kubernetes_version": "v1.29.6",
+        "match_conditions": True,
+        "mutating_admission_policy": None,
+        "validating_admission_policy": False,
+        "runtime_class": OVERHEAD,
+        "webhooks": [],
+        "advertisers": [],
+        "operator": OPERATOR,
+        "limits": {"agent_deployed": False, "problems": []},
+        "catalogs": [CATALOG],
+        "unread": {},
+    },
+}
+PORT = {"port": 9000, "protocol": "tcp"}
+AWS = {
+    "cluster": CLUSTER,
+    "settings": SETTINGS,
+    "caller": {"account": "1", "arn": "arn:aws:iam::1:user/me"},
+    "ports": {
+        "reason": "sg-1 (node) is on all 2 instances.",
+        "groups": [
+            {
+                "group_id": "sg-1",
+                "opened": [{**PORT, "port": 15150}],
+                "already_open": [{**PORT, "covered_by": "the group itself (tcp 9000)"}],
+            }
+        ],
+    },
+    "port_rights": {"groups": []},
+    "sizes": {
+        "instance_types": [
+            {
+                "name": "t3.medium",
+                "vcpus": 2,
+                "quota_code": "L-1216C47A",
+                "quota": 64,
+                "used": 24,
+                "instances": 20,
+                "reason": None,
+            }
+        ]
+    },
+    "subnet": {"subnet": {"id": "subnet-1", "free": 200, "reason": None}},
+}
+AZURE_WORKER = {**WORKER, "provider_id": "azure:///vm", "region": "westeurope"}
+RULES = {"created": [], "updated": [], "covered": [], "unchanged": [], "shadowed": []}
+AZURE = {
+    "cluster": {
+        **CLUSTER,
+        "platform": "Azure",
+        "region": "westeurope",
+        "subscription_id": "sub-1",
+        "workers": [{**AZURE_WORKER, "name": "a"}, {**AZURE_WORKER, "name": "b"}],
+    },
+    "settings": SETTINGS,
+    "caller": {},
+    "ports": {
+        "reason": "demo-nsg. Attached to the subnets of all 2 workers.",
+        "network_security_groups": [
+            {
+                **RULES,
+                "name": "demo-nsg",
+                "created": [{"name": "Allow-Kata-Agent-Internal"}],
+                "covered": [{"name": "Allow-VXLAN-Internal", "covered_by": "AllowVnetInBound (65000)"}],
+            }
+        ],
+        "unfiltered": [],
+    },
+    "port_rights": {"network_security_groups": []},
+    "sizes": {
+        "sizes": [
+            {
+                "name": "Standard_B2als_v2",
+                "family": "standardBasv2Family",
+                "vcpus": 2,
+                "family_limit": 100,
+                "family_used": 0,
+                "regional_limit": 100,
+                "regional_used": 24,
+                "instances": 38,
+                "available": True,
+                "reason": None,
+            }
+        ]
+    },
+    "subnet": {"subnet": {"id": "/a/subnets/demo-worker-subnet", "free": 251, "reason": None}},
+}
+
+SKIPPED = {"skipped": True, "changed": False}
+
+
+def but(readings: dict, *changes: tuple) -> dict:
+    """The readings but for `changes`, each a path and what is there instead."""
+    readings = copy.deepcopy(readings)
+    for *path, last, value in changes:
+        place = readings
+        for key in path:
+            place = place[key]
+        place[last] = value
+    return readings
+
+
+def one(readings: dict, check: str) -> dict:
+    (found,) = [found for found in findings(readings) if found["check"] == check]
+    return found
+
+
+@pytest.mark.parametrize("readings", [AWS, AZURE], ids=["aws", "azure"])
+def test_where_all_is_well_every_check_says_so_once(readings):
+    found = findings(readings)
+    assert {one["status"] for one in found} == {"ok"}
+    checks = [one["check"] for one in found]
+    # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
+    assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "limit-pools", "migration"})
+    for one in found:
+        assert one.keys() == {"check", "title", "status", "found", "why", "fix"}
+        assert one["found"].endswith(".")
+        assert one["why"] == one["fix"] == ""
+
+
+def test_five_things_at_once():
+    readings = but(
+        AWS,
+        ("cluster", "version", "4.12.9"),
+        ("cluster", "is_cluster_admin", False),
+        ("cluster", "missing_permissions", ["create namespaces"]),
+        ("cluster", "workers", 0, "provider_id", None),
+        ("settings", "limit", "many"),
+        ("caller", {"msg": "Unable to locate credentials"}),
+    )
+    errors = [one for one in findings(readings) if one["status"] == "error"]
+    assert [one["check"] for one in errors] == [
+        "version",
+        "cluster-admin",
+        "provider-ids",
+        "limit",
+        "cloud-credentials",
+    ]
+    assert all(one["why"] and one["fix"] for one in errors)
+
+
+UNREAD = "GET /x was refused by the API server with 403 Forbidden: no."
+
+
+def unread(reading: str) -> tuple:
+    return ("cluster", "details", "unread", {reading: UNREAD})
+
+
+def detail(name: str, value: object) -> tuple:
+    return ("cluster", "details", name, value)
+
+
+def installed(**fields: object) -> tuple:
+    """The operator of the second generation, with these fields different."""
+    return detail("operator", {**OPERATOR, **fields})
+
+
+OPERATORS = {"configuration": "mutating-webhook-configuration", "name": "mwebhook.peerpods.io"}
+STRANGERS = {"configuration": "somebodys", "name": "mwebhook.peerpods.io"}
+OURS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
+CONTROLLER = {"kind": "controller", "manager": "manager", "summary": "manager on a, b"}
+ADAPTOR = {
+    "kind": "controller",
+    "manager": "cloud-api-adaptor",
+    "summary": "cloud-api-adaptor on a",
+}
+AGENT = {
+    "kind": "agent",
+    "manager": "peerpods-node-capacity",
+    "summary": "peerpods-node-capacity on a",
+}
+TYPE = ("sizes", "instance_types", 0)
+MANY = [{**WORKER, "name": f"n{index:02}", "ready": False} for index in range(12)]
+PREVIEW = {**CATALOG, "channels": ["preview"], "heads": {"preview": "x.v1"}}
+
+
+def head(csv: str) -> tuple:
+    return detail("catalogs", [{**CATALOG, "name": "mirror"}, {**CATALOG, "heads": {"stable": csv}}])
+
+
+def operator(version: str) -> tuple:
+    return head(f"sandboxed-containers-operator.v{version}")
+
+
+PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "status", "said"),
+    [
+        (
+            "platform",
+            [("cluster", "platform", "GCP")],
+            "error",
+            "runs on GCP; peer pods are set up here on AWS or Azure only",
+        ),
+        ("platform", [("cluster", "platform", None)], "error", "no platform that it names"),
+        ("platform", [("cluster", "is_openshift", False)], "error", "not an OpenShift cluster"),
+        (
+            "version",
+            [("cluster", "version", "4.12.9")],
+            "error",
+            "The cluster is OpenShift 4.12.9; peer pods need 4.13 or newer. Upgrade the cluster",
+        ),
+        ("version", [("cluster", "version", None)], "error", "of an unknown version"),
+        ("version", [("cluster", "version", "4.9.1")], "error", "4.9.1"),
+        ("version", [("cluster", "version", "4.13.0-rc.8")], "ok", "4.13.0-rc.8"),
+        ("version", [("cluster", "version", "5.0.1")], "ok", "5.0.1"),
+        ("cluster-admin", [("cluster", "is_cluster_admin", False)], "warning", "may do what the roles"),
+        (
+            "cluster-admin",
+            [("cluster", "is_cluster_admin", False), ("cluster", "missing_permissions", ["patch deployments.apps"])],
+            "error",
+            "is not a cluster administrator, and may not patch deployments.apps. Log in",
+        ),
+        ("workers", [("cluster", "workers", [])], "error", "No node matches node-role.kubernetes.io/worker"),
+        (
+            "workers",
+            [("cluster", "workers", MANY)],
+            "warning",
+            "12 of 12 workers are not ready: n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 and 2 more",
+        ),
+        (
+            "provider-ids",
+            [("cluster", "workers", 1, "provider_id", None)],
+            "error",
+            "no instance in the cloud that we could find: b. Check that the cloud controller",
+        ),
+        ("region", [("cluster", "region", None)], "error", "Infrastructure of the cluster names no"),
+        (
+            "region",
+            [("cluster", "workers", 1, "region", "us-east-2")],
+            "warning",
+            "say another region than the cluster's, eu-central-1: b",
+        ),
+        ("region", [("cluster", "workers", 1, "region", None)], "ok", "eu-central-1"),
+        ("runtime-class", [detail("runtime_class", None)], "ok", "none yet"),
+        ("runtime-class", [detail("runtime_class", {"overhead": {}})], "warning", "no overhead"),
+        ("runtime-class", [unread("runtime_class")], "unknown", UNREAD),
+        ("runtime-class", [], "ok", "250m cpu and 350Mi memory"),
+        ("operator-channel", [detail("catalogs", None)], "unknown", "serves no PackageManifests"),
+        ("operator-channel", [unread("packages")], "unknown", UNREAD),
+        (
+            "operator-channel",
+            [detail("catalogs", []), detail("runtime_class", None)],
+            "error",
+            "has no such operator. Check that the CatalogSource",
+        ),
+        ("operator-channel", [detail("catalogs", [])], "warning", "has no such operator"),
+        (
+            "operator-channel",
+            [detail("catalogs", [{**CATALOG, "name": "mirror"}]), detail("runtime_class", None)],
+            "error",
+            (
+                "has no such operator. Set operator_install_source and operator_install_channel to what "
+                "there is: mirror in openshift-marketplace (stable)"
+            ),
+        ),
+        (
+            "operator-channel",
+            [detail("catalogs", [PREVIEW]), detail("runtime_class", None)],
+            "error",
+            "has the operator, but not in stable",
+        ),
+        (
+            "operator-version",
+            [],
+            "ok",
+            "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which is for OpenShift 4.15 and newer.",
+        ),
+        ("operator-version", [("cluster", "version", "4.15.0-rc.1")], "ok", "for OpenShift 4.15 and newer."),
+        (
+            "operator-version",
+            [("cluster", "version", "4.14.40")],
+            "warning",
+            "for OpenShift 4.15 and newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift 4.15, or",
+        ),
+        ("operator-version", [operator("1.9.0"), ("cluster", "version", "4.13.5")], "warning", "4.13.5"),
+        ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "for OpenShift 4.13"),
+        # 1.12 comes after 1.9, and 4.17 before 4.18.
+        ("operator-version", [operator("1.12.1"), ("cluster", "version", "4.17.9")], "warning", "4.18"),
+        (
+            "operator-version",
+            [operator("1.13.0"), ("cluster", "version", "4.23.0")],
+            "ok",
+            "OpenShift 4.23.0 is newer than what this collection's table knows (4.22).",
+        ),
+        ("operator-version", [("cluster", "version", "5.0.1")], "ok", "5.0.1 is newer than"),
+        (
+            "operator-version",
+            [operator("1.14.0")],
+            "ok",
+            "v1.14.0, newer than what this collection's table knows (1.13): its release notes say",
+        ),
+        ("operator-version", [operator("2.0.0")], "ok", "v2.0.0, newer than"),
+        (
+            "operator-version",
+            [operator("1.6.0"), ("cluster", "version", "4.12.9")],
+            "ok",
+            "v1.6.0, which this collection's table does not have: its release notes say",
+        ),
+        ("operator-version", [head("somebodys")], "ok", "somebodys, which this collection's table does"),
+        # A version that is asked for is what is installed, but where one is installed already.
+        (
+            "operator-version",
+            [PINNED, detail("runtime_class", None)],
+            "ok",
+            "operator_install_starting_csv is sandboxed-containers-operator.v1.4.1, which is for OpenShift 4.13",
+        ),
+        ("operator-version", [PINNED, detail("runtime_class", None), detail("catalogs", None)], "ok", "v1.4.1"),
+        ("operator-version", [PINNED], "ok", "v1.10.1, which"),
+        ("other-webhooks", [unread("webhooks")], "unknown", UNREAD),
+        ("other-webhooks", [detail("webhooks", [OURS])], "ok", "There are none"),
+        (
+            "other-webhooks",
+            [detail("webhooks", [OURS, STRANGERS])],
+            "warning",
+            "neither the operator nor this collection: somebodys.",
+        ),
+        ("other-webhooks", [detail("webhooks", [OPERATORS])], "ok", "stands aside"),
+        (
+            "other-webhooks",
+            [detail("webhooks", [OPERATORS]), ("settings", "webhook_manager", "collection")],
+            "warning",
+            "webhook_manager is collection",
+        ),
+        ("other-advertisers", [detail("advertisers", [AGENT])], "ok", "No other program"),
+        ("other-advertisers", [detail("advertisers", [AGENT, CONTROLLER])], "warning", "by manager on a, b."),
+        (
+            "other-advertisers",
+            [detail("advertisers", [CONTROLLER]), ("settings", "node_capacity_manager", "operator")],
+            "ok",
+            "by manager on a, b.",
+        ),
+        (
+            "other-advertisers",
+            [detail("advertisers", [CONTROLLER]), detail("operator", FIRST_GENERATION)],
+            "ok",
+            "No other program",
+        ),
+        ("other-advertisers", [detail("advertisers", [ADAPTOR])], "ok", "No other program"),
+        ("limit-storage", [detail("operator", None)], "ok", "not installed yet"),
+        ("limit-storage", [unread("operator")], "unknown", UNREAD),
+        (
+            "limit-storage",
+            [],
+            "ok",
+            "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it.",
+        ),
+        (
+            "limit-storage",
+            [detail("operator", FIRST_GENERATION)],
+            "ok",
+            "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl adv",
+        ),
+        ("limit-storage", [installed(version="1.99.0", known=False)], "warning", "1.99.0 is not a release"),
+        # The agent has not had to write a node yet.
+        (
+            "limit-storage",
+            [detail("limits", {"agent_deployed": True, "problems": []})],
+            "ok",
+            "The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits",
+        ),
+        (
+            "limit-storage",
+            [detail("operator", {**FIRST_GENERATION, "version": "1.2.0", "known": False})],
+            "warning",
+            "It is treated as 1.4: ",
+        ),
+        ("limit-storage", [installed(version=None)], "ok", "The operator, whose version cannot be read, stores"),
+        ("adaptor-settings", [], "ok", "PEERPODS_LIMIT_PER_NODE is 10."),
+        ("adaptor-settings", [installed(limit=None)], "ok", "is not set, which means 10"),
+        ("adaptor-settings", [installed(limit="-1")], "ok", "is -1: cloud-api-adaptor advertises nothing."),
+        ("adaptor-settings", [installed(limit=" 9\n")], "ok", "PEERPODS_LIMIT_PER_NODE is 9."),
+        ("adaptor-settings", [installed(limit="")], "ok", "is not set, which means 10"),
+        ("adaptor-settings", [installed(limit="9" * 20)], "warning", "which is not a whole number that Kubernetes"),
+        ("adaptor-settings", [installed(limit="ten")], "warning", "is 'ten', which is not a whole number"),
+        ("adaptor-settings", [installed(update_strategy="OnDelete")], "ok", ""),
+        (
+            "adaptor-settings",
+            [installed(update_strategy="ondelete")],
+            "warning",
+            "is 'ondelete'. The operator ignores it",
+        ),
+        (
+            "adaptor-settings",
+            [installed(update_strategy="OnDelete", strategy_is_held=True)],
+            "warning",
+            "has not restored it, because",
+        ),
+        (
+            "limit-pools",
+            [detail("operator", {**FIRST_GENERATION, "peer_pod_configs": ["one", "two"]})],
+            "warning",
+            "There are several PeerPodConfigs: one, two. The operator runs cloud-api-adaptor only on",
+        ),
+        (
+            "limit-pools",
+            [detail("limits", {"agent_deployed": True, "problems": ["That.", "This."]})],
+            "warning",
+            "That. This.",
+        ),
+        ("migration", [installed(peer_pod_configs=[])], "ok", "is left over from an older release. It has no"),
+        ("migration", [installed(peer_pod_configs=["memory"])], "ok", "an older release: memory. Only the agent"),
+        (
+            "migration",
+            [installed(peer_pod_configs=["memory"]), ("settings", "node_capacity_manager", "operator")],
+            "warning",
+            "memory. With node_capacity_manager=operator nothing honours them",
+        ),
+        (
+            "migration",
+            [installed(peer_pod_configs=["memory"], older_daemon_set_of="memory")],
+            "warning",
+            "because the PeerPodConfig memory owns it. Nodes that it selects run two cloud-api-adaptor pods",
+        ),
+        ("migration", [installed(peer_pod_configs=["peerpodconfig-openshift"])], "warning", "has not yet moved"),
+        ("api-features", [detail("match_conditions", False)], "warning", "cannot have matchCond"),
+        (
+            "api-features",
+            [detail("mutating_admission_policy", "v1beta1"), detail("validating_admission_policy", True)],
+            "ok",
+            "serves ValidatingAdmissionPolicy, and MutatingAdmissionPolicy as v1beta1",
+        ),
+        ("api-features", [unread("version")], "unknown", UNREAD),
+        ("api-features", [unread("admission_apis")], "unknown", UNREAD),
+        ("limit", [("settings", "limit", "many")], "error", "is 'many', which is no number"),
+        ("limit", [("settings", "limit", "-1")], "error", "is '-1', which is no number"),
+        (
+            "cloud-credentials",
+            [("caller", {"msg": "Unable to locate credentials."})],
+            "error",
+            "AWS did not accept who we are (Unable to locate credentials). Set AWS_ACCESS_KEY_ID and",
+        ),
+        ("cloud-credentials", [("cluster", "platform", "GCP")], "unknown", "Not asked"),
+        (
+            "cloud-credentials",
+            [(name, SKIPPED) for name in ("caller", "ports", "sizes", "subnet")],
+            "unknown",
+            "AWS is asked by region",
+        ),
+        ("ports", [("ports", {"msg": "EC2 refused: you may not."})], "error", "you may not"),
+        ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or have"),
+        ("port-rights", [], "ok", "AWS would let these credentials open the ports."),
+        ("ports", [("ports", SKIPPED)], "unknown", "No worker names an instance"),
+        ("ports", [("caller", {"msg": "No."})], "unknown", "for want of credentials"),
+        (
+            "ports",
+            [],
+            "ok",
+            "Open already: 9000/tcp of sg-1 (by the group itself (tcp 9000)). To be opened: 15150/tcp of sg-1.",
+        ),
+        (
+            "vm-sizes",
+            [(*TYPE, "vcpus", None), (*TYPE, "reason", "EC2 has no instance type x.")],
+            "error",
+            "EC2 has no instance type x. Set operator_install_podvm_instance_type and",
+        ),
+        (
+            "quota",
+            [("settings", "limit", 11)],
+            "warning",
+            (
+                "11 peer pods on each of 2 nodes are 22 VMs, but AWS has room for 20 more VMs of t3.medium "
+                "in eu-central-1, of 2 vCPUs each (24 of 64 vCPUs of the quota L-1216C47A are in use). Set "
+                "peerpodconfig_rollout_limit to 10, or request a higher quota L-1216C47A in eu-central-1."
+            ),
+        ),
+        ("quota", [("settings", "limit", "11"), ("settings", "quota", "fail")], "error", "22 VMs"),
+        ("quota", [("sizes", {"msg": "Service Quotas refused."})], "unknown", "Service Quotas ref"),
+        (
+            "quota",
+            [(*TYPE, "instances", None), (*TYPE, "reason", "No vCPU quota is known.")],
+            "unknown",
+            "No vCPU quota is known.",
+        ),
+        (
+            "subnet-addresses",
+            [("subnet", "subnet", "free", 19)],
+            "warning",
+            "20 VMs, but the subnet subnet-1 has 19 free addresses. Set peerpodconfig_rollout_limit to 9,",
+        ),
+        ("subnet-addresses", [("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
+        (
+            "subnet-addresses",
+            [("subnet", {"subnet": {"id": "x", "free": None, "reason": "No x."}})],
+            "unknown",
+            "No x.",
+        ),
+        ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "Which subnet"),
+    ],
+)
+def test_what_each_check_says_on_aws(check, changes, status, said):
+    found = one(but(AWS, *changes), check)
+    assert found["status"] == status
+    assert said in f"{found['found']} {found['fix']}"
+
+
+SIZE = ("sizes", "sizes", 0)
+LATE = [{"name": "x", "shadowed_by": "deny-all (100) denies it"}]
+NSG = ("ports", "network_security_groups", 0)
+MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "a", "scope": "s"}]}
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "status", "said"),
+    [
+        ("region", [("cluster", "region", None)], "error", "do not agree on one region"),
+        (
+            "cloud-credentials",
+            [("sizes", {"msg": "Azure did not accept who we are."})],
+            "error",
+            "Azure did not accept who we are. Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET",
+        ),
+        ("quota", [("sizes", {"msg": "Azure did not accept who we are."})], "unknown", "for want of"),
+        (
+            "vm-sizes",
+            [(*SIZE, "available", False), (*SIZE, "reason", "Azure has no VM size x.")],
+            "error",
+            "Azure has no VM size x. Set operator_install_azure_instance_size and",
+        ),
+        (
+            "quota",
+            [("settings", "limit", 20), ("settings", "quota", "fail")],
+            "error",
+            (
+                "20 peer pods on each of 2 nodes are 40 VMs, but Azure has room for 38 more VMs of "
+                "Standard_B2als_v2 in westeurope, of 2 vCPUs each (0 of 100 vCPUs of standardBasv2Family "
+                "are in use, and 24 of 100 of all families). Set peerpodconfig_rollout_limit to 19, or "
+                "request a higher quota of standardBasv2Family or of all vCPUs in westeurope."
+            ),
+        ),
+        ("quota", [(*SIZE, "instances", None)], "unknown", "Azure counts no vCPUs of Standard_B2als_v2"),
+        ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
+        ("port-rights", [], "ok", "Azure would let these credentials open the ports."),
+        ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or have somebody"),
+        # Who may not look at what they may do, may perhaps do it.
+        ("port-rights", [("port_rights", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
+        (
+            "ports",
+            [(*NSG, "shadowed", LATE)],
+            "error",
+            "x would come too late in demo-nsg: deny-all (100) denies it. Move",
+        ),
+        ("ports", [(*NSG, "shadowed", LATE), ("settings", "on_shadowed", "warn")], "warning", "too late"),
+        (
+            "ports",
+            [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],
+            "ok",
+            "Open already: No NSG on x.",
+        ),
+        (
+            "ports",
+            [],
+            "ok",
+            (
+                "Open already: Allow-VXLAN-Internal of demo-nsg (by AllowVnetInBound (65000)). "
+                "To be opened: Allow-Kata-Agent-Internal of demo-nsg"
+            ),
+        ),
+    ],
+)
+def test_what_each_check_says_on_azure(check, changes, status, said):
+    found = one(but(AZURE, *changes), check)
+    assert found["status"] == status
+    assert said in f"{found['found']} {found['fix']}"
+
+
+def test_without_a_cluster_there_is_one_finding():
+    (found,) = findings({**AWS, "cluster": {"msg": "It cannot be reached.", "failed": False}})
+    assert (found["check"], found["status"]) == ("cluster", "error")
+    assert found["found"] == "It cannot be reached."
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent"),
+    [
+        # What was not asked for is not found wanting.
+        (
+            [("settings", "thorough", False), ("ports", SKIPPED), ("sizes", SKIPPED), ("subnet", SKIPPED)],
+            {"ports", "quota", "vm-sizes", "subnet-addresses"},
+        ),
+        ([("settings", "thorough", False), ("caller", {"msg": "No."}), ("ports", {})], {"ports", "quota"}),
+        # Where all ports are open, there is nothing to be let do.
+        ([("port_rights", SKIPPED)], {"port-rights"}),
+        ([("settings", "quota", "ignore"), ("settings", "limit", 1000)], {"quota", "subnet-addresses"}),
+        ([("cluster", "is_openshift", False)], {"version", "operator-channel", "operator-version"}),
+        # Why there is no version to look at, another check says.
+        ([detail("catalogs", None)], {"operator-version"}),
+        ([detail("catalogs", None), unread("packages")], {"operator-version"}),
+        ([detail("catalogs", [PREVIEW])], {"operator-version"}),
+        ([detail("catalogs", [{**CATALOG, "namespace": "mirrors"}])], {"operator-version"}),
+        ([("cluster", "version", None)], {"operator-version"}),
+        ([("cluster", "workers", [])], {"provider-ids", "region", "quota"}),
+        ([("settings", "limit", "many")], {"quota", "subnet-addresses"}),
+        # It is no size whose quota there is.
+        ([(*TYPE, "vcpus", None), (*TYPE, "reason", "No x.")], {"quota"}),
+    ],
+)
+def test_what_cannot_be_told_is_left_out(changes, absent):
+    assert not absent & {found["check"] for found in findings(but(AWS, *changes))}
+
+
+def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
+    readings = but(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
+    assert one(readings, "operator-version")["found"].endswith("for OpenShift 4.18 and newer.")
+
+
+@pytest.mark.parametrize("path", ["roles/cluster_prerequisites/README.md", "docs/docsite/rst/guide_start.rst"])
+def test_what_readers_are_told_of_operators_and_openshift(path):
+    row = r"(?:\||\*) (?:- )?1\.(\d+)(?: to 1\.(\d+))?\s+(?:\||-) (4\.\d+) and newer"
+    told = {
+        f"1.{minor}": needed
+        for first, last, needed in re.findall(row, (ROOT / path).read_text())
+        for minor in range(int(first), int(last or first) + 1)
+    }
+    assert told == NEEDED_OPENSHIFT

@@ -1,0 +1,150 @@
+"""Surveys of AWX: what becomes of an option, and that what is asked is what the roles take."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.osc.peerpods.plugins.module_utils._report.awx_survey import SurveyError, survey
+
+from tests.support import ROOT
+
+VARIABLES = yaml.safe_load((ROOT / "roles/awx/vars/main.yml").read_text())
+
+
+def questions_of(template: dict) -> list[dict]:
+    """The questions of a template, also if it names a variable that has them."""
+    questions = template["questions"]
+    return VARIABLES[questions.strip("{} ")] if isinstance(questions, str) else questions
+
+
+TEMPLATES = {template["playbook"]: questions_of(template) for template in VARIABLES["awx_templates"]}
+SPECS = {
+    role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+    for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks if "role" in ask}
+}
+
+
+def option_of(ask: dict) -> dict:
+    """What is said of an option where it belongs."""
+    if "spec" in ask:
+        return ask["spec"]
+    return SPECS[ask["role"]][ask.get("entry_point", "main")]["options"][ask["option"]]
+
+
+def question(**option: object) -> dict:
+    """The question of one option, whose name is `an_option`."""
+    specs = {"a": {"main": {"options": {"an_option": {"description": "What.", **option}}}}}
+    asks = [{"role": "a", "option": "an_option", "question": "Which?"}]
+    return survey(asks, specs)["survey_spec"]["spec"][0]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ({"type": "str"}, {"type": "text", "default": ""}),
+        ({"type": "str", "default": "x"}, {"type": "text", "default": "x"}),
+        ({"type": "path"}, {"type": "text"}),
+        ({"type": "int", "default": 0}, {"type": "integer", "default": 0}),
+        ({"type": "float"}, {"type": "float", "default": ""}),
+        ({"type": "str", "required": True}, {"required": True}),
+        ({"type": "str"}, {"required": False}),
+        (
+            {"type": "str", "choices": ["a", "b"], "default": "b"},
+            {"type": "multiplechoice", "choices": ["a", "b"], "default": "b"},
+        ),
+        (
+            {"type": "list", "elements": "str", "choices": ["a", "b"], "default": ["b", "a"]},
+            {"type": "multiselect", "choices": ["a", "b"], "default": "b\na"},
+        ),
+        (
+            {"type": "list", "elements": "str", "default": ["x", "y"]},
+            {"type": "textarea", "variable": "an_option_lines", "default": "x\ny"},
+        ),
+        (
+            {"type": "bool", "default": False},
+            {
+                "type": "multiplechoice",
+                "variable": "an_option_answer",
+                "choices": ["true", "false"],
+                "default": "false",
+            },
+        ),
+        ({"type": "bool", "default": True}, {"default": "true"}),
+        ({"type": "str", "no_log": True}, {"type": "password", "default": ""}),
+        # A secret is nobody's to show, not even a default.
+        ({"type": "str", "no_log": True, "default": "x"}, {"type": "password", "default": ""}),
+    ],
+)
+def test_an_option_becomes_a_question(option: dict, expected: dict):
+    assert question(**option).items() >= expected.items()
+
+
+def test_what_it_means_is_in_plain_words():
+    text = question(
+        type="str",
+        description=["See O(other) or V(a b); C(oc get).", "From P(osc.peerpods.webhook#role)."],
+    )["question_description"]
+    assert text == "See other or a b; oc get. From webhook."
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ({"type": "list", "elements": "str"}, {"x": "{{ x_lines | split }}"}),
+        ({"type": "bool", "default": True}, {"x": "{{ x_answer | bool }}"}),
+        ({"type": "int"}, {}),
+        ({"type": "list", "elements": "str", "choices": ["a"]}, {}),
+    ],
+)
+def test_extra_variables_make_an_option_of_what_is_not_its_answer(option: dict, expected: dict):
+    """The option is of no role: its spec comes with what is asked."""
+    asks = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
+    assert survey(asks, {})["extra_vars"] == expected
+
+
+@pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"}, {"type": "list", "elements": "dict"}])
+def test_what_awx_has_no_question_for_is_refused(option: dict):
+    with pytest.raises(SurveyError, match=r"^AWX has no question for the option an_option"):
+        question(**option)
+
+
+@pytest.mark.parametrize(
+    "ask", [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state", "entry_point": "teardown"}]
+)
+def test_what_no_role_has_is_refused(ask: dict):
+    with pytest.raises(SurveyError, match=f"The role {ask['role']} has no option {ask['option']} "):
+        survey([{**ask, "question": "Which?"}], SPECS)
+
+
+@pytest.mark.parametrize("playbook", TEMPLATES)
+class TestOurTemplates:
+    def test_it_is_a_playbook(self, playbook: str):
+        assert (ROOT / f"playbooks/{playbook}.yml").exists()
+
+    def test_what_is_proposed_is_what_the_roles_take(self, playbook: str):
+        """Each role's own validator has nothing against the answers that the survey starts with."""
+        asks = TEMPLATES[playbook]
+        for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
+            answer = asked["default"]
+            if asked["type"] in ("multiselect", "textarea"):
+                answer = answer.split()
+            if answer == "" and (asked["required"] or asked["type"] == "integer"):
+                continue  # Nothing is proposed.
+            validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate({ask["option"]: answer})
+            assert validated.error_messages == []
+
+    def test_what_is_proposed_is_what_happens_without_an_answer(self, playbook: str):
+        for ask in TEMPLATES[playbook]:
+            if "role" not in ask:
+                continue  # No role's defaults have it.
+            defaults = yaml.safe_load((ROOT / f"roles/{ask['role']}/defaults/main.yml").read_text())
+            assert option_of(ask).get("default") == defaults.get(ask["option"])
+
+    def test_no_secret_is_asked_in_the_open(self, playbook: str):
+        asks = TEMPLATES[playbook]
+        for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
+            secret = option_of(ask).get("no_log") or re.search("secret$|password|_key$|token", ask["option"])
+            assert (asked["type"] == "password") == bool(secret)

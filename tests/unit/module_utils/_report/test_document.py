@@ -1,0 +1,691 @@
+"""What a report says, and that its page, its JUnit and what it says are sound whatever a cluster contains."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._report import document
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.support import ROOT, ansible_environment
+
+TEMPLATES = ROOT / "roles/report/templates"
+NAMESPACE = "openshift-sandboxed-containers-operator"
+MADE_AT = "2026-11-25T10:15:16Z"
+UNSCHEDULABLE = "0/4 nodes are available: 3 Insufficient kata.peerpods.io/vm."
+
+FINDINGS = [
+    {
+        "check": "version",
+        "title": "Cluster version",
+        "status": "ok",
+        "found": "OpenShift 4.16.21.",
+        "why": "",
+        "fix": "",
+    },
+    {
+        "check": "quota",
+        "title": "vCPU quota",
+        "status": "warning",
+        "found": "Room for 14 more VMs.",
+        "why": "30 are wanted.",
+        "fix": "Request a higher quota.",
+    },
+    {
+        "check": "ports",
+        "title": "Ports",
+        "status": "error",
+        "found": '9000/tcp of "node" is closed.',
+        "why": "The tunnel runs over it.",
+        "fix": "Open it:\naws ec2 authorize-security-group-ingress",
+    },
+    {
+        "check": "subnet",
+        "title": "Free addresses",
+        "status": "unknown",
+        "found": "EC2 refused.",
+        "why": "Each VM takes one.",
+        "fix": "Allow ec2:DescribeSubnets.",
+    },
+]
+
+CLUSTER = {
+    "infrastructure_name": "demo-x7k2p",
+    "platform": "AWS",
+    "region": "eu-central-1",
+    "version": "4.16.21",
+    "workers": [{"name": "n1"}, {"name": "n2"}],
+}
+OPERATORS = {
+    "resources": [
+        {
+            "metadata": {"name": "sandboxed-containers-operator.v1.10.1"},
+            "spec": {"version": "1.10.1"},
+            "status": {"phase": "Succeeded"},
+        },
+        # One that is copied into every namespace.
+        {"metadata": {"name": "elasticsearch-operator.v5.8.1"}, "spec": {"version": "5.8.1"}},
+    ]
+}
+AWS = {
+    "reason": "sg-1 (node) is on all 3 instances.",
+    "groups": [
+        {
+            "group_id": "sg-1",
+            "group_name": "node",
+            "opened": [{"port": 15150, "protocol": "tcp"}],
+            "already_open": [{"port": 9000, "protocol": "tcp", "covered_by": "itself (tcp 9000)"}],
+        },
+    ],
+}
+AZURE = {
+    "reason": "demo-nsg is on all subnets.",
+    "network_security_groups": [
+        {
+            "name": "demo-nsg",
+            "created": [{"name": "ours", "properties": {}}],
+            "updated": [],
+            "unchanged": ["there"],
+            "covered": [{"name": "let", "covered_by": "AllowVnetInBound (65000)"}],
+            "shadowed": [{"name": "late", "shadowed_by": "Deny (100) comes first."}],
+        },
+    ],
+    "unfiltered": ["The subnet worker has no network security group."],
+}
+
+
+OPERATOR = {
+    "version": "1.8.1",
+    "known": True,
+    "limit_in": "PeerPodConfig",
+    "advertiser": "peerpodconfig-ctrl",
+}
+
+
+def node(name: str, slots: int | None, used: int, unaccounted: int = 0, pools=("ours",)) -> dict:
+    return {
+        "name": name,
+        "pools": [f"{NAMESPACE}/{pool}" for pool in pools],
+        "capacity": slots,
+        "allocatable": slots,
+        "used": used,
+        "unaccounted": unaccounted,
+        "free": max(0, (slots or 0) - used + unaccounted),
+    }
+
+
+def pool(name: str = "ours", **fields: object) -> dict:
+    return {
+        "name": name,
+        "namespace": NAMESPACE,
+        "store": {"kind": "PeerPodConfig", "namespace": NAMESPACE, "name": name, "key": None},
+        "limit": 10,
+        "slots": 10,
+        "cloud_bound": None,
+        "node_selector": {"pool": name},
+        "cloud_secret_name": "peer-pods-secret",
+        "config_map_name": "peer-pods-cm",
+        "instance_type": None,
+        "setup_completed": True,
+        "selected_nodes": 3,
+        "advertised_nodes": 2,
+        **fields,
+    }
+
+
+def pod(name: str, on: str | None, reason: str | None, message: str | None = None) -> dict:
+    return {"name": name, "namespace": "a", "node": on, "reason": reason, "message": message}
+
+
+def peer_pods(nodes: list[dict], pools=(), namespaces=(), pending=(), bounds=None) -> dict:
+    """What osc.peerpods.peerpod_info returns."""
+    keys = ("capacity", "allocatable", "used", "unaccounted", "free")
+    return {
+        "changed": False,
+        "operator": OPERATOR,
+        "msg": None,
+        "pools": list(pools),
+        "cloud_bounds": bounds or {},
+        "nodes": nodes,
+        "namespaces": list(namespaces),
+        "pending": list(pending),
+        "totals": {
+            "nodes": len(nodes),
+            **{key: sum(row[key] or 0 for row in nodes) for key in keys},
+            "unscheduled": sum(not row["node"] for row in pending),
+        },
+        "invocation": {"module_args": {"api_key": "sha256~very-secret"}},
+    }
+
+
+SMALL = peer_pods(
+    [
+        node("unused", 10, 0),
+        node("half", 10, 5, unaccounted=1),
+        node("full", 10, 10),
+        node("overfull", 4, 6, pools=("ours", "other")),
+        node("none", None, 1, pools=()),
+        node("a-third", 3, 1),
+    ],
+    [pool(slots=7, cloud_bound="instance-quota"), pool("other", limit=None, slots=None)],
+    [
+        {"name": "few", "used": 1, "unscheduled": 1},
+        {"name": "many", "used": 20, "unscheduled": 0},
+    ],
+    [
+        pod("on-node", "half", None),
+        *(pod(f"waits-{index}", None, "Unschedulable", UNSCHEDULABLE) for index in range(7)),
+        pod("pulls", "half", "ImagePullBackOff", "no such image"),
+    ],
+    {"instance-quota": 64},
+)
+
+
+def report(findings: list[dict] = FINDINGS, **readings: object) -> dict:
+    return document.document(findings, title="Peer pods", made_at=MADE_AT, **readings)
+
+
+FULL = report(made_by="alice", cluster=CLUSTER, operators=OPERATORS, peer_pods=SMALL, networking=AWS)
+
+
+# -- What it says ---------------------------------------------------------------------------------
+
+
+def test_nodes_by_how_full_they_are():
+    assert [(n["name"], n["state"], n["used_percent"]) for n in FULL["capacity"]["nodes"]] == [
+        ("full", "full", 100),
+        # More than it has is no more than full.
+        ("overfull", "full", 100),
+        ("half", "in_use", 50),
+        ("a-third", "in_use", 33),
+        ("unused", "unused", 0),
+        ("none", "no_slots", None),
+    ]
+
+
+def test_one_free_slot_of_many_is_not_full():
+    (row,) = report(peer_pods=peer_pods([node("n", 1000, 999)]))["capacity"]["nodes"]
+    assert (row["state"], row["used_percent"]) == ("in_use", 99)
+
+
+def test_what_the_nodes_of_a_pool_have():
+    ours, other = FULL["capacity"]["pools"]
+    assert [ours[key] for key in ("allocatable", "used", "free", "used_percent")] == [
+        37,
+        22,
+        18,
+        59,
+    ]
+    assert [other[key] for key in ("allocatable", "used", "free")] == [4, 6, 0]
+    assert (ours["slots"], other["limit"]) == (7, None)
+
+
+def test_pods_that_wait_for_the_same_are_told_of_together():
+    assert [(group["reason"], group["message"], len(group["pods"])) for group in FULL["capacity"]["pending"]] == [
+        ("Unschedulable", UNSCHEDULABLE, 7),
+        (None, None, 1),
+        ("ImagePullBackOff", "no such image", 1),
+    ]
+    assert FULL["capacity"]["pending"][2]["pods"] == [{"namespace": "a", "name": "pulls", "node": "half"}]
+
+
+def test_namespaces_with_the_most_peer_pods_come_first():
+    assert [row["name"] for row in FULL["capacity"]["namespaces"]] == ["many", "few"]
+
+
+def test_the_operator_and_no_other():
+    assert FULL["operators"] == [
+        {"name": "sandboxed-containers-operator.v1.10.1", "version": "1.10.1", "phase": "Succeeded"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reading", "rules"),
+    [
+        (
+            AWS,
+            [
+                ("15150/tcp", "opened", None, "sg-1 (node)"),
+                ("9000/tcp", "already_open", "itself (tcp 9000)", "sg-1 (node)"),
+            ],
+        ),
+        (
+            AZURE,
+            [
+                ("ours", "opened", None, "demo-nsg"),
+                ("there", "already_open", "a rule of that name", "demo-nsg"),
+                ("let", "already_open", "AllowVnetInBound (65000)", "demo-nsg"),
+                ("late", "shadowed", "Deny (100) comes first.", "demo-nsg"),
+            ],
+        ),
+    ],
+)
+def test_ports_on_both_clouds(reading, rules):
+    ports = report(networking=reading)["ports"]
+    assert [tuple(row[key] for key in ("rule", "state", "by", "where")) for row in ports["rules"]] == rules
+    assert ports["unfiltered"] == reading.get("unfiltered", [])
+
+
+def test_what_nobody_asked_and_what_was_refused():
+    assert report() == {
+        **dict.fromkeys(("made_by", "cluster", "operators", "capacity", "ports")),
+        "format": 1,
+        "title": "Peer pods",
+        "made_at": MADE_AT,
+        "not_known": [],
+        "findings": FINDINGS,
+    }
+    refused = {"msg": "refused", "failed": False}
+    found = report(cluster=refused, operators=refused, peer_pods={"failed": False})
+    assert found["not_known"] == [
+        {"what": "cluster", "why": "refused"},
+        {"what": "operator", "why": "refused"},
+        {"what": "capacity", "why": "Nothing says why."},
+    ]
+    assert (found["cluster"], found["operators"], found["capacity"]) == (None, None, None)
+
+
+def test_nothing_of_how_a_module_was_called():
+    assert "very-secret" in json.dumps(SMALL)
+    assert "very-secret" not in json.dumps(FULL)
+
+
+# -- How it looks ---------------------------------------------------------------------------------
+
+# It begins as the operator's versions do, or that would not be shown.
+HOSTILE = (
+    "sandboxed-containers-operator.</td></title></style><script>alert(1)</script><img onerror=x>"
+    "<!-- ]]> \"'&amp; {{ 7 * 7 }} {% if %} é\n"
+)
+# What neither XML nor HTML can have, escaped or not.
+NO_TEXT = "\x00\x1b\x7f\x85\ufffe\udc80"
+
+LARGE = peer_pods(
+    [node(f"ip-10-0-{i // 256}-{i % 256}.eu-central-1.compute.internal", 8, i % 9) for i in range(500)],
+    [pool(selected_nodes=500, advertised_nodes=500)],
+    [{"name": f"team-{i:02}", "used": i, "unscheduled": 1} for i in range(60)],
+    [pod(f"batch-{i:03}", None, "Unschedulable", UNSCHEDULABLE) for i in range(200)],
+)
+
+
+def with_text(value: object, text: str, key: str = "") -> object:
+    """The same with `text` wherever others than we decide what stands there."""
+    if isinstance(value, dict):
+        return {name: with_text(item, text, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_text(item, text, key) for item in value]
+    return text if isinstance(value, str) and key != "status" else value
+
+
+def all_of(text: str) -> dict:
+    """A report in which everything is `text`."""
+    refused = {"msg": "refused"}
+    peer_pods = {**SMALL, "cloud_bounds": {text: 64}, "msg": text}
+    readings = {
+        "operators": OPERATORS,
+        "peer_pods": peer_pods,
+        "networking": AZURE,
+        "cluster": CLUSTER,
+    }
+    return {
+        **report(with_text(FINDINGS, text), made_by=text, **with_text(readings, text)),
+        "not_known": with_text(report(cluster=refused)["not_known"], text.rstrip(NO_TEXT)),
+        "title": text.rstrip(NO_TEXT),
+    }
+
+
+DOCUMENTS = {
+    "full": FULL,
+    "azure": report(networking=AZURE),
+    "harmless": all_of("sandboxed-containers-operator.HARMLESS"),
+    "hostile": all_of(HOSTILE + NO_TEXT),
+    "large": report(peer_pods=LARGE),
+    "bare": report([], cluster=CLUSTER, operators={"resources": []}, peer_pods=peer_pods([])),
+    "refused": report(FINDINGS[:1], peer_pods={"msg": "The API server cannot be reached."}),
+}
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+# What a browser puts on a line, or into a cell, of its own.
+APART = {"dd", "dt", "small", "td", "th"}
+
+
+class Page(HTMLParser):
+    """An HTML page as its elements with their attributes, and its text; raises where tags do not match."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.style = self.text = ""
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.text += " " * (tag in APART)
+        assert len(attrs) == len(dict(attrs)), attrs
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        if self._open[-1:] == ["style"]:
+            self.style += data
+        else:
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+    def all(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] for _tag, attrs in self.elements if name in attrs]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]:
+    """What the role's templates make of DOCUMENTS, by name and extension.
+
+    All of it is one template, since every task of Ansible's takes its time.
+    """
+    directory = tmp_path_factory.mktemp("report")
+    shutil.copytree(TEMPLATES, directory, dirs_exist_ok=True)
+    mark = "~~~ {} ~~~\n".format
+    extensions = ("html", "junit.xml", "json")
+    (directory / "all.j2").write_text(
+        "{% for name, report_document in documents.items() %}\n"
+        + "\n".join(
+            mark(f"{{{{ name }}}}.{extension}") + f"{{% include 'report.{extension}.j2' %}}" for extension in extensions
+        )
+        + "\n{% endfor %}\n"
+    )
+    (directory / "documents.json").write_text(json.dumps(DOCUMENTS))
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {
+            "ansible_python_interpreter": sys.executable,
+            "documents": "{{ read.stdout | from_json }}",
+            "report_name": "report",
+            "report_formats": ["html", "json"],
+        },
+        # As what comes from a cluster does, it comes by a module, whose return is no template.
+        "tasks": [
+            {
+                "ansible.builtin.command": {"argv": ["cat", str(directory / "documents.json")]},
+                "register": "read",
+            },
+            {
+                "ansible.builtin.template": {
+                    "src": "all.j2",
+                    "dest": str(directory / "all"),
+                    "lstrip_blocks": True,
+                }
+            },
+        ],
+    }
+    (directory / "play.yml").write_text(json.dumps([play]))
+    ran = subprocess.run(
+        ["ansible-playbook", "play.yml"],
+        env=ansible_environment(),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    _before, *parts = re.split(r"~~~ (\S+) ~~~\n", (directory / "all").read_text())
+    files = dict(zip(parts[::2], parts[1::2], strict=True))
+    return lambda name, extension: files[f"{name}.{extension}"]
+
+
+@pytest.fixture(params=DOCUMENTS)
+def page(request: pytest.FixtureRequest, written) -> Page:
+    """Each page, one after the other."""
+    return Page(written(request.param, "html"))
+
+
+def test_a_page_is_well_made(page: Page):
+    (html,) = page.all("html")
+    assert html["lang"] == "en"
+    levels = [int(tag[1]) for tag, _attributes in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False))
+    assert all(attributes["scope"] in ("row", "col") for attributes in page.all("th"))
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert {target.removeprefix("#") for target in page.attributes("href")} <= set(ids)
+    # What only shows what is written beside it is for eyes alone.
+    assert all(
+        attrs.get("aria-hidden") == "true" for attrs in page.all("span") if (attrs.get("class") or "").startswith("bar")
+    )
+
+
+def test_a_page_needs_nothing_besides_itself(page: Page):
+    assert not page.all("script", "link", "img", "iframe", "object", "embed", "form", "base")
+    assert not [name for _tag, attrs in page.elements for name in attrs if name.startswith("on")]
+    assert not page.attributes("src")
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    policies = [a["content"] for a in page.all("meta") if a.get("http-equiv")]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_whatever_comes_from_a_cluster_is_text(written):
+    harmless, hostile = (Page(written(name, "html")) for name in ("harmless", "hostile"))
+    assert hostile.elements == harmless.elements
+    shown = HOSTILE.strip() + " " + "\ufffd" * len(NO_TEXT)
+    times = harmless.words.count("HARMLESS")
+    assert times > 30
+    assert hostile.words.count(" ".join(HOSTILE.split())) == times
+    assert shown in hostile.words
+    assert not set(NO_TEXT) & set(written("hostile", "html"))
+    assert json.loads(written("hostile", "json")) == DOCUMENTS["hostile"]
+
+
+def suite(source: str) -> ElementTree.Element:
+    (found,) = ElementTree.fromstring(source.encode())
+    return found
+
+
+def test_junit_has_each_finding_as_a_test(written):
+    found = suite(written("full", "junit.xml"))
+    assert {key: found.get(key) for key in ("name", "tests", "failures", "errors", "skipped")} == {
+        "name": "Peer pods",
+        "tests": "4",
+        "failures": "1",
+        "errors": "0",
+        "skipped": "1",
+    }
+    assert found.get("timestamp") == "2026-11-25T10:15:16"
+    cases = {case.get("name"): case for case in found}
+    assert list(cases) == [finding["check"] for finding in FINDINGS]
+    assert {name: [said.tag for said in case] for name, case in cases.items()} == {
+        "version": [],
+        "quota": ["system-out"],
+        "ports": ["failure"],
+        "subnet": ["skipped"],
+    }
+    failure, skipped = cases["ports"][0], cases["subnet"][0]
+    assert failure.get("message") == FINDINGS[2]["found"]
+    assert failure.text.splitlines() == [
+        'Ports: 9000/tcp of "node" is closed.',
+        "The tunnel runs over it.",
+        "Open it:",
+        "aws ec2 authorize-security-group-ingress",
+    ]
+    assert skipped.get("message") == "EC2 refused."
+    assert cases["quota"][0].text.startswith("Warning: vCPU quota: Room for 14 more VMs.")
+
+
+def test_junit_is_sound_whatever_was_found(written):
+    harmless, hostile = (suite(written(name, "junit.xml")) for name in ("harmless", "hostile"))
+    assert [e.tag for e in hostile.iter()] == [e.tag for e in harmless.iter()]
+    assert hostile.find(".//failure").get("message").startswith(HOSTILE.strip())
+    assert HOSTILE.strip() in hostile.find(".//failure").text
+
+
+def test_findings_by_severity_with_what_to_do(written):
+    page = Page(written("full", "html"))
+    titles = [
+        page.words.index(f"{badge} {title}")
+        for badge, title in (("Error", "Ports"), ("Warning", "vCPU quota"), ("Unknown", "Free addresses"))
+    ]
+    assert titles == sorted(titles)
+    assert "What to do Open it: aws ec2 authorize" in page.words
+    assert "1 error, 1 warning, 1 unknown" in page.words
+    assert "1 check passed" in page.words
+    assert '9000/tcp of "node" is closed.' in page.words
+
+
+def test_what_a_page_says_of_a_small_cluster(written):
+    words = Page(written("full", "html")).words
+    for said in (
+        "Cluster demo-x7k2p on AWS eu-central-1 2026-11-25 10:15:16 UTC, by alice",
+        "In use 23 of 37 slots",
+        "Pending 9 7 not scheduled",
+        "Limit 10 per node, reduced to 7 by the vCPU quota. 2 of 3 nodes advertise it.",
+        "Its limit is not valid.",
+        "Operator 1.8.1 stores its limit in PeerPodConfig; peerpodconfig-ctrl advertises it.",
+        "The cloud has room for 64 peer pods in total, running ones included (limited by the vCPU quota).",
+        "half 1 not counted by the scheduler: the webhook has not mutated them. 10 5 6",
+        f"overfull In 2 pools: {NAMESPACE}/ours, {NAMESPACE}/other. 2 more than it",
+        "none In no pool, so it has no limit. 1 more than it advertises. – 1 0",
+        f"Unschedulable 7 pods {UNSCHEDULABLE} Show the pods a/waits-0",
+        "No reason reported yet 1 pod a/on-node on half",
+        "15150/tcp Opened by this collection sg-1 (node)",
+        "9000/tcp Already open, by itself (tcp 9000) sg-1 (node)",
+        "OpenShift 4.16.21 Operator 1.10.1 sandboxed-containers-operator.v1.10.1, Succeeded",
+    ):
+        assert said in words, (said, words)
+
+
+def test_500_nodes_are_folded_and_few_bytes(written):
+    source = written("large", "html")
+    page = Page(source)
+    assert len(source) < 200_000
+    assert page.text.count("compute.internal") == 500
+    assert len(page.all("details")) == 6  # Checks passed, three kinds of nodes, namespaces, pods.
+    assert not [attrs for attrs in page.all("details") if "open" in attrs]
+    assert "Full 55 nodes, 440 used, 0 free" in page.words
+
+
+def test_what_could_not_be_read_is_said(written):
+    words = Page(written("refused", "html")).words
+    assert "Not readable: capacity. The API server cannot be reached." in words
+    assert "Operator Not installed" in Page(written("bare", "html")).words
+    assert "shadowed" in Page(written("azure", "html")).text.lower()
+    assert "The subnet worker has no network security group." in Page(written("azure", "html")).text
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2 has it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read(scheme: str):
+    blocks = re.findall(r":root \{(.*?)\}", (TEMPLATES / "report.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", blocks[scheme == "dark"]))
+    assert len(colours) == 12
+    for ground in ("page", "card"):
+        for name in ("text", "soft", "error", "warning", "unknown", "ok"):
+            light, dark = sorted(map(luminance, (colours[ground], colours[name])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, name)
+
+
+# Of each text that shows, on a ground that is not its own element's where that is transparent: its
+# contrast, as WCAG 2 has it, where it is too small to be read with ease; and how many texts there are.
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (colour) => channels(colour).slice(0, 3).map((part) => part / 255)
+    .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return channels(colour)[3] === 0 ? ground(element.parentElement) : colour;
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let [seen, faint] = [0, []];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const [light, dark] = [getComputedStyle(element).color, ground(element)]
+      .map(luminance).sort((one, other) => other - one);
+    const contrast = (light + 0.05) / (dark + 0.05);
+    seen += 1;
+    if (contrast < 4.5) faint.push([walker.currentNode.data.trim(), contrast]);
+  }
+  return [seen, faint];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("There is no browser: sudo apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Its sandbox is not for root, as whom containers run tests.
+        running = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False)
+        yield running
+        running.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_phone_shows_all_of_it(
+    browser: Browser, written, tmp_path: Path, name: str, scheme: Literal["light", "dark"]
+):
+    """Nothing beside the screen, nothing too faint, and no word of complaint from the browser."""
+    (tmp_path / "report.html").write_text(written(name, "html"))
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, color_scheme=scheme
+    )
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    beside = "all => all.filter((one) => one.getBoundingClientRect().right > 360.5).length"
+    assert page.locator("body *").evaluate_all(beside) == 0
+    seen, faint = page.evaluate(CONTRASTS)
+    assert seen > 5
+    assert faint == []
+    # For fingers: what is to be touched is as large as WCAG 2.2 wants it at least.
+    heights = "all => all.map((one) => one.getBoundingClientRect().height)"
+    assert all(height >= 24 for height in page.locator("a, summary").evaluate_all(heights))
+    assert complaints == []
+    context.close()
+
+
+def test_a_browser_runs_nothing_of_what_comes_from_a_cluster(browser: Browser, written, tmp_path: Path):
+    """Even where it were not text: the page's policy says so to the browser."""
+    source = written("full", "html").replace("</main>", "<script>document.title = 'ran'</script></main>")
+    (tmp_path / "report.html").write_text(source)
+    page, complaints = browser.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.title() != "ran"
+    assert len(complaints) == 1
+    assert "Content Security Policy" in complaints[0]
