@@ -315,7 +315,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage import describe
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str"},
