@@ -123,7 +123,7 @@ def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _be_the_module(module, parameters, stdout, stderr)
+            _run_module(module, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -144,7 +144,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _be_the_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Never returns: nothing of the worker that was forked may go on here."""
     code = 1
     try:

@@ -289,7 +289,7 @@ def test_it_stands_aside_for_the_operators_webhook(site: Site):
         ran = site.run("--tags", "webhook")
     finally:
         site.cluster.kubectl("delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration")
-    assert "ours is not deployed" in ran.stdout
+    assert "The webhook of this collection is not deployed" in ran.stdout
     assert "Deploy the webhook" not in ran.stdout
     assert artifacts(ran.stdout) == {
         "peerpods_site": {

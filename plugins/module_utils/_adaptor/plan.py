@@ -406,7 +406,7 @@ def affected_peer_pods(targets: Iterable[dict], peer_pods: Mapping[str, list[str
     return {node: pods for node, pods in sorted(peer_pods.items()) if node in nodes and pods}
 
 
-def _named(lost: Mapping[str, list[str]]) -> str:
+def _describe_peer_pods(lost: Mapping[str, list[str]]) -> str:
     names = [f"{pod} on {node}" for node, pods in lost.items() for pod in pods]
     return join_names(names, NAMED_PODS)
 
@@ -422,7 +422,7 @@ def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
     count = sum(map(len, lost.values()))
     return (
         f"Applying {what} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "
-        f"and these {count} peer pods would be lost: {_named(lost)}. Nothing was written. {ADVICE}."
+        f"and these {count} peer pods would be lost: {_describe_peer_pods(lost)}. Nothing was written. {ADVICE}."
     )
 
 
@@ -432,5 +432,5 @@ def explain_waiting(waiting: Mapping[str, list[str]], seconds: float, disruption
     since = f"After {seconds:g} s these" if disruption == "wait" else "Since the check, these"
     return (
         f"{since} peer pods run on {len(busy)} nodes whose cloud-api-adaptor pods have the settings of before: "
-        f"{_named(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
+        f"{_describe_peer_pods(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
     )

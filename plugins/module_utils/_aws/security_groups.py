@@ -171,15 +171,15 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     shared = sorted(set(names).intersection(*held.values()))
     if not shared:
         raise SecurityGroupError(
-            f"The {len(held)} instances share no security group: {_who_has_what(held)}. "
+            f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
             "Name the groups to open with group_ids."
         )
-    reason = f"{_named(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
+    reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
         f"all {len(held)} instances" if len(held) > 1 else "the only instance"
     )
     others = sorted(set(names).difference(shared))
     if others:
-        reason += f"; {_named(others, names)} {'is' if len(others) == 1 else 'are'} not"
+        reason += f"; {_group_names(others, names)} {'is' if len(others) == 1 else 'are'} not"
     return tuple(shared), reason + "."
 
 
@@ -253,7 +253,7 @@ def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iter
     return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours)))
 
 
-def may_hold_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
+def may_contain_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
     """Whether it is worth asking for the tags of the group's rules."""
     return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted)
 
@@ -387,7 +387,7 @@ def _describe_rule(group: Group, rule: Rule) -> str:
     return f"{source} ({rule.protocol} {ports})"
 
 
-def _who_has_what(held: Mapping[str, Mapping[str, str]]) -> str:
+def _describe_instances(held: Mapping[str, Mapping[str, str]]) -> str:
     """Instances by the set of groups they have: a few lines even for hundreds of workers."""
     by_groups: dict[tuple[str, ...], list[str]] = {}
     for instance_id, groups in held.items():
@@ -398,7 +398,7 @@ def _who_has_what(held: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def _named(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
+def _group_names(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
     return ", ".join(f"{group_id} ({names[group_id]})" for group_id in group_ids)
 
 

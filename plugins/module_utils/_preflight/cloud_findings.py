@@ -20,11 +20,11 @@ ANSWERS = ("caller", "ports", "port_rights", "sizes", "subnet")
 
 def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
     """The findings about the limit and about what the cloud answered: `readings` has the results of ANSWERS."""
-    yield from _number(settings)
+    yield from _limit_setting(settings)
     yield from _cloud(cluster, settings, readings)
 
 
-def _number(settings: Mapping) -> Iterator[dict]:
+def _limit_setting(settings: Mapping) -> Iterator[dict]:
     if _limit(settings) is None:
         yield finding(
             "limit",
@@ -62,7 +62,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
             yield _port_rights(answers["port_rights"], platform)
     elif settings["thorough"]:
         yield finding("ports", "unknown", "No worker names an instance to look at.")
-    yield from _room(cluster, settings, answers)
+    yield from _capacity(cluster, settings, answers)
 
 
 def _answer(result: Mapping | None) -> Mapping | None:
@@ -175,7 +175,7 @@ def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
     )
 
 
-def _room(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
+def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
     """Whether the cloud has room for the limit on all workers."""
     sizes, subnet = answers["sizes"], answers["subnet"]
     if sizes:

@@ -1,0 +1,63 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: certificate_renewal_due
+version_added: "0.1.0"
+short_description: Decide whether a certificate is to be renewed
+description:
+  - A certificate is due for renewal when a third of its lifetime or less is left, as the role P(osc.peerpods.webhook#role) decides.
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+positional: _input, days
+options:
+  _input:
+    description:
+      - The certificate, as the filter P(community.crypto.x509_certificate_info#filter) returns it.
+    type: dict
+    required: true
+  days:
+    description:
+      - The lifetime of a new certificate, in days.
+    type: int
+    required: true
+  now:
+    description:
+      - The time to compare with, as V(YYYYMMDDHHMMSSZ). Defaults to the current time.
+    type: str
+"""
+
+EXAMPLES = r"""
+- name: Report whether the certificate is due for renewal
+  ansible.builtin.debug:
+    msg: "{{ certificate | community.crypto.x509_certificate_info | osc.peerpods.certificate_renewal_due(365) }}"
+  vars:
+    certificate: "{{ lookup('ansible.builtin.file', 'tls.crt') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Whether the certificate is due for renewal.
+  type: bool
+"""
+
+from datetime import datetime, timedelta, timezone
+
+TIME = "%Y%m%d%H%M%SZ"
+
+
+def certificate_renewal_due(info: dict, days: int | str, now: str | None = None) -> bool:
+    current = _parse(now) if now else datetime.now(timezone.utc)
+    # On the command line all values are strings.
+    return _parse(info["not_after"]) - current <= timedelta(days=int(days)) / 3
+
+
+def _parse(text: str) -> datetime:
+    return datetime.strptime(text, TIME).replace(tzinfo=timezone.utc)
+
+
+class FilterModule:
+    def filters(self) -> dict:
+        return {"certificate_renewal_due": certificate_renewal_due}
