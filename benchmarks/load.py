@@ -57,7 +57,7 @@ class Window:
 
 
 def measure(streams: Sequence[Stream], processes: Sequence[Path | None], seconds: float) -> Window:
-    """All `streams` at once, looked at for `seconds` once they are under way.
+    """Run all `streams` in parallel, and measure for `seconds` when all of them have started.
 
     Raises RuntimeError where h2load fails, or any answer's status is not 2xx.
     """

@@ -368,7 +368,7 @@ def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits:
     }
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str"},

@@ -52,7 +52,14 @@ def _path(module: str) -> str:
 class InController(ActionBase):
     """An action that runs modules of collections in the controller where it can, and else starts them as usual."""
 
-    def _execute_module(self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs):
+    def _execute_module(
+        self,
+        module_name: str | None = None,
+        module_args: dict[str, Any] | None = None,
+        task_vars: dict[str, Any] | None = None,
+        wrap_async: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         task_vars = task_vars or {}
         name = module_name or self._task.action
         arguments = self._task.args if module_args is None else module_args

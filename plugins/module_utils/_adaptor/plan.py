@@ -323,7 +323,7 @@ def plan_settings(
     derived = _derived(gates, found.config_map, wanted.config_map)
     writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
-    if daemon_set is None or not pods:
+    if operator is None or daemon_set is None or not pods:
         restores_strategy = held.is_held and not writes
         return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
     pending = (
@@ -386,8 +386,9 @@ def restore_write(gates: dict | None, own: str | None) -> Write | None:
     return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
 
 
-def node_of(pod: dict) -> str | None:
-    return pod["spec"].get("nodeName")
+def node_of(pod: dict) -> str:
+    """The name of the pod's node, empty if it has none yet."""
+    return pod["spec"].get("nodeName") or ""
 
 
 def full_name(pod: dict) -> str:

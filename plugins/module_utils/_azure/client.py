@@ -46,7 +46,7 @@ try:
         BodyContentPolling,
     )
 except ImportError:
-    AZURE_IMPORT_ERROR = traceback.format_exc()
+    AZURE_IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     AZURE_IMPORT_ERROR = None
 
@@ -256,7 +256,7 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         code, message = details.get("code"), details.get("message") or _first_line(error)
         raise ArmError(
             f"Azure refused {what} with {code or error.status_code}: {message.rstrip('.')}. "
-            f"{_ADVICE.get(code, '')}".strip(),
+            f"{_ADVICE.get(code or '', '')}".strip(),
             code=code,
             status=error.status_code,
         ) from error

@@ -87,10 +87,10 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
         )
     return tuple(
         Attachment(
-            _id_of(interface["properties"], "virtualMachine"),
+            interface["properties"]["virtualMachine"]["id"],
             interface["id"],
             unique(
-                _id_of(configuration["properties"], "subnet")
+                configuration["properties"]["subnet"]["id"]
                 for configuration in interface["properties"]["ipConfigurations"]
             ),
             _id_of(interface["properties"], "networkSecurityGroup"),

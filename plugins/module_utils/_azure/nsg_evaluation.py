@@ -180,7 +180,7 @@ def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequ
     source, dummy = _addresses(flow.source, virtual_network)
     destination, dummy = _addresses(flow.destination, virtual_network)
     undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
-    verdicts = []
+    verdicts: list[Verdict] = []
     meeting = (rule for rule in rules if rule.meets(flow))
     for rule in sorted(meeting, key=lambda rule: rule.priority):
         partly = rule.partly or (flow.protocol == "*" and rule.protocol != "*")

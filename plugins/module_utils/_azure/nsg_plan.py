@@ -97,7 +97,7 @@ def desired_rules(
     A rule may not have prefixes of both IP families, so one for both becomes
     two: the one for IPv6 has `-IPv6` after its name.
     """
-    wanted = []
+    wanted: list[DesiredRule] = []
     for option in options:
         rule = DesiredRule(
             **{key: option[key] for key in _AS_GIVEN},
@@ -191,7 +191,7 @@ def _check(rule: DesiredRule) -> None:
         problem = f"has the priority {rule.priority}. Give one from 100 to 4096."
     elif len(rule.full_description) > _DESCRIPTION_LENGTH:
         problem = (
-            f"has a description of {len(rule.description)} characters. Give at most "
+            f"has a description of {len(rule.description or '')} characters. Give at most "
             f"{_DESCRIPTION_LENGTH - len(OURS)}: Azure takes {_DESCRIPTION_LENGTH}, and ours begin "
             f"with {OURS!r}."
         )
@@ -304,7 +304,7 @@ def plan_present(
     moved = tuple(
         Move(rule.name, rule.priority, priorities[rule.name], taken_by)
         for rule in needed
-        if (taken_by := taken.get((rule.direction.lower(), rule.priority)))
+        if rule.priority and (taken_by := taken.get(_slot(rule, rule.priority)))
     )
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
@@ -466,7 +466,7 @@ def _priorities(
     given: dict[str, int] = {}
     used = set(_taken(others))
     free = [rule for rule in needed if rule.priority and _slot(rule, rule.priority) not in used]
-    given |= {rule.name: rule.priority for rule in free}
+    given |= {rule.name: rule.priority for rule in free if rule.priority}
     used |= {_slot(rule, rule.priority) for rule in wanted if rule.priority}
     for rule in needed:
         before = existing.get(rule.name.lower())
@@ -476,10 +476,11 @@ def _priorities(
                 given[rule.name] = has[1]
                 used.add(has)
     low, high = priority_range
-    starts = {rule.name: rule.priority for rule in wanted}
+    starts = {rule.name: rule.priority for rule in wanted if rule.priority}
     for rule in needed:
         if rule.name not in given:
-            start = given.get(rule.ipv4_half) or starts[rule.ipv4_half or rule.name]
+            base = rule.ipv4_half or rule.name
+            start = given.get(base) or starts[base]
             upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
             priority = next((p for p in upward if _slot(rule, p) not in used), None)
             if priority is None:

@@ -205,7 +205,8 @@ def _limit(settings: Mapping) -> int | None:
 
 def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str) -> dict:
     """Whether so many VMs as the limit on all workers may come to have room."""
-    limit, nodes = _limit(settings), len(cluster["workers"])
+    # Called with a valid limit only.
+    limit, nodes = _limit(settings) or 0, len(cluster["workers"])
     if room >= limit * nodes:
         return finding(check, "ok", f"{said[0].upper()}{said[1:]}.")
     return finding(
@@ -250,11 +251,11 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
     platform, region = cluster["platform"], cluster["region"]
     one = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
     if one is None or one["instances"] is None:
-        reason = answer["msg"] if one is None else one["reason"]
+        reason = answer["msg"] if one is None else one["reason"] or f"{platform} counts no vCPUs of {one['name']}."
         return finding(
             "quota",
             "unknown",
-            reason or f"{platform} counts no vCPUs of {one['name']}.",
+            reason,
             ONE_VM_EACH,
             "Look at the quota by hand.",
         )

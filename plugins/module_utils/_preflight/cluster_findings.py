@@ -485,7 +485,7 @@ def _migration(operator: Mapping, manager: str) -> dict:
 
 def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
     """Field managers that write the extended resource besides the operator's own program and the agent."""
-    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in"))
+    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in", ""))
     others = [
         one["summary"] for one in advertisers if one["kind"] in ("person", "controller") and one["manager"] != expected
     ]
