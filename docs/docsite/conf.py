@@ -5,7 +5,7 @@ from __future__ import annotations
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.domains import Domain
+from sphinx.environment import BuildEnvironment
 
 project = "osc.peerpods"
 copyright = "The osc.peerpods authors"
@@ -27,12 +27,13 @@ def remove_contents(app: Sphinx, tree: nodes.document) -> None:
         title.attributes.pop("refid", None)
 
 
-def ignore_other_collections(app: Sphinx, domain: Domain, reference: pending_xref) -> bool:
-    """Accept links to the pages of other collections and of Ansible, which are not built here."""
-    return not reference["reftarget"].startswith("ansible_collections.osc.peerpods.")
+def unlink_other_collections(
+    app: Sphinx, env: BuildEnvironment, reference: pending_xref, text: nodes.TextElement
+) -> nodes.TextElement | None:
+    """Show links to the pages of other collections and of Ansible, which are not built here, as text."""
+    return None if reference["reftarget"].startswith("ansible_collections.osc.peerpods.") else text
 
 
 def setup(app: Sphinx) -> None:
     app.connect("doctree-read", remove_contents)
-    # Before Sphinx' own handler, which warns.
-    app.connect("warn-missing-reference", ignore_other_collections, priority=100)
+    app.connect("missing-reference", unlink_other_collections)
