@@ -93,7 +93,7 @@ sanity: .venv/installed
 # of them would take its time.
 docs: export ANSIBLE_COLLECTIONS_SCAN_SYS_PATH := false
 docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
-docs: .venv/installed
+docs: .venv/installed browser
 	rm -rf build/docs
 	mkdir -p build/docs/rst build/docs/collections/ansible_collections
 	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,azure,kubernetes} \
@@ -103,6 +103,7 @@ docs: .venv/installed
 	ANSIBLE_COLLECTIONS_PATH=collections:build/docs/collections antsibull-docs collection \
 	  --use-current --squash-hierarchy --fail-on-error --dest-dir build/docs/rst osc.peerpods
 	sphinx-build --quiet --fail-on-warning --keep-going -c docs/docsite build/docs/rst build/docs/html
+	python -m tests.docs_site build/docs/html
 
 unit: .venv/installed
 	$(PYTEST) -m "not integration"
@@ -178,9 +179,9 @@ packages:
 	$(call install,podman buildah runc iptables catatonit mmdebstrap,$(CONTAINER_PACKAGES),\
 	  To run the webhook and the agent as containers,true)
 
-# Without a browser, the tests of the report page are skipped.
+# Without a browser, the tests of the report page are skipped, and the docs site is checked by its files only.
 browser:
-	-$(call install,chromium,chromium fonts-liberation,To test the report page in a browser,true)
+	-$(call install,chromium,chromium fonts-liberation,To test the report page and the docs site in a browser,true)
 
 h2load:
 	$(call install,h2load,nghttp2-client,h2load is missing,false)

@@ -1,0 +1,44 @@
+"""The messages and checks that the troubleshooting guide explains are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import TITLES
+
+from tests.support import ROOT
+
+GUIDE = (ROOT / "docs/docsite/rst/guide_troubleshooting.rst").read_text()
+
+# The messages of Kubernetes, not of the collection.
+KUBERNETES = {"Insufficient kata.peerpods.io/vm", "failed calling webhook", "must specify limits"}
+
+CHECKS, SYMPTOMS = re.search(
+    r"^A check of the preflight failed\n(.*?)^A peer pod does not start\n(.*)", GUIDE, re.MULTILINE | re.DOTALL
+).groups()
+MESSAGES = [" ".join(message.split()) for message in re.findall(r"(?<![*\w])\*(\w[^*]+|… [^*]+)\*(?!\*)", SYMPTOMS)]
+
+
+def normalized(text: str) -> str:
+    """Code without what breaks a sentence: line ends, quotes of parts, and what is filled in."""
+    text = re.sub(r"\"\s*\n\s*f?\"", "", text)
+    return " ".join(re.sub(r"\{\{.*?\}\}|\{[^{}]*\}", "…", text, flags=re.DOTALL).split())
+
+
+def test_there_are_messages():
+    assert set(MESSAGES) > KUBERNETES
+    assert len(MESSAGES) > 10
+
+
+@pytest.mark.parametrize("message", sorted(set(MESSAGES) - KUBERNETES))
+def test_the_code_has_the_message(message: str):
+    paths = [path for top in ("plugins", "roles", "playbooks") for path in (ROOT / top).rglob("*.*")]
+    texts = [normalized(path.read_text()) for path in paths if path.suffix in (".py", ".yml", ".j2")]
+    parts = [part.strip() for part in message.split("…") if part.strip()]
+    assert any(all(part in text for part in parts) for text in texts)
+
+
+@pytest.mark.parametrize("check", re.findall(r"``([a-z-]+)``", "".join(re.findall(r"\* - (``.*)\n", CHECKS))))
+def test_the_check_exists(check: str):
+    assert check in TITLES

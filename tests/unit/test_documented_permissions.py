@@ -1,0 +1,86 @@
+"""The policies and roles in the guides grant the calls that the code makes, and no others."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import botocore.session
+import yaml
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import granted
+
+from tests.support import ROOT
+
+GUIDES = ROOT / "docs/docsite/rst"
+SERVICES = {"ec2": "ec2", "service-quotas": "servicequotas"}
+
+
+def json_blocks(guide: str) -> list[dict]:
+    text = (GUIDES / guide).read_text()
+    return [json.loads(block) for block in re.findall(r"code-block:: json\n\n((?:   .*\n|\n)+)", text)]
+
+
+def sources(*directories: str) -> Iterator[Path]:
+    for directory in directories:
+        yield from (path for path in (ROOT / directory).rglob("*") if path.suffix in (".py", ".yml"))
+
+
+def aws_actions(policy: dict) -> list[str]:
+    return sorted(action for statement in policy["Statement"] for action in statement["Action"])
+
+
+def test_the_aws_policy_has_the_calls_of_the_client_and_of_the_roles():
+    strings = {
+        node.value
+        for path in sources("plugins/module_utils/_aws")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    session = botocore.session.get_session()
+    calls = [
+        f"{prefix}:{operation}"
+        for service, prefix in SERVICES.items()
+        for operation in session.get_service_model(service).operation_names
+        if operation in strings
+    ]
+    if any("amazon.aws.aws_caller_info" in path.read_text() for path in sources("roles", "playbooks")):
+        calls.append("sts:GetCallerIdentity")
+    assert aws_actions(json_blocks("guide_aws.rst")[0]) == sorted(calls)
+
+
+def test_the_aws_policy_of_the_operator_is_what_it_requests():
+    variables = yaml.safe_load((ROOT / "roles/operator_install/vars/main/aws.yml").read_text())
+    requested = variables["operator_install_aws_provider_spec"]["statementEntries"]
+    assert aws_actions(json_blocks("guide_aws.rst")[1]) == sorted(
+        action for entry in requested for action in entry["action"]
+    )
+
+
+def azure_actions() -> set[str]:
+    """The actions that the code names, and the reading of each type that it requests."""
+    named = set()
+    for path in sources("plugins", "roles"):
+        text = path.read_text().replace('" "', "").replace("C(.../", "C(Microsoft.Network/networkSecurityGroups/")
+        named |= set(re.findall(r"\bMicrosoft\.[A-Za-z]+(?:/[A-Za-z]+)+/(?:read|write|delete|action)\b", text))
+        if "_azure" in path.parts:
+            types = re.findall(r"\bMicrosoft\.[A-Za-z]+/[A-Za-z]+(?![\w/])", text)
+            named |= {f"{name}/read" for name in types if not name.endswith("/virtualMachines")}
+    return named
+
+
+def test_the_azure_role_has_the_actions_of_the_code():
+    (role,) = json_blocks("guide_azure.rst")
+    permissions = [{"actions": role["Actions"], "notActions": role["NotActions"]}]
+    needed = azure_actions()
+    assert len(needed) >= 8
+    assert {action for action in needed if not granted(action, permissions)} == set()
+
+
+def test_the_azure_roles_of_the_operator_are_what_it_requests():
+    variables = yaml.safe_load((ROOT / "roles/operator_install/vars/main/azure.yml").read_text())
+    (roles,) = re.findall(r"for role in (.*); do", (GUIDES / "guide_azure.rst").read_text())
+    requested = variables["operator_install_azure_provider_spec"]["roleBindings"]
+    assert re.findall(r'"(.*?)"', roles) == [binding["role"] for binding in requested]
