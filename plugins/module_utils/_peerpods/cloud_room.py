@@ -22,7 +22,9 @@ PERMISSIONS = {
 }
 
 
-def cloud_room(readings: dict, provider: str, running: int | str, stored: Mapping[str, str] = MappingProxyType({})) -> dict:
+def cloud_room(
+    readings: dict, provider: str, running: int | str, stored: Mapping[str, str] = MappingProxyType({})
+) -> dict:
     if provider not in PERMISSIONS:
         return {
             "bounds": {},
