@@ -119,6 +119,6 @@ def test_absent_takes_both_away_the_binding_first(policy, binding, expected):
     assert bool(plan.before) == bool(expected)
 
 
-def test_an_api_server_without_policies_is_named():
+def test_an_api_server_without_policies_is_reported():
     assert "v1.31.4" in not_served("v1.31.4")
     assert "osc.peerpods.mutating_webhook" in not_served("v1.31.4")

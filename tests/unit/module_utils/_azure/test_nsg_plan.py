@@ -468,7 +468,7 @@ def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
         ),
     ],
 )
-def test_absent_removes_ours_alone(rule_, removed, reason):
+def test_absent_removes_only_rules_of_the_collection(rule_, removed, reason):
     plan = plan_absent(nsg(rule_, DENY_VNET), ["A"])
     assert plan.removed == ((rule_,) if removed else ())
     assert plan.kept == (((rule_["name"], reason),) if reason else ())
