@@ -970,7 +970,7 @@ def test_a_failed_deletion_leaves_the_rule(arm: AzureArm, network: NetworkManage
     assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
 
 
-def test_a_snapshot_restores_the_state_and_the_log(arm: AzureArm, http_of) -> None:
+def test_a_snapshot_restores_the_resources(arm: AzureArm, http_of) -> None:
     snapshot, before = arm.snapshot(), arm.resources
     untouched = copy.deepcopy(snapshot)
     put = http_of("PUT", rule_id(arm, "rule1"), rule())

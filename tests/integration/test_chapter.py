@@ -298,7 +298,7 @@ def priority_conflict(world: Azure) -> None:
         (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
-def test_azure_gaps_between_rules(
+def test_azure_gaps_in_the_documented_commands(
     on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
 ):
     hole(on_azure)

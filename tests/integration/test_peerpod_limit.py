@@ -233,7 +233,7 @@ def test_a_concurrent_change_stays(cluster, config, set_limit):
     assert spec_of(cluster)["instanceType"] == "m6i.large"
 
 
-def test_only_the_config_that_was_read_is_removed(cluster, config, set_limit):
+def test_a_removal_returns_a_concurrent_change(cluster, config, set_limit):
     kubeconfig = cluster.user_kubeconfig("limit-remove-race", "system:masters")
     intervene = another_writes_before_the_first(cluster, "DELETE")
     with between(cluster, kubeconfig, intervene) as url:
@@ -441,7 +441,7 @@ def test_a_moved_config_releases_its_former_nodes(cluster, set_limit):
     assert "still advertise peer pods: limit-a shows 10." in result["msg"]
 
 
-def test_ambiguous_selectors_are_rejected_before_nodes_exist(cluster, set_limit):
+def test_overlapping_selectors_are_rejected_before_nodes_exist(cluster, set_limit):
     selector = {"pool": "limit", "size": "huge"}
     result = set_limit(5, name="huge", node_selector=selector)
     assert result["failed"]

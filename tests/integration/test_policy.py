@@ -181,7 +181,7 @@ class TestDeny:
     def test_no_label_opens_a_system_namespace(self, role: Role):
         assert role.create_pod("kube-public")[0] == 403
 
-    def test_a_new_label_takes_effect_immediately(self, role: Role, cluster: Cluster):
+    def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods=allowed")
         wait_for("the label", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods-")

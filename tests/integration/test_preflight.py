@@ -151,7 +151,7 @@ def test_a_dry_run_writes_no_report(on_aws: Preflight, tmp_path: Path):
 
 
 @pytest.fixture
-def make_crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
+def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
     """A cluster with much that is wrong with it, and the environment of who looks at it."""
     cluster = on_aws.cluster
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
@@ -163,7 +163,7 @@ def make_crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
 
 
 def test_all_problems_are_reported_in_one_run(
-    on_aws: Preflight, make_crooked: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
+    on_aws: Preflight, defective_cluster: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
 ):
     proxy.faults["AuthorizeSecurityGroupIngress"] = [refuse(403, "UnauthorizedOperation")] * 2
     quotas.values[STANDARD] = 1.0
@@ -175,7 +175,7 @@ def test_all_problems_are_reported_in_one_run(
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
-        ran = on_aws.run("-e", json.dumps(variables), **make_crooked)
+        ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
     said = sentence(ran)
     assert "6 checks failed." in said
     for words in (
