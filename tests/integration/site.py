@@ -171,7 +171,7 @@ def artifacts(said: str) -> dict:
     return json.loads(stats)
 
 
-def sentence(ran: subprocess.CompletedProcess[str]) -> str:
+def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
     """The message of the task that failed the play, as it was before it was printed as JSON."""
     assert ran.returncode != 0, ran.stdout
     said = ran.stdout + ran.stderr

@@ -553,9 +553,9 @@ class TestOnAws:
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
         assert on_aws.bounds is None
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
-        for sentence in expected:
-            assert sentence in planned
-            assert sentence in said
+        for failure_message in expected:
+            assert failure_message in planned
+            assert failure_message in said
         assert on_aws.bounds == {"subnet-addresses": "58", "instance-quota": "28"}
         assert on_aws.slots == ["9", "9", "9"]
 

@@ -38,13 +38,13 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
     ],
 )
 def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
-    def same() -> bool:
+    def is_equal() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
         found = cluster.get(*arguments.split())
         return found.get("items", found) == printed.get("items", printed)
 
     # Something may be written between the two.
-    wait_for("the same answer", same, seconds=10)
+    wait_for("the same answer", is_equal, seconds=10)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class ApiServer:
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def namespaces(cluster):
     names = (CHANGED, PLAIN, LIMITED, LIMITED_PLAIN)
     namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names]
     runtime_class = {
@@ -85,7 +85,7 @@ def place(cluster):
 
 
 @pytest.fixture
-def manage(cluster, place, run_module):
+def manage(cluster, namespaces, run_module):
     def run(user="policy", check=False, diff=False, **options) -> dict:
         if "host" not in options:
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")
@@ -285,7 +285,7 @@ def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
     )
     @example(peer_pod({}, resources={"limits": {"cpu": "4", "memory": "1Gi"}}))
     @given(pods())
-    def same(pod):
+    def compare(pod):
         status, defaulted = api.pod(PLAIN, pod)
         if status == 422:
             return  # What the API server refuses of itself says nothing about the policy.
@@ -293,7 +293,7 @@ def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
         assert changed(api, CHANGED, pod) == as_the_webhook(defaulted, pod)
         seen.append(pod)
 
-    same()
+    compare()
     assert len(seen) >= 200
     spec_keys = set().union(*(pod["spec"] for pod in seen))
     assert {"resources", "initContainers", "resourceClaims"} <= spec_keys

@@ -98,7 +98,7 @@ def admission(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def namespace(cluster):
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
@@ -114,7 +114,7 @@ def place(cluster):
 
 
 @pytest.fixture
-def manage(cluster, place, run_module):
+def manage(cluster, namespace, run_module):
     def run(user="webhook", check=False, diff=False, **options) -> dict:
         if "host" not in options:
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")

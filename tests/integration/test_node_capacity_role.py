@@ -29,7 +29,7 @@ from tests.integration.containers import (
     openshift_builds,
     readme_settings,
 )
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -204,7 +204,7 @@ class TestWithoutTheAgent:
 
     def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_image="))
+            said = failure_message(role.run("-e", "node_capacity_image="))
         assert "node_capacity_image is not set" in said
         assert "node_capacity_image_source=build" in said
 
@@ -261,11 +261,11 @@ class TestOurAgent:
         role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
         expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
         try:
-            wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
+            wait_for("every right to be used", lambda: permissions_used(role)[0] == expected, seconds=30)
         finally:
             role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
             role.cluster.kubectl("delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
-            used, refused = asked(role)
+            used, refused = permissions_used(role)
             assert used == expected
             assert refused == []
 
@@ -394,13 +394,13 @@ class TestAfterTheAgent:
     def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert "The pools memory have limits of their own, which only the agent can enforce" in said
 
     def test_the_agent_stays_if_its_limit_is_invalid(self, role: Role):
         role.cluster.apply({**limits(), "data": {"default": "seven"}})
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
 
     def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
@@ -507,7 +507,7 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     return of(account) - of("system:serviceaccount:default:default")
 
 
-def asked(role: Role) -> tuple[set[tuple], list[str]]:
+def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
     """What the agent has had the API server do, as (group, resource, verb); and what was refused."""
     used, refused = set(), []
     for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):

@@ -34,7 +34,7 @@ def pod(name: str, node: str | None, *, accounted: bool = True) -> dict:
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def peer_pods(cluster):
     """Two nodes with room for 3 and 2000 peer pods, four peer pods and one that has ended."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -117,7 +117,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_all_facts_take_six_requests(cluster, place, run_module):
+def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -189,7 +189,7 @@ def test_all_facts_take_six_requests(cluster, place, run_module):
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
-def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, place, run_module):
+def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods, run_module):
     def read(user: str, *groups: str, name: str = "peerpods-cloud-capacity") -> dict:
         result = run_module(
             "peerpod_info",
@@ -253,7 +253,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, place, run
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 
-def test_without_peerpodconfigs_the_rest_is_returned(cluster, place, run_module):
+def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_module):
     def intervene(method, path):
         # What an API server says of a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None

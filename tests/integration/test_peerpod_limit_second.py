@@ -501,18 +501,18 @@ class TestWithoutTheAgent:
         assert "operator_install_podvm_instance_type" in result["msg"]
 
     @pytest.mark.parametrize(
-        ("text", "sentence"),
+        ("text", "failure_message"),
         [
             ("many", "is 'many', which is not a whole number"),
             ("-1", "is '-1': cloud-api-adaptor advertises nothing"),
         ],
     )
-    def test_an_invalid_limit_is_reported_and_kept(self, cluster, run, text, sentence):
+    def test_an_invalid_limit_is_reported_and_kept(self, cluster, run, text, failure_message):
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE=text))
         before = settings_of(cluster)
         result = run()
         assert (result["changed"], result["before"], result["after"]) == (False, None, None)
-        assert sentence in " ".join(result["warnings"])
+        assert failure_message in " ".join(result["warnings"])
         assert settings_of(cluster) == before
         replaced = run(7)
         assert (replaced["changed"], replaced["before"], replaced["after"]) == (True, None, 7)

@@ -15,7 +15,7 @@ import urllib3
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message
 from tests.support import ROOT, local_play
 
 pytestmark = pytest.mark.integration
@@ -37,7 +37,7 @@ class Role(RoleAlone):
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    def there(self) -> dict[str, dict]:
+    def policy_objects(self) -> dict[str, dict]:
         """The policies and bindings of the collection, by kind and name."""
         found = self.cluster.get(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]
         return {f"{item['kind']} {item['metadata']['name']}": item for item in found}
@@ -111,7 +111,7 @@ class TestBefore:
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             role.succeed("--check", "--diff")
-        assert role.there() == {}
+        assert role.policy_objects() == {}
 
     @pytest.mark.parametrize(
         ("variables", "said"),
@@ -129,7 +129,7 @@ class TestBefore:
     )
     def test_invalid_settings_are_rejected(self, role: Role, variables: dict, said: str):
         with role.unchanged():
-            assert said in sentence(role.run("-e", json.dumps(variables)))
+            assert said in failure_message(role.run("-e", json.dumps(variables)))
 
     def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
         """As one before Kubernetes 1.30 answers."""
@@ -144,8 +144,8 @@ class TestBefore:
         with between(cluster, cluster.kubeconfig, without) as url, role.unchanged():
             ran = role.run(K8S_AUTH_HOST=url, **old)
             gone = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
-        assert "does not serve ValidatingAdmissionPolicy" in sentence(ran)
-        assert "OpenShift 4.17" in sentence(ran)
+        assert "does not serve ValidatingAdmissionPolicy" in failure_message(ran)
+        assert "OpenShift 4.17" in failure_message(ran)
         assert NOTHING_CHANGED.search(gone.stdout)
 
 
@@ -241,13 +241,13 @@ class TestDeny:
 
     def test_the_api_server_reports_no_error_in_the_expressions(self, role: Role):
         def checked() -> bool:
-            policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+            policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
             return len(policies) == 2 and all(
                 item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"] for item in policies
             )
 
         wait_for("the type checker", checked, seconds=30)
-        found = [item.get("status", {}).get("typeChecking") for item in role.there().values()]
+        found = [item.get("status", {}).get("typeChecking") for item in role.policy_objects().values()]
         assert [warnings for warnings in found if warnings] == []
 
     def test_a_second_run_changes_nothing(self, role: Role):
@@ -258,7 +258,7 @@ class TestDeny:
     def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
         """As where the API server has not taken it up: here, a dry run where peer pods may be."""
         ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
-        assert "The policy exists, but after 1 s the API server does not refuse" in sentence(ran)
+        assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(ran)
 
     def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
@@ -309,14 +309,14 @@ class TestWarnAndAudit:
             return REFUSAL in warned and "will be refused" not in warned
 
         wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
-        policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+        policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         said = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in said
         # Of what Deny and Warn say to whoever applies a workload, nothing is left.
-        assert len(role.there()) == 2
+        assert len(role.policy_objects()) == 2
 
         def audited() -> bool:
             before = len(cluster.audit_log.read_text().splitlines())
@@ -340,7 +340,7 @@ class TestAfter:
     def test_a_dry_run_of_the_removal_writes_nothing(self, role: Role):
         with role.unchanged():
             role.succeed("--check", policy_state="absent")
-        assert len(role.there()) == 4
+        assert len(role.policy_objects()) == 4
 
     def test_the_removal_deletes_all_created_objects(self, role: Role, tmp_path):
         role_of_teardown = {"name": "osc.peerpods.policy", "tasks_from": "teardown"}
@@ -348,7 +348,7 @@ class TestAfter:
         (tmp_path / "teardown.yml").write_text(json.dumps(play))
         teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
         teardown.succeed()
-        assert role.there() == {}
+        assert role.policy_objects() == {}
         wait_for("its end", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         with role.unchanged():
             assert NOTHING_CHANGED.search(teardown.succeed())

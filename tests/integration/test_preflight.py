@@ -18,7 +18,7 @@ from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
-from tests.integration.site import NOTHING_CHANGED, Reporting, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, Reporting, artifacts, failure_message, play_of
 from tests.integration.test_cloud_capacity import STANDARD, ServiceQuotas, reservations
 from tests.support import ROOT
 
@@ -176,7 +176,7 @@ def test_all_problems_are_reported_in_one_run(
     }
     with on_aws.unchanged():
         ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
-    said = sentence(ran)
+    said = failure_message(ran)
     assert "6 checks failed." in said
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
@@ -210,7 +210,7 @@ def test_all_problems_are_reported_in_one_run(
 def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: Path):
     """The report is written all the same."""
     ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
-    assert "No cluster to talk to" in sentence(ran)
+    assert "No cluster to talk to" in failure_message(ran)
     assert on_aws.statuses() == {"cluster": "error"}
 
     ran = on_aws.run(
@@ -219,7 +219,7 @@ def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: 
         AWS_CONFIG_FILE=str(tmp_path / "none"),
         AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
     )
-    assert "AWS did not accept who we are" in sentence(ran)
+    assert "AWS did not accept who we are" in failure_message(ran)
     statuses = on_aws.statuses()
     assert statuses["cloud-credentials"] == "error"
     assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
@@ -286,7 +286,7 @@ def test_azure_with_five_problems(on_azure: Preflight):
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():
-        said = sentence(on_azure.run("-e", json.dumps(variables)))
+        said = failure_message(on_azure.run("-e", json.dumps(variables)))
     assert "5 checks failed." in said
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
     assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
@@ -306,7 +306,7 @@ def test_azure_with_five_problems(on_azure: Preflight):
 def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
     with on_azure.unchanged():
-        said = sentence(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
+        said = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
     nsg = on_azure.cloud.nsg_id
     assert f"may not do Microsoft.Network/networkSecurityGroups/write on {nsg}. Give it" in said
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}

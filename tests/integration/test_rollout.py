@@ -18,7 +18,7 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -40,7 +40,7 @@ class Rollout(RoleAlone):
         return ran.stdout
 
     def fail(self, **variables: object) -> str:
-        return sentence(self.run("-e", json.dumps(variables)))
+        return failure_message(self.run("-e", json.dumps(variables)))
 
     generation: int = 1
 
@@ -69,7 +69,7 @@ class Rollout(RoleAlone):
         return list(pools) if self.generation == 1 else ["peerpods-limits"] * len(pools)
 
 
-def same(value: str) -> dict[str, str]:
+def limit_of_all_pools(value: str) -> dict[str, str]:
     return dict.fromkeys(POOLS, value)
 
 
@@ -220,7 +220,7 @@ def rollout(cluster: Cluster, generation: int, tmp_path: Path) -> Rollout:
     # There is no cloud to ask.
     variables = {"peerpodconfig_rollout_cloud_capacity": False, "peerpodconfig_rollout_timeout": 20}
     role = Rollout(cluster, None, {}, list, variables, playbook, generation)
-    wait_for("the agent", lambda: role.advertised() == same("10"), seconds=30)
+    wait_for("the agent", lambda: role.advertised() == limit_of_all_pools("10"), seconds=30)
     return role
 
 
@@ -275,8 +275,8 @@ class TestWaves:
             assert advice[rollout.generation - 1] in said
             assert "Rolled back: general to 10, canary to 10." in said
             assert "Not started: memory." in said
-            assert rollout.limits() == same("10")
-            assert rollout.advertised() == same("10")
+            assert rollout.limits() == limit_of_all_pools("10")
+            assert rollout.advertised() == limit_of_all_pools("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
 
     def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
@@ -301,7 +301,7 @@ class TestCanary:
             )
             assert "Run the role webhook" in said
             assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(said.split())
-            assert rollout.advertised() == same("10")
+            assert rollout.advertised() == limit_of_all_pools("10")
 
             # One limit is set as ever, and stays.
             one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
@@ -354,7 +354,7 @@ class TestPlaybook:
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
         ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
         assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
-        assert limit.advertised() == {**same("10"), "canary": "2"}
+        assert limit.advertised() == {**limit_of_all_pools("10"), "canary": "2"}
         assert artifacts(ran.stdout) == {
             "peerpods_limit": {
                 "limits": {"canary": 2, "general": 10},

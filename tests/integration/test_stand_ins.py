@@ -269,12 +269,12 @@ def test_the_operators_webhook_mutates(world: World):
 def upgrade(world: World, version: str) -> None:
     """Approve each InstallPlan up to that version."""
 
-    def there() -> bool:
+    def is_upgraded() -> bool:
         if world.version() != version:
             world.approve()
         return world.version() == version
 
-    wait_for(f"operator {version}", there, seconds=120)
+    wait_for(f"operator {version}", is_upgraded, seconds=120)
 
 
 def test_1_9_and_newer_migrate(world: World):

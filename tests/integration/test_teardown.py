@@ -27,8 +27,8 @@ from tests.integration.site import (
     RoleAlone,
     Site,
     artifacts,
+    failure_message,
     play_of,
-    sentence,
     user_of,
 )
 from tests.support import OPERATOR_NAMESPACE, ROOT
@@ -71,13 +71,13 @@ def _lasting(item: dict) -> dict:
 def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
     """Of each object that is not as it was: whether it came or is gone, or else its fields that differ."""
 
-    def how(key: Key) -> str | set[str]:
+    def describe_difference(key: Key) -> str | set[str]:
         one, other = before.get(key), after.get(key)
         if one is None or other is None:
             return "gone" if one else "came"
         return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
-    return {key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    return {key: describe_difference(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ class TestBareCluster:
         )
         try:
             with site.unchanged():
-                said = sentence(teardown.run())
+                said = failure_message(teardown.run())
                 forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
         finally:
             site.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
@@ -162,7 +162,7 @@ class TestBareCluster:
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         looks = replace(teardown, kubeconfig=site.cluster.user_kubeconfig("looker"))
         with site.unchanged():
-            said = sentence(looks.run())
+            said = failure_message(looks.run())
         site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in said
         assert "and 10 more" in said
@@ -277,7 +277,7 @@ class TestExistingObjects:
         # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
         # PeerPodConfig changes.
         assert differing(cluster, dump(site.cluster)) == {
-            **{key: how for key, (how, _why) in DIFFERENT.items()},
+            **{key: describe_difference for key, (describe_difference, _why) in DIFFERENT.items()},
             **{key: {"status"} for key in nodes},
         }
         assert site.rules() == cloud

@@ -40,7 +40,7 @@ from tests.integration.containers import (
     openshift_builds,
     readme_settings,
 )
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.integration.webhook import (
     NAME,
     PEER_POD,
@@ -315,7 +315,7 @@ class TestOwnCertificateAuthority:
         own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
         trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
         try:
-            said = sentence(own.run())
+            said = failure_message(own.run())
         finally:
             own.cluster.apply(
                 {key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
@@ -506,7 +506,7 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
 def test_cert_manager_needs_an_issuer(role):
     managed = role("cert-managed", webhook_certificate="cert_manager")
     with managed.unchanged():
-        assert "webhook_cert_manager_issuer does not name an issuer" in sentence(managed.run())
+        assert "webhook_cert_manager_issuer does not name an issuer" in failure_message(managed.run())
 
 
 @pytest.fixture(scope="module")
@@ -551,7 +551,7 @@ def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
 def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
     """As on OpenShift."""
     unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
-    assert "it does not mutate a pod" in sentence(unknown.run())
+    assert "it does not mutate a pod" in failure_message(unknown.run())
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
@@ -584,7 +584,7 @@ class TestBuildInTheCluster:
     """A stand-in for OpenShift's build controller builds what it is given, with podman."""
 
     def test_a_failed_build_is_reported(self, built: Role):
-        said = sentence(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
+        said = failure_message(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
         assert "DockerBuildFailed" in said
         assert "localhost/there-is/none:such" in said
         assert "The next run starts a new build." in said
