@@ -32,7 +32,8 @@ def render(report: dict, checks: list[Check]) -> str:
         f"  limits advertised by {_advertiser(report['agent'])}",
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
-        "All of it held." if all(c.holds for c in checks) else "Not all of it held: see ✘.",
+        "All checks passed." if all(c.holds for c in checks) else "Some checks failed: see ✘.",
+        f"The report of osc.peerpods.report: {report['report_page']}",
     ]
     return "\n".join(lines)
 
