@@ -79,6 +79,7 @@ molecule-default:
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/python -m tests.style
 	.venv/bin/mypy
 	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q

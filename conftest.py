@@ -1,7 +1,7 @@
-"""What every test here has: our modules importable as the collection, a cluster, a cloud.
+"""Fixtures of all tests: a cluster and a cloud. The modules are importable as the collection.
 
-The cluster and the cloud are real programs, started when a test first asks for
-them and shared by the whole run: tests keep apart by the names they use.
+The cluster and the cloud are real programs. They start when the first test uses them and are shared by the whole run:
+tests use different names.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 init_plugin_loader([str(ROOT / "collections")])
 
-# How long an example takes depends on what else the machine does.
+# The time of an example depends on the load of the machine.
 settings.register_profile("osc.peerpods", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("osc.peerpods")
 
-# The files that take minutes, the slowest first. Begun last, one would keep a worker busy when the others have
-# nothing left to do.
+# The files that take minutes, the slowest first. If one started last, the other workers would wait for it.
 SLOW = (
     "tests/integration/test_site.py",
     "tests/integration/test_site_azure.py",
@@ -50,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What asks for a real server or browser is an integration test, wherever it stands; slow files come first."""
+    """Mark tests that use a real server or browser as integration tests, and sort slow files first."""
     for item in items:
         if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
@@ -61,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
-    """Every so many of the files, which are in the order of how long they take."""
+    """The tests in every `of`-th file, in the order of their time."""
     files = set(list(dict.fromkeys(map(_file, items)))[number - 1 :: of])
     return [item for item in items if _file(item) in files]
 
@@ -84,20 +83,20 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
 
 @pytest.fixture(scope="session")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
-    """An Azure with nothing in it: tests restore what they found."""
+    """An empty Azure. Tests restore its state."""
     with AzureArm(tmp_path_factory.mktemp("arm")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def cloud_side(moto: aws.Moto) -> aws.CloudSide:
-    """A VPC with security groups and the instances that are the cluster's workers."""
+    """A VPC with security groups and the instances of the cluster's workers."""
     return aws.create_cloud_side(moto, workers=3)
 
 
 @pytest.fixture(scope="session")
 def cluster(cloud_side: aws.CloudSide) -> Iterator[Cluster]:
-    """A cluster as OpenShift on AWS looks, with an (empty) namespace of the operator's."""
+    """A cluster that looks like OpenShift on AWS, with an empty namespace of the operator."""
     with Cluster() as running:
         openshift.fill(running, cloud_side.workers, aws.REGION)
         running.kubectl("create", "namespace", OPERATOR_NAMESPACE)
@@ -106,7 +105,7 @@ def cluster(cloud_side: aws.CloudSide) -> Iterator[Cluster]:
 
 @pytest.fixture
 def run_module(tmp_path: Path) -> Callable[..., dict]:
-    """Run one of our modules, in the environment of a user who has set nothing; returns its result."""
+    """Run a module in the environment of a user without settings; returns its result."""
 
     def run(
         name: str,

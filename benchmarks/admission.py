@@ -5,7 +5,7 @@ kept-alive connections, in modes that take turns, so that a ratio is of neighbou
 the machine does hits all of them. Of peer pods: without any mutation (`none`), with `mode:
 policy` (`policy`), with the least that a policy can do (`least`: one patch of one container, no
 sizes), with `mode: webhook` (`webhook`), and with another webhook, registered as its own manifest
-does (`peer`). Of other pods, which nobody changes: with nothing registered (`others`), with
+does (`peer`). Of other pods, which are not changed: with nothing registered (`others`), with
 our webhook as our module registers it (`others, filtered`: matchConditions, the API server never
 calls it), and with each webhook registered as the peer's manifest does (`others, webhook` and
 `others, peer`: called for every pod).
@@ -127,7 +127,7 @@ class Mode:
 
 
 def manifest(url: str, ca: Path) -> dict:
-    """A registration as upstream's manifest has it, for a webhook that is no Service of the cluster."""
+    """A registration as in upstream's manifest, for a webhook outside of the cluster."""
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -245,7 +245,7 @@ Rounds = dict[str, list[Figures]]
 
 @dataclass(frozen=True)
 class Client:
-    """Creates pods by h2load, on `connections` at once."""
+    """Creates pods with h2load, on `connections` connections."""
 
     cluster: Cluster
     webhooks: list[Server]

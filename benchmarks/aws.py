@@ -15,7 +15,7 @@ from tests.ec2_proxy import Ec2Proxy, ec2_proxy
 from tests.environments import own_environment
 from tests.support import OPERATOR_NAMESPACE
 
-from .contenders import CHAPTER, OURS, Contender, Job, World
+from .contenders import DOCUMENTED, OURS, Contender, Job, World
 from .kubernetes import (
     LIMIT_BEFORE,
     NODES,
@@ -103,8 +103,8 @@ class AwsWorld(World):
     def grow(self, count: int) -> None:
         """Have `count` workers; as machines make them, each is a reservation of its own in EC2.
 
-        The first worker is in one group, the only case that the chapter's commands work for,
-        the others are in further ones.
+        The first worker is in one group, the only case that the documented commands support; the others are in more
+        groups.
         """
         new = []
         for number in range(len(self.workers), count):
@@ -118,7 +118,7 @@ class AwsWorld(World):
             )["Instances"][0]
             new.append(
                 openshift.Worker(
-                    # The chapter takes .items[0], the first by name.
+                    # The documented commands take .items[0], the first by name.
                     name=f"worker-{number:03}.{REGION}.compute.internal",
                     provider_id=f"aws:///{REGION}a/{instance['InstanceId']}",
                     zone=f"{REGION}a",
@@ -162,7 +162,7 @@ class AwsWorld(World):
                             ),
                         ],
                     ),
-                    Contender(CHAPTER, script=documented.AWS_PORTS, programs=self._aws_cli),
+                    Contender(DOCUMENTED, script=documented.AWS_PORTS, programs=self._aws_cli),
                 ),
                 self._close_ports,
                 self._ports_open,

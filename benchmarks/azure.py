@@ -22,7 +22,7 @@ from tests.cluster.launcher import Cluster
 from tests.environments import own_environment
 from tests.support import ROOT
 
-from .contenders import CHAPTER, IDLE, OURS, Contender, Job, World
+from .contenders import DOCUMENTED, IDLE, OURS, Contender, Job, World
 from .kubernetes import NODES
 
 RULES = ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal")
@@ -177,7 +177,7 @@ class AzureWorld(World):
                             *azure_azcollection("{{ nodes.resources | map(attribute='spec.providerID') }}"),
                         ],
                     ),
-                    Contender(CHAPTER, script=documented.AZURE_PORTS, programs=self._az),
+                    Contender(DOCUMENTED, script=documented.AZURE_PORTS, programs=self._az),
                 ),
                 self._close_ports,
                 self._ports_open,

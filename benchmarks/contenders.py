@@ -22,7 +22,7 @@ from tests.support import ansible_environment, local_play
 
 OURS = "osc.peerpods"
 IDLE = "an empty play"
-CHAPTER = "the chapter"
+DOCUMENTED = "the documentation"
 FIRST, AGAIN = "first", "no change"
 
 
@@ -30,8 +30,8 @@ FIRST, AGAIN = "first", "no change"
 class Contender:
     """A way to do a job: the tasks of a play, or a shell script.
 
-    `programs` is the bin directory of the environment that it is run from, ours where there is
-    none, and `collections` where that finds ansible's.
+    `programs` is the bin directory of its environment, by default that of this Python, and `collections` the path of
+    its collections.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Run:
     """What one run took.
 
     `memory` is the largest resident set of one of its processes, in MB. `outcome` is what the
-    contender says itself: "changed" or "ok" (it said that nothing changed, or is no playbook and
-    says nothing), or "refused" where the cloud did not take a rule that is there already.
+    contender says itself: "changed", "ok" (nothing changed, or not a playbook), or "refused" if the
+    cloud rejected a rule that exists already.
     """
 
     cloud_calls: float
@@ -82,7 +82,7 @@ class World(ABC):
     """Whose versions matter here, beside Kubernetes' and ansible's."""
 
     cli: str
-    """Which command line the chapter's commands are of."""
+    """The command line tool of the documented commands."""
 
     environment: dict[str, str]
     """What a user of this cloud has exported."""
@@ -113,7 +113,7 @@ class World(ABC):
 
     @abstractmethod
     def jobs(self) -> tuple[Job, ...]:
-        """What is to be done with the workers of now."""
+        """The jobs for the current workers."""
 
     def run(self, contender: Contender) -> Run:
         user = f"bench-{contender.name.replace(' ', '-')}"

@@ -8,7 +8,7 @@ from tests import documented
 from tests.cluster import openshift
 from tests.support import OPERATOR_NAMESPACE
 
-from .contenders import CHAPTER, OURS, Contender, Job, World
+from .contenders import DOCUMENTED, OURS, Contender, Job, World
 
 WORKER = "node-role.kubernetes.io/worker"
 CONFIG = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
@@ -24,7 +24,7 @@ def k8s_info(register: str, api_version: str, kind: str, **options: object) -> d
     }
 
 
-# What a node's status holds is of no use here, and most of what a task would print.
+# The status of a node is not needed here, and is most of the output of a task.
 NODES = k8s_info("nodes", "v1", "Node", label_selectors=[WORKER], hidden_fields=["status"])
 
 
@@ -113,7 +113,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                         NODES,
                     ],
                 ),
-                Contender(CHAPTER, script=documented.AWS_FACTS),
+                Contender(DOCUMENTED, script=documented.AWS_FACTS),
             ),
         ),
         Job(
@@ -129,7 +129,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                     ],
                 ),
                 Contender("kubernetes.core, patch only", [patched_limit()]),
-                Contender(CHAPTER, script=documented.limit(LIMIT)),
+                Contender(DOCUMENTED, script=documented.limit(LIMIT)),
             ),
             lambda: world.cluster.kubectl(
                 "patch",

@@ -57,7 +57,7 @@ class Window:
 
 
 def measure(streams: Sequence[Stream], processes: Sequence[Path | None], seconds: float) -> Window:
-    """All `streams` at once, looked at for `seconds` once they are under way.
+    """Run all `streams` in parallel, and measure for `seconds` when all of them have started.
 
     Raises RuntimeError where h2load fails, or any answer's status is not 2xx.
     """
@@ -164,10 +164,11 @@ def listener(url: str) -> Path | None:
             _, local, _, state, *rest = row.split()
             if state == listening and int(local.rpartition(":")[2], 16) == (parts.port or 443):
                 sockets.add(f"socket:[{rest[5]}]")
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in Path("/proc").glob("[0-9]*"):
+        # Other users' processes cannot be read, and any process can end in the meantime.
         with contextlib.suppress(OSError):
-            if os.readlink(descriptor) in sockets:
-                return descriptor.parents[1]
+            if any(os.readlink(descriptor) in sockets for descriptor in (process / "fd").iterdir()):
+                return process
     return None
 
 

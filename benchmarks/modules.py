@@ -1,4 +1,4 @@
-"""`python -m benchmarks.modules`: calls and time of our modules, of their peers and of the chapter.
+"""`python -m benchmarks.modules`: calls and time of the modules, of their peers and of the documented commands.
 
 All contenders run as a user runs them, in turns, against one API server and one
 cloud; what they have done is looked at afterwards. README.md has how to read
@@ -27,7 +27,7 @@ from tests.support import ROOT
 
 from .aws import AwsWorld
 from .azure import AzureWorld, Import, imports
-from .contenders import CHAPTER, FIRST, IDLE, OURS, Contender, Job, Run, World
+from .contenders import DOCUMENTED, FIRST, IDLE, OURS, Contender, Job, Run, World
 
 BUILD = ROOT / "build" / "bench"
 
@@ -111,7 +111,7 @@ def ratios(found: list[Figure]) -> list[dict]:
         yield "calls", ours.calls / other.calls
         for what in ("seconds", "cpu_seconds", "memory"):
             yield what, getattr(ours.run, what) / getattr(other.run, what)
-        if other.contender != CHAPTER:
+        if other.contender != DOCUMENTED:
             empty = by_key[IDLE, EMPTY.contenders[0].name, FIRST, other.workers]
             for what in ("seconds", "cpu_seconds"):
                 mine, theirs, idle = (getattr(one.run, what) for one in (ours, other, empty))

@@ -1,7 +1,7 @@
-"""The commands that the product documentation has a user type, letter by letter.
+"""The commands of the product documentation, unchanged.
 
 "Deploying OpenShift sandboxed containers workloads using peer pods", 3.1.1.1 (the limit), 3.1.2.1
-(AWS) and 3.1.3.1 (Azure). `oc` is kubectl here, which has the same `get` and `patch`.
+(AWS) and 3.1.3.1 (Azure). `oc` is kubectl here, whose `get` and `patch` are the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-# AWS CLI v1, the one that PyPI has. It pins botocore: for own_environment.
+# AWS CLI v1, the version on PyPI. It pins botocore, so it requires its own environment.
 AWSCLI = "awscli==1.46.3"
 
 _OC = 'oc() { kubectl "$@"; }\n'
@@ -94,9 +94,9 @@ oc patch peerpodconfig peerpodconfig-openshift -n openshift-sandboxed-containers
 
 
 def typed(script: str, environment: dict[str, str], *programs: Path) -> subprocess.CompletedProcess[str]:
-    """What comes of it in a shell that finds `programs`, directories, first.
+    """Run the script in a shell with the directories `programs` at the beginning of the PATH.
 
-    As at a prompt, a command that fails does not keep the next one from being run.
+    As at a prompt, the script continues after a command that fails.
     """
     path = os.pathsep.join([*map(str, programs), environment["PATH"]])
     return subprocess.run(

@@ -1,7 +1,7 @@
-"""A proxy before an AWS API that keeps a log of the calls and can break things.
+"""A proxy for an AWS API that records the calls and injects faults.
 
-It can refuse, hang up, lose or cut an answer, hand out shorter pages, or let
-somebody else act between two requests of a run.
+It can reject requests, close connections, drop or truncate responses, return shorter pages, or let another client act
+between two requests of a run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlencode
 
-Answer = tuple[int, bytes] | None  # status and body; None hangs up
-Fault = Callable[[Callable[[], Answer]], Answer]  # given a way to pass the request on
+Answer = tuple[int, bytes] | None  # status and body; None closes the connection
+Fault = Callable[[Callable[[], Answer]], Answer]  # called with a function that passes the request on
 
 
 class Ec2Proxy(ThreadingHTTPServer):
-    """EC2's query API, passed on to `upstream`. `faults` are used up one a request, by action.
+    """Passes EC2's query API on to `upstream`. Each request uses up one of the `faults` of its action.
 
-    With `page_size` set, what the client asks for as MaxResults is made that
-    much: EC2, too, may put less into a page than it was asked for.
+    `page_size` replaces the MaxResults of clients: EC2 may also return smaller pages than requested.
     """
 
     daemon_threads = True
@@ -43,7 +42,7 @@ class Ec2Proxy(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def ec2_proxy(upstream: str) -> Iterator[Ec2Proxy]:
-    """A running proxy before `upstream`."""
+    """A running proxy for `upstream`."""
     with Ec2Proxy(upstream) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -57,7 +56,7 @@ def ec2_proxy(upstream: str) -> Iterator[Ec2Proxy]:
 class _Handler(BaseHTTPRequestHandler):
     server: Ec2Proxy
     protocol_version = "HTTP/1.1"
-    # Head and body of an answer go out in two writes; the second must not wait for an ACK.
+    # The head and the body of a response are written separately; the second write must not wait for an ACK.
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
@@ -94,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def refuse(status: int, code: str, message: str = "told to") -> Fault:
+def refuse(status: int, code: str, message: str = "rejected by the test") -> Fault:
     body = (
         f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>"
         "</Errors><RequestID>1</RequestID></Response>"
@@ -103,7 +102,7 @@ def refuse(status: int, code: str, message: str = "told to") -> Fault:
 
 
 def work(pass_on: Callable[[], Answer]) -> Answer:
-    """No fault: for a request that a later one is to fail after."""
+    """Pass the request on, so that a later request fails."""
     return pass_on()
 
 

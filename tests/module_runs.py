@@ -1,8 +1,8 @@
-"""Runs our modules as they are, each in a process of its own, without `ansible` around it.
+"""Runs the modules unchanged, each in its own process, without `ansible`.
 
-`ansible localhost -m …` takes most of its time to start: itself, a worker, and a Python that imports what the module
-imports. Here a server that has imported all that is forked for each run. What ansible adds (templates, connections,
-`no_log` in its output) is tested where a playbook runs.
+`ansible localhost -m …` takes most of its time to start itself, a worker, and a Python with the imports of the module.
+Here, a server with these imports is forked for each run. What ansible adds (templates, connections, `no_log` in its
+output) is tested with playbooks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 
 def run(name: str, arguments: dict[str, Any], environment: dict[str, str], directory: Path) -> dict:
-    """What the module `name` returns; `arguments` include those of ansible's own, such as _ansible_check_mode.
+    """The result of the module `name`; `arguments` may include ansible's own, such as _ansible_check_mode.
 
-    Raises RuntimeError with all that it wrote where that is no result.
+    Raises RuntimeError with the output if it is not a result.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.modules_imported"])
@@ -39,7 +39,7 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
 
 
 def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
-    # The server has the loader of collections at work.
+    # The server has initialized the loader of collections.
     from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import run_forked
 
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""Imports all of our modules, and so whatever they import: for the server of module_runs.py."""
+"""Imports all modules of the collection and their dependencies, for the server of module_runs.py."""
 
 import importlib
 

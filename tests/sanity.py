@@ -1,6 +1,6 @@
-"""`python -m tests.sanity [VERSION ...]`: ansible-test's sanity tests of what is released.
+"""`python -m tests.sanity [VERSION ...]`: run ansible-test's sanity tests on the released collection.
 
-VERSION is of ansible-core, such as 2.17; without any it is the one of this environment.
+VERSION is a version of ansible-core, such as 2.17. The default is that of this environment.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 from tests.environments import CACHE, ansible_core
 from tests.support import ansible_environment, build_collection
 
-# What the modules are documented with and import.
+# The namespaces of the collections that the modules import and refer to.
 OTHERS = ("amazon", "ansible", "azure", "community", "kubernetes")
 
-# pslint and shellcheck are for languages that there is none of.
+# The collection has no files for pslint and shellcheck. pylint runs separately.
 SKIPPED = ("pslint", "pylint", "shellcheck")
 
-# ansible-test fetches the installer of pip from a site of Ansible's. Python has one.
+# ansible-test downloads the installer of pip. Python includes one.
 GET_PIP = "import ensurepip\nensurepip.bootstrap()\n"
 
 
 def unpacked(directory: Path) -> Path:
-    """The released collection under `directory`, beside those that it depends on, as ansible-test wants it."""
+    """The released collection in `directory`, next to its dependencies, as ansible-test requires."""
     tarball = build_collection(directory)
     collections = directory / "ansible_collections"
     place = collections / "osc" / "peerpods"
@@ -42,7 +42,7 @@ def unpacked(directory: Path) -> Path:
 
 
 def sanity(programs: Path, place: Path, home: Path) -> bool:
-    """Run them all, pylint on what goes to the managed side alone; whether all were content."""
+    """Run all sanity tests, pylint only on plugins. Returns whether all passed."""
     python = programs / "python"
     provide_pip(python, home)
     version = subprocess.run(
@@ -63,7 +63,7 @@ def sanity(programs: Path, place: Path, home: Path) -> bool:
 
 
 def provide_pip(python: Path, home: Path) -> None:
-    """Where ansible-test looks for the installer of the pip that it wants."""
+    """Write the installer of pip to the cache of ansible-test."""
     says = "import ansible_test, os; print(os.path.dirname(ansible_test.__file__))"
     package = subprocess.run([python, "-c", says], capture_output=True, text=True, check=True)
     text = (Path(package.stdout.strip()) / "_internal" / "python_requirements.py").read_text()
@@ -83,7 +83,7 @@ def main() -> None:
         for version in versions:
             programs = ansible_core(version) if version else Path(sys.executable).parent
             if programs is None:
-                sys.exit(f"ansible-core {version} takes a newer Python than this machine has.")
+                sys.exit(f"ansible-core {version} requires a newer Python than this machine has.")
             content.append(sanity(programs, place, CACHE / "ansible-test"))
     sys.exit(not all(content))
 

@@ -1,4 +1,4 @@
-"""What more than one kind of test needs to run ansible as a user does."""
+"""Helpers to run ansible as a user does, for all kinds of tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 
-# What kubernetes' Python client, which all modules use, calls itself by version.
+# The user agents of the Kubernetes client for Python, which all modules use, by version.
 KUBERNETES_CLIENT = ("OpenAPI-Generator", "Swagger-Codegen")
 
-# For whoever reads ansible's output by program.
+# Settings for ansible output in JSON.
 JSON_OUTPUT = {
     "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
     "ANSIBLE_LOAD_CALLBACK_PLUGINS": "True",
@@ -21,7 +21,7 @@ JSON_OUTPUT = {
 
 
 def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of an ansible command that sees nothing of the machine's own settings."""
+    """The environment of an ansible command without the settings of this machine."""
     mine = {
         key: value
         for key, value in os.environ.items()
@@ -38,7 +38,7 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def local_play(variables: dict | None = None, **of_play: object) -> list[dict]:
-    """A playbook of one play, which runs on this machine by the Python that runs ansible."""
+    """A playbook with one play, which runs on this machine with the Python of ansible."""
     python = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     return [
         {
@@ -52,7 +52,7 @@ def local_play(variables: dict | None = None, **of_play: object) -> list[dict]:
 
 
 def build_collection(directory: Path) -> Path:
-    """The tarball that is released, built into the empty `directory`."""
+    """Build the tarball of the collection in the empty `directory`."""
     ran = subprocess.run(
         ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
         env=ansible_environment(),

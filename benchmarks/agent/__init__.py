@@ -1,1 +1,1 @@
-"""The node-capacity agent beside others who do the same, on the same real API server, in one run."""
+"""The node-capacity agent compared with other programs that do the same, on the same real API server, in one run."""

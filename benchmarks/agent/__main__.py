@@ -1,10 +1,9 @@
-"""`python -m benchmarks.agent`: nodes that advertise their slots, by the thousand.
+"""`python -m benchmarks.agent`: thousands of nodes that advertise their slots.
 
-The agent, a controller by client-go with and without a limit of requests, and a curl per node do
-the same on the same nodes of one real API server: from the start until all nodes advertise, after
-a change of the limit, after a tenth of the nodes has lost it, and while nothing happens. Then a
-change of the limit on the second generation of the operator, through peerpods-limits. Then the
-agent compared with libraries that could mirror the nodes for it.
+Compares the agent with a controller built on client-go, with and without a request rate limit, and with a curl per
+node, on the same nodes of one real API server: from the start until all nodes advertise, after a change of the limit,
+after a tenth of the nodes has been reset, and without changes. Then a change of the limit in peerpods-limits, on the
+second generation of the operator. Then the agent's mirror of nodes with those of libraries.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from .world import IMAGES, World
 BUILD = ROOT / "build" / "bench"
 AGENT = ROOT / "containers" / "node_capacity"
 
-# What is not of Python's and not of the test cluster's, and Debian's packages that have it.
+# Required programs that neither Python nor the test cluster has, with their Debian packages.
 PROGRAMS = {"h2load": "nghttp2-client", "curl": "curl", "ss": "iproute2"}
 
 WRITING, STEADY = (COLD, LIMIT, STORM, SECOND), (QUIET, BEATS)
@@ -55,32 +54,32 @@ WRITING, STEADY = (COLD, LIMIT, STORM, SECOND), (QUIET, BEATS)
 # Points of a line in the plot, and of `progress` in the JSON.
 POINTS = 100
 
-# By contender and phase, one of each round.
+# By contender and phase; one item for each round.
 Rounds = dict[str, dict[str, list[Phase]]]
 
 
 def run_rounds(world: World, agent: Path, rounds: int) -> Rounds:
-    """All contenders by turns, in the other order every other round; a steady state once."""
+    """Measure the contenders in alternating order; those with a rate limit and the steady states only once."""
     measured: Rounds = {}
-    everyone = contenders.contenders(agent)
+    all_contenders = contenders.contenders(agent)
     for turn in range(rounds):
-        these = [one for one in everyone if turn == 0 or one.per_second is None]
-        for contender in these if turn % 2 == 0 else reversed(these):
-            say(f"Round {turn + 1} of {rounds}: {contender.name}; load {os.getloadavg()[0]:.1f}")
+        measuring = [contender for contender in all_contenders if turn == 0 or contender.per_second is None]
+        for contender in measuring if turn % 2 == 0 else reversed(measuring):
+            log(f"Round {turn + 1} of {rounds}: {contender.name}; load {os.getloadavg()[0]:.1f}")
             for name, phase in contenders.phases(world, contender, steady=turn == 0):
                 measured.setdefault(contender.name, {}).setdefault(name, []).append(phase)
     return measured
 
 
-def middle(rounds: list[Phase]) -> Phase:
-    """The round of the median time."""
-    return sorted(rounds, key=lambda one: one.seconds)[(len(rounds) - 1) // 2]
+def median(rounds: list[Phase]) -> Phase:
+    """Return the round with the median time."""
+    return sorted(rounds, key=lambda phase: phase.seconds)[(len(rounds) - 1) // 2]
 
 
 def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Ours to each other's, by phase: time, and CPU with and without the servers'."""
-    ours = {name: middle(rounds) for name, rounds in measured[OURS].items()}
-    found = {
+    """Return the ratios of the agent to each contender, by phase: time, and CPU with and without the servers."""
+    ours = {name: median(rounds) for name, rounds in measured[OURS].items()}
+    compared = {
         other: {
             name: {
                 "seconds": ours[name].seconds / theirs.seconds,
@@ -89,24 +88,24 @@ def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, d
             }
             for name in WRITING
             if name in ours and name in measured[other]
-            for theirs in [middle(measured[other][name])]
+            for theirs in [median(measured[other][name])]
         }
         for other in measured
         if other != OURS
     }
     scaled = by_curl.scaled(nodes)
-    found[CURL] = {
+    compared[CURL] = {
         name: {"seconds": ours[name].seconds / scaled.seconds, "cpu": ours[name].cpu / scaled.cpu}
         for name in (COLD, LIMIT)
     }
-    return found
+    return compared
 
 
 def total_cpu(phase: Phase) -> float:
     return phase.cpu + sum(phase.servers_cpu.values())
 
 
-# -- Telling -----------------------------------------------------------------------------------
+# -- Output ------------------------------------------------------------------------------------
 
 
 def table(measured: Rounds, by_curl: Curl, nodes: int) -> Iterator[str]:
@@ -115,11 +114,11 @@ def table(measured: Rounds, by_curl: Curl, nodes: int) -> Iterator[str]:
     for name in (*WRITING, *STEADY):
         for contender, of_phases in measured.items():
             if name in of_phases:
-                yield f"{name:22}{contender:20}" + "".join(f"{cell:>10}" for cell in cells(middle(of_phases[name])))
-    for title, one in (("of these measured", by_curl), (COLD, by_curl.scaled(nodes))):
+                yield f"{name:22}{contender:20}" + "".join(f"{cell:>10}" for cell in cells(median(of_phases[name])))
+    for title, curl in (("of these measured", by_curl), (COLD, by_curl.scaled(nodes))):
         yield (
-            f"{title:22}{CURL:20}{one.seconds:>10.2f}{one.cpu:>10.2f}{'':10}{one.nodes:>10,}"
-            f"{one.sent / 1000:>10,.0f}{one.received / 1000:>10,.0f}"
+            f"{title:22}{CURL:20}{curl.seconds:>10.2f}{curl.cpu:>10.2f}{'':10}{curl.nodes:>10,}"
+            f"{curl.sent / 1000:>10,.0f}{curl.received / 1000:>10,.0f}"
         )
 
 
@@ -134,11 +133,11 @@ def cells(phase: Phase) -> Iterator[str]:
     yield f"{phase.peak:.0f}"
 
 
-def library_table(found: dict[str, dict[str, Phase]]) -> Iterator[str]:
+def library_table(measured: dict[str, dict[str, Phase]]) -> Iterator[str]:
     columns = ("CPU s", "peak MB", "requests", "kB in", "follow: CPU s", "MB")
     yield f"{'':20}" + "".join(f"{column:>14}" for column in columns)
-    for name, phases_ in found.items():
-        listed, followed = phases_[LIST], phases_[FOLLOW]
+    for name, of_phases in measured.items():
+        listed, followed = of_phases[LIST], of_phases[FOLLOW]
         figures = (
             f"{listed.cpu:.2f}",
             f"{listed.peak:.0f}",
@@ -151,13 +150,13 @@ def library_table(found: dict[str, dict[str, Phase]]) -> Iterator[str]:
 
 
 def thinned(values: tuple[float, ...]) -> list[float]:
-    """At most POINTS of them, the first and the last among these."""
+    """At most POINTS of the values, including the first and the last."""
     if len(values) <= POINTS:
         return [round(value, 3) for value in values]
     return [round(values[i * (len(values) - 1) // (POINTS - 1)], 3) for i in range(POINTS)]
 
 
-def flat(phase: Phase) -> dict:
+def as_json(phase: Phase) -> dict:
     return {
         **asdict(replace(phase, progress=(), lags=())),
         "progress": thinned(phase.progress),
@@ -169,17 +168,19 @@ COLORS = {OURS: "#c00", UNLIMITED: "#36c", LIMITED: "#666"}
 
 
 def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
-    """An SVG: for each phase the share of nodes that are written, over the seconds; every round."""
+    """An SVG with the share of nodes that have been patched over time, for each phase and round."""
     width, height, left, top, pitch = 330, 200, 50, 60, 390
     lines = {
         name: [
-            (contender, one.progress) for contender, of_phases in measured.items() for one in of_phases.get(name, [])
+            (contender, phase.progress)
+            for contender, of_phases in measured.items()
+            for phase in of_phases.get(name, [])
         ]
         for name in WRITING
     }
     lines = {name: drawn for name, drawn in lines.items() if drawn}
     each = by_curl.seconds / by_curl.nodes
-    title = f"Nodes that advertise, of those that should, over the seconds. {nodes:,} nodes."
+    title = f"Share of nodes that advertise their slots over time, in seconds. {nodes:,} nodes."
     parts = [f'<text x="{left}" y="20" class="bold">{title}</text>']
     x = left
     for contender, color in {**COLORS, f"{CURL} (scaled)": "#999"}.items():
@@ -212,20 +213,22 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
     )
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3, help="of those that keep to no limit (default: 3)")
-    parser.add_argument("--curls", type=int, default=200, help="nodes to patch by curl, of all (default: 200)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of the contenders without a rate limit (default: 3)"
+    )
+    parser.add_argument("--curls", type=int, default=200, help="nodes that curl patches (default: 200)")
     parser.add_argument(
         "--agent",
         type=Path,
         default=AGENT,
-        help="the directory with the agent's package, to compare it with another checkout's",
+        help="the directory that has the agent's package, to measure another checkout's",
     )
     arguments = parser.parse_args()
     if missing := [program for program in PROGRAMS if not shutil.which(program)]:
@@ -245,10 +248,10 @@ def main() -> None:
         "writer": version(),
     }
     with World.started(nodes) as world:
-        say(f"{nodes:,} nodes are ready.")
+        log(f"{nodes:,} nodes are ready.")
         measured = run_rounds(world, arguments.agent, arguments.rounds)
         by_curl = contenders.curl(world, curls)
-        say(f"Libraries: {OURS}, {', '.join(LIBRARIES)}")
+        log(f"Libraries: {OURS}, {', '.join(LIBRARIES)}")
         mirrored: dict[str, dict[str, Phase]] = {}
         for library, name, phase in libraries(world, arguments.agent):
             mirrored.setdefault(library, {})[name] = phase
@@ -259,7 +262,7 @@ def main() -> None:
         **about,
         "contenders": {
             contender: {
-                name: {"median": flat(middle(rounds)), "rounds": [flat(one) for one in rounds]}
+                name: {"median": as_json(median(rounds)), "rounds": [as_json(phase) for phase in rounds]}
                 for name, rounds in of_phases.items()
             }
             for contender, of_phases in measured.items()
@@ -267,7 +270,8 @@ def main() -> None:
         "curl": {"measured": asdict(by_curl), "scaled": asdict(by_curl.scaled(nodes))},
         "ours_to": compared,
         "libraries": {
-            library: {name: flat(phase) for name, phase in of_phases.items()} for library, of_phases in mirrored.items()
+            library: {name: as_json(phase) for name, phase in of_phases.items()}
+            for library, of_phases in mirrored.items()
         },
     }
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -277,15 +281,15 @@ def main() -> None:
     for other, of_phases in compared.items():
         for name, of in of_phases.items():
             print(f"Ours to {other}, {name}: {of['seconds']:.2f} of the time")
-    lags = {name: middle(of[STORM]).lags for name, of in measured.items()}
+    lags = {name: median(of[STORM]).lags for name, of in measured.items()}
     for name, values in lags.items():
         print(
-            f"From the reset until the slots are back, {name}: p50 {statistics.median(values):.2f} s, "
+            f"From the reset of a node until its patch, {name}: p50 {statistics.median(values):.2f} s, "
             f"p99 {values[int(len(values) * 0.99)]:.2f} s"
         )
     print("", *library_table(mirrored), "", sep="\n")
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"{BUILD.relative_to(ROOT)}/agent.json has all rounds, agent.svg shows them.")
+    print(f"{BUILD.relative_to(ROOT)}/agent.json and agent.svg have all rounds.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python clients.py LIBRARY NODES`: mirror what an agent needs of all nodes, as LIBRARY's documentation
-says; "listed" on stdout once all NODES are known.
+"""`python clients.py LIBRARY NODES`: mirror the fields of nodes that an agent needs, as in LIBRARY's documentation.
 
-Runs in an environment that has the library and nothing of ours; KUBECONFIG says where.
+Prints "listed" when all NODES are in the mirror. Runs in an environment that has only the library; KUBECONFIG has the
+cluster.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ async def lightkube() -> None:
     from lightkube import AsyncClient
     from lightkube.resources.core_v1 import Node
 
-    def take(node: Node) -> None:
+    def store(node: Node) -> None:
         status = {"capacity": node.status.capacity, "allocatable": node.status.allocatable}
         keep(node.metadata.name, node.metadata.labels, status)
 
     client = AsyncClient()
     listed = client.list(Node, chunk_size=500)
     async for node in listed:
-        take(node)
+        store(node)
     version = listed.resourceVersion
     async for _, node in client.watch(Node, resource_version=version):
-        take(node)
+        store(node)
 
 
 async def kubernetes_asyncio() -> None:
     from kubernetes_asyncio import client, config, watch
 
-    def take(node: client.V1Node) -> None:
+    def store(node: client.V1Node) -> None:
         keep(node.metadata.name, node.metadata.labels, node.status.to_dict())
 
     await config.load_kube_config()
@@ -49,16 +49,16 @@ async def kubernetes_asyncio() -> None:
             following = {"_continue": page.metadata._continue} if page else {}
             page = await core.list_node(limit=500, **following)
             for node in page.items:
-                take(node)
+                store(node)
         events = watch.Watch().stream(core.list_node, resource_version=page.metadata.resource_version)
         async for event in events:
-            take(event["object"])
+            store(event["object"])
 
 
 async def kr8s() -> None:
     from kr8s.asyncio import api
 
-    # Without a version to begin at, a watch begins with every node there is.
+    # Without a resourceVersion, a watch begins with all existing nodes.
     async for _, node in (await api()).async_watch("nodes"):
         keep(node.name, node.labels, node.status)
 
@@ -67,7 +67,7 @@ async def kopf() -> None:
     import kopf
 
     @kopf.on.event("nodes")
-    async def take(name: str, labels: dict, status: dict, **_: object) -> None:
+    async def store(name: str, labels: dict, status: dict, **_: object) -> None:
         keep(name, labels, status)
 
     await kopf.operator(standalone=True, clusterwide=True)

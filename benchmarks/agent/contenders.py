@@ -1,4 +1,4 @@
-"""Programs that make nodes advertise their slots: our agent, a controller by client-go, and curl."""
+"""The contenders, programs that make nodes advertise their slots: the agent, a controller built on client-go, and curl."""
 
 from __future__ import annotations
 
@@ -39,22 +39,21 @@ COLD, LIMIT, STORM = "cold start", "limit change", "restart storm"
 SECOND = "limit, 2nd generation"
 QUIET, BEATS = "steady, quiet", "steady, heartbeats"
 
-# Seconds that a steady state is looked at, and that kwok has to write its Leases before.
+# Seconds that a steady state is measured, and that kwok has for its first Leases before.
 STEADY = 60
 KWOK_BEGINS = 30
 
-# Nodes that restart in a storm, of all.
+# The share of nodes that are reset in a restart storm.
 STORM_SHARE = 0.1
 
-# Seconds that a contender has beyond what its own limit of requests takes.
+# Seconds that a contender may take, in addition to those of its rate limit.
 PATIENCE = 120
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A program, and how many nodes it can do a second at best: one round is enough where it has a
-    limit of requests. `second` is its command on the second generation of the operator, None where
-    it is not measured there."""
+    """A program and its rate limit in nodes per second; with a rate limit, one round is enough. `second` is its
+    command for the second generation of the operator; None: not measured there."""
 
     name: str
     command: list[str]
@@ -64,7 +63,7 @@ class Contender:
 
 
 def agent_process(agent: Path) -> tuple[list[str], dict[str, str]]:
-    """How the agent whose package is in the directory `agent` is started, and its environment."""
+    """Return the command and the environment of the agent whose package is in the directory `agent`."""
     environment = {
         "PYTHONPATH": str(agent),
         "PEERPODCONFIG_NAMESPACE": OPERATOR_NAMESPACE,
@@ -93,9 +92,9 @@ def contenders(agent: Path) -> list[Contender]:
 
 
 def _writer(world: World, contender: Contender, subject: Subject) -> Callable[..., Phase]:
-    """Measure what makes nodes advertise a limit."""
+    """Return a function that measures a phase in which nodes advertise a new limit."""
 
-    def written(nodes: list[str], limit: str, act: Callable[[], object]) -> Phase:
+    def measure_writes(nodes: list[str], limit: str, act: Callable[[], object]) -> Phase:
         phase = measure(
             world,
             subject,
@@ -109,45 +108,45 @@ def _writer(world: World, contender: Contender, subject: Subject) -> Callable[..
             raise RuntimeError(f"{contender.name}: {wrong} nodes do not advertise {limit}.")
         return phase
 
-    return written
+    return measure_writes
 
 
 def second_generation(world: World, contender: Contender) -> Iterator[tuple[str, Phase]]:
-    """A limit change through peerpods-limits, on nodes whose cloud-api-adaptor is ready."""
+    """Measure a limit change in peerpods-limits, on nodes whose cloud-api-adaptor is ready."""
     if contender.second is None:
         return
     world.limit(None)
     world.second_limit("10")
-    world.take_away(world.nodes)
+    world.reset(world.nodes)
     subject = Subject(world, contender.name, contender.second, contender.environment)
-    written = _writer(world, contender, subject)
+    measure_writes = _writer(world, contender, subject)
     try:
-        written(world.nodes, "10", subject.start)
-        yield SECOND, written(world.nodes, "20", lambda: world.second_limit("20"))
+        measure_writes(world.nodes, "10", subject.start)
+        yield SECOND, measure_writes(world.nodes, "20", lambda: world.second_limit("20"))
     finally:
         subject.stop()
         world.second_limit(None)
 
 
 def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[str, Phase]]:
-    """The contender from its start on, on nodes that advertise nothing."""
+    """Measure the phases of a contender, from its start with nodes that advertise nothing."""
     world.limit("10")
-    world.take_away(world.nodes)
+    world.reset(world.nodes)
     subject = Subject(world, contender.name, contender.command, contender.environment)
-    everyone = world.nodes
-    some = everyone[: int(len(everyone) * STORM_SHARE)]
-    written = _writer(world, contender, subject)
+    nodes = world.nodes
+    restarting = nodes[: int(len(nodes) * STORM_SHARE)]
+    measure_writes = _writer(world, contender, subject)
 
     try:
-        yield COLD, written(everyone, "10", subject.start)
-        yield LIMIT, written(everyone, "20", lambda: world.limit("20"))
-        yield STORM, written(some, "20", lambda: world.take_away(some))
+        yield COLD, measure_writes(nodes, "10", subject.start)
+        yield LIMIT, measure_writes(nodes, "20", lambda: world.limit("20"))
+        yield STORM, measure_writes(restarting, "20", lambda: world.reset(restarting))
         if steady:
             yield QUIET, _while(world, subject, lambda: time.sleep(STEADY))
-            beating = everyone[: len(everyone) * STEADY // STATUS_INTERVAL]
+            beating = nodes[: len(nodes) * STEADY // STATUS_INTERVAL]
             with world.kwok():
                 time.sleep(KWOK_BEGINS)
-                per_second = len(everyone) / STATUS_INTERVAL
+                per_second = len(nodes) / STATUS_INTERVAL
                 yield BEATS, _while(world, subject, lambda: world.beat(beating, per_second))
     finally:
         subject.stop()
@@ -155,7 +154,7 @@ def phases(world: World, contender: Contender, steady: bool) -> Iterator[tuple[s
 
 
 def _while(world: World, subject: Subject, run: Callable[[], object]) -> Phase:
-    """What the subject does while something runs."""
+    """Measure what the subject spends while `run` runs."""
     running: list[Future] = []
     with ThreadPoolExecutor(1) as pool:
         phase = measure(
@@ -172,9 +171,9 @@ def _while(world: World, subject: Subject, run: Callable[[], object]) -> Phase:
 
 @dataclass(frozen=True)
 class Curl:
-    """A curl for each of some nodes, in a shell's loop: seconds of wall time and of CPU.
+    """The wall time and CPU time in seconds of one curl per node, in a shell's loop.
 
-    `sent` and `received` are bytes of HTTP, without what TLS adds.
+    `sent` and `received` are bytes of HTTP, without TLS.
     """
 
     nodes: int
@@ -184,7 +183,7 @@ class Curl:
     received: int
 
     def scaled(self, nodes: int) -> Curl:
-        """What so many nodes take, as each takes the same."""
+        """Return the figures for so many nodes; each takes the same time."""
         share = nodes / self.nodes
         return Curl(
             nodes,
@@ -196,7 +195,7 @@ class Curl:
 
 
 def curl(world: World, sample: int) -> Curl:
-    """Upstream's patch by curl, on the first `sample` nodes: a process and a TLS connection each."""
+    """Send upstream's patch by curl to the first `sample` nodes, with a process and a TLS connection for each."""
     user = "bench-curl"
     world.cluster.user_kubeconfig(user, "system:masters")
     directory = world.cluster.directory

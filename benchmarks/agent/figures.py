@@ -1,4 +1,4 @@
-"""What a process and the API server spend on a phase."""
+"""The time, CPU, memory and traffic of a process and the API server in a phase."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from urllib.parse import urlsplit
 from ..load import cpu_seconds, resident_mb
 from .world import WRITER, World
 
-# Seconds from one look at the sockets to the next. Clients keep an unused connection for longer.
-LOOK_AT_SOCKETS = 1.0
+# The interval in seconds at which the sockets are read. Clients keep idle connections for longer.
+SOCKETS_INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one contender took for one phase.
+    """The figures of one contender in one phase.
 
-    `seconds` of wall time; `cpu` and `servers_cpu` (etcd's and the API server's) in CPU seconds;
-    `requests` by verb, as the API server logged them, of which it refused `refused`; `sent` and
-    `received` in bytes; `rss` at the end and `peak` within, in MB. `progress` are the seconds
-    after which each node was written, `lags` those from when another writer had reset the node,
-    both in order.
+    `seconds` of wall time; `cpu` and `servers_cpu` (of etcd and the API server) in CPU seconds; `requests` by verb, as
+    the API server audited them, and how many of them `failed`; `sent` and `received` in bytes; `rss` at the end and
+    `peak` during the phase, in MB. `progress` has the seconds after which each node was written, `lags` the seconds
+    since another program had reset it, both sorted.
     """
 
     seconds: float
     cpu: float
     servers_cpu: Mapping[str, float]
     requests: Mapping[str, int]
-    refused: int
+    failed: int
     sent: int
     received: int
     rss: float
@@ -42,7 +41,7 @@ class Phase:
 
 
 class Subject:
-    """A program with a user of its own in the cluster, and what it has spent since it was started."""
+    """A contender's process, with its own user in the cluster."""
 
     def __init__(self, world: World, name: str, command: list[str], environment: dict[str, str]):
         self.user = f"bench-{name.replace(' ', '-').replace(',', '')}"
@@ -79,12 +78,12 @@ class Subject:
             (self._proc / "clear_refs").write_text("5")
 
     def memory(self) -> tuple[float, float]:
-        """Resident MB now, and at most since `forget_peak`."""
+        """Return the resident MB now, and the peak since `forget_peak`."""
         status = (self._proc / "status").read_text()
         return resident_mb(self._proc), int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024
 
     def bytes(self) -> tuple[int, int]:
-        """(sent, received) on connections to the API server that this has seen at least once."""
+        """Return the bytes (sent, received) on all connections to the API server so far."""
         if self._process:
             listed = subprocess.run(
                 ["ss", "-Htinp", "state", "connected", self._to_api_server],
@@ -120,24 +119,23 @@ def measure(
     done: Callable[[], bool],
     seconds: float,
 ) -> Phase:
-    """`act()`, and all that happens until `done()`.
+    """Call `act()` and measure until `done()`.
 
-    Raises RuntimeError, with `what`, where it is not done after so many `seconds`, or the subject
-    ends before.
+    Raises RuntimeError, with `what`, if that takes longer than `seconds` or the subject ends.
     """
     world.audit.forget()
     subject.forget_peak()
     sent, received = subject.bytes()
-    cpu, servers = subject.cpu(), {name: cpu_seconds(one) for name, one in world.servers.items()}
-    began = looked = time.time()
+    cpu, servers = subject.cpu(), {name: cpu_seconds(process) for name, process in world.servers.items()}
+    began = read = time.time()
     act()
     while not done():
         subject.check_alive()
         if (now := time.time()) - began > seconds:
-            raise RuntimeError(f"{subject.user}: waited {seconds:.0f} s in vain for {what}.")
-        if now - looked > LOOK_AT_SOCKETS:
+            raise RuntimeError(f"{subject.user}: timed out after {seconds:.0f} s waiting for {what}.")
+        if now - read > SOCKETS_INTERVAL:
             subject.bytes()
-            looked = now
+            read = now
         time.sleep(0.05)
     elapsed = time.time() - began
     after, (rss, peak) = subject.bytes(), subject.memory()
@@ -146,9 +144,9 @@ def measure(
     return Phase(
         progress[-1] if progress else elapsed,
         subject.cpu() - cpu,
-        {name: cpu_seconds(one) - servers[name] for name, one in world.servers.items()},
+        {name: cpu_seconds(process) - servers[name] for name, process in world.servers.items()},
         dict(seen.requests),
-        seen.refused,
+        seen.failed,
         after[0] - sent,
         after[1] - received,
         rss,

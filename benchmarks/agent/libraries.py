@@ -1,4 +1,4 @@
-"""What it takes to know all nodes and to follow them: the agent beside libraries that could do it."""
+"""What it takes to list all nodes and to follow their changes: the agent compared with libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .world import World
 
 CLIENTS = Path(__file__).with_name("clients.py")
 
-# By the function of clients.py; lightkube's own is in our environment.
+# Requirements by the function in clients.py; lightkube is installed with the tests.
 LIBRARIES = {
     "lightkube": None,
     "kubernetes_asyncio": "kubernetes-asyncio==36.1.0",
@@ -27,14 +27,14 @@ LIBRARIES = {
 
 LIST, FOLLOW = "list all", "follow changes"
 
-# Seconds in which even the slowest has taken in what has changed.
+# Seconds within which the slowest library has processed all changes.
 FOLLOWING = 15
 
 
 def libraries(world: World, agent: Path) -> Iterator[tuple[str, str, Phase]]:
-    """(library, LIST or FOLLOW, what it took). No PeerPodConfig: the agent only looks, too."""
+    """Yield (library, LIST or FOLLOW, figures). Without a PeerPodConfig, the agent does not write."""
     world.limit(None)
-    world.take_away(world.nodes)
+    world.reset(world.nodes)
     command, environment = agent_process(agent)
     ours = Subject(world, OURS, command, environment)
     yield from _of(world, OURS, ours, lambda: _ready(environment["HEALTH_PORT"]))

@@ -1,7 +1,7 @@
-"""A real API server with thousands of nodes, another writer of them, and the server's log.
+"""A real API server with thousands of nodes, its audit log, and another program that writes the nodes.
 
 Each node has a cloud-api-adaptor pod that is Ready. Of the test cluster's programs only etcd and
-kube-apiserver keep running: the others would use the cores that the contenders are measured on.
+kube-apiserver keep running: the others would use the cores on which the contenders are measured.
 """
 
 from __future__ import annotations
@@ -35,21 +35,20 @@ ADAPTOR = "osc-caa-ds"
 KATA_OC = {"node-role.kubernetes.io/kata-oc": ""}
 LIMITS = "peerpods-limits"
 
-# Requests of the other writer that are under way at a time.
-WRITES_AT_ONCE = 16
+# Concurrent requests of the other program.
+CONCURRENT_WRITES = 16
 
-# How often a kubelet writes its node's status where nothing has changed there. Seconds.
+# The interval in seconds at which a kubelet writes an unchanged node status.
 STATUS_INTERVAL = 300
 
-# As a worker of OpenShift has them; a kubelet reports 50 images at most.
+# As on a worker of OpenShift; a kubelet reports at most 50 images.
 IMAGES = 30
 
 KEPT = {"etcd", "kube-apiserver"}
 
 
 def node() -> dict:
-    """A worker as its kubelet registers it: some 10 kB, of which an agent needs the labels and two
-    quantities."""
+    """A worker as its kubelet registers it: about 10 kB, of which an agent needs the labels and two quantities."""
     quantities = {
         "cpu": "16",
         "memory": "65804756Ki",
@@ -133,19 +132,19 @@ def now() -> str:
 
 @dataclass
 class Seen:
-    """What the API server logged of one user.
+    """The audited requests of one user.
 
-    `advertised`: when it wrote which node's status last (time of day). `requests` by verb;
-    `refused` are those of them that were answered with an error.
+    `advertised` has the time of the last write of each node's status (seconds since the epoch). `requests` are counts
+    by verb, `failed` the number of them with an error.
     """
 
     advertised: dict[str, float] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
-    refused: int = 0
+    failed: int = 0
 
 
 class AuditLog:
-    """The API server's log, read on from where it was read last."""
+    """The API server's audit log, read incrementally."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -155,7 +154,7 @@ class AuditLog:
         self._seen: dict[str, Seen] = {}
 
     def of(self, user: str) -> Seen:
-        """What was logged of `user` since the last `forget`."""
+        """Return the requests of `user` since the last `forget`."""
         self._read()
         return self._seen.setdefault(user, Seen())
 
@@ -165,7 +164,7 @@ class AuditLog:
 
     def _read(self) -> None:
         self._take(self._file.read())
-        # The API server goes on in a new file after 100 MB.
+        # The API server starts a new file after 100 MB.
         if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
             self._take(self._file.read())
             self._file.close()
@@ -183,14 +182,14 @@ class AuditLog:
             seen = self._seen.setdefault(event["user"]["username"].rpartition(":")[2], Seen())
             seen.requests[verb] = seen.requests.get(verb, 0) + 1
             if event["responseStatus"]["code"] >= 400:
-                seen.refused += 1
+                seen.failed += 1
             elif (verb, of.get("resource"), of.get("subresource")) == ("patch", "nodes", "status"):
                 at = datetime.fromisoformat(event["stageTimestamp"]).timestamp()
                 seen.advertised[of["name"]] = at
 
 
 class World:
-    """The API server, its nodes, and the hand that changes them."""
+    """The API server, its nodes, and the program that changes them."""
 
     def __init__(self, cluster: Cluster, count: int):
         self.cluster = cluster
@@ -228,12 +227,12 @@ class World:
             {
                 "apiVersion": "v1",
                 "kind": "ServiceAccount",
-                # Pods need it, and its controller may have had no time to make it.
+                # Pods require it, and its controller may not have created it yet.
                 "metadata": {"name": "default", "namespace": OPERATOR_NAMESPACE},
             }
         )
         asyncio.run(self._post_each(pods, map(adaptor, self.nodes)))
-        # Complete, so that kwok has nothing to add to it.
+        # Complete, so that kwok does not change it.
         status = {
             "phase": "Running",
             "podIP": "192.0.2.1",
@@ -248,7 +247,7 @@ class World:
         )
 
     async def _post_each(self, path: str, bodies: Iterable[dict]) -> None:
-        """Create objects that differ, which h2load cannot."""
+        """Create objects with different bodies, which h2load does not support."""
         tls = ssl.create_default_context(cafile=str(self.cluster.directory / "ca.crt"))
         waiting = iter(bodies)
         async with aiohttp.ClientSession(
@@ -263,13 +262,13 @@ class World:
                             raise RuntimeError(f"POST {path}: {await answer.text()}")
 
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(WRITES_AT_ONCE):
+                for _ in range(CONCURRENT_WRITES):
                     tasks.create_task(create())
 
     @classmethod
     @contextlib.contextmanager
     def started(cls, count: int) -> Iterator[Self]:
-        """One that lasts as long as its `with`."""
+        """Start a world that is stopped at the end of the `with` block."""
         with Cluster() as cluster:
             crd = Path(__file__).parents[2] / "tests" / "cluster" / "crds"
             cluster.kubectl("create", "-f", str(crd / "peerpodconfigs.confidentialcontainers.org.yaml"))
@@ -277,17 +276,17 @@ class World:
             yield cls(cluster, count)
 
     def slots(self) -> dict[str, tuple[str | None, str | None]]:
-        """What each node advertises: (capacity, allocatable)."""
-        found = json.loads(self.cluster.kubectl("get", "--raw", NODES))["items"]
+        """Return what each node advertises: (capacity, allocatable)."""
+        nodes = json.loads(self.cluster.kubectl("get", "--raw", NODES))["items"]
         return {
             item["metadata"]["name"]: tuple(
                 item["status"].get(kind, {}).get(RESOURCE) for kind in ("capacity", "allocatable")
             )
-            for item in found
+            for item in nodes
         }
 
     def limit(self, limit: str | None) -> None:
-        """Set spec.limit of the one PeerPodConfig; None: have no PeerPodConfig."""
+        """Set spec.limit of the PeerPodConfig; None: delete the PeerPodConfig."""
         config = openshift.peer_pod_config("worker", limit or "")
         if limit is None:
             name, namespace = config["metadata"]["name"], config["metadata"]["namespace"]
@@ -296,8 +295,8 @@ class World:
             self.cluster.apply(config)
 
     def second_limit(self, limit: str | None) -> None:
-        """Set the limit as on the second generation of the operator: its DaemonSet, and the entry
-        default of peerpods-limits; None: have neither."""
+        """Set the limit as on the second generation of the operator: create its DaemonSet, and the entry default of
+        peerpods-limits; None: delete both."""
         labels = {"app": ADAPTOR}
         pod = {"nodeSelector": KATA_OC, "containers": adaptor("")["spec"]["containers"]}
         daemon_set = {
@@ -318,20 +317,20 @@ class World:
         if limit is not None:
             self.cluster.apply(daemon_set, limits)
             return
-        for made in (daemon_set, limits):
+        for item in (daemon_set, limits):
             self.cluster.kubectl(
                 "delete",
-                made["kind"],
-                made["metadata"]["name"],
+                item["kind"],
+                item["metadata"]["name"],
                 "--ignore-not-found",
                 "-n",
-                made["metadata"]["namespace"],
+                item["metadata"]["namespace"],
             )
 
-    def take_away(self, nodes: list[str]) -> None:
-        """Reset the nodes' status as a kubelet does that has started anew."""
-        nothing = {RESOURCE: None}
-        body = {"status": {"capacity": nothing, "allocatable": nothing}}
+    def reset(self, nodes: list[str]) -> None:
+        """Remove the resource from the nodes' status as a restarted kubelet does."""
+        absent = {RESOURCE: None}
+        body = {"status": {"capacity": absent, "allocatable": absent}}
         self._h2load(
             "PATCH",
             [f"{NODES}/{name}/status" for name in nodes],
@@ -340,7 +339,7 @@ class World:
         )
 
     def beat(self, nodes: list[str], per_second: float | None = None) -> None:
-        """Write a heartbeat into the nodes' status, so many a second or as fast as it goes."""
+        """Write a heartbeat into the nodes' status, at that rate or as fast as possible."""
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
         self._h2load(
             "PATCH",
@@ -352,7 +351,7 @@ class World:
 
     @contextlib.contextmanager
     def kwok(self) -> Iterator[None]:
-        """kwok at work: a Lease for each node, renewed all the time."""
+        """Run kwok, which renews a Lease for each node."""
         self.cluster.processes.restart("kwok")
         try:
             yield
@@ -360,8 +359,8 @@ class World:
             self.cluster.processes.end("kwok")
 
     def _h2load(self, method: str, paths: list[str], body: str, kind: str, per_second: float | None = None) -> None:
-        """One request for each path, all with the same body. One connection: each of several
-        would begin with the first path."""
+        """Send a request with the same body to each path. On one connection, because each connection of h2load would
+        begin with the first path."""
         directory = self.cluster.directory
         (directory / "paths").write_text("".join(f"{self.cluster.server}{path}\n" for path in paths))
         (directory / "body").write_text(body)
@@ -369,7 +368,7 @@ class World:
             [
                 "h2load",
                 "--clients=1",
-                f"--max-concurrent-streams={WRITES_AT_ONCE}",
+                f"--max-concurrent-streams={CONCURRENT_WRITES}",
                 f"--requests={len(paths)}",
                 f"--input-file={directory / 'paths'}",
                 f"--data={directory / 'body'}",
@@ -383,10 +382,10 @@ class World:
             check=False,
         )
         if ran.returncode or f"{len(paths)} 2xx" not in ran.stdout:
-            raise RuntimeError(f"h2load could not {method} {len(paths)} objects: {ran.stdout}")
+            raise RuntimeError(f"{method} of {len(paths)} objects by h2load failed: {ran.stdout}")
 
 
 def children() -> dict[str, Path]:
-    """Where the kernel tells about the processes that this one started, by their programs."""
+    """Return the /proc directories of the child processes by program."""
     pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     return {(Path("/proc", pid) / "exe").readlink().name: Path("/proc", pid) for pid in pids}

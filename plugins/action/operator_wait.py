@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ansible.utils.display import Display
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
@@ -17,7 +18,7 @@ preload("osc.peerpods.operator_wait")
 
 
 class ActionModule(InController):
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         # The module rejects a timeout that is not a number.

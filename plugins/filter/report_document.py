@@ -65,9 +65,11 @@ _value:
   type: dict
 """
 
+from collections.abc import Callable
+
 from ansible_collections.osc.peerpods.plugins.module_utils._report.document import document
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, Callable]:
         return {"report_document": document}

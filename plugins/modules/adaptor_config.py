@@ -206,7 +206,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PART_OF, RUNTIME_CLASS
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str", "default": NAMESPACE},

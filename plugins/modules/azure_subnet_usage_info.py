@@ -93,11 +93,12 @@ def main() -> None:
     module = arm_module({"subnet": {"type": "str", "required": True}})
     subnet_id = module.params["subnet"].rstrip("/")
     match = SUBNET.fullmatch(subnet_id)
-    if not match:
+    if match is None:
         module.fail_json(
             msg=f"{subnet_id!r} is not the ARM id of a subnet: it has to be /subscriptions/.../"
             "virtualNetworks/.../subnets/..., as `az network vnet subnet show --query id` prints it."
         )
+        return
     try:
         usages = list(Arm(module).list(f"{match[1]}/usages", NETWORK_API_VERSION))
     except ArmError as error:

@@ -178,6 +178,8 @@ advertisers:
       sample: kubectl-patch on ip-10-0-1-23.eu-central-1.compute.internal
 """
 
+from typing import Any
+
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NAMESPACES_PATH, NODES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
@@ -190,7 +192,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS, describe_namespace
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "facts": {
@@ -206,7 +208,7 @@ def main():
     )
     wanted, namespace = module.params["facts"], module.params["namespace"]
     facts = {name: FACTS[name] for name in wanted if name in FACTS}
-    result = {}
+    result: dict[str, Any] = {}
     try:
         cluster = Cluster(module)
         found = {path: cluster.get(path) for path in {path for path, _says in facts.values()}}

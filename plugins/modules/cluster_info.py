@@ -342,6 +342,8 @@ details:
       sample: {}
 """
 
+from typing import Any
+
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
     ADMISSION_PATH,
     MUTATING_POLICY_VERSIONS,
@@ -374,7 +376,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permission
 )
 
 
-def admission_apis(cluster):
+def admission_apis(cluster: Cluster) -> dict[str, dict | None]:
     """The APIResourceList of each version of the group, from the newest to one that has policies."""
     found = {}
     for version in MUTATING_POLICY_VERSIONS:
@@ -384,7 +386,7 @@ def admission_apis(cluster):
     return found
 
 
-def missing_permissions(cluster, playbook):
+def missing_permissions(cluster: Cluster, playbook: str) -> list[str]:
     return [
         f"{verb} {resource}.{group}".rstrip(".")
         for (group, resource), verbs in NEEDED[playbook].items()
@@ -393,7 +395,7 @@ def missing_permissions(cluster, playbook):
     ]
 
 
-def describe_agent(cluster, namespace):
+def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
     limits = read_agent_limits(cluster, namespace)
     return {
         "agent_deployed": read_agent(cluster, namespace),
@@ -401,8 +403,9 @@ def describe_agent(cluster, namespace):
     }
 
 
-def read_details(cluster, nodes, operator_namespace, agent_namespace):
-    readings, unread = {}, {}
+def read_details(cluster: Cluster, nodes: list[dict], operator_namespace: str, agent_namespace: str) -> dict[str, Any]:
+    readings: dict[str, Any] = {}
+    unread: dict[str, str] = {}
     for name, read in {
         "version": lambda: cluster.get("/version"),
         "admission_apis": lambda: admission_apis(cluster),
@@ -419,7 +422,7 @@ def read_details(cluster, nodes, operator_namespace, agent_namespace):
     return details(nodes, readings, unread)
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "permissions_for": {"type": "str", "choices": sorted(NEEDED)},

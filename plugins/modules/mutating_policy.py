@@ -148,6 +148,9 @@ verified:
   sample: true
 """
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
     MUTATION_OPTIONS,
     AdmissionError,
@@ -156,6 +159,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.options im
     validate_mutation,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import (
+    Plan,
     binding_path,
     fingerprint,
     not_served,
@@ -178,7 +182,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 )
 
 
-def served_version(cluster):
+def served_version(cluster: Cluster) -> str | None:
     """The newest version of the API that has MutatingAdmissionPolicies, or None."""
     for version in MUTATING_POLICY_VERSIONS:
         if serves_mutating_policies(cluster.get(f"{ADMISSION_PATH}/{version}")):
@@ -186,7 +190,7 @@ def served_version(cluster):
     return None
 
 
-def read_policy(cluster, name):
+def read_policy(cluster: Cluster, name: str) -> tuple[str | None, dict | None, dict | None]:
     """(version, policy, binding), the version None where policies are not served."""
     policy = cluster.get(policy_path(MUTATING_POLICY_VERSIONS[0], name))
     # What is there is served; the API server has to be asked what it serves only where nothing is.
@@ -198,12 +202,13 @@ def read_policy(cluster, name):
     return version, policy, cluster.get(binding_path(version, name))
 
 
-def plan_state(cluster, params):
+def plan_state(cluster: Cluster, params: dict[str, Any]) -> Plan:
     version, policy, binding = read_policy(cluster, params["name"])
     if params["state"] == "absent":
-        return plan_no_policy(params["name"], version, policy, binding)
+        # Without a version there is neither a policy nor a binding.
+        return plan_no_policy(params["name"], version or MUTATING_POLICY_VERSIONS[0], policy, binding)
     if version is None:
-        raise AdmissionError(not_served(cluster.get("/version")["gitVersion"]))
+        raise AdmissionError(not_served((cluster.get("/version") or {}).get("gitVersion", "an unknown version")))
     spec = policy_spec(
         runtime_classes=params["target_runtime_classes"],
         excluded=excluded_namespaces(params),
@@ -214,7 +219,7 @@ def plan_state(cluster, params):
     return plan_policy(params["name"], version, spec, policy, binding)
 
 
-def apply(cluster, plan):
+def apply(cluster: Cluster, plan: Plan) -> None:
     for change in plan.changes:
         if change.action == "create":
             cluster.create(change.path, change.body)
@@ -224,10 +229,10 @@ def apply(cluster, plan):
             cluster.delete(change.path, change.body["metadata"]["resourceVersion"])
 
 
-def manage(module, cluster):
+def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
     """Bring the policy and its binding into the desired state; the result of the run."""
 
-    def attempt():
+    def attempt() -> Plan:
         plan = plan_state(cluster, module.params)
         if not module.check_mode:
             apply(cluster, plan)
@@ -242,7 +247,7 @@ def manage(module, cluster):
     }
 
 
-def run(module):
+def run(module: AnsibleModule) -> None:
     params = module.params
     validate_mutation(params, excluded_namespaces(params))
     cluster = Cluster(module)
@@ -255,7 +260,7 @@ def run(module):
     module.exit_json(**result)
 
 
-def main():
+def main() -> None:
     module = cluster_module({**MUTATION_OPTIONS, "name": {"type": "str", "default": "peerpods-mutating-policy"}})
     try:
         run(module)

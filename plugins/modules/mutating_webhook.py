@@ -299,10 +299,13 @@ verified:
 """
 
 import time
+from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
     MUTATION_OPTIONS,
     AdmissionError,
+    Namespaces,
     excluded_namespaces,
     validate_mutation,
 )
@@ -310,6 +313,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.verificati
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
+    Plan,
     bundle_of,
     encode_ca_bundle,
     find,
@@ -338,7 +342,7 @@ REPLACEMENT_SECONDS = 2.0
 CA_BUNDLES = ("ca_bundle", "ca_bundle_file", "ca_bundle_secret", "ca_bundle_config_map")
 
 
-def ca_bundle(cluster, params):
+def ca_bundle(cluster: Cluster, params: dict[str, Any]) -> str | None:
     """The caBundle to set, or None where it is somebody else's."""
     text = params["ca_bundle"]
     if params["ca_bundle_file"]:
@@ -356,7 +360,7 @@ def ca_bundle(cluster, params):
     return None if text is None else encode_ca_bundle(text)
 
 
-def injection(params):
+def injection(params: dict[str, Any]) -> dict[str, str]:
     """The annotation by which somebody else is to keep the CA bundle."""
     if params["service_ca"]:
         return {INJECT_CA_BUNDLE: "true"}
@@ -365,12 +369,12 @@ def injection(params):
     return {}
 
 
-def excluded(params):
+def excluded(params: dict[str, Any]) -> Namespaces:
     """The excluded namespaces, the webhook's own among them: its pods could not start without it."""
     return excluded_namespaces(params, [params["service"]["namespace"]] if params["service"] else [])
 
 
-def validate(params):
+def validate(params: dict[str, Any]) -> None:
     if not 1 <= params["timeout_seconds"] <= 30:
         raise AdmissionError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
     given = [name for name in CA_BUNDLES if params[name] is not None]
@@ -383,14 +387,14 @@ def validate(params):
     validate_mutation(params, excluded(params))
 
 
-def plan_state(module, cluster, current):
+def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) -> Plan:
     params = module.params
     name = params["webhook_name"]
     if params["state"] == "absent":
         return plan_absent(current, name)
     # Where they were stored they are served; the version has to be asked for only once.
     match_conditions = bool((find(current, name) or {}).get("matchConditions")) or (
-        serves_match_conditions(cluster.get("/version"))
+        serves_match_conditions(cluster.get("/version") or {})
     )
     if not match_conditions:
         module.warn(
@@ -422,7 +426,7 @@ def plan_state(module, cluster, current):
     )
 
 
-def wait_for_endpoint(cluster, service, seconds):
+def wait_for_endpoint(cluster: Cluster, service: dict[str, Any], seconds: float) -> None:
     slices = cluster.follow(
         f"/apis/discovery.k8s.io/v1/namespaces/{service['namespace']}/endpointslices",
         labelSelector=f"kubernetes.io/service-name={service['name']}",
@@ -435,7 +439,9 @@ def wait_for_endpoint(cluster, service, seconds):
         )
 
 
-def apply(cluster, path, plan):
+def apply(cluster: Cluster, path: str, plan: Plan) -> None:
+    if plan.configuration is None:
+        return
     if plan.action == "create":
         cluster.create(MUTATING_WEBHOOKS_PATH, plan.configuration)
     elif plan.action == "replace":
@@ -444,12 +450,12 @@ def apply(cluster, path, plan):
         cluster.delete(path, plan.configuration["metadata"]["resourceVersion"])
 
 
-def manage(module, cluster):
+def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
     """Bring the webhook into the desired state; the result of the run."""
     params = module.params
     path = f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"
 
-    def attempt():
+    def attempt() -> Plan:
         plan = plan_state(module, cluster, cluster.get(path))
         if plan.action and not module.check_mode:
             if (
@@ -473,7 +479,7 @@ def manage(module, cluster):
     }
 
 
-def refuse_losses(cluster, params, written):
+def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> None:
     """Raises AdmissionError where the webhook that was `written` has lost fields since.
 
     Who injects the CA bundle and was built for an older Kubernetes writes the registration whole, but without the
@@ -489,7 +495,7 @@ def refuse_losses(cluster, params, written):
         )
 
 
-def run(module):
+def run(module: AnsibleModule) -> None:
     params = module.params
     validate(params)
     cluster = Cluster(module)
@@ -504,7 +510,7 @@ def run(module):
     module.exit_json(**result)
 
 
-def main():
+def main() -> None:
     reference = {
         "namespace": {"type": "str", "required": True},
         "name": {"type": "str", "required": True},

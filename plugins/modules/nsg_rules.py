@@ -499,7 +499,7 @@ def run(module: AnsibleModule) -> dict:
             "wait some minutes until that is in force.",
             missing_permissions=missing,
         )
-    done = []
+    done: list[tuple[Target, dict, Plan]] = []
     for target, nsg, plan in plans:
         if not (module.check_mode or dry_run):
             try:

@@ -253,6 +253,8 @@ upgrade:
     problem: ""
 """
 
+from typing import Any
+
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
@@ -282,7 +284,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 )
 
 
-def read_generation(cluster, namespace, objects):
+def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The installed operator, where its limit is, and how far a migration is."""
     state = read_operator_state(cluster, namespace)
     if state is None:
@@ -301,7 +303,7 @@ def read_generation(cluster, namespace, objects):
     return {**state, "config_limit": limit, "migration": migration}
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},

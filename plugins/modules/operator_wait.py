@@ -251,7 +251,7 @@ def approve(cluster: Cluster, namespace: str, install_plan: str) -> None:
     cluster.patch(f"{OLM}/namespaces/{namespace}/installplans/{install_plan}", {"spec": {"approved": True}})
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "wait_for": {

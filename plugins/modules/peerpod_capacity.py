@@ -85,11 +85,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
 
 
-def slots_of(node, resource):
+def slots_of(node: dict, resource: str) -> str | None:
     return node.get("status", {}).get("capacity", {}).get(resource)
 
 
-def remove(cluster, node, resource, managers, *, check_mode):
+def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, check_mode: bool) -> str | None:
     """Remove what `managers` advertise on a node: how many slots that was, or None where it stays or is gone.
 
     The patch is valid only for the node as it was read, because another program may advertise on it by now. Kubelets
@@ -98,10 +98,10 @@ def remove(cluster, node, resource, managers, *, check_mode):
     path = f"{NODES_PATH}/{node['metadata']['name']}"
     known = [node]
 
-    def attempt():
+    def attempt() -> str | None:
         current = known.pop() if known else cluster.get(path)
-        slots = current and slots_of(current, resource)
-        if slots is None or not capacity_managers(current, resource) <= managers:
+        slots = slots_of(current, resource) if current else None
+        if current is None or slots is None or not capacity_managers(current, resource) <= managers:
             return None
         if not check_mode:
             cluster.patch(
@@ -121,7 +121,7 @@ def remove(cluster, node, resource, managers, *, check_mode):
         return None
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "state": {"type": "str", "choices": ["absent"], "default": "absent"},

@@ -60,6 +60,13 @@ options:
           - The name of the ConfigMap.
         type: str
         default: peerpods-cloud-capacity
+  details:
+    description:
+      - >-
+        Also read what the role P(osc.peerpods.peerpodconfig_rollout#role) decides from: RV(agent_deployed), RV(cloud_capacity) and
+        RV(peer_pods_cm). Takes up to two requests more.
+    type: bool
+    default: false
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -199,6 +206,32 @@ cloud_bounds:
   sample:
     instance-quota: 64
     subnet-addresses: 251
+agent_deployed:
+  description: Whether the node capacity agent is deployed in the namespace of O(cloud_capacity); null if the user may not read its Deployment.
+  returned: with O(details)
+  type: bool
+  sample: true
+cloud_capacity:
+  description: The ConfigMap of O(cloud_capacity); null if it does not exist or the user may not read it.
+  returned: with O(details)
+  type: dict
+  contains:
+    managed:
+      description: Whether this collection created it, by its label C(app.kubernetes.io/part-of).
+      type: bool
+    data:
+      description: Its data, as it is.
+      type: dict
+  sample:
+    managed: true
+    data:
+      instance-quota: "64"
+peer_pods_cm:
+  description: The data of the ConfigMap C(peer-pods-cm), with the operator's settings of the VMs; empty if it does not exist.
+  returned: with O(details)
+  type: dict
+  sample:
+    CLOUD_PROVIDER: aws
 nodes:
   description: The nodes of a pool, and those that advertise the extended resource or have peer pods.
   returned: success
@@ -308,14 +341,34 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import read_cloud_bounds
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import explain_no_operator, read_limits
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
+    cloud_bounds,
+    read_cloud_capacity,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import (
+    Limits,
+    explain_no_operator,
+    read_agent,
+    read_limits,
+    read_settings,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import LIVE_PODS
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage import describe
 
 
-def main():
+def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits: Limits, capacity: dict | None) -> dict:
+    """What a roll-out decides from, as far as `limits` do not have it."""
+    labels = (capacity or {}).get("metadata", {}).get("labels", {})
+    return {
+        "agent_deployed": limits.has_agent if limits.is_second else read_agent(cluster, agent_namespace),
+        "cloud_capacity": capacity
+        and {"managed": labels.get("app.kubernetes.io/part-of") == "osc.peerpods", "data": capacity.get("data") or {}},
+        "peer_pods_cm": (read_settings(cluster, namespace) if limits.settings is None else limits.settings) or {},
+    }
+
+
+def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str"},
@@ -328,6 +381,7 @@ def main():
                     "name": {"type": "str", "default": "peerpods-cloud-capacity"},
                 },
             },
+            "details": {"type": "bool", "default": False},
         }
     )
     params = module.params
@@ -336,15 +390,17 @@ def main():
     try:
         cluster = Cluster(module)
         limits = read_limits(cluster, namespace, agent_namespace, everywhere=params["namespace"] is None)
-        bounds = read_cloud_bounds(module, cluster, **params["cloud_capacity"])
+        capacity = read_cloud_capacity(module, cluster, **params["cloud_capacity"])
         facts = describe(
             limits.pools if limits.has_place else (),
             limits.configs or (),
             cluster.list(NODES_PATH),
             cluster.list(PODS_PATH, fieldSelector=LIVE_PODS),
             params["runtime_classes"],
-            bounds,
+            cloud_bounds((capacity or {}).get("data") or {}),
         )
+        if params["details"]:
+            facts |= read_details(cluster, namespace, agent_namespace, limits, capacity)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     for sentence in limits.unread:

@@ -373,9 +373,11 @@ adaptor:
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import AdaptorError, apply_settings, is_held
 from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import peer_pods_by_node as names_of_peer_pods
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH, label_selector
@@ -387,6 +389,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
+    CloudShare,
     cloud_bounds,
     cloud_share,
     read_cloud_bounds,
@@ -395,6 +398,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capac
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_plan import (
     Change,
     LimitError,
+    Plan,
     adaptor_moves,
     explain_adaptor_moves,
     parse_limit,
@@ -479,41 +483,43 @@ class Target:
     elsewhere: tuple[int, ...] = ()
 
     @property
-    def limit(self):
-        return self.change.after and self.change.after.limit
+    def limit(self) -> int | None:
+        return self.change.after.limit if self.change.after else None
 
-    def members(self, nodes):
+    def members(self, nodes: Iterable[dict]) -> list[dict]:
         """Those of `nodes` whose limit the pool decides."""
         return [node for node in nodes if self.change.after in deciding(node, self.pools)]
 
-    def expected(self, nodes):
+    def expected(self, nodes: Iterable[dict]) -> list[dict]:
         """Those of them that have to advertise the limit: one that is down does when it is back."""
         members = self.members(nodes)
         return [node for node in members if not is_down(node)] or members
 
     @property
-    def lagging(self):
+    def lagging(self) -> frozenset[str]:
         """The names of the pool's nodes that do not advertise its limit."""
+        if self.nodes is None or self.limit is None:
+            return frozenset()
         return frozenset(lagging(self.members(self.nodes.objects), self.limit))
 
-    def fallen(self, nodes):
+    def fallen(self, nodes: Iterable[dict]) -> tuple[Pool | None, list[dict]]:
         """Those of `nodes` that the operator's own pool has again, with its limit; none of them where it has none."""
         fallback = next((pool for pool in self.pools if pool.is_fallback), None)
         if fallback is None or fallback.limit is None:
             return None, []
         return fallback, [node for node in nodes if deciding(node, self.pools) == [fallback]]
 
-    def share(self, nodes):
+    def share(self, nodes: Sequence[dict]) -> CloudShare | None:
         """What the cloud leaves each of `nodes`, as long as they are the pool's."""
         mine = [] if self.limit is None else [self.limit] * len(nodes)
         return cloud_share([*mine, *self.elsewhere], self.bounds)
 
 
-def nodes_of(cluster, pool):
-    return cluster.follow(NODES_PATH, labelSelector=label_selector(pool.selector))
+def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
+    return cluster.follow(NODES_PATH, labelSelector=label_selector(pool.selector or {}))
 
 
-def read_bounds(module, cluster):
+def read_bounds(module: AnsibleModule, cluster: Cluster) -> dict[str, int]:
     """What the cloud can hold, as far as it matters for this run."""
     given = module.params["cloud_capacity"]
     if given["data"] is not None:
@@ -524,7 +530,7 @@ def read_bounds(module, cluster):
     return read_cloud_bounds(module, cluster, namespace, given["name"])
 
 
-def limits_elsewhere(cluster, pools, pool):
+def limits_elsewhere(cluster: Cluster, pools: list[Pool], pool: Pool | None) -> tuple[int, ...]:
     """What each node is allowed that the other `pools` select and `pool` does not."""
     limits = {}
     for other in pools if pool is None else others_than(pools, pool):
@@ -536,7 +542,7 @@ def limits_elsewhere(cluster, pools, pool):
     return tuple(limits.values())
 
 
-def refuse_unread_agent(found, namespace):
+def refuse_unread_agent(found: Limits, namespace: str) -> None:
     if found.has_agent is None:
         raise LimitError(
             f"Cannot read whether the node capacity agent is deployed in namespace {namespace}, "
@@ -544,7 +550,7 @@ def refuse_unread_agent(found, namespace):
         )
 
 
-def plan_present(params, found, name, fields):
+def plan_present(params: dict[str, Any], found: Limits, name: str, fields: dict[str, Any]) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
     if not found.is_second:
         config = find_config(found.configs or (), namespace, name)
@@ -569,10 +575,12 @@ def plan_present(params, found, name, fields):
             selector=selector,
         )
     refuse_without_agent(name, selector)
+    if pool is None:
+        raise LimitError(explain_no_operator(namespace))
     return plan_settings(pool, limit)
 
 
-def plan_absent(params, found, name):
+def plan_absent(params: dict[str, Any], found: Limits, name: str) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
     config = find_config(found.configs or (), namespace, name)
     if not found.is_second:
@@ -594,7 +602,9 @@ def plan_absent(params, found, name):
     return plan_entry_absent(pool, found.limits, config, fallback, store)
 
 
-def plan_target(params, cluster, fields, read_the_bounds):
+def plan_target(
+    params: dict[str, Any], cluster: Cluster, fields: dict[str, Any], read_the_bounds: Callable[[], dict[str, int]]
+) -> Target:
     namespace = params["namespace"]
     is_removal = params["state"] == "absent"
     found = read_limits(
@@ -621,22 +631,21 @@ def plan_target(params, cluster, fields, read_the_bounds):
     return Target(found, change, pools, nodes, left, bounds, elsewhere)
 
 
-def explain_loss(target, used):
+def explain_loss(target: Target, used: Mapping[str, int]) -> str | None:
     """A sentence where nodes would allow fewer peer pods than run there, else None."""
-    sentences = [
-        target.nodes
-        and target.limit is not None
-        and explain_overfull(target.limit, used, target.members(target.nodes.objects)),
-    ]
+    sentences: list[str | None] = []
+    if target.nodes and target.limit is not None:
+        sentences.append(explain_overfull(target.limit, used, target.members(target.nodes.objects)))
     if target.left:
         left = target.left.objects
         fallback, fallen = target.fallen(left)
         sentences.append(explain_left_over(used, released(left, target.pools)))
-        sentences.append(fallback and explain_overfull(fallback.limit, used, fallen))
+        if fallback and fallback.limit is not None:
+            sentences.append(explain_overfull(fallback.limit, used, fallen))
     return " ".join(filter(None, sentences)) or None
 
 
-def write(cluster, plan):
+def write(cluster: Cluster, plan: Plan) -> None:
     store = plan.store
     if plan.after is None:
         cluster.delete(store.path, plan.resource_version)
@@ -646,10 +655,10 @@ def write(cluster, plan):
         cluster.patch(store.path, plan.patch)
 
 
-def lagging_without_agent(module, cluster, target):
+def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Target) -> frozenset[str]:
     """The nodes whose cloud-api-adaptor has to advertise again.
 
-    None while an agent that is going to be removed is at work: it would overwrite what they advertise.
+    Empty while an agent that is going to be removed runs: it would overwrite what they advertise.
     """
     names, params = target.lagging, module.params
     if names and params["agent_deployed"] is False and not module.check_mode:
@@ -657,7 +666,7 @@ def lagging_without_agent(module, cluster, target):
     return names
 
 
-def write_settings(module, cluster, target):
+def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> dict:
     """Write the limit to the operator's settings, whose readers have to be restarted; in check mode, plan that."""
     params, operator = module.params, target.found.operator
     if operator is None:
@@ -681,7 +690,7 @@ def write_settings(module, cluster, target):
     )
 
 
-def nodes_that_adaptor_leaves(cluster, target):
+def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str], bool]:
     """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet goes."""
     operator = target.found.operator
     if target.found.is_second or operator is None or operator.daemon_set is None:
@@ -699,18 +708,18 @@ def nodes_that_adaptor_leaves(cluster, target):
     return nodes, then is None
 
 
-def prepare_adaptor_move(module, cluster, target):
+def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target) -> str | None:
     """Refuse a write that takes cloud-api-adaptor away from nodes, or wait for their peer pods, as disruption asks.
 
     Returns what to warn of, None where no node loses it. Raises LimitError.
     """
     nodes, goes = nodes_that_adaptor_leaves(cluster, target)
-    if not nodes:
+    if not nodes or target.change.store is None:
         return None
     params = module.params
     disruption = params["disruption"]
 
-    def peer_pods():
+    def peer_pods() -> list[str]:
         by_node = names_of_peer_pods(cluster, params["runtime_classes"])
         return [pod for node in nodes for pod in by_node.get(node, [])]
 
@@ -729,7 +738,7 @@ def prepare_adaptor_move(module, cluster, target):
     return sentence
 
 
-def without_adaptor(params, cluster, target, nodes):
+def without_adaptor(params: dict[str, Any], cluster: Cluster, target: Target, nodes: list[dict]) -> list[str]:
     """Those of `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
     operator = target.found.operator
     has_agent = target.found.has_agent
@@ -748,40 +757,40 @@ def without_adaptor(params, cluster, target, nodes):
     return nodes_without_adaptor((node["metadata"]["name"] for node in nodes), pods)
 
 
-def wait(params, cluster, target, deadline):
+def wait(params: dict[str, Any], cluster: Cluster, target: Target, deadline: float) -> str | None:
     """Why the limit is not in force by the `deadline`, or None where it is."""
     seconds = params["wait_timeout"]
 
-    def lags(nodes, limit, selector, share):
+    def explain(nodes: list[dict], pool: Pool, limit: int, share: CloudShare | None) -> str:
         not_ready = without_adaptor(params, cluster, target, nodes)
-        return explain_lagging(nodes, limit, selector, seconds, share, not_ready)
+        return explain_lagging(nodes, limit, label_selector(pool.selector or {}), seconds, share, not_ready)
 
-    def holds(nodes):
-        share = target.share(target.members(nodes))
-        return in_force(target.expected(nodes), slots_of(target.limit, share))
+    pool, limit = target.change.after, target.limit
+    if target.nodes and pool and limit is not None:
 
-    if target.nodes and not target.nodes.wait(holds, deadline - time.monotonic()):
-        nodes = target.nodes.objects
-        selector = label_selector(target.change.after.selector)
-        share = target.share(target.members(nodes))
-        return lags(target.expected(nodes), target.limit, selector, share)
+        def is_in_force(nodes: list[dict]) -> bool:
+            return in_force(target.expected(nodes), slots_of(limit, target.share(target.members(nodes))))
+
+        if not target.nodes.wait(is_in_force, deadline - time.monotonic()):
+            nodes = target.nodes.objects
+            return explain(target.expected(nodes), pool, limit, target.share(target.members(nodes)))
     if target.left is None:
         return None
     if not target.left.wait(lambda nodes: not still_advertising(nodes, target.pools), deadline - time.monotonic()):
         return explain_still_advertising(still_advertising(target.left.objects, target.pools), seconds)
     share = target.share([])
 
-    def has_fallen(nodes):
+    def has_fallen(nodes: list[dict]) -> bool:
         fallback, fallen = target.fallen(nodes)
-        return not fallen or in_force(fallen, slots_of(fallback.limit, share))
+        return fallback is None or not fallen or in_force(fallen, slots_of(fallback.limit or 0, share))
 
-    if target.change.after is None and not target.left.wait(has_fallen, deadline - time.monotonic()):
+    if pool is None and not target.left.wait(has_fallen, deadline - time.monotonic()):
         fallback, fallen = target.fallen(target.left.objects)
-        return lags(fallen, fallback.limit, label_selector(fallback.selector), share)
+        return explain(fallen, fallback, fallback.limit or 0, share) if fallback else None
     return None
 
 
-def result_of(target, used, adaptor):
+def result_of(target: Target, used: Mapping[str, int] | None, adaptor: dict | None) -> dict[str, Any]:
     change = target.change
     nodes = target.left.objects if target.left and not target.nodes else []
     if target.nodes:
@@ -793,7 +802,7 @@ def result_of(target, used, adaptor):
         advertised_nodes = 0
     else:
         advertised_nodes = len(nodes) - len(lagging(nodes, slots_of(target.limit, share)))
-    diff = {"before": {}, "after": {}}
+    diff: dict[str, dict] = {"before": {}, "after": {}}
     for plan in change.plans:
         diff = {side: {**diff[side], **plan.diff[side]} for side in diff}
     pool, operator = change.after or change.before, target.found.operator
@@ -812,7 +821,7 @@ def result_of(target, used, adaptor):
     }
 
 
-def warn_of_problems(module, target):
+def warn_of_problems(module: AnsibleModule, target: Target) -> None:
     change = target.change
     for sentence in target.found.unread:
         module.warn(sentence)
@@ -821,12 +830,12 @@ def warn_of_problems(module, target):
     if after:
         module.warn(after)
     # With the agent the operator's settings keep what is written there.
-    elif before and change.before.store != change.store:
+    elif before and change.before and change.before.store != change.store:
         module.warn(before)
 
 
-def warn_of_nodes_that_are_down(module, target):
-    if not target.nodes:
+def warn_of_nodes_that_are_down(module: AnsibleModule, target: Target) -> None:
+    if not target.nodes or target.limit is None:
         return
     members = target.members(target.nodes.objects)
     slots = slots_of(target.limit, target.share(members))
@@ -835,7 +844,7 @@ def warn_of_nodes_that_are_down(module, target):
         module.warn(f"These nodes are not Ready and do not advertise the limit yet: {join_names(sorted(down))}.")
 
 
-def run(module):
+def run(module: AnsibleModule) -> None:
     params = module.params
     refuse_bad_fields(params)
     fields = {FIELDS[option]: params[option] for option in FIELDS if params[option] is not None}
@@ -843,14 +852,14 @@ def run(module):
         fields["limit"] = str(parse_limit(fields["limit"]))
     cluster = Cluster(module)
     deadline = time.monotonic() + params["wait_timeout"]
-    known = []
+    known: list[dict[str, int]] = []
 
-    def read_the_bounds():
+    def read_the_bounds() -> dict[str, int]:
         if not known:
             known.append(read_bounds(module, cluster))
         return known[0]
 
-    def attempt():
+    def attempt() -> tuple[Target, Mapping[str, int] | None, str | None, dict | None, str | None]:
         target = plan_target(params, cluster, fields, read_the_bounds)
         used = loss = adaptor = move = None
         if target.change.lowers:
@@ -894,7 +903,7 @@ def run(module):
     module.exit_json(**result_of(target, used, adaptor))
 
 
-def needs_settings(params, cluster, target):
+def needs_settings(params: dict[str, Any], cluster: Cluster, target: Target) -> bool:
     """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
     if not target.found.is_second or target.found.has_agent or params["limit"] is None:
         return False
@@ -907,7 +916,7 @@ def needs_settings(params, cluster, target):
     return bool(operator and operator.behaviour.has_update_strategy and is_held(cluster, params["namespace"]))
 
 
-def main():
+def main() -> None:
     module = cluster_module(
         {
             "name": {"type": "str", "default": "peerpodconfig-openshift"},

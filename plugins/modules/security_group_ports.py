@@ -259,7 +259,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups 
     diff_of,
     facts_needed,
     instance_ids,
-    may_hold_our_rules,
+    may_contain_our_rules,
     plan_absent,
     plan_present,
     plan_tags,
@@ -293,7 +293,7 @@ def make_plans(
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
     plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
     if module.params["tags"]:
-        ours_may_be_in = [g.group_id for g in groups if may_hold_our_rules(g, wanted)]
+        ours_may_be_in = [g.group_id for g in groups if may_contain_our_rules(g, wanted)]
         rules = ec2.security_group_rules(ours_may_be_in)
         plans = [plan_tags(plan, wanted, tags, rules) for plan in plans]
     return plans

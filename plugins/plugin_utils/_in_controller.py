@@ -52,7 +52,14 @@ def _path(module: str) -> str:
 class InController(ActionBase):
     """An action that runs modules of collections in the controller where it can, and else starts them as usual."""
 
-    def _execute_module(self, module_name=None, module_args=None, task_vars=None, wrap_async=False, **kwargs):
+    def _execute_module(
+        self,
+        module_name: str | None = None,
+        module_args: dict[str, Any] | None = None,
+        task_vars: dict[str, Any] | None = None,
+        wrap_async: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         task_vars = task_vars or {}
         name = module_name or self._task.action
         arguments = self._task.args if module_args is None else module_args
@@ -116,7 +123,7 @@ def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _be_the_module(module, parameters, stdout, stderr)
+            _run_module(module, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -137,7 +144,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _be_the_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Never returns: nothing of the worker that was forked may go on here."""
     code = 1
     try:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.action.k8s_info import (
     ActionModule as KubernetesCoreAction,
@@ -18,7 +19,7 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
     # What is sent to other machines gets its directory when it is sent; here none is needed.
     TRANSFERS_FILES = False
 
-    def __init__(self, task, *args, **kwargs):
+    def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
         # The action of kubernetes.core takes from it the name of the module, and which options that module has.
         as_named_there = copy.copy(task)
         as_named_there.action = f"kubernetes.core.{task.action.rpartition('.')[2]}"

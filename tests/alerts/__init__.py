@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The agent's metrics with the labels that it sets (`le` is a histogram's own).
+# The agent's metrics with the labels that it sets (`le` is that of a histogram).
 METRICS: dict[str, frozenset[str]] = {
     "peerpods_node_slots_desired": frozenset({"node"}),
     "peerpods_node_slots_advertised": frozenset({"node"}),
@@ -20,5 +20,5 @@ METRICS: dict[str, frozenset[str]] = {
     "peerpods_node_capacity_requests_total": frozenset({"verb", "code"}),
 }
 
-# What Prometheus adds to them when it scrapes a pod.
+# The labels that Prometheus adds when it scrapes a pod.
 SCRAPED = frozenset({"namespace", "pod"})

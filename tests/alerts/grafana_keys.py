@@ -1,7 +1,7 @@
-"""Print what of a dashboard Grafana's own models do not know, a line each.
+"""Print the keys of a dashboard that Grafana's models do not have, one per line.
 
-Runs in an environment of its own, which has grafana-foundation-sdk. Its models are generated from
-Grafana's schemas and keep only what these name: whatever does not come back is unknown.
+Runs in its own environment with grafana-foundation-sdk. Its models are generated from Grafana's schemas and drop
+unknown keys.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An Azure Resource Manager on this machine, with the part of Azure that peer pods meet in it.
+"""An Azure Resource Manager on this machine, with the part of Azure that peer pods use.
 
 Networks, subnets, network interfaces, security groups and their rules, machines,
-quota, locks and permissions behave as Azure's do towards a client: api-versions, ETags,
-long-running operations, pages, codes. There are no packets and no machines.
+quota, locks and permissions behave as in Azure towards a client: API versions, ETags, long-running operations,
+pages, error codes. No packets are sent, and no machines run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .wire import Server
 
 
 class AzureArm(Arm):
-    """A running one, with TLS of its own, while in `with`. `directory` gets its certificates."""
+    """A running Azure Resource Manager with TLS, as a context manager. Its certificates are in `directory`."""
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
@@ -48,14 +48,14 @@ class AzureArm(Arm):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell that talks to this Azure has exported."""
+        """The environment variables of a client of this Azure."""
         return {
             "AZURE_CLOUD_ENVIRONMENT": self.endpoint_url,
             "AZURE_SUBSCRIPTION_ID": self.subscription_id,
             "AZURE_TENANT_ID": self.tenant_id,
             "AZURE_CLIENT_ID": self.client_id,
             "AZURE_CLIENT_SECRET": self.client_secret,
-            # azure.azcollection's names for two of them.
+            # The names of azure.azcollection for two of them.
             "AZURE_TENANT": self.tenant_id,
             "AZURE_SECRET": self.client_secret,
             "AZURE_DISABLE_INSTANCE_DISCOVERY": "true",

@@ -1,4 +1,4 @@
-"""`python -m tests.azure_arm`: an Azure with the cloud side of a cluster, until Ctrl-C."""
+"""`python -m tests.azure_arm`: start an Azure with the cloud side of a cluster, until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .login import Login
 from .state import SUCCEEDED, TAGGED, State
 from .wire import Answer, Request, answered, retry_after
 
-# Of the many, those that clients of the last years ask for; ARM keeps old ones for long.
+# Some of the many versions, those that recent clients request. ARM supports old versions for years.
 API_VERSIONS = {
     "microsoft.network": (
         "2015-06-15",
@@ -105,7 +105,7 @@ _NETWORK_USAGES = re.compile(
 
 @dataclass
 class Operation:
-    """A write under way: what it is for, how often it will say InProgress, and how it ends."""
+    """A write in progress: its resource, how often it still reports InProgress, and its result."""
 
     resource: ResourceId
     deletes: bool
@@ -115,7 +115,7 @@ class Operation:
 
 
 class Arm(Login):
-    """All of ARM but the wire. Thread-safe: requests are taken one after the other."""
+    """ARM without the transport. Thread-safe: requests are handled one after the other."""
 
     def __init__(self, endpoint_url: str):
         super().__init__(endpoint_url)
@@ -123,16 +123,16 @@ class Arm(Login):
         self.state = State(self.subscription_id)
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
-        # How often an operation says InProgress before it has ended.
+        # How often an operation reports InProgress before it ends.
         self.polls = 1
-        # When operations are to be asked again, in seconds. Not 0, which azure-core takes for
-        # not given, and then waits for half a minute.
+        # The interval at which clients poll operations, in seconds. Not 0, which azure-core treats as not set, to wait
+        # half a minute.
         self.retry_after = 0.01
-        # How many resources a page has.
+        # The number of resources in a page.
         self.page_size = 100
-        # What compute's usages may reach, by name; for every location.
+        # The limits of the compute usages, by name, for every location.
         self.limits = dict(compute.DEFAULT_LIMITS)
-        # What who asks may do to resources: an entry for each role, whatever its scope.
+        # The permissions of the caller: an entry for each role, for all scopes.
         self.permissions: list[dict] = [roles.CONTRIBUTOR]
         self._operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
@@ -141,19 +141,19 @@ class Arm(Login):
 
     @property
     def resources(self) -> dict[str, dict]:
-        """Lower-cased id → what ARM answers to a GET of it. A copy."""
+        """The response to a GET of each resource, by lower-case ID, as a copy."""
         with self._lock:
             return {key: self.state.get(ids.known(key)) for key in list(self.state.stored)}
 
     def put(self, resource_id: str, body: dict) -> dict:
-        """Create or replace without HTTP and at once, under the same rules."""
+        """Create or replace without HTTP and without a long-running operation, by the same rules."""
         with self._lock:
             resource = ids.known(resource_id)
             self.state.put(resource, copy.deepcopy(body), conditions={})
             return self.state.get(resource)
 
     def delete(self, resource_id: str) -> None:
-        """Delete without HTTP and at once, under the same rules."""
+        """Delete without HTTP and without a long-running operation, by the same rules."""
         with self._lock:
             resource = ids.known(resource_id)
             if self.state.require_deletable(resource, {}):
@@ -164,7 +164,7 @@ class Arm(Login):
             return copy.deepcopy(self.state.stored)
 
     def restore(self, snapshot: dict[str, dict]) -> None:
-        """Have the resources of then, and no operation under way."""
+        """Restore the resources of the snapshot, and drop all operations."""
         with self._lock:
             self.state.stored = copy.deepcopy(snapshot)
             self._operations.clear()
@@ -189,7 +189,7 @@ class Arm(Login):
                 except ArmError as error:
                     return Answer(error.status, error.content, error.headers)
                 except Exception as error:  # noqa: BLE001
-                    # A fault of the emulator's: to be seen where tests print, and by the client.
+                    # An error of the emulator: print it for the test, and return it to the client.
                     traceback.print_exc()
                     return Answer(500, ArmError(500, "InternalServerError", repr(error)).content)
 
@@ -280,7 +280,7 @@ class Arm(Login):
         scope = ids.parse(resource.scope)
         if request.method != "GET" or resource.name or scope is None:
             raise _method_not_allowed(request, resource)
-        self.state.get(scope)  # Which has to be there.
+        self.state.get(scope)  # The scope must exist.
         return self._page(request, self.permissions)
 
     def _put(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
@@ -336,7 +336,7 @@ class Arm(Login):
     def _begin(
         self, request: Request, resource: ResourceId, *, deletes: bool, error: ArmError | None
     ) -> dict[str, str]:
-        """Start one; returns the headers by which its client follows it."""
+        """Start an operation; returns the headers with which the client polls it."""
         number = str(uuid.uuid4())
         operation = Operation(resource, deletes, self.polls, error)
         self._operations[number] = operation
@@ -370,12 +370,12 @@ class Arm(Login):
         return answered({"status": SUCCEEDED})
 
     def _advance(self, resource: ResourceId) -> None:
-        """Operations on it go on, too, for who looks at the resource instead."""
+        """Reading the resource advances its operations, for clients that poll the resource."""
         for operation in self._under_way(resource):
             self._step(operation)
 
     def _finish(self, resource: ResourceId) -> None:
-        """A write waits for those before it."""
+        """Complete the earlier operations before a write."""
         for operation in self._under_way(resource):
             self._end(operation)
 
@@ -403,7 +403,7 @@ class Arm(Login):
         else:
             self.state.mark(operation.resource, SUCCEEDED)
 
-    # -- What must be --------------------------------------------------------------------------
+    # -- Validation --------------------------------------------------------------------------
 
     def _require_subscription(self, subscription_id: str) -> None:
         if subscription_id.lower() != self.subscription_id:
@@ -471,7 +471,7 @@ def _body(request: Request) -> dict:
             f"The request content was invalid and could not be deserialized: '{error}'.",
         ) from None
     if not isinstance(body, dict):
-        raise unparsable("The body is no object. Path ''.")
+        raise unparsable("The body is not an object. Path ''.")
     return body
 
 

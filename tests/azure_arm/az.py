@@ -1,4 +1,4 @@
-"""The real Azure CLI, in an environment of its own, logged in at an emulated ARM."""
+"""The real Azure CLI, in its own virtual environment, logged in at the emulated ARM."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.environments import own_environment
 
 from . import AzureArm
 
-# It pins most of the SDK: for own_environment.
+# It pins most packages of the SDK, so it requires its own environment.
 AZURE_CLI = "azure-cli==2.91.0"
 
-# The longest that a call may take, the first with compiling its modules. Seconds.
+# The timeout of a call in seconds. The first call compiles the modules of the CLI.
 TIMEOUT = 180
 
 
@@ -62,11 +62,11 @@ class Az:
         )
 
     def run(self, *args: str) -> str:
-        """What `az` prints; CalledProcessError, with what it complained of, where it fails."""
+        """The output of `az`; CalledProcessError with its error output if it fails."""
         return self._output(["az", *args])
 
     def bash(self, script: str) -> str:
-        """What a script of az commands prints; it ends at the first that fails."""
+        """The output of a script of az commands, which ends with the first command that fails."""
         return self._output(["bash", "-euo", "pipefail", "-c", script])
 
     def _output(self, command: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Microsoft.Compute's usages and SKUs: a handful of families, and what the machines use of them."""
+"""Microsoft.Compute's usages and SKUs: some VM families, and the vCPUs that the machines use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """A family of sizes as quota names it, and its sizes with their vCPUs."""
+    """A VM family of a quota, and its sizes with their vCPUs."""
 
     name: str
     localized: str

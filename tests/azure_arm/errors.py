@@ -1,4 +1,4 @@
-"""ARM's way to say no: a status, a code, a sentence, and at times details."""
+"""Errors of ARM: a status, a code, a message, and sometimes details."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class ArmError(Exception):
-    """What an answer `{"error": {"code", "message", "details"}}` is made from."""
+    """The contents of a response `{"error": {"code", "message", "details"}}`."""
 
     status: int
     code: str
@@ -26,7 +26,7 @@ class ArmError(Exception):
 
 
 def unparsable(detail: str) -> ArmError:
-    """What Microsoft.Network says to a body whose values are not of their properties' types."""
+    """The error of Microsoft.Network for a body with values of the wrong type."""
     return ArmError(
         400,
         "InvalidRequestFormat",

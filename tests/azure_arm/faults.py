@@ -1,7 +1,7 @@
-"""What can go wrong between a client and ARM, on demand.
+"""Faults between a client and ARM, for tests.
 
-A fault waits in `AzureArm.faults` for a request that it matches, is used up by
-it, and decides what becomes of it: `AzureArm.faults += [Fault("PUT", "rules/", throttled(2))]`.
+A fault in `AzureArm.faults` applies to the first request that it matches, and determines the response: `AzureArm.faults
++= [Fault("PUT", "rules/", throttled(2))]`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .wire import Answer, Request, retry_after
 
 class PassOn(Protocol):
     def __call__(self, operation_error: ArmError | None = None) -> Answer:
-        """Have ARM do what it is asked; the operation that this starts fails with `operation_error`."""
+        """Pass the request on to ARM; the operation that it starts fails with `operation_error`."""
 
 
 Act = Callable[[Request, PassOn], Answer | None]
@@ -28,9 +28,9 @@ Act = Callable[[Request, PassOn], Answer | None]
 
 @dataclass(frozen=True)
 class Fault:
-    """For one request whose method is `method` ("*": any) and whose path `path` is found in.
+    """Applies to one request with the method `method` ("*": any) and a path that matches `path`.
 
-    `path` is a regular expression; case does not count. None as an answer hangs up.
+    `path` is a regular expression; case is ignored. None as a response closes the connection.
     """
 
     method: str
@@ -42,15 +42,15 @@ class Fault:
 
 
 def work(request: Request, pass_on: PassOn) -> Answer:
-    """No fault: for a request that a later one is to fail after."""
+    """Pass the request on, so that a later request fails."""
     return pass_on()
 
 
-def first(somebody_else: Callable[[], object]) -> Act:
-    """Somebody else acts between two requests of a client's."""
+def first(act_between: Callable[[], object]) -> Act:
+    """Another client acts between two requests of a client."""
 
     def act(request: Request, pass_on: PassOn) -> Answer:
-        somebody_else()
+        act_between()
         return pass_on()
 
     return act
@@ -69,14 +69,14 @@ def cut_the_answer(request: Request, pass_on: PassOn) -> Answer:
     return replace(answer, content=answer.content[: len(answer.content) // 2], length=len(answer.content))
 
 
-def refuse(status: int, code: str, message: str = "told to", after: float | None = None) -> Act:
-    """Any other answer, with a Retry-After of `after` seconds where that is given."""
+def refuse(status: int, code: str, message: str = "rejected by the test", after: float | None = None) -> Act:
+    """Any response, with a Retry-After of `after` seconds if it is given."""
     headers = {} if after is None else retry_after(after)
     return lambda request, pass_on: _error(ArmError(status, code, message, headers=headers))
 
 
 def throttled(after: float) -> Act:
-    """ARM's own 429."""
+    """The 429 of ARM."""
     return refuse(
         429,
         "TooManyRequests",
@@ -86,12 +86,12 @@ def throttled(after: float) -> Act:
 
 
 def retryable_error(after: float | None = None) -> Act:
-    """Microsoft.Network's word for a collision inside of it."""
+    """The error of Microsoft.Network after an internal conflict."""
     return refuse(429, "RetryableError", "A retryable error occurred.", after)
 
 
 def another_operation_in_progress(after: float | None = None) -> Act:
-    """Microsoft.Network's answer while another write to the resource is under way."""
+    """The error of Microsoft.Network while another write to the resource is in progress."""
     return refuse(
         429,
         "AnotherOperationInProgress",
@@ -110,7 +110,7 @@ def authorization_failed(request: Request, pass_on: PassOn) -> Answer:
 
 
 def scope_locked(request: Request, pass_on: PassOn) -> Answer:
-    """As a lock on the resource group does it; a real lock can be PUT, too."""
+    """The error of a lock on the resource group. Tests can also PUT a real lock."""
     action = "delete" if request.method == "DELETE" else "write"
     group = "/".join(request.path.split("/")[:5])
     return _error(_scope_locked(request.path, action, [group]))
@@ -121,8 +121,8 @@ def precondition_failed(request: Request, pass_on: PassOn) -> Answer:
     return _error(_precondition_failed(given, 'W/"another"', request.path))
 
 
-def operation_fails(code: str, message: str = "told to") -> Act:
-    """ARM takes the request, and the operation that it starts ends Failed."""
+def operation_fails(code: str, message: str = "rejected by the test") -> Act:
+    """ARM accepts the request, and the operation that it starts ends with Failed."""
     return lambda request, pass_on: pass_on(ArmError(200, code, message))
 
 

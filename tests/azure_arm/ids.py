@@ -1,4 +1,4 @@
-"""ARM's resource ids and the types of resources that are emulated."""
+"""Resource IDs of ARM, and the resource types that are emulated."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ TYPES = {
 
 @dataclass(frozen=True)
 class ResourceId:
-    """A resource, or with `name` None the collection of all of `type` in `scope`.
+    """A resource, or, if `name` is None, the collection of all resources of `type` in `scope`.
 
-    `scope` is the id of what the resource is in: for a subnet its virtual network, for a
-    network its resource group. `type` is as given where it is not one of TYPES.
+    `scope` is the ID of the parent: for a subnet its virtual network, for a network its resource group. `type` is as
+    given if it is not one of TYPES.
     """
 
     scope: str
@@ -49,7 +49,7 @@ class ResourceId:
 
     @property
     def key(self) -> str:
-        """What the resource is stored by: ids are case-insensitive."""
+        """The key of the stored resource: IDs are case-insensitive."""
         return self.text.lower()
 
     @property
@@ -58,18 +58,18 @@ class ResourceId:
 
     @property
     def group(self) -> str | None:
-        """The name of the resource group, None above."""
+        """The name of the resource group, or None."""
         parts = self.text.split("/")
         return parts[4] if len(parts) > 4 and parts[3].lower() == "resourcegroups" else None
 
     @property
     def root(self) -> str:
-        """The id of the resource that this one is part of, or its own."""
+        """The ID of the resource that contains this resource, or its own ID."""
         return self.scope if self.type.count("/") > 1 else self.text
 
 
 def known(path: str) -> ResourceId:
-    """The resource of an id that is one of ARM's own; ValueError if it is not."""
+    """The resource of an ID that is known to be valid; ValueError if it is not."""
     resource = parse(path)
     if resource is None:
         raise ValueError(path)
@@ -77,7 +77,7 @@ def known(path: str) -> ResourceId:
 
 
 def parse(path: str) -> ResourceId | None:
-    """The resource or collection of a path without query; None for what is no such thing."""
+    """The resource or collection of a path without query; None if the path is neither."""
     parts = path.rstrip("/").split("/")
     if len(parts) < 4 or parts[0] or parts[1].lower() != "subscriptions" or "" in parts[1:]:
         return None

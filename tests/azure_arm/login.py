@@ -1,4 +1,4 @@
-"""Who may come in: the login authority, the metadata endpoints, managed identity, and tokens.
+"""Authentication: the login authority, the metadata endpoints, managed identity, and tokens.
 
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
 """
@@ -19,22 +19,22 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class Login:
-    """Hands out tokens and knows them again."""
+    """Issues and validates tokens."""
 
     def __init__(self, endpoint_url: str):
         self.endpoint_url = endpoint_url
         self.tenant_id = "3d2f6f2b-6a3c-4c5f-9c77-0d7a54d3e1aa"
         self.client_id = "b1a5c2de-8d2c-4b21-9a57-5e2f0cf9d3b0"
         self.client_secret = "8Q~emulated-and-worth-nothing-elsewhere"
-        # The assertion (a service account's token) that stands for client_id by federation.
+        # The assertion (a service account's token) that is federated with client_id.
         self.federated_token = "emulated.service-account.token"
-        # How long new tokens are valid. Seconds.
+        # The lifetime of new tokens, in seconds.
         self.token_lifetime = 3600
         self._expiry_of: dict[str, float] = {}
         self._audience_of: dict[str, str] = {}
 
     def answer(self, request: Request) -> Answer | None:
-        """The answer to what is no business of ARM's, None to all else."""
+        """The response to a request for authentication, None for all other requests."""
         path = request.path.rstrip("/")
         if path == "/metadata/endpoints":
             return answered(self._endpoints(request.query.get("api-version", "")))
@@ -59,7 +59,7 @@ class Login:
         return self._token(request) if match[2] else answered(self._openid(match[1]))
 
     def require_token(self, request: Request) -> None:
-        """ArmError 401 where the request has no token of ours that is still valid."""
+        """Raise ArmError 401 if the request has no valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise self._unauthorized(
@@ -81,7 +81,7 @@ class Login:
             )
 
     def expire_tokens(self) -> None:
-        """End the validity of all tokens handed out so far."""
+        """Revoke all tokens."""
         self._expiry_of = dict.fromkeys(self._expiry_of, 0)
 
     def _token(self, request: Request) -> Answer:
@@ -159,7 +159,7 @@ class Login:
             for part in (
                 json.dumps({"typ": "JWT", "alg": "RS256"}).encode(),
                 json.dumps(claims).encode(),
-                b"not signed by anybody",
+                b"not signed",
             )
         )
         self._expiry_of[token] = now + self.token_lifetime
@@ -167,7 +167,7 @@ class Login:
         return token
 
     def _endpoints(self, api_version: str) -> dict | list:
-        """What ARM says about its cloud: one in the oldest version, then a list of clouds."""
+        """The metadata of the cloud: one cloud in the oldest version, a list of clouds in newer versions."""
         authentication = {
             "loginEndpoint": self.endpoint_url,
             "audiences": [self.endpoint_url],

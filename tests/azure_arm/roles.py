@@ -1,4 +1,4 @@
-"""What Azure's built-in roles let their holders do, and whether they do.
+"""The permissions of Azure's built-in roles, and whether they allow an action.
 
 Source: learn.microsoft.com/azure/role-based-access-control/built-in-roles
 """

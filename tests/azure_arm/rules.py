@@ -1,9 +1,8 @@
-"""What Microsoft.Network takes for a security rule, and how it stores it. Pure.
+"""Validates and stores security rules as Microsoft.Network does (no I/O).
 
-Codes and messages are Azure's, as users have quoted them in public issues (of
-hashicorp/terraform-provider-azurerm, Azure/aks-engine, Azure/azure-cli). Where
-no quotation could be found (two spellings of one thing given at once), the code
-is one of the family's and the sentence ours.
+Codes and messages are those of Azure, as quoted in public issues (of hashicorp/terraform-provider-azurerm,
+Azure/aks-engine, Azure/azure-cli). If no quotation was found (two spellings of one property in the same rule), the code
+is a similar one and the message is our own.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from .errors import ArmError, unparsable
 
 PRIORITIES = range(100, 4097)
 
-# https://learn.microsoft.com/azure/virtual-network/service-tags-overview, those that rules
-# between a cluster's machines may meet; a region may follow after a dot.
+# https://learn.microsoft.com/azure/virtual-network/service-tags-overview, the tags that matter between the machines of
+# a cluster. A region may follow after a dot.
 SERVICE_TAGS = (
     "VirtualNetwork",
     "AzureLoadBalancer",
@@ -63,10 +62,9 @@ _SIDES = ("source", "destination")
 
 
 def stored_rule(rule_id: str, properties: dict, resource_exists: Callable[[str], bool]) -> dict:
-    """`properties` of a rule as ARM stores them; raises ArmError where it would refuse them.
+    """The `properties` of a rule as ARM stores them; raises ArmError if ARM would reject them.
 
-    Enumerations come back in ARM's spelling whatever the case they were given in,
-    lists that were not given as empty ones, and None as not given.
+    Enumerations are returned in ARM's spelling, lists that are not set are empty, and None means not set.
     """
     given = {key: value for key, value in properties.items() if value is not None}
     for key, value in given.items():

@@ -1,8 +1,7 @@
-"""What ARM has stored, and what it does to that. Knows nothing of HTTP.
+"""The resources that ARM has stored, and the rules of their changes, without HTTP.
 
-Every resource, subnets and security rules too, is an entry of its own, by
-lower-cased id; `State.get` puts together what ARM answers: a network with its
-subnets, a group with its rules and with whom it protects.
+Every resource, including subnets and security rules, is an entry of its own, by lower-case ID. `State.get` assembles
+the response of ARM: a network with its subnets, a group with its rules and the resources that use it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .errors import ArmError, unparsable
 from .ids import ResourceId
 from .wire import Headers
 
-# What ARM answers but does not take: dropped from what clients send back.
+# Read-only properties, which are dropped from requests.
 _READ_ONLY = {
     ids.NSGS: {"defaultSecurityRules", "networkInterfaces", "subnets", "securityRules"},
     ids.VNETS: {"subnets"},
@@ -28,7 +27,7 @@ _READ_ONLY = {
 _PARTS = {ids.NSGS: ids.RULES, ids.VNETS: ids.SUBNETS}
 _NAME = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
 _LOCATED = (ids.RESOURCE_GROUPS, ids.VNETS, ids.NICS, ids.ASGS, ids.NSGS, ids.VMS)
-# What may be changed by PATCH with {"tags": {...}}.
+# The types that can be changed by PATCH with {"tags": {...}}.
 TAGGED = _LOCATED
 
 SUCCEEDED = "Succeeded"
@@ -37,7 +36,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class State:
-    """Resources by lower-cased id, and the rules by which they change."""
+    """Resources by lower-case ID, and the rules of their changes."""
 
     def __init__(self, subscription_id: str):
         self.subscription_id = subscription_id
@@ -49,7 +48,7 @@ class State:
         return resource_id.lower() in self.stored
 
     def get(self, resource: ResourceId) -> dict:
-        """The resource as ARM answers it; ArmError 404 where there is none."""
+        """The resource as ARM returns it; ArmError 404 if it does not exist."""
         self._require_scope(resource)
         if resource.type == ids.DEFAULT_RULES:
             for rule in self._default_rules(self._parent(resource)):
@@ -62,7 +61,7 @@ class State:
     def usages(self, network: ResourceId) -> list[dict]:
         """https://learn.microsoft.com/rest/api/virtualnetwork/virtual-networks/list-usage
 
-        Azure keeps five addresses of each subnet, and does not count a gateway's.
+        Azure reserves five addresses of each subnet, and does not count those of a gateway.
         """
         found = []
         for subnet in self.get(network)["properties"]["subnets"]:
@@ -83,7 +82,7 @@ class State:
         return found
 
     def list_resources(self, collection: ResourceId) -> list[dict]:
-        """All of a type: of a network or group, of a resource group, or of the subscription."""
+        """All resources of a type in a network or group, a resource group, or the subscription."""
         self._require_scope(collection)
         if collection.type == ids.DEFAULT_RULES:
             return self._default_rules(self._parent(collection))
@@ -99,10 +98,10 @@ class State:
     # -- Writing -------------------------------------------------------------------------------
 
     def put(self, resource: ResourceId, body: dict, *, state: str = SUCCEEDED, conditions: Headers) -> bool:
-        """Create or replace; True where it was created.
+        """Create or replace the resource; True if it was created.
 
-        `conditions` may have If-Match and If-None-Match. `state` is the provisioningState
-        that the resource and those it is part of are then in.
+        `conditions` may have If-Match and If-None-Match. `state` is the new provisioningState of the resource and of
+        the resource that contains it.
         """
         self._require_scope(resource)
         self._require_unlocked(resource, "write")
@@ -130,7 +129,7 @@ class State:
             for key, value in properties.items()
             if value is not None and key not in _READ_ONLY.get(resource.type, ())
         }
-        # Nothing is stored until everything, children too, has been found good.
+        # Nothing is stored before everything, including the children, is validated.
         children = self._completed(resource, new, before, properties)
         self.stored[resource.key] = new
         for key, child in children.items():
@@ -151,7 +150,7 @@ class State:
         return self.get(resource)
 
     def require_deletable(self, resource: ResourceId, conditions: Headers) -> bool:
-        """Whether there is something to delete; ArmError where that must not be."""
+        """Whether the resource exists; ArmError if it must not be deleted."""
         self._require_scope(resource)
         self._require_unlocked(resource, "delete")
         root = self.stored.get(resource.root.lower())
@@ -166,15 +165,15 @@ class State:
         return True
 
     def delete(self, resource: ResourceId) -> None:
-        """With all that is in it. The parent has changed by that."""
+        """Delete the resource with its children. This changes the parent."""
         for key in [key for key in self.stored if f"{key}/".startswith(resource.key + "/")]:
             del self.stored[key]
         self._touch(resource, SUCCEEDED)
 
     def mark(self, resource: ResourceId, state: str) -> None:
-        """Give the resource, with its parts, a provisioningState, and what it is part of one, too.
+        """Set the provisioningState of the resource, its children, and its parent.
 
-        That is "Updating" while one of its parts is being deleted.
+        The parent is "Updating" while one of its children is being deleted.
         """
         if resource.type == ids.LOCKS:
             return
@@ -187,7 +186,7 @@ class State:
             whole = self.stored[resource.root.lower()]
             whole["properties"]["provisioningState"] = "Updating" if state == "Deleting" else state
 
-    # -- What a write makes of a body ----------------------------------------------------------
+    # -- Completing the body of a write ----------------------------------------------------------
 
     def _completed(self, resource: ResourceId, new: dict, before: dict | None, given: dict) -> dict[str, dict | None]:
         """Complete `new` in place; returns the children by key, None for a child that is removed."""
@@ -204,7 +203,7 @@ class State:
                 return self._children_given(new, ids.RULES, given.get("securityRules") or [])
             case ids.VNETS:
                 self._complete_network(new)
-                # Without `subnets` a network keeps those it has; with [] it loses them.
+                # Without `subnets` a network keeps its subnets; with [] they are removed.
                 if given.get("subnets") is not None:
                     return self._children_given(new, ids.SUBNETS, given["subnets"])
             case ids.SUBNETS:
@@ -223,7 +222,7 @@ class State:
         return {}
 
     def _children_given(self, new: dict, kind: str, given: list[dict]) -> dict[str, dict | None]:
-        """The children that a whole parent was written with, instead of those it has."""
+        """The children in the body of a parent, which replace the existing children."""
         segment = kind.rpartition("/")[2]
         children: dict[str, dict] = {}
         for child in given:
@@ -338,7 +337,7 @@ class State:
         properties.setdefault("dnsSettings", {"dnsServers": [], "appliedDnsServers": []})
 
     def _free_address(self, subnet_id: str, version: str, completed: list[dict]) -> str:
-        """The first address that nobody has; Azure keeps the first four and the last."""
+        """The first free address; Azure reserves the first four and the last."""
         taken = {one["properties"].get("privateIPAddress") for one in [*self._ip_configurations(subnet_id), *completed]}
         for prefix in prefixes_of(self.stored[subnet_id.lower()]["properties"]):
             network = ipaddress.ip_network(prefix)
@@ -352,7 +351,7 @@ class State:
             f"Subnet {subnet_id} does not have enough capacity for 1 IP addresses.",
         )
 
-    # -- What an answer is put together from ---------------------------------------------------
+    # -- Assembling a response ---------------------------------------------------
 
     def _answered(self, stored: dict) -> dict:
         body = copy.deepcopy(stored)
@@ -397,7 +396,7 @@ class State:
             for rule in rules.DEFAULT_RULES
         ]
 
-    # -- Who is what to whom -------------------------------------------------------------------
+    # -- Relations -------------------------------------------------------------------
 
     def _children(self, parent_id: str, kind: str) -> dict[str, dict]:
         start = f"{parent_id}/{kind.rpartition('/')[2]}/".lower()
@@ -410,7 +409,7 @@ class State:
         return [body for body in self.stored.values() if body["type"] == kind]
 
     def _users(self, group_id: str, kind: str) -> list[dict]:
-        """The subnets or network interfaces that a security group is on."""
+        """The subnets or network interfaces that use a security group."""
         return [
             body
             for body in self._of_type(kind)
@@ -433,7 +432,7 @@ class State:
             if nic["id"].lower() == nic_id.lower()
         ]
 
-    # -- What must be --------------------------------------------------------------------------
+    # -- Validation --------------------------------------------------------------------------
 
     def _require_scope(self, resource: ResourceId) -> None:
         if resource.subscription.lower() != self.subscription_id:
@@ -467,7 +466,7 @@ class State:
         )
 
     def _require_unlocked(self, resource: ResourceId, action: str) -> None:
-        """ReadOnly forbids writes and deletions, CanNotDelete those, of what the scope holds."""
+        """ReadOnly forbids writes and deletions in the scope, CanNotDelete only deletions."""
         if resource.type == ids.LOCKS:
             return
         locked = []
@@ -544,7 +543,7 @@ class State:
         return location
 
     def _written_id(self, resource: ResourceId) -> str:
-        """The id in ARM's spelling of what it knows, and in the given one of the new name."""
+        """The ID, with existing parents in their stored spelling and the new name as given."""
         if resource.type in (ids.RESOURCE_GROUPS, ids.LOCKS):
             return resource.text
         if resource.root != resource.text:
@@ -572,7 +571,7 @@ def _require_name(name: str | None) -> None:
 
 
 def prefixes_of(properties: dict) -> list[str]:
-    """The address prefixes of a subnet, whichever of its two properties has them."""
+    """The address prefixes of a subnet, from either of its two properties."""
     return properties.get("addressPrefixes") or [prefix for prefix in [properties.get("addressPrefix")] if prefix]
 
 

@@ -1,7 +1,7 @@
-"""Requests and answers, and the server that carries them: HTTP/1.1 by TLS, kept alive.
+"""Requests and responses, and their server: HTTP/1.1 over TLS with persistent connections.
 
-Not werkzeug's server, which ends each connection with its answer: a client of
-ARM's sends all of its requests through one.
+Not the server of werkzeug, which closes each connection after its response: clients of ARM send all requests over one
+connection.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# What both a dict and the headers of a request are.
+# The type of a dict and of the headers of a request.
 Headers = Mapping[str, str] | Message
 
-# A client that has gone quiet is let go. Seconds.
+# Idle connections are closed after this many seconds.
 IDLE = 120
 
 
 @dataclass(frozen=True)
 class Request:
-    """`path` is without query and unquoted, `query` has lower-cased names."""
+    """`path` is unquoted and without the query, `query` has lower-case names."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`length` is the Content-Length that is told, where that is not the content's."""
+    """`length` is the Content-Length header, if it differs from the length of the content."""
 
     status: int
     content: bytes = b""
@@ -51,7 +51,7 @@ def answered(body: object, status: int = 200, **headers: str) -> Answer:
 def retry_after(seconds: float) -> dict[str, str]:
     """Whole seconds as Retry-After, others as the header in milliseconds that azure-core reads.
 
-    azure-mgmt-network takes nothing but an integer for Retry-After.
+    azure-mgmt-network accepts only integers for Retry-After.
     """
     if seconds == int(seconds):
         return {"Retry-After": str(int(seconds))}
@@ -59,7 +59,7 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 class Server(ThreadingHTTPServer):
-    """Passes requests to `answer`, which may return None to have the connection dropped."""
+    """Passes requests to `answer`, which may return None to close the connection."""
 
     daemon_threads = True
 
@@ -72,18 +72,18 @@ class Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         connection.settimeout(IDLE)
-        # The handshake is the connection's own thread's, at its first read.
+        # The thread of the connection does the handshake, at its first read.
         secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return secured, address
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away, or do not trust our authority, are no news."""
+        """Ignore clients that disconnect or do not trust the CA."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    # Head and body of an answer go out in two writes; the second must not wait for an ACK.
+    # The head and the body of a response are written separately; the second write must not wait for an ACK.
     disable_nagle_algorithm = True
 
     def _handle(self) -> None:

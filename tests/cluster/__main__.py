@@ -1,6 +1,6 @@
-"""`python -m tests.cluster`: a bare cluster in a cloud, as an installer leaves it, until Ctrl-C.
+"""`python -m tests.cluster`: start a bare cluster in a cloud, as an installer leaves it, until Ctrl-C.
 
-Its webhook and its agent, once somebody installs them, run as processes.
+The webhook and the agent, when they are installed, run as processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ parser.add_argument(
     "--ready",
     type=Path,
     metavar="FILE",
-    help="write there, as JSON, how to talk to it once it runs",
+    help="write the access data to this file, as JSON, when the cluster runs",
 )
 arguments = parser.parse_args()
 

@@ -1,19 +1,20 @@
-"""Stands in for cloud-api-adaptor (CAA) on the nodes whose pods kwok plays.
+"""Simulates cloud-api-adaptor (CAA) on the nodes whose pods kwok simulates.
 
-The real kube-controller-manager makes the DaemonSet's pods. For each that runs, this does what CAA does when it
-starts and when it stops (src/cloud-api-adaptor/pkg/adaptor/server.go and k8sops/node.go): it advertises the limit
-that its environment had at that moment, once, and removes it. Its stop loses the peer pods of its node, since their
-shims' connections close (openshift/sandboxed-containers-operator's pull request 1917).
+The real kube-controller-manager creates the pods of the DaemonSet. For each running pod, this program does what CAA
+does when it starts and stops (src/cloud-api-adaptor/pkg/adaptor/server.go and k8sops/node.go): it advertises the limit
+in its environment once, and removes it. When it stops, the peer pods of its node are lost, because the connections of
+their shims close (openshift/sandboxed-containers-operator's pull request 1917).
 
-Peer pods of the operator's RuntimeClass run by this and not by kwok: only on a node whose CAA serves, else they wait
-in ContainerCreating. Each has a PeerPod (pkg/adaptor/k8sops/peerpod.go), and one more for each VM that it lost.
+This program, not kwok, also runs the peer pods of the operator's RuntimeClass: only on a node with a running CAA,
+otherwise they wait in ContainerCreating. Each has a PeerPod (pkg/adaptor/k8sops/peerpod.go), and another one for each
+VM that it lost.
 
-A CAA pod has a finalizer of ours, so that the pod is not gone before its stop is played. Tests make its container
-end and start again by another value of the annotation RESTART: the process is killed, and removes nothing.
+A CAA pod has a finalizer, so that it still exists while its stop is simulated. Tests restart its container with another
+value of the annotation RESTART: the process is killed, and removes nothing.
 
 Not modelled: a lost peer pod that hangs in Terminating when it is deleted, and the clean-up of orphaned VMs.
 
-Run it as `python -m tests.cluster.adaptor KUBECONFIG`. Tests count losses by the pods themselves: `lost` here.
+Run it as `python -m tests.cluster.adaptor KUBECONFIG`. Tests count the lost peer pods with `lost`.
 """
 
 from __future__ import annotations
@@ -50,27 +51,27 @@ RESTART = "tests.osc.peerpods/restart"
 # The reason of a pod that ended because the cloud-api-adaptor of its node stopped.
 CLOSED = "ttrpc: closed"
 
-# How long a watch lasts, and while a container crashes, after how many seconds it is started again.
+# The duration of a watch, and the pause before a crashed container is started again, in seconds.
 WATCH_SECONDS, BACK_OFF_SECONDS = 300, 1
 
 
 def lost(pod: dict) -> bool:
-    """Whether a peer pod's VM was lost: it ended, or its containers were started again in another VM."""
+    """Whether a peer pod lost its VM: it ended, or its containers were started again in another VM."""
     status = pod.get("status", {})
     restarts = sum(one["restartCount"] for one in status.get("containerStatuses") or [])
     return status.get("reason") == CLOSED or restarts > 0
 
 
 class Adaptors:
-    """All CAA pods of a cluster, by what the API server says of its pods, one event after the other."""
+    """All CAA pods of a cluster, updated with each event of the pods."""
 
     def __init__(self, api: Api):
         self._api = api
-        # CAA pods whose container was started, by uid; those of them that serve, by node; and that crash.
+        # CAA pods with a started container, by uid; those that serve, by node; and those that crash.
         self._started: dict[str, dict] = {}
         self._serving: dict[str, set[str]] = defaultdict(set)
         self._crashed: dict[str, dict] = {}
-        # Peer pods by uid: those with a VM, and those that wait for CAA. PeerPods by the uid of their pod.
+        # Peer pods by uid: with a VM, and waiting for CAA. PeerPods by the uid of their pod.
         self._running: dict[str, dict] = {}
         self._waiting: dict[str, dict] = {}
         self._objects: dict[str, list[str]] = {}
@@ -78,7 +79,7 @@ class Adaptors:
 
     @property
     def pause(self) -> int:
-        """After how many seconds `retry` has something to do."""
+        """The seconds until `retry` has something to do."""
         return BACK_OFF_SECONDS if self._crashed else WATCH_SECONDS
 
     def retry(self) -> None:
@@ -89,7 +90,7 @@ class Adaptors:
                 self._restart(pod)
 
     def see_all(self, pods: list[dict]) -> None:
-        """All pods there are: what is known of others is over."""
+        """All existing pods: state of other pods is dropped."""
         there = {pod["metadata"]["uid"] for pod in pods}
         for known in (self._started, self._running, self._waiting):
             for uid in known.keys() - there:
@@ -128,14 +129,14 @@ class Adaptors:
             self._container(pod, ready=True)
 
     def _start(self, pod: dict) -> bool:
-        """Advertise, and serve the node's peer pods. Whether it runs then."""
+        """Advertise, and serve the peer pods of the node. Returns whether CAA runs."""
         node, uid = pod["spec"]["nodeName"], pod["metadata"]["uid"]
         release, limit = _release(pod), self._limit(pod)
         if limit is None:
             self._crashed[uid] = pod
             self._container(pod, ready=False, waiting="CrashLoopBackOff")
             return False
-        # Up to 1.8 the operator advertises; with a negative limit, nothing does.
+        # Up to 1.8 the operator advertises. With a negative limit, nothing advertises.
         if not release.has_peer_pod_config and limit >= 0:
             if owner := _owner(pod):
                 annotations = {OWNER: owner}
@@ -148,7 +149,7 @@ class Adaptors:
         return True
 
     def _limit(self, pod: dict) -> int | None:
-        """What its environment says now; None where CAA does not start with it."""
+        """The limit in its environment; None if CAA does not start with it."""
         release = _release(pod)
         if release.has_peer_pod_config:
             return 0
@@ -158,13 +159,16 @@ class Adaptors:
         if release.takes_leading_digits:
             number = re.match(r"[ \t]*([+-]?[0-9]+)", text)
             return int(number[1] if number else DEFAULT_LIMIT)
-        # The shell takes white space away (entrypoint.sh, until 33263154).
+        # The shell removes white space (entrypoint.sh, until 33263154).
         text = text.strip()
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     def _stop(self, pod: dict) -> None:
-        """SIGTERM: it removes the extended resource, before it closes the connections: with a limit below 0, too, and
-        whoever advertised it, unless it knows of an owner that it is not (RemoveExtendedResources)."""
+        """SIGTERM: CAA removes the extended resource, then closes the connections.
+
+        It does so with a negative limit as well, and whichever program advertised it, unless an annotation names
+        another owner (RemoveExtendedResources).
+        """
         uid, release = pod["metadata"]["uid"], _release(pod)
         if self._crashed.pop(uid, None):
             return
@@ -195,7 +199,7 @@ class Adaptors:
                 self._patch(f"{path}/{name}", {"metadata": {"finalizers": None}})
         elif uid in self._running or uid in self._waiting or "nodeName" not in pod["spec"]:
             return
-        elif phase == "Running":  # By kwok.
+        elif phase == "Running":  # kwok simulates this pod.
             self._running[uid] = pod
             self._make_object(pod)
         elif KATA_OC_LABEL in pod["spec"].get("nodeSelector", {}):
@@ -206,7 +210,7 @@ class Adaptors:
                 self._container(pod, ready=False, waiting="ContainerCreating")
 
     def _run(self, pod: dict) -> None:
-        """A VM for it."""
+        """Start a VM for the pod."""
         uid = pod["metadata"]["uid"]
         self._waiting.pop(uid, None)
         self._running[uid] = pod
@@ -219,7 +223,7 @@ class Adaptors:
         if pod["spec"].get("restartPolicy") == "Never":
             self._patch(f"{_path(pod)}/status", {"status": {"phase": "Failed", "reason": CLOSED}})
             return
-        # Its containers run again in another VM once CAA is back; the first one stays until the pod is deleted.
+        # Its containers run again in another VM when CAA is back; the first VM stays until the pod is deleted.
         self._restarts[uid] += 1
         self._waiting[uid] = pod
         self._container(pod, ready=False, waiting="ContainerCreating", phase="Running")
@@ -245,7 +249,7 @@ class Adaptors:
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
     def _container(self, pod: dict, *, ready: bool, waiting: str = "", phase: str = "") -> None:
-        """Report a pod's containers, as kubelet does: they run, or wait for that reason."""
+        """Report a pod's containers, as kubelet does: running, or waiting with that reason."""
         started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         state = {"waiting": {"reason": waiting}} if waiting else {"running": {"startedAt": started}}
         conditions = ("Initialized", "ContainersReady", "Ready")
@@ -265,14 +269,14 @@ class Adaptors:
         }
         if phase or not waiting:
             status["phase"] = phase or "Running"
-        # Conditions and containers are lists that a strategic merge patch merges by their keys.
+        # A strategic merge patch merges conditions and containers by their keys.
         self._patch(f"{_path(pod)}/status", {"status": status}, "application/strategic-merge-patch+json")
 
     def _patch(self, path: str, body: object, content_type: str = MERGE_PATCH) -> None:
         self._quietly("PATCH", path, body, content_type)
 
     def _quietly(self, method: str, path: str, body: object, content_type: str) -> None:
-        """What has been deleted, removed or created before is no error of ours."""
+        """Ignore objects that are already deleted, removed or created."""
         try:
             self._api.request(method, f"{path}?fieldManager={MANAGER}", body, content_type)
         except ApiException as error:
@@ -289,14 +293,17 @@ def _asked_restart(pod: dict) -> str | None:
 
 
 def _owner(pod: dict) -> str | None:
-    """POD_UID in its environment, where its release reads it: the DaemonSet of CAA's chart sets it, SCO's does not."""
+    """POD_UID in its environment, if its release reads it.
+
+    The DaemonSet of CAA's chart sets it, that of SCO does not.
+    """
     variables = pod["spec"]["containers"][0].get("env") or []
     is_set = any(variable["name"] == "POD_UID" for variable in variables)
     return pod["metadata"]["uid"] if is_set and _release(pod).takes_pod_uid else None
 
 
 def _release(pod: dict) -> Release:
-    """By the version in the image's tag, as its DaemonSet has it."""
+    """The release, from the version in the tag of the DaemonSet's image."""
     return release_of(pod["spec"]["containers"][0]["image"].rpartition(":")[2])
 
 
@@ -315,13 +322,13 @@ def main() -> None:
         except (ApiException, HTTPError, OSError) as error:
             if isinstance(error, ApiException) and not is_passing(error):
                 raise
-            # What was missed shows in a new list.
+            # A new list has the events that were missed.
             version = ""
             time.sleep(BACK_OFF_SECONDS)
 
 
 def _follow(api: Api, adaptors: Adaptors, version: str) -> str:
-    """Watch pods for a while; the resource version to go on from, "" where they have to be listed again."""
+    """Watch pods for a while. Returns the resource version to continue from, empty if pods must be listed again."""
     pause = adaptors.pause
     path = f"/api/v1/pods?watch=true&timeoutSeconds={pause}&resourceVersion={version}"
     for line in api.stream(path):

@@ -17,7 +17,7 @@ REGION = "eu-central-1"
 VPC_CIDR = "10.0.0.0/16"
 INSTANCE_TYPE = "m6i.2xlarge"
 
-# Of the many ports an installer opens between nodes, enough to be left alone.
+# Some of the ports that an installer opens between nodes. They must not change.
 PORTS_OPEN_BEFORE = {10250: "tcp", 4789: "udp"}
 
 
@@ -38,7 +38,7 @@ class Moto:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell that talks to this AWS has exported. moto takes any credentials."""
+        """The environment variables of a client of this AWS. moto accepts any credentials."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -66,7 +66,7 @@ class Moto:
 
 @dataclass(frozen=True)
 class CloudSide:
-    """What an installer-provisioned cluster has in AWS, as far as peer pods see it."""
+    """The AWS resources of an installer-provisioned cluster that matter for peer pods."""
 
     vpc_id: str
     worker_group_id: str
@@ -74,10 +74,10 @@ class CloudSide:
 
 
 def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
-    """A VPC with a subnet a zone, the installer's two security groups and `workers` instances.
+    """A VPC with one subnet in each zone, the installer's two security groups and `workers` instances.
 
-    Every worker is in the node group, and, as on a real cluster with a load
-    balancer, in a second one: the case that the chapter's commands break on.
+    Every worker is in the node group and, as on a real cluster with a load balancer, in a second
+    group: the documented commands fail in this case.
     """
     ec2 = moto.client("ec2")
     vpc_id = ec2.create_vpc(CidrBlock=VPC_CIDR)["Vpc"]["VpcId"]
@@ -107,7 +107,7 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
     found = []
     for index in range(workers):
         zone = zones[index % len(zones)]
-        # The last worker is in the node group alone, so that the group all share is one.
+        # The last worker is in the node group only, so that all workers share exactly one group.
         own_groups = groups if index < workers - 1 else groups[:1]
         instance = ec2.run_instances(
             ImageId="ami-12c6146b",

@@ -1,4 +1,4 @@
-"""The Azure side of a cluster, in an Azure Resource Manager of this machine's."""
+"""The Azure side of a cluster, in an Azure Resource Manager on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ VNET_CIDR = "10.0.0.0/16"
 WORKER_SUBNET_CIDR = "10.0.128.0/17"
 VM_SIZE = "Standard_D8s_v5"
 
-# Of what the cluster itself needs between its machines where a site denies the rest, enough to
-# be left alone: priority, protocol and ports of rules from VirtualNetwork to VirtualNetwork.
-# Not the whole of 9000-9999, OpenShift's host services: the chapter's 9000 is to be opened.
+# Some of the traffic that the cluster needs between its machines, on a site that denies all other traffic: priority,
+# protocol and ports of rules from VirtualNetwork to VirtualNetwork. They must not change. Of 9000-9999, OpenShift's
+# host services, 9000 is left out, because the documented procedure opens it.
 ALLOWED_BEFORE = {
     "allow-kubelet": (3000, "Tcp", "10250"),
     "allow-geneve": (3001, "Udp", "6081"),
@@ -28,7 +28,7 @@ DENY_RULE = "deny-vnet-inbound"
 
 @dataclass(frozen=True)
 class CloudSide:
-    """What an installer-provisioned cluster has in Azure, as far as peer pods see it."""
+    """The Azure resources of an installer-provisioned cluster that matter for peer pods."""
 
     resource_group: str
     vnet_id: str
@@ -40,8 +40,8 @@ class CloudSide:
 def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
     """A virtual network with the installer's two subnets, one security group on both, and VMs.
 
-    Azure lets a network's machines talk to each other by default, and then there is nothing to
-    do for peer pods. This site denies it, as strict ones do, but for what the cluster needs.
+    By default, Azure allows all traffic in a network, and peer pods require no rule. This site denies all traffic
+    that the cluster does not need, as strict sites do.
     """
     group = f"{INFRASTRUCTURE_NAME}-rg"
     group_id = f"/subscriptions/{arm.subscription_id}/resourceGroups/{group}"
@@ -120,7 +120,7 @@ def _rules() -> list[dict]:
         }
 
     return [
-        # The installer's: github.com/openshift/installer, pkg/infrastructure/azure.
+        # The rules of the installer: github.com/openshift/installer, pkg/infrastructure/azure.
         rule("apiserver_in", 101, "Allow", "Tcp", "*", "6443"),
         *(
             rule(name, priority, "Allow", protocol, "VirtualNetwork", port)
@@ -131,6 +131,6 @@ def _rules() -> list[dict]:
 
 
 def _suffix(index: int) -> str:
-    """Five characters as machine sets append them, the same each time, none twice."""
+    """Five characters, as machine sets append them: reproducible, and different for each index."""
     letters = "bcdfghjklmnpqrstvwxz"
     return "".join(letters[(index // 20**place + 7 * place) % 20] for place in range(5))

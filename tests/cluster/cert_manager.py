@@ -12,13 +12,13 @@ NAMESPACE = "cert-manager"
 
 
 def cert_manager() -> Path:
-    """The program, built first where the cache has none."""
+    """The program, which is built if the cache does not have it."""
     return built(MODULE, ["cert-manager"], "-ldflags=-s -w", minutes=2) / "cert-manager"
 
 
 def start_cert_manager(cluster: Cluster) -> None:
-    """Start it, without the webhook that checks what it is given. `internal-ca` is a ClusterIssuer
-    whose CA cert-manager itself made."""
+    """Start cert-manager, without its validating webhook. `internal-ca` is a ClusterIssuer with a CA that cert-manager
+    issued itself."""
     cluster.define(source(MODULE, "github.com/cert-manager/cert-manager") / "deploy" / "crds")
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},

@@ -1,6 +1,6 @@
 """Reads and applies objects as `kubectl get -o json` and `kubectl apply --server-side` do, without starting kubectl.
 
-That takes a sixth of a second of CPU time for a request of two milliseconds; tests that wait for something ask all the time.
+kubectl takes a sixth of a second of CPU time for a request of two milliseconds, and tests that wait send many requests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import urllib3
 
 from .processes import wait_for
 
-# Who writes an object, for its managedFields; and, for the audit log, who asks.
+# The field manager in managedFields, and the user agent in the audit log.
 MANAGER = "kubectl"
 USER_AGENT = "kubectl/tests"
 
@@ -34,7 +34,7 @@ _OPTIONS.add_argument("--show-managed-fields", action="store_true")
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of objects, as discovery returns it."""
+    """A kind of object, as discovery returns it."""
 
     api_version: str
     kind: str
@@ -42,7 +42,7 @@ class Resource:
     namespaced: bool
 
     def path(self, namespace: str | None, name: str | None = None) -> str:
-        """Of one object, or of all; `namespace` is None for those of all namespaces."""
+        """The path of one object, or of the collection; `namespace` is None for all namespaces."""
         parts = [f"/{'apis' if '/' in self.api_version else 'api'}/{self.api_version}"]
         if self.namespaced and namespace:
             parts.append(f"namespaces/{namespace}")
@@ -66,11 +66,11 @@ class Client:
             retries=RETRIES,
             timeout=60,
         )
-        # By each of the names that kubectl takes, and by apiVersion and kind.
+        # By each name that kubectl accepts, and by apiVersion and kind.
         self._resources: dict[str | tuple[str, str], Resource] = {}
 
     def get(self, *arguments: str) -> dict:
-        """What `kubectl get` with these arguments prints as JSON; RuntimeError where it would fail."""
+        """The JSON that `kubectl get` with these arguments prints; RuntimeError if kubectl would fail."""
         options = _OPTIONS.parse_intermixed_args(arguments)
         kinds, names = options.kinds, options.names
         if "/" in kinds:
@@ -103,7 +103,7 @@ class Client:
         return {"apiVersion": "v1", "kind": "List", "items": found}
 
     def apply(self, *objects: dict) -> None:
-        """Create or update the objects, and take over the fields that others own."""
+        """Create or update the objects, and take over the fields of other field managers."""
         query = urlencode({"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"})
         for item in objects:
             metadata = item["metadata"]
@@ -142,7 +142,7 @@ class Client:
     def _discover(self) -> None:
         for root in ("/api", "/apis"):
             for group in self._request("GET", root, accept=DISCOVERY)["items"]:
-                # The one that clients are to use comes first.
+                # The preferred version comes first.
                 for version in group["versions"]:
                     self._learn(group["metadata"].get("name", ""), version)
 

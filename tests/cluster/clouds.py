@@ -21,21 +21,21 @@ from .releases import NEWEST
 
 @dataclass(frozen=True)
 class Cloud:
-    """A running cloud that has the machines of a cluster's workers."""
+    """A running cloud with the machines of a cluster's workers."""
 
     name: str
     region: str
     workers: tuple[openshift.Worker, ...]
-    # What the cluster's Infrastructure says of it.
+    # The platform status of the cluster's Infrastructure.
     platform_status: dict | None
-    # What a shell that talks to it has exported.
+    # The environment variables of a client.
     environment: dict[str, str]
-    # Read back from it: the ports between workers that are open and were not before, as 9000/tcp.
+    # Reads the ports that were opened between the workers, such as 9000/tcp.
     ports_opened: Callable[[], list[str]]
 
 
 def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
-    """moto, until `stack` is left."""
+    """moto, until `stack` is closed."""
     moto = aws.Moto(directory)
     stack.callback(moto.processes.stop)
     side = aws.create_cloud_side(moto, workers)
@@ -53,7 +53,7 @@ def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
 
 
 def start_azure(directory: Path, workers: int, stack: ExitStack) -> Cloud:
-    """The ARM emulator, until `stack` is left. A rule in it denies what no other rule allows."""
+    """The ARM emulator, until `stack` is closed. One of its rules denies all traffic that no other rule allows."""
     arm = stack.enter_context(AzureArm(directory))
     side = azure.create_cloud_side(arm, workers)
 
@@ -81,13 +81,11 @@ CLOUDS = {"aws": start_aws, "azure": start_azure}
 
 @contextmanager
 def bare_cluster(name: str, workers: int, runtime: str, operator: str = NEWEST) -> Iterator[tuple[Cluster, Cloud]]:
-    """A cluster of so many workers in that one of CLOUDS, as an installer leaves it.
+    """A cluster with `workers` workers in a cloud of CLOUDS, as an installer leaves it.
 
-    Its catalog's channel `stable` leads to that release of the `operator`. The newest one deploys a webhook of its
-    own, as all do; an older one here does not, so that the collection's is at work.
-
-    Its controllers (operators.py) and its one real node (kubelet.py) are at work; the latter runs
-    pods by "podman" or each as a "process".
+    The head of the channel `stable` is the release `operator`. The newest release deploys its own webhook, as all
+    releases do; older ones do not deploy it here, so that the webhook of the collection is tested. The controllers
+    (operators.py) and one real node (kubelet.py) run; the node runs pods with podman or as processes.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-")))
@@ -101,21 +99,21 @@ def bare_cluster(name: str, workers: int, runtime: str, operator: str = NEWEST) 
 
 
 def exported(cluster: Cluster, cloud: Cloud) -> dict[str, str]:
-    """What a shell that talks to both has exported."""
+    """The environment variables of a client of both."""
     return {"KUBECONFIG": str(cluster.kubeconfig), **cloud.environment}
 
 
 @cache
 def _images(runtime: str) -> dict[str, str]:
-    """The containers' images, or their sources where pods run as processes."""
+    """The images of the containers, or their sources if pods run as processes."""
     return build_images() if runtime == "podman" else {name: f"{name}:source" for name in IMAGES}
 
 
 def site_variables(runtime: str) -> dict:
-    """What a user of this machine's cluster would put into their inventory."""
+    """The inventory variables for the cluster on this machine."""
     images = _images(runtime)
     here = {
-        # This machine is the control plane's one node, and the only one whose pods really run.
+        # This machine is the only control plane node, and the only node that runs pods for real.
         "node_selector": {"node-role.kubernetes.io/control-plane": ""},
         "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
     }
@@ -125,7 +123,7 @@ def site_variables(runtime: str) -> dict:
         for name, value in {**here, "image": images[role]}.items()
     }
     if runtime == "process":
-        # Two processes of one machine cannot both listen on a port, nor can two demos.
+        # Two processes on one machine cannot listen on the same port, nor can two demos.
         variables |= {"webhook_replicas": 1, "node_capacity_replicas": 1}
         ports = "webhook_port", "webhook_health_port", "node_capacity_health_port"
         variables |= dict(zip(ports, free_ports(3), strict=True))

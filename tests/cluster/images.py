@@ -1,8 +1,7 @@
-"""Builds the shipped Containerfiles on a base image made of this machine's own distribution.
+"""Builds the shipped Containerfiles on a base image with the distribution of this machine.
 
-No image registry is asked: the base is a minimal Debian or Ubuntu with Python,
-made by mmdebstrap from the distribution's packages. Both the base and the
-images stay in podman's store, under tags keyed by what they are made of.
+No image registry is used: the base is a minimal Debian or Ubuntu with Python, which mmdebstrap builds from the packages
+of the distribution. The base and the images stay in podman's store; their tags are digests of their contents.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ COMMANDS = ("podman", "buildah", "runc", "iptables", "catatonit", "mmdebstrap")
 
 
 def why_no_podman() -> str | None:
-    """Why containers cannot be built and run here, as a sentence; None where they can."""
+    """The reason why containers cannot be built and run here, as a sentence, or None."""
     if os.geteuid() != 0:
-        return "Containers that the API server can reach need root; this is not root."
+        return "Containers that the API server can reach require root."
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         return f"Missing: {', '.join(missing)}. As root, `make packages` installs them."
@@ -41,7 +40,7 @@ def why_no_podman() -> str | None:
 
 
 def build_images() -> dict[str, str]:
-    """The tags of both images, by name in IMAGES, building those that podman has not got yet."""
+    """The tags of both images, by name in IMAGES; images that podman does not have are built."""
     tags = {name: f"localhost/osc-peerpods/{name}:{_key(name)}" for name in IMAGES}
     missing = [name for name, tag in tags.items() if not _exists(tag)]
     if missing:
@@ -68,7 +67,7 @@ def build_image(folder: Path, tag: str, *arguments: str) -> str:
 
 
 def summary(tags: dict[str, str]) -> str:
-    """How large the base and each image upon it are, in MB, as podman counts."""
+    """The sizes of the base and of each image, in MB, as podman reports them."""
     base = _size(base_image())
     return "\n".join(
         [f"base {base:.0f} MB", *(f"{tag} {base:.0f} + {_size(tag) - base:.0f} MB" for tag in tags.values())]
@@ -76,7 +75,7 @@ def summary(tags: dict[str, str]) -> str:
 
 
 def export_sbom(tag: str, path: Path) -> None:
-    """Write the bill of materials that an image carries: all of it but its base."""
+    """Write the bill of materials in an image, which lists everything except its base."""
     path.parent.mkdir(parents=True, exist_ok=True)
     container = _podman("create", tag).stdout.strip()
     try:
@@ -113,12 +112,12 @@ def base_image() -> str:
 
 
 def _registry_access() -> list[str]:
-    """How this machine reaches its package index, lent to the build and kept out of the image."""
+    """The access of this machine to its package index, mounted for the build and not part of the image."""
     return [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
 
 
 def _key(name: str) -> str:
-    """A digest of what an image is made of: all that its folder has but tests and prose."""
+    """A digest of the sources of an image: its directory without tests and documentation."""
     digest = hashlib.sha256(BASE_PACKAGES.encode())
     folder = CONTAINERS / name
     for path in sorted(folder.rglob("*")):

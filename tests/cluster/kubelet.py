@@ -1,13 +1,12 @@
-"""Stands in for the kubelet of one node: this machine, whose pods really run.
+"""Simulates the kubelet of one node: this machine, which runs its pods for real.
 
-kwok's pods only say that they run. The webhook and the agent must run, from the
-very Pods that the roles' Deployments became: each Pod bound to our node is
-given its volumes (Secrets, ConfigMaps, a service account token), started with
-`podman kube play`, probed as its readiness probe says, and reported in its
-status. Where podman cannot run, the same entry points run as processes.
+kwok only reports that pods run. The webhook and the agent must run, from the Pods of the Deployments that the roles
+create: each Pod of this node gets its volumes (Secrets, ConfigMaps, a service account token), is started with `podman
+kube play`, probed by its readiness probe, and its status is reported. Without podman, the same entry points run as
+processes.
 
-Run it as `python -m tests.cluster.kubelet --help`. On SIGTERM, which it also
-gets when its launcher dies, it stops every pod it started.
+Run it as `python -m tests.cluster.kubelet --help`. On SIGTERM, and when its launcher ends, it stops every pod that it
+started.
 """
 
 from __future__ import annotations
@@ -46,31 +45,31 @@ VOLUME_REFRESH_SECONDS = 5
 TOKEN_SECONDS = 3600
 SERVICE_ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-# A Pod's fields that podman knows and that mean the same to it.
+# The fields of a Pod's containers that podman supports with the same meaning.
 CONTAINER_FIELDS = ("name", "image", "command", "args", "workingDir", "securityContext")
 
 
 class Runtime(Protocol):
-    """What runs pods: podman, or plain processes."""
+    """Runs pods with podman or as processes."""
 
     name: str
 
     def start(self, pod: LocalPod, environment: dict[str, str]) -> None:
-        """Start its containers; `environment` is added to theirs."""
+        """Start the containers of the pod, with `environment` in addition to their own."""
 
     def running(self, pod: LocalPod) -> bool:
-        """Whether none of them has ended."""
+        """Whether all containers run."""
 
     def address(self, pod: LocalPod) -> str:
-        """The IP address at which others reach it."""
+        """The IP address of the pod."""
 
     def stop(self, pod: LocalPod, grace_seconds: int) -> None:
-        """End it by SIGTERM, and what is left after the grace by SIGKILL."""
+        """Stop the pod with SIGTERM, and after the grace period with SIGKILL."""
 
 
 @dataclass
 class LocalPod:
-    """A pod of ours: its manifest, where its volumes are, what was last reported of it."""
+    """A pod of this node: its manifest, the directory of its volumes, and its last reported status."""
 
     manifest: dict
     directory: Path
@@ -93,7 +92,7 @@ class LocalPod:
 
 
 class Podman:
-    """Pods by `podman kube play`, on podman's own bridge network."""
+    """Runs pods with `podman kube play`, on the bridge network of podman."""
 
     name = "podman"
 
@@ -116,9 +115,9 @@ class Podman:
             "metadata": {"name": pod.name, "labels": {self.OWNER_LABEL: str(os.getpid())}},
             "spec": {
                 "restartPolicy": spec["restartPolicy"],
-                # As long as Linux lets one be; podman would take the name above.
+                # At most as long as Linux allows; podman would use the name above.
                 "hostname": pod.manifest["metadata"]["name"][:63],
-                # The API server's certificate names it as every pod knows it.
+                # The certificate of the API server is valid for this name.
                 "hostAliases": [{"ip": self.gateway, "hostnames": ["kubernetes.default.svc"]}],
                 "containers": [
                     {
@@ -154,13 +153,13 @@ class Podman:
         return networks[self.NETWORK]["IPAddress"]
 
     def stop(self, pod: LocalPod, grace_seconds: int) -> None:
-        # `podman pod stop` would take the pod's network away from containers that are to go on for a while.
+        # `podman pod stop` would remove the network while containers still use it.
         containers = [f"{pod.name}-{one['name']}" for one in pod.manifest["spec"]["containers"]]
         self._podman("stop", "--time", str(grace_seconds), *containers, check=False)
         self._podman("pod", "rm", "--force", pod.name, check=False)
 
     def _sweep(self) -> None:
-        """Remove pods of kubelets that were killed before they could."""
+        """Remove pods of kubelets that were killed."""
         listed = self._podman("pod", "ls", "--filter", f"label={self.OWNER_LABEL}", "--format", "json").stdout
         for pod in json.loads(listed):
             if not Path("/proc", pod["Labels"][self.OWNER_LABEL]).exists():
@@ -180,7 +179,7 @@ class Podman:
 
 
 class ProcessRuntime:
-    """The entry points of our images as plain processes, for machines without podman."""
+    """Runs the entry points of the images as processes, for machines without podman."""
 
     name = "process"
 
@@ -249,7 +248,7 @@ class Kubelet:
         self._server = server
         self._pods: dict[str, LocalPod] = {}
         self._heartbeat = 0.0
-        # A pod takes up to its grace period to stop; meanwhile the others are looked after.
+        # A pod takes up to its grace period to stop. The other pods are still handled.
         self._stoppers = ThreadPoolExecutor()
         self._stopping: set[str] = set()
 
@@ -263,7 +262,7 @@ class Kubelet:
                 try:
                     self._sync()
                 except (ApiException, HTTPError) as error:
-                    # While the API server is away, pods run on.
+                    # Pods keep running while the API server is not available.
                     print(error, file=sys.stderr, flush=True)
                 time.sleep(SYNC_SECONDS)
         finally:
@@ -299,7 +298,7 @@ class Kubelet:
                             "type": "Ready",
                             "status": "True",
                             "reason": "KubeletReady",
-                            "message": "stands in for a kubelet",
+                            "message": "simulates a kubelet",
                             "lastHeartbeatTime": _now(),
                             "lastTransitionTime": _now(),
                         }
@@ -330,7 +329,7 @@ class Kubelet:
             try:
                 self._sync_pod(manifest)
             except ApiException as error:
-                # Gone or changed since the list, or a Secret not there yet: again next time.
+                # Deleted or changed since the list, or a Secret does not exist yet: try again next time.
                 if error.status not in (404, 409):
                     raise
         for uid in self._pods.keys() - {manifest["metadata"]["uid"] for manifest in bound}:
@@ -380,7 +379,7 @@ class Kubelet:
                 write_atomically(pod.volume(volume["name"]), files)
 
     def _volume_files(self, pod: LocalPod, volume: dict, namespace: str) -> dict[str, bytes] | None:
-        """What is in a volume, by file name; None where nothing new has to be written."""
+        """The contents of a volume, by file name; None if nothing new must be written."""
         if "emptyDir" in volume:
             pod.volume(volume["name"]).mkdir(parents=True, exist_ok=True, mode=0o777)
             return None
@@ -390,7 +389,7 @@ class Kubelet:
         if "configMap" in volume:
             found = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
             return {name: data.encode() for name, data in found.get("data", {}).items()}
-        if "projected" in volume:  # The service account's own, as the API server adds it to a pod.
+        if "projected" in volume:  # The volume of the service account, as the API server adds it to a pod.
             if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
                 return None
             pod.token_made = time.monotonic()
@@ -424,7 +423,7 @@ class Kubelet:
         )["status"]["token"]
 
     def _kubeconfig(self, pod: LocalPod) -> dict[str, str]:
-        """A process has no /var/run/secrets of its own: its service account as a kubeconfig."""
+        """Write a kubeconfig of the service account, because a process has no /var/run/secrets of its own."""
         account = next(
             (
                 pod.volume(mount["name"])
@@ -507,7 +506,7 @@ class Kubelet:
 
 
 def node_info(runtime: str) -> dict[str, str]:
-    """A node's `status.nodeInfo`, all of whose fields are required: what runs its pods is told."""
+    """A node's `status.nodeInfo`. All of its fields are required; the runtime is what runs the pods."""
     unknown = dict.fromkeys(
         (
             "architecture",
@@ -526,7 +525,7 @@ def node_info(runtime: str) -> dict[str, str]:
 
 
 def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
-    """Whether a readiness probe (httpGet alone) answers with a status below 400."""
+    """Whether a readiness probe (only httpGet) returns a status below 400."""
     if probe is None:
         return True
     get = probe["httpGet"]
@@ -534,7 +533,7 @@ def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
     if isinstance(port, str):
         port = next(p["containerPort"] for p in container["ports"] if p.get("name") == port)
     url = f"{get.get('scheme', 'HTTP').lower()}://{address}:{port}{get.get('path', '/')}"
-    # A kubelet does not verify what it probes, either.
+    # As a kubelet, do not verify the certificate.
     unverified = ssl._create_unverified_context()
     try:
         with urllib.request.urlopen(url, context=unverified, timeout=1) as answer:
@@ -544,7 +543,7 @@ def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
 
 
 def write_atomically(directory: Path, files: dict[str, bytes]) -> None:
-    """Lay out a volume as a kubelet does: names link into ..data, which is swapped as one."""
+    """Write a volume as a kubelet does: names link into ..data, which is replaced atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     current = directory / "..data"
     if current.exists() and files == {f.name: f.read_bytes() for f in current.iterdir()}:
@@ -564,7 +563,7 @@ def write_atomically(directory: Path, files: dict[str, bytes]) -> None:
 
 
 def _environment(container: dict, pod: LocalPod) -> dict[str, str]:
-    """A container's env, with the fields that the downward API gives resolved."""
+    """The environment variables of a container, with the fields of the downward API resolved."""
     resolved = {}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
@@ -578,7 +577,7 @@ def _environment(container: dict, pod: LocalPod) -> dict[str, str]:
 
 
 def containers_conf(directory: Path) -> Path:
-    """Settings by which podman runs also inside a container or a VM that caps our limits."""
+    """Settings with which podman also runs in a container or a VM with low limits."""
     path = directory / "containers.conf"
     path.write_text(
         '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n[engine]\nruntime = "runc"\n'
@@ -587,7 +586,7 @@ def containers_conf(directory: Path) -> Path:
 
 
 def host_address() -> str:
-    """This machine's own address: an EndpointSlice may not hold a loopback one."""
+    """The address of this machine: an EndpointSlice may not contain a loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # No packet is sent: connecting a UDP socket only chooses the source address.
         probe.connect(("192.0.2.1", 9))
@@ -606,7 +605,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--node", required=True)
     parser.add_argument("--kubeconfig", required=True)
-    parser.add_argument("--directory", required=True, type=Path, help="where volumes are laid out")
+    parser.add_argument("--directory", required=True, type=Path, help="the directory of the volumes")
     parser.add_argument("--runtime", required=True, choices=["podman", "process"])
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
-"""Starts a real Kubernetes control plane on this machine and stops it without a trace.
+"""Starts a real Kubernetes control plane on this machine, and stops it without leaving anything behind.
 
-etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real
-programs; kwok plays the kubelets of the worker nodes. RBAC is on, every
-connection is TLS by a throw-away CA, ports are random: any number of clusters
-can run side by side.
+etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real programs; kwok simulates
+the kubelets of the worker nodes. RBAC is enabled, every connection is TLS with a temporary CA, and ports are random, so
+that several clusters can run at the same time.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from .client import Client
 from .pki import CertificateAuthority, KeyPair
 from .processes import Processes, free_ports, wait_for
 
-# What OpenShift gives Services; none of it is routed here: the API server reaches
-# a webhook at its Service's endpoints (--enable-aggregator-routing).
+# The service network of OpenShift. It is not routed here: the API server connects to the endpoints of a webhook's
+# Service (--enable-aggregator-routing).
 SERVICE_NETWORK = "172.30.0.0/16"
 
-# Nodes that carry this annotation are kwok's.
+# kwok simulates the nodes with this annotation.
 FAKE_NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
-# The namespace to whose webhooks the API server presents a client certificate, if they ask for one.
-# To no others, as on OpenShift.
+# The API server presents a client certificate to webhooks in this namespace, if they request one, and, as on OpenShift,
+# to no other webhooks.
 CLIENT_CERTIFICATE_NAMESPACE = "client-certificates"
 
 AUDIT_POLICY = {
@@ -38,7 +37,7 @@ AUDIT_POLICY = {
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
-        # The control plane talks to itself all the time: not what a test wants to count.
+        # Requests of the control plane to itself, which tests do not count.
         {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]},
         {
             "level": "None",
@@ -78,7 +77,7 @@ class Cluster:
         return self
 
     def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
-        """A program that has ended by itself fails what the cluster was for, unless that has failed already."""
+        """Raise an error if a program has ended by itself, unless the body has raised one already."""
         try:
             if exception is None:
                 self.processes.check_alive()
@@ -92,16 +91,16 @@ class Cluster:
 
     @property
     def ca(self) -> bytes:
-        """Whom the API server's clients, and those that it is a client of, trust (PEM)."""
+        """The CA certificate that clients of the API server and its webhooks trust (PEM)."""
         return self._authority.pair.certificate
 
     @property
     def audit_log(self) -> Path:
-        """The API server's audit log: one JSON event a line, for each request but the control plane's."""
+        """The API server's audit log: one JSON event per line, for each request except those of the control plane."""
         return self.directory / "audit.log"
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:
-        """Run the real kubectl as the administrator and return what it prints."""
+        """Run kubectl as the administrator and return its output."""
         run = subprocess.run(
             [self.bin / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
             input=input,
@@ -114,15 +113,15 @@ class Cluster:
         return run.stdout
 
     def get(self, *arguments: str) -> dict:
-        """What `kubectl get … -o json` prints, parsed."""
+        """The parsed output of `kubectl get … -o json`."""
         return self._client.get(*arguments)
 
     def apply(self, *objects: dict) -> None:
-        """Create or update objects, whatever their kinds, as `kubectl apply --server-side --force-conflicts` does."""
+        """Create or update objects of any kind, as `kubectl apply --server-side --force-conflicts` does."""
         self._client.apply(*objects)
 
     def define(self, *paths: Path) -> None:
-        """Install CustomResourceDefinitions: YAML files, or all of those in a directory."""
+        """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
 
@@ -134,8 +133,9 @@ class Cluster:
         return path
 
     def restart_api_server(self, down_seconds: float = 0) -> None:
-        """Stop the API server as a node's drain does, by SIGTERM, and start it anew after a while;
-        back once it is ready."""
+        """Stop the API server with SIGTERM, as when its node is drained, start it again after `down_seconds`, and wait
+        until it is ready.
+        """
         self.processes.restart("kube-apiserver", down_seconds)
         self._wait_for_api_server()
 
@@ -149,8 +149,7 @@ class Cluster:
         self.server = f"https://127.0.0.1:{port}"
         self._ca_file = self._write("ca.crt", self.ca)
         ca_key_file = self._write("ca.key", self._authority.pair.key)
-        # Containers on this machine reach the API server by other addresses than
-        # the loopback one; they verify it by the name every pod knows it by.
+        # Containers on this machine do not connect to the loopback address. They verify the name that all pods use.
         serving = self._files(
             "apiserver",
             self._authority.server("kube-apiserver", "127.0.0.1", "localhost", "kubernetes.default.svc"),
@@ -177,7 +176,7 @@ class Cluster:
                 f"--key-file={etcd_serving[1]}",
                 f"--trusted-ca-file={self._ca_file}",
                 "--client-cert-auth",
-                # Durability is worth nothing here; a sync a write would be the slowest thing there is.
+                # Durability is not needed here, and a sync for each write would be slow.
                 "--unsafe-no-fsync",
             ],
         )
@@ -192,7 +191,7 @@ class Cluster:
                 "--bind-address=0.0.0.0",
                 f"--secure-port={port}",
                 "--endpoint-reconciler-type=none",
-                # Off by default; what came before v1, and all that older API servers have of it.
+                # Disabled by default. Older API servers serve only these versions.
                 "--runtime-config=admissionregistration.k8s.io/v1beta1=true,admissionregistration.k8s.io/v1alpha1=true",
                 f"--tls-cert-file={serving[0]}",
                 f"--tls-private-key-file={serving[1]}",
@@ -206,7 +205,7 @@ class Cluster:
                 f"--service-account-signing-key-file={service_account_key}",
                 "--enable-aggregator-routing=true",
                 "--allow-privileged=true",
-                # Watches are ended when it stops: it would wait a minute for them to end by themselves.
+                # End watches when it stops. By default it waits a minute for them to end.
                 "--shutdown-watch-termination-grace-period=1s",
                 f"--audit-log-path={self.audit_log}",
                 f"--audit-policy-file={audit_policy}",
@@ -228,7 +227,7 @@ class Cluster:
                 "--bind-address=127.0.0.1",
                 f"--secure-port={manager_port}",
                 "--use-service-account-credentials=true",
-                # At the default of 20 requests a second it takes minutes until hundreds of new nodes may be used.
+                # With the default of 20 requests a second, hundreds of new nodes become usable only after minutes.
                 "--kube-api-qps=400",
                 "--kube-api-burst=800",
                 f"--root-ca-file={self._ca_file}",
@@ -253,13 +252,14 @@ class Cluster:
             [
                 str(self.bin / "kwok"),
                 f"--kubeconfig={self.user_kubeconfig('kwok', 'system:masters')}",
-                # What kwok plays. A node's capacity is the node-capacity agent's: no stage writes it.
+                # The stages that kwok simulates. None of them writes the capacity of a node, which the node-capacity
+                # agent does.
                 *(f"--config={stage}" for stage in sorted(Path(__file__).with_name("kwok").iterdir())),
                 f"--manage-nodes-with-annotation-selector={key}={value}",
                 "--node-lease-duration-seconds=40",
             ],
         )
-        # The first thing any client creates needs its namespace's service account.
+        # Pods cannot be created before the service account of their namespace exists.
         wait_for(
             "the default service account",
             lambda: self.get("serviceaccounts", "--field-selector=metadata.name=default")["items"],
@@ -268,8 +268,10 @@ class Cluster:
         self.processes.check_alive()
 
     def _admission_configuration(self, certificate_file: str, key_file: str) -> str:
-        """The file that says whom the API server presents a client certificate
-        (Kubernetes' docs, Dynamic Admission Control: Authenticate API servers)."""
+        """The configuration of the client certificate that the API server presents to webhooks.
+
+        See Dynamic Admission Control, Authenticate API servers, in the documentation of Kubernetes.
+        """
         user = {"client-certificate": certificate_file, "client-key": key_file}
         webhooks = f"*.{CLIENT_CERTIFICATE_NAMESPACE}.svc"
         kubeconfig = {

@@ -1,4 +1,4 @@
-"""Makes a bare Kubernetes API look as an OpenShift 4 cluster on AWS or Azure does, without peer pods."""
+"""Makes a bare Kubernetes API look like an OpenShift 4 cluster on AWS or Azure without peer pods."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .processes import free_ports, wait_for
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
 
-# Where workers that no cloud knows say that they are.
+# The region of workers that do not exist in a cloud.
 IMAGINED_REGION = {"aws": "eu-central-1", "azure": "westeurope"}
 
-# For child processes that are modules of this tree.
+# The environment of child processes that run modules of this repository.
 PYTHON = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
-# The go.mod that pins whose CustomResourceDefinitions are used as they are published.
+# The go.mod that pins the modules with the published CustomResourceDefinitions.
 DEFINITIONS = Path(__file__).parents[1] / "definitions"
 
-# The node whose pods really run: this machine, by tests/cluster/kubelet.py.
+# The node that runs pods for real: this machine (tests/cluster/kubelet.py).
 CONTROL_PLANE_NODE = "control-plane-0"
 
-# What the machine config daemon says of a worker node that is as its pool has it.
+# The annotations of the machine config daemon on an up-to-date worker node.
 CONFIGURED = {
     "machineconfiguration.openshift.io/currentConfig": "rendered-worker-0",
     "machineconfiguration.openshift.io/desiredConfig": "rendered-worker-0",
@@ -51,7 +51,7 @@ NAMESPACES = (
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker node: its name, what its cloud calls it, and where that is."""
+    """A worker node: its name, its provider ID, and its location."""
 
     name: str
     provider_id: str | None
@@ -61,7 +61,7 @@ class Worker:
 
 
 def imagined_workers(count: int, cloud: str = "aws") -> tuple[Worker, ...]:
-    """Workers with instance ids that no cloud knows, for a cluster without one."""
+    """Workers whose instances do not exist, for a cluster without a cloud."""
     imagine = {"aws": _imagined_instance, "azure": _imagined_virtual_machine}[cloud]
     return tuple(imagine(IMAGINED_REGION[cloud], index) for index in range(10, 10 + count))
 
@@ -113,8 +113,8 @@ def fill(
 ) -> None:
     """Install the CRDs and the objects that an installer leaves behind.
 
-    `platform_status` is the Infrastructure's, AWS in `region` where there is none. PeerPodConfigs come with
-    an operator up to 1.8: `peer_pod_configs` has them without one.
+    `platform_status` is that of the Infrastructure; the default is AWS in `region`. The definition of PeerPodConfigs
+    comes with an operator up to 1.8; `peer_pod_configs` installs it without one.
     """
     platform = platform_status or {"type": "AWS", "aws": {"region": region}}
     transcribed = sorted(Path(__file__).with_name("crds").iterdir())
@@ -178,9 +178,12 @@ def fill(
 
 
 def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, webhook_image: str = "") -> None:
-    """Start the cluster's own controllers (operators.py), the cloud-api-adaptors (adaptor.py) and its one real
-    node (kubelet.py). The catalog's channel `stable` leads to that release of the `operator`, which deploys a
-    webhook of its own only with `webhook_image`: an image of containers/webhook, "webhook:source" by "process"."""
+    """Start the controllers of the cluster (operators.py), the cloud-api-adaptors (adaptor.py) and the real node
+    (kubelet.py).
+
+    The head of the channel `stable` is the release `operator`, which deploys its own webhook only with `webhook_image`:
+    an image of containers/webhook, or "webhook:source" if pods run as processes.
+    """
     kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
     webhook = ["--webhook", webhook_image, *map(str, free_ports(2))] if webhook_image else []
     for name, *arguments in (("operators", operator, *webhook), ("adaptor",)):
@@ -193,7 +196,7 @@ def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, we
 
 
 def start_kubelet(cluster: Cluster, runtime: str) -> None:
-    """Start the node whose pods really run (kubelet.py), by "podman" or as a "process"."""
+    """Start the real node (kubelet.py), which runs pods with podman or as processes."""
     cluster.processes.start(
         "kubelet",
         [
@@ -230,13 +233,13 @@ def set_status(cluster: Cluster, name: str, status: dict, namespace: str | None 
 
 
 def monitoring(cluster: Cluster) -> None:
-    """Install what Prometheus' operator defines."""
+    """Install the CustomResourceDefinitions of Prometheus' operator."""
     files = source(DEFINITIONS, "github.com/prometheus-operator/prometheus-operator")
     cluster.define(files / "example" / "prometheus-operator-crd")
 
 
 def _published() -> Iterator[Path]:
-    """The CustomResourceDefinitions of OpenShift and OLM that a cluster without peer pods has."""
+    """The CustomResourceDefinitions of OpenShift and OLM in a cluster without peer pods."""
     openshift = source(DEFINITIONS, "github.com/openshift/api")
     for file in (
         "config/v1/{}/0000_00_cluster-version-operator_01_clusterversions-Default.crd.yaml",
@@ -250,7 +253,7 @@ def _published() -> Iterator[Path]:
 
 
 def custom_resource(cluster: Cluster, group: str, kind: str, *, scope: str = "Namespaced", version: str = "v1") -> None:
-    """Have the API server take objects of a kind of which this cluster has nothing but the name."""
+    """Define a kind without a schema."""
     plural = f"{kind.lower()}s"
     cluster.apply(
         {
@@ -303,7 +306,7 @@ def node(worker: Worker, region: str) -> dict:
     }
 
 
-# What the operator requires before it makes an image of the pod VMs, or deletes one (operators.py).
+# The settings that the operator requires before it creates or deletes an image of the pod VMs (operators.py).
 POD_VM_SETTINGS = {
     "CLOUD_PROVIDER": "aws",
     "AWS_REGION": "eu-central-1",
@@ -320,7 +323,8 @@ POD_VM_CREDENTIALS = {
 
 
 def subscription(start: str | None = None, approval: str = "Automatic") -> list[dict]:
-    """What an administrator applies to have the operator, with that version first or the channel's newest."""
+    """The objects that an administrator applies to install the operator, in that version or the newest of the
+    channel."""
     metadata = {"name": "sandboxed-containers-operator", "namespace": OPERATOR_NAMESPACE}
     starting = {"startingCSV": f"sandboxed-containers-operator.v{start}"} if start else {}
     return [
@@ -347,7 +351,7 @@ def subscription(start: str | None = None, approval: str = "Automatic") -> list[
 
 
 def peer_pod_config(role: str = "kata-oc", limit: str = "10") -> dict:
-    """The PeerPodConfig as the operator makes it; its nodes are those with the label of `role`."""
+    """The PeerPodConfig as the operator creates it; it selects the nodes with the label of `role`."""
     return {
         "apiVersion": "confidentialcontainers.org/v1alpha1",
         "kind": "PeerPodConfig",

@@ -1,14 +1,13 @@
-"""Stands in for the cluster's own controllers, so that the roles wait for real transitions.
+"""Simulates the controllers of the cluster, so that the roles wait for real transitions.
 
-Not the Operator Lifecycle Manager, not the machine config operator, not the
-OpenShift sandboxed containers operator, not the cloud credential operator, not
-the service CA operator: a small actor that answers their custom resources in
-the order, and with the states, that they go through. It installs nothing and
-reboots nothing. How the operator behaves is releases.py's, by the version that is installed. Run it as
-`python -m tests.cluster.operators KUBECONFIG [RELEASE]`, where the catalog's `stable` leads to RELEASE.
+It replaces the Operator Lifecycle Manager, the machine config operator, the OpenShift sandboxed containers operator,
+the cloud credential operator and the service CA operator: it updates their custom resources in the order and with the
+states of the real controllers. It installs nothing and reboots nothing. releases.py describes the operator by its
+version. Run it as `python -m tests.cluster.operators KUBECONFIG [RELEASE]`; RELEASE is the head of the channel
+`stable`.
 
-The operator always deploys its own webhook. Here it does so only with --webhook: its image is not public, so the
-collection's webhook plays its part, and most tests are about the collection's own.
+The real operator always deploys its own webhook. Here it does so only with --webhook, with the image of the
+collection's webhook, because its own is not public. Most tests are about the webhook of the collection.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ CREDENTIALS_FINALIZER = "cloudcredential.openshift.io/deprovision"
 MACHINE_CONFIG = "machineconfiguration.openshift.io"
 WORKER_CONFIG = CONFIGURED[f"{MACHINE_CONFIG}/currentConfig"]
 
-# A node with this annotation cannot be brought to another configuration, for the reason that is its value.
+# A node with this annotation cannot be updated to another configuration. The value is the reason.
 DEGRADES = "tests.osc.peerpods/degrades"
 
-# A KataConfig with this annotation has image jobs that fail: those in its value, "create", "delete" or both.
+# The image jobs of a KataConfig with this annotation fail: those in its value, "create", "delete" or both.
 IMAGE_JOB_FAILS = "tests.osc.peerpods/image-job-fails"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A version in a catalog, what it replaces, and whether it is any good."""
+    """A version in a catalog, the version that it replaces, and whether it can be installed."""
 
     version: str
     replaces: str | None = None
@@ -65,7 +64,7 @@ class Bundle:
         return f"{PACKAGE}.v{self.version}"
 
 
-# What a catalog offers whose image's name has this in it, by channel, the latest last.
+# The versions in a catalog whose image name contains the key, by channel, in ascending order.
 OFFERING = "operator-index"
 CHANNELS = {
     "stable": (Bundle("1.7.0"), Bundle("1.8.0", "1.7.0"), Bundle("1.8.1", "1.8.0")),
@@ -75,7 +74,7 @@ CHANNELS = {
 }
 LATEST_CSV = CHANNELS["stable"][-1].csv
 
-# Where `stable` leads on from there, in a catalog of today.
+# The later versions in `stable`, in a current catalog.
 LATER = (
     Bundle("1.9.1", "1.8.1"),
     Bundle("1.10.3", "1.9.1"),
@@ -85,13 +84,13 @@ LATER = (
 
 
 def channels(release: str) -> dict[str, tuple[Bundle, ...]]:
-    """What a catalog offers whose newest release is 1.8 or a later one."""
+    """The channels of a catalog with a newest release of 1.8 or later."""
     last = tuple(map(int, release.split(".")))
     later = [one for one in LATER if tuple(map(int, one.version.split(".")))[:2] <= last]
     return {**CHANNELS, "stable": (*CHANNELS["stable"], *later)}
 
 
-# How the operator's webhook runs, if it does.
+# The image of the operator's webhook, if it is deployed.
 WEBHOOK: dict[str, str] = {}
 
 # A tick is one step of every state machine; a real one takes minutes.
@@ -100,7 +99,7 @@ TICK = 0.3
 SERVING_CERT_ANNOTATION = "service.beta.openshift.io/serving-cert-secret-name"
 INJECT_CA_ANNOTATION = "service.beta.openshift.io/inject-cabundle"
 
-# Which root credentials the cloud credential operator serves a request from, and what it gives away of them.
+# The root credentials that the cloud credential operator uses, and the keys that it passes on.
 ROOT_CREDENTIALS = {
     "AWSProviderSpec": ("aws-creds", ("aws_access_key_id", "aws_secret_access_key")),
     "AzureProviderSpec": (
@@ -120,7 +119,7 @@ ROOT_CREDENTIALS = {
     ),
 }
 
-# What the sandboxed containers operator takes of them, in capital letters, and how it marks its Secret.
+# The keys that the sandboxed containers operator copies, in capital letters, and the label of its Secret.
 PEER_POD_CREDENTIALS = {
     "aws_access_key_id",
     "aws_secret_access_key",
@@ -133,7 +132,7 @@ CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request
 
 
 class Api:
-    """Just enough of a client: plain paths and plain dicts."""
+    """A small client with paths and dicts."""
 
     def __init__(self, kubeconfig: str):
         self._client = DynamicClient(config.new_client_from_config(kubeconfig))
@@ -159,7 +158,7 @@ class Api:
             raise
 
     def ensure(self, collection: str, body: dict) -> None:
-        """Create the object unless it is there."""
+        """Create the object unless it exists."""
         if self.get(f"{collection}/{body['metadata']['name']}") is None:
             self.request("POST", collection, body)
 
@@ -167,7 +166,7 @@ class Api:
         self.request("PATCH", path, body, "application/merge-patch+json")
 
     def delete(self, path: str) -> None:
-        """Delete the object unless it is gone."""
+        """Delete the object if it exists."""
         try:
             self.request("DELETE", path)
         except ApiException as error:
@@ -175,9 +174,9 @@ class Api:
                 raise
 
     def status(self, path: str, found: dict, wanted: dict, **when: str) -> None:
-        """Set fields of a status where one differs; what stays `True` since when stays so, too.
+        """Set fields of a status if one differs. A condition that stays `True` keeps its time.
 
-        `when` it was are fields that make no difference.
+        `when` has fields that do not count as a difference.
         """
         now = found.get("status") or {}
         if "conditions" in wanted:
@@ -205,12 +204,12 @@ def _now() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kubeconfig")
-    parser.add_argument("release", nargs="?", default=NEWEST, help="where `stable` leads to")
+    parser.add_argument("release", nargs="?", default=NEWEST, help="the head of the channel `stable`")
     parser.add_argument(
         "--webhook",
         nargs=3,
         metavar=("IMAGE", "PORT", "HEALTH_PORT"),
-        help="deploy the operator's own webhook, by this image of the collection's",
+        help="deploy the webhook of the operator, with this image of the collection",
     )
     arguments = parser.parse_args()
     api = Api(arguments.kubeconfig)
@@ -231,21 +230,22 @@ def main() -> None:
             try:
                 act(api)
             except (ApiException, HTTPError, OSError) as error:
-                # Look again next tick, as a controller does. Any other error is one of this program.
+                # Try again in the next tick, as a controller does. Any other error is an error of this program.
                 if isinstance(error, ApiException) and not is_passing(error):
                     raise
         time.sleep(TICK)
 
 
 def is_passing(error: ApiException) -> bool:
-    """Whether the same request may succeed later: two writers met, an object or its namespace went away in between, or
-    the API server is busy, or stops."""
+    """Whether the same request may succeed later: after a conflict, if an object or its namespace was deleted
+    meanwhile, or if the API server is busy or stops.
+    """
     ends = error.status == 403 and "is being terminated" in str(error.body)
     return ends or error.status in (404, 409, 410, 429) or error.status >= 500
 
 
 def catalog_operator(api: Api) -> None:
-    """CatalogSource → reached, and the packages that it offers."""
+    """CatalogSource → READY, and its PackageManifests."""
     for source in api.list("/apis/operators.coreos.com/v1alpha1/catalogsources"):
         metadata, image = source["metadata"], source["spec"].get("image", "")
         here = _catalog_path(metadata["namespace"], metadata["name"])
@@ -392,7 +392,7 @@ def _pending(reason: str) -> dict:
 
 
 def _next_bundle(spec: dict, current: dict | None) -> tuple[Bundle | None, dict | None]:
-    """What the channel leads to from here, or why that cannot be told."""
+    """The next version in the channel, or the condition that explains why there is no next version."""
     bundles = CHANNELS.get(spec.get("channel", ""), ())
     if current:
         here = current["spec"]["version"]
@@ -454,7 +454,7 @@ UNPACKING_FAILED = (
 
 
 def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
-    """Take an InstallPlan one phase further; the phase that it is in then."""
+    """Move an InstallPlan to its next phase, and return that phase."""
     phase = plan.get("status", {}).get("phase")
     if phase in ("Complete", "Failed"):
         return phase
@@ -462,7 +462,7 @@ def _carried_out(api: Api, collection: str, plan: dict, bundle: Bundle) -> str:
     if phase == "Installing" and bundle.unpacks:
         status = {"phase": "Complete", "conditions": [{"type": "Installed", "status": "True"}]}
         if release_of(bundle.version).has_peer_pod_config:
-            # OLM installs the definitions of a bundle, and removes none that the next one leaves out.
+            # OLM installs the definitions of a bundle, and does not remove those that the next bundle does not have.
             api.ensure(DEFINITIONS, yaml.safe_load(PEER_POD_CONFIG_CRD.read_text()))
         api.ensure(f"{collection}/clusterserviceversions", _csv(bundle, collection))
     elif phase == "Installing":
@@ -496,7 +496,7 @@ def _csv(bundle: Bundle, collection: str) -> dict:
 
 
 def _brought_up(api: Api, collection: str, csv: dict) -> bool:
-    """Take a ClusterServiceVersion one phase further; true once it has Succeeded and replaced the one before."""
+    """Move a ClusterServiceVersion to its next phase; true when it has Succeeded and replaced the previous one."""
     name, phase = csv["metadata"]["name"], csv.get("status", {}).get("phase")
     phases = ["", "Pending", "InstallReady", "Installing", "Succeeded"]
     before = csv["spec"].get("replaces") and api.get(f"{collection}/{csv['spec']['replaces']}")
@@ -585,16 +585,16 @@ def cloud_credential_operator(api: Api) -> None:
 
 
 def _aws_credentials_file(data: dict) -> str:
-    """What an AWS SDK reads, of base64 values."""
+    """The credentials file of AWS SDKs, from base64 values."""
     return "[default]\n" + "".join(f"{key} = {base64.b64decode(value).decode()}\n" for key, value in data.items())
 
 
 class RetryError(Exception):
-    """A reconcile that ended with an error: the operator writes no status then, and tries again."""
+    """A reconcile that ended with an error: the operator does not write a status, and tries again."""
 
 
 def _installed(api: Api) -> str | None:
-    """The version of the operator that is at work. While one version replaces another, the old one works on."""
+    """The version of the operator that runs. While one version replaces another, the old one runs."""
     csvs = api.list(f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions")
     at_work = [csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")]
     if not at_work:
@@ -606,14 +606,15 @@ def sandboxed_containers_operator(api: Api) -> None:
     """KataConfig → nodes of the pool kata-oc → cloud-api-adaptor, RuntimeClasses and, up to 1.8, the
     PeerPodConfig, and back.
 
-    Before that, as its credentials controller does: cco-secret → peer-pods-secret.
+    Before that, as the credentials controller of the operator: cco-secret → peer-pods-secret.
     """
     latest = _installed(api)
     if latest is None:
         return
     _map_credentials(api)
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
-        # What has begun is finished before it is taken back (isInstalling, in SCO's controllers/openshift_controller.go).
+        # An installation is completed before it is removed (isInstalling, in SCO's
+        # controllers/openshift_controller.go).
         if "deletionTimestamp" in kata["metadata"] and not _is_installing(kata):
             _let_go(api, kata, release_of(latest))
         else:
@@ -629,7 +630,7 @@ def _is_installing(kata: dict) -> bool:
 
 
 def _map_credentials(api: Api) -> None:
-    """Unless a user made peer-pods-secret: that one is left alone."""
+    """Copy the credentials, unless a user created peer-pods-secret."""
     secrets = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets"
     cco_secret = api.get(f"{secrets}/cco-secret")
     if cco_secret is None:
@@ -677,7 +678,7 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     spec, release = kata.get("spec") or {}, release_of(version)
     if release.migrates:
         _migrate(api)
-    # Each minor version configures nodes in its own way.
+    # Each minor version has its own configuration of nodes.
     target = f"rendered-kata-oc-{version.rpartition('.')[0]}"
     if KATA_FINALIZER not in kata["metadata"].get("finalizers", []):
         api.merge(_kata_path(kata), {"metadata": {"finalizers": [KATA_FINALIZER]}})
@@ -761,9 +762,9 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
 
 
 def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | None:
-    """What follows once the nodes are ready (SCO's enablePeerPods): the image, then cloud-api-adaptor.
+    """The steps when the nodes are ready (enablePeerPods of SCO): the image, then cloud-api-adaptor.
 
-    Returns the condition InProgress of a step that is not over.
+    Returns the condition InProgress of an unfinished step.
     """
     _confidential(api)
     if release.builds_image and (condition := _create_image(api, kata, release)):
@@ -777,7 +778,7 @@ def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | N
     return None
 
 
-# Which key of peer-pods-cm names the image of the pod VMs, and what the job's result looks like.
+# The key of peer-pods-cm with the image of the pod VMs, and the result of the image job.
 IMAGES = {
     "AWS": ("PODVM_AMI_ID", "ami-0123456789abcdef0"),
     "Azure": (
@@ -787,9 +788,9 @@ IMAGES = {
 }
 
 
-# Without these, or with an empty one, no image is made and none deleted, though peer-pods-cm names one: the operator
-# tries again without end (validatePeerPodsConfigs, in SCO's controllers/image_generator.go). In the Secret, then in
-# peer-pods-cm; and what a Secret for tokens has in place of the former (SCO's docs/credentials-handling.md).
+# If one of these keys is missing or empty, the operator neither creates nor deletes an image, and retries forever
+# (validatePeerPodsConfigs in controllers/image_generator.go of SCO). The first tuple is of the Secret, the second of
+# peer-pods-cm. TOKENS are the keys of a Secret for tokens (docs/credentials-handling.md of SCO).
 REQUIRED = {
     "AWS": (
         ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -820,12 +821,12 @@ def _are_settings_complete(api: Api, release: Release) -> bool:
 
 
 def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
-    """Unless peer-pods-cm names an image: a job that takes a tick, and then names one."""
+    """Create an image with a job that takes one tick, unless peer-pods-cm names an image."""
     key, image = _image_of_cloud(api)
     if key is None:
         return None
     if not _are_settings_complete(api, release):
-        # The condition PodVMImageJobFailed is set, and never written: see Reconcile.
+        # The operator sets the condition PodVMImageJobFailed but does not write it: see Reconcile.
         raise RetryError
     if _settings(api).get(key) or _image_job_fails(kata, "create"):
         return None
@@ -836,12 +837,12 @@ def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
 
 
 def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
-    """The same for its deletion; an image that a user has named goes, too."""
+    """Delete the image in the same way, even if a user has named it."""
     key, _image = _image_of_cloud(api)
     if key is None:
         return None
     if not _are_settings_complete(api, release):
-        # A deletion's condition is written, though the reconcile ends with an error.
+        # The condition of a deletion is written, although the reconcile ends with an error.
         return _image_condition("PodVMImageJobFailed", "Failed to delete Pod VM Image")
     if not _settings(api).get(key) or _image_job_fails(kata, "delete"):
         return None
@@ -866,7 +867,7 @@ def _settings(api: Api) -> dict[str, str]:
 
 
 def _image_job_fails(kata: dict, job: str) -> bool:
-    """The operator logs that a job has failed, and goes on without an image, or with the old one."""
+    """Whether the job fails. The operator logs that, and continues without an image or with the old one."""
     return job in (kata["metadata"].get("annotations") or {}).get(IMAGE_JOB_FAILS, "")
 
 
@@ -879,7 +880,7 @@ def _image_condition(reason: str, message: str) -> dict:
     return {"type": "InProgress", "status": "True", "reason": reason, "message": message}
 
 
-# What the operator makes of its webhook (SCO's controllers/ppwebhook.go).
+# The objects of the operator's webhook (controllers/ppwebhook.go of SCO).
 WEBHOOK_NAME, WEBHOOK_SERVICE = "peer-pods-webhook", "peer-pods-webhook-svc"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/deployments"
 SERVICES = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services"
@@ -892,9 +893,11 @@ WEBHOOK_PATHS = (
 
 
 def _webhook(api: Api) -> None:
-    """Its names, rules and certificate are the operator's, its program is the collection's. It is one pod of the
-    node whose pods run, where two processes could not listen on one port; only system namespaces of this cluster
-    are excluded."""
+    """Deploy the operator's webhook: with its names, rules and certificate, and the program of the collection.
+
+    It has one pod, on the real node, where two processes cannot listen on one port. Only system namespaces of this
+    cluster are excluded.
+    """
     labels, port, health = {"app": WEBHOOK_NAME}, int(WEBHOOK["port"]), int(WEBHOOK["health_port"])
     env = {
         "TARGET_RUNTIME_CLASS": "kata-remote",
@@ -982,8 +985,9 @@ def _webhook(api: Api) -> None:
 
 
 def _migrate(api: Api) -> None:
-    """From 1.9 on: the limit of peerpodconfig-openshift goes to peer-pods-cm, and the PeerPodConfig goes
-    (SCO's controllers/migrate.go). Others stay."""
+    """From 1.9 on: move the limit of peerpodconfig-openshift to peer-pods-cm, and delete that PeerPodConfig.
+
+    See controllers/migrate.go of SCO. Other PeerPodConfigs stay."""
     config = api.get(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
     if config is None:
         return
@@ -993,20 +997,20 @@ def _migrate(api: Api) -> None:
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
 
 
-# What a controller saw when it last reconciled an object to the end, by the object's uid.
+# The state that a controller saw in its last complete reconcile of an object, by uid.
 _reconciled: dict[str, object] = {}
 
-# What peerpodconfig-ctrl takes where a PeerPodConfig has none.
+# The default node selector of peerpodconfig-ctrl.
 DEFAULT_LIMIT = "1"
 DEFAULT_SELECTOR = {"node.kubernetes.io/worker": ""}
 
 
 def peerpodconfig_controller(api: Api) -> None:
-    """Up to 1.8: the limit to every node that a PeerPodConfig selects, and the one DaemonSet (CAA's
-    peerpodconfig_controller.go).
+    """Up to 1.8: advertise the limit on every node that a PeerPodConfig selects, and create the DaemonSet.
 
-    It acts on every write to a PeerPodConfig, to its status, too, and at its start; a node that comes later is not
-    looked at. From 1.7 on the DaemonSet is the last one's: its owner, and its nodes. All other nodes lose theirs.
+    See peerpodconfig_controller.go of CAA. It reconciles after every write to a PeerPodConfig or its status, and when
+    it starts; it ignores nodes that are added later. From 1.7 on, the PeerPodConfig that was written last owns the
+    DaemonSet and selects its nodes. All other nodes lose cloud-api-adaptor.
     """
     version = _installed(api)
     if version is None or not release_of(version).has_peer_pod_config:
@@ -1027,8 +1031,9 @@ def peerpodconfig_controller(api: Api) -> None:
 
 
 def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
-    """Set the extended resource in the node's capacity, or remove it, as `manager`; and in its allocatable, as the
-    node's kubelet derives it at its next heartbeat, which no kwok does."""
+    """Set or remove the extended resource in the node's capacity, as `manager`.
+
+    Also update its allocatable, which kubelets derive at the next heartbeat and kwok does not."""
     op = {"op": "remove"} if slots is None else {"op": "add", "value": slots}
     for part, who in (("capacity", manager), ("allocatable", "kubelet")):
         patch = [{**op, "path": f"/status/{part}/kata.peerpods.io~1vm"}]
@@ -1037,16 +1042,16 @@ def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
                 "PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch, "application/json-patch+json"
             )
         except ApiException as error:
-            # The node is gone, or has nothing to remove, or the limit is no quantity.
+            # The node was deleted, has nothing to remove, or the limit is not a quantity.
             if error.status not in (400, 404, 422):
                 raise
 
 
 def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> None:
-    """From 1.9 on: the DaemonSet osc-caa-ds (SCO's controllers/peerpods.go), whole, at each reconcile.
+    """From 1.9 on: write the whole DaemonSet osc-caa-ds at each reconcile (controllers/peerpods.go of SCO).
 
-    What has the operator reconcile is all that its watches let through (controllers/openshift_controller.go and
-    cm_event_handler.go): a write to the DaemonSet does not, nor one to a ConfigMap that leaves its data.
+    The watches of the operator trigger a reconcile (controllers/openshift_controller.go and cm_event_handler.go): a
+    write to the DaemonSet does not, nor a write to a ConfigMap that does not change its data.
     """
     settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}
     gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
@@ -1076,7 +1081,7 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     _reconciled[uid] = seen
 
 
-# What of cloud-api-adaptor's environment the operator sets itself: peer-pods-cm cannot override it.
+# The environment variables of cloud-api-adaptor that the operator sets. peer-pods-cm cannot override them.
 ADAPTOR_ENV = [
     {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
     {"name": "TLS_MIN_VERSION", "value": "VersionTLS12"},
@@ -1101,7 +1106,7 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                     "containers": [
                         {
                             "name": "caa-pod",
-                            # By its tag adaptor.py knows how it behaves.
+                            # adaptor.py reads the release from the tag.
                             "image": f"osc-cloud-api-adaptor-rhel9:{version}",
                             "env": [] if release.has_peer_pod_config else ADAPTOR_ENV,
                             "envFrom": [
@@ -1128,19 +1133,19 @@ def _owner(one: dict) -> dict:
 
 
 def _daemon_set(api: Api, wanted: dict, release: Release) -> None:
-    """Create it, or write the whole of it over what is there."""
+    """Create the DaemonSet, or replace it as a whole."""
     path = f"{DAEMON_SETS}/{wanted['metadata']['name']}"
     found = api.get(path)
     if found is None:
         api.request("POST", DAEMON_SETS, wanted)
     elif release.rewrites_set:
-        # CreateOrUpdate keeps other metadata, the Update before it did not.
+        # CreateOrUpdate keeps other metadata; Update in older releases does not.
         kept = found["metadata"] if release.rolls else {}
         api.request("PUT", path, {**wanted, "metadata": {**kept, **wanted["metadata"]}})
 
 
 def _confidential(api: Api) -> None:
-    """The feature gate for confidential containers: the operator's own key of peer-pods-cm."""
+    """The feature gate for confidential containers, which sets a key of peer-pods-cm."""
     config_maps = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps"
     gates = (api.get(f"{config_maps}/osc-feature-gates") or {}).get("data", {})
     settings = api.get(f"{config_maps}/peer-pods-cm")
@@ -1167,7 +1172,7 @@ def _label(api: Api, node: dict, wanted: bool) -> None:
 
 
 def _at(node: dict) -> tuple[str, str]:
-    """Which configuration a node has, and what the machine config daemon does there."""
+    """The configuration of a node, and the state of its machine config daemon."""
     annotations = node["metadata"].get("annotations", {})
     return (
         annotations.get(f"{MACHINE_CONFIG}/currentConfig", WORKER_CONFIG),
@@ -1176,7 +1181,7 @@ def _at(node: dict) -> tuple[str, str]:
 
 
 def _kata_nodes(workers: list[dict], target: str | None) -> dict:
-    """The KataConfig's status.kataNodes, of the nodes' labels and annotations."""
+    """status.kataNodes of the KataConfig, from the labels and annotations of nodes."""
     lists: dict[str, list[str]] = {
         name: []
         for name in (
@@ -1252,14 +1257,14 @@ def _runtime_class(name: str, kata: dict) -> dict:
             ],
         },
         "handler": name,
-        # What shim and cloud-api-adaptor take on the worker node itself.
+        # The overhead of the shim and cloud-api-adaptor on the worker node.
         "overhead": {"podFixed": {"cpu": "250m", "memory": "350Mi"}},
         "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
     }
 
 
 def machine_config_operator(api: Api) -> None:
-    """MachineConfigPool → each of its nodes brought to the pool's configuration, one after the other."""
+    """MachineConfigPool → its nodes are updated to the configuration of the pool, one after the other."""
     pools = {pool["metadata"]["name"]: pool for pool in api.list(POOLS)}
     members: dict[str, list[dict]] = {"worker": [], "kata-oc": []}
     for node in _workers(api):
@@ -1272,7 +1277,7 @@ def machine_config_operator(api: Api) -> None:
 def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
     name = pool["metadata"]["name"]
     target = pool["spec"].get("configuration", {}).get("name", WORKER_CONFIG)
-    # A fifth of a large pool at once, so that a roll takes some ticks whatever its size.
+    # A fifth of a large pool in each tick, so that the time does not depend on its size.
     room = max(1, len(nodes) // 5)
     counts = dict.fromkeys(("updated", "unavailable", "degraded"), 0)
     reports = []
@@ -1326,7 +1331,7 @@ def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
 
 
 def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
-    """A serving certificate for each Service that asks, our CA to each webhook that asks."""
+    """Create a serving certificate for each annotated Service, and inject the CA into each annotated webhook."""
     for service in api.list("/api/v1/services"):
         metadata = service["metadata"]
         secret = metadata.get("annotations", {}).get(SERVING_CERT_ANNOTATION)
@@ -1335,7 +1340,7 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
         secrets = f"/api/v1/namespaces/{metadata['namespace']}/secrets"
         if api.get(f"{secrets}/{secret}") is None:
             name = f"{metadata['name']}.{metadata['namespace']}.svc"
-            # A common name has at most 64 characters; clients look at the others.
+            # A common name has at most 64 characters; clients use the alternative names.
             pair = authority.server(name[:64], name, f"{name}.cluster.local")
             api.request(
                 "POST",
@@ -1362,7 +1367,7 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
         if stale:
             for index in stale:
                 configuration["webhooks"][index]["clientConfig"]["caBundle"] = bundle
-            # With its resourceVersion: it conflicts with what another has written since.
+            # With the resourceVersion, so that a write of another client in between is a conflict.
             api.request("PUT", f"{webhooks}/{metadata['name']}", configuration)
 
 

@@ -1,4 +1,7 @@
-"""A throw-away certificate authority: what the cluster's programs trust, gone with its directory."""
+"""A temporary certificate authority, which the programs of a cluster trust.
+
+It is deleted with the cluster's directory.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def builder(
     since: datetime.datetime | None = None,
     until: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
-    """A certificate to be signed, for `key`; valid for LIFETIME from now unless it is said."""
+    """An unsigned certificate for `key`, valid for LIFETIME from now."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return (
         x509.CertificateBuilder()
@@ -84,13 +87,13 @@ def builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(since or now - datetime.timedelta(minutes=5))
         .not_valid_after(until or now + LIFETIME)
-        # Python 3.13 and later take no certificate without key identifiers (RFC 5280).
+        # Python 3.13 and newer reject certificates without key identifiers (RFC 5280).
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
-    """The uses named, such as `digital_signature`, and no others."""
+    """The key usages that are named, such as `digital_signature`, and no others."""
     names = (
         "digital_signature",
         "content_commitment",
@@ -110,7 +113,7 @@ def pem(thing: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
         return thing.public_bytes(serialization.Encoding.PEM)
     return thing.private_bytes(
         serialization.Encoding.PEM,
-        # What the API server also reads a public key from, for service account tokens.
+        # The format from which the API server reads the public key of service account tokens.
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us: not after Ctrl-C, not after a crash, not after kill -9."""
+"""Child processes that end with their parent: after Ctrl-C, after a crash, and after kill -9."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class StartError(Exception):
-    """A program of the test cluster did not come up; says which and shows its last words."""
+    """A program of the test cluster did not start. The message has its name and the end of its log."""
 
 
 class Program(NamedTuple):
-    """One of them, and how to start it again."""
+    """A running program, and the function that starts it again."""
 
     name: str
     start: Callable[[], subprocess.Popen]
@@ -30,9 +30,9 @@ class Program(NamedTuple):
 
 
 class Processes:
-    """The children of one cluster, stopped in the reverse of the order they were started in.
+    """The child processes of one cluster, stopped in the reverse order of their start.
 
-    Start them from the main thread: the kernel ends a child with the *thread* that made it.
+    Start them from the main thread: the kernel ends a child with the thread that started it.
     """
 
     def __init__(self, logs: Path):
@@ -50,8 +50,8 @@ class Processes:
     ) -> subprocess.Popen:
         """Start `command`; its output goes to `<logs>/<name>.log`.
 
-        `on_our_death` is the signal the kernel sends it when we die without having
-        stopped it (PR_SET_PDEATHSIG, by util-linux' setpriv).
+        `on_our_death` is the signal that the kernel sends to it if this process ends without stopping it
+        (PR_SET_PDEATHSIG, set with setpriv of util-linux).
         """
 
         def start() -> subprocess.Popen:
@@ -62,7 +62,7 @@ class Processes:
                     stdout=log,
                     stderr=log,
                     env={**os.environ, **(environment or {})},
-                    # Ctrl-C at a terminal reaches the foreground group: ours to handle, not theirs.
+                    # Ctrl-C at a terminal signals the foreground process group. Only this process handles it.
                     process_group=0,
                 )
 
@@ -74,7 +74,7 @@ class Processes:
         return process
 
     def restart(self, name: str, down_seconds: float = 0) -> subprocess.Popen:
-        """Stop one program with SIGTERM, and start it anew with the same arguments, after a while."""
+        """Stop one program with SIGTERM, and start it again with the same arguments after a pause."""
         index, program = next((index, program) for index, program in enumerate(self._running) if program.name == name)
         _stop(program.process)
         time.sleep(down_seconds)
@@ -83,7 +83,7 @@ class Processes:
         return self._running[index].process
 
     def end(self, name: str) -> None:
-        """Stop one program, which `check_alive` then accepts, until it is started again."""
+        """Stop one program until it is started again; `check_alive` accepts that."""
         for program in self._running:
             if program.name == name:
                 _stop(program.process)
@@ -91,7 +91,7 @@ class Processes:
 
     @contextlib.contextmanager
     def frozen(self, name: str) -> Iterator[None]:
-        """One program hangs meanwhile: its connections stay open, and it does nothing."""
+        """Suspend one program in the context: its connections stay open, and it does not answer."""
         process = next(program.process for program in self._running if program.name == name)
         process.send_signal(signal.SIGSTOP)
         try:
@@ -128,7 +128,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def unwind_on_signals() -> None:
-    """Make SIGINT and SIGTERM exceptions, so that every `with` on the way out stops what it started.
+    """Turn SIGINT and SIGTERM into exceptions, so that every `with` block stops what it started.
 
     SIGINT as well: a shell without job control starts what it puts into the background
     with that signal ignored, and Python leaves it so.
@@ -138,14 +138,14 @@ def unwind_on_signals() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that are free at this moment on every address.
+    """Distinct TCP ports that are free on every address.
 
-    None of those that the kernel gives to connections, which could take it before it is listened at.
+    Ephemeral ports are left out: a connection could take one before a program listens on it.
     """
     ports: list[int] = []
     with contextlib.ExitStack() as stack:
         while len(ports) < count:
-            # Whoever seeds the other generator gets the same ports as the process beside it.
+            # The default generator may be seeded, and would choose the same ports in parallel processes.
             port = random.SystemRandom().randrange(20_000, 30_000)
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.socket()).bind(("", port))
@@ -154,12 +154,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(what: str, ready: Callable[[], T | None], *, seconds: float, every: float = 0.1) -> T:
-    """Poll `ready()` until it is truthy and return that; StartError when `seconds` have passed."""
+    """Poll `ready()` until it returns a true value, and return that; StartError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = ready()
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise StartError(f"Waited {seconds:.0f} s in vain for {what}.")
+            raise StartError(f"{what} was not ready after {seconds:.0f} s.")
         time.sleep(every)

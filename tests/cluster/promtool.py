@@ -1,4 +1,4 @@
-"""Prometheus' own checker of rules and expressions."""
+"""promtool, which checks rules and expressions of Prometheus."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ MODULE = Path(__file__).parents[1] / "tools"
 
 
 def promtool() -> Path:
-    """The program, built first where the cache has none."""
-    # Without the service discoveries of all clouds, which rules do not need, it is half the work.
+    """The program, which is built if the cache does not have it."""
+    # Rules do not need the service discovery of all clouds; the build takes half the time without it.
     return built(MODULE, ["promtool"], "-tags=remove_all_sd", "-ldflags=-s -w", minutes=2) / "promtool"

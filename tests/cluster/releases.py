@@ -1,7 +1,8 @@
-"""How each release of the operator behaves, for the stand-ins: the tests' own table, independent of the product's.
+"""How each release of the operator behaves, for the simulated operator. It is independent of the table in the
+collection.
 
-Sources: openshift/sandboxed-containers-operator (SCO), confidential-containers/cloud-api-adaptor (CAA). A new
-release with another behaviour is a new row.
+Sources: openshift/sandboxed-containers-operator (SCO), confidential-containers/cloud-api-adaptor (CAA). A new release
+with another behaviour gets a new row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Release:
-    """What the operator and its cloud-api-adaptor do from release `since` on.
+    """The behaviour of the operator and its cloud-api-adaptor from release `since` on.
 
     `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`: the
     operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older ones only create it.
@@ -47,7 +48,7 @@ class Release:
 
     @property
     def advertiser(self) -> str:
-        """The field manager by which the product writes the extended resource."""
+        """The field manager with which the product writes the extended resource."""
         return "manager" if self.has_peer_pod_config else "cloud-api-adaptor"
 
 

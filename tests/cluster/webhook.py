@@ -1,4 +1,4 @@
-"""The webhook of containers/webhook as a process of this machine."""
+"""The webhook of containers/webhook as a process on this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ def start_webhook(
     environment: dict[str, str],
     module: str = "peerpods_webhook",
 ) -> tuple[str, Path]:
-    """Start it with a certificate of its own, in `directory`, and `environment`.
+    """Start the webhook with its own certificate, in `directory`, and with `environment`.
 
-    `module` is what Python runs, which may be another program that takes the same environment.
-
-    Returns its URL and the file with the certificate to trust it by. It may not answer yet.
+    `module` is the module that Python runs; another program must accept the same environment. Returns the URL and the
+    file with the certificate to trust. The webhook may not answer yet.
     """
     authority = CertificateAuthority("webhook")
     pair = authority.server("webhook", "127.0.0.1")

@@ -1,8 +1,7 @@
-"""`make demo`: a bare cluster to running peer pods, on this machine, and a report of what was seen.
+"""`make demo`: set up peer pods on a bare cluster on this machine, and report the result.
 
-Nothing here knows what the collection does inside: it starts the parts, runs
-`ansible-playbook site.yml` as a user does, makes pods, and reads everything it
-reports back from the API servers.
+The demo does not depend on the internals of the collection: it starts the programs, runs `ansible-playbook site.yml` as
+a user does, creates pods, and reads all results from the API servers.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ RESOURCE = "kata.peerpods.io/vm"
 WORKERS = 3
 ORDINARY_PODS = 3
 
-# By how much the default limit, 10, is raised in the last act.
+# The increase of the default limit, 10, at the end.
 RAISED_BY = 5
 
-# The releases of the operator that the demo shows: the product documentation's generation, and today's.
+# The releases of the operator that the demo supports: one of the first generation, and the newest.
 OPERATORS = ("1.8", NEWEST)
 
 
@@ -49,7 +48,7 @@ class Demo:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict:
-        """The whole story; returns the report, each value read back from an API server."""
+        """Run the demo; returns the report, whose values are read from an API server."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         self.cluster.apply(namespace)
         untouched = [self._dry_run(pod) for pod in ordinary_pods()]
@@ -111,7 +110,7 @@ class Demo:
         self.seconds[what] = round(time.monotonic() - started, 1)
 
     def _site(self) -> int:
-        """Run site.yml; returns how many tasks changed something."""
+        """Run site.yml; returns the number of changed tasks."""
         output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(self._variables))
         return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)[1])
 
@@ -123,7 +122,7 @@ class Demo:
         return str((directory / "report.html").relative_to(ROOT))
 
     def _ansible(self, *command: str) -> str:
-        """Run an ansible command as a user's shell would, its output shown as it comes."""
+        """Run an ansible command as in a user's shell, and show its output."""
         print(f"\n$ {shlex.join(command[:2])} …", flush=True)
         with subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", *command],
@@ -145,7 +144,7 @@ class Demo:
         return ansible_environment(exported(self.cluster, self.cloud))
 
     def _dry_run(self, pod: dict) -> dict:
-        """A pod as the API server would store it now."""
+        """The pod that the API server would store, by a dry run."""
         return comparable(
             json.loads(
                 self.cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(pod))
@@ -163,7 +162,7 @@ class Demo:
         return sum("nodeName" in pod["spec"] for pod in self._peer_pods())
 
     def _pending(self) -> list[str]:
-        """What the scheduler says of each peer pod that it could not place."""
+        """The scheduler's messages about the peer pods that it could not schedule."""
         return [
             condition["message"]
             for pod in self._peer_pods()
@@ -172,7 +171,7 @@ class Demo:
         ]
 
     def _limit(self) -> int:
-        """As the user reads it, wherever the operator stores it."""
+        """The limit, as a user reads it, wherever the operator stores it."""
         ran = subprocess.run(
             ["ansible", "localhost", "-m", "osc.peerpods.peerpod_limit"],
             cwd=ROOT,
@@ -184,7 +183,7 @@ class Demo:
         return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["after"]
 
     def _webhook(self) -> dict:
-        """Whose webhook mutates the pods, and what runs it."""
+        """The owner and the runtime of the webhook that mutates the pods."""
         ours = self._pods_of("osc-peerpods", "peerpods-webhook")
         if ours:
             return {"of": "osc.peerpods", **ours}
@@ -204,7 +203,7 @@ class Demo:
         return sum(node["status"]["allocatable"].get(RESOURCE) == str(limit) for node in self._nodes())
 
     def _pods_of(self, namespace: str, name: str) -> dict | None:
-        """How many pods of a Deployment are ready, and what runs them as their nodes report it; None without one."""
+        """The ready pods of a Deployment, and the runtime that their nodes report; None if it does not exist."""
         deployments = self.cluster.get("deployments", "-n", namespace)["items"]
         found = [one for one in deployments if one["metadata"]["name"] == name]
         if not found:
@@ -240,7 +239,7 @@ def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
         "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kind": kind}},
         "spec": {
-            # Without the token's volume, whose name is random, two pods can be compared.
+            # Without the volume of the token, whose name is random, so that two pods can be compared.
             "automountServiceAccountToken": False,
             "initContainers": [{"name": "prepare", "image": "tool", "resources": resources}],
             "containers": [
@@ -253,7 +252,7 @@ def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
 
 
 def comparable(pod: dict) -> dict:
-    """What the user said and admission made of it, without what binding to a node adds to any pod."""
+    """The spec after admission, without the fields that every pod gets when it is bound to a node."""
     labels = {
         key: value for key, value in pod["metadata"]["labels"].items() if not key.startswith("topology.kubernetes.io/")
     }
@@ -262,7 +261,7 @@ def comparable(pod: dict) -> dict:
 
 
 def is_mutated(pod: dict) -> bool:
-    """Whether a peer pod lost all its resources and takes one VM."""
+    """Whether a peer pod has no resources except one VM."""
     first, *others = pod["spec"]["containers"] + pod["spec"]["initContainers"]
     one_vm = {RESOURCE: "1"}
     return first["resources"] == {"requests": one_vm, "limits": one_vm} and all(
@@ -271,7 +270,7 @@ def is_mutated(pod: dict) -> bool:
 
 
 def checks(report: dict) -> list[Check]:
-    """What must hold for the demo to have worked."""
+    """The conditions for a successful demo."""
     slots = report["limit"] * report["nodes"]
     return [
         Check(
@@ -288,12 +287,12 @@ def checks(report: dict) -> list[Check]:
             f"{report['advertised_nodes']} of {report['nodes']} nodes, {report['limit']} each",
         ),
         Check(
-            "ordinary pods are untouched",
+            "ordinary pods are unchanged",
             report["ordinary_pods_unchanged"] is True,
             f"{ORDINARY_PODS} compared field by field",
         ),
         Check(
-            "peer pods lost their resources and take one VM each",
+            "peer pods have no resources except one VM each",
             report["peer_pods_mutated"] == report["peer_pods_created"],
             f"{report['peer_pods_mutated']} of {report['peer_pods_created']}",
         ),
@@ -303,17 +302,17 @@ def checks(report: dict) -> list[Check]:
             f"{report['peer_pods_scheduled']} of {slots} slots taken",
         ),
         Check(
-            "the next one waits for a slot",
+            "the next peer pod waits for a slot",
             report["peer_pods_pending"] == 1 and f"Insufficient {RESOURCE}" in report["pending_reason"],
             report["pending_reason"],
         ),
         Check(
-            "a raised limit lets it in",
+            "a raised limit schedules it",
             report["peer_pods_scheduled_after_raise"] == report["peer_pods_created"],
             f"limit {report['limit']} → {report['raised_limit']}",
         ),
         Check(
-            "the raised limit cost no running peer pod",
+            "the raised limit lost no running peer pod",
             report["adaptor_restarts"] == report["peer_pods_lost"] == 0,
             f"{report['adaptor_restarts']} cloud-api-adaptor restarts, {report['peer_pods_lost']} peer pods lost",
         ),
@@ -334,7 +333,7 @@ def main() -> int:
     obstacle = why_no_podman()
     runtime = "process" if obstacle else "podman"
     if obstacle:
-        print(f"{obstacle}\nThe webhook and the agent run as plain processes instead.")
+        print(f"{obstacle}\nThe webhook and the agent run as processes instead.")
     print("Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
     with bare_cluster(name, WORKERS, runtime, operator) as (cluster, cloud):
         demo = Demo(cluster, cloud, runtime, operator)
@@ -347,11 +346,11 @@ def main() -> int:
         print(render(report, outcome))
         if os.environ.get("KEEP") == "1":
             keep(demo)
-    return 0 if all(check.holds for check in outcome) else 1
+    return 0 if all(check.passed for check in outcome) else 1
 
 
 def keep(demo: Demo) -> None:
-    print("\nStill running. Look around from another shell:\n")
+    print("\nStill running. To look around, use another shell:\n")
     for name, value in exported(demo.cluster, demo.cloud).items():
         print(f"  export {name}={value}")
     if demo.cloud.name == "aws":

@@ -1,4 +1,4 @@
-"""What the demo saw, for people: a few lines at the terminal."""
+"""The summary of the demo on the terminal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ NAMES = {"aws": "AWS", "azure": "Azure"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold, and what was seen of it."""
+    """A condition, whether it is met, and the observed value."""
 
     name: str
-    holds: bool
+    passed: bool
     seen: str
 
 
@@ -26,13 +26,13 @@ def render(report: dict, checks: list[Check]) -> str:
             f"{report['nodes']} worker nodes, {report['limit']} peer pods each"
         ),
         "",
-        *(f"  {'✔' if c.holds else '✘'} {c.name:<{width}}  {c.seen}" for c in checks),
+        *(f"  {'✔' if c.passed else '✘'} {c.name:<{width}}  {c.seen}" for c in checks),
         "",
         f"  webhook of {report['webhook']['of']}: {_pods(report['webhook'])}",
         f"  limits advertised by {_advertiser(report['agent'])}",
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
-        "All checks passed." if all(c.holds for c in checks) else "Some checks failed: see ✘.",
+        "All checks passed." if all(c.passed for c in checks) else "Some checks failed: see ✘.",
         f"The report of osc.peerpods.report: {report['report_page']}",
     ]
     return "\n".join(lines)

@@ -178,4 +178,4 @@ def test_the_panels_do_not_overlap(dashboard: dict[str, Any]):
             or a["y"] + a["h"] <= b["y"]
             or b["y"] + b["h"] <= a["y"]
         )
-        assert apart, (one["title"], other["title"])
+        assert apart, (first["title"], second["title"])

@@ -546,9 +546,9 @@ class TestOnAws:
         aws.launch("m6i.2xlarge")
         # Of the subnet's 59 addresses one is taken, of 64 vCPUs 8.
         expected = (
-            "subnet-addresses: 58 peer pods, 0 that run and 58 more.",
-            "instance-quota: 28 peer pods, 0 that run and 28 more.",
-            "the limits of 3 nodes add up to 90: no node advertises more than 9.",
+            "subnet-addresses: room for 58 peer pods in total, 0 running and 58 more.",
+            "instance-quota: room for 28 peer pods in total, 0 running and 28 more.",
+            "and the cloud has room for 28 (instance-quota): no node advertises more than 9.",
         )
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
         assert on_aws.told is None
@@ -570,16 +570,16 @@ class TestOnAws:
         aws.launch("t3.medium", 2)
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
         assert NOTHING_CHANGED.search(said), said
-        assert "subnet-addresses: 59 peer pods, 2 that run and 57 more." in said
-        assert "the limits of 3 nodes add up to 15: they fit." in said
+        assert "subnet-addresses: room for 59 peer pods in total, 2 running and 57 more." in said
+        assert "the cloud has room for 32 (instance-quota): every node advertises its limit." in said
         assert on_aws.told == told
         assert on_aws.slots == ["5", "5", "5"]
 
     def test_what_may_not_be_asked_bounds_nothing_or_stays(self, on_aws: World, aws: Aws):
         aws.quotas.error = "AccessDeniedException"
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
-        assert "instance-quota: not known. Service Quotas in eu-west-3 refused" in said
-        assert "It takes servicequotas:GetServiceQuota, ec2:DescribeInstances" in said
+        assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in said
+        assert "Required permissions: servicequotas:GetServiceQuota, ec2:DescribeInstances" in said
         assert "stay in force" not in said
         assert on_aws.told == {"subnet-addresses": "59"}
         assert on_aws.slots == ["19", "19", "19"]
@@ -587,7 +587,7 @@ class TestOnAws:
         aws.proxy.faults["DescribeSubnets"] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
         assert NOTHING_CHANGED.search(said), said
-        assert "It takes ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
+        assert "Required permissions: ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
         assert on_aws.slots == ["19", "19", "19"]
 
     def test_no_credentials_are_no_reason_to_stop(self, on_aws: World, tmp_path: Path):
@@ -599,7 +599,7 @@ class TestOnAws:
         }
         del on_aws.environment["AWS_ACCESS_KEY_ID"], on_aws.environment["AWS_SECRET_ACCESS_KEY"]
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=4)
-        assert said.count("not known. ") == 2
+        assert said.count(": unknown. ") == 2
         assert on_aws.told is None
         assert on_aws.slots == ["4", "4", "4"]
 
@@ -609,9 +609,9 @@ class TestOnAws:
             peerpodconfig_rollout_instance_type="m6i.2xlarge",
             peerpodconfig_rollout_subnet_id="subnet-0123456789abcdef0",
         )
-        assert "instance-quota: 8 peer pods" in said
-        assert "subnet-addresses: not known. EC2 knows no subnet subnet-0123456789abcdef0" in said
-        assert "budget: 7 peer pods; the limits of 3 nodes add up to 30" in said
+        assert "instance-quota: room for 8 peer pods" in said
+        assert "subnet-addresses: unknown. EC2 knows no subnet subnet-0123456789abcdef0" in said
+        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
         assert on_aws.told == {"budget": "7", "instance-quota": "8"}
         # It does not become ours.
         theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
@@ -624,8 +624,8 @@ class TestOnAzure:
         azure.launch("worker")
         azure.arm.limits["standardBasv2Family"] = 43
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
-        assert "subnet-addresses: 250 peer pods, 0 that run and 250 more." in said
-        assert "instance-quota: 20 peer pods; the limits of 3 nodes add up to 30" in said
+        assert "subnet-addresses: room for 250 peer pods in total, 0 running and 250 more." in said
+        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 20 (instance-quota)" in said
         assert on_azure.told == {"subnet-addresses": "250", "instance-quota": "20"}
         assert on_azure.slots == ["6", "6", "6"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=10))
@@ -636,15 +636,15 @@ class TestOnAzure:
             Fault("GET", "skus", authorization_failed),
         ]
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=6)
-        assert "It takes Microsoft.Network/virtualNetworks/usages/read." in said
-        assert "It takes Microsoft.Compute/skus/read and Microsoft.Compute/locations" in said
+        assert "Required permissions: Microsoft.Network/virtualNetworks/usages/read." in said
+        assert "Required permissions: Microsoft.Compute/skus/read and Microsoft.Compute/locations" in said
         assert on_azure.told is None
         assert on_azure.slots == ["6", "6", "6"]
 
     def test_a_cloud_that_is_not_known(self, on_azure: World):
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
-        assert "does not say that CLOUD_PROVIDER is aws or azure" in said
+        assert "CLOUD_PROVIDER in peer-pods-cm is neither aws nor azure" in said
         assert on_azure.told is None
         assert on_azure.slots == ["7", "7", "7"]
 
@@ -669,7 +669,7 @@ class TestSwitchedOff:
         said = {"budget": "7", "instance-quota": "3"}
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, said))
         off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
-        assert "budget: 7 peer pods" in on_azure.rolled_out(**off)
+        assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**off)
         assert on_azure.told == {"budget": "7"}
         assert on_azure.slots == ["2", "2", "2"]
 
@@ -678,8 +678,8 @@ class TestSwitchedOff:
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
         on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
-        assert "instance-quota: 50 peer pods" in said
-        assert "Nothing keeps the nodes to what the cloud can hold" in said
+        assert "instance-quota: room for 50 peer pods" in said
+        assert "No program keeps the nodes within the capacity of the cloud" in said
         assert on_azure.told is None
         assert on_azure.slots == ["8", "8", "8"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=8))
@@ -748,5 +748,5 @@ def test_who_may_not_read_the_bounds_is_told_and_waits_for_the_limit(installed: 
     assert not result.get("failed"), result
     assert result["advertised_nodes"] == len(NODES)
     (warning,) = result["warnings"]
-    assert warning.startswith("The cloud's bounds are not known, the limits alone count: GET")
+    assert warning.startswith("The bounds of the cloud are not known, only the limits count: GET")
     assert "403 Forbidden" in warning

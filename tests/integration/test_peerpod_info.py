@@ -220,6 +220,18 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster
     none = read("peerpod-info", "system:masters", name="another")
     assert (none["bounds"], none["slots"], none["advertised_nodes"]) == ({}, 3, 1)
 
+    details = run_module(
+        "peerpod_info",
+        {
+            "kubeconfig": str(cluster.user_kubeconfig("peerpod-info", "system:masters")),
+            "namespace": NAMESPACE,
+            "cloud_capacity": {"namespace": NAMESPACE},
+            "details": True,
+        },
+    )
+    assert details["cloud_capacity"] == {"managed": False, "data": data}
+    assert (details["agent_deployed"], details["peer_pods_cm"]) == (False, {})
+
     # Who may look at all but ConfigMaps is told that the rest does not count them.
     cluster.kubectl(
         "create",
@@ -237,7 +249,7 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster
     )
     unread = read("info-looker")
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
-    assert "The cloud's bounds are not known" in " ".join(unread["warnings"])
+    assert "The bounds of the cloud are not known" in " ".join(unread["warnings"])
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 

@@ -119,7 +119,7 @@ class TestBefore:
             ({"policy_actions": ["Deny", "Warn"]}, "policy_actions has both Deny and Warn"),
             (
                 {"policy_namespace_selector": {"matchLabels": {"peer-pods": True}}},
-                "matchLabels has values that are no strings, as those of labels are",
+                "matchLabels has a value that is not a string. Values of labels are strings",
             ),
             (
                 {"policy_namespace_selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
@@ -144,7 +144,7 @@ class TestBefore:
         with between(cluster, cluster.kubeconfig, without) as url, role.unchanged():
             ran = role.run(K8S_AUTH_HOST=url, **old)
             gone = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
-        assert "serves no ValidatingAdmissionPolicy" in sentence(ran)
+        assert "does not serve ValidatingAdmissionPolicy" in sentence(ran)
         assert "OpenShift 4.17" in sentence(ran)
         assert NOTHING_CHANGED.search(gone.stdout)
 
@@ -160,7 +160,7 @@ def deny(role: Role, cluster: Cluster) -> Iterator[str]:
 @pytest.mark.usefixtures("deny")
 class TestDeny:
     def test_it_says_where_they_may_be_created(self, deny: str):
-        assert f"Peer pods may be created in {LABELLED}, {NAMED}; elsewhere: Deny." in deny
+        assert f"Peer pods may be created in {LABELLED}, {NAMED}. Action in other namespaces: Deny." in deny
 
     @pytest.mark.parametrize("namespace", [LABELLED, NAMED])
     def test_a_peer_pod_goes_into_an_allowed_namespace(self, role: Role, namespace: str):
@@ -170,9 +170,9 @@ class TestDeny:
         status, message, _ = role.create_pod(OTHER)
         assert status == 403
         assert message.endswith(
-            f"{REFUSAL}RuntimeClass {RUNTIME_CLASS} is for namespaces with the labels "
-            "osc.peerpods.io/peer-pods=allowed that are not the system's, and for the namespaces "
-            f"{NAMED}. Ask a cluster administrator to have it among them."
+            f"{REFUSAL}RuntimeClass {RUNTIME_CLASS} is allowed in namespaces with the labels "
+            "osc.peerpods.io/peer-pods=allowed that are not system namespaces and in the namespaces "
+            f"{NAMED}. Ask a cluster administrator to allow it in this namespace."
         )
 
     def test_other_pods_are_never_touched(self, role: Role):
@@ -258,7 +258,7 @@ class TestDeny:
     def test_it_says_that_the_policy_is_not_at_work(self, role: Role):
         """As where the API server has not taken it up: here, a dry run where peer pods may be."""
         ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
-        assert "The policy is there, but after 1 s it does not meet" in sentence(ran)
+        assert "The policy exists, but after 1 s the API server does not refuse" in sentence(ran)
 
     def test_requirements_of_labels_are_as_kubernetes_has_them(self, role: Role, cluster: Cluster):
         requirements = [
@@ -271,8 +271,8 @@ class TestDeny:
         said = role.succeed(policy_namespace_selector=selector, policy_namespaces=[])
         text = "tier in (a,b),stage notin (test),team,!closed"
         message = role.create_pod(OTHER)[1]
-        assert f"with the labels {text} that are not the system's. Ask" in message
-        assert "Peer pods may be created in no namespace;" in said
+        assert f"with the labels {text} that are not system namespaces. Ask" in message
+        assert "Peer pods may be created in no namespace." in said
         cases = [
             "tier=a team=x",
             "tier=c team=x",
@@ -292,15 +292,15 @@ class TestDeny:
 
     def test_without_names_and_labels_there_is_no_place(self, role: Role):
         said = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
-        assert "Peer pods may be created in no namespace;" in said
+        assert "Peer pods may be created in no namespace." in said
         wait_for("the policy", lambda: role.create_pod(LABELLED)[0] == 403, seconds=10)
-        assert "is for none. Ask" in role.create_pod(LABELLED)[1]
+        assert "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1]
 
 
 class TestMilder:
     def test_warn_lets_it_in_with_a_warning(self, role: Role):
         said = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
-        assert "elsewhere: Warn, Audit (which was not tried)." in said
+        assert "Action in other namespaces: Warn, Audit (not verified)." in said
         wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         assert REFUSAL in role.create_pod(OTHER)[2]
 
@@ -314,7 +314,7 @@ class TestMilder:
 
     def test_audit_lets_it_in_and_tells_the_audit_log_alone(self, role: Role, cluster: Cluster):
         said = role.succeed(policy_actions=["Audit"])
-        assert "elsewhere: Audit (which was not tried)." in said
+        assert "Action in other namespaces: Audit (not verified)." in said
         # Of what Deny and Warn say to whoever applies a workload, nothing is left.
         assert len(role.there()) == 2
 
@@ -333,7 +333,7 @@ class TestMilder:
 
     def test_a_class_that_is_not_there_yet_is_said(self, role: Role):
         said = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
-        assert "elsewhere: Deny (which was not tried)." in said
+        assert "Action in other namespaces: Deny (not verified)." in said
 
 
 class TestAfter:

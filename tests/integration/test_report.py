@@ -207,7 +207,7 @@ def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: 
     assert "403 Forbidden" in str(said["not_known"])
     assert said["capacity"] is artifacts(ran.stdout)["peerpods_report"]["totals"] is None
     assert said["cluster"]["openshift_version"] == VERSION
-    assert "Not known: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
+    assert "Not readable: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
 
 
@@ -236,7 +236,7 @@ def test_findings_alone_take_no_cluster(report: RoleAlone, tmp_path: Path):
     html = files["preflight.html"].read_text()
     assert "Closed: &#34;9000/tcp&#34;" in html
     assert "It is &lt;needed&gt;." in html
-    assert "in the JSON beside" not in html
+    assert "The JSON file beside" not in html
     (case,) = ElementTree.parse(files["preflight.junit.xml"]).iter("testcase")
     assert case.get("classname") == "osc.peerpods.preflight"
     assert case[0].get("message") == finding["found"]

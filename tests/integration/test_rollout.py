@@ -236,7 +236,7 @@ class TestWaves:
         assert "changed=3" in planned
         before = len(rollout.limits_written())
         said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
-        assert said.count("A peer pod would be counted: it came back with kata.peerpods.io/vm") == 3
+        assert said.count("Peer pods are counted: the API server added kata.peerpods.io/vm") == 3
         assert rollout.limits_written()[before:] == rollout.stored_in(*POOLS)
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
@@ -273,8 +273,8 @@ class TestWaves:
                 "cloud-api-adaptor pod is not Ready on gen",
             )
             assert advice[rollout.generation - 1] in said
-            assert "Put back: general to 10, canary to 10." in said
-            assert "Not begun: memory." in said
+            assert "Rolled back: general to 10, canary to 10." in said
+            assert "Not started: memory." in said
             assert rollout.limits() == same("10")
             assert rollout.advertised() == same("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
@@ -289,21 +289,23 @@ class TestWaves:
     def test_one_that_is_named_twice(self, rollout: Rollout):
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
-        assert "names a pool twice (canary, canary): leave one out." in said
+        assert "names a pool twice (canary, canary). Remove one" in said
 
 
 class TestCanary:
     def test_nobody_counts_peer_pods(self, rollout: Rollout):
         with runtime_class(rollout.cluster):
             said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
-            assert "Wave 1 of 3 (canary) failed: A peer pod came back without kata.peer" in said
+            assert (
+                "Wave 1 of 3 (canary) failed: Peer pods are not counted: the API server did not add kata.peer" in said
+            )
             assert "Run the role webhook" in said
-            assert "Put back: canary to 10. Not begun: general, memory." in " ".join(said.split())
+            assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(said.split())
             assert rollout.advertised() == same("10")
 
             # One limit is set as ever, and stays.
             one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
-            assert "A peer pod came back without" in rollout.fail(**one)
+            assert "Peer pods are not counted" in rollout.fail(**one)
             assert rollout.limits()["memory"] == "8"
             assert NOTHING_CHANGED.search(
                 # As -e name=value has it.
@@ -313,8 +315,8 @@ class TestCanary:
     @pytest.mark.usefixtures("counted")
     def test_where_no_peer_pod_may_be(self, rollout: Rollout):
         said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
-        assert "No peer pod can be created in nowhere (a dry run): " in said
-        assert "not found. Where nobody is to create any there, set peerpodconfig_rollout_can" in said
+        assert "The API server refused a peer pod in namespace nowhere in a dry run: " in said
+        assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in said
 
 
 class TestPlaybook:

@@ -151,7 +151,7 @@ class TestABareCluster:
                 forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
         finally:
             site.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
-        assert "(default/app). Nothing was changed. Delete them, or what makes them" in said
+        assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in said
         assert "changed=0 " not in forced
 
     def test_it_refuses_a_user_who_may_not_remove_all(self, bare, site: Site, teardown: RoleAlone):
@@ -164,7 +164,7 @@ class TestABareCluster:
         site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in said
         assert "and 10 more" in said
-        assert "Nothing was changed. Log in as one" in said
+        assert "Nothing was changed. Log in as a user" in said
 
     def test_all_is_as_it_was(self, bare, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)

@@ -506,7 +506,7 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
 def test_cert_manager_needs_an_issuer(role):
     managed = role("cert-managed", webhook_certificate="cert_manager")
     with managed.unchanged():
-        assert "webhook_cert_manager_issuer names no issuer" in sentence(managed.run())
+        assert "webhook_cert_manager_issuer does not name an issuer" in sentence(managed.run())
 
 
 @pytest.fixture(scope="module")

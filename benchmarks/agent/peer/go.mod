@@ -1,5 +1,5 @@
-// The controller that the node-capacity agent is measured against. A module of its own: the test
-// cluster's has no Go code, and would take this one's change for its own and build everything anew.
+// The peer of the node-capacity agent in the benchmark. It is a separate module: in the module of the test cluster,
+// which has no Go code, each change of it would rebuild all programs.
 module osc.peerpods/benchmarks/agent/peer
 
 go 1.26.0

@@ -1,8 +1,8 @@
-// What the node-capacity agent is measured against: a controller of the usual making, by client-go.
+// The peer of the node-capacity agent in the benchmark: a conventional controller built on client-go.
 //
 // Informers mirror nodes and PeerPodConfigs, a work queue feeds workers, and each node that differs
-// gets upstream's JSON patch. It is the peer in its best shape: upstream's own controller patches
-// one node after the other, only when a PeerPodConfig changes, and at client-go's own 5 QPS.
+// gets upstream's JSON patch. It is faster than upstream's own controller, which patches one node
+// after the other, only when a PeerPodConfig changes, and at client-go's default of 5 QPS.
 //
 // With -limits it does the same on the second generation of the operator, which has no peer of its
 // own: the limit is the entry default of that ConfigMap, for nodes with the labels of -selector and
@@ -63,12 +63,12 @@ type controller struct {
 }
 
 func main() {
-	// What controller-runtime set until 0.21, which took the limit away: -qps=-1.
+	// The default of controller-runtime until 0.21. Newer releases have no limit: -qps=-1.
 	qps := flag.Float64("qps", 20, "requests a second; negative: no limit")
-	burst := flag.Int("burst", 30, "requests at once")
-	workers := flag.Int("workers", 1, "nodes at once; 1 is controller-runtime's default")
-	namespace := flag.String("namespace", "", "where the PeerPodConfigs are")
-	resource := flag.String("resource", "kata.peerpods.io/vm", "what the nodes advertise")
+	burst := flag.Int("burst", 30, "burst of requests")
+	workers := flag.Int("workers", 1, "number of workers; controller-runtime's default is 1")
+	namespace := flag.String("namespace", "", "namespace of the PeerPodConfigs")
+	resource := flag.String("resource", "kata.peerpods.io/vm", "resource that the nodes advertise")
 	limits := flag.String("limits", "", "namespace/name of the ConfigMap with the limits, instead of PeerPodConfigs")
 	adaptor := flag.String("adaptor", "", "label name of cloud-api-adaptor's pods, with -limits")
 	selector := flag.String("selector", "", "labels of the nodes, with -limits")
@@ -78,7 +78,7 @@ func main() {
 
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
-		log.Fatalf("No cluster to talk to: %v. Set KUBECONFIG.", err)
+		log.Fatalf("Loading the kubeconfig failed: %v. Set KUBECONFIG.", err)
 	}
 	config.QPS, config.Burst = float32(*qps), *burst
 	protobuf := rest.CopyConfig(config)
@@ -150,7 +150,7 @@ func (c *controller) followLimits(
 	}
 }
 
-// all makes every node be looked at, whatever has changed.
+// all enqueues every node after any change.
 func (c *controller) all() cache.ResourceEventHandlerFuncs {
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { c.enqueueAll() },
@@ -170,7 +170,7 @@ func (c *controller) work(ctx context.Context) {
 	for {
 		name, _ := c.queue.Get()
 		if err := c.reconcile(ctx, name); err != nil {
-			log.Printf("Will try again: %v", err)
+			log.Printf("Retrying: %v", err)
 			c.queue.AddRateLimited(name)
 		} else {
 			c.queue.Forget(name)
@@ -179,7 +179,7 @@ func (c *controller) work(ctx context.Context) {
 	}
 }
 
-// limit is that of the last PeerPodConfig that selects the node, or of the ConfigMap; empty: none.
+// limit returns the limit of the last PeerPodConfig that selects the node, or of the ConfigMap; empty: no limit.
 func (c *controller) limit(node *corev1.Node) (string, error) {
 	if c.limits != nil {
 		return c.secondLimit(node)
@@ -226,11 +226,11 @@ func (c *controller) ready(node string) bool {
 	return false
 }
 
-// reconcile patches the node where it does not advertise its limit.
+// reconcile patches the node if it does not advertise its limit.
 func (c *controller) reconcile(ctx context.Context, name string) error {
 	node, err := c.nodes.Get(name)
 	if err != nil {
-		return nil // It is gone.
+		return nil // The node has been deleted.
 	}
 	limit, err := c.limit(node)
 	if err != nil {

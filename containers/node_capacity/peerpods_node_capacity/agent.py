@@ -343,7 +343,7 @@ class Agent:
                 "ok; no limit found any more: nodes of pools known before have free slots only "
                 "while cloud-api-adaptor is ready"
             )
-        return "ok; no limit found, so no node is changed"
+        return "ok; no limit found, so nodes are not changed"
 
     async def run(self) -> None:
         """Run until cancelled."""

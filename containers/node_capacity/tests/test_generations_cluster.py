@@ -176,7 +176,7 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     workspace.set_status(node, "9")
     newcomer = workspace.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3")
     until(newcomer.leads, True)
-    assert "no node is changed" in newcomer.body("/readyz")
+    assert "nodes are not changed" in newcomer.body("/readyz")
     workspace.remove_pod("runs-1")
     until(lambda: newcomer.metrics().get(("peerpods_node_slots_used", node)), 0)
     workspace.daemon_set()

@@ -48,6 +48,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     ClusterError,
     retry_conflicts,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
+    Collection as Followed,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import Operator
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
@@ -150,7 +153,18 @@ def peer_pods_by_node(
 
 
 class _Run:
-    def __init__(self, module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes):
+    def __init__(
+        self,
+        module: AnsibleModule,
+        cluster: Cluster,
+        operator: Operator | None,
+        namespace: str,
+        wanted: DesiredSettings,
+        disruption: str,
+        timeout: float,
+        labels: Mapping[str, str] | None,
+        runtime_classes: Collection[str],
+    ):
         self.module = module
         self.cluster = cluster
         self.operator = operator
@@ -173,6 +187,17 @@ class _Run:
     # What was read
 
     @property
+    def _daemon_set(self) -> dict:
+        """The DaemonSet of cloud-api-adaptor, where it exists."""
+        if self.daemon_set is None:
+            raise AdaptorError("The DaemonSet of cloud-api-adaptor does not exist.")
+        return self.daemon_set
+
+    @property
+    def _rolls(self) -> bool:
+        return self.operator is not None and self.operator.rolls
+
+    @property
     def daemon_set(self) -> dict | None:
         return self.operator.daemon_set if self.operator else None
 
@@ -188,7 +213,7 @@ class _Run:
         return self.cluster.get(f"/apis/apps/v1/namespaces/{self.namespace}/daemonsets/{name}")
 
     def _selector(self) -> str:
-        return label_selector(self.daemon_set["spec"]["selector"]["matchLabels"])
+        return label_selector(self._daemon_set["spec"]["selector"]["matchLabels"])
 
     def adaptor_pods(self) -> list[dict]:
         """The CAA pods on nodes. One that goes already is replaced already."""
@@ -209,17 +234,17 @@ class _Run:
             except ClusterError as error:
                 if error.status != 403:
                     raise
-        if self.wanted.gates or (has_adaptor and self.operator.behaviour.has_update_strategy):
+        if self.wanted.gates or (has_adaptor and self.operator and self.operator.behaviour.has_update_strategy):
             gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         return CurrentSettings(config_map, secret, gates)
 
-    def stale_among(self, pods: list[dict], found: CurrentSettings, **more: bool) -> list[dict]:
+    def stale_among(self, pods: list[dict], found: CurrentSettings, *, same_second: bool = False) -> list[dict]:
         written = written_at(found.config_map, found.secret)
-        stale = stale_pods(pods, self.daemon_set, written, **more)
-        if all(is_of_template(pod, self.daemon_set) for pod in stale):
+        stale = stale_pods(pods, self._daemon_set, written, same_second=same_second)
+        if all(is_of_template(pod, self._daemon_set) for pod in stale):
             return stale
         # A template that went back to what it was keeps its pods: their hash tells.
-        return stale_pods(pods, self.daemon_set, written, revision=self._revision(), **more)
+        return stale_pods(pods, self._daemon_set, written, revision=self._revision(), same_second=same_second)
 
     def _revision(self) -> str | None:
         revisions = self.cluster.list(
@@ -227,7 +252,7 @@ class _Run:
             labelSelector=self._selector(),
         )
         newest = max(revisions, key=lambda one: one["revision"], default=None)
-        return newest and newest["metadata"]["labels"].get(HASH_LABEL)
+        return newest["metadata"]["labels"].get(HASH_LABEL) if newest else None
 
     def look(self) -> tuple[CurrentSettings, Plan]:
         found = self.read()
@@ -261,7 +286,7 @@ class _Run:
             self.replaced = []
             raise AdaptorError(explain_refusal(plan, self.affected), self.result())
         if self.module.check_mode:
-            self._predict()
+            self._predict(plan)
             return
         if plan.restores_strategy:
             self._restore_strategy(plan)
@@ -290,8 +315,7 @@ class _Run:
             message = explain_waiting(busy, self.timeout, self.disruption)
             raise AdaptorError(f"{message} {self.explain_written()}", self.result())
 
-    def _predict(self) -> None:
-        plan = self.plan
+    def _predict(self, plan: Plan) -> None:
         self.written = [write.object_name for write in plan.writes]
         if (plan.mode == HOLD or plan.restores_strategy) and f"ConfigMap/{FEATURE_GATES}" not in self.written:
             self.written.insert(0, f"ConfigMap/{FEATURE_GATES}")
@@ -304,7 +328,9 @@ class _Run:
         if plan.mode == HOLD or plan.restores_strategy or plan.gates:
             self.strategy["after"] = plan.strategy
 
-    def _write(self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]):
+    def _write(
+        self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]
+    ) -> dict | None:
         """Write what `plan` makes of the object, and again of what another writer has made of it meanwhile."""
         known: list[dict | None] = [found]
 
@@ -387,7 +413,7 @@ class _Run:
             self._write_strategy(held.own)
             self.written.remove(f"ConfigMap/{FEATURE_GATES}")
         raise AdaptorError(
-            f"After {seconds:g} s the operator has not set the update strategy of {self.daemon_set['metadata']['name']} to "
+            f"After {seconds:g} s the operator has not set the update strategy of {self._daemon_set['metadata']['name']} to "
             f"{ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces every cloud-api-adaptor pod and all peer pods are "
             f"lost. {self.explain_written()} See the log of the operator's Deployment controller-manager, then run the task "
             "again.",
@@ -422,13 +448,13 @@ class _Run:
             data = (config_map or {}).get("data") or {}
             if not plan.derived.items() <= data.items():
                 return False
-            if not self.operator.rolls:
+            if not self._rolls:
                 return True
             daemon_set = self.daemon_set_now()
             version = config_map and config_map["metadata"]["resourceVersion"]
             return daemon_set is None or template_version(daemon_set) == version
 
-        if not plan.derived and not (self.operator.rolls and (plan.config_map or plan.mode != REPLACE)):
+        if not plan.derived and not (self._rolls and (plan.config_map or plan.mode != REPLACE)):
             return
         seconds = min(OPERATOR_SECONDS, self.timeout)
         if not self._until(is_taken_up, seconds):
@@ -442,7 +468,7 @@ class _Run:
     def _targets(self, plan: Plan) -> list[dict]:
         """The CAA pods to replace, as they are now that everything is written."""
         now = self.daemon_set_now()
-        if now is None:
+        if now is None or self.operator is None:
             return []
         self.operator = Operator(self.operator.version, self.operator.behaviour, self.operator.is_known, now)
         pods = self.adaptor_pods()
@@ -494,7 +520,7 @@ class _Run:
         found = self.cluster.get(f"/api/v1/nodes/{node}")
         return found is not None and not is_down(found)
 
-    def _replace_one(self, following, pod: dict, here: Iterable[str]) -> None:
+    def _replace_one(self, following: Followed, pod: dict, here: Iterable[str]) -> None:
         node, name, uid = node_of(pod), pod["metadata"]["name"], pod["metadata"]["uid"]
         self.module.log(f"Replacing the cloud-api-adaptor pod {name} of node {node}")
         self.cluster.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
@@ -542,7 +568,7 @@ class _Run:
         version = config_map and config_map["metadata"]["resourceVersion"]
         if daemon_set is not None and (
             # The write has the operator reconcile, and that has it note a newer version.
-            (self.operator.rolls and template_version(daemon_set) != version)
+            (self._rolls and template_version(daemon_set) != version)
             or not all(is_of_template(pod, daemon_set) for pod in self.adaptor_pods())
         ):
             self.module.log(f"caaUpdateStrategy stays {ON_DELETE}: not every pod is up to date")
@@ -556,8 +582,7 @@ class _Run:
             return
         made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
         key, value = PART_OF
-        ours = (made["metadata"].get("labels") or {}).get(key) == value
-        if ours and not made.get("data"):
+        if made is not None and (made["metadata"].get("labels") or {}).get(key) == value and not made.get("data"):
             # It was made for the time of the replacement only.
             self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), made["metadata"]["resourceVersion"])
 
@@ -566,7 +591,7 @@ class _Run:
     @property
     def stays_held(self) -> bool:
         """Whether caaUpdateStrategy is not, or not again, what the user has it at."""
-        return bool(self.plan) and self.strategy["after"] == ON_DELETE != self.plan.strategy
+        return self.plan is not None and self.strategy["after"] == ON_DELETE != self.plan.strategy
 
     def explain_written(self) -> str:
         if not self.written:

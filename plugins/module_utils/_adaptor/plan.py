@@ -323,7 +323,7 @@ def plan_settings(
     derived = _derived(gates, found.config_map, wanted.config_map)
     writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
-    if daemon_set is None or not pods:
+    if operator is None or daemon_set is None or not pods:
         restores_strategy = held.is_held and not writes
         return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
     pending = (
@@ -386,8 +386,9 @@ def restore_write(gates: dict | None, own: str | None) -> Write | None:
     return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
 
 
-def node_of(pod: dict) -> str | None:
-    return pod["spec"].get("nodeName")
+def node_of(pod: dict) -> str:
+    """The name of the pod's node, empty if it has none yet."""
+    return pod["spec"].get("nodeName") or ""
 
 
 def full_name(pod: dict) -> str:
@@ -405,7 +406,7 @@ def affected_peer_pods(targets: Iterable[dict], peer_pods: Mapping[str, list[str
     return {node: pods for node, pods in sorted(peer_pods.items()) if node in nodes and pods}
 
 
-def _named(lost: Mapping[str, list[str]]) -> str:
+def _describe_peer_pods(lost: Mapping[str, list[str]]) -> str:
     names = [f"{pod} on {node}" for node, pods in lost.items() for pod in pods]
     return join_names(names, NAMED_PODS)
 
@@ -421,7 +422,7 @@ def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
     count = sum(map(len, lost.values()))
     return (
         f"Applying {what} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "
-        f"and these {count} peer pods would be lost: {_named(lost)}. Nothing was written. {ADVICE}."
+        f"and these {count} peer pods would be lost: {_describe_peer_pods(lost)}. Nothing was written. {ADVICE}."
     )
 
 
@@ -431,5 +432,5 @@ def explain_waiting(waiting: Mapping[str, list[str]], seconds: float, disruption
     since = f"After {seconds:g} s these" if disruption == "wait" else "Since the check, these"
     return (
         f"{since} peer pods run on {len(busy)} nodes whose cloud-api-adaptor pods have the settings of before: "
-        f"{_named(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
+        f"{_describe_peer_pods(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
     )

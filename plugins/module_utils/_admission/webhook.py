@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import (
     AdmissionError,
@@ -73,7 +74,7 @@ def webhook(
     A namespaceSelector knows no prefixes: where there are no match conditions, those of `excluded`
     have to be spelled out.
     """
-    entry = {
+    entry: dict[str, Any] = {
         "name": name,
         "clientConfig": client_config,
         "rules": [
@@ -193,7 +194,7 @@ def plan_present(
 def plan_absent(current: dict | None, name: str) -> Plan:
     """Have no webhook called `name`, and no configuration once nothing is left in it."""
     old = find(current, name)
-    if old is None:
+    if current is None or old is None:
         return Plan(None, current, {}, {})
     left = [entry for entry in current["webhooks"] if entry is not old]
     return Plan(

@@ -81,19 +81,20 @@ def _of_type(
     region: str,
 ) -> dict:
     code = quota_code(instance_type)
-    found = {
+    quota = None if code is None else quotas.get(code)
+    found: dict[str, object] = {
         "name": instance_type,
         "vcpus": vcpus.get(instance_type),
         "quota_code": code,
-        "quota": quotas.get(code),
-        "used": used[code] if code in quotas else None,
+        "quota": quota,
+        "used": None if quota is None else used[code],
         "instances": None,
         "reason": None,
     }
     if instance_type not in vcpus:
         found["reason"] = f"EC2 has no instance type {instance_type} in {region}."
-    elif code not in quotas:
+    elif quota is None:
         found["reason"] = f"No vCPU quota of On-Demand Instances is known for {instance_type}."
     else:
-        found["instances"] = max(0, found["quota"] - found["used"]) // vcpus[instance_type]
+        found["instances"] = max(0, quota - used[code]) // vcpus[instance_type]
     return found

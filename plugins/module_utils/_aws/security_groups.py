@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -59,7 +59,12 @@ class Rule:
     def admits(self, port: Port) -> bool:
         if self.protocol == ALL_PROTOCOLS:
             return True
-        return self.protocol == port.protocol and self.from_port <= port.port <= self.to_port
+        return (
+            self.protocol == port.protocol
+            and self.from_port is not None
+            and self.to_port is not None
+            and self.from_port <= port.port <= self.to_port
+        )
 
     @property
     def is_cidr(self) -> bool:
@@ -166,15 +171,15 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     shared = sorted(set(names).intersection(*held.values()))
     if not shared:
         raise SecurityGroupError(
-            f"The {len(held)} instances share no security group: {_who_has_what(held)}. "
+            f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
             "Name the groups to open with group_ids."
         )
-    reason = f"{_named(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
+    reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
         f"all {len(held)} instances" if len(held) > 1 else "the only instance"
     )
     others = sorted(set(names).difference(shared))
     if others:
-        reason += f"; {_named(others, names)} {'is' if len(others) == 1 else 'are'} not"
+        reason += f"; {_group_names(others, names)} {'is' if len(others) == 1 else 'are'} not"
     return tuple(shared), reason + "."
 
 
@@ -248,7 +253,7 @@ def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iter
     return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours)))
 
 
-def may_hold_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
+def may_contain_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
     """Whether it is worth asking for the tags of the group's rules."""
     return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted)
 
@@ -302,9 +307,9 @@ def diff_of(plan: Plan) -> dict:
     for port in plan.opened:
         for rule in rules_of([ip_permission(plan.group.group_id, port)]):
             after[port] = f"open to {_describe_rule(plan.group, rule)}"
-    for rule in plan.retagged:
-        before[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.before)}"
-        after[rule.port] += f"; {rule.rule_id} has {_describe_tags(rule.after)}"
+    for retagging in plan.retagged:
+        before[retagging.port] += f"; {retagging.rule_id} has {_describe_tags(retagging.before)}"
+        after[retagging.port] += f"; {retagging.rule_id} has {_describe_tags(retagging.after)}"
     header = f"{plan.group.group_id} ({plan.group.group_name})"
     return {
         "before_header": header,
@@ -335,8 +340,12 @@ def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
     """Whether the union of `blocks` holds every address of every one of `cidrs`."""
     networks = [ip_network(block, strict=False) for block in blocks]
     # Collapsed, a union that holds a CIDR has one block that holds it.
-    collapsed = {version: list(collapse_addresses(n for n in networks if n.version == version)) for version in (4, 6)}
-    return all(any(cidr.subnet_of(block) for block in collapsed[cidr.version]) for cidr in map(ip_network, cidrs))
+    ipv4 = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
+    ipv6 = list(collapse_addresses(network for network in networks if isinstance(network, IPv6Network)))
+    return all(
+        any(map(cidr.subnet_of, ipv4)) if isinstance(cidr, IPv4Network) else any(map(cidr.subnet_of, ipv6))
+        for cidr in map(ip_network, cidrs)
+    )
 
 
 def _our_rules(
@@ -344,7 +353,7 @@ def _our_rules(
 ) -> Iterator[tuple[Port, Mapping]]:
     """Our rules for these ports from the group to itself, out of those of any groups."""
     for rule in security_group_rules:
-        port = Port(rule.get("FromPort"), rule["IpProtocol"])
+        port = Port(rule.get("FromPort", 0), rule["IpProtocol"])
         if (
             rule["GroupId"] == group.group_id
             and not rule["IsEgress"]
@@ -378,7 +387,7 @@ def _describe_rule(group: Group, rule: Rule) -> str:
     return f"{source} ({rule.protocol} {ports})"
 
 
-def _who_has_what(held: Mapping[str, Mapping[str, str]]) -> str:
+def _describe_instances(held: Mapping[str, Mapping[str, str]]) -> str:
     """Instances by the set of groups they have: a few lines even for hundreds of workers."""
     by_groups: dict[tuple[str, ...], list[str]] = {}
     for instance_id, groups in held.items():
@@ -389,7 +398,7 @@ def _who_has_what(held: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def _named(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
+def _group_names(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
     return ", ".join(f"{group_id} ({names[group_id]})" for group_id in group_ids)
 
 

@@ -46,7 +46,7 @@ try:
         BodyContentPolling,
     )
 except ImportError:
-    AZURE_IMPORT_ERROR = traceback.format_exc()
+    AZURE_IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     AZURE_IMPORT_ERROR = None
 
@@ -177,7 +177,7 @@ class Arm:
         began = time.monotonic()
         response = self._ask(method, path, api_version, body, etag=etag)
         algorithms = [UntilDone(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
-        with in_sentences(f"{method} {path}", self._host):
+        with arm_errors(f"{method} {path}", self._host):
             poller = LROPoller(
                 self._client,
                 response,
@@ -212,7 +212,7 @@ class Arm:
 
     def _send(self, request: HttpRequest, what: str) -> Any:
         """The pipeline's response, which is what a poller begins with."""
-        with in_sentences(what, self._host):
+        with arm_errors(what, self._host):
             response = self._client.send_request(request, _return_pipeline_response=True)
             response.http_response.raise_for_status()
             return response
@@ -223,7 +223,7 @@ def _cloud(name: str, verify: bool) -> Cloud:
     if known:
         return known
     url = metadata_url(name)
-    with in_sentences(f"GET {url}", name):
+    with arm_errors(f"GET {url}", name):
         answer = _client(name, verify).send_request(HttpRequest("GET", url))
         answer.raise_for_status()
         return described_cloud(name, answer.json())
@@ -243,7 +243,7 @@ def _client(base_url: str, verify: bool, authentication: Any = None) -> ARMPipel
 
 
 @contextmanager
-def in_sentences(what: str, host: str) -> Iterator[None]:
+def arm_errors(what: str, host: str) -> Iterator[None]:
     try:
         yield
     except ClientAuthenticationError as error:
@@ -256,7 +256,7 @@ def in_sentences(what: str, host: str) -> Iterator[None]:
         code, message = details.get("code"), details.get("message") or _first_line(error)
         raise ArmError(
             f"Azure refused {what} with {code or error.status_code}: {message.rstrip('.')}. "
-            f"{_ADVICE.get(code, '')}".strip(),
+            f"{_ADVICE.get(code or '', '')}".strip(),
             code=code,
             status=error.status_code,
         ) from error

@@ -75,7 +75,7 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
     """
     found: dict[str, list[Mapping]] = {id_.lower(): [] for id_ in virtual_machine_ids}
     for interface in network_interfaces:
-        owner = _id_in(interface["properties"], "virtualMachine")
+        owner = _id_of(interface["properties"], "virtualMachine")
         if owner and owner.lower() in found:
             found[owner.lower()].append(interface)
     missing = names_of(id_ for id_ in virtual_machine_ids if not found[id_.lower()])
@@ -87,13 +87,13 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
         )
     return tuple(
         Attachment(
-            _id_in(interface["properties"], "virtualMachine"),
+            interface["properties"]["virtualMachine"]["id"],
             interface["id"],
             unique(
-                _id_in(configuration["properties"], "subnet")
+                configuration["properties"]["subnet"]["id"]
                 for configuration in interface["properties"]["ipConfigurations"]
             ),
-            _id_in(interface["properties"], "networkSecurityGroup"),
+            _id_of(interface["properties"], "networkSecurityGroup"),
         )
         for interfaces in found.values()
         for interface in ([nic for nic in interfaces if nic["properties"].get("primary")] or interfaces)
@@ -144,8 +144,8 @@ def _target(
     virtual_networks: Sequence[Mapping],
     attached: Sequence[Attachment],
 ) -> Target:
-    filtered = tuple(subnet["id"] for subnet in subnets if _is(_group_of(subnet), group))
-    on = [a for a in attached if _is(a.network_security_group_id, group)]
+    filtered = tuple(subnet["id"] for subnet in subnets if _is_same_id(_group_of(subnet), group))
+    on = [a for a in attached if _is_same_id(a.network_security_group_id, group)]
     at = {id_.lower() for id_ in (*filtered, *subnet_ids(on))}
     around = {virtual_network_id(id_) for id_ in at}
     return Target(
@@ -173,7 +173,7 @@ def _target(
 def _unfiltered(subnets: Iterable[Mapping], attached: Iterable[Attachment]) -> Iterator[str]:
     """The subnets without a group, or which interfaces there have none of their own."""
     for subnet in subnets:
-        inside = [a for a in attached if any(_is(id_, subnet["id"]) for id_ in a.subnet_ids)]
+        inside = [a for a in attached if any(_is_same_id(id_, subnet["id"]) for id_ in a.subnet_ids)]
         bare = names_of(a.network_interface_id for a in inside if not a.network_security_group_id)
         if not _group_of(subnet) and (bare or not inside):
             some = f"{join_names(bare)} in " if len(bare) < len(inside) else ""
@@ -181,10 +181,10 @@ def _unfiltered(subnets: Iterable[Mapping], attached: Iterable[Attachment]) -> I
 
 
 def _group_of(subnet: Mapping) -> str | None:
-    return _id_in(subnet["properties"], "networkSecurityGroup")
+    return _id_of(subnet["properties"], "networkSecurityGroup")
 
 
-def _is(one: str | None, other: str) -> bool:
+def _is_same_id(one: str | None, other: str) -> bool:
     return one is not None and one.lower() == other.lower()
 
 
@@ -209,7 +209,7 @@ def subnet_prefixes(subnet: Mapping) -> Sequence[str]:
     return properties.get("addressPrefixes") or [properties["addressPrefix"]]
 
 
-def _id_in(properties: Mapping, key: str) -> str | None:
+def _id_of(properties: Mapping, key: str) -> str | None:
     return (properties.get(key) or {}).get("id")
 
 

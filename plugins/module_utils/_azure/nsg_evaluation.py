@@ -165,13 +165,13 @@ def passes(verdicts: Sequence[Verdict]) -> bool:
     return bool(verdicts) and all(verdict.access == "Allow" for verdict in verdicts)
 
 
-def same(existing: Mapping, wanted: Mapping) -> bool:
+def is_same_rule(existing: Mapping, wanted: Mapping) -> bool:
     """Whether two rules' `properties` mean the same; a description counts where wanted has one.
 
     A list of one is its only element, order and case do not matter, and
     neither does how a CIDR or a range is spelled.
     """
-    return _meaning(existing) == _meaning(wanted) and (
+    return _normalized(existing) == _normalized(wanted) and (
         "description" not in wanted or existing.get("description") == wanted["description"]
     )
 
@@ -180,7 +180,7 @@ def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequ
     source, dummy = _addresses(flow.source, virtual_network)
     destination, dummy = _addresses(flow.destination, virtual_network)
     undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
-    verdicts = []
+    verdicts: list[Verdict] = []
     meeting = (rule for rule in rules if rule.meets(flow))
     for rule in sorted(meeting, key=lambda rule: rule.priority):
         partly = rule.partly or (flow.protocol == "*" and rule.protocol != "*")
@@ -321,7 +321,7 @@ def port_range(text: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _meaning(properties: Mapping) -> list[Any]:
+def _normalized(properties: Mapping) -> list[Any]:
     meaning = [properties["priority"]]
     meaning += [properties[key].lower() for key in ("protocol", "access", "direction")]
     for side in ("source", "destination"):

@@ -20,11 +20,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
     Verdict,
     decide_parsed,
     is_port_range,
+    is_same_rule,
     network_of,
     parsed_rules,
     port_range,
     rules_of,
-    same,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -97,7 +97,7 @@ def desired_rules(
     A rule may not have prefixes of both IP families, so one for both becomes
     two: the one for IPv6 has `-IPv6` after its name.
     """
-    wanted = []
+    wanted: list[DesiredRule] = []
     for option in options:
         rule = DesiredRule(
             **{key: option[key] for key in _AS_GIVEN},
@@ -191,7 +191,7 @@ def _check(rule: DesiredRule) -> None:
         problem = f"has the priority {rule.priority}. Give one from 100 to 4096."
     elif len(rule.full_description) > _DESCRIPTION_LENGTH:
         problem = (
-            f"has a description of {len(rule.description)} characters. Give at most "
+            f"has a description of {len(rule.description or '')} characters. Give at most "
             f"{_DESCRIPTION_LENGTH - len(OURS)}: Azure takes {_DESCRIPTION_LENGTH}, and ours begin "
             f"with {OURS!r}."
         )
@@ -304,7 +304,7 @@ def plan_present(
     moved = tuple(
         Move(rule.name, rule.priority, priorities[rule.name], taken_by)
         for rule in needed
-        if (taken_by := taken.get((rule.direction.lower(), rule.priority)))
+        if rule.priority and (taken_by := taken.get(_slot(rule, rule.priority)))
     )
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
@@ -318,17 +318,17 @@ def plan_present(
     created, updated, unchanged, after = [], [], [], []
     for rule in needed:
         before = existing.get(rule.name.lower())
-        body = _on_top_of(before, rule, security_rule(rule, priorities[rule.name]))
+        body = _merge_rule(before, rule, security_rule(rule, priorities[rule.name]))
         after.append(body)
         if before is None:
             created.append(body)
-        elif same(before["properties"], body["properties"]):
+        elif is_same_rule(before["properties"], body["properties"]):
             unchanged.append(rule.name)
         else:
             updated.append((before, body))
     shadowed = _shadowed(needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network)
     if shadowed and on_shadowed == "fail":
-        raise SecurityRuleError(_what_to_do(nsg, shadowed, needed, priorities, others))
+        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, priorities, others))
     return Plan(
         nsg["id"],
         created=tuple(created),
@@ -402,12 +402,12 @@ def diff_of(plan: Plan) -> dict:
         before.append(old)
         after.append(new)
     # A description only where it is all that changes.
-    described = [new["name"] for old, new in plan.updated if _line(old) == _line(new)]
+    described = [new["name"] for old, new in plan.updated if _describe_rule(old) == _describe_rule(new)]
     return {
         "before_header": plan.nsg_id,
         "after_header": plan.nsg_id,
-        "before": _lines(before, described),
-        "after": _lines(after, described),
+        "before": _describe_rules(before, described),
+        "after": _describe_rules(after, described),
     }
 
 
@@ -420,14 +420,14 @@ def _covered_by(
     # Those that decide the other way count as if they came first: where they go may yet change.
     against = [security_rule(other, 0) for other in wanted if other.access != rule.access]
     rules = [*theirs, *parsed_rules(against, virtual_network)]
-    verdicts = [verdict for dummy, verdict in _decided(rule, rules, virtual_network)]
+    verdicts = [verdict for dummy, verdict in _decide_rule(rule, rules, virtual_network)]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
         return None
     deciding = sorted({(verdict.priority, verdict.by) for verdict in verdicts})
     return " and ".join(by for dummy, by in deciding)
 
 
-def _decided(
+def _decide_rule(
     rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
 ) -> Iterator[tuple[Flow, Verdict]]:
     """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
@@ -465,9 +465,9 @@ def _priorities(
     """
     given: dict[str, int] = {}
     used = set(_taken(others))
-    free = [rule for rule in needed if rule.priority and _place(rule, rule.priority) not in used]
-    given |= {rule.name: rule.priority for rule in free}
-    used |= {_place(rule, rule.priority) for rule in wanted if rule.priority}
+    free = [rule for rule in needed if rule.priority and _slot(rule, rule.priority) not in used]
+    given |= {rule.name: rule.priority for rule in free if rule.priority}
+    used |= {_slot(rule, rule.priority) for rule in wanted if rule.priority}
     for rule in needed:
         before = existing.get(rule.name.lower())
         if rule.priority and rule.name not in given and before:
@@ -476,12 +476,13 @@ def _priorities(
                 given[rule.name] = has[1]
                 used.add(has)
     low, high = priority_range
-    starts = {rule.name: rule.priority for rule in wanted}
+    starts = {rule.name: rule.priority for rule in wanted if rule.priority}
     for rule in needed:
         if rule.name not in given:
-            start = given.get(rule.ipv4_half) or starts[rule.ipv4_half or rule.name]
+            base = rule.ipv4_half or rule.name
+            start = given.get(base) or starts[base]
             upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
-            priority = next((p for p in upward if _place(rule, p) not in used), None)
+            priority = next((p for p in upward if _slot(rule, p) not in used), None)
             if priority is None:
                 raise SecurityRuleError(
                     f"No priority from {low} to {high} is free for {rule.name}: other "
@@ -489,15 +490,15 @@ def _priorities(
                     "remove rules."
                 )
             given[rule.name] = priority
-            used.add(_place(rule, priority))
+            used.add(_slot(rule, priority))
     return given
 
 
-def _place(rule: DesiredRule, priority: int) -> tuple[str, int]:
+def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
     return rule.direction.lower(), priority
 
 
-def _on_top_of(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
+def _merge_rule(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
     """The rule with all that we do not manage as it was, somebody else's description included."""
     if before is None:
         return body
@@ -524,7 +525,7 @@ def _shadowed(
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:
         by: dict[str, tuple[Flow, Verdict]] = {}
-        for flow, verdict in _decided(rule, [*theirs, *ours], virtual_network):
+        for flow, verdict in _decide_rule(rule, [*theirs, *ours], virtual_network):
             before = verdict.rule in names and verdict.priority < priorities[rule.name]
             if before and verdict.access != rule.access:
                 by.setdefault(verdict.rule, (flow, verdict))
@@ -533,7 +534,7 @@ def _shadowed(
     return shadowed
 
 
-def _what_to_do(
+def _explain_shadowed(
     nsg: Mapping,
     shadowed: Mapping[str, Sequence[tuple[Flow, Verdict]]],
     needed: Iterable[DesiredRule],
@@ -541,7 +542,7 @@ def _what_to_do(
     others: Iterable[Mapping],
 ) -> str:
     sentences = []
-    used = {*_taken(others), *(_place(rule, priorities[rule.name]) for rule in needed)}
+    used = {*_taken(others), *(_slot(rule, priorities[rule.name]) for rule in needed)}
     for name in dict.fromkeys(rule.ipv4_half or rule.name for rule in needed if rule.name in shadowed):
         halves = [rule for rule in needed if name in (rule.name, rule.ipv4_half)]
         late = [half.name for half in halves if half.name in shadowed]
@@ -550,9 +551,9 @@ def _what_to_do(
         # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
         room = 2 if any(half.ipv4_half for half in halves) else 1
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
-            places = {_place(halves[0], smaller + after) for after in range(room)}
-            if not places & used:
-                used |= places
+            slots = {_slot(halves[0], smaller + after) for after in range(room)}
+            if not slots & used:
+                used |= slots
                 advice = f"give {name} a smaller one ({smaller} would do)"
                 break
         else:
@@ -584,7 +585,7 @@ def _writable(resource: Mapping) -> dict:
     return body
 
 
-def _line(rule: Mapping) -> str:
+def _describe_rule(rule: Mapping) -> str:
     """A rule in short: `Allow-SSH 300 Inbound Allow Tcp 10.0.0.0/16:* → *:22`."""
     properties = rule["properties"]
     ends = [
@@ -595,10 +596,12 @@ def _line(rule: Mapping) -> str:
     return " ".join([rule["name"], *map(str, what), " → ".join(ends)])
 
 
-def _lines(rules: Iterable[Mapping], described: Sequence[str]) -> str:
+def _describe_rules(rules: Iterable[Mapping], described: Sequence[str]) -> str:
     in_order = sorted(rules, key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"]))
     return "".join(
-        _line(rule) + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "") + "\n"
+        _describe_rule(rule)
+        + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "")
+        + "\n"
         for rule in in_order
     )
 

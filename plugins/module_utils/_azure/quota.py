@@ -26,7 +26,7 @@ def vcpu_quota(sizes: Sequence[str], skus: Iterable[Mapping], usages: Iterable[M
 
 
 def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], location: str) -> dict:
-    found = {
+    found: dict[str, object] = {
         "name": size,
         "family": None,
         "vcpus": None,
@@ -47,10 +47,10 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
         name=sku["name"],
         family=sku["family"],
         vcpus=vcpus,
-        family_limit=family and family["limit"],
-        family_used=family and family["currentValue"],
-        regional_limit=regional and regional["limit"],
-        regional_used=regional and regional["currentValue"],
+        family_limit=family["limit"] if family else None,
+        family_used=family["currentValue"] if family else None,
+        regional_limit=regional["limit"] if regional else None,
+        regional_used=regional["currentValue"] if regional else None,
     )
     # A restriction of type Zone leaves the other zones.
     restriction = next((r for r in sku.get("restrictions", ()) if r["type"] == "Location"), None)
@@ -67,7 +67,7 @@ def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
 
     `usages` as ARM lists them for its virtual network, None where there is no such network.
     """
-    found = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
+    found: dict[str, object] = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
     usage = next((u for u in usages or () if u["id"].lower() == subnet_id.lower()), None)
     if usage is None:
         found["reason"] = f"Azure has no subnet {subnet_id}."

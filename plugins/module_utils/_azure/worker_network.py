@@ -67,9 +67,9 @@ class WorkerNetwork:
 def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
     """Find it: one request a resource group of VMs, one a virtual network."""
     params = module.params
-    named = tuple(_checked(params["network_security_groups"] or (), _NSG_ID))
+    named = tuple(_validate_ids(params["network_security_groups"] or (), _NSG_ID))
     if params["subnets"]:
-        ids = tuple(_checked(params["subnets"], _SUBNET_ID))
+        ids = tuple(_validate_ids(params["subnets"], _SUBNET_ID))
         network = _of_subnets(arm, ids, (), "Attached to the subnets that were named.")
     elif params["nodes"] is not None or params["virtual_machines"]:
         instead = "subnets or network_security_groups"
@@ -81,7 +81,7 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
             "There is no worker to look at, no subnet, and no network security group. Give one of "
             "nodes, virtual_machines, subnets and network_security_groups that is not empty."
         )
-    return _narrowed(network, named) if named else network
+    return _limit_to_groups(network, named) if named else network
 
 
 def targets_with_groups(arm: Arm, network: WorkerNetwork) -> list[tuple[Target, dict]]:
@@ -94,7 +94,7 @@ def targets_with_groups(arm: Arm, network: WorkerNetwork) -> list[tuple[Target, 
 
 
 def network_security_group(arm: Arm, nsg_id: str) -> dict:
-    return _existing(arm, nsg_id, "network security group")
+    return _get_existing(arm, nsg_id, "network security group")
 
 
 def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
@@ -122,7 +122,7 @@ def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
 
 
 def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], reason: str) -> WorkerNetwork:
-    networks = [_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
+    networks = [_get_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
     known = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
     missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in known]
     if missing:
@@ -135,7 +135,7 @@ def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], re
     return WorkerNetwork(subnets, found, unfiltered, reason)
 
 
-def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
+def _limit_to_groups(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     """The groups that were named, instead of those that are attached."""
     attached = {target.network_security_group_id.lower(): target for target in network.targets}
     sources = tuple(dict.fromkeys(p for subnet in network.subnets for p in subnet_prefixes(subnet)))
@@ -146,7 +146,7 @@ def _narrowed(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
     return replace(network, targets=named, unfiltered=(), reason=_BY_NAME)
 
 
-def _existing(arm: Arm, resource_id: str, what: str) -> dict:
+def _get_existing(arm: Arm, resource_id: str, what: str) -> dict:
     found = arm.get(resource_id, NETWORK_API_VERSION)
     if found is None:
         raise SecurityRuleError(
@@ -155,7 +155,7 @@ def _existing(arm: Arm, resource_id: str, what: str) -> dict:
     return found
 
 
-def _checked(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
+def _validate_ids(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
     for resource_id in unique(ids):
         if not pattern.fullmatch(resource_id):
             raise SecurityRuleError(

@@ -214,7 +214,7 @@ class Cluster:
 
         With `resource_version`, only as it was when it had that (otherwise a 409).
         """
-        options = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if resource_version:
             options["preconditions"] = {"resourceVersion": resource_version}
         try:
@@ -357,6 +357,8 @@ class Collection:
         self._cluster = cluster
         self._path = path
         self._query = query
+        self._objects: dict[str, dict] = {}
+        self._version = ""
         self._list()
 
     @property

@@ -125,7 +125,9 @@ def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> di
     if not to and channel is None:
         why = f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
         return _no_upgrade(None, why)
-    csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}" if to else channel["head"]
+    csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}"
+    if not to and channel is not None:
+        csv = channel["head"]
     if csv == installed:
         return {"csv": csv, "path": [], "problem": ""}
     if csv_version(csv) < csv_version(installed):
@@ -227,10 +229,10 @@ def check_installation(
     if subscription is None:
         return Progress("", problem=f"There is no Subscription of {PACKAGE}.")
     status = subscription.get("status") or {}
-    installed = status.get("installedCSV")
+    installed = status.get("installedCSV", "")
     there = _phase(csvs.get(installed)) == "Succeeded"
-    waits = bool(plan) and not plan["spec"]["approved"]
-    moving = status.get("currentCSV") not in (None, installed) and not waits
+    waits = plan is not None and not plan["spec"]["approved"]
+    moving = status.get("currentCSV", "") not in ("", installed) and not waits
     replaces = {(csv.get("spec") or {}).get("replaces") for csv in csvs.values()}
     moving = moving or bool(replaces & csvs.keys())
     summary = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
@@ -241,7 +243,7 @@ def check_installation(
     needs_approval = False
     if not problem and wanted and there and csv_version(installed) > csv_version(wanted):
         problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
-    elif not problem and waits:
+    elif not problem and plan is not None and waits:
         needs_approval, why = _approval(plan, installed if there else None, wanted)
         problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
         remedy = APPROVAL_REMEDY if problem else ""

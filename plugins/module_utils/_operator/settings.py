@@ -116,7 +116,7 @@ def _extra_problems(
             yield f'{where} is not a single value. Write it as the operator reads it, such as "false" or "a,b".'
         # DISABLECVM is the negation.
         if key == "DISABLECVM" and gates.get("confidential") and str(value).lower() == gates["confidential"]:
-            yield f"{where} contradicts the feature gate confidential, by which the operator sets it. Remove it."
+            yield f"{where} contradicts the feature gate confidential, with which the operator sets it. Remove it."
 
 
 def _cluster_problems(

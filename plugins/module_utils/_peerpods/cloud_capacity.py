@@ -12,16 +12,20 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import whole_number
 
 
-def read_cloud_bounds(module: AnsibleModule, cluster: Cluster, namespace: str, name: str) -> dict[str, int]:
-    """What the ConfigMap says; nothing where there is none, and with a warning where we may not look."""
+def read_cloud_capacity(module: AnsibleModule, cluster: Cluster, namespace: str, name: str) -> dict | None:
+    """The ConfigMap; None if it does not exist, and with a warning if the user may not read it."""
     try:
-        found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+        return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
     except ClusterError as error:
         if error.status != 403:
             raise
-        module.warn(f"The cloud's bounds are not known, the limits alone count: {error}")
-        found = None
-    return cloud_bounds((found or {}).get("data") or {})
+        module.warn(f"The bounds of the cloud are not known, only the limits count: {error}")
+        return None
+
+
+def read_cloud_bounds(module: AnsibleModule, cluster: Cluster, namespace: str, name: str) -> dict[str, int]:
+    """The bounds in the ConfigMap; none if it cannot be read."""
+    return cloud_bounds((read_cloud_capacity(module, cluster, namespace, name) or {}).get("data") or {})
 
 
 def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:

@@ -185,7 +185,7 @@ def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
     """The same as a module returns it, with the PeerPodConfigs read too; None without an operator."""
     configs = _readable(cluster, configs_path(namespace))
     operator = read_operator(cluster, namespace, configs)
-    return operator and operator.summary
+    return operator.summary if operator else None
 
 
 def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:

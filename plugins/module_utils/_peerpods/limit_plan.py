@@ -93,7 +93,7 @@ class Plan:
     def patch(self) -> dict:
         """A merge patch of the fields that change, valid only for the object that was read."""
         before, after = self.before or {}, self.after or {}
-        fields = {
+        fields: dict = {
             key: after.get(key)
             for key in [*after, *(key for key in before if key not in after)]
             if after.get(key) != before.get(key)
@@ -131,7 +131,7 @@ class Change:
     @property
     def moves(self) -> bool:
         """Whether a pool that stays gets other nodes."""
-        return bool(self.before and self.after) and self.before.selector != self.after.selector
+        return self.before is not None and self.after is not None and self.before.selector != self.after.selector
 
     @property
     def lowers(self) -> bool:
@@ -147,7 +147,7 @@ class Change:
     def store(self) -> Store | None:
         """Where the limit is stored afterwards, or was."""
         pool = self.after or self.before
-        return pool and pool.store
+        return pool.store if pool else None
 
 
 def parse_limit(text: str) -> int:
@@ -205,7 +205,7 @@ def refuse_overlap(pool: Pool, others: Collection[Pool], nodes: Iterable[dict]) 
     both; they are refused only once such a node exists (in `nodes`, those that `pool` selects), or
     pools by labels of their own would be impossible. A fallback has only what the others leave.
     """
-    if pool.is_fallback:
+    if pool.is_fallback or pool.selector is None:
         return
     mine = pool.selector.items()
     for other in others:
@@ -215,8 +215,8 @@ def refuse_overlap(pool: Pool, others: Collection[Pool], nodes: Iterable[dict]) 
         theirs = other.selector.items()
         if mine <= theirs or theirs <= mine:
             raise LimitError(
-                f"{both} overlap: every node that matches {_shown(max(mine, theirs, key=len))} "
-                f"matches {_shown(min(mine, theirs, key=len))}, so its limit is not well defined. "
+                f"{both} overlap: every node that matches {_shown(max(theirs, mine))} "
+                f"matches {_shown(min(mine, theirs))}, so its limit is not well defined. "
                 "Give them node selectors that no node matches twice."
             )
         node = next((node for node in nodes if other.selects(node)), None)
@@ -258,8 +258,10 @@ def _pool_with(store: Store, spec: dict) -> Pool:
 
 def plan_config_absent(config: dict | None) -> Change:
     # An object that is being deleted needs no second request.
-    if config is None or "deletionTimestamp" in config["metadata"]:
-        return Change(config and pool_of_config(config), None)
+    if config is None:
+        return Change(None, None)
+    if "deletionTimestamp" in config["metadata"]:
+        return Change(pool_of_config(config), None)
     pool = pool_of_config(config)
     version = config["metadata"]["resourceVersion"]
     return Change(pool, None, (Plan(pool.store, version, config.get("spec", {}), None),))
@@ -273,12 +275,12 @@ def adaptor_moves(
     None where it stays; the second is None where its DaemonSet goes with the PeerPodConfig that owns it. `follows`
     tells whether it goes to the nodes of the PeerPodConfig that is written.
     """
-    if not change.changed:
+    if not change.changed or change.store is None:
         return None
     now = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     if change.after is None:
         owners = daemon_set["metadata"].get("ownerReferences") or []
-        owns = any((one["kind"], one["name"]) == (PEER_POD_CONFIG, change.before.name) for one in owners)
+        owns = any((one["kind"], one["name"]) == (PEER_POD_CONFIG, change.store.name) for one in owners)
         return (now, None) if owns else None
     selector = change.after.selector or DEFAULT_NODE_SELECTOR
     return (now, selector) if follows and selector != now else None
@@ -314,17 +316,17 @@ def plan_entry(
     store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
     is_default = name == DEFAULT_POOL
     if not is_default:
-        selector = selector or (pool and pool.selector)
+        selector = selector or (pool.selector if pool else None)
         if selector is None:
             raise LimitError(
                 f"Pool {name} does not exist. To create it, set the option node_selector to the labels of its nodes."
                 if pool is None
                 else f"{pool.store} has no valid nodeSelector. Set the option node_selector."
             )
-    if limit is None:
-        limit = pool.limit if pool else DEFAULT_LIMIT
-    if limit is None:
+    if limit is None and pool is not None and pool.limit is None:
         raise LimitError(pool.problem)
+    if limit is None:
+        limit = pool.limit if pool and pool.limit is not None else DEFAULT_LIMIT
     # The user may delete a left-over PeerPodConfig, so its limit is stored in peerpods-limits even if it is the same.
     if (
         pool
@@ -333,10 +335,12 @@ def plan_entry(
     ):
         return Change(pool, pool)
     entry: dict = {"limit": limit}
-    if not is_default:
-        entry["nodeSelector"] = dict(selector)
+    if is_default:
+        selector = pool.selector if pool else None
+    else:
+        entry["nodeSelector"] = dict(selector or {})
     text = json.dumps(entry, separators=(",", ":"), sort_keys=True)
-    after = Pool(name, namespace, pool.selector if is_default else selector, text, limit, store, is_default)
+    after = Pool(name, namespace, selector, text, limit, store, is_default)
     return Change(pool, after, (_entry_plan(store, limits, text),))
 
 

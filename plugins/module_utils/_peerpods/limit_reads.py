@@ -128,8 +128,7 @@ def _second(
     entries = (limits or {}).get("data") or {}
     settings = None
     if for_removal or DEFAULT_POOL not in entries:
-        found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
-        settings = None if found is None else found.get("data") or {}
+        settings = read_settings(cluster, namespace)
     pools = pools_of_second(
         configs,
         # Who may not read whether the agent is deployed sees its limits all the same.
@@ -156,6 +155,12 @@ def read_agent(cluster: Cluster, namespace: str) -> bool | None:
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{AGENT}"
     deployment, refused = _unless_refused(lambda: cluster.get(path))
     return None if refused else deployment is not None
+
+
+def read_settings(cluster: Cluster, namespace: str) -> dict | None:
+    """The data of peer-pods-cm; None if it does not exist."""
+    found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+    return None if found is None else found.get("data") or {}
 
 
 def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import CloudShare, slots_of
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
@@ -60,7 +60,8 @@ def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
 
 def still_advertising(nodes: Iterable[dict], pools: Collection[Pool]) -> dict[str, int]:
     """The nodes that none of `pools` selects and that still allow peer pods."""
-    return {node["metadata"]["name"]: advertised(node) for node in released(nodes, pools) if advertised(node)}
+    slots = {node["metadata"]["name"]: advertised(node) or 0 for node in released(nodes, pools)}
+    return {name: count for name, count in slots.items() if count}
 
 
 def explain_still_advertising(advertising: dict[str, int], seconds: float) -> str:
@@ -81,7 +82,7 @@ def explain_lagging(
 ) -> str:
     """Why a limit is not in force; `not_ready` are the nodes without a Ready cloud-api-adaptor pod."""
     slots = slots_of(limit, share)
-    bounded = f", of which the cloud's {share.bound} leaves {slots}," if slots != limit else ""
+    bounded = f", of which the cloud's {share.bound} leaves {slots}," if share and slots != limit else ""
     waited = f"After {seconds:g} s the limit of {limit}{bounded} is not in force"
     if not nodes:
         return (
@@ -119,24 +120,24 @@ def nodes_without_adaptor(nodes: Iterable[str], pods: Iterable[dict]) -> list[st
     return [name for name in nodes if name not in ready]
 
 
-def explain_overfull(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+def explain_overfull(limit: int, used: Mapping[str, int], nodes: Iterable[dict]) -> str | None:
     """A sentence where `limit` is below what runs on a node already, else None."""
     overfull = _more_than(limit, used, nodes)
     return overfull and f"The limit of {limit} is below the peer pods that run now: {overfull}."
 
 
-def explain_left_over(used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+def explain_left_over(used: Mapping[str, int], nodes: Iterable[dict]) -> str | None:
     """A sentence where peer pods run on `nodes`, which no pool will select, else None."""
     left_over = _more_than(0, used, nodes)
     return left_over and (f"Peer pods run on nodes that no pool would select any more: {left_over}.")
 
 
-def _more_than(limit: int, used: dict[str, int], nodes: Iterable[dict]) -> str | None:
+def _more_than(limit: int, used: Mapping[str, int], nodes: Iterable[dict]) -> str | None:
     names = (node["metadata"]["name"] for node in nodes)
     return ", ".join(f"{used[name]} on {name}" for name in names if used[name] > limit) or None
 
 
-def node_rows(nodes: Iterable[dict], used: dict[str, int] | None) -> list[dict]:
+def node_rows(nodes: Iterable[dict], used: Mapping[str, int] | None) -> list[dict]:
     """What the module returns of each node; `used` is None where the pods were not counted."""
     return [
         {

@@ -20,11 +20,11 @@ ANSWERS = ("caller", "ports", "port_rights", "sizes", "subnet")
 
 def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
     """The findings about the limit and about what the cloud answered: `readings` has the results of ANSWERS."""
-    yield from _number(settings)
+    yield from _limit_setting(settings)
     yield from _cloud(cluster, settings, readings)
 
 
-def _number(settings: Mapping) -> Iterator[dict]:
+def _limit_setting(settings: Mapping) -> Iterator[dict]:
     if _limit(settings) is None:
         yield finding(
             "limit",
@@ -62,7 +62,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
             yield _port_rights(answers["port_rights"], platform)
     elif settings["thorough"]:
         yield finding("ports", "unknown", "No worker names an instance to look at.")
-    yield from _room(cluster, settings, answers)
+    yield from _capacity(cluster, settings, answers)
 
 
 def _answer(result: Mapping | None) -> Mapping | None:
@@ -175,7 +175,7 @@ def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
     )
 
 
-def _room(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
+def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
     """Whether the cloud has room for the limit on all workers."""
     sizes, subnet = answers["sizes"], answers["subnet"]
     if sizes:
@@ -205,7 +205,8 @@ def _limit(settings: Mapping) -> int | None:
 
 def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str) -> dict:
     """Whether so many VMs as the limit on all workers may come to have room."""
-    limit, nodes = _limit(settings), len(cluster["workers"])
+    # Called with a valid limit only.
+    limit, nodes = _limit(settings) or 0, len(cluster["workers"])
     if room >= limit * nodes:
         return finding(check, "ok", f"{said[0].upper()}{said[1:]}.")
     return finding(
@@ -250,11 +251,11 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
     platform, region = cluster["platform"], cluster["region"]
     one = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
     if one is None or one["instances"] is None:
-        reason = answer["msg"] if one is None else one["reason"]
+        reason = answer["msg"] if one is None else one["reason"] or f"{platform} counts no vCPUs of {one['name']}."
         return finding(
             "quota",
             "unknown",
-            reason or f"{platform} counts no vCPUs of {one['name']}.",
+            reason,
             ONE_VM_EACH,
             "Look at the quota by hand.",
         )

@@ -57,9 +57,9 @@ def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict
 def _azure(azure: dict, nodes: list[dict]) -> dict:
     """What Azure's Infrastructure leaves to the nodes: the cloud controller manager wrote it there."""
     return {
-        "region": _one(node["metadata"].get("labels", {}).get(REGION_LABEL) for node in nodes),
+        "region": _common_value(node["metadata"].get("labels", {}).get(REGION_LABEL) for node in nodes),
         "cloud_name": azure.get("cloudName") or AZURE_PUBLIC_CLOUD,
-        "subscription_id": _one(_subscription(node) for node in nodes),
+        "subscription_id": _common_value(_subscription(node) for node in nodes),
     }
 
 
@@ -69,7 +69,7 @@ def _subscription(node: dict) -> str | None:
     return after.partition("/")[0] if found and before == "azure://" else None
 
 
-def _one(values: Iterable[str | None]) -> str | None:
+def _common_value(values: Iterable[str | None]) -> str | None:
     """The value that all agree on who have one."""
     different = {value for value in values if value}
     return different.pop() if len(different) == 1 else None

@@ -58,9 +58,9 @@ OUR_CONFIGURATION = "peerpods-webhook"
 def cluster_findings(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     """The findings about what `cluster_info` returned, with the `settings` of the roles."""
     yield from _platform(cluster, settings)
-    yield from _rights(cluster)
+    yield from _permissions(cluster)
     yield from _workers(cluster, settings)
-    yield from _inside(cluster, settings)
+    yield from _details(cluster, settings)
 
 
 def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
@@ -85,7 +85,7 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "A peer pod's VM is made by the API of its cloud.",
             "Point the kubeconfig at a cluster on one of these.",
         )
-    if version and _numbers(version) >= _numbers(minimum):
+    if version and _version_numbers(version) >= _version_numbers(minimum):
         yield finding("version", "ok", f"OpenShift {version}; {minimum} or newer is needed.")
     else:
         yield finding(
@@ -97,12 +97,12 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         )
 
 
-def _numbers(version: str) -> list[int]:
+def _version_numbers(version: str) -> list[int]:
     """4.16.0-rc.1 is as good as 4.16.0."""
     return [int(number) for number in re.findall(r"\d+", version.partition("-")[0])]
 
 
-def _rights(cluster: Mapping) -> Iterator[dict]:
+def _permissions(cluster: Mapping) -> Iterator[dict]:
     missing = cluster["missing_permissions"]
     log_in = "Log in as one that has the cluster-admin role."
     if cluster["is_cluster_admin"]:
@@ -190,7 +190,7 @@ def _region(cluster: Mapping, leave_out: str) -> dict:
     return finding("region", "ok", f"Everything is in {region}.")
 
 
-def _inside(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+def _details(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     details = cluster["details"]
     yield _runtime_class(cluster)
     if cluster["is_openshift"]:
@@ -264,18 +264,18 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         told = f"{channel} of {source} has {csv}"
     if not csv or not openshift:
         return
-    release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_numbers)
+    release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_version_numbers)
     needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
     if needed is None:
         told += (
             f", newer than what this collection's table knows ({newest})"
-            if [*release] > _numbers(newest)
+            if [*release] > _version_numbers(newest)
             else ", which this collection's table does not have"
         )
         yield finding("operator-version", "ok", f"{told}: its release notes say which OpenShift it is for.")
         return
     told += f", which is for OpenShift {needed} and newer"
-    if _numbers(openshift) < _numbers(needed):
+    if _version_numbers(openshift) < _version_numbers(needed):
         yield finding(
             "operator-version",
             "warning",
@@ -286,7 +286,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "with operator_install_install_plan_approval=Manual.",
         )
         return
-    if _numbers(openshift)[:2] > _numbers(NEWEST_OPENSHIFT):
+    if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
         told += f". OpenShift {openshift} is newer than what this collection's table knows ({NEWEST_OPENSHIFT})"
     yield finding("operator-version", "ok", f"{told}.")
 
@@ -485,7 +485,7 @@ def _migration(operator: Mapping, manager: str) -> dict:
 
 def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
     """Field managers that write the extended resource besides the operator's own program and the agent."""
-    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in"))
+    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in", ""))
     others = [
         one["summary"] for one in advertisers if one["kind"] in ("person", "controller") and one["manager"] != expected
     ]

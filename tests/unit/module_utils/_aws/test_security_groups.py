@@ -17,7 +17,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups 
     facts_needed,
     instance_ids,
     ip_permission,
-    may_hold_our_rules,
+    may_contain_our_rules,
     plan_absent,
     plan_present,
     plan_tags,
@@ -266,7 +266,7 @@ def test_the_tags_of_others_rules_are_left_alone():
     ],
 )
 def test_only_a_rule_for_just_the_port_from_the_group_itself_may_be_ours(rule, may):
-    assert may_hold_our_rules(group(rule), [TUNNEL]) == may
+    assert may_contain_our_rules(group(rule), [TUNNEL]) == may
 
 
 # -- Which groups ------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
     Flow,
     Verdict,
     decide,
+    is_same_rule,
     passes,
     rules_of,
-    same,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
     security_rule,
@@ -217,7 +217,7 @@ def test_rules_are_the_same_by_what_they_mean(changes, is_same):
     existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
     wanted_ = security_rule(*wanted(), 111)["properties"]
     del wanted_["description"]
-    assert same(existing["properties"] | changes, wanted_) == is_same
+    assert is_same_rule(existing["properties"] | changes, wanted_) == is_same
 
 
 def test_lists_are_sets_and_ids_have_no_case():
@@ -230,7 +230,7 @@ def test_lists_are_sets_and_ids_have_no_case():
         )["properties"]
 
     one = properties(["10.0.0.0/24", "10.0.1.0/24"], ASG["id"])
-    assert same(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"].upper()))
-    assert not same(one, properties(["10.0.1.0/24"], ASG["id"]))
-    assert not same(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"] + "2"))
-    assert not same(one, one | {"description": "wanted"})
+    assert is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"].upper()))
+    assert not is_same_rule(one, properties(["10.0.1.0/24"], ASG["id"]))
+    assert not is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"] + "2"))
+    assert not is_same_rule(one, one | {"description": "wanted"})

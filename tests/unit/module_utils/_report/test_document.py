@@ -545,11 +545,11 @@ def test_findings_by_severity_with_what_to_do(written):
     page = Page(written("full", "html"))
     titles = [
         page.words.index(f"{badge} {title}")
-        for badge, title in (("Error", "Ports"), ("Warning", "vCPU quota"), ("Not known", "Free addresses"))
+        for badge, title in (("Error", "Ports"), ("Warning", "vCPU quota"), ("Unknown", "Free addresses"))
     ]
     assert titles == sorted(titles)
     assert "What to do Open it: aws ec2 authorize" in page.words
-    assert "1 error, 1 warning, 1 not known" in page.words
+    assert "1 error, 1 warning, 1 unknown" in page.words
     assert "1 check passed" in page.words
     assert '9000/tcp of "node" is closed.' in page.words
 
@@ -559,18 +559,18 @@ def test_what_a_page_says_of_a_small_cluster(written):
     for said in (
         "Cluster demo-x7k2p on AWS eu-central-1 2026-11-25 10:15:16 UTC, by alice",
         "In use 23 of 37 slots",
-        "Waiting 9 7 without a node",
-        "Limit 10 a node, of which instance-quota leaves 7. 2 of 3 nodes advertise that.",
+        "Pending 9 7 not scheduled",
+        "Limit 10 per node, reduced to 7 by the vCPU quota. 2 of 3 nodes advertise it.",
         "Its limit is not valid.",
         "Operator 1.8.1 stores its limit in PeerPodConfig; peerpodconfig-ctrl advertises it.",
-        "64 by instance-quota.",
-        "half 1 not counted by the scheduler, for want of the webhook. 10 5 6",
+        "The cloud has room for 64 peer pods in total, running ones included (limited by the vCPU quota).",
+        "half 1 not counted by the scheduler: the webhook has not mutated them. 10 5 6",
         f"overfull In 2 pools: {NAMESPACE}/ours, {NAMESPACE}/other. 2 more than it",
-        "none No pool has it, so it has no limit. 1 more than it advertises. – 1 0",
-        f"Unschedulable 7 pods {UNSCHEDULABLE} Which pods a/waits-0",
-        "No reason given yet 1 pod a/on-node on half",
-        "15150/tcp Opened by us sg-1 (node)",
-        "9000/tcp Was open already, by itself (tcp 9000) sg-1 (node)",
+        "none In no pool, so it has no limit. 1 more than it advertises. – 1 0",
+        f"Unschedulable 7 pods {UNSCHEDULABLE} Show the pods a/waits-0",
+        "No reason reported yet 1 pod a/on-node on half",
+        "15150/tcp Opened by this collection sg-1 (node)",
+        "9000/tcp Already open, by itself (tcp 9000) sg-1 (node)",
         "OpenShift 4.16.21 Operator 1.10.1 sandboxed-containers-operator.v1.10.1, Succeeded",
     ):
         assert said in words, (said, words)
@@ -588,7 +588,7 @@ def test_500_nodes_are_folded_and_few_bytes(written):
 
 def test_what_could_not_be_read_is_said(written):
     words = Page(written("refused", "html")).words
-    assert "Not known: capacity. The API server cannot be reached." in words
+    assert "Not readable: capacity. The API server cannot be reached." in words
     assert "Operator Not installed" in Page(written("bare", "html")).words
     assert "shadowed" in Page(written("azure", "html")).text.lower()
     assert "The subnet worker has no network security group." in Page(written("azure", "html")).text
