@@ -162,7 +162,7 @@ def test_too_little_is_said_with_what_to_do(params, environ, message):
 
 def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
     credentials_file.write_text("secret = s3cret\n")
-    with pytest.raises(LoginError, match="is no ini file") as raised:
+    with pytest.raises(LoginError, match="is not an INI file") as raised:
         who({"profile": "gov"}, {})
     assert "s3cret" not in str(raised.value)
     assert raised.value.__suppress_context__
@@ -226,7 +226,7 @@ def test_one_that_does_not_say_is_refused(answer):
 
 @pytest.mark.parametrize("name", ["AzureGermanCloud", "http://insecure.example", ""])
 def test_an_azure_that_is_none_is_refused(name):
-    with pytest.raises(LoginError, match="is no cloud_environment: it is one of AzureChinaCloud, "):
+    with pytest.raises(LoginError, match="is not a cloud_environment: it must be one of AzureChinaCloud, "):
         metadata_url(name)
 
 

@@ -126,7 +126,7 @@ class TestInstallation:
             (subscription(V181), plan(V181, approved=True, phase="Complete"), [csv(V181)], V181, True),
             (subscription(V181), None, [csv(V181, replaces=V180), csv(V180, "Deleting")], V181, False),
             (subscription(V181), None, [csv(V181, replaces=V180)], V181, True),
-            # OLM goes on to the next by itself.
+            # OLM upgrades to the next version by itself.
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
     )
@@ -225,7 +225,7 @@ class TestUpgrade:
             (subscription(V180), CATALOGS, "1.7.0", "OLM does not go back"),
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
-            (subscription(V170), CATALOGS, "1.8.0", f"OLM goes on to {V181} by itself"),
+            (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),
             (subscription(V170), [], "", "name the version"),
         ],
     )
