@@ -47,7 +47,7 @@ PACKAGE = {
 FOREIGN_WEBHOOK = {
     "apiVersion": "admissionregistration.k8s.io/v1",
     "kind": "MutatingWebhookConfiguration",
-    "metadata": {"name": "somebodys"},
+    "metadata": {"name": "another-program"},
     "webhooks": [
         {
             "name": "mwebhook.peerpods.io",
@@ -159,7 +159,7 @@ def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
     cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
     yield {"K8S_AUTH_KUBECONFIG": str(cluster.user_kubeconfig("looker"))}
-    cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/somebodys")
+    cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/another-program")
 
 
 def test_all_that_is_wrong_is_said_in_one_run(
@@ -181,7 +181,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
-"whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
+        "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
         "does not have the channel preview. Set operator_install_source",
         "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
@@ -313,7 +313,7 @@ def test_azure_that_lets_us_look_only(on_azure: Preflight, arm: AzureArm, monkey
     assert errors == {"port-rights"}
     assert on_azure.statuses()["port-rights"] == "error"
 
-    # Where there is nothing to be opened, nobody is asked.
+    # If the ports are open already, no permission is checked.
     there = {"name": "there", "priority": 200, "destination_port_ranges": ["9100"]}
     variables = {"peerpodconfig_rollout_limit": 12, "cloud_networking_security_rules": [there]}
     arm.take_requests()

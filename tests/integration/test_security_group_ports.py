@@ -404,7 +404,7 @@ def test_other_bad_input(run, args, msg):
     ],
     ids=["none", "expired", "wrong", "not allowed", "unreachable"],
 )
-def test_who_we_are_to_aws_is_told_in_a_sentence(proxy, run, env, fault, found, advice):
+def test_rejected_credentials_are_reported_with_advice(proxy, run, env, fault, found, advice):
     if fault:
         proxy.faults["DescribeSecurityGroups"] = [fault]
     result = run({"group_ids": ["sg-0123456789abcdef0"]}, env=env)
@@ -418,7 +418,7 @@ def test_no_secret_is_shown(moto, world, run):
         "group_ids": [world.group("node")],
         "access_key": moto.environment["AWS_ACCESS_KEY_ID"],
         "secret_key": moto.environment["AWS_SECRET_ACCESS_KEY"],
-        "session_token": "a-token-nobody-should-see",
+        "session_token": "a-token-that-must-not-be-shown",
     }
     shown = str(run(args, env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}))
     assert "opened" in shown

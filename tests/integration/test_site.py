@@ -78,7 +78,7 @@ class TestBadInput:
         assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
 
     def test_kubeconfig_of_a_user_without_rights(self, site: Site):
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("nobody"))))
+        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
         assert "403 Forbidden" in said
         assert "cluster-admin" in said
 
@@ -207,7 +207,7 @@ def test_a_dry_run_when_all_is_there(site: Site):
 
 
 def test_the_operators_configuration(site: Site):
-    """What the chapter has the user put into peer-pods-cm and peer-pods-secret."""
+    """The keys of peer-pods-cm and peer-pods-secret in the product documentation."""
     data = site.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)["data"]
     assert data["CLOUD_PROVIDER"] == "aws"
     assert data["VXLAN_PORT"] == "9000"
@@ -267,7 +267,7 @@ def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path
         assert "PeerPodConfig" not in text
 
 
-def test_it_stands_aside_for_the_operators_webhook(site: Site):
+def test_the_operators_webhook_takes_precedence(site: Site):
     webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
     site.cluster.apply(
         {

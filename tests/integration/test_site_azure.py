@@ -67,7 +67,7 @@ class TestBeforeAnything:
         for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):
             assert name in ran.stdout
         assert "write peer-pods-cm, write peer-pods-secret" in ran.stdout
-        # A quota that is too small is told, and no reason to stop.
+        # A quota that is too small is a warning.
         assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
 
     def test_a_quota_that_is_to_be_kept(self, site: Site):
@@ -152,7 +152,7 @@ class TestCredentialsOfTheCluster:
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
-def test_the_rules_are_the_chapters(site: Site):
+def test_the_rules_are_those_of_the_product_documentation(site: Site):
     ours = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
     assert {name: rule["destinationPortRange"] for name, rule in ours.items()} == {
         "Allow-Kata-Agent-Internal": "15150",

@@ -307,7 +307,9 @@ class Ec2:
                 code=code,
             ) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise Ec2Error(f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_LOG_IN}") from error
+            raise Ec2Error(
+                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_LOG_IN}"
+            ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # Of an answer that was cut off, botocore appends all that came.
             what = str(error).splitlines()[0].rstrip(".:")

@@ -188,7 +188,7 @@ class TestInstallation:
             condition("CatalogSourcesUnhealthy", message="targeted catalogsource unhealthy"),
         ],
     )
-    def test_what_may_pass_is_told(self, passing):
+    def test_a_passing_problem_is_reported(self, passing):
         progress = installed(subscription(conditions=[passing]))
         assert not progress.problem
         assert passing["message"] in progress.summary
@@ -234,7 +234,7 @@ class TestUpgrade:
         assert expected in found["problem"]
         assert not found["path"]
 
-    def test_where_nobody_tells_what_the_channel_offers(self):
+    def test_the_versions_of_the_channel_are_unknown(self):
         assert plan_upgrade(subscription(V170), [], "1.8.0") == {
             "csv": V180,
             "path": [V180],

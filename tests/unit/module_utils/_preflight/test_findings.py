@@ -224,7 +224,7 @@ def installed(**fields: object) -> tuple:
 
 
 OPERATORS = {"configuration": "mutating-webhook-configuration", "name": "mwebhook.peerpods.io"}
-STRANGERS = {"configuration": "somebodys", "name": "mwebhook.peerpods.io"}
+OTHER_WEBHOOK = {"configuration": "another-program", "name": "mwebhook.peerpods.io"}
 OURS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
 CONTROLLER = {"kind": "controller", "manager": "manager", "summary": "manager on a, b"}
 ADAPTOR = {
@@ -367,7 +367,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "ok",
             "v1.6.0, a release that this collection does not know. Its release notes list",
         ),
-        ("operator-version", [head("somebodys")], "ok", "somebodys, a release that this collection does not know"),
+        ("operator-version", [head("another-csv")], "ok", "another-csv, a release that this collection does not know"),
         # A version that is asked for is what is installed, but where one is installed already.
         (
             "operator-version",
@@ -381,9 +381,9 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("other-webhooks", [detail("webhooks", [OURS])], "ok", "No other webhook"),
         (
             "other-webhooks",
-            [detail("webhooks", [OURS, STRANGERS])],
+            [detail("webhooks", [OURS, OTHER_WEBHOOK])],
             "warning",
-            "neither the operator nor this collection: somebodys.",
+            "neither the operator nor this collection: another-program.",
         ),
         ("other-webhooks", [detail("webhooks", [OPERATORS])], "ok", "does not deploy another"),
         (
@@ -661,11 +661,11 @@ def test_without_a_cluster_there_is_one_finding():
         ([("cluster", "version", None)], {"operator-version"}),
         ([("cluster", "workers", [])], {"provider-ids", "region", "quota"}),
         ([("settings", "limit", "many")], {"quota", "subnet-addresses"}),
-        # It is no size whose quota there is.
+        # The size has no quota.
         ([(*TYPE, "vcpus", None), (*TYPE, "reason", "No x.")], {"quota"}),
     ],
 )
-def test_what_cannot_be_told_is_left_out(changes, absent):
+def test_a_check_without_its_data_is_left_out(changes, absent):
     assert not absent & {found["check"] for found in findings(but(AWS, *changes))}
 
 
@@ -675,11 +675,11 @@ def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
 
 
 @pytest.mark.parametrize("path", ["roles/cluster_prerequisites/README.md", "docs/docsite/rst/guide_start.rst"])
-def test_what_readers_are_told_of_operators_and_openshift(path):
+def test_the_documented_operators_and_openshift_versions_are_those_of_the_code(path):
     row = r"(?:\||\*) (?:- )?1\.(\d+)(?: to 1\.(\d+))?\s+(?:\||-) (4\.\d+) and newer"
-    told = {
+    documented = {
         f"1.{minor}": needed
         for first, last, needed in re.findall(row, (ROOT / path).read_text())
         for minor in range(int(first), int(last or first) + 1)
     }
-    assert told == NEEDED_OPENSHIFT
+    assert documented == NEEDED_OPENSHIFT
