@@ -181,7 +181,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
-"whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
+        "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
         "does not have the channel preview. Set operator_install_source",
         "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
