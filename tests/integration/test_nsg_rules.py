@@ -332,7 +332,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
         "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500",
     )
     # The cluster's other workers are on AWS.
-    assert " names no virtual machine of Azure. " in foreign["msg"]
+    assert " is not the id of an Azure virtual machine. " in foreign["msg"]
     assert world.asked() == READS
 
 

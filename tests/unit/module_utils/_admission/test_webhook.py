@@ -256,5 +256,5 @@ def test_a_bundle_that_is_not_where_it_was_said_to_be(item, said):
 
 def test_a_private_key_does_not_get_into_a_configuration():
     both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
-    with pytest.raises(AdmissionError, match="holds a private key"):
+    with pytest.raises(AdmissionError, match="contains a private key"):
         encode_ca_bundle(base64.b64encode(both.encode()).decode())

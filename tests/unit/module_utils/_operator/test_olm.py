@@ -147,11 +147,11 @@ class TestInstallation:
                         ]
                     )
                 },
-                "OLM says ResolutionFailed: no operators found",
+                "OLM reports ResolutionFailed: no operators found",
             ),
             (
                 {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
-                "OLM says BundleUnpackFailed: no image",
+                "OLM reports BundleUnpackFailed: no image",
             ),
             (
                 {
@@ -226,7 +226,7 @@ class TestUpgrade:
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
             (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),
-            (subscription(V170), [], "", "name the version"),
+            (subscription(V170), [], "", "Set the version"),
         ],
     )
     def test_where_there_is_none(self, sub, catalogs, to, expected):
