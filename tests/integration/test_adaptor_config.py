@@ -123,7 +123,7 @@ def busy(world: Settings) -> str:
     return world.cluster.get("pod", "kept", "-n", "default")["spec"]["nodeName"]
 
 
-def test_what_is_so_already_is_not_written(world: Settings):
+def test_unchanged_settings_are_not_written(world: Settings):
     before = world.adaptors()
     version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
     result = world.apply(config_map={"CLOUD_PROVIDER": "aws"}, feature_gates={})
@@ -135,7 +135,7 @@ def test_what_is_so_already_is_not_written(world: Settings):
     assert world.adaptors() == before
 
 
-def test_a_write_that_would_hit_peer_pods_is_refused(world: Settings):
+def test_a_write_that_would_disrupt_peer_pods_is_rejected(world: Settings):
     node = busy(world)
     before, data = world.adaptors(), world.data()
     for check in (True, False):
@@ -169,7 +169,7 @@ def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
     assert (world.adaptors(), world.data()) == (before, data)
 
 
-def test_waiting_loses_no_peer_pod(world: Settings):
+def test_a_wait_loses_no_peer_pod(world: Settings):
     """The free nodes come first, the last one when its peer pod has ended."""
     node = busy(world)
     before = world.adaptors()
@@ -229,7 +229,7 @@ def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
     wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
 
 
-def test_disruption_that_is_allowed_is_reported(world: Settings):
+def test_an_allowed_disruption_is_reported(world: Settings):
     node = busy(world)
     result = world.apply(config_map={"PROXY_TIMEOUT": "10m"}, disruption="allow")
     assert result["adaptor"]["lost"] == ["default/kept"]
@@ -248,7 +248,7 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
     assert not world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})["changed"]
 
 
-def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
+def test_nothing_is_written_for_an_operator_that_does_not_reconcile(world: Settings):
     """It would replace every pod once it runs again: so the settings are not written before it has OnDelete."""
     if not world.rolls:
         pytest.skip("this release replaces no pods by itself")
@@ -264,7 +264,7 @@ def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
     assert (world.adaptors(), world.data()) == before
 
 
-def test_what_an_interrupted_run_left_is_named_and_restored(world: Settings):
+def test_the_leftovers_of_an_interrupted_run_are_reported_and_restored(world: Settings):
     if not world.rolls:
         pytest.skip("this release has no caaUpdateStrategy")
     result = world.apply(config_map={"PROXY_TIMEOUT": "13m"}, replace=False)
@@ -278,7 +278,7 @@ def test_what_an_interrupted_run_left_is_named_and_restored(world: Settings):
     assert world.data("osc-feature-gates") == {}
 
 
-def test_a_key_that_is_there_is_left(world: Settings):
+def test_an_existing_key_is_kept(world: Settings):
     world.apply(config_map={"PEERPODS_LIMIT_PER_NODE": "5"})
     keep = {
         "config_map": {"PEERPODS_LIMIT_PER_NODE": "6"},
@@ -288,7 +288,7 @@ def test_a_key_that_is_there_is_left(world: Settings):
     assert world.data()["PEERPODS_LIMIT_PER_NODE"] == "5"
 
 
-def test_the_users_own_on_delete_stays(world: Settings):
+def test_on_delete_of_the_user_is_kept(world: Settings):
     if not world.rolls:
         pytest.skip("this release has no caaUpdateStrategy")
     node = busy(world)
@@ -310,7 +310,7 @@ def test_the_users_own_on_delete_stays(world: Settings):
     world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *HERE)
 
 
-def test_a_strategy_that_the_operator_would_ignore(world: Settings):
+def test_a_strategy_that_the_operator_would_ignore_is_rejected(world: Settings):
     result = world.apply(feature_gates={"caaUpdateStrategy": "ondelete"}, fails=True)
     assert "caaUpdateStrategy must be RollingUpdate or OnDelete" in result["msg"]
 

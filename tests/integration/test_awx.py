@@ -304,7 +304,7 @@ def made(controller, play) -> Controller:
     return controller[0]
 
 
-def test_there_is_a_template_for_each_playbook(made: Controller):
+def test_each_playbook_has_a_template(made: Controller):
     templates = made.objects["job_templates"].values()
     assert [template["name"] for template in templates] == [f"Peer pods: {name}" for name in TEMPLATES]
     for template, name in zip(templates, TEMPLATES, strict=True):
@@ -347,7 +347,7 @@ def launched(made: Controller, name: str, answers: dict) -> dict:
     return {**json.loads(template["extra_vars"]), **asked, **answers}
 
 
-def test_answers_become_what_the_roles_take(made: Controller):
+def test_answers_become_valid_options_of_the_roles(made: Controller):
     """To AWX, whoever answers with a choice of true and false answers with a string."""
     variables = {
         **launched(made, "site", {"node_capacity_console_dashboard_answer": "true"}),
@@ -423,7 +423,7 @@ def write(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, cluster: Cluster):
+def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_template, cluster: Cluster):
     """With Warn, so that no other test's peer pods are refused meanwhile."""
     try:
         artifacts = run_template(

@@ -53,7 +53,7 @@ def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Calla
 # -- What it tells -----------------------------------------------------------------------------
 
 
-def test_tells_how_many_more_fit(arm, run, monkeypatch):
+def test_returns_how_many_more_fit(arm, run, monkeypatch):
     monkeypatch.setitem(arm.limits, "cores", 30)
     monkeypatch.setitem(arm.limits, "standardBasv2Family", 21)
     group = f"/subscriptions/{arm.subscription_id}/resourceGroups/quota-rg"
@@ -297,7 +297,7 @@ def test_a_missing_or_wrong_setting_is_reported_with_advice(arm, run, args, env,
     assert "\n" not in result["msg"]
 
 
-def test_a_secret_is_shown_nowhere(arm, reach):
+def test_secrets_are_never_printed(arm, reach):
     """Neither a wrong one, in all that ansible can be made to print, nor in the list of processes."""
     seen = []
 

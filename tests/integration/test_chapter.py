@@ -244,7 +244,7 @@ def priorities(rules: dict[str, dict]) -> dict[str, int]:
     return {name: rule["priority"] for name, rule in rules.items()}
 
 
-def test_azure_lets_it_in_already(on_azure: Azure):
+def test_azure_ports_that_are_open_already(on_azure: Azure):
     """The chapter leaves it to the user to find out; ours do, and leave the group as it is."""
     let_in_by_default(on_azure)
     before = on_azure.arm.resources
@@ -298,7 +298,9 @@ def priority_conflict(world: Azure) -> None:
         (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
-def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):
+def test_azure_gaps_in_the_documented_commands(
+    on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
+):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
 

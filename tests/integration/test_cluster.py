@@ -37,7 +37,7 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
         "mcp",
     ],
 )
-def test_objects_are_read_as_kubectl_reads_them(cluster: Cluster, arguments: str):
+def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
     def same() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
         found = cluster.get(*arguments.split())
@@ -97,7 +97,7 @@ def test_clusters_run_side_by_side_and_end_with_ctrl_c(cluster: Cluster, launche
     ends_with_all_that_it_started(launcher, signal.SIGINT)
 
 
-def test_nothing_outlives_a_launcher_that_is_killed(launcher: subprocess.Popen):
+def test_no_process_outlives_a_killed_launcher(launcher: subprocess.Popen):
     ends_with_all_that_it_started(launcher, signal.SIGKILL)
 
 
@@ -109,7 +109,7 @@ def ends_with_all_that_it_started(launcher: subprocess.Popen, number: signal.Sig
     assert all_gone(started)
 
 
-def test_sigterm_unwinds_as_ctrl_c_does():
+def test_sigterm_stops_everything_like_ctrl_c():
     program = (
         "import signal; from tests.cluster.processes import unwind_on_signals\n"
         "unwind_on_signals()\n"

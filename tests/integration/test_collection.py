@@ -106,7 +106,7 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         moto.processes.stop()
 
 
-def test_what_is_in_the_tarball(tarball: Path):
+def test_the_files_of_the_tarball(tarball: Path):
     with tarfile.open(tarball) as archive:
         names = archive.getnames()
     tops = {name.partition("/")[0] for name in names}
@@ -167,13 +167,13 @@ def arguments_of_processes() -> Iterator[set[str]]:
 
 
 class TestSecrets:
-    def test_no_run_leaves_one_behind(self, installed: Installed, left_behind: dict[str, str]):
+    def test_no_run_leaves_a_secret_behind(self, installed: Installed, left_behind: dict[str, str]):
         """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
         secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
         forms = {secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]}
         assert [what for what, text in left_behind.items() if any(f in text for f in forms)] == []
 
-    def test_there_was_something_to_look_at(self, left_behind: dict[str, str]):
+    def test_the_searched_output_is_complete(self, left_behind: dict[str, str]):
         assert "TASK [osc.peerpods.operator_install" in left_behind["output"]
         assert f"ansible-playbook [core {OLDEST}." in left_behind["output"]
         assert "AnsiballZ_aws_caller_info.py" in left_behind["arguments"]
@@ -181,7 +181,7 @@ class TestSecrets:
         assert "TASK [osc.peerpods.operator_install" in log
 
     @pytest.mark.usefixtures("left_behind")
-    def test_the_run_had_one(self, installed: Installed):
+    def test_the_run_used_a_secret(self, installed: Installed):
         secret = installed.cluster.get("secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator")[
             "data"
         ]["AWS_SECRET_ACCESS_KEY"]
@@ -190,7 +190,7 @@ class TestSecrets:
 
 @pytest.mark.usefixtures("left_behind")
 @pytest.mark.parametrize("core", [*BETWEEN, None, *NEWER])
-def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: str | None):
+def test_another_ansible_core_changes_nothing(installed: Installed, core: str | None):
     installed.core = core
     ran = installed.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout + ran.stderr
@@ -199,7 +199,7 @@ def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: st
     assert artifacts(ran.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
 
 
-def test_the_dependencies_are_said_alike():
+def test_both_files_have_the_same_dependencies():
     """AWX installs those of one file, ansible-galaxy those of the other."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
@@ -207,7 +207,7 @@ def test_the_dependencies_are_said_alike():
 
 
 @pytest.mark.parametrize("kind", ["module", "role", "filter"])
-def test_all_of_it_is_documented(installed: Installed, kind: str):
+def test_all_plugins_and_roles_are_documented(installed: Installed, kind: str):
     ran = subprocess.run(
         ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"],
         env=installed.environment,

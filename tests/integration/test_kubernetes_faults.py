@@ -140,7 +140,7 @@ def limit(cluster) -> str:
     ],
     ids=["asked-again", "answer-lost", "answer-cut"],
 )
-def test_what_passes_is_survived_and_written_once(cluster, run_through, arrived, faults):
+def test_transient_faults_are_survived_and_written_once(cluster, run_through, arrived, faults):
     generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]
     result = run_through(once(**faults), limit=20)
     assert not result.get("failed"), result["msg"]
@@ -151,7 +151,7 @@ def test_what_passes_is_survived_and_written_once(cluster, run_through, arrived,
     assert after["metadata"]["generation"] == generation + 1
 
 
-def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(cluster, run_through, arrived):
+def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_through, arrived):
     fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
     made = run_through(once(post=[Break.AFTER]), **fields)
     assert not made.get("failed"), made["msg"]
@@ -164,7 +164,7 @@ def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(cluster,
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
 
-def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(cluster, run_through, arrived):
+def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, arrived):
     name = "faults-test"
     cluster.apply(
         {
@@ -189,7 +189,7 @@ def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(cluster
         cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
 
 
-def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(cluster, run_through):
+def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_through):
     pending = ["another"]
 
     def intervene(method, path):
@@ -231,7 +231,7 @@ def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(clu
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )
-def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(cluster, run_through, method, answer, tries, said):
+def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, method, answer, tries, said):
     seen = []
 
     def intervene(asked, path):
@@ -259,7 +259,7 @@ def test_credentials_that_expire_during_the_wait_leave_the_change_reported(clust
     assert limit(cluster) == "20"
 
 
-def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(cluster, run_through):
+def test_the_wait_survives_a_longer_outage_of_the_api_server(cluster, run_through):
     waiting, refused = [], []
 
     def intervene(method, path):
@@ -279,7 +279,7 @@ def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(clust
     assert result["advertised_nodes"] == len(NODES)
 
 
-def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_through):
+def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_through):
     """The API server drops the continue token of a list; no item is missed or counted twice."""
     cluster.apply(
         *(
@@ -320,7 +320,7 @@ def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_throug
     cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
-def test_a_list_that_never_comes_to_its_end_is_given_up(cluster, run_through):
+def test_a_list_that_never_ends_is_given_up(cluster, run_through):
     def intervene(method, path):
         if "continue=" in path:
             return status(410, "The provided continue parameter is too old")

@@ -188,7 +188,7 @@ class TestWithoutTheAgent:
         assert "node_capacity_manager=collection" in said
         assert NOTHING_CHANGED.search(said)
 
-    def test_an_operator_with_peerpodconfigs_advertises_itself(self, role: Role):
+    def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
         """Before its controller has written anything to a node, and so in every run."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
@@ -202,7 +202,7 @@ class TestWithoutTheAgent:
         with role.unchanged():
             role.succeed("--check", "--diff")
 
-    def test_it_needs_an_image(self, role: Role):
+    def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
             said = sentence(role.run("-e", "node_capacity_image="))
         assert "node_capacity_image is not set" in said
@@ -220,12 +220,12 @@ def said(role: Role, workers: list[str]) -> str:
 
 
 class TestOurAgent:
-    def test_it_takes_over_what_was_done_by_hand(self, role: Role, workers: list[str], said: str):
+    def test_the_agent_adopts_a_node_that_was_set_by_hand(self, role: Role, workers: list[str], said: str):
         assert f"was advertised by hand (kubectl-patch on {workers[0]})" in said
         wait_for("the limit", lambda: set(role.advertised().values()) == {"10"}, seconds=30)
 
     @pytest.mark.usefixtures("said")
-    def test_of_two_replicas_one_leads(self, role: Role):
+    def test_one_of_two_replicas_is_the_leader(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
         assert role.get(f"deployment/{NAME}")["status"]["readyReplicas"] == 2
@@ -245,7 +245,7 @@ class TestOurAgent:
         assert any(pod["metadata"]["name"] in holder for pod in role.pods())
 
     @pytest.mark.usefixtures("said")
-    def test_it_may_do_what_it_does_and_nothing_else(self, role: Role):
+    def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """What it may is the contract's, by the API server's own account; and all of it is used."""
         assert granted(role) == RIGHTS
         # Reasons for an Event, and for a look at the node that no pool selects any more.
@@ -270,7 +270,7 @@ class TestOurAgent:
             assert refused == []
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_are_as_an_administrator_wants_them(self, role: Role):
+    def test_the_pods_follow_good_practice(self, role: Role):
         namespace = role.cluster.get("namespace", NAMESPACE)
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         pod = role.pods()[0]
@@ -285,7 +285,7 @@ class TestOurAgent:
         assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
-    def test_prometheus_gets_in_and_only_to_api_servers_it_gets_out(self, role: Role):
+    def test_the_network_policy_admits_prometheus_and_allows_only_api_servers(self, role: Role):
         spec = role.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
         (metrics,) = spec["ingress"]
@@ -300,7 +300,7 @@ class TestOurAgent:
         assert spec["podSelector"]["matchLabels"].items() <= role.pods()[0]["metadata"]["labels"].items()
 
     @pytest.mark.usefixtures("said")
-    def test_a_node_with_one_of_them_can_be_drained(self, role: Role):
+    def test_a_node_with_a_replica_can_be_drained(self, role: Role):
         name = role.pods()[0]["metadata"]["name"]
         wait_for(
             "the disruption controller's count",
@@ -329,7 +329,7 @@ class TestOurAgent:
         assert ports[endpoint["port"]] == "health"
 
     @pytest.mark.usefixtures("said")
-    def test_prometheus_and_grafana_have_what_is_in_the_files(self, role: Role):
+    def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
         """To the letter: the files are templates of Prometheus' and Grafana's, not of Ansible's."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
         assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
@@ -340,7 +340,7 @@ class TestOurAgent:
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_settings_are_those_that_the_agent_has(self, role: Role):
+    def test_the_settings_of_the_pods_are_those_of_the_agent(self, role: Role):
         (container,) = role.pods()[0]["spec"]["containers"]
         passed = {variable["name"] for variable in container["env"]}
         # In a cluster, it logs in by its service account.
@@ -351,12 +351,12 @@ class TestOurAgent:
         assert NOTHING_CHANGED.search(role.succeed())
 
     @pytest.mark.usefixtures("said")
-    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, role: Role):
+    def test_a_dry_run_of_a_complete_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
     @pytest.mark.usefixtures("said")
-    def test_what_is_not_wanted_any_more_goes(self, role: Role):
+    def test_objects_that_are_switched_off_are_removed(self, role: Role):
         """And a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
@@ -379,7 +379,7 @@ class TestOurAgent:
 
 @pytest.mark.usefixtures("said")
 class TestAfterTheAgent:
-    def test_what_nodes_have_makes_no_difference(self, role: Role, workers: list[str]):
+    def test_the_agent_stays_where_nodes_already_advertise(self, role: Role, workers: list[str]):
         """cloud-api-adaptor's annotation is there from its first start on."""
         role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
         role.write(workers[0], "10", "cloud-api-adaptor")
@@ -391,19 +391,19 @@ class TestAfterTheAgent:
             seconds=30,
         )
 
-    def test_it_does_not_make_way_while_pools_need_it(self, role: Role):
+    def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():
             said = sentence(role.run("-e", "node_capacity_manager=operator"))
         assert "The pools memory have limits of their own, which only the agent can enforce" in said
 
-    def test_it_does_not_make_way_with_a_limit_that_is_none(self, role: Role):
+    def test_the_agent_stays_if_its_limit_is_invalid(self, role: Role):
         role.cluster.apply({**limits(), "data": {"default": "seven"}})
         with role.unchanged():
             said = sentence(role.run("-e", "node_capacity_manager=operator"))
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
 
-    def test_it_makes_way_for_the_operator(self, role: Role):
+    def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
         """Which has the agent's limit then."""
         role.cluster.apply(limits(default={"limit": 7}))
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
@@ -438,13 +438,13 @@ class TestAfterTheAgent:
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
 
-    def test_there_is_nothing_more_to_remove(self, role: Role):
+    def test_a_second_removal_changes_nothing(self, role: Role):
         with role.unchanged():
             said = role.succeed(node_capacity_manager="operator")
         assert NOTHING_CHANGED.search(said)
         assert "node_capacity_manager is operator: the agent does not run." in said
 
-    def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(self, role: Role):
+    def test_manager_collection_deploys_the_agent_from_an_image_built_in_the_cluster(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
         with openshift_builds(role.cluster, REPOSITORY):
@@ -521,7 +521,7 @@ def asked(role: Role) -> tuple[set[tuple], list[str]]:
     return used, refused
 
 
-def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
+def test_the_image_has_a_bill_of_materials(tmp_path: Path):
     """No more, no less than what is pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)

@@ -221,7 +221,7 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
 
 
-def test_absent_removes_ours_alone(world, run):
+def test_absent_removes_only_rules_of_the_collection(world, run):
     nsg, args = world.workers(
         DENY,
         rule(KATA, 112, **OURS),
@@ -247,7 +247,7 @@ def test_absent_removes_ours_alone(world, run):
     assert world.asked() == READS
 
 
-def test_what_passes_anyway_needs_no_rule(world, run):
+def test_traffic_that_is_allowed_needs_no_rule(world, run):
     nsg, args = world.workers()
     result = run(args)
     assert world.asked() == READS
@@ -259,7 +259,7 @@ def test_what_passes_anyway_needs_no_rule(world, run):
     assert world.rules(nsg) == BOTH
 
 
-def test_a_rule_that_differs_is_put_right(world, arm, run):
+def test_a_different_rule_is_corrected(world, arm, run):
     """The name makes it ours; what we do not manage, or do not know, stays."""
     nsg, args = world.workers(
         DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
@@ -287,7 +287,7 @@ def looked_at(sent: list[dict]) -> Act:
     return act
 
 
-def test_what_is_unknown_to_us_survives(world, arm, run):
+def test_unknown_properties_are_preserved(world, arm, run):
     nsg, args = world.workers(DENY, rule("theirs", 200, port="443"), flushConnection=True)
     arm.state.stored[nsg.lower()]["tags"] = {"team": "network"}
     arm.state.stored[f"{nsg}/securityRules/theirs".lower()]["properties"]["futureProperty"] = "x"
@@ -336,7 +336,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
     assert world.asked() == READS
 
 
-def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
+def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
     """Two networks, one in a resource group of its own; machines in two groups; pages of two."""
     monkeypatch.setattr(arm, "page_size", 2)
     network, machines = World(arm, "network-rg"), World(arm, "more-rg")
@@ -386,7 +386,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
     assert not run(arguments)["changed"]
 
 
-def test_dual_stack_takes_two_rules_each(world, run):
+def test_dual_stack_takes_two_rules_for_each_option(world, run):
     nsg = world.nsg("demo-nsg", DENY, rule("theirs", 113, port="443"))
     prefixes = ["10.0.1.0/24", "10.0.3.0/24", "fd00:0:0:1::/64"]
     (subnet,) = world.subnets("demo-vnet", (prefixes, nsg))
@@ -432,7 +432,7 @@ def test_subnets_and_groups_by_name(world, run):
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
-def test_rules_that_say_their_own_ends(world, run):
+def test_rules_with_their_own_sources_and_destinations(world, run):
     nsg, _ = world.workers(DENY)
     web, db = (world.put("applicationSecurityGroups", name, {}) for name in ("web", "db"))
     args = {
@@ -517,7 +517,7 @@ def test_bad_input_is_rejected_without_a_request_to_azure(arm, run, args, msg):
     assert arm.take_requests() == []
 
 
-def test_what_is_not_there(world, run):
+def test_missing_resources_are_reported(world, run):
     nsg, args = world.workers()
     here = nsg.removesuffix(GROUP)
     vnet = f"{here}virtualNetworks/demo-vnet"
@@ -547,7 +547,7 @@ def test_what_is_not_there(world, run):
 # -- Priorities --------------------------------------------------------------------------------
 
 
-def test_a_priority_that_is_taken(world, run):
+def test_a_priority_conflict(world, run):
     nsg, args = world.workers(DENY, rule("theirs", 112, port="443"))
     result = run({**args, "on_priority_conflict": "fail"})
     assert result["msg"] == (
@@ -567,7 +567,7 @@ def test_a_priority_that_is_taken(world, run):
     assert not run(args)["changed"]
 
 
-def test_a_rule_that_would_come_too_late(world, run):
+def test_a_rule_that_would_be_shadowed(world, run):
     good, bad = (
         world.nsg(name, DENY, *more) for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
     )
@@ -593,7 +593,7 @@ def test_a_rule_that_would_come_too_late(world, run):
 ASKED = f"GET {GROUP}/permissions"
 
 
-def test_dry_run_asks_whether_we_may_and_changes_nothing(world, arm, run):
+def test_dry_run_checks_permissions_and_changes_nothing(world, arm, run):
     _, args = world.workers(DENY)
     before = arm.snapshot()
     foreseen = run(args, check=True, diff=True)
@@ -614,7 +614,7 @@ def test_dry_run_asks_whether_we_may_and_changes_nothing(world, arm, run):
     assert not result["changed"]
 
 
-def test_dry_run_fails_where_we_may_not(world, arm, run):
+def test_dry_run_fails_without_permission(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.permissions = [roles.READER]
     before = arm.snapshot()
@@ -646,7 +646,7 @@ def test_dry_run_fails_where_we_may_not(world, arm, run):
         ("absent", [KATA, VXLAN], "/securityRules/*", False),
     ],
 )
-def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, may):
+def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, there, allowed, may):
     """Several rules are written with their group, a single one is not."""
     rules = ({"name": name, "properties": BOTH[name]} for name in there)
     _, args = world.workers(DENY, *rules)
@@ -659,7 +659,7 @@ def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, 
     assert ("failed" not in run(args)) is may
 
 
-def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
+def test_dry_run_checks_each_changing_group_once(world, arm, run):
     one, two, open_already = world.nsg("one", DENY), world.nsg("two", DENY), world.nsg("open")
     subnets = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already))
     args = {"subnets": subnets, "dry_run": True}
@@ -673,7 +673,7 @@ def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
     assert f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
 
 
-def test_dry_run_of_who_may_not_ask(world, arm, run):
+def test_dry_run_without_permission_to_list_permissions(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.faults += [Fault("GET", "/permissions$", authorization_failed)]
     result = run({**args, "dry_run": True})
@@ -706,7 +706,7 @@ def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     assert world.rules(nsg) == expected
 
 
-def test_an_answer_that_is_lost_is_found_out_about(world, arm, run):
+def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.faults += [Fault("PUT", "demo-nsg$", lose_the_answer)]
     result = run(args)
@@ -724,7 +724,7 @@ def test_an_answer_that_is_lost_is_found_out_about(world, arm, run):
 # -- Faults, with the end state looked at ------------------------------------------------------
 
 
-def test_faults_that_pass_are_survived(world, arm, run):
+def test_transient_faults_are_survived(world, arm, run):
     nsg, args = world.workers(DENY)
     faults = {
         "GET networkInterfaces": not_again_before(1, throttled(1)),
@@ -799,7 +799,7 @@ def test_an_error_of_azure_is_reported_with_advice(world, arm, run, fault, refus
     assert "\n" not in result["msg"]
 
 
-def test_a_lock_is_no_conflict(world, arm, run):
+def test_a_lock_is_not_retried_like_a_conflict(world, arm, run):
     nsg, args = world.workers(DENY)
     locks = f"{world.group_id}/providers/Microsoft.Authorization/locks/keep"
     arm.put(locks, {"properties": {"level": "ReadOnly"}})
@@ -810,7 +810,7 @@ def test_a_lock_is_no_conflict(world, arm, run):
     assert writes(world.asked()) == [f"PUT {GROUP}"]
 
 
-def test_waiting_ends(world, arm, run, monkeypatch):
+def test_the_wait_ends_after_its_timeout(world, arm, run, monkeypatch):
     nsg, args = world.workers(DENY)
     monkeypatch.setattr(arm, "polls", 10_000)
     result = run({**args, "wait_timeout": 1})
@@ -864,7 +864,7 @@ def test_info_by_the_default_rules(world, run):
     ]
 
 
-def test_info_says_which_rule_decides(world, run):
+def test_info_returns_the_deciding_rule(world, run):
     members = world.put("applicationSecurityGroups", "members", {})
     by_group = {
         "sourceAddressPrefix": None,

@@ -109,13 +109,13 @@ def nothing_changes(role: Role) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
-    def test_a_catalog_that_is_not_there(self, role: Role):
+    def test_a_missing_catalog_is_reported(self, role: Role):
         said = sentence(role.with_({"operator_install_source": "mirror"}))
         assert "There is no CatalogSource openshift-marketplace/mirror" in said
         assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in said
         assert "Set operator_install_source" in said
 
-    def test_values_that_the_cloud_or_the_operator_would_not_understand(self, role: Role):
+    def test_invalid_values_are_rejected(self, role: Role):
         said = sentence(
             role.with_(
                 {
@@ -137,7 +137,7 @@ class TestBeforeAnything:
             in said
         )
 
-    def test_settings_that_do_not_go_together(self, role: Role):
+    def test_conflicting_settings_are_rejected(self, role: Role):
         said = sentence(
             role.with_(
                 {
@@ -174,7 +174,7 @@ class TestManualApproval:
         assert (csv("1.7.0"), True) in plans(role.cluster)
         assert (LATEST_CSV, False) in plans(role.cluster)
 
-    def test_it_goes_on_and_tells_how_far_it_is(self, role: Role):
+    def test_the_installation_resumes_and_reports_its_progress(self, role: Role):
         wanted = {
             "operator_install_tags": {"team": "a", "cost": "b"},
             "operator_install_feature_gates": {"confidential": False},
@@ -197,7 +197,7 @@ class TestManualApproval:
         assert "with older settings than" not in ran.stdout
         assert following in plans(role.cluster)
 
-    def test_all_that_it_made_is_marked(self, role: Role):
+    def test_all_created_objects_are_labelled(self, role: Role):
         assert marked(role.cluster) == {
             f"Namespace/{OPERATOR_NAMESPACE}",
             f"OperatorGroup/{OPERATOR_NAMESPACE}",
@@ -210,17 +210,17 @@ class TestManualApproval:
 
 
 class TestUpgrade:
-    def test_a_version_that_is_not_offered(self, upgrade: Role):
+    def test_a_version_that_is_not_offered_is_rejected(self, upgrade: Role):
         with upgrade.unchanged():
             said = sentence(upgrade.with_({"operator_install_upgrade_to": "1.8.7"}))
         assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in said
 
-    def test_a_dry_run_says_the_way(self, upgrade: Role):
+    def test_a_dry_run_reports_the_upgrade_path(self, upgrade: Role):
         with upgrade.unchanged():
             ran = upgrade.with_({"operator_install_upgrade_to": "1.8.1"}, "--check")
         assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
 
-    def test_by_the_versions_on_the_way(self, upgrade: Role):
+    def test_the_upgrade_installs_each_version_on_the_path(self, upgrade: Role):
         for worker in WORKERS:
             upgrade.cluster.kubectl(
                 "patch",
@@ -240,7 +240,7 @@ class TestUpgrade:
         assert sorted(plans(upgrade.cluster)) == sorted([(LATEST_CSV, False), *((name, True) for name in approved)])
         assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
 
-    def test_the_nodes_were_rolled_again(self, upgrade: Role):
+    def test_the_upgrade_rolled_the_nodes_again(self, upgrade: Role):
         nodes = upgrade.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
         key = "machineconfiguration.openshift.io/currentConfig"
         assert [node["metadata"]["annotations"][key] for node in nodes] == ["rendered-kata-oc-1.8"] * 3
@@ -259,7 +259,7 @@ class TestTeardown:
         assert ran.returncode == 0, ran.stdout
         assert f"changed: [localhost] => (item=Subscription/{PACKAGE})" in ran.stdout
 
-    def test_peer_pods_that_still_run(self, teardown: Role):
+    def test_running_peer_pods_prevent_the_teardown(self, teardown: Role):
         teardown.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -276,7 +276,7 @@ class TestTeardown:
         }
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
-    def test_it_goes_on_and_nothing_is_left(self, teardown: Role):
+    def test_an_interrupted_teardown_resumes_and_leaves_nothing(self, teardown: Role):
         # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
         teardown.succeeds()
         assert marked(teardown.cluster) == set()
@@ -330,8 +330,8 @@ def begun(cluster: Cluster) -> dict:
 
 
 @pytest.mark.usefixtures("begun")
-class TestWhereSomebodyElseHadBegun:
-    def test_a_dry_run_says_what_would_be_done(self, role: Role):
+class TestExistingInstallation:
+    def test_a_dry_run_reports_the_changes(self, role: Role):
         with role.unchanged():
             ran = role.with_({}, "--check")
         assert ran.returncode == 0, ran.stdout
@@ -344,14 +344,14 @@ class TestWhereSomebodyElseHadBegun:
             ("preview", "failed: bundle unpacking failed. Reason: DeadlineExceeded"),
         ],
     )
-    def test_what_olm_says_failed(self, role: Role, channel: str, expected: str):
+    def test_a_failure_of_olm_is_reported(self, role: Role, channel: str, expected: str):
         said = sentence(role.with_({"operator_install_channel": channel}))
         assert expected in said
         assert "OLM does not repeat" in said
         for kind in ("subscriptions", "clusterserviceversions"):
             role.cluster.kubectl("delete", kind, "--all", *HERE)
 
-    def test_what_was_there_is_never_marked(self, role: Role):
+    def test_existing_objects_are_never_labelled(self, role: Role):
         role.succeeds(
             {"operator_install_feature_gates": {"confidential": False}, "operator_install_starting_csv": csv("1.8.0")}
         )
@@ -369,7 +369,7 @@ class TestWhereSomebodyElseHadBegun:
             "KataConfig/example-kataconfig",
         }
 
-    def test_and_stays(self, teardown: Role, begun: dict):
+    def test_existing_objects_survive_the_teardown(self, teardown: Role, begun: dict):
         ran = teardown.succeeds()
         assert "OperatorGroup/a-consoles" in ran.stdout
         wait_for("what belonged to it to go", lambda: everything(teardown.cluster) == begun, seconds=30)

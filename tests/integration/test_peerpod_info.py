@@ -117,7 +117,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_what_there_is_in_six_requests(cluster, place, run_module):
+def test_all_facts_take_six_requests(cluster, place, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -189,7 +189,7 @@ def test_what_there_is_in_six_requests(cluster, place, run_module):
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
-def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster, place, run_module):
+def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, place, run_module):
     def read(user: str, *groups: str, name: str = "peerpods-cloud-capacity") -> dict:
         result = run_module(
             "peerpod_info",

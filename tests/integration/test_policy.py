@@ -127,11 +127,11 @@ class TestBefore:
             ),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, role: Role, variables: dict, said: str):
+    def test_invalid_settings_are_rejected(self, role: Role, variables: dict, said: str):
         with role.unchanged():
             assert said in sentence(role.run("-e", json.dumps(variables)))
 
-    def test_an_api_server_without_such_policies_is_named(self, role: Role, cluster: Cluster):
+    def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
         """As one before Kubernetes 1.30 answers."""
         group = "/apis/admissionregistration.k8s.io/v1"
 
@@ -159,11 +159,11 @@ def deny(role: Role, cluster: Cluster) -> Iterator[str]:
 
 @pytest.mark.usefixtures("deny")
 class TestDeny:
-    def test_it_says_where_they_may_be_created(self, deny: str):
+    def test_the_allowed_namespaces_are_reported(self, deny: str):
         assert f"Peer pods may be created in {LABELLED}, {NAMED}. Action in other namespaces: Deny." in deny
 
     @pytest.mark.parametrize("namespace", [LABELLED, NAMED])
-    def test_a_peer_pod_goes_into_an_allowed_namespace(self, role: Role, namespace: str):
+    def test_a_peer_pod_is_admitted_in_an_allowed_namespace(self, role: Role, namespace: str):
         assert role.create_pod(namespace) == (201, "", "")
 
     def test_a_peer_pod_elsewhere_is_rejected_with_the_reason(self, role: Role):
@@ -175,13 +175,13 @@ class TestDeny:
             f"{NAMED}. Ask a cluster administrator to allow it in this namespace."
         )
 
-    def test_other_pods_are_never_touched(self, role: Role):
+    def test_other_pods_are_never_rejected(self, role: Role):
         assert role.create_pod(OTHER, None) == (201, "", "")
 
     def test_no_label_opens_a_system_namespace(self, role: Role):
         assert role.create_pod("kube-public")[0] == 403
 
-    def test_a_label_counts_from_when_it_is_there(self, role: Role, cluster: Cluster):
+    def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods=allowed")
         wait_for("the label", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods-")
@@ -231,7 +231,7 @@ class TestDeny:
 
         wait_for("the ReplicaSet's event", is_rejected, seconds=30)
 
-    def test_of_workloads_only_those_of_peer_pods_elsewhere(self, role: Role):
+    def test_only_workloads_of_peer_pods_elsewhere_get_a_warning(self, role: Role):
         warned = role.create(OTHER, workload("CronJob"), "apis/batch/v1")[2]
         assert REFUSAL in warned
         for namespace, runtime_class in ((OTHER, None), (NAMED, RUNTIME_CLASS)):
@@ -239,7 +239,7 @@ class TestDeny:
                 created = role.create(namespace, workload(kind, runtime_class), path)
                 assert created == (201, "", "")
 
-    def test_the_api_server_finds_no_mistake_in_the_expressions(self, role: Role):
+    def test_the_api_server_reports_no_error_in_the_expressions(self, role: Role):
         def checked() -> bool:
             policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
             return len(policies) == 2 and all(
@@ -255,12 +255,12 @@ class TestDeny:
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
-    def test_it_says_that_the_policy_is_not_at_work(self, role: Role):
+    def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
         """As where the API server has not taken it up: here, a dry run where peer pods may be."""
         ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
         assert "The policy exists, but after 1 s the API server does not refuse" in sentence(ran)
 
-    def test_requirements_of_labels_are_as_kubernetes_has_them(self, role: Role, cluster: Cluster):
+    def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
             {"key": "tier", "operator": "In", "values": ["a", "b"]},
             {"key": "stage", "operator": "NotIn", "values": ["test"]},
@@ -290,15 +290,15 @@ class TestDeny:
             wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
             cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
 
-    def test_without_names_and_labels_there_is_no_place(self, role: Role):
+    def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
         said = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
         assert "Peer pods may be created in no namespace." in said
         wait_for("the policy", lambda: role.create_pod(LABELLED)[0] == 403, seconds=10)
         assert "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1]
 
 
-class TestMilder:
-    def test_warn_lets_it_in_with_a_warning(self, role: Role):
+class TestWarnAndAudit:
+    def test_warn_admits_with_a_warning(self, role: Role):
         said = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
         assert "Action in other namespaces: Warn, Audit (not verified)." in said
         wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
@@ -312,7 +312,7 @@ class TestMilder:
         policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
-    def test_audit_lets_it_in_and_tells_the_audit_log_alone(self, role: Role, cluster: Cluster):
+    def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         said = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in said
         # Of what Deny and Warn say to whoever applies a workload, nothing is left.
@@ -331,18 +331,18 @@ class TestMilder:
 
         wait_for("an annotation in the audit log", audited, seconds=10)
 
-    def test_a_class_that_is_not_there_yet_is_said(self, role: Role):
+    def test_a_missing_runtime_class_is_reported(self, role: Role):
         said = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
         assert "Action in other namespaces: Deny (not verified)." in said
 
 
 class TestAfter:
-    def test_a_dry_run_of_taking_it_away_writes_nothing(self, role: Role):
+    def test_a_dry_run_of_the_removal_writes_nothing(self, role: Role):
         with role.unchanged():
             role.succeed("--check", policy_state="absent")
         assert len(role.there()) == 4
 
-    def test_what_it_made_it_takes_away(self, role: Role, tmp_path):
+    def test_the_removal_deletes_all_created_objects(self, role: Role, tmp_path):
         role_of_teardown = {"name": "osc.peerpods.policy", "tasks_from": "teardown"}
         play = local_play(tasks=[{"ansible.builtin.include_role": role_of_teardown}])
         (tmp_path / "teardown.yml").write_text(json.dumps(play))

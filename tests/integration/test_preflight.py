@@ -123,7 +123,7 @@ def answers(proxy: Ec2Proxy, quotas: ServiceQuotas) -> None:
     quotas.values[STANDARD] = 10_000.0
 
 
-def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
+def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
         ran = on_aws.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -141,7 +141,7 @@ def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
     assert all(file.stat().st_size for file in files)
 
 
-def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
+def test_a_dry_run_writes_no_report(on_aws: Preflight, tmp_path: Path):
     elsewhere = replace(on_aws, directory=tmp_path)
     with elsewhere.unchanged():
         ran = elsewhere.run("--check", "--diff")
@@ -151,7 +151,7 @@ def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
 
 
 @pytest.fixture
-def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
+def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
     """A cluster with much that is wrong with it, and the environment of who looks at it."""
     cluster = on_aws.cluster
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
@@ -162,8 +162,8 @@ def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
     cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/another-program")
 
 
-def test_all_that_is_wrong_is_said_in_one_run(
-    on_aws: Preflight, crooked: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
+def test_all_problems_are_reported_in_one_run(
+    on_aws: Preflight, defective_cluster: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
 ):
     proxy.faults["AuthorizeSecurityGroupIngress"] = [refuse(403, "UnauthorizedOperation")] * 2
     quotas.values[STANDARD] = 1.0
@@ -175,7 +175,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
-        ran = on_aws.run("-e", json.dumps(variables), **crooked)
+        ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
     said = sentence(ran)
     assert "6 checks failed." in said
     for words in (
@@ -207,7 +207,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
     assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
 
 
-def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: Path):
+def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: Path):
     """The report is written all the same."""
     ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
     assert "No cluster to talk to" in sentence(ran)
@@ -225,7 +225,7 @@ def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: P
     assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
 
 
-def test_a_site_asks_aws_who_we_are_and_no_more(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
+def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
     """What later roles ask is not asked here, and what is as it should be is not said."""
     site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
     with site.unchanged():
@@ -264,7 +264,7 @@ def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factor
     )
 
 
-def test_azure_as_it_should_be(on_azure: Preflight):
+def test_azure_without_problems(on_azure: Preflight):
     with on_azure.unchanged():
         ran = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -273,7 +273,7 @@ def test_azure_as_it_should_be(on_azure: Preflight):
     assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
 
 
-def test_azure_with_five_things_wrong(on_azure: Preflight):
+def test_azure_with_five_problems(on_azure: Preflight):
     variables = {
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
@@ -303,7 +303,7 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     assert f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}." in operator
 
 
-def test_azure_that_lets_us_look_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
+def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
     with on_azure.unchanged():
         said = sentence(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))

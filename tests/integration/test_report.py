@@ -194,7 +194,7 @@ def test_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: Path):
+def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, tmp_path: Path):
     for verb, resource in (("list", "nodes"), ("get", "*.config.openshift.io")):
         cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")
         cluster.kubectl(
@@ -211,7 +211,7 @@ def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: 
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
 
 
-def test_findings_alone_take_no_cluster(report: RoleAlone, tmp_path: Path):
+def test_a_report_of_findings_alone_needs_no_cluster(report: RoleAlone, tmp_path: Path):
     finding = {
         "check": "ports",
         "title": "Ports",

@@ -230,7 +230,7 @@ def waves(*limits: int) -> list[dict]:
 
 @pytest.mark.usefixtures("counted")
 class TestWaves:
-    def test_one_after_another(self, rollout: Rollout):
+    def test_waves_are_rolled_out_one_after_another(self, rollout: Rollout):
         with rollout.unchanged():
             planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
         assert "changed=3" in planned
@@ -241,7 +241,7 @@ class TestWaves:
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
 
-    def test_a_dry_run_goes_by_what_the_agents_role_has_decided(self, rollout: Rollout):
+    def test_a_dry_run_uses_the_decision_of_the_agents_role(self, rollout: Rollout):
         """Which its own dry run has not deployed, or not removed."""
         if rollout.generation == 1:
             pytest.skip("there the agent does not decide where a limit is stored")
@@ -257,12 +257,12 @@ class TestWaves:
             )
             assert f'+        "{written}": ' in said, said
 
-    def test_the_limit_of_all(self, rollout: Rollout):
+    def test_a_single_limit_is_set_for_all_pools(self, rollout: Rollout):
         some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         rollout.succeed(peerpodconfig_rollout_waves=some, peerpodconfig_rollout_limit=7)
         assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
 
-    def test_a_node_that_does_not_follow(self, rollout: Rollout):
+    def test_a_node_that_does_not_adopt_the_limit_fails_its_wave(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
             said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
@@ -279,14 +279,14 @@ class TestWaves:
             assert rollout.advertised() == same("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
 
-    def test_a_pool_that_does_not_exist(self, rollout: Rollout):
+    def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
         """It is found before the first wave has changed anything."""
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=some)
         assert "nobodys does not exist" in said
 
-    def test_one_that_is_named_twice(self, rollout: Rollout):
+    def test_a_pool_that_is_named_twice_is_rejected(self, rollout: Rollout):
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
         assert "names a pool twice (canary, canary). Remove one" in said
@@ -313,7 +313,7 @@ class TestCanary:
             )
 
     @pytest.mark.usefixtures("counted")
-    def test_where_no_peer_pod_may_be(self, rollout: Rollout):
+    def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
         said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
         assert "The API server refused a peer pod in namespace nowhere in a dry run: " in said
         assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in said
@@ -350,7 +350,7 @@ class TestPlaybook:
             said = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
         assert "A wave has no limit: set peerpodconfig_rollout_limit" in said
 
-    def test_it_says_where_and_sets_it(self, limit: Rollout):
+    def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
         ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
         assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout

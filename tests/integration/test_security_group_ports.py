@@ -196,7 +196,7 @@ def test_absent_removes_only_what_was_added(world, proxy, run):
     assert REVOKE not in proxy.take_calls()
 
 
-def test_a_port_open_to_the_whole_vpc_stays_as_it_is(world, proxy, run):
+def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
     group = world.group("node")
     entries = [{"Cidr": "192.0.2.0/24"}, {"Cidr": "10.0.0.0/8"}]
     prefix_list = world.ec2.create_managed_prefix_list(
@@ -280,7 +280,7 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
     assert proxy.take_calls() == []
 
 
-def test_tags_of_our_rules_are_set_in_one_call(world, proxy, run):
+def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run):
     one, two = world.group("one"), world.group("two")
     args = {"group_ids": [one, two]}
     run({**args, "tags": {"team": "kata", "stays": "so"}})
@@ -336,7 +336,7 @@ def test_workers_without_a_common_group(world, proxy, run):
     assert AUTHORIZE not in proxy.take_calls()
 
 
-def test_instances_that_are_not_there(world, proxy, run):
+def test_missing_instances_are_reported(world, proxy, run):
     group = world.group("node")
     worker, gone = world.instance(group), world.instance(group)
     world.ec2.terminate_instances(InstanceIds=[gone])
@@ -355,7 +355,7 @@ def test_instances_that_are_not_there(world, proxy, run):
         ({"group_ids": ["sg-1"], "ports": [{"port": 70000}]}, "70000 is not a port"),
     ],
 )
-def test_other_bad_input(run, args, msg):
+def test_other_bad_input_is_rejected(run, args, msg):
     result = run(args)
     assert result["failed"]
     assert result["msg"].startswith(msg)
@@ -426,7 +426,7 @@ def test_no_secret_is_shown(moto, world, run):
     assert args["session_token"] not in shown
 
 
-def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
+def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     group = world.group("node")
     args = {"group_ids": [group], "dry_run": True}
     result = run(args)
@@ -467,7 +467,7 @@ def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
         "group not yet known to the read",
     ],
 )
-def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
+def test_transient_faults_are_survived(world, proxy, run, action, faults, env):
     group = world.group("node")
     proxy.faults[action] = list(faults)
     result = run({"group_ids": [group]}, env=env)
@@ -477,7 +477,7 @@ def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
     assert world.ports(group) == BOTH
 
 
-def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, proxy, run):
+def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     proxy.page_size = 1
     node, other = world.group("node"), world.group("other")
     workers = [world.instance(node, other), world.instance(node)]
@@ -499,7 +499,7 @@ def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, 
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
 )
-def test_half_an_answer_is_no_answer(world, proxy, run, action, second_page, said):
+def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page, said):
     """Nothing is opened for the workers, groups and rules that came in the first page."""
     group = world.group("node")
     args = {"instance_ids": [world.instance(group)], "tags": {"team": "kata"}}
@@ -517,7 +517,7 @@ def test_half_an_answer_is_no_answer(world, proxy, run, action, second_page, sai
     assert world.rules(group) == before
 
 
-def test_a_lost_answer_doubles_nothing(world, proxy, run):
+def test_a_lost_response_creates_no_duplicate(world, proxy, run):
     group = world.group("node")
     proxy.faults[AUTHORIZE] = [lose_the_answer]
     result = run({"group_ids": [group]})
@@ -530,7 +530,7 @@ def test_a_lost_answer_doubles_nothing(world, proxy, run):
     assert world.rules(group) == []
 
 
-def test_two_runs_at_once(world, proxy, run):
+def test_two_concurrent_runs(world, proxy, run):
     """Both have seen the ports closed before either opens them."""
     group = world.group("node")
     both_have_looked = threading.Barrier(2, timeout=60)

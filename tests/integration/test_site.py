@@ -77,12 +77,12 @@ class TestBadInput:
         assert "No cluster to talk to" in said
         assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
 
-    def test_kubeconfig_of_a_user_without_rights(self, site: Site):
+    def test_kubeconfig_of_a_user_without_permissions(self, site: Site):
         said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
         assert "403 Forbidden" in said
         assert "cluster-admin" in said
 
-    def test_a_user_who_may_only_look(self, site: Site):
+    def test_a_user_who_may_only_read(self, site: Site):
         site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
@@ -126,7 +126,7 @@ class TestBadInput:
         assert f"The cluster is OpenShift {openshift.VERSION}" in said
         assert "Upgrade the cluster first" in said
 
-    def test_a_limit_that_is_no_number(self, site: Site):
+    def test_a_limit_that_is_not_a_number(self, site: Site):
         said = sentence(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
         assert "peerpodconfig_rollout_limit" in said
 
@@ -144,17 +144,17 @@ class TestBadInput:
         ("peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
 )
-def test_killed_in_the_middle(site: Site, tags: str, task: str):
+def test_a_run_that_is_killed(site: Site, tags: str, task: str):
     """Each run is killed a little later than the one before; the test below sees the outcome."""
     site.run_and_kill(task, "--tags", tags)
 
 
-def test_it_completes_after_all_that(site: Site):
+def test_the_next_run_completes(site: Site):
     ran = site.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_nothing_is_doubled(site: Site):
+def test_no_object_is_created_twice(site: Site):
     def names(kind: str, *arguments: str) -> list[str]:
         return [item["metadata"]["name"] for item in site.cluster.get(kind, *arguments)["items"]]
 
@@ -183,7 +183,7 @@ CLUSTER = {
 }
 
 
-def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
+def test_a_second_run_changes_nothing_and_publishes_the_result(site: Site):
     ran = site.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
     assert artifacts(ran.stdout) == {
@@ -201,7 +201,7 @@ def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_dry_run_when_all_is_there(site: Site):
+def test_a_dry_run_of_a_complete_installation(site: Site):
     ran = site.run("--check", "--diff")
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
@@ -227,7 +227,7 @@ def test_the_secret_is_never_printed(site: Site):
         assert form not in ran.stdout + ran.stderr
 
 
-def test_credentials_of_the_clusters_own(site: Site):
+def test_credentials_of_a_credentials_request(site: Site):
     root = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "of the cluster's"}
     site.cluster.apply(
         {
@@ -252,7 +252,7 @@ def test_credentials_of_the_clusters_own(site: Site):
 
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
-def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path, playbook: str):
+def test_info_and_report_support_the_second_generation(site: Site, tmp_path: Path, playbook: str):
     """Neither mentions PeerPodConfigs, which this cluster never had."""
     reporting, printed = report_on(site, playbook, tmp_path)
     findings = reporting.findings()

@@ -483,7 +483,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
 
 
-def test_the_newest_takes_what_its_limit_begins_with(world: World):
+def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
     """And 10 where that is not a number (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
@@ -592,7 +592,7 @@ def test_without_the_kataconfig_nothing_is_left(world: World):
     assert world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]["PODVM_AMI_ID"] == ""
 
 
-def test_without_what_the_image_job_requires_an_installation_has_no_end(world: World):
+def test_without_what_the_image_job_requires_an_installation_never_ends(world: World):
     """It is neither reported as failed, nor taken back when the KataConfig is deleted."""
     world.cluster.kubectl("delete", "secret", "peer-pods-secret", *HERE)
     world.cluster.apply(KATA_CONFIG)
@@ -616,6 +616,6 @@ def with_an_adaptor_that_dies() -> None:
         adaptor.wait(timeout=30)
 
 
-def test_a_stand_in_that_dies_fails_what_the_cluster_was_for():
+def test_a_stand_in_that_dies_fails_the_test():
     with pytest.raises(StartError, match="adaptor ended with status 1; its log ends with:"):
         with_an_adaptor_that_dies()

@@ -135,8 +135,8 @@ def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
 
 
 @pytest.mark.parametrize("operator", [NEWEST], indirect=True, scope="module")
-class TestABareCluster:
-    def test_it_refuses_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
+class TestBareCluster:
+    def test_the_teardown_is_rejected_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
         site.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -154,7 +154,9 @@ class TestABareCluster:
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in said
         assert "changed=0 " not in forced
 
-    def test_it_refuses_a_user_who_may_not_remove_all(self, bare, site: Site, teardown: RoleAlone):
+    def test_the_teardown_is_rejected_without_permission_to_remove_everything(
+        self, bare, site: Site, teardown: RoleAlone
+    ):
         verbs = ("list", "watch", "get", "patch")
         site.cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
@@ -166,7 +168,7 @@ class TestABareCluster:
         assert "and 10 more" in said
         assert "Nothing was changed. Log in as a user" in said
 
-    def test_all_is_as_it_was(self, bare, site: Site, teardown: RoleAlone):
+    def test_the_cluster_and_the_cloud_are_restored(self, bare, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = bare
         assert differing(cluster, dump(site.cluster)) == {}
@@ -267,8 +269,8 @@ def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[d
 
 
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
-class TestWhereMuchWasThere:
-    def test_it_is_left_as_it_was(self, by_hand, site: Site, teardown: RoleAlone):
+class TestExistingObjects:
+    def test_existing_objects_are_restored(self, by_hand, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = by_hand
         nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
@@ -294,7 +296,7 @@ class TestWhereMuchWasThere:
 
 
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
-def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
+def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_path: Path):
     """The rules alone: the rest is the same on every cloud."""
     status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
     openshift.set_status(site.cluster, "infrastructure/cluster", status)

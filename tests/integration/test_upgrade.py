@@ -57,7 +57,7 @@ def upgrade(world: World) -> Upgrade:
     return Upgrade(world.cluster, None, {}, list, {}, ROOT / "playbooks" / "upgrade.yml")
 
 
-def test_peer_pods_are_not_lost_unasked(world: World, upgrade: Upgrade):
+def test_peer_pods_are_not_lost_without_confirmation(world: World, upgrade: Upgrade):
     make_peer_pods(world, kept="Always")
     with upgrade.unchanged():
         said = sentence(upgrade.with_())
@@ -67,7 +67,7 @@ def test_peer_pods_are_not_lost_unasked(world: World, upgrade: Upgrade):
     assert world.version() == "1.8.1"
 
 
-def test_waiting_for_them_has_an_end(upgrade: Upgrade):
+def test_the_wait_for_peer_pods_has_a_timeout(upgrade: Upgrade):
     with upgrade.unchanged():
         said = sentence(
             upgrade.with_(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
@@ -75,14 +75,14 @@ def test_waiting_for_them_has_an_end(upgrade: Upgrade):
     assert "default/kept" in said
 
 
-def test_a_dry_run_lists_them(upgrade: Upgrade):
+def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
     with upgrade.unchanged():
         ran = upgrade.with_("--check", operator_install_upgrade_disruption="allow")
     assert ran.returncode == 0, ran.stdout
     assert "Peer pods that would be lost: 1 running: default/kept" in ran.stdout
 
 
-def test_a_pool_would_lose_its_limit(world: World, upgrade: Upgrade):
+def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
     """The new operator ignores its PeerPodConfig, and no agent is deployed that does not."""
     other = openshift.peer_pod_config("none")
     other["metadata"]["name"] = "memory"
@@ -93,7 +93,7 @@ def test_a_pool_would_lose_its_limit(world: World, upgrade: Upgrade):
     assert "node_capacity_manager=collection" in said
 
 
-def test_across_the_migration(world: World, upgrade: Upgrade):
+def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
     """The limit survives, another PeerPodConfig stays, and the run says both."""
     labels = {"app.kubernetes.io/name": "peerpods-node-capacity"}
     template = {
@@ -135,7 +135,7 @@ RENEW = {"operator_install_renew_image": True}
 CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
 
 
-def test_a_renewal_has_to_be_confirmed(upgrade: Upgrade):
+def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
     with upgrade.unchanged():
         said = sentence(upgrade.with_(**RENEW, operator_install_confirm="another"))
     assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in said
@@ -164,7 +164,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
     assert KEPT not in names
 
 
-def test_a_renewal_that_was_interrupted(world: World, upgrade: Upgrade):
+def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
     """The KataConfig is gone; a ConfigMap has what it was."""
     (before,) = upgrade.kata_configs()
     kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}

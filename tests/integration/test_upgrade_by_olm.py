@@ -94,7 +94,7 @@ def create_peer_pods(cluster: Cluster, stop: threading.Event) -> None:
         api.request("POST", "/api/v1/namespaces/default/pods", peer_pod(f"pod-{number}"))
 
 
-def test_no_node_has_fewer_slots_than_its_limit_but_while_its_adaptor_is_down(world: World):
+def test_a_node_has_fewer_slots_than_its_limit_only_while_its_adaptor_is_down(world: World):
     nodes, pods = Recorder(world.cluster, "/api/v1/nodes", WORKERS), Recorder(world.cluster, PODS)
     stop = threading.Event()
     creating = threading.Thread(target=create_peer_pods, args=(world.cluster, stop))

@@ -499,7 +499,7 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
     return "mutated" if pod.runtime_class == TARGET else "unchanged"
 
 
-def test_what_is_stored_is_what_is_specified(cluster, seed):
+def test_stored_pods_are_as_the_webhook_specifies(cluster, seed):
     def run(first: int) -> list[str]:
         with contextlib.closing(Connection(cluster)) as api:
             return [
@@ -578,7 +578,7 @@ def stored_value(text: str) -> Fraction:
     return Fraction(number.rstrip(".")) * (Fraction(10) ** int(exponent) if exponent else FACTORS[suffix or " "])
 
 
-def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
+def test_quantities_have_the_value_that_the_api_server_computes(cluster, seed):
     random = Random(seed)
     # Kubernetes says that a quantity is at most 2^63-1, which the webhook takes all larger ones
     # for. The API server does so only with a binary suffix, and returns 1000E as 1.
@@ -602,7 +602,7 @@ def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
     assert compared > 20_000
 
 
-def test_quantities_are_refused_where_the_api_server_refuses_them(cluster, seed):
+def test_quantities_are_rejected_if_the_api_server_rejects_them(cluster, seed):
     random = Random(seed)
     # Left out: exponents whose powers would fill the API server's memory.
     alphabet = "0123456789" * 2 + ".+-eEinumkKMGTP_xi"

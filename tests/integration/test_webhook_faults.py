@@ -340,7 +340,7 @@ def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures,
         processes.stop()
 
 
-def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, load, failures):
+def test_a_restart_of_the_api_server_loses_only_the_requests_in_flight(cluster, load, failures):
     before = api_server_started(cluster)
     with load.fault() as creations:
         cluster.restart_api_server()
@@ -353,7 +353,7 @@ def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, loa
     assert all(creation.began < ready for creation in failed)
 
 
-def test_a_killed_replica_loses_what_was_under_way_to_it(cluster, load, failures, record_property):
+def test_a_killed_replica_loses_only_the_reviews_in_flight(cluster, load, failures, record_property):
     reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
     time.sleep(1)
     # The one that the API server has more connections to: they are kept, and seldom spread evenly.

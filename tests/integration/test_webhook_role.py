@@ -222,7 +222,7 @@ class TestOwnCertificateAuthority:
             assert mounted == [f"{NAME}-own-tls"]
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_are_as_an_administrator_wants_them(self, own: Role):
+    def test_the_pods_follow_good_practice(self, own: Role):
         namespace = own.cluster.get("namespace", "own")
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
@@ -240,7 +240,7 @@ class TestOwnCertificateAuthority:
         assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
-    def test_only_the_api_server_and_prometheus_get_in_and_nothing_gets_out(self, own: Role):
+    def test_the_network_policy_admits_only_the_api_server_and_prometheus(self, own: Role):
         spec = own.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
         assert "egress" not in spec
@@ -272,7 +272,7 @@ class TestOwnCertificateAuthority:
         assert NOTHING_CHANGED.search(own.install().stdout)
 
     @pytest.mark.usefixtures("said")
-    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, own: Role):
+    def test_a_dry_run_of_a_complete_installation_writes_nothing(self, own: Role):
         with own.unchanged():
             assert NOTHING_CHANGED.search(own.install("--check", "--diff").stdout)
 
@@ -310,7 +310,7 @@ class TestOwnCertificateAuthority:
         assert NOTHING_CHANGED.search(own.install().stdout)
 
     @pytest.mark.usefixtures("said")
-    def test_a_secret_that_is_not_ours(self, own: Role):
+    def test_a_secret_of_another_owner_is_not_overwritten(self, own: Role):
         kept = own.get(f"secret/{NAME}-ca")
         own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
         trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
@@ -407,7 +407,7 @@ def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
     return installed
 
 
-class TestWhatOpenShiftBrings:
+class TestOpenShiftIntegration:
     """The service CA, the TLS profile and Prometheus' operator, where they are."""
 
     def test_the_service_ca_issues_the_certificate(self, openshift_role: Role):
@@ -524,19 +524,19 @@ def strict(role: Callable[..., Role], cluster: Cluster) -> Role:
     return installed
 
 
-def test_the_api_server_shows_its_client_certificate(strict: Role):
+def test_the_api_server_presents_its_client_certificate(strict: Role):
     assert accepts_peer_pods(strict.cluster)
     assert NOTHING_CHANGED.search(strict.install().stdout)
 
 
-def test_whoever_has_no_client_certificate_is_refused(strict: Role):
+def test_clients_without_a_certificate_are_rejected(strict: Role):
     # With TLS 1.3 a client learns that it is not let in once it reads.
     refused = pytest.raises(ssl.SSLError, match=r"(?i)certificate[ _]required")
     with tls("127.0.0.1", strict.variables["webhook_port"]) as connection, refused:
         connection.recv(1)
 
 
-def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
+def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
     settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
     # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
@@ -548,13 +548,13 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
     }
 
 
-def test_a_client_certificate_that_the_api_server_does_not_have(role, cluster: Cluster):
+def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
     """As on OpenShift."""
     unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
     assert "it does not mutate a pod" in sentence(unknown.run())
 
 
-def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
+def test_the_image_has_a_bill_of_materials(tmp_path: Path):
     """No more, no less than what is pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
@@ -587,7 +587,7 @@ class TestBuildInTheCluster:
         said = sentence(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
         assert "DockerBuildFailed" in said
         assert "localhost/there-is/none:such" in said
-        assert "another run begins anew" in said
+        assert "The next run starts a new build." in said
 
     def test_the_image_is_built_and_deployed(self, built: Role):
         built.install()
@@ -595,7 +595,7 @@ class TestBuildInTheCluster:
         assert container["image"].startswith(f"{REPOSITORY}/{NAME}@sha256:")
         assert accepts_peer_pods(built.cluster)
 
-    def test_an_image_that_is_there_is_not_built_again(self, built: Role):
+    def test_an_existing_image_is_not_built_again(self, built: Role):
         before = built.get(f"buildconfigs/{NAME}")["metadata"]["uid"]
         assert NOTHING_CHANGED.search(built.install().stdout)
         assert built.get(f"buildconfigs/{NAME}")["metadata"]["uid"] == before

@@ -88,7 +88,7 @@ def test_a_finding_names_the_place_and_the_replacement() -> None:
         (GUIDE, False),
     ],
 )
-def test_what_is_checked(file: str, checked: bool) -> None:
+def test_which_files_are_checked(file: str, checked: bool) -> None:
     assert is_checked(file) == checked
 
 

@@ -174,7 +174,7 @@ def one(readings: dict, check: str) -> dict:
 
 
 @pytest.mark.parametrize("readings", [AWS, AZURE], ids=["aws", "azure"])
-def test_where_all_is_well_every_check_says_so_once(readings):
+def test_without_problems_every_check_is_ok(readings):
     found = findings(readings)
     assert {one["status"] for one in found} == {"ok"}
     checks = [one["check"] for one in found]
@@ -186,7 +186,7 @@ def test_where_all_is_well_every_check_says_so_once(readings):
         assert one["why"] == one["fix"] == ""
 
 
-def test_five_things_at_once():
+def test_five_problems_are_reported_together():
     readings = but(
         AWS,
         ("cluster", "version", "4.12.9"),
@@ -558,7 +558,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "could not be read"),
     ],
 )
-def test_what_each_check_says_on_aws(check, changes, status, said):
+def test_the_findings_of_each_check_on_aws(check, changes, status, said):
     found = one(but(AWS, *changes), check)
     assert found["status"] == status
     assert said in f"{found['found']} {found['fix']}"
@@ -628,7 +628,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ),
     ],
 )
-def test_what_each_check_says_on_azure(check, changes, status, said):
+def test_the_findings_of_each_check_on_azure(check, changes, status, said):
     found = one(but(AZURE, *changes), check)
     assert found["status"] == status
     assert said in f"{found['found']} {found['fix']}"
