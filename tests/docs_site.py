@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import sync_playwright
 
-# The classes by which docutils and Sphinx mark what they could not make sense of.
+# The classes with which docutils and Sphinx mark markup that they could not parse.
 ERROR_CLASSES = {"system-message", "problematic"}
 
 # The text that the style sheets, not the pages, put in front of an element, if it reports an error: Furo does so.

@@ -59,8 +59,8 @@ def assert_probed_and_spread(pod: dict) -> None:
 
 @contextmanager
 def actor(act: Callable[[], None]) -> Iterator[None]:
-    """`act` again and again meanwhile, as a controller does: what it fails of, as where somebody else
-    was in between, is tried again. What the last one failed of is told."""
+    """Call `act` repeatedly, as a controller does. A failed call, for example after a conflicting write, is
+    repeated; the error of the last call is raised."""
     failed, done = [], threading.Event()
 
     def run() -> None:

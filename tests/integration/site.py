@@ -38,7 +38,7 @@ class Site:
     variables: dict
     # Where the user stands.
     directory: Path = field(default=ROOT, kw_only=True)
-    # Who we are to the cluster; None: its administrator.
+    # The user's kubeconfig; None: that of the cluster's administrator.
     kubeconfig: Path | None = field(default=None, kw_only=True)
 
     @property

@@ -317,7 +317,7 @@ def test_there_is_a_template_for_each_playbook(made: Controller):
         ]
 
 
-def test_the_workflow_asks_somebody_between_preflight_and_site(made: Controller):
+def test_the_workflow_requires_an_approval_between_preflight_and_site(made: Controller):
     assert made.after("preflight", "success_nodes") == ["approval"]
     assert made.after("approval", "success_nodes") == ["site"]
     # A setup that failed is what one wants a report of.
@@ -354,7 +354,7 @@ def test_answers_become_what_the_roles_take(made: Controller):
         **launched(
             made, "policy", {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"}
         ),
-        # Nobody answers.
+        # No server answers.
         **launched(made, "teardown", {}),
     }
     expected = {
@@ -437,7 +437,7 @@ def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, c
         bindings = cluster.get("validatingadmissionpolicybindings", "-l", "app.kubernetes.io/part-of=osc.peerpods")[
             "items"
         ]
-        # There is none for workloads.
+        # Workloads have no binding.
         assert [(binding["metadata"]["name"], binding["spec"]["validationActions"]) for binding in bindings] == [
             ("osc-peerpods-namespaces", ["Warn"])
         ]

@@ -1,7 +1,7 @@
 """The emulated ARM, held against what clients of the real one expect of it.
 
 Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
-with the chapter's commands, and by the official REST examples' bodies.
+with the documented commands, and by the official REST examples' bodies.
 """
 
 from __future__ import annotations
@@ -638,7 +638,7 @@ def test_locks(arm: AzureArm, http_of, level: str, scope_of, writes: bool, delet
 PERMISSIONS = "providers/Microsoft.Authorization/permissions"
 
 
-def test_the_permissions_that_somebody_has(arm: AzureArm, http_of) -> None:
+def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
     """https://learn.microsoft.com/rest/api/authorization/permissions/list-for-resource"""
     arm.put(rule_id(arm, "rule1"), rule())
     for resource_id in (server_id(arm), nsg_id(arm).upper(), rule_id(arm, "rule1")):
@@ -832,7 +832,7 @@ def test_ways_not_to_log_in(arm: AzureArm, changes: dict, words: str) -> None:
         secret(arm, **changes).get_token(scope(arm))
 
 
-def test_an_assertion_that_nobody_federated(arm: AzureArm) -> None:
+def test_an_assertion_without_a_federated_credential_is_rejected(arm: AzureArm) -> None:
     credential = ClientAssertionCredential(
         arm.tenant_id,
         arm.client_id,
@@ -950,7 +950,7 @@ def test_faults(arm: AzureArm, network: NetworkManagementClient, act, expected) 
     assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
 
 
-def test_somebody_else_acts_between_two_requests(arm: AzureArm, http_of) -> None:
+def test_another_client_can_act_between_two_requests(arm: AzureArm, http_of) -> None:
     before = http_of("GET", nsg_id(arm)).json()["etag"]
     arm.faults.append(Fault("PUT", "rules/mine", faults.first(lambda: arm.put(rule_id(arm, "theirs"), rule()))))
     mine = http_of("PUT", rule_id(arm, "mine"), rule(priority=200), **{"If-Match": before})
@@ -1006,7 +1006,7 @@ def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
 # -- The real az -------------------------------------------------------------------------------
 
 
-def test_the_chapter_by_az(arm: AzureArm, tmp_path) -> None:
+def test_az_runs_the_documented_commands(arm: AzureArm, tmp_path) -> None:
     side = create_cloud_side(arm, workers=2)
     az = Az(arm, tmp_path / "az")
     # Without steps 1 and 2, which ask the cluster.

@@ -24,7 +24,7 @@ from tests.support import ansible_environment
 SIZE = "Standard_B2als_v2"
 ARGS = {"location": "West Europe", "sizes": [SIZE]}
 NOT_OFFERED = "NotAvailableForSubscription"
-# How to reach the emulator, and not who we are.
+# How to reach the emulator, without an identity.
 REACH = (
     "AZURE_CLOUD_ENVIRONMENT",
     "AZURE_SUBSCRIPTION_ID",
@@ -107,7 +107,7 @@ def restricted(name: str) -> Callable[[Request, PassOn], Answer]:
     return act
 
 
-# -- Who we are --------------------------------------------------------------------------------
+# -- The identity -----------------------------------------------------------------------------
 
 
 def principal(arm: AzureArm) -> dict[str, str]:
@@ -129,7 +129,7 @@ def by_azures_variables(arm, home):
 
 def by_options(arm, home):
     options = {"client_id": arm.client_id, "secret": arm.client_secret, "tenant": arm.tenant_id}
-    return options, {"AZURE_CLIENT_SECRET": "of somebody else"}
+    return options, {"AZURE_CLIENT_SECRET": "of another identity"}
 
 
 def by_a_profile(arm, home):
@@ -229,7 +229,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
     assert result["sizes"][0]["available"]
 
 
-# -- Who we are not ----------------------------------------------------------------------------
+# -- Rejected log-ins -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,19 +244,19 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {"auth_source": "cli"},
             {},
-            "Azure did not accept who we are: ",
+            "Authenticating to Azure failed: ",
             "or log in with `az login`.",
         ),
         (
             {"cloud_environment": "AzureGermanCloud"},
             {},
-            "'AzureGermanCloud' is no cloud_environment: it is one of AzureChinaCloud, ",
+            "'AzureGermanCloud' is not a cloud_environment: it must be one of AzureChinaCloud, ",
             "https:// URL of an Azure Resource Manager.",
         ),
         (
             {"cloud_environment": "https://127.0.0.1:9"},
             {},
-            "https://127.0.0.1:9 could not be asked for GET https://127.0.0.1:9/metadata/",
+            "Sending GET https://127.0.0.1:9/metadata/",
             "Check cloud_environment, and that this machine reaches Azure ",
         ),
         (
@@ -288,7 +288,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         "another's subscription",
     ],
 )
-def test_what_is_missing_or_wrong_is_told_in_a_sentence(arm, run, args, env, found, advice):
+def test_a_missing_or_wrong_setting_is_reported_with_advice(arm, run, args, env, found, advice):
     who = {} if "auth_source" in args else principal(arm)
     result = run(args, {**who, **env})
     assert result["failed"]
@@ -327,10 +327,10 @@ def test_a_secret_is_shown_nowhere(arm, reach):
         )
         return ran.stdout + ran.stderr
 
-    wrong = "8Q~nobody-should-see-this-one"
+    wrong = "8Q~must-not-be-shown"
     options = {"client_id": arm.client_id, "tenant": arm.tenant_id, "secret": wrong}
     printed = run(options, principal(arm))
-    assert "Azure did not accept who we are: " in printed
+    assert "Authenticating to Azure failed: " in printed
     assert "AADSTS7000215: Invalid client secret provided." in printed
     assert wrong not in printed
     assert arm.client_secret not in printed

@@ -71,8 +71,8 @@ class Machine:
 
 AWS_DIFFERENT = {
     "SecurityGroupRuleId": "EC2's own, never the same twice",
-    "Description": "says what opened the port, and for what",
-    "Tags": "by which state: absent knows the rules that were added by us",
+    "Description": "names the program that opened the port, and the purpose",
+    "Tags": "identify the rules of the collection for state: absent",
 }
 
 
@@ -186,7 +186,7 @@ class Azure(Machine):
         }
 
     def everything_else(self) -> dict[str, dict]:
-        """All of ARM but that group and what it holds."""
+        """All of ARM except that group and its rules."""
         return {
             resource_id: body
             for resource_id, body in self.arm.resources.items()
@@ -219,7 +219,7 @@ def on_azure(azure_world: Azure) -> Iterator[Azure]:
 
 
 def let_in_by_default(world: Azure) -> None:
-    """As Azure has it when nobody denies it: AllowVnetInBound is what decides."""
+    """Without a rule that denies the traffic, AllowVnetInBound decides."""
     world.arm.delete(f"{world.side.nsg_id}/securityRules/{azure.DENY_RULE}")
 
 
@@ -274,7 +274,7 @@ def address_prefixes(world: Azure) -> None:
 
 
 def priority_conflict(world: Azure) -> None:
-    """By the rule of somebody else."""
+    """The rule of another program has the priority."""
     taken = {
         "priority": 112,
         "direction": "Inbound",

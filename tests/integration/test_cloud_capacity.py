@@ -406,7 +406,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def agent(cluster: Cluster) -> None:
-    """Our agent, as a process. The Deployment by which the role knows is another test's."""
+    """The agent, as a process. Another test covers the Deployment that the role looks for."""
     # No node here has a cloud-api-adaptor that could be ready.
     start_agent(cluster, REQUIRE_READY_ADAPTOR="false")
 
@@ -442,8 +442,8 @@ class World:
         self.cluster.apply(configmap("peer-pods-cm", OPERATOR_NAMESPACE, data))
 
     @property
-    def told(self) -> dict[str, str] | None:
-        """What the agent is told, None where there is no ConfigMap."""
+    def bounds(self) -> dict[str, str] | None:
+        """The bounds that the role wrote for the agent; None without a ConfigMap."""
         items = self.cluster.get("configmaps", "-n", AGENT_NAMESPACE)["items"]
         return next((i["data"] for i in items if i["metadata"]["name"] == CONFIGMAP), None)
 
@@ -453,7 +453,7 @@ class World:
         return [node["status"].get("allocatable", {}).get(RESOURCE) for node in nodes]
 
 
-def configmap(name: str, namespace: str, data: dict[str, str], of: str = "somebody") -> dict:
+def configmap(name: str, namespace: str, data: dict[str, str], of: str = "another-program") -> dict:
     labels = {"app.kubernetes.io/part-of": of}
     return {
         "apiVersion": "v1",
@@ -551,19 +551,19 @@ class TestOnAws:
             "and the cloud has room for 28 (instance-quota): no node advertises more than 9.",
         )
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
-        assert on_aws.told is None
+        assert on_aws.bounds is None
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
         for sentence in expected:
             assert sentence in planned
             assert sentence in said
-        assert on_aws.told == {"subnet-addresses": "58", "instance-quota": "28"}
+        assert on_aws.bounds == {"subnet-addresses": "58", "instance-quota": "28"}
         assert on_aws.slots == ["9", "9", "9"]
 
     def test_peer_pods_come_and_the_bounds_stay(self, on_aws: World, aws: Aws):
-        """One that runs takes an instance and an address, and is counted: all at once."""
+        """A running peer pod uses an instance and an address, and is itself counted."""
         on_aws.rolled_out(peerpodconfig_rollout_limit=5)
-        told = {"subnet-addresses": "59", "instance-quota": "32"}
-        assert on_aws.told == told
+        expected = {"subnet-addresses": "59", "instance-quota": "32"}
+        assert on_aws.bounds == expected
         peer_pods(on_aws.cluster, "Running", "one", "two")
         # What only waits for its VM, as where the quota is used up, would make it more.
         peer_pods(on_aws.cluster, "Pending", "three")
@@ -572,7 +572,7 @@ class TestOnAws:
         assert NOTHING_CHANGED.search(said), said
         assert "subnet-addresses: room for 59 peer pods in total, 2 running and 57 more." in said
         assert "the cloud has room for 32 (instance-quota): every node advertises its limit." in said
-        assert on_aws.told == told
+        assert on_aws.bounds == expected
         assert on_aws.slots == ["5", "5", "5"]
 
     def test_what_may_not_be_asked_bounds_nothing_or_stays(self, on_aws: World, aws: Aws):
@@ -581,7 +581,7 @@ class TestOnAws:
         assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in said
         assert "Required permissions: servicequotas:GetServiceQuota, ec2:DescribeInstances" in said
         assert "stay in force" not in said
-        assert on_aws.told == {"subnet-addresses": "59"}
+        assert on_aws.bounds == {"subnet-addresses": "59"}
         assert on_aws.slots == ["19", "19", "19"]
 
         aws.proxy.faults["DescribeSubnets"] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
@@ -600,7 +600,7 @@ class TestOnAws:
         del on_aws.environment["AWS_ACCESS_KEY_ID"], on_aws.environment["AWS_SECRET_ACCESS_KEY"]
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=4)
         assert said.count(": unknown. ") == 2
-        assert on_aws.told is None
+        assert on_aws.bounds is None
         assert on_aws.slots == ["4", "4", "4"]
 
     def test_variables_and_what_others_have_put_there(self, on_aws: World):
@@ -612,10 +612,10 @@ class TestOnAws:
         assert "instance-quota: room for 8 peer pods" in said
         assert "subnet-addresses: unknown. EC2 knows no subnet subnet-0123456789abcdef0" in said
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
-        assert on_aws.told == {"budget": "7", "instance-quota": "8"}
+        assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
         # It does not become ours.
         theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
-        assert theirs["labels"] == {"app.kubernetes.io/part-of": "somebody"}
+        assert theirs["labels"] == {"app.kubernetes.io/part-of": "another-program"}
         assert on_aws.slots == ["2", "2", "2"]
 
 
@@ -626,7 +626,7 @@ class TestOnAzure:
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
         assert "subnet-addresses: room for 250 peer pods in total, 0 running and 250 more." in said
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 20 (instance-quota)" in said
-        assert on_azure.told == {"subnet-addresses": "250", "instance-quota": "20"}
+        assert on_azure.bounds == {"subnet-addresses": "250", "instance-quota": "20"}
         assert on_azure.slots == ["6", "6", "6"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=10))
 
@@ -638,39 +638,39 @@ class TestOnAzure:
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=6)
         assert "Required permissions: Microsoft.Network/virtualNetworks/usages/read." in said
         assert "Required permissions: Microsoft.Compute/skus/read and Microsoft.Compute/locations" in said
-        assert on_azure.told is None
+        assert on_azure.bounds is None
         assert on_azure.slots == ["6", "6", "6"]
 
     def test_a_cloud_that_is_not_known(self, on_azure: World):
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
         assert "CLOUD_PROVIDER in peer-pods-cm is neither aws nor azure" in said
-        assert on_azure.told is None
+        assert on_azure.bounds is None
         assert on_azure.slots == ["7", "7", "7"]
 
 
 class TestSwitchedOff:
-    def test_it_asks_nobody_and_takes_back_what_it_said(self, on_azure: World, azure: Azure):
+    def test_the_cloud_is_not_read_and_the_bounds_are_removed(self, on_azure: World, azure: Azure):
         azure.arm.limits["standardBasv2Family"] = 0
         on_azure.rolled_out(peerpodconfig_rollout_limit=8)
-        # A quota that is used up is no less known than another.
-        assert on_azure.told["instance-quota"] == "0"
+        # The amount of a used-up quota is known: it is 0.
+        assert on_azure.bounds["instance-quota"] == "0"
         assert on_azure.slots == ["0", "0", "0"]
         azure.arm.take_requests()
         off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
         on_azure.rolled_out("--check", **off)
-        assert on_azure.told is not None
+        assert on_azure.bounds is not None
         on_azure.rolled_out(**off)
-        assert on_azure.told is None
+        assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
         assert azure.arm.take_requests() == []
 
-    def test_what_somebody_else_said_stays_and_counts(self, on_azure: World):
+    def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World):
         said = {"budget": "7", "instance-quota": "3"}
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, said))
         off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
         assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**off)
-        assert on_azure.told == {"budget": "7"}
+        assert on_azure.bounds == {"budget": "7"}
         assert on_azure.slots == ["2", "2", "2"]
 
     def test_without_our_agent_nothing_is_written(self, on_azure: World, azure: Azure):
@@ -680,7 +680,7 @@ class TestSwitchedOff:
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert "instance-quota: room for 50 peer pods" in said
         assert "No program keeps the nodes within the capacity of the cloud" in said
-        assert on_azure.told is None
+        assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=8))
 
@@ -723,7 +723,7 @@ def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
 
 def test_it_says_what_the_cloud_leaves_where_that_does_not_come(installed: Cluster, set_limit):
     bounds = {"data": {"budget": "9"}}
-    result = set_limit("told", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
+    result = set_limit("bounded", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
     assert result["failed"]
     assert "the limit of 8, of which the cloud's budget leaves 3, is not in force" in result["msg"]
     assert "capacity-a shows 8" in result["msg"]
@@ -736,7 +736,7 @@ def test_without_waiting_it_does_not_look(installed: Cluster, set_limit):
     assert "get" not in {verb for verb, _path in requests_of(installed, "looker")}
 
 
-def test_who_may_not_read_the_bounds_is_told_and_waits_for_the_limit(installed: Cluster, set_limit):
+def test_a_user_without_access_to_the_bounds_gets_a_warning_and_waits_for_the_limit(installed: Cluster, set_limit):
     rules = {
         "limited-configs": ("get,list,patch", "peerpodconfigs.confidentialcontainers.org"),
         "limited-nodes": ("list,watch", "nodes,pods"),

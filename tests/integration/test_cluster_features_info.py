@@ -33,23 +33,23 @@ def bare() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def told(bare: Cluster, run_module):
-    """What the module tells a user who may do everything, by name."""
+def gather(bare: Cluster, run_module):
+    """Run the module as a user with all permissions; returns the facts by name."""
 
-    def ask(user: str, **options) -> dict:
+    def run(user: str, **options) -> dict:
         kubeconfig = bare.user_kubeconfig(user, "system:masters")
         result = run_module("cluster_features_info", {"kubeconfig": str(kubeconfig), **options})
         assert result["changed"] is False
         return {name: result[name] for name in ALL if name in result}
 
-    return ask
+    return run
 
 
-def test_a_cluster_that_has_nothing(told, run_module, bare: Cluster):
+def test_a_cluster_that_has_nothing(gather, run_module, bare: Cluster):
     options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
     nothing = {"exists": False, "labels": {}}
     assert run_module("cluster_features_info", options)["namespace"] == nothing
-    assert told("all", facts=sorted(ALL)) == {
+    assert gather("all", facts=sorted(ALL)) == {
         **dict.fromkeys(ALL, False),
         "tls_profile": None,
         "advertisers": [],
@@ -80,7 +80,7 @@ def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
     assert "/api/v1/nodes" in failed["msg"]
 
 
-def test_when_all_is_there(bare: Cluster, told):
+def test_a_cluster_that_has_everything(bare: Cluster, gather):
     for namespace in ("openshift-service-ca", "openshift-config-managed"):
         bare.kubectl("create", "namespace", namespace)
     openshift.custom_resource(bare, "config.openshift.io", "APIServer", scope="Cluster")
@@ -108,7 +108,7 @@ def test_when_all_is_there(bare: Cluster, told):
     bare.apply(api_server, configuration)
     # Of an object without any field the API server keeps no field managers.
     bare.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
-    for manager, resource in (("somebody", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
+    for manager, resource in (("example-controller", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
         bare.kubectl(
             "patch",
             "node",
@@ -119,7 +119,12 @@ def test_when_all_is_there(bare: Cluster, told):
             "-p",
             json.dumps({"status": {"capacity": {resource: "3"}}}),
         )
-    controller = {"manager": "somebody", "kind": "controller", "nodes": ["a"], "summary": "somebody on a"}
+    controller = {
+        "manager": "example-controller",
+        "kind": "controller",
+        "nodes": ["a"],
+        "summary": "example-controller on a",
+    }
     everything = {
         **dict.fromkeys(ALL, True),
         "tls_profile": "Modern",
@@ -127,19 +132,19 @@ def test_when_all_is_there(bare: Cluster, told):
         "operator": None,
     }
     # Others' webhooks in a configuration of that name are not the operator's.
-    assert told("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
+    assert gather("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
 
     bare.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
-    assert told("everything", facts=sorted(ALL)) == everything
+    assert gather("everything", facts=sorted(ALL)) == everything
     person = {"manager": "curl", "kind": "person", "nodes": ["a"], "summary": "curl on a"}
-    assert told("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
+    assert gather("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
 
     # OpenShift lets an APIServer name no profile, and means Intermediate.
     bare.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
-    assert told("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
+    assert gather("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
 
 
-def test_an_operator_of_the_second_generation(bare: Cluster, told):
+def test_an_operator_of_the_second_generation(bare: Cluster, gather):
     """Without OLM, by what it has created."""
     label = {"name": "osc-caa-ds"}
     bare.kubectl("create", "namespace", "operator")
@@ -157,7 +162,7 @@ def test_an_operator_of_the_second_generation(bare: Cluster, told):
             },
         }
     )
-    assert told("operator", facts=["operator"], operator_namespace="operator") == {
+    assert gather("operator", facts=["operator"], operator_namespace="operator") == {
         "operator": {
             "version": None,
             "known": True,

@@ -141,7 +141,7 @@ def with_peer_pods(cluster, cloud_side):
         "node",
         name,
         "--subresource=status",
-        "--field-manager=somebody",
+        "--field-manager=example-controller",
         "--type=merge",
         "-p",
         '{"status": {"capacity": {"kata.peerpods.io/vm": "3"}}}',
@@ -208,7 +208,7 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
                 "nodes": [with_peer_pods],
                 "summary": f"{manager} on {with_peer_pods}",
             }
-            for manager in ("cloud-api-adaptor", "somebody")
+            for manager in ("cloud-api-adaptor", "example-controller")
         ],
         "catalogs": [
             {
@@ -227,7 +227,7 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
 
 
 def test_details_of_a_user_who_may_read_little(cluster, run_module):
-    """What they may not read is no failure, and what they may not do is told."""
+    """Details that the user cannot read are null, and the missing permissions are returned."""
     for verb, resource in (
         ("get", "infrastructures.config.openshift.io,clusterversions.config.openshift.io"),
         ("list,create", "nodes,namespaces"),
@@ -291,7 +291,7 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_that(cluster, r
     [
         (None, "No configuration found"),
         ("", "file is empty"),
-        ("hello", "this is no kubeconfig"),
+        ("hello", "this is not a kubeconfig"),
         ("clusters: [", "while parsing"),
         ("{apiVersion: v1, kind: Config, current-context: none, contexts: []}", "name none"),
     ],
@@ -309,7 +309,7 @@ def test_a_wrong_kubeconfig_ends_in_a_sentence(tmp_path, run_module, content, sa
 
 
 def test_a_cluster_that_is_down_ends_in_a_sentence(run_module):
-    # Port 1 is reserved and nobody's.
+    # Port 1 is reserved: no server listens there.
     result = run_module("cluster_info", {"host": "https://127.0.0.1:1", "api_key": "token"})
     assert result["failed"]
     assert "cannot be reached" in result["msg"]
@@ -317,8 +317,8 @@ def test_a_cluster_that_is_down_ends_in_a_sentence(run_module):
 
 
 def test_credentials_without_rights_and_without_validity_end_in_a_sentence(cluster, run_module):
-    nobody = cluster.user_kubeconfig("cluster-info-nobody")
-    result = run_module("cluster_info", {"kubeconfig": str(nobody)})
+    unprivileged = cluster.user_kubeconfig("cluster-info-unprivileged")
+    result = run_module("cluster_info", {"kubeconfig": str(unprivileged)})
     assert result["failed"]
     assert '403 Forbidden: infrastructures.config.openshift.io "cluster" is forbidden' in result["msg"]
     assert result["msg"].endswith("Log in as a user with the cluster-admin role.")

@@ -248,7 +248,7 @@ def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(cluster, run_
     assert limit(cluster) == "10"
 
 
-def test_credentials_that_expire_while_waiting_leave_the_change_told(cluster, run_through):
+def test_credentials_that_expire_during_the_wait_leave_the_change_reported(cluster, run_through):
     def intervene(method, path):
         return status(401, "Unauthorized") if "watch=true" in path else None
 
@@ -280,7 +280,7 @@ def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(clust
 
 
 def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_through):
-    """The API server forgets what a list was to go on from; nothing is missed or counted twice."""
+    """The API server drops the continue token of a list; no item is missed or counted twice."""
     cluster.apply(
         *(
             {

@@ -448,7 +448,7 @@ def test_what_cannot_be_a_webhook_is_refused(cluster, manage, options, said):
     assert configuration(cluster) is None
 
 
-def test_an_api_server_without_match_conditions_is_told_the_namespaces_that_there_are(cluster, admission, manage):
+def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, admission, manage):
     """What it would store of a condition it drops: the system's namespaces are named one by one."""
 
     def older(method, path):

@@ -357,7 +357,7 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("said")
     def test_what_is_not_wanted_any_more_goes(self, role: Role):
-        """And what somebody took away from the namespace, which is ours, is there again."""
+        """And a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(

@@ -57,8 +57,8 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **mor
 DENY = rule("deny-vnet", 4000, "Deny")
 
 
-def chapters(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict:
-    """The properties of a rule as the chapter has it, with the description that is ours."""
+def documented_rule(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict:
+    """The properties of a rule of the product documentation, with the description of the collection."""
     return {
         "description": f"osc.peerpods: port {port}/tcp between workers and peer pods",
         "priority": priority,
@@ -72,7 +72,7 @@ def chapters(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict
     }
 
 
-BOTH = {KATA: chapters(KATA, 112, "15150"), VXLAN: chapters(VXLAN, 111, "9000")}
+BOTH = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN, 111, "9000")}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class World:
     def priorities(self, nsg: str) -> dict[str, int]:
         return {name: properties["priority"] for name, properties in self.rules(nsg).items()}
 
-    def somebody_adds(self, nsg: str, theirs: dict) -> Act:
+    def added_meanwhile(self, nsg: str, theirs: dict) -> Act:
         return first(lambda: self.arm.put(f"{nsg}/securityRules/{theirs['name']}", theirs))
 
     def asked(self) -> list[str]:
@@ -509,7 +509,7 @@ PORTS = {"destination_port_ranges": ["1"]}
         ),
     ],
 )
-def test_bad_input_is_told_before_azure_is_asked(arm, run, args, msg):
+def test_bad_input_is_rejected_without_a_request_to_azure(arm, run, args, msg):
     arm.take_requests()
     result = run(args)
     assert result["failed"]
@@ -574,8 +574,8 @@ def test_a_rule_that_would_come_too_late(world, run):
     one, two = world.subnets("demo-vnet", (["10.0.0.0/24"], good), (["10.0.1.0/24"], bad))
     args = {"virtual_machines": [world.machine("a", one), world.machine("b", two)]}
     result = run(args)
-    assert result["msg"].startswith(f"{VXLAN} (111) would come too late in {bad}: no-tunnel (105) denies ")
-    assert "(104 would do)" in result["msg"]
+    assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {bad}: no-tunnel (105) denies ")
+    assert "(such as 104)" in result["msg"]
     assert writes(world.asked()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
 
@@ -583,7 +583,7 @@ def test_a_rule_that_would_come_too_late(world, run):
     assert result["changed"]
     (shadowed,) = result["network_security_groups"][1]["shadowed"]
     assert shadowed["name"] == VXLAN
-    assert result["warnings"] == [f"{VXLAN} of bad comes too late for some of its traffic: {shadowed['shadowed_by']}."]
+    assert result["warnings"] == [f"{VXLAN} of bad is shadowed for some of its traffic: {shadowed['shadowed_by']}."]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
     assert world.priorities(bad)[VXLAN] == 111
 
@@ -653,9 +653,9 @@ def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, 
     args["state"] = state
     group_may = f"Microsoft.Network/networkSecurityGroups{allowed}"
     arm.permissions = [roles.READER, {**roles.OWNER, "actions": [group_may]}]
-    told = run({**args, "dry_run": True})
+    dry_run = run({**args, "dry_run": True})
     assert writes(world.asked()) == []
-    assert ("failed" not in told) is may
+    assert ("failed" not in dry_run) is may
     assert ("failed" not in run(args)) is may
 
 
@@ -685,10 +685,10 @@ def test_dry_run_of_who_may_not_ask(world, arm, run):
 # -- Other writers -----------------------------------------------------------------------------
 
 
-def test_a_priority_that_somebody_takes_meanwhile(world, arm, run):
+def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
     nsg, args = world.workers(DENY, {"name": VXLAN, "properties": BOTH[VXLAN]})
     theirs = rule("theirs", 112, port="443")
-    arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.somebody_adds(nsg, theirs))]
+    arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, theirs))]
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
     assert world.asked() == [*READS, put, f"GET {GROUP}", put, *DONE]
@@ -696,10 +696,10 @@ def test_a_priority_that_somebody_takes_meanwhile(world, arm, run):
     assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
 
 
-def test_what_somebody_adds_meanwhile_is_kept(world, arm, run):
+def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     nsg, args = world.workers(DENY)
     theirs = rule("theirs", 200, port="443")
-    arm.faults += [Fault("PUT", "demo-nsg$", world.somebody_adds(nsg, theirs))]
+    arm.faults += [Fault("PUT", "demo-nsg$", world.added_meanwhile(nsg, theirs))]
     assert run(args)["changed"]
     assert world.asked() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
     expected = {"deny-vnet": DENY["properties"], "theirs": theirs["properties"], **BOTH}
@@ -745,7 +745,7 @@ def test_faults_that_pass_are_survived(world, arm, run):
     ]
     assert run(args)["changed"]
     assert arm.faults == []
-    # Each request is repeated as such: nothing is planned anew, and so nothing read again for it.
+    # Each request is repeated as it was: there is no second plan, and so no further read.
     asked = world.asked()
     assert {what: asked.count(what) for what in faults} == {
         READS[0]: 2,
@@ -758,19 +758,19 @@ def test_faults_that_pass_are_survived(world, arm, run):
 
 
 def not_again_before(seconds: float, act: Act) -> list[Act]:
-    """`act`, and then a refusal for good of who comes back before so much time has passed."""
-    told = []
+    """`act`, and then a permanent failure of a request that comes before `seconds` have passed."""
+    answered = []
 
-    def tell(request: Request, pass_on: PassOn) -> Answer | None:
-        told.append(time.monotonic())
+    def answer(request: Request, pass_on: PassOn) -> Answer | None:
+        answered.append(time.monotonic())
         return act(request, pass_on)
 
-    def look_at_the_clock(request: Request, pass_on: PassOn) -> Answer:
-        if time.monotonic() - told[0] < seconds:
+    def check_the_time(request: Request, pass_on: PassOn) -> Answer:
+        if time.monotonic() - answered[0] < seconds:
             return refuse(400, "TooSoon")(request, pass_on)
         return pass_on()
 
-    return [tell, look_at_the_clock]
+    return [answer, check_the_time]
 
 
 @pytest.mark.parametrize(
@@ -788,7 +788,7 @@ def not_again_before(seconds: float, act: Act) -> list[Act]:
         ),
     ],
 )
-def test_a_refusal_is_told_in_a_sentence(world, arm, run, fault, refused, advice):
+def test_an_error_of_azure_is_reported_with_advice(world, arm, run, fault, refused, advice):
     _, args = world.workers(DENY)
     arm.faults += [fault]
     result = run(args)
@@ -817,7 +817,7 @@ def test_waiting_ends(world, arm, run, monkeypatch):
     assert result["msg"].startswith(f"Azure took PUT {nsg} up and had not finished it after 1 s. ")
 
 
-def test_what_was_done_before_a_failure_is_told(world, arm, run):
+def test_changes_before_a_failure_are_reported(world, arm, run):
     one, two = world.nsg("one", DENY), world.nsg("two", DENY)
     first_subnet, second_subnet = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two))
     arm.faults += [Fault("PUT", "networkSecurityGroups/two", authorization_failed)]

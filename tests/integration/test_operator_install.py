@@ -1,7 +1,7 @@
 """The role operator_install, its upgrade and its teardown, against stand-ins for OLM, MCO and the operator.
 
-In the order of a cluster's life: nothing there, installed, upgraded, removed, and then once more
-where somebody else had begun.
+In the order of a cluster's life: empty, installed, upgraded, removed, and then once more
+on a cluster with objects of another installation.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def marked(cluster: Cluster) -> set[str]:
 
 
 def plans(cluster: Cluster) -> list[tuple[str, bool]]:
-    """The CSV that each InstallPlan holds, and whether that is approved."""
+    """The CSV of each InstallPlan, and whether the plan is approved."""
     return [
         (name, plan["spec"]["approved"])
         for plan in cluster.get("installplans", *HERE)["items"]
@@ -153,14 +153,14 @@ class TestBeforeAnything:
 
 
 class TestManualApproval:
-    def test_a_plan_that_nobody_asked_for_is_left_alone(self, role: Role):
+    def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
         said = sentence(role.with_(manual()))
         assert f"waits for approval. It installs {LATEST_CSV}, and no version was asked for" in said
         assert "operator_install_starting_csv" in said
         assert plans(role.cluster) == [(LATEST_CSV, False)]
 
-    def test_the_version_that_was_asked_for_alone_is_approved(self, role: Role):
-        """And a node that cannot be rolled ends the wait at once, with its reason."""
+    def test_only_the_requested_version_is_approved(self, role: Role):
+        """And a node that cannot be rolled ends the wait immediately, with its reason."""
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
         try:
@@ -189,7 +189,7 @@ class TestManualApproval:
         assert gates == {"confidential": "false"}
 
     def test_a_second_run_changes_nothing(self, role: Role):
-        """The next version is waiting by now, for somebody who wants it."""
+        """The next version is available by now and waits for an approval."""
         following = (csv("1.8.0"), False)
         wait_for("the next InstallPlan", lambda: following in plans(role.cluster), seconds=20)
         ran = role.succeeds(manual("1.7.0"))
@@ -235,7 +235,7 @@ class TestUpgrade:
         assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
         assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
         assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
-        # One was left over from the time when nobody had asked for it.
+        # One plan is left from the test in which no version was requested.
         approved = [csv("1.7.0"), csv("1.8.0"), LATEST_CSV]
         assert sorted(plans(upgrade.cluster)) == sorted([(LATEST_CSV, False), *((name, True) for name in approved)])
         assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
@@ -309,7 +309,7 @@ def everything(cluster: Cluster) -> dict:
 
 @pytest.fixture(scope="class")
 def begun(cluster: Cluster) -> dict:
-    """What somebody else has made, and all that there is with it."""
+    """Objects that another installation created, and all objects of the cluster with them."""
     metadata = {"namespace": OPERATOR_NAMESPACE}
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
@@ -360,7 +360,7 @@ class TestWhereSomebodyElseHadBegun:
             found = role.cluster.get("clusterserviceversions", *HERE)["items"]
             return [one["metadata"]["name"] for one in found if one.get("status", {}).get("phase") == "Succeeded"]
 
-        # With approvals that are automatic OLM goes on by itself, now or a little later.
+        # With automatic approvals OLM continues by itself, now or a little later.
         wait_for("the newest version", lambda: LATEST_CSV in succeeded(), seconds=30)
         assert marked(role.cluster) == {
             f"Subscription/{PACKAGE}",

@@ -93,7 +93,7 @@ def place(cluster):
     yield
     cluster.kubectl(
         "delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
-    )  # Nobody is on the nodes to end them.
+    )  # There is no kubelet that ends them.
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
     cluster.kubectl("delete", "node", *NODES)
@@ -232,7 +232,7 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster
     assert details["cloud_capacity"] == {"managed": False, "data": data}
     assert (details["agent_deployed"], details["peer_pods_cm"]) == (False, {})
 
-    # Who may look at all but ConfigMaps is told that the rest does not count them.
+    # A user who may read everything but ConfigMaps gets a warning that they are not counted.
     cluster.kubectl(
         "create",
         "clusterrole",
@@ -253,7 +253,7 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 
-def test_without_peerpodconfigs_the_rest_is_told_all_the_same(cluster, place, run_module):
+def test_without_peerpodconfigs_the_rest_is_returned(cluster, place, run_module):
     def intervene(method, path):
         # What an API server says of a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None

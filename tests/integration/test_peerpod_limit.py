@@ -94,7 +94,7 @@ def three_pods(cluster, config):
         )
     )
     yield
-    # Nobody is on the node to end them.
+    # There is no kubelet that ends them.
     cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
@@ -134,7 +134,7 @@ def test_raises_the_limit_and_nothing_else(cluster, set_limit):
 
 def test_check_mode_shows_and_writes_nothing(cluster, set_limit):
     before = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
-    # Waiting would be in vain: nobody lowers what the nodes advertise.
+    # A wait would time out: no program lowers what the nodes advertise.
     result = set_limit(3, user="limit-check", check=True, diff=True, wait=True, wait_timeout=5)
     assert not result.get("failed"), result["msg"]
     assert result["changed"]
@@ -255,7 +255,7 @@ def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(cluster,
     pods = [path for verb, path in requests_of(cluster, "limit-lower") if "/pods?" in path]
     assert len(pods) == 1
 
-    assert not set_limit(2, protect=True)["changed"], "what is so already is no lowering"
+    assert not set_limit(2, protect=True)["changed"], "an unchanged limit does not lower anything"
 
 
 def test_another_config_for_the_same_node_is_refused_before_anything_is_written(cluster, config, set_limit):

@@ -151,7 +151,7 @@ class TestBefore:
 
 @pytest.fixture(scope="module")
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
-    """What the installation printed, where somebody labelled a system namespace, too."""
+    """The output of the installation, where a system namespace is labelled, too."""
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
     yield role.succeed()
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
@@ -166,7 +166,7 @@ class TestDeny:
     def test_a_peer_pod_goes_into_an_allowed_namespace(self, role: Role, namespace: str):
         assert role.create_pod(namespace) == (201, "", "")
 
-    def test_a_peer_pod_elsewhere_is_refused_and_told_why(self, role: Role):
+    def test_a_peer_pod_elsewhere_is_rejected_with_the_reason(self, role: Role):
         status, message, _ = role.create_pod(OTHER)
         assert status == 403
         assert message.endswith(
@@ -209,8 +209,8 @@ class TestDeny:
                 json.dumps({"spec": {"runtimeClassName": RUNTIME_CLASS}}),
             )
 
-    def test_a_deployment_is_stored_and_both_are_told(self, role: Role, cluster: Cluster):
-        """Who applies it by a warning, and its ReplicaSet by the refusal."""
+    def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
+        """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
         # The proof by the role is of pods; the other binding comes into force by itself.
         wait_for("a warning", lambda: role.create(OTHER, body, "apis/apps/v1")[2], seconds=10)
@@ -220,7 +220,7 @@ class TestDeny:
         assert "Pods of this workload will be refused." in warned
         cluster.apply({**body, "metadata": {"name": "refused", "namespace": OTHER}})
 
-        def told() -> bool:
+        def is_rejected() -> bool:
             events = cluster.get("events", "-n", OTHER)["items"]
             return any(
                 event["reason"] == "FailedCreate"
@@ -229,7 +229,7 @@ class TestDeny:
                 for event in events
             )
 
-        wait_for("the ReplicaSet's event", told, seconds=30)
+        wait_for("the ReplicaSet's event", is_rejected, seconds=30)
 
     def test_of_workloads_only_those_of_peer_pods_elsewhere(self, role: Role):
         warned = role.create(OTHER, workload("CronJob"), "apis/batch/v1")[2]

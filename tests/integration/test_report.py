@@ -114,7 +114,7 @@ def place(cluster) -> Iterator[None]:
 
 @pytest.fixture
 def report(cluster, place, tmp_path: Path) -> RoleAlone:
-    """The playbook, for somebody without credentials of the cloud."""
+    """The playbook, for a user without credentials of the cloud."""
     nowhere = str(tmp_path / "none")
     environment = {
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -178,7 +178,7 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert cases.keys() == statuses.keys()
     assert (cases["version"], cases["quota"]) == (set(), {"skipped"})
 
-    # Nobody looked into a Secret, and nothing of the log-in is anywhere.
+    # No Secret was read, and the report has no part of the credentials.
     assert not [path for _verb, path in requests_of(cluster, "reporter") if "/secrets" in path]
     key = Path(kubeconfig).with_suffix(".key").read_text().splitlines()[1]
     for text in (ran.stdout, ran.stderr, *(path.read_text() for path in files.values())):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
 
-# Nobody is to say how many peer pods the node of the second pool has but 10 of them.
+# The node of the second pool keeps advertising 10 peer pods.
 KEEPS_TEN = (
     "oldObject.metadata.name != 'general' || object.status.capacity[?'kata.peerpods.io/vm'].orValue('10') == '10'"
 )
@@ -293,7 +293,7 @@ class TestWaves:
 
 
 class TestCanary:
-    def test_nobody_counts_peer_pods(self, rollout: Rollout):
+    def test_peer_pods_are_not_counted(self, rollout: Rollout):
         with runtime_class(rollout.cluster):
             said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
             assert (

@@ -370,7 +370,7 @@ def test_other_bad_input(run, args, msg):
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
             None,
-            "No AWS credentials to ask EC2 with: ",
+            "No AWS credentials for EC2 were found: ",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
         (
@@ -398,13 +398,13 @@ def test_other_bad_input(run, args, msg):
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
             None,
-            f"EC2 in {REGION} could not be asked for DescribeSecurityGroups: ",
+            f"Calling EC2 DescribeSecurityGroups in {REGION} failed: ",
             "Check region and endpoint_url",
         ),
     ],
     ids=["none", "expired", "wrong", "not allowed", "unreachable"],
 )
-def test_who_we_are_to_aws_is_told_in_a_sentence(proxy, run, env, fault, found, advice):
+def test_rejected_credentials_are_reported_with_advice(proxy, run, env, fault, found, advice):
     if fault:
         proxy.faults["DescribeSecurityGroups"] = [fault]
     result = run({"group_ids": ["sg-0123456789abcdef0"]}, env=env)
@@ -418,7 +418,7 @@ def test_no_secret_is_shown(moto, world, run):
         "group_ids": [world.group("node")],
         "access_key": moto.environment["AWS_ACCESS_KEY_ID"],
         "secret_key": moto.environment["AWS_SECRET_ACCESS_KEY"],
-        "session_token": "a-token-nobody-should-see",
+        "session_token": "a-token-that-must-not-be-shown",
     }
     shown = str(run(args, env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}))
     assert "opened" in shown
@@ -492,7 +492,7 @@ def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, 
 @pytest.mark.parametrize(
     ("action", "second_page", "said"),
     [
-        ("DescribeInstances", cut_the_answer, "could not be asked for {}: Unable to parse "),
+        ("DescribeInstances", cut_the_answer, "Calling EC2 {} in eu-central-1 failed: Unable to parse "),
         ("DescribeInstances", refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
         ("DescribeSecurityGroups", refuse(400, "RequestExpired"), "refused {} with RequestExp"),
         (RULES, refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),

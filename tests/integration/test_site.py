@@ -78,7 +78,7 @@ class TestBadInput:
         assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
 
     def test_kubeconfig_of_a_user_without_rights(self, site: Site):
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("nobody"))))
+        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
         assert "403 Forbidden" in said
         assert "cluster-admin" in said
 
@@ -99,7 +99,7 @@ class TestBadInput:
                 AWS_EC2_METADATA_DISABLED="true",
             )
         )
-        assert "AWS did not accept who we are" in said
+        assert "Authenticating to AWS failed" in said
         assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
 
     def test_a_node_without_provider_id(self, site: Site):
@@ -109,7 +109,7 @@ class TestBadInput:
             said = sentence(site.run())
         finally:
             site.cluster.kubectl("delete", "node", "nameless")
-        assert "Without a providerID" in said
+        assert "without a providerID" in said
         assert "nameless" in said
         assert "cloud controller manager" in said
 
@@ -119,7 +119,7 @@ class TestBadInput:
             said = sentence(site.run())
         finally:
             openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}})
-        assert "runs on GCP; peer pods are set up here on AWS or Azure only" in said
+        assert "runs on GCP; this collection sets up peer pods on AWS or Azure only" in said
 
     def test_an_old_cluster(self, site: Site):
         said = sentence(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
@@ -207,7 +207,7 @@ def test_a_dry_run_when_all_is_there(site: Site):
 
 
 def test_the_operators_configuration(site: Site):
-    """What the chapter has the user put into peer-pods-cm and peer-pods-secret."""
+    """The keys of peer-pods-cm and peer-pods-secret in the product documentation."""
     data = site.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)["data"]
     assert data["CLOUD_PROVIDER"] == "aws"
     assert data["VXLAN_PORT"] == "9000"
@@ -267,7 +267,7 @@ def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path
         assert "PeerPodConfig" not in text
 
 
-def test_it_stands_aside_for_the_operators_webhook(site: Site):
+def test_the_operators_webhook_takes_precedence(site: Site):
     webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
     site.cluster.apply(
         {

@@ -67,7 +67,7 @@ class TestBeforeAnything:
         for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):
             assert name in ran.stdout
         assert "write peer-pods-cm, write peer-pods-secret" in ran.stdout
-        # A quota that is too small is told, and no reason to stop.
+        # A quota that is too small is a warning.
         assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
 
     def test_a_quota_that_is_to_be_kept(self, site: Site):
@@ -84,7 +84,7 @@ class TestBeforeAnything:
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
-        [(None, "Not enough to log in to Azure with"), ("wrong", "Azure did not accept who we are")],
+        [(None, "Not enough to log in to Azure with"), ("wrong", "Authenticating to Azure failed")],
     )
     def test_a_secret_that_is_none(self, site: Site, secret: str | None, expected: str):
         said = sentence(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
@@ -99,7 +99,7 @@ class TestBeforeAnything:
             said = sentence(site.run())
         finally:
             site.cluster.kubectl("delete", "node", name)
-        assert "topology.kubernetes.io/region do not agree on one region" in said
+        assert "topology.kubernetes.io/region do not have one region in common" in said
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
         said = sentence(site.run("--check", "-e", "operator_install_azure_tenant_id="))
@@ -152,7 +152,7 @@ class TestCredentialsOfTheCluster:
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
-def test_the_rules_are_the_chapters(site: Site):
+def test_the_rules_are_those_of_the_product_documentation(site: Site):
     ours = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
     assert {name: rule["destinationPortRange"] for name, rule in ours.items()} == {
         "Allow-Kata-Agent-Internal": "15150",

@@ -184,7 +184,7 @@ class TestABareCluster:
             assert NOTHING_CHANGED.search(succeed(teardown.run))
 
 
-# What is not as it was where somebody else's KataConfig is in use, and why.
+# What differs if the KataConfig of another installation is in use, and why.
 NEEDED = "the operator of that KataConfig makes VMs by it"
 DIFFERENT = {
     ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): ({"data"}, NEEDED),
@@ -198,7 +198,7 @@ DIFFERENT = {
 
 @pytest.fixture(scope="module")
 def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
-    """The cluster and the cloud where somebody has begun without us; site.yml has been run since."""
+    """The cluster and the cloud with objects that were created by hand; site.yml has been run since."""
     site.cluster.apply(
         *(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

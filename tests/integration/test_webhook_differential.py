@@ -1,8 +1,8 @@
 """The webhook behind the real API server, against a specification that shares no code with it.
 
 Generated pods are created in server-side dry runs, once where the webhook is at work
-and once, as a twin, where it is not: what the API server fills in is in both. What is stored is
-the twin with those fields changed that the webhook's README.md names, and nothing else. Amounts
+and once, as a reference, where it is not: both have the defaults of the API server. What is stored is
+the reference with those fields changed that the webhook's README.md names, and nothing else. Amounts
 are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
 specification never has to read one.
 
@@ -57,9 +57,9 @@ SIZES = (
     ("nvidia.com/gpu", f"{HYPERVISOR}default_gpus", 1),
 )
 
-# The webhook is at work in the first two; a LimitRange fills in what containers of the second
-# do not say. Twins go to the third.
-PEER, LIMITED, TWIN = "peers", "peers-limited", "twins"
+# The webhook is at work in the first two; a LimitRange sets defaults for the containers of the
+# second. The reference pods go to the third.
+PEER, LIMITED, REFERENCE = "peers", "peers-limited", "reference"
 LIMIT_RANGER = "kubernetes.io/limit-ranger"
 DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
 DEFAULT_REQUESTS = {"cpu": ("300m", Fraction(3, 10)), "memory": ("200Mi", Fraction(200 * 2**20))}
@@ -92,7 +92,7 @@ class Connection:
 def cluster() -> Iterator[Cluster]:
     """A cluster of its own, with the webhook at work: thousands of requests fill its audit log."""
     with Cluster() as running:
-        labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, TWIN: {}}
+        labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, REFERENCE: {}}
         running.apply(
             *(
                 {
@@ -217,7 +217,7 @@ def written(random: Random, value: Fraction) -> str:
 
 
 class Amount(NamedTuple):
-    """An amount as somebody writes it, and what the API server takes it for."""
+    """An amount as a user writes it, and its value to the API server."""
 
     text: str
     value: Fraction
@@ -277,8 +277,8 @@ class Pod(NamedTuple):
 
         spec: dict[str, Any] = {
             "containers": containers(self.containers),
-            # Nobody is to schedule what is really stored, nor to add a volume of random name.
-            "schedulerName": "nobody",
+            # No scheduler binds pods that are really stored, and no controller adds a volume of random name.
+            "schedulerName": "none",
             "automountServiceAccountToken": False,
             **self.extra,
         }
@@ -420,9 +420,9 @@ def size_of_vm(pod: Pod, each: list[tuple[Fraction, Fraction]], resource: str) -
     return max(limits, requests)
 
 
-def as_specified(pod: Pod, twin: dict) -> dict:
+def as_specified(pod: Pod, reference: dict) -> dict:
     """What the API server stores, given what it stores where there is no webhook."""
-    after = copy.deepcopy(twin)
+    after = copy.deepcopy(reference)
     if pod.runtime_class != TARGET:
         return after
     for side in ("containers", "initContainers"):
@@ -466,7 +466,7 @@ def comparable(pod: dict) -> dict:
 
 
 def check_pod(api: Connection, pod: Pod, store: bool) -> str:
-    """Create a pod and its twin and compare; returns in a word what it was an example of."""
+    """Create a pod and its reference and compare them; returns the kind of example in a word."""
     namespace, manifest = LIMITED if pod.limited else PEER, pod.manifest()
     status, answer = api.create(namespace, manifest)
     if pod.wrong and pod.runtime_class == TARGET:
@@ -477,16 +477,16 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
         assert status == 400, answer
         assert re.search(said, answer["message"]), answer
         return "refused"
-    twin_status, twin = api.create(TWIN, manifest)
+    reference_status, reference = api.create(REFERENCE, manifest)
     if pod.wrong:
-        assert (status, twin_status) == (422, 422), (answer, twin)
+        assert (status, reference_status) == (422, 422), (answer, reference)
         return "refused by the API server"
     if pod.limited and pod.runtime_class != TARGET:
-        # What the LimitRange fills in stays, and the twin has no LimitRange.
+        # What the LimitRange fills in stays, and the reference has no LimitRange.
         return "limited"
-    assert twin_status == 201, twin.get("message")
+    assert reference_status == 201, reference.get("message")
     assert status == 201, answer.get("message")
-    expected = as_specified(pod, comparable(twin))
+    expected = as_specified(pod, comparable(reference))
     assert comparable(answer) == expected
     if store:
         status, answer = api.create(namespace, manifest, query="")

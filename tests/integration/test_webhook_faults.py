@@ -55,14 +55,14 @@ pytestmark = pytest.mark.integration
 NAMESPACE = "osc-peerpods"
 PORT, HEALTH_PORT = 9443, 8080
 
-# As many creations at once, once every TICK seconds: in step, so that the API server has as many connections to the
-# webhook open, too. Every twentieth pod is really created, the others in a dry run.
+# As many concurrent creations, once every TICK seconds: in step, so that the API server has as many open connections
+# to the webhook, too. Every twentieth pod is really created, the others in a dry run.
 CONNECTIONS = 8
 TICK = 0.08
 REALLY = 20
 
-# Undisturbed load before and after each fault, in seconds: what a fault leaves behind comes within the ten seconds that
-# the API server waits for a webhook, and that the listener with the old certificate goes on.
+# Undisturbed load before and after each fault, in seconds: the effects of a fault appear within ten seconds, the
+# time that the API server waits for a webhook and that the listener with the old certificate stays open.
 STEADY = 12
 
 PODS = "/api/v1/namespaces/load/pods"
@@ -318,7 +318,7 @@ def test_a_renewed_ca_loses_nothing(cluster, load, failures):
 def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures, tmp_path):
     """To a webhook on its own host an API server speaks HTTP/2 (`isLocalHost` in k8s.io/apiserver), to others HTTP/1.1.
 
-    There is no header by which HTTP/2 could ask a client to come back: the old listener says GOAWAY when it ends.
+    HTTP/2 has no header that makes a client reconnect: the old listener sends GOAWAY when it ends.
     """
     processes = Processes(tmp_path)
     url, ca = start_webhook(processes, tmp_path, {})
@@ -382,7 +382,7 @@ def test_no_pod_was_stored_unmutated(cluster, load, record_property):
 
 
 def by_url(url: str, ca: bytes) -> dict:
-    """A registration of a webhook that is no Service of the cluster, beside that of the role."""
+    """A registration of a webhook by its URL, in addition to that of the role."""
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -424,7 +424,7 @@ def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificat
 
 
 def renewed_certificate(cluster: Cluster) -> dict:
-    """The Secret of the webhook's certificate, as the same CA issues it anew."""
+    """The Secret of the webhook's certificate, with a new certificate of the same CA."""
     authority, old = (cluster.get(f"secret/{NAME}-{secret}", "-n", NAMESPACE) for secret in ("ca", "own-tls"))
 
     def data(secret: dict, name: str) -> bytes:

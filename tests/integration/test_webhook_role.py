@@ -128,7 +128,7 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
             "webhook_namespace": namespace,
             "webhook_port": port,
             "webhook_health_port": health_port,
-            # Nobody else answers here while one is replaced.
+            # There is no other replica that answers while this one is replaced.
             "webhook_shutdown_delay": 0,
             "webhook_timeout": 60,
         }
@@ -191,7 +191,7 @@ def said(own: Role) -> str:
 
 
 class TestOwnCertificateAuthority:
-    """What a cluster without OpenShift's service CA gets; each test goes on from the one before."""
+    """What a cluster without OpenShift's service CA gets; each test continues from the previous test."""
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, own: Role):
         with own.unchanged():
@@ -583,7 +583,7 @@ def built(role: Callable[..., Role], cluster: Cluster) -> Iterator[Role]:
 class TestBuildInTheCluster:
     """A stand-in for OpenShift's build controller builds what it is given, with podman."""
 
-    def test_a_failed_build_is_told(self, built: Role):
+    def test_a_failed_build_is_reported(self, built: Role):
         said = sentence(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
         assert "DockerBuildFailed" in said
         assert "localhost/there-is/none:such" in said

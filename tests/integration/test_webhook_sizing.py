@@ -41,8 +41,8 @@ def pod(draw: random.Random, number: int) -> dict:
         "kind": "Pod",
         "metadata": {"name": f"pod-{number}", "namespace": NAMESPACE},
         "spec": {
-            # Nobody's: it stays what it is.
-            "schedulerName": "nobody",
+            # No scheduler has this name: the pod stays pending.
+            "schedulerName": "none",
             "containers": [container(draw, f"app-{n}") for n in range(draw.randint(1, 3))],
             "initContainers": [
                 container(draw, f"init-{n}", **({"restartPolicy": "Always"} if draw.random() < 0.5 else {}))

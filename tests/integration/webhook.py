@@ -36,7 +36,7 @@ def trusted(cluster: Cluster) -> list[x509.Certificate]:
 
 @contextmanager
 def tls(address: str, port: int) -> Iterator[ssl.SSLSocket]:
-    """A connection by somebody who has no certificate and verifies none."""
+    """A connection without a client certificate that does not verify the server."""
     unverified = ssl._create_unverified_context()
     with (
         socket.create_connection((address, port), timeout=5) as plain,

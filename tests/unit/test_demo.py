@@ -110,4 +110,6 @@ def test_the_summary_names_the_cloud(cloud: str):
     assert "limits advertised by the agent: 1 pods by podman" in said
     without = render({**SEEN, **about, "agent": None}, checks(SEEN))
     assert "limits advertised by the operator" in without
-    assert said.endswith("All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html")
+    assert said.endswith(
+        "All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html"
+    )

@@ -127,7 +127,7 @@ def encode_ca_bundle(bundle: str) -> str:
 def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str) -> str:
     """The text at `key` of a Secret or ConfigMap as it was read; None where there is none."""
     if item is None:
-        raise AdmissionError(f"There is no {kind} {namespace}/{name} to take the CA bundle from.")
+        raise AdmissionError(f"There is no {kind} {namespace}/{name} for the CA bundle.")
     texts = item.get("data") or {}
     if key not in texts:
         there = ", ".join(sorted(texts)) or "nothing"

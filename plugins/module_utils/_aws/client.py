@@ -307,11 +307,13 @@ class Ec2:
                 code=code,
             ) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise Ec2Error(f"No AWS credentials to ask {service} with: {str(error).rstrip('.')}. {_LOG_IN}") from error
+            raise Ec2Error(
+                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_LOG_IN}"
+            ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # Of an answer that was cut off, botocore appends all that came.
             what = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
-                f"{service} in {self.region} could not be asked for {operation}: {what}. Check region "
+                f"Calling {service} {operation} in {self.region} failed: {what}. Check region "
                 "and endpoint_url, and that this machine reaches AWS (DNS, proxy)."
             ) from error

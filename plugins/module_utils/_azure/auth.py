@@ -130,7 +130,7 @@ def metadata_url(cloud_environment: str) -> str:
     """Where an Azure that is not Microsoft's says what its endpoints are."""
     if urlsplit(cloud_environment).scheme != "https":
         raise LoginError(
-            f"{cloud_environment!r} is no cloud_environment: it is one of "
+            f"{cloud_environment!r} is not a cloud_environment: it must be one of "
             f"{', '.join(sorted(_CLOUDS))}, or the https:// URL of an Azure Resource Manager."
         )
     return f"{cloud_environment.rstrip('/')}/metadata/endpoints?api-version=2015-01-01"
@@ -264,7 +264,7 @@ def _profile(name: str, missing_ok: bool = False) -> dict[str, str]:
         section = dict(parser[name])
     except configparser.Error as error:
         # Its message may quote a line of the file, and so a secret.
-        raise LoginError(f"{path} is no ini file ({type(error).__name__}).") from None
+        raise LoginError(f"{path} is not an INI file ({type(error).__name__}).") from None
     except KeyError:
         if missing_ok:
             return {}

@@ -248,7 +248,7 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         yield
     except ClientAuthenticationError as error:
         raise ArmError(
-            f"Azure did not accept who we are: {_first_line(error)}. {HOW_TO_LOG_IN}",
+            f"Authenticating to Azure failed: {_first_line(error)}. {HOW_TO_LOG_IN}",
             status=getattr(error, "status_code", None),
         ) from error
     except HttpResponseError as error:
@@ -262,7 +262,7 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         ) from error
     except (AzureError, ValueError) as error:
         raise ArmError(
-            f"{host} could not be asked for {what}: {_first_line(error)}. Check "
+            f"Sending {what} to {host} failed: {_first_line(error)}. Check "
             "cloud_environment, and that this machine reaches Azure (DNS, proxy, certificates)."
         ) from error
 

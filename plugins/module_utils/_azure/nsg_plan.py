@@ -554,18 +554,18 @@ def _explain_shadowed(
             slots = {_slot(halves[0], smaller + after) for after in range(room)}
             if not slots & used:
                 used |= slots
-                advice = f"give {name} a smaller one ({smaller} would do)"
+                advice = f"set a smaller one for {name} (such as {smaller})"
                 break
         else:
-            advice = f"make room below {first}, where no priority is free"
+            advice = f"free a priority number below {first}"
         sentences.append(
-            f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would come too late "
+            f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would be shadowed "
             f"in {nsg['id']}: "
             f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in by)}. Move "
             f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in by))} to a larger "
             f"priority number, or {advice}."
         )
-    return " ".join([*sentences, "With on_shadowed: warn the rules are written all the same."])
+    return " ".join([*sentences, "With on_shadowed=warn the rules are written anyway."])
 
 
 def _describe_decision(verdict: Verdict, flow: Flow) -> str:

@@ -127,7 +127,9 @@ class Cluster:
             raise _no_cluster(_sentence(error)) from error
         # Where the kubeconfig or the server is something else altogether, the library just breaks.
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _no_cluster(f"this is no kubeconfig, or its server no Kubernetes API ({_sentence(error)})") from error
+            raise _no_cluster(
+                f"this is not a kubeconfig, or its server is not a Kubernetes API ({_sentence(error)})"
+            ) from error
         except (ApiException, DynamicApiError) as error:
             raise self._refused("GET", "/version", error) from error
         except (HTTPError, OSError) as error:

@@ -140,7 +140,7 @@ def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> di
         why = f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
         return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
     if described["approval"] == "Automatic" and csv != channel["head"]:
-        why = f"The Subscription's approval is Automatic: OLM goes on to {channel['head']} by itself"
+        why = f"The Subscription's approval is Automatic: OLM upgrades to {channel['head']} by itself"
         return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
     path = [one for one in offered if csv_version(installed) < csv_version(one) <= csv_version(csv)]
     return {"csv": csv, "path": path, "problem": ""}

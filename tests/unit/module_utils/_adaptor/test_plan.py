@@ -131,7 +131,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ("the Secret is not watched", NEWEST, {"secret": {"KEY": "value"}}, {}, "replace", 2),
         ("a gate that is none of CAA's", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
         (
-            "a gate by which the operator writes peer-pods-cm",
+            "a gate with which the operator writes peer-pods-cm",
             NEWEST,
             {"gates": {"confidential": "true"}},
             {},

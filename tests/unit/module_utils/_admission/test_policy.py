@@ -91,7 +91,7 @@ def test_the_order_of_excluded_namespaces_is_no_difference():
     assert one == other
 
 
-def test_what_somebody_changed_is_put_right():
+def test_foreign_changes_are_reverted():
     foreign = {**BINDING, "matchResources": {"objectSelector": {"matchLabels": {"a": "b"}}}}
     plan = plan_policy("p", "v1", spec(), stored(spec()), stored(foreign, "9"))
     assert steps(plan) == [("replace", f"{BINDINGS}/p")]

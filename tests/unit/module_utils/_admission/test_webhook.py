@@ -161,7 +161,7 @@ def test_an_injected_bundle_is_asked_for_by_an_annotation(injection):
     assert plan.configuration["metadata"]["annotations"] == injection
     assert plan.after["annotations"] == injection
     assert present(plan.configuration, injection=injection).action is None
-    assert present(plan.configuration).action is None, "somebody keeps the bundle: let them"
+    assert present(plan.configuration).action is None, "another controller maintains the bundle"
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)

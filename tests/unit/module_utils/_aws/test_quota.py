@@ -65,7 +65,7 @@ def test_what_counts():
         (5, {"t3.medium": 2}, 4, 0),
         # A quota may be lowered below what runs.
         (8, {"m6i.2xlarge": 3}, 24, 0),
-        # Other families have quotas of their own, and nobody asked for their vCPUs.
+        # Other families have their own quotas; their vCPUs are not counted.
         (64, {"g5.xlarge": 10, "mac2.metal": 1}, 0, 32),
     ],
 )

@@ -92,7 +92,7 @@ def test_what_covers_a_port(rules, covered_by):
         ([], (TUNNEL,)),
     ],
 )
-def test_a_cidr_covers_only_if_it_holds_every_block_of_the_vpc(vpc_cidrs, opened):
+def test_a_cidr_covers_a_port_only_if_it_contains_every_block_of_the_vpc(vpc_cidrs, opened):
     plan = plan_present(group(Rule("tcp", 9000, 9000, "10.0.0.0/16")), [TUNNEL], {"vpc-1": vpc_cidrs}, {})
     assert plan.opened == opened
 

@@ -148,7 +148,7 @@ rule_lists = st.lists(
 
 
 @cache
-def holds(prefixes: tuple[str, ...], address) -> bool:
+def contains(prefixes: tuple[str, ...], address) -> bool:
     inside = any(address in ip_network(block) for block in SPACE)
     return any(
         prefix == "*"
@@ -176,8 +176,8 @@ def first_match(rules: list[dict], flow_: Flow, source, destination) -> str:
         if (
             properties["direction"] == flow_.direction
             and properties["protocol"] in ("*", flow_.protocol)
-            and holds(one_or_more(properties, "sourceAddressPrefix", "es"), source)
-            and holds(one_or_more(properties, "destinationAddressPrefix", "es"), destination)
+            and contains(one_or_more(properties, "sourceAddressPrefix", "es"), source)
+            and contains(one_or_more(properties, "destinationAddressPrefix", "es"), destination)
             and in_ports(flow_.port, one_or_more(properties, "destinationPortRange", "s"))
         ):
             return rule_["name"]

@@ -1,4 +1,4 @@
-"""Which of the many places that can say who we are to Azure counts."""
+"""Which source of credentials for Azure takes precedence."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_reads_the_variables_of_azure_azcollection():
         assert ENVIRONMENT[option][0] == name
 
 
-# -- Who we are --------------------------------------------------------------------------------
+# -- The identity -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_reads_the_variables_of_azure_azcollection():
     ],
 )
 @pytest.mark.usefixtures("credentials_file")
-def test_the_first_place_that_says_who_we_are_counts(params, environ, kind, client_id):
+def test_the_first_source_with_an_identity_takes_precedence(params, environ, kind, client_id):
     found = who(params, environ)
     assert (found.kind, found.values.get("client_id")) == (kind, client_id)
 
@@ -145,24 +145,24 @@ def test_names_of_azures_own_tools_come_after_those_of_azure_azcollection():
     [
         (
             {"client_id": "app"},
-            {"AZURE_SECRET": "of somebody else"},
+            {"AZURE_SECRET": "of another identity"},
             "client_id of client_id, secret and tenant is set",
         ),
         ({"auth_source": "env"}, {}, "nothing of client_id, secret and tenant is set"),
         ({}, {"AZURE_CLIENT_ID": "a", "AZURE_SECRET": "b"}, "client_id and secret of"),
         ({"auth_source": "workload_identity"}, {}, "AZURE_FEDERATED_TOKEN_FILE"),
-        ({"profile": "nobody"}, {}, "has no profile 'nobody'"),
+        ({"profile": "absent"}, {}, "has no profile 'absent'"),
     ],
 )
 def test_too_little_is_said_with_what_to_do(params, environ, message):
     with pytest.raises(LoginError, match=message) as raised:
         who(params, environ)
-    assert "of somebody else" not in str(raised.value)
+    assert "of another identity" not in str(raised.value)
 
 
 def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
     credentials_file.write_text("secret = s3cret\n")
-    with pytest.raises(LoginError, match="is no ini file") as raised:
+    with pytest.raises(LoginError, match="is not an INI file") as raised:
         who({"profile": "gov"}, {})
     assert "s3cret" not in str(raised.value)
     assert raised.value.__suppress_context__
@@ -226,7 +226,7 @@ def test_one_that_does_not_say_is_refused(answer):
 
 @pytest.mark.parametrize("name", ["AzureGermanCloud", "http://insecure.example", ""])
 def test_an_azure_that_is_none_is_refused(name):
-    with pytest.raises(LoginError, match="is no cloud_environment: it is one of AzureChinaCloud, "):
+    with pytest.raises(LoginError, match="is not a cloud_environment: it must be one of AzureChinaCloud, "):
         metadata_url(name)
 
 

@@ -27,8 +27,8 @@ from tests.unit.module_utils._azure.rules import (
     WORKERS,
     WORLD,
     block_lists,
+    contains,
     first_match,
-    holds,
     nsg,
     rule,
     rule_lists,
@@ -181,11 +181,11 @@ def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, fl
     verdicts = decide(flow_, rules, SPACE)
     for source in WORLD:
         for destination in WORLD:
-            said = [v.rule for v in verdicts if holds(v.source, source) and holds(v.destination, destination)]
+            said = [v.rule for v in verdicts if contains(v.source, source) and contains(v.destination, destination)]
             asked = (
                 source.version == destination.version
-                and holds(flow_.source, source)
-                and holds(flow_.destination, destination)
+                and contains(flow_.source, source)
+                and contains(flow_.destination, destination)
             )
             assert said == ([first_match(rules, flow_, source, destination)] if asked else [])
 

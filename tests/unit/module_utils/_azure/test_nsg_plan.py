@@ -33,8 +33,8 @@ from tests.unit.module_utils._azure.rules import (
     VNET,
     WORKERS,
     WORLD,
+    contains,
     first_match,
-    holds,
     in_ports,
     nsg,
     option,
@@ -53,7 +53,7 @@ def stored(rule_: DesiredRule, priority: int | None = None, **changes: object) -
 PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
 
 
-def test_the_chapters_rule_as_az_makes_it():
+def test_the_documented_rule_is_the_one_that_az_creates():
     assert security_rule(*wanted(option("Allow-VXLAN-Internal")), 111) == {
         "name": "Allow-VXLAN-Internal",
         "properties": {
@@ -379,9 +379,9 @@ def test_what_is_decided_after_ours_does_not_shadow_it():
 @pytest.mark.parametrize(
     ("priorities", "advice"),
     [
-        ([110], "or give A a smaller one (109 would do)."),
-        ([110, 109], "or give A a smaller one (108 would do)."),
-        ([100], "or make room below 100, where no priority is free."),
+        ([110], "or set a smaller one for A (such as 109)."),
+        ([110, 109], "or set a smaller one for A (such as 108)."),
+        ([100], "or free a priority number below 100."),
     ],
 )
 def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
@@ -390,9 +390,9 @@ def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
         plan_present(group, [A], VNET)
     first = f"D{min(priorities)}"
     assert str(error.value) == (
-        f"A (111) would come too late in {NSG_ID}: {first} ({min(priorities)}) denies "
+        f"A (111) would be shadowed in {NSG_ID}: {first} ({min(priorities)}) denies "
         f"{WORKERS} → {WORKERS} on 9000/tcp. Move {first} to a larger priority number, {advice} "
-        "With on_shadowed: warn the rules are written all the same."
+        "With on_shadowed=warn the rules are written anyway."
     )
 
 
@@ -542,7 +542,7 @@ def test_the_diff():
     assert diff_of(described)["after"] == f"{line} 'osc.peerpods: new'\n"
 
 
-# Names of ours and of others, in few priorities, so that all of it happens.
+# Names of the collection's and of other rules, with few priorities, so that conflicts are frequent.
 OUR_NAMES = ["A", "B", "C"]
 group_rules = rule_lists.flatmap(
     lambda rules: st.permutations(["A", "B", "a-ipv6", *"WXYZ"]).map(
@@ -619,7 +619,7 @@ def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, optio
         deciding = {
             first_match(after, Flow("Inbound", protocol, port, (), ()), source, destination)
             for source, destination in PAIRS
-            if holds(rule_.source.prefixes, source) and holds(rule_.destination.prefixes, destination)
+            if contains(rule_.source.prefixes, source) and contains(rule_.destination.prefixes, destination)
             for port in ports
             for protocol in (["Tcp", "Udp", "Icmp"] if rule_.protocol == "*" else ["Tcp"])
         }

@@ -126,7 +126,7 @@ class TestInstallation:
             (subscription(V181), plan(V181, approved=True, phase="Complete"), [csv(V181)], V181, True),
             (subscription(V181), None, [csv(V181, replaces=V180), csv(V180, "Deleting")], V181, False),
             (subscription(V181), None, [csv(V181, replaces=V180)], V181, True),
-            # OLM goes on to the next by itself.
+            # OLM upgrades to the next version by itself.
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
     )
@@ -188,7 +188,7 @@ class TestInstallation:
             condition("CatalogSourcesUnhealthy", message="targeted catalogsource unhealthy"),
         ],
     )
-    def test_what_may_pass_is_told(self, passing):
+    def test_a_passing_problem_is_reported(self, passing):
         progress = installed(subscription(conditions=[passing]))
         assert not progress.problem
         assert passing["message"] in progress.summary
@@ -225,7 +225,7 @@ class TestUpgrade:
             (subscription(V180), CATALOGS, "1.7.0", "OLM does not go back"),
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
-            (subscription(V170), CATALOGS, "1.8.0", f"OLM goes on to {V181} by itself"),
+            (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),
             (subscription(V170), [], "", "name the version"),
         ],
     )
@@ -234,7 +234,7 @@ class TestUpgrade:
         assert expected in found["problem"]
         assert not found["path"]
 
-    def test_where_nobody_tells_what_the_channel_offers(self):
+    def test_the_versions_of_the_channel_are_unknown(self):
         assert plan_upgrade(subscription(V170), [], "1.8.0") == {
             "csv": V180,
             "path": [V180],

@@ -74,7 +74,7 @@ def question(**option: object) -> dict:
         ),
         ({"type": "bool", "default": True}, {"default": "true"}),
         ({"type": "str", "no_log": True}, {"type": "password", "default": ""}),
-        # A secret is nobody's to show, not even a default.
+        # A secret is never shown, not even its default.
         ({"type": "str", "no_log": True, "default": "x"}, {"type": "password", "default": ""}),
     ],
 )

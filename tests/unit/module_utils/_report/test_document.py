@@ -230,7 +230,7 @@ def test_what_the_nodes_of_a_pool_have():
     assert (ours["slots"], other["limit"]) == (7, None)
 
 
-def test_pods_that_wait_for_the_same_are_told_of_together():
+def test_pods_with_the_same_reason_are_grouped():
     assert [(group["reason"], group["message"], len(group["pods"])) for group in FULL["capacity"]["pending"]] == [
         ("Unschedulable", UNSCHEDULABLE, 7),
         (None, None, 1),
@@ -276,7 +276,7 @@ def test_ports_on_both_clouds(reading, rules):
     assert ports["unfiltered"] == reading.get("unfiltered", [])
 
 
-def test_what_nobody_asked_and_what_was_refused():
+def test_results_that_were_not_requested_or_were_rejected():
     assert report() == {
         **dict.fromkeys(("made_by", "cluster", "operators", "capacity", "ports")),
         "format": 1,
@@ -425,7 +425,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
             "report_name": "report",
             "report_formats": ["html", "json"],
         },
-        # As what comes from a cluster does, it comes by a module, whose return is no template.
+        # The value comes from a module, like values of a cluster: the return of a module is not a template.
         "tasks": [
             {
                 "ansible.builtin.command": {"argv": ["cat", str(directory / "documents.json")]},
@@ -471,7 +471,7 @@ def test_a_page_is_well_made(page: Page):
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
     assert {target.removeprefix("#") for target in page.attributes("href")} <= set(ids)
-    # What only shows what is written beside it is for eyes alone.
+    # An element that only repeats the text next to it is hidden from screen readers.
     assert all(
         attrs.get("aria-hidden") == "true" for attrs in page.all("span") if (attrs.get("class") or "").startswith("bar")
     )
@@ -672,7 +672,7 @@ def test_a_phone_shows_all_of_it(
     seen, faint = page.evaluate(CONTRASTS)
     assert seen > 5
     assert faint == []
-    # For fingers: what is to be touched is as large as WCAG 2.2 wants it at least.
+    # Touch targets have at least the size that WCAG 2.2 requires.
     heights = "all => all.map((one) => one.getBoundingClientRect().height)"
     assert all(height >= 24 for height in page.locator("a, summary").evaluate_all(heights))
     assert complaints == []
