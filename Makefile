@@ -102,6 +102,8 @@ docs: .venv/installed browser
 	  --plugin-docs --validate-collection-refs all .
 	ANSIBLE_COLLECTIONS_PATH=collections:build/docs/collections antsibull-docs collection \
 	  --use-current --squash-hierarchy --fail-on-error --dest-dir build/docs/rst osc.peerpods
+	@# antsibull-docs copies the guides without their images.
+	cp -r docs/docsite/rst/images build/docs/rst/docsite/
 	sphinx-build --quiet --fail-on-warning --keep-going -c docs/docsite build/docs/rst build/docs/html
 	python -m tests.docs_site build/docs/html
 

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The options by which modules log in to Azure; module_utils/_azure/auth.py resolves them."""
+"""The options for the login to Azure; module_utils/_azure/auth.py resolves them."""
 
 from __future__ import annotations
 

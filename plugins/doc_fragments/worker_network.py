@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The options by which modules find the workers' NSGs; module_utils/_azure/worker_network.py reads them."""
+"""The options that select the workers' NSGs; module_utils/_azure/worker_network.py reads them."""
 
 from __future__ import annotations
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: awx_survey
 version_added: "0.1.0"
-short_description: Make a survey of AWX from the argument specifications of roles
+short_description: Generate an AWX survey from the argument specifications of roles
 description:
-  - What the role P(osc.peerpods.awx#role) asks before a job. Types, choices, defaults and descriptions are those of the options.
   - >-
-    An option that is a list of any strings is asked for as text, one a line, in a variable with C(_lines) after its name, which the
-    extra variables split. One that is a boolean is asked for as a choice of V(true) and V(false), in a variable with C(_answer) after
-    its name, of which the extra variables make a boolean; it has to have a default.
+    Generates the survey that the role P(osc.peerpods.awx#role) attaches to a job template. Types, choices, defaults and descriptions are
+    those of the options.
+  - >-
+    An option that is a list of strings without choices becomes a text question with one string per line, in a variable whose name ends in
+    C(_lines); the extra variables split it. A boolean option becomes a choice of V(true) and V(false), in a variable whose name ends in
+    C(_answer); the extra variables convert it to a boolean. A boolean option must have a default.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, specs, name
@@ -20,9 +22,9 @@ options:
   _input:
     description:
       - >-
-        What to ask, each with the C(role), its C(option), and the C(question) in a few words; with C(entry_point) where that is not
-        C(main), and with C(required) where that differs from the option's. An option that no role has comes with C(spec), which says
-        of it what an argument spec would.
+        The questions. Each has the C(role), its C(option), and the text of the C(question); also C(entry_point) if it is not
+        C(main), and C(required) if it differs from the option's. For an option that no role has, C(spec) is its argument
+        specification.
     type: list
     elements: dict
     required: true
@@ -33,29 +35,29 @@ options:
     required: true
   name:
     description:
-      - What the survey is called.
+      - The name of the survey.
     type: str
     default: ""
 """
 
 EXAMPLES = r"""
-- name: See what is asked
+- name: Show the survey
   ansible.builtin.debug:
-    msg: "{{ [{'role': 'policy', 'option': 'policy_state', 'question': 'Is there one?'}] | osc.peerpods.awx_survey({'policy': spec}) }}"
+    msg: "{{ [{'role': 'policy', 'option': 'policy_state', 'question': 'State of the policy'}] | osc.peerpods.awx_survey({'policy': spec}) }}"
   vars:
     spec: "{{ (lookup('ansible.builtin.file', 'roles/policy/meta/argument_specs.yml') | from_yaml).argument_specs }}"
 """
 
 RETURN = r"""
 _value:
-  description: What a job template has to be given.
+  description: Options of C(awx.awx.job_template).
   type: dict
   contains:
     survey_spec:
-      description: As the option of that name of C(awx.awx.job_template) takes it.
+      description: The survey, for the option C(survey_spec).
       type: dict
     extra_vars:
-      description: By which answers become options.
+      description: The variables that convert answers to role options, for the option C(extra_vars).
       type: dict
 """
 

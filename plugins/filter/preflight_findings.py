@@ -8,45 +8,45 @@ name: preflight_findings
 version_added: "0.1.0"
 short_description: Report what prevents peer pods in a cluster and its cloud
 description:
-  - Turns what was read of a cluster and its cloud into a list of findings, as the role P(osc.peerpods.cluster_prerequisites#role) does.
-  - Asks nobody.
+  - Computes the findings of the role P(osc.peerpods.cluster_prerequisites#role) from module results.
+  - Sends no requests.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 options:
   _input:
     description:
       - >-
-        A dictionary with C(cluster), the return of M(osc.peerpods.cluster_info) with its C(details); with C(settings); and
-        where they were asked for with C(caller), C(ports), C(port_rights), C(sizes) and C(subnet), the returns of the modules
-        that tell who we are to the cloud, what filters the workers' traffic, whether we may change that, what VMs there is
-        room for, and how many addresses are free.
-      - A return may be that of a task that failed or was skipped.
+        A dictionary of module results. Required are C(cluster), the result of M(osc.peerpods.cluster_info) with C(details=true), and
+        C(settings), the settings of the roles. Optional are C(caller), the identity that the cloud returns; C(ports), the rules that
+        filter the workers' traffic; C(port_rights), the dry run of a change of these rules; C(sizes), the quota of the VM sizes; and
+        C(subnet), the available IP addresses of the VMs' subnet.
+      - A result may be that of a task that failed or was skipped.
     type: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: See what stands in the way
+- name: Show the errors
   ansible.builtin.debug:
     msg: "{{ readings | osc.peerpods.preflight_findings | selectattr('status', 'eq', 'error') | map(attribute='found') }}"
 """
 
 RETURN = r"""
 _value:
-  description: The findings, in the order in which they are best mended.
+  description: The findings, in the order in which to resolve them.
   type: list
   elements: dict
   contains:
     check:
-      description: What was looked at, as a name for programs.
+      description: The identifier of the check.
       type: str
       sample: version
     title:
-      description: The same for people.
+      description: The title of the check.
       type: str
       sample: Cluster version
     status:
-      description: V(ok), V(warning), V(error), or V(unknown) where it could not be asked.
+      description: V(ok), V(warning), V(error), or V(unknown) if the check could not be made.
       type: str
       sample: error
     found:

@@ -95,7 +95,7 @@ def main() -> None:
     match = SUBNET.fullmatch(subnet_id)
     if match is None:
         module.fail_json(
-            msg=f"{subnet_id!r} is not the ARM id of a subnet: it has to be /subscriptions/.../"
+            msg=f"{subnet_id!r} is not the ARM id of a subnet: it must be /subscriptions/.../"
             "virtualNetworks/.../subnets/..., as `az network vnet subnet show --query id` prints it."
         )
         return

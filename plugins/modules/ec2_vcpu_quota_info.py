@@ -27,10 +27,10 @@ options:
 notes:
   - The credentials need C(servicequotas:GetServiceQuota), C(ec2:DescribeInstances), C(ec2:DescribeCapacityReservations)
     and C(ec2:DescribeInstanceTypes).
-  - Counted are instances that run or are about to, and the unused part of Capacity Reservations; not Spot Instances, nor
-    what is in Capacity Blocks or on Dedicated Hosts, which have quotas of their own. An instance counts with the vCPUs
-    that its type has by default. So no fewer fit than told; more may, where CPU options or Capacity Reservations that other
-    accounts share are in use.
+  - Running and pending instances and the unused part of Capacity Reservations are counted. Spot Instances and instances in
+    Capacity Blocks or on Dedicated Hosts are not, because they have quotas of their own.
+  - An instance counts with the default vCPUs of its type. The returned number is a lower bound. The quota may have room for more if CPU
+    options or shared Capacity Reservations of other accounts are in use.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules

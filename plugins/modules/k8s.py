@@ -61,7 +61,7 @@ options:
     elements: str
   continue_on_error:
     description:
-      - Whether to go on with the other objects where one fails.
+      - Whether to continue with the other objects if one fails.
     type: bool
     default: false
 requirements:

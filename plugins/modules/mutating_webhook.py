@@ -87,8 +87,8 @@ options:
     description:
       - The CA certificates that the webhook's certificate is verified by, as PEM text or that in base64.
       - >-
-        Where none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is given, the CA
-        bundle is left to whoever keeps it, and where there is none the API server trusts its system's CAs.
+        If none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is set, an existing CA
+        bundle is kept. Without a CA bundle the API server trusts the CAs of its system.
     type: str
   ca_bundle_file:
     description:
@@ -168,7 +168,7 @@ options:
     description:
       - >-
         With O(failure_policy=Fail) and a O(service), wait for a ready endpoint of the Service before the configuration
-        is written, and write nothing if there is none in time. Check mode does not wait.
+        is written. If no endpoint becomes ready in time, the module fails and writes nothing. Check mode does not wait.
     type: bool
     default: true
   verify:
@@ -335,7 +335,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     retry_conflicts,
 )
 
-# How long the API server may go on calling a webhook as it was before its registration was replaced. Seconds.
+# For how many seconds after the replacement of a registration the API server may still call the previous webhook.
 REPLACEMENT_SECONDS = 2.0
 
 # Where the CA bundle may come from.
@@ -343,7 +343,7 @@ CA_BUNDLES = ("ca_bundle", "ca_bundle_file", "ca_bundle_secret", "ca_bundle_conf
 
 
 def ca_bundle(cluster: Cluster, params: dict[str, Any]) -> str | None:
-    """The caBundle to set, or None where it is somebody else's."""
+    """The caBundle to set, or None if this module does not manage it."""
     text = params["ca_bundle"]
     if params["ca_bundle_file"]:
         try:
@@ -361,7 +361,7 @@ def ca_bundle(cluster: Cluster, params: dict[str, Any]) -> str | None:
 
 
 def injection(params: dict[str, Any]) -> dict[str, str]:
-    """The annotation by which somebody else is to keep the CA bundle."""
+    """The annotation with which another controller manages the CA bundle."""
     if params["service_ca"]:
         return {INJECT_CA_BUNDLE: "true"}
     if certificate := params["cert_manager"]:
@@ -392,7 +392,7 @@ def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) ->
     name = params["webhook_name"]
     if params["state"] == "absent":
         return plan_absent(current, name)
-    # Where they were stored they are served; the version has to be asked for only once.
+    # Stored match conditions prove that they are served. Only without them is the version requested.
     match_conditions = bool((find(current, name) or {}).get("matchConditions")) or (
         serves_match_conditions(cluster.get("/version") or {})
     )

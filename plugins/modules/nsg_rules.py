@@ -521,7 +521,7 @@ def run(module: AnsibleModule) -> dict:
                 f"{move.taken_by} has in {nsg['name']}."
             )
         for name, by in plan.shadowed:
-            module.warn(f"{name} of {nsg['name']} comes too late for some of its traffic: {by}.")
+            module.warn(f"{name} of {nsg['name']} is shadowed for some of its traffic: {by}.")
     names = ", ".join(nsg["name"] for dummy, nsg in found) or "No network security group"
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),

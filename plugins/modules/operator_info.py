@@ -52,8 +52,8 @@ EXAMPLES = r"""
 RETURN = r"""
 objects:
   description: >-
-    The objects by which the operator is installed and configured, as far as they exist: what a namespace has to have, its
-    configuration, CredentialsRequests and KataConfigs. What they hold is left out.
+    The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and Subscription, its
+    configuration, CredentialsRequests and KataConfigs. Their content is left out.
   returned: success
   type: list
   elements: dict
@@ -101,7 +101,7 @@ teardown:
   type: dict
   contains:
     kata_config:
-      description: The name of a KataConfig that this collection did not create, null if there is none. It needs all other objects.
+      description: The name of a KataConfig that this collection did not create, null if no such KataConfig exists. It needs all other objects.
       type: str
     label:
       description: The ClusterServiceVersions that belong to the Subscription of this collection, from RV(objects).
@@ -121,7 +121,7 @@ teardown:
     remove: []
     remain: [OperatorGroup/example]
 subscription:
-  description: The Subscription, null where there is none.
+  description: The Subscription, null if it does not exist.
   returned: success
   type: dict
   sample:
@@ -133,7 +133,7 @@ subscription:
     installed_csv: sandboxed-containers-operator.v1.8.0
     current_csv: sandboxed-containers-operator.v1.8.1
 install_plan:
-  description: The InstallPlan that the Subscription refers to, null where there is none.
+  description: The InstallPlan that the Subscription refers to, null if it does not exist.
   returned: success
   type: dict
   sample:

@@ -168,7 +168,7 @@ pods:
   elements: str
   sample: [default/peer-pod]
 install_plan:
-  description: The InstallPlan that the Subscription refers to, null where there is none.
+  description: The InstallPlan that the Subscription refers to, null if it does not exist.
   returned: with O(wait_for=operator)
   type: dict
   sample:
@@ -214,7 +214,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 # Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
 INTERVAL = 1.0
 
-# After so many seconds without anything new, what is known already is told again.
+# After how many seconds without news the last progress is reported again.
 HEARTBEAT = 60
 
 

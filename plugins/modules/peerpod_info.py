@@ -44,9 +44,9 @@ options:
   cloud_capacity:
     description:
       - >-
-        The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared among the nodes of the
-        pools of a namespace, as M(osc.peerpods.peerpod_limit) does.
+        The name of the ConfigMap with the number of peer pods that the cloud has room for. The role
+        P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its smallest
+        value is shared among the nodes of the pools of a namespace, as by M(osc.peerpods.peerpod_limit).
       - If it does not exist, only the limits count. The same applies, with a warning, if the user may not read it.
     type: dict
     suboptions:

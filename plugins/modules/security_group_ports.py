@@ -300,7 +300,7 @@ def make_plans(
 
 
 def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> list[Plan]:
-    """Carry out plans; the plans as they came true, without what somebody else did meanwhile."""
+    """Carry out the plans, and return what this module changed, without what another client did meanwhile."""
     plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
     rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
     tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)

@@ -98,6 +98,8 @@ class Demo:
         report["adaptor_restarts"] = len(adaptors - self._adaptors())
         report["peer_pods_lost"] = sum(lost(pod) for pod in self._peer_pods())
         report["peer_pods_scheduled_after_raise"] = self._placed()
+        with self._timed("report_page"):
+            report["report_page"] = self._write_report_page()
         report["seconds"] = self.seconds
         return report
 
@@ -111,6 +113,13 @@ class Demo:
         """Run site.yml; returns the number of changed tasks."""
         output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(self._variables))
         return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)[1])
+
+    def _write_report_page(self) -> str:
+        """Run report.yml; returns the page that it wrote, as a path in the checkout."""
+        directory = BUILD / self.cloud.name / "peerpods-report"
+        variables = {**self._variables, "report_directory": str(directory)}
+        self._ansible("ansible-playbook", "playbooks/report.yml", "-e", json.dumps(variables))
+        return str((directory / "report.html").relative_to(ROOT))
 
     def _ansible(self, *command: str) -> str:
         """Run an ansible command as in a user's shell, and show its output."""

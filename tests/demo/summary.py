@@ -33,6 +33,7 @@ def render(report: dict, checks: list[Check]) -> str:
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
         "All checks passed." if all(c.passed for c in checks) else "Some checks failed: see ✘.",
+        f"The report of osc.peerpods.report: {report['report_page']}",
     ]
     return "\n".join(lines)
 

@@ -66,10 +66,10 @@ class Site:
             cwd=self.directory,
         )
 
-    def run_and_kill(self, task: str) -> None:
+    def run_and_kill(self, task: str, *arguments: str) -> None:
         """Run until `task` has begun, then kill -9 the playbook and all that it started."""
         with subprocess.Popen(
-            self.command(),
+            [*self.command(), *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -244,19 +244,19 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {"auth_source": "cli"},
             {},
-            "Azure did not accept who we are: ",
+            "Authenticating to Azure failed: ",
             "or log in with `az login`.",
         ),
         (
             {"cloud_environment": "AzureGermanCloud"},
             {},
-            "'AzureGermanCloud' is no cloud_environment: it is one of AzureChinaCloud, ",
+            "'AzureGermanCloud' is not a cloud_environment: it must be one of AzureChinaCloud, ",
             "https:// URL of an Azure Resource Manager.",
         ),
         (
             {"cloud_environment": "https://127.0.0.1:9"},
             {},
-            "https://127.0.0.1:9 could not be asked for GET https://127.0.0.1:9/metadata/",
+            "Sending GET https://127.0.0.1:9/metadata/",
             "Check cloud_environment, and that this machine reaches Azure ",
         ),
         (
@@ -330,7 +330,7 @@ def test_secrets_are_never_printed(arm, reach):
     wrong = "8Q~must-not-be-shown"
     options = {"client_id": arm.client_id, "tenant": arm.tenant_id, "secret": wrong}
     printed = run(options, principal(arm))
-    assert "Azure did not accept who we are: " in printed
+    assert "Authenticating to Azure failed: " in printed
     assert "AADSTS7000215: Invalid client secret provided." in printed
     assert wrong not in printed
     assert arm.client_secret not in printed

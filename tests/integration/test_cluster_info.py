@@ -291,7 +291,7 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_such(cluster, r
     [
         (None, "No configuration found"),
         ("", "file is empty"),
-        ("hello", "this is no kubeconfig"),
+        ("hello", "this is not a kubeconfig"),
         ("clusters: [", "while parsing"),
         ("{apiVersion: v1, kind: Config, current-context: none, contexts: []}", "name none"),
     ],

@@ -436,7 +436,7 @@ def test_invalid_options_are_rejected_without_a_request(run_module, options, sai
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ca_bundle": "nonsense"}, "holds no PEM certificate"),
+        ({"ca_bundle": "nonsense"}, "contains no PEM certificate"),
         ({"ca_bundle_file": "/nonexistent/ca.crt"}, "No such file or directory"),
         ({"url": "http://plain.example.com/"}, "422"),
     ],

@@ -332,7 +332,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
         "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500",
     )
     # The cluster's other workers are on AWS.
-    assert " names no virtual machine of Azure. " in foreign["msg"]
+    assert " is not the id of an Azure virtual machine. " in foreign["msg"]
     assert world.take_requests() == READS
 
 
@@ -574,8 +574,8 @@ def test_a_rule_that_would_be_shadowed(world, run):
     one, two = world.subnets("demo-vnet", (["10.0.0.0/24"], good), (["10.0.1.0/24"], bad))
     args = {"virtual_machines": [world.machine("a", one), world.machine("b", two)]}
     result = run(args)
-    assert result["msg"].startswith(f"{VXLAN} (111) would come too late in {bad}: no-tunnel (105) denies ")
-    assert "(104 would do)" in result["msg"]
+    assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {bad}: no-tunnel (105) denies ")
+    assert "(such as 104)" in result["msg"]
     assert writes(world.take_requests()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
 
@@ -583,7 +583,7 @@ def test_a_rule_that_would_be_shadowed(world, run):
     assert result["changed"]
     (shadowed,) = result["network_security_groups"][1]["shadowed"]
     assert shadowed["name"] == VXLAN
-    assert result["warnings"] == [f"{VXLAN} of bad comes too late for some of its traffic: {shadowed['shadowed_by']}."]
+    assert result["warnings"] == [f"{VXLAN} of bad is shadowed for some of its traffic: {shadowed['shadowed_by']}."]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
     assert world.priorities(bad)[VXLAN] == 111
 

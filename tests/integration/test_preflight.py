@@ -132,7 +132,7 @@ def test_a_cluster_without_problems(on_aws: Preflight):
         assert f"{found['title']:30} {found['found']}" in ran.stdout
     assert "v1.10.1, which is for OpenShift 4.15" in on_aws.findings()["operator-version"]["found"]
     ports = on_aws.findings()["ports"]["found"]
-    assert f"To be opened: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
+    assert f"Not open yet: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
     assert "ok       Cluster version" in ran.stdout
     handed_on = artifacts(ran.stdout)["peerpods_preflight"]
     files = [on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")]
@@ -181,8 +181,8 @@ def test_all_problems_are_reported_in_one_run(
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
-        "no instance in the cloud that we could find: nameless. Check that the cloud controller",
-        "has the operator, but not in preview. Set operator_install_source",
+        "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
+        "does not have the channel preview. Set operator_install_source",
         "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
     ):
@@ -219,7 +219,7 @@ def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: 
         AWS_CONFIG_FILE=str(tmp_path / "none"),
         AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
     )
-    assert "AWS did not accept who we are" in failure_message(ran)
+    assert "Authenticating to AWS failed" in failure_message(ran)
     statuses = on_aws.statuses()
     assert statuses["cloud-credentials"] == "error"
     assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
@@ -270,7 +270,7 @@ def test_azure_without_problems(on_azure: Preflight):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     ports = on_azure.findings()["ports"]["found"]
-    assert "To be opened: Allow-Kata-Agent-Internal of" in ports
+    assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
 
 
 def test_azure_with_five_problems(on_azure: Preflight):
@@ -289,7 +289,7 @@ def test_azure_with_five_problems(on_azure: Preflight):
         said = failure_message(on_azure.run("-e", json.dumps(variables)))
     assert "5 checks failed." in said
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
-    assert f"late would come too late in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
+    assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
     statuses = on_azure.statuses()
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version",

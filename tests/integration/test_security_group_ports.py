@@ -370,7 +370,7 @@ def test_other_bad_input_is_rejected(run, args, msg):
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
             None,
-            "No AWS credentials to ask EC2 with: ",
+            "No AWS credentials for EC2 were found: ",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
         (
@@ -398,7 +398,7 @@ def test_other_bad_input_is_rejected(run, args, msg):
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
             None,
-            f"EC2 in {REGION} could not be asked for DescribeSecurityGroups: ",
+            f"Calling EC2 DescribeSecurityGroups in {REGION} failed: ",
             "Check region and endpoint_url",
         ),
     ],
@@ -492,10 +492,10 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
 @pytest.mark.parametrize(
     ("action", "second_page", "said"),
     [
-        ("DescribeInstances", cut_the_answer, "could not be asked for {}: Unable to parse "),
-        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
-        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), "refused {} with RequestExp"),
-        (RULES, refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
+        ("DescribeInstances", cut_the_answer, f"Calling EC2 {{}} in {REGION} failed: Unable to parse "),
+        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
+        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), f"EC2 in {REGION} refused {{}} with RequestExp"),
+        (RULES, refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
 )
@@ -510,7 +510,7 @@ def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page
     proxy.faults[action] = [promise_another_page, second_page]
     result = run(args)
     assert result["failed"]
-    assert result["msg"].startswith(f"EC2 in {REGION} {said.format(action)}")
+    assert result["msg"].startswith(said.format(action))
     assert "\n" not in result["msg"]
     assert len(result["msg"]) < 400
     assert not {AUTHORIZE, "CreateTags"}.intersection(proxy.take_calls())

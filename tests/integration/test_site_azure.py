@@ -84,7 +84,7 @@ class TestBeforeAnything:
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
-        [(None, "Not enough to log in to Azure with"), ("wrong", "Azure did not accept who we are")],
+        [(None, "Not enough to log in to Azure with"), ("wrong", "Authenticating to Azure failed")],
     )
     def test_a_missing_or_wrong_secret(self, site: Site, secret: str | None, expected: str):
         said = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
@@ -99,7 +99,7 @@ class TestBeforeAnything:
             said = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", name)
-        assert "topology.kubernetes.io/region do not agree on one region" in said
+        assert "topology.kubernetes.io/region do not have one region in common" in said
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
         said = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))

@@ -24,6 +24,7 @@ SEEN = {
     "peer_pods_scheduled_after_raise": 31,
     "adaptor_restarts": 0,
     "peer_pods_lost": 0,
+    "report_page": "build/demo/aws/peerpods-report/report.html",
 }
 
 
@@ -109,4 +110,6 @@ def test_the_summary_names_the_cloud(cloud: str):
     assert "limits advertised by the agent: 1 pods by podman" in said
     without = render({**SEEN, **about, "agent": None}, checks(SEEN))
     assert "limits advertised by the operator" in without
-    assert said.endswith("All checks passed.")
+    assert said.endswith(
+        "All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html"
+    )

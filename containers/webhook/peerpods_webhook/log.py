@@ -19,7 +19,7 @@ STANDARD_OUTPUT = 1
 # Shortened strings fit into PIPE_BUF together: JSON takes up to six bytes for a character.
 MAX_LONG_LINE_CHARACTERS = 90
 
-_encode_lines = msgspec.json.Encoder().encode_lines
+_encode = msgspec.json.Encoder().encode
 
 
 def never_block() -> None:
@@ -35,12 +35,12 @@ def never_block() -> None:
 def log(event: dict[str, Any]) -> None:
     """Write one line. A line that cannot be written immediately is lost."""
     event = {"time": datetime.now(timezone.utc), **event}
-    line = _encode_lines((event,))
-    if len(line) > PIPE_BUF:
+    line = _encode(event)
+    if len(line) >= PIPE_BUF:
         # A longer line might be written in part.
-        line = _encode_lines(({key: _shorten(value) for key, value in event.items()},))
+        line = _encode({key: _shorten(value) for key, value in event.items()})
     try:
-        os.write(STANDARD_OUTPUT, line)
+        os.write(STANDARD_OUTPUT, line + b"\n")
     except OSError:
         LOG_LINES_LOST.inc()
 

@@ -368,7 +368,7 @@ def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     process = start({**pair, "PORT": str(port), "HEALTH_PORT": str(health_port)})
     process.stdout.readline()
     trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
-    # A pipe holds 64 KiB.
+    # A pipe has room for 64 KiB.
     with httpx.Client(verify=trust, trust_env=False) as client:
         for _ in range(1000):
             reply = client.post(f"https://127.0.0.1:{port}/mutate-v1-pod", json=review())

@@ -47,7 +47,7 @@ class Namespaces:
         return Namespaces(tuple(sorted({*self.names, *(name for name in existing if name in self)})))
 
     def begin_with(self) -> str:
-        """The prefixes as an expression in CEL of an admission request; "" where there are none."""
+        """The prefixes as a CEL expression of an admission request; "" without prefixes."""
         return " || ".join(f"request.namespace.startsWith({json.dumps(prefix)})" for prefix in self.prefixes)
 
 

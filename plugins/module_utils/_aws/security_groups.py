@@ -97,10 +97,10 @@ class Retagging:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to one group; of `already_open` and `revoked` the second half says how.
+    """The changes of one security group.
 
-    `already_open` pairs a port with the rules that cover it, in words;
-    `revoked` pairs it with the id of our rule (`sgr-…`).
+    `already_open` pairs a port with a description of the rules that cover it; `revoked` pairs a port with the id of the
+    rule of this collection (`sgr-…`).
     """
 
     group: Group
@@ -206,9 +206,9 @@ def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
 
 
 def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The VPCs and prefix lists that have to be looked up before these groups can be planned.
+    """The VPCs and prefix lists that must be read before these groups can be planned.
 
-    None where the groups' own rules decide, which is the usual case.
+    Empty if the groups' own rules decide, which is the usual case.
     """
     vpc_ids, prefix_list_ids = set(), set()
     for group in groups:
@@ -264,9 +264,9 @@ def plan_tags(
     tags: Mapping[str, str],
     security_group_rules: Iterable[Mapping],
 ) -> Plan:
-    """The plan with the tags that our rules for these ports lack or have otherwise.
+    """The plan with the tags that the collection's rules for these ports lack or have with another value.
 
-    Further tags of theirs are somebody's, and stay.
+    Further tags of these rules stay.
     """
     retagged = []
     for port, rule in _our_rules(plan.group, wanted, security_group_rules):
@@ -337,9 +337,9 @@ def _covered_by(
 
 
 def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
-    """Whether the union of `blocks` holds every address of every one of `cidrs`."""
+    """Whether the union of `blocks` contains every address of all `cidrs`."""
     networks = [ip_network(block, strict=False) for block in blocks]
-    # Collapsed, a union that holds a CIDR has one block that holds it.
+    # If a union of blocks contains a CIDR, one block of the collapsed union contains it.
     ipv4 = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
     ipv6 = list(collapse_addresses(network for network in networks if isinstance(network, IPv6Network)))
     return all(

@@ -59,7 +59,7 @@ else:
             return super().is_retry(settings, response)
 
     class UntilDone(AzureAsyncOperationPolling):
-        """Ends with the operation: what the resource is like then, nobody here asks."""
+        """Ends with the operation, without a request for the final resource, which is not used."""
 
         def get_final_get_url(self, pipeline_response: Any) -> None:
             return None
@@ -248,7 +248,7 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         yield
     except ClientAuthenticationError as error:
         raise ArmError(
-            f"Azure did not accept who we are: {_first_line(error)}. {HOW_TO_LOG_IN}",
+            f"Authenticating to Azure failed: {_first_line(error)}. {HOW_TO_LOG_IN}",
             status=getattr(error, "status_code", None),
         ) from error
     except HttpResponseError as error:
@@ -262,13 +262,13 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         ) from error
     except (AzureError, ValueError) as error:
         raise ArmError(
-            f"{host} could not be asked for {what}: {_first_line(error)}. Check "
+            f"Sending {what} to {host} failed: {_first_line(error)}. Check "
             "cloud_environment, and that this machine reaches Azure (DNS, proxy, certificates)."
         ) from error
 
 
 def error_of(response: Any) -> dict:
-    """ARM's error object out of an answer; empty where the answer is none of ARM's."""
+    """The error object in a response of ARM; empty if the response does not come from ARM."""
     try:
         found = response.json()["error"]
     except (AttributeError, KeyError, TypeError, ValueError):

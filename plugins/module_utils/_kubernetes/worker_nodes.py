@@ -28,9 +28,9 @@ class WorkerNodesError(Exception):
 def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
     """The spec.providerID of each node that the option `nodes` selects.
 
-    `instead` is the option by which a user can do without, for the error messages.
+    `instead` is the option that a user can set instead, for the error messages.
     """
-    # Not at the top: who has no need of it is spared the Kubernetes library and its import time.
+    # Not at the top of the file: without the option `nodes`, the Kubernetes library is not imported.
     from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
 
     options = module.params["nodes"]

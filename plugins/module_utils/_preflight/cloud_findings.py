@@ -13,13 +13,13 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# What the cloud is asked: who we are, what filters the workers' traffic, whether it would let us change
-# that, which VMs there is room for, and how many addresses are free.
+# Results about the cloud: the identity, the rules that filter the workers' traffic, the permission to change them, the VM
+# sizes and their quota, and the available IP addresses of the VMs' subnet.
 ANSWERS = ("caller", "ports", "port_rights", "sizes", "subnet")
 
 
 def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
-    """The findings about the limit and about what the cloud answered: `readings` has the results of ANSWERS."""
+    """The findings about the limit and about the cloud; `readings` has the results that ANSWERS names."""
     yield from _limit_setting(settings)
     yield from _cloud(cluster, settings, readings)
 
@@ -29,28 +29,28 @@ def _limit_setting(settings: Mapping) -> Iterator[dict]:
         yield finding(
             "limit",
             "error",
-            f"peerpodconfig_rollout_limit is {str(settings['limit'])!r}, which is no number.",
-            "It is how many peer pods a node may have.",
-            "Set it to a whole number.",
+            f"peerpodconfig_rollout_limit must be a whole number of 0 or more; got {str(settings['limit'])!r}.",
+            "The limit is the number of peer pods that a node may run.",
+            "Set peerpodconfig_rollout_limit to a whole number of 0 or more.",
         )
 
 
 def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
     platform = cluster["platform"]
     if platform not in CLOUDS:
-        yield finding("cloud-credentials", "unknown", "Not asked: it is not known which cloud.")
+        yield finding("cloud-credentials", "unknown", "Not checked: the cluster runs on neither AWS nor Azure.")
         return
     answers = {name: _answer(readings.get(name)) for name in ANSWERS}
     first = answers["caller" if platform == "AWS" else "sizes"]
     if first is None:
-        yield finding("cloud-credentials", "unknown", f"Not asked: {platform} is asked by region.")
+        yield finding("cloud-credentials", "unknown", f"Not checked: requests to {platform} need a region.")
         return
-    who = _aws_identity(first) if platform == "AWS" else _azure_identity(first, cluster)
-    yield who
-    if who["status"] == "error":
+    login = _aws_identity(first) if platform == "AWS" else _azure_identity(first, cluster)
+    yield login
+    if login["status"] == "error":
         if settings["thorough"]:
             for check in ("ports", "quota", "subnet-addresses"):
-                yield finding(check, "unknown", f"{platform} was not asked for want of credentials.")
+                yield finding(check, "unknown", f"Not checked: the login to {platform} failed.")
         return
     if answers["ports"]:
         yield (
@@ -61,26 +61,28 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
         if answers["port_rights"]:
             yield _port_rights(answers["port_rights"], platform)
     elif settings["thorough"]:
-        yield finding("ports", "unknown", "No worker names an instance to look at.")
+        yield finding("ports", "unknown", "Not checked: no worker node has a providerID.")
     yield from _capacity(cluster, settings, answers)
 
 
 def _answer(result: Mapping | None) -> Mapping | None:
-    """A module's result, None where the task was skipped or not there."""
+    """The result of a module; None if its task was skipped or did not run."""
     return None if not result or result.get("skipped") else result
 
 
 def _aws_identity(caller: Mapping) -> dict:
     if "account" in caller:
-        return finding("cloud-credentials", "ok", f"AWS takes us for {caller['arn']} of {caller['account']}.")
-    said = caller.get("msg", "no answer").strip().rstrip(".")
+        return finding(
+            "cloud-credentials", "ok", f"Authenticated to AWS as {caller['arn']} (account {caller['account']})."
+        )
+    reason = caller.get("msg", "no answer").strip().rstrip(".")
     return finding(
         "cloud-credentials",
         "error",
-        f"AWS did not accept who we are ({said}).",
-        "The ports are opened, and the VMs made, with these credentials.",
+        f"Authenticating to AWS failed: {reason}.",
+        "These credentials are used to open the ports and to create the VMs.",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the "
-        "account the cluster runs in.",
+        "account in which the cluster runs.",
     )
 
 
@@ -89,24 +91,25 @@ def _azure_identity(sizes: Mapping, cluster: Mapping) -> dict:
         return finding(
             "cloud-credentials",
             "ok",
-            f"Azure accepts who we are in the subscription {cluster['subscription_id']}.",
+            f"Authenticated to Azure for the subscription {cluster['subscription_id']}.",
         )
     return finding(
         "cloud-credentials",
         "error",
         sizes["msg"],
-        "The ports are opened, and the VMs made, with these credentials.",
-        "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to a service principal that "
-        "may read the cluster's subscription.",
+        "These credentials are used to open the ports and to create the VMs.",
+        "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to those of a service principal that "
+        "has permission to read the subscription of the cluster.",
     )
 
 
-WHY_PORTS = "A worker talks to its peer pods' VMs on these ports."
+WHY_PORTS = "A worker connects to the VMs of its peer pods on these ports."
+FIX_PORTS = "Fix the cause, then run preflight again."
 
 
 def _aws_ports(answer: Mapping) -> dict:
     if "groups" not in answer:
-        return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
+        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_PORTS)
     opened = [
         f"{port['port']}/{port['protocol']} of {group['group_id']}"
         for group in answer["groups"]
@@ -122,8 +125,8 @@ def _aws_ports(answer: Mapping) -> dict:
 
 def _port_rights(answer: Mapping, platform: str) -> dict:
     if "groups" in answer or "network_security_groups" in answer:
-        return finding("port-rights", "ok", f"{platform} would let these credentials open the ports.")
-    # A right to look at rights is none that the ports need.
+        return finding("port-rights", "ok", f"These credentials have permission to open the ports on {platform}.")
+    # Opening the ports does not need the permission to list permissions.
     if platform == "Azure" and "missing_permissions" not in answer:
         return finding("port-rights", "unknown", answer["msg"])
     return finding(
@@ -131,13 +134,13 @@ def _port_rights(answer: Mapping, platform: str) -> dict:
         "error",
         answer["msg"],
         "The role cloud_networking opens the ports with these credentials.",
-        "Or have somebody open the ports who may, and look again.",
+        "Or ask someone with the permission to open them, then run preflight again.",
     )
 
 
 def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
     if "network_security_groups" not in answer:
-        return finding("ports", "error", answer["msg"], WHY_PORTS, "Mend that; then look again.")
+        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_PORTS)
     groups = answer["network_security_groups"]
     opened = [
         f"{rule['name']} of {group['name']}" for group in groups for rule in (*group["created"], *group["updated"])
@@ -149,7 +152,7 @@ def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
     ]
     found = _ports_found(answer, there, opened)
     shadowed = [
-        f"{one['name']} would come too late in {group['name']}: {one['shadowed_by']}"
+        f"{one['name']} would be shadowed in {group['name']}: {one['shadowed_by']}"
         for group in groups
         for one in group["shadowed"]
     ]
@@ -159,7 +162,7 @@ def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
             "error" if on_shadowed == "fail" else "warning",
             f"{found} {'; '.join(shadowed)}.",
             WHY_PORTS,
-            "Move the rules that deny to larger priority numbers, or give ours smaller ones by "
+            "Move the rules that deny to larger priority numbers, or set smaller ones for the collection's rules in "
             "cloud_networking_security_rules.",
         )
     return finding("ports", "ok", found)
@@ -169,8 +172,8 @@ def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
     return " ".join(
         [
             answer["reason"],
-            *([f"Open already: {join_names(there)}."] if there else []),
-            *([f"To be opened: {join_names(opened)}."] if opened else []),
+            *([f"Already open: {join_names(there)}."] if there else []),
+            *([f"Not open yet: {join_names(opened)}."] if opened else []),
         ]
     )
 
@@ -183,7 +186,7 @@ def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator
         yield from unavailable
         if any(one["status"] == "error" for one in unavailable):
             sizes = None
-    # An error of its own: what cannot be multiplied is not compared.
+    # An invalid limit is an error of its own, and cannot be compared.
     if settings["quota"] == "ignore" or not cluster["workers"] or _limit(settings) is None:
         return
     if sizes:
@@ -194,7 +197,7 @@ def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator
         yield finding(
             "subnet-addresses",
             "unknown",
-            "Which subnet the VMs are to be in is not known, since the workers' is not.",
+            "Not checked: the VMs use the subnet of the workers, which could not be read.",
         )
 
 
@@ -203,23 +206,23 @@ def _limit(settings: Mapping) -> int | None:
     return int(limit) if limit.isdecimal() else None
 
 
-def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, said: str, otherwise: str) -> dict:
-    """Whether so many VMs as the limit on all workers may come to have room."""
+def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, reading: str, otherwise: str) -> dict:
+    """Whether there is `room` for as many VMs as the limit allows on all workers; `reading` has the figures."""
     # Called with a valid limit only.
     limit, nodes = _limit(settings) or 0, len(cluster["workers"])
     if room >= limit * nodes:
-        return finding(check, "ok", f"{said[0].upper()}{said[1:]}.")
+        return finding(check, "ok", f"{reading[0].upper()}{reading[1:]}.")
     return finding(
         check,
         {"fail": "error", "warn": "warning"}[settings["quota"]],
-        f"{limit} peer pods on each of {nodes} nodes are {limit * nodes} VMs, but {said}.",
+        f"{limit} peer pods on each of {nodes} nodes are {limit * nodes} VMs, but {reading}.",
         ONE_VM_EACH,
         f"Set peerpodconfig_rollout_limit to {room // nodes}, or {otherwise}.",
     )
 
 
 def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
-    """What there is to say of VM sizes that the cloud does not have, or that nothing is known of."""
+    """The findings about the VM sizes that the region offers or does not offer."""
     region = cluster["region"]
     if cluster["platform"] == "AWS":
         missing = [one for one in answer.get("instance_types", ()) if one["vcpus"] is None]
@@ -239,12 +242,12 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
                 "vm-sizes",
                 "error",
                 " ".join(one["reason"] for one in missing),
-                "The VMs of peer pods cannot be made.",
+                "The VMs of peer pods cannot be created.",
                 f"Set {names} to sizes that {how} offers.",
             )
         ]
     there = [one["name"] for one in answer.get("instance_types", answer.get("sizes", ()))]
-    return [finding("vm-sizes", "ok", f"{region} has {join_names(there)}.")] if there else []
+    return [finding("vm-sizes", "ok", f"{region} offers {join_names(there)}.")] if there else []
 
 
 def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
@@ -257,7 +260,7 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
             "unknown",
             reason,
             ONE_VM_EACH,
-            "Look at the quota by hand.",
+            "Check the quota in the console of the cloud.",
         )
     room = (
         f"{platform} has room for {one['instances']} more VMs of {one['name']} in {region}, "

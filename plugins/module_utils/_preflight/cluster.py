@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the roles need to know of a cluster, read out of its own objects (no I/O here)."""
+"""The facts of a cluster that the roles need, from its own objects (no I/O here)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
 
 VALIDATING_POLICIES = "validatingadmissionpolicies"
 
-# What the name of every webhook for peer pods ends in, whoever registered it.
+# The names of all webhooks for peer pods end with this domain, also those of other programs.
 WEBHOOK_DOMAIN = "peerpods.io"
 
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
-# What the Infrastructure means where it leaves azure.cloudName empty.
+# The cloud if azure.cloudName of the Infrastructure is empty.
 AZURE_PUBLIC_CLOUD = "AzurePublicCloud"
 
 
 def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict], review: dict) -> dict:
-    """The module's answer; `infrastructure` and `version` are None off OpenShift."""
+    """The result of the module; `infrastructure` and `version` are None if the cluster is not OpenShift."""
     status = (infrastructure or {}).get("status", {})
     platform = status.get("platformStatus", {})
     azure = platform.get("azure", {})
@@ -55,7 +55,7 @@ def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict
 
 
 def _azure(azure: dict, nodes: list[dict]) -> dict:
-    """What Azure's Infrastructure leaves to the nodes: the cloud controller manager wrote it there."""
+    """Facts that the Infrastructure does not have on Azure: the cloud controller manager writes them to the nodes."""
     return {
         "region": _common_value(node["metadata"].get("labels", {}).get(REGION_LABEL) for node in nodes),
         "cloud_name": azure.get("cloudName") or AZURE_PUBLIC_CLOUD,
@@ -64,19 +64,19 @@ def _azure(azure: dict, nodes: list[dict]) -> dict:
 
 
 def _subscription(node: dict) -> str | None:
-    """The ID in azure:///subscriptions/ID/resourceGroups/…, None where the providerID is no such."""
+    """The ID in azure:///subscriptions/ID/resourceGroups/…, None if the providerID is not one of Azure."""
     before, found, after = node["spec"].get("providerID", "").partition("/subscriptions/")
     return after.partition("/")[0] if found and before == "azure://" else None
 
 
 def _common_value(values: Iterable[str | None]) -> str | None:
-    """The value that all agree on who have one."""
+    """The value that all of `values` have in common, without those that are empty; None if they differ."""
     different = {value for value in values if value}
     return different.pop() if len(different) == 1 else None
 
 
 def worker(node: dict) -> dict:
-    """What the cloud and the rollout need to know of a Node."""
+    """The facts of a Node that requests to the cloud and the rollout need."""
     provider_id = node["spec"].get("providerID")
     return {
         "name": node["metadata"]["name"],
@@ -94,7 +94,7 @@ def worker(node: dict) -> dict:
 
 
 def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
-    """What more there is to know; of `readings` those are not there that `unread` says why of."""
+    """Further facts. `readings` lacks what could not be read; `unread` has the reasons."""
     version = readings.get("version")
     apis = readings.get("admission_apis")
     packages = readings.get("packages")

@@ -32,23 +32,23 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# The oldest OpenShift that a release of the operator is for, with peer pods on AWS and Azure. A release
-# is in here only where its documentation, its bundle or its project was read to say so.
+# The oldest OpenShift that a release of the operator supports, with peer pods on AWS and Azure. The source of each entry is
+# the release's documentation, its bundle or its project.
 NEEDED_OPENSHIFT = {
-    # User guide of OpenShift sandboxed containers 1.4, chapter 3.3.1, what peer pods by the CLI take.
+    # User guide of OpenShift sandboxed containers 1.4, section 3.3.1, the requirements of peer pods.
     "1.4": "4.13",
     # The bundles of 1.7.0, 1.8.1, 1.9.0, 1.10.1 and 1.11.0 in Red Hat's catalog: minKubeVersion 1.28.0,
-    # which is OpenShift 4.15. Since 1.7 peer pods take a CRI-O of that age, as pull request 458 of
-    # openshift/sandboxed-containers-operator has it.
+    # which is OpenShift 4.15. Since 1.7 peer pods need the CRI-O of that release (pull request 458 of
+    # openshift/sandboxed-containers-operator).
     **dict.fromkeys(("1.7", "1.8", "1.9", "1.10", "1.11"), "4.15"),
     # Pull request 1751 of the same: 1.12 drops OpenShift 4.17. Its bundle would still be installed there
     # (1.12.1 has the minKubeVersion of those above).
     "1.12": "4.18",
-    # What 1.12 dropped 1.13 did not take up again; 4.18 its project dropped after that, in September 2026
+    # 1.13 does not support again what 1.12 dropped. Its project dropped 4.18 after 1.13, in September 2026
     # (pull request 84621 of openshift/release). The minKubeVersion of 1.13.1 is that of those above.
     "1.13": "4.18",
 }
-# The newest OpenShift for which those have a catalog with the operator: fbc/v4.22, and the pull request.
+# The newest OpenShift for which the project has a catalog with the operator: fbc/v4.22, and the pull request.
 NEWEST_OPENSHIFT = "4.22"
 
 # The webhook configuration of the role webhook.
@@ -70,8 +70,8 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "platform",
             "error",
             "This is not an OpenShift cluster (it serves no config.openshift.io API).",
-            "Peer pods come with an operator of OpenShift's.",
-            f"Point the kubeconfig at an OpenShift {minimum} or newer on AWS or Azure.",
+            "The operator for peer pods runs on OpenShift only.",
+            f"Point the kubeconfig at a cluster with OpenShift {minimum} or newer on AWS or Azure.",
         )
         return
     if platform in CLOUDS:
@@ -80,10 +80,10 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield finding(
             "platform",
             "error",
-            f"The cluster runs on {platform or 'no platform that it names'}; "
-            "peer pods are set up here on AWS or Azure only.",
-            "A peer pod's VM is made by the API of its cloud.",
-            "Point the kubeconfig at a cluster on one of these.",
+            f"The cluster runs on {platform or 'an unknown platform'}; "
+            "this collection sets up peer pods on AWS or Azure only.",
+            "The VM of a peer pod is created with the API of its cloud.",
+            "Point the kubeconfig at a cluster on AWS or Azure.",
         )
     if version and _version_numbers(version) >= _version_numbers(minimum):
         yield finding("version", "ok", f"OpenShift {version}; {minimum} or newer is needed.")
@@ -98,13 +98,13 @@ def _platform(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
 
 
 def _version_numbers(version: str) -> list[int]:
-    """4.16.0-rc.1 is as good as 4.16.0."""
+    """The numbers of a version, without its suffix: 4.16.0-rc.1 counts as 4.16.0."""
     return [int(number) for number in re.findall(r"\d+", version.partition("-")[0])]
 
 
 def _permissions(cluster: Mapping) -> Iterator[dict]:
     missing = cluster["missing_permissions"]
-    log_in = "Log in as one that has the cluster-admin role."
+    log_in = "Log in as a user with the cluster-admin role."
     if cluster["is_cluster_admin"]:
         yield finding("cluster-admin", "ok", "The user is a cluster administrator.")
     elif missing:
@@ -112,7 +112,7 @@ def _permissions(cluster: Mapping) -> Iterator[dict]:
             "cluster-admin",
             "error",
             f"The user of this kubeconfig is not a cluster administrator, and may not {join_names(missing)}.",
-            "The roles do that.",
+            "The roles need these permissions.",
             log_in,
         )
     else:
@@ -120,22 +120,22 @@ def _permissions(cluster: Mapping) -> Iterator[dict]:
             "cluster-admin",
             "warning",
             "The user of this kubeconfig is not a cluster administrator, but may do what the roles do.",
-            "Building images in the cluster, credentials of the cluster's own and cert-manager take "
-            "more, which was not asked for.",
+            "Building images in the cluster, the cluster's own credentials and cert-manager need further permissions, which "
+            "were not checked.",
             log_in,
         )
 
 
 def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     workers, selector = cluster["workers"], settings["worker_selector"]
-    leave_out = "leave these nodes out by cluster_prerequisites_worker_selector."
+    leave_out = "exclude these nodes with cluster_prerequisites_worker_selector."
     if not workers:
         yield finding(
             "workers",
             "error",
             f"No node matches {selector}; peer pods need at least one worker node.",
-            "Peer pods are started by worker nodes.",
-            "Add one, or set cluster_prerequisites_worker_selector.",
+            "Worker nodes start the VMs of peer pods.",
+            "Add a worker node, or set cluster_prerequisites_worker_selector.",
         )
         return
     unready = [worker["name"] for worker in workers if not worker["ready"]]
@@ -144,50 +144,50 @@ def _workers(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "workers",
             "warning",
             f"{len(unready)} of {len(workers)} workers are not ready: {join_names(unready)}.",
-            "A node that is not ready holds up the roll of the others, and runs no peer pods.",
-            f"Mend them, or {leave_out}",
+            "A node that is not ready blocks the rollout to the other nodes, and runs no peer pods.",
+            f"Make these nodes ready, or {leave_out}",
         )
     else:
         yield finding("workers", "ok", f"{len(workers)} workers, all ready.")
-    nameless = [worker["name"] for worker in workers if not worker["provider_id"]]
-    if nameless:
+    without_id = [worker["name"] for worker in workers if not worker["provider_id"]]
+    if without_id:
         yield finding(
             "provider-ids",
             "error",
-            f"Without a providerID, so with no instance in the cloud that we could find: {join_names(nameless)}.",
-            "The ports are opened on what filters the traffic of the workers' instances.",
+            f"Nodes without a providerID, whose instances cannot be found in the cloud: {join_names(without_id)}.",
+            "The ports are opened in the security groups of the workers' instances.",
             f"Check that the cloud controller manager runs, or {leave_out}",
         )
     else:
-        yield finding("provider-ids", "ok", "All workers name their instance in the cloud.")
+        yield finding("provider-ids", "ok", "All workers have a providerID.")
     if cluster["platform"] in CLOUDS:
         yield _region(cluster, leave_out)
 
 
 def _region(cluster: Mapping, leave_out: str) -> dict:
     region = cluster["region"]
-    label = "The worker nodes' labels topology.kubernetes.io/region"
     elsewhere = [w["name"] for w in cluster["workers"] if w["region"] not in (region, None)]
     if not region:
-        found = f"{label} do not agree on one region."
+        found = "The labels topology.kubernetes.io/region of the worker nodes do not have one region in common."
         if cluster["platform"] == "AWS":
             found = "The Infrastructure of the cluster names no region."
         return finding(
             "region",
             "error",
             found,
-            "The cloud is asked by region, and the VMs are made in one.",
+            "Requests to the cloud need a region, and the VMs are created in it.",
             f"Check that the cloud controller manager runs, or {leave_out}",
         )
     if elsewhere:
         return finding(
             "region",
             "warning",
-            f"{label} say another region than the cluster's, {region}: {join_names(elsewhere)}.",
-            "The VMs are made in the cluster's region and have to reach their workers.",
-            f"Check where these nodes are, or {leave_out}",
+            "Worker nodes whose label topology.kubernetes.io/region differs from the region of the cluster, "
+            f"{region}: {join_names(elsewhere)}.",
+            "The VMs are created in the region of the cluster and must be able to connect to their workers.",
+            f"Check the region of these nodes, or {leave_out}",
         )
-    return finding("region", "ok", f"Everything is in {region}.")
+    return finding("region", "ok", f"The cluster and its workers are in {region}.")
 
 
 def _details(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
@@ -207,16 +207,16 @@ def _runtime_class(cluster: Mapping) -> dict:
     if "runtime_class" in cluster["details"]["unread"]:
         return unknown_finding("runtime-class", cluster, "runtime_class")
     if not found:
-        return finding("runtime-class", "ok", "There is none yet: it comes with a KataConfig for peer pods.")
+        return finding("runtime-class", "ok", "It does not exist yet: the operator creates it for a KataConfig.")
     overhead = " and ".join(f"{amount} {name}" for name, amount in sorted(found["overhead"].items()))
     if overhead:
-        return finding("runtime-class", "ok", f"A peer pod costs its worker {overhead}.")
+        return finding("runtime-class", "ok", f"The overhead of a peer pod on its worker is {overhead}.")
     return finding(
         "runtime-class",
         "warning",
-        "It says no overhead.",
-        "The scheduler takes peer pods to cost their workers nothing, and fills these up.",
-        "Set overhead.podFixed of the RuntimeClass, or have the operator make it anew.",
+        "It has no overhead.podFixed.",
+        "The scheduler counts no CPU and memory for the processes of a peer pod on its worker, and overcommits the worker.",
+        "Set overhead.podFixed of the RuntimeClass, or delete the RuntimeClass so that the operator creates it again.",
     )
 
 
@@ -230,99 +230,103 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
         return finding(
             "operator-channel",
             "unknown",
-            "The cluster serves no PackageManifests, which tell what catalogs have.",
-            "Where the catalog has no such channel nothing is installed.",
-            "Check that the operator lifecycle manager runs.",
+            "The cluster serves no PackageManifests, which list the channels of catalogs.",
+            "If the catalog does not have the channel, OLM does not install the operator.",
+            "Check that the Operator Lifecycle Manager (OLM) runs.",
         )
     channels = [one["channels"] for one in catalogs if (one["name"], one["namespace"]) == (source, namespace)]
-    if any(channel in these for these in channels):
+    if any(channel in names for names in channels):
         return finding("operator-channel", "ok", f"{source} has the channel {channel}.")
     offered = [f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs]
-    # What is installed already needs no catalog, until it is to be upgraded.
+    # An installed operator needs its catalog only for an upgrade.
     needed = settings["installs"] and not cluster["details"]["runtime_class"]
     status = "error" if needed else "warning"
-    has = f"has the operator, but not in {channel}" if channels else "has no such operator"
+    has = f"does not have the channel {channel}" if channels else "does not have the operator"
     return finding(
         "operator-channel",
         status,
         f"The catalog {source} in {namespace} {has}.",
-        "The operator is installed from there.",
-        f"Set operator_install_source and operator_install_channel to what there is: {join_names(offered)}."
+        "OLM installs the operator from this catalog and channel.",
+        f"Set operator_install_source and operator_install_channel to one of: {join_names(offered)}."
         if offered
-        else "Check that the CatalogSource is there and ready, or name a mirror's by operator_install_source.",
+        else "Check that the CatalogSource exists and is ready, or set operator_install_source to that of a mirror.",
     )
 
 
 def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
-    """Whether what would be installed is for this OpenShift; what cannot be told is said elsewhere."""
+    """Whether the version to install supports this OpenShift; other findings report an unknown version."""
     openshift, channel, source = cluster["version"], settings["channel"], settings["source"]
-    # What is installed already is not installed anew: the channel tells what it would be upgraded to.
+    # An installed operator is not installed again; the head of the channel is the version to which it can be upgraded.
     csv = None if cluster["details"]["runtime_class"] else settings["starting_csv"]
-    told = f"operator_install_starting_csv is {csv}"
+    found = f"operator_install_starting_csv is {csv}"
     if not csv:
         csv = _head(cluster["details"]["catalogs"] or (), settings)
-        told = f"{channel} of {source} has {csv}"
+        found = f"{channel} of {source} has {csv}"
     if not csv or not openshift:
         return
     release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_version_numbers)
     needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
     if needed is None:
-        told += (
-            f", newer than what this collection's table knows ({newest})"
+        found += (
+            f", newer than the newest release that this collection knows ({newest})"
             if [*release] > _version_numbers(newest)
-            else ", which this collection's table does not have"
+            else ", a release that this collection does not know"
         )
-        yield finding("operator-version", "ok", f"{told}: its release notes say which OpenShift it is for.")
+        yield finding(
+            "operator-version", "ok", f"{found}. Its release notes list the OpenShift versions that it supports."
+        )
         return
-    told += f", which is for OpenShift {needed} and newer"
+    found += f", which needs OpenShift {needed} or newer"
     if _version_numbers(openshift) < _version_numbers(needed):
         yield finding(
             "operator-version",
             "warning",
-            f"{told}; the cluster is OpenShift {openshift}.",
-            "On an older one it may not be installed, and nobody tests it there.",
-            f"Upgrade the cluster to OpenShift {needed}, or have an older operator: from another "
-            "operator_install_channel or operator_install_source, or by operator_install_starting_csv "
-            "with operator_install_install_plan_approval=Manual.",
+            f"{found}; the cluster is OpenShift {openshift}.",
+            "On an older OpenShift the operator is not tested, and its installation may fail.",
+            f"Upgrade the cluster to OpenShift {needed}, or install an older operator: from another "
+            "operator_install_channel or operator_install_source, or with operator_install_starting_csv "
+            "and operator_install_install_plan_approval=Manual.",
         )
         return
     if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
-        told += f". OpenShift {openshift} is newer than what this collection's table knows ({NEWEST_OPENSHIFT})"
-    yield finding("operator-version", "ok", f"{told}.")
+        found += f". OpenShift {openshift} is newer than the newest that this collection knows ({NEWEST_OPENSHIFT})"
+    yield finding("operator-version", "ok", f"{found}.")
 
 
 def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
-    """What the channel that is asked for would install."""
+    """The newest CSV of the requested channel."""
     wanted = (settings["source"], settings["source_namespace"])
     heads = (one["heads"] for one in catalogs if (one["name"], one["namespace"]) == wanted)
-    return next((these[settings["channel"]] for these in heads if settings["channel"] in these), None)
+    return next((head[settings["channel"]] for head in heads if settings["channel"] in head), None)
 
 
 def _webhooks(cluster: Mapping, manager: str) -> dict:
     if "webhooks" in cluster["details"]["unread"]:
         return unknown_finding("other-webhooks", cluster, "webhooks")
-    of = sorted({one["configuration"] for one in cluster["details"]["webhooks"]})
-    other_webhooks = [name for name in of if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
-    why = "Two webhooks change the same pods: the second one sizes the VM by what the first one left."
+    configurations = sorted({webhook["configuration"] for webhook in cluster["details"]["webhooks"]})
+    other_webhooks = [name for name in configurations if name not in (OUR_CONFIGURATION, OPERATORS_CONFIGURATION)]
+    why = "Two webhooks mutate the same pods: the second computes the size of the VM from what the first has changed."
     if other_webhooks:
         return finding(
             "other-webhooks",
             "warning",
-            f"There are webhooks for peer pods of neither the operator nor this collection: {join_names(other_webhooks)}.",
+            f"Webhooks for peer pods exist that belong to neither the operator nor this collection: {join_names(other_webhooks)}.",
             why,
             "Delete these MutatingWebhookConfigurations, or keep them and set webhook_manager to operator.",
         )
-    if OPERATORS_CONFIGURATION in of and manager == "collection":
+    if OPERATORS_CONFIGURATION in configurations and manager == "collection":
         return finding(
             "other-webhooks",
             "warning",
             "The operator has its own webhook, and webhook_manager is collection.",
             why,
-            "Set webhook_manager to auto, by which the collection's stands aside.",
+            "Set webhook_manager to auto: the collection then does not deploy its webhook.",
         )
-    if OPERATORS_CONFIGURATION in of:
-        return finding("other-webhooks", "ok", "The operator has its own; the collection's stands aside.")
-    return finding("other-webhooks", "ok", "There are none.")
+    if OPERATORS_CONFIGURATION in configurations:
+        return finding(
+            "other-webhooks", "ok", "The operator has its own webhook; the collection does not deploy another."
+        )
+    return finding("other-webhooks", "ok", "No other webhook for peer pods exists.")
 
 
 def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
@@ -431,10 +435,10 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "The operator replaces no cloud-api-adaptor pod until it is restored, not even after an upgrade.",
             "Run osc.peerpods.adaptor_config with resume=true: it replaces these pods and restores the strategy.",
         )
-    told = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
+    found = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
     if is_negative:
-        told += ": cloud-api-adaptor advertises nothing"
-    return finding("adaptor-settings", "ok", f"{told}.")
+        found += ": cloud-api-adaptor advertises nothing"
+    return finding("adaptor-settings", "ok", f"{found}.")
 
 
 def _migration(operator: Mapping, manager: str) -> dict:

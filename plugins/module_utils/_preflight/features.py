@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the collection's containers meet in a cluster, each by one object of the API (no I/O here)."""
+"""The features of a cluster that the collection's containers use; each is read from one API object (no I/O here)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _has_operators_webhook(configuration: dict | None) -> bool:
 
 
 def _tls_profile(api_server: dict | None) -> str | None:
-    """The type that OpenShift's APIServer `cluster` names; it may leave it empty."""
+    """The type of the TLS profile in OpenShift's APIServer `cluster`, None if it is not set."""
     profile = (api_server or {}).get("spec", {}).get("tlsSecurityProfile") or {}
     return profile.get("type") or None
 
@@ -43,7 +43,7 @@ def _exists(found: dict | None) -> bool:
     return found is not None
 
 
-# By its name: the path of what is read, and what that (None where there is no such) says.
+# By name: the path of the object, and a function of the object (None if it does not exist) that returns the fact.
 FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
     "operator_webhook": (
         f"{MUTATING_WEBHOOKS_PATH}/{OPERATORS_CONFIGURATION}",

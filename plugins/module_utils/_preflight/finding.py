@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a finding is, and the checks that there are (no I/O here).
+"""The shape of a finding, and the names of the checks (no I/O here).
 
 A finding reports what was checked, what was found, why it matters and what to do. Its status is `ok`, `warning`
 (a run continues), `error` (it would stop a role later) or `unknown` (it could not be checked).
@@ -16,7 +16,7 @@ TITLES = {
     "cluster": "Cluster",
     "platform": "Platform",
     "version": "Cluster version",
-    "cluster-admin": "Rights in the cluster",
+    "cluster-admin": "Permissions in the cluster",
     "workers": "Worker nodes",
     "provider-ids": "Workers' instances",
     "region": "Region",
@@ -32,14 +32,14 @@ TITLES = {
     "api-features": "Features of the API server",
     "cloud-credentials": "Cloud credentials",
     "ports": "Ports between the workers",
-    "port-rights": "Right to open the ports",
-    "vm-sizes": "Sizes of the VMs",
-    "quota": "Quota of vCPUs",
-    "subnet-addresses": "Addresses of the subnet",
+    "port-rights": "Permission to open the ports",
+    "vm-sizes": "VM sizes",
+    "quota": "vCPU quota",
+    "subnet-addresses": "IP addresses of the subnet",
     "limit": "Limit of peer pods",
 }
 
-ONE_VM_EACH = "Every peer pod is a VM of its own: beyond this they stay pending or fail to start."
+ONE_VM_EACH = "Every peer pod is a VM of its own. Without room for its VM, a peer pod stays pending or fails to start."
 
 
 def finding(check: str, status: str, found: str, why: str = "", fix: str = "") -> dict[str, str]:

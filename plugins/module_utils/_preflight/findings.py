@@ -13,10 +13,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 
 
 def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
-    """All findings, in the order in which they are best mended.
+    """All findings, in the order in which to resolve them.
 
-    `readings` has the module results `cluster` and, where they were asked for, those of ANSWERS, and
-    the `settings` of the roles.
+    `readings` has the result `cluster` of cluster_info, the `settings` of the roles and, if the cloud is checked too, the
+    results that ANSWERS names.
     """
     cluster, settings = readings["cluster"], readings["settings"]
     if "workers" not in cluster:
@@ -25,8 +25,8 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
                 "cluster",
                 "error",
                 cluster["msg"],
-                "Without the cluster nothing else can be looked at.",
-                "Mend that and look again.",
+                "Nothing else can be checked without access to the cluster.",
+                "Fix the cause, then run preflight again.",
             )
         ]
     return [*cluster_findings(cluster, settings), *cloud_findings(cluster, settings, readings)]

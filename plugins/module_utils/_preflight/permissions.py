@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-# Asks the API server whether it would let us do anything to anything: the role cluster-admin.
+# Whether the user may do everything to every resource, as the role cluster-admin allows.
 ACCESS_REVIEWS_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 CLUSTER_ADMIN_REVIEW = {
     "apiVersion": "authorization.k8s.io/v1",
@@ -12,9 +12,9 @@ CLUSTER_ADMIN_REVIEW = {
     "spec": {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}},
 }
 
-# What a playbook does to a cluster whatever its settings, by API group and resource. What only a setting
-# asks for (an image built in the cluster, credentials of its own) or only some clusters have (cert-manager,
-# Prometheus' operator) is not in it.
+# The permissions that a playbook needs with any settings, by API group and resource. Left out are those that only some
+# settings need (an image built in the cluster, the cluster's own credentials) and resources that only some clusters have
+# (cert-manager, the Prometheus operator).
 _READ = ("get", "list")
 _WRITE = ("get", "create", "patch")
 _REMOVE = (*_READ, "delete")
@@ -53,7 +53,7 @@ NEEDED = {
         ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
         ("packages.operators.coreos.com", "packagemanifests"): ("list",),
         ("policy", "poddisruptionbudgets"): _WRITE,
-        # Whoever gives away rights that they do not have themselves needs these two verbs.
+        # A user who grants permissions that they do not have themselves needs the verbs escalate and bind.
         ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
         ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
         ("rbac.authorization.k8s.io", "roles"): (*_WRITE, "escalate", "bind"),
@@ -97,6 +97,6 @@ NEEDED = {
 
 
 def access_review(verb: str, group: str, resource: str) -> dict:
-    """Asks the API server whether it would let us do that, in every namespace."""
+    """A SelfSubjectAccessReview of this verb and resource in all namespaces."""
     attributes = {"verb": verb, "group": group, "resource": resource}
     return {**CLUSTER_ADMIN_REVIEW, "spec": {"resourceAttributes": attributes}}

@@ -256,5 +256,5 @@ def test_a_missing_bundle_is_reported(item, said):
 
 def test_a_private_key_is_never_written_to_a_configuration():
     both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
-    with pytest.raises(AdmissionError, match="holds a private key"):
+    with pytest.raises(AdmissionError, match="contains a private key"):
         encode_ca_bundle(base64.b64encode(both.encode()).decode())

@@ -162,7 +162,7 @@ def test_incomplete_credentials_are_reported_with_advice(params, environ, messag
 
 def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
     credentials_file.write_text("secret = s3cret\n")
-    with pytest.raises(LoginError, match="is no ini file") as raised:
+    with pytest.raises(LoginError, match="is not an INI file") as raised:
         who({"profile": "gov"}, {})
     assert "s3cret" not in str(raised.value)
     assert raised.value.__suppress_context__
@@ -220,13 +220,13 @@ def test_another_cloud_provides_its_login_endpoint():
 
 @pytest.mark.parametrize("answer", [{}, [], {"authentication": {"audiences": []}}])
 def test_a_cloud_without_a_login_endpoint_is_rejected(answer):
-    with pytest.raises(LoginError, match="does not say where to log in"):
+    with pytest.raises(LoginError, match="returns no login endpoint"):
         described_cloud("https://management.stack.example", answer)
 
 
 @pytest.mark.parametrize("name", ["AzureGermanCloud", "http://insecure.example", ""])
 def test_an_unknown_cloud_name_is_rejected(name):
-    with pytest.raises(LoginError, match="is no cloud_environment: it is one of AzureChinaCloud, "):
+    with pytest.raises(LoginError, match="is not a cloud_environment: it must be one of AzureChinaCloud, "):
         metadata_url(name)
 
 

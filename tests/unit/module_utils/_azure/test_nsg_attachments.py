@@ -51,11 +51,11 @@ def test_virtual_machines_are_named_by_arm_or_by_their_node():
             "azure://" + f"{COMPUTE}/virtualMachineScaleSets/s/virtualMachines/3",
             "Name the workers'",
         ),
-        ("w-0", "'w-0' names no virtual machine of Azure. Give ARM ids"),
-        ("", "names no virtual machine"),
-        ("aws:///eu-central-1a/i-0a1b2c3d", "names no virtual machine"),
-        (f"{NETWORK}/networkInterfaces/nic", "names no virtual machine"),
-        (vm_id("w-0") + "/extensions/x", "names no virtual machine"),
+        ("w-0", "'w-0' is not the id of an Azure virtual machine. Set ARM ids"),
+        ("", "is not the id of an Azure virtual machine"),
+        ("aws:///eu-central-1a/i-0a1b2c3d", "is not the id of an Azure virtual machine"),
+        (f"{NETWORK}/networkInterfaces/nic", "is not the id of an Azure virtual machine"),
+        (vm_id("w-0") + "/extensions/x", "is not the id of an Azure virtual machine"),
     ],
 )
 def test_other_names_are_rejected(name, sentence):

@@ -379,9 +379,9 @@ def test_a_later_rule_does_not_shadow():
 @pytest.mark.parametrize(
     ("priorities", "advice"),
     [
-        ([110], "or give A a smaller one (109 would do)."),
-        ([110, 109], "or give A a smaller one (108 would do)."),
-        ([100], "or make room below 100, where no priority is free."),
+        ([110], "or set a smaller one for A (such as 109)."),
+        ([110, 109], "or set a smaller one for A (such as 108)."),
+        ([100], "or free a priority number below 100."),
     ],
 )
 def test_a_shadowed_rule_fails_with_advice(priorities, advice):
@@ -390,9 +390,9 @@ def test_a_shadowed_rule_fails_with_advice(priorities, advice):
         plan_present(group, [A], VNET)
     first = f"D{min(priorities)}"
     assert str(error.value) == (
-        f"A (111) would come too late in {NSG_ID}: {first} ({min(priorities)}) denies "
+        f"A (111) would be shadowed in {NSG_ID}: {first} ({min(priorities)}) denies "
         f"{WORKERS} → {WORKERS} on 9000/tcp. Move {first} to a larger priority number, {advice} "
-        "With on_shadowed: warn the rules are written all the same."
+        "With on_shadowed=warn the rules are written anyway."
     )
 
 

@@ -126,7 +126,7 @@ class TestInstallation:
             (subscription(V181), plan(V181, approved=True, phase="Complete"), [csv(V181)], V181, True),
             (subscription(V181), None, [csv(V181, replaces=V180), csv(V180, "Deleting")], V181, False),
             (subscription(V181), None, [csv(V181, replaces=V180)], V181, True),
-            # OLM continues with the next version by itself.
+            # OLM upgrades to the next version by itself.
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
     )
@@ -147,11 +147,11 @@ class TestInstallation:
                         ]
                     )
                 },
-                "OLM says ResolutionFailed: no operators found",
+                "OLM reports ResolutionFailed: no operators found",
             ),
             (
                 {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
-                "OLM says BundleUnpackFailed: no image",
+                "OLM reports BundleUnpackFailed: no image",
             ),
             (
                 {
@@ -225,8 +225,8 @@ class TestUpgrade:
             (subscription(V180), CATALOGS, "1.7.0", "OLM does not go back"),
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
-            (subscription(V170), CATALOGS, "1.8.0", f"OLM goes on to {V181} by itself"),
-            (subscription(V170), [], "", "name the version"),
+            (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),
+            (subscription(V170), [], "", "Set the version"),
         ],
     )
     def test_versions_without_an_upgrade_path(self, sub, catalogs, to, expected):

@@ -260,9 +260,9 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "platform",
             [("cluster", "platform", "GCP")],
             "error",
-            "runs on GCP; peer pods are set up here on AWS or Azure only",
+            "runs on GCP; this collection sets up peer pods on AWS or Azure only",
         ),
-        ("platform", [("cluster", "platform", None)], "error", "no platform that it names"),
+        ("platform", [("cluster", "platform", None)], "error", "an unknown platform"),
         ("platform", [("cluster", "is_openshift", False)], "error", "not an OpenShift cluster"),
         (
             "version",
@@ -292,17 +292,17 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "provider-ids",
             [("cluster", "workers", 1, "provider_id", None)],
             "error",
-            "no instance in the cloud that we could find: b. Check that the cloud controller",
+            "whose instances cannot be found in the cloud: b. Check that the cloud controller",
         ),
         ("region", [("cluster", "region", None)], "error", "Infrastructure of the cluster names no"),
         (
             "region",
             [("cluster", "workers", 1, "region", "us-east-2")],
             "warning",
-            "say another region than the cluster's, eu-central-1: b",
+            "differs from the region of the cluster, eu-central-1: b",
         ),
         ("region", [("cluster", "workers", 1, "region", None)], "ok", "eu-central-1"),
-        ("runtime-class", [detail("runtime_class", None)], "ok", "none yet"),
+        ("runtime-class", [detail("runtime_class", None)], "ok", "not exist yet"),
         ("runtime-class", [detail("runtime_class", {"overhead": {}})], "warning", "no overhead"),
         ("runtime-class", [unread("runtime_class")], "unknown", UNREAD),
         ("runtime-class", [], "ok", "250m cpu and 350Mi memory"),
@@ -312,15 +312,15 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "operator-channel",
             [detail("catalogs", []), detail("runtime_class", None)],
             "error",
-            "has no such operator. Check that the CatalogSource",
+            "does not have the operator. Check that the CatalogSource",
         ),
-        ("operator-channel", [detail("catalogs", [])], "warning", "has no such operator"),
+        ("operator-channel", [detail("catalogs", [])], "warning", "does not have the operator"),
         (
             "operator-channel",
             [detail("catalogs", [{**CATALOG, "name": "mirror"}]), detail("runtime_class", None)],
             "error",
             (
-                "has no such operator. Set operator_install_source and operator_install_channel to what "
+                "does not have the operator. Set operator_install_source and operator_install_channel to what "
                 "there is: mirror in openshift-marketplace (stable)"
             ),
         ),
@@ -328,64 +328,64 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "operator-channel",
             [detail("catalogs", [PREVIEW]), detail("runtime_class", None)],
             "error",
-            "has the operator, but not in stable",
+            "does not have the channel stable",
         ),
         (
             "operator-version",
             [],
             "ok",
-            "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which is for OpenShift 4.15 and newer.",
+            "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which needs OpenShift 4.15 or newer.",
         ),
-        ("operator-version", [("cluster", "version", "4.15.0-rc.1")], "ok", "for OpenShift 4.15 and newer."),
+        ("operator-version", [("cluster", "version", "4.15.0-rc.1")], "ok", "needs OpenShift 4.15 or newer."),
         (
             "operator-version",
             [("cluster", "version", "4.14.40")],
             "warning",
-            "for OpenShift 4.15 and newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift 4.15, or",
+            "needs OpenShift 4.15 or newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift 4.15, or",
         ),
         ("operator-version", [operator("1.9.0"), ("cluster", "version", "4.13.5")], "warning", "4.13.5"),
-        ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "for OpenShift 4.13"),
+        ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "needs OpenShift 4.13"),
         # 1.12 comes after 1.9, and 4.17 before 4.18.
         ("operator-version", [operator("1.12.1"), ("cluster", "version", "4.17.9")], "warning", "4.18"),
         (
             "operator-version",
             [operator("1.13.0"), ("cluster", "version", "4.23.0")],
             "ok",
-            "OpenShift 4.23.0 is newer than what this collection's table knows (4.22).",
+            "OpenShift 4.23.0 is newer than the newest that this collection knows (4.22).",
         ),
         ("operator-version", [("cluster", "version", "5.0.1")], "ok", "5.0.1 is newer than"),
         (
             "operator-version",
             [operator("1.14.0")],
             "ok",
-            "v1.14.0, newer than what this collection's table knows (1.13): its release notes say",
+            "v1.14.0, newer than the newest release that this collection knows (1.13). Its release notes list",
         ),
         ("operator-version", [operator("2.0.0")], "ok", "v2.0.0, newer than"),
         (
             "operator-version",
             [operator("1.6.0"), ("cluster", "version", "4.12.9")],
             "ok",
-            "v1.6.0, which this collection's table does not have: its release notes say",
+            "v1.6.0, a release that this collection does not know. Its release notes list",
         ),
-        ("operator-version", [head("another-csv")], "ok", "another-csv, which this collection's table does"),
+        ("operator-version", [head("another-csv")], "ok", "another-csv, a release that this collection does not know"),
         # A version that is asked for is what is installed, but where one is installed already.
         (
             "operator-version",
             [PINNED, detail("runtime_class", None)],
             "ok",
-            "operator_install_starting_csv is sandboxed-containers-operator.v1.4.1, which is for OpenShift 4.13",
+            "operator_install_starting_csv is sandboxed-containers-operator.v1.4.1, which needs OpenShift 4.13",
         ),
         ("operator-version", [PINNED, detail("runtime_class", None), detail("catalogs", None)], "ok", "v1.4.1"),
         ("operator-version", [PINNED], "ok", "v1.10.1, which"),
         ("other-webhooks", [unread("webhooks")], "unknown", UNREAD),
-        ("other-webhooks", [detail("webhooks", [OURS])], "ok", "There are none"),
+        ("other-webhooks", [detail("webhooks", [OURS])], "ok", "No other webhook"),
         (
             "other-webhooks",
             [detail("webhooks", [OURS, OTHER_WEBHOOK])],
             "warning",
             "neither the operator nor this collection: another-program.",
         ),
-        ("other-webhooks", [detail("webhooks", [OPERATORS])], "ok", "stands aside"),
+        ("other-webhooks", [detail("webhooks", [OPERATORS])], "ok", "does not deploy another"),
         (
             "other-webhooks",
             [detail("webhooks", [OPERATORS]), ("settings", "webhook_manager", "collection")],
@@ -492,31 +492,31 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ),
         ("api-features", [unread("version")], "unknown", UNREAD),
         ("api-features", [unread("admission_apis")], "unknown", UNREAD),
-        ("limit", [("settings", "limit", "many")], "error", "is 'many', which is no number"),
-        ("limit", [("settings", "limit", "-1")], "error", "is '-1', which is no number"),
+        ("limit", [("settings", "limit", "many")], "error", "got 'many'"),
+        ("limit", [("settings", "limit", "-1")], "error", "got '-1'"),
         (
             "cloud-credentials",
             [("caller", {"msg": "Unable to locate credentials."})],
             "error",
-            "AWS did not accept who we are (Unable to locate credentials). Set AWS_ACCESS_KEY_ID and",
+            "Authenticating to AWS failed: Unable to locate credentials. Set AWS_ACCESS_KEY_ID and",
         ),
-        ("cloud-credentials", [("cluster", "platform", "GCP")], "unknown", "Not asked"),
+        ("cloud-credentials", [("cluster", "platform", "GCP")], "unknown", "Not checked"),
         (
             "cloud-credentials",
             [(name, SKIPPED) for name in ("caller", "ports", "sizes", "subnet")],
             "unknown",
-            "AWS is asked by region",
+            "requests to AWS need a region",
         ),
         ("ports", [("ports", {"msg": "EC2 refused: you may not."})], "error", "you may not"),
-        ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or have"),
-        ("port-rights", [], "ok", "AWS would let these credentials open the ports."),
-        ("ports", [("ports", SKIPPED)], "unknown", "No worker names an instance"),
-        ("ports", [("caller", {"msg": "No."})], "unknown", "for want of credentials"),
+        ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or ask"),
+        ("port-rights", [], "ok", "These credentials have permission to open the ports on AWS."),
+        ("ports", [("ports", SKIPPED)], "unknown", "no worker node has a providerID"),
+        ("ports", [("caller", {"msg": "No."})], "unknown", "the login to AWS failed"),
         (
             "ports",
             [],
             "ok",
-            "Open already: 9000/tcp of sg-1 (by the group itself (tcp 9000)). To be opened: 15150/tcp of sg-1.",
+            "Already open: 9000/tcp of sg-1 (by the group itself (tcp 9000)). Not open yet: 15150/tcp of sg-1.",
         ),
         (
             "vm-sizes",
@@ -555,7 +555,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "unknown",
             "No x.",
         ),
-        ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "Which subnet"),
+        ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "could not be read"),
     ],
 )
 def test_the_findings_of_each_check_on_aws(check, changes, status, said):
@@ -573,14 +573,14 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
 @pytest.mark.parametrize(
     ("check", "changes", "status", "said"),
     [
-        ("region", [("cluster", "region", None)], "error", "do not agree on one region"),
+        ("region", [("cluster", "region", None)], "error", "do not have one region in common"),
         (
             "cloud-credentials",
-            [("sizes", {"msg": "Azure did not accept who we are."})],
+            [("sizes", {"msg": "Authenticating to Azure failed."})],
             "error",
-            "Azure did not accept who we are. Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET",
+            "Authenticating to Azure failed. Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET",
         ),
-        ("quota", [("sizes", {"msg": "Azure did not accept who we are."})], "unknown", "for want of"),
+        ("quota", [("sizes", {"msg": "Authenticating to Azure failed."})], "unknown", "the login to Azure failed"),
         (
             "vm-sizes",
             [(*SIZE, "available", False), (*SIZE, "reason", "Azure has no VM size x.")],
@@ -600,30 +600,30 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ),
         ("quota", [(*SIZE, "instances", None)], "unknown", "Azure counts no vCPUs of Standard_B2als_v2"),
         ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
-        ("port-rights", [], "ok", "Azure would let these credentials open the ports."),
-        ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or have somebody"),
+        ("port-rights", [], "ok", "These credentials have permission to open the ports on Azure."),
+        ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or ask someone"),
         # Who may not look at what they may do, may perhaps do it.
         ("port-rights", [("port_rights", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
         (
             "ports",
             [(*NSG, "shadowed", LATE)],
             "error",
-            "x would come too late in demo-nsg: deny-all (100) denies it. Move",
+            "x would be shadowed in demo-nsg: deny-all (100) denies it. Move",
         ),
-        ("ports", [(*NSG, "shadowed", LATE), ("settings", "on_shadowed", "warn")], "warning", "too late"),
+        ("ports", [(*NSG, "shadowed", LATE), ("settings", "on_shadowed", "warn")], "warning", "shadowed in"),
         (
             "ports",
             [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],
             "ok",
-            "Open already: No NSG on x.",
+            "Already open: No NSG on x.",
         ),
         (
             "ports",
             [],
             "ok",
             (
-                "Open already: Allow-VXLAN-Internal of demo-nsg (by AllowVnetInBound (65000)). "
-                "To be opened: Allow-Kata-Agent-Internal of demo-nsg"
+                "Already open: Allow-VXLAN-Internal of demo-nsg (by AllowVnetInBound (65000)). "
+                "Not open yet: Allow-Kata-Agent-Internal of demo-nsg"
             ),
         ),
     ],
@@ -671,7 +671,7 @@ def test_a_check_without_its_data_is_left_out(changes, absent):
 
 def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
     readings = with_changes(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
-    assert finding_of(readings, "operator-version")["found"].endswith("for OpenShift 4.18 and newer.")
+    assert finding_of(readings, "operator-version")["found"].endswith("needs OpenShift 4.18 or newer.")
 
 
 @pytest.mark.parametrize("path", ["roles/cluster_prerequisites/README.md", "docs/docsite/rst/guide_start.rst"])
