@@ -1,7 +1,6 @@
-"""The EXAMPLES of the modules, run as they stand on a cluster that has what they name.
+"""The EXAMPLES of the modules, run unchanged on a cluster with the objects that they name.
 
-Only what cannot be the same everywhere is put in their place: ids that a cloud makes up, and
-paths of files.
+Only values that differ on every system are replaced: ids of a cloud, and paths of files.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ POOLS = ("general", "memory")
 
 @dataclass
 class Installation:
-    """A cluster with the webhook and the agent at work, and the cloud it is in."""
+    """A cluster with the webhook and the agent, and its cloud."""
 
     cluster: Cluster
     moto: aws.Moto

@@ -1,7 +1,7 @@
-"""What becomes of a module's run when the API server, or the way to it, fails in the middle.
+"""A module's run when the API server, or the connection to it, fails.
 
-Each fault is one on the wire, by a proxy in between; what counts is what is in the cluster
-afterwards and what the module said.
+A proxy produces each fault on the wire; the tests check the objects in the cluster
+afterwards and the result of the module.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def config(cluster, pool):
 
 @pytest.fixture
 def run_through(cluster, config, run_module, request):
-    """Run peerpod_limit as a user of the test's own through a proxy that does `intervene`."""
+    """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
     def run(intervene, module="peerpod_limit", **arguments) -> dict:
         kubeconfig = cluster.user_kubeconfig(user_of(request), "system:masters")
@@ -87,7 +87,7 @@ def run_through(cluster, config, run_module, request):
 
 @pytest.fixture
 def count_requests(cluster, request):
-    """What of the run arrived at the API server: its verbs, counted."""
+    """The requests of the run that reached the API server, counted by verb."""
     return lambda: Counter(verb for verb, _path in requests_of(cluster, user_of(request)))
 
 
@@ -97,7 +97,7 @@ def user_of(request) -> str:
 
 
 def fault_each(**faults):
-    """One fault after the other at the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
+    """One fault after the other for the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
     left = {kind: iter(some) for kind, some in faults.items()}
 
     def intervene(method, path):
@@ -236,7 +236,7 @@ def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, 
 
     def intervene(asked, path):
         if asked == method and "/peerpodconfigs" in path:
-            # A look at what came of a write is none of the tries.
+            # A read of the outcome of a write does not count as a try.
             seen.append(path)
             return answer
         return None

@@ -38,7 +38,7 @@ OTHERS = {
 
 
 class Admission:
-    """A real admission server that adds the extended resource and remembers what it was sent."""
+    """A real admission server that adds the extended resource and records the requests."""
 
     def __init__(self, port: int, authority: CertificateAuthority, directory):
         self.url = f"https://127.0.0.1:{port}/mutate-v1-pod"
@@ -449,7 +449,7 @@ def test_an_invalid_webhook_is_rejected(cluster, manage, options, said):
 
 
 def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, admission, manage):
-    """What it would store of a condition it drops: the system's namespaces are named one by one."""
+    """Such an API server drops matchConditions: the system namespaces are listed in a selector instead."""
 
     def older(method, path):
         if path == "/version":
