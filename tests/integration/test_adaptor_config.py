@@ -249,7 +249,7 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
 
 
 def test_nothing_is_written_for_an_operator_that_does_not_reconcile(world: Settings):
-    """The operator would replace every pod when it runs again, so the settings are written only after OnDelete is set."""
+    """The operator would replace every pod when it runs again, so nothing is written before OnDelete is set."""
     if not world.rolls:
         pytest.skip("this release replaces no pods by itself")
     before = world.adaptors(), world.data()

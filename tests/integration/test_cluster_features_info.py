@@ -58,7 +58,7 @@ def test_a_cluster_without_any_feature(gather, run_module, bare: Cluster):
 
 
 def test_only_the_requested_facts_are_read(bare: Cluster, run_module):
-    """Neither for an administrator nor for a user without permissions for the rest."""
+    """The user is not an administrator and has no permissions for the other facts."""
     bare.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
     bare.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
     kubeconfig = str(bare.user_kubeconfig("reader"))

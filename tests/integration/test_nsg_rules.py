@@ -39,7 +39,7 @@ DONE = ["GET operation", "GET operation"]
 
 
 def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **more: object) -> dict:
-    """A security rule for all of the virtual network, or for what `more` says instead."""
+    """A security rule for the whole virtual network; `more` replaces properties."""
     properties = {
         "priority": priority,
         "access": access,
@@ -53,7 +53,7 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **mor
     return {"name": name, "properties": {**properties, **more}}
 
 
-# What a strict site has, so that the rules of peer pods are needed.
+# The rule of a strict site, so that the rules of peer pods are needed.
 DENY = rule("deny-vnet", 4000, "Deny")
 
 
@@ -77,7 +77,7 @@ BOTH = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN,
 
 @dataclass(frozen=True)
 class World:
-    """A resource group, and means to fill it and to look at it. Ids are ARM's."""
+    """A resource group, with methods to fill and to read it. Ids are ARM's."""
 
     arm: AzureArm
     group: str
@@ -260,7 +260,7 @@ def test_traffic_that_is_allowed_needs_no_rule(world, run):
 
 
 def test_a_different_rule_is_corrected(world, arm, run):
-    """The name makes it ours; what we do not manage, or do not know, stays."""
+    """The name identifies a rule of the module; unmanaged and unknown properties stay."""
     nsg, args = world.workers(
         DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
     )
@@ -588,7 +588,7 @@ def test_a_rule_that_would_be_shadowed(world, run):
     assert world.priorities(bad)[VXLAN] == 111
 
 
-# -- Whether we may ----------------------------------------------------------------------------
+# -- Permissions -------------------------------------------------------------------------------
 
 ASKED = f"GET {GROUP}/permissions"
 
@@ -629,7 +629,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
     assert arm.snapshot() == before
-    # And so it is.
+    # A real run is rejected, as the dry run reported.
     assert f" perform action '{action}' over scope '{nsg}'" in run(args)["msg"]
 
 
@@ -647,7 +647,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
     ],
 )
 def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, there, allowed, may):
-    """Several rules are written with their group, a single one is not."""
+    """Several rules are written with their group, a single rule is written alone."""
     rules = ({"name": name, "properties": BOTH[name]} for name in there)
     _, args = world.workers(DENY, *rules)
     args["state"] = state
@@ -721,7 +721,7 @@ def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
-# -- Faults, with the end state looked at ------------------------------------------------------
+# -- Faults and their end state ----------------------------------------------------------------
 
 
 def test_transient_faults_are_survived(world, arm, run):
@@ -835,7 +835,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
 
 
 def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
-    """(direction, port) → who decides, and the verdict's other `keys`."""
+    """(direction, port) → the deciding rule, and the other `keys` of the verdict."""
     return {
         (flow["direction"], flow["port"]): [
             (verdict["access"], verdict["rule"], *(verdict[key] for key in keys)) for verdict in flow["verdicts"]
@@ -912,7 +912,7 @@ def test_info_between_two_prefixes(world, run):
 
 
 def test_info_of_subnet_and_interface(world, run):
-    """Traffic has to pass both."""
+    """Traffic must pass both."""
     on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}

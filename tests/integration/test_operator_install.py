@@ -58,7 +58,7 @@ def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
 
 
 def labelled(cluster: Cluster) -> set[str]:
-    """The objects with our mark."""
+    """The objects with the label of the collection."""
     kinds = "namespaces,operatorgroups,subscriptions,clusterserviceversions,configmaps,secrets,kataconfigs"
     found = cluster.get(kinds, "-A", "-l", MARK)["items"]
     return {f"{item['kind']}/{item['metadata']['name']}" for item in found}
@@ -167,7 +167,7 @@ class TestManualApproval:
             said = failure_message(role.run_with(manual("1.7.0")))
         finally:
             role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
-        # The KataConfig's words or the pool's, whoever comes first; and not those of a time that is over.
+        # The message of the KataConfig or of the pool, whichever comes first; not an outdated message.
         assert "disk full" in said
         assert "Timed out" not in said
         assert "oc describe machineconfigpool kata-oc" in said
@@ -292,7 +292,7 @@ class TestTeardown:
 
 
 def all_objects(cluster: Cluster) -> dict:
-    """What is there, without what the API server keeps for itself."""
+    """All objects, without fields that the API server maintains."""
     kinds = (
         "namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
         "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"

@@ -255,7 +255,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
 
 def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_module):
     def intervene(method, path):
-        # What an API server says of a kind that it does not serve.
+        # The response of an API server for a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
 
     kubeconfig = cluster.user_kubeconfig("peerpod-info-bare", "system:masters")
@@ -265,5 +265,5 @@ def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_mod
     assert (result["operator"], result["pools"]) == (None, [])
     assert result["msg"].startswith("No operator for OpenShift sandboxed containers is installed")
     assert named(result["nodes"], "info-b")["info-b"]["free"] == 1999
-    # Of another RuntimeClass than the default one, they count by the resource they ask for.
+    # Pods with another RuntimeClass count if they request the extended resource.
     assert named(result["nodes"], "info-a")["info-a"]["used"] == 1

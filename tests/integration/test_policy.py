@@ -1,6 +1,6 @@
-"""The role policy on the real API server: where peer pods may be created, and what is said elsewhere.
+"""The role policy on the real API server: where peer pods may be created, and the messages elsewhere.
 
-The tests are one story, in their order: nothing is there, Deny, Warn, Audit, nothing is there again.
+The tests depend on their order: no policy, Deny, Warn, Audit, removal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support import ROOT, local_play
 
 pytestmark = pytest.mark.integration
 
-# A RuntimeClass of our own, so that other tests' peer pods are not ours.
+# A RuntimeClass of this file, so that the policy does not match peer pods of other tests.
 RUNTIME_CLASS = "kata-policy-role"
 LABEL = {"osc.peerpods.io/peer-pods": "allowed"}
 LABELLED, NAMED, OTHER = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
@@ -32,7 +32,7 @@ KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 @dataclass
 class Role(RoleAlone):
     def succeed(self, *arguments: str, **variables: object) -> str:
-        """Run it with `variables` beside ours; returns what it printed."""
+        """Run the role with `variables` and those of this test; returns its output."""
         ran = self.run("-e", json.dumps(variables), *arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
@@ -43,7 +43,7 @@ class Role(RoleAlone):
         return {f"{item['kind']} {item['metadata']['name']}": item for item in found}
 
     def create(self, namespace: str, body: dict, path: str = "api/v1") -> tuple[int, str, str]:
-        """Create something in a dry run: (status, message, what the API server warns of)."""
+        """Create an object in a dry run; returns (status, message, warning)."""
         client = urllib3.PoolManager(
             ca_certs=str(self.cluster.directory / "ca.crt"),
             cert_file=str(self.cluster.directory / "admin.crt"),
@@ -132,7 +132,7 @@ class TestBefore:
             assert said in failure_message(role.run("-e", json.dumps(variables)))
 
     def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
-        """As one before Kubernetes 1.30 answers."""
+        """The response of an API server before Kubernetes 1.30."""
         group = "/apis/admissionregistration.k8s.io/v1"
 
         def without(_method: str, path: str):
@@ -188,7 +188,7 @@ class TestDeny:
         wait_for("the label to go", lambda: role.create_pod(OTHER)[0] == 403, seconds=10)
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
-        """Which is why updates of pods need no policy: the API server refuses that anyway."""
+        """The API server rejects such updates itself, so the policy does not match updates."""
         cluster.apply(
             {
                 "apiVersion": "v1",
@@ -212,7 +212,7 @@ class TestDeny:
     def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
         """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
-        # The proof by the role is of pods; the other binding comes into force by itself.
+        # The role verifies the policy of pods; the other binding takes effect some time later.
         wait_for("a warning", lambda: role.create(OTHER, body, "apis/apps/v1")[2], seconds=10)
         status, _, warned = role.create(OTHER, body, "apis/apps/v1")
         assert status == 201
@@ -256,7 +256,7 @@ class TestDeny:
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
     def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
-        """As where the API server has not taken it up: here, a dry run where peer pods may be."""
+        """The probe runs in an allowed namespace, as if the API server had not loaded the policy yet."""
         ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
         assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(ran)
 
@@ -284,7 +284,7 @@ class TestDeny:
         ]
         for labels in cases:
             cluster.kubectl("label", "namespace", OTHER, *labels.split())
-            # Kubernetes' own opinion.
+            # The evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if OTHER in chosen else 403
             wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
@@ -315,7 +315,7 @@ class TestWarnAndAudit:
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         said = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in said
-        # Of what Deny and Warn say to whoever applies a workload, nothing is left.
+        # The warnings of Deny and Warn for workloads are gone.
         assert len(role.policy_objects()) == 2
 
         def audited() -> bool:

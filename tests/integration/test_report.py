@@ -1,4 +1,4 @@
-"""`ansible-playbook osc.peerpods.report` on a cluster with peer pods that run and peer pods that wait."""
+"""`ansible-playbook osc.peerpods.report` on a cluster with running and pending peer pods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESOURCE = "kata.peerpods.io/vm"
 SECRET = "wJalrXUtnFEMI-never-in-a-report"
 CSV = "sandboxed-containers-operator.v1.8.1"
 
-# Whoever may run pods decides what their images are called, and so what a kubelet says of them.
+# A user who may run pods controls the names of images, and so the messages of the kubelet about them.
 MESSAGE = "no <script>alert('pod')</script> & {{ 7 * 7 }} \x1b[31m"
 
 VARIABLES = {

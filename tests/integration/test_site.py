@@ -1,5 +1,5 @@
-"""site.yml on a bare cluster in AWS with today's operator: what it refuses, that it resumes, that it doubles nothing, and
-that it needs no more rights than preflight asks for."""
+"""site.yml on a bare cluster in AWS with the current operator: it rejects bad input, resumes, creates nothing twice, and
+needs only the permissions that preflight checks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_dry_run_of_a_first_installation(site: Site):
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBadInput:
-    """Each ends in a sentence that says what was found and what to do, before anything is changed."""
+    """Each fails with the reason and the next step, before anything is changed."""
 
     def test_no_cluster_reachable(self, site: Site, tmp_path: Path):
         (port,) = free_ports(1)
@@ -253,7 +253,7 @@ def test_credentials_of_a_credentials_request(site: Site):
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
 def test_info_and_report_support_the_second_generation(site: Site, tmp_path: Path, playbook: str):
-    """Neither mentions PeerPodConfigs, which this cluster never had."""
+    """Neither lists PeerPodConfigs, which this cluster never had."""
     reporting, printed = report_on(site, playbook, tmp_path)
     findings = reporting.findings()
     assert findings["limit-storage"]["found"] == (

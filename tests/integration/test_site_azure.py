@@ -1,6 +1,6 @@
-"""site.yml on a bare cluster in Azure: what it refuses, whose credentials it gives, that it doubles nothing.
+"""site.yml on a bare cluster in Azure: rejected input, the operator's credentials, and that nothing is created twice.
 
-What a role does alike on every cloud is seen in test_site.py.
+test_site.py tests what a role does alike on every cloud.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def test_vms_use_the_first_subnet_and_their_own_security_group(nsgs, subnet, nsg
 
 class TestCredentialsOfVariables:
     def test_credentials_of_variables_replace_those_of_the_cluster(self, site: Site):
-        """Once those are gone. What the operator wrote into peer-pods-cm meanwhile stays."""
+        """After the cluster's credentials are removed. What the operator wrote into peer-pods-cm stays."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
         # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
         site.cluster.kubectl(

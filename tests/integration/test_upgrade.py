@@ -83,7 +83,7 @@ def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
 
 
 def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
-    """The new operator ignores its PeerPodConfig, and no agent is deployed that does not."""
+    """The new operator ignores its PeerPodConfig, and no agent is deployed that enforces its limit."""
     other = openshift.peer_pod_config("none")
     other["metadata"]["name"] = "memory"
     world.cluster.apply(other)
@@ -94,7 +94,7 @@ def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgr
 
 
 def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
-    """The limit survives, another PeerPodConfig stays, and the run says both."""
+    """The limit and another PeerPodConfig are preserved, and the run reports both."""
     labels = {"app.kubernetes.io/name": "peerpods-node-capacity"}
     template = {
         "metadata": {"labels": labels},
@@ -117,14 +117,14 @@ def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
         in ran.stdout
     )
     assert "PeerPodConfigs that stay: memory" in ran.stdout
-    # The last one that 1.8 has seen.
+    # The last PeerPodConfig that 1.8 has read.
     assert "because the PeerPodConfig memory owns it" in ran.stdout
     assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
     assert world.advertised() == ["5", "5"]
 
 
 def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
-    """Peer pods that run are not asked about: nothing is replaced."""
+    """Running peer pods are not checked, since nothing is replaced."""
     with upgrade.unchanged():
         ran = upgrade.succeeds()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
@@ -165,7 +165,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
 
 
 def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
-    """The KataConfig is gone; a ConfigMap has what it was."""
+    """The KataConfig is deleted; a ConfigMap has its content."""
     (before,) = upgrade.kata_configs()
     kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
     world.cluster.apply(
@@ -184,7 +184,7 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
 
 
 def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
-    """And the KataConfig is there again."""
+    """And the KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
     said = failure_message(upgrade.run_with(**CONFIRMED))
