@@ -1,1 +1,1 @@
-"""Ratios against peers, side by side on the same servers."""
+"""Comparisons with other tools, on the same servers."""

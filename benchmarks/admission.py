@@ -1,8 +1,8 @@
-"""`python -m benchmarks.admission`: what changing peer pods costs at their creation.
+"""`python -m benchmarks.admission`: the cost of mutating peer pods at their creation.
 
 Pods are created in server-side dry runs through a real API server on this machine, over
-kept-alive connections, in modes that take turns, so that a ratio is of neighbours and what else
-the machine does hits all of them. Of peer pods: without any mutation (`none`), with `mode:
+kept-alive connections, in alternating modes, so that other load of
+the machine affects all modes alike. Of peer pods: without any mutation (`none`), with `mode:
 policy` (`policy`), with the least that a policy can do (`least`: one patch of one container, no
 sizes), with `mode: webhook` (`webhook`), and with another webhook, registered as its own manifest
 does (`peer`). Of other pods, which are not changed: with nothing registered (`others`), with
@@ -10,7 +10,7 @@ our webhook as our module registers it (`others, filtered`: matchConditions, the
 calls it), and with each webhook registered as the peer's manifest does (`others, webhook` and
 `others, peer`: called for every pod).
 
-What `least` costs is the API server's own price for any policy that patches: the pod encoded,
+The cost of `least` is the API server's own cost of any policy that patches: the pod encoded,
 patched, decoded and admitted once more.
 """
 
@@ -113,7 +113,7 @@ LEAST_BINDING = {
 
 @dataclass(frozen=True)
 class Mode:
-    """What is registered while pods are created: by our module, or objects as they are."""
+    """The registration while pods are created: by the collection's module, or as given objects."""
 
     name: str
     module: str | None = None
@@ -187,7 +187,7 @@ def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | 
 
 @contextlib.contextmanager
 def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
-    """The mode in force inside, and out of force again after it."""
+    """Put the mode in force during the block."""
     if not mode.module and not mode.objects:
         yield
         return
@@ -227,9 +227,9 @@ def changes(cluster: Cluster) -> bool:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one round in one mode came to; latencies and CPU time for each creation in ms.
+    """The result of a round in a mode; latencies and CPU time for each creation in ms.
 
-    `webhook_cpu_ms` is of all webhooks that run here: those that are not called spend nothing.
+    `webhook_cpu_ms` is that of all webhooks that run here: webhooks that are not called use no CPU.
     """
 
     creations_per_second: float
@@ -258,7 +258,7 @@ class Client:
             self.cluster.server + PATH,
             json.dumps(pod).encode(),
             self.connections,
-            # It opens nothing but this cluster and ends with it: any user here may see it.
+            # The token is valid only for this cluster, which ends with the benchmark, so other users may read it.
             headers=("content-type: application/json", f"authorization: Bearer {self.token}"),
         )
         processes = [listener(self.cluster.server), *(one.process for one in self.webhooks)]
@@ -274,7 +274,7 @@ class Client:
 
 
 def token(cluster: Cluster) -> str:
-    """h2load presents no client certificate: a service account that may do anything."""
+    """The token of a service account with all permissions, since h2load presents no client certificate."""
     cluster.kubectl("create", "serviceaccount", NAME)
     cluster.kubectl(
         "create",
@@ -287,7 +287,7 @@ def token(cluster: Cluster) -> str:
 
 
 def run_rounds(client: Client, modes: list[Mode], rounds: int, seconds: float) -> Rounds:
-    """Each mode once a round, in an order that rotates, and nothing left of one in the next."""
+    """Measure each mode once a round, in rotating order; a mode leaves no registration to the next."""
     measured: Rounds = {mode.name: [] for mode in modes}
     order = modes
     for turn in range(rounds):

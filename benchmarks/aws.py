@@ -1,4 +1,4 @@
-"""AWS: moto's EC2 behind a proxy that counts, and who opens ports there."""
+"""AWS: moto's EC2 behind a proxy that counts calls, and the contenders that open ports there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def amazon_aws(instance_ids: str) -> list[dict]:
         {
             "amazon.aws.ec2_security_group": {
                 "group_id": "{{ item.group_id }}",
-                # It insists on both; the world's groups are described by their names.
+                # The module requires both; the groups here are described by their names.
                 "name": "{{ item.group_name }}",
                 "description": "{{ item.group_name }}",
                 "purge_rules": False,
@@ -101,7 +101,7 @@ class AwsWorld(World):
         )
 
     def grow(self, count: int) -> None:
-        """Have `count` workers; as machines make them, each is a reservation of its own in EC2.
+        """Have `count` workers; each is a reservation of its own in EC2, as OpenShift's machines are.
 
         The first worker is in one group, the only case that the documented commands support; the others are in more
         groups.

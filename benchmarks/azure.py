@@ -1,4 +1,4 @@
-"""Azure: our Resource Manager of the tests', who opens ports there, and what importing costs."""
+"""Azure: the emulated Resource Manager of the tests, the contenders that open ports there, and the cost of imports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .kubernetes import NODES
 
 RULES = ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal")
 
-# ansible's package has the collection, and this is what it says that it needs beside.
+# The package ansible has the collection; these are the further requirements of the collection.
 COLLECTIONS = Path(importlib.metadata.distribution("ansible").locate_file("."))
 AZCOLLECTION = COLLECTIONS / "ansible_collections" / "azure" / "azcollection"
 
@@ -35,8 +35,8 @@ AZCOLLECTION = COLLECTIONS / "ansible_collections" / "azure" / "azcollection"
 def install_azcollection() -> Path:
     """The bin directory of an environment with azure.azcollection's requirements.
 
-    It pins the SDK's packages to older ones than ours may be of, so it gets one of its own, with
-    our version of ansible-core, and finds ansible's collections where we have them.
+    It pins older packages of the SDK than the tests use, so it gets its own environment, with the same
+    version of ansible-core and the same collections.
     """
     version = importlib.metadata.version("ansible-core")
     programs = own_environment(
@@ -49,14 +49,14 @@ def install_azcollection() -> Path:
     (clouds,) = programs.parent.glob("lib/python*/site-packages/azure/cli/core/cloud.py")
     known = clouds.read_text()
     if CLOUD_BY_URL not in known:
-        clouds.unlink()  # It may be one file with the package installer's own copy of it.
+        clouds.unlink()  # The file may be a hard link to the package installer's cache.
         clouds.write_text(known + CLOUD_BY_URL)
     return programs
 
 
 # The collection (3.12.0) calls this for a cloud_environment that is a URL, and azure-cli-core, of
-# the version that it requires, does not have it: without it only Microsoft's own clouds can be
-# spoken to. What it would have to ask the cloud for is known here.
+# the version that it requires, does not have it: without it, only Microsoft's own clouds are
+# supported. The values that it would request from the cloud are known here.
 CLOUD_BY_URL = """
 
 def get_cloud_from_metadata_endpoint(url):
@@ -70,8 +70,8 @@ def get_cloud_from_metadata_endpoint(url):
 def azure_azcollection(virtual_machines: str) -> list[dict]:
     """Three tasks of azure.azcollection that do what nsg_rules does.
 
-    What its modules return of an interface does not say which machine has it: that goes by the
-    names that OpenShift gives the two.
+    Its modules do not return the machine of an interface, so the tasks use OpenShift's names of
+    both.
     """
     interfaces = (
         "{{ nics.networkinterfaces | selectattr('name', 'in', virtual_machines | map('split', '/')"
@@ -208,7 +208,7 @@ class AzureWorld(World):
 
 @dataclass(frozen=True)
 class Import:
-    """What a process has to import before it can do anything; seconds, and MB in the end."""
+    """The imports of a process: seconds, and MB at the end."""
 
     what: str
     seconds: float
@@ -228,7 +228,7 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def imports(runs: int) -> Iterator[Import]:
-    """Each in a process of its own, and once before that to have it compiled and at hand."""
+    """Measure each import in its own process, after a run that compiles and caches it."""
     theirs = install_azcollection() / "python"
     found = [str(ROOT / "collections" / "ansible_collections"), str(AZCOLLECTION.parents[1])]
     azcollection = "import ansible_collections.azure.azcollection.plugins"

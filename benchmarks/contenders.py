@@ -1,4 +1,4 @@
-"""Those who do a job, and the servers that they do it on: what is the same on every cloud."""
+"""Contenders, their jobs and the servers: the part that is the same on every cloud."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Job:
-    """What contenders do. `reset` undoes it, `done` looks whether it is done; None for reading."""
+    """A job of the contenders. `reset` reverts it, `done` checks it; None for jobs that only read."""
 
     name: str
     contenders: tuple[Contender, ...]
@@ -57,10 +57,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took.
+    """The figures of a run.
 
     `memory` is the largest resident set of one of its processes, in MB. `outcome` is what the
-    contender says itself: "changed", "ok" (nothing changed, or not a playbook), or "refused" if the
+    contender reports: "changed", "ok" (nothing changed, or not a playbook), or "refused" if the
     cloud rejected a rule that exists already.
     """
 
@@ -101,7 +101,7 @@ class World(ABC):
     @classmethod
     @abstractmethod
     def started(cls, scratch: Path) -> AbstractContextManager[Self]:
-        """One that lasts as long as its `with`."""
+        """A world that is stopped at the end of the `with` block."""
 
     @abstractmethod
     def grow(self, count: int) -> None:
@@ -109,7 +109,7 @@ class World(ABC):
 
     @abstractmethod
     def take_calls(self) -> int:
-        """How many requests the cloud has had since this was asked last."""
+        """The number of requests to the cloud since the last call."""
 
     @abstractmethod
     def jobs(self) -> tuple[Job, ...]:
@@ -124,7 +124,7 @@ class World(ABC):
             {
                 **self.environment,
                 "KUBECONFIG": str(kubeconfig),
-                # What kubernetes.core and kubectl remember of the API server.
+                # The discovery caches of kubernetes.core and kubectl.
                 "TMPDIR": str(self.scratch),
                 "KUBECACHEDIR": str(self.scratch / "kubectl"),
             }
@@ -143,7 +143,7 @@ class World(ABC):
         began = time.perf_counter()
         ran, usage = _run(command, environment)
         seconds = time.perf_counter() - began
-        time.sleep(0.1)  # The audit log has a request soon after its answer.
+        time.sleep(0.1)  # A request appears in the audit log soon after its response.
         cloud_calls = self.take_calls()
         with self.cluster.audit_log.open() as log:
             log.seek(logged)
@@ -178,7 +178,7 @@ class World(ABC):
 
 
 def _run(command: list[str], environment: dict[str, str]):
-    """The command run, and the kernel's account of it and all its children.
+    """Run the command; returns the kernel's accounting of it and all its children.
 
     A busy machine does not change the CPU time there.
     """

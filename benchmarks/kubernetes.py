@@ -1,4 +1,4 @@
-"""The jobs that are Kubernetes' alone, and what contenders on any cloud read of it."""
+"""The jobs that only use Kubernetes, and the tasks with which contenders on any cloud read it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NODES = k8s_info("nodes", "v1", "Node", label_selectors=[WORKER], hidden_fields=
 
 
 def endpoint_slice() -> dict:
-    """The ready endpoint that a webhook's Service has to have before it is registered."""
+    """The ready endpoint that a webhook's Service needs before the registration."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

@@ -1,7 +1,7 @@
 """`python -m benchmarks.limit`: a change of the limit on a cluster full of peer pods, on the operator's second generation.
 
-Ours is `limit.yml` with the agent at work, the other one the documented way: edit peer-pods-cm, and have the
-cloud-api-adaptor (CAA) pods replaced. README.md has how to read it.
+The collection's way is `limit.yml` with the agent, the other is the documented way: edit peer-pods-cm and replace the
+cloud-api-adaptor (CAA) pods. README.md explains the figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESOURCE = "kata.peerpods.io/vm"
 WORKERS = "node-role.kubernetes.io/worker"
 CAA = "osc-caa-ds"
 
-# What the cluster begins with, and what each way changes it to.
+# The initial limit, and the limit that each way sets.
 BEFORE, DOCUMENTED, OURS = 10, 20, 30
 
 
@@ -63,13 +63,13 @@ class World:
         self._rolled_out("deployment/peer-pods-webhook")
 
     def run_peer_pods(self) -> None:
-        """Have so many peer pods run, and no other ones."""
+        """Run exactly so many peer pods."""
         self.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
         self.cluster.apply(*map(_peer_pod, range(self._peer_pods)))
         wait_for("the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900)
 
     def documented(self) -> Change:
-        """Newer operators replace the CAA pods by themselves: a restart beside that would do it twice."""
+        """Newer operators replace the CAA pods by themselves: an additional restart would replace them twice."""
         data = json.dumps({"data": {"PEERPODS_LIMIT_PER_NODE": str(DOCUMENTED)}})
         oc = [str(self.cluster.bin / "kubectl"), f"--kubeconfig={self.cluster.kubeconfig}", *HERE]
         commands = [[*oc, "patch", "configmap", "peer-pods-cm", "--type=merge", "-p", data]]
@@ -104,7 +104,7 @@ class World:
         began = time.monotonic()
         waiting = {node["metadata"]["name"] for node in listed["items"]}
         without: set[str] = set()
-        # Into a file: a pipe would fill while the nodes are followed.
+        # Into a file: a pipe would fill while the nodes are watched.
         said = self.cluster.directory / "commands.log"
         with said.open("w") as log:
             running = subprocess.Popen(
@@ -166,7 +166,7 @@ class World:
 
 
 def _installation() -> list[dict]:
-    """What an administrator applies to have the operator, with a limit of BEFORE."""
+    """The objects that an administrator applies to install the operator, with a limit of BEFORE."""
     here = {"namespace": OPERATOR_NAMESPACE}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},

@@ -1,7 +1,7 @@
-"""Load by h2load on servers, and what these spend under it.
+"""Load by h2load on servers, and the CPU time and memory that they use.
 
-h2load costs a few microseconds of CPU a request, where a client in Python costs more than the
-servers it would measure: on shared cores its own share is small in every figure.
+h2load costs a few microseconds of CPU a request, while a client in Python costs more than the
+measured servers: on shared cores, the share of h2load is small in every figure.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Before the measured window: TLS handshakes, and what the server did last. Seconds.
+# Seconds before the measured window, for TLS handshakes and earlier work of the server.
 WARM_UP = 1.0
-# After it, so that the load does not end within it. Seconds.
+# Seconds after the window, so that the load does not end within it.
 TAIL = 0.3
 
 
@@ -44,8 +44,8 @@ class Stream:
 class Window:
     """Some seconds of steady load.
 
-    Latencies in ms; `cpu_ms` is CPU time for each answer, one of each process that was asked
-    about and None where it is not to be seen; `answers` are counted for each stream.
+    Latencies in ms; `cpu_ms` is CPU time for each answer, a figure for each process in
+    question, None if it is not accessible; `answers` are counted for each stream.
     """
 
     per_second: float
@@ -150,7 +150,7 @@ def version() -> str:
 
 
 def listener(url: str) -> Path | None:
-    """Where the kernel tells about the process that listens at a URL of this machine.
+    """The /proc directory of the process that listens at a URL of this machine.
 
     None where the URL is another machine's, or the process another user's.
     """

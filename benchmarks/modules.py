@@ -1,8 +1,8 @@
 """`python -m benchmarks.modules`: calls and time of the modules, of their peers and of the documented commands.
 
 All contenders run as a user runs them, in turns, against one API server and one
-cloud; what they have done is looked at afterwards. README.md has how to read
-the figures.
+cloud; the result is checked afterwards. README.md explains the
+figures.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Figure:
 EMPTY = Job(IDLE, (Contender("ansible-playbook", [{"ansible.builtin.meta": "noop"}]),))
 
 
-# -- Running them ------------------------------------------------------------------------------
+# -- Measuring ---------------------------------------------------------------------------------
 
 
 def measure(world: World, job: Job, contender: Contender) -> Iterator[Figure]:
-    """The contender's first run and, where it changes something, a run when that is done."""
+    """The contender's first run and, if it changes something, a second run."""
     if job.reset:
         job.reset()
     for kind in job.kinds:
@@ -82,7 +82,7 @@ def rounds(world: World, counts: list[int], runs: int) -> Iterator[Figure]:
         for number in range(runs):
             say(f"  round {number + 1} of {runs}, {time.monotonic() - began:.0f} s in")
             for job in all_jobs:
-                # None always runs on a machine that the same other one has just left.
+                # The order alternates, so no contender always runs after the same other contender.
                 for contender in job.contenders[:: -1 if number % 2 else 1]:
                     yield from measure(world, job, contender)
 
@@ -104,7 +104,7 @@ def _median(runs: list[Run]) -> Run:
 
 
 def ratios(found: list[Figure]) -> list[dict]:
-    """Ours to each other contender: calls, time and CPU time, also above those of an empty play."""
+    """The ratios of the collection to each contender: calls, time and CPU time, also without those of an empty play."""
     by_key = {figure.key: figure for figure in found}
 
     def shares(ours: Figure, other: Figure) -> Iterator[tuple[str, float]]:
@@ -130,7 +130,7 @@ def ratios(found: list[Figure]) -> list[dict]:
     ]
 
 
-# -- Telling -----------------------------------------------------------------------------------
+# -- Reporting ---------------------------------------------------------------------------------
 
 
 def table(found: list[Figure], counts: list[int], api: str) -> Iterator[str]:
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2, help="runs of each (default: 2)")
     arguments = parser.parse_args()
 
-    # SIGTERM unwinds as Ctrl-C does, so that every server is stopped.
+    # SIGTERM acts like Ctrl-C, so that every server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     cloud = WORLDS[arguments.cloud]

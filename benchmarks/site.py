@@ -1,8 +1,8 @@
 """`python -m benchmarks.site`: the whole of site.yml on many workers: time and API calls, by role.
 
-A first run, and then others that find nothing to do. These have two peers: a play of as many `ping`, which is what
-ansible takes to start so many modules; and their own requests, made again by a program that does nothing else.
-README.md has how to read it.
+A first run, and then runs without changes. They are compared with a play of as many `ping`, the time that ansible
+takes to start so many modules; and with their own requests, repeated by a program that does nothing else.
+README.md explains the figures.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Role:
 
 @dataclass(frozen=True)
 class Run:
-    """One of site.yml. `aws_calls` are counted by moto, the others by the API server's audit log."""
+    """A run of site.yml. `aws_calls` are counted by moto, other calls by the API server's audit log."""
 
     seconds: float
     changed: int
     aws_calls: int
     roles: tuple[Role, ...]
     asked: tuple[tuple[str, str], ...]
-    # Those of a collection, once for each item of a loop.
+    # Modules of a collection, once for each item of a loop.
     modules: int
 
     @property
@@ -109,7 +109,7 @@ class World:
         return time.perf_counter() - began
 
     def again(self, run: Run) -> float:
-        """Seconds for what `run` read of Kubernetes, and as many calls of AWS, on one connection each."""
+        """The seconds of the reads of `run` from Kubernetes and of as many AWS calls, on one connection each."""
         user = yaml.safe_load(self.cluster.kubeconfig.read_text())
         context = ssl.create_default_context(cafile=user["clusters"][0]["cluster"]["certificate-authority"])
         context.load_cert_chain(user["users"][0]["user"]["client-certificate"], user["users"][0]["user"]["client-key"])
@@ -121,7 +121,7 @@ class World:
                 api.request("GET", uri)
                 answer = api.getresponse()
                 body = answer.read()
-                # That there is no such thing is an answer, too; where its kind is not served, one in plain text.
+                # Not found is a valid response, too; for a kind that is not served, it is plain text.
                 if answer.status != http.HTTPStatus.NOT_FOUND:
                     json.loads(body)
         for _ in range(run.aws_calls):
@@ -129,7 +129,7 @@ class World:
         return time.perf_counter() - began
 
     def _asked(self, since: float) -> list[tuple[float, str, str]]:
-        """(when, verb, URI) of what a playbook has asked the API server since then."""
+        """(time, verb, URI) of each request of a playbook to the API server since then."""
         found = []
         for line in self.cluster.audit_log.read_text().splitlines():
             event = json.loads(line)
@@ -154,7 +154,7 @@ def _modules(task: dict) -> int:
 
 
 def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float) -> list[Role]:
-    """What each role of the site took, with those that it includes: from its first task to the next role's."""
+    """The time of each role with the roles that it includes, from its first task to that of the next role."""
     (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
     roles = [one["role"] for one in play["roles"]]
     starts: dict[str, float] = {}

@@ -15,7 +15,7 @@ QUOTAS = {
 @pytest.mark.parametrize("provider", ["aws", "azure"])
 def test_running_peer_pods_count(provider: str):
     readings = {"subnet": SUBNET, "quota": QUOTAS[provider]}
-    # Ansible's templates may make text of a number.
+    # Ansible's templates can turn a number into a string.
     for running in (3, "3"):
         assert cloud_room(readings, provider, running) == {
             "bounds": {"subnet-addresses": "58", "instance-quota": "28"},

@@ -1,4 +1,4 @@
-"""What the metadata of the collection says of the collections that it depends on."""
+"""The dependencies in the metadata of the collection."""
 
 from __future__ import annotations
 

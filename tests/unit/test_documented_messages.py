@@ -21,7 +21,7 @@ MESSAGES = [" ".join(message.split()) for message in re.findall(r"(?<![*\w])\*(\
 
 
 def normalized(text: str) -> str:
-    """Code without what breaks a sentence: line ends, quotes of parts, and what is filled in."""
+    """Code without line ends, quotes and placeholders, which interrupt a sentence."""
     text = re.sub(r"\"\s*\n\s*f?\"", "", text)
     return " ".join(re.sub(r"\{\{.*?\}\}|\{[^{}]*\}", "…", text, flags=re.DOTALL).split())
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import ROOT
 
-# Here the document names every file, elsewhere what lies at the top of a directory.
+# In these directories the document names every file, elsewhere only the top of a directory.
 WHOLE = "plugins"
 TOPS = ("benchmarks", "containers", "playbooks", "roles", "tests")
 

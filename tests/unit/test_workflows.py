@@ -14,7 +14,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][\w.-]*):(?!=)", MAKEFILE, re.MULTILINE))
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
 
-# What each ansible-core runs on, by its own documentation, of the Pythons that are supported here.
+# The supported Pythons of each ansible-core, from its documentation.
 PYTHONS = {
     "2.17": {"3.11", "3.12"},
     "2.18": {"3.11", "3.12", "3.13"},

@@ -28,7 +28,7 @@ VCPUS = {"t3.medium": 2, "m6i.2xlarge": 8, "c5n.large": 2, "g4dn.xlarge": 4, "ma
         ("vt1.3xlarge", G),
         ("u-6tb1.metal", HIGH_MEMORY),
         ("u7i-12tb.224xlarge", HIGH_MEMORY),
-        # Dedicated Hosts only, a family that there is not, and none.
+        # Dedicated Hosts only, an unknown family, and no family.
         ("mac1.metal", None),
         ("q1.large", None),
         ("", None),
@@ -63,7 +63,7 @@ def test_which_instances_count():
         (64, {"m6i.2xlarge": 3, "t3.medium": 2, "c5n.large": 1}, 30, 17),
         (5, {"c5n.large": 1}, 2, 1),
         (5, {"t3.medium": 2}, 4, 0),
-        # A quota may be lowered below what runs.
+        # A quota can be lower than the current usage.
         (8, {"m6i.2xlarge": 3}, 24, 0),
         # Other families have their own quotas; their vCPUs are not counted.
         (64, {"g5.xlarge": 10, "mac2.metal": 1}, 0, 32),

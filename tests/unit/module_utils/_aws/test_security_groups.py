@@ -141,7 +141,7 @@ vpc_blocks = st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=3, unique=Tr
 
 
 def is_open(rules_: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
-    """The oracle: every member of the group gets through, or every single address of the VPC."""
+    """The oracle: the rules admit every member of the group, or every single address of the VPC."""
 
     def allowed(address) -> bool:
         return any(
@@ -189,7 +189,7 @@ def test_the_needed_facts_are_sufficient(rules_, wanted, vpc_cidrs):
     assert plan_present(group(*rules_), wanted, *needed) == plan_present(group(*rules_), wanted, *everything)
 
 
-# -- What is ours to remove --------------------------------------------------------------------
+# -- Removal -----------------------------------------------------------------------------------
 
 
 def security_group_rule(port: int = 9000, **changes) -> dict:

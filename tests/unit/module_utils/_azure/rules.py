@@ -1,4 +1,4 @@
-"""Rules of network security groups as ARM stores them, as a task writes them, and by brute force."""
+"""Rules of network security groups as ARM stores them and as a task writes them, and their evaluation by brute force."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASG = {"id": f"{NETWORK}/applicationSecurityGroups/workers"}
 
 
 def rule(name: str, priority: int, access: str = "Allow", **properties: object) -> dict:
-    """A rule as ARM stores it; by default on all traffic, `source=` and `ports=` in short."""
+    """A rule as ARM stores it, by default for all traffic; `source=` and `ports=` are abbreviations."""
     source, destination, ports = (properties.pop(key, "*") for key in ("source", "destination", "ports"))
     return {
         "id": f"{NSG_ID}/securityRules/{name}",
@@ -170,7 +170,7 @@ def in_ports(port: int, port_ranges: tuple[str, ...]) -> bool:
 
 
 def first_match(rules: list[dict], flow_: Flow, source, destination) -> str:
-    """The oracle: which rule decides about one address each."""
+    """The oracle: the rule that decides for a single source and destination address."""
     for rule_ in sorted(rules, key=lambda r: r["properties"]["priority"]):
         properties = rule_["properties"]
         if (

@@ -33,7 +33,7 @@ EXPORTED = {
 }
 HERE = Cloud("https://arm.example", "https://login.example", "https://arm.example/.default")
 
-# Of azure.azcollection's: who logs what, and the SDK profiles of Azure Stack, which we have none of.
+# Options of azure.azcollection without a counterpart here: logging, and the SDK profiles of Azure Stack.
 NOT_OURS = {"api_profile", "log_mode", "log_path"}
 
 
@@ -181,7 +181,7 @@ def test_connection_settings_come_from_any_source():
     assert "other" not in settings({"profile": "gov"}, {})
 
 
-# -- Where it is -------------------------------------------------------------------------------
+# -- The cloud ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ from tests.unit.module_utils._azure.rules import (
 
 
 def stored(rule_: DesiredRule, priority: int | None = None, **changes: object) -> dict:
-    """Ours as ARM stores it."""
+    """A rule of the module as ARM stores it."""
     body = security_rule(rule_, priority or rule_.priority)
     return rule(body["name"], 0) | {"properties": body["properties"] | changes}
 
@@ -222,7 +222,7 @@ A, B = desired(option("A", 111, "9000"), option("B", 112, "15150"))
             {"created": {"A": 111, "B": 112}},
         ),
         ([DENY_VNET, stored(A), stored(B)], {"unchanged": ("A", "B")}),
-        # Ours that are there stay, whatever else would let the traffic through.
+        # Existing rules of the module stay, even if another rule allows the traffic.
         ([stored(A)], {"unchanged": ("A",), "covered": {"B": "AllowVnetInBound (65000)"}}),
         ([DENY_VNET, stored(A, 4000), stored(B)], {"updated": {"A": 111}, "unchanged": ("B",)}),
         ([DENY_VNET, stored(A, 112), stored(B, 111)], {"updated": {"A": 111, "B": 112}}),
@@ -230,7 +230,7 @@ A, B = desired(option("A", 111, "9000"), option("B", 112, "15150"))
             [DENY_VNET, stored(A, protocol="Udp"), stored(B)],
             {"updated": {"A": 111}, "unchanged": ("B",)},
         ),
-        # A priority that is taken: the next free one, and there it stays.
+        # A priority conflict: the rule gets the next free priority, and keeps it.
         ([DENY_VNET, rule("X", 111, ports="1")], {"created": {"A": 113, "B": 112}}),
         (
             [DENY_VNET, rule("X", 111, ports="1", direction="outbound")],
@@ -607,7 +607,7 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
 
 @given(group_rules, our_options, ways)
 def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, options, ways):
-    """The oracle: every pair of addresses of a wanted rule, against its own access."""
+    """The oracle: every pair of addresses of a desired rule, compared with the access of the rule."""
     group = nsg(*rules)
     ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
     plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)

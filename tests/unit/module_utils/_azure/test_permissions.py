@@ -1,4 +1,4 @@
-"""What the permissions that Azure lists amount to, as a table."""
+"""The evaluation of the permissions that Azure lists, as a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def role(*actions: str, but: tuple[str, ...] = ()) -> dict:
         ([READER], f"{NSG}/read", True),
         ([NETWORK_CONTRIBUTOR], RULE_WRITE, True),
         ([role("*")], WRITE, True),
-        # As it is written, and nothing that only begins or ends so.
+        # A literal action matches only itself.
         ([role(WRITE)], WRITE, True),
         ([role(WRITE)], RULE_WRITE, False),
         ([role(RULE_WRITE)], WRITE, False),
@@ -39,29 +39,29 @@ def role(*actions: str, but: tuple[str, ...] = ()) -> dict:
         ([role(NSG)], WRITE, False),
         ([role(f"{NSG}/*/write")], RULE_WRITE, True),
         ([role(f"{NSG}/*/write")], WRITE, False),
-        # A dot is a dot.
+        # A dot matches only a dot.
         ([role("MicrosoftxNetwork/*")], WRITE, False),
         ([role("Microsoft.Network/networkSecurityGroup./write")], WRITE, False),
         # `*` spans slashes, in the middle and more than once.
         ([role("*/networkSecurityGroups/*")], RULE_WRITE, True),
         ([role("Microsoft.*/write")], RULE_WRITE, True),
         ([role("*/delete")], RULE_WRITE, False),
-        # Case does not count.
+        # Case is ignored.
         ([role("microsoft.network/NETWORKsecuritygroups/*")], RULE_WRITE, True),
         ([role("*", but=("MICROSOFT.NETWORK/*/WRITE",))], RULE_WRITE, False),
-        # What a role takes away of what it gives.
+        # notActions reduce the actions of the same role.
         ([role("*", but=("Microsoft.Authorization/*/Write",))], WRITE, True),
         ([role("*", but=(WRITE,))], WRITE, False),
         ([role("*", but=(WRITE,))], RULE_WRITE, True),
         ([role("*", but=("Microsoft.Network/*",))], RULE_WRITE, False),
-        # It is not taken away of what another one gives.
+        # They do not reduce the actions of another role.
         ([role("*", but=("Microsoft.Network/*",)), NETWORK_CONTRIBUTOR], WRITE, True),
         ([NETWORK_CONTRIBUTOR, role("*", but=("Microsoft.Network/*",))], WRITE, True),
         ([READER, role("*", but=(WRITE,))], WRITE, False),
-        # Data actions are other things.
+        # Data actions do not count.
         ([{"actions": [], "dataActions": ["*"]}], WRITE, False),
         ([{"actions": ["*"], "notActions": [], "notDataActions": ["*"]}], WRITE, True),
-        # Lists that are not there are empty.
+        # Missing lists are empty.
         ([{"actions": None, "notActions": None}], WRITE, False),
         ([{"actions": ["*"]}], WRITE, True),
     ],

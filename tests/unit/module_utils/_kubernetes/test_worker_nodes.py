@@ -1,4 +1,4 @@
-"""Which instances the cluster's nodes say they are."""
+"""The instances of the cluster's nodes."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ CATALOGS = describe_catalogs([manifest(stable=[V170, V180, V181])])
 
 
 class TestApproval:
-    """Exactly what was asked for, or a step on the way there from what is installed."""
+    """Exactly the requested version, or a step on the path to it from the installed version."""
 
     @pytest.mark.parametrize(
         ("names", "here", "wanted", "needs_approval"),

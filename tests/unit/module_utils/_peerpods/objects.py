@@ -1,4 +1,4 @@
-"""Objects of the API that limits are read from."""
+"""Objects of the API that contain limits."""
 
 from __future__ import annotations
 

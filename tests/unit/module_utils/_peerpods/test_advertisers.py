@@ -52,7 +52,7 @@ def test_of_another_resource():
         ("OpenAPI-Generator", "person"),
         ("peerpods-node-capacity", "agent"),
         ("kubelet", "kubelet"),
-        # The operator's program, and whatever else may come.
+        # The operator's program, and unknown programs.
         ("manager", "controller"),
         ("cloud-api-adaptor", "controller"),
         ("peerpodconfig-ctrl", "controller"),

@@ -1,4 +1,4 @@
-"""What the cloud's bounds leave the nodes, as tables."""
+"""How the cloud's bounds limit the nodes, as tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
         ([30, 30, 30], 89, 29),
         ([30, 30, 30], 2, 0),
         ([30, 30, 30], 0, 0),
-        # What a node with a low limit leaves goes to the others, whatever their order.
+        # The unused share of a node with a low limit goes to the other nodes, in any order.
         ([30, 5, 30], 64, 29),
         ([5, 4, 60], 40, 31),
         ([5, 4, 60], 10, 3),

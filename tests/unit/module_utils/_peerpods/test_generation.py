@@ -38,7 +38,7 @@ def csv(release: str, phase: str, package: str = "sandboxed-containers-operator"
         ("1.12.1", PEER_PODS_CM, False),
         ("1.13.0", PEER_PODS_CM, True),
         ("2.0.0", PEER_PODS_CM, True),
-        # Older than the table: there was no second generation then.
+        # Older than the table: the first generation.
         ("1.3.3", PEER_POD_CONFIG, False),
     ],
 )

@@ -53,7 +53,7 @@ def test_anything_else_is_rejected(text):
         ("10", "10", False, False),
         ("10", "11", True, False),
         ("10", "9", True, True),
-        ("9", "10", True, False),  # as numbers: as strings it would be a lowering
+        ("9", "10", True, False),  # as numbers: compared as strings, the limit would be lower
         ("010", "10", True, False),
         # Not written, it is 1.
         (None, "2", True, False),
@@ -84,7 +84,7 @@ def test_without_fields_nothing_changes(spec):
         ({"instanceType": "a"}, {"instanceType": "a"}, None, False),
         ({"instanceType": "a"}, {"instanceType": "b"}, {"instanceType": "b"}, False),
         ({}, {"instanceType": "b", "limit": "10"}, {"instanceType": "b"}, False),
-        # Nodes that come may have more pods than the limit, nodes that go have none of it.
+        # Added nodes may run more pods than the limit; removed nodes lose their slots.
         ({"nodeSelector": {"a": ""}}, {"nodeSelector": {"b": ""}}, {"nodeSelector": {"a": None, "b": ""}}, True),
         (
             {"nodeSelector": {"a": "", "b": ""}},
@@ -189,7 +189,7 @@ BOUND_TO = r"operator/ours and operator/theirs overlap: every node that matches 
         ({"kata": ""}, {"pool": "b"}, {"kata": "", "pool": "b"}, SHARED),
         ({"kata": ""}, None, {"kata": ""}, None),
         ({"kata": ""}, None, {"kata": "", "node.kubernetes.io/worker": ""}, SHARED),
-        # Whatever node there is or comes.
+        # This applies to existing and future nodes.
         ({"kata": ""}, {"kata": ""}, {}, BOUND_TO + "'kata=' matches 'kata='"),
         ({"kata": ""}, {"kata": "", "b": "c"}, {}, BOUND_TO + "'kata=,b=c' matches 'kata='"),
         ({"kata": "", "b": "c"}, {"kata": ""}, {}, BOUND_TO + "'kata=,b=c' matches 'kata='"),
@@ -265,7 +265,7 @@ def test_with_the_agent_a_limit_goes_to_peerpods_limits():
     (plan,) = change_entry("default", 20, limits=config_map(theirs="x")).plans
     assert plan.patch["data"] == {"default": '{"limit":20}'}
     assert plan.patch["metadata"]["resourceVersion"] == "9"
-    # That is its limit already, wherever it is stored.
+    # The limit is unchanged, in either place.
     assert not change_entry("default", 7).changed
     assert not change_entry("default", 20, limits=config_map(default=entry(20))).changed
 

@@ -49,7 +49,7 @@ def only(rows: list[dict]) -> dict:
     [
         (node(capacity="10", allocatable="10"), [], 0, 0, 10),
         (node(capacity="1k", allocatable="1k"), [pod("n1")], 1, 0, 999),
-        # The scheduler knows nothing of one that asks for nothing.
+        # The scheduler does not count a pod without requests.
         (node(capacity="3", allocatable="3"), [pod("n1"), pod("n1", [None])], 2, 1, 2),
         (node(capacity="3", allocatable="3"), [pod("n1", ["1", None, "1"])], 1, 0, 1),
         (node(capacity="1", allocatable="1"), [pod("n1")] * 3, 3, 0, 0),
@@ -83,7 +83,7 @@ def test_nodes_without_peer_pods_are_left_out(one, shown):
         (pod("n1", [None], runtime_class="kata-cc"), True),
         (pod("n1", [None], runtime_class="kata"), False),
         (pod("n1", [None], runtime_class=None), False),
-        # By what it asks for it has a VM, whatever its RuntimeClass.
+        # A pod that requests the extended resource has a VM, with any RuntimeClass.
         (pod("n1", runtime_class="kata"), True),
     ],
 )
@@ -99,7 +99,7 @@ def test_peer_pods_are_recognised(one, counts):
         ({"limit": "1000"}, 1000, 1),
         ({}, 1, 0),
         ({"limit": "many"}, None, 0),
-        ({"limit": "0"}, 0, 1),  # One that advertises nothing allows none.
+        ({"limit": "0"}, 0, 1),  # A node that advertises nothing allows no peer pods.
     ],
 )
 def test_the_limit_of_a_pool_and_the_number_of_nodes_that_advertise_it(spec, limit, advertised):
@@ -122,7 +122,7 @@ def test_a_limit_is_bounded_by_the_cloud(bounds, slots, bound, advertised):
     configs = [
         config(limit="10", nodeSelector={"pool": "a"}),
         config("low", limit="4", nodeSelector={"pool": "b"}),
-        # Who keeps the nodes of one namespace's configs to the bounds does not look at another's.
+        # The agent bounds only the nodes of configs in its own namespace.
         config("elsewhere", "other", limit="100", nodeSelector={"pool": "c"}),
     ]
     nodes = [

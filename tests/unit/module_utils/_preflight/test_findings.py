@@ -1,4 +1,4 @@
-"""What is made of what was read, as tables: one thing is different from a cluster that is as it should be."""
+"""The findings, as tables: each row changes one reading of a cluster without problems."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ SKIPPED = {"skipped": True, "changed": False}
 
 
 def with_changes(readings: dict, *changes: tuple) -> dict:
-    """The readings but for `changes`, each a path and what is there instead."""
+    """The readings with `changes`, each a path and the new value."""
     readings = copy.deepcopy(readings)
     for *path, last, value in changes:
         place = readings
@@ -345,7 +345,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ),
         ("operator-version", [operator("1.9.0"), ("cluster", "version", "4.13.5")], "warning", "4.13.5"),
         ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "needs OpenShift 4.13"),
-        # 1.12 comes after 1.9, and 4.17 before 4.18.
+        # 1.12 is newer than 1.9, and 4.17 is older than 4.18.
         ("operator-version", [operator("1.12.1"), ("cluster", "version", "4.17.9")], "warning", "4.18"),
         (
             "operator-version",
@@ -368,7 +368,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "v1.6.0, a release that this collection does not know. Its release notes list",
         ),
         ("operator-version", [head("another-csv")], "ok", "another-csv, a release that this collection does not know"),
-        # A version that is asked for is what is installed, but where one is installed already.
+        # The requested version is installed, unless another version is installed already.
         (
             "operator-version",
             [PINNED, detail("runtime_class", None)],
@@ -422,7 +422,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl adv",
         ),
         ("limit-storage", [installed(version="1.99.0", known=False)], "warning", "1.99.0 is not a release"),
-        # The agent has not had to write a node yet.
+        # The agent has not written a node yet.
         (
             "limit-storage",
             [detail("limits", {"agent_deployed": True, "problems": []})],
@@ -602,7 +602,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
         ("port-rights", [], "ok", "These credentials have permission to open the ports on Azure."),
         ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or ask someone"),
-        # Who may not look at what they may do, may perhaps do it.
+        # Without permission to list permissions, the result is unknown.
         ("port-rights", [("port_rights", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
         (
             "ports",
@@ -643,17 +643,17 @@ def test_without_a_cluster_there_is_one_finding():
 @pytest.mark.parametrize(
     ("changes", "absent"),
     [
-        # What was not asked for is not found wanting.
+        # A setting that is not set has no finding.
         (
             [("settings", "thorough", False), ("ports", SKIPPED), ("sizes", SKIPPED), ("subnet", SKIPPED)],
             {"ports", "quota", "vm-sizes", "subnet-addresses"},
         ),
         ([("settings", "thorough", False), ("caller", {"msg": "No."}), ("ports", {})], {"ports", "quota"}),
-        # Where all ports are open, there is nothing to be let do.
+        # If all ports are open, no permission is needed.
         ([("port_rights", SKIPPED)], {"port-rights"}),
         ([("settings", "quota", "ignore"), ("settings", "limit", 1000)], {"quota", "subnet-addresses"}),
         ([("cluster", "is_openshift", False)], {"version", "operator-channel", "operator-version"}),
-        # Why there is no version to look at, another check says.
+        # Another check reports why the version is unknown.
         ([detail("catalogs", None)], {"operator-version"}),
         ([detail("catalogs", None), unread("packages")], {"operator-version"}),
         ([detail("catalogs", [PREVIEW])], {"operator-version"}),

@@ -1,4 +1,4 @@
-"""Surveys of AWX: what becomes of an option, and that what is asked is what the roles take."""
+"""Surveys of AWX: the question of each option, and that the answers are valid options of the roles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECS = {
 
 
 def option_of(ask: dict) -> dict:
-    """What is said of an option where it belongs."""
+    """The argument specification of an option."""
     if "spec" in ask:
         return ask["spec"]
     return SPECS[ask["role"]][ask.get("entry_point", "main")]["options"][ask["option"]]
@@ -100,7 +100,7 @@ def test_the_description_has_no_markup():
     ],
 )
 def test_extra_variables_convert_answers_into_options(option: dict, expected: dict):
-    """The option is of no role: its spec comes with what is asked."""
+    """The option does not belong to a role, so the question contains its specification."""
     asks = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
     assert survey(asks, {})["extra_vars"] == expected
 
@@ -125,21 +125,21 @@ class TestTemplates:
         assert (ROOT / f"playbooks/{playbook}.yml").exists()
 
     def test_the_default_answers_are_valid_options(self, playbook: str):
-        """Each role's own validator has nothing against the answers that the survey starts with."""
+        """Ansible's validation of each role accepts the default answers of the survey."""
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
             answer = asked["default"]
             if asked["type"] in ("multiselect", "textarea"):
                 answer = answer.split()
             if answer == "" and (asked["required"] or asked["type"] == "integer"):
-                continue  # Nothing is proposed.
+                continue  # The question has no default.
             validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate({ask["option"]: answer})
             assert validated.error_messages == []
 
     def test_the_default_answers_are_the_defaults_of_the_roles(self, playbook: str):
         for ask in TEMPLATES[playbook]:
             if "role" not in ask:
-                continue  # No role's defaults have it.
+                continue  # The option does not belong to a role.
             defaults = yaml.safe_load((ROOT / f"roles/{ask['role']}/defaults/main.yml").read_text())
             assert option_of(ask).get("default") == defaults.get(ask["option"])
 

@@ -1,4 +1,4 @@
-"""What a report says, and that its page, its JUnit and what it says are sound whatever a cluster contains."""
+"""The content of a report, and that its page, JUnit file and text are valid for any data of a cluster."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ OPERATORS = {
             "spec": {"version": "1.10.1"},
             "status": {"phase": "Succeeded"},
         },
-        # One that is copied into every namespace.
+        # A CSV that is copied into every namespace.
         {"metadata": {"name": "elasticsearch-operator.v5.8.1"}, "spec": {"version": "5.8.1"}},
     ]
 }
@@ -148,7 +148,7 @@ def pod(name: str, on: str | None, reason: str | None, message: str | None = Non
 
 
 def peer_pods(nodes: list[dict], pools=(), namespaces=(), pending=(), bounds=None) -> dict:
-    """What osc.peerpods.peerpod_info returns."""
+    """The return of osc.peerpods.peerpod_info."""
     keys = ("capacity", "allocatable", "used", "unaccounted", "free")
     return {
         "changed": False,
@@ -198,13 +198,13 @@ def report(findings: list[dict] = FINDINGS, **readings: object) -> dict:
 FULL = report(made_by="alice", cluster=CLUSTER, operators=OPERATORS, peer_pods=SMALL, networking=AWS)
 
 
-# -- What it says ---------------------------------------------------------------------------------
+# -- The content ----------------------------------------------------------------------------------
 
 
 def test_nodes_are_sorted_by_usage():
     assert [(n["name"], n["state"], n["used_percent"]) for n in FULL["capacity"]["nodes"]] == [
         ("full", "full", 100),
-        # More than it has is no more than full.
+        # A node with more peer pods than slots is shown as full.
         ("overfull", "full", 100),
         ("half", "in_use", 50),
         ("a-third", "in_use", 33),
@@ -300,14 +300,14 @@ def test_arguments_of_modules_are_left_out():
     assert "very-secret" not in json.dumps(FULL)
 
 
-# -- How it looks ---------------------------------------------------------------------------------
+# -- The page -------------------------------------------------------------------------------------
 
-# It begins as the operator's versions do, or that would not be shown.
+# It begins like the operator's versions, or the page would not show it.
 HOSTILE = (
     "sandboxed-containers-operator.</td></title></style><script>alert(1)</script><img onerror=x>"
     "<!-- ]]> \"'&amp; {{ 7 * 7 }} {% if %} é\n"
 )
-# What neither XML nor HTML can have, escaped or not.
+# Characters that neither XML nor HTML allows, escaped or not.
 NO_TEXT = "\x00\x1b\x7f\x85\ufffe\udc80"
 
 LARGE = peer_pods(
@@ -319,7 +319,7 @@ LARGE = peer_pods(
 
 
 def with_text(value: object, text: str, key: str = "") -> object:
-    """The same with `text` wherever others than we decide what stands there."""
+    """The document with `text` in each field that the cluster controls."""
     if isinstance(value, dict):
         return {name: with_text(item, text, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -354,7 +354,7 @@ DOCUMENTS = {
     "refused": report(FINDINGS[:1], peer_pods={"msg": "The API server cannot be reached."}),
 }
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-# What a browser puts on a line, or into a cell, of its own.
+# Elements that a browser puts on a line, or into a cell, of their own.
 APART = {"dd", "dt", "small", "td", "th"}
 
 
@@ -399,9 +399,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]:
-    """What the role's templates make of DOCUMENTS, by name and extension.
+    """The files that the role's templates produce from DOCUMENTS, by name and extension.
 
-    All of it is one template, since every task of Ansible's takes its time.
+    A single template produces all of them, since each task of Ansible takes time.
     """
     directory = tmp_path_factory.mktemp("report")
     shutil.copytree(TEMPLATES, directory, dirs_exist_ok=True)
@@ -457,7 +457,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
 
 @pytest.fixture(params=DOCUMENTS)
 def page(request: pytest.FixtureRequest, written) -> Page:
-    """Each page, one after the other."""
+    """The pages, in turn."""
     return Page(written(request.param, "html"))
 
 
@@ -595,7 +595,7 @@ def test_data_that_could_not_be_read_are_reported(written):
 
 
 def luminance(colour: str) -> float:
-    """As WCAG 2 has it."""
+    """The relative luminance of WCAG 2."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -612,7 +612,7 @@ def test_all_text_has_enough_contrast(scheme: str):
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, name)
 
 
-# Of each text that shows, on a ground that is not its own element's where that is transparent: its
+# For each visible text, on the background of the nearest element that is not transparent: the
 # contrast, as WCAG 2 has it, where it is too small to be read with ease; and how many texts there are.
 CONTRASTS = """() => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -644,7 +644,7 @@ def browser() -> Iterator[Browser]:
     if not chromium:
         pytest.skip("There is no browser: sudo apt-get install chromium")
     with sync_playwright() as playwright:
-        # Its sandbox is not for root, as whom containers run tests.
+        # The sandbox does not support root, the user of tests in containers.
         running = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False)
         yield running
         running.close()
@@ -653,7 +653,7 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_page_fits_a_phone(browser: Browser, written, tmp_path: Path, name: str, scheme: Literal["light", "dark"]):
-    """Nothing beside the screen, nothing too faint, and no word of complaint from the browser."""
+    """Nothing overflows the screen or is too faint, and the browser reports no error."""
     (tmp_path / "report.html").write_text(written(name, "html"))
     context = browser.new_context(
         viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, color_scheme=scheme
@@ -678,7 +678,7 @@ def test_the_page_fits_a_phone(browser: Browser, written, tmp_path: Path, name: 
 
 
 def test_a_browser_runs_no_script_from_data_of_a_cluster(browser: Browser, written, tmp_path: Path):
-    """Even where it were not text: the page's policy says so to the browser."""
+    """Even without escaping: the policy of the page forbids scripts."""
     source = written("full", "html").replace("</main>", "<script>document.title = 'ran'</script></main>")
     (tmp_path / "report.html").write_text(source)
     page, complaints = browser.new_page(), []
