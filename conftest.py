@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
-    items.sort(key=_place)
+    items.sort(key=_position)
     mine = _shard(items, *map(int, config.getoption("shard").split("/")))
     config.hook.pytest_deselected(items=list(set(items) - set(mine)))
     items[:] = mine
@@ -69,7 +69,7 @@ def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
 
 
-def _place(item: pytest.Item) -> int:
+def _position(item: pytest.Item) -> int:
     file = _file(item)
     return SLOW.index(file) if file in SLOW else len(SLOW)
 

@@ -161,10 +161,10 @@ def with_changes(readings: dict, *changes: tuple) -> dict:
     """The readings with `changes`, each a path and the new value."""
     readings = copy.deepcopy(readings)
     for *path, last, value in changes:
-        place = readings
+        parent = readings
         for key in path:
-            place = place[key]
-        place[last] = value
+            parent = parent[key]
+        parent[last] = value
     return readings
 
 
