@@ -907,7 +907,7 @@ def test_info_between_two_prefixes(world, run):
         ]
         assert result["flows"][0]["protocol"] == "Udp"
     assert run({"network_security_groups": [nsg]}, "nsg_rules_info")["msg"].startswith(
-        "Between which addresses? Without workers, give source_address_prefixes and "
+        "Without workers, source_address_prefixes and destination_address_prefixes are required."
     )
 
 
