@@ -126,7 +126,7 @@ def main() -> None:
     try:
         arm = Arm(module)
         if not arm.subscription_id:
-            module.fail_json(msg="Which subscription's quota? Set subscription_id or AZURE_SUBSCRIPTION_ID.")
+            module.fail_json(msg="No subscription is set. Set subscription_id or AZURE_SUBSCRIPTION_ID.")
         compute = f"/subscriptions/{arm.subscription_id}/providers/Microsoft.Compute"
         skus = arm.list(f"{compute}/skus", COMPUTE_SKUS_API_VERSION, **{"$filter": f"location eq '{location}'"})
         usages = arm.list(f"{compute}/locations/{location}/usages", COMPUTE_USAGES_API_VERSION)

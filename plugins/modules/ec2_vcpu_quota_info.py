@@ -109,8 +109,8 @@ def run(ec2: Ec2, instance_types: list[str]) -> list[dict]:
     missing = sorted(counting - vcpus.keys())
     if missing:
         raise Ec2Error(
-            f"EC2 in {ec2.region} does not say how many vCPUs {', '.join(missing)} have, so what is "
-            "in use is not known, though such instances run. Look at the quota by hand."
+            f"EC2 in {ec2.region} returns no vCPUs for {', '.join(missing)}, of which instances run. The usage of the "
+            "quota is therefore unknown. Check the quota in the AWS console."
         )
     return vcpu_quota(instance_types, vcpus, count, quotas, ec2.region)
 

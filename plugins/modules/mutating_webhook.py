@@ -381,7 +381,7 @@ def validate(params: dict[str, Any]) -> None:
     given = [name for name in CA_BUNDLES if params[name] is not None]
     if params["service_ca"] and (given or params["cert_manager"]):
         raise AdmissionError(
-            f"With service_ca OpenShift keeps the CA bundle: leave out {', '.join(given) or 'cert_manager'}."
+            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(given) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
         raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
@@ -435,8 +435,8 @@ def wait_for_endpoint(cluster: Cluster, service: dict[str, Any], seconds: float)
     if not slices.wait(has_ready_endpoint, seconds):
         raise AdmissionError(
             f"The Service {service['namespace']}/{service['name']} has had no ready endpoint for {seconds} s. The "
-            "configuration was not written: with failure_policy Fail it would have kept peer pods from being created. "
-            "See why the webhook's pods are not ready."
+            "configuration was not written: with failure_policy=Fail the API server would reject all peer pods. "
+            "Check why the pods of the webhook are not ready."
         )
 
 
@@ -490,9 +490,9 @@ def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> No
     lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()
     if lost:
         raise AdmissionError(
-            f"MutatingWebhookConfiguration {params['name']} does its work, but lost {', '.join(sorted(lost))} as its CA "
-            "bundle was injected: the webhook is called for more pods than it should be. A cert-manager before 1.12 does "
-            "not know matchConditions: update it, or use another CA. Until then, state absent ends the calls."
+            f"MutatingWebhookConfiguration {params['name']} lost {', '.join(sorted(lost))} when its CA bundle was injected: "
+            "the webhook works, but is called for more pods than configured. cert-manager before 1.12 removes "
+            "matchConditions: update it, or use another CA. Until then, state=absent ends the calls."
         )
 
 

@@ -492,10 +492,10 @@ def run(module: AnsibleModule) -> dict:
     dry_run = module.params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []
     if missing:
-        may_not = ", nor ".join(f"{one['action']} on {one['scope']}" for one in missing)
+        may_not = ", or for ".join(f"{one['action']} on {one['scope']}" for one in missing)
         module.fail_json(
-            msg=f"This identity may not do {may_not}. Give it the role Network Contributor there, and "
-            "wait some minutes until that is in force.",
+            msg=f"This identity has no permission for {may_not}. Assign the role Network Contributor there, and "
+            "wait some minutes until the assignment takes effect.",
             missing_permissions=missing,
         )
     done: list[tuple[Target, dict, Plan]] = []
@@ -507,8 +507,8 @@ def run(module: AnsibleModule) -> dict:
                 finished = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
                 if finished:
                     module.fail_json(
-                        msg=f"{error} Before that, {', '.join(finished)} was changed as asked; "
-                        "run this again when the reason is gone.",
+                        msg=f"{error} Before that, {', '.join(finished)} was changed. "
+                        "Fix the cause, then run the module again.",
                         changed=True,
                         network_security_groups=[described(*one) for one in done],
                     )

@@ -288,7 +288,7 @@ def make_plans(
         try:
             prefix_lists[prefix_list_id] = ec2.prefix_list_cidrs(prefix_list_id)
         except Ec2Error as error:
-            module.warn(f"{prefix_list_id} is taken to cover nothing: {error}")
+            module.warn(f"{prefix_list_id} cannot be read and is ignored: {error}")
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
     plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
     if module.params["tags"]:
@@ -324,8 +324,8 @@ def run(module: AnsibleAWSModule) -> dict:
     params = module.params
     if params["nodes"] is None and not (params["instance_ids"] or params["group_ids"]):
         raise SecurityGroupError(
-            "There is no worker to look at and no group to open: the list is empty. Give "
-            "instance_ids every worker of the cluster, or name the groups with group_ids."
+            "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the cluster, or "
+            "group_ids to the groups to open."
         )
     wanted = wanted_ports(params["ports"])
     tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}

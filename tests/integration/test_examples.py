@@ -142,10 +142,10 @@ def test_peerpod_limit(place: Place, run_examples):
 
 def test_peerpod_info(place: Place, run_examples):
     results = run_examples("peerpod_info")
-    seen = results["See how much room for peer pods there is"]
+    seen = results["Gather the room for peer pods"]
     assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
     totals = seen["totals"]
-    assert results["Say it"]["msg"] == (
+    assert results["Show the number of running, possible and pending peer pods"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
         f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
     )
@@ -154,7 +154,7 @@ def test_peerpod_info(place: Place, run_examples):
 def test_cluster_info(place: Place, run_examples):
     results = run_examples("cluster_info")
     instances = [worker.provider_id.rpartition("/")[2] for worker in place.cloud.workers]
-    said = results["Say it"]["msg"]
+    said = results["Show the cluster and its instances"]["msg"]
     assert said.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
     assert all(instance in said for instance in instances)
 
