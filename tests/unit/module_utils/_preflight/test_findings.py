@@ -320,8 +320,8 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             [detail("catalogs", [{**CATALOG, "name": "mirror"}]), detail("runtime_class", None)],
             "error",
             (
-                "does not have the operator. Set operator_install_source and operator_install_channel to what "
-                "there is: mirror in openshift-marketplace (stable)"
+                "does not have the operator. Set operator_install_source and operator_install_channel to "
+                "one of: mirror in openshift-marketplace (stable)"
             ),
         ),
         (
