@@ -1,6 +1,6 @@
 """Writes to the operator's settings on clusters whose operator replaces pods by itself, and whose does not.
 
-What a write costs is counted by the peer pods that the stand-in for cloud-api-adaptor has lost.
+The cost of a write is the number of peer pods that the stand-in for cloud-api-adaptor has lost.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ROLLS = {"1.10": False, "1.13": True}
 
 
 class Settings(World):
-    """The same with our module to run."""
+    """The cluster, with the module to run."""
 
     def __init__(self, cluster: Cluster, rolls: bool, kubeconfig: Path, run_module: Callable[..., dict]):
         super().__init__(cluster)
         self.rolls = rolls
-        # Preflight says that these rights are enough.
+        # Preflight reports these permissions as sufficient.
         self._kubeconfig = kubeconfig
         self._run = run_module
 
@@ -81,7 +81,7 @@ class Settings(World):
         return self.adaptors()
 
     def requests(self) -> list[str]:
-        """What our module has asked the API server for so far."""
+        """The requests of the module to the API server so far."""
         events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
         return [
             f"{event['verb']} {event['requestURI'].partition('?')[0]}"
@@ -181,7 +181,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
         while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept:
             time.sleep(0.2)
         time.sleep(3)
-        # It had the time to do wrong.
+        # The operator had time to replace pods.
         seen.append(kept <= world.adaptors().keys() and world.lost() == [])
         world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
@@ -195,7 +195,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
     assert result["adaptor"]["lost"] == []
     assert world.data()["PROXY_TIMEOUT"] == "8m"
     assert not before.keys() & world.at_rest().keys()
-    # What was there only for the time of the replacement is gone.
+    # The temporary settings of the replacement are removed.
     assert result["adaptor"]["mode"] == ("hold" if world.rolls else "replace")
     assert world.data("osc-feature-gates") == {}
     wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
@@ -249,7 +249,7 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
 
 
 def test_nothing_is_written_for_an_operator_that_does_not_reconcile(world: Settings):
-    """It would replace every pod once it runs again: so the settings are not written before it has OnDelete."""
+    """The operator would replace every pod when it runs again, so nothing is written before OnDelete is set."""
     if not world.rolls:
         pytest.skip("this release replaces no pods by itself")
     before = world.adaptors(), world.data()

@@ -1,4 +1,4 @@
-"""The emulated ARM, held against what clients of the real one expect of it.
+"""The emulated ARM does what clients of the real ARM expect.
 
 Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
 with the documented commands, and by the official REST examples' bodies.
@@ -61,7 +61,7 @@ def server(tmp_path_factory) -> Iterator[AzureArm]:
 
 @pytest.fixture
 def arm(server: AzureArm) -> Iterator[AzureArm]:
-    """With a resource group, a security group and a subnet, and nothing left of other tests."""
+    """A resource group, a security group and a subnet, without resources of other tests."""
     server.restore({})
     server.faults.clear()
     server.put(server_id(server), {"location": "westeurope"})
@@ -161,7 +161,7 @@ def network(arm: AzureArm) -> NetworkManagementClient:
 
 @pytest.fixture
 def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
-    """Plain requests with a good token: for what no SDK would send."""
+    """Plain requests with a valid token, for requests that no SDK sends."""
     session = requests.Session()
     session.trust_env = False  # REQUESTS_CA_BUNDLE would go before `verify`.
     session.verify = str(arm.ca_file)
@@ -294,7 +294,7 @@ def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:
 
 
 def within(example: object, answer: object) -> bool:
-    """Whether all that the example has is in the answer; what else ARM says it leaves out."""
+    """Whether the response contains the example; other fields of ARM are ignored."""
     if isinstance(example, dict):
         return isinstance(answer, dict) and all(
             key in answer and within(value, answer[key]) for key, value in example.items()
@@ -421,7 +421,7 @@ def test_example_virtual_network_create_subnet(arm: AzureArm, http_of) -> None:
     assert within(expected, answer.json())
 
 
-# -- What is refused, and in which words -------------------------------------------------------
+# -- Rejected requests and their messages ------------------------------------------------------
 
 NO_PREFIX = {"sourceAddressPrefix": None}
 
@@ -664,7 +664,7 @@ def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
     [
         ("GET", "x/{}?api-version=2022-04-01", (404, "ResourceNotFound")),
         ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
-        # It has versions of its own, not those of locks.
+        # Permissions have their own API versions, other than locks.
         ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
         (
             "GET",
@@ -799,7 +799,7 @@ def test_lists_are_paged(arm: AzureArm, network: NetworkManagementClient, page_s
     assert len(arm.take_requests()) == -(-6 // page_size)
 
 
-# -- Who may come in ---------------------------------------------------------------------------
+# -- Authentication ----------------------------------------------------------------------------
 
 
 def test_valid_log_ins(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:

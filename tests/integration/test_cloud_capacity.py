@@ -1,4 +1,4 @@
-"""What AWS and Azure can hold: the modules that ask, and the role that has nodes keep to it."""
+"""The room in AWS and Azure: the modules that read it, and the role that limits the nodes to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.apiserver import requests_of
 from tests.integration.site import NOTHING_CHANGED, play_of
 from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
-# moto has a world of its own in each region, and no other test is in this one.
+# moto separates regions, and no other test uses this region.
 REGION = "eu-west-3"
 STANDARD = "L-1216C47A"
 STANDARD_NAME = "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
@@ -199,7 +199,7 @@ def test_aws_counts_running_instances_by_the_families_of_a_quota(aws: Aws, quota
             "vcpus": 2,
             "quota_code": STANDARD,
             "quota": 64,
-            # 3 x 8 and 2 that run, 2 x 4 that are reserved.
+            # 3 x 8 and 2 vCPUs run, 2 x 4 are reserved.
             "used": 34,
             "instances": 15,
             "reason": None,
@@ -381,14 +381,14 @@ def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
     )
     missing = f"{azure.vnet_id}-2/subnets/vms"
     assert usage(missing)["subnet"]["reason"] == f"Azure has no subnet {missing}."
-    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it has to be")
+    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it must be")
     azure.arm.faults.append(Fault("GET", "usages", authorization_failed))
     refused = usage(azure.subnet_id)
     assert refused["failed"]
     assert "'Microsoft.Network/virtualNetworks/usages/read'" in refused["msg"]
 
 
-# -- The role, and the agent that keeps to it ---------------------------------------------------
+# -- The role and the agent ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +413,7 @@ def agent(cluster: Cluster) -> None:
 
 @dataclass
 class World:
-    """A cluster that makes its VMs in one cloud, and the role to run against both."""
+    """A cluster that creates its VMs in a cloud, and the role to run."""
 
     cluster: Cluster
     environment: dict[str, str]
@@ -553,9 +553,9 @@ class TestOnAws:
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
         assert on_aws.bounds is None
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
-        for sentence in expected:
-            assert sentence in planned
-            assert sentence in said
+        for failure_message in expected:
+            assert failure_message in planned
+            assert failure_message in said
         assert on_aws.bounds == {"subnet-addresses": "58", "instance-quota": "28"}
         assert on_aws.slots == ["9", "9", "9"]
 
@@ -565,7 +565,7 @@ class TestOnAws:
         expected = {"subnet-addresses": "59", "instance-quota": "32"}
         assert on_aws.bounds == expected
         peer_pods(on_aws.cluster, "Running", "one", "two")
-        # What only waits for its VM, as where the quota is used up, would make it more.
+        # A pod that waits for its VM, for example because of a used-up quota, must not raise the bound.
         peer_pods(on_aws.cluster, "Pending", "three")
         aws.launch("t3.medium", 2)
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
@@ -613,7 +613,7 @@ class TestOnAws:
         assert "subnet-addresses: unknown. EC2 knows no subnet subnet-0123456789abcdef0" in said
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
         assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
-        # It does not become ours.
+        # The collection does not adopt the ConfigMap.
         theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
         assert theirs["labels"] == {"app.kubernetes.io/part-of": "another-program"}
         assert on_aws.slots == ["2", "2", "2"]
@@ -674,7 +674,7 @@ class TestSwitchedOff:
         assert on_azure.slots == ["2", "2", "2"]
 
     def test_without_the_agent_no_bounds_are_written(self, on_azure: World, azure: Azure):
-        """Whoever advertises instead knows nothing of the cloud: here, our agent without bounds."""
+        """Another advertiser does not use the bounds: here, the agent without bounds."""
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
         on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)

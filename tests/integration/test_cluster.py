@@ -1,4 +1,4 @@
-"""The launcher's promises: nothing outlives it, clusters run side by side, podman's pods neither."""
+"""The launcher's promises: no process or pod of podman outlives it, and clusters run side by side."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
     ],
 )
 def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
-    def same() -> bool:
+    def is_equal() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
         found = cluster.get(*arguments.split())
         return found.get("items", found) == printed.get("items", printed)
 
     # Something may be written between the two.
-    wait_for("the same answer", same, seconds=10)
+    wait_for("the same answer", is_equal, seconds=10)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Where a launcher that is killed leaves its files for pytest to clean up.
+        # pytest removes the files of a killed launcher from this directory.
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     for line in process.stdout:
@@ -90,7 +90,7 @@ def all_gone(pids: dict[int, str]) -> bool:
 
 
 def test_clusters_run_side_by_side_and_end_with_ctrl_c(cluster: Cluster, launcher: subprocess.Popen):
-    """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
+    """The session's cluster next to the launcher's: they share neither servers nor nodes."""
     assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
     (imagined,) = openshift.imagined_workers(1)
     assert imagined.name not in cluster.kubectl("get", "nodes", "-o", "name")

@@ -1,4 +1,4 @@
-"""cluster_features_info on a cluster that has nothing, and then on the same one when all is there."""
+"""cluster_features_info on a cluster without any feature, and then on the same cluster with all features."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_a_cluster_without_any_feature(gather, run_module, bare: Cluster):
 
 
 def test_only_the_requested_facts_are_read(bare: Cluster, run_module):
-    """Neither by an administrator nor with any right for the rest."""
+    """The user is not an administrator and has no permissions for the other facts."""
     bare.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
     bare.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
     kubeconfig = str(bare.user_kubeconfig("reader"))
-    # What the API server serves everybody may ask for.
+    # Every user may read which APIs are served.
     wanted = ["service_ca", "service_monitors", "prometheus_rules"]
     run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": wanted})
     assert sorted(requests_of(bare, "reader")) == [
@@ -131,7 +131,7 @@ def test_a_cluster_with_all_features(bare: Cluster, gather):
         "advertisers": [controller],
         "operator": None,
     }
-    # Others' webhooks in a configuration of that name are not the operator's.
+    # Other webhooks in a configuration of that name are not the operator's.
     assert gather("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
 
     bare.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
@@ -145,7 +145,7 @@ def test_a_cluster_with_all_features(bare: Cluster, gather):
 
 
 def test_an_operator_of_the_second_generation(bare: Cluster, gather):
-    """Without OLM, by what it has created."""
+    """Without OLM, the objects of the operator show its version."""
     label = {"name": "osc-caa-ds"}
     bare.kubectl("create", "namespace", "operator")
     bare.apply(

@@ -46,7 +46,7 @@ def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_modu
     }
     assert not result["changed"]
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info")]
-    # What is created is a review, which is answered and not stored.
+    # The created object is a review, which is not stored.
     assert sorted(verbs) == ["create", "get", "get", "list"]
 
 
@@ -87,7 +87,7 @@ WEBHOOKS = {
 
 
 def operator_of(namespace: str) -> list[dict]:
-    """What an operator of the second generation leaves in its namespace."""
+    """The objects of an operator of the second generation."""
     metadata = {"namespace": namespace}
     label = {"name": "osc-caa-ds"}
     return [
@@ -126,7 +126,7 @@ def operator_of(namespace: str) -> list[dict]:
 
 @pytest.fixture
 def with_peer_pods(cluster, cloud_side):
-    """What details are about, on a cluster that has it; the name of the node that advertises."""
+    """A cluster with an object for each detail; yields the name of the advertising node."""
     name = cloud_side.workers[0].name
     cluster.kubectl("create", "namespace", "cluster-info")
     cluster.apply(

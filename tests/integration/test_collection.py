@@ -1,7 +1,7 @@
-"""What is released: a tarball, installed into an empty directory, on the ansible-core versions we support.
+"""The release: a tarball, installed into an empty directory, on the supported ansible-core versions.
 
-The tests are one story, in their order: the oldest ansible-core installs, with credentials that are
-then looked for wherever a run leaves something behind; newer ones find nothing more to do.
+The tests are one story, in their order: the oldest ansible-core installs, and all output
+and files of that run are searched for the credentials; newer versions change nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Installed(Site):
     @property
     def environment(self) -> dict[str, str]:
         environment = super().environment
-        # What the collection depends on, as `ansible-galaxy` would have installed it.
+        # The dependencies of the collection, as `ansible-galaxy` would install them.
         others = sysconfig.get_path("purelib")
         environment["ANSIBLE_COLLECTIONS_PATH"] = f"{self.collections}{os.pathsep}{others}"
         if self.core:
@@ -119,7 +119,7 @@ def test_the_files_of_the_tarball(tarball: Path):
 
 @pytest.fixture(scope="module")
 def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """All that a first run leaves where others may read it, by what it is."""
+    """All traces of a first run that other users may read, by kind."""
     directory = tmp_path_factory.mktemp("left-behind")
     installed.core = OLDEST
     with arguments_of_processes() as arguments:
@@ -137,14 +137,14 @@ def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
         "output": ran.stdout + ran.stderr,
         "arguments": "\n".join(arguments),
         **{str(path): path.read_text(errors="replace") for path in files},
-        # Of each request its URL and who asked; of some, what is in them.
+        # The URL and user of each request, and the body of some.
         "audit log": installed.cluster.audit_log.read_text(),
     }
 
 
 @contextmanager
 def arguments_of_processes() -> Iterator[set[str]]:
-    """The arguments of every process that there is meanwhile."""
+    """The arguments of every process that runs during the block."""
     seen: set[str] = set()
     done = threading.Event()
 
@@ -154,7 +154,7 @@ def arguments_of_processes() -> Iterator[set[str]]:
                 try:
                     seen.add(process.read_text(errors="replace").replace("\0", " "))
                 except OSError:
-                    # It has ended.
+                    # The process has ended.
                     continue
 
     thread = threading.Thread(target=look)
@@ -200,7 +200,7 @@ def test_another_ansible_core_changes_nothing(installed: Installed, core: str | 
 
 
 def test_both_files_have_the_same_dependencies():
-    """AWX installs those of one file, ansible-galaxy those of the other."""
+    """AWX reads one file, ansible-galaxy the other."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
     assert galaxy_yml["dependencies"] == {one["name"]: one["version"] for one in for_awx["collections"]}

@@ -1,4 +1,4 @@
-"""Our modules run in the controller where they would run anyway, as if they had been started; elsewhere they are."""
+"""Modules for the controller's host run inside the controller, with the same results; on other hosts they are started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "not-to-be-seen"
 
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
-    """Run a play of these tasks; returns their results by name, and what ansible printed on the way with -vvv."""
+    """Run a play of these tasks; returns their results by name, and the output of ansible with -vvv."""
 
     def play(
         *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
@@ -180,7 +180,7 @@ def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(
 
 
 def _lasting(results: object) -> object:
-    """Without what differs from one object, one file or one second to the next."""
+    """The result without fields that differ for each object, file or second."""
     if isinstance(results, list):
         return [_lasting(item) for item in results]
     if not isinstance(results, dict):

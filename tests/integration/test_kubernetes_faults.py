@@ -1,7 +1,7 @@
-"""What becomes of a module's run when the API server, or the way to it, fails in the middle.
+"""A module's run when the API server, or the connection to it, fails.
 
-Each fault is one on the wire, by a proxy in between; what counts is what is in the cluster
-afterwards and what the module said.
+A proxy produces each fault on the wire; the tests check the objects in the cluster
+afterwards and the result of the module.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def config(cluster, pool):
 
 @pytest.fixture
 def run_through(cluster, config, run_module, request):
-    """Run peerpod_limit as a user of the test's own through a proxy that does `intervene`."""
+    """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
     def run(intervene, module="peerpod_limit", **arguments) -> dict:
         kubeconfig = cluster.user_kubeconfig(user_of(request), "system:masters")
@@ -86,8 +86,8 @@ def run_through(cluster, config, run_module, request):
 
 
 @pytest.fixture
-def arrived(cluster, request):
-    """What of the run arrived at the API server: its verbs, counted."""
+def count_requests(cluster, request):
+    """The requests of the run that reached the API server, counted by verb."""
     return lambda: Counter(verb for verb, _path in requests_of(cluster, user_of(request)))
 
 
@@ -96,8 +96,8 @@ def user_of(request) -> str:
     return f"faults-{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
 
 
-def once(**faults):
-    """One fault after the other at the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
+def fault_each(**faults):
+    """One fault after the other for the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
     left = {kind: iter(some) for kind, some in faults.items()}
 
     def intervene(method, path):
@@ -140,31 +140,31 @@ def limit(cluster) -> str:
     ],
     ids=["asked-again", "answer-lost", "answer-cut"],
 )
-def test_transient_faults_are_survived_and_written_once(cluster, run_through, arrived, faults):
+def test_transient_faults_are_survived_and_written_once(cluster, run_through, count_requests, faults):
     generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]
-    result = run_through(once(**faults), limit=20)
+    result = run_through(fault_each(**faults), limit=20)
     assert not result.get("failed"), result["msg"]
     assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
-    assert arrived()["patch"] == 1
+    assert count_requests()["patch"] == 1
     after = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
     assert after["spec"]["limit"] == "20"
     assert after["metadata"]["generation"] == generation + 1
 
 
-def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_through, arrived):
+def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_through, count_requests):
     fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
-    made = run_through(once(post=[Break.AFTER]), **fields)
+    made = run_through(fault_each(post=[Break.AFTER]), **fields)
     assert not made.get("failed"), made["msg"]
     assert made["changed"]
     assert cluster.get("peerpodconfig", "new", "-n", NAMESPACE)["spec"]["limit"] == "3"
-    gone = run_through(once(delete=[Break.AFTER]), name="new", state="absent")
+    gone = run_through(fault_each(delete=[Break.AFTER]), name="new", state="absent")
     assert not gone.get("failed"), gone["msg"]
     assert gone["changed"]
-    assert (arrived()["create"], arrived()["delete"]) == (1, 1)
+    assert (count_requests()["create"], count_requests()["delete"]) == (1, 1)
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
 
-def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, arrived):
+def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, count_requests):
     name = "faults-test"
     cluster.apply(
         {
@@ -175,14 +175,14 @@ def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, 
     )
     try:
         result = run_through(
-            once(put=[Break.AFTER]),
+            fault_each(put=[Break.AFTER]),
             module="mutating_webhook",
             name=name,
             url="https://example.com/",
         )
         assert not result.get("failed"), result["msg"]
         assert result["changed"]
-        assert arrived()["update"] == 1
+        assert count_requests()["update"] == 1
         stored = cluster.get("mutatingwebhookconfiguration", name)
         assert stored["webhooks"] == [result["webhook"]]
     finally:
@@ -236,7 +236,7 @@ def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, 
 
     def intervene(asked, path):
         if asked == method and "/peerpodconfigs" in path:
-            # A look at what came of a write is none of the tries.
+            # A read of the outcome of a write does not count as a try.
             seen.append(path)
             return answer
         return None

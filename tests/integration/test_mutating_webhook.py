@@ -38,7 +38,7 @@ OTHERS = {
 
 
 class Admission:
-    """A real admission server that adds the extended resource and remembers what it was sent."""
+    """A real admission server that adds the extended resource and records the requests."""
 
     def __init__(self, port: int, authority: CertificateAuthority, directory):
         self.url = f"https://127.0.0.1:{port}/mutate-v1-pod"
@@ -98,7 +98,7 @@ def admission(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def namespace(cluster):
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
@@ -114,7 +114,7 @@ def place(cluster):
 
 
 @pytest.fixture
-def manage(cluster, place, run_module):
+def manage(cluster, namespace, run_module):
     def run(user="webhook", check=False, diff=False, **options) -> dict:
         if "host" not in options:
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")
@@ -449,7 +449,7 @@ def test_an_invalid_webhook_is_rejected(cluster, manage, options, said):
 
 
 def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, admission, manage):
-    """What it would store of a condition it drops: the system's namespaces are named one by one."""
+    """Such an API server drops matchConditions: the system namespaces are listed in a selector instead."""
 
     def older(method, path):
         if path == "/version":

@@ -1,8 +1,8 @@
-"""The role node_capacity by itself: who advertises, what it deploys, and what that may do.
+"""The role node_capacity by itself: which controller advertises, what the role deploys, and its permissions.
 
 The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
 operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
-containers; as processes of one machine two replicas would want the same port.
+containers; as processes on one machine, two replicas would use the same port.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.integration.containers import (
     openshift_builds,
     readme_settings,
 )
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -40,14 +40,14 @@ ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 RESOURCE = "kata.peerpods.io/vm"
 ROLE = ROOT / "roles/node_capacity"
 
-# As podman knows what it has built: so it is this that runs.
+# The name of an image that podman has built.
 REPOSITORY = "localhost/osc-peerpods"
 
 SERVICE_MONITOR = "servicemonitors.monitoring.coreos.com"
 PROMETHEUS_RULE = "prometheusrules.monitoring.coreos.com"
 GRAFANA_DASHBOARD = "grafanadashboards.grafana.integreatly.org"
 
-# What the agent may do, as (namespace or None, API group, resource, name or None, verb).
+# The permissions of the agent, as (namespace or None, API group, resource, name or None, verb).
 RIGHTS = {
     *((None, "", "nodes", None, verb) for verb in ("get", "list", "watch")),
     (None, "", "nodes/status", None, "patch"),
@@ -65,13 +65,13 @@ RIGHTS = {
         for verb in ("list", "watch")
     ),
 }
-# Only where it counts the peer pods of every namespace, it may read pods there; else those of cloud-api-adaptor.
+# The agent may read pods of every namespace only if it counts all peer pods; otherwise those of cloud-api-adaptor.
 COUNTING = {right for right in RIGHTS if right[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
 
 
 def adaptor(role: str) -> list[dict]:
-    """What an operator of the second generation has for the nodes of `role`: DaemonSet and settings."""
+    """The DaemonSet and settings of an operator of the second generation, for the nodes of `role`."""
     label = {"name": "osc-caa-ds"}
     metadata = {"namespace": OPERATOR_NAMESPACE}
     return [
@@ -119,7 +119,7 @@ class Role(RoleAlone):
     """The role, in the namespace that it is in by default."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
-        """Run it with `variables` beside those of this machine; returns what it printed."""
+        """Run the role with `variables` and those of this machine; returns its output."""
         ran = self.run("-e", json.dumps(variables), *arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
@@ -140,7 +140,7 @@ class Role(RoleAlone):
         }
 
     def write(self, node: str, slots: str | None, manager: str) -> None:
-        """Have `node` advertise `slots`, as one who calls itself `manager`."""
+        """Have `node` advertise `slots`, as field manager `manager`."""
         self.cluster.kubectl(
             "patch",
             "node",
@@ -189,7 +189,7 @@ class TestWithoutTheAgent:
         assert NOTHING_CHANGED.search(said)
 
     def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
-        """Before its controller has written anything to a node, and so in every run."""
+        """Even before its controller has written to a node, and so in every run."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
         with role.unchanged():
@@ -204,17 +204,17 @@ class TestWithoutTheAgent:
 
     def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_image="))
+            said = failure_message(role.run("-e", "node_capacity_image="))
         assert "node_capacity_image is not set" in said
         assert "node_capacity_image_source=build" in said
 
 
 @pytest.fixture(scope="module")
 def said(role: Role, workers: list[str]) -> str:
-    """What the first installation printed; a node had been made to advertise by hand."""
+    """The output of the first installation; the slots of one node had been set by hand."""
     role.cluster.apply(*adaptor("worker"))
     role.write(workers[0], "7", "kubectl-patch")
-    # As a kubelet does with what it does not know when it starts.
+    # A kubelet resets unknown resources like this when it starts.
     role.write(workers[1], "0", "kubelet")
     return role.succeed()
 
@@ -246,9 +246,9 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("said")
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
-        """What it may is the contract's, by the API server's own account; and all of it is used."""
+        """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == RIGHTS
-        # Reasons for an Event, and for a look at the node that no pool selects any more.
+        # Reasons for an Event, and for a read of the node that no pool selects any more.
         role.cluster.apply(
             *(
                 {**config, "metadata": {**config["metadata"], "name": name}}
@@ -261,11 +261,11 @@ class TestOurAgent:
         role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
         expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
         try:
-            wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
+            wait_for("every right to be used", lambda: permissions_used(role)[0] == expected, seconds=30)
         finally:
             role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
             role.cluster.kubectl("delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
-            used, refused = asked(role)
+            used, refused = permissions_used(role)
             assert used == expected
             assert refused == []
 
@@ -275,11 +275,11 @@ class TestOurAgent:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         pod = role.pods()[0]
         (container,) = pod["spec"]["containers"]
-        # What the priority admission made of the class: there is one.
+        # The priority admission sets this if the class exists.
         assert pod["spec"]["priority"] == 2_000_000_000
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert all(mount["readOnly"] for mount in container["volumeMounts"])
-        # The role's own settings beside the template's: one pod less of two at a time, none more.
+        # The role's own settings in addition to the template's: at most one of two pods is unavailable, without a surge.
         strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
@@ -330,13 +330,13 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("said")
     def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
-        """To the letter: the files are templates of Prometheus' and Grafana's, not of Ansible's."""
+        """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
         assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
         dashboard = role.get(f"{GRAFANA_DASHBOARD}/{NAME}")["spec"]
         assert dashboard["json"] == (ROLE / "files/dashboard.json").read_text().rstrip()
         assert dashboard["instanceSelector"]["matchLabels"] == {"dashboards": "grafana"}
-        # Only where it is asked for.
+        # Only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
     @pytest.mark.usefixtures("said")
@@ -380,7 +380,7 @@ class TestOurAgent:
 @pytest.mark.usefixtures("said")
 class TestAfterTheAgent:
     def test_the_agent_stays_where_nodes_already_advertise(self, role: Role, workers: list[str]):
-        """cloud-api-adaptor's annotation is there from its first start on."""
+        """cloud-api-adaptor sets its annotation at its first start."""
         role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
         role.write(workers[0], "10", "cloud-api-adaptor")
         role.succeed()
@@ -394,17 +394,17 @@ class TestAfterTheAgent:
     def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert "The pools memory have limits of their own, which only the agent can enforce" in said
 
     def test_the_agent_stays_if_its_limit_is_invalid(self, role: Role):
         role.cluster.apply({**limits(), "data": {"default": "seven"}})
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
 
     def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
-        """Which has the agent's limit then."""
+        """The operator gets the agent's limit."""
         role.cluster.apply(limits(default={"limit": 7}))
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
         planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
@@ -462,7 +462,7 @@ class TestAfterTheAgent:
 
 
 def granted(role: Role) -> set[tuple]:
-    """All that the agent's service account may do and any other may not, as RIGHTS has it."""
+    """The permissions of the agent's service account beyond those of any account, in the form of RIGHTS."""
     rights = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
@@ -472,7 +472,7 @@ def granted(role: Role) -> set[tuple]:
 
 
 def rules(role: Role, namespace: str, account: str) -> set[tuple]:
-    """What `account` may do in `namespace`, without what every service account may."""
+    """The permissions of `account` in `namespace`, without those of every service account."""
 
     def of(user: str) -> set[tuple]:
         review = json.loads(
@@ -507,8 +507,8 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     return of(account) - of("system:serviceaccount:default:default")
 
 
-def asked(role: Role) -> tuple[set[tuple], list[str]]:
-    """What the agent has had the API server do, as (group, resource, verb); and what was refused."""
+def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
+    """The requests of the agent, as (group, resource, verb); and the rejected requests."""
     used, refused = set(), []
     for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):
         if event["user"]["username"] != ACCOUNT or "objectRef" not in event:
@@ -522,7 +522,7 @@ def asked(role: Role) -> tuple[set[tuple], list[str]]:
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
-    """No more, no less than what is pinned by hash."""
+    """Exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("node_capacity", tmp_path)

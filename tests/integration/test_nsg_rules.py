@@ -39,7 +39,7 @@ DONE = ["GET operation", "GET operation"]
 
 
 def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **more: object) -> dict:
-    """A security rule for all of the virtual network, or for what `more` says instead."""
+    """A security rule for the whole virtual network; `more` replaces properties."""
     properties = {
         "priority": priority,
         "access": access,
@@ -53,7 +53,7 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **mor
     return {"name": name, "properties": {**properties, **more}}
 
 
-# What a strict site has, so that the rules of peer pods are needed.
+# The rule of a strict site, so that the rules of peer pods are needed.
 DENY = rule("deny-vnet", 4000, "Deny")
 
 
@@ -77,7 +77,7 @@ BOTH = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN,
 
 @dataclass(frozen=True)
 class World:
-    """A resource group, and means to fill it and to look at it. Ids are ARM's."""
+    """A resource group, with methods to fill and to read it. Ids are ARM's."""
 
     arm: AzureArm
     group: str
@@ -147,8 +147,8 @@ class World:
     def added_meanwhile(self, nsg: str, theirs: dict) -> Act:
         return first(lambda: self.arm.put(f"{nsg}/securityRules/{theirs['name']}", theirs))
 
-    def asked(self) -> list[str]:
-        """The requests since the last time, each by its method and what it is about."""
+    def take_requests(self) -> list[str]:
+        """The requests since the last call, each with its method and resource."""
         return [f"{method} {_about(path)}" for method, path in self.arm.take_requests()]
 
 
@@ -187,11 +187,11 @@ def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
 def test_opens_the_ports_between_all_workers_once(world, arm, run):
     nsg, args = world.workers(DENY)
     foreseen = run(args, check=True, diff=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
     result = run(args, diff=True)
-    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
     for key in ("changed", "network_security_groups", "reason", "subnets", "diff"):
         assert foreseen[key] == result[key], key
     assert result["changed"]
@@ -211,13 +211,13 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
 
     again = run(args)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not again["changed"]
     assert again["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
 
     arm.delete(f"{nsg}/securityRules/{VXLAN}")
     assert run(args)["network_security_groups"][0]["unchanged"] == [KATA]
-    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
 
 
@@ -230,9 +230,9 @@ def test_absent_removes_only_rules_of_the_collection(world, run):
     )
     absent = {**args, "state": "absent"}
     foreseen = run(absent, check=True, diff=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     result = run(absent, diff=True)
-    assert world.asked() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.take_requests() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
     for key in ("changed", "network_security_groups", "diff"):
         assert foreseen[key] == result[key], key
     (done,) = result["network_security_groups"]
@@ -244,13 +244,13 @@ def test_absent_removes_only_rules_of_the_collection(world, run):
     assert world.rules(nsg).keys() == {"deny-vnet", VXLAN, "mine"}
 
     assert not run(absent)["changed"]
-    assert world.asked() == READS
+    assert world.take_requests() == READS
 
 
 def test_traffic_that_is_allowed_needs_no_rule(world, run):
     nsg, args = world.workers()
     result = run(args)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
     assert result["network_security_groups"][0]["covered"] == [
         {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
@@ -260,7 +260,7 @@ def test_traffic_that_is_allowed_needs_no_rule(world, run):
 
 
 def test_a_different_rule_is_corrected(world, arm, run):
-    """The name makes it ours; what we do not manage, or do not know, stays."""
+    """The name identifies a rule of the module; unmanaged and unknown properties stay."""
     nsg, args = world.workers(
         DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
     )
@@ -269,7 +269,7 @@ def test_a_different_rule_is_corrected(world, arm, run):
     sent = []
     arm.faults += [Fault("PUT", KATA, looked_at(sent))]
     result = run(args, diff=True)
-    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
     assert world.rules(nsg)[KATA] == {**BOTH[KATA], "description": "theirs"}
     assert sent[0]["properties"]["futureProperty"] == {"a": 1}
     (done,) = result["network_security_groups"]
@@ -333,7 +333,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
     )
     # The cluster's other workers are on AWS.
     assert " is not the id of an Azure virtual machine. " in foreign["msg"]
-    assert world.asked() == READS
+    assert world.take_requests() == READS
 
 
 def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
@@ -355,8 +355,8 @@ def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
         ],
     }
     result = run(arguments)
-    asked = world.asked()
-    assert sorted(asked[: -3 * 3]) == sorted(
+    requests = world.take_requests()
+    assert sorted(requests[: -3 * 3]) == sorted(
         ["GET networkInterfaces"] * 4  # Five of one group, and one.
         + [f"GET virtualNetworks/{name}" for name in ("vnet-1", "vnet-2")]
         + [f"GET networkSecurityGroups/{name}" for name in ("front", "back", "on-nic")]
@@ -402,9 +402,9 @@ def test_dual_stack_takes_two_rules_for_each_option(world, run):
     assert rules[f"{VXLAN}-IPv6"]["destinationPortRange"] == "9000"
 
     assert not run(args)["changed"]
-    world.asked()
+    world.take_requests()
     assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 4
-    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
     assert world.rules(nsg).keys() == {"deny-vnet", "theirs"}
 
 
@@ -412,7 +412,7 @@ def test_subnets_and_groups_by_name(world, run):
     nsg = world.nsg("demo-nsg", DENY)
     filtered, bare = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
     result = run({"subnets": [filtered]}, check=True)
-    assert world.asked() == READS[1:]
+    assert world.take_requests() == READS[1:]
     assert result["reason"] == "demo-nsg. Attached to the subnets that were named."
     assert {one["properties"]["sourceAddressPrefix"] for one in result["network_security_groups"][0]["created"]} == {
         WORKERS
@@ -424,9 +424,9 @@ def test_subnets_and_groups_by_name(world, run):
     assert result["unfiltered"] == [f"No network security group filters the subnet {bare}: all traffic passes."]
 
     other = world.nsg("other", DENY)
-    world.asked()
+    world.take_requests()
     result = run({"subnets": [filtered], "network_security_groups": [other]})
-    assert world.asked()[:2] == [READS[1], "GET networkSecurityGroups/other"]
+    assert world.take_requests()[:2] == [READS[1], "GET networkSecurityGroups/other"]
     assert result["reason"] == "other. Named by network_security_groups."
     assert world.rules(other) == {"deny-vnet": DENY["properties"], **BOTH}
     assert world.rules(nsg).keys() == {"deny-vnet"}
@@ -460,7 +460,7 @@ def test_rules_with_their_own_sources_and_destinations(world, run):
         ],
     }
     assert run(args)["changed"]
-    assert world.asked() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
     rules = world.rules(nsg)
     assert rules["groups"] == {
         "description": "osc.peerpods: tunnel",
@@ -541,7 +541,7 @@ def test_missing_resources_are_reported(world, run):
         ),
     ]:
         assert run(what)["msg"].startswith(msg)
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
 
 
 # -- Priorities --------------------------------------------------------------------------------
@@ -556,7 +556,7 @@ def test_a_priority_conflict(world, run):
     )
     result = run({**args, "priority_range": [112, 112]})
     assert result["msg"].startswith(f"No priority from 112 to 112 is free for {KATA}: ")
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
 
     result = run({**args, "priority_range": [2000, 2999]})
     assert result["warnings"] == [f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."]
@@ -576,7 +576,7 @@ def test_a_rule_that_would_be_shadowed(world, run):
     result = run(args)
     assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {bad}: no-tunnel (105) denies ")
     assert "(such as 104)" in result["msg"]
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
 
     result = run({**args, "on_shadowed": "warn"})
@@ -588,7 +588,7 @@ def test_a_rule_that_would_be_shadowed(world, run):
     assert world.priorities(bad)[VXLAN] == 111
 
 
-# -- Whether we may ----------------------------------------------------------------------------
+# -- Permissions -------------------------------------------------------------------------------
 
 ASKED = f"GET {GROUP}/permissions"
 
@@ -597,20 +597,20 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, arm, run):
     _, args = world.workers(DENY)
     before = arm.snapshot()
     foreseen = run(args, check=True, diff=True)
-    world.asked()
+    world.take_requests()
     dry = {**args, "dry_run": True}
     for check in (False, True):
         result = run(dry, check=check, diff=True)
-        assert world.asked() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, ASKED]
         assert result["changed"] is check
         for key in ("network_security_groups", "diff"):
             assert foreseen[key] == result[key], key
     assert arm.snapshot() == before
 
     assert run(args)["changed"]
-    world.asked()
+    world.take_requests()
     result = run(dry, check=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
 
 
@@ -621,7 +621,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
     action = "Microsoft.Network/networkSecurityGroups/write"
     for check in (False, True):
         result = run({**args, "dry_run": True}, check=check)
-        assert world.asked() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, ASKED]
         assert result["failed"]
         assert result["msg"] == (
             f"This identity has no permission for {action} on {nsg}. Assign the role Network Contributor "
@@ -629,7 +629,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
     assert arm.snapshot() == before
-    # And so it is.
+    # A real run is rejected, as the dry run reported.
     assert f" perform action '{action}' over scope '{nsg}'" in run(args)["msg"]
 
 
@@ -647,14 +647,14 @@ def test_dry_run_fails_without_permission(world, arm, run):
     ],
 )
 def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, there, allowed, may):
-    """Several rules are written with their group, a single one is not."""
+    """Several rules are written with their group, a single rule is written alone."""
     rules = ({"name": name, "properties": BOTH[name]} for name in there)
     _, args = world.workers(DENY, *rules)
     args["state"] = state
     group_may = f"Microsoft.Network/networkSecurityGroups{allowed}"
     arm.permissions = [roles.READER, {**roles.OWNER, "actions": [group_may]}]
     dry_run = run({**args, "dry_run": True})
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
     assert ("failed" not in dry_run) is may
     assert ("failed" not in run(args)) is may
 
@@ -664,8 +664,8 @@ def test_dry_run_checks_each_changing_group_once(world, arm, run):
     subnets = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already))
     args = {"subnets": subnets, "dry_run": True}
     assert "failed" not in run(args)
-    asked = [request for request in world.asked() if request.endswith("/permissions")]
-    assert asked == [f"GET networkSecurityGroups/{name}/permissions" for name in ("one", "two")]
+    requests = [request for request in world.take_requests() if request.endswith("/permissions")]
+    assert requests == [f"GET networkSecurityGroups/{name}/permissions" for name in ("one", "two")]
 
     arm.permissions = [roles.READER]
     result = run(args)
@@ -691,7 +691,7 @@ def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
     arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, theirs))]
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
-    assert world.asked() == [*READS, put, f"GET {GROUP}", put, *DONE]
+    assert world.take_requests() == [*READS, put, f"GET {GROUP}", put, *DONE]
     assert result["network_security_groups"][0]["moved"][0]["given"] == 113
     assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
 
@@ -701,7 +701,7 @@ def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     theirs = rule("theirs", 200, port="443")
     arm.faults += [Fault("PUT", "demo-nsg$", world.added_meanwhile(nsg, theirs))]
     assert run(args)["changed"]
-    assert world.asked() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
     expected = {"deny-vnet": DENY["properties"], "theirs": theirs["properties"], **BOTH}
     assert world.rules(nsg) == expected
 
@@ -721,7 +721,7 @@ def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
-# -- Faults, with the end state looked at ------------------------------------------------------
+# -- Faults and their end state ----------------------------------------------------------------
 
 
 def test_transient_faults_are_survived(world, arm, run):
@@ -746,8 +746,8 @@ def test_transient_faults_are_survived(world, arm, run):
     assert run(args)["changed"]
     assert arm.faults == []
     # Each request is repeated as it was: there is no second plan, and so no further read.
-    asked = world.asked()
-    assert {what: asked.count(what) for what in faults} == {
+    requests = world.take_requests()
+    assert {what: requests.count(what) for what in faults} == {
         READS[0]: 2,
         READS[1]: 2,
         READS[2]: 3,
@@ -807,7 +807,7 @@ def test_a_lock_is_not_retried_like_a_conflict(world, arm, run):
     arm.delete(locks)
     assert result["msg"].startswith(f"Azure refused PUT {nsg} with ScopeLocked: ")
     assert result["msg"].endswith("Remove the lock (`az lock list`), or have its owner make the change.")
-    assert writes(world.asked()) == [f"PUT {GROUP}"]
+    assert writes(world.take_requests()) == [f"PUT {GROUP}"]
 
 
 def test_the_wait_ends_after_its_timeout(world, arm, run, monkeypatch):
@@ -835,7 +835,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
 
 
 def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
-    """(direction, port) → who decides, and the verdict's other `keys`."""
+    """(direction, port) → the deciding rule, and the other `keys` of the verdict."""
     return {
         (flow["direction"], flow["port"]): [
             (verdict["access"], verdict["rule"], *(verdict[key] for key in keys)) for verdict in flow["verdicts"]
@@ -847,7 +847,7 @@ def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
 def test_info_by_the_default_rules(world, run):
     nsg, args = world.workers()
     result = run(args, "nsg_rules_info", check=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
     assert result["passes"]
     assert decisions(result, "source", "destination", "priority", "partly") == {
@@ -912,7 +912,7 @@ def test_info_between_two_prefixes(world, run):
 
 
 def test_info_of_subnet_and_interface(world, run):
-    """Traffic has to pass both."""
+    """Traffic must pass both."""
     on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}

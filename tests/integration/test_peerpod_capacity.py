@@ -1,4 +1,4 @@
-"""peerpod_capacity on a real API server: only what the agent alone has written goes."""
+"""peerpod_capacity on a real API server: it removes only what the agent alone has written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESOURCE = "capacity.example.com/vm"
 
 @pytest.fixture
 def nodes(cluster):
-    """Written by the agent, by another program, by both one after the other, and by none."""
+    """Nodes written by the agent, by another program, by both in turn, and by no program."""
     writers = {
         "capacity-ours": ["peerpods-node-capacity"],
         "capacity-theirs": ["cloud-api-adaptor"],

@@ -15,7 +15,7 @@ RESOURCE = "kata.peerpods.io/vm"
 
 
 def peerpodconfig(name: str, selector: dict[str, str]) -> dict:
-    """As the operator makes it, limit included."""
+    """A PeerPodConfig as the operator creates it, with a limit."""
     return {
         "apiVersion": "confidentialcontainers.org/v1alpha1",
         "kind": "PeerPodConfig",
@@ -31,7 +31,7 @@ def peerpodconfig(name: str, selector: dict[str, str]) -> dict:
 
 @pytest.fixture(scope="module")
 def pool(cluster):
-    """Two nodes of our own: no kubelet is there to touch what they advertise."""
+    """Two nodes without a kubelet that would change what they advertise."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         *(
@@ -123,7 +123,7 @@ def test_only_the_limit_is_changed(cluster, set_limit):
         "before": {"spec": {"limit": "10"}},
         "after": {"spec": {"limit": "20"}},
     }
-    # Nothing that could fall below the limit: the pods are not listed.
+    # The limit does not fall below any node's usage, so pods are not listed.
     assert [verb for verb, _ in requests_of(cluster, "limit-raise")] == ["list"] * 4 + ["patch"]
 
     again = set_limit("20", user="limit-again")
@@ -202,7 +202,7 @@ def test_a_watch_that_keeps_breaking_is_replaced_by_a_few_lists(cluster, config,
 
 
 def another_writes_before_the_first(cluster, method: str):
-    """Come between a run's read and its write by `method`, once."""
+    """Write once between a run's read and its write by `method`."""
     others = iter([{"instanceType": "m6i.large", "limit": "15"}])
 
     def intervene(asked, path):
@@ -223,7 +223,7 @@ def another_writes_before_the_first(cluster, method: str):
 
 
 def test_a_concurrent_change_stays(cluster, config, set_limit):
-    """The write is good only for what was read; the second attempt sees the other's change."""
+    """The write is valid only for the version that was read; the second attempt reads the other change."""
     kubeconfig = cluster.user_kubeconfig("limit-conflict", "system:masters")
     intervene = another_writes_before_the_first(cluster, "PATCH")
     with between(cluster, kubeconfig, intervene) as url:
@@ -283,7 +283,7 @@ def test_a_missing_config_is_reported_with_the_role_that_creates_it(set_limit):
 
 def test_a_missing_operator_is_reported_with_the_role_that_installs_it(cluster, run_module):
     def intervene(method, path):
-        # What an API server says of a kind that it does not serve.
+        # The response of an API server for a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
 
     kubeconfig = cluster.user_kubeconfig("limit-bare", "system:masters")
@@ -344,7 +344,7 @@ def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit)
     assert gone["failed"]
     assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in gone["msg"]
     assert cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"] == before
-    # Its own limit moves nothing.
+    # A change of its own limit does not move cloud-api-adaptor.
     assert set_limit(9, check=True)["changed"]
     allowed = set_limit(None, check=True, disruption="allow", **own)
     assert allowed["changed"]
@@ -352,7 +352,7 @@ def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit)
 
 
 def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_limit):
-    """Created as asked, changed only where asked, and waited for until its nodes are bare again."""
+    """The config is created and changed as requested; its removal waits until its nodes advertise nothing."""
     cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
     try:
         own = {"name": "own", "node_selector": {"pool": "limit-own"}}
@@ -409,7 +409,7 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
     assert "any more: 3 on limit-a. Nothing was changed" in refused["msg"]
     assert spec_of(cluster)["limit"] == "10"
 
-    # limit-b has found another home; what it advertises is none of our business.
+    # Another config selects limit-b, so the wait ignores what it advertises.
     cluster.kubectl("label", "node", "limit-b", "other=home", "--overwrite")
     cluster.apply(peerpodconfig("other", {"other": "home"}))
     with ThreadPoolExecutor() as background:
@@ -454,7 +454,7 @@ def test_overlapping_selectors_are_rejected_before_nodes_exist(cluster, set_limi
 
 @pytest.mark.parametrize("name", ["ours", "raced"])
 def test_two_concurrent_runs_both_succeed(cluster, config, set_limit, name):
-    """Both read before either writes: one writes over what it read, the other reads again."""
+    """Both runs read before either writes: one write succeeds, and the other run reads again."""
     barrier = threading.Barrier(2)
     writes = []
 

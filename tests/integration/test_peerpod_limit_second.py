@@ -1,7 +1,7 @@
 """peerpod_limit and peerpod_info where the operator is of the second generation, on a real API server.
 
-The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator is at
-work in the tests of the roles.
+The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator runs
+in the tests of the roles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def workload(kind: str, name: str, namespace: str, **spec: object) -> dict:
         "kind": kind,
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
-            # The pods of these tests are not of the template: their controller must not replace them.
+            # The pods of these tests differ from the template, and their controller must not replace them.
             **({"updateStrategy": {"type": "OnDelete"}} if kind == "DaemonSet" else {}),
             "selector": {"matchLabels": LABEL},
             "template": {
@@ -96,7 +96,7 @@ def patch_status(cluster, kind: str, name: str, status: dict) -> None:
 
 
 def advertise(cluster, slots: int, *nodes: str) -> None:
-    # No kubelet is there: without its heartbeat the controller-manager soon takes the node for Unknown.
+    # There is no kubelet: without its heartbeat the controller-manager soon takes the node for Unknown.
     heartbeat = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name in nodes or NODES:
         patch_status(
@@ -113,7 +113,7 @@ def advertise(cluster, slots: int, *nodes: str) -> None:
 
 @pytest.fixture(scope="module")
 def operator(cluster):
-    """An operator 1.13 with two nodes. No program here replaces pods, so none of cloud-api-adaptor is there."""
+    """An operator 1.13 with two nodes. No program replaces pods here, so cloud-api-adaptor has no pods."""
     csv = "sandboxed-containers-operator.v1.13.0"
     cluster.apply(
         *(
@@ -243,7 +243,7 @@ class TestWithTheAgent:
             "memory": '{"limit":4,"nodeSelector":{"example.com/pool":"memory"}}',
         }
         assert not run(4, **memory)["changed"]
-        # The operator's pool has what the other leaves.
+        # The operator's pool has the remaining nodes.
         assert [node["name"] for node in run()["nodes"]] == ["second-a"]
 
         info = run(module="peerpod_info")
@@ -424,7 +424,7 @@ class TestWithoutTheAgent:
         assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
 
     def test_only_a_node_that_lags_is_restarted(self, cluster, run):
-        """Its CAA has started with the limit, and another program has written since: as the agent, which was removed."""
+        """Its CAA has started with the limit, and another program has written since, such as an agent that was removed."""
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE="010"))
         of_template = {**LABEL, "pod-template-generation": "1"}
         cluster.apply(*(pod(f"caa-{name}", name, of_template) for name in NODES))
@@ -501,18 +501,18 @@ class TestWithoutTheAgent:
         assert "operator_install_podvm_instance_type" in result["msg"]
 
     @pytest.mark.parametrize(
-        ("text", "sentence"),
+        ("text", "failure_message"),
         [
             ("many", "is 'many', which is not a whole number"),
             ("-1", "is '-1': cloud-api-adaptor advertises nothing"),
         ],
     )
-    def test_an_invalid_limit_is_reported_and_kept(self, cluster, run, text, sentence):
+    def test_an_invalid_limit_is_reported_and_kept(self, cluster, run, text, failure_message):
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE=text))
         before = settings_of(cluster)
         result = run()
         assert (result["changed"], result["before"], result["after"]) == (False, None, None)
-        assert sentence in " ".join(result["warnings"])
+        assert failure_message in " ".join(result["warnings"])
         assert settings_of(cluster) == before
         replaced = run(7)
         assert (replaced["changed"], replaced["before"], replaced["after"]) == (True, None, 7)

@@ -39,7 +39,7 @@ def no_such_groups_yet(pass_on: Callable[[], Answer]) -> Answer:
 
 @dataclass
 class World:
-    """A VPC with a subnet, and means to fill it and to look at it."""
+    """A VPC with a subnet, with methods to fill and to read it."""
 
     ec2: object
     vpc_id: str
@@ -96,7 +96,7 @@ def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
 
 @pytest.fixture
 def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callable[..., dict]:
-    """Run the module through the proxy; `env` on top of what a user has exported."""
+    """Run the module through the proxy; `env` is added to the variables of a user."""
 
     def run(args: dict, *, env: dict[str, str] | None = None, **how: bool) -> dict:
         environment = {
@@ -249,7 +249,7 @@ def test_the_last_of_many_workers_counts(world, proxy, run):
 def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run):
     node, *others = [world.group(name) for name in ("node", "a", "b", "c", "d")]
     workers = world.instances(99, node, *others)
-    # More reservations than moto puts into a page that no size is asked for.
+    # More reservations than moto returns in a page without a requested size.
     workers += [world.instance(node, *others[: number % 3]) for number in range(101)]
     result = run({"instance_ids": workers})
     assert [group["group_id"] for group in result["groups"]] == [node]
@@ -258,7 +258,7 @@ def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run)
 
 def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy, run):
     kubeconfig = cluster.user_kubeconfig("opens-ports", "system:masters")
-    # AWS' validate_certs is none of the cluster's business, whose CA no system knows.
+    # validate_certs of AWS does not apply to the cluster, whose CA no system trusts.
     args = {"nodes": {"kubeconfig": str(kubeconfig)}, "validate_certs": True}
 
     result = run(args, check=True)
@@ -321,7 +321,7 @@ def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run
     assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
 
 
-# -- Input that no plan can be made of ---------------------------------------------------------
+# -- Invalid input -----------------------------------------------------------------------------
 
 
 def test_workers_without_a_common_group(world, proxy, run):
@@ -441,7 +441,7 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     assert f"refused {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
 
 
-# -- Faults and races, with the end state looked at --------------------------------------------
+# -- Faults and races, and their end state -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_a_lost_response_creates_no_duplicate(world, proxy, run):
 
 
 def test_two_concurrent_runs(world, proxy, run):
-    """Both have seen the ports closed before either opens them."""
+    """Both runs read closed ports before either opens them."""
     group = world.group("node")
     both_have_looked = threading.Barrier(2, timeout=60)
 

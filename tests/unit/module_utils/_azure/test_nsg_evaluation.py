@@ -28,11 +28,11 @@ from tests.unit.module_utils._azure.rules import (
     WORLD,
     block_lists,
     contains,
+    desired,
     first_match,
     nsg,
     rule,
     rule_lists,
-    wanted,
 )
 
 
@@ -215,7 +215,7 @@ def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, flow_):
 )
 def test_rules_are_compared_by_their_meaning(changes, is_same):
     existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
-    wanted_ = security_rule(*wanted(), 111)["properties"]
+    wanted_ = security_rule(*desired(), 111)["properties"]
     del wanted_["description"]
     assert is_same_rule(existing["properties"] | changes, wanted_) == is_same
 

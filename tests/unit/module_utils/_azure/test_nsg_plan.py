@@ -34,13 +34,13 @@ from tests.unit.module_utils._azure.rules import (
     WORKERS,
     WORLD,
     contains,
+    desired,
     first_match,
     in_ports,
     nsg,
     option,
     rule,
     rule_lists,
-    wanted,
 )
 
 
@@ -54,7 +54,7 @@ PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
 
 
 def test_the_documented_rule_is_the_one_that_az_creates():
-    assert security_rule(*wanted(option("Allow-VXLAN-Internal")), 111) == {
+    assert security_rule(*desired(option("Allow-VXLAN-Internal")), 111) == {
         "name": "Allow-VXLAN-Internal",
         "properties": {
             "description": "osc.peerpods: port 9000/tcp between workers and peer pods",
@@ -91,7 +91,7 @@ def test_the_documented_rule_is_the_one_that_az_creates():
     ],
 )
 def test_a_single_value_is_a_string_and_several_are_a_list(changes, properties):
-    (rule_,) = wanted(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
+    (rule_,) = desired(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
     body = security_rule(rule_, 111)["properties"]
     assert body.items() >= properties.items()
     kinds = {"sourceAddressPrefix", "sourceAddressPrefixes", "sourceApplicationSecurityGroups"}
@@ -125,7 +125,7 @@ BOTH = ("10.0.0.0/24", "fd00::/64")
     ],
 )
 def test_a_rule_for_both_ip_families_becomes_two_rules(changes, workers, halves):
-    found = wanted(option(**changes), workers=workers)
+    found = desired(option(**changes), workers=workers)
     assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
     assert [r.ipv4_half for r in found] == [None, "Ours"][: len(halves)]
 
@@ -138,8 +138,8 @@ def test_a_rule_for_both_ip_families_becomes_two_rules(changes, workers, halves)
     ],
 )
 def test_groups_and_tags_cover_both_families_in_one_rule(changes):
-    assert [r.name for r in wanted(option(**changes), workers=BOTH)] == ["Ours"]
-    assert [r.name for r in wanted(option(**changes), workers=())] == ["Ours"]
+    assert [r.name for r in desired(option(**changes), workers=BOTH)] == ["Ours"]
+    assert [r.name for r in desired(option(**changes), workers=())] == ["Ours"]
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_groups_and_tags_cover_both_families_in_one_rule(changes):
 )
 def test_invalid_rules_are_rejected_with_a_reason(options, sentence):
     with pytest.raises(SecurityRuleError) as error:
-        wanted(*options)
+        desired(*options)
     assert sentence in str(error.value)
 
 
 def test_the_same_priority_is_valid_in_the_other_direction():
-    assert len(wanted(option(), option("B", direction="Outbound"))) == 2
+    assert len(desired(option(), option("B", direction="Outbound"))) == 2
 
 
 def summary(plan: Plan) -> dict:
@@ -193,7 +193,7 @@ def summary(plan: Plan) -> dict:
     return {key: value for key, value in full.items() if value}
 
 
-A, B = wanted(option("A", 111, "9000"), option("B", 112, "15150"))
+A, B = desired(option("A", 111, "9000"), option("B", 112, "15150"))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_on_covered_ensure_creates_a_covered_rule():
 
 
 def test_a_deny_rule_is_unneeded_only_if_its_traffic_is_denied_already():
-    (deny,) = wanted(option("D", 111, access="Deny"))
+    (deny,) = desired(option("D", 111, access="Deny"))
     assert summary(plan_present(nsg(), [deny], VNET)) == {"created": {"D": 111}}
     assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {"covered": {"D": "DenyVnet (4096)"}}
 
@@ -273,7 +273,7 @@ def test_a_deny_rule_is_unneeded_only_if_its_traffic_is_denied_already():
 @pytest.mark.parametrize("other", [[], [rule("Other", 300, ports="9000")]])
 @pytest.mark.parametrize("there", [False, True])
 def test_traffic_that_another_desired_rule_would_deny_is_not_covered(other, there):
-    rules = wanted(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
+    rules = desired(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
     group = nsg(*other, *[stored(rules[1])] * there)
     plan = plan_present(group, rules, VNET, on_shadowed="warn")
     assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - there]
@@ -290,7 +290,7 @@ def test_traffic_that_another_desired_rule_would_deny_is_not_covered(other, ther
     ],
 )
 def test_a_rule_is_covered_only_if_every_port_and_protocol_is(rules, is_covered):
-    (wide,) = wanted(option("W", 111, "9000-9002", protocol="*"))
+    (wide,) = desired(option("W", 111, "9000-9002", protocol="*"))
     plan = plan_present(nsg(*rules), [wide], VNET)
     assert (bool(plan.covered), bool(plan.created)) == (is_covered, not is_covered)
 
@@ -326,7 +326,7 @@ def test_a_priority_conflict_fails_if_requested_or_if_no_priority_is_free():
 
 
 def test_the_ipv6_rule_follows_the_ipv4_rule():
-    rules = wanted(option("A"), option("B", 112), workers=BOTH)
+    rules = desired(option("A"), option("B", 112), workers=BOTH)
     first = plan_present(nsg(DENY_VNET), rules, VNET)
     assert summary(first) == {"created": {"A": 111, "A-IPv6": 113, "B": 112, "B-IPv6": 114}}
     assert first.moved == ()
@@ -340,7 +340,7 @@ def test_the_ipv6_rule_follows_the_ipv4_rule():
 
 
 def test_only_the_rule_for_the_denied_ip_family_is_needed():
-    rules = wanted(option("A"), workers=BOTH)
+    rules = desired(option("A"), workers=BOTH)
     plan = plan_present(nsg(rule("D", 4096, "Deny", source="::/0")), rules, VNET)
     assert summary(plan) == {
         "created": {"A-IPv6": 112},
@@ -372,7 +372,7 @@ def test_the_shadowing_rule_is_found(properties, by, there):
 
 
 def test_a_later_rule_does_not_shadow():
-    ours = wanted(option("A", source_application_security_groups=[ASG["id"]]))
+    ours = desired(option("A", source_application_security_groups=[ASG["id"]]))
     assert summary(plan_present(nsg(DENY_VNET), ours, VNET)) == {"created": {"A": 111}}
 
 
@@ -401,7 +401,7 @@ def test_a_shadowed_rule_fails_with_advice(priorities, advice):
 @pytest.mark.parametrize("there", [False, True])
 def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied, there):
     def ours(priority: int) -> tuple[DesiredRule, ...]:
-        return wanted(option("A", priority), workers=BOTH)
+        return desired(option("A", priority), workers=BOTH)
 
     group = nsg(
         rule("D", 150, "Deny", source=denied),
@@ -415,7 +415,7 @@ def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied
 
 
 def test_a_desired_rule_may_precede_another_desired_rule():
-    rules = wanted(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
+    rules = desired(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
     assert summary(plan_present(nsg(), rules, VNET)) == {"created": {"D": 110, "A": 111}}
 
 
@@ -434,7 +434,7 @@ def test_a_desired_rule_may_precede_another_desired_rule():
 def test_a_description_is_changed_only_on_request(before, asked, after, differs):
     there = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
     there["properties"]["description"] = before
-    plan = plan_present(nsg(there), wanted(option("A", description=asked)), VNET)
+    plan = plan_present(nsg(there), desired(option("A", description=asked)), VNET)
     if differs or before != after:
         ((_, body),) = plan.updated
         assert body["properties"].get("description") == after
@@ -537,7 +537,7 @@ def test_the_diff():
         "after": f"{line}\nB 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n",
     }
     assert diff_of(plan_absent(nsg(stored(A)), ["A"]))["before"] == f"{line}\n"
-    described = plan_present(nsg(stored(A)), wanted(option("A", description="new")), VNET)
+    described = plan_present(nsg(stored(A)), desired(option("A", description="new")), VNET)
     assert diff_of(described)["before"] == f"{line} '{A.full_description}'\n"
     assert diff_of(described)["after"] == f"{line} 'osc.peerpods: new'\n"
 
@@ -584,7 +584,7 @@ def written(group: dict, plan: Plan) -> dict:
 @given(group_rules, our_options, ways)
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
-    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
     plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = written(group, plan)
     again = plan_present(after, ours, SPACE, on_shadowed="warn", **ways)
@@ -609,7 +609,7 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
 def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, options, ways):
     """The oracle: every pair of addresses of a wanted rule, against its own access."""
     group = nsg(*rules)
-    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
     plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = rules_of(written(group, plan))
     access = {r["name"]: r["properties"]["access"] for r in after} | {"no rule": "Deny"}

@@ -32,14 +32,14 @@ def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
     }
 
 
-def rolled(found, pools=None, since=None) -> Progress:
+def rollout_of(found, pools=None, since=None) -> Progress:
     return check_rollout(found, pools or {}, "kata-remote", since or {}, NOW)
 
 
 class TestRoll:
     def test_the_summary_has_the_current_node_and_its_duration(self):
         updating = condition("Updating", minutes=75)
-        progress = rolled(
+        progress = rollout_of(
             kata(ready=1, installing=["w2"], waitingToInstall=["w3"]),
             pool(conditions=[updating]),
             {"w2": ago(minutes=4), "w1": ago(hours=1)},
@@ -52,12 +52,12 @@ class TestRoll:
 
     def test_elapsed_time_does_not_change_the_status(self):
         working = kata(installing=["w2"])
-        before = rolled(working, since={"w2": ago(minutes=4)})
-        assert rolled(working, since={"w2": ago(minutes=9)}).status == before.status
-        assert rolled(kata(ready=1, installing=["w2"])).status != before.status
+        before = rollout_of(working, since={"w2": ago(minutes=4)})
+        assert rollout_of(working, since={"w2": ago(minutes=9)}).status == before.status
+        assert rollout_of(kata(ready=1, installing=["w2"])).status != before.status
 
     def test_only_some_of_many_nodes_are_named(self):
-        progress = rolled(kata(100, installing=[f"w{index}" for index in range(20)]))
+        progress = rollout_of(kata(100, installing=[f"w{index}" for index in range(20)]))
         assert "w4 (for 0 s) and 15 more" in progress.summary
 
     @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ class TestRoll:
         ],
     )
     def test_completion(self, found, done):
-        progress = rolled(found)
+        progress = rollout_of(found)
         assert (progress.done, progress.problem) == (done, "")
 
     @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ class TestRoll:
         ],
     )
     def test_problems_that_stop_the_progress(self, found, pools, expected):
-        assert expected in rolled(found, pools).problem
+        assert expected in rollout_of(found, pools).problem
 
     def test_a_pool_that_was_degraded_earlier_is_not_a_problem(self):
-        assert not rolled(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
+        assert not rollout_of(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
 
 
 class TestRemoval:
