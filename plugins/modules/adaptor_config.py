@@ -19,7 +19,7 @@ description:
     write, this module replaces the cloud-api-adaptor pods node by node, nodes without peer pods first. Each new pod must be
     Ready before the next one is replaced.
   - >-
-    By default the module fails before the first write if a node with running peer pods would be hit. See O(disruption).
+    By default the module fails before the first write if a node with running peer pods would be affected. See O(disruption).
   - >-
     Operators of release 1.13 and later replace all cloud-api-adaptor pods after every write to C(peer-pods-cm). On these the module
     sets C(caaUpdateStrategy) in C(osc-feature-gates) to V(OnDelete) before the write, and restores it when every pod is up to date.
@@ -106,7 +106,7 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would hit.
+    description: Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would affect.
     support: full
   diff_mode:
     description: Shows the keys that change. Values of the Secret are not shown.
@@ -120,7 +120,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Use larger VMs, and fail if that would hit running peer pods
+- name: Use larger VMs, and fail if running peer pods would be lost
   osc.peerpods.adaptor_config:
     config_map:
       PODVM_INSTANCE_TYPE: m6i.large
@@ -170,7 +170,7 @@ adaptor:
       type: list
       elements: str
     stale:
-      description: The nodes whose pod has older settings and is not replaced, because nothing had to be written.
+      description: The nodes whose pod has older settings and is not replaced, because nothing needed to be written.
       type: list
       elements: str
     peer_pods:
@@ -182,7 +182,7 @@ adaptor:
       type: list
       elements: str
     strategy:
-      description: C(caaUpdateStrategy) before and after, null where it is not set.
+      description: C(caaUpdateStrategy) before and after, null if it is not set.
       type: dict
   sample:
     daemon_set: osc-caa-ds

@@ -238,7 +238,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {"client_id": "app"},
             {},
-            "Not enough to log in to Azure with: client_id of client_id, secret and tenant is set.",
+            "The Azure credentials are incomplete: client_id, secret and tenant are required; set: client_id.",
             "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to ",
         ),
         (
@@ -268,7 +268,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {},
             {"AZURE_SUBSCRIPTION_ID": ""},
-            "Which subscription's quota? ",
+            "No subscription is set. ",
             "Set subscription_id or AZURE_SUBSCRIPTION_ID.",
         ),
         (

@@ -748,5 +748,5 @@ def test_a_user_without_access_to_the_bounds_gets_a_warning_and_waits_for_the_li
     assert not result.get("failed"), result
     assert result["advertised_nodes"] == len(NODES)
     (warning,) = result["warnings"]
-    assert warning.startswith("The bounds of the cloud are not known, only the limits count: GET")
+    assert warning.startswith("The cloud capacity is unknown, so only the limits count: GET")
     assert "403 Forbidden" in warning

@@ -302,7 +302,7 @@ def test_a_wrong_kubeconfig_is_reported(tmp_path, run_module, content, said):
         kubeconfig.write_text(content)
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
     assert result["failed"]
-    assert result["msg"].startswith("No cluster to talk to: ")
+    assert result["msg"].startswith("No cluster is configured: ")
     assert said in result["msg"]
     assert result["msg"].endswith("or set K8S_AUTH_KUBECONFIG or KUBECONFIG.")
     assert "\n" not in result["msg"]

@@ -141,10 +141,10 @@ def test_peerpod_limit(installation: Installation, run_examples):
 
 def test_peerpod_info(installation: Installation, run_examples):
     results = run_examples("peerpod_info")
-    seen = results["See how much room for peer pods there is"]
+    seen = results["Gather the room for peer pods"]
     assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
     totals = seen["totals"]
-    assert results["Say it"]["msg"] == (
+    assert results["Show the number of running, possible and pending peer pods"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
         f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
     )
@@ -153,7 +153,7 @@ def test_peerpod_info(installation: Installation, run_examples):
 def test_cluster_info(installation: Installation, run_examples):
     results = run_examples("cluster_info")
     instances = [worker.provider_id.rpartition("/")[2] for worker in installation.cloud.workers]
-    said = results["Say it"]["msg"]
+    said = results["Show the cluster and its instances"]["msg"]
     assert said.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
     assert all(instance in said for instance in instances)
 

@@ -418,7 +418,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ({"url": "https://x/", "service_ca": True}, "service_ca is for a service"),
         (
             {"url": "https://x/", "service_ca": True, "ca_bundle": "x"},
-            "With service_ca OpenShift keeps the CA bundle: leave out ca_bundle",
+            "With service_ca, OpenShift manages the CA bundle. Do not set ca_bundle",
         ),
         ({"url": "https://x/", "target_runtime_classes": []}, "target_runtime_classes is empty"),
         (

@@ -495,13 +495,13 @@ PORTS = {"destination_port_ranges": ["1"]}
             "one of the following is required: nodes, virtual_machines, subnets, network_sec",
         ),
         ({"subnets": ["s"], "virtual_machines": ["v"]}, "parameters are mutually exclusive: "),
-        ({"virtual_machines": []}, "There is no worker to look at, no subnet, and no network "),
+        ({"virtual_machines": []}, "No worker, subnet or network security group is given. "),
         (
             {"virtual_machines": [SCALE_SETS]},
             f"{SCALE_SETS} is an instance of a uniform scale set, ",
         ),
-        ({"subnets": [AZURE]}, f"'{AZURE}' is not such an id. Give the whole ARM id, "),
-        ({"network_security_groups": ["demo-nsg"]}, "'demo-nsg' is not such an id. Give the whole"),
+        ({"subnets": [AZURE]}, f"'{AZURE}' is not a valid id. Set the whole ARM id, "),
+        ({"network_security_groups": ["demo-nsg"]}, "'demo-nsg' is not a valid id. Set the whole"),
         ({"subnets": ["s"], "priority_range": [4000, 5000]}, "priority_range is two numbers, "),
         (
             {"subnets": ["s"], "rules": [{"name": n, "priority": 200, **PORTS} for n in "ab"]},
@@ -551,8 +551,8 @@ def test_a_priority_conflict(world, run):
     nsg, args = world.workers(DENY, rule("theirs", 112, port="443"))
     result = run({**args, "on_priority_conflict": "fail"})
     assert result["msg"] == (
-        f"{KATA} is to have the priority 112 in {nsg}, which theirs has. Give it another "
-        "priority, 113 would do, or set on_priority_conflict: move."
+        f"Priority conflict in {nsg}: {KATA} is set to the priority 112, which theirs has. Set another "
+        "priority (such as 113), or set on_priority_conflict=move."
     )
     result = run({**args, "priority_range": [112, 112]})
     assert result["msg"].startswith(f"No priority from 112 to 112 is free for {KATA}: ")
@@ -624,7 +624,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
         assert world.take_requests() == [*READS, ASKED]
         assert result["failed"]
         assert result["msg"] == (
-            f"This identity may not do {action} on {nsg}. Give it the role Network Contributor "
+            f"This identity has no permission for {action} on {nsg}. Assign the role Network Contributor "
             "there, and wait some minutes until that is in force."
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
@@ -814,7 +814,7 @@ def test_the_wait_ends_after_its_timeout(world, arm, run, monkeypatch):
     nsg, args = world.workers(DENY)
     monkeypatch.setattr(arm, "polls", 10_000)
     result = run({**args, "wait_timeout": 1})
-    assert result["msg"].startswith(f"Azure took PUT {nsg} up and had not finished it after 1 s. ")
+    assert result["msg"].startswith(f"Azure accepted PUT {nsg} and did not complete it within 1 s. ")
 
 
 def test_changes_before_a_failure_are_reported(world, arm, run):
@@ -825,7 +825,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert result["failed"]
     assert result["changed"]
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
-    assert " Before that, one was changed as asked; run this again " in result["msg"]
+    assert " Before that, one was changed. Fix the cause" in result["msg"]
     assert [nsg["name"] for nsg in result["network_security_groups"]] == ["one"]
     assert world.rules(one).keys() == {"deny-vnet", KATA, VXLAN}
     assert world.rules(two).keys() == {"deny-vnet"}
@@ -907,7 +907,7 @@ def test_info_between_two_prefixes(world, run):
         ]
         assert result["flows"][0]["protocol"] == "Udp"
     assert run({"network_security_groups": [nsg]}, "nsg_rules_info")["msg"].startswith(
-        "Between which addresses? Without workers, give source_address_prefixes and "
+        "Without workers, source_address_prefixes and destination_address_prefixes are required."
     )
 
 

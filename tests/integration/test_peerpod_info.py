@@ -249,7 +249,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
     )
     unread = read("info-looker")
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
-    assert "The bounds of the cloud are not known" in " ".join(unread["warnings"])
+    assert "The cloud capacity is unknown" in " ".join(unread["warnings"])
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 

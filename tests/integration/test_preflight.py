@@ -210,7 +210,7 @@ def test_all_problems_are_reported_in_one_run(
 def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: Path):
     """The report is written in this case, too."""
     ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
-    assert "No cluster to talk to" in failure_message(ran)
+    assert "No cluster is configured" in failure_message(ran)
     assert on_aws.statuses() == {"cluster": "error"}
 
     ran = on_aws.run(
@@ -308,7 +308,7 @@ def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, mo
     with on_azure.unchanged():
         said = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
     nsg = on_azure.cloud.nsg_id
-    assert f"may not do Microsoft.Network/networkSecurityGroups/write on {nsg}. Give it" in said
+    assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in said
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
     assert errors == {"port-rights"}
     assert on_azure.statuses()["port-rights"] == "error"

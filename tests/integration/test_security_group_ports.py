@@ -228,7 +228,7 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
 
     result = run({"group_ids": [group], "ports": [{"port": 9000}]})
     assert result["groups"][0]["opened"] == [{"port": 9000, "protocol": "tcp"}]
-    assert result["warnings"][0].startswith("pl-0a1b2c3d is taken to cover nothing: EC2 in ")
+    assert result["warnings"][0].startswith("pl-0a1b2c3d cannot be read and is ignored: EC2 in ")
 
 
 def test_the_last_of_many_workers_counts(world, proxy, run):
@@ -276,7 +276,7 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
     result = run({"nodes": {"label_selector": "no-such-label"}}, env={"K8S_AUTH_KUBECONFIG": str(kubeconfig)})
     assert result["msg"].startswith("The cluster has no node with the labels no-such-label. ")
     result = run({"nodes": {"kubeconfig": "/no/such/kubeconfig"}})
-    assert result["msg"].startswith("No cluster to talk to: ")
+    assert result["msg"].startswith("No cluster is configured: ")
     assert proxy.take_calls() == []
 
 
@@ -331,7 +331,7 @@ def test_workers_without_a_common_group(world, proxy, run):
     assert result["failed"]
     assert result["msg"] == (
         f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other}. Name the groups to open with group_ids."
+        f"{workers[1]} has {other}. Set group_ids to the groups to open."
     )
     assert AUTHORIZE not in proxy.take_calls()
 
@@ -342,16 +342,16 @@ def test_missing_instances_are_reported(world, proxy, run):
     world.ec2.terminate_instances(InstanceIds=[gone])
     result = run({"instance_ids": [worker, gone, "i-0123456789abcdef0"]})
     assert result["failed"]
-    assert result["msg"].startswith(f"EC2 knows no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
+    assert result["msg"].startswith(f"EC2 has no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
     assert proxy.take_calls() == ["DescribeInstances"]
 
 
 @pytest.mark.parametrize(
     ("args", "msg"),
     [
-        ({"group_ids": ["sg-0123456789abcdef0"]}, "EC2 knows no security group sg-0123456789abc"),
-        ({"instance_ids": []}, "There is no worker to look at and no group to open"),
-        ({"instance_ids": ["azure:///w"]}, "'azure:///w' names no EC2 instance"),
+        ({"group_ids": ["sg-0123456789abcdef0"]}, "EC2 has no security group sg-0123456789abc"),
+        ({"instance_ids": []}, "No worker and no security group is given"),
+        ({"instance_ids": ["azure:///w"]}, "'azure:///w' is not the id of an EC2 instance"),
         ({"group_ids": ["sg-1"], "ports": [{"port": 70000}]}, "70000 is not a port"),
     ],
 )

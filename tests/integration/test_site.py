@@ -74,7 +74,7 @@ class TestBadInput:
 
     def test_no_kubeconfig(self, site: Site, tmp_path: Path):
         said = failure_message(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
-        assert "No cluster to talk to" in said
+        assert "No cluster is configured" in said
         assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
 
     def test_kubeconfig_of_a_user_without_permissions(self, site: Site):

@@ -84,7 +84,7 @@ class TestBeforeAnything:
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
-        [(None, "Not enough to log in to Azure with"), ("wrong", "Authenticating to Azure failed")],
+        [(None, "The Azure credentials are incomplete"), ("wrong", "Authenticating to Azure failed")],
     )
     def test_a_missing_or_wrong_secret(self, site: Site, secret: str | None, expected: str):
         said = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))

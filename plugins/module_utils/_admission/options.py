@@ -56,9 +56,7 @@ def namespaces(patterns: Iterable[str]) -> Namespaces:
     patterns = sorted(set(patterns))
     for pattern in patterns:
         if not _NAMESPACES.fullmatch(pattern):
-            raise AdmissionError(
-                f"{pattern!r} names no namespace: write a name, or the beginning of names with a * after it."
-            )
+            raise AdmissionError(f"{pattern!r} is not a namespace: set a name, or a prefix of names followed by *.")
     return Namespaces(
         tuple(pattern for pattern in patterns if not pattern.endswith("*")),
         tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*")),

@@ -164,8 +164,8 @@ class Ec2:
             wait = next(waits, None)
             if wait is None:
                 raise Ec2Error(
-                    f"EC2 knows no security group {', '.join(missing)} in {self.region}. "
-                    "Check the ids, the region and whose credentials these are."
+                    f"EC2 has no security group {', '.join(missing)} in {self.region}. "
+                    "Check the ids, the region and the account of the credentials."
                 )
             time.sleep(wait)
         return [

@@ -119,7 +119,7 @@ def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
     wanted: dict[Port, None] = {}
     for entry in ports:
         if not 1 <= entry["port"] <= 65535:
-            raise SecurityGroupError(f"{entry['port']} is not a port. Give ports between 1 and 65535.")
+            raise SecurityGroupError(f"{entry['port']} is not a port. Set ports from 1 to 65535.")
         for protocol in entry["protocols"]:
             wanted[Port(entry["port"], protocol)] = None
     return tuple(wanted)
@@ -132,7 +132,7 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
         match = _INSTANCE_ID.fullmatch(name)
         if match is None:
             raise SecurityGroupError(
-                f"{name!r} names no EC2 instance. Give instance ids (i-0abc…) or the "
+                f"{name!r} is not the id of an EC2 instance. Set instance ids (i-0abc…) or the "
                 "spec.providerID of nodes (aws:///zone/i-0abc…)."
             )
         ids[match.group(1)] = None
@@ -146,7 +146,7 @@ def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: 
     gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
     problems = []
     if missing:
-        problems.append(f"EC2 knows no instance {join_names(missing)} in {region}")
+        problems.append(f"EC2 has no instance {join_names(missing)} in {region}")
     if gone:
         problems.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
     if problems:
@@ -172,7 +172,7 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     if not shared:
         raise SecurityGroupError(
             f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
-            "Name the groups to open with group_ids."
+            "Set group_ids to the groups to open."
         )
     reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
         f"all {len(held)} instances" if len(held) > 1 else "the only instance"

@@ -200,8 +200,8 @@ def identity(found: Mapping[str, Any]) -> Identity:
         named = [key for key in ("client_id", "ad_user", "secret", "tenant") if key in has]
         if source != "auto" or {"client_id", "ad_user"} & has:
             raise LoginError(
-                f"Not enough to log in to Azure with: {' and '.join(named) or 'nothing'} of "
-                f"client_id, secret and tenant is set. {HOW_TO_LOG_IN}"
+                "The Azure credentials are incomplete: client_id, secret and tenant are required; set: "
+                f"{', '.join(named) or 'none'}. {HOW_TO_LOG_IN}"
             )
     return _identity("cli", found, optional=("tenant",))
 

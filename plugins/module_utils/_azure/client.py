@@ -187,8 +187,8 @@ class Arm:
             poller.wait(max(0.0, timeout - (time.monotonic() - began)))
             if not poller.done():
                 raise ArmError(
-                    f"Azure took {method} {path} up and had not finished it after {timeout:g} s. "
-                    "It may still do so: run this again, perhaps with a longer wait_timeout."
+                    f"Azure accepted {method} {path} and did not complete it within {timeout:g} s. "
+                    "It may complete later. Run the module again, with a larger wait_timeout if needed."
                 )
             poller.result()
 

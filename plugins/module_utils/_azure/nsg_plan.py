@@ -306,9 +306,9 @@ def plan_present(
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
             " ".join(
-                f"{move.name} is to have the priority {move.wanted} in {nsg['id']}, which "
-                f"{move.taken_by} has. Give it another priority, {move.given} would do, or set "
-                "on_priority_conflict: move."
+                f"Priority conflict in {nsg['id']}: {move.name} is set to the priority {move.wanted}, which "
+                f"{move.taken_by} has. Set another priority (such as {move.given}), or set "
+                "on_priority_conflict=move."
                 for move in moved
             )
         )
@@ -483,7 +483,7 @@ def _priorities(
             if priority is None:
                 raise SecurityRuleError(
                     f"No priority from {low} to {high} is free for {rule.name}: other "
-                    f"{rule.direction} rules have them all. Give a wider priority_range, or "
+                    f"{rule.direction} rules have all of them. Set a wider priority_range, or "
                     "remove rules."
                 )
             given[rule.name] = priority

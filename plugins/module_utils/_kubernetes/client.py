@@ -285,7 +285,7 @@ class Cluster:
             return json.loads(body)
         except ValueError as error:
             raise ClusterError(
-                f"{method} {path} was not answered as a Kubernetes API server answers, but with: "
+                f"The response to {method} {path} is not that of a Kubernetes API server: "
                 f"{_sentence(body[:MESSAGE_LENGTH].decode(errors='replace'))}. Check that "
                 f"{self._server} is the API server."
             ) from error
@@ -323,7 +323,7 @@ class Cluster:
             return self._unreachable(SSLError(error.reason))
         retry_after = _seconds(error.headers)
         advice = {
-            401: "The credentials are not valid (any more): log in again.",
+            401: "The credentials are invalid or have expired. Log in again.",
             403: "Log in as a user with the cluster-admin role.",
         }.get(error.status, "")
         if retry_after > LONGEST_PAUSE:
@@ -486,7 +486,7 @@ def _seconds(headers: Any) -> float:
 
 def _no_cluster(why: str) -> ClusterError:
     return ClusterError(
-        f"No cluster to talk to: {why}. Pass kubeconfig (or host and api_key), or set "
+        f"No cluster is configured: {why}. Set kubeconfig (or host and api_key), or set "
         "K8S_AUTH_KUBECONFIG or KUBECONFIG."
     )
 

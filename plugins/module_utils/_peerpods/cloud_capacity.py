@@ -19,7 +19,7 @@ def read_cloud_capacity(module: AnsibleModule, cluster: Cluster, namespace: str,
     except ClusterError as error:
         if error.status != 403:
             raise
-        module.warn(f"The bounds of the cloud are not known, only the limits count: {error}")
+        module.warn(f"The cloud capacity is unknown, so only the limits count: {error}")
         return None
 
 

@@ -32,7 +32,7 @@ def test_an_empty_list_contains_no_namespace():
 
 @pytest.mark.parametrize("pattern", ["*", "", "a*b", "*a", "a**", "A", "-a", "a.b", 'a"', "a" * 64, "a_b"])
 def test_invalid_namespace_patterns_are_rejected(pattern):
-    with pytest.raises(AdmissionError, match="names no namespace"):
+    with pytest.raises(AdmissionError, match="is not a namespace"):
         namespaces([pattern])
 
 

@@ -169,7 +169,7 @@ def test_a_bundle_ends_an_injection_unless_other_webhooks_use_it(injection):
     plan = present(configuration(ours(), **injection, team="a"), ca_bundle=BUNDLE)
     assert plan.configuration["metadata"]["annotations"] == {"team": "a"}
     shared = configuration(ours(), OTHERS, **injection)
-    with pytest.raises(AdmissionError, match=r"also others\.example\.com"):
+    with pytest.raises(AdmissionError, match=r"including others\.example\.com"):
         present(shared, ca_bundle=BUNDLE)
 
 
@@ -245,8 +245,8 @@ def test_an_endpoint_is_ready_unless_its_condition_is_false(endpoints, ready):
     ("item", "said"),
     [
         (None, "There is no Secret ns/tls"),
-        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* but tls.crt, tls.key"),
-        ({}, "no key ca.crt .* but nothing"),
+        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* keys: tls.crt, tls.key"),
+        ({}, "no key ca.crt .* keys: none"),
     ],
 )
 def test_a_missing_bundle_is_reported(item, said):

@@ -309,7 +309,7 @@ def test_without_a_shared_group_the_groups_of_each_instance_are_listed():
         shared_groups([instance(1, "sg-a"), instance(2, "sg-b", "sg-a"), instance(3), instance(4)])
     assert str(error.value) == (
         "The 4 instances share no security group: i-00000001 has sg-a; i-00000002 has sg-a, sg-b; "
-        "i-00000003, i-00000004 have none. Name the groups to open with group_ids."
+        "i-00000003, i-00000004 have none. Set group_ids to the groups to open."
     )
 
 
@@ -322,7 +322,7 @@ def test_instances_that_are_missing_or_terminated_are_named():
     asked = ["i-00000001", "i-00000002", "i-00000003"]
     with pytest.raises(SecurityGroupError) as error:
         check_instances(asked, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2")
-    assert str(error.value).startswith("EC2 knows no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
+    assert str(error.value).startswith("EC2 has no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
     check_instances(asked[:1], [instance(1, "sg-a", state="stopped")], region="us-east-2")
 
 
@@ -348,7 +348,7 @@ def test_instance_ids_and_provider_ids_name_instances():
     ],
 )
 def test_other_names_are_rejected(name):
-    with pytest.raises(SecurityGroupError, match="names no EC2 instance"):
+    with pytest.raises(SecurityGroupError, match="is not the id of an EC2 instance"):
         instance_ids([name])
 
 

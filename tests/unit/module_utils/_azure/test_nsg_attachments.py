@@ -49,7 +49,7 @@ def test_virtual_machines_are_named_by_arm_or_by_their_node():
     [
         (
             "azure://" + f"{COMPUTE}/virtualMachineScaleSets/s/virtualMachines/3",
-            "Name the workers'",
+            "Set the option subnets",
         ),
         ("w-0", "'w-0' is not the id of an Azure virtual machine. Set ARM ids"),
         ("", "is not the id of an Azure virtual machine"),

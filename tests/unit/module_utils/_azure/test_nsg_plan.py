@@ -318,8 +318,8 @@ def test_a_priority_conflict_fails_if_requested_or_if_no_priority_is_free():
     with pytest.raises(SecurityRuleError) as error:
         plan_present(group, [A], VNET, on_covered="ensure", on_priority_conflict="fail")
     assert str(error.value) == (
-        f"A is to have the priority 111 in {NSG_ID}, which X has. Give it another priority, 112 "
-        "would do, or set on_priority_conflict: move."
+        f"Priority conflict in {NSG_ID}: A is set to the priority 111, which X has. Set another priority "
+        "(such as 112), or set on_priority_conflict=move."
     )
     with pytest.raises(SecurityRuleError, match="No priority from 111 to 111 is free for A: "):
         plan_present(group, [A], VNET, on_covered="ensure", priority_range=(111, 111))
@@ -410,7 +410,7 @@ def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied
     )
     with pytest.raises(SecurityRuleError) as error:
         plan_present(group, ours(200), VNET)
-    (would_do,) = re.findall(r"give A a smaller one \((\d+) would do\)", str(error.value))
+    (would_do,) = re.findall(r"set a smaller one for A \(such as (\d+)\)", str(error.value))
     assert plan_present(group, ours(int(would_do)), VNET).changes
 
 
