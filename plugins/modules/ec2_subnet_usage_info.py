@@ -84,7 +84,7 @@ def main() -> None:
         subnet={
             "id": subnet_id,
             "free": found and found["AvailableIpAddressCount"],
-            "reason": None if found else f"EC2 knows no subnet {subnet_id} in {ec2.region}.",
+            "reason": None if found else f"EC2 has no subnet {subnet_id} in {ec2.region}.",
         },
     )
 

@@ -481,7 +481,7 @@ def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
 
 
 def run(module: AnsibleModule) -> dict:
-    # Before any request: what is wrong with the rules is wrong whatever Azure says.
+    # Before any request, because invalid rules are invalid whatever Azure returns.
     anywhere = ("10.0.0.0/8", "fd00::/8")
     desired_rules(module.params["rules"], anywhere, anywhere)
     arm = Arm(module)

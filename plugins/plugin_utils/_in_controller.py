@@ -38,7 +38,7 @@ HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
 
 
 def preload(module: str) -> None:
-    """Import it, so that each fork has it and its SDK. One that cannot be imported says so when it is run."""
+    """Import the module, so that each fork has it and its SDK. A failed import is reported when the module runs."""
     with contextlib.suppress(ImportError):
         importlib.import_module(_path(module))
 

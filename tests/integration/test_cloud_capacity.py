@@ -257,7 +257,7 @@ def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):
     assert usage("subnet-0123456789abcdef0")["subnet"] == {
         "id": "subnet-0123456789abcdef0",
         "free": None,
-        "reason": f"EC2 knows no subnet subnet-0123456789abcdef0 in {REGION}.",
+        "reason": f"EC2 has no subnet subnet-0123456789abcdef0 in {REGION}.",
     }
 
 
@@ -610,7 +610,7 @@ class TestOnAws:
             peerpodconfig_rollout_subnet_id="subnet-0123456789abcdef0",
         )
         assert "instance-quota: room for 8 peer pods" in said
-        assert "subnet-addresses: unknown. EC2 knows no subnet subnet-0123456789abcdef0" in said
+        assert "subnet-addresses: unknown. EC2 has no subnet subnet-0123456789abcdef0" in said
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
         assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
         # The collection does not adopt the ConfigMap.

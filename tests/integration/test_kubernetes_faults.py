@@ -225,7 +225,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
             "PATCH",
             status(429, "slow down", **{"Retry-After": "3600"}),
             1,
-            "429 .*: slow down. It asks not to be asked again for 3600 s: try again then",
+            "429 .*: slow down. It requests no further attempt for 3600 s. Try again then",
         ),
         ("GET", (200, b"<html>Log in here</html>"), 1, "but with: <html>Log in here</html>"),
     ],

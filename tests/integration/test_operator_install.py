@@ -155,7 +155,7 @@ class TestBeforeAnything:
 class TestManualApproval:
     def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
         said = failure_message(role.run_with(manual()))
-        assert f"waits for approval. It installs {LATEST_CSV}, and no version was asked for" in said
+        assert f"waits for approval. It installs {LATEST_CSV}, and no version is requested" in said
         assert "operator_install_starting_csv" in said
         assert plans(role.cluster) == [(LATEST_CSV, False)]
 

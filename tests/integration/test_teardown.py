@@ -333,7 +333,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         said = succeed(on_azure.run, *tags)
         assert resources() == before
         assert "removed Allow-Kata-Agent-Internal." in said
-        assert "Allow-VXLAN-Internal stays: a description of ours begins with" in said
+        assert "Allow-VXLAN-Internal stays: its description is" in said
         # A run with a tag reports only its own part.
         assert stays(said) == {
             "operator": None,

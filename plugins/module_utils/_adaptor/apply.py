@@ -104,7 +104,7 @@ def apply_settings(
     lagging: Collection[str] = (),
     runtime_classes: Collection[str] = (RUNTIME_CLASS,),
 ) -> dict:
-    """Write settings and have the cloud-api-adaptor pods take them, without losing peer pods unless asked.
+    """Write settings and replace the cloud-api-adaptor pods, without losing peer pods unless `disruption` allows it.
 
     `disruption` is refuse, wait or allow. `timeout` is how many seconds one step may take: the operator's answer,
     a new pod that becomes Ready, the end of the peer pods of a node. `lagging` are nodes that do not advertise what is

@@ -130,7 +130,7 @@ def plan_write(
     annotations: Mapping[str, str | None] | None = None,
     only_missing: Collection[str] = (),
 ) -> Write | None:
-    """What to write so that the object has `settings` and `annotations` beside what it has; None for nothing."""
+    """The patch that adds `settings` and `annotations` to the object; None if it has them already."""
     data = (found or {}).get("data") or {}
     known = ((found or {}).get("metadata") or {}).get("annotations") or {}
     wanted = {key: value for key, value in settings.items() if key not in only_missing or key not in data}
@@ -254,7 +254,7 @@ class CurrentSettings:
 
 @dataclass(frozen=True)
 class DesiredSettings:
-    """What a task asks for. Keys that are not named stay as they are."""
+    """The settings that a task requests. Other keys stay as they are."""
 
     config_map: Mapping[str, str] = field(default_factory=dict)
     secret: Mapping[str, str] = field(default_factory=dict)

@@ -29,7 +29,7 @@ _NAMESPACES = re.compile(r"[a-z0-9]([-a-z0-9]{0,62})\*?")
 
 
 class AdmissionError(Exception):
-    """A webhook or a policy that must not be set up as asked, as a sentence."""
+    """Why a webhook or a policy cannot be set up with these options, as a sentence."""
 
 
 @dataclass(frozen=True)

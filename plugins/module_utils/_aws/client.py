@@ -230,7 +230,7 @@ class Ec2:
         )
 
     def tag(self, rule_ids: Sequence[str], tags: Mapping[str, str], dry_run: bool = False) -> list[str]:
-        """Give rules these tags beside those they have; the rules that this call tagged."""
+        """Add these tags to the rules, and return the rules that this call tagged."""
         return self._write(
             "CreateTags",
             lambda some: {"Resources": some, "Tags": ansible_dict_to_boto3_tag_list(tags)},

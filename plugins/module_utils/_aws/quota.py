@@ -32,7 +32,7 @@ _FAMILY = re.compile("[a-z]+")
 
 
 def quota_code(instance_type: str) -> str | None:
-    """The code of the quota that an instance type counts against, or None where we know of none."""
+    """The code of the quota that an instance type counts against, or None if it is unknown."""
     family = _FAMILY.match(instance_type)
     return _QUOTA_CODES.get(family[0]) if family else None
 

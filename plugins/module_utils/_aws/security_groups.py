@@ -39,7 +39,7 @@ class Port:
 
     @property
     def description(self) -> str:
-        """What our rule for this port says of itself; `absent` knows it by this, too."""
+        """The description of the rule for this port; `state: absent` also identifies the rule by it."""
         return f"osc.peerpods: port {self} between workers and peer pods"
 
 
@@ -140,7 +140,7 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
-    """Raise unless every asked instance was found by DescribeInstances and is not on its way out."""
+    """Raise unless DescribeInstances returned every requested instance and none is terminated."""
     states = {instance["InstanceId"]: instance["State"]["Name"] for instance in instances}
     missing = [instance_id for instance_id in asked if instance_id not in states]
     gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
@@ -157,11 +157,10 @@ def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: 
 
 
 def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
-    """The ids of the groups that all instances have, and the sentence that says why those.
+    """The ids of the groups that all instances have, and a sentence with the reason for this selection.
 
-    Only a shared group lets each worker reach each other one through a rule
-    from the group to itself, and may be given to peer pod VMs whatever their
-    worker.
+    Only with a shared group does a rule from the group to itself let each worker connect to each other worker, and only
+    a shared group can be attached to the VMs of peer pods of every worker.
     """
     held = {
         instance["InstanceId"]: {group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]}
@@ -245,7 +244,7 @@ def plan_present(
 
 
 def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
-    """Revoke our rules for these ports, and no others: ours by tag or by description.
+    """Revoke the rules for these ports that this collection added, which have its tag or its description.
 
     `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
     """

@@ -75,10 +75,10 @@ CONFLICT_RETRIES = 5
 # The codes of writes that were refused only because another one is under way.
 LATER = ("AnotherOperationInProgress", "RetryableError")
 
-# Where an operation does not say by Retry-After when to ask again. Seconds.
+# The polling interval of an operation without Retry-After. Seconds.
 _POLLING_INTERVAL = 2
 
-# All of a request's tries, and the pauses that ARM asks for between them. Seconds.
+# For all attempts of a request, including the pauses that ARM demands between them. Seconds.
 _TIMEOUT = 300
 
 _ADVICE = {

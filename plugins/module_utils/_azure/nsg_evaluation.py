@@ -79,7 +79,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class End:
-    """The source or the destination of a security rule: who is there, and the ports.
+    """The source or the destination of a security rule: its addresses and its ports.
 
     `groups` are ids of application security groups. A rule has these or
     prefixes (CIDRs, addresses, a service tag, `*`); a wanted one may have both
@@ -149,7 +149,7 @@ def rules_of(nsg: Mapping) -> list[Mapping]:
 
 
 def decide(flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
-    """Who decides which part of a flow; in order of priority, as few verdicts as we can.
+    """Which rules decide which parts of a flow, in order of priority, with as few verdicts as possible.
 
     `security_rules` are those of rules_of. `virtual_network` is what the tag
     VirtualNetwork stands for, at least: the address space of the virtual

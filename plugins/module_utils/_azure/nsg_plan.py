@@ -28,7 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-"""How the description of a rule of ours begins; `absent` knows it by this."""
+"""The prefix of the description of every rule that this collection adds; `state: absent` removes only these rules."""
 """The first and the last that a security rule may have; the default rules come after."""
 
 
@@ -226,8 +226,8 @@ def _wrong_prefixes(prefixes: Sequence[str]) -> str | None:
             )
         if not network and len(prefixes) > 1:
             return (
-                f"has {prefix} beside other address prefixes. Azure takes a service tag or '*' "
-                "alone: make it a rule of its own."
+                f"has {prefix} and other address prefixes. Azure accepts a service tag or '*' "
+                "only alone: add a separate rule for it."
             )
     return None
 
@@ -341,7 +341,7 @@ def plan_present(
 
 
 def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
-    """Remove our rules of these names and their IPv6 halves, and no others: ours by description."""
+    """Plan the removal of the rules with these names and their IPv6 halves, if their description marks them as managed."""
     wanted = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
     removed, kept = [], []
     for rule in nsg["properties"].get("securityRules", ()):
@@ -350,8 +350,8 @@ def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
             if _is_ours(description):
                 removed.append(rule)
             else:
-                says = f"its description is {description!r}" if description else "it has none"
-                kept.append((rule["name"], f"a description of ours begins with {OURS.strip()!r}, {says}"))
+                actual = f"is {description!r}" if description else "is empty"
+                kept.append((rule["name"], f"its description {actual} and does not begin with {OURS.strip()!r}"))
     return Plan(nsg["id"], removed=tuple(removed), kept=tuple(kept))
 
 

@@ -25,7 +25,7 @@ def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _is_among(action: str, patterns: Iterable[str] | None) -> bool:
-    """Case does not count, and `*` stands for anything, slashes too."""
+    """Whether a pattern matches: case is ignored, and `*` matches any text, including slashes."""
     return any(
         re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), action, re.IGNORECASE) for pattern in patterns or ()
     )

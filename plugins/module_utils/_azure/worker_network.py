@@ -32,7 +32,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
     worker_provider_ids,
 )
 
-# What nsg_rules and nsg_rules_info both take, beside the login.
+# The options that nsg_rules and nsg_rules_info have in common, in addition to those of the login.
 WORKER_NETWORK_ARGS = {
     "nodes": NODES_OPTION,
     "virtual_machines": {"type": "list", "elements": "str"},

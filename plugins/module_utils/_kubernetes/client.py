@@ -47,14 +47,14 @@ PAGE_SIZE = 500
 # How often a read-plan-write is run again because another writer came in between.
 CONFLICT_RETRIES = 5
 
-# How often a list is begun again because the API server no longer knows where it stood (410).
+# How often a list is restarted because the API server no longer accepts its continue token (410).
 RELISTS = 3
 
 # What may pass (a load balancer that changes its backend, an API server that restarts or has
 # too much to do) is tried again after each of these pauses. Seconds.
 RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
 
-# An API server that asks for a longer pause by Retry-After is not waited for. Seconds.
+# The longest Retry-After of an API server that is waited for. Seconds.
 LONGEST_PAUSE = 30.0
 
 # What the API server keeps in an object's metadata for itself.
@@ -186,7 +186,7 @@ class Cluster:
                 "GET",
                 path,
                 query={**query, "watch": "true", "timeoutSeconds": for_seconds},
-                # The API server ends the watch; a server that has gone silent must not hold us.
+                # The API server ends the watch. The timeout is for a server that does not respond any more.
                 timeout=for_seconds + 5,
             )
         )
@@ -327,7 +327,7 @@ class Cluster:
             403: "Log in as a user with the cluster-admin role.",
         }.get(error.status, "")
         if retry_after > LONGEST_PAUSE:
-            advice = f"It asks not to be asked again for {retry_after:g} s: try again then."
+            advice = f"It requests no further attempt for {retry_after:g} s. Try again then."
         return ClusterError(
             f"{method} {path} was refused by the API server with {error.status} {error.reason}: "
             f"{_status_message(error)}. {advice}".strip(),
@@ -479,7 +479,7 @@ def _contains(found: Any, sent: Any) -> bool:
 
 
 def _seconds(headers: Any) -> float:
-    """What Retry-After says, where it says seconds (as API servers do)."""
+    """The value of Retry-After in seconds, as API servers send it; 0 for other forms."""
     text = (headers or {}).get("Retry-After") or ""
     return float(text) if text.isascii() and text.isdigit() else 0.0
 

@@ -98,11 +98,11 @@ def _with_outcome(progress: Progress, done: bool, problem: str) -> Progress:
 
 
 def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
-    """Why the roll goes no further, where the machine config operator says so."""
+    """The reason that the machine config operator reports for a roll that does not continue."""
     if done:
         return ""
     if condition.get("reason") == "Failed":
-        return f"The KataConfig says: {condition.get('message')}."
+        return f"The KataConfig reports: {condition.get('message')}."
     if pool is None:
         return ""
     name, conditions = pool["metadata"]["name"], (pool.get("status") or {}).get("conditions")

@@ -256,7 +256,7 @@ def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str
     names = plan["spec"]["clusterServiceVersionNames"]
     what = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
     if not wanted:
-        return False, f"{what}, and no version was asked for."
+        return False, f"{what}, and no version is requested."
     if names == [wanted]:
         return True, ""
     on_the_way = (
@@ -265,7 +265,7 @@ def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str
         and names[0].startswith(f"{PACKAGE}.")
         and csv_version(installed) < csv_version(names[0]) < csv_version(wanted)
     )
-    return on_the_way, "" if on_the_way else f"{what}, while {wanted} alone was asked for."
+    return on_the_way, "" if on_the_way else f"{what}, but only {wanted} is requested."
 
 
 def _failure(

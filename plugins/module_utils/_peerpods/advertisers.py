@@ -53,7 +53,7 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
 
 
 def kind(manager: str) -> str:
-    """Who is behind a field manager: our agent, the kubelet, a person or a controller.
+    """The kind of a field manager: the agent of this collection, the kubelet, a person or a controller.
 
     The kubelet advertises nothing: after a restart it sets to 0 whatever it does not know.
     """

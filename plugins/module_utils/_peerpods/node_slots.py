@@ -48,7 +48,7 @@ def lagging(nodes: Iterable[dict], limit: int) -> dict[str, int | None]:
 
 
 def is_down(node: dict) -> bool:
-    """Whether a node's kubelet does not answer, or says that the node cannot run pods."""
+    """Whether a node's kubelet does not respond, or reports that the node cannot run pods."""
     conditions = node.get("status", {}).get("conditions") or []
     return any(one["type"] == "Ready" and one["status"] != "True" for one in conditions)
 

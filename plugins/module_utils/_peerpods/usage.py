@@ -158,6 +158,6 @@ def _requested(pod: dict) -> int:
 
 
 def _quantity(node: dict, of: str) -> int | None:
-    """What the node's status says of the extended resource, or None where it does not."""
+    """The number of the extended resource in the node's status, or None without it."""
     quantity = node.get("status", {}).get(of, {}).get(EXTENDED_RESOURCE)
     return None if quantity is None else int(parse_quantity(quantity))

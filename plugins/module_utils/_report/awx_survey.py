@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Questions that AWX asks before a job, from the argument specifications of roles (no I/O here).
+"""The questions of an AWX survey, from the argument specifications of roles (no I/O here).
 
 AWX knows no lists but of given choices, and no booleans. A list is asked for as text, one element a
 line, and a boolean as a choice of true and false; either in a variable of its own, of which the job
@@ -18,11 +18,11 @@ _FILTERS = {"list": "split", "bool": "bool"}
 
 
 class SurveyError(Exception):
-    """An option that cannot be asked for, as a sentence."""
+    """Why an option cannot be a question of a survey, as a sentence."""
 
 
 def survey(asks: list[dict], specs: dict[str, dict], name: str = "") -> dict:
-    """What a job template needs to ask: its `survey_spec` and `extra_vars`."""
+    """The `survey_spec` and `extra_vars` of a job template."""
     questions, extra_vars = [], {}
     for ask in asks:
         option = _option(ask, specs)

@@ -49,7 +49,7 @@ def document(
             "made_at": made_at,
             "made_by": made_by or None,
             "not_known": [
-                {"what": what, "why": str(reading.get("msg") or "Nothing says why.")}
+                {"what": what, "why": str(reading.get("msg") or "The reason is unknown.")}
                 for what, (reading, _fact) in readings.items()
                 if reading and known[what] is None
             ],

@@ -157,7 +157,7 @@ def test_groups_and_tags_cover_both_families_in_one_rule(changes):
         ([option(source_port_ranges=["x"])], "has the ports x"),
         ([option(source_address_prefixes=["10.0.0.1/24"])], "Give 10.0.0.0/24."),
         ([option(source_address_prefixes=["10.0.0.0/33"])], "prefix '10.0.0.0/33'. Give a CIDR"),
-        ([option(source_address_prefixes=["10.0.0.0/24", "*"])], "has * beside other address"),
+        ([option(source_address_prefixes=["10.0.0.0/24", "*"])], "has * and other address"),
         ([option(description="x" * 127)], "a description of 127 characters. Give at most 126:"),
         (
             [option(destination_address_prefixes=["fd00::/64"])],
@@ -459,12 +459,12 @@ def test_an_updated_rule_keeps_no_former_source_or_port():
         (
             stored(A, description="by hand"),
             False,
-            "a description of ours begins with 'osc.peerpods:', its description is 'by hand'",
+            "its description is 'by hand' and does not begin with 'osc.peerpods:'",
         ),
         (
             stored(A, description=None),
             False,
-            "a description of ours begins with 'osc.peerpods:', it has none",
+            "its description is empty and does not begin with 'osc.peerpods:'",
         ),
     ],
 )

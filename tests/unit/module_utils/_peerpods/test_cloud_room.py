@@ -33,13 +33,13 @@ def test_a_room_of_zero_is_a_bound():
 
 def test_an_unknown_amount_has_its_reason():
     readings = {
-        "subnet": {"subnet": {"free": None, "reason": "EC2 knows no subnet subnet-1."}},
+        "subnet": {"subnet": {"free": None, "reason": "EC2 has no subnet subnet-1."}},
         "quota": {"sizes": [{"instances": None, "reason": None}]},
     }
     assert cloud_room(readings, "azure", 0, {"subnet-addresses": "59", "budget": "7"}) == {
         "bounds": {},
         "messages": [
-            "subnet-addresses: unknown. EC2 knows no subnet subnet-1. The 59 peer pods of an earlier run stay in force.",
+            "subnet-addresses: unknown. EC2 has no subnet subnet-1. The 59 peer pods of an earlier run stay in force.",
             "instance-quota: unknown. The quota does not count VMs of this size.",
         ],
     }

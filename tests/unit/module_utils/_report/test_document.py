@@ -290,7 +290,7 @@ def test_results_that_were_not_requested_or_were_rejected():
     assert found["not_known"] == [
         {"what": "cluster", "why": "refused"},
         {"what": "operator", "why": "refused"},
-        {"what": "capacity", "why": "Nothing says why."},
+        {"what": "capacity", "why": "The reason is unknown."},
     ]
     assert (found["cluster"], found["operators"], found["capacity"]) == (None, None, None)
 
