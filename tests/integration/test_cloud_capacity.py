@@ -381,7 +381,7 @@ def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
     )
     missing = f"{azure.vnet_id}-2/subnets/vms"
     assert usage(missing)["subnet"]["reason"] == f"Azure has no subnet {missing}."
-    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it has to be")
+    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it must be")
     azure.arm.faults.append(Fault("GET", "usages", authorization_failed))
     refused = usage(azure.subnet_id)
     assert refused["failed"]
