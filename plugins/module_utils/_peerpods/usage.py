@@ -124,9 +124,9 @@ def _pool(pool: Pool, configs: Iterable[dict], rows: list[dict], share: CloudSha
 
 
 def _pending(pod: dict) -> dict:
-    """A peer pod that does not run yet, and why as far as its status says."""
+    """A peer pod that does not run yet, with the reason in its status, if any."""
     status = pod.get("status", {})
-    # Without a node it is the scheduler that knows, with one the node's kubelet.
+    # Without a node the scheduler sets the reason, with a node its kubelet.
     whys = [
         condition
         for condition in status.get("conditions") or []

@@ -146,10 +146,10 @@ def test_variables_of_azure_azcollection_precede_those_of_azures_tools():
         (
             {"client_id": "app"},
             {"AZURE_SECRET": "of another identity"},
-            "client_id of client_id, secret and tenant is set",
+            "are required; set: client_id. ",
         ),
-        ({"auth_source": "env"}, {}, "nothing of client_id, secret and tenant is set"),
-        ({}, {"AZURE_CLIENT_ID": "a", "AZURE_SECRET": "b"}, "client_id and secret of"),
+        ({"auth_source": "env"}, {}, "are required; set: none. "),
+        ({}, {"AZURE_CLIENT_ID": "a", "AZURE_SECRET": "b"}, "set: client_id, secret. "),
         ({"auth_source": "workload_identity"}, {}, "AZURE_FEDERATED_TOKEN_FILE"),
         ({"profile": "absent"}, {}, "has no profile 'absent'"),
     ],

@@ -17,7 +17,7 @@ def test_every_node_needs_a_provider_id():
     known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
     assert provider_ids([known], "worker", "group_ids") == ("aws:///a/i-0a1b2c3d",)
     nameless = [node("w-1"), node("w-2", providerID="")]
-    with pytest.raises(WorkerNodesError, match=r"^w-1, w-2 have no spec\.providerID, so .* by ids\."):
+    with pytest.raises(WorkerNodesError, match=r"^w-1, w-2 have no spec\.providerID, so .* set ids instead of nodes\."):
         provider_ids([known, *nameless], "worker", "ids")
-    with pytest.raises(WorkerNodesError, match=r"no node with the labels worker\. Give .* by ids\."):
+    with pytest.raises(WorkerNodesError, match=r"no node with the labels worker\. Set .* set ids instead of nodes\."):
         provider_ids([], "worker", "ids")
