@@ -105,8 +105,8 @@ class World:
         waiting = {node["metadata"]["name"] for node in listed["items"]}
         without: set[str] = set()
         # Into a file: a pipe would fill while the nodes are watched.
-        said = self.cluster.directory / "commands.log"
-        with said.open("w") as log:
+        log_file = self.cluster.directory / "commands.log"
+        with log_file.open("w") as log:
             running = subprocess.Popen(
                 ["bash", "-ec", " && ".join(map(shlex.join, commands))],
                 env=self._environment,
@@ -121,10 +121,10 @@ class World:
             if not waiting:
                 break
         else:
-            sys.exit(f"Not all nodes advertise {limit}:\n{said.read_text()}")
+            sys.exit(f"Not all nodes advertise {limit}:\n{log_file.read_text()}")
         seconds = time.monotonic() - began
         if running.wait():
-            sys.exit(said.read_text())
+            sys.exit(log_file.read_text())
         self._rolled_out(f"daemonset/{CAA}")
         until_done = time.monotonic() - began
         pods = self._pods()

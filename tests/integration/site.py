@@ -165,16 +165,16 @@ def play_of(role: str, directory: Path) -> Path:
     return path
 
 
-def artifacts(said: str) -> dict:
+def artifacts(message: str) -> dict:
     """The result that the playbook published for the next job of a workflow."""
-    (stats,) = re.findall(r"^\tRUN: (.*)$", said, re.MULTILINE)
+    (stats,) = re.findall(r"^\tRUN: (.*)$", message, re.MULTILINE)
     return json.loads(stats)
 
 
 def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
     """The message of the task that failed the play, as it was before it was printed as JSON."""
     assert ran.returncode != 0, ran.stdout
-    said = ran.stdout + ran.stderr
-    errors = re.findall(r"^\[ERROR\]: (.*)$", said, re.MULTILINE)
-    messages = re.findall(r'"msg": ("(?:[^"\\]|\\.)*")', said)
+    output = ran.stdout + ran.stderr
+    errors = re.findall(r"^\[ERROR\]: (.*)$", output, re.MULTILINE)
+    messages = re.findall(r'"msg": ("(?:[^"\\]|\\.)*")', output)
     return " ".join([*errors, *map(json.loads, messages)])

@@ -275,10 +275,10 @@ def play(controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory:
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        said = ran.stdout + ran.stderr
-        assert SECRET not in said
-        assert key_of(cluster) not in said
-        return said
+        output = ran.stdout + ran.stderr
+        assert SECRET not in output
+        assert key_of(cluster) not in output
+        return output
 
     return run
 

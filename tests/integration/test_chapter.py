@@ -289,7 +289,7 @@ def priority_conflict(world: Azure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hole", "said", "theirs", "ours"),
+    ("hole", "message", "theirs", "ours"),
     [
         # $AZURE_NSG_NAME is two words.
         (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
@@ -299,7 +299,7 @@ def priority_conflict(world: Azure) -> None:
     ],
 )
 def test_azure_gaps_in_the_documented_commands(
-    on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
+    on_azure: Azure, hole: Callable, message: str, theirs: dict[str, int], ours: dict[str, int]
 ):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
@@ -308,7 +308,7 @@ def test_azure_gaps_in_the_documented_commands(
         return {name: rule for name, rule in on_azure.rules().items() if name not in old}
 
     ran = on_azure.type(documented.AZURE_PORTS)
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert priorities(added()) == theirs
     on_azure.arm.restore(before)
 

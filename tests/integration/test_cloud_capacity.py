@@ -552,10 +552,10 @@ class TestOnAws:
         )
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
         assert on_aws.bounds is None
-        said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
+        output = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
         for failure_message in expected:
             assert failure_message in planned
-            assert failure_message in said
+            assert failure_message in output
         assert on_aws.bounds == {"subnet-addresses": "58", "instance-quota": "28"}
         assert on_aws.slots == ["9", "9", "9"]
 
@@ -568,26 +568,26 @@ class TestOnAws:
         # A pod that waits for its VM, for example because of a used-up quota, must not raise the bound.
         peer_pods(on_aws.cluster, "Pending", "three")
         aws.launch("t3.medium", 2)
-        said = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
-        assert NOTHING_CHANGED.search(said), said
-        assert "subnet-addresses: room for 59 peer pods in total, 2 running and 57 more." in said
-        assert "the cloud has room for 32 (instance-quota): every node advertises its limit." in said
+        output = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
+        assert NOTHING_CHANGED.search(output), output
+        assert "subnet-addresses: room for 59 peer pods in total, 2 running and 57 more." in output
+        assert "the cloud has room for 32 (instance-quota): every node advertises its limit." in output
         assert on_aws.bounds == expected
         assert on_aws.slots == ["5", "5", "5"]
 
     def test_a_bound_that_cannot_be_read_is_dropped_or_kept(self, on_aws: World, aws: Aws):
         aws.quotas.error = "AccessDeniedException"
-        said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
-        assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in said
-        assert "Required permissions: servicequotas:GetServiceQuota, ec2:DescribeInstances" in said
-        assert "stay in force" not in said
+        output = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
+        assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in output
+        assert "Required permissions: servicequotas:GetServiceQuota, ec2:DescribeInstances" in output
+        assert "stay in force" not in output
         assert on_aws.bounds == {"subnet-addresses": "59"}
         assert on_aws.slots == ["19", "19", "19"]
 
         aws.proxy.faults["DescribeSubnets"] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
-        said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
-        assert NOTHING_CHANGED.search(said), said
-        assert "Required permissions: ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
+        output = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
+        assert NOTHING_CHANGED.search(output), output
+        assert "Required permissions: ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in output
         assert on_aws.slots == ["19", "19", "19"]
 
     def test_the_roll_out_continues_without_credentials(self, on_aws: World, tmp_path: Path):
@@ -598,20 +598,20 @@ class TestOnAws:
             "AWS_SHARED_CREDENTIALS_FILE": none,
         }
         del on_aws.environment["AWS_ACCESS_KEY_ID"], on_aws.environment["AWS_SECRET_ACCESS_KEY"]
-        said = on_aws.rolled_out(peerpodconfig_rollout_limit=4)
-        assert said.count(": unknown. ") == 2
+        output = on_aws.rolled_out(peerpodconfig_rollout_limit=4)
+        assert output.count(": unknown. ") == 2
         assert on_aws.bounds is None
         assert on_aws.slots == ["4", "4", "4"]
 
     def test_bounds_of_variables_and_of_another_program(self, on_aws: World):
         on_aws.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"budget": "7"}))
-        said = on_aws.rolled_out(
+        output = on_aws.rolled_out(
             peerpodconfig_rollout_instance_type="m6i.2xlarge",
             peerpodconfig_rollout_subnet_id="subnet-0123456789abcdef0",
         )
-        assert "instance-quota: room for 8 peer pods" in said
-        assert "subnet-addresses: unknown. EC2 has no subnet subnet-0123456789abcdef0" in said
-        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
+        assert "instance-quota: room for 8 peer pods" in output
+        assert "subnet-addresses: unknown. EC2 has no subnet subnet-0123456789abcdef0" in output
+        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in output
         assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
         # The collection does not adopt the ConfigMap.
         theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
@@ -623,9 +623,9 @@ class TestOnAzure:
     def test_nodes_advertise_what_the_cloud_has_room_for(self, on_azure: World, azure: Azure):
         azure.launch("worker")
         azure.arm.limits["standardBasv2Family"] = 43
-        said = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
-        assert "subnet-addresses: room for 250 peer pods in total, 0 running and 250 more." in said
-        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 20 (instance-quota)" in said
+        output = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
+        assert "subnet-addresses: room for 250 peer pods in total, 0 running and 250 more." in output
+        assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 20 (instance-quota)" in output
         assert on_azure.bounds == {"subnet-addresses": "250", "instance-quota": "20"}
         assert on_azure.slots == ["6", "6", "6"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=10))
@@ -635,16 +635,16 @@ class TestOnAzure:
             Fault("GET", "usages", authorization_failed),
             Fault("GET", "skus", authorization_failed),
         ]
-        said = on_azure.rolled_out(peerpodconfig_rollout_limit=6)
-        assert "Required permissions: Microsoft.Network/virtualNetworks/usages/read." in said
-        assert "Required permissions: Microsoft.Compute/skus/read and Microsoft.Compute/locations" in said
+        output = on_azure.rolled_out(peerpodconfig_rollout_limit=6)
+        assert "Required permissions: Microsoft.Network/virtualNetworks/usages/read." in output
+        assert "Required permissions: Microsoft.Compute/skus/read and Microsoft.Compute/locations" in output
         assert on_azure.bounds is None
         assert on_azure.slots == ["6", "6", "6"]
 
     def test_an_unknown_cloud_has_no_bounds(self, on_azure: World):
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
-        said = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
-        assert "CLOUD_PROVIDER in peer-pods-cm is neither aws nor azure" in said
+        output = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
+        assert "CLOUD_PROVIDER in peer-pods-cm is neither aws nor azure" in output
         assert on_azure.bounds is None
         assert on_azure.slots == ["7", "7", "7"]
 
@@ -666,8 +666,8 @@ class TestSwitchedOff:
         assert azure.arm.take_requests() == []
 
     def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World):
-        said = {"budget": "7", "instance-quota": "3"}
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, said))
+        foreign_bounds = {"budget": "7", "instance-quota": "3"}
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, foreign_bounds))
         off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
         assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**off)
         assert on_azure.bounds == {"budget": "7"}
@@ -677,9 +677,9 @@ class TestSwitchedOff:
         """Another advertiser does not use the bounds: here, the agent without bounds."""
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
         on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
-        said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
-        assert "instance-quota: room for 50 peer pods" in said
-        assert "No program keeps the nodes within the capacity of the cloud" in said
+        output = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
+        assert "instance-quota: room for 50 peer pods" in output
+        assert "No program keeps the nodes within the capacity of the cloud" in output
         assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=8))

@@ -287,7 +287,7 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_such(cluster, r
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No configuration found"),
         ("", "file is empty"),
@@ -296,14 +296,14 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_such(cluster, r
         ("{apiVersion: v1, kind: Config, current-context: none, contexts: []}", "name none"),
     ],
 )
-def test_a_wrong_kubeconfig_is_reported(tmp_path, run_module, content, said):
+def test_a_wrong_kubeconfig_is_reported(tmp_path, run_module, content, message):
     kubeconfig = tmp_path / "kubeconfig"
     if content is not None:
         kubeconfig.write_text(content)
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
     assert result["failed"]
     assert result["msg"].startswith("No cluster is configured: ")
-    assert said in result["msg"]
+    assert message in result["msg"]
     assert result["msg"].endswith("or set K8S_AUTH_KUBECONFIG or KUBECONFIG.")
     assert "\n" not in result["msg"]
 

@@ -153,9 +153,9 @@ def test_peerpod_info(installation: Installation, run_examples):
 def test_cluster_info(installation: Installation, run_examples):
     results = run_examples("cluster_info")
     instances = [worker.provider_id.rpartition("/")[2] for worker in installation.cloud.workers]
-    said = results["Show the cluster and its instances"]["msg"]
-    assert said.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
-    assert all(instance in said for instance in instances)
+    message = results["Show the cluster and its instances"]["msg"]
+    assert message.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
+    assert all(instance in message for instance in instances)
 
 
 def test_mutating_webhook(installation: Installation, run_examples, tmp_path: Path):

@@ -215,7 +215,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
 
 
 @pytest.mark.parametrize(
-    ("method", "answer", "tries", "said"),
+    ("method", "answer", "tries", "message"),
     [
         ("GET", BROKEN, 5, "GET .*peerpodconfigs was refused .* 500 .*: etcdserver: leader changed"),
         ("PATCH", status(500, "failed calling webhook"), 1, "PATCH .* 500 .*: failed calling webh"),
@@ -231,7 +231,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )
-def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, method, answer, tries, said):
+def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, method, answer, tries, message):
     seen = []
 
     def intervene(asked, path):
@@ -244,7 +244,7 @@ def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, 
     result = run_through(intervene, limit=20)
     assert result["failed"]
     assert len(seen) == tries
-    assert re.search(said, result["msg"]), result["msg"]
+    assert re.search(message, result["msg"]), result["msg"]
     assert limit(cluster) == "10"
 
 

@@ -467,14 +467,14 @@ def test_an_api_server_with_an_older_version_of_policies(cluster, api, manage, v
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"target_runtime_classes": []}, "target_runtime_classes is empty"),
         ({"verify": True, "verify_namespace": "kube-system"}, "verify_namespace kube-system is excluded"),
         ({"service_ca": True}, "Unsupported parameters"),
     ],
 )
-def test_invalid_options_are_rejected_without_a_request(run_module, options, said):
+def test_invalid_options_are_rejected_without_a_request(run_module, options, message):
     result = run_module("mutating_policy", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
-    assert said in result["msg"]
+    assert message in result["msg"]

@@ -410,7 +410,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "service, url"),
         ({"url": "https://x/", "service": {"namespace": "n", "name": "s"}}, "mutually exclusive"),
@@ -427,24 +427,24 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ),
     ],
 )
-def test_invalid_options_are_rejected_without_a_request(run_module, options, said):
+def test_invalid_options_are_rejected_without_a_request(run_module, options, message):
     result = run_module("mutating_webhook", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
-    assert said in result["msg"]
+    assert message in result["msg"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ca_bundle": "nonsense"}, "contains no PEM certificate"),
         ({"ca_bundle_file": "/nonexistent/ca.crt"}, "No such file or directory"),
         ({"url": "http://plain.example.com/"}, "422"),
     ],
 )
-def test_an_invalid_webhook_is_rejected(cluster, manage, options, said):
+def test_an_invalid_webhook_is_rejected(cluster, manage, options, message):
     result = manage(**{"url": "https://webhook.example.com/", **options})
     assert result["failed"]
-    assert said in result["msg"]
+    assert message in result["msg"]
     assert configuration(cluster) is None
 
 

@@ -179,24 +179,24 @@ class TestWithoutTheAgent:
         role.write(workers[1], "10", "kubectl-patch")
         try:
             with role.unchanged():
-                said = role.succeed()
+                output = role.succeed()
         finally:
             for worker in workers:
                 role.write(worker, None, "adaptor-of-upstream")
-        assert f"{RESOURCE} is advertised by adaptor-of-upstream on {workers[0]} (" in said
-        assert "the agent does not run." in said
-        assert "node_capacity_manager=collection" in said
-        assert NOTHING_CHANGED.search(said)
+        assert f"{RESOURCE} is advertised by adaptor-of-upstream on {workers[0]} (" in output
+        assert "the agent does not run." in output
+        assert "node_capacity_manager=collection" in output
+        assert NOTHING_CHANGED.search(output)
 
     def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
         """Even before its controller has written to a node, and so in every run."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
         with role.unchanged():
-            said = role.succeed()
+            output = role.succeed()
         role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
-        assert f"Operator of this cluster advertises {RESOURCE} itself" in said
-        assert "the agent does not run." in said
+        assert f"Operator of this cluster advertises {RESOURCE} itself" in output
+        assert "the agent does not run." in output
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
         with role.unchanged():
@@ -204,13 +204,13 @@ class TestWithoutTheAgent:
 
     def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
-            said = failure_message(role.run("-e", "node_capacity_image="))
-        assert "node_capacity_image is not set" in said
-        assert "node_capacity_image_source=build" in said
+            message = failure_message(role.run("-e", "node_capacity_image="))
+        assert "node_capacity_image is not set" in message
+        assert "node_capacity_image_source=build" in message
 
 
 @pytest.fixture(scope="module")
-def said(role: Role, workers: list[str]) -> str:
+def first_output(role: Role, workers: list[str]) -> str:
     """The output of the first installation; the slots of one node had been set by hand."""
     role.cluster.apply(*adaptor("worker"))
     role.write(workers[0], "7", "kubectl-patch")
@@ -220,11 +220,11 @@ def said(role: Role, workers: list[str]) -> str:
 
 
 class TestOurAgent:
-    def test_the_agent_adopts_a_node_that_was_set_by_hand(self, role: Role, workers: list[str], said: str):
-        assert f"was advertised by hand (kubectl-patch on {workers[0]})" in said
+    def test_the_agent_adopts_a_node_that_was_set_by_hand(self, role: Role, workers: list[str], first_output: str):
+        assert f"was advertised by hand (kubectl-patch on {workers[0]})" in first_output
         wait_for("the limit", lambda: set(role.advertised().values()) == {"10"}, seconds=30)
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_one_of_two_replicas_is_the_leader(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
@@ -244,7 +244,7 @@ class TestOurAgent:
         holder = role.get(f"lease/{NAME}")["spec"]["holderIdentity"]
         assert any(pod["metadata"]["name"] in holder for pod in role.pods())
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == RIGHTS
@@ -269,7 +269,7 @@ class TestOurAgent:
             assert used == expected
             assert refused == []
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_the_pods_follow_good_practice(self, role: Role):
         namespace = role.cluster.get("namespace", NAMESPACE)
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -284,7 +284,7 @@ class TestOurAgent:
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_the_network_policy_admits_prometheus_and_allows_only_api_servers(self, role: Role):
         spec = role.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
@@ -299,7 +299,7 @@ class TestOurAgent:
         ]
         assert spec["podSelector"]["matchLabels"].items() <= role.pods()[0]["metadata"]["labels"].items()
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_a_node_with_a_replica_can_be_drained(self, role: Role):
         name = role.pods()[0]["metadata"]["name"]
         wait_for(
@@ -318,7 +318,7 @@ class TestOurAgent:
             },
         )
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_prometheus_finds_the_metrics(self, role: Role):
         spec = role.get(f"{SERVICE_MONITOR}/{NAME}")["spec"]
         service = role.get(f"service/{NAME}")
@@ -328,7 +328,7 @@ class TestOurAgent:
         ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
         assert ports[endpoint["port"]] == "health"
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
         """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
@@ -339,23 +339,23 @@ class TestOurAgent:
         # Only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_the_settings_of_the_pods_are_those_of_the_agent(self, role: Role):
         (container,) = role.pods()[0]["spec"]["containers"]
         passed = {variable["name"] for variable in container["env"]}
         # In a cluster, it logs in by its service account.
         assert passed == readme_settings("node_capacity") - {"KUBECONFIG"}
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_a_second_run_changes_nothing(self, role: Role):
         assert NOTHING_CHANGED.search(role.succeed())
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_a_dry_run_of_a_complete_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
-    @pytest.mark.usefixtures("said")
+    @pytest.mark.usefixtures("output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
         """And a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
@@ -377,7 +377,7 @@ class TestOurAgent:
         assert json.loads(shown["data"][f"{NAME}.json"])["panels"]
 
 
-@pytest.mark.usefixtures("said")
+@pytest.mark.usefixtures("first_output")
 class TestAfterTheAgent:
     def test_the_agent_stays_where_nodes_already_advertise(self, role: Role, workers: list[str]):
         """cloud-api-adaptor sets its annotation at its first start."""
@@ -394,14 +394,14 @@ class TestAfterTheAgent:
     def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():
-            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
-        assert "The pools memory have limits of their own, which only the agent can enforce" in said
+            message = failure_message(role.run("-e", "node_capacity_manager=operator"))
+        assert "The pools memory have limits of their own, which only the agent can enforce" in message
 
     def test_the_agent_stays_if_its_limit_is_invalid(self, role: Role):
         role.cluster.apply({**limits(), "data": {"default": "seven"}})
         with role.unchanged():
-            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
-        assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
+            message = failure_message(role.run("-e", "node_capacity_manager=operator"))
+        assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in message
 
     def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
         """The operator gets the agent's limit."""
@@ -409,12 +409,12 @@ class TestAfterTheAgent:
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
         planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
         assert '"PEERPODS_LIMIT_PER_NODE": "7"' in planned
-        said = role.succeed(node_capacity_manager="operator")
+        output = role.succeed(node_capacity_manager="operator")
         settings = role.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
         assert settings["data"] == {"PEERPODS_LIMIT_PER_NODE": "7"}
         assert "data" not in role.get("configmap/peerpods-limits")
-        assert "node_capacity_manager is operator: the agent does not run" in said
-        assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in said
+        assert "node_capacity_manager is operator: the agent does not run" in output
+        assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in output
         assert set(role.advertised().values()) == {"7"}
         assert role.pods() == []
         left = {
@@ -440,9 +440,9 @@ class TestAfterTheAgent:
 
     def test_a_second_removal_changes_nothing(self, role: Role):
         with role.unchanged():
-            said = role.succeed(node_capacity_manager="operator")
-        assert NOTHING_CHANGED.search(said)
-        assert "node_capacity_manager is operator: the agent does not run." in said
+            output = role.succeed(node_capacity_manager="operator")
+        assert NOTHING_CHANGED.search(output)
+        assert "node_capacity_manager is operator: the agent does not run." in output
 
     def test_manager_collection_deploys_the_agent_from_an_image_built_in_the_cluster(self, role: Role):
         if reason := why_no_podman():

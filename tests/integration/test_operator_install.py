@@ -110,13 +110,13 @@ def nothing_changes(role: Role) -> Iterator[None]:
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
     def test_a_missing_catalog_is_reported(self, role: Role):
-        said = failure_message(role.run_with({"operator_install_source": "mirror"}))
-        assert "There is no CatalogSource openshift-marketplace/mirror" in said
-        assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in said
-        assert "Set operator_install_source" in said
+        message = failure_message(role.run_with({"operator_install_source": "mirror"}))
+        assert "There is no CatalogSource openshift-marketplace/mirror" in message
+        assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in message
+        assert "Set operator_install_source" in message
 
     def test_invalid_values_are_rejected(self, role: Role):
-        said = failure_message(
+        message = failure_message(
             role.run_with(
                 {
                     "operator_install_proxy_timeout": "5 minutes",
@@ -127,18 +127,18 @@ class TestBeforeAnything:
                 }
             )
         )
-        assert "operator_install_proxy_timeout must be a Go duration, such as 5m or 1m30s; got '5 minutes'." in said
-        assert "operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'." in said
-        assert "operator_install_aws_subnet_id must be the ID of a subnet, subnet-…; got 'sg-0a'." in said
-        assert "operator_install_podvm_ami_id must be the ID of an AMI, ami-…; got 'the latest'." in said
-        assert "confidential in operator_install_feature_gates must be one of true, false; got 'yes please'." in said
+        assert "operator_install_proxy_timeout must be a Go duration, such as 5m or 1m30s; got '5 minutes'." in message
+        assert "operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'." in message
+        assert "operator_install_aws_subnet_id must be the ID of a subnet, subnet-…; got 'sg-0a'." in message
+        assert "operator_install_podvm_ami_id must be the ID of an AMI, ami-…; got 'the latest'." in message
+        assert "confidential in operator_install_feature_gates must be one of true, false; got 'yes please'." in message
         assert (
             "caaUpdateStrategy in operator_install_feature_gates must be one of RollingUpdate, OnDelete; got 'ondelete'."
-            in said
+            in message
         )
 
     def test_conflicting_settings_are_rejected(self, role: Role):
-        said = failure_message(
+        message = failure_message(
             role.run_with(
                 {
                     "operator_install_tags": {"team": "a,b"},
@@ -147,16 +147,16 @@ class TestBeforeAnything:
                 }
             )
         )
-        assert "The tag 'team' in operator_install_tags has a comma" in said
-        assert "'no-gate' in operator_install_feature_gates is not the name of a feature gate" in said
-        assert "DISABLECVM in operator_install_extra_config contradicts the feature gate" in said
+        assert "The tag 'team' in operator_install_tags has a comma" in message
+        assert "'no-gate' in operator_install_feature_gates is not the name of a feature gate" in message
+        assert "DISABLECVM in operator_install_extra_config contradicts the feature gate" in message
 
 
 class TestManualApproval:
     def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
-        said = failure_message(role.run_with(manual()))
-        assert f"waits for approval. It installs {LATEST_CSV}, and no version is requested" in said
-        assert "operator_install_starting_csv" in said
+        message = failure_message(role.run_with(manual()))
+        assert f"waits for approval. It installs {LATEST_CSV}, and no version is requested" in message
+        assert "operator_install_starting_csv" in message
         assert plans(role.cluster) == [(LATEST_CSV, False)]
 
     def test_only_the_requested_version_is_approved(self, role: Role):
@@ -164,13 +164,13 @@ class TestManualApproval:
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
         try:
-            said = failure_message(role.run_with(manual("1.7.0")))
+            message = failure_message(role.run_with(manual("1.7.0")))
         finally:
             role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
         # The message of the KataConfig or of the pool, whichever comes first; not an outdated message.
-        assert "disk full" in said
-        assert "Timed out" not in said
-        assert "oc describe machineconfigpool kata-oc" in said
+        assert "disk full" in message
+        assert "Timed out" not in message
+        assert "oc describe machineconfigpool kata-oc" in message
         assert (csv("1.7.0"), True) in plans(role.cluster)
         assert (LATEST_CSV, False) in plans(role.cluster)
 
@@ -212,8 +212,8 @@ class TestManualApproval:
 class TestUpgrade:
     def test_a_version_that_is_not_offered_is_rejected(self, upgrade: Role):
         with upgrade.unchanged():
-            said = failure_message(upgrade.run_with({"operator_install_upgrade_to": "1.8.7"}))
-        assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in said
+            message = failure_message(upgrade.run_with({"operator_install_upgrade_to": "1.8.7"}))
+        assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in message
 
     def test_a_dry_run_reports_the_upgrade_path(self, upgrade: Role):
         with upgrade.unchanged():
@@ -268,8 +268,8 @@ class TestTeardown:
                 "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "one", "image": "none"}]},
             }
         )
-        said = failure_message(teardown.run_with())
-        assert 'existing pods using "kata-remote" RuntimeClass found' in said
+        message = failure_message(teardown.run_with())
+        assert 'existing pods using "kata-remote" RuntimeClass found' in message
         assert labelled(teardown.cluster) >= {
             "KataConfig/example-kataconfig",
             f"Subscription/{PACKAGE}",
@@ -345,9 +345,9 @@ class TestExistingInstallation:
         ],
     )
     def test_a_failure_of_olm_is_reported(self, role: Role, channel: str, expected: str):
-        said = failure_message(role.run_with({"operator_install_channel": channel}))
-        assert expected in said
-        assert "OLM does not repeat" in said
+        message = failure_message(role.run_with({"operator_install_channel": channel}))
+        assert expected in message
+        assert "OLM does not repeat" in message
         for kind in ("subscriptions", "clusterserviceversions"):
             role.cluster.kubectl("delete", kind, "--all", *HERE)
 

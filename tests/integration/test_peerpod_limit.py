@@ -483,17 +483,17 @@ def test_two_concurrent_runs_both_succeed(cluster, config, set_limit, name):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"node_selector": {}}, "node_selector is empty"),
         ({"node_selector": {"pool": None}}, 'put it in quotes ("" for a label without a value)'),
         ({"cloud_secret_name": ""}, "cloud_secret_name must be a Kubernetes name"),
     ],
 )
-def test_invalid_fields_are_rejected_without_a_request(run_module, options, said):
+def test_invalid_fields_are_rejected_without_a_request(run_module, options, message):
     result = run_module("peerpod_limit", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
-    assert said in result["msg"]
+    assert message in result["msg"]
 
 
 def test_the_removal_of_a_missing_config_changes_nothing(cluster, run_module):

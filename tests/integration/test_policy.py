@@ -114,7 +114,7 @@ class TestBefore:
         assert role.policy_objects() == {}
 
     @pytest.mark.parametrize(
-        ("variables", "said"),
+        ("variables", "message"),
         [
             ({"policy_actions": ["Deny", "Warn"]}, "policy_actions has both Deny and Warn"),
             (
@@ -127,9 +127,9 @@ class TestBefore:
             ),
         ],
     )
-    def test_invalid_settings_are_rejected(self, role: Role, variables: dict, said: str):
+    def test_invalid_settings_are_rejected(self, role: Role, variables: dict, message: str):
         with role.unchanged():
-            assert said in failure_message(role.run("-e", json.dumps(variables)))
+            assert message in failure_message(role.run("-e", json.dumps(variables)))
 
     def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
         """The response of an API server before Kubernetes 1.30."""
@@ -268,11 +268,11 @@ class TestDeny:
             {"key": "closed", "operator": "DoesNotExist"},
         ]
         selector = {"matchExpressions": requirements}
-        said = role.succeed(policy_namespace_selector=selector, policy_namespaces=[])
+        output = role.succeed(policy_namespace_selector=selector, policy_namespaces=[])
         text = "tier in (a,b),stage notin (test),team,!closed"
         message = role.create_pod(OTHER)[1]
         assert f"with the labels {text} that are not system namespaces. Ask" in message
-        assert "Peer pods may be created in no namespace." in said
+        assert "Peer pods may be created in no namespace." in output
         cases = [
             "tier=a team=x",
             "tier=c team=x",
@@ -291,16 +291,16 @@ class TestDeny:
             cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
 
     def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
-        said = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
-        assert "Peer pods may be created in no namespace." in said
+        output = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
+        assert "Peer pods may be created in no namespace." in output
         wait_for("the policy", lambda: role.create_pod(LABELLED)[0] == 403, seconds=10)
         assert "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1]
 
 
 class TestWarnAndAudit:
     def test_warn_admits_with_a_warning(self, role: Role):
-        said = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
-        assert "Action in other namespaces: Warn, Audit (not verified)." in said
+        output = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
+        assert "Action in other namespaces: Warn, Audit (not verified)." in output
         wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         assert REFUSAL in role.create_pod(OTHER)[2]
 
@@ -313,8 +313,8 @@ class TestWarnAndAudit:
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
-        said = role.succeed(policy_actions=["Audit"])
-        assert "Action in other namespaces: Audit (not verified)." in said
+        output = role.succeed(policy_actions=["Audit"])
+        assert "Action in other namespaces: Audit (not verified)." in output
         # The warnings of Deny and Warn for workloads are gone.
         assert len(role.policy_objects()) == 2
 
@@ -332,8 +332,8 @@ class TestWarnAndAudit:
         wait_for("an annotation in the audit log", audited, seconds=10)
 
     def test_a_missing_runtime_class_is_reported(self, role: Role):
-        said = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
-        assert "Action in other namespaces: Deny (not verified)." in said
+        output = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
+        assert "Action in other namespaces: Deny (not verified)." in output
 
 
 class TestAfter:

@@ -176,8 +176,8 @@ def test_all_problems_are_reported_in_one_run(
     }
     with on_aws.unchanged():
         ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
-    said = failure_message(ran)
-    assert "6 checks failed." in said
+    message = failure_message(ran)
+    assert "6 checks failed." in message
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
@@ -186,7 +186,7 @@ def test_all_problems_are_reported_in_one_run(
         "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
     ):
-        assert words in said
+        assert words in message
     statuses = on_aws.statuses()
     errors = {check for check, status in statuses.items() if status == "error"}
     assert errors == {
@@ -286,10 +286,10 @@ def test_azure_with_five_problems(on_azure: Preflight):
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():
-        said = failure_message(on_azure.run("-e", json.dumps(variables)))
-    assert "5 checks failed." in said
-    assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
-    assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
+        message = failure_message(on_azure.run("-e", json.dumps(variables)))
+    assert "5 checks failed." in message
+    assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in message
+    assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in message
     statuses = on_azure.statuses()
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version",
@@ -306,9 +306,9 @@ def test_azure_with_five_problems(on_azure: Preflight):
 def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
     with on_azure.unchanged():
-        said = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
+        message = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
     nsg = on_azure.cloud.nsg_id
-    assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in said
+    assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in message
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
     assert errors == {"port-rights"}
     assert on_azure.statuses()["port-rights"] == "error"

@@ -134,12 +134,12 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert files.keys() == {"report.html", "report.json", "report.junit.xml"}
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
 
-    said = json.loads(files["report.json"].read_text())
-    assert (said["made_by"], said["not_known"], said["ports"]) == ("alice & bob", [], None)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["made_at"])
-    assert (said["cluster"]["platform"], said["cluster"]["openshift_version"]) == ("AWS", VERSION)
-    assert said["operators"] == [{"name": CSV, "version": "1.8.1", "phase": "Succeeded"}]
-    capacity = said["capacity"]
+    document = json.loads(files["report.json"].read_text())
+    assert (document["made_by"], document["not_known"], document["ports"]) == ("alice & bob", [], None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", document["made_at"])
+    assert (document["cluster"]["platform"], document["cluster"]["openshift_version"]) == ("AWS", VERSION)
+    assert document["operators"] == [{"name": CSV, "version": "1.8.1", "phase": "Succeeded"}]
+    capacity = document["capacity"]
     mine = [node for node in capacity["nodes"] if node["name"] in NODES]
     assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
         ("report-a", "full", 2, 0),
@@ -167,12 +167,12 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert "no &lt;script&gt;alert(&#39;pod&#39;)&lt;/script&gt; &amp; {{ 7 * 7 }} \ufffd[31m" in html
     assert "by alice &amp; bob" in html
 
-    statuses = {finding["check"]: finding["status"] for finding in said["findings"]}
+    statuses = {finding["check"]: finding["status"] for finding in document["findings"]}
     assert statuses["version"] == "ok"
     assert "cloud-credentials" not in statuses
     assert statuses["quota"] == "unknown"
     cases = {
-        case.get("name"): {said.tag for said in case}
+        case.get("name"): {child.tag for child in case}
         for case in ElementTree.parse(files["report.junit.xml"]).iter("testcase")
     }
     assert cases.keys() == statuses.keys()
@@ -202,11 +202,11 @@ def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, t
         )
     ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
     assert "peerpodconfigs was refused by the API server with 403" in failure_message(ran).replace("'", "")
-    said = json.loads((tmp_path / "peerpods-report/report.json").read_text())
-    assert {one["what"] for one in said["not_known"]} == {"operator", "capacity"}
-    assert "403 Forbidden" in str(said["not_known"])
-    assert said["capacity"] is artifacts(ran.stdout)["peerpods_report"]["totals"] is None
-    assert said["cluster"]["openshift_version"] == VERSION
+    document = json.loads((tmp_path / "peerpods-report/report.json").read_text())
+    assert {one["what"] for one in document["not_known"]} == {"operator", "capacity"}
+    assert "403 Forbidden" in str(document["not_known"])
+    assert document["capacity"] is artifacts(ran.stdout)["peerpods_report"]["totals"] is None
+    assert document["cluster"]["openshift_version"] == VERSION
     assert "Not readable: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
 

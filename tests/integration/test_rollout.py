@@ -235,8 +235,8 @@ class TestWaves:
             planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
         assert "changed=3" in planned
         before = len(rollout.limits_written())
-        said = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
-        assert said.count("Peer pods are counted: the API server added kata.peerpods.io/vm") == 3
+        output = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
+        assert output.count("Peer pods are counted: the API server added kata.peerpods.io/vm") == 3
         assert rollout.limits_written()[before:] == rollout.stored_in(*POOLS)
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
@@ -249,13 +249,13 @@ class TestWaves:
             ("collection", "default"),
             ("operator", "PEERPODS_LIMIT_PER_NODE"),
         ):
-            said = rollout.succeed(
+            output = rollout.succeed(
                 "--check",
                 "--diff",
                 node_capacity_decided_manager=manager,
                 peerpodconfig_rollout_limit=6,
             )
-            assert f'+        "{written}": ' in said, said
+            assert f'+        "{written}": ' in output, output
 
     def test_a_single_limit_is_set_for_all_pools(self, rollout: Rollout):
         some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
@@ -264,17 +264,17 @@ class TestWaves:
 
     def test_a_node_that_does_not_adopt_the_limit_fails_its_wave(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
-            said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
-            assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
-            assert "general shows 10. " in said
+            message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
+            assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in message
+            assert "general shows 10. " in message
             # There, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
                 "Check that the program that adv",
                 "cloud-api-adaptor pod is not Ready on gen",
             )
-            assert advice[rollout.generation - 1] in said
-            assert "Rolled back: general to 10, canary to 10." in said
-            assert "Not started: memory." in said
+            assert advice[rollout.generation - 1] in message
+            assert "Rolled back: general to 10, canary to 10." in message
+            assert "Not started: memory." in message
             assert rollout.limits() == limit_of_all_pools("10")
             assert rollout.advertised() == limit_of_all_pools("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
@@ -283,24 +283,25 @@ class TestWaves:
         """The error is found before the first wave changes anything."""
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         with rollout.unchanged():
-            said = rollout.fail(peerpodconfig_rollout_waves=some)
-        assert "nobodys does not exist" in said
+            message = rollout.fail(peerpodconfig_rollout_waves=some)
+        assert "nobodys does not exist" in message
 
     def test_a_pool_that_is_named_twice_is_rejected(self, rollout: Rollout):
         with rollout.unchanged():
-            said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
-        assert "names a pool twice (canary, canary). Remove one" in said
+            message = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
+        assert "names a pool twice (canary, canary). Remove one" in message
 
 
 class TestCanary:
     def test_peer_pods_are_not_counted(self, rollout: Rollout):
         with runtime_class(rollout.cluster):
-            said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
+            message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
             assert (
-                "Wave 1 of 3 (canary) failed: Peer pods are not counted: the API server did not add kata.peer" in said
+                "Wave 1 of 3 (canary) failed: Peer pods are not counted: the API server did not add kata.peer"
+                in message
             )
-            assert "Run the role webhook" in said
-            assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(said.split())
+            assert "Run the role webhook" in message
+            assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(message.split())
             assert rollout.advertised() == limit_of_all_pools("10")
 
             # A single limit is set as without waves, and stays.
@@ -314,9 +315,9 @@ class TestCanary:
 
     @pytest.mark.usefixtures("counted")
     def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
-        said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
-        assert "The API server refused a peer pod in namespace nowhere in a dry run: " in said
-        assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in said
+        message = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
+        assert "The API server refused a peer pod in namespace nowhere in a dry run: " in message
+        assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in message
 
 
 class TestPlaybook:
@@ -347,8 +348,8 @@ class TestPlaybook:
 
     def test_each_wave_needs_a_limit(self, limit: Rollout):
         with limit.unchanged():
-            said = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
-        assert "A wave has no limit: set peerpodconfig_rollout_limit" in said
+            message = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
+        assert "A wave has no limit: set peerpodconfig_rollout_limit" in message
 
     def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]

@@ -490,7 +490,7 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
 
 
 @pytest.mark.parametrize(
-    ("action", "second_page", "said"),
+    ("action", "second_page", "message"),
     [
         ("DescribeInstances", cut_the_answer, f"Calling EC2 {{}} in {REGION} failed: Unable to parse "),
         ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
@@ -499,7 +499,7 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
 )
-def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page, said):
+def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page, message):
     """Nothing is opened for the workers, groups and rules that came in the first page."""
     group = world.group("node")
     args = {"instance_ids": [world.instance(group)], "tags": {"team": "kata"}}
@@ -510,7 +510,7 @@ def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page
     proxy.faults[action] = [promise_another_page, second_page]
     result = run(args)
     assert result["failed"]
-    assert result["msg"].startswith(said.format(action))
+    assert result["msg"].startswith(message.format(action))
     assert "\n" not in result["msg"]
     assert len(result["msg"]) < 400
     assert not {AUTHORIZE, "CreateTags"}.intersection(proxy.take_calls())

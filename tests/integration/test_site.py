@@ -68,29 +68,29 @@ class TestBadInput:
         kubeconfig.write_text(
             site.cluster.kubeconfig.read_text().replace(site.cluster.server, f"https://127.0.0.1:{port}")
         )
-        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
-        assert "cannot be reached" in said
-        assert "Check that the kubeconfig names the right cluster" in said
+        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
+        assert "cannot be reached" in message
+        assert "Check that the kubeconfig names the right cluster" in message
 
     def test_no_kubeconfig(self, site: Site, tmp_path: Path):
-        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
-        assert "No cluster is configured" in said
-        assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
+        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
+        assert "No cluster is configured" in message
+        assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in message
 
     def test_kubeconfig_of_a_user_without_permissions(self, site: Site):
-        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
-        assert "403 Forbidden" in said
-        assert "cluster-admin" in said
+        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
+        assert "403 Forbidden" in message
+        assert "cluster-admin" in message
 
     def test_a_user_who_may_only_read(self, site: Site):
         site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
-        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
-        assert "is not a cluster administrator" in said
-        assert "cluster-admin role" in said
+        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
+        assert "is not a cluster administrator" in message
+        assert "cluster-admin role" in message
 
     def test_no_aws_credentials(self, site: Site, tmp_path: Path):
-        said = failure_message(
+        message = failure_message(
             site.run(
                 AWS_ACCESS_KEY_ID=None,
                 AWS_SECRET_ACCESS_KEY=None,
@@ -99,36 +99,36 @@ class TestBadInput:
                 AWS_EC2_METADATA_DISABLED="true",
             )
         )
-        assert "Authenticating to AWS failed" in said
-        assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+        assert "Authenticating to AWS failed" in message
+        assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
 
     def test_a_node_without_provider_id(self, site: Site):
         nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
         site.cluster.apply(openshift.node(nameless, aws.REGION))
         try:
-            said = failure_message(site.run())
+            message = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", "nameless")
-        assert "without a providerID" in said
-        assert "nameless" in said
-        assert "cloud controller manager" in said
+        assert "without a providerID" in message
+        assert "nameless" in message
+        assert "cloud controller manager" in message
 
     def test_another_platform(self, site: Site):
         openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "GCP"}})
         try:
-            said = failure_message(site.run())
+            message = failure_message(site.run())
         finally:
             openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}})
-        assert "runs on GCP; this collection sets up peer pods on AWS or Azure only" in said
+        assert "runs on GCP; this collection sets up peer pods on AWS or Azure only" in message
 
     def test_an_old_cluster(self, site: Site):
-        said = failure_message(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
-        assert f"The cluster is OpenShift {openshift.VERSION}" in said
-        assert "Upgrade the cluster first" in said
+        message = failure_message(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
+        assert f"The cluster is OpenShift {openshift.VERSION}" in message
+        assert "Upgrade the cluster first" in message
 
     def test_a_limit_that_is_not_a_number(self, site: Site):
-        said = failure_message(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
-        assert "peerpodconfig_rollout_limit" in said
+        message = failure_message(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
+        assert "peerpodconfig_rollout_limit" in message
 
 
 @pytest.mark.parametrize(

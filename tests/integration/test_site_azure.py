@@ -72,54 +72,54 @@ class TestBeforeAnything:
 
     def test_a_quota_that_must_not_be_exceeded(self, site: Site):
         quota = ("-e", "cluster_prerequisites_quota=fail", "-e", "peerpodconfig_rollout_limit=20")
-        said = failure_message(site.run(*quota))
-        assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in said
-        assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in said
-        assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in said
+        message = failure_message(site.run(*quota))
+        assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in message
+        assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in message
+        assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in message
 
     def test_a_size_that_azure_does_not_offer(self, site: Site):
         sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
-        said = failure_message(site.run("-e", sizes))
-        assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in said
+        message = failure_message(site.run("-e", sizes))
+        assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in message
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
         [(None, "The Azure credentials are incomplete"), ("wrong", "Authenticating to Azure failed")],
     )
     def test_a_missing_or_wrong_secret(self, site: Site, secret: str | None, expected: str):
-        said = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
-        assert expected in said
-        assert "AZURE_CLIENT_SECRET" in said
+        message = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
+        assert expected in message
+        assert "AZURE_CLIENT_SECRET" in message
 
     def test_nodes_in_two_regions(self, site: Site):
         name = "elsewhere"
         node = openshift.Worker(name, f"azure:///{name}", "northeurope-1", azure.VM_SIZE, "10.0.0.9")
         site.cluster.apply(openshift.node(node, "northeurope"))
         try:
-            said = failure_message(site.run())
+            message = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", name)
-        assert "topology.kubernetes.io/region do not have one region in common" in said
+        assert "topology.kubernetes.io/region do not have one region in common" in message
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
-        said = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))
-        assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in said
+        message = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))
+        assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in message
 
     def test_invalid_extra_configuration(self, site: Site):
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
-        said = failure_message(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
-        assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in said
-        assert "AZURE_REGION in operator_install_extra_config is set by another option" in said
-        assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in said
-        assert "TAGS in operator_install_extra_config is not a single value" in said
+        message = failure_message(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
+        assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in message
+        assert "AZURE_REGION in operator_install_extra_config is set by another option" in message
+        assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in message
+        assert "TAGS in operator_install_extra_config is not a single value" in message
 
 
 class TestCredentialsOfTheCluster:
     def test_a_cluster_without_a_credentials_request(self, site: Site):
-        said = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
-        assert "The operator has no cloud credentials after 4 s" in said
-        assert "root secret kube-system/azure-credentials not found" in said
-        assert "set operator_install_credentials to variables" in said
+        message = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
+        assert "The operator has no cloud credentials after 4 s" in message
+        assert "root secret kube-system/azure-credentials not found" in message
+        assert "set operator_install_credentials to variables" in message
         assert not site.cluster.get("kataconfigs")["items"]
 
     def test_a_cluster_with_a_credentials_request(self, site: Site):
@@ -147,8 +147,8 @@ class TestCredentialsOfTheCluster:
 
     def test_the_operators_secret_is_not_overwritten(self, site: Site):
         before = stored(site, "secret", "peer-pods-secret")
-        said = failure_message(site.run(*ONLY_THE_OPERATOR))
-        assert "peer-pods-secret was made of a CredentialsRequest by the operator" in said
+        message = failure_message(site.run(*ONLY_THE_OPERATOR))
+        assert "peer-pods-secret was made of a CredentialsRequest by the operator" in message
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
@@ -258,8 +258,8 @@ class TestCredentialsOfVariables:
 
     def test_a_secret_of_the_user_is_unchanged(self, site: Site):
         before = stored(site, "secret", "peer-pods-secret")
-        said = failure_message(site.run(*FROM_THE_CLUSTER))
-        assert "peer-pods-secret was not made of a CredentialsRequest" in said
+        message = failure_message(site.run(*FROM_THE_CLUSTER))
+        assert "peer-pods-secret was not made of a CredentialsRequest" in message
         assert stored(site, "secret", "peer-pods-secret") == before
 
 

@@ -120,9 +120,9 @@ def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: st
     return ran.stdout
 
 
-def stays(said: str) -> dict:
+def stays(message: str) -> dict:
     """The result that the playbook published for the next job of a workflow."""
-    return artifacts(said)["peerpods_teardown"]["stays"]
+    return artifacts(message)["peerpods_teardown"]["stays"]
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +147,11 @@ class TestBareCluster:
         )
         try:
             with site.unchanged():
-                said = failure_message(teardown.run())
+                message = failure_message(teardown.run())
                 forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
         finally:
             site.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
-        assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in said
+        assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
         assert "changed=0 " not in forced
 
     def test_the_teardown_is_rejected_without_permission_to_remove_everything(
@@ -162,18 +162,18 @@ class TestBareCluster:
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         looks = replace(teardown, kubeconfig=site.cluster.user_kubeconfig("looker"))
         with site.unchanged():
-            said = failure_message(looks.run())
+            message = failure_message(looks.run())
         site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
-        assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in said
-        assert "and 10 more" in said
-        assert "Nothing was changed. Log in as a user" in said
+        assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in message
+        assert "and 10 more" in message
+        assert "Nothing was changed. Log in as a user" in message
 
     def test_the_cluster_and_the_cloud_are_restored(self, bare, site: Site, teardown: RoleAlone):
-        said = succeed(teardown.run)
+        output = succeed(teardown.run)
         cluster, cloud = bare
         assert differing(cluster, dump(site.cluster)) == {}
         assert site.rules() == cloud
-        assert stays(said) == {
+        assert stays(output) == {
             "operator": [],
             "namespaces": [],
             "peerpodconfigs": [],
@@ -271,7 +271,7 @@ def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[d
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
 class TestExistingObjects:
     def test_existing_objects_are_restored(self, by_hand, site: Site, teardown: RoleAlone):
-        said = succeed(teardown.run)
+        output = succeed(teardown.run)
         cluster, cloud = by_hand
         nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
         # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
@@ -281,11 +281,11 @@ class TestExistingObjects:
             **{key: {"status"} for key in nodes},
         }
         assert site.rules() == cloud
-        assert f"Namespace {NAMESPACE} stays: it does not have the label" in said
-        assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in said
-        assert "These nodes still advertise kata.peerpods.io/vm, until another program" in said
-        assert "KataConfig mine was not created by this collection" in said
-        left = stays(said)
+        assert f"Namespace {NAMESPACE} stays: it does not have the label" in output
+        assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in output
+        assert "These nodes still advertise kata.peerpods.io/vm, until another program" in output
+        assert "KataConfig mine was not created by this collection" in output
+        left = stays(output)
         assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(left.pop("operator"))
         assert left == {
             "namespaces": [NAMESPACE],
@@ -330,12 +330,12 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         assert resources() != before
         with on_azure.unchanged():
             succeed(on_azure.run, "--check", *tags)
-        said = succeed(on_azure.run, *tags)
+        output = succeed(on_azure.run, *tags)
         assert resources() == before
-        assert "removed Allow-Kata-Agent-Internal." in said
-        assert "Allow-VXLAN-Internal stays: its description is" in said
+        assert "removed Allow-Kata-Agent-Internal." in output
+        assert "Allow-VXLAN-Internal stays: its description is" in output
         # A run with a tag reports only its own part.
-        assert stays(said) == {
+        assert stays(output) == {
             "operator": None,
             "namespaces": None,
             "peerpodconfigs": None,

@@ -60,19 +60,19 @@ def upgrade(world: World) -> Upgrade:
 def test_peer_pods_are_not_lost_without_confirmation(world: World, upgrade: Upgrade):
     make_peer_pods(world, kept="Always")
     with upgrade.unchanged():
-        said = failure_message(upgrade.run_with())
-    assert "Peer pods are running and would be lost" in said
-    assert "default/kept" in said
-    assert "operator_install_upgrade_disruption" in said
+        message = failure_message(upgrade.run_with())
+    assert "Peer pods are running and would be lost" in message
+    assert "default/kept" in message
+    assert "operator_install_upgrade_disruption" in message
     assert world.version() == "1.8.1"
 
 
 def test_the_wait_for_peer_pods_has_a_timeout(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = failure_message(
+        message = failure_message(
             upgrade.run_with(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
         )
-    assert "default/kept" in said
+    assert "default/kept" in message
 
 
 def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
@@ -88,9 +88,9 @@ def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgr
     other["metadata"]["name"] = "memory"
     world.cluster.apply(other)
     with upgrade.unchanged():
-        said = failure_message(upgrade.run_with(operator_install_upgrade_disruption="allow"))
-    assert "The PeerPodConfigs memory set limits for pools of nodes" in said
-    assert "node_capacity_manager=collection" in said
+        message = failure_message(upgrade.run_with(operator_install_upgrade_disruption="allow"))
+    assert "The PeerPodConfigs memory set limits for pools of nodes" in message
+    assert "node_capacity_manager=collection" in message
 
 
 def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
@@ -137,15 +137,15 @@ CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
 
 def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
-    assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in said
+        message = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
+    assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in message
 
 
 def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = failure_message(upgrade.run_with(**CONFIRMED))
-    assert "default/kept" in said
-    assert "Nothing was changed" in said
+        message = failure_message(upgrade.run_with(**CONFIRMED))
+    assert "default/kept" in message
+    assert "Nothing was changed" in message
 
 
 def test_a_renewal(world: World, upgrade: Upgrade):
@@ -187,6 +187,6 @@ def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
     """And the KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
-    said = failure_message(upgrade.run_with(**CONFIRMED))
-    assert "the operator did not delete the image" in said
+    message = failure_message(upgrade.run_with(**CONFIRMED))
+    assert "the operator did not delete the image" in message
     assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]

@@ -472,10 +472,10 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
     if pod.wrong and pod.runtime_class == TARGET:
         container, resource = pod.wrong
         # A negative limit has been copied to the request.
-        said = re.escape(f'The pod cannot become a peer pod: container "{container}": resources.')
-        said += rf"(limits|requests)\[{resource}\]: '-\d' is negative"
+        rejection = re.escape(f'The pod cannot become a peer pod: container "{container}": resources.')
+        rejection += rf"(limits|requests)\[{resource}\]: '-\d' is negative"
         assert status == 400, answer
-        assert re.search(said, answer["message"]), answer
+        assert re.search(rejection, answer["message"]), answer
         return "refused"
     reference_status, reference = api.create(REFERENCE, manifest)
     if pod.wrong:

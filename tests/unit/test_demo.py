@@ -83,8 +83,8 @@ def test_a_mutated_pod(first: dict, second: dict, mutated: bool):
 def test_an_unknown_cloud(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("CLOUD", "gcp")
     assert main() == 2
-    said = capsys.readouterr().out
-    assert said == "CLOUD=gcp does not exist; the demo runs in CLOUD=aws or CLOUD=azure.\n"
+    output = capsys.readouterr().out
+    assert output == "CLOUD=gcp does not exist; the demo runs in CLOUD=aws or CLOUD=azure.\n"
 
 
 def test_an_unknown_operator_version(monkeypatch: pytest.MonkeyPatch, capsys):
@@ -103,13 +103,13 @@ def test_the_summary_names_the_cloud(cloud: str):
         "seconds": {"total": 60.1},
         "operator": "1.13",
     }
-    said = render({**SEEN, **about}, checks(SEEN))
+    text = render({**SEEN, **about}, checks(SEEN))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
-    assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in said
-    assert "webhook of the operator: 2 pods by podman" in said
-    assert "limits advertised by the agent: 1 pods by podman" in said
+    assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in text
+    assert "webhook of the operator: 2 pods by podman" in text
+    assert "limits advertised by the agent: 1 pods by podman" in text
     without = render({**SEEN, **about, "agent": None}, checks(SEEN))
     assert "limits advertised by the operator" in without
-    assert said.endswith(
+    assert text.endswith(
         "All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html"
     )

@@ -242,15 +242,15 @@ def test_an_endpoint_is_ready_unless_its_condition_is_false(endpoints, ready):
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         (None, "There is no Secret ns/tls"),
         ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* keys: tls.crt, tls.key"),
         ({}, "no key ca.crt .* keys: none"),
     ],
 )
-def test_a_missing_bundle_is_reported(item, said):
-    with pytest.raises(AdmissionError, match=said):
+def test_a_missing_bundle_is_reported(item, message):
+    with pytest.raises(AdmissionError, match=message):
         bundle_of("Secret", item, "ns", "tls", "ca.crt")
 
 

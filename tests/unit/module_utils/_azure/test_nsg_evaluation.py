@@ -181,13 +181,15 @@ def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, flow_):
     verdicts = decide(flow_, rules, SPACE)
     for source in WORLD:
         for destination in WORLD:
-            said = [v.rule for v in verdicts if contains(v.source, source) and contains(v.destination, destination)]
+            deciding_rules = [
+                v.rule for v in verdicts if contains(v.source, source) and contains(v.destination, destination)
+            ]
             asked = (
                 source.version == destination.version
                 and contains(flow_.source, source)
                 and contains(flow_.destination, destination)
             )
-            assert said == ([first_match(rules, flow_, source, destination)] if asked else [])
+            assert deciding_rules == ([first_match(rules, flow_, source, destination)] if asked else [])
 
 
 @pytest.mark.parametrize(

@@ -624,7 +624,7 @@ def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, op
             for protocol in (["Tcp", "Udp", "Icmp"] if rule_.protocol == "*" else ["Tcp"])
         }
         wrong = {name for name in deciding if access[name] != rule_.access}
-        said = dict(plan.shadowed).get(rule_.name, "")
+        shadowing_rule = dict(plan.shadowed).get(rule_.name, "")
         assert {name for name in wrong if name.lower() not in names} == {
-            part.split(" (")[0] for part in said.split("; ") if part
+            part.split(" (")[0] for part in shadowing_rule.split("; ") if part
         }

@@ -139,7 +139,7 @@ def test_absent_removes_the_config_once():
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"cloud_secret_name": ""}, "cloud_secret_name must be a Kubernetes name .* got ''"),
         ({"config_map_name": "Has_Capitals"}, "config_map_name must be a Kubernetes name"),
@@ -159,8 +159,8 @@ def test_absent_removes_the_config_once():
         ({"node_selector": {"UPPER.example/a": "a"}}, "not a valid label name"),
     ],
 )
-def test_invalid_fields_are_rejected(fields, said):
-    with pytest.raises(LimitError, match=said):
+def test_invalid_fields_are_rejected(fields, message):
+    with pytest.raises(LimitError, match=message):
         refuse_bad_fields(fields)
 
 
@@ -182,7 +182,7 @@ BOUND_TO = r"operator/ours and operator/theirs overlap: every node that matches 
 
 
 @pytest.mark.parametrize(
-    ("ours", "other", "labels", "said"),
+    ("ours", "other", "labels", "message"),
     [
         ({"kata": ""}, {"pool": "b"}, {"kata": ""}, None),
         ({"kata": ""}, {"pool": "b"}, {"kata": "", "pool": "a"}, None),
@@ -197,12 +197,12 @@ BOUND_TO = r"operator/ours and operator/theirs overlap: every node that matches 
         ({"pool": "a"}, {"pool": "b"}, {}, None),
     ],
 )
-def test_two_configs_must_not_share_a_node(ours, other, labels, said):
+def test_two_configs_must_not_share_a_node(ours, other, labels, message):
     mine = pool_of_config(config(nodeSelector=ours))
     theirs = pool_of_config(config("theirs", **({} if other is None else {"nodeSelector": other})))
     nodes = [node(**labels)] if labels else []
-    if said:
-        with pytest.raises(LimitError, match=said):
+    if message:
+        with pytest.raises(LimitError, match=message):
             refuse_overlap(mine, [theirs], nodes)
     else:
         refuse_overlap(mine, [theirs], nodes)

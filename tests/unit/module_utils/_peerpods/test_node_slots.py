@@ -44,8 +44,8 @@ def test_a_timeout_reports_the_bounded_limit():
         }
 
     share = CloudShare("instance-quota", 20, 2, 60, 10)
-    said = explain_lagging([node("a", "30"), node("b", "10")], 30, "kata=", 5, share)
-    assert said.startswith(
+    message = explain_lagging([node("a", "30"), node("b", "10")], 30, "kata=", 5, share)
+    assert message.startswith(
         "After 5 s the limit of 30, of which the cloud's instance-quota leaves 10, is not in force "
         "on every selected node: a shows 30. "
     )
@@ -74,9 +74,9 @@ def test_a_limit_is_in_force_if_every_node_advertises_it():
     assert not in_force([], 10)
     assert in_force([silent], 0), "a node that advertises nothing allows nothing"
     assert lagging([ten, twelve, silent], 10) == {"twelve": 12, "silent": None}
-    said = explain_lagging([ten, twelve, silent], 10, "kata=", 30)
-    assert said.startswith("After 30 s the limit of 10 is not in force on every selected node: ")
-    assert "twelve shows 12, silent shows nothing." in said
+    message = explain_lagging([ten, twelve, silent], 10, "kata=", 30)
+    assert message.startswith("After 30 s the limit of 10 is not in force on every selected node: ")
+    assert "twelve shows 12, silent shows nothing." in message
     assert "no node has the labels 'kata='" in explain_lagging([], 10, "kata=", 30)
     for one in (twelve, silent):
         one["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
@@ -105,5 +105,5 @@ def test_nodes_whose_adaptor_is_not_ready_are_named():
         adaptor("c", "True", deletionTimestamp="t"),
     ]
     assert nodes_without_adaptor(["a", "b", "c", "d"], pods) == ["b", "c", "d"]
-    said = explain_lagging([node("b", "0")], 10, "kata=", 5, not_ready=["b"])
-    assert "The cloud-api-adaptor pod is not Ready on b" in said
+    message = explain_lagging([node("b", "0")], 10, "kata=", 5, not_ready=["b"])
+    assert "The cloud-api-adaptor pod is not Ready on b" in message

@@ -254,7 +254,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "status", "said"),
+    ("check", "changes", "status", "message"),
     [
         (
             "platform",
@@ -558,10 +558,10 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "could not be read"),
     ],
 )
-def test_the_findings_of_each_check_on_aws(check, changes, status, said):
+def test_the_findings_of_each_check_on_aws(check, changes, status, message):
     found = finding_of(with_changes(AWS, *changes), check)
     assert found["status"] == status
-    assert said in f"{found['found']} {found['fix']}"
+    assert message in f"{found['found']} {found['fix']}"
 
 
 SIZE = ("sizes", "sizes", 0)
@@ -571,7 +571,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "status", "said"),
+    ("check", "changes", "status", "message"),
     [
         ("region", [("cluster", "region", None)], "error", "do not have one region in common"),
         (
@@ -628,10 +628,10 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ),
     ],
 )
-def test_the_findings_of_each_check_on_azure(check, changes, status, said):
+def test_the_findings_of_each_check_on_azure(check, changes, status, message):
     found = finding_of(with_changes(AZURE, *changes), check)
     assert found["status"] == status
-    assert said in f"{found['found']} {found['fix']}"
+    assert message in f"{found['found']} {found['fix']}"
 
 
 def test_without_a_cluster_there_is_one_finding():

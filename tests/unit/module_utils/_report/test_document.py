@@ -516,7 +516,7 @@ def test_junit_has_each_finding_as_a_test(written):
     assert found.get("timestamp") == "2026-11-25T10:15:16"
     cases = {case.get("name"): case for case in found}
     assert list(cases) == [finding["check"] for finding in FINDINGS]
-    assert {name: [said.tag for said in case] for name, case in cases.items()} == {
+    assert {name: [output.tag for output in case] for name, case in cases.items()} == {
         "version": [],
         "quota": ["system-out"],
         "ports": ["failure"],
@@ -556,7 +556,7 @@ def test_findings_are_sorted_by_severity_and_have_a_next_step(written):
 
 def test_the_page_of_a_small_cluster(written):
     words = Page(written("full", "html")).words
-    for said in (
+    for output in (
         "Cluster demo-x7k2p on AWS eu-central-1 2026-11-25 10:15:16 UTC, by alice",
         "In use 23 of 37 slots",
         "Pending 9 7 not scheduled",
@@ -573,7 +573,7 @@ def test_the_page_of_a_small_cluster(written):
         "9000/tcp Already open, by itself (tcp 9000) sg-1 (node)",
         "OpenShift 4.16.21 Operator 1.10.1 sandboxed-containers-operator.v1.10.1, Succeeded",
     ):
-        assert said in words, (said, words)
+        assert output in words, (output, words)
 
 
 def test_500_nodes_are_collapsed_in_a_small_page(written):
