@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The attributes of the modules that only tell."""
+"""The attributes of modules that only read."""
 
 from __future__ import annotations
 

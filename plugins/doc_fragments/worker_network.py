@@ -11,18 +11,18 @@ options:
   virtual_machines:
     description:
       - The workers, each as an ARM id or as the C(spec.providerID) of its node (V(azure:///subscriptions/...)).
-      - Of O(nodes), O(virtual_machines) and O(subnets) at most one may be given; without any of them
-        O(network_security_groups) is required.
+      - O(nodes), O(virtual_machines) and O(subnets) are mutually exclusive. O(network_security_groups) is required if none of them
+        is set.
     type: list
     elements: str
   subnets:
     description:
-      - The workers' subnets, by ARM id. NSGs on single network interfaces are not seen then.
+      - The workers' subnets, by ARM id. NSGs that are attached to network interfaces are then not found.
     type: list
     elements: str
   network_security_groups:
     description:
-      - The NSGs, by ARM id, instead of those that are attached.
+      - The NSGs, by ARM id, instead of those that are attached to the workers' subnets and network interfaces.
     type: list
     elements: str
 """

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The option `nodes` of modules that speak to a cloud; module_utils/_kubernetes/worker_nodes.py reads it."""
+"""The option `nodes` of modules for a cloud; module_utils/_kubernetes/worker_nodes.py reads it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ class ModuleDocFragment:
 options:
   nodes:
     description:
-      - Read the workers from the cluster, by the C(spec.providerID) of its nodes. Takes one request to the API server
+      - Reads the workers from the cluster, by the C(spec.providerID) of its nodes. Takes one request to the API server
         for every 500 nodes.
-      - The log-in to the cluster is that of M(kubernetes.core.k8s_info). It has options here of its own, since some
-        of that module's options have the names of the cloud's; what is missing here goes by the environment
-        variables of that module, such as E(K8S_AUTH_HOST), E(K8S_AUTH_API_KEY) and E(K8S_AUTH_VERIFY_SSL).
-      - Where both come from the environment V({}) is enough.
-      - Needs the Python package C(kubernetes), and the right to list nodes.
+      - The login to the cluster is that of M(kubernetes.core.k8s_info). Suboptions that do not exist here are set by the
+        environment variables of that module, such as E(K8S_AUTH_HOST), E(K8S_AUTH_API_KEY) and E(K8S_AUTH_VERIFY_SSL).
+      - V({}) is enough if the kubeconfig is set in the environment or is C(~/.kube/config).
+      - Needs the Python package C(kubernetes), and the permission to list nodes.
     type: dict
     suboptions:
       kubeconfig:
         description:
-          - The path of a kubeconfig, or its content as a dictionary. The default is E(K8S_AUTH_KUBECONFIG),
+          - The path of a kubeconfig, or its content as a dictionary. Defaults to E(K8S_AUTH_KUBECONFIG),
             E(KUBECONFIG) or C(~/.kube/config).
         type: raw
       context:
@@ -30,7 +29,7 @@ options:
         type: str
       label_selector:
         description:
-          - The labels of the nodes that are workers, as C(oc get nodes -l) takes it.
+          - The label selector of the worker nodes, as in C(oc get nodes -l).
         type: str
         default: node-role.kubernetes.io/worker
 """

@@ -9,9 +9,9 @@ version_added: "0.1.0"
 short_description: Add up how many peer pods the cloud has room for
 description:
   - >-
-    Turns what the modules for subnets and quotas returned into the bounds that the role P(osc.peerpods.peerpodconfig_rollout#role)
-    writes for the node capacity agent, and into a message for each bound.
-  - The return of a module may be that of a failed task. That bound is then unknown.
+    Computes the bounds that the role P(osc.peerpods.peerpodconfig_rollout#role) writes for the node capacity agent from the results of the
+    modules for subnets and quotas, and a message for each bound.
+  - A result may be that of a failed task. The bound is then unknown.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, provider, running
@@ -48,7 +48,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: What the cloud has room for.
+  description: The bounds of the cloud.
   type: dict
   contains:
     bounds:

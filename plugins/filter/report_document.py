@@ -6,10 +6,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: report_document
 version_added: "0.1.0"
-short_description: Put a report together from findings and from what modules returned
+short_description: Build a report from findings and module results
 description:
-  - What the role P(osc.peerpods.report#role) writes as JSON and prints as a page. That role's README.md has its keys.
-  - Of what is given only what the report shows is taken, and characters that no page can have are replaced.
+  - >-
+    Builds the report that the role P(osc.peerpods.report#role) writes as JSON and as an HTML page. The README.md of that role
+    describes its keys.
+  - Takes over only the values that the report shows, and replaces characters that HTML and XML do not allow.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 options:
@@ -21,17 +23,17 @@ options:
     required: true
   title:
     description:
-      - The report's title.
+      - The title of the report.
     type: str
     required: true
   made_at:
     description:
-      - When it is made, in UTC and ISO 8601.
+      - The time of the report, in UTC and ISO 8601.
     type: str
     required: true
   made_by:
     description:
-      - Who makes it.
+      - The author of the report, such as the name of a user or a job.
     type: str
   cluster:
     description:
@@ -52,7 +54,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Put a report together
+- name: Build a report
   ansible.builtin.set_fact:
     report: >-
       {{ findings | osc.peerpods.report_document(

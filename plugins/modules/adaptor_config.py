@@ -19,13 +19,13 @@ description:
     write, this module replaces the cloud-api-adaptor pods node by node, nodes without peer pods first. Each new pod must be
     Ready before the next one is replaced.
   - >-
-    By default the module fails before the first write if a node with running peer pods would be hit. See O(disruption).
+    By default the module fails before the first write if a node with running peer pods would be affected. See O(disruption).
   - >-
     Operators of release 1.13 and later replace all cloud-api-adaptor pods after every write to C(peer-pods-cm). On these the module
     sets C(caaUpdateStrategy) in C(osc-feature-gates) to V(OnDelete) before the write, and restores it when every pod is up to date.
     The annotation C(osc.peerpods/caa-update-strategy) keeps the value to restore, so that an interrupted run can be resumed. If the operator
     does not take up V(OnDelete) in time, the module fails and writes nothing else.
-  - If nothing has to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
+  - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -33,7 +33,7 @@ extends_documentation_fragment:
 options:
   namespace:
     description:
-      - The namespace of the operator. Must exist if something has to be written.
+      - The namespace of the operator. Must exist if something needs to be written.
     type: str
     default: openshift-sandboxed-containers-operator
   config_map:
@@ -66,7 +66,7 @@ options:
       app.kubernetes.io/part-of: osc.peerpods
   disruption:
     description:
-      - What to do about nodes that run peer pods and whose cloud-api-adaptor pod has to be replaced.
+      - What to do about nodes that run peer pods and whose cloud-api-adaptor pod must be replaced.
       - V(refuse) fails before the first write and lists the peer pods.
       - >-
         V(wait) replaces the pod of a node when no peer pod runs there any more. If the operator replaces all pods by itself and
@@ -85,7 +85,7 @@ options:
     default: true
   resume:
     description:
-      - Replace pods with older settings also if nothing has to be written, such as after an interrupted run.
+      - Replace pods with older settings also if nothing needs to be written, such as after an interrupted run.
     type: bool
     default: false
   runtime_classes:
@@ -106,21 +106,21 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would hit.
+    description: Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would affect.
     support: full
   diff_mode:
     description: Shows the keys that change. Values of the Secret are not shown.
     support: full
 notes:
-  - If nothing has to be written, the module sends at most seven small requests.
-  - A list of the running pods of the cluster is requested only if cloud-api-adaptor pods have to be replaced.
+  - If nothing needs to be written, the module sends at most seven small requests.
+  - A list of the running pods of the cluster is requested only if cloud-api-adaptor pods must be replaced.
   - Each step of a replacement is logged on the host that runs the module.
 seealso:
   - module: osc.peerpods.peerpod_limit
 """
 
 EXAMPLES = r"""
-- name: Use larger VMs, and fail if that would hit running peer pods
+- name: Use larger VMs, and fail if running peer pods would be lost
   osc.peerpods.adaptor_config:
     config_map:
       PODVM_INSTANCE_TYPE: m6i.large
@@ -158,7 +158,7 @@ adaptor:
       type: bool
     mode:
       description: >-
-        V(write) if no pod has to be replaced, V(replace) if this module replaces them, V(hold) if it sets C(caaUpdateStrategy) to
+        V(write) if no pod needs to be replaced, V(replace) if this module replaces them, V(hold) if it sets C(caaUpdateStrategy) to
         V(OnDelete) for that time, V(roll) if the operator replaces them.
       type: str
     replaced:
@@ -170,11 +170,11 @@ adaptor:
       type: list
       elements: str
     stale:
-      description: The nodes whose pod has older settings and is not replaced, because nothing had to be written.
+      description: The nodes whose pod has older settings and is not replaced, because nothing needed to be written.
       type: list
       elements: str
     peer_pods:
-      description: The peer pods on the nodes whose pod has to be replaced, as they were before the first write.
+      description: The peer pods on the nodes whose pod must be replaced, as they were before the first write.
       type: list
       elements: str
     lost:
@@ -182,7 +182,7 @@ adaptor:
       type: list
       elements: str
     strategy:
-      description: C(caaUpdateStrategy) before and after, null where it is not set.
+      description: C(caaUpdateStrategy) before and after, null if it is not set.
       type: dict
   sample:
     daemon_set: osc-caa-ds
@@ -229,7 +229,7 @@ def main() -> None:
     params = module.params
     try:
         cluster = Cluster(module)
-        # Without its DaemonSet nothing has to be replaced, so PeerPodConfigs need not be read.
+        # Without its DaemonSet nothing needs to be replaced, so PeerPodConfigs need not be read.
         operator = read_operator(cluster, params["namespace"], [])
         result = apply_settings(
             module,

@@ -10,15 +10,15 @@ DOCUMENTATION = r"""
 ---
 module: azure_subnet_usage_info
 version_added: "0.1.0"
-short_description: Tell how many addresses of a subnet are free in Azure
+short_description: Gather the number of available IP addresses of a subnet in Azure
 description:
-  - Every peer pod is a VM of its own with an address of its own, so that the free addresses of their subnet bound how
-    many more can run.
-  - Takes one request, for what Azure counts of the subnet's virtual network.
+  - Every peer pod is a VM with an IP address of its own. The available IP addresses of the subnet therefore limit how many more
+    peer pods can run.
+  - Takes one request, for the usage of the subnet's virtual network.
 options:
   subnet:
     description:
-      - The subnet, by ARM id.
+      - The ARM id of the subnet.
     type: str
     required: true
 extends_documentation_fragment:
@@ -30,48 +30,48 @@ seealso:
   - module: osc.peerpods.azure_vcpu_quota_info
   - name: Virtual Networks - List Usage
     link: https://learn.microsoft.com/rest/api/virtualnetwork/virtual-networks/list-usage
-    description: What Azure counts.
+    description: The usage that Azure returns.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 """
 
 EXAMPLES = r"""
-- name: See how many addresses are left for peer pods
+- name: Gather the available IP addresses for peer pods
   osc.peerpods.azure_subnet_usage_info:
     subnet: "/subscriptions/{{ subscription }}/resourceGroups/demo-rg/providers/Microsoft.Network\
       /virtualNetworks/demo-vnet/subnets/demo-worker-subnet"
   register: usage
 
-- name: Say it
+- name: Show the available IP addresses
   ansible.builtin.debug:
-    msg: "{{ usage.subnet.free }} of {{ usage.subnet.limit }} addresses are free"
+    msg: "{{ usage.subnet.free }} of {{ usage.subnet.limit }} IP addresses are available"
 """
 
 RETURN = r"""
 subnet:
-  description: What was found.
+  description: The subnet.
   returned: success
   type: dict
   contains:
     id:
-      description: The subnet, as Azure spells it.
+      description: The ARM id of the subnet, in the spelling of Azure.
       type: str
       sample: "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network\
         /virtualNetworks/demo-vnet/subnets/demo-worker-subnet"
     limit:
-      description: How many addresses it has, without the five that Azure keeps of each subnet.
+      description: The number of IP addresses of the subnet, without the five that Azure reserves in each subnet.
       type: int
       sample: 251
     used:
-      description: How many are taken.
+      description: The number of IP addresses in use.
       type: int
       sample: 6
     free:
-      description: How many are not, null where that is not known.
+      description: The number of available IP addresses, null if it is unknown.
       type: int
       sample: 245
     reason:
-      description: Why it is not known, as a sentence, else null.
+      description: The reason why the number is unknown, as a sentence; null if it is known.
       type: str
       sample: null
 """
@@ -95,7 +95,7 @@ def main() -> None:
     match = SUBNET.fullmatch(subnet_id)
     if match is None:
         module.fail_json(
-            msg=f"{subnet_id!r} is not the ARM id of a subnet: it has to be /subscriptions/.../"
+            msg=f"{subnet_id!r} is not the ARM id of a subnet: it must be /subscriptions/.../"
             "virtualNetworks/.../subnets/..., as `az network vnet subnet show --query id` prints it."
         )
         return

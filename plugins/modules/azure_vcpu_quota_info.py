@@ -10,12 +10,12 @@ DOCUMENTATION = r"""
 ---
 module: azure_vcpu_quota_info
 version_added: "0.1.0"
-short_description: Tell how many more VMs of a size Azure lets a subscription have
+short_description: Gather for how many more VMs of a size the vCPU quotas in Azure have room
 description:
-  - Every peer pod is a VM of its own. Azure counts their vCPUs against a quota of the family of their size and
-    against one of all vCPUs in the region; the smaller one bounds how many peer pods can run, whatever limit the
-    nodes advertise.
-  - Takes two requests, the VM sizes of the location and its vCPU usages, whatever the number of sizes.
+  - Every peer pod is a VM of its own. Azure counts the vCPUs of VMs against a quota for the family of their size and
+    against a quota for all vCPUs in the region. The smaller room of the two limits how many peer pods can run, whatever limit
+    the nodes advertise.
+  - Takes two requests for any number of sizes, one for the VM sizes of the location and one for its vCPU usage.
 options:
   location:
     description:
@@ -24,7 +24,7 @@ options:
     required: true
   sizes:
     description:
-      - The VM sizes to look at, such as V(Standard_B2als_v2).
+      - The VM sizes, such as V(Standard_B2als_v2).
     type: list
     elements: str
     required: true
@@ -32,8 +32,8 @@ extends_documentation_fragment:
   - osc.peerpods.azure
   - osc.peerpods.info_module
 notes:
-  - O(subscription_id) or E(AZURE_SUBSCRIPTION_ID) has to say which subscription.
-  - Needs the right to read, as in the role Reader.
+  - O(subscription_id) or E(AZURE_SUBSCRIPTION_ID) must be set.
+  - Needs the permission to read, as in the role Reader.
 seealso:
   - module: osc.peerpods.nsg_rules
   - name: Check vCPU quotas
@@ -44,13 +44,13 @@ author:
 """
 
 EXAMPLES = r"""
-- name: See how many peer pods' VMs fit
+- name: Gather the room for VMs of peer pods
   osc.peerpods.azure_vcpu_quota_info:
     location: westeurope
     sizes: [Standard_B2als_v2]
   register: quota
 
-- name: Say it
+- name: Show the room of each VM size
   ansible.builtin.debug:
     msg: "{{ item.instances }} more of {{ item.name }} ({{ item.family_used }} of {{ item.family_limit }} vCPUs used)"
   loop: "{{ quota.sizes }}"
@@ -58,17 +58,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 sizes:
-  description: What was found for each of O(sizes), in that order and each once.
+  description: The quotas of each of O(sizes), in that order, without duplicates.
   returned: success
   type: list
   elements: dict
   contains:
     name:
-      description: The size, as Azure spells it.
+      description: The VM size, in the spelling of Azure.
       type: str
       sample: Standard_B2als_v2
     family:
-      description: The family whose quota it counts against, null where there is no such size.
+      description: The family whose quota the size counts against, null if the size does not exist.
       type: str
       sample: standardBalsv2Family
     vcpus:
@@ -76,31 +76,31 @@ sizes:
       type: int
       sample: 2
     family_limit:
-      description: How many vCPUs of the family the subscription may have in the region.
+      description: The quota of the family in the region, in vCPUs.
       type: int
       sample: 20
     family_used:
-      description: How many it has.
+      description: How many vCPUs of the family are in use.
       type: int
       sample: 4
     regional_limit:
-      description: How many vCPUs of all families the subscription may have in the region.
+      description: The quota of all families in the region, in vCPUs.
       type: int
       sample: 100
     regional_used:
-      description: How many it has.
+      description: How many vCPUs of all families are in use.
       type: int
       sample: 30
     instances:
-      description: How many more VMs of this size fit, null where Azure counts neither.
+      description: For how many more VMs of this size both quotas have room, null if Azure returns neither quota.
       type: int
       sample: 8
     available:
-      description: Whether this subscription may have VMs of this size here at all.
+      description: Whether the location offers this size to the subscription.
       type: bool
       sample: true
     reason:
-      description: Why not, as a sentence, null where it may.
+      description: The reason why the size is not available, as a sentence; null if it is available.
       type: str
       sample: null
 """
@@ -126,7 +126,7 @@ def main() -> None:
     try:
         arm = Arm(module)
         if not arm.subscription_id:
-            module.fail_json(msg="Which subscription's quota? Set subscription_id or AZURE_SUBSCRIPTION_ID.")
+            module.fail_json(msg="No subscription is set. Set subscription_id or AZURE_SUBSCRIPTION_ID.")
         compute = f"/subscriptions/{arm.subscription_id}/providers/Microsoft.Compute"
         skus = arm.list(f"{compute}/skus", COMPUTE_SKUS_API_VERSION, **{"$filter": f"location eq '{location}'"})
         usages = arm.list(f"{compute}/locations/{location}/usages", COMPUTE_USAGES_API_VERSION)

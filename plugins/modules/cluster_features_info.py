@@ -11,10 +11,10 @@ module: cluster_features_info
 version_added: "0.1.0"
 short_description: Gather the features of a cluster that the webhook and the agent use
 description:
-  - Reads what the roles C(webhook) and C(node_capacity) decide by before they deploy their containers.
+  - Reads the features of a cluster that decide how the roles C(webhook) and C(node_capacity) deploy their containers.
   - >-
-    Takes a request for O(namespace) and for each of O(facts), one for those that have the same answer in them (V(service_monitors) and
-    V(prometheus_rules)), and for V(advertisers) one for each 500 nodes.
+    Takes one request for O(namespace) and one for each of O(facts). V(service_monitors) and V(prometheus_rules) share a request;
+    V(advertisers) takes one for each 500 nodes.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -23,7 +23,7 @@ extends_documentation_fragment:
 options:
   facts:
     description:
-      - What is to be told. Nothing else is read, and no right to read it is needed.
+      - The facts to return. Nothing else is read, and no other permissions are needed.
     type: list
     elements: str
     default: []
@@ -39,11 +39,11 @@ options:
       - tls_profile
   namespace:
     description:
-      - A namespace to run containers in, to tell RV(namespace) of.
+      - The name of the namespace to describe in RV(namespace).
     type: str
   extended_resource:
     description:
-      - Of which resource RV(advertisers) tells.
+      - The extended resource for RV(advertisers).
     type: str
     default: kata.peerpods.io/vm
   operator_namespace:
@@ -70,36 +70,36 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: >-
       {{ 'The operator has a webhook' if found.operator_webhook else 'The operator has no webhook' }}; slots are advertised
-      by {{ found.advertisers | map(attribute='manager') | join(', ') or 'nobody' }}.
+      by {{ found.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
 """
 
 RETURN = r"""
 namespace:
-  description: What there is of O(namespace).
+  description: The namespace O(namespace).
   returned: with O(namespace)
   type: dict
   contains:
     exists:
-      description: Whether it is there.
+      description: Whether the namespace exists.
       type: bool
       sample: true
     labels:
-      description: Its labels.
+      description: The labels of the namespace.
       type: dict
       sample: {app.kubernetes.io/part-of: osc.peerpods}
 operator:
   description:
-    - The operator that is at work, null where the cluster has none. It decides where the limit of peer pods is stored and what
-      advertises it. A release that this collection does not know is taken to behave as the newest that it knows.
+    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and what
+      advertises it. An unknown release is treated as the newest known release.
   returned: when V(operator) is in O(facts)
   type: dict
   contains:
     version:
-      description: Its version, null where it cannot be read; then what the operator has created decides.
+      description: The version of the operator, null if it cannot be read. The generation is then detected from the operator's objects.
       type: str
       sample: 1.13.0
     known:
-      description: Whether this collection knows how that release behaves.
+      description: Whether this collection knows this release.
       type: bool
       sample: true
     limit_in:
@@ -107,7 +107,7 @@ operator:
       type: str
       sample: peer-pods-cm
     advertiser:
-      description: What advertises the limit by itself, V(peerpodconfig-ctrl) up to 1.8 and V(cloud-api-adaptor) from 1.9 on.
+      description: The program of the product that advertises the limit, V(peerpodconfig-ctrl) up to 1.8 and V(cloud-api-adaptor) from 1.9 on.
       type: str
       sample: cloud-api-adaptor
 operator_webhook:
@@ -116,19 +116,19 @@ operator_webhook:
   type: bool
   sample: false
 service_ca:
-  description: Whether OpenShift's service CA is there, which signs the certificates of Services.
+  description: Whether the cluster has OpenShift's service CA, which signs certificates for Services.
   returned: when V(service_ca) is in O(facts)
   type: bool
   sample: true
 tls_profile:
   description:
-    - The type of the C(tlsSecurityProfile) of OpenShift's APIServer C(cluster); null where it names none, which means
-      V(Intermediate), and where there is no such APIServer.
+    - The type of the C(tlsSecurityProfile) of OpenShift's APIServer C(cluster). Null if it is not set, which means
+      V(Intermediate), or if the APIServer does not exist.
   returned: when V(tls_profile) is in O(facts)
   type: str
   sample: Modern
 service_monitors:
-  description: Whether the API server serves ServiceMonitors, so that there may be a Prometheus operator.
+  description: Whether the API server serves ServiceMonitors of the Prometheus operator.
   returned: when V(service_monitors) is in O(facts)
   type: bool
   sample: true
@@ -143,14 +143,14 @@ grafana_dashboards:
   type: bool
   sample: false
 console_dashboards:
-  description: Whether there is the namespace C(openshift-config-managed), in which OpenShift's console finds dashboards.
+  description: Whether the namespace C(openshift-config-managed) exists, from which the OpenShift console reads dashboards.
   returned: when V(console_dashboards) is in O(facts)
   type: bool
   sample: true
 advertisers:
   description:
     - >-
-      Who wrote O(extended_resource) last into the capacity of which nodes, by the nodes' C(managedFields) and by
+      The field managers that last wrote O(extended_resource) to the capacity of nodes, from the nodes' C(managedFields) and
       cloud-api-adaptor's annotation.
   returned: when V(advertisers) is in O(facts)
   type: list
@@ -163,17 +163,17 @@ advertisers:
     kind:
       description:
         - >-
-          Who that is: V(agent) is the agent of the role C(node_capacity), V(kubelet) the kubelet, which sets the
-          resource to 0 when it starts, V(person) somebody with C(oc), C(kubectl), C(curl), a browser or a Kubernetes
-          client library, and V(controller) whatever else.
+          The kind of the field manager. V(agent) is the agent of the role C(node_capacity). V(kubelet) is the kubelet, which sets
+          the resource to 0 when it starts. V(person) is a user with C(oc), C(kubectl), C(curl), a browser or a Kubernetes
+          client library. V(controller) is any other program.
       type: str
       sample: person
     nodes:
-      description: The nodes' names.
+      description: The names of the nodes.
       type: list
       elements: str
     summary:
-      description: The same in words, with the names of the first ten nodes.
+      description: A description with the names of the first ten nodes.
       type: str
       sample: kubectl-patch on ip-10-0-1-23.eu-central-1.compute.internal
 """

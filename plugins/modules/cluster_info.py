@@ -9,14 +9,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cluster_info
 version_added: "0.1.0"
-short_description: Tell where a cluster runs and which worker nodes it has
+short_description: Gather the platform, version and worker nodes of a cluster
 description:
   - Reads the platform, region, version and worker nodes of an OpenShift cluster from the cluster itself.
   - >-
-    Takes four requests whatever the size of the cluster up to 500 workers: the Infrastructure C(cluster), the
-    ClusterVersion C(version), the Nodes (one more request for each further 500), and a SelfSubjectAccessReview, which
-    stores nothing. O(details) takes ten more.
-  - On a Kubernetes cluster that is not OpenShift the OpenShift facts are null.
+    Takes four requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes (one
+    more request for each further 500), and a SelfSubjectAccessReview, which stores nothing. O(details) takes twelve more.
+  - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -31,24 +30,24 @@ options:
   permissions_for:
     description:
       - >-
-        A playbook of this collection, C(osc.peerpods.site) or C(osc.peerpods.teardown), to tell in
-        RV(missing_permissions) what it does and this user may not.
+        The playbook of this collection whose permissions to check, V(site) for C(osc.peerpods.site) or V(teardown) for
+        C(osc.peerpods.teardown). RV(missing_permissions) has those that the user does not have.
       - >-
-        Takes no more requests for a user who may do anything to anything, and for any other a SelfSubjectAccessReview for
-        each verb and resource, about 75.
+        Takes no further request for a cluster administrator. For other users it takes a SelfSubjectAccessReview for each verb and
+        resource, about 75.
     type: str
     choices: [site, teardown]
   details:
     description:
       - >-
-        Whether to also tell what somebody wants to know before they install peer pods, RV(details). One that cannot be
-        read is no failure.
+        Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read is null and
+        does not fail the module.
       - >-
-        Takes twelve more requests: the API server's version, the resources of C(admissionregistration.k8s.io/v1), the
-        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the catalogs' PackageManifests of the operator,
+        Takes twelve more requests: the version of the API server, the resources of C(admissionregistration.k8s.io/v1), the
+        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator,
         for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
-        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace); up to two
-        more where MutatingAdmissionPolicies are not served as C(v1).
+        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up to two
+        more if MutatingAdmissionPolicies are not served as C(v1).
     type: bool
     default: false
   operator_namespace:
@@ -69,17 +68,17 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Find out where the cluster runs
+- name: Gather facts about the cluster
   osc.peerpods.cluster_info:
   register: cluster
 
-- name: Say it
+- name: Show the cluster and its instances
   ansible.builtin.debug:
     msg: >-
       OpenShift {{ cluster.version }} on {{ cluster.platform }} {{ cluster.region }} with the instances
       {{ cluster.workers | map(attribute='instance_id') | join(', ') }}
 
-- name: Look at the nodes of one pool only
+- name: Gather the nodes of one pool only
   osc.peerpods.cluster_info:
     worker_selector: node-role.kubernetes.io/kata-oc
 """
@@ -91,16 +90,16 @@ is_openshift:
   type: bool
   sample: true
 platform:
-  description: The cloud as the Infrastructure object names it, null where the cluster is not OpenShift.
+  description: The cloud as the Infrastructure object names it, null if the cluster is not OpenShift.
   returned: always
   type: str
   sample: AWS
 region:
   description:
-    - The region that the cluster is in, null on other platforms than AWS and Azure.
+    - The region of the cluster, null on other platforms than AWS and Azure.
     - >-
-      On AWS the Infrastructure names it, on Azure the label C(topology.kubernetes.io/region) of the worker nodes;
-      null where these do not agree.
+      On AWS it is read from the Infrastructure, on Azure from the label C(topology.kubernetes.io/region) of the worker nodes;
+      null if the labels differ.
   returned: always
   type: str
   sample: eu-central-1
@@ -110,22 +109,22 @@ resource_group:
   type: str
   sample: null
 network_resource_group:
-  description: The Azure resource group of the cluster's network, RV(resource_group) unless the installer was given another.
+  description: The Azure resource group of the cluster's network. Equals RV(resource_group) unless another was set at installation.
   returned: always
   type: str
   sample: null
 cloud_name:
-  description: The Azure cloud as the Infrastructure names it, V(AzurePublicCloud) where it names none; null on other platforms.
+  description: The Azure cloud as the Infrastructure names it, V(AzurePublicCloud) if it names none; null on other platforms.
   returned: always
   type: str
   sample: null
 subscription_id:
-  description: The Azure subscription that the worker nodes' provider IDs name, null where they do not agree and on other platforms.
+  description: The Azure subscription in the provider IDs of the worker nodes, null if they differ and on other platforms.
   returned: always
   type: str
   sample: null
 infrastructure_name:
-  description: The name that the installer gave the cluster, which its cloud resources carry.
+  description: The infrastructure name of the cluster, which is part of the names of its cloud resources.
   returned: always
   type: str
   sample: demo-x7k2p
@@ -135,15 +134,15 @@ version:
   type: str
   sample: 4.16.9
 is_cluster_admin:
-  description: Whether the user we log in as may do anything to anything, as the role cluster-admin says.
+  description: Whether the user has all permissions on all resources, as the role cluster-admin grants.
   returned: always
   type: bool
   sample: true
 missing_permissions:
   description:
     - >-
-      What the playbook of O(permissions_for) does to a cluster and this user may not, in every namespace; empty for a
-      cluster administrator. What only some settings ask for, or only some clusters have, is not told.
+      The permissions in all namespaces that the playbook O(permissions_for) needs and the user does not have; empty for a
+      cluster administrator. Permissions that only some settings or some clusters need are not checked.
   returned: with O(permissions_for)
   type: list
   elements: str
@@ -155,22 +154,22 @@ workers:
   elements: dict
   contains:
     name:
-      description: The node's name.
+      description: The name of the node.
       type: str
     provider_id:
-      description: The node's C(spec.providerID), null where it has none.
+      description: The C(spec.providerID) of the node, null if it is not set.
       type: str
     instance_id:
-      description: The part of the provider ID after its last slash, on AWS the EC2 instance ID, on Azure the VM's name.
+      description: The part of the provider ID after its last slash. On AWS the EC2 instance ID, on Azure the name of the VM.
       type: str
     region:
-      description: The region that the node's label C(topology.kubernetes.io/region) names.
+      description: The region in the label C(topology.kubernetes.io/region) of the node.
       type: str
     zone:
-      description: The node's availability zone.
+      description: The availability zone of the node.
       type: str
     ready:
-      description: Whether the node's condition C(Ready) is true.
+      description: Whether the condition C(Ready) of the node is true.
       type: bool
   sample:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
@@ -180,7 +179,7 @@ workers:
       zone: eu-central-1a
       ready: true
 details:
-  description: What O(details) tells; null where it could not be read, as RV(details.unread) says.
+  description: Further facts. A fact that could not be read is null; RV(details.unread) has the reason.
   returned: with O(details=true)
   type: dict
   contains:
@@ -192,41 +191,41 @@ details:
       description: Whether webhooks can have C(matchConditions).
       type: bool
     mutating_admission_policy:
-      description: The newest version of the API that has MutatingAdmissionPolicies, null also where none does.
+      description: The newest API version that serves MutatingAdmissionPolicies, null if they are not served.
       type: str
       sample: null
     validating_admission_policy:
       description: Whether ValidatingAdmissionPolicies are served as C(v1).
       type: bool
     runtime_class:
-      description: The RuntimeClass C(kata-remote), null also where there is none.
+      description: The RuntimeClass C(kata-remote), null if it does not exist.
       type: dict
       contains:
         handler:
-          description: Its handler.
+          description: The handler of the RuntimeClass.
           type: str
         overhead:
-          description: What a pod costs on its worker, by resource; empty where it says nothing.
+          description: The overhead of a pod on its worker, by resource; empty if it is not set.
           type: dict
           sample: {cpu: 250m, memory: 350Mi}
     webhooks:
-      description: The mutating webhooks whose names end in C(.peerpods.io).
+      description: The mutating webhooks whose names end with C(.peerpods.io).
       type: list
       elements: dict
       contains:
         configuration:
-          description: The MutatingWebhookConfiguration.
+          description: The name of the MutatingWebhookConfiguration.
           type: str
           sample: mutating-webhook-configuration
         name:
-          description: The webhook's name.
+          description: The name of the webhook.
           type: str
           sample: mwebhook.peerpods.io
     advertisers:
       description:
         - >-
-          Who wrote the extended resource C(kata.peerpods.io/vm) last into the capacity of which of RV(workers), by the
-          nodes' C(managedFields) and by cloud-api-adaptor's annotation.
+          The field managers that last wrote the extended resource C(kata.peerpods.io/vm) to the capacity of RV(workers), from
+          the nodes' C(managedFields) and cloud-api-adaptor's annotation.
       type: list
       elements: dict
       contains:
@@ -236,50 +235,50 @@ details:
           sample: peerpods-node-capacity
         kind:
           description: >-
-            Who that is, V(agent), V(kubelet), V(person) or V(controller), as
-            RV(osc.peerpods.cluster_features_info#module:advertisers[].kind) tells.
+            The kind of the field manager, V(agent), V(kubelet), V(person) or V(controller), as in
+            RV(osc.peerpods.cluster_features_info#module:advertisers[].kind).
           type: str
           sample: agent
         nodes:
-          description: The nodes' names.
+          description: The names of the nodes.
           type: list
           elements: str
         summary:
-          description: The same in words, with the names of the first ten nodes.
+          description: A description with the names of the first ten nodes.
           type: str
           sample: peerpods-node-capacity on ip-10-0-1-23.eu-central-1.compute.internal
     operator:
       description:
         - >-
-          The operator that is at work, null where the cluster has none: RV(osc.peerpods.cluster_features_info#module:operator), and its
-          settings that decide about limits.
+          The installed operator as in RV(osc.peerpods.cluster_features_info#module:operator), and its settings that affect
+          limits; null if it is not installed.
       type: dict
       contains:
         version:
-          description: Its version, null where it cannot be read.
+          description: The version of the operator, null if it cannot be read.
           type: str
           sample: 1.13.0
         known:
-          description: Whether this collection knows how that release behaves.
+          description: Whether this collection knows this release.
           type: bool
         limit_in:
           description: Where the limit is stored, V(PeerPodConfig) or the ConfigMap V(peer-pods-cm).
           type: str
           sample: peer-pods-cm
         advertiser:
-          description: What advertises the limit by itself.
+          description: The program of the product that advertises the limit.
           type: str
           sample: cloud-api-adaptor
         daemon_set:
-          description: The DaemonSet of cloud-api-adaptor, null where it does not exist.
+          description: The name of the DaemonSet of cloud-api-adaptor, null if it does not exist.
           type: str
           sample: osc-caa-ds
         limit:
-          description: C(PEERPODS_LIMIT_PER_NODE) of peer-pods-cm as it is written, null where it is not set.
+          description: The literal value of C(PEERPODS_LIMIT_PER_NODE) in peer-pods-cm, null if it is not set.
           type: str
           sample: "10"
         update_strategy:
-          description: C(caaUpdateStrategy) of osc-feature-gates as it is written, null where it is not set.
+          description: The literal value of C(caaUpdateStrategy) in osc-feature-gates, null if it is not set.
           type: str
           sample: OnDelete
         strategy_is_held:
@@ -289,55 +288,56 @@ details:
           type: bool
           sample: false
         peer_pod_configs:
-          description: The names of the PeerPodConfigs, null where the API server does not serve them.
+          description: The names of the PeerPodConfigs, null if the API server does not serve them.
           type: list
           elements: str
           sample: null
         older_daemon_set_of:
           description: >-
-            The PeerPodConfig that owns the DaemonSet of an operator older than 1.9 beside that of the installed one, null where none does.
+            The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to that of the
+            installed operator; null if no such DaemonSet exists.
           type: str
           sample: null
     limits:
-      description: The node capacity agent, and the limits by pool that it enforces where operators are 1.9 or newer.
+      description: The node capacity agent, and the limits of pools that it enforces on operators 1.9 and newer.
       type: dict
       contains:
         agent_deployed:
-          description: Whether the agent's Deployment exists, null where the user may not read it.
+          description: Whether the Deployment of the agent exists, null if the user may not read it.
           type: bool
         problems:
-          description: Why entries of the ConfigMap C(peerpods-limits) give no node a limit, a sentence each.
+          description: The reasons why entries of the ConfigMap C(peerpods-limits) give no node a limit, one sentence each.
           type: list
           elements: str
           sample: []
     catalogs:
-      description: The catalogs that have the operator; null also where the cluster serves no PackageManifests.
+      description: The catalogs that have the operator, null if the cluster serves no PackageManifests.
       type: list
       elements: dict
       contains:
         name:
-          description: The CatalogSource.
+          description: The name of the CatalogSource.
           type: str
           sample: redhat-operators
         namespace:
-          description: Its namespace.
+          description: The namespace of the CatalogSource.
           type: str
           sample: openshift-marketplace
         channels:
-          description: The channels that it has.
+          description: The channels of the catalog.
           type: list
           elements: str
           sample: [stable]
         heads:
-          description: The ClusterServiceVersion that each of them would install, by the channel.
+          description: The newest ClusterServiceVersion of each channel, by channel.
           type: dict
           sample: {stable: sandboxed-containers-operator.v1.10.1}
         default_channel:
-          description: The one for who asks for none.
+          description: The channel that is used if a Subscription names none.
           type: str
           sample: stable
     unread:
-      description: Why what could not be read could not, as a sentence, by what it is.
+      description: The reasons why facts could not be read, one sentence each, by the name of the reading.
       type: dict
       sample: {}
 """

@@ -10,16 +10,15 @@ DOCUMENTATION = r"""
 ---
 module: ec2_subnet_usage_info
 version_added: "0.1.0"
-short_description: Tell how many addresses of a subnet are free in AWS
+short_description: Gather the number of available IP addresses of a subnet in AWS
 description:
-  - Every peer pod is an instance of its own with an address of its own, so that the free addresses of their subnet bound
-    how many more can run.
-  - Tells no more of the subnet than that; M(amazon.aws.ec2_vpc_subnet_info) has the rest, but ends with a traceback where
-    AWS refuses to answer.
+  - Every peer pod is an EC2 instance with an IP address of its own. The available IP addresses of the subnet therefore limit
+    how many more peer pods can run.
+  - Returns only that number. M(amazon.aws.ec2_vpc_subnet_info) returns other properties of the subnet.
 options:
   subnet:
     description:
-      - The subnet, by id (V(subnet-0abc...)).
+      - The id of the subnet (V(subnet-0abc...)).
     type: str
     required: true
 notes:
@@ -37,20 +36,20 @@ author:
 """
 
 EXAMPLES = r"""
-- name: See how many addresses are left for peer pods
+- name: Gather the available IP addresses for peer pods
   osc.peerpods.ec2_subnet_usage_info:
     region: us-east-2
     subnet: subnet-0f3a5b1c2d4e6f708
   register: usage
 
-- name: Say it
+- name: Show the available IP addresses
   ansible.builtin.debug:
-    msg: "{{ usage.subnet.free }} addresses are free"
+    msg: "{{ usage.subnet.free }} IP addresses are available"
 """
 
 RETURN = r"""
 subnet:
-  description: What was found.
+  description: The subnet.
   returned: success
   type: dict
   contains:
@@ -59,11 +58,11 @@ subnet:
       type: str
       sample: subnet-0f3a5b1c2d4e6f708
     free:
-      description: How many of its IPv4 addresses are free, null where there is no such subnet.
+      description: The number of available IPv4 addresses, null if the subnet does not exist.
       type: int
       sample: 245
     reason:
-      description: Why that is not known, as a sentence, else null.
+      description: The reason why the number is unknown, as a sentence; null if it is known.
       type: str
       sample: null
 """

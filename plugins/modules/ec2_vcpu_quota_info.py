@@ -10,27 +10,27 @@ DOCUMENTATION = r"""
 ---
 module: ec2_vcpu_quota_info
 version_added: "0.1.0"
-short_description: Tell how many more instances of a type AWS lets an account have
+short_description: Gather for how many more EC2 instances of a type the vCPU quota has room
 description:
-  - Every peer pod is an instance of its own. AWS counts the vCPUs of the On-Demand Instances of some families together
-    and lets an account have so many in a region; that bounds how many peer pods can run, whatever limit the nodes
+  - Every peer pod is an EC2 instance of its own. AWS counts the vCPUs of On-Demand Instances against quotas of an account in a
+    region, each for a group of instance families. A quota limits how many peer pods can run, whatever limit the nodes
     advertise.
-  - Takes a request for each quota to Service Quotas, and to EC2 one for every 1000 running instances, one for every 1000
-    Capacity Reservations and one for every 100 instance types.
+  - Takes one request to Service Quotas for each quota, and requests to EC2, one for every 1000 running instances, one for every
+    1000 Capacity Reservations and one for every 100 instance types.
 options:
   instance_types:
     description:
-      - The instance types to look at, such as V(t3.medium).
+      - The instance types, such as V(t3.medium).
     type: list
     elements: str
     required: true
 notes:
   - The credentials need C(servicequotas:GetServiceQuota), C(ec2:DescribeInstances), C(ec2:DescribeCapacityReservations)
     and C(ec2:DescribeInstanceTypes).
-  - Counted are instances that run or are about to, and the unused part of Capacity Reservations; not Spot Instances, nor
-    what is in Capacity Blocks or on Dedicated Hosts, which have quotas of their own. An instance counts with the vCPUs
-    that its type has by default. So no fewer fit than told; more may, where CPU options or Capacity Reservations that other
-    accounts share are in use.
+  - Running and pending instances and the unused part of Capacity Reservations are counted. Spot Instances and instances in
+    Capacity Blocks or on Dedicated Hosts are not, because they have quotas of their own.
+  - An instance counts with the default vCPUs of its type. The returned number is a lower bound. The quota may have room for more if CPU
+    options or shared Capacity Reservations of other accounts are in use.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -46,13 +46,13 @@ author:
 """
 
 EXAMPLES = r"""
-- name: See how many peer pods' instances fit
+- name: Gather the room for instances of peer pods
   osc.peerpods.ec2_vcpu_quota_info:
     region: us-east-2
     instance_types: [t3.medium]
   register: quota
 
-- name: Say it
+- name: Show the room of each instance type
   ansible.builtin.debug:
     msg: "{{ item.instances }} more of {{ item.name }} ({{ item.used }} of {{ item.quota }} vCPUs used)"
   loop: "{{ quota.instance_types }}"
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 instance_types:
-  description: What was found for each of O(instance_types), in that order and each once.
+  description: The quota of each of O(instance_types), in that order, without duplicates.
   returned: success
   type: list
   elements: dict
@@ -70,27 +70,27 @@ instance_types:
       type: str
       sample: t3.medium
     vcpus:
-      description: The vCPUs of one instance, null where there is no such type.
+      description: The vCPUs of one instance, null if the region does not offer the type.
       type: int
       sample: 2
     quota_code:
-      description: The code of the quota in Service Quotas that the type counts against, null where none is known.
+      description: The code of the quota in Service Quotas that the type counts against, null if it is unknown.
       type: str
       sample: L-1216C47A
     quota:
-      description: How many vCPUs the account may have by it.
+      description: The value of the quota, in vCPUs.
       type: int
       sample: 64
     used:
-      description: How many it has.
+      description: How many vCPUs of the quota are in use.
       type: int
       sample: 24
     instances:
-      description: How many more instances of this type fit, null where that is not known.
+      description: For how many more instances of this type the quota has room, null if that is unknown.
       type: int
       sample: 20
     reason:
-      description: Why it is not known, as a sentence, else null.
+      description: The reason why the number is unknown, as a sentence; null if it is known.
       type: str
       sample: null
 """
@@ -109,8 +109,8 @@ def run(ec2: Ec2, instance_types: list[str]) -> list[dict]:
     missing = sorted(counting - vcpus.keys())
     if missing:
         raise Ec2Error(
-            f"EC2 in {ec2.region} does not say how many vCPUs {', '.join(missing)} have, so what is "
-            "in use is not known, though such instances run. Look at the quota by hand."
+            f"EC2 in {ec2.region} returns no vCPUs for {', '.join(missing)}, of which instances run. The usage of the "
+            "quota is therefore unknown. Check the quota in the AWS console."
         )
     return vcpu_quota(instance_types, vcpus, count, quotas, ec2.region)
 

@@ -12,13 +12,13 @@ version_added: "0.1.0"
 short_description: Run kubernetes.core.k8s in the controller
 description:
   - >-
-    Runs M(kubernetes.core.k8s) with the same options and the same result. Where that would start a Python on this machine to do so, it runs
-    in a fork of the worker, which has imported the Kubernetes client already: a second run of this collection's C(site.yml) takes less than
-    half of the CPU time.
+    Runs M(kubernetes.core.k8s) with the same options and the same result. On the controller, it runs in a fork of the Ansible worker, which
+    has imported the Kubernetes client already, instead of in a new Python process: a second run of this collection's C(site.yml) takes less
+    than half of the CPU time.
   - >-
     With another C(ansible_python_interpreter), another connection, C(become), C(async), C(environment) or
     C(ANSIBLE_KEEP_REMOTE_FILES), the module is started as usual.
-  - The roles of this collection use it. All options of M(kubernetes.core.k8s) may be given; those below are the ones that they use.
+  - All options of M(kubernetes.core.k8s) can be set. The options below are those that the roles of this collection use.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -30,18 +30,18 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(present) creates an object, or changes one that differs. V(patched) only changes one that exists. V(absent) deletes it.
+      - V(present) creates the object, or changes it if it differs. V(patched) only changes an existing object. V(absent) deletes it.
     type: str
     default: present
     choices: [absent, present, patched]
   apply:
     description:
-      - Whether to apply the definition, so that fields that an earlier one had and this one has not are removed.
+      - Whether to apply the definition. Fields of the previously applied definition that this one does not have are removed.
     type: bool
     default: false
   server_side_apply:
     description:
-      - Has the API server apply it, if O(apply) is set.
+      - Use server-side apply, if O(apply=true).
     type: dict
     suboptions:
       field_manager:
@@ -61,7 +61,7 @@ options:
     elements: str
   continue_on_error:
     description:
-      - Whether to go on with the other objects where one fails.
+      - Whether to continue with the other objects if one fails.
     type: bool
     default: false
 requirements:
@@ -83,7 +83,7 @@ EXAMPLES = r"""
 RETURN = r"""
 result:
   description:
-    - The object, or those of a definition with several, as M(kubernetes.core.k8s) returns it.
+    - The object, or the objects if the definition has several, as M(kubernetes.core.k8s) returns them.
   returned: success
   type: dict
   sample: {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}

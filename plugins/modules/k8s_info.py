@@ -12,7 +12,7 @@ version_added: "0.1.0"
 short_description: Run kubernetes.core.k8s_info in the controller
 description:
   - >-
-    Runs M(kubernetes.core.k8s_info) with the same options and the same result, in the controller where it can, as
+    Runs M(kubernetes.core.k8s_info) with the same options and the same result, in a fork of the Ansible worker if possible, as
     M(osc.peerpods.k8s) does.
   - The roles of this collection use it.
 author:
@@ -35,21 +35,21 @@ options:
     required: true
   name:
     description:
-      - The name of one object. If not set, all that the selectors allow are returned.
+      - The name of the object. If not set, all objects that the selectors match are returned.
     type: str
   namespace:
     description:
-      - The namespace of the objects. If not set, those of every namespace are returned.
+      - The namespace of the objects. If not set, the objects of all namespaces are returned.
     type: str
   label_selectors:
     description:
-      - The labels of the objects.
+      - The label selectors of the objects.
     type: list
     elements: str
     default: []
   field_selectors:
     description:
-      - The fields of the objects.
+      - The field selectors of the objects.
     type: list
     elements: str
     default: []

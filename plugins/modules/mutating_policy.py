@@ -13,7 +13,7 @@ short_description: Manage the mutating admission policy of peer pods
 description:
   - >-
     A peer pod uses CPU and memory in the cloud. On its node it uses one of the extended resource C(kata.peerpods.io/vm). This
-    module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, by which the API server mutates peer pods
+    module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, with which the API server mutates peer pods
     accordingly when they are created. It calls no webhook.
   - The API server must serve MutatingAdmissionPolicies. It does so by default since Kubernetes 1.36.
   - >-
@@ -193,7 +193,7 @@ def served_version(cluster: Cluster) -> str | None:
 def read_policy(cluster: Cluster, name: str) -> tuple[str | None, dict | None, dict | None]:
     """(version, policy, binding), the version None where policies are not served."""
     policy = cluster.get(policy_path(MUTATING_POLICY_VERSIONS[0], name))
-    # What is there is served; the API server has to be asked what it serves only where nothing is.
+    # An existing policy proves that its version is served. Only without a policy does the served version need requests.
     version = MUTATING_POLICY_VERSIONS[0] if policy else served_version(cluster)
     if version is None:
         return None, None, None

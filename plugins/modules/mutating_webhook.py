@@ -24,7 +24,7 @@ description:
     The API server calls the webhook only for pods with a RuntimeClass from O(target_runtime_classes), by a CEL match condition.
     API servers before Kubernetes 1.28 (OpenShift 4.15) do not have match conditions. There, the API server calls the webhook for
     every pod outside of the excluded namespaces, a prefix in O(excluded_namespaces) is replaced by the names of the namespaces
-    that exist, and the module warns. Run it again when there are more.
+    that exist, and the module warns. Run it again when further namespaces are created.
   - >-
     With O(failure_policy=Fail) the configuration is written only when the webhook's Service has a ready endpoint, because
     the API server would reject the pods until then.
@@ -54,94 +54,95 @@ options:
     default: present
   service:
     description:
-      - The Service that leads to the webhook.
+      - The Service of the webhook.
       - Required if O(state=present), unless O(url) is set. Mutually exclusive with O(url).
     type: dict
     suboptions:
       namespace:
         description:
           - >-
-            The Service's namespace. It is always excluded, or the webhook's own pods could not start without the webhook.
+            The namespace of the Service. It is always excluded, because the webhook's own pods could not start without the webhook
+            otherwise.
         type: str
         required: true
       name:
         description:
-          - The Service's name.
+          - The name of the Service.
         type: str
         required: true
       path:
         description:
-          - The path that the webhook answers.
+          - The URL path of the webhook.
         type: str
         default: /mutate-v1-pod
       port:
         description:
-          - The Service's port.
+          - The port of the Service.
         type: int
         default: 443
   url:
     description:
-      - The C(https://) URL of a webhook that no Service leads to, path included.
+      - The C(https://) URL of a webhook outside of the cluster, including the path. Mutually exclusive with O(service).
     type: str
   ca_bundle:
     description:
-      - The CA certificates that the webhook's certificate is verified by, as PEM text or that in base64.
+      - The CA certificates that verify the certificate of the webhook, as PEM text or as base64 of it.
       - >-
-        Where none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is given, the CA
-        bundle is left to whoever keeps it, and where there is none the API server trusts its system's CAs.
+        If none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is set, an existing CA
+        bundle is kept. Without a CA bundle the API server trusts the CAs of its system.
     type: str
   ca_bundle_file:
     description:
-      - A file with the same, on the host that the module runs on.
+      - A file with these CA certificates, on the host that runs the module.
     type: path
   ca_bundle_secret:
     description:
-      - A Secret in the cluster with the same. It is read on every run of the module, not followed.
+      - A Secret in the cluster with these CA certificates. It is read only when the module runs; later changes are not followed.
     type: dict
     suboptions: &reference
       namespace:
         description:
-          - Its namespace.
+          - The namespace of the object.
         type: str
         required: true
       name:
         description:
-          - Its name.
+          - The name of the object.
         type: str
         required: true
       key:
         description:
-          - The key in it.
+          - The key of the data.
         type: str
         default: ca.crt
   ca_bundle_config_map:
     description:
-      - A ConfigMap in the cluster with the same. It is read on every run of the module, not followed.
+      - A ConfigMap in the cluster with these CA certificates. It is read only when the module runs; later changes are not followed.
     type: dict
     suboptions: *reference
   cert_manager:
     description:
-      - Have cert-manager keep the CA bundle, by annotating the configuration with the Certificate of the webhook.
+      - Let cert-manager manage the CA bundle, by an annotation of the configuration with the Certificate of the webhook.
       - >-
-        Versions before 1.12 do not know C(matchConditions), and take them away as they write the bundle: O(verify) fails where they
-        did. An API server without C(matchConditions), before OpenShift 4.15, has nothing to lose.
-      - The annotation is for all webhooks in the configuration.
+        cert-manager before 1.12 removes C(matchConditions) when it writes the CA bundle. O(verify) then fails. API servers without
+        C(matchConditions), before OpenShift 4.15, are not affected.
+      - The annotation applies to all webhooks in the configuration.
     type: dict
     suboptions:
       namespace:
         description:
-          - The Certificate's namespace.
+          - The namespace of the Certificate.
         type: str
         required: true
       certificate:
         description:
-          - The Certificate's name.
+          - The name of the Certificate.
         type: str
         required: true
   service_ca:
     description:
-      - Have OpenShift's service CA operator keep the CA bundle, by annotating the configuration.
-      - The annotation is for all webhooks in the configuration.
+      - Let OpenShift's service CA operator manage the CA bundle, by an annotation of the configuration.
+      - The annotation applies to all webhooks in the configuration.
     type: bool
     default: false
   operations:
@@ -168,7 +169,7 @@ options:
     description:
       - >-
         With O(failure_policy=Fail) and a O(service), wait for a ready endpoint of the Service before the configuration
-        is written, and write nothing if there is none in time. Check mode does not wait.
+        is written. If no endpoint becomes ready in time, the module fails and writes nothing. Check mode does not wait.
     type: bool
     default: true
   verify:
@@ -195,7 +196,7 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it sends nothing but reads, no dry runs either.
+    description: Can run in check mode, where it only reads. It creates no pods, not in dry runs either.
     support: full
   diff_mode:
     description: >-
@@ -210,7 +211,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Call the webhook behind a Service, with the CA of OpenShift's service certificates, and prove that it works
+- name: Register the webhook of a Service with OpenShift's service CA, and verify it
   osc.peerpods.mutating_webhook:
     service:
       namespace: peerpods-webhook
@@ -218,7 +219,7 @@ EXAMPLES = r"""
     service_ca: true
     verify: true
 
-- name: Keep the pods of two more operators away from it
+- name: Exclude the namespaces of two other operators
   osc.peerpods.mutating_webhook:
     service:
       namespace: peerpods-webhook
@@ -226,13 +227,13 @@ EXAMPLES = r"""
     service_ca: true
     extra_excluded_namespaces: [cert-manager, rook-*]
 
-- name: Call a webhook outside of the cluster, and create peer pods unaccounted for rather than not at all
+- name: Register a webhook outside of the cluster, and create peer pods unchanged if it does not answer
   osc.peerpods.mutating_webhook:
     url: https://webhook.example.com/mutate-v1-pod
     ca_bundle_file: /etc/pki/webhook/ca.crt
     failure_policy: Ignore
 
-- name: Trust the CA in a Secret
+- name: Take the CA certificates from a Secret
   osc.peerpods.mutating_webhook:
     service:
       namespace: peerpods-webhook
@@ -241,7 +242,7 @@ EXAMPLES = r"""
       namespace: peerpods-webhook
       name: peerpods-webhook-tls
 
-- name: Have cert-manager keep the CA bundle
+- name: Let cert-manager manage the CA bundle
   osc.peerpods.mutating_webhook:
     service:
       namespace: peerpods-webhook
@@ -257,7 +258,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 webhook:
-  description: The webhook as it stands in the configuration, or would without check mode; null once it is absent.
+  description: The webhook in the configuration, in check mode as it would be; null if O(state=absent).
   returned: success
   type: dict
   sample:
@@ -335,7 +336,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     retry_conflicts,
 )
 
-# How long the API server may go on calling a webhook as it was before its registration was replaced. Seconds.
+# For how many seconds after the replacement of a registration the API server may still call the previous webhook.
 REPLACEMENT_SECONDS = 2.0
 
 # Where the CA bundle may come from.
@@ -343,7 +344,7 @@ CA_BUNDLES = ("ca_bundle", "ca_bundle_file", "ca_bundle_secret", "ca_bundle_conf
 
 
 def ca_bundle(cluster: Cluster, params: dict[str, Any]) -> str | None:
-    """The caBundle to set, or None where it is somebody else's."""
+    """The caBundle to set, or None if this module does not manage it."""
     text = params["ca_bundle"]
     if params["ca_bundle_file"]:
         try:
@@ -361,7 +362,7 @@ def ca_bundle(cluster: Cluster, params: dict[str, Any]) -> str | None:
 
 
 def injection(params: dict[str, Any]) -> dict[str, str]:
-    """The annotation by which somebody else is to keep the CA bundle."""
+    """The annotation with which another controller manages the CA bundle."""
     if params["service_ca"]:
         return {INJECT_CA_BUNDLE: "true"}
     if certificate := params["cert_manager"]:
@@ -380,7 +381,7 @@ def validate(params: dict[str, Any]) -> None:
     given = [name for name in CA_BUNDLES if params[name] is not None]
     if params["service_ca"] and (given or params["cert_manager"]):
         raise AdmissionError(
-            f"With service_ca OpenShift keeps the CA bundle: leave out {', '.join(given) or 'cert_manager'}."
+            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(given) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
         raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
@@ -392,7 +393,7 @@ def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) ->
     name = params["webhook_name"]
     if params["state"] == "absent":
         return plan_absent(current, name)
-    # Where they were stored they are served; the version has to be asked for only once.
+    # Stored match conditions prove that they are served. Only without them is the version requested.
     match_conditions = bool((find(current, name) or {}).get("matchConditions")) or (
         serves_match_conditions(cluster.get("/version") or {})
     )
@@ -434,8 +435,8 @@ def wait_for_endpoint(cluster: Cluster, service: dict[str, Any], seconds: float)
     if not slices.wait(has_ready_endpoint, seconds):
         raise AdmissionError(
             f"The Service {service['namespace']}/{service['name']} has had no ready endpoint for {seconds} s. The "
-            "configuration was not written: with failure_policy Fail it would have kept peer pods from being created. "
-            "See why the webhook's pods are not ready."
+            "configuration was not written: with failure_policy=Fail the API server would reject all peer pods. "
+            "Check why the pods of the webhook are not ready."
         )
 
 
@@ -489,9 +490,9 @@ def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> No
     lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()
     if lost:
         raise AdmissionError(
-            f"MutatingWebhookConfiguration {params['name']} does its work, but lost {', '.join(sorted(lost))} as its CA "
-            "bundle was injected: the webhook is called for more pods than it should be. A cert-manager before 1.12 does "
-            "not know matchConditions: update it, or use another CA. Until then, state absent ends the calls."
+            f"MutatingWebhookConfiguration {params['name']} lost {', '.join(sorted(lost))} when its CA bundle was injected: "
+            "the webhook works, but is called for more pods than configured. cert-manager before 1.12 removes "
+            "matchConditions: update it, or use another CA. Until then, state=absent ends the calls."
         )
 
 

@@ -13,20 +13,19 @@ version_added: "0.1.0"
 short_description: Open the ports of peer pods between the workers of a cluster on Azure
 description:
   - Ensures a set of security rules on the network security groups (NSGs) that filter the workers' traffic.
-  - Workers talk to the kata-agent of their peer pods on port 15150 and tunnel the pods' traffic through port 9000;
-    rules for these two, from the workers' subnets to the workers' subnets, are the default.
-  - Looks at every worker, finds its subnets by its network interfaces, and takes the NSGs that are B(attached) to
-    these, not the first of a list.
-  - Azure lets the VMs of a virtual network talk to each other unless a rule says no. Where other rules let all of the
-    traffic in already nothing is added, and the result says which rules these are; see O(on_covered).
-  - Rules that this module adds have a description that begins with C(osc.peerpods:); O(state=absent) removes no others.
+  - Workers connect to the kata-agent of their peer pods on port 15150 and tunnel the traffic of the pods through port 9000.
+    By default, the module manages rules for these two ports, from the workers' subnets to the workers' subnets.
+  - Finds the subnets of all workers by their network interfaces, and manages the NSGs that are B(attached) to these subnets and
+    interfaces.
+  - By default, Azure allows traffic between the VMs of a virtual network. If other rules allow all of the traffic already, no
+    rule is added, and RV(network_security_groups[].covered) names these rules; see O(on_covered).
+  - Rules that this module adds have a description that begins with C(osc.peerpods:). O(state=absent) removes no other rules.
 options:
   rules:
     description:
-      - The rules to have. The names of the options are those of Azure's own properties.
-      - Where the workers' subnets have addresses of both families there are two rules of each that leaves the
-        addresses to the module, since Azure does not let one rule have both. The second one's name ends in C(-IPv6),
-        and it takes the next free priority.
+      - The security rules. The names of the options are those of the properties in Azure.
+      - Azure does not allow IPv4 and IPv6 addresses in one rule. If the workers' subnets have both and a rule sets no addresses, the
+        module manages two rules. The name of the second ends with C(-IPv6), and it gets the next free priority.
     type: list
     elements: dict
     default:
@@ -40,110 +39,110 @@ options:
         destination_port_ranges: ["9000"]
     suboptions:
       name:
-        description: The rule's name.
+        description: The name of the rule.
         type: str
         required: true
       priority:
-        description: Its priority, from 100 to 4096; rules with a smaller number come first.
+        description: The priority of the rule, from 100 to 4096. Rules with smaller numbers are evaluated first.
         type: int
         required: true
       protocol:
         description:
-          - The protocol. Add a rule with V(Udp) for port 9000, or use V(*), where the tunnel is VXLAN over UDP, as it
-            is in the upstream cloud-api-adaptor.
+          - The protocol. If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add a rule with V(Udp) for port
+            9000, or use V(*).
         type: str
         choices: [Tcp, Udp, Icmp, Esp, Ah, '*']
         default: Tcp
       access:
-        description: Whether it lets traffic pass.
+        description: Whether the rule allows or denies the traffic.
         type: str
         choices: [Allow, Deny]
         default: Allow
       direction:
-        description: The direction of the traffic, as the NSG's VMs see it.
+        description: The direction of the traffic, from the viewpoint of the VMs behind the NSG.
         type: str
         choices: [Inbound, Outbound]
         default: Inbound
       description:
-        description: What the rule says of itself, after C(osc.peerpods:). Azure takes 140 characters.
+        description: The description of the rule, to which C(osc.peerpods:) is prepended. Azure allows 140 characters in total.
         type: str
       source_port_ranges:
-        description: The ports that the traffic comes from, each a number, a range such as V(1024-65535), or V(*).
+        description: The source ports, each a number, a range such as V(1024-65535), or V(*).
         type: list
         elements: str
         default: ['*']
       destination_port_ranges:
-        description: The ports that it goes to.
+        description: The destination ports, as in O(rules[].source_port_ranges).
         type: list
         elements: str
         required: true
       source_address_prefixes:
         description:
-          - Where it comes from, each a CIDR, a service tag, or V(*). The default is the address prefixes of all of the
-            workers' subnets in the virtual networks that the NSG serves. Without workers it has to be said.
+          - The source addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of all workers' subnets in
+            the virtual networks that the NSG serves. Required if only O(network_security_groups) is set.
         type: list
         elements: str
       destination_address_prefixes:
         description:
-          - Where it goes to. The default is the address prefixes of the workers' subnets that the NSG filters. Without
-            workers it has to be said.
+          - The destination addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the workers' subnets
+            that the NSG filters. Required if only O(network_security_groups) is set.
         type: list
         elements: str
       source_application_security_groups:
-        description: The application security groups that it comes from, by ARM id, instead of addresses.
+        description: The source application security groups, by ARM id, instead of source addresses.
         type: list
         elements: str
       destination_application_security_groups:
-        description: The application security groups that it goes to, by ARM id, instead of addresses.
+        description: The destination application security groups, by ARM id, instead of destination addresses.
         type: list
         elements: str
   on_priority_conflict:
     description:
-      - What to do where another rule of the same direction has the priority that a new rule is to get.
-      - V(move) gives it the next free one of O(priority_range) and says so, V(fail) fails before anything is changed.
+      - What to do if another rule of the same direction has the priority of a new rule.
+      - V(move) assigns the next free priority in O(priority_range) and issues a warning. V(fail) fails before anything is changed.
     type: str
     choices: [move, fail]
     default: move
   priority_range:
     description:
-      - The first and the last priority that a rule may be moved to.
+      - The first and the last priority that V(move) of O(on_priority_conflict) may assign.
     type: list
     elements: int
     default: [100, 4096]
   on_covered:
     description:
-      - What to do with a rule that is not there, where other rules decide in its sense on all of its traffic already
-        (C(AllowVnetInBound), which every NSG has, among them).
-      - V(skip) leaves it out, V(ensure) adds it.
+      - What to do with a rule that does not exist yet if other rules, such as C(AllowVnetInBound) of every NSG, already decide all of
+        its traffic in the same way.
+      - V(skip) leaves the rule out. V(ensure) adds it.
     type: str
     choices: [skip, ensure]
     default: skip
   on_shadowed:
     description:
-      - What to do where a rule with a smaller priority number decides against a rule of ours on some of its traffic,
-        so that it would not have the effect that it is there for.
-      - V(fail) fails before anything is changed, V(warn) goes on with a warning.
+      - What to do if an unmanaged rule with a smaller priority number decides some traffic of a managed rule differently, so that the
+        managed rule does not have its full effect.
+      - V(fail) fails before anything is changed. V(warn) issues a warning and continues.
     type: str
     choices: [fail, warn]
     default: fail
   state:
     description:
-      - V(present) has the rules, V(absent) removes those of these names that this module added before.
+      - V(present) ensures that the rules exist. V(absent) removes the rules with these names that this module added.
     type: str
     choices: [present, absent]
     default: present
   dry_run:
     description:
-      - Change nothing, but ask Azure for each NSG that would be changed whether this identity may make the change, and fail
-        where it may not.
-      - Also asks in check mode.
-      - Azure has no dry run of a change. What is asked for is what the identity's roles let it do on the NSG; a lock, a deny
-        assignment, and Azure Policy can still forbid it.
+      - Change nothing, but check for each NSG that would be changed whether the identity has the permission for the change, and fail if
+        it does not.
+      - The check is also made in check mode.
+      - Azure has no dry run of a change. The permissions that the identity's roles grant on the NSG are checked; a lock, a deny
+        assignment or Azure Policy can still reject the change.
     type: bool
     default: false
   wait_timeout:
     description:
-      - How long to wait for Azure to carry out a change, in seconds.
+      - How many seconds to wait until Azure completes a change.
     type: int
     default: 300
 extends_documentation_fragment:
@@ -159,15 +158,15 @@ attributes:
   platform:
     platforms: posix
 notes:
-  - Takes one request for each resource group that VMs are in, one for each virtual network, and one for each NSG; then, for
-    an NSG that has to be changed, one write and the polling of its completion. A single rule is written by itself, several
-    are written with the whole NSG, in one request. Both are refused by Azure where somebody else has
-    changed the same thing meanwhile (its C(etag)), and are planned anew then.
-  - To change rules the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
-    C(.../securityRules/write) (C(.../securityRules/delete) to remove one), beside the right to read.
-  - With O(dry_run=true) there is, instead of a write, one more request for each NSG that would be changed. It needs
-    C(Microsoft.Authorization/permissions/read), which the role Reader has.
-  - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
+  - Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG. For each NSG
+    to change, it takes one write and the polling of its completion. A single rule is written by itself, several rules with the whole
+    NSG in one request. If another client has changed the rule or the NSG meanwhile (its C(etag)), Azure rejects the write, and the
+    module reads and plans again.
+  - To change rules, the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
+    C(.../securityRules/write) (C(.../securityRules/delete) to remove a rule), in addition to the permission to read.
+  - O(dry_run=true) takes one more request, instead of a write, for each NSG that would be changed. It needs
+    C(Microsoft.Authorization/permissions/read), which the role Reader grants.
+  - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
 seealso:
   - module: osc.peerpods.nsg_rules_info
   - module: azure.azcollection.azure_rm_securitygroup
@@ -181,16 +180,16 @@ EXAMPLES = r"""
     nodes:
       kubeconfig: ~/.kube/config
 
-- name: Find out where the cluster runs and on what
+- name: Gather the workers of the cluster
   osc.peerpods.cluster_info:
   register: cluster
 
-- name: Have the rules even where other rules let the traffic in already
+- name: Add the rules even if other rules allow the traffic already
   osc.peerpods.nsg_rules:
     virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
     on_covered: ensure
 
-- name: Open the tunnel for UDP, and keep new rules out of the range that the network team uses
+- name: Open the tunnel for UDP, with priorities outside of the range of the network team
   osc.peerpods.nsg_rules:
     nodes: {}
     rules:
@@ -203,12 +202,12 @@ EXAMPLES = r"""
         destination_port_ranges: ["9000"]
     priority_range: [2000, 2999]
 
-- name: Ask whether this identity may add what is missing
+- name: Check whether this identity has the permission to add the rules
   osc.peerpods.nsg_rules:
     virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
     dry_run: true
 
-- name: Remove what was added
+- name: Remove the rules that the module added
   osc.peerpods.nsg_rules:
     nodes: {}
     state: absent
@@ -217,17 +216,17 @@ EXAMPLES = r"""
 RETURN = r"""
 network_security_groups:
   description:
-    - What was done to each NSG, and what was found. In check mode and with O(dry_run=true), what would be done.
+    - The NSGs, with the changes and the state of their rules. In check mode and with O(dry_run=true), the changes that would be made.
   returned: success
   type: list
   elements: dict
   contains:
     id:
-      description: The NSG's ARM id.
+      description: The ARM id of the NSG.
       type: str
       sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
     name:
-      description: Its name.
+      description: The name of the NSG.
       type: str
       sample: demo-nsg
     subnets:
@@ -235,7 +234,7 @@ network_security_groups:
       type: list
       elements: str
     network_interfaces:
-      description: The workers' network interfaces that it is attached to by themselves, by ARM id.
+      description: The workers' network interfaces that it is attached to directly, by ARM id.
       type: list
       elements: str
     created:
@@ -255,7 +254,7 @@ network_security_groups:
             destinationAddressPrefix: 10.0.128.0/17
             description: 'osc.peerpods: port 9000/tcp between workers and peer pods'
     updated:
-      description: The rules that were changed, as they are now.
+      description: The rules that were changed, with their new content.
       type: list
       elements: dict
     removed:
@@ -263,11 +262,11 @@ network_security_groups:
       type: list
       elements: str
     unchanged:
-      description: The names of the rules that were as they should be.
+      description: The names of the rules that needed no change.
       type: list
       elements: str
     covered:
-      description: The rules that were left out, since others decide in their sense already.
+      description: The rules that were left out, because other rules cover them.
       type: list
       elements: dict
       contains:
@@ -279,7 +278,7 @@ network_security_groups:
           type: str
           sample: AllowVnetInBound (65000)
     moved:
-      description: The rules that got another priority than was asked for.
+      description: The rules that got another priority than requested.
       type: list
       elements: dict
       contains:
@@ -287,16 +286,16 @@ network_security_groups:
           description: The rule's name.
           type: str
         wanted:
-          description: The priority that was asked for.
+          description: The requested priority.
           type: int
         given:
-          description: The priority that it has.
+          description: The assigned priority.
           type: int
         taken_by:
-          description: The name of the rule that has the wanted one.
+          description: The name of the rule that has the requested priority.
           type: str
     shadowed:
-      description: The rules that others, with a smaller priority number, keep from having all of their effect.
+      description: The rules that do not have their full effect because of unmanaged rules with smaller priority numbers.
       type: list
       elements: dict
       contains:
@@ -304,10 +303,10 @@ network_security_groups:
           description: The rule's name.
           type: str
         shadowed_by:
-          description: Which rules do so, and for what, as a sentence.
+          description: The unmanaged rules and the traffic that they decide, as a sentence.
           type: str
     kept:
-      description: The rules of these names that O(state=absent) left alone.
+      description: The rules with these names that O(state=absent) did not remove.
       type: list
       elements: dict
       contains:
@@ -315,24 +314,24 @@ network_security_groups:
           description: The rule's name.
           type: str
         reason:
-          description: Why, as a sentence.
+          description: The reason, as a sentence.
           type: str
 missing_permissions:
-  description: What this identity may not do, though it would have to.
-  returned: failure, with O(dry_run=true), where it may not make a change
+  description: The permissions that the changes need and the identity does not have.
+  returned: failure, with O(dry_run=true), if permissions are missing
   type: list
   elements: dict
   contains:
     action:
-      description: What it may not do, as Azure's roles call it.
+      description: The missing permission, as an action of Azure roles.
       type: str
       sample: Microsoft.Network/networkSecurityGroups/write
     scope:
-      description: The ARM id of the NSG that it may not do it on.
+      description: The ARM id of the NSG.
       type: str
       sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
 reason:
-  description: Which NSGs were chosen, and why those.
+  description: Which NSGs were selected, and why.
   returned: success
   type: str
   sample: demo-nsg. Attached to the subnets and interfaces of all 3 workers.
@@ -431,7 +430,7 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
 
 
 def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Target) -> Plan:
-    """Do it; the plan that came true, made anew as often as another writer came in between."""
+    """Carry out the plan, and return it. Plans again after each conflict with another client."""
     for attempt in range(CONFLICT_RETRIES + 1):
         if not plan.changes:
             break
@@ -469,7 +468,7 @@ def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
 
 
 def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
-    """What this identity would have to be allowed for the plans to come true, and is not."""
+    """The permissions that the plans need and this identity does not have."""
     missing = []
     for plan in plans:
         if not plan.changes:
@@ -493,10 +492,10 @@ def run(module: AnsibleModule) -> dict:
     dry_run = module.params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []
     if missing:
-        may_not = ", nor ".join(f"{one['action']} on {one['scope']}" for one in missing)
+        may_not = ", or for ".join(f"{one['action']} on {one['scope']}" for one in missing)
         module.fail_json(
-            msg=f"This identity may not do {may_not}. Give it the role Network Contributor there, and "
-            "wait some minutes until that is in force.",
+            msg=f"This identity has no permission for {may_not}. Assign the role Network Contributor there, and "
+            "wait some minutes until the assignment takes effect.",
             missing_permissions=missing,
         )
     done: list[tuple[Target, dict, Plan]] = []
@@ -508,8 +507,8 @@ def run(module: AnsibleModule) -> dict:
                 finished = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
                 if finished:
                     module.fail_json(
-                        msg=f"{error} Before that, {', '.join(finished)} was changed as asked; "
-                        "run this again when the reason is gone.",
+                        msg=f"{error} Before that, {', '.join(finished)} was changed. "
+                        "Fix the cause, then run the module again.",
                         changed=True,
                         network_security_groups=[described(*one) for one in done],
                     )

@@ -10,16 +10,15 @@ DOCUMENTATION = r"""
 ---
 module: nsg_rules_info
 version_added: "0.1.0"
-short_description: Tell what Azure lets pass between the workers of a cluster, and which rule decides
+short_description: Gather which traffic Azure allows between the workers of a cluster, and which rules decide
 description:
-  - Looks at the network security groups (NSGs) that filter the workers' traffic, as M(osc.peerpods.nsg_rules) finds them,
-    and says for each port what passes and what does not between two sets of addresses, in both directions, and
-    which rule decides.
-  - Decides as Azure does, the smallest priority number first, over all addresses at once instead of one example.
+  - Reads the network security groups (NSGs) that filter the workers' traffic, which it finds as M(osc.peerpods.nsg_rules) does.
+    Returns for each port which traffic passes between two sets of addresses, in both directions, and which rules decide.
+  - Evaluates rules as Azure does, the smallest priority number first, and for whole address ranges instead of a sample address.
 options:
   ports:
     description:
-      - The ports that the traffic goes to.
+      - The destination ports of the traffic.
     type: list
     elements: dict
     default:
@@ -37,14 +36,14 @@ options:
         default: Tcp
   source_address_prefixes:
     description:
-      - Where the traffic comes from, as CIDRs. The default is the address prefixes of the workers' subnets. Without
-        workers it has to be said.
+      - The source addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers' subnets. Required if only
+        O(network_security_groups) is set.
     type: list
     elements: str
   destination_address_prefixes:
     description:
-      - Where it goes to, as CIDRs. The default is the address prefixes of the workers' subnets. Without workers it has
-        to be said.
+      - The destination addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers' subnets. Required if
+        only O(network_security_groups) is set.
     type: list
     elements: str
 extends_documentation_fragment:
@@ -54,10 +53,10 @@ extends_documentation_fragment:
   - osc.peerpods.info_module
 notes:
   - Takes one request for each resource group that VMs are in, one for each virtual network, and one for each NSG.
-  - What a rule with an application security group decides depends on which network interfaces are members of it, which is not
-    looked at. Such a rule, and one for certain source ports only, is said to decide C(partly).
-  - The service tag VirtualNetwork is taken to be the virtual network and its connected peers. What a virtual network
-    gateway adds to it is not known here.
+  - The effect of a rule with an application security group depends on the network interfaces in that group, which are not read.
+    Such a rule, and a rule for certain source ports only, is returned with C(partly=true).
+  - The service tag VirtualNetwork is evaluated as the virtual network and its connected peers. Addresses that a virtual network
+    gateway adds to it are not considered.
 seealso:
   - module: osc.peerpods.nsg_rules
 author:
@@ -65,17 +64,17 @@ author:
 """
 
 EXAMPLES = r"""
-- name: See whether workers and peer pods reach each other
+- name: Check whether workers and peer pods can connect to each other
   osc.peerpods.nsg_rules_info:
     nodes: {}
   register: rules
 
-- name: Say what does not pass, and why
+- name: Show the traffic that does not pass, and the rules that deny it
   ansible.builtin.debug:
     msg: "{{ item.port }}/{{ item.protocol }} {{ item.direction }}: {{ item.verdicts }}"
   loop: "{{ rules.flows | rejectattr('passes') }}"
 
-- name: Look from one address to another
+- name: Check the traffic from one address to another
   osc.peerpods.nsg_rules_info:
     nodes: {}
     ports:
@@ -91,28 +90,28 @@ passes:
   returned: success
   type: bool
 flows:
-  description: For each NSG, direction and port, what passes.
+  description: The traffic of each NSG, direction and port.
   returned: success
   type: list
   elements: dict
   contains:
     network_security_group:
-      description: The NSG's ARM id.
+      description: The ARM id of the NSG.
       type: str
     direction:
-      description: V(Inbound) or V(Outbound), as the NSG's VMs see it.
+      description: V(Inbound) or V(Outbound), from the viewpoint of the VMs behind the NSG.
       type: str
     port:
-      description: The port that the traffic goes to.
+      description: The destination port.
       type: int
     protocol:
-      description: Its protocol.
+      description: The protocol.
       type: str
     passes:
-      description: Whether all of it passes.
+      description: Whether all of this traffic passes.
       type: bool
     verdicts:
-      description: Which rule decides what. Together these are all of the traffic.
+      description: The rules that decide, each for a part of the traffic. The parts add up to all of the traffic.
       type: list
       elements: dict
       contains:
@@ -123,18 +122,18 @@ flows:
           description: The name of the rule that decides.
           type: str
         priority:
-          description: Its priority.
+          description: The priority of that rule.
           type: int
         partly:
           description:
-            - Whether the rule decides on a part of this traffic only, which can not be told from addresses.
+            - Whether the rule decides only a part of this traffic that cannot be expressed as addresses.
           type: bool
         source:
-          description: Where this traffic comes from.
+          description: The source addresses of this part.
           type: list
           elements: str
         destination:
-          description: Where it goes to.
+          description: The destination addresses of this part.
           type: list
           elements: str
   sample:
@@ -167,15 +166,15 @@ network_security_groups:
       type: list
       elements: str
     network_interfaces:
-      description: The workers' network interfaces that it is attached to by themselves, by ARM id.
+      description: The workers' network interfaces that it is attached to directly, by ARM id.
       type: list
       elements: str
     rules:
-      description: All of its rules, Azure's defaults included, as Azure has them, in the order in which they decide.
+      description: All rules of the NSG, including Azure's default rules, as Azure returns them, in the order of evaluation.
       type: list
       elements: dict
 reason:
-  description: Which NSGs were chosen, and why those.
+  description: Which NSGs were selected, and why.
   returned: success
   type: str
   sample: demo-nsg. Attached to the subnets and interfaces of all 3 workers.
@@ -189,12 +188,12 @@ subnets:
       description: The subnet's ARM id.
       type: str
     address_prefixes:
-      description: Its addresses, of both families.
+      description: The IPv4 and IPv6 address prefixes of the subnet.
       type: list
       elements: str
       sample: [10.0.128.0/17]
     network_security_group:
-      description: The ARM id of the NSG that is attached to it, null where none is.
+      description: The ARM id of the NSG that is attached to the subnet, null without an NSG.
       type: str
 unfiltered:
   description: A sentence for each subnet or network interface that no NSG filters, where all traffic passes.
@@ -223,7 +222,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
 
 
 def flows_of(params: dict, target: Target) -> Iterator[Flow]:
-    """What is asked of one NSG: inbound to its own subnets, outbound from them."""
+    """The flows to evaluate for one NSG: inbound to its own subnets, and outbound from them."""
     asked = params["source_address_prefixes"], params["destination_address_prefixes"]
     ends = {
         "Inbound": (target.source, target.destination),
@@ -235,8 +234,7 @@ def flows_of(params: dict, target: Target) -> Iterator[Flow]:
         )
         if not source or not destination:
             raise SecurityRuleError(
-                "Between which addresses? Without workers, give source_address_prefixes and "
-                "destination_address_prefixes."
+                "Without workers, source_address_prefixes and destination_address_prefixes are required."
             )
         for port in params["ports"]:
             yield Flow(direction, port["protocol"], port["port"], source, destination)

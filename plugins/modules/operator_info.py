@@ -9,11 +9,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: operator_info
 version_added: "0.1.0"
-short_description: Tell which version of the operator is installed, what catalogs offer, and what of it this collection made
+short_description: Gather the installed version of the operator, the versions in catalogs, and the objects of the operator
 description:
   - >-
-    Reads the Subscription of the OpenShift sandboxed containers operator, its InstallPlan, and what catalogs offer of it,
-    and lists the objects around it, with a mark on those that this collection has made.
+    Gathers the Subscription of the OpenShift sandboxed containers operator, its InstallPlan, the catalogs that offer it, and the
+    objects that belong to it. Marks the objects that this collection created.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -22,14 +22,14 @@ extends_documentation_fragment:
 options:
   namespace:
     description:
-      - The operator's namespace.
+      - The namespace of the operator.
     type: str
     default: openshift-sandboxed-containers-operator
   upgrade_to:
     description:
       - >-
-        Also tell the way to this version, C(1.8.1) or C(sandboxed-containers-operator.v1.8.1). When empty, to the latest of
-        the Subscription's channel.
+        Also return the upgrade path to this version, such as V(1.8.1) or V(sandboxed-containers-operator.v1.8.1). If empty, the path
+        to the latest version in the channel of the Subscription.
     type: str
 requirements:
   - python >= 3.11
@@ -39,11 +39,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See what is installed and what is offered
+- name: Gather the installed and the offered versions
   osc.peerpods.operator_info:
   register: operator
 
-- name: See the way to the latest version
+- name: Gather the upgrade path to the latest version
   osc.peerpods.operator_info:
     upgrade_to: ""
   register: operator
@@ -52,29 +52,29 @@ EXAMPLES = r"""
 RETURN = r"""
 objects:
   description: >-
-    The objects by which the operator is installed and configured, as far as they exist: what a namespace has to have, its
-    configuration, CredentialsRequests and KataConfigs. What they hold is left out.
+    The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and Subscription, its
+    configuration, CredentialsRequests and KataConfigs. Their content is left out.
   returned: success
   type: list
   elements: dict
   contains:
     api_version:
-      description: Its API version.
+      description: The API version of the object.
       type: str
     kind:
-      description: Its kind.
+      description: The kind of the object.
       type: str
     name:
-      description: Its name.
+      description: The name of the object.
       type: str
     namespace:
-      description: Its namespace, null where it has none.
+      description: The namespace of the object, null if it is cluster-scoped.
       type: str
     labels:
-      description: Its labels.
+      description: The labels of the object.
       type: dict
     ours:
-      description: Whether this collection has made it, by the label C(app.kubernetes.io/part-of=osc.peerpods).
+      description: Whether this collection created the object, from its label C(app.kubernetes.io/part-of=osc.peerpods).
       type: bool
   sample:
     - api_version: kataconfiguration.openshift.io/v1
@@ -101,7 +101,7 @@ teardown:
   type: dict
   contains:
     kata_config:
-      description: The name of a KataConfig that this collection did not create, null if there is none. It needs all other objects.
+      description: The name of a KataConfig that this collection did not create, null if no such KataConfig exists. It needs all other objects.
       type: str
     label:
       description: The ClusterServiceVersions that belong to the Subscription of this collection, from RV(objects).
@@ -121,7 +121,7 @@ teardown:
     remove: []
     remain: [OperatorGroup/example]
 subscription:
-  description: The Subscription, null where there is none.
+  description: The Subscription, null if it does not exist.
   returned: success
   type: dict
   sample:
@@ -133,7 +133,7 @@ subscription:
     installed_csv: sandboxed-containers-operator.v1.8.0
     current_csv: sandboxed-containers-operator.v1.8.1
 install_plan:
-  description: The InstallPlan that the Subscription refers to, null where there is none.
+  description: The InstallPlan that the Subscription refers to, null if it does not exist.
   returned: success
   type: dict
   sample:
@@ -143,8 +143,8 @@ install_plan:
     phase: RequiresApproval
 catalogs:
   description: >-
-    The catalogs that offer the operator, with their channels and the versions in those, the latest last. Null where the
-    cluster does not tell (no C(packages.operators.coreos.com)).
+    The catalogs that offer the operator, with their channels and the versions in each channel, the latest last. Null if the
+    cluster does not serve C(packages.operators.coreos.com).
   returned: success
   type: list
   elements: dict
@@ -179,13 +179,13 @@ generation:
       description: The DaemonSet of cloud-api-adaptor, null if it does not exist.
       type: str
     limit:
-      description: C(PEERPODS_LIMIT_PER_NODE) as written, null if it is not.
+      description: The literal value of C(PEERPODS_LIMIT_PER_NODE), null if it is not set.
       type: str
     config_limit:
       description: C(spec.limit) of the PeerPodConfig C(peerpodconfig-openshift), null if it does not exist or has none.
       type: str
     update_strategy:
-      description: C(caaUpdateStrategy) as written, null if it is not.
+      description: The literal value of C(caaUpdateStrategy), null if it is not set.
       type: str
     peer_pod_configs:
       description: The names of the PeerPodConfigs, null if the API server serves none.
@@ -196,7 +196,8 @@ generation:
       type: bool
     older_daemon_set_of:
       description: >-
-        The PeerPodConfig that owns the DaemonSet of an operator older than 1.9 beside that of the installed one, null if none does.
+        The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to that of the
+        installed operator; null if no such DaemonSet exists.
       type: str
     migration:
       description: >-
@@ -231,21 +232,21 @@ generation:
     older_daemon_set_of: null
     migration: {state: migrated, message: "", remedy: "", pools: [peerpods-memory]}
 upgrade:
-  description: The way to O(upgrade_to).
-  returned: when O(upgrade_to) is given, if only empty
+  description: The upgrade path to O(upgrade_to).
+  returned: when O(upgrade_to) is given, also if it is empty
   type: dict
   contains:
     csv:
-      description: The ClusterServiceVersion at its end.
+      description: The ClusterServiceVersion to upgrade to.
       type: str
     path:
       description: >-
-        The versions that the channel has from the installed one on, up to that. Empty where that is installed. OLM may leave
-        some of them out.
+        The versions in the channel after the installed version, up to RV(upgrade.csv). Empty if that is installed. OLM may skip
+        some of them.
       type: list
       elements: str
     problem:
-      description: Why there is no such way, else empty.
+      description: The reason why the upgrade is not possible, else empty.
       type: str
   sample:
     csv: sandboxed-containers-operator.v1.8.1

@@ -12,10 +12,10 @@ version_added: "0.1.0"
 short_description: Wait for the operator, its nodes or the end of kata pods, and show the progress
 description:
   - >-
-    Shows each step while it is waited for, a line on the standard error: that an InstallPlan waits or is carried out, how many
-    nodes have been rolled, which one is worked on and for how long. At least once a minute.
+    Shows the progress while it waits, at least once a minute, as lines on the standard error: whether an InstallPlan requires approval or
+    is being installed, how many nodes have been rolled, which node is being updated and for how long.
   - >-
-    Ends as soon as it is done, and fails as soon as the Operator Lifecycle Manager (OLM), the operator or the machine config
+    Ends as soon as the state is reached, and fails as soon as the Operator Lifecycle Manager (OLM), the operator or the machine config
     operator report that they do not continue by themselves, or after O(wait_timeout). The message has the reason, as reported,
     and what to do next. Temporary conditions, such as a catalog that restarts, are shown as progress.
   - An interrupted wait resumes from the state of the cluster.
@@ -31,23 +31,23 @@ attributes:
 options:
   wait_for:
     description:
-      - V(catalog) is for a CatalogSource that is READY and offers the operator.
-      - V(operator) is for a ClusterServiceVersion that has Succeeded.
-      - V(nodes) is for nodes that run kata, and for the RuntimeClass of peer pods.
-      - V(removal) is for nodes that have let go of kata, after a KataConfig was deleted.
-      - V(pods) is for all pods of O(runtime_classes) to have ended.
+      - V(catalog) waits until a CatalogSource is READY and offers the operator.
+      - V(operator) waits until a ClusterServiceVersion is Succeeded.
+      - V(nodes) waits until the nodes run kata and the RuntimeClass of peer pods exists.
+      - V(removal) waits until kata is removed from the nodes, after a KataConfig was deleted.
+      - V(pods) waits until all pods of O(runtime_classes) have ended.
     type: str
     choices: [catalog, operator, nodes, removal, pods]
     required: true
   namespace:
     description:
-      - The operator's namespace.
+      - The namespace of the operator.
     type: str
     default: openshift-sandboxed-containers-operator
   csv:
     description:
-      - With O(wait_for=operator), the ClusterServiceVersion to wait for. When empty, any.
-      - With O(wait_for=catalog), one that the channel has to have.
+      - With O(wait_for=operator), the ClusterServiceVersion to wait for. If empty, any.
+      - With O(wait_for=catalog), a ClusterServiceVersion that the channel must offer. If empty, any.
     type: str
     default: ""
   source:
@@ -60,7 +60,7 @@ options:
     type: str
   channel:
     description:
-      - With O(wait_for=catalog), a channel that it has to have.
+      - With O(wait_for=catalog), a channel that the CatalogSource must offer.
     type: str
   approve:
     description:
@@ -76,7 +76,7 @@ options:
     default: kata-remote
   runtime_classes:
     description:
-      - With O(wait_for=pods), the RuntimeClasses of the pods that have to end. Pods that request C(kata.peerpods.io/vm) are waited for, too.
+      - With O(wait_for=pods), the RuntimeClasses of the pods that must end. Pods that request C(kata.peerpods.io/vm) are waited for, too.
     type: list
     elements: str
     default: [kata-remote]
@@ -88,7 +88,7 @@ options:
     default: 0
   previous:
     description:
-      - What RV(progress) was before, to be back as soon as there is something else to tell. Set by the action plugin.
+      - The previous RV(progress). The module returns as soon as the progress differs from it. Set by the action plugin.
     type: dict
     default: {}
 requirements:
@@ -99,7 +99,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See how far the nodes are
+- name: Gather the progress of the nodes
   osc.peerpods.operator_wait:
     wait_for: nodes
   register: nodes
@@ -123,32 +123,32 @@ EXAMPLES = r"""
 
 RETURN = r"""
 progress:
-  description: How far it is.
+  description: The progress.
   returned: unless a request failed
   type: dict
   contains:
     done:
-      description: Whether it has come to what is waited for.
+      description: Whether the state that is waited for is reached.
       type: bool
     problem:
-      description: Why it goes no further, else empty.
+      description: The reason why there is no further progress, else empty.
       type: str
     needs_approval:
       description: >-
-        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or is one step on the way
-        there from the version that is installed.
+        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or one step from the installed version
+        to O(csv).
       type: bool
     remedy:
-      description: What to do if it does not continue.
+      description: What to do if there is no further progress.
       type: str
     summary:
-      description: How far it is, in one line.
+      description: The progress in one line.
       type: str
     status:
       description: RV(progress.summary) without durations.
       type: str
     since:
-      description: Since when each node is worked on, as far as was seen.
+      description: The time since which each node is being updated, as observed.
       type: dict
   sample:
     done: false
@@ -168,7 +168,7 @@ pods:
   elements: str
   sample: [default/peer-pod]
 install_plan:
-  description: The InstallPlan that the Subscription refers to, null where there is none.
+  description: The InstallPlan that the Subscription refers to, null if it does not exist.
   returned: with O(wait_for=operator)
   type: dict
   sample:
@@ -214,7 +214,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 # Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
 INTERVAL = 1.0
 
-# After so many seconds without anything new, what is known already is told again.
+# After how many seconds without news the last progress is reported again.
 HEARTBEAT = 60
 
 

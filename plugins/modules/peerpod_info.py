@@ -19,7 +19,7 @@ description:
     the operator, there the Deployment of the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of
     O(cloud_capacity), the Nodes and the Pods; of the lists one more for every further 500 objects.
   - >-
-    Where no operator is installed, RV(pools) is empty and RV(msg) describes what to do; the rest is returned all the same.
+    If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are returned.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -44,9 +44,9 @@ options:
   cloud_capacity:
     description:
       - >-
-        The ConfigMap by which the node capacity agent keeps the nodes to what the cloud can give, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) fills it. The smallest bound that it names is shared among the nodes of the
-        pools of a namespace, as M(osc.peerpods.peerpod_limit) does.
+        The ConfigMap with the number of peer pods that the cloud has room for. The role
+        P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its smallest
+        value is shared among the nodes of the pools of a namespace, as by M(osc.peerpods.peerpod_limit).
       - If it does not exist, only the limits count. The same applies, with a warning, if the user may not read it.
     type: dict
     suboptions:
@@ -81,22 +81,22 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See how much room for peer pods there is
+- name: Gather the room for peer pods
   osc.peerpods.peerpod_info:
   register: peer_pods
 
-- name: Say it
+- name: Show the number of running, possible and pending peer pods
   ansible.builtin.debug:
     msg: >-
       {{ peer_pods.totals.used }} peer pods are on {{ peer_pods.totals.nodes }} nodes,
       {{ peer_pods.totals.free }} more fit, {{ peer_pods.totals.unscheduled }} wait for room
 
-- name: Say why peer pods wait
+- name: Show why peer pods are pending
   ansible.builtin.debug:
     msg: "{{ item.namespace }}/{{ item.name }}: {{ item.message }}"
   loop: "{{ peer_pods.pending }}"
 
-- name: Look at the pools of one namespace, and at pods of one more RuntimeClass
+- name: Gather the pools of one namespace, and the pods of two RuntimeClasses
   osc.peerpods.peerpod_info:
     namespace: openshift-sandboxed-containers-operator
     runtime_classes: [kata-remote, kata-remote-cc]
@@ -104,7 +104,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 operator:
-  description: The operator that is at work, as RV(osc.peerpods.cluster_features_info#module:operator); null where none is installed.
+  description: The installed operator, as in RV(osc.peerpods.cluster_features_info#module:operator); null if it is not installed.
   returned: success
   type: dict
   sample:
@@ -113,7 +113,7 @@ operator:
     limit_in: peer-pods-cm
     advertiser: cloud-api-adaptor
 msg:
-  description: What to do where no operator is installed, else null.
+  description: What to do if the operator is not installed, else null.
   returned: always
   type: str
   sample: null
@@ -124,13 +124,13 @@ pools:
   elements: dict
   contains:
     name:
-      description: Its name.
+      description: The name of the pool.
       type: str
     namespace:
       description: The namespace of the operator, or of the PeerPodConfig.
       type: str
     store:
-      description: Where its limit is stored.
+      description: The object that stores the limit.
       type: dict
       contains:
         kind:
@@ -147,18 +147,19 @@ pools:
           type: str
     limit:
       description: >-
-        The number of peer pods per node, null where what is written is not a valid limit. Where none is written, it is that of the
+        The number of peer pods per node, null if the stored limit is not valid. If no limit is stored, it is the default of the
         product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
       type: int
     slots:
       description: >-
-        What each of its nodes is to advertise: the limit, or what the cloud leaves of it. Null where the limit is.
+        The number that each node of the pool should advertise: the limit, or less if the cloud has no room for it. Null if
+        RV(pools[].limit) is null.
       type: int
     cloud_bound:
-      description: The name of the cloud's bound that leaves less than the limit, null where none does.
+      description: The name of the cloud capacity bound that reduces RV(pools[].slots) below the limit, null if no bound does.
       type: str
     node_selector:
-      description: The labels of the nodes that it is for, the operator's default where it names none.
+      description: The labels of the nodes of the pool. Those of the operator's default if the pool has no selector.
       type: dict
     cloud_secret_name:
       description: The Secret with the cloud's credentials.
@@ -167,16 +168,16 @@ pools:
       description: The ConfigMap with the cloud's settings.
       type: str
     instance_type:
-      description: The instance type of the VMs, null where it is not set.
+      description: The instance type of the VMs, null if it is not set.
       type: str
     setup_completed:
-      description: Whether the operator says that it is set up.
+      description: Whether the operator reports that the pool is set up.
       type: bool
     selected_nodes:
-      description: How many nodes it has.
+      description: The number of nodes of the pool.
       type: int
     advertised_nodes:
-      description: How many of these advertise RV(pools[].slots).
+      description: The number of nodes of the pool that advertise RV(pools[].slots).
       type: int
   sample:
     - name: peerpodconfig-openshift
@@ -199,8 +200,8 @@ pools:
       advertised_nodes: 3
 cloud_bounds:
   description: >-
-    How many peer pods the cloud can hold, those that run included, by each bound that the ConfigMap of O(cloud_capacity)
-    names.
+    For how many peer pods the cloud has room in total, running ones included, by the bounds in the ConfigMap of
+    O(cloud_capacity).
   returned: success
   type: dict
   sample:
@@ -220,7 +221,7 @@ cloud_capacity:
       description: Whether this collection created it, by its label C(app.kubernetes.io/part-of).
       type: bool
     data:
-      description: Its data, as it is.
+      description: The data of the ConfigMap, unchanged.
       type: dict
   sample:
     managed: true
@@ -239,29 +240,29 @@ nodes:
   elements: dict
   contains:
     name:
-      description: The node's name.
+      description: The name of the node.
       type: str
     pools:
       description: >-
-        The pools that decide about it, each as namespace/name. With more than one its limit is not well defined.
+        The pools that select the node, each as namespace/name. With more than one, the limit of the node is not well defined.
       type: list
       elements: str
     capacity:
-      description: The peer pods of its C(status.capacity), null where it does not advertise any number.
+      description: The peer pods in the C(status.capacity) of the node, null if it advertises none.
       type: int
     allocatable:
-      description: The peer pods of its C(status.allocatable), which the scheduler keeps to.
+      description: The peer pods in the C(status.allocatable) of the node, which the scheduler uses.
       type: int
     used:
-      description: How many peer pods are on it, running or about to.
+      description: The number of peer pods on the node, running or starting.
       type: int
     unaccounted:
       description: >-
-        How many of these do not request the extended resource, as the webhook would have had it; the scheduler does not
-        count them.
+        The number of peer pods on the node that do not request the extended resource, because they were not mutated. The scheduler
+        does not count them.
       type: int
     free:
-      description: How many more the scheduler would place.
+      description: The number of further peer pods that the scheduler can place on the node.
       type: int
   sample:
     - name: ip-10-0-0-10.eu-central-1.compute.internal
@@ -278,13 +279,13 @@ namespaces:
   elements: dict
   contains:
     name:
-      description: The namespace's name.
+      description: The name of the namespace.
       type: str
     used:
-      description: How many of its peer pods are on a node.
+      description: The number of its peer pods that are on a node.
       type: int
     unscheduled:
-      description: How many of its peer pods wait for a node.
+      description: The number of its peer pods that are not scheduled yet.
       type: int
   sample:
     - name: team-a
@@ -297,21 +298,21 @@ pending:
   elements: dict
   contains:
     name:
-      description: The pod's name.
+      description: The name of the pod.
       type: str
     namespace:
-      description: The pod's namespace.
+      description: The namespace of the pod.
       type: str
     node:
-      description: The node that it is to run on, null where the scheduler has found none.
+      description: The node of the pod, null if it is not scheduled yet.
       type: str
     reason:
       description: >-
-        Why, in a word: of its condition C(PodScheduled), or, once it has a node, of the first container that waits. Null
-        where its status does not say (yet).
+        The reason in its condition C(PodScheduled) or, if it is scheduled, of its first waiting container. Null if its status has
+        no reason (yet).
       type: str
     message:
-      description: The same as a sentence, where its status has one.
+      description: The message to this reason, if the status has one.
       type: str
   sample:
     - name: peer-006
@@ -322,7 +323,7 @@ pending:
         0/3 nodes are available: 3 Insufficient kata.peerpods.io/vm. preemption: 0/3 nodes are available: 3 No preemption
         victims found for incoming pod.
 totals:
-  description: The same of RV(nodes) added up, their number, and how many peer pods wait for a node.
+  description: The number of RV(nodes), the sums of their values, and the number of peer pods that are not scheduled yet.
   returned: success
   type: dict
   sample:

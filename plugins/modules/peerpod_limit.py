@@ -667,7 +667,7 @@ def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Targe
 
 
 def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> dict:
-    """Write the limit to the operator's settings, whose readers have to be restarted; in check mode, plan that."""
+    """Write the limit to the operator's settings and restart their readers; in check mode, plan that."""
     params, operator = module.params, target.found.operator
     if operator is None:
         raise LimitError(
@@ -731,7 +731,7 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
     sentence = explain_adaptor_moves(target.change.store, nodes, lost, goes=goes)
     if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
-            f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to go on "
+            f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to continue "
             "when no peer pod runs there, or to allow. Operators from 1.9 on run cloud-api-adaptor on all nodes of the "
             "KataConfig, and the node capacity agent gives pools their limits there."
         )

@@ -12,24 +12,24 @@ module: security_group_ports
 version_added: "0.1.0"
 short_description: Open the ports of peer pods between the workers of a cluster on AWS
 description:
-  - Lets the members of EC2 security groups reach each other on given ports,
-    by an ingress rule from each group to itself.
-  - Workers talk to the kata-agent of their peer pods on port 15150 and tunnel
-    the pods' traffic through port 9000; these two are the default.
-  - Looks at every worker, not only at the first one, and opens the ports on
+  - Allows traffic between the members of EC2 security groups on the given ports,
+    with an ingress rule from each group to itself.
+  - Workers connect to the kata-agent of their peer pods on port 15150 and tunnel
+    the traffic of the pods through port 9000. These two ports are the default.
+  - Reads the security groups of all workers, and opens the ports on
     the groups that all of them share.
-  - Changes nothing where a port is already open, be it by a wider range of ports,
-    a rule for all traffic, CIDR blocks or prefix lists that hold
+  - Changes nothing if a port is already open, also by a wider range of ports,
+    a rule for all traffic, or CIDR blocks or prefix lists that contain
     all CIDR blocks of the group's VPC.
-  - Rules that this module adds carry the tag C(osc.peerpods/managed=true) and a
-    description; O(state=absent) removes no others.
+  - Rules that this module adds have the tag C(osc.peerpods/managed=true) and a
+    description. O(state=absent) removes no other rules.
 options:
   instance_ids:
     description:
       - The workers, each as an EC2 instance id (V(i-0abc...)) or as the
         C(spec.providerID) of its node (V(aws:///us-east-2a/i-0abc...)).
-      - The groups that all of them share are chosen. Where they share none the module fails
-        and says which instance has which groups.
+      - The security groups that all of them share are selected. If they share none, the module fails
+        and reports the groups of each instance.
       - One of O(instance_ids), O(nodes) and O(group_ids) is required; they are mutually exclusive.
     type: list
     elements: str
@@ -56,44 +56,44 @@ options:
         required: true
       protocols:
         description:
-          - The protocols to open it for.
-          - Add V(udp) for port 9000 where the tunnel is VXLAN over UDP, as it is in the
-            upstream cloud-api-adaptor.
+          - The protocols of the port.
+          - If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add V(udp) for
+            port 9000.
         type: list
         elements: str
         choices: [tcp, udp]
         default: [tcp]
   state:
     description:
-      - V(present) opens the ports, V(absent) removes the rules for these ports that this module
-        added before.
+      - V(present) opens the ports. V(absent) removes the rules for these ports that this module
+        added.
     type: str
     choices: [present, absent]
     default: present
   tags:
     description:
-      - Tags for the rules that are added, beside C(osc.peerpods/managed).
-      - Where such a rule is there already, tags that it lacks or that have another value are set,
-        those of all rules in one request. Tags that are not named here stay, and so do the tags
-        of rules that this module did not add.
-      - Without tags the tags of rules are not looked at.
+      - Tags of the rules that this module adds, in addition to C(osc.peerpods/managed).
+      - If a rule of this module exists already, missing tags and tags with another value are set,
+        those of all rules in one request. Other tags stay, and so do the tags of rules that this
+        module did not add.
+      - If empty, the tags of existing rules are not read.
     type: dict
     default: {}
   dry_run:
     description:
-      - Change nothing, but ask EC2 for each change whether these credentials were allowed to make
-        it (the C(DryRun) of its API), and fail where they are not.
-      - Also asks in check mode, which otherwise sends no writing request at all.
+      - Change nothing, but check with the C(DryRun) of the EC2 API whether the credentials have the
+        permission for each change, and fail if they do not.
+      - The check is also made in check mode, which otherwise sends no write requests.
     type: bool
     default: false
 notes:
   - The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and, to open
     ports, C(ec2:AuthorizeSecurityGroupIngress) and C(ec2:CreateTags); to remove rules
     C(ec2:DescribeSecurityGroupRules) and C(ec2:RevokeSecurityGroupIngress). With O(tags) also
-    C(ec2:DescribeSecurityGroupRules). Where a group has CIDR
-    rules for one of the ports also C(ec2:DescribeVpcs), where it has prefix lists
+    C(ec2:DescribeSecurityGroupRules). If a group has CIDR
+    rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with prefix lists, also
     C(ec2:GetManagedPrefixListEntries).
-  - With O(dry_run=true) and outside of check mode the result is not changed, since nothing was.
+  - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
 extends_documentation_fragment:
   - osc.peerpods.worker_nodes
   - amazon.aws.common.modules
@@ -120,16 +120,16 @@ EXAMPLES = r"""
     nodes:
       kubeconfig: ~/.kube/config
 
-- name: Find out where the cluster runs and on what
+- name: Gather the workers of the cluster
   osc.peerpods.cluster_info:
   register: cluster
 
-- name: Do the same with what is known of it
+- name: Open the ports between these workers
   osc.peerpods.security_group_ports:
     region: "{{ cluster.region }}"
     instance_ids: "{{ cluster.workers | map(attribute='provider_id') }}"
 
-- name: Open the tunnel for UDP, too, on a group named by hand
+- name: Open the tunnel for TCP and UDP on a given group
   osc.peerpods.security_group_ports:
     region: us-east-2
     group_ids: [sg-0f3a5b1c2d4e6f708]
@@ -140,13 +140,13 @@ EXAMPLES = r"""
     tags:
       cluster: production
 
-- name: Ask whether these credentials may open the ports
+- name: Check whether these credentials have the permission to open the ports
   osc.peerpods.security_group_ports:
     region: us-east-2
     instance_ids: [i-0a1b2c3d4e5f60718]
     dry_run: true
 
-- name: Remove what was opened
+- name: Remove the rules that the module added
   osc.peerpods.security_group_ports:
     region: us-east-2
     group_ids: [sg-0f3a5b1c2d4e6f708]
@@ -156,8 +156,8 @@ EXAMPLES = r"""
 RETURN = r"""
 groups:
   description:
-    - What was done to each group, and what was found. In check mode and with O(dry_run=true), what
-      would be done.
+    - The security groups, with the changes and the state of their ports. In check mode and with O(dry_run=true), the changes
+      that would be made.
   returned: success
   type: list
   elements: dict
@@ -167,11 +167,11 @@ groups:
       type: str
       sample: sg-f451f7b0118021613
     group_name:
-      description: Its name.
+      description: The name of the group.
       type: str
       sample: node
     vpc_id:
-      description: The VPC it is in.
+      description: The id of the VPC of the group.
       type: str
       sample: vpc-5eb5f62eeb5e2c05c
     opened:
@@ -183,7 +183,7 @@ groups:
           protocol: tcp
     already_open:
       description:
-        - The ports that were open, each with the rules that cover it. Empty with O(state=absent).
+        - The ports that were open already, each with the rules that cover it. Empty with O(state=absent).
       type: list
       elements: dict
       sample:
@@ -191,7 +191,7 @@ groups:
           protocol: tcp
           covered_by: the group itself (tcp 9000)
     revoked:
-      description: The ports whose rules were removed, each with the id that the rule had.
+      description: The ports whose rules were removed, each with the id of the removed rule.
       type: list
       elements: dict
       sample:
@@ -200,8 +200,7 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
     retagged:
       description:
-        - The ports whose rules, added by this module before, got tags of O(tags), each with the
-          tags that it lacked.
+        - The ports whose existing rules got tags of O(tags), each with the tags that were set.
       type: list
       elements: dict
       sample:
@@ -211,7 +210,7 @@ groups:
           tags:
             cluster: production
 reason:
-  description: Which groups were chosen, and why those.
+  description: Which security groups were selected, and why.
   returned: success
   type: str
   sample: sg-f451f7b0118021613 (node) is on all 3 instances.
@@ -227,7 +226,7 @@ instances:
       type: str
       sample: i-512823a968c8dd8ca
     vpc_id:
-      description: The VPC it is in.
+      description: The id of the VPC of the instance.
       type: str
       sample: vpc-5eb5f62eeb5e2c05c
     subnet_id:
@@ -235,11 +234,11 @@ instances:
       type: str
       sample: subnet-83cbd55a2e0aebcc2
     availability_zone:
-      description: The zone it is in.
+      description: The availability zone of the instance.
       type: str
       sample: us-east-2a
     group_ids:
-      description: All of its security groups.
+      description: All security groups of the instance.
       type: list
       elements: str
       sample: [sg-f451f7b0118021613]
@@ -289,7 +288,7 @@ def make_plans(
         try:
             prefix_lists[prefix_list_id] = ec2.prefix_list_cidrs(prefix_list_id)
         except Ec2Error as error:
-            module.warn(f"{prefix_list_id} is taken to cover nothing: {error}")
+            module.warn(f"{prefix_list_id} cannot be read and is ignored: {error}")
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
     plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
     if module.params["tags"]:
@@ -300,7 +299,7 @@ def make_plans(
 
 
 def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> list[Plan]:
-    """Carry out plans; the plans as they came true, without what somebody else did meanwhile."""
+    """Carry out the plans, and return what this module changed, without what another client did meanwhile."""
     plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
     rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
     tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)
@@ -325,8 +324,8 @@ def run(module: AnsibleAWSModule) -> dict:
     params = module.params
     if params["nodes"] is None and not (params["instance_ids"] or params["group_ids"]):
         raise SecurityGroupError(
-            "There is no worker to look at and no group to open: the list is empty. Give "
-            "instance_ids every worker of the cluster, or name the groups with group_ids."
+            "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the cluster, or "
+            "group_ids to the groups to open."
         )
     wanted = wanted_ports(params["ports"])
     tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}

@@ -145,7 +145,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
-    """Never returns: nothing of the worker that was forked may go on here."""
+    """Run the module in the forked process. Never returns: no code of the worker may run in this process afterwards."""
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -1,4 +1,4 @@
-"""The node-capacity agent as a process beside a test's cluster."""
+"""The node-capacity agent as a process next to a test's cluster."""
 
 from __future__ import annotations
 

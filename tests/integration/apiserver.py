@@ -1,4 +1,4 @@
-"""What the API server was asked, and a way to come between a module and the API server."""
+"""The requests to an API server, and a proxy between a module and the API server."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.cluster.launcher import Cluster
 
 
 def requests_of(cluster: Cluster, user: str) -> list[tuple[str, str]]:
-    """(verb, path with query) of each request `user` made, from the audit log, discovery left out.
+    """(verb, path with query) of each request `user` made, from the audit log, without discovery.
 
-    kubernetes.core asks for /version and /apis once per server and machine and keeps the answer.
+    kubernetes.core reads /version and /apis once per server and machine and caches the responses.
     """
     events = map(json.loads, cluster.audit_log.read_text().splitlines())
     return [
         (event["verb"], unquote(event["requestURI"]))
         for event in events
-        if event["user"].get("username") == user  # A refused login has none.
+        if event["user"].get("username") == user  # A request with rejected credentials has no user.
         and event["stage"] == "ResponseComplete"
         and event["requestURI"] not in ("/version", "/apis")
     ]
@@ -53,7 +53,7 @@ def between(
     """The URL of a proxy to the API server, as the user of `kubeconfig`, while the block runs.
 
     `intervene(method, path)` runs before each request is passed on; what it returns is
-    answered in the API server's place, or is where the connection breaks.
+    returned instead of the API server's response, or the point where the connection breaks.
     """
     upstream = urllib3.PoolManager(
         ca_certs=str(cluster.directory / "ca.crt"),
@@ -101,7 +101,7 @@ def between(
                 self.reset()
 
         def reset(self) -> None:
-            """Close the connection as a peer that died does: by RST, not by FIN."""
+            """Close the connection like a crashed peer: with RST, not FIN."""
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             os.close(self.connection.detach())

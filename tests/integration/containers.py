@@ -1,4 +1,4 @@
-"""What the tests of the roles share that run a container of this collection."""
+"""Helpers for the tests of the roles that run a container of this collection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cluster.launcher import Cluster
 
 
 def readme_settings(container: str) -> set[str]:
-    """The environment variables that the container's README has in its table."""
+    """The environment variables in the table of the container's README."""
     text = (CONTAINERS / container / "README.md").read_text()
     rows = re.findall(r"^\| `[A-Z].*?\|", text, re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
@@ -40,7 +40,7 @@ def listed_and_pinned(container: str, directory: Path) -> tuple[list[str], list[
 
 
 def assert_probed_and_spread(pod: dict) -> None:
-    """What its probes ask for is there, and its replicas go apart where they can."""
+    """The endpoints of the probes exist, and replicas are spread over nodes if possible."""
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
@@ -48,7 +48,7 @@ def assert_probed_and_spread(pod: dict) -> None:
         url = f"http://{pod['status']['podIP']}:{ports[get['port']]}{get['path']}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert answer.status == 200
-    # What is not ready is not killed for that.
+    # A container that is not ready is not restarted for that.
     assert probes["readiness"]["path"] != probes["liveness"]["path"]
     spread = {one["topologyKey"]: one for one in pod["spec"]["topologySpreadConstraints"]}
     assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
@@ -85,7 +85,7 @@ def actor(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def openshift_builds(cluster: Cluster, repository: str) -> Iterator[None]:
-    """OpenShift's build API, with a stand-in for its controller that builds by podman.
+    """OpenShift's build API, with a stand-in for its controller that builds with podman.
 
     What is built is named `repository`/NAME@sha256:…, and NAME in podman's own store.
     """

@@ -31,12 +31,12 @@ class Site:
 
     cluster: Cluster
     cloud: aws.CloudSide | azure.CloudSide
-    # What a shell that talks to this cloud has exported.
+    # The environment variables for this cloud.
     cloud_environment: dict[str, str]
     # Reads all security rules of the cloud.
     rules: Callable[[], list[dict]]
     variables: dict
-    # Where the user stands.
+    # The working directory of the user.
     directory: Path = field(default=ROOT, kw_only=True)
     # The user's kubeconfig; None: that of the cluster's administrator.
     kubeconfig: Path | None = field(default=None, kw_only=True)
@@ -86,16 +86,16 @@ class Site:
             os.killpg(process.pid, signal.SIGKILL)
 
     def written(self) -> list[str]:
-        """What the playbook has asked the API server to write so far (dry runs left out)."""
+        """The writes of the playbook to the API server so far, without dry runs."""
         events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
         return [
             f"{event['verb']} {event['requestURI']}"
             for event in events
             if event["verb"] in ("create", "update", "patch", "delete")
-            # Clients need not say what they are, and other tests of this cluster have some that do not.
+            # The user agent is optional, and clients of other tests do not set it.
             and event.get("userAgent", "").startswith(KUBERNETES_CLIENT)
             and "dryRun=All" not in event["requestURI"]
-            # A review is answered, not stored.
+            # A review is not stored.
             and event.get("objectRef", {}).get("resource") != "selfsubjectaccessreviews"
         ]
 
@@ -109,7 +109,7 @@ class Site:
 
 @dataclass
 class RoleAlone(Site):
-    """The same with a play of one role instead of site.yml."""
+    """A site with a play of one role instead of site.yml."""
 
     playbook: Path
 
@@ -132,7 +132,7 @@ class Reporting(RoleAlone):
 
 
 def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, str]:
-    """Run `preflight` or `report` on a site, with the report in that directory; with it, what it printed."""
+    """Run `preflight` or `report` on a site, with the report in that directory; returns it and the output."""
     path = ROOT / "playbooks" / f"{playbook}.yml"
     reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory})
     with site.unchanged():
@@ -142,7 +142,7 @@ def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, st
 
 
 def user_of(cluster: Cluster, playbook: str) -> Path:
-    """The kubeconfig of one who may do what `playbook` asks for before it begins, and nothing else."""
+    """The kubeconfig of a user with exactly the permissions that `playbook` checks first."""
     cluster.apply(
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -166,12 +166,12 @@ def play_of(role: str, directory: Path) -> Path:
 
 
 def artifacts(said: str) -> dict:
-    """What the playbook handed on to what comes next in a workflow."""
+    """The result that the playbook published for the next job of a workflow."""
     (stats,) = re.findall(r"^\tRUN: (.*)$", said, re.MULTILINE)
     return json.loads(stats)
 
 
-def sentence(ran: subprocess.CompletedProcess[str]) -> str:
+def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
     """The message of the task that failed the play, as it was before it was printed as JSON."""
     assert ran.returncode != 0, ran.stdout
     said = ran.stdout + ran.stderr

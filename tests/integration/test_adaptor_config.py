@@ -1,6 +1,6 @@
 """Writes to the operator's settings on clusters whose operator replaces pods by itself, and whose does not.
 
-What a write costs is counted by the peer pods that the stand-in for cloud-api-adaptor has lost.
+The cost of a write is the number of peer pods that the stand-in for cloud-api-adaptor has lost.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ROLLS = {"1.10": False, "1.13": True}
 
 
 class Settings(World):
-    """The same with our module to run."""
+    """The cluster, with the module to run."""
 
     def __init__(self, cluster: Cluster, rolls: bool, kubeconfig: Path, run_module: Callable[..., dict]):
         super().__init__(cluster)
         self.rolls = rolls
-        # Preflight says that these rights are enough.
+        # Preflight reports these permissions as sufficient.
         self._kubeconfig = kubeconfig
         self._run = run_module
 
@@ -81,7 +81,7 @@ class Settings(World):
         return self.adaptors()
 
     def requests(self) -> list[str]:
-        """What our module has asked the API server for so far."""
+        """The requests of the module to the API server so far."""
         events = map(json.loads, self.cluster.audit_log.read_text().splitlines())
         return [
             f"{event['verb']} {event['requestURI'].partition('?')[0]}"
@@ -123,7 +123,7 @@ def busy(world: Settings) -> str:
     return world.cluster.get("pod", "kept", "-n", "default")["spec"]["nodeName"]
 
 
-def test_what_is_so_already_is_not_written(world: Settings):
+def test_unchanged_settings_are_not_written(world: Settings):
     before = world.adaptors()
     version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
     result = world.apply(config_map={"CLOUD_PROVIDER": "aws"}, feature_gates={})
@@ -135,7 +135,7 @@ def test_what_is_so_already_is_not_written(world: Settings):
     assert world.adaptors() == before
 
 
-def test_a_write_that_would_hit_peer_pods_is_refused(world: Settings):
+def test_a_write_that_would_disrupt_peer_pods_is_rejected(world: Settings):
     node = busy(world)
     before, data = world.adaptors(), world.data()
     for check in (True, False):
@@ -169,7 +169,7 @@ def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
     assert (world.adaptors(), world.data()) == (before, data)
 
 
-def test_waiting_loses_no_peer_pod(world: Settings):
+def test_a_wait_loses_no_peer_pod(world: Settings):
     """The free nodes come first, the last one when its peer pod has ended."""
     node = busy(world)
     before = world.adaptors()
@@ -181,7 +181,7 @@ def test_waiting_loses_no_peer_pod(world: Settings):
         while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept:
             time.sleep(0.2)
         time.sleep(3)
-        # It had the time to do wrong.
+        # The operator had time to replace pods.
         seen.append(kept <= world.adaptors().keys() and world.lost() == [])
         world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
@@ -195,7 +195,7 @@ def test_waiting_loses_no_peer_pod(world: Settings):
     assert result["adaptor"]["lost"] == []
     assert world.data()["PROXY_TIMEOUT"] == "8m"
     assert not before.keys() & world.at_rest().keys()
-    # What was there only for the time of the replacement is gone.
+    # The temporary settings of the replacement are removed.
     assert result["adaptor"]["mode"] == ("hold" if world.rolls else "replace")
     assert world.data("osc-feature-gates") == {}
     wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
@@ -229,7 +229,7 @@ def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
     wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
 
 
-def test_disruption_that_is_allowed_is_reported(world: Settings):
+def test_an_allowed_disruption_is_reported(world: Settings):
     node = busy(world)
     result = world.apply(config_map={"PROXY_TIMEOUT": "10m"}, disruption="allow")
     assert result["adaptor"]["lost"] == ["default/kept"]
@@ -248,8 +248,8 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
     assert not world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})["changed"]
 
 
-def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
-    """It would replace every pod once it runs again: so the settings are not written before it has OnDelete."""
+def test_nothing_is_written_for_an_operator_that_does_not_reconcile(world: Settings):
+    """The operator would replace every pod when it runs again, so nothing is written before OnDelete is set."""
     if not world.rolls:
         pytest.skip("this release replaces no pods by itself")
     before = world.adaptors(), world.data()
@@ -264,7 +264,7 @@ def test_an_operator_that_does_not_answer_gets_nothing_to_roll(world: Settings):
     assert (world.adaptors(), world.data()) == before
 
 
-def test_what_an_interrupted_run_left_is_named_and_restored(world: Settings):
+def test_the_leftovers_of_an_interrupted_run_are_reported_and_restored(world: Settings):
     if not world.rolls:
         pytest.skip("this release has no caaUpdateStrategy")
     result = world.apply(config_map={"PROXY_TIMEOUT": "13m"}, replace=False)
@@ -278,7 +278,7 @@ def test_what_an_interrupted_run_left_is_named_and_restored(world: Settings):
     assert world.data("osc-feature-gates") == {}
 
 
-def test_a_key_that_is_there_is_left(world: Settings):
+def test_an_existing_key_is_kept(world: Settings):
     world.apply(config_map={"PEERPODS_LIMIT_PER_NODE": "5"})
     keep = {
         "config_map": {"PEERPODS_LIMIT_PER_NODE": "6"},
@@ -288,7 +288,7 @@ def test_a_key_that_is_there_is_left(world: Settings):
     assert world.data()["PEERPODS_LIMIT_PER_NODE"] == "5"
 
 
-def test_the_users_own_on_delete_stays(world: Settings):
+def test_on_delete_of_the_user_is_kept(world: Settings):
     if not world.rolls:
         pytest.skip("this release has no caaUpdateStrategy")
     node = busy(world)
@@ -310,7 +310,7 @@ def test_the_users_own_on_delete_stays(world: Settings):
     world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *HERE)
 
 
-def test_a_strategy_that_the_operator_would_ignore(world: Settings):
+def test_a_strategy_that_the_operator_would_ignore_is_rejected(world: Settings):
     result = world.apply(feature_gates={"caaUpdateStrategy": "ondelete"}, fails=True)
     assert "caaUpdateStrategy must be RollingUpdate or OnDelete" in result["msg"]
 

@@ -80,7 +80,7 @@ class RefusedError(Exception):
 
 
 class Controller:
-    """What AWX keeps: objects by collection and id, what is attached to them, and their surveys."""
+    """The state of AWX: objects by collection and id, their attachments and their surveys."""
 
     def __init__(self):
         collections = (*REFERENCES.values(), *ATTACHED, "credentials")
@@ -189,7 +189,7 @@ class Controller:
 
 
 def shown(controller: Controller, collection: str, item: dict) -> dict:
-    """As AWX hands it out: it tells no secret again."""
+    """The object as AWX returns it, without secrets."""
     if collection != "credentials":
         return item
     kind = controller.objects["credential_types"][item["credential_type"]]
@@ -199,7 +199,7 @@ def shown(controller: Controller, collection: str, item: dict) -> dict:
 
 
 def check_survey(survey: dict) -> None:
-    """What AWX wants of a survey, in its API's own words a 400."""
+    """AWX's validation of a survey, with the messages of its API."""
     if set(survey) != {"name", "description", "spec"} or not survey["spec"]:
         raise RefusedError(400, "a survey has a name, a description and questions")
     variables = [question["variable"] for question in survey["spec"]]
@@ -257,7 +257,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
 
 @pytest.fixture(scope="module")
 def play(controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
-    """Run playbooks/awx.yml; returns what it printed."""
+    """Run playbooks/awx.yml; returns its output."""
     variables = {
         "awx_kubeconfig": in_one_file(cluster),
         "awx_cloud_inputs": {"username": "AKIA", "password": SECRET},
@@ -304,7 +304,7 @@ def made(controller, play) -> Controller:
     return controller[0]
 
 
-def test_there_is_a_template_for_each_playbook(made: Controller):
+def test_each_playbook_has_a_template(made: Controller):
     templates = made.objects["job_templates"].values()
     assert [template["name"] for template in templates] == [f"Peer pods: {name}" for name in TEMPLATES]
     for template, name in zip(templates, TEMPLATES, strict=True):
@@ -320,14 +320,14 @@ def test_there_is_a_template_for_each_playbook(made: Controller):
 def test_the_workflow_requires_an_approval_between_preflight_and_site(made: Controller):
     assert made.after("preflight", "success_nodes") == ["approval"]
     assert made.after("approval", "success_nodes") == ["site"]
-    # A setup that failed is what one wants a report of.
+    # A report is most useful after a failed setup.
     assert made.after("site", "always_nodes") == ["report"]
     assert made.after("report", "success_nodes") == made.after("report", "always_nodes") == []
     (approval,) = made.objects["workflow_approval_templates"].values()
     assert approval["timeout"] == 86400
     node = made.named("workflow_job_template_nodes", "approval")
     assert node["unified_job_template"] == approval["id"]
-    # What it asks reaches the setup, which asks the same.
+    # The setup has the same survey and gets the same answers.
     workflow = made.named("workflow_job_templates", "Peer pods")
     site = made.named("job_templates", "Peer pods: site")
     assert made.surveys[workflow["url"]] == made.surveys[site["url"]]
@@ -347,7 +347,7 @@ def launched(made: Controller, name: str, answers: dict) -> dict:
     return {**json.loads(template["extra_vars"]), **asked, **answers}
 
 
-def test_answers_become_what_the_roles_take(made: Controller):
+def test_answers_become_valid_options_of_the_roles(made: Controller):
     """To AWX, whoever answers with a choice of true and false answers with a string."""
     variables = {
         **launched(made, "site", {"node_capacity_console_dashboard_answer": "true"}),
@@ -396,7 +396,7 @@ def run_template(made: Controller, tmp_path: Path):
         write(tmp_path / "inventory/hosts", "")
         (tmp_path / "project").symlink_to(ROOT)
         mine = ansible_environment()
-        # What makes the checkout a collection is in the checkout.
+        # The checkout contains the link that makes it a collection.
         del mine["ANSIBLE_COLLECTIONS_PATH"]
         ran = subprocess.run(
             [own_environment(RUNNER) / "ansible-runner", "run", tmp_path, "-p", template["playbook"], "--ident", "job"],
@@ -423,7 +423,7 @@ def write(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, cluster: Cluster):
+def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_template, cluster: Cluster):
     """With Warn, so that no other test's peer pods are refused meanwhile."""
     try:
         artifacts = run_template(
@@ -451,7 +451,7 @@ def test_a_job_takes_the_surveys_answers_and_hands_its_result_on(run_template, c
 
 
 def test_the_execution_environment_can_be_built(tmp_path: Path):
-    """As far as it can without a registry: its definition is one, and has all that it names."""
+    """The definition is valid and all files that it names exist; no registry is used."""
     subprocess.run(
         [
             own_environment(BUILDER) / "ansible-builder",

@@ -1,4 +1,4 @@
-"""The emulated ARM, held against what clients of the real one expect of it.
+"""The emulated ARM does what clients of the real ARM expect.
 
 Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
 with the documented commands, and by the official REST examples' bodies.
@@ -61,7 +61,7 @@ def server(tmp_path_factory) -> Iterator[AzureArm]:
 
 @pytest.fixture
 def arm(server: AzureArm) -> Iterator[AzureArm]:
-    """With a resource group, a security group and a subnet, and nothing left of other tests."""
+    """A resource group, a security group and a subnet, without resources of other tests."""
     server.restore({})
     server.faults.clear()
     server.put(server_id(server), {"location": "westeurope"})
@@ -161,7 +161,7 @@ def network(arm: AzureArm) -> NetworkManagementClient:
 
 @pytest.fixture
 def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
-    """Plain requests with a good token: for what no SDK would send."""
+    """Plain requests with a valid token, for requests that no SDK sends."""
     session = requests.Session()
     session.trust_env = False  # REQUESTS_CA_BUNDLE would go before `verify`.
     session.verify = str(arm.ca_file)
@@ -182,7 +182,7 @@ def code(answer: requests.Response) -> tuple[int, str]:
 # -- Every verb, by the SDK --------------------------------------------------------------------
 
 
-def test_a_rule_lives_and_dies(arm: AzureArm, network: NetworkManagementClient) -> None:
+def test_a_rule_is_created_updated_and_deleted(arm: AzureArm, network: NetworkManagementClient) -> None:
     rules = network.security_rules
     made = rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
     assert made.properties.provisioning_state == "Succeeded"
@@ -207,7 +207,7 @@ TOP_LEVEL = {
 
 
 @pytest.mark.parametrize("kind", TOP_LEVEL)
-def test_what_is_in_a_resource_group(arm: AzureArm, network: NetworkManagementClient, kind: str) -> None:
+def test_the_resources_of_a_group_are_listed(arm: AzureArm, network: NetworkManagementClient, kind: str) -> None:
     operations = getattr(network, kind)
     made = operations.begin_create_or_update("rg1", "new", TOP_LEVEL[kind](arm)).result()
     assert operations.get("rg1", "NEW").as_dict() == made.as_dict()
@@ -224,7 +224,7 @@ def test_what_is_in_a_resource_group(arm: AzureArm, network: NetworkManagementCl
 
 
 @pytest.mark.parametrize("prefixes", [{"addressPrefix": "10.0.1.0/24"}, {"addressPrefixes": ["10.0.1.0/24"]}])
-def test_a_subnet_has_its_prefix_where_it_was_given(
+def test_a_subnet_has_its_prefix_in_the_property_that_was_set(
     arm: AzureArm, network: NetworkManagementClient, prefixes: dict
 ) -> None:
     body = {"properties": {**prefixes, "networkSecurityGroup": {"id": nsg_id(arm)}}}
@@ -294,7 +294,7 @@ def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:
 
 
 def within(example: object, answer: object) -> bool:
-    """Whether all that the example has is in the answer; what else ARM says it leaves out."""
+    """Whether the response contains the example; other fields of ARM are ignored."""
     if isinstance(example, dict):
         return isinstance(answer, dict) and all(
             key in answer and within(value, answer[key]) for key, value in example.items()
@@ -421,7 +421,7 @@ def test_example_virtual_network_create_subnet(arm: AzureArm, http_of) -> None:
     assert within(expected, answer.json())
 
 
-# -- What is refused, and in which words -------------------------------------------------------
+# -- Rejected requests and their messages ------------------------------------------------------
 
 NO_PREFIX = {"sourceAddressPrefix": None}
 
@@ -469,7 +469,7 @@ NO_PREFIX = {"sourceAddressPrefix": None}
         ),
     ],
 )
-def test_a_rule_that_azure_would_refuse(
+def test_invalid_rules_are_rejected(
     arm: AzureArm, network: NetworkManagementClient, changes: dict, expected: str
 ) -> None:
     before = arm.resources
@@ -493,7 +493,7 @@ def test_a_rule_that_azure_would_refuse(
         ({"sourceAddressPrefix": "fd00::/64", "destinationAddressPrefix": "fd00::/64"}, {}),
     ],
 )
-def test_a_rule_that_azure_takes(arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict) -> None:
+def test_valid_rules_are_accepted(arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict) -> None:
     network.security_rules.begin_create_or_update("rg1", "nsg1", "r", rule(**given)).result()
     answered = arm.resources[rule_id(arm, "r").lower()]["properties"]
     expected = {key: value for key, value in {**given, **stored}.items() if value is not None}
@@ -504,7 +504,7 @@ def test_a_rule_that_azure_takes(arm: AzureArm, network: NetworkManagementClient
     assert arm.resources[rule_id(arm, "r").lower()]["properties"] == answered
 
 
-def test_priorities_are_one_rules_own_in_each_direction(arm: AzureArm, network: NetworkManagementClient) -> None:
+def test_a_priority_is_unique_in_each_direction(arm: AzureArm, network: NetworkManagementClient) -> None:
     rules = network.security_rules
     rules.begin_create_or_update("rg1", "nsg1", "out", rule()).result()
     rules.begin_create_or_update("rg1", "nsg1", "in", rule(direction="Inbound")).result()
@@ -521,7 +521,7 @@ def test_priorities_are_one_rules_own_in_each_direction(arm: AzureArm, network: 
     assert [one.name for one in rules.list("rg1", "nsg1")] == ["out", "in"]
 
 
-def test_a_group_is_replaced_whole(arm: AzureArm, network: NetworkManagementClient) -> None:
+def test_a_put_replaces_the_whole_group(arm: AzureArm, network: NetworkManagementClient) -> None:
     groups = network.network_security_groups
     for names in (["a", "b"], ["b", "c"]):
         rules = [{"name": n, **rule(priority=100 + i)} for i, n in enumerate(names)]
@@ -555,7 +555,9 @@ def test_a_group_is_replaced_whole(arm: AzureArm, network: NetworkManagementClie
         ("GET", "{group}?api-version=2099-01-01", (400, "InvalidApiVersionParameter")),
     ],
 )
-def test_a_path_that_leads_nowhere(arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]) -> None:
+def test_an_unknown_path_is_not_found(
+    arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
+) -> None:
     body = rule() if method == "PUT" else {}
     answer = http_of(method, path.format(nsg=nsg_id(arm), group=server_id(arm)), body)
     assert code(answer) == expected
@@ -574,7 +576,7 @@ def test_a_path_that_leads_nowhere(arm: AzureArm, http_of, method: str, path: st
         ("vnet", vnet("10.0.0.0/33", {}), (400, "InvalidCIDRNotation")),
     ],
 )
-def test_a_body_that_azure_would_refuse(arm: AzureArm, http_of, path: str, change, expected: tuple[int, str]) -> None:
+def test_invalid_bodies_are_rejected(arm: AzureArm, http_of, path: str, change, expected: tuple[int, str]) -> None:
     path = {"nsg": nsg_id(arm), "vnet": vnet_id(arm)}[path]
     assert code(http_of("PUT", path, change)) == expected
 
@@ -588,7 +590,7 @@ def test_a_network_written_without_subnets_keeps_them(arm: AzureArm, http_of) ->
     assert http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"] == []
 
 
-def test_what_is_in_use_stays(arm: AzureArm, network: NetworkManagementClient) -> None:
+def test_resources_in_use_cannot_be_deleted(arm: AzureArm, network: NetworkManagementClient) -> None:
     group = {"networkSecurityGroup": {"id": nsg_id(arm)}}
     network.network_interfaces.begin_create_or_update("rg1", "card", nic(arm, **group)).result()
     for delete, expected in (
@@ -619,7 +621,9 @@ def test_what_is_in_use_stays(arm: AzureArm, network: NetworkManagementClient) -
         ("CanNotDelete", server_id, True, False),
     ],
 )
-def test_locks(arm: AzureArm, http_of, level: str, scope_of, writes: bool, deletes: bool) -> None:
+def test_locks_reject_writes_and_deletions(
+    arm: AzureArm, http_of, level: str, scope_of, writes: bool, deletes: bool
+) -> None:
     arm.permissions = [roles.OWNER]
     arm.put(rule_id(arm, "rule1"), rule())
     lock = f"{scope_of(arm)}/providers/Microsoft.Authorization/locks/lock1?api-version=2016-09-01"
@@ -660,7 +664,7 @@ def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
     [
         ("GET", "x/{}?api-version=2022-04-01", (404, "ResourceNotFound")),
         ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
-        # It has versions of its own, not those of locks.
+        # Permissions have their own API versions, other than locks.
         ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
         (
             "GET",
@@ -671,7 +675,7 @@ def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
         ("PUT", "/{}/mine?api-version=2022-04-01", (405, "MethodNotAllowed")),
     ],
 )
-def test_permissions_that_lead_nowhere(
+def test_permissions_of_an_unknown_scope(
     arm: AzureArm, http_of, method: str, path: str, expected: tuple[int, str]
 ) -> None:
     arm.permissions = [roles.OWNER]
@@ -688,7 +692,7 @@ def test_permissions_that_lead_nowhere(
         (["*"], ["Microsoft.Network/networkSecurityGroups/WRITE"], {"rule", "delete"}),
     ],
 )
-def test_what_is_not_permitted_is_refused(
+def test_requests_without_permission_are_rejected(
     arm: AzureArm, http_of, actions: list[str], but: list[str], done: set[str]
 ) -> None:
     arm.permissions = [{**roles.READER}, {**roles.OWNER, "actions": actions, "notActions": but}]
@@ -711,7 +715,7 @@ def test_what_is_not_permitted_is_refused(
 # -- ETags, operations, pages ------------------------------------------------------------------
 
 
-def test_etags(arm: AzureArm, network: NetworkManagementClient, http_of) -> None:
+def test_stale_etags_are_rejected(arm: AzureArm, network: NetworkManagementClient, http_of) -> None:
     def etag() -> str:
         return network.network_security_groups.get("rg1", "nsg1").etag
 
@@ -737,7 +741,7 @@ def test_etags(arm: AzureArm, network: NetworkManagementClient, http_of) -> None
     assert tagged.etag != before
 
 
-def test_an_operation_from_its_begin_to_its_end(arm: AzureArm, http_of) -> None:
+def test_an_operation_from_start_to_end(arm: AzureArm, http_of) -> None:
     arm.polls = 2
 
     def follow(answer: requests.Response) -> list[str]:
@@ -769,13 +773,13 @@ def test_an_operation_from_its_begin_to_its_end(arm: AzureArm, http_of) -> None:
     arm.retry_after = before
 
 
-def test_an_operation_goes_on_for_who_looks_at_the_resource(arm: AzureArm, http_of) -> None:
+def test_an_operation_proceeds_when_its_resource_is_read(arm: AzureArm, http_of) -> None:
     http_of("PUT", rule_id(arm, "rule1"), rule())
     seen = [http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"] for _ in range(2)]
     assert seen == ["Updating", "Succeeded"]
 
 
-def test_a_write_waits_for_those_before_it(arm: AzureArm, http_of) -> None:
+def test_a_write_waits_for_earlier_operations(arm: AzureArm, http_of) -> None:
     arm.put(rule_id(arm, "rule1"), rule())
     deleted = http_of("DELETE", rule_id(arm, "rule1"))
     assert http_of("PUT", rule_id(arm, "rule2"), rule()).status_code == 201
@@ -786,7 +790,7 @@ def test_a_write_waits_for_those_before_it(arm: AzureArm, http_of) -> None:
 
 
 @pytest.mark.parametrize("page_size", [2, 3, 6, 100])
-def test_pages(arm: AzureArm, network: NetworkManagementClient, page_size: int) -> None:
+def test_lists_are_paged(arm: AzureArm, network: NetworkManagementClient, page_size: int) -> None:
     names = [f"rule{number}" for number in range(6)]
     for number, name in enumerate(names):
         arm.put(rule_id(arm, name), rule(priority=100 + number))
@@ -795,10 +799,10 @@ def test_pages(arm: AzureArm, network: NetworkManagementClient, page_size: int) 
     assert len(arm.take_requests()) == -(-6 // page_size)
 
 
-# -- Who may come in ---------------------------------------------------------------------------
+# -- Authentication ----------------------------------------------------------------------------
 
 
-def test_ways_to_log_in(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_log_ins(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", arm.endpoint_url)
     verified = {"connection_verify": str(arm.ca_file)}
     for credential in (
@@ -827,7 +831,7 @@ def test_ways_to_log_in(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"tenant_id": "00000000-0000-0000-0000-000000000000"}, "double check your tenant"),
     ],
 )
-def test_ways_not_to_log_in(arm: AzureArm, changes: dict, words: str) -> None:
+def test_rejected_log_ins(arm: AzureArm, changes: dict, words: str) -> None:
     with pytest.raises(ClientAuthenticationError, match=words):
         secret(arm, **changes).get_token(scope(arm))
 
@@ -845,7 +849,7 @@ def test_an_assertion_without_a_federated_credential_is_rejected(arm: AzureArm) 
         credential.get_token(scope(arm))
 
 
-def test_tokens_that_do_not_do(arm: AzureArm, http_of) -> None:
+def test_invalid_tokens_are_rejected(arm: AzureArm, http_of) -> None:
     other = secret(arm).get_token("https://graph.example.com/.default").token
     for header, expected in (
         ("", "AuthenticationFailed"),
@@ -864,14 +868,14 @@ def test_tokens_that_do_not_do(arm: AzureArm, http_of) -> None:
     assert code(answer) == (401, "ExpiredAuthenticationToken")
 
 
-def test_managed_identity_wants_its_header(arm: AzureArm, http_of) -> None:
+def test_managed_identity_requires_its_header(arm: AzureArm, http_of) -> None:
     path = f"/metadata/identity/oauth2/token?resource={arm.endpoint_url}"
     assert http_of("GET", path).status_code == 400
     assert http_of("GET", path, Metadata="true").json()["resource"] == arm.endpoint_url
     assert http_of("GET", f"{path}&client_id=other", Metadata="true").status_code == 400
 
 
-def test_endpoints_as_the_azure_cli_reads_them(arm: AzureArm, tmp_path) -> None:
+def test_the_endpoints_are_readable_by_the_azure_cli(arm: AzureArm, tmp_path) -> None:
     script = (
         "from azure.cli.core.cloud import get_known_clouds; (cloud,) = get_known_clouds();"
         "e = cloud.endpoints;"
@@ -921,7 +925,7 @@ def test_endpoints_by_version(arm: AzureArm, http_of, version: str) -> None:
         (faults.work, None),
     ],
 )
-def test_faults(arm: AzureArm, network: NetworkManagementClient, act, expected) -> None:
+def test_each_fault_has_its_effect(arm: AzureArm, network: NetworkManagementClient, act, expected) -> None:
     arm.faults += [Fault("GET", "never", faults.hang_up), Fault("PUT", "/securityrules/", act)]
     done = act in (faults.work, faults.lose_the_answer, faults.cut_the_answer)
 
@@ -966,7 +970,7 @@ def test_a_failed_deletion_leaves_the_rule(arm: AzureArm, network: NetworkManage
     assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
 
 
-def test_snapshots_and_the_log(arm: AzureArm, http_of) -> None:
+def test_a_snapshot_restores_the_resources(arm: AzureArm, http_of) -> None:
     snapshot, before = arm.snapshot(), arm.resources
     untouched = copy.deepcopy(snapshot)
     put = http_of("PUT", rule_id(arm, "rule1"), rule())

@@ -1,4 +1,4 @@
-"""azure_vcpu_quota_info as a user runs it, and by it each way to log in to Azure."""
+"""azure_vcpu_quota_info as a user runs it, with each way to log in to Azure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reach(arm: AzureArm, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Callable[..., dict]]:
-    """Run the module; `env` on top of what says where Azure is."""
+    """Run the module; `env` is added to the variables of the emulator."""
 
     def run(args: dict | None = None, env: dict[str, str] | None = None) -> dict:
         return run_module("azure_vcpu_quota_info", {**ARGS, **(args or {})}, env={**reach, **(env or {})})
@@ -50,10 +50,10 @@ def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Calla
     arm.faults.clear()
 
 
-# -- What it tells -----------------------------------------------------------------------------
+# -- The result --------------------------------------------------------------------------------
 
 
-def test_tells_how_many_more_fit(arm, run, monkeypatch):
+def test_returns_how_many_more_fit(arm, run, monkeypatch):
     monkeypatch.setitem(arm.limits, "cores", 30)
     monkeypatch.setitem(arm.limits, "standardBasv2Family", 21)
     group = f"/subscriptions/{arm.subscription_id}/resourceGroups/quota-rg"
@@ -93,7 +93,7 @@ def test_tells_how_many_more_fit(arm, run, monkeypatch):
 
 
 def restricted(name: str) -> Callable[[Request, PassOn], Answer]:
-    """The list of sizes as a subscription sees it that may not have one of them."""
+    """The list of sizes of a subscription for which one size is restricted."""
 
     def act(request: Request, pass_on: PassOn) -> Answer:
         assert request.query["$filter"] == "location eq 'westeurope'"
@@ -219,7 +219,7 @@ def test_logs_in_by_a_certificate(arm, run, tmp_path, monkeypatch):
 def test_asks_the_azure_cli(arm, run, tmp_path):
     cli = Az(arm, tmp_path / "az").environment
     environment = {key: cli[key] for key in ("AZURE_CONFIG_DIR", "AZURE_CORE_INSTANCE_DISCOVERY")}
-    # The CLI's environment has a Python of its own, which is not to be Ansible's.
+    # The CLI's environment has a Python of its own, which must not replace Ansible's.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "az").symlink_to(Path(cli["PATH"].split(os.pathsep)[0]) / "az")
     path = ansible_environment()["PATH"]
@@ -238,7 +238,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {"client_id": "app"},
             {},
-            "Not enough to log in to Azure with: client_id of client_id, secret and tenant is set.",
+            "The Azure credentials are incomplete: client_id, secret and tenant are required; set: client_id.",
             "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to ",
         ),
         (
@@ -268,7 +268,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {},
             {"AZURE_SUBSCRIPTION_ID": ""},
-            "Which subscription's quota? ",
+            "No subscription is set. ",
             "Set subscription_id or AZURE_SUBSCRIPTION_ID.",
         ),
         (
@@ -297,8 +297,8 @@ def test_a_missing_or_wrong_setting_is_reported_with_advice(arm, run, args, env,
     assert "\n" not in result["msg"]
 
 
-def test_a_secret_is_shown_nowhere(arm, reach):
-    """Neither a wrong one, in all that ansible can be made to print, nor in the list of processes."""
+def test_secrets_are_never_printed(arm, reach):
+    """A wrong secret appears neither in the output of ansible nor in the list of processes."""
     seen = []
 
     def list_processes(request: Request, pass_on: PassOn) -> Answer:

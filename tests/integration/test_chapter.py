@@ -1,7 +1,7 @@
-"""The chapter's commands on one copy of a cloud, our roles on another: the same end state.
+"""The documented commands on one copy of a cloud and the roles on another: the same end state.
 
-Where it is not the same, a table here says so and why; where the chapter's commands do not work,
-that is shown, and what ours do there.
+Tables in this file list the differences and their reasons. Where the documented commands fail, the tests show
+the failure and the result of the roles.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def differing(theirs: list[dict], ours: list[dict]) -> set[str]:
 
 @dataclass
 class Machine:
-    """Where a user sits: a cluster to log in to, and the environment to do it from."""
+    """The user's machine: a cluster to log in to, and the environment."""
 
     cluster: Cluster
     environment: dict[str, str]
@@ -116,7 +116,7 @@ class Aws(Machine):
 
 @pytest.fixture
 def on_aws(moto: aws.Moto, cluster: Cluster, cloud_side: aws.CloudSide) -> Iterator[Aws]:
-    # The first by name is the one that the chapter looks at.
+    # The documented commands read the first worker by name.
     first = min(cloud_side.workers, key=lambda worker: worker.name)
     world = Aws(
         cluster,
@@ -133,7 +133,7 @@ def on_aws(moto: aws.Moto, cluster: Cluster, cloud_side: aws.CloudSide) -> Itera
 
 
 def test_aws_ports(on_aws: Aws):
-    """Where the first worker is in one group, which is what the chapter has in mind."""
+    """The first worker is in one group, the case that the documented commands support."""
     before = on_aws.rules()
     on_aws.put_first_worker_in([on_aws.group_id])
     ran = on_aws.type(documented.AWS_PORTS)
@@ -244,8 +244,8 @@ def priorities(rules: dict[str, dict]) -> dict[str, int]:
     return {name: rule["priority"] for name, rule in rules.items()}
 
 
-def test_azure_lets_it_in_already(on_azure: Azure):
-    """The chapter leaves it to the user to find out; ours do, and leave the group as it is."""
+def test_azure_ports_that_are_open_already(on_azure: Azure):
+    """The documented procedure leaves the check to the user; the role checks, and does not change the group."""
     let_in_by_default(on_azure)
     before = on_azure.arm.resources
 
@@ -298,7 +298,9 @@ def priority_conflict(world: Azure) -> None:
         (priority_conflict, "SecurityRuleConflict", {VXLAN: 111}, {KATA_AGENT: 113, VXLAN: 111}),
     ],
 )
-def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]):
+def test_azure_gaps_in_the_documented_commands(
+    on_azure: Azure, hole: Callable, said: str, theirs: dict[str, int], ours: dict[str, int]
+):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
 
@@ -321,7 +323,7 @@ def test_azure_holes(on_azure: Azure, hole: Callable, said: str, theirs: dict[st
 
 
 def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
-    """The chapter's and ours on a PeerPodConfig each, as the operator makes it."""
+    """The documented commands and the role, each on a PeerPodConfig as the operator creates it."""
     where = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
     config = openshift.peer_pod_config()
     kubeconfig = str(cluster.kubeconfig)

@@ -1,4 +1,4 @@
-"""What AWS and Azure can hold: the modules that ask, and the role that has nodes keep to it."""
+"""The room in AWS and Azure: the modules that read it, and the role that limits the nodes to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.apiserver import requests_of
 from tests.integration.site import NOTHING_CHANGED, play_of
 from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
-# moto has a world of its own in each region, and no other test is in this one.
+# moto separates regions, and no other test uses this region.
 REGION = "eu-west-3"
 STANDARD = "L-1216C47A"
 STANDARD_NAME = "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
@@ -184,7 +184,7 @@ def quota(aws: Aws, run_module: Callable[..., dict]) -> Callable[..., dict]:
     return run
 
 
-def test_aws_counts_what_runs_of_the_families_of_a_quota(aws: Aws, quota):
+def test_aws_counts_running_instances_by_the_families_of_a_quota(aws: Aws, quota):
     aws.launch("m6i.2xlarge", 3)
     aws.launch("t3.medium")
     aws.launch("g4dn.xlarge")
@@ -199,7 +199,7 @@ def test_aws_counts_what_runs_of_the_families_of_a_quota(aws: Aws, quota):
             "vcpus": 2,
             "quota_code": STANDARD,
             "quota": 64,
-            # 3 x 8 and 2 that run, 2 x 4 that are reserved.
+            # 3 x 8 and 2 vCPUs run, 2 x 4 are reserved.
             "used": 34,
             "instances": 15,
             "reason": None,
@@ -213,7 +213,7 @@ def test_aws_counts_what_runs_of_the_families_of_a_quota(aws: Aws, quota):
     ]
 
 
-def test_types_that_aws_has_not_and_pages(aws: Aws, quota):
+def test_unknown_types_and_paged_lists(aws: Aws, quota):
     for _reservation in range(6):
         aws.launch("m6i.2xlarge")
     aws.proxy.page_size = 5
@@ -225,7 +225,7 @@ def test_types_that_aws_has_not_and_pages(aws: Aws, quota):
 
 
 @pytest.mark.parametrize("lacks", ["quota", "reservations", "instances"])
-def test_without_a_permission_there_is_no_number(aws: Aws, quota, lacks: str):
+def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, lacks: str):
     if lacks == "quota":
         aws.quotas.error = "AccessDeniedException"
         expected = f"Service Quotas in {REGION} refused GetServiceQuota with AccessDeniedException"
@@ -240,7 +240,7 @@ def test_without_a_permission_there_is_no_number(aws: Aws, quota, lacks: str):
     )
 
 
-def test_a_quota_that_service_quotas_has_not(aws: Aws, quota):
+def test_a_quota_that_service_quotas_does_not_list(aws: Aws, quota):
     aws.quotas.values.clear()
     assert "refused GetServiceQuota with NoSuchResourceException" in quota("t3.medium")["msg"]
 
@@ -349,7 +349,7 @@ def test_azure_counts_a_subnets_addresses(azure: Azure, usage):
     assert azure.arm.take_requests() == [("GET", f"{azure.vnet_id.upper()}/usages")]
 
 
-def test_the_emulator_counts_as_the_sdk_reads_it(azure: Azure, monkeypatch):
+def test_the_sdk_reads_the_usage_of_the_emulator(azure: Azure, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(azure.arm.ca_file))
     azure.launch("vm")
     login = ClientSecretCredential(
@@ -372,7 +372,7 @@ def test_the_emulator_counts_as_the_sdk_reads_it(azure: Azure, monkeypatch):
     ]
 
 
-def test_a_subnet_of_which_nothing_is_known(azure: Azure, usage):
+def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
     gateway = f"{azure.vnet_id}/subnets/GatewaySubnet"
     found = usage(gateway)["subnet"]
     assert (found["free"], found["reason"]) == (
@@ -381,14 +381,14 @@ def test_a_subnet_of_which_nothing_is_known(azure: Azure, usage):
     )
     missing = f"{azure.vnet_id}-2/subnets/vms"
     assert usage(missing)["subnet"]["reason"] == f"Azure has no subnet {missing}."
-    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it has to be")
+    assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it must be")
     azure.arm.faults.append(Fault("GET", "usages", authorization_failed))
     refused = usage(azure.subnet_id)
     assert refused["failed"]
     assert "'Microsoft.Network/virtualNetworks/usages/read'" in refused["msg"]
 
 
-# -- The role, and the agent that keeps to it ---------------------------------------------------
+# -- The role and the agent ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +413,7 @@ def agent(cluster: Cluster) -> None:
 
 @dataclass
 class World:
-    """A cluster that makes its VMs in one cloud, and the role to run against both."""
+    """A cluster that creates its VMs in a cloud, and the role to run."""
 
     cluster: Cluster
     environment: dict[str, str]
@@ -542,7 +542,7 @@ def on_azure(installed: Cluster, azure: Azure) -> World:
 
 
 class TestOnAws:
-    def test_nodes_advertise_what_the_cloud_can_hold(self, on_aws: World, aws: Aws):
+    def test_nodes_advertise_what_the_cloud_has_room_for(self, on_aws: World, aws: Aws):
         aws.launch("m6i.2xlarge")
         # Of the subnet's 59 addresses one is taken, of 64 vCPUs 8.
         expected = (
@@ -553,19 +553,19 @@ class TestOnAws:
         planned = on_aws.rolled_out("--check", "--diff", peerpodconfig_rollout_limit=30)
         assert on_aws.bounds is None
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=30)
-        for sentence in expected:
-            assert sentence in planned
-            assert sentence in said
+        for failure_message in expected:
+            assert failure_message in planned
+            assert failure_message in said
         assert on_aws.bounds == {"subnet-addresses": "58", "instance-quota": "28"}
         assert on_aws.slots == ["9", "9", "9"]
 
-    def test_peer_pods_come_and_the_bounds_stay(self, on_aws: World, aws: Aws):
+    def test_new_peer_pods_do_not_change_the_bounds(self, on_aws: World, aws: Aws):
         """A running peer pod uses an instance and an address, and is itself counted."""
         on_aws.rolled_out(peerpodconfig_rollout_limit=5)
         expected = {"subnet-addresses": "59", "instance-quota": "32"}
         assert on_aws.bounds == expected
         peer_pods(on_aws.cluster, "Running", "one", "two")
-        # What only waits for its VM, as where the quota is used up, would make it more.
+        # A pod that waits for its VM, for example because of a used-up quota, must not raise the bound.
         peer_pods(on_aws.cluster, "Pending", "three")
         aws.launch("t3.medium", 2)
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=5)
@@ -575,7 +575,7 @@ class TestOnAws:
         assert on_aws.bounds == expected
         assert on_aws.slots == ["5", "5", "5"]
 
-    def test_what_may_not_be_asked_bounds_nothing_or_stays(self, on_aws: World, aws: Aws):
+    def test_a_bound_that_cannot_be_read_is_dropped_or_kept(self, on_aws: World, aws: Aws):
         aws.quotas.error = "AccessDeniedException"
         said = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
         assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in said
@@ -590,7 +590,7 @@ class TestOnAws:
         assert "Required permissions: ec2:DescribeSubnets. The 59 peer pods of an earlier run stay" in said
         assert on_aws.slots == ["19", "19", "19"]
 
-    def test_no_credentials_are_no_reason_to_stop(self, on_aws: World, tmp_path: Path):
+    def test_the_roll_out_continues_without_credentials(self, on_aws: World, tmp_path: Path):
         none = str(tmp_path / "none")
         on_aws.environment = {
             **on_aws.environment,
@@ -603,7 +603,7 @@ class TestOnAws:
         assert on_aws.bounds is None
         assert on_aws.slots == ["4", "4", "4"]
 
-    def test_variables_and_what_others_have_put_there(self, on_aws: World):
+    def test_bounds_of_variables_and_of_another_program(self, on_aws: World):
         on_aws.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"budget": "7"}))
         said = on_aws.rolled_out(
             peerpodconfig_rollout_instance_type="m6i.2xlarge",
@@ -613,14 +613,14 @@ class TestOnAws:
         assert "subnet-addresses: unknown. EC2 knows no subnet subnet-0123456789abcdef0" in said
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in said
         assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
-        # It does not become ours.
+        # The collection does not adopt the ConfigMap.
         theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
         assert theirs["labels"] == {"app.kubernetes.io/part-of": "another-program"}
         assert on_aws.slots == ["2", "2", "2"]
 
 
 class TestOnAzure:
-    def test_nodes_advertise_what_the_cloud_can_hold(self, on_azure: World, azure: Azure):
+    def test_nodes_advertise_what_the_cloud_has_room_for(self, on_azure: World, azure: Azure):
         azure.launch("worker")
         azure.arm.limits["standardBasv2Family"] = 43
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=10)
@@ -630,7 +630,7 @@ class TestOnAzure:
         assert on_azure.slots == ["6", "6", "6"]
         assert NOTHING_CHANGED.search(on_azure.rolled_out(peerpodconfig_rollout_limit=10))
 
-    def test_what_may_not_be_asked_bounds_nothing(self, on_azure: World, azure: Azure):
+    def test_a_bound_that_cannot_be_read_is_dropped(self, on_azure: World, azure: Azure):
         azure.arm.faults += [
             Fault("GET", "usages", authorization_failed),
             Fault("GET", "skus", authorization_failed),
@@ -641,7 +641,7 @@ class TestOnAzure:
         assert on_azure.bounds is None
         assert on_azure.slots == ["6", "6", "6"]
 
-    def test_a_cloud_that_is_not_known(self, on_azure: World):
+    def test_an_unknown_cloud_has_no_bounds(self, on_azure: World):
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=7)
         assert "CLOUD_PROVIDER in peer-pods-cm is neither aws nor azure" in said
@@ -673,8 +673,8 @@ class TestSwitchedOff:
         assert on_azure.bounds == {"budget": "7"}
         assert on_azure.slots == ["2", "2", "2"]
 
-    def test_without_our_agent_nothing_is_written(self, on_azure: World, azure: Azure):
-        """Whoever advertises instead knows nothing of the cloud: here, our agent without bounds."""
+    def test_without_the_agent_no_bounds_are_written(self, on_azure: World, azure: Azure):
+        """Another advertiser does not use the bounds: here, the agent without bounds."""
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
         on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         said = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
@@ -697,7 +697,7 @@ def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[.
     return run
 
 
-def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
+def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
     """Of 20, a pool of one node with a limit of 4 takes 4, and leaves 8 to each of the others."""
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
     installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
@@ -721,7 +721,7 @@ def test_it_waits_for_what_the_cloud_leaves(installed: Cluster, set_limit):
         installed.kubectl("label", "node", NODES[0], "pool=capacity", "--overwrite")
 
 
-def test_it_says_what_the_cloud_leaves_where_that_does_not_come(installed: Cluster, set_limit):
+def test_a_timeout_reports_the_bounded_limit(installed: Cluster, set_limit):
     bounds = {"data": {"budget": "9"}}
     result = set_limit("bounded", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
     assert result["failed"]
@@ -730,7 +730,7 @@ def test_it_says_what_the_cloud_leaves_where_that_does_not_come(installed: Clust
     assert result["cloud"]["bound"] == "budget"
 
 
-def test_without_waiting_it_does_not_look(installed: Cluster, set_limit):
+def test_without_a_wait_the_bounds_are_not_read(installed: Cluster, set_limit):
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20"}))
     assert set_limit("looker", "system:masters", limit=8)["cloud"] is None
     assert "get" not in {verb for verb, _path in requests_of(installed, "looker")}
@@ -748,5 +748,5 @@ def test_a_user_without_access_to_the_bounds_gets_a_warning_and_waits_for_the_li
     assert not result.get("failed"), result
     assert result["advertised_nodes"] == len(NODES)
     (warning,) = result["warnings"]
-    assert warning.startswith("The bounds of the cloud are not known, only the limits count: GET")
+    assert warning.startswith("The cloud capacity is unknown, so only the limits count: GET")
     assert "403 Forbidden" in warning

@@ -1,4 +1,4 @@
-"""The launcher's promises: nothing outlives it, clusters run side by side, podman's pods neither."""
+"""The launcher's promises: no process or pod of podman outlives it, and clusters run side by side."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
         "mcp",
     ],
 )
-def test_objects_are_read_as_kubectl_reads_them(cluster: Cluster, arguments: str):
-    def same() -> bool:
+def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
+    def is_equal() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
         found = cluster.get(*arguments.split())
         return found.get("items", found) == printed.get("items", printed)
 
     # Something may be written between the two.
-    wait_for("the same answer", same, seconds=10)
+    wait_for("the same answer", is_equal, seconds=10)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Where a launcher that is killed leaves its files for pytest to clean up.
+        # pytest removes the files of a killed launcher from this directory.
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     for line in process.stdout:
@@ -90,14 +90,14 @@ def all_gone(pids: dict[int, str]) -> bool:
 
 
 def test_clusters_run_side_by_side_and_end_with_ctrl_c(cluster: Cluster, launcher: subprocess.Popen):
-    """The session's own cluster beside the launcher's: neither sees the other's servers or nodes."""
+    """The session's cluster next to the launcher's: they share neither servers nor nodes."""
     assert set(children(launcher.pid)).isdisjoint(children(os.getpid()))
     (imagined,) = openshift.imagined_workers(1)
     assert imagined.name not in cluster.kubectl("get", "nodes", "-o", "name")
     ends_with_all_that_it_started(launcher, signal.SIGINT)
 
 
-def test_nothing_outlives_a_launcher_that_is_killed(launcher: subprocess.Popen):
+def test_no_process_outlives_a_killed_launcher(launcher: subprocess.Popen):
     ends_with_all_that_it_started(launcher, signal.SIGKILL)
 
 
@@ -109,7 +109,7 @@ def ends_with_all_that_it_started(launcher: subprocess.Popen, number: signal.Sig
     assert all_gone(started)
 
 
-def test_sigterm_unwinds_as_ctrl_c_does():
+def test_sigterm_stops_everything_like_ctrl_c():
     program = (
         "import signal; from tests.cluster.processes import unwind_on_signals\n"
         "unwind_on_signals()\n"

@@ -1,4 +1,4 @@
-"""cluster_features_info on a cluster that has nothing, and then on the same one when all is there."""
+"""cluster_features_info on a cluster without any feature, and then on the same cluster with all features."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gather(bare: Cluster, run_module):
     return run
 
 
-def test_a_cluster_that_has_nothing(gather, run_module, bare: Cluster):
+def test_a_cluster_without_any_feature(gather, run_module, bare: Cluster):
     options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
     nothing = {"exists": False, "labels": {}}
     assert run_module("cluster_features_info", options)["namespace"] == nothing
@@ -57,12 +57,12 @@ def test_a_cluster_that_has_nothing(gather, run_module, bare: Cluster):
     }
 
 
-def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
-    """Neither by an administrator nor with any right for the rest."""
+def test_only_the_requested_facts_are_read(bare: Cluster, run_module):
+    """The user is not an administrator and has no permissions for the other facts."""
     bare.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
     bare.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
     kubeconfig = str(bare.user_kubeconfig("reader"))
-    # What the API server serves everybody may ask for.
+    # Every user may read which APIs are served.
     wanted = ["service_ca", "service_monitors", "prometheus_rules"]
     run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": wanted})
     assert sorted(requests_of(bare, "reader")) == [
@@ -80,7 +80,7 @@ def test_nothing_else_is_read_than_what_is_asked_for(bare: Cluster, run_module):
     assert "/api/v1/nodes" in failed["msg"]
 
 
-def test_a_cluster_that_has_everything(bare: Cluster, gather):
+def test_a_cluster_with_all_features(bare: Cluster, gather):
     for namespace in ("openshift-service-ca", "openshift-config-managed"):
         bare.kubectl("create", "namespace", namespace)
     openshift.custom_resource(bare, "config.openshift.io", "APIServer", scope="Cluster")
@@ -131,7 +131,7 @@ def test_a_cluster_that_has_everything(bare: Cluster, gather):
         "advertisers": [controller],
         "operator": None,
     }
-    # Others' webhooks in a configuration of that name are not the operator's.
+    # Other webhooks in a configuration of that name are not the operator's.
     assert gather("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
 
     bare.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
@@ -145,7 +145,7 @@ def test_a_cluster_that_has_everything(bare: Cluster, gather):
 
 
 def test_an_operator_of_the_second_generation(bare: Cluster, gather):
-    """Without OLM, by what it has created."""
+    """Without OLM, the objects of the operator show its version."""
     label = {"name": "osc-caa-ds"}
     bare.kubectl("create", "namespace", "operator")
     bare.apply(
@@ -172,7 +172,7 @@ def test_an_operator_of_the_second_generation(bare: Cluster, gather):
     }
 
 
-def test_what_it_does_not_know_is_refused(bare: Cluster, run_module):
+def test_unknown_facts_are_rejected(bare: Cluster, run_module):
     failed = run_module("cluster_features_info", {"kubeconfig": str(bare.kubeconfig), "facts": ["weather"]})
     assert failed["failed"]
     assert "value of facts must be one or more of" in failed["msg"]

@@ -6,7 +6,7 @@ from tests.cluster import aws, openshift
 from tests.integration.apiserver import requests_of
 
 
-def test_what_the_roles_need_in_four_requests(cluster, cloud_side, run_module):
+def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_module):
     kubeconfig = cluster.user_kubeconfig("cluster-info", "system:masters")
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
 
@@ -46,7 +46,7 @@ def test_what_the_roles_need_in_four_requests(cluster, cloud_side, run_module):
     }
     assert not result["changed"]
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info")]
-    # What is created is a review, which is answered and not stored.
+    # The created object is a review, which is not stored.
     assert sorted(verbs) == ["create", "get", "get", "list"]
 
 
@@ -87,7 +87,7 @@ WEBHOOKS = {
 
 
 def operator_of(namespace: str) -> list[dict]:
-    """What an operator of the second generation leaves in its namespace."""
+    """The objects of an operator of the second generation."""
     metadata = {"namespace": namespace}
     label = {"name": "osc-caa-ds"}
     return [
@@ -126,7 +126,7 @@ def operator_of(namespace: str) -> list[dict]:
 
 @pytest.fixture
 def with_peer_pods(cluster, cloud_side):
-    """What details are about, on a cluster that has it; the name of the node that advertises."""
+    """A cluster with an object for each detail; yields the name of the advertising node."""
     name = cloud_side.workers[0].name
     cluster.kubectl("create", "namespace", "cluster-info")
     cluster.apply(
@@ -255,14 +255,14 @@ def test_details_of_a_user_who_may_read_little(cluster, run_module):
     assert "list nodes" not in result["missing_permissions"]
 
 
-def test_a_user_who_may_only_look(cluster, run_module):
+def test_a_user_who_may_only_read(cluster, run_module):
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
     cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
     kubeconfig = cluster.user_kubeconfig("looker")
     assert run_module("cluster_info", {"kubeconfig": str(kubeconfig)})["is_cluster_admin"] is False
 
 
-def test_a_node_without_provider_id_and_not_ready_is_returned_as_that(cluster, run_module):
+def test_a_node_without_provider_id_and_not_ready_is_returned_as_such(cluster, run_module):
     cluster.apply(
         {
             "apiVersion": "v1",
@@ -296,19 +296,19 @@ def test_a_node_without_provider_id_and_not_ready_is_returned_as_that(cluster, r
         ("{apiVersion: v1, kind: Config, current-context: none, contexts: []}", "name none"),
     ],
 )
-def test_a_wrong_kubeconfig_ends_in_a_sentence(tmp_path, run_module, content, said):
+def test_a_wrong_kubeconfig_is_reported(tmp_path, run_module, content, said):
     kubeconfig = tmp_path / "kubeconfig"
     if content is not None:
         kubeconfig.write_text(content)
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
     assert result["failed"]
-    assert result["msg"].startswith("No cluster to talk to: ")
+    assert result["msg"].startswith("No cluster is configured: ")
     assert said in result["msg"]
     assert result["msg"].endswith("or set K8S_AUTH_KUBECONFIG or KUBECONFIG.")
     assert "\n" not in result["msg"]
 
 
-def test_a_cluster_that_is_down_ends_in_a_sentence(run_module):
+def test_a_cluster_that_is_down_is_reported(run_module):
     # Port 1 is reserved: no server listens there.
     result = run_module("cluster_info", {"host": "https://127.0.0.1:1", "api_key": "token"})
     assert result["failed"]
@@ -316,7 +316,7 @@ def test_a_cluster_that_is_down_ends_in_a_sentence(run_module):
     assert "Connection refused" in result["msg"]
 
 
-def test_credentials_without_rights_and_without_validity_end_in_a_sentence(cluster, run_module):
+def test_credentials_without_permissions_or_validity_are_reported(cluster, run_module):
     unprivileged = cluster.user_kubeconfig("cluster-info-unprivileged")
     result = run_module("cluster_info", {"kubeconfig": str(unprivileged)})
     assert result["failed"]

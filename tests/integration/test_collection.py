@@ -1,7 +1,7 @@
-"""What is released: a tarball, installed into an empty directory, on the ansible-core versions we support.
+"""The release: a tarball, installed into an empty directory, on the supported ansible-core versions.
 
-The tests are one story, in their order: the oldest ansible-core installs, with credentials that are
-then looked for wherever a run leaves something behind; newer ones find nothing more to do.
+The tests are one story, in their order: the oldest ansible-core installs, and all output
+and files of that run are searched for the credentials; newer versions change nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Installed(Site):
     @property
     def environment(self) -> dict[str, str]:
         environment = super().environment
-        # What the collection depends on, as `ansible-galaxy` would have installed it.
+        # The dependencies of the collection, as `ansible-galaxy` would install them.
         others = sysconfig.get_path("purelib")
         environment["ANSIBLE_COLLECTIONS_PATH"] = f"{self.collections}{os.pathsep}{others}"
         if self.core:
@@ -106,7 +106,7 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         moto.processes.stop()
 
 
-def test_what_is_in_the_tarball(tarball: Path):
+def test_the_files_of_the_tarball(tarball: Path):
     with tarfile.open(tarball) as archive:
         names = archive.getnames()
     tops = {name.partition("/")[0] for name in names}
@@ -119,7 +119,7 @@ def test_what_is_in_the_tarball(tarball: Path):
 
 @pytest.fixture(scope="module")
 def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """All that a first run leaves where others may read it, by what it is."""
+    """All traces of a first run that other users may read, by kind."""
     directory = tmp_path_factory.mktemp("left-behind")
     installed.core = OLDEST
     with arguments_of_processes() as arguments:
@@ -137,14 +137,14 @@ def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
         "output": ran.stdout + ran.stderr,
         "arguments": "\n".join(arguments),
         **{str(path): path.read_text(errors="replace") for path in files},
-        # Of each request its URL and who asked; of some, what is in them.
+        # The URL and user of each request, and the body of some.
         "audit log": installed.cluster.audit_log.read_text(),
     }
 
 
 @contextmanager
 def arguments_of_processes() -> Iterator[set[str]]:
-    """The arguments of every process that there is meanwhile."""
+    """The arguments of every process that runs during the block."""
     seen: set[str] = set()
     done = threading.Event()
 
@@ -154,7 +154,7 @@ def arguments_of_processes() -> Iterator[set[str]]:
                 try:
                     seen.add(process.read_text(errors="replace").replace("\0", " "))
                 except OSError:
-                    # It has ended.
+                    # The process has ended.
                     continue
 
     thread = threading.Thread(target=look)
@@ -167,13 +167,13 @@ def arguments_of_processes() -> Iterator[set[str]]:
 
 
 class TestSecrets:
-    def test_no_run_leaves_one_behind(self, installed: Installed, left_behind: dict[str, str]):
+    def test_no_run_leaves_a_secret_behind(self, installed: Installed, left_behind: dict[str, str]):
         """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
         secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
         forms = {secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]}
         assert [what for what, text in left_behind.items() if any(f in text for f in forms)] == []
 
-    def test_there_was_something_to_look_at(self, left_behind: dict[str, str]):
+    def test_the_searched_output_is_complete(self, left_behind: dict[str, str]):
         assert "TASK [osc.peerpods.operator_install" in left_behind["output"]
         assert f"ansible-playbook [core {OLDEST}." in left_behind["output"]
         assert "AnsiballZ_aws_caller_info.py" in left_behind["arguments"]
@@ -181,7 +181,7 @@ class TestSecrets:
         assert "TASK [osc.peerpods.operator_install" in log
 
     @pytest.mark.usefixtures("left_behind")
-    def test_the_run_had_one(self, installed: Installed):
+    def test_the_run_used_a_secret(self, installed: Installed):
         secret = installed.cluster.get("secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator")[
             "data"
         ]["AWS_SECRET_ACCESS_KEY"]
@@ -190,7 +190,7 @@ class TestSecrets:
 
 @pytest.mark.usefixtures("left_behind")
 @pytest.mark.parametrize("core", [*BETWEEN, None, *NEWER])
-def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: str | None):
+def test_another_ansible_core_changes_nothing(installed: Installed, core: str | None):
     installed.core = core
     ran = installed.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout + ran.stderr
@@ -199,15 +199,15 @@ def test_another_ansible_core_finds_nothing_to_do(installed: Installed, core: st
     assert artifacts(ran.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
 
 
-def test_the_dependencies_are_said_alike():
-    """AWX installs those of one file, ansible-galaxy those of the other."""
+def test_both_files_have_the_same_dependencies():
+    """AWX reads one file, ansible-galaxy the other."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
     assert galaxy_yml["dependencies"] == {one["name"]: one["version"] for one in for_awx["collections"]}
 
 
 @pytest.mark.parametrize("kind", ["module", "role", "filter"])
-def test_all_of_it_is_documented(installed: Installed, kind: str):
+def test_all_plugins_and_roles_are_documented(installed: Installed, kind: str):
     ran = subprocess.run(
         ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"],
         env=installed.environment,

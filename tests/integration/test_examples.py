@@ -1,7 +1,6 @@
-"""The EXAMPLES of the modules, run as they stand on a cluster that has what they name.
+"""The EXAMPLES of the modules, run unchanged on a cluster with the objects that they name.
 
-Only what cannot be the same everywhere is put in their place: ids that a cloud makes up, and
-paths of files.
+Only values that differ on every system are replaced: ids of a cloud, and paths of files.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ POOLS = ("general", "memory")
 
 
 @dataclass
-class Place:
-    """A cluster with the webhook and the agent at work, and the cloud it is in."""
+class Installation:
+    """A cluster with the webhook and the agent, and its cloud."""
 
     cluster: Cluster
     moto: aws.Moto
@@ -61,7 +60,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     cloud = aws.create_cloud_side(moto, workers=3)
     with Cluster() as cluster:
         openshift.fill(cluster, cloud.workers, aws.REGION)
@@ -90,7 +89,7 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             ),
             openshift.peer_pod_config("worker"),
         )
-        place = Place(cluster, moto, cloud)
+        installation = Installation(cluster, moto, cloud)
         roles = ["osc.peerpods.webhook", "osc.peerpods.node_capacity"]
         variables = {
             **site_variables("process"),
@@ -100,12 +99,12 @@ def place(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             # There is no operator, and so no cloud-api-adaptor: 1.7 and 1.8 would move it from pool to pool.
             "node_capacity_require_ready_adaptor": False,
         }
-        place.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
-        yield place
+        installation.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
+        yield installation
 
 
 @pytest.fixture
-def run_examples(place: Place, tmp_path: Path) -> Callable[..., dict[str, dict]]:
+def run_examples(installation: Installation, tmp_path: Path) -> Callable[..., dict[str, dict]]:
     """Run a module's EXAMPLES in one play; each task's result by its name."""
 
     def run(module: str, replace: dict[str, str] | None = None) -> dict[str, dict]:
@@ -114,56 +113,56 @@ def run_examples(place: Place, tmp_path: Path) -> Callable[..., dict[str, dict]]
             examples, times = re.subn(pattern, text, examples)
             assert times, f"no example of {module} has {pattern} any more"
         tasks = yaml.safe_load(examples)
-        results = dict(place.play(tmp_path, {"tasks": tasks}))
+        results = dict(installation.play(tmp_path, {"tasks": tasks}))
         assert list(results) == [task["name"] for task in tasks], "each has a name of its own"
         return results
 
     return run
 
 
-def test_peerpod_limit(place: Place, run_examples):
+def test_peerpod_limit(installation: Installation, run_examples):
     results = run_examples("peerpod_limit")
     assert results["Read the limit and how many nodes advertise it"]["after"] == 0
     pools = results["Give two pools of nodes a limit each"]["results"]
     assert [(item["after"], item["advertised_nodes"]) for item in pools] == [(10, 1), (4, 1)]
     configs = {
         config["metadata"]["name"]: config["spec"]
-        for config in place.cluster.get("peerpodconfigs", "-n", OPERATOR_NAMESPACE)["items"]
+        for config in installation.cluster.get("peerpodconfigs", "-n", OPERATOR_NAMESPACE)["items"]
     }
     assert configs.keys() == {"peerpodconfig-openshift", "peerpods-general"}
     assert configs["peerpodconfig-openshift"]["limit"] == "0"
     assert configs["peerpods-general"]["nodeSelector"] == {"example.com/pool": "general"}
     advertised = {
         node["metadata"]["name"]: node["status"].get("allocatable", {}).get(RESOURCE)
-        for node in place.cluster.get("nodes")["items"]
+        for node in installation.cluster.get("nodes")["items"]
     }
     assert (advertised["general-0"], advertised["memory-0"]) == ("10", None)
 
 
-def test_peerpod_info(place: Place, run_examples):
+def test_peerpod_info(installation: Installation, run_examples):
     results = run_examples("peerpod_info")
-    seen = results["See how much room for peer pods there is"]
+    seen = results["Gather the room for peer pods"]
     assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
     totals = seen["totals"]
-    assert results["Say it"]["msg"] == (
+    assert results["Show the number of running, possible and pending peer pods"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
         f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
     )
 
 
-def test_cluster_info(place: Place, run_examples):
+def test_cluster_info(installation: Installation, run_examples):
     results = run_examples("cluster_info")
-    instances = [worker.provider_id.rpartition("/")[2] for worker in place.cloud.workers]
-    said = results["Say it"]["msg"]
+    instances = [worker.provider_id.rpartition("/")[2] for worker in installation.cloud.workers]
+    said = results["Show the cluster and its instances"]["msg"]
     assert said.startswith(f"OpenShift {openshift.VERSION} on AWS {aws.REGION} with the instances ")
     assert all(instance in said for instance in instances)
 
 
-def test_mutating_webhook(place: Place, run_examples, tmp_path: Path):
+def test_mutating_webhook(installation: Installation, run_examples, tmp_path: Path):
     certificate = CertificateAuthority("examples").pair.certificate.decode()
     (tmp_path / "ca.crt").write_text(certificate)
     # As cert-manager has it in its Secrets.
-    place.cluster.kubectl(
+    installation.cluster.kubectl(
         "patch",
         "secret",
         "peerpods-webhook-tls",
@@ -178,27 +177,27 @@ def test_mutating_webhook(place: Place, run_examples, tmp_path: Path):
     assert [result["verified"] for result in proved] == [True]
 
 
-def test_mutating_policy(place: Place, run_examples):
+def test_mutating_policy(installation: Installation, run_examples):
     results = run_examples("mutating_policy")
     assert [result["verified"] for name, result in results.items() if "verify it" in name] == [True]
 
 
-def test_security_group_ports(place: Place, run_examples):
-    before = {rule["SecurityGroupRuleId"] for rule in place.ingress()}
+def test_security_group_ports(installation: Installation, run_examples):
+    before = {rule["SecurityGroupRuleId"] for rule in installation.ingress()}
     results = run_examples(
         "security_group_ports",
         {
             "us-east-2": aws.REGION,
-            "~/.kube/config": str(place.cluster.kubeconfig),
-            "sg-[0-9a-f]{17}": place.cloud.worker_group_id,
-            "i-[0-9a-f]{17}": place.cloud.workers[0].provider_id.rpartition("/")[2],
+            "~/.kube/config": str(installation.cluster.kubeconfig),
+            "sg-[0-9a-f]{17}": installation.cloud.worker_group_id,
+            "i-[0-9a-f]{17}": installation.cloud.workers[0].provider_id.rpartition("/")[2],
         },
     )
     opened, *_, removed = results.values()
     assert opened["changed"]
-    assert [group["group_id"] for group in opened["groups"]] == [place.cloud.worker_group_id]
+    assert [group["group_id"] for group in opened["groups"]] == [installation.cloud.worker_group_id]
     assert removed["changed"]
-    left = {rule["SecurityGroupRuleId"]: rule for rule in place.ingress()}
+    left = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
     assert left.keys() >= before
     # By its default the last one removes what the first ones opened: for tcp.
     assert {rule["IpProtocol"] for id, rule in left.items() if id not in before} <= {"udp"}

@@ -1,4 +1,4 @@
-"""Our modules run in the controller where they would run anyway, as if they had been started; elsewhere they are."""
+"""Modules for the controller's host run inside the controller, with the same results; on other hosts they are started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "not-to-be-seen"
 
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
-    """Run a play of these tasks; returns their results by name, and what ansible printed on the way with -vvv."""
+    """Run a play of these tasks; returns their results by name, and the output of ansible with -vvv."""
 
     def play(
         *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
@@ -54,7 +54,7 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
 LOCAL = {"connection": "local", "vars": {"ansible_python_interpreter": sys.executable}}
 
 
-def test_it_runs_there_once_for_each_item_and_with_the_defaults_of_its_group(cluster, play):
+def test_a_module_runs_in_the_controller_for_each_item_with_the_defaults_of_its_group(cluster, play):
     arguments = {"kubeconfig": str(cluster.kubeconfig)}
     results, printed = play(
         {"name": "each", INFO: {**arguments, "worker_selector": "{{ item }}"}, "loop": ["a", "b"]},
@@ -68,7 +68,7 @@ def test_it_runs_there_once_for_each_item_and_with_the_defaults_of_its_group(clu
     assert STARTED not in printed
 
 
-def test_with_an_environment_of_its_own_it_is_started(cluster, play):
+def test_a_module_with_its_own_environment_is_started_as_a_process(cluster, play):
     """kubernetes' client reads KUBECONFIG when it is imported."""
     environment = {"KUBECONFIG": str(cluster.kubeconfig)}
     results, printed = play({"name": "info", INFO: {}, "environment": environment}, **LOCAL)
@@ -87,7 +87,7 @@ def test_secrets_are_hidden(cluster, play):
     assert SECRET not in printed
 
 
-def test_the_tasks_timeout_ends_it(play):
+def test_the_timeout_of_the_task_ends_a_module(play):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"http://127.0.0.1:{silent.getsockname()[1]}"
         task = {"name": "info", INFO: {"host": host, "api_key": "any"}, "timeout": 2}
@@ -109,7 +109,9 @@ def test_the_tasks_timeout_ends_it(play):
         pytest.param({}, LOCAL, {"ANSIBLE_KEEP_REMOTE_FILES": "1"}, id="to be looked at"),
     ],
 )
-def test_elsewhere_it_is_started(cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict):
+def test_on_other_hosts_a_module_is_started_as_a_process(
+    cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict
+):
     if of_play is not LOCAL:
         other = tmp_path / "python"
         other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -121,7 +123,7 @@ def test_elsewhere_it_is_started(cluster, play, tmp_path: Path, task: dict, of_p
     assert STARTED in printed
 
 
-def test_what_is_delegated_to_the_controller_runs_there(cluster, play):
+def test_delegated_modules_run_in_the_controller(cluster, play):
     info = {INFO: {"kubeconfig": str(cluster.kubeconfig)}, "name": "info"}
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     results, printed = play({**info, "delegate_to": "localhost", "vars": here}, hosts="elsewhere")
@@ -129,7 +131,7 @@ def test_what_is_delegated_to_the_controller_runs_there(cluster, play):
     assert STARTED not in printed
 
 
-def test_modules_of_kubernetes_core_run_there_with_the_same_results(cluster, play, tmp_path: Path):
+def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(cluster, play, tmp_path: Path):
     """Whatever the action of that collection adds, too: a template, and the search for a kubeconfig."""
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "admin").write_bytes(cluster.kubeconfig.read_bytes())
@@ -178,7 +180,7 @@ def test_modules_of_kubernetes_core_run_there_with_the_same_results(cluster, pla
 
 
 def _lasting(results: object) -> object:
-    """Without what differs from one object, one file or one second to the next."""
+    """The result without fields that differ for each object, file or second."""
     if isinstance(results, list):
         return [_lasting(item) for item in results]
     if not isinstance(results, dict):

@@ -1,7 +1,7 @@
-"""What becomes of a module's run when the API server, or the way to it, fails in the middle.
+"""A module's run when the API server, or the connection to it, fails.
 
-Each fault is one on the wire, by a proxy in between; what counts is what is in the cluster
-afterwards and what the module said.
+A proxy produces each fault on the wire; the tests check the objects in the cluster
+afterwards and the result of the module.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def config(cluster, pool):
 
 @pytest.fixture
 def run_through(cluster, config, run_module, request):
-    """Run peerpod_limit as a user of the test's own through a proxy that does `intervene`."""
+    """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
     def run(intervene, module="peerpod_limit", **arguments) -> dict:
         kubeconfig = cluster.user_kubeconfig(user_of(request), "system:masters")
@@ -86,8 +86,8 @@ def run_through(cluster, config, run_module, request):
 
 
 @pytest.fixture
-def arrived(cluster, request):
-    """What of the run arrived at the API server: its verbs, counted."""
+def count_requests(cluster, request):
+    """The requests of the run that reached the API server, counted by verb."""
     return lambda: Counter(verb for verb, _path in requests_of(cluster, user_of(request)))
 
 
@@ -96,8 +96,8 @@ def user_of(request) -> str:
     return f"faults-{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
 
 
-def once(**faults):
-    """One fault after the other at the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
+def fault_each(**faults):
+    """One fault after the other for the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
     left = {kind: iter(some) for kind, some in faults.items()}
 
     def intervene(method, path):
@@ -140,31 +140,31 @@ def limit(cluster) -> str:
     ],
     ids=["asked-again", "answer-lost", "answer-cut"],
 )
-def test_what_passes_is_survived_and_written_once(cluster, run_through, arrived, faults):
+def test_transient_faults_are_survived_and_written_once(cluster, run_through, count_requests, faults):
     generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]
-    result = run_through(once(**faults), limit=20)
+    result = run_through(fault_each(**faults), limit=20)
     assert not result.get("failed"), result["msg"]
     assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
-    assert arrived()["patch"] == 1
+    assert count_requests()["patch"] == 1
     after = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
     assert after["spec"]["limit"] == "20"
     assert after["metadata"]["generation"] == generation + 1
 
 
-def test_a_creation_and_a_deletion_whose_answer_was_lost_are_no_mystery(cluster, run_through, arrived):
+def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_through, count_requests):
     fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
-    made = run_through(once(post=[Break.AFTER]), **fields)
+    made = run_through(fault_each(post=[Break.AFTER]), **fields)
     assert not made.get("failed"), made["msg"]
     assert made["changed"]
     assert cluster.get("peerpodconfig", "new", "-n", NAMESPACE)["spec"]["limit"] == "3"
-    gone = run_through(once(delete=[Break.AFTER]), name="new", state="absent")
+    gone = run_through(fault_each(delete=[Break.AFTER]), name="new", state="absent")
     assert not gone.get("failed"), gone["msg"]
     assert gone["changed"]
-    assert (arrived()["create"], arrived()["delete"]) == (1, 1)
+    assert (count_requests()["create"], count_requests()["delete"]) == (1, 1)
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
 
-def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(cluster, run_through, arrived):
+def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, count_requests):
     name = "faults-test"
     cluster.apply(
         {
@@ -175,21 +175,21 @@ def test_an_object_that_was_replaced_without_an_answer_was_replaced_once(cluster
     )
     try:
         result = run_through(
-            once(put=[Break.AFTER]),
+            fault_each(put=[Break.AFTER]),
             module="mutating_webhook",
             name=name,
             url="https://example.com/",
         )
         assert not result.get("failed"), result["msg"]
         assert result["changed"]
-        assert arrived()["update"] == 1
+        assert count_requests()["update"] == 1
         stored = cluster.get("mutatingwebhookconfiguration", name)
         assert stored["webhooks"] == [result["webhook"]]
     finally:
         cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
 
 
-def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(cluster, run_through):
+def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_through):
     pending = ["another"]
 
     def intervene(method, path):
@@ -231,12 +231,12 @@ def test_a_write_that_was_lost_does_not_go_over_what_another_wrote_meanwhile(clu
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )
-def test_what_does_not_pass_ends_in_a_sentence_and_changes_nothing(cluster, run_through, method, answer, tries, said):
+def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, method, answer, tries, said):
     seen = []
 
     def intervene(asked, path):
         if asked == method and "/peerpodconfigs" in path:
-            # A look at what came of a write is none of the tries.
+            # A read of the outcome of a write does not count as a try.
             seen.append(path)
             return answer
         return None
@@ -259,7 +259,7 @@ def test_credentials_that_expire_during_the_wait_leave_the_change_reported(clust
     assert limit(cluster) == "20"
 
 
-def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(cluster, run_through):
+def test_the_wait_survives_a_longer_outage_of_the_api_server(cluster, run_through):
     waiting, refused = [], []
 
     def intervene(method, path):
@@ -279,7 +279,7 @@ def test_an_api_server_that_is_away_for_longer_is_waited_for_while_waiting(clust
     assert result["advertised_nodes"] == len(NODES)
 
 
-def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_through):
+def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_through):
     """The API server drops the continue token of a list; no item is missed or counted twice."""
     cluster.apply(
         *(
@@ -320,7 +320,7 @@ def test_a_list_that_is_cut_between_its_pages_is_begun_again(cluster, run_throug
     cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
-def test_a_list_that_never_comes_to_its_end_is_given_up(cluster, run_through):
+def test_a_list_that_never_ends_is_given_up(cluster, run_through):
     def intervene(method, path):
         if "continue=" in path:
             return status(410, "The provided continue parameter is too old")

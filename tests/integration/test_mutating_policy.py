@@ -54,7 +54,7 @@ class ApiServer:
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def namespaces(cluster):
     names = (CHANGED, PLAIN, LIMITED, LIMITED_PLAIN)
     namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names]
     runtime_class = {
@@ -85,7 +85,7 @@ def place(cluster):
 
 
 @pytest.fixture
-def manage(cluster, place, run_module):
+def manage(cluster, namespaces, run_module):
     def run(user="policy", check=False, diff=False, **options) -> dict:
         if "host" not in options:
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")
@@ -120,7 +120,7 @@ def api(cluster):
 
 @pytest.fixture
 def policy(manage):
-    """A policy that is at work: what the module returned."""
+    """A policy that is in force; the result of the module."""
     result = manage(verify=True, wait_timeout=30)
     assert not result.get("failed"), result["msg"]
     assert result["verified"] is True
@@ -128,7 +128,7 @@ def policy(manage):
 
 
 def stored(cluster) -> list[dict]:
-    """The specs of the policy and of its binding, those that are there."""
+    """The specs of the policy and of its binding, if they exist."""
     kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings"
     return [item["spec"] for item in cluster.get(kinds)["items"] if item["metadata"]["name"] == NAME]
 
@@ -164,7 +164,7 @@ def patched(document: dict, patch: list[dict]) -> dict:
 
 
 def as_the_webhook(defaulted: dict, pod: dict) -> dict:
-    """What the webhook makes of `pod`, which the API server hands back as `defaulted`."""
+    """`pod` as the webhook mutates it; `defaulted` is the pod with the API server's defaults."""
     reviewed = copy.deepcopy(defaulted)
     # Only after admission does it complete what a pod asks for as a whole.
     if "resources" in pod["spec"]:
@@ -174,7 +174,7 @@ def as_the_webhook(defaulted: dict, pod: dict) -> dict:
 
 
 def comparable(pod: dict) -> dict:
-    """A pod without what tells two dry runs apart, and what follows from its resources later."""
+    """A pod without fields that differ in each dry run or are computed from its resources later."""
     metadata = {"annotations": {}, **pod["metadata"]}
     for own in ("uid", "creationTimestamp", "namespace", "managedFields"):
         metadata.pop(own, None)
@@ -264,7 +264,7 @@ def pods(draw) -> dict:
     return peer_pod(*main, annotations=annotations, **spec)
 
 
-def test_whatever_the_pod_it_becomes_what_the_webhook_makes_of_it(api, policy):
+def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
     seen = []
 
     @settings(
@@ -274,7 +274,7 @@ def test_whatever_the_pod_it_becomes_what_the_webhook_makes_of_it(api, policy):
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    # What chance hardly finds: thousandths that binary fractions miss, no type of instance,
+    # Cases that random examples rarely contain: thousandths that binary fractions miss, no type of instance,
     # and a limit of the pod where no container asks for anything.
     @example(peer_pod({"resources": {"requests": {"cpu": "8001m"}}}))
     @example(
@@ -285,22 +285,22 @@ def test_whatever_the_pod_it_becomes_what_the_webhook_makes_of_it(api, policy):
     )
     @example(peer_pod({}, resources={"limits": {"cpu": "4", "memory": "1Gi"}}))
     @given(pods())
-    def same(pod):
+    def compare(pod):
         status, defaulted = api.pod(PLAIN, pod)
         if status == 422:
-            return  # What the API server refuses of itself says nothing about the policy.
+            return  # A pod that the API server rejects without the policy is no test of the policy.
         assert status == 201, defaulted["message"]
         assert changed(api, CHANGED, pod) == as_the_webhook(defaulted, pod)
         seen.append(pod)
 
-    same()
+    compare()
     assert len(seen) >= 200
     spec_keys = set().union(*(pod["spec"] for pod in seen))
     assert {"resources", "initContainers", "resourceClaims"} <= spec_keys
 
 
-def test_what_the_api_server_fills_in_again_after_the_policy_goes_again(api, policy):
-    """A LimitRange does, to each container without amounts, whenever something changed the pod."""
+def test_amounts_of_a_limit_range_are_removed_again(api, policy):
+    """A LimitRange sets defaults for each container without amounts, after each mutation of the pod."""
     pod = peer_pod({}, {}, initContainers=[{"name": "i0", "image": "never-pulled"}])
     status, defaulted = api.pod(LIMITED_PLAIN, pod)
     assert status == 201, defaulted["message"]
@@ -325,7 +325,7 @@ def test_other_pods_stay_as_they_are(api, policy):
 
 
 @pytest.mark.parametrize("failure_policy", ["Fail", "Ignore"])
-def test_amounts_that_make_no_sense_are_refused(api, manage, failure_policy):
+def test_invalid_amounts_are_rejected(api, manage, failure_policy):
     result = manage(failure_policy=failure_policy, verify=True, wait_timeout=30)
     assert result.get("verified") is True, result
     for resource in ("cpu", "memory", "nvidia.com/gpu"):
@@ -348,13 +348,13 @@ def test_amounts_that_make_no_sense_are_refused(api, manage, failure_policy):
         assert comparable(answer)["spec"]["containers"][0]["resources"]["limits"] == {"memory": "9Pi"}
 
 
-def test_a_policy_in_place_is_two_reads_and_absent_takes_both_away(cluster, api, manage, policy):
+def test_an_unchanged_policy_takes_two_reads_and_absent_removes_both_objects(cluster, api, manage, policy):
     assert stored(cluster) == [policy["policy"], policy["binding"]]
     again = manage("policy-again")
     assert not again["changed"]
     assert [verb for verb, _ in requests_of(cluster, "policy-again")] == ["get", "get"]
 
-    # A change is proven by the fingerprint, while the policy as it was is still at work.
+    # A change is proven by the fingerprint, while the former policy is still in force.
     other = manage(reinvocation_policy="Never", verify=True, wait_timeout=30, diff=True)
     assert other["changed"]
     assert other["verified"] is True
@@ -374,7 +374,7 @@ def test_a_policy_in_place_is_two_reads_and_absent_takes_both_away(cluster, api,
     assert not manage(state="absent")["changed"]
 
 
-def test_check_mode_shows_and_sends_nothing(cluster, manage):
+def test_check_mode_shows_the_change_and_writes_nothing(cluster, manage):
     result = manage("policy-check", check=True, diff=True, verify=True)
     assert result["changed"]
     assert result["verified"] is None
@@ -384,7 +384,7 @@ def test_check_mode_shows_and_sends_nothing(cluster, manage):
     assert {verb for verb, _ in requests_of(cluster, "policy-check")} == {"get"}
 
 
-def test_verify_says_that_the_policy_does_not_see_the_pod(manage):
+def test_verify_reports_that_the_policy_does_not_match_the_pod(manage):
     # The pod of the dry run gets the labels of matchLabels only.
     selector = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
     result = manage(object_selector=selector, verify=True, wait_timeout=1)
@@ -394,7 +394,7 @@ def test_verify_says_that_the_policy_does_not_see_the_pod(manage):
     assert f"the pod was returned without {RESOURCE}" in result["msg"]
 
 
-def test_another_writer_in_between_is_read_again(cluster, manage):
+def test_a_concurrent_change_is_read_again(cluster, manage):
     manage()
     pending = iter(["another"])
 
@@ -416,7 +416,7 @@ VERSIONS = ("v1", "v1beta1", "v1alpha1")
 
 
 def without_policies_in(versions):
-    """As an API server answers that has none in these versions of the group."""
+    """The response of an API server without policies in these versions of the group."""
 
     def intervene(_method, path):
         for version in versions:
@@ -429,7 +429,7 @@ def without_policies_in(versions):
     return intervene
 
 
-def test_an_api_server_without_policies_is_named(cluster, manage):
+def test_an_api_server_without_policies_is_reported(cluster, manage):
     kubeconfig = cluster.user_kubeconfig("policy-old", "system:masters")
     with between(cluster, kubeconfig, without_policies_in(VERSIONS)) as url:
         result = manage(host=url, api_key="any")
@@ -442,7 +442,7 @@ def test_an_api_server_without_policies_is_named(cluster, manage):
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_an_api_server_that_has_them_in_an_older_version_only(cluster, api, manage, version):
+def test_an_api_server_with_an_older_version_of_policies(cluster, api, manage, version):
     user = f"policy-{version}"
     kubeconfig = cluster.user_kubeconfig(user, "system:masters")
     newer = VERSIONS[: VERSIONS.index(version)]
@@ -474,7 +474,7 @@ def test_an_api_server_that_has_them_in_an_older_version_only(cluster, api, mana
         ({"service_ca": True}, "Unsupported parameters"),
     ],
 )
-def test_invalid_options_are_refused_before_the_cluster_is_asked(run_module, options, said):
+def test_invalid_options_are_rejected_without_a_request(run_module, options, said):
     result = run_module("mutating_policy", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert said in result["msg"]

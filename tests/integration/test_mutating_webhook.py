@@ -38,7 +38,7 @@ OTHERS = {
 
 
 class Admission:
-    """A real admission server that adds the extended resource and remembers what it was sent."""
+    """A real admission server that adds the extended resource and records the requests."""
 
     def __init__(self, port: int, authority: CertificateAuthority, directory):
         self.url = f"https://127.0.0.1:{port}/mutate-v1-pod"
@@ -98,7 +98,7 @@ def admission(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def namespace(cluster):
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
@@ -114,7 +114,7 @@ def place(cluster):
 
 
 @pytest.fixture
-def manage(cluster, place, run_module):
+def manage(cluster, namespace, run_module):
     def run(user="webhook", check=False, diff=False, **options) -> dict:
         if "host" not in options:
             kubeconfig = cluster.user_kubeconfig(user, "system:masters")
@@ -154,7 +154,7 @@ def dry_run_pod(cluster, namespace: str, runtime_class: str | None) -> dict:
     return json.loads(printed)["spec"]["containers"][0]["resources"]
 
 
-def test_peer_pods_and_nothing_else_leave_the_api_server(cluster, admission, manage):
+def test_only_peer_pods_are_sent_to_the_webhook(cluster, admission, manage):
     result = manage(url=admission.url, ca_bundle=admission.ca, verify=True, wait_timeout=30)
     assert not result.get("failed"), result["msg"]
     assert result["changed"]
@@ -177,7 +177,7 @@ def test_peer_pods_and_nothing_else_leave_the_api_server(cluster, admission, man
     assert [verb for verb, _ in requests_of(cluster, "webhook-again")] == ["get"]
 
 
-def test_check_mode_shows_and_sends_nothing(cluster, admission, manage):
+def test_check_mode_shows_the_change_and_writes_nothing(cluster, admission, manage):
     result = manage(
         "webhook-check",
         check=True,
@@ -197,7 +197,7 @@ def test_check_mode_shows_and_sends_nothing(cluster, admission, manage):
     assert {verb for verb, _ in requests_of(cluster, "webhook-check")} == {"get"}
 
 
-def test_webhooks_of_others_stay_and_the_last_one_takes_the_configuration_along(cluster, admission, manage):
+def test_other_webhooks_stay_and_the_configuration_goes_with_the_last_one(cluster, admission, manage):
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -227,7 +227,7 @@ def test_webhooks_of_others_stay_and_the_last_one_takes_the_configuration_along(
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
-def test_a_webhook_that_another_adds_in_between_stays(cluster, admission, manage, state):
+def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, state):
     """The configuration is written as it was read or not at all, deletion included."""
     manage(url=admission.url, ca_bundle=admission.ca)
     pending = iter(["another"])
@@ -387,7 +387,7 @@ def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage)
         assert "lost matchConditions as its CA bundle was injected" in result["msg"]
 
 
-def test_verify_fails_with_what_the_api_server_says(cluster, admission, manage):
+def test_verify_fails_with_the_error_of_the_api_server(cluster, admission, manage):
     (port,) = free_ports(1)
     result = manage(url=f"https://127.0.0.1:{port}/", ca_bundle=admission.ca, verify=True, wait_timeout=2)
     assert result["failed"]
@@ -418,7 +418,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ({"url": "https://x/", "service_ca": True}, "service_ca is for a service"),
         (
             {"url": "https://x/", "service_ca": True, "ca_bundle": "x"},
-            "With service_ca OpenShift keeps the CA bundle: leave out ca_bundle",
+            "With service_ca, OpenShift manages the CA bundle. Do not set ca_bundle",
         ),
         ({"url": "https://x/", "target_runtime_classes": []}, "target_runtime_classes is empty"),
         (
@@ -427,7 +427,7 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
         ),
     ],
 )
-def test_invalid_options_are_refused_before_the_cluster_is_asked(run_module, options, said):
+def test_invalid_options_are_rejected_without_a_request(run_module, options, said):
     result = run_module("mutating_webhook", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert said in result["msg"]
@@ -436,12 +436,12 @@ def test_invalid_options_are_refused_before_the_cluster_is_asked(run_module, opt
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ca_bundle": "nonsense"}, "holds no PEM certificate"),
+        ({"ca_bundle": "nonsense"}, "contains no PEM certificate"),
         ({"ca_bundle_file": "/nonexistent/ca.crt"}, "No such file or directory"),
         ({"url": "http://plain.example.com/"}, "422"),
     ],
 )
-def test_what_cannot_be_a_webhook_is_refused(cluster, manage, options, said):
+def test_an_invalid_webhook_is_rejected(cluster, manage, options, said):
     result = manage(**{"url": "https://webhook.example.com/", **options})
     assert result["failed"]
     assert said in result["msg"]
@@ -449,7 +449,7 @@ def test_what_cannot_be_a_webhook_is_refused(cluster, manage, options, said):
 
 
 def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, admission, manage):
-    """What it would store of a condition it drops: the system's namespaces are named one by one."""
+    """Such an API server drops matchConditions: the system namespaces are listed in a selector instead."""
 
     def older(method, path):
         if path == "/version":

@@ -1,8 +1,8 @@
-"""The role node_capacity by itself: who advertises, what it deploys, and what that may do.
+"""The role node_capacity by itself: which controller advertises, what the role deploys, and its permissions.
 
 The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
 operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
-containers; as processes of one machine two replicas would want the same port.
+containers; as processes on one machine, two replicas would use the same port.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.integration.containers import (
     openshift_builds,
     readme_settings,
 )
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -40,14 +40,14 @@ ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 RESOURCE = "kata.peerpods.io/vm"
 ROLE = ROOT / "roles/node_capacity"
 
-# As podman knows what it has built: so it is this that runs.
+# The name of an image that podman has built.
 REPOSITORY = "localhost/osc-peerpods"
 
 SERVICE_MONITOR = "servicemonitors.monitoring.coreos.com"
 PROMETHEUS_RULE = "prometheusrules.monitoring.coreos.com"
 GRAFANA_DASHBOARD = "grafanadashboards.grafana.integreatly.org"
 
-# What the agent may do, as (namespace or None, API group, resource, name or None, verb).
+# The permissions of the agent, as (namespace or None, API group, resource, name or None, verb).
 RIGHTS = {
     *((None, "", "nodes", None, verb) for verb in ("get", "list", "watch")),
     (None, "", "nodes/status", None, "patch"),
@@ -65,13 +65,13 @@ RIGHTS = {
         for verb in ("list", "watch")
     ),
 }
-# Only where it counts the peer pods of every namespace, it may read pods there; else those of cloud-api-adaptor.
+# The agent may read pods of every namespace only if it counts all peer pods; otherwise those of cloud-api-adaptor.
 COUNTING = {right for right in RIGHTS if right[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
 
 
 def adaptor(role: str) -> list[dict]:
-    """What an operator of the second generation has for the nodes of `role`: DaemonSet and settings."""
+    """The DaemonSet and settings of an operator of the second generation, for the nodes of `role`."""
     label = {"name": "osc-caa-ds"}
     metadata = {"namespace": OPERATOR_NAMESPACE}
     return [
@@ -119,7 +119,7 @@ class Role(RoleAlone):
     """The role, in the namespace that it is in by default."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
-        """Run it with `variables` beside those of this machine; returns what it printed."""
+        """Run the role with `variables` and those of this machine; returns its output."""
         ran = self.run("-e", json.dumps(variables), *arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
@@ -140,7 +140,7 @@ class Role(RoleAlone):
         }
 
     def write(self, node: str, slots: str | None, manager: str) -> None:
-        """Have `node` advertise `slots`, as one who calls itself `manager`."""
+        """Have `node` advertise `slots`, as field manager `manager`."""
         self.cluster.kubectl(
             "patch",
             "node",
@@ -188,8 +188,8 @@ class TestWithoutTheAgent:
         assert "node_capacity_manager=collection" in said
         assert NOTHING_CHANGED.search(said)
 
-    def test_an_operator_with_peerpodconfigs_advertises_itself(self, role: Role):
-        """Before its controller has written anything to a node, and so in every run."""
+    def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
+        """Even before its controller has written to a node, and so in every run."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
         with role.unchanged():
@@ -202,30 +202,30 @@ class TestWithoutTheAgent:
         with role.unchanged():
             role.succeed("--check", "--diff")
 
-    def test_it_needs_an_image(self, role: Role):
+    def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_image="))
+            said = failure_message(role.run("-e", "node_capacity_image="))
         assert "node_capacity_image is not set" in said
         assert "node_capacity_image_source=build" in said
 
 
 @pytest.fixture(scope="module")
 def said(role: Role, workers: list[str]) -> str:
-    """What the first installation printed; a node had been made to advertise by hand."""
+    """The output of the first installation; the slots of one node had been set by hand."""
     role.cluster.apply(*adaptor("worker"))
     role.write(workers[0], "7", "kubectl-patch")
-    # As a kubelet does with what it does not know when it starts.
+    # A kubelet resets unknown resources like this when it starts.
     role.write(workers[1], "0", "kubelet")
     return role.succeed()
 
 
 class TestOurAgent:
-    def test_it_takes_over_what_was_done_by_hand(self, role: Role, workers: list[str], said: str):
+    def test_the_agent_adopts_a_node_that_was_set_by_hand(self, role: Role, workers: list[str], said: str):
         assert f"was advertised by hand (kubectl-patch on {workers[0]})" in said
         wait_for("the limit", lambda: set(role.advertised().values()) == {"10"}, seconds=30)
 
     @pytest.mark.usefixtures("said")
-    def test_of_two_replicas_one_leads(self, role: Role):
+    def test_one_of_two_replicas_is_the_leader(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
         assert role.get(f"deployment/{NAME}")["status"]["readyReplicas"] == 2
@@ -245,10 +245,10 @@ class TestOurAgent:
         assert any(pod["metadata"]["name"] in holder for pod in role.pods())
 
     @pytest.mark.usefixtures("said")
-    def test_it_may_do_what_it_does_and_nothing_else(self, role: Role):
-        """What it may is the contract's, by the API server's own account; and all of it is used."""
+    def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
+        """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == RIGHTS
-        # Reasons for an Event, and for a look at the node that no pool selects any more.
+        # Reasons for an Event, and for a read of the node that no pool selects any more.
         role.cluster.apply(
             *(
                 {**config, "metadata": {**config["metadata"], "name": name}}
@@ -261,31 +261,31 @@ class TestOurAgent:
         role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
         expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
         try:
-            wait_for("every right to be used", lambda: asked(role)[0] == expected, seconds=30)
+            wait_for("every right to be used", lambda: permissions_used(role)[0] == expected, seconds=30)
         finally:
             role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
             role.cluster.kubectl("delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
-            used, refused = asked(role)
+            used, refused = permissions_used(role)
             assert used == expected
             assert refused == []
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_are_as_an_administrator_wants_them(self, role: Role):
+    def test_the_pods_follow_good_practice(self, role: Role):
         namespace = role.cluster.get("namespace", NAMESPACE)
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         pod = role.pods()[0]
         (container,) = pod["spec"]["containers"]
-        # What the priority admission made of the class: there is one.
+        # The priority admission sets this if the class exists.
         assert pod["spec"]["priority"] == 2_000_000_000
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert all(mount["readOnly"] for mount in container["volumeMounts"])
-        # The role's own settings beside the template's: one pod less of two at a time, none more.
+        # The role's own settings in addition to the template's: at most one of two pods is unavailable, without a surge.
         strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
-    def test_prometheus_gets_in_and_only_to_api_servers_it_gets_out(self, role: Role):
+    def test_the_network_policy_admits_prometheus_and_allows_only_api_servers(self, role: Role):
         spec = role.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
         (metrics,) = spec["ingress"]
@@ -300,7 +300,7 @@ class TestOurAgent:
         assert spec["podSelector"]["matchLabels"].items() <= role.pods()[0]["metadata"]["labels"].items()
 
     @pytest.mark.usefixtures("said")
-    def test_a_node_with_one_of_them_can_be_drained(self, role: Role):
+    def test_a_node_with_a_replica_can_be_drained(self, role: Role):
         name = role.pods()[0]["metadata"]["name"]
         wait_for(
             "the disruption controller's count",
@@ -329,18 +329,18 @@ class TestOurAgent:
         assert ports[endpoint["port"]] == "health"
 
     @pytest.mark.usefixtures("said")
-    def test_prometheus_and_grafana_have_what_is_in_the_files(self, role: Role):
-        """To the letter: the files are templates of Prometheus' and Grafana's, not of Ansible's."""
+    def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
+        """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
         assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
         dashboard = role.get(f"{GRAFANA_DASHBOARD}/{NAME}")["spec"]
         assert dashboard["json"] == (ROLE / "files/dashboard.json").read_text().rstrip()
         assert dashboard["instanceSelector"]["matchLabels"] == {"dashboards": "grafana"}
-        # Only where it is asked for.
+        # Only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_settings_are_those_that_the_agent_has(self, role: Role):
+    def test_the_settings_of_the_pods_are_those_of_the_agent(self, role: Role):
         (container,) = role.pods()[0]["spec"]["containers"]
         passed = {variable["name"] for variable in container["env"]}
         # In a cluster, it logs in by its service account.
@@ -351,12 +351,12 @@ class TestOurAgent:
         assert NOTHING_CHANGED.search(role.succeed())
 
     @pytest.mark.usefixtures("said")
-    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, role: Role):
+    def test_a_dry_run_of_a_complete_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
     @pytest.mark.usefixtures("said")
-    def test_what_is_not_wanted_any_more_goes(self, role: Role):
+    def test_objects_that_are_switched_off_are_removed(self, role: Role):
         """And a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
@@ -379,8 +379,8 @@ class TestOurAgent:
 
 @pytest.mark.usefixtures("said")
 class TestAfterTheAgent:
-    def test_what_nodes_have_makes_no_difference(self, role: Role, workers: list[str]):
-        """cloud-api-adaptor's annotation is there from its first start on."""
+    def test_the_agent_stays_where_nodes_already_advertise(self, role: Role, workers: list[str]):
+        """cloud-api-adaptor sets its annotation at its first start."""
         role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
         role.write(workers[0], "10", "cloud-api-adaptor")
         role.succeed()
@@ -391,20 +391,20 @@ class TestAfterTheAgent:
             seconds=30,
         )
 
-    def test_it_does_not_make_way_while_pools_need_it(self, role: Role):
+    def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert "The pools memory have limits of their own, which only the agent can enforce" in said
 
-    def test_it_does_not_make_way_with_a_limit_that_is_none(self, role: Role):
+    def test_the_agent_stays_if_its_limit_is_invalid(self, role: Role):
         role.cluster.apply({**limits(), "data": {"default": "seven"}})
         with role.unchanged():
-            said = sentence(role.run("-e", "node_capacity_manager=operator"))
+            said = failure_message(role.run("-e", "node_capacity_manager=operator"))
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in said
 
-    def test_it_makes_way_for_the_operator(self, role: Role):
-        """Which has the agent's limit then."""
+    def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
+        """The operator gets the agent's limit."""
         role.cluster.apply(limits(default={"limit": 7}))
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
         planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
@@ -438,13 +438,13 @@ class TestAfterTheAgent:
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
 
-    def test_there_is_nothing_more_to_remove(self, role: Role):
+    def test_a_second_removal_changes_nothing(self, role: Role):
         with role.unchanged():
             said = role.succeed(node_capacity_manager="operator")
         assert NOTHING_CHANGED.search(said)
         assert "node_capacity_manager is operator: the agent does not run." in said
 
-    def test_collection_runs_ours_whatever_else_there_is_from_an_image_built_there(self, role: Role):
+    def test_manager_collection_deploys_the_agent_from_an_image_built_in_the_cluster(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
         with openshift_builds(role.cluster, REPOSITORY):
@@ -462,7 +462,7 @@ class TestAfterTheAgent:
 
 
 def granted(role: Role) -> set[tuple]:
-    """All that the agent's service account may do and any other may not, as RIGHTS has it."""
+    """The permissions of the agent's service account beyond those of any account, in the form of RIGHTS."""
     rights = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
@@ -472,7 +472,7 @@ def granted(role: Role) -> set[tuple]:
 
 
 def rules(role: Role, namespace: str, account: str) -> set[tuple]:
-    """What `account` may do in `namespace`, without what every service account may."""
+    """The permissions of `account` in `namespace`, without those of every service account."""
 
     def of(user: str) -> set[tuple]:
         review = json.loads(
@@ -507,8 +507,8 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     return of(account) - of("system:serviceaccount:default:default")
 
 
-def asked(role: Role) -> tuple[set[tuple], list[str]]:
-    """What the agent has had the API server do, as (group, resource, verb); and what was refused."""
+def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
+    """The requests of the agent, as (group, resource, verb); and the rejected requests."""
     used, refused = set(), []
     for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):
         if event["user"]["username"] != ACCOUNT or "objectRef" not in event:
@@ -521,8 +521,8 @@ def asked(role: Role) -> tuple[set[tuple], list[str]]:
     return used, refused
 
 
-def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
-    """No more, no less than what is pinned by hash."""
+def test_the_image_has_a_bill_of_materials(tmp_path: Path):
+    """Exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("node_capacity", tmp_path)

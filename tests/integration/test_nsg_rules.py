@@ -39,7 +39,7 @@ DONE = ["GET operation", "GET operation"]
 
 
 def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **more: object) -> dict:
-    """A security rule for all of the virtual network, or for what `more` says instead."""
+    """A security rule for the whole virtual network; `more` replaces properties."""
     properties = {
         "priority": priority,
         "access": access,
@@ -53,7 +53,7 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **mor
     return {"name": name, "properties": {**properties, **more}}
 
 
-# What a strict site has, so that the rules of peer pods are needed.
+# The rule of a strict site, so that the rules of peer pods are needed.
 DENY = rule("deny-vnet", 4000, "Deny")
 
 
@@ -77,7 +77,7 @@ BOTH = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN,
 
 @dataclass(frozen=True)
 class World:
-    """A resource group, and means to fill it and to look at it. Ids are ARM's."""
+    """A resource group, with methods to fill and to read it. Ids are ARM's."""
 
     arm: AzureArm
     group: str
@@ -147,8 +147,8 @@ class World:
     def added_meanwhile(self, nsg: str, theirs: dict) -> Act:
         return first(lambda: self.arm.put(f"{nsg}/securityRules/{theirs['name']}", theirs))
 
-    def asked(self) -> list[str]:
-        """The requests since the last time, each by its method and what it is about."""
+    def take_requests(self) -> list[str]:
+        """The requests since the last call, each with its method and resource."""
         return [f"{method} {_about(path)}" for method, path in self.arm.take_requests()]
 
 
@@ -187,11 +187,11 @@ def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
 def test_opens_the_ports_between_all_workers_once(world, arm, run):
     nsg, args = world.workers(DENY)
     foreseen = run(args, check=True, diff=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
     result = run(args, diff=True)
-    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
     for key in ("changed", "network_security_groups", "reason", "subnets", "diff"):
         assert foreseen[key] == result[key], key
     assert result["changed"]
@@ -211,17 +211,17 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
 
     again = run(args)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not again["changed"]
     assert again["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
 
     arm.delete(f"{nsg}/securityRules/{VXLAN}")
     assert run(args)["network_security_groups"][0]["unchanged"] == [KATA]
-    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
 
 
-def test_absent_removes_ours_alone(world, run):
+def test_absent_removes_only_rules_of_the_collection(world, run):
     nsg, args = world.workers(
         DENY,
         rule(KATA, 112, **OURS),
@@ -230,9 +230,9 @@ def test_absent_removes_ours_alone(world, run):
     )
     absent = {**args, "state": "absent"}
     foreseen = run(absent, check=True, diff=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     result = run(absent, diff=True)
-    assert world.asked() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.take_requests() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
     for key in ("changed", "network_security_groups", "diff"):
         assert foreseen[key] == result[key], key
     (done,) = result["network_security_groups"]
@@ -244,13 +244,13 @@ def test_absent_removes_ours_alone(world, run):
     assert world.rules(nsg).keys() == {"deny-vnet", VXLAN, "mine"}
 
     assert not run(absent)["changed"]
-    assert world.asked() == READS
+    assert world.take_requests() == READS
 
 
-def test_what_passes_anyway_needs_no_rule(world, run):
+def test_traffic_that_is_allowed_needs_no_rule(world, run):
     nsg, args = world.workers()
     result = run(args)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
     assert result["network_security_groups"][0]["covered"] == [
         {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
@@ -259,8 +259,8 @@ def test_what_passes_anyway_needs_no_rule(world, run):
     assert world.rules(nsg) == BOTH
 
 
-def test_a_rule_that_differs_is_put_right(world, arm, run):
-    """The name makes it ours; what we do not manage, or do not know, stays."""
+def test_a_different_rule_is_corrected(world, arm, run):
+    """The name identifies a rule of the module; unmanaged and unknown properties stay."""
     nsg, args = world.workers(
         DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
     )
@@ -269,7 +269,7 @@ def test_a_rule_that_differs_is_put_right(world, arm, run):
     sent = []
     arm.faults += [Fault("PUT", KATA, looked_at(sent))]
     result = run(args, diff=True)
-    assert world.asked() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
     assert world.rules(nsg)[KATA] == {**BOTH[KATA], "description": "theirs"}
     assert sent[0]["properties"]["futureProperty"] == {"a": 1}
     (done,) = result["network_security_groups"]
@@ -287,7 +287,7 @@ def looked_at(sent: list[dict]) -> Act:
     return act
 
 
-def test_what_is_unknown_to_us_survives(world, arm, run):
+def test_unknown_properties_are_preserved(world, arm, run):
     nsg, args = world.workers(DENY, rule("theirs", 200, port="443"), flushConnection=True)
     arm.state.stored[nsg.lower()]["tags"] = {"team": "network"}
     arm.state.stored[f"{nsg}/securityRules/theirs".lower()]["properties"]["futureProperty"] = "x"
@@ -332,11 +332,11 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
         "/api/v1/nodes?labelSelector=test-nsg-rules/pool=azure&limit=500",
     )
     # The cluster's other workers are on AWS.
-    assert " names no virtual machine of Azure. " in foreign["msg"]
-    assert world.asked() == READS
+    assert " is not the id of an Azure virtual machine. " in foreign["msg"]
+    assert world.take_requests() == READS
 
 
-def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
+def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
     """Two networks, one in a resource group of its own; machines in two groups; pages of two."""
     monkeypatch.setattr(arm, "page_size", 2)
     network, machines = World(arm, "network-rg"), World(arm, "more-rg")
@@ -355,8 +355,8 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
         ],
     }
     result = run(arguments)
-    asked = world.asked()
-    assert sorted(asked[: -3 * 3]) == sorted(
+    requests = world.take_requests()
+    assert sorted(requests[: -3 * 3]) == sorted(
         ["GET networkInterfaces"] * 4  # Five of one group, and one.
         + [f"GET virtualNetworks/{name}" for name in ("vnet-1", "vnet-2")]
         + [f"GET networkSecurityGroups/{name}" for name in ("front", "back", "on-nic")]
@@ -386,7 +386,7 @@ def test_every_worker_counts_wherever_it_is(world, arm, run, monkeypatch):
     assert not run(arguments)["changed"]
 
 
-def test_dual_stack_takes_two_rules_each(world, run):
+def test_dual_stack_takes_two_rules_for_each_option(world, run):
     nsg = world.nsg("demo-nsg", DENY, rule("theirs", 113, port="443"))
     prefixes = ["10.0.1.0/24", "10.0.3.0/24", "fd00:0:0:1::/64"]
     (subnet,) = world.subnets("demo-vnet", (prefixes, nsg))
@@ -402,9 +402,9 @@ def test_dual_stack_takes_two_rules_each(world, run):
     assert rules[f"{VXLAN}-IPv6"]["destinationPortRange"] == "9000"
 
     assert not run(args)["changed"]
-    world.asked()
+    world.take_requests()
     assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 4
-    assert world.asked() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
     assert world.rules(nsg).keys() == {"deny-vnet", "theirs"}
 
 
@@ -412,7 +412,7 @@ def test_subnets_and_groups_by_name(world, run):
     nsg = world.nsg("demo-nsg", DENY)
     filtered, bare = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
     result = run({"subnets": [filtered]}, check=True)
-    assert world.asked() == READS[1:]
+    assert world.take_requests() == READS[1:]
     assert result["reason"] == "demo-nsg. Attached to the subnets that were named."
     assert {one["properties"]["sourceAddressPrefix"] for one in result["network_security_groups"][0]["created"]} == {
         WORKERS
@@ -424,15 +424,15 @@ def test_subnets_and_groups_by_name(world, run):
     assert result["unfiltered"] == [f"No network security group filters the subnet {bare}: all traffic passes."]
 
     other = world.nsg("other", DENY)
-    world.asked()
+    world.take_requests()
     result = run({"subnets": [filtered], "network_security_groups": [other]})
-    assert world.asked()[:2] == [READS[1], "GET networkSecurityGroups/other"]
+    assert world.take_requests()[:2] == [READS[1], "GET networkSecurityGroups/other"]
     assert result["reason"] == "other. Named by network_security_groups."
     assert world.rules(other) == {"deny-vnet": DENY["properties"], **BOTH}
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
-def test_rules_that_say_their_own_ends(world, run):
+def test_rules_with_their_own_sources_and_destinations(world, run):
     nsg, _ = world.workers(DENY)
     web, db = (world.put("applicationSecurityGroups", name, {}) for name in ("web", "db"))
     args = {
@@ -460,7 +460,7 @@ def test_rules_that_say_their_own_ends(world, run):
         ],
     }
     assert run(args)["changed"]
-    assert world.asked() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
     rules = world.rules(nsg)
     assert rules["groups"] == {
         "description": "osc.peerpods: tunnel",
@@ -495,13 +495,13 @@ PORTS = {"destination_port_ranges": ["1"]}
             "one of the following is required: nodes, virtual_machines, subnets, network_sec",
         ),
         ({"subnets": ["s"], "virtual_machines": ["v"]}, "parameters are mutually exclusive: "),
-        ({"virtual_machines": []}, "There is no worker to look at, no subnet, and no network "),
+        ({"virtual_machines": []}, "No worker, subnet or network security group is given. "),
         (
             {"virtual_machines": [SCALE_SETS]},
             f"{SCALE_SETS} is an instance of a uniform scale set, ",
         ),
-        ({"subnets": [AZURE]}, f"'{AZURE}' is not such an id. Give the whole ARM id, "),
-        ({"network_security_groups": ["demo-nsg"]}, "'demo-nsg' is not such an id. Give the whole"),
+        ({"subnets": [AZURE]}, f"'{AZURE}' is not a valid id. Set the whole ARM id, "),
+        ({"network_security_groups": ["demo-nsg"]}, "'demo-nsg' is not a valid id. Set the whole"),
         ({"subnets": ["s"], "priority_range": [4000, 5000]}, "priority_range is two numbers, "),
         (
             {"subnets": ["s"], "rules": [{"name": n, "priority": 200, **PORTS} for n in "ab"]},
@@ -517,7 +517,7 @@ def test_bad_input_is_rejected_without_a_request_to_azure(arm, run, args, msg):
     assert arm.take_requests() == []
 
 
-def test_what_is_not_there(world, run):
+def test_missing_resources_are_reported(world, run):
     nsg, args = world.workers()
     here = nsg.removesuffix(GROUP)
     vnet = f"{here}virtualNetworks/demo-vnet"
@@ -541,22 +541,22 @@ def test_what_is_not_there(world, run):
         ),
     ]:
         assert run(what)["msg"].startswith(msg)
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
 
 
 # -- Priorities --------------------------------------------------------------------------------
 
 
-def test_a_priority_that_is_taken(world, run):
+def test_a_priority_conflict(world, run):
     nsg, args = world.workers(DENY, rule("theirs", 112, port="443"))
     result = run({**args, "on_priority_conflict": "fail"})
     assert result["msg"] == (
-        f"{KATA} is to have the priority 112 in {nsg}, which theirs has. Give it another "
-        "priority, 113 would do, or set on_priority_conflict: move."
+        f"Priority conflict in {nsg}: {KATA} is set to the priority 112, which theirs has. Set another "
+        "priority (such as 113), or set on_priority_conflict=move."
     )
     result = run({**args, "priority_range": [112, 112]})
     assert result["msg"].startswith(f"No priority from 112 to 112 is free for {KATA}: ")
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
 
     result = run({**args, "priority_range": [2000, 2999]})
     assert result["warnings"] == [f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."]
@@ -567,7 +567,7 @@ def test_a_priority_that_is_taken(world, run):
     assert not run(args)["changed"]
 
 
-def test_a_rule_that_would_come_too_late(world, run):
+def test_a_rule_that_would_be_shadowed(world, run):
     good, bad = (
         world.nsg(name, DENY, *more) for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
     )
@@ -576,7 +576,7 @@ def test_a_rule_that_would_come_too_late(world, run):
     result = run(args)
     assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {bad}: no-tunnel (105) denies ")
     assert "(such as 104)" in result["msg"]
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
     assert world.rules(good).keys() == {"deny-vnet"}
 
     result = run({**args, "on_shadowed": "warn"})
@@ -588,48 +588,48 @@ def test_a_rule_that_would_come_too_late(world, run):
     assert world.priorities(bad)[VXLAN] == 111
 
 
-# -- Whether we may ----------------------------------------------------------------------------
+# -- Permissions -------------------------------------------------------------------------------
 
 ASKED = f"GET {GROUP}/permissions"
 
 
-def test_dry_run_asks_whether_we_may_and_changes_nothing(world, arm, run):
+def test_dry_run_checks_permissions_and_changes_nothing(world, arm, run):
     _, args = world.workers(DENY)
     before = arm.snapshot()
     foreseen = run(args, check=True, diff=True)
-    world.asked()
+    world.take_requests()
     dry = {**args, "dry_run": True}
     for check in (False, True):
         result = run(dry, check=check, diff=True)
-        assert world.asked() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, ASKED]
         assert result["changed"] is check
         for key in ("network_security_groups", "diff"):
             assert foreseen[key] == result[key], key
     assert arm.snapshot() == before
 
     assert run(args)["changed"]
-    world.asked()
+    world.take_requests()
     result = run(dry, check=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
 
 
-def test_dry_run_fails_where_we_may_not(world, arm, run):
+def test_dry_run_fails_without_permission(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.permissions = [roles.READER]
     before = arm.snapshot()
     action = "Microsoft.Network/networkSecurityGroups/write"
     for check in (False, True):
         result = run({**args, "dry_run": True}, check=check)
-        assert world.asked() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, ASKED]
         assert result["failed"]
         assert result["msg"] == (
-            f"This identity may not do {action} on {nsg}. Give it the role Network Contributor "
+            f"This identity has no permission for {action} on {nsg}. Assign the role Network Contributor "
             "there, and wait some minutes until that is in force."
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
     assert arm.snapshot() == before
-    # And so it is.
+    # A real run is rejected, as the dry run reported.
     assert f" perform action '{action}' over scope '{nsg}'" in run(args)["msg"]
 
 
@@ -646,26 +646,26 @@ def test_dry_run_fails_where_we_may_not(world, arm, run):
         ("absent", [KATA, VXLAN], "/securityRules/*", False),
     ],
 )
-def test_dry_run_tells_what_a_run_meets(world, arm, run, state, there, allowed, may):
-    """Several rules are written with their group, a single one is not."""
+def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, there, allowed, may):
+    """Several rules are written with their group, a single rule is written alone."""
     rules = ({"name": name, "properties": BOTH[name]} for name in there)
     _, args = world.workers(DENY, *rules)
     args["state"] = state
     group_may = f"Microsoft.Network/networkSecurityGroups{allowed}"
     arm.permissions = [roles.READER, {**roles.OWNER, "actions": [group_may]}]
     dry_run = run({**args, "dry_run": True})
-    assert writes(world.asked()) == []
+    assert writes(world.take_requests()) == []
     assert ("failed" not in dry_run) is may
     assert ("failed" not in run(args)) is may
 
 
-def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
+def test_dry_run_checks_each_changing_group_once(world, arm, run):
     one, two, open_already = world.nsg("one", DENY), world.nsg("two", DENY), world.nsg("open")
     subnets = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already))
     args = {"subnets": subnets, "dry_run": True}
     assert "failed" not in run(args)
-    asked = [request for request in world.asked() if request.endswith("/permissions")]
-    assert asked == [f"GET networkSecurityGroups/{name}/permissions" for name in ("one", "two")]
+    requests = [request for request in world.take_requests() if request.endswith("/permissions")]
+    assert requests == [f"GET networkSecurityGroups/{name}/permissions" for name in ("one", "two")]
 
     arm.permissions = [roles.READER]
     result = run(args)
@@ -673,7 +673,7 @@ def test_dry_run_asks_once_for_each_group_that_would_change(world, arm, run):
     assert f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
 
 
-def test_dry_run_of_who_may_not_ask(world, arm, run):
+def test_dry_run_without_permission_to_list_permissions(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.faults += [Fault("GET", "/permissions$", authorization_failed)]
     result = run({**args, "dry_run": True})
@@ -691,7 +691,7 @@ def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
     arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, theirs))]
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
-    assert world.asked() == [*READS, put, f"GET {GROUP}", put, *DONE]
+    assert world.take_requests() == [*READS, put, f"GET {GROUP}", put, *DONE]
     assert result["network_security_groups"][0]["moved"][0]["given"] == 113
     assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
 
@@ -701,12 +701,12 @@ def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     theirs = rule("theirs", 200, port="443")
     arm.faults += [Fault("PUT", "demo-nsg$", world.added_meanwhile(nsg, theirs))]
     assert run(args)["changed"]
-    assert world.asked() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
     expected = {"deny-vnet": DENY["properties"], "theirs": theirs["properties"], **BOTH}
     assert world.rules(nsg) == expected
 
 
-def test_an_answer_that_is_lost_is_found_out_about(world, arm, run):
+def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.faults += [Fault("PUT", "demo-nsg$", lose_the_answer)]
     result = run(args)
@@ -721,10 +721,10 @@ def test_an_answer_that_is_lost_is_found_out_about(world, arm, run):
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
-# -- Faults, with the end state looked at ------------------------------------------------------
+# -- Faults and their end state ----------------------------------------------------------------
 
 
-def test_faults_that_pass_are_survived(world, arm, run):
+def test_transient_faults_are_survived(world, arm, run):
     nsg, args = world.workers(DENY)
     faults = {
         "GET networkInterfaces": not_again_before(1, throttled(1)),
@@ -746,8 +746,8 @@ def test_faults_that_pass_are_survived(world, arm, run):
     assert run(args)["changed"]
     assert arm.faults == []
     # Each request is repeated as it was: there is no second plan, and so no further read.
-    asked = world.asked()
-    assert {what: asked.count(what) for what in faults} == {
+    requests = world.take_requests()
+    assert {what: requests.count(what) for what in faults} == {
         READS[0]: 2,
         READS[1]: 2,
         READS[2]: 3,
@@ -799,7 +799,7 @@ def test_an_error_of_azure_is_reported_with_advice(world, arm, run, fault, refus
     assert "\n" not in result["msg"]
 
 
-def test_a_lock_is_no_conflict(world, arm, run):
+def test_a_lock_is_not_retried_like_a_conflict(world, arm, run):
     nsg, args = world.workers(DENY)
     locks = f"{world.group_id}/providers/Microsoft.Authorization/locks/keep"
     arm.put(locks, {"properties": {"level": "ReadOnly"}})
@@ -807,14 +807,14 @@ def test_a_lock_is_no_conflict(world, arm, run):
     arm.delete(locks)
     assert result["msg"].startswith(f"Azure refused PUT {nsg} with ScopeLocked: ")
     assert result["msg"].endswith("Remove the lock (`az lock list`), or have its owner make the change.")
-    assert writes(world.asked()) == [f"PUT {GROUP}"]
+    assert writes(world.take_requests()) == [f"PUT {GROUP}"]
 
 
-def test_waiting_ends(world, arm, run, monkeypatch):
+def test_the_wait_ends_after_its_timeout(world, arm, run, monkeypatch):
     nsg, args = world.workers(DENY)
     monkeypatch.setattr(arm, "polls", 10_000)
     result = run({**args, "wait_timeout": 1})
-    assert result["msg"].startswith(f"Azure took PUT {nsg} up and had not finished it after 1 s. ")
+    assert result["msg"].startswith(f"Azure accepted PUT {nsg} and did not complete it within 1 s. ")
 
 
 def test_changes_before_a_failure_are_reported(world, arm, run):
@@ -825,7 +825,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert result["failed"]
     assert result["changed"]
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
-    assert " Before that, one was changed as asked; run this again " in result["msg"]
+    assert " Before that, one was changed. Fix the cause" in result["msg"]
     assert [nsg["name"] for nsg in result["network_security_groups"]] == ["one"]
     assert world.rules(one).keys() == {"deny-vnet", KATA, VXLAN}
     assert world.rules(two).keys() == {"deny-vnet"}
@@ -835,7 +835,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
 
 
 def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
-    """(direction, port) → who decides, and the verdict's other `keys`."""
+    """(direction, port) → the deciding rule, and the other `keys` of the verdict."""
     return {
         (flow["direction"], flow["port"]): [
             (verdict["access"], verdict["rule"], *(verdict[key] for key in keys)) for verdict in flow["verdicts"]
@@ -847,7 +847,7 @@ def decisions(result: dict, *keys: str) -> dict[tuple, list[tuple]]:
 def test_info_by_the_default_rules(world, run):
     nsg, args = world.workers()
     result = run(args, "nsg_rules_info", check=True)
-    assert world.asked() == READS
+    assert world.take_requests() == READS
     assert not result["changed"]
     assert result["passes"]
     assert decisions(result, "source", "destination", "priority", "partly") == {
@@ -864,7 +864,7 @@ def test_info_by_the_default_rules(world, run):
     ]
 
 
-def test_info_says_which_rule_decides(world, run):
+def test_info_returns_the_deciding_rule(world, run):
     members = world.put("applicationSecurityGroups", "members", {})
     by_group = {
         "sourceAddressPrefix": None,
@@ -907,12 +907,12 @@ def test_info_between_two_prefixes(world, run):
         ]
         assert result["flows"][0]["protocol"] == "Udp"
     assert run({"network_security_groups": [nsg]}, "nsg_rules_info")["msg"].startswith(
-        "Between which addresses? Without workers, give source_address_prefixes and "
+        "Without workers, source_address_prefixes and destination_address_prefixes are required."
     )
 
 
 def test_info_of_subnet_and_interface(world, run):
-    """Traffic has to pass both."""
+    """Traffic must pass both."""
     on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}

@@ -16,7 +16,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import DEGRADES, LATEST_CSV, PACKAGE
 from tests.cluster.processes import wait_for
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 WORKERS = openshift.imagined_workers(3)
@@ -44,11 +44,11 @@ def manual(version: str = "") -> dict:
 
 
 class Role(RoleAlone):
-    def with_(self, more: dict | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_with(self, more: dict | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run("-e", json.dumps(more or {}), *arguments)
 
     def succeeds(self, more: dict | None = None) -> subprocess.CompletedProcess[str]:
-        ran = self.with_(more)
+        ran = self.run_with(more)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran
 
@@ -57,8 +57,8 @@ def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
     return [item["metadata"]["name"] for item in cluster.get(kind, *arguments)["items"]]
 
 
-def marked(cluster: Cluster) -> set[str]:
-    """The objects with our mark."""
+def labelled(cluster: Cluster) -> set[str]:
+    """The objects with the label of the collection."""
     kinds = "namespaces,operatorgroups,subscriptions,clusterserviceversions,configmaps,secrets,kataconfigs"
     found = cluster.get(kinds, "-A", "-l", MARK)["items"]
     return {f"{item['kind']}/{item['metadata']['name']}" for item in found}
@@ -109,15 +109,15 @@ def nothing_changes(role: Role) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
-    def test_a_catalog_that_is_not_there(self, role: Role):
-        said = sentence(role.with_({"operator_install_source": "mirror"}))
+    def test_a_missing_catalog_is_reported(self, role: Role):
+        said = failure_message(role.run_with({"operator_install_source": "mirror"}))
         assert "There is no CatalogSource openshift-marketplace/mirror" in said
         assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in said
         assert "Set operator_install_source" in said
 
-    def test_values_that_the_cloud_or_the_operator_would_not_understand(self, role: Role):
-        said = sentence(
-            role.with_(
+    def test_invalid_values_are_rejected(self, role: Role):
+        said = failure_message(
+            role.run_with(
                 {
                     "operator_install_proxy_timeout": "5 minutes",
                     "operator_install_vxlan_port": 70000,
@@ -137,9 +137,9 @@ class TestBeforeAnything:
             in said
         )
 
-    def test_settings_that_do_not_go_together(self, role: Role):
-        said = sentence(
-            role.with_(
+    def test_conflicting_settings_are_rejected(self, role: Role):
+        said = failure_message(
+            role.run_with(
                 {
                     "operator_install_tags": {"team": "a,b"},
                     "operator_install_feature_gates": {"confidential": True, "no-gate": True},
@@ -154,7 +154,7 @@ class TestBeforeAnything:
 
 class TestManualApproval:
     def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
-        said = sentence(role.with_(manual()))
+        said = failure_message(role.run_with(manual()))
         assert f"waits for approval. It installs {LATEST_CSV}, and no version was asked for" in said
         assert "operator_install_starting_csv" in said
         assert plans(role.cluster) == [(LATEST_CSV, False)]
@@ -164,17 +164,17 @@ class TestManualApproval:
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
         try:
-            said = sentence(role.with_(manual("1.7.0")))
+            said = failure_message(role.run_with(manual("1.7.0")))
         finally:
             role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
-        # The KataConfig's words or the pool's, whoever comes first; and not those of a time that is over.
+        # The message of the KataConfig or of the pool, whichever comes first; not an outdated message.
         assert "disk full" in said
         assert "Timed out" not in said
         assert "oc describe machineconfigpool kata-oc" in said
         assert (csv("1.7.0"), True) in plans(role.cluster)
         assert (LATEST_CSV, False) in plans(role.cluster)
 
-    def test_it_goes_on_and_tells_how_far_it_is(self, role: Role):
+    def test_the_installation_resumes_and_reports_its_progress(self, role: Role):
         wanted = {
             "operator_install_tags": {"team": "a", "cost": "b"},
             "operator_install_feature_gates": {"confidential": False},
@@ -197,8 +197,8 @@ class TestManualApproval:
         assert "with older settings than" not in ran.stdout
         assert following in plans(role.cluster)
 
-    def test_all_that_it_made_is_marked(self, role: Role):
-        assert marked(role.cluster) == {
+    def test_all_created_objects_are_labelled(self, role: Role):
+        assert labelled(role.cluster) == {
             f"Namespace/{OPERATOR_NAMESPACE}",
             f"OperatorGroup/{OPERATOR_NAMESPACE}",
             f"Subscription/{PACKAGE}",
@@ -210,17 +210,17 @@ class TestManualApproval:
 
 
 class TestUpgrade:
-    def test_a_version_that_is_not_offered(self, upgrade: Role):
+    def test_a_version_that_is_not_offered_is_rejected(self, upgrade: Role):
         with upgrade.unchanged():
-            said = sentence(upgrade.with_({"operator_install_upgrade_to": "1.8.7"}))
+            said = failure_message(upgrade.run_with({"operator_install_upgrade_to": "1.8.7"}))
         assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in said
 
-    def test_a_dry_run_says_the_way(self, upgrade: Role):
+    def test_a_dry_run_reports_the_upgrade_path(self, upgrade: Role):
         with upgrade.unchanged():
-            ran = upgrade.with_({"operator_install_upgrade_to": "1.8.1"}, "--check")
+            ran = upgrade.run_with({"operator_install_upgrade_to": "1.8.1"}, "--check")
         assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
 
-    def test_by_the_versions_on_the_way(self, upgrade: Role):
+    def test_the_upgrade_installs_each_version_on_the_path(self, upgrade: Role):
         for worker in WORKERS:
             upgrade.cluster.kubectl(
                 "patch",
@@ -240,7 +240,7 @@ class TestUpgrade:
         assert sorted(plans(upgrade.cluster)) == sorted([(LATEST_CSV, False), *((name, True) for name in approved)])
         assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
 
-    def test_the_nodes_were_rolled_again(self, upgrade: Role):
+    def test_the_upgrade_rolled_the_nodes_again(self, upgrade: Role):
         nodes = upgrade.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
         key = "machineconfiguration.openshift.io/currentConfig"
         assert [node["metadata"]["annotations"][key] for node in nodes] == ["rendered-kata-oc-1.8"] * 3
@@ -255,11 +255,11 @@ class TestUpgrade:
 class TestTeardown:
     def test_a_dry_run(self, teardown: Role):
         with teardown.unchanged():
-            ran = teardown.with_({}, "--check")
+            ran = teardown.run_with({}, "--check")
         assert ran.returncode == 0, ran.stdout
         assert f"changed: [localhost] => (item=Subscription/{PACKAGE})" in ran.stdout
 
-    def test_peer_pods_that_still_run(self, teardown: Role):
+    def test_running_peer_pods_prevent_the_teardown(self, teardown: Role):
         teardown.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -268,18 +268,18 @@ class TestTeardown:
                 "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "one", "image": "none"}]},
             }
         )
-        said = sentence(teardown.with_())
+        said = failure_message(teardown.run_with())
         assert 'existing pods using "kata-remote" RuntimeClass found' in said
-        assert marked(teardown.cluster) >= {
+        assert labelled(teardown.cluster) >= {
             "KataConfig/example-kataconfig",
             f"Subscription/{PACKAGE}",
         }
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
-    def test_it_goes_on_and_nothing_is_left(self, teardown: Role):
+    def test_an_interrupted_teardown_resumes_and_leaves_nothing(self, teardown: Role):
         # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
         teardown.succeeds()
-        assert marked(teardown.cluster) == set()
+        assert labelled(teardown.cluster) == set()
         assert OPERATOR_NAMESPACE not in names(teardown.cluster, "namespaces")
         assert names(teardown.cluster, "machineconfigpools") == ["master", "worker"]
         assert not names(teardown.cluster, "nodes", "-l", "node-role.kubernetes.io/kata-oc")
@@ -291,8 +291,8 @@ class TestTeardown:
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
 
-def everything(cluster: Cluster) -> dict:
-    """What is there, without what the API server keeps for itself."""
+def all_objects(cluster: Cluster) -> dict:
+    """All objects, without fields that the API server maintains."""
     kinds = (
         "namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
         "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"
@@ -308,7 +308,7 @@ def everything(cluster: Cluster) -> dict:
 
 
 @pytest.fixture(scope="class")
-def begun(cluster: Cluster) -> dict:
+def existing_objects(cluster: Cluster) -> dict:
     """Objects that another installation created, and all objects of the cluster with them."""
     metadata = {"namespace": OPERATOR_NAMESPACE}
     cluster.apply(
@@ -326,14 +326,14 @@ def begun(cluster: Cluster) -> dict:
             "data": {"deploymentMode": "MachineConfig", "confidential": "false"},
         },
     )
-    return everything(cluster)
+    return all_objects(cluster)
 
 
-@pytest.mark.usefixtures("begun")
-class TestWhereSomebodyElseHadBegun:
-    def test_a_dry_run_says_what_would_be_done(self, role: Role):
+@pytest.mark.usefixtures("existing_objects")
+class TestExistingInstallation:
+    def test_a_dry_run_reports_the_changes(self, role: Role):
         with role.unchanged():
-            ran = role.with_({}, "--check")
+            ran = role.run_with({}, "--check")
         assert ran.returncode == 0, ran.stdout
         assert f"Would subscribe to {PACKAGE} (stable of redhat-operators)" in ran.stdout
 
@@ -344,14 +344,14 @@ class TestWhereSomebodyElseHadBegun:
             ("preview", "failed: bundle unpacking failed. Reason: DeadlineExceeded"),
         ],
     )
-    def test_what_olm_says_failed(self, role: Role, channel: str, expected: str):
-        said = sentence(role.with_({"operator_install_channel": channel}))
+    def test_a_failure_of_olm_is_reported(self, role: Role, channel: str, expected: str):
+        said = failure_message(role.run_with({"operator_install_channel": channel}))
         assert expected in said
         assert "OLM does not repeat" in said
         for kind in ("subscriptions", "clusterserviceversions"):
             role.cluster.kubectl("delete", kind, "--all", *HERE)
 
-    def test_what_was_there_is_never_marked(self, role: Role):
+    def test_existing_objects_are_never_labelled(self, role: Role):
         role.succeeds(
             {"operator_install_feature_gates": {"confidential": False}, "operator_install_starting_csv": csv("1.8.0")}
         )
@@ -362,14 +362,14 @@ class TestWhereSomebodyElseHadBegun:
 
         # With automatic approvals OLM continues by itself, now or a little later.
         wait_for("the newest version", lambda: LATEST_CSV in succeeded(), seconds=30)
-        assert marked(role.cluster) == {
+        assert labelled(role.cluster) == {
             f"Subscription/{PACKAGE}",
             "ConfigMap/peer-pods-cm",
             "Secret/peer-pods-secret",
             "KataConfig/example-kataconfig",
         }
 
-    def test_and_stays(self, teardown: Role, begun: dict):
+    def test_existing_objects_survive_the_teardown(self, teardown: Role, existing_objects: dict):
         ran = teardown.succeeds()
         assert "OperatorGroup/a-consoles" in ran.stdout
-        wait_for("what belonged to it to go", lambda: everything(teardown.cluster) == begun, seconds=30)
+        wait_for("what belonged to it to go", lambda: all_objects(teardown.cluster) == existing_objects, seconds=30)

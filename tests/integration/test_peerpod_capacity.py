@@ -1,4 +1,4 @@
-"""peerpod_capacity on a real API server: only what the agent alone has written goes."""
+"""peerpod_capacity on a real API server: it removes only what the agent alone has written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESOURCE = "capacity.example.com/vm"
 
 @pytest.fixture
 def nodes(cluster):
-    """Written by the agent, by another program, by both one after the other, and by none."""
+    """Nodes written by the agent, by another program, by both in turn, and by no program."""
     writers = {
         "capacity-ours": ["peerpods-node-capacity"],
         "capacity-theirs": ["cloud-api-adaptor"],
@@ -63,7 +63,7 @@ def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
     assert run_module("peerpod_capacity", args)["changed"] is False
 
 
-def test_a_kubelet_that_writes_and_a_node_that_goes_meanwhile(cluster, run_module, nodes):
+def test_concurrent_writes_of_the_kubelet_and_removed_nodes_are_tolerated(cluster, run_module, nodes):
     ours, gone = "capacity-ours", "capacity-gone"
     cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": gone}})
     advertise = json.dumps({"status": {"capacity": {RESOURCE: "3"}}})

@@ -34,7 +34,7 @@ def pod(name: str, node: str | None, *, accounted: bool = True) -> dict:
 
 
 @pytest.fixture(scope="module")
-def place(cluster):
+def peer_pods(cluster):
     """Two nodes with room for 3 and 2000 peer pods, four peer pods and one that has ended."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -117,7 +117,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_what_there_is_in_six_requests(cluster, place, run_module):
+def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -189,7 +189,7 @@ def test_what_there_is_in_six_requests(cluster, place, run_module):
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
-def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster, place, run_module):
+def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods, run_module):
     def read(user: str, *groups: str, name: str = "peerpods-cloud-capacity") -> dict:
         result = run_module(
             "peerpod_info",
@@ -249,13 +249,13 @@ def test_a_node_that_advertises_what_the_cloud_leaves_is_as_it_should_be(cluster
     )
     unread = read("info-looker")
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
-    assert "The bounds of the cloud are not known" in " ".join(unread["warnings"])
+    assert "The cloud capacity is unknown" in " ".join(unread["warnings"])
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 
-def test_without_peerpodconfigs_the_rest_is_returned(cluster, place, run_module):
+def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_module):
     def intervene(method, path):
-        # What an API server says of a kind that it does not serve.
+        # The response of an API server for a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
 
     kubeconfig = cluster.user_kubeconfig("peerpod-info-bare", "system:masters")
@@ -265,5 +265,5 @@ def test_without_peerpodconfigs_the_rest_is_returned(cluster, place, run_module)
     assert (result["operator"], result["pools"]) == (None, [])
     assert result["msg"].startswith("No operator for OpenShift sandboxed containers is installed")
     assert named(result["nodes"], "info-b")["info-b"]["free"] == 1999
-    # Of another RuntimeClass than the default one, they count by the resource they ask for.
+    # Pods with another RuntimeClass count if they request the extended resource.
     assert named(result["nodes"], "info-a")["info-a"]["used"] == 1

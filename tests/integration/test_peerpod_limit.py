@@ -15,7 +15,7 @@ RESOURCE = "kata.peerpods.io/vm"
 
 
 def peerpodconfig(name: str, selector: dict[str, str]) -> dict:
-    """As the operator makes it, limit included."""
+    """A PeerPodConfig as the operator creates it, with a limit."""
     return {
         "apiVersion": "confidentialcontainers.org/v1alpha1",
         "kind": "PeerPodConfig",
@@ -31,7 +31,7 @@ def peerpodconfig(name: str, selector: dict[str, str]) -> dict:
 
 @pytest.fixture(scope="module")
 def pool(cluster):
-    """Two nodes of our own: no kubelet is there to touch what they advertise."""
+    """Two nodes without a kubelet that would change what they advertise."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         *(
@@ -110,7 +110,7 @@ def test_reads_the_limit_and_writes_nothing(cluster, config, run_module):
     assert {verb for verb, _path in requests_of(cluster, "limit-reader")} == {"list"}
 
 
-def test_raises_the_limit_and_nothing_else(cluster, set_limit):
+def test_only_the_limit_is_changed(cluster, set_limit):
     before = spec_of(cluster)
     result = set_limit(20, user="limit-raise", diff=True)
 
@@ -123,7 +123,7 @@ def test_raises_the_limit_and_nothing_else(cluster, set_limit):
         "before": {"spec": {"limit": "10"}},
         "after": {"spec": {"limit": "20"}},
     }
-    # Nothing that could fall below the limit: the pods are not listed.
+    # The limit does not fall below any node's usage, so pods are not listed.
     assert [verb for verb, _ in requests_of(cluster, "limit-raise")] == ["list"] * 4 + ["patch"]
 
     again = set_limit("20", user="limit-again")
@@ -132,7 +132,7 @@ def test_raises_the_limit_and_nothing_else(cluster, set_limit):
     assert [verb for verb, _ in requests_of(cluster, "limit-again")] == ["list"] * 4
 
 
-def test_check_mode_shows_and_writes_nothing(cluster, set_limit):
+def test_check_mode_shows_the_change_and_writes_nothing(cluster, set_limit):
     before = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)
     # A wait would time out: no program lowers what the nodes advertise.
     result = set_limit(3, user="limit-check", check=True, diff=True, wait=True, wait_timeout=5)
@@ -169,7 +169,7 @@ def test_a_quantity_with_a_suffix_is_the_number_it_stands_for(cluster, set_limit
     assert set_limit(2000, wait=True, wait_timeout=20)["advertised_nodes"] == 2
 
 
-def test_says_which_node_shows_what_when_the_limit_does_not_come_into_force(cluster, set_limit):
+def test_a_timeout_reports_what_each_lagging_node_advertises(cluster, set_limit):
     advertise(cluster, {"limit-a": 12})
     result = set_limit(12, wait=True, wait_timeout=2)
     assert result["failed"]
@@ -181,7 +181,7 @@ def test_says_which_node_shows_what_when_the_limit_does_not_come_into_force(clus
     assert spec_of(cluster)["limit"] == "12"
 
 
-def test_a_watch_that_cannot_be_held_is_replaced_by_a_few_lists(cluster, config, set_limit):
+def test_a_watch_that_keeps_breaking_is_replaced_by_a_few_lists(cluster, config, set_limit):
     gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
     seen = []
 
@@ -202,7 +202,7 @@ def test_a_watch_that_cannot_be_held_is_replaced_by_a_few_lists(cluster, config,
 
 
 def another_writes_before_the_first(cluster, method: str):
-    """Come between a run's read and its write by `method`, once."""
+    """Write once between a run's read and its write by `method`."""
     others = iter([{"instanceType": "m6i.large", "limit": "15"}])
 
     def intervene(asked, path):
@@ -222,8 +222,8 @@ def another_writes_before_the_first(cluster, method: str):
     return intervene
 
 
-def test_what_another_writer_sets_in_between_stays(cluster, config, set_limit):
-    """The write is good only for what was read; the second attempt sees the other's change."""
+def test_a_concurrent_change_stays(cluster, config, set_limit):
+    """The write is valid only for the version that was read; the second attempt reads the other change."""
     kubeconfig = cluster.user_kubeconfig("limit-conflict", "system:masters")
     intervene = another_writes_before_the_first(cluster, "PATCH")
     with between(cluster, kubeconfig, intervene) as url:
@@ -233,7 +233,7 @@ def test_what_another_writer_sets_in_between_stays(cluster, config, set_limit):
     assert spec_of(cluster)["instanceType"] == "m6i.large"
 
 
-def test_what_is_removed_is_what_was_read(cluster, config, set_limit):
+def test_a_removal_returns_a_concurrent_change(cluster, config, set_limit):
     kubeconfig = cluster.user_kubeconfig("limit-remove-race", "system:masters")
     intervene = another_writes_before_the_first(cluster, "DELETE")
     with between(cluster, kubeconfig, intervene) as url:
@@ -241,7 +241,7 @@ def test_what_is_removed_is_what_was_read(cluster, config, set_limit):
     assert (result["changed"], result["before"], result["after"]) == (True, 15, None)
 
 
-def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(cluster, set_limit, three_pods):
+def test_a_limit_below_the_running_peer_pods_is_a_warning_and_rejected_with_protect(cluster, set_limit, three_pods):
     refused = set_limit(2, protect=True)
     assert refused["failed"]
     assert "below the peer pods that run now: 3 on limit-a. Nothing was changed" in refused["msg"]
@@ -258,7 +258,7 @@ def test_lowering_below_what_runs_is_a_warning_and_refused_with_protect(cluster,
     assert not set_limit(2, protect=True)["changed"], "an unchanged limit does not lower anything"
 
 
-def test_another_config_for_the_same_node_is_refused_before_anything_is_written(cluster, config, set_limit):
+def test_a_second_config_for_a_node_is_rejected_before_any_write(cluster, config, set_limit):
     cluster.kubectl("label", "node", "limit-b", "pool2=shared", "--overwrite")
     cluster.apply(peerpodconfig("other", {"pool2": "shared"}))
     result = set_limit(20)
@@ -268,22 +268,22 @@ def test_another_config_for_the_same_node_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("limit", [-1, "ten", "1.5", "1_000", "", "١٢", True])
-def test_what_is_no_limit_is_refused_without_asking_the_cluster(run_module, limit):
+def test_an_invalid_limit_is_rejected_without_a_request(run_module, limit):
     result = run_module("peerpod_limit", {"limit": limit, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert result["msg"] == (f"limit must be a whole number of peer pod VMs per node, 0 or more; got {str(limit)!r}.")
 
 
-def test_a_config_that_is_not_there_yet_points_to_the_operator(set_limit):
+def test_a_missing_config_is_reported_with_the_role_that_creates_it(set_limit):
     result = set_limit(1, name="missing")
     assert result["failed"]
     assert f"PeerPodConfig missing does not exist in namespace {NAMESPACE}" in result["msg"]
     assert "osc.peerpods.operator_install" in result["msg"]
 
 
-def test_a_cluster_without_the_operator_points_to_it(cluster, run_module):
+def test_a_missing_operator_is_reported_with_the_role_that_installs_it(cluster, run_module):
     def intervene(method, path):
-        # What an API server says of a kind that it does not serve.
+        # The response of an API server for a kind that it does not serve.
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
 
     kubeconfig = cluster.user_kubeconfig("limit-bare", "system:masters")
@@ -330,7 +330,7 @@ def adaptor(cluster, config):
 
 
 @pytest.mark.usefixtures("three_pods", "adaptor")
-def test_cloud_api_adaptor_is_not_taken_away_unasked(cluster, set_limit):
+def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit):
     before = cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"]
     own = {"name": "own", "node_selector": {"pool": "limit-own"}}
     for options in ({}, {"check": True}, {"disruption": "wait", "wait_timeout": 1}):
@@ -344,15 +344,15 @@ def test_cloud_api_adaptor_is_not_taken_away_unasked(cluster, set_limit):
     assert gone["failed"]
     assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in gone["msg"]
     assert cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"] == before
-    # Its own limit moves nothing.
+    # A change of its own limit does not move cloud-api-adaptor.
     assert set_limit(9, check=True)["changed"]
     allowed = set_limit(None, check=True, disruption="allow", **own)
     assert allowed["changed"]
     assert "These peer pods would be lost" in allowed["warnings"][0]
 
 
-def test_a_config_for_a_pool_of_its_own_is_made_changed_and_removed(cluster, config, set_limit):
-    """Created as asked, changed only where asked, and waited for until its nodes are bare again."""
+def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_limit):
+    """The config is created and changed as requested; its removal waits until its nodes advertise nothing."""
     cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
     try:
         own = {"name": "own", "node_selector": {"pool": "limit-own"}}
@@ -403,13 +403,13 @@ def test_a_config_for_a_pool_of_its_own_is_made_changed_and_removed(cluster, con
         cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")
 
 
-def test_removal_waits_for_the_nodes_that_nothing_else_selects(cluster, set_limit, three_pods):
+def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_limit, three_pods):
     refused = set_limit(None, state="absent", protect=True)
     assert refused["failed"]
     assert "any more: 3 on limit-a. Nothing was changed" in refused["msg"]
     assert spec_of(cluster)["limit"] == "10"
 
-    # limit-b has found another home; what it advertises is none of our business.
+    # Another config selects limit-b, so the wait ignores what it advertises.
     cluster.kubectl("label", "node", "limit-b", "other=home", "--overwrite")
     cluster.apply(peerpodconfig("other", {"other": "home"}))
     with ThreadPoolExecutor() as background:
@@ -431,7 +431,7 @@ def test_removal_waits_for_the_nodes_that_nothing_else_selects(cluster, set_limi
     assert verbs == ["list"] * 5 + ["delete", "watch"]
 
 
-def test_a_config_that_moves_lets_go_of_the_nodes_it_had(cluster, set_limit):
+def test_a_moved_config_releases_its_former_nodes(cluster, set_limit):
     cluster.kubectl("label", "node", "limit-b", "moved=here", "--overwrite")
     result = set_limit(None, diff=True, node_selector={"moved": "here"}, wait=True, wait_timeout=1)
     cluster.kubectl("label", "node", "limit-b", "moved-")
@@ -441,7 +441,7 @@ def test_a_config_that_moves_lets_go_of_the_nodes_it_had(cluster, set_limit):
     assert "still advertise peer pods: limit-a shows 10." in result["msg"]
 
 
-def test_selectors_that_no_node_tells_apart_are_refused_before_there_are_nodes(cluster, set_limit):
+def test_overlapping_selectors_are_rejected_before_nodes_exist(cluster, set_limit):
     selector = {"pool": "limit", "size": "huge"}
     result = set_limit(5, name="huge", node_selector=selector)
     assert result["failed"]
@@ -453,8 +453,8 @@ def test_selectors_that_no_node_tells_apart_are_refused_before_there_are_nodes(c
 
 
 @pytest.mark.parametrize("name", ["ours", "raced"])
-def test_two_runs_at_once_both_end_right(cluster, config, set_limit, name):
-    """Both read before either writes: one writes over what it read, the other reads again."""
+def test_two_concurrent_runs_both_succeed(cluster, config, set_limit, name):
+    """Both runs read before either writes: one write succeeds, and the other run reads again."""
     barrier = threading.Barrier(2)
     writes = []
 
@@ -490,13 +490,13 @@ def test_two_runs_at_once_both_end_right(cluster, config, set_limit, name):
         ({"cloud_secret_name": ""}, "cloud_secret_name must be a Kubernetes name"),
     ],
 )
-def test_bad_fields_are_refused_without_asking_the_cluster(run_module, options, said):
+def test_invalid_fields_are_rejected_without_a_request(run_module, options, said):
     result = run_module("peerpod_limit", {**options, "host": "https://127.0.0.1:1"})
     assert result["failed"]
     assert said in result["msg"]
 
 
-def test_removal_where_there_is_nothing_to_remove_is_no_change(cluster, run_module):
+def test_the_removal_of_a_missing_config_changes_nothing(cluster, run_module):
     def intervene(method, path):
         return (404, b"404 page not found\n") if "peerpodconfigs" in path else None
 

@@ -1,7 +1,7 @@
 """peerpod_limit and peerpod_info where the operator is of the second generation, on a real API server.
 
-The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator is at
-work in the tests of the roles.
+The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator runs
+in the tests of the roles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def workload(kind: str, name: str, namespace: str, **spec: object) -> dict:
         "kind": kind,
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
-            # The pods of these tests are not of the template: their controller must not replace them.
+            # The pods of these tests differ from the template, and their controller must not replace them.
             **({"updateStrategy": {"type": "OnDelete"}} if kind == "DaemonSet" else {}),
             "selector": {"matchLabels": LABEL},
             "template": {
@@ -96,7 +96,7 @@ def patch_status(cluster, kind: str, name: str, status: dict) -> None:
 
 
 def advertise(cluster, slots: int, *nodes: str) -> None:
-    # No kubelet is there: without its heartbeat the controller-manager soon takes the node for Unknown.
+    # There is no kubelet: without its heartbeat the controller-manager soon takes the node for Unknown.
     heartbeat = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name in nodes or NODES:
         patch_status(
@@ -113,7 +113,7 @@ def advertise(cluster, slots: int, *nodes: str) -> None:
 
 @pytest.fixture(scope="module")
 def operator(cluster):
-    """An operator 1.13 with two nodes. No program here replaces pods, so none of cloud-api-adaptor is there."""
+    """An operator 1.13 with two nodes. No program replaces pods here, so cloud-api-adaptor has no pods."""
     csv = "sandboxed-containers-operator.v1.13.0"
     cluster.apply(
         *(
@@ -230,7 +230,7 @@ class TestWithTheAgent:
         ]
         assert limits_of(cluster) == limits
 
-    def test_pools_are_entries_and_what_others_wrote_stays(self, cluster, run):
+    def test_pools_are_entries_and_other_entries_stay(self, cluster, run):
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, foreign="text"))
         cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
         memory = {"name": "memory", "node_selector": {"example.com/pool": "memory"}}
@@ -243,7 +243,7 @@ class TestWithTheAgent:
             "memory": '{"limit":4,"nodeSelector":{"example.com/pool":"memory"}}',
         }
         assert not run(4, **memory)["changed"]
-        # The operator's pool has what the other leaves.
+        # The operator's pool has the remaining nodes.
         assert [node["name"] for node in run()["nodes"]] == ["second-a"]
 
         info = run(module="peerpod_info")
@@ -281,7 +281,7 @@ class TestWithTheAgent:
         assert settings_of(cluster)["data"]["PEERPODS_LIMIT_PER_NODE"] == "10"
         assert not run(state="absent")["changed"]
 
-    def test_a_write_is_valid_only_for_what_was_read(self, cluster, run):
+    def test_a_write_fails_if_the_object_has_changed(self, cluster, run):
         assert run(20)["changed"]
         others = iter(['{"limit":15}'])
 
@@ -351,7 +351,7 @@ class TestWithTheAgent:
         assert "The cloud-api-adaptor pod is not Ready on second-b:" in result["msg"]
         assert "PeerPodConfig" not in result["msg"]
 
-    def test_a_node_that_is_down_is_no_error(self, cluster, run):
+    def test_a_node_that_is_down_is_not_an_error(self, cluster, run):
         """Its cloud-api-adaptor is not Ready either, so that it has no free slot."""
         down = [{"type": "Ready", "status": "Unknown"}]
         for is_down in (True, False):
@@ -382,7 +382,7 @@ class TestWithoutTheAgent:
             *("list", "list", "list", "get", "get", "list"),
         ]
 
-    def test_it_is_written_there(self, cluster, run):
+    def test_the_limit_is_written_to_the_operators_settings(self, cluster, run):
         result = run(12, disruption="refuse")
         assert not result.get("failed"), result
         assert (result["changed"], result["store"]) == (True, SETTINGS)
@@ -392,7 +392,7 @@ class TestWithoutTheAgent:
         }
         assert result["adaptor"]["lost"] == []
 
-    def test_it_is_not_written_where_peer_pods_would_be_lost(self, cluster, run):
+    def test_the_limit_is_not_written_if_peer_pods_would_be_lost(self, cluster, run):
         cluster.apply(
             pod("caa", "second-a"),
             pod("peer", "second-a", {}, resources={"limits": {RESOURCE: "1"}}),
@@ -424,7 +424,7 @@ class TestWithoutTheAgent:
         assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
 
     def test_only_a_node_that_lags_is_restarted(self, cluster, run):
-        """Its CAA has started with the limit, and another program has written since: as the agent, which was removed."""
+        """Its CAA has started with the limit, and another program has written since, such as an agent that was removed."""
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE="010"))
         of_template = {**LABEL, "pod-template-generation": "1"}
         cluster.apply(*(pod(f"caa-{name}", name, of_template) for name in NODES))
@@ -473,14 +473,14 @@ class TestWithoutTheAgent:
         cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
         assert restored["data"] == {"other": "true"}
 
-    def test_a_play_may_say_whether_the_agent_is_deployed(self, cluster, run):
+    def test_a_play_can_set_whether_the_agent_is_deployed(self, cluster, run):
         """Its check mode has not deployed it."""
         planned = run(20, check=True, agent_deployed=True)
         assert (planned["store"], planned["adaptor"]) == (limits_key("default"), None)
         planned = run(20, check=True, agent_deployed=False)
         assert (planned["store"], planned["adaptor"]["daemon_set"]) == (SETTINGS, "osc-caa-ds")
 
-    def test_an_entry_that_nothing_enforces_goes(self, cluster, run):
+    def test_an_entry_that_nothing_enforces_is_removed(self, cluster, run):
         """It would count again if the agent were deployed once more."""
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, default='{"limit":20}'))
         result = run(state="absent")
@@ -501,18 +501,18 @@ class TestWithoutTheAgent:
         assert "operator_install_podvm_instance_type" in result["msg"]
 
     @pytest.mark.parametrize(
-        ("text", "sentence"),
+        ("text", "failure_message"),
         [
             ("many", "is 'many', which is not a whole number"),
             ("-1", "is '-1': cloud-api-adaptor advertises nothing"),
         ],
     )
-    def test_a_limit_that_is_none_is_reported_and_kept(self, cluster, run, text, sentence):
+    def test_an_invalid_limit_is_reported_and_kept(self, cluster, run, text, failure_message):
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE=text))
         before = settings_of(cluster)
         result = run()
         assert (result["changed"], result["before"], result["after"]) == (False, None, None)
-        assert sentence in " ".join(result["warnings"])
+        assert failure_message in " ".join(result["warnings"])
         assert settings_of(cluster) == before
         replaced = run(7)
         assert (replaced["changed"], replaced["before"], replaced["after"]) == (True, None, 7)
@@ -571,7 +571,7 @@ def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, reade
     assert (result["before"], result["store"]) == (20, limits_key("default"))
 
 
-def test_on_the_first_generation_it_takes_the_peerpodconfigs_of_the_namespace(cluster, run_module, readers):
+def test_the_first_generation_uses_the_peerpodconfigs_of_the_namespace(cluster, run_module, readers):
     namespace, user = "first-reader-test", "first-viewer"
     readers(user)
     cluster.kubectl("create", "namespace", namespace)

@@ -1,6 +1,6 @@
-"""The role policy on the real API server: where peer pods may be created, and what is said elsewhere.
+"""The role policy on the real API server: where peer pods may be created, and the messages elsewhere.
 
-The tests are one story, in their order: nothing is there, Deny, Warn, Audit, nothing is there again.
+The tests depend on their order: no policy, Deny, Warn, Audit, removal.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import urllib3
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message
 from tests.support import ROOT, local_play
 
 pytestmark = pytest.mark.integration
 
-# A RuntimeClass of our own, so that other tests' peer pods are not ours.
+# A RuntimeClass of this file, so that the policy does not match peer pods of other tests.
 RUNTIME_CLASS = "kata-policy-role"
 LABEL = {"osc.peerpods.io/peer-pods": "allowed"}
 LABELLED, NAMED, OTHER = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
@@ -32,18 +32,18 @@ KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 @dataclass
 class Role(RoleAlone):
     def succeed(self, *arguments: str, **variables: object) -> str:
-        """Run it with `variables` beside ours; returns what it printed."""
+        """Run the role with `variables` and those of this test; returns its output."""
         ran = self.run("-e", json.dumps(variables), *arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    def there(self) -> dict[str, dict]:
+    def policy_objects(self) -> dict[str, dict]:
         """The policies and bindings of the collection, by kind and name."""
         found = self.cluster.get(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]
         return {f"{item['kind']} {item['metadata']['name']}": item for item in found}
 
     def create(self, namespace: str, body: dict, path: str = "api/v1") -> tuple[int, str, str]:
-        """Create something in a dry run: (status, message, what the API server warns of)."""
+        """Create an object in a dry run; returns (status, message, warning)."""
         client = urllib3.PoolManager(
             ca_certs=str(self.cluster.directory / "ca.crt"),
             cert_file=str(self.cluster.directory / "admin.crt"),
@@ -111,7 +111,7 @@ class TestBefore:
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             role.succeed("--check", "--diff")
-        assert role.there() == {}
+        assert role.policy_objects() == {}
 
     @pytest.mark.parametrize(
         ("variables", "said"),
@@ -127,12 +127,12 @@ class TestBefore:
             ),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, role: Role, variables: dict, said: str):
+    def test_invalid_settings_are_rejected(self, role: Role, variables: dict, said: str):
         with role.unchanged():
-            assert said in sentence(role.run("-e", json.dumps(variables)))
+            assert said in failure_message(role.run("-e", json.dumps(variables)))
 
-    def test_an_api_server_without_such_policies_is_named(self, role: Role, cluster: Cluster):
-        """As one before Kubernetes 1.30 answers."""
+    def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
+        """The response of an API server before Kubernetes 1.30."""
         group = "/apis/admissionregistration.k8s.io/v1"
 
         def without(_method: str, path: str):
@@ -144,8 +144,8 @@ class TestBefore:
         with between(cluster, cluster.kubeconfig, without) as url, role.unchanged():
             ran = role.run(K8S_AUTH_HOST=url, **old)
             gone = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
-        assert "does not serve ValidatingAdmissionPolicy" in sentence(ran)
-        assert "OpenShift 4.17" in sentence(ran)
+        assert "does not serve ValidatingAdmissionPolicy" in failure_message(ran)
+        assert "OpenShift 4.17" in failure_message(ran)
         assert NOTHING_CHANGED.search(gone.stdout)
 
 
@@ -159,11 +159,11 @@ def deny(role: Role, cluster: Cluster) -> Iterator[str]:
 
 @pytest.mark.usefixtures("deny")
 class TestDeny:
-    def test_it_says_where_they_may_be_created(self, deny: str):
+    def test_the_allowed_namespaces_are_reported(self, deny: str):
         assert f"Peer pods may be created in {LABELLED}, {NAMED}. Action in other namespaces: Deny." in deny
 
     @pytest.mark.parametrize("namespace", [LABELLED, NAMED])
-    def test_a_peer_pod_goes_into_an_allowed_namespace(self, role: Role, namespace: str):
+    def test_a_peer_pod_is_admitted_in_an_allowed_namespace(self, role: Role, namespace: str):
         assert role.create_pod(namespace) == (201, "", "")
 
     def test_a_peer_pod_elsewhere_is_rejected_with_the_reason(self, role: Role):
@@ -175,20 +175,20 @@ class TestDeny:
             f"{NAMED}. Ask a cluster administrator to allow it in this namespace."
         )
 
-    def test_other_pods_are_never_touched(self, role: Role):
+    def test_other_pods_are_never_rejected(self, role: Role):
         assert role.create_pod(OTHER, None) == (201, "", "")
 
     def test_no_label_opens_a_system_namespace(self, role: Role):
         assert role.create_pod("kube-public")[0] == 403
 
-    def test_a_label_counts_from_when_it_is_there(self, role: Role, cluster: Cluster):
+    def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods=allowed")
         wait_for("the label", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods-")
         wait_for("the label to go", lambda: role.create_pod(OTHER)[0] == 403, seconds=10)
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
-        """Which is why updates of pods need no policy: the API server refuses that anyway."""
+        """The API server rejects such updates itself, so the policy does not match updates."""
         cluster.apply(
             {
                 "apiVersion": "v1",
@@ -212,7 +212,7 @@ class TestDeny:
     def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
         """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
-        # The proof by the role is of pods; the other binding comes into force by itself.
+        # The role verifies the policy of pods; the other binding takes effect some time later.
         wait_for("a warning", lambda: role.create(OTHER, body, "apis/apps/v1")[2], seconds=10)
         status, _, warned = role.create(OTHER, body, "apis/apps/v1")
         assert status == 201
@@ -231,7 +231,7 @@ class TestDeny:
 
         wait_for("the ReplicaSet's event", is_rejected, seconds=30)
 
-    def test_of_workloads_only_those_of_peer_pods_elsewhere(self, role: Role):
+    def test_only_workloads_of_peer_pods_elsewhere_get_a_warning(self, role: Role):
         warned = role.create(OTHER, workload("CronJob"), "apis/batch/v1")[2]
         assert REFUSAL in warned
         for namespace, runtime_class in ((OTHER, None), (NAMED, RUNTIME_CLASS)):
@@ -239,15 +239,15 @@ class TestDeny:
                 created = role.create(namespace, workload(kind, runtime_class), path)
                 assert created == (201, "", "")
 
-    def test_the_api_server_finds_no_mistake_in_the_expressions(self, role: Role):
+    def test_the_api_server_reports_no_error_in_the_expressions(self, role: Role):
         def checked() -> bool:
-            policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+            policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
             return len(policies) == 2 and all(
                 item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"] for item in policies
             )
 
         wait_for("the type checker", checked, seconds=30)
-        found = [item.get("status", {}).get("typeChecking") for item in role.there().values()]
+        found = [item.get("status", {}).get("typeChecking") for item in role.policy_objects().values()]
         assert [warnings for warnings in found if warnings] == []
 
     def test_a_second_run_changes_nothing(self, role: Role):
@@ -255,12 +255,12 @@ class TestDeny:
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
-    def test_it_says_that_the_policy_is_not_at_work(self, role: Role):
-        """As where the API server has not taken it up: here, a dry run where peer pods may be."""
+    def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
+        """The probe runs in an allowed namespace, as if the API server had not loaded the policy yet."""
         ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
-        assert "The policy exists, but after 1 s the API server does not refuse" in sentence(ran)
+        assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(ran)
 
-    def test_requirements_of_labels_are_as_kubernetes_has_them(self, role: Role, cluster: Cluster):
+    def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
             {"key": "tier", "operator": "In", "values": ["a", "b"]},
             {"key": "stage", "operator": "NotIn", "values": ["test"]},
@@ -284,21 +284,21 @@ class TestDeny:
         ]
         for labels in cases:
             cluster.kubectl("label", "namespace", OTHER, *labels.split())
-            # Kubernetes' own opinion.
+            # The evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if OTHER in chosen else 403
             wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
             cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
 
-    def test_without_names_and_labels_there_is_no_place(self, role: Role):
+    def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
         said = role.succeed(policy_namespace_selector={}, policy_namespaces=[])
         assert "Peer pods may be created in no namespace." in said
         wait_for("the policy", lambda: role.create_pod(LABELLED)[0] == 403, seconds=10)
         assert "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1]
 
 
-class TestMilder:
-    def test_warn_lets_it_in_with_a_warning(self, role: Role):
+class TestWarnAndAudit:
+    def test_warn_admits_with_a_warning(self, role: Role):
         said = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
         assert "Action in other namespaces: Warn, Audit (not verified)." in said
         wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
@@ -309,14 +309,14 @@ class TestMilder:
             return REFUSAL in warned and "will be refused" not in warned
 
         wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
-        policies = [item for item in role.there().values() if "Binding" not in item["kind"]]
+        policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
-    def test_audit_lets_it_in_and_tells_the_audit_log_alone(self, role: Role, cluster: Cluster):
+    def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         said = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in said
-        # Of what Deny and Warn say to whoever applies a workload, nothing is left.
-        assert len(role.there()) == 2
+        # The warnings of Deny and Warn for workloads are gone.
+        assert len(role.policy_objects()) == 2
 
         def audited() -> bool:
             before = len(cluster.audit_log.read_text().splitlines())
@@ -331,24 +331,24 @@ class TestMilder:
 
         wait_for("an annotation in the audit log", audited, seconds=10)
 
-    def test_a_class_that_is_not_there_yet_is_said(self, role: Role):
+    def test_a_missing_runtime_class_is_reported(self, role: Role):
         said = role.succeed(policy_runtime_classes=["kata-of-tomorrow"])
         assert "Action in other namespaces: Deny (not verified)." in said
 
 
 class TestAfter:
-    def test_a_dry_run_of_taking_it_away_writes_nothing(self, role: Role):
+    def test_a_dry_run_of_the_removal_writes_nothing(self, role: Role):
         with role.unchanged():
             role.succeed("--check", policy_state="absent")
-        assert len(role.there()) == 4
+        assert len(role.policy_objects()) == 4
 
-    def test_what_it_made_it_takes_away(self, role: Role, tmp_path):
+    def test_the_removal_deletes_all_created_objects(self, role: Role, tmp_path):
         role_of_teardown = {"name": "osc.peerpods.policy", "tasks_from": "teardown"}
         play = local_play(tasks=[{"ansible.builtin.include_role": role_of_teardown}])
         (tmp_path / "teardown.yml").write_text(json.dumps(play))
         teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
         teardown.succeed()
-        assert role.there() == {}
+        assert role.policy_objects() == {}
         wait_for("its end", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
         with role.unchanged():
             assert NOTHING_CHANGED.search(teardown.succeed())

@@ -1,6 +1,6 @@
-"""preflight.yml: what it finds on a cluster that is as it should be and on others, and that it only looks.
+"""preflight.yml: its findings on clusters with and without problems, and that it changes nothing.
 
-What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they are seen to ask the real parts.
+What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they run against real servers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
-from tests.integration.site import NOTHING_CHANGED, Reporting, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, Reporting, artifacts, failure_message, play_of
 from tests.integration.test_cloud_capacity import STANDARD, ServiceQuotas, reservations
 from tests.support import ROOT
 
@@ -62,7 +62,7 @@ FOREIGN_WEBHOOK = {
 
 @dataclass
 class Preflight(Reporting):
-    """A cluster to look at, from a directory that the report goes into."""
+    """A cluster to check, and the directory of the report."""
 
     def statuses(self) -> dict[str, str]:
         return {check: found["status"] for check, found in self.findings().items()}
@@ -116,14 +116,14 @@ def on_aws(
 
 @pytest.fixture(autouse=True)
 def answers(proxy: Ec2Proxy, quotas: ServiceQuotas) -> None:
-    """An AWS that would let us, with room: other tests' instances count, too."""
+    """An AWS account with permissions and room; instances of other tests count, too."""
     proxy.faults.clear()
     proxy.faults["DescribeCapacityReservations"] = [lambda _pass_on: (200, reservations())] * 2
     proxy.take_calls()
     quotas.values[STANDARD] = 10_000.0
 
 
-def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
+def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
         ran = on_aws.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -141,7 +141,7 @@ def test_a_cluster_that_is_as_it_should_be(on_aws: Preflight):
     assert all(file.stat().st_size for file in files)
 
 
-def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
+def test_a_dry_run_writes_no_report(on_aws: Preflight, tmp_path: Path):
     elsewhere = replace(on_aws, directory=tmp_path)
     with elsewhere.unchanged():
         ran = elsewhere.run("--check", "--diff")
@@ -151,8 +151,8 @@ def test_a_dry_run_writes_no_report_either(on_aws: Preflight, tmp_path: Path):
 
 
 @pytest.fixture
-def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
-    """A cluster with much that is wrong with it, and the environment of who looks at it."""
+def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
+    """A cluster with many problems; yields the environment of the user."""
     cluster = on_aws.cluster
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
     cluster.apply(openshift.node(nameless, aws.REGION), FOREIGN_WEBHOOK)
@@ -162,8 +162,8 @@ def crooked(on_aws: Preflight) -> Iterator[dict[str, str]]:
     cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/another-program")
 
 
-def test_all_that_is_wrong_is_said_in_one_run(
-    on_aws: Preflight, crooked: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
+def test_all_problems_are_reported_in_one_run(
+    on_aws: Preflight, defective_cluster: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
 ):
     proxy.faults["AuthorizeSecurityGroupIngress"] = [refuse(403, "UnauthorizedOperation")] * 2
     quotas.values[STANDARD] = 1.0
@@ -171,12 +171,12 @@ def test_all_that_is_wrong_is_said_in_one_run(
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "operator_install_channel": "preview",
-        # Not what it comes to, since the approval is automatic.
+        # Not reported, since the approval is automatic.
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
-        ran = on_aws.run("-e", json.dumps(variables), **crooked)
-    said = sentence(ran)
+        ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
+    said = failure_message(ran)
     assert "6 checks failed." in said
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
@@ -198,7 +198,7 @@ def test_all_that_is_wrong_is_said_in_one_run(
         "quota",
     }
     assert statuses["other-webhooks"] == "warning"
-    # Also what comes after a preflight that failed can know.
+    # Later jobs of a workflow can read the result of a failed preflight.
     handed_on = artifacts(ran.stdout)["peerpods_preflight"]
     assert (handed_on["errors"], set(handed_on["failed_checks"])) == (6, errors)
     assert handed_on["warnings"] == list(statuses.values()).count("warning")
@@ -207,10 +207,10 @@ def test_all_that_is_wrong_is_said_in_one_run(
     assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
 
 
-def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: Path):
-    """The report is written all the same."""
+def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: Path):
+    """The report is written in this case, too."""
     ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
-    assert "No cluster to talk to" in sentence(ran)
+    assert "No cluster is configured" in failure_message(ran)
     assert on_aws.statuses() == {"cluster": "error"}
 
     ran = on_aws.run(
@@ -219,14 +219,14 @@ def test_a_cluster_and_a_cloud_that_do_not_answer(on_aws: Preflight, tmp_path: P
         AWS_CONFIG_FILE=str(tmp_path / "none"),
         AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
     )
-    assert "Authenticating to AWS failed" in sentence(ran)
+    assert "Authenticating to AWS failed" in failure_message(ran)
     statuses = on_aws.statuses()
     assert statuses["cloud-credentials"] == "error"
     assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
 
 
-def test_a_site_asks_aws_who_we_are_and_no_more(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
-    """What later roles ask is not asked here, and what is as it should be is not said."""
+def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
+    """Requests of later roles are not sent here, and passed checks are not printed."""
     site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
     with site.unchanged():
         ran = site.run()
@@ -243,7 +243,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 @pytest.fixture(scope="module")
 def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory) -> Preflight:
-    """The same cluster, moved to Azure: a second one would tell no more."""
+    """The same cluster, moved to Azure; a second cluster would add nothing to the tests."""
     cloud = azure.create_cloud_side(arm, workers=3)
     cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
     cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
@@ -264,7 +264,7 @@ def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factor
     )
 
 
-def test_azure_as_it_should_be(on_azure: Preflight):
+def test_azure_without_problems(on_azure: Preflight):
     with on_azure.unchanged():
         ran = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -273,7 +273,7 @@ def test_azure_as_it_should_be(on_azure: Preflight):
     assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
 
 
-def test_azure_with_five_things_wrong(on_azure: Preflight):
+def test_azure_with_five_problems(on_azure: Preflight):
     variables = {
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
@@ -286,7 +286,7 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():
-        said = sentence(on_azure.run("-e", json.dumps(variables)))
+        said = failure_message(on_azure.run("-e", json.dumps(variables)))
     assert "5 checks failed." in said
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in said
     assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in said
@@ -303,12 +303,12 @@ def test_azure_with_five_things_wrong(on_azure: Preflight):
     assert f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}." in operator
 
 
-def test_azure_that_lets_us_look_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
+def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
     with on_azure.unchanged():
-        said = sentence(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
+        said = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
     nsg = on_azure.cloud.nsg_id
-    assert f"may not do Microsoft.Network/networkSecurityGroups/write on {nsg}. Give it" in said
+    assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in said
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
     assert errors == {"port-rights"}
     assert on_azure.statuses()["port-rights"] == "error"

@@ -1,4 +1,4 @@
-"""`ansible-playbook osc.peerpods.report` on a cluster with peer pods that run and peer pods that wait."""
+"""`ansible-playbook osc.peerpods.report` on a cluster with running and pending peer pods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.openshift import VERSION, set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import requests_of
-from tests.integration.site import RoleAlone, artifacts, play_of, sentence
+from tests.integration.site import RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
@@ -25,7 +25,7 @@ RESOURCE = "kata.peerpods.io/vm"
 SECRET = "wJalrXUtnFEMI-never-in-a-report"
 CSV = "sandboxed-containers-operator.v1.8.1"
 
-# Whoever may run pods decides what their images are called, and so what a kubelet says of them.
+# A user who may run pods controls the names of images, and so the messages of the kubelet about them.
 MESSAGE = "no <script>alert('pod')</script> & {{ 7 * 7 }} \x1b[31m"
 
 VARIABLES = {
@@ -49,21 +49,21 @@ def pod(name: str, node: str | None) -> dict:
     }
 
 
-def of(kind: str, name: str, version: str = "v1", **fields: object) -> dict:
+def manifest(kind: str, name: str, version: str = "v1", **fields: object) -> dict:
     metadata = {"name": name, "namespace": NAMESPACE, **fields.pop("metadata", {})}
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
 
 @pytest.fixture(scope="module")
-def place(cluster) -> Iterator[None]:
+def nodes_with_peer_pods(cluster) -> Iterator[None]:
     """Three nodes with room for two peer pods each, since the cloud has no room for three each."""
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(
-        of("RuntimeClass", RUNTIME_CLASS, "node.k8s.io/v1", handler="kata-remote"),
-        *(of("Node", name, metadata={"labels": {"pool": "report"}}) for name in NODES),
-        of("ConfigMap", "peerpods-cloud-capacity", data={"instance-quota": "7"}),
-        of("Secret", "peer-pods-secret", stringData={"AWS_SECRET_ACCESS_KEY": SECRET}),
-        of(
+        manifest("RuntimeClass", RUNTIME_CLASS, "node.k8s.io/v1", handler="kata-remote"),
+        *(manifest("Node", name, metadata={"labels": {"pool": "report"}}) for name in NODES),
+        manifest("ConfigMap", "peerpods-cloud-capacity", data={"instance-quota": "7"}),
+        manifest("Secret", "peer-pods-secret", stringData={"AWS_SECRET_ACCESS_KEY": SECRET}),
+        manifest(
             "PeerPodConfig",
             "pool",
             "confidentialcontainers.org/v1alpha1",
@@ -113,7 +113,7 @@ def place(cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def report(cluster, place, tmp_path: Path) -> RoleAlone:
+def report(cluster, nodes_with_peer_pods, tmp_path: Path) -> RoleAlone:
     """The playbook, for a user without credentials of the cloud."""
     nowhere = str(tmp_path / "none")
     environment = {
@@ -194,14 +194,14 @@ def test_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: Path):
+def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, tmp_path: Path):
     for verb, resource in (("list", "nodes"), ("get", "*.config.openshift.io")):
         cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")
         cluster.kubectl(
             "create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker"
         )
     ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
-    assert "peerpodconfigs was refused by the API server with 403" in sentence(ran).replace("'", "")
+    assert "peerpodconfigs was refused by the API server with 403" in failure_message(ran).replace("'", "")
     said = json.loads((tmp_path / "peerpods-report/report.json").read_text())
     assert {one["what"] for one in said["not_known"]} == {"operator", "capacity"}
     assert "403 Forbidden" in str(said["not_known"])
@@ -211,7 +211,7 @@ def test_what_one_may_not_look_at_is_said(cluster, report: RoleAlone, tmp_path: 
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
 
 
-def test_findings_alone_take_no_cluster(report: RoleAlone, tmp_path: Path):
+def test_a_report_of_findings_alone_needs_no_cluster(report: RoleAlone, tmp_path: Path):
     finding = {
         "check": "ports",
         "title": "Ports",
@@ -242,4 +242,4 @@ def test_findings_alone_take_no_cluster(report: RoleAlone, tmp_path: Path):
     assert case[0].get("message") == finding["found"]
 
     report.variables["report_findings"] = [{**finding, "status": "bad"}]
-    assert "must be one of: ok, warning, error, unknown" in sentence(report.run())
+    assert "must be one of: ok, warning, error, unknown" in failure_message(report.run())

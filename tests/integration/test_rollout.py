@@ -1,7 +1,7 @@
 """The role peerpodconfig_rollout in waves, and the playbook that sets a limit, on both generations of the operator.
 
-Three nodes are a pool each, with a limit of their own; the agent advertises, and a policy of the API server stands
-where the webhook would be.
+Three nodes are a pool each, with a limit of their own; the agent advertises, and an admission policy replaces the
+webhook.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -40,7 +40,7 @@ class Rollout(RoleAlone):
         return ran.stdout
 
     def fail(self, **variables: object) -> str:
-        return sentence(self.run("-e", json.dumps(variables)))
+        return failure_message(self.run("-e", json.dumps(variables)))
 
     generation: int = 1
 
@@ -69,7 +69,7 @@ class Rollout(RoleAlone):
         return list(pools) if self.generation == 1 else ["peerpods-limits"] * len(pools)
 
 
-def same(value: str) -> dict[str, str]:
+def limit_of_all_pools(value: str) -> dict[str, str]:
     return dict.fromkeys(POOLS, value)
 
 
@@ -104,7 +104,7 @@ def cluster(generation: int) -> Iterator[Cluster]:
 
 
 def second_generation() -> list[dict]:
-    """What an operator of the second generation and the agent's role leave, without anything that runs."""
+    """The objects of an operator of the second generation and of the agent's role, without running programs."""
 
     def template(labels: dict[str, str], **spec: object) -> dict:
         containers = [{"name": "main", "image": "none"}]
@@ -158,7 +158,7 @@ def config(pool: str) -> dict:
 
 @pytest.fixture
 def counted(cluster: Cluster, run_module: Callable[..., dict]) -> Iterator[None]:
-    """There is a RuntimeClass for peer pods, and they are counted."""
+    """A RuntimeClass for peer pods, which are counted."""
     with runtime_class(cluster):
         mutation = {"kubeconfig": str(cluster.kubeconfig)}
         run = run_module("mutating_policy", {**mutation, "verify": True})
@@ -217,10 +217,10 @@ def rollout(cluster: Cluster, generation: int, tmp_path: Path) -> Rollout:
     """With a limit of 10 on every pool."""
     cluster.apply(*limits(generation))
     playbook = play_of("peerpodconfig_rollout", tmp_path)
-    # There is no cloud to ask.
+    # The test has no cloud.
     variables = {"peerpodconfig_rollout_cloud_capacity": False, "peerpodconfig_rollout_timeout": 20}
     role = Rollout(cluster, None, {}, list, variables, playbook, generation)
-    wait_for("the agent", lambda: role.advertised() == same("10"), seconds=30)
+    wait_for("the agent", lambda: role.advertised() == limit_of_all_pools("10"), seconds=30)
     return role
 
 
@@ -230,7 +230,7 @@ def waves(*limits: int) -> list[dict]:
 
 @pytest.mark.usefixtures("counted")
 class TestWaves:
-    def test_one_after_another(self, rollout: Rollout):
+    def test_waves_are_rolled_out_one_after_another(self, rollout: Rollout):
         with rollout.unchanged():
             planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
         assert "changed=3" in planned
@@ -241,8 +241,8 @@ class TestWaves:
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
 
-    def test_a_dry_run_goes_by_what_the_agents_role_has_decided(self, rollout: Rollout):
-        """Which its own dry run has not deployed, or not removed."""
+    def test_a_dry_run_uses_the_decision_of_the_agents_role(self, rollout: Rollout):
+        """In a dry run, the agent's role has not really deployed or removed the agent."""
         if rollout.generation == 1:
             pytest.skip("there the agent does not decide where a limit is stored")
         for manager, written in (
@@ -257,17 +257,17 @@ class TestWaves:
             )
             assert f'+        "{written}": ' in said, said
 
-    def test_the_limit_of_all(self, rollout: Rollout):
+    def test_a_single_limit_is_set_for_all_pools(self, rollout: Rollout):
         some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         rollout.succeed(peerpodconfig_rollout_waves=some, peerpodconfig_rollout_limit=7)
         assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
 
-    def test_a_node_that_does_not_follow(self, rollout: Rollout):
+    def test_a_node_that_does_not_adopt_the_limit_fails_its_wave(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
             said = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in said
             assert "general shows 10. " in said
-            # There its cloud-api-adaptor could be the reason: no pod of it is Ready.
+            # There, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
                 "Check that the program that adv",
                 "cloud-api-adaptor pod is not Ready on gen",
@@ -275,18 +275,18 @@ class TestWaves:
             assert advice[rollout.generation - 1] in said
             assert "Rolled back: general to 10, canary to 10." in said
             assert "Not started: memory." in said
-            assert rollout.limits() == same("10")
-            assert rollout.advertised() == same("10")
+            assert rollout.limits() == limit_of_all_pools("10")
+            assert rollout.advertised() == limit_of_all_pools("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
 
-    def test_a_pool_that_does_not_exist(self, rollout: Rollout):
-        """It is found before the first wave has changed anything."""
+    def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
+        """The error is found before the first wave changes anything."""
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=some)
         assert "nobodys does not exist" in said
 
-    def test_one_that_is_named_twice(self, rollout: Rollout):
+    def test_a_pool_that_is_named_twice_is_rejected(self, rollout: Rollout):
         with rollout.unchanged():
             said = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
         assert "names a pool twice (canary, canary). Remove one" in said
@@ -301,19 +301,19 @@ class TestCanary:
             )
             assert "Run the role webhook" in said
             assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(said.split())
-            assert rollout.advertised() == same("10")
+            assert rollout.advertised() == limit_of_all_pools("10")
 
-            # One limit is set as ever, and stays.
+            # A single limit is set as without waves, and stays.
             one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
             assert "Peer pods are not counted" in rollout.fail(**one)
             assert rollout.limits()["memory"] == "8"
             assert NOTHING_CHANGED.search(
-                # As -e name=value has it.
+                # With -e name=value, the value is a string.
                 rollout.succeed(**one, peerpodconfig_rollout_canary="false")
             )
 
     @pytest.mark.usefixtures("counted")
-    def test_where_no_peer_pod_may_be(self, rollout: Rollout):
+    def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
         said = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
         assert "The API server refused a peer pod in namespace nowhere in a dry run: " in said
         assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in said
@@ -330,7 +330,7 @@ class TestPlaybook:
         limit.cluster.kubectl("create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads")
         limit.kubeconfig = limit.cluster.user_kubeconfig("reads")
         with limit.unchanged():
-            # An empty limit is what AWX has of a question without an answer.
+            # AWX passes an empty limit for a question without an answer.
             ran = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
         limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
         assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -350,11 +350,11 @@ class TestPlaybook:
             said = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
         assert "A wave has no limit: set peerpodconfig_rollout_limit" in said
 
-    def test_it_says_where_and_sets_it(self, limit: Rollout):
+    def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
         ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
         assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
-        assert limit.advertised() == {**same("10"), "canary": "2"}
+        assert limit.advertised() == {**limit_of_all_pools("10"), "canary": "2"}
         assert artifacts(ran.stdout) == {
             "peerpods_limit": {
                 "limits": {"canary": 2, "general": 10},

@@ -39,7 +39,7 @@ def no_such_groups_yet(pass_on: Callable[[], Answer]) -> Answer:
 
 @dataclass
 class World:
-    """A VPC with a subnet, and means to fill it and to look at it."""
+    """A VPC with a subnet, with methods to fill and to read it."""
 
     ec2: object
     vpc_id: str
@@ -96,7 +96,7 @@ def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
 
 @pytest.fixture
 def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callable[..., dict]:
-    """Run the module through the proxy; `env` on top of what a user has exported."""
+    """Run the module through the proxy; `env` is added to the variables of a user."""
 
     def run(args: dict, *, env: dict[str, str] | None = None, **how: bool) -> dict:
         environment = {
@@ -196,7 +196,7 @@ def test_absent_removes_only_what_was_added(world, proxy, run):
     assert REVOKE not in proxy.take_calls()
 
 
-def test_a_port_open_to_the_whole_vpc_stays_as_it_is(world, proxy, run):
+def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
     group = world.group("node")
     entries = [{"Cidr": "192.0.2.0/24"}, {"Cidr": "10.0.0.0/8"}]
     prefix_list = world.ec2.create_managed_prefix_list(
@@ -228,7 +228,7 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
 
     result = run({"group_ids": [group], "ports": [{"port": 9000}]})
     assert result["groups"][0]["opened"] == [{"port": 9000, "protocol": "tcp"}]
-    assert result["warnings"][0].startswith("pl-0a1b2c3d is taken to cover nothing: EC2 in ")
+    assert result["warnings"][0].startswith("pl-0a1b2c3d cannot be read and is ignored: EC2 in ")
 
 
 def test_the_last_of_many_workers_counts(world, proxy, run):
@@ -249,7 +249,7 @@ def test_the_last_of_many_workers_counts(world, proxy, run):
 def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run):
     node, *others = [world.group(name) for name in ("node", "a", "b", "c", "d")]
     workers = world.instances(99, node, *others)
-    # More reservations than moto puts into a page that no size is asked for.
+    # More reservations than moto returns in a page without a requested size.
     workers += [world.instance(node, *others[: number % 3]) for number in range(101)]
     result = run({"instance_ids": workers})
     assert [group["group_id"] for group in result["groups"]] == [node]
@@ -258,7 +258,7 @@ def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run)
 
 def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy, run):
     kubeconfig = cluster.user_kubeconfig("opens-ports", "system:masters")
-    # AWS' validate_certs is none of the cluster's business, whose CA no system knows.
+    # validate_certs of AWS does not apply to the cluster, whose CA no system trusts.
     args = {"nodes": {"kubeconfig": str(kubeconfig)}, "validate_certs": True}
 
     result = run(args, check=True)
@@ -276,11 +276,11 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
     result = run({"nodes": {"label_selector": "no-such-label"}}, env={"K8S_AUTH_KUBECONFIG": str(kubeconfig)})
     assert result["msg"].startswith("The cluster has no node with the labels no-such-label. ")
     result = run({"nodes": {"kubeconfig": "/no/such/kubeconfig"}})
-    assert result["msg"].startswith("No cluster to talk to: ")
+    assert result["msg"].startswith("No cluster is configured: ")
     assert proxy.take_calls() == []
 
 
-def test_tags_of_our_rules_are_set_in_one_call(world, proxy, run):
+def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run):
     one, two = world.group("one"), world.group("two")
     args = {"group_ids": [one, two]}
     run({**args, "tags": {"team": "kata", "stays": "so"}})
@@ -321,7 +321,7 @@ def test_tags_of_our_rules_are_set_in_one_call(world, proxy, run):
     assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
 
 
-# -- Input that no plan can be made of ---------------------------------------------------------
+# -- Invalid input -----------------------------------------------------------------------------
 
 
 def test_workers_without_a_common_group(world, proxy, run):
@@ -331,31 +331,31 @@ def test_workers_without_a_common_group(world, proxy, run):
     assert result["failed"]
     assert result["msg"] == (
         f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other}. Name the groups to open with group_ids."
+        f"{workers[1]} has {other}. Set group_ids to the groups to open."
     )
     assert AUTHORIZE not in proxy.take_calls()
 
 
-def test_instances_that_are_not_there(world, proxy, run):
+def test_missing_instances_are_reported(world, proxy, run):
     group = world.group("node")
     worker, gone = world.instance(group), world.instance(group)
     world.ec2.terminate_instances(InstanceIds=[gone])
     result = run({"instance_ids": [worker, gone, "i-0123456789abcdef0"]})
     assert result["failed"]
-    assert result["msg"].startswith(f"EC2 knows no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
+    assert result["msg"].startswith(f"EC2 has no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
     assert proxy.take_calls() == ["DescribeInstances"]
 
 
 @pytest.mark.parametrize(
     ("args", "msg"),
     [
-        ({"group_ids": ["sg-0123456789abcdef0"]}, "EC2 knows no security group sg-0123456789abc"),
-        ({"instance_ids": []}, "There is no worker to look at and no group to open"),
-        ({"instance_ids": ["azure:///w"]}, "'azure:///w' names no EC2 instance"),
+        ({"group_ids": ["sg-0123456789abcdef0"]}, "EC2 has no security group sg-0123456789abc"),
+        ({"instance_ids": []}, "No worker and no security group is given"),
+        ({"instance_ids": ["azure:///w"]}, "'azure:///w' is not the id of an EC2 instance"),
         ({"group_ids": ["sg-1"], "ports": [{"port": 70000}]}, "70000 is not a port"),
     ],
 )
-def test_other_bad_input(run, args, msg):
+def test_other_bad_input_is_rejected(run, args, msg):
     result = run(args)
     assert result["failed"]
     assert result["msg"].startswith(msg)
@@ -426,7 +426,7 @@ def test_no_secret_is_shown(moto, world, run):
     assert args["session_token"] not in shown
 
 
-def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
+def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     group = world.group("node")
     args = {"group_ids": [group], "dry_run": True}
     result = run(args)
@@ -441,7 +441,7 @@ def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
     assert f"refused {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
 
 
-# -- Faults and races, with the end state looked at --------------------------------------------
+# -- Faults and races, and their end state -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_dry_run_asks_for_permission_and_changes_nothing(world, proxy, run):
         "group not yet known to the read",
     ],
 )
-def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
+def test_transient_faults_are_survived(world, proxy, run, action, faults, env):
     group = world.group("node")
     proxy.faults[action] = list(faults)
     result = run({"group_ids": [group]}, env=env)
@@ -477,7 +477,7 @@ def test_passing_faults_are_survived(world, proxy, run, action, faults, env):
     assert world.ports(group) == BOTH
 
 
-def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, proxy, run):
+def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     proxy.page_size = 1
     node, other = world.group("node"), world.group("other")
     workers = [world.instance(node, other), world.instance(node)]
@@ -492,14 +492,14 @@ def test_a_page_whose_token_expired_is_asked_for_again_from_the_first_on(world, 
 @pytest.mark.parametrize(
     ("action", "second_page", "said"),
     [
-        ("DescribeInstances", cut_the_answer, "Calling EC2 {} in eu-central-1 failed: Unable to parse "),
-        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
-        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), "refused {} with RequestExp"),
-        (RULES, refuse(403, "UnauthorizedOperation"), "refused {} with Unauth"),
+        ("DescribeInstances", cut_the_answer, f"Calling EC2 {{}} in {REGION} failed: Unable to parse "),
+        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
+        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), f"EC2 in {REGION} refused {{}} with RequestExp"),
+        (RULES, refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
 )
-def test_half_an_answer_is_no_answer(world, proxy, run, action, second_page, said):
+def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page, said):
     """Nothing is opened for the workers, groups and rules that came in the first page."""
     group = world.group("node")
     args = {"instance_ids": [world.instance(group)], "tags": {"team": "kata"}}
@@ -510,14 +510,14 @@ def test_half_an_answer_is_no_answer(world, proxy, run, action, second_page, sai
     proxy.faults[action] = [promise_another_page, second_page]
     result = run(args)
     assert result["failed"]
-    assert result["msg"].startswith(f"EC2 in {REGION} {said.format(action)}")
+    assert result["msg"].startswith(said.format(action))
     assert "\n" not in result["msg"]
     assert len(result["msg"]) < 400
     assert not {AUTHORIZE, "CreateTags"}.intersection(proxy.take_calls())
     assert world.rules(group) == before
 
 
-def test_a_lost_answer_doubles_nothing(world, proxy, run):
+def test_a_lost_response_creates_no_duplicate(world, proxy, run):
     group = world.group("node")
     proxy.faults[AUTHORIZE] = [lose_the_answer]
     result = run({"group_ids": [group]})
@@ -530,8 +530,8 @@ def test_a_lost_answer_doubles_nothing(world, proxy, run):
     assert world.rules(group) == []
 
 
-def test_two_runs_at_once(world, proxy, run):
-    """Both have seen the ports closed before either opens them."""
+def test_two_concurrent_runs(world, proxy, run):
+    """Both runs read closed ports before either opens them."""
     group = world.group("node")
     both_have_looked = threading.Barrier(2, timeout=60)
 

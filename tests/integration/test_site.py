@@ -1,5 +1,5 @@
-"""site.yml on a bare cluster in AWS with today's operator: what it refuses, that it resumes, that it doubles nothing, and
-that it needs no more rights than preflight asks for."""
+"""site.yml on a bare cluster in AWS with the current operator: it rejects bad input, resumes, creates nothing twice, and
+needs only the permissions that preflight checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
 from tests.cluster.releases import NEWEST
-from tests.integration.site import NOTHING_CHANGED, Site, artifacts, report_on, sentence, user_of
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts, failure_message, report_on, user_of
 from tests.support import OPERATOR_NAMESPACE
 
 
@@ -60,7 +60,7 @@ def test_a_dry_run_of_a_first_installation(site: Site):
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBadInput:
-    """Each ends in a sentence that says what was found and what to do, before anything is changed."""
+    """Each fails with the reason and the next step, before anything is changed."""
 
     def test_no_cluster_reachable(self, site: Site, tmp_path: Path):
         (port,) = free_ports(1)
@@ -68,29 +68,29 @@ class TestBadInput:
         kubeconfig.write_text(
             site.cluster.kubeconfig.read_text().replace(site.cluster.server, f"https://127.0.0.1:{port}")
         )
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
+        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
         assert "cannot be reached" in said
         assert "Check that the kubeconfig names the right cluster" in said
 
     def test_no_kubeconfig(self, site: Site, tmp_path: Path):
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
-        assert "No cluster to talk to" in said
+        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
+        assert "No cluster is configured" in said
         assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in said
 
-    def test_kubeconfig_of_a_user_without_rights(self, site: Site):
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
+    def test_kubeconfig_of_a_user_without_permissions(self, site: Site):
+        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
         assert "403 Forbidden" in said
         assert "cluster-admin" in said
 
-    def test_a_user_who_may_only_look(self, site: Site):
+    def test_a_user_who_may_only_read(self, site: Site):
         site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
-        said = sentence(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
+        said = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
         assert "is not a cluster administrator" in said
         assert "cluster-admin role" in said
 
     def test_no_aws_credentials(self, site: Site, tmp_path: Path):
-        said = sentence(
+        said = failure_message(
             site.run(
                 AWS_ACCESS_KEY_ID=None,
                 AWS_SECRET_ACCESS_KEY=None,
@@ -106,7 +106,7 @@ class TestBadInput:
         nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
         site.cluster.apply(openshift.node(nameless, aws.REGION))
         try:
-            said = sentence(site.run())
+            said = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", "nameless")
         assert "without a providerID" in said
@@ -116,18 +116,18 @@ class TestBadInput:
     def test_another_platform(self, site: Site):
         openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "GCP"}})
         try:
-            said = sentence(site.run())
+            said = failure_message(site.run())
         finally:
             openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}})
         assert "runs on GCP; this collection sets up peer pods on AWS or Azure only" in said
 
     def test_an_old_cluster(self, site: Site):
-        said = sentence(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
+        said = failure_message(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
         assert f"The cluster is OpenShift {openshift.VERSION}" in said
         assert "Upgrade the cluster first" in said
 
-    def test_a_limit_that_is_no_number(self, site: Site):
-        said = sentence(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
+    def test_a_limit_that_is_not_a_number(self, site: Site):
+        said = failure_message(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
         assert "peerpodconfig_rollout_limit" in said
 
 
@@ -144,17 +144,17 @@ class TestBadInput:
         ("peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
 )
-def test_killed_in_the_middle(site: Site, tags: str, task: str):
+def test_a_run_that_is_killed(site: Site, tags: str, task: str):
     """Each run is killed a little later than the one before; the test below sees the outcome."""
     site.run_and_kill(task, "--tags", tags)
 
 
-def test_it_completes_after_all_that(site: Site):
+def test_the_next_run_completes(site: Site):
     ran = site.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_nothing_is_doubled(site: Site):
+def test_no_object_is_created_twice(site: Site):
     def names(kind: str, *arguments: str) -> list[str]:
         return [item["metadata"]["name"] for item in site.cluster.get(kind, *arguments)["items"]]
 
@@ -183,7 +183,7 @@ CLUSTER = {
 }
 
 
-def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
+def test_a_second_run_changes_nothing_and_publishes_the_result(site: Site):
     ran = site.run()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
     assert artifacts(ran.stdout) == {
@@ -201,7 +201,7 @@ def test_a_second_run_changes_nothing_and_hands_on_how_it_is(site: Site):
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_dry_run_when_all_is_there(site: Site):
+def test_a_dry_run_of_a_complete_installation(site: Site):
     ran = site.run("--check", "--diff")
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
@@ -227,7 +227,7 @@ def test_the_secret_is_never_printed(site: Site):
         assert form not in ran.stdout + ran.stderr
 
 
-def test_credentials_of_the_clusters_own(site: Site):
+def test_credentials_of_a_credentials_request(site: Site):
     root = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "of the cluster's"}
     site.cluster.apply(
         {
@@ -252,8 +252,8 @@ def test_credentials_of_the_clusters_own(site: Site):
 
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
-def test_what_looks_at_it_knows_the_second_generation(site: Site, tmp_path: Path, playbook: str):
-    """Neither mentions PeerPodConfigs, which this cluster never had."""
+def test_info_and_report_support_the_second_generation(site: Site, tmp_path: Path, playbook: str):
+    """Neither lists PeerPodConfigs, which this cluster never had."""
     reporting, printed = report_on(site, playbook, tmp_path)
     findings = reporting.findings()
     assert findings["limit-storage"]["found"] == (

@@ -1,6 +1,6 @@
-"""site.yml on a bare cluster in Azure: what it refuses, whose credentials it gives, that it doubles nothing.
+"""site.yml on a bare cluster in Azure: rejected input, the operator's credentials, and that nothing is created twice.
 
-What a role does alike on every cloud is seen in test_site.py.
+test_site.py tests what a role does alike on every cloud.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, report_on, sentence
+from tests.integration.site import NOTHING_CHANGED, Site, failure_message, report_on
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
@@ -61,7 +61,7 @@ def expected_credentials(site: Site) -> dict[str, str]:
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
-    def test_a_dry_run_says_what_would_be_done(self, site: Site):
+    def test_a_dry_run_reports_the_changes(self, site: Site):
         ran = site.run("--check", "--diff", "-e", "peerpodconfig_rollout_limit=20")
         assert ran.returncode == 0, ran.stdout + ran.stderr
         for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):
@@ -70,24 +70,24 @@ class TestBeforeAnything:
         # A quota that is too small is a warning.
         assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
 
-    def test_a_quota_that_is_to_be_kept(self, site: Site):
+    def test_a_quota_that_must_not_be_exceeded(self, site: Site):
         quota = ("-e", "cluster_prerequisites_quota=fail", "-e", "peerpodconfig_rollout_limit=20")
-        said = sentence(site.run(*quota))
+        said = failure_message(site.run(*quota))
         assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in said
         assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in said
         assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in said
 
-    def test_a_size_that_azure_has_not(self, site: Site):
+    def test_a_size_that_azure_does_not_offer(self, site: Site):
         sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
-        said = sentence(site.run("-e", sizes))
+        said = failure_message(site.run("-e", sizes))
         assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in said
 
     @pytest.mark.parametrize(
         ("secret", "expected"),
-        [(None, "Not enough to log in to Azure with"), ("wrong", "Authenticating to Azure failed")],
+        [(None, "The Azure credentials are incomplete"), ("wrong", "Authenticating to Azure failed")],
     )
-    def test_a_secret_that_is_none(self, site: Site, secret: str | None, expected: str):
-        said = sentence(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
+    def test_a_missing_or_wrong_secret(self, site: Site, secret: str | None, expected: str):
+        said = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
         assert expected in said
         assert "AZURE_CLIENT_SECRET" in said
 
@@ -96,18 +96,18 @@ class TestBeforeAnything:
         node = openshift.Worker(name, f"azure:///{name}", "northeurope-1", azure.VM_SIZE, "10.0.0.9")
         site.cluster.apply(openshift.node(node, "northeurope"))
         try:
-            said = sentence(site.run())
+            said = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", name)
         assert "topology.kubernetes.io/region do not have one region in common" in said
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
-        said = sentence(site.run("--check", "-e", "operator_install_azure_tenant_id="))
+        said = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))
         assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in said
 
-    def test_extra_configuration_that_is_none(self, site: Site):
+    def test_invalid_extra_configuration(self, site: Site):
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
-        said = sentence(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
+        said = failure_message(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
         assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in said
         assert "AZURE_REGION in operator_install_extra_config is set by another option" in said
         assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in said
@@ -115,14 +115,14 @@ class TestBeforeAnything:
 
 
 class TestCredentialsOfTheCluster:
-    def test_a_cluster_that_gives_none_away(self, site: Site):
-        said = sentence(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
+    def test_a_cluster_without_a_credentials_request(self, site: Site):
+        said = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
         assert "The operator has no cloud credentials after 4 s" in said
         assert "root secret kube-system/azure-credentials not found" in said
         assert "set operator_install_credentials to variables" in said
         assert not site.cluster.get("kataconfigs")["items"]
 
-    def test_a_cluster_that_gives_them(self, site: Site):
+    def test_a_cluster_with_a_credentials_request(self, site: Site):
         root = {
             f"azure_{key.removeprefix('AZURE_').lower()}": value for key, value in expected_credentials(site).items()
         }
@@ -145,9 +145,9 @@ class TestCredentialsOfTheCluster:
         ran = site.run(*FROM_THE_CLUSTER)
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
-    def test_the_operators_secret_is_not_written_over(self, site: Site):
+    def test_the_operators_secret_is_not_overwritten(self, site: Site):
         before = stored(site, "secret", "peer-pods-secret")
-        said = sentence(site.run(*ONLY_THE_OPERATOR))
+        said = failure_message(site.run(*ONLY_THE_OPERATOR))
         assert "peer-pods-secret was made of a CredentialsRequest by the operator" in said
         assert stored(site, "secret", "peer-pods-secret") == before
 
@@ -171,7 +171,7 @@ def test_the_rules_are_those_of_the_product_documentation(site: Site):
         ({}, "subnet-a", ""),
     ],
 )
-def test_the_vms_place_is_the_first_subnet_and_its_own_security_group(nsgs, subnet, nsg):
+def test_vms_use_the_first_subnet_and_their_own_security_group(nsgs, subnet, nsg):
     report = {
         "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
         "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
@@ -199,8 +199,8 @@ def test_the_vms_place_is_the_first_subnet_and_its_own_security_group(nsgs, subn
 
 
 class TestCredentialsOfVariables:
-    def test_they_replace_the_clusters(self, site: Site):
-        """Once those are gone. What the operator wrote into peer-pods-cm meanwhile stays."""
+    def test_credentials_of_variables_replace_those_of_the_cluster(self, site: Site):
+        """After the cluster's credentials are removed. What the operator wrote into peer-pods-cm stays."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
         # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
         site.cluster.kubectl(
@@ -252,19 +252,19 @@ class TestCredentialsOfVariables:
             assert form not in ran.stdout + ran.stderr
 
     @pytest.mark.usefixtures("nothing_changes")
-    def test_a_dry_run_when_all_is_there(self, site: Site):
+    def test_a_dry_run_of_a_complete_installation(self, site: Site):
         ran = site.run("--check", "--diff")
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
-    def test_a_users_secret_is_left_to_the_user(self, site: Site):
+    def test_a_secret_of_the_user_is_unchanged(self, site: Site):
         before = stored(site, "secret", "peer-pods-secret")
-        said = sentence(site.run(*FROM_THE_CLUSTER))
+        said = failure_message(site.run(*FROM_THE_CLUSTER))
         assert "peer-pods-secret was not made of a CredentialsRequest" in said
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
 @pytest.mark.parametrize("playbook", ["preflight", "report"])
-def test_what_looks_at_it_knows_the_first_generation(site: Site, tmp_path: Path, playbook: str):
+def test_info_and_report_support_the_first_generation(site: Site, tmp_path: Path, playbook: str):
     findings = report_on(site, playbook, tmp_path)[0].findings()
     assert findings["limit-storage"]["found"] == (
         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."

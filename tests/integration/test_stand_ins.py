@@ -1,6 +1,6 @@
 """The stand-ins for the operator and cloud-api-adaptor behave as each release does.
 
-One cluster is taken from 1.8 over 1.9 to the newest: each test begins where the one before ended.
+One cluster is upgraded from 1.8 over 1.9 to the newest; each test begins in the state of the previous test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KATA_CONFIG = {
 
 
 class World:
-    """A cluster with an operator, and what tests look at in it."""
+    """A cluster with an operator, with methods to read its state."""
 
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
@@ -171,7 +171,7 @@ def make_peer_pods(world: World, **policies: str) -> None:
 
 
 def test_1_8_advertises_by_its_controller(world: World):
-    """Its definition came with the bundle; a change restarts nothing."""
+    """The bundle contains its definition; a change restarts no pod."""
     wait_for("the default limit", lambda: world.advertised() == ["10", "10"], seconds=60)
     wait_for(
         "cloud-api-adaptor",
@@ -269,12 +269,12 @@ def test_the_operators_webhook_mutates(world: World):
 def upgrade(world: World, version: str) -> None:
     """Approve each InstallPlan up to that version."""
 
-    def there() -> bool:
+    def is_upgraded() -> bool:
         if world.version() != version:
             world.approve()
         return world.version() == version
 
-    wait_for(f"operator {version}", there, seconds=120)
+    wait_for(f"operator {version}", is_upgraded, seconds=120)
 
 
 def test_1_9_and_newer_migrate(world: World):
@@ -356,7 +356,7 @@ def test_1_13_names_no_owner(world: World):
 
 
 def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: World):
-    """As a cloud-api-adaptor that CAA's chart has installed."""
+    """A cloud-api-adaptor as the chart of CAA installs it."""
     label = "peerpodconfig-ctrl-caa-daemon"
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
     uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
@@ -483,7 +483,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
 
 
-def test_the_newest_takes_what_its_limit_begins_with(world: World):
+def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
     """And 10 where that is not a number (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
@@ -592,7 +592,7 @@ def test_without_the_kataconfig_nothing_is_left(world: World):
     assert world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]["PODVM_AMI_ID"] == ""
 
 
-def test_without_what_the_image_job_requires_an_installation_has_no_end(world: World):
+def test_without_what_the_image_job_requires_an_installation_never_ends(world: World):
     """It is neither reported as failed, nor taken back when the KataConfig is deleted."""
     world.cluster.kubectl("delete", "secret", "peer-pods-secret", *HERE)
     world.cluster.apply(KATA_CONFIG)
@@ -616,6 +616,6 @@ def with_an_adaptor_that_dies() -> None:
         adaptor.wait(timeout=30)
 
 
-def test_a_stand_in_that_dies_fails_what_the_cluster_was_for():
+def test_a_stand_in_that_dies_fails_the_test():
     with pytest.raises(StartError, match="adaptor ended with status 1; its log ends with:"):
         with_an_adaptor_that_dies()

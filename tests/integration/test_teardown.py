@@ -1,7 +1,7 @@
-"""playbooks/teardown.yml: the cluster and the cloud are what they were before site.yml.
+"""playbooks/teardown.yml: it restores the cluster and the cloud to their state before site.yml.
 
-The tests are one story, in their order: a bare cluster is set up and torn down; then one is where much was
-there before.
+The tests depend on their order: a bare cluster is set up and torn down, and then a cluster with existing
+objects.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.integration.site import (
     RoleAlone,
     Site,
     artifacts,
+    failure_message,
     play_of,
-    sentence,
     user_of,
 )
 from tests.support import OPERATOR_NAMESPACE, ROOT
@@ -38,16 +38,16 @@ pytestmark = pytest.mark.integration
 TEARDOWN = ROOT / "playbooks" / "teardown.yml"
 NAMESPACE = "osc-peerpods"
 
-# What comes and goes by itself: the control plane tells of itself, and of what happens.
+# Objects that the control plane creates and deletes by itself, such as Leases and Events.
 FLEETING = ("componentstatuses", "events", "events.events.k8s.io", "leases.coordination.k8s.io")
-# Who wrote when is not what is there.
+# The history of writes is not part of the state.
 BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
 
 Key = tuple[str, str | None, str]
 
 
 def dump(cluster: Cluster) -> dict[Key, dict]:
-    """Every object of every kind that the API server lists, but pods of a DaemonSet: a new one has a new name."""
+    """Every object of every kind that the API server lists, except pods of a DaemonSet, whose names change."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     found = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
     return {
@@ -69,15 +69,15 @@ def _lasting(item: dict) -> dict:
 
 
 def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
-    """Of each object that is not as it was: whether it came or is gone, or else its fields that differ."""
+    """For each changed object: whether it is new or gone, or else the fields that differ."""
 
-    def how(key: Key) -> str | set[str]:
+    def describe_difference(key: Key) -> str | set[str]:
         one, other = before.get(key), after.get(key)
         if one is None or other is None:
             return "gone" if one else "came"
         return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
-    return {key: how(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    return {key: describe_difference(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def site(moto: aws.Moto, cloud_side: aws.CloudSide, operator: str) -> Iterator[S
 
 @pytest.fixture(scope="module")
 def teardown(site: Site) -> RoleAlone:
-    """Run by one who may do what it asks for before it begins, and nothing else."""
+    """Run by a user with exactly the permissions that the playbook checks first."""
     return RoleAlone(**{**vars(site), "kubeconfig": user_of(site.cluster, "teardown")}, playbook=TEARDOWN)
 
 
@@ -121,7 +121,7 @@ def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: st
 
 
 def stays(said: str) -> dict:
-    """What the playbook handed on to what comes next in a workflow."""
+    """The result that the playbook published for the next job of a workflow."""
     return artifacts(said)["peerpods_teardown"]["stays"]
 
 
@@ -135,8 +135,8 @@ def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
 
 
 @pytest.mark.parametrize("operator", [NEWEST], indirect=True, scope="module")
-class TestABareCluster:
-    def test_it_refuses_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
+class TestBareCluster:
+    def test_the_teardown_is_rejected_while_peer_pods_run(self, bare, site: Site, teardown: RoleAlone):
         site.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -147,26 +147,28 @@ class TestABareCluster:
         )
         try:
             with site.unchanged():
-                said = sentence(teardown.run())
+                said = failure_message(teardown.run())
                 forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
         finally:
             site.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in said
         assert "changed=0 " not in forced
 
-    def test_it_refuses_a_user_who_may_not_remove_all(self, bare, site: Site, teardown: RoleAlone):
+    def test_the_teardown_is_rejected_without_permission_to_remove_everything(
+        self, bare, site: Site, teardown: RoleAlone
+    ):
         verbs = ("list", "watch", "get", "patch")
         site.cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")
         site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
         looks = replace(teardown, kubeconfig=site.cluster.user_kubeconfig("looker"))
         with site.unchanged():
-            said = sentence(looks.run())
+            said = failure_message(looks.run())
         site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in said
         assert "and 10 more" in said
         assert "Nothing was changed. Log in as a user" in said
 
-    def test_all_is_as_it_was(self, bare, site: Site, teardown: RoleAlone):
+    def test_the_cluster_and_the_cloud_are_restored(self, bare, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = bare
         assert differing(cluster, dump(site.cluster)) == {}
@@ -267,15 +269,15 @@ def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[d
 
 
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
-class TestWhereMuchWasThere:
-    def test_it_is_left_as_it_was(self, by_hand, site: Site, teardown: RoleAlone):
+class TestExistingObjects:
+    def test_existing_objects_are_restored(self, by_hand, site: Site, teardown: RoleAlone):
         said = succeed(teardown.run)
         cluster, cloud = by_hand
         nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
         # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
         # PeerPodConfig changes.
         assert differing(cluster, dump(site.cluster)) == {
-            **{key: how for key, (how, _why) in DIFFERENT.items()},
+            **{key: describe_difference for key, (describe_difference, _why) in DIFFERENT.items()},
             **{key: {"status"} for key in nodes},
         }
         assert site.rules() == cloud
@@ -294,7 +296,7 @@ class TestWhereMuchWasThere:
 
 
 @pytest.mark.parametrize("operator", ["1.8"], indirect=True, scope="module")
-def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
+def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_path: Path):
     """The rules alone: the rest is the same on every cloud."""
     status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
     openshift.set_status(site.cluster, "infrastructure/cluster", status)
@@ -332,7 +334,7 @@ def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
         assert resources() == before
         assert "removed Allow-Kata-Agent-Internal." in said
         assert "Allow-VXLAN-Internal stays: a description of ours begins with" in said
-        # By a tag, and so of nothing else.
+        # A run with a tag reports only its own part.
         assert stays(said) == {
             "operator": None,
             "namespaces": None,
@@ -344,7 +346,7 @@ def test_on_azure(site: Site, teardown: RoleAlone, tmp_path: Path):
 
 
 def cloud_networking(directory: Path) -> Path:
-    """The role alone, with what it needs to know."""
+    """The role alone, with its required variables."""
     path = play_of("cloud_networking", directory)
     (play,) = json.loads(path.read_text())
     play["pre_tasks"] = [

@@ -12,7 +12,7 @@ from tests.cluster import openshift
 from tests.cluster.operators import IMAGE_JOB_FAILS, IMAGES
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message
 from tests.integration.test_stand_ins import HERE, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
@@ -27,11 +27,11 @@ MADE = IMAGES["AWS"][1]
 class Upgrade(RoleAlone):
     """The playbook, and the cluster that it upgrades."""
 
-    def with_(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    def run_with(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
         return self.run("-e", json.dumps(variables), *arguments)
 
     def succeeds(self, **variables: object) -> subprocess.CompletedProcess[str]:
-        ran = self.with_(**variables)
+        ran = self.run_with(**variables)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran
 
@@ -57,44 +57,44 @@ def upgrade(world: World) -> Upgrade:
     return Upgrade(world.cluster, None, {}, list, {}, ROOT / "playbooks" / "upgrade.yml")
 
 
-def test_peer_pods_are_not_lost_unasked(world: World, upgrade: Upgrade):
+def test_peer_pods_are_not_lost_without_confirmation(world: World, upgrade: Upgrade):
     make_peer_pods(world, kept="Always")
     with upgrade.unchanged():
-        said = sentence(upgrade.with_())
+        said = failure_message(upgrade.run_with())
     assert "Peer pods are running and would be lost" in said
     assert "default/kept" in said
     assert "operator_install_upgrade_disruption" in said
     assert world.version() == "1.8.1"
 
 
-def test_waiting_for_them_has_an_end(upgrade: Upgrade):
+def test_the_wait_for_peer_pods_has_a_timeout(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = sentence(
-            upgrade.with_(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
+        said = failure_message(
+            upgrade.run_with(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
         )
     assert "default/kept" in said
 
 
-def test_a_dry_run_lists_them(upgrade: Upgrade):
+def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
     with upgrade.unchanged():
-        ran = upgrade.with_("--check", operator_install_upgrade_disruption="allow")
+        ran = upgrade.run_with("--check", operator_install_upgrade_disruption="allow")
     assert ran.returncode == 0, ran.stdout
     assert "Peer pods that would be lost: 1 running: default/kept" in ran.stdout
 
 
-def test_a_pool_would_lose_its_limit(world: World, upgrade: Upgrade):
-    """The new operator ignores its PeerPodConfig, and no agent is deployed that does not."""
+def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
+    """The new operator ignores its PeerPodConfig, and no agent is deployed that enforces its limit."""
     other = openshift.peer_pod_config("none")
     other["metadata"]["name"] = "memory"
     world.cluster.apply(other)
     with upgrade.unchanged():
-        said = sentence(upgrade.with_(operator_install_upgrade_disruption="allow"))
+        said = failure_message(upgrade.run_with(operator_install_upgrade_disruption="allow"))
     assert "The PeerPodConfigs memory set limits for pools of nodes" in said
     assert "node_capacity_manager=collection" in said
 
 
-def test_across_the_migration(world: World, upgrade: Upgrade):
-    """The limit survives, another PeerPodConfig stays, and the run says both."""
+def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
+    """The limit and another PeerPodConfig are preserved, and the run reports both."""
     labels = {"app.kubernetes.io/name": "peerpods-node-capacity"}
     template = {
         "metadata": {"labels": labels},
@@ -117,14 +117,14 @@ def test_across_the_migration(world: World, upgrade: Upgrade):
         in ran.stdout
     )
     assert "PeerPodConfigs that stay: memory" in ran.stdout
-    # The last one that 1.8 has seen.
+    # The last PeerPodConfig that 1.8 has read.
     assert "because the PeerPodConfig memory owns it" in ran.stdout
     assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
     assert world.advertised() == ["5", "5"]
 
 
 def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
-    """Peer pods that run are not asked about: nothing is replaced."""
+    """Running peer pods are not checked, since nothing is replaced."""
     with upgrade.unchanged():
         ran = upgrade.succeeds()
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
@@ -135,15 +135,15 @@ RENEW = {"operator_install_renew_image": True}
 CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
 
 
-def test_a_renewal_has_to_be_confirmed(upgrade: Upgrade):
+def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = sentence(upgrade.with_(**RENEW, operator_install_confirm="another"))
+        said = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
     assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in said
 
 
 def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
     with upgrade.unchanged():
-        said = sentence(upgrade.with_(**CONFIRMED))
+        said = failure_message(upgrade.run_with(**CONFIRMED))
     assert "default/kept" in said
     assert "Nothing was changed" in said
 
@@ -164,8 +164,8 @@ def test_a_renewal(world: World, upgrade: Upgrade):
     assert KEPT not in names
 
 
-def test_a_renewal_that_was_interrupted(world: World, upgrade: Upgrade):
-    """The KataConfig is gone; a ConfigMap has what it was."""
+def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
+    """The KataConfig is deleted; a ConfigMap has its content."""
     (before,) = upgrade.kata_configs()
     kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
     world.cluster.apply(
@@ -184,9 +184,9 @@ def test_a_renewal_that_was_interrupted(world: World, upgrade: Upgrade):
 
 
 def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
-    """And the KataConfig is there again."""
+    """And the KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
-    said = sentence(upgrade.with_(**CONFIRMED))
+    said = failure_message(upgrade.run_with(**CONFIRMED))
     assert "the operator did not delete the image" in said
     assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]

@@ -1,7 +1,7 @@
 """An upgrade from the operator's first generation to the second that OLM does by itself, with the agent at work.
 
-Peer pods are created all the while. What each node advertises is held against what its cloud-api-adaptor (CAA) did,
-in the order in which the API server stored both.
+Peer pods are created during the upgrade. What each node advertises is compared with the state of its
+cloud-api-adaptor (CAA), in the order in which the API server stored both.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_adaptor(pod: dict) -> bool:
 
 
 def create_peer_pods(cluster: Cluster, stop: threading.Event) -> None:
-    """One after the other, as long as the upgrade takes."""
+    """Create peer pods in sequence during the upgrade."""
     api = Api(str(cluster.kubeconfig))
     for number in range(300):
         if stop.wait(0.2):
@@ -94,7 +94,7 @@ def create_peer_pods(cluster: Cluster, stop: threading.Event) -> None:
         api.request("POST", "/api/v1/namespaces/default/pods", peer_pod(f"pod-{number}"))
 
 
-def test_no_node_has_fewer_slots_than_its_limit_but_while_its_adaptor_is_down(world: World):
+def test_a_node_has_fewer_slots_than_its_limit_only_while_its_adaptor_is_down(world: World):
     nodes, pods = Recorder(world.cluster, "/api/v1/nodes", WORKERS), Recorder(world.cluster, PODS)
     stop = threading.Event()
     creating = threading.Thread(target=create_peer_pods, args=(world.cluster, stop))

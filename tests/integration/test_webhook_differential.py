@@ -6,7 +6,7 @@ the reference with those fields changed that the webhook's README.md names, and 
 are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
 specification never has to read one.
 
-`DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` says how many pods it has, each run others.
+`DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` is the number of pods, which differ in each run.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def install_webhook(cluster: Cluster) -> None:
-    """Start the webhook and have it asked about all pods, whatever their runtime class."""
+    """Start the webhook and register it for all pods, with any runtime class."""
     url, ca = start_webhook(
         cluster.processes,
         cluster.directory,
@@ -201,7 +201,7 @@ EXACT = Context(prec=400)
 
 
 def written(random: Random, value: Fraction) -> str:
-    """`value` in one of the many ways in which Kubernetes lets it be written."""
+    """`value` in one of the syntaxes of Kubernetes."""
     if random.random() < 0.2:
         power = random.randrange(-9, 10)
         suffix, factor = f"{random.choice('eE')}{power}", Fraction(10) ** power
@@ -292,7 +292,7 @@ class Pod(NamedTuple):
 
 
 def generated(random: Random, name: str) -> Pod:
-    """A pod that the API server takes as it is, unless `wrong` says where it does not."""
+    """A pod that the API server accepts, unless `wrong` is set."""
     windows = random.random() < 0.03
     limited = random.random() < 0.15
     claims = [{"name": "device", "resourceClaimName": "one"}] if random.random() < 0.1 else []
@@ -421,7 +421,7 @@ def size_of_vm(pod: Pod, each: list[tuple[Fraction, Fraction]], resource: str) -
 
 
 def as_specified(pod: Pod, reference: dict) -> dict:
-    """What the API server stores, given what it stores where there is no webhook."""
+    """The pod that the API server must store, from the pod that it stores without the webhook."""
     after = copy.deepcopy(reference)
     if pod.runtime_class != TARGET:
         return after
@@ -457,7 +457,7 @@ def comparable(pod: dict) -> dict:
         notes = {key: it for key, it in metadata["annotations"].items() if key != LIMIT_RANGER}
         metadata = {key: it for key, it in metadata.items() if key != "annotations"}
         metadata |= {"annotations": notes} if notes else {}
-    # No resources, said in two ways.
+    # Two ways to write no resources.
     spec = {key: it for key, it in pod["spec"].items() if (key, it) != ("resources", {})}
     return {**pod, "metadata": metadata, "spec": spec}
 
@@ -499,7 +499,7 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
     return "mutated" if pod.runtime_class == TARGET else "unchanged"
 
 
-def test_what_is_stored_is_what_is_specified(cluster, seed):
+def test_stored_pods_are_as_the_webhook_specifies(cluster, seed):
     def run(first: int) -> list[str]:
         with contextlib.closing(Connection(cluster)) as api:
             return [
@@ -522,7 +522,7 @@ def test_what_is_stored_is_what_is_specified(cluster, seed):
 
 
 def repeatable(what: str, seed: int, check: Callable[..., str], *arguments: Any) -> str:
-    """What `check` returns; where it fails, the way to see it again is said as well."""
+    """The result of `check`; a failure includes how to repeat it."""
     try:
         return check(*arguments)
     except AssertionError as error:
@@ -578,7 +578,7 @@ def stored_value(text: str) -> Fraction:
     return Fraction(number.rstrip(".")) * (Fraction(10) ** int(exponent) if exponent else FACTORS[suffix or " "])
 
 
-def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
+def test_quantities_have_the_value_that_the_api_server_computes(cluster, seed):
     random = Random(seed)
     # Kubernetes says that a quantity is at most 2^63-1, which the webhook takes all larger ones
     # for. The API server does so only with a binary suffix, and returns 1000E as 1.
@@ -602,7 +602,7 @@ def test_quantities_are_worth_what_the_api_server_takes_them_for(cluster, seed):
     assert compared > 20_000
 
 
-def test_quantities_are_refused_where_the_api_server_refuses_them(cluster, seed):
+def test_quantities_are_rejected_if_the_api_server_rejects_them(cluster, seed):
     random = Random(seed)
     # Left out: exponents whose powers would fill the API server's memory.
     alphabet = "0123456789" * 2 + ".+-eEinumkKMGTP_xi"

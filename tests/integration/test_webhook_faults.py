@@ -1,7 +1,7 @@
 """Faults under load: pods are created all the time while parts of the webhook, and of the cluster, fail.
 
 The role's own Deployment runs as containers on this machine, whose pods have addresses of their own; the API server
-reaches them by the endpoints of the role's Service. However it goes, no peer pod may get past the webhook; creations
+reaches them by the endpoints of the role's Service. In no case may a peer pod bypass the webhook; creations
 that failed are counted, and the counts reported as properties of the tests.
 """
 
@@ -70,11 +70,11 @@ MUTATED = {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
 
 
 class Outcome(enum.Enum):
-    """How a creation went."""
+    """The outcome of a creation."""
 
     MUTATED = "mutated"
     UNMUTATED = "unmutated"
-    # The API server did not get the webhook's answer, and says so.
+    # The API server reports that it got no response of the webhook.
     WEBHOOK_FAILED = "webhook failed"
     # The API server could not be connected to: nothing was sent, and the client tries again.
     UNREACHED = "API server unreached"
@@ -193,7 +193,7 @@ class Replica:
         return presented(self.address, PORT)
 
     def kill(self) -> None:
-        """End its process as the kernel does when memory is short."""
+        """Kill its process as the kernel does if memory runs out."""
         container = f"{NAMESPACE}_{self.name}_{self.uid[:8]}-webhook"
         inspected = subprocess.run(
             ["podman", "inspect", "--format={{.State.Pid}}", container],
@@ -237,7 +237,7 @@ def install(cluster: Cluster, **variables: object) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A control plane that calls the webhook, two replicas of which run."""
+    """A control plane that calls the webhook, which has two replicas."""
     if reason := why_no_podman():
         pytest.skip(reason)
     with Cluster() as running:
@@ -265,13 +265,13 @@ def load(cluster: Cluster) -> Iterator[Load]:
 
 @pytest.fixture
 def failures(record_property) -> Callable[[list[Creation]], list[Creation]]:
-    """Reports how many creations had each outcome, and picks those that did not go as they should."""
+    """Report how many creations had each outcome; returns the failed creations."""
 
     def count(creations: list[Creation]) -> list[Creation]:
         outcomes = collections.Counter(creation.outcome for creation in creations)
         for outcome in Outcome:
             record_property(outcome.value, outcomes[outcome])
-        # There was a load all the time, however slow the machine.
+        # The load never stopped, even on a slow machine.
         assert outcomes[Outcome.MUTATED] > CONNECTIONS * STEADY
         return [creation for creation in creations if creation.outcome is not Outcome.MUTATED]
 
@@ -340,7 +340,7 @@ def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures,
         processes.stop()
 
 
-def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, load, failures):
+def test_a_restart_of_the_api_server_loses_only_the_requests_in_flight(cluster, load, failures):
     before = api_server_started(cluster)
     with load.fault() as creations:
         cluster.restart_api_server()
@@ -353,7 +353,7 @@ def test_a_restart_of_the_api_server_loses_what_was_under_way_to_it(cluster, loa
     assert all(creation.began < ready for creation in failed)
 
 
-def test_a_killed_replica_loses_what_was_under_way_to_it(cluster, load, failures, record_property):
+def test_a_killed_replica_loses_only_the_reviews_in_flight(cluster, load, failures, record_property):
     reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
     time.sleep(1)
     # The one that the API server has more connections to: they are kept, and seldom spread evenly.
@@ -413,7 +413,7 @@ def presented_by_all(cluster: Cluster) -> dict[Replica, x509.Certificate]:
 
 
 def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificate]) -> None:
-    """Wait until each of the replicas shows another certificate than `before`."""
+    """Wait until each replica presents another certificate than `before`."""
 
     def changed() -> bool:
         now = presented_by_all(cluster)

@@ -1,7 +1,7 @@
-"""The role webhook by itself: its certificates, its image, its pods, as the API server sees them.
+"""The role webhook by itself: its certificates, its image and its pods, as the API server reports them.
 
-Each setting that is tried has a namespace and ports of its own, and takes over the registration from
-the one before. The webhook runs as a process, as in the tests of site.yml.
+Each tested setting has its own namespace and ports, and takes over the registration from
+the previous setting. The webhook runs as a process, as in the tests of site.yml.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.integration.containers import (
     openshift_builds,
     readme_settings,
 )
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, play_of, sentence
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.integration.webhook import (
     NAME,
     PEER_POD,
@@ -118,7 +118,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Role]:
-    """Makes the role of a namespace, with `variables` beside those of this machine."""
+    """Creates the role of a namespace, with `variables` and those of this machine."""
     playbook = play_of("webhook", tmp_path_factory.mktemp("role"))
 
     def make(namespace: str, **variables: object) -> Role:
@@ -139,9 +139,9 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 @contextmanager
 def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
-    """Meanwhile one peer pod after another is created in a dry run, and none may be refused.
+    """Create peer pods in dry runs during the block; none may be rejected.
 
-    Yields what waits for that many more of them.
+    Yields a function that waits for a number of further pods.
     """
     api = Api(str(cluster.kubeconfig))
     refused, created, done = [], [], threading.Event()
@@ -185,7 +185,7 @@ def own(role: Callable[..., Role]) -> Role:
 
 @pytest.fixture(scope="module")
 def said(own: Role) -> str:
-    """All that the first installation printed, at its most talkative."""
+    """The output of the first installation, with -vvv."""
     ran = own.install("-vvv", "--diff")
     return ran.stdout + ran.stderr
 
@@ -222,7 +222,7 @@ class TestOwnCertificateAuthority:
             assert mounted == [f"{NAME}-own-tls"]
 
     @pytest.mark.usefixtures("said")
-    def test_the_pods_are_as_an_administrator_wants_them(self, own: Role):
+    def test_the_pods_follow_good_practice(self, own: Role):
         namespace = own.cluster.get("namespace", "own")
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
@@ -231,7 +231,7 @@ class TestOwnCertificateAuthority:
         assert "own" in excluded["values"]
         (pod,) = self._pods(own)
         (container,) = pod["spec"]["containers"]
-        # What the priority admission made of the class: there is one.
+        # The priority admission sets this if the class exists.
         assert pod["spec"]["priority"] == 2_000_000_000
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert "volumeMounts" in container
@@ -240,7 +240,7 @@ class TestOwnCertificateAuthority:
         assert_probed_and_spread(pod)
 
     @pytest.mark.usefixtures("said")
-    def test_only_the_api_server_and_prometheus_get_in_and_nothing_gets_out(self, own: Role):
+    def test_the_network_policy_admits_only_the_api_server_and_prometheus(self, own: Role):
         spec = own.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
         assert "egress" not in spec
@@ -272,7 +272,7 @@ class TestOwnCertificateAuthority:
         assert NOTHING_CHANGED.search(own.install().stdout)
 
     @pytest.mark.usefixtures("said")
-    def test_a_dry_run_when_all_is_there_changes_and_writes_nothing(self, own: Role):
+    def test_a_dry_run_of_a_complete_installation_writes_nothing(self, own: Role):
         with own.unchanged():
             assert NOTHING_CHANGED.search(own.install("--check", "--diff").stdout)
 
@@ -297,7 +297,7 @@ class TestOwnCertificateAuthority:
 
     @pytest.mark.usefixtures("said")
     def test_a_ca_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
-        """What the API server trusted before it trusts on, but for what has expired."""
+        """The API server keeps trusting former CAs, except expired ones."""
         aged = Aged(ca_days_left=1000, leaf_days_left=300)
         aged.move_in(own, also_trusted=[Aged(ca_days_left=-1, leaf_days_left=-1).ca])
         with peer_pods(own.cluster) as more:
@@ -310,12 +310,12 @@ class TestOwnCertificateAuthority:
         assert NOTHING_CHANGED.search(own.install().stdout)
 
     @pytest.mark.usefixtures("said")
-    def test_a_secret_that_is_not_ours(self, own: Role):
+    def test_a_secret_of_another_owner_is_not_overwritten(self, own: Role):
         kept = own.get(f"secret/{NAME}-ca")
         own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
         trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
         try:
-            said = sentence(own.run())
+            said = failure_message(own.run())
         finally:
             own.cluster.apply(
                 {key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
@@ -331,7 +331,7 @@ class TestOwnCertificateAuthority:
 
 
 class Aged:
-    """A CA and a certificate as this role made them long ago, for the namespace `own`."""
+    """A CA and an old certificate of the role, for the namespace `own`."""
 
     def __init__(self, ca_days_left: int, leaf_days_left: int):
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -355,7 +355,7 @@ class Aged:
         )
 
     def move_in(self, own: Role, also_trusted: list[x509.Certificate] | None = None) -> None:
-        """Put them in place of those that there are, and wait until the webhook is called by them."""
+        """Replace the existing certificates, and wait until the webhook is called with these."""
         bundle = b"".join(map(pem, [self.ca, *(also_trusted or [])]))
         own.cluster.apply(
             tls_secret("own", f"{NAME}-ca", {"tls.crt": pem(self.ca), "tls.key": pem(self.key), "ca.crt": bundle}),
@@ -407,8 +407,8 @@ def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
     return installed
 
 
-class TestWhatOpenShiftBrings:
-    """The service CA, the TLS profile and Prometheus' operator, where they are."""
+class TestOpenShiftIntegration:
+    """The service CA, the TLS profile and the Prometheus operator of OpenShift."""
 
     def test_the_service_ca_issues_the_certificate(self, openshift_role: Role):
         assert openshift_role.secret(f"{NAME}-tls").keys() == {"tls.crt", "tls.key"}
@@ -442,7 +442,7 @@ class TestWhatOpenShiftBrings:
 
 @pytest.fixture(scope="module")
 def cert_managed(role: Callable[..., Role], cluster: Cluster) -> Role:
-    """Its certificate is cert-manager's, by a CA that cert-manager made."""
+    """The certificate is issued by cert-manager, with a CA that cert-manager created."""
     start_cert_manager(cluster)
     managed = role(
         "cert-managed",
@@ -455,7 +455,7 @@ def cert_managed(role: Callable[..., Role], cluster: Cluster) -> Role:
 
 @pytest.fixture(scope="module")
 def internal_ca(cert_managed: Role) -> x509.Certificate:
-    # cert-manager leaves what was trusted before, which may be in use still.
+    # cert-manager keeps the former CA, which may still be in use.
     *_others, last = cert_managed.trusted()
     return last
 
@@ -470,7 +470,7 @@ def test_cert_manager_issues_the_certificate(cert_managed: Role, internal_ca):
 def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, internal_ca):
     before = cert_managed.presented()
     with peer_pods(cert_managed.cluster) as more:
-        # What `cmctl renew` does.
+        # `cmctl renew` does the same.
         cert_managed.cluster.kubectl(
             "patch",
             f"certificate/{NAME}",
@@ -506,12 +506,12 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
 def test_cert_manager_needs_an_issuer(role):
     managed = role("cert-managed", webhook_certificate="cert_manager")
     with managed.unchanged():
-        assert "webhook_cert_manager_issuer does not name an issuer" in sentence(managed.run())
+        assert "webhook_cert_manager_issuer does not name an issuer" in failure_message(managed.run())
 
 
 @pytest.fixture(scope="module")
 def strict(role: Callable[..., Role], cluster: Cluster) -> Role:
-    """All that can be set is; the webhook asks for the client certificate that the API server has."""
+    """All settings are set; the webhook requires the client certificate of the API server."""
     installed = role(
         CLIENT_CERTIFICATE_NAMESPACE,
         webhook_certificate="own",
@@ -524,19 +524,19 @@ def strict(role: Callable[..., Role], cluster: Cluster) -> Role:
     return installed
 
 
-def test_the_api_server_shows_its_client_certificate(strict: Role):
+def test_the_api_server_presents_its_client_certificate(strict: Role):
     assert accepts_peer_pods(strict.cluster)
     assert NOTHING_CHANGED.search(strict.install().stdout)
 
 
-def test_whoever_has_no_client_certificate_is_refused(strict: Role):
-    # With TLS 1.3 a client learns that it is not let in once it reads.
+def test_clients_without_a_certificate_are_rejected(strict: Role):
+    # With TLS 1.3, a client gets the rejection when it reads.
     refused = pytest.raises(ssl.SSLError, match=r"(?i)certificate[ _]required")
     with tls("127.0.0.1", strict.variables["webhook_port"]) as connection, refused:
         connection.recv(1)
 
 
-def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
+def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
     settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
     # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
@@ -548,14 +548,14 @@ def test_the_pods_settings_are_those_that_the_webhook_has(strict: Role):
     }
 
 
-def test_a_client_certificate_that_the_api_server_does_not_have(role, cluster: Cluster):
-    """As on OpenShift."""
+def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
+    """This is the case on OpenShift."""
     unknown = role("unknown", webhook_certificate="own", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
-    assert "it does not mutate a pod" in sentence(unknown.run())
+    assert "it does not mutate a pod" in failure_message(unknown.run())
 
 
-def test_the_image_lists_what_it_is_made_of(tmp_path: Path):
-    """No more, no less than what is pinned by hash."""
+def test_the_image_has_a_bill_of_materials(tmp_path: Path):
+    """Exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("webhook", tmp_path)
@@ -581,13 +581,13 @@ def built(role: Callable[..., Role], cluster: Cluster) -> Iterator[Role]:
 
 
 class TestBuildInTheCluster:
-    """A stand-in for OpenShift's build controller builds what it is given, with podman."""
+    """A stand-in for OpenShift's build controller builds images with podman."""
 
     def test_a_failed_build_is_reported(self, built: Role):
-        said = sentence(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
+        said = failure_message(built.run("-e", "webhook_base_image=localhost/there-is/none:such"))
         assert "DockerBuildFailed" in said
         assert "localhost/there-is/none:such" in said
-        assert "another run begins anew" in said
+        assert "The next run starts a new build." in said
 
     def test_the_image_is_built_and_deployed(self, built: Role):
         built.install()
@@ -595,7 +595,7 @@ class TestBuildInTheCluster:
         assert container["image"].startswith(f"{REPOSITORY}/{NAME}@sha256:")
         assert accepts_peer_pods(built.cluster)
 
-    def test_an_image_that_is_there_is_not_built_again(self, built: Role):
+    def test_an_existing_image_is_not_built_again(self, built: Role):
         before = built.get(f"buildconfigs/{NAME}")["metadata"]["uid"]
         assert NOTHING_CHANGED.search(built.install().stdout)
         assert built.get(f"buildconfigs/{NAME}")["metadata"]["uid"] == before

@@ -53,7 +53,7 @@ def pod(draw: random.Random, number: int) -> dict:
     }
 
 
-def test_the_size_is_what_a_quota_charges():
+def test_the_size_is_the_amount_that_a_quota_charges():
     policy = Policy(frozenset({""}), sizing=Sizing.KUBERNETES)
     draw = random.Random(7)
     with Cluster() as cluster:

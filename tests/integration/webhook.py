@@ -1,4 +1,4 @@
-"""The role's webhook as the tests look at it from outside."""
+"""Helpers for the certificates of the role's webhook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PEER_POD = {
 
 
 def trusted(cluster: Cluster) -> list[x509.Certificate]:
-    """What the API server verifies the webhook by, the newest first."""
+    """The CAs with which the API server verifies the webhook, the newest first."""
     (webhook,) = cluster.get(REGISTRATION)["webhooks"]
     return x509.load_pem_x509_certificates(base64.b64decode(webhook["clientConfig"]["caBundle"]))
 
@@ -46,13 +46,13 @@ def tls(address: str, port: int) -> Iterator[ssl.SSLSocket]:
 
 
 def presented(address: str, port: int) -> x509.Certificate:
-    """What new connections are shown."""
+    """The certificate that new connections get."""
     with tls(address, port) as connection:
         return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
 
 
 def presented_at(port: int) -> x509.Certificate | None:
-    """The same on this machine; None where nothing answers."""
+    """The same on this machine; None if no server listens."""
     try:
         return presented("127.0.0.1", port)
     except OSError:

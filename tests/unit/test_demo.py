@@ -28,7 +28,7 @@ SEEN = {
 }
 
 
-def test_what_must_be_seen():
+def test_each_promise_of_the_demo_is_verified():
     assert all(check.passed for check in checks(SEEN))
 
 
@@ -52,7 +52,7 @@ def test_what_must_be_seen():
         ("peer_pods_lost", 1),
     ],
 )
-def test_anything_less_does_not_hold(key: str, value: object):
+def test_an_unmet_promise_is_found(key: str, value: object):
     assert not all(check.passed for check in checks({**SEEN, key: value}))
 
 
@@ -80,14 +80,14 @@ def test_a_mutated_pod(first: dict, second: dict, mutated: bool):
     assert is_mutated(pod) is mutated
 
 
-def test_a_cloud_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_an_unknown_cloud(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("CLOUD", "gcp")
     assert main() == 2
     said = capsys.readouterr().out
     assert said == "CLOUD=gcp does not exist; the demo runs in CLOUD=aws or CLOUD=azure.\n"
 
 
-def test_an_operator_that_the_demo_does_not_show(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_an_unknown_operator_version(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("OPERATOR", "1.10")
     assert main() == 2
     assert capsys.readouterr().out == ("OPERATOR=1.10 is not known; choose OPERATOR=1.8 or OPERATOR=1.13.\n")

@@ -23,7 +23,7 @@ def test_every_module_can_be_imported(module):
 
 
 @pytest.mark.parametrize("module", CLOUD_MODULES)
-def test_a_cloud_module_does_without_the_kubernetes_library(module):
+def test_a_cloud_module_needs_no_kubernetes_library(module):
     name = f"ansible_collections.osc.peerpods.plugins.modules.{module}"
     program = f"import sys, {name}; sys.exit('kubernetes' in sys.modules)"
     imported = subprocess.run(

@@ -48,12 +48,12 @@ PATHS = documented()
 
 
 @pytest.mark.parametrize("path", everything(ROOT / WHOLE) + [path for top in TOPS for path in existing(ROOT / top)])
-def test_what_exists_is_documented_once(path: str):
+def test_every_file_is_documented_once(path: str):
     assert sum(fnmatch(path, pattern) for pattern in PATHS) == 1
 
 
 @pytest.mark.parametrize("pattern", PATHS)
-def test_what_is_documented_exists(pattern: str):
+def test_every_documented_file_exists(pattern: str):
     assert any((path.is_dir() or not pattern.endswith("/")) for path in ROOT.glob(pattern.rstrip("/")))
 
 

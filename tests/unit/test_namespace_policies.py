@@ -51,7 +51,7 @@ def test_without_names_and_labels_no_namespace_is_allowed():
     assert "is allowed in no namespace. Ask" in namespace_policies(["kata-remote"])["explanation"]
 
 
-def test_requirements_are_all_to_be_met():
+def test_all_requirements_must_be_met():
     selector = {
         "matchLabels": {"peer-pods": "allowed"},
         "matchExpressions": [
@@ -77,7 +77,7 @@ def test_requirements_are_all_to_be_met():
     )
 
 
-def test_what_a_user_writes_is_a_string_in_cel():
+def test_input_of_a_user_is_quoted_in_cel():
     assert definition(namespaces=['a" || "b'])["validations"][0]["expression"].startswith(
         r'request.namespace in ["a\" || \"b"] ||'
     )

@@ -26,7 +26,7 @@ TABLE = """
 RULES = read_rules(TABLE)
 
 
-def found(text: str, file: str = "roles/webhook/tasks/main.yml") -> list[tuple[int, str]]:
+def findings_in(text: str, file: str = "roles/webhook/tasks/main.yml") -> list[tuple[int, str]]:
     return [(finding.line, finding.phrase) for finding in find_words(RULES, file, text)]
 
 
@@ -46,7 +46,7 @@ def found(text: str, file: str = "roles/webhook/tasks/main.yml") -> list[tuple[i
     ],
 )
 def test_a_phrase_is_found_as_a_word(text: str, phrases: list[str]) -> None:
-    assert sorted(phrase for _, phrase in found(text)) == sorted(phrases)
+    assert sorted(phrase for _, phrase in findings_in(text)) == sorted(phrases)
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,16 @@ def test_a_phrase_is_found_as_a_word(text: str, phrases: list[str]) -> None:
     ],
 )
 def test_a_phrase_is_found_across_a_line_break(text: str) -> None:
-    assert [line for line, _ in found(text)] == [2]
+    assert [line for line, _ in findings_in(text)] == [2]
 
 
 def test_a_file_is_judged_by_its_name_as_well() -> None:
-    assert found("", file="roles/webhook/tasks/told.yml") == [(1, "told")]
+    assert findings_in("", file="roles/webhook/tasks/told.yml") == [(1, "told")]
 
 
 def test_a_file_can_be_excepted() -> None:
-    assert found("twin", file="tests/twins/a.py") == []
-    assert found("twin", file="tests/a.py") == [(1, "twin")]
+    assert findings_in("twin", file="tests/twins/a.py") == []
+    assert findings_in("twin", file="tests/a.py") == [(1, "twin")]
 
 
 def test_a_finding_names_the_place_and_the_replacement() -> None:
@@ -88,7 +88,7 @@ def test_a_finding_names_the_place_and_the_replacement() -> None:
         (GUIDE, False),
     ],
 )
-def test_what_is_checked(file: str, checked: bool) -> None:
+def test_which_files_are_checked(file: str, checked: bool) -> None:
     assert is_checked(file) == checked
 
 

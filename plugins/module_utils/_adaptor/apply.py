@@ -76,9 +76,9 @@ NODE_INTERVAL = 15.0
 
 
 class AdaptorError(Exception):
-    """Settings that were not written, or do not take effect, as a sentence.
+    """Why settings were not written or do not take effect, as a sentence.
 
-    `result` is what the module returns beside it: what was written, and which pods were replaced.
+    `result` is what the module returns with the message: what was written, and which pods were replaced.
     """
 
     def __init__(self, message: str, result: dict | None = None):

@@ -37,7 +37,7 @@ HASH_LABEL = "controller-revision-hash"
 
 CONTAINER = "caa-pod"
 
-# The feature gate by which the operator writes a key of peer-pods-cm itself (handleFeatureConfidential in
+# With this feature gate the operator itself writes a key of peer-pods-cm (handleFeatureConfidential in
 # SCO's controllers/confidential_handler.go).
 CONFIDENTIAL = "confidential"
 DISABLE_CVM = "DISABLECVM"

@@ -47,7 +47,7 @@ class Namespaces:
         return Namespaces(tuple(sorted({*self.names, *(name for name in existing if name in self)})))
 
     def begin_with(self) -> str:
-        """The prefixes as an expression in CEL of an admission request; "" where there are none."""
+        """The prefixes as a CEL expression of an admission request; "" without prefixes."""
         return " || ".join(f"request.namespace.startsWith({json.dumps(prefix)})" for prefix in self.prefixes)
 
 
@@ -56,9 +56,7 @@ def namespaces(patterns: Iterable[str]) -> Namespaces:
     patterns = sorted(set(patterns))
     for pattern in patterns:
         if not _NAMESPACES.fullmatch(pattern):
-            raise AdmissionError(
-                f"{pattern!r} names no namespace: write a name, or the beginning of names with a * after it."
-            )
+            raise AdmissionError(f"{pattern!r} is not a namespace: set a name, or a prefix of names followed by *.")
     return Namespaces(
         tuple(pattern for pattern in patterns if not pattern.endswith("*")),
         tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*")),

@@ -3,14 +3,14 @@
 """The mutation of peer pods as a MutatingAdmissionPolicy and its binding (no I/O here).
 
 The API server evaluates the policy itself, in CEL, and calls no webhook. The
-result is what the webhook of this collection would have made of the pod. What is desired is spelled
-out with every default of the API server, so that it equals what it hands back.
+result is the same as that of the collection's webhook. The desired objects contain every default of the API server, so
+that they equal what the API server returns.
 
 Three things about quantities in CEL shape the expressions:
-- There is no fold, and `sum()` knows no quantities: amounts are made integers, which it adds.
-- The API server has rounded every amount up to thousandths before admission, so that what
-  is no integer is a whole number of thousandths.
-- CEL knows quantities as strings in canonical form: only a negative one begins with "-".
+- CEL has no fold, and `sum()` does not add quantities: amounts are converted to integers, which it adds.
+- The API server has rounded every amount up to thousandths before admission: an amount that is not an integer is a whole
+  number of thousandths.
+- In CEL, quantities are strings in canonical form: only a negative amount begins with "-".
 """
 
 from __future__ import annotations
@@ -178,12 +178,11 @@ def _digest(spec: dict) -> str:
 
 
 def _matches(runtime_classes: list[str], excluded: Namespaces) -> str:
-    """Pods of ours that are not all that they should become.
+    """Peer pods that the policy has not mutated completely.
 
-    A policy that changed a pod is invoked again (IfNeeded), and any invocation encodes and
-    decodes the whole pod, with an empty patch too: the condition spares that. Namespaces are
-    excluded here since a namespaceSelector is parsed anew for every pod that anybody creates,
-    and for peer pods twice, while this is one look into a table for peer pods only.
+    The API server invokes a policy that changed a pod again (IfNeeded), and each invocation encodes and decodes the whole
+    pod, even for an empty patch: the condition avoids that. Namespaces are excluded here because a namespaceSelector is
+    parsed for every created pod, twice for peer pods, while this is one table lookup for peer pods only.
     """
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     prefixes = excluded.begin_with()

@@ -69,10 +69,10 @@ def webhook(
     timeout_seconds: int,
     match_conditions: bool,
 ) -> dict:
-    """The webhook as the API server stores it; `match_conditions` tells whether that serves them.
+    """The webhook as the API server stores it; `match_conditions` is whether the API server serves them.
 
-    A namespaceSelector knows no prefixes: where there are no match conditions, those of `excluded`
-    have to be spelled out.
+    A namespaceSelector does not match prefixes. Without match conditions, it lists the namespaces that match the prefixes
+    of `excluded`.
     """
     entry: dict[str, Any] = {
         "name": name,
@@ -114,24 +114,24 @@ def encode_ca_bundle(bundle: str) -> str:
             pem = base64.b64decode("".join(pem.split()), validate=True).decode().strip()
     if "PRIVATE KEY-----" in pem:
         raise AdmissionError(
-            "The CA bundle holds a private key, which anybody who may read the configuration could then read. Give only "
-            "the certificates."
+            "The CA bundle contains a private key, which every user with permission to read the configuration could read. Remove "
+            "the key from the CA bundle."
         )
     if "-----BEGIN CERTIFICATE-----" not in pem:
         raise AdmissionError(
-            "The CA bundle holds no PEM certificate (-----BEGIN CERTIFICATE-----), neither as it is nor in base64."
+            "The CA bundle contains no PEM certificate (-----BEGIN CERTIFICATE-----), neither as text nor in base64."
         )
     return base64.b64encode(f"{pem}\n".encode()).decode()
 
 
 def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str) -> str:
-    """The text at `key` of a Secret or ConfigMap as it was read; None where there is none."""
+    """The text at `key` of a Secret or ConfigMap; `item` is None if the object does not exist."""
     if item is None:
         raise AdmissionError(f"There is no {kind} {namespace}/{name} for the CA bundle.")
     texts = item.get("data") or {}
     if key not in texts:
-        there = ", ".join(sorted(texts)) or "nothing"
-        raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} to take the CA bundle from, but {there}.")
+        there = ", ".join(sorted(texts)) or "none"
+        raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} for the CA bundle. Its keys: {there}.")
     # A Secret's values are in base64, which encode_ca_bundle knows.
     return texts[key]
 
@@ -150,12 +150,12 @@ def plan_present(
     ca_bundle: str | None,
     injection: dict[str, str],
 ) -> Plan:
-    """Have `desired` in the configuration, with `ca_bundle` or else the caBundle that is there.
+    """Set `desired` in the configuration, with `ca_bundle` or else the existing caBundle.
 
-    `injection` is the annotation by which somebody else is to keep the caBundle, if any.
+    `injection` is the annotation with which another controller manages the caBundle, if any.
     """
     old = find(current, desired["name"])
-    # What a newer API server has beside our fields is not ours to drop.
+    # Further fields of a newer API server are kept.
     new = {**(old or {}), **copy.deepcopy(desired)}
     bundle = ca_bundle or (old or {}).get("clientConfig", {}).get("caBundle")
     if bundle:
@@ -177,9 +177,9 @@ def plan_present(
         for name in set(injectors) - set(injection):
             if others:
                 raise AdmissionError(
-                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}, by which "
-                    f"somebody keeps the CA bundle of all of its webhooks, also {others[0]['name']}. Leave it to them, "
-                    "or use a configuration of another name."
+                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}: another controller "
+                    f"manages the CA bundle of all of its webhooks, including {others[0]['name']}. Set no CA bundle, or use "
+                    "a configuration of another name."
                 )
             del annotations[name]
     annotations.update(injection)

@@ -1,11 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The one thin client to EC2, and to what Service Quotas knows of it (private to this collection).
+"""The only client to EC2 and to its quotas in Service Quotas (private to this collection).
 
-Who we are to AWS is amazon.aws' business: its options, its environment
-variables, its retries. Objects are asked for by filters, not by id, so that
-EC2 answers with those that exist instead of refusing the whole question, and
-in pages.
+amazon.aws handles the credentials (its options and environment variables) and the retries. Objects are requested with
+filters, not by id, so that EC2 returns those that exist instead of rejecting the whole request, and in pages.
 """
 
 from __future__ import annotations
@@ -123,7 +121,7 @@ class Ec2:
         return [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
 
     def subnet(self, subnet_id: str) -> dict | None:
-        """DescribeSubnets of one; None where there is none."""
+        """DescribeSubnets for one subnet; None if it does not exist."""
         return next(self._described("DescribeSubnets", "Subnets", "subnet-id", [subnet_id]), None)
 
     def capacity_reservations(self) -> list[dict]:
@@ -166,8 +164,8 @@ class Ec2:
             wait = next(waits, None)
             if wait is None:
                 raise Ec2Error(
-                    f"EC2 knows no security group {', '.join(missing)} in {self.region}. "
-                    "Check the ids, the region and whose credentials these are."
+                    f"EC2 has no security group {', '.join(missing)} in {self.region}. "
+                    "Check the ids, the region and the account of the credentials."
                 )
             time.sleep(wait)
         return [
@@ -251,9 +249,8 @@ class Ec2:
     ) -> list:
         """One request for all items, and what it did.
 
-        EC2 refuses the whole request where somebody else has just done one of
-        its items (`done_before`). Then each goes by itself, and what is done
-        already is as good as done.
+        EC2 rejects the whole request if another client has just done one of its items (`done_before`). Then each item is
+        sent in a request of its own, and an item that is already done counts as done.
         """
         try:
             with self._asking(operation):

@@ -64,7 +64,7 @@ def vcpu_quota(
     """What ec2_vcpu_quota_info returns as `instance_types`, each once and in order.
 
     `vcpus` of one instance by its type, `count` as `counted` returns it, `quotas` in vCPUs by code.
-    Of other quotas nothing has to be known.
+    `quotas` may lack quotas that these instance types do not count against.
     """
     used: Counter[str | None] = Counter()
     for instance_type, number in count.items():

@@ -97,10 +97,10 @@ class Retagging:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to one group; of `already_open` and `revoked` the second half says how.
+    """The changes of one security group.
 
-    `already_open` pairs a port with the rules that cover it, in words;
-    `revoked` pairs it with the id of our rule (`sgr-…`).
+    `already_open` pairs a port with a description of the rules that cover it; `revoked` pairs a port with the id of the
+    rule of this collection (`sgr-…`).
     """
 
     group: Group
@@ -119,7 +119,7 @@ def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
     wanted: dict[Port, None] = {}
     for entry in ports:
         if not 1 <= entry["port"] <= 65535:
-            raise SecurityGroupError(f"{entry['port']} is not a port. Give ports between 1 and 65535.")
+            raise SecurityGroupError(f"{entry['port']} is not a port. Set ports from 1 to 65535.")
         for protocol in entry["protocols"]:
             wanted[Port(entry["port"], protocol)] = None
     return tuple(wanted)
@@ -132,7 +132,7 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
         match = _INSTANCE_ID.fullmatch(name)
         if match is None:
             raise SecurityGroupError(
-                f"{name!r} names no EC2 instance. Give instance ids (i-0abc…) or the "
+                f"{name!r} is not the id of an EC2 instance. Set instance ids (i-0abc…) or the "
                 "spec.providerID of nodes (aws:///zone/i-0abc…)."
             )
         ids[match.group(1)] = None
@@ -146,7 +146,7 @@ def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: 
     gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
     problems = []
     if missing:
-        problems.append(f"EC2 knows no instance {join_names(missing)} in {region}")
+        problems.append(f"EC2 has no instance {join_names(missing)} in {region}")
     if gone:
         problems.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
     if problems:
@@ -172,7 +172,7 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     if not shared:
         raise SecurityGroupError(
             f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
-            "Name the groups to open with group_ids."
+            "Set group_ids to the groups to open."
         )
     reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
         f"all {len(held)} instances" if len(held) > 1 else "the only instance"
@@ -206,9 +206,9 @@ def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
 
 
 def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The VPCs and prefix lists that have to be looked up before these groups can be planned.
+    """The VPCs and prefix lists that must be read before these groups can be planned.
 
-    None where the groups' own rules decide, which is the usual case.
+    Empty if the groups' own rules decide, which is the usual case.
     """
     vpc_ids, prefix_list_ids = set(), set()
     for group in groups:
@@ -264,9 +264,9 @@ def plan_tags(
     tags: Mapping[str, str],
     security_group_rules: Iterable[Mapping],
 ) -> Plan:
-    """The plan with the tags that our rules for these ports lack or have otherwise.
+    """The plan with the tags that the collection's rules for these ports lack or have with another value.
 
-    Further tags of theirs are somebody's, and stay.
+    Further tags of these rules stay.
     """
     retagged = []
     for port, rule in _our_rules(plan.group, wanted, security_group_rules):
@@ -337,9 +337,9 @@ def _covered_by(
 
 
 def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
-    """Whether the union of `blocks` holds every address of every one of `cidrs`."""
+    """Whether the union of `blocks` contains every address of all `cidrs`."""
     networks = [ip_network(block, strict=False) for block in blocks]
-    # Collapsed, a union that holds a CIDR has one block that holds it.
+    # If a union of blocks contains a CIDR, one block of the collapsed union contains it.
     ipv4 = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
     ipv6 = list(collapse_addresses(network for network in networks if isinstance(network, IPv6Network)))
     return all(

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who we are to Azure, and which Azure it is (private to this collection).
+"""The identity for Azure, and the cloud environment (private to this collection).
 
 The options, the environment variables and the credentials file are those of
 azure.azcollection, beside the variables that Azure's own tools read. Its code
@@ -66,7 +66,7 @@ ENVIRONMENT = {
     "token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
 }
 
-# These say how to reach Azure and what of it, not who we are: each comes from wherever it is said.
+# Settings about the connection, not the identity: each is taken from any source that sets it.
 _REACH = (
     "cloud_environment",
     "cert_validation_mode",
@@ -96,7 +96,7 @@ HOW_TO_LOG_IN = (
 
 
 class LoginError(Exception):
-    """Options that say not, or not well, who we are or where, as a sentence."""
+    """Why the options do not name a valid identity or cloud, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who we are: the kind of credential and what it is made of; `values` holds secrets."""
+    """The kind of a credential and its values; `values` contains secrets."""
 
     kind: str
     values: Mapping[str, str]
@@ -127,7 +127,7 @@ def known_cloud(name: str) -> Cloud | None:
 
 
 def metadata_url(cloud_environment: str) -> str:
-    """Where an Azure that is not Microsoft's says what its endpoints are."""
+    """The URL at which an Azure Stack returns its endpoints."""
     if urlsplit(cloud_environment).scheme != "https":
         raise LoginError(
             f"{cloud_environment!r} is not a cloud_environment: it must be one of "
@@ -137,25 +137,25 @@ def metadata_url(cloud_environment: str) -> str:
 
 
 def described_cloud(cloud_environment: str, metadata: Mapping) -> Cloud:
-    """The cloud by its own answer at metadata_url, which is Azure Stack's way to say it."""
+    """The cloud that the response of metadata_url describes, as Azure Stack returns it."""
     try:
         authentication = metadata["authentication"]
-        # Azure Stack with AD FS says so by a path that is no part of the authority.
+        # Azure Stack with AD FS appends a path that does not belong to the authority.
         authority = authentication["loginEndpoint"].rstrip("/")
         audience = authentication["audiences"][0].rstrip("/")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise LoginError(
-            f"{metadata_url(cloud_environment)} does not say where to log in. "
+            f"{metadata_url(cloud_environment)} returns no login endpoint. "
             "Check that cloud_environment is the URL of an Azure Resource Manager."
         ) from error
     return Cloud(cloud_environment.rstrip("/"), authority, f"{audience}/.default")
 
 
 def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """All login settings in effect, by option name; those that nobody set are left out.
+    """All login settings in effect, by option name; settings without a value are left out.
 
-    In order, as azure.azcollection has it for `auth_source: auto`: a profile that the options
-    name; options that name who we are; the environment; the default profile.
+    The order is that of azure.azcollection for `auth_source: auto`: a profile that the options name; options that name an
+    identity; the environment; the default profile.
     """
     given = {key: params[key] for key in AZURE_AUTH_ARGS if params.get(key) is not None}
     exported = {
@@ -200,8 +200,8 @@ def identity(found: Mapping[str, Any]) -> Identity:
         named = [key for key in ("client_id", "ad_user", "secret", "tenant") if key in has]
         if source != "auto" or {"client_id", "ad_user"} & has:
             raise LoginError(
-                f"Not enough to log in to Azure with: {' and '.join(named) or 'nothing'} of "
-                f"client_id, secret and tenant is set. {HOW_TO_LOG_IN}"
+                "The Azure credentials are incomplete: client_id, secret and tenant are required; set: "
+                f"{', '.join(named) or 'none'}. {HOW_TO_LOG_IN}"
             )
     return _identity("cli", found, optional=("tenant",))
 

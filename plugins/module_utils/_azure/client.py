@@ -59,7 +59,7 @@ else:
             return super().is_retry(settings, response)
 
     class UntilDone(AzureAsyncOperationPolling):
-        """Ends with the operation: what the resource is like then, nobody here asks."""
+        """Ends with the operation, without a request for the final resource, which is not used."""
 
         def get_final_get_url(self, pipeline_response: Any) -> None:
             return None
@@ -187,8 +187,8 @@ class Arm:
             poller.wait(max(0.0, timeout - (time.monotonic() - began)))
             if not poller.done():
                 raise ArmError(
-                    f"Azure took {method} {path} up and had not finished it after {timeout:g} s. "
-                    "It may still do so: run this again, perhaps with a longer wait_timeout."
+                    f"Azure accepted {method} {path} and did not complete it within {timeout:g} s. "
+                    "It may complete later. Run the module again, with a larger wait_timeout if needed."
                 )
             poller.result()
 
@@ -268,7 +268,7 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
 
 
 def error_of(response: Any) -> dict:
-    """ARM's error object out of an answer; empty where the answer is none of ARM's."""
+    """The error object in a response of ARM; empty if the response does not come from ARM."""
     try:
         found = response.json()["error"]
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -35,7 +35,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Target:
-    """A network security group between the workers, and what its rules are to be about.
+    """A network security group between the workers, and the traffic that its rules cover.
 
     It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or
     both. `source` are the prefixes of all worker subnets of its virtual
@@ -59,10 +59,10 @@ def parse_virtual_machine_id(provider_id: str) -> str:
     if _SCALE_SET.fullmatch(provider_id):
         raise SecurityRuleError(
             f"{provider_id} is an instance of a uniform scale set, whose network interfaces are "
-            "not listed with those of virtual machines. Name the workers' subnets instead."
+            "not listed with those of virtual machines. Set the option subnets instead."
         )
     raise SecurityRuleError(
-        f"{provider_id!r} names no virtual machine of Azure. Give ARM ids "
+        f"{provider_id!r} is not the id of an Azure virtual machine. Set ARM ids "
         "(/subscriptions/…/providers/Microsoft.Compute/virtualMachines/worker-0) or the "
         "spec.providerID of nodes (azure:///subscriptions/…)."
     )

@@ -42,12 +42,11 @@ _GROUPS = "ApplicationSecurityGroups"
 
 @dataclass(frozen=True)
 class Flow:
-    """Traffic from some addresses to one port of others.
+    """Traffic from source addresses to one port of destination addresses.
 
-    `protocol` is a rule's (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which
-    a rule for one protocol decides only a part. What a rule's ports mean for a
-    protocol that has none is not documented; they are taken literally.
-    `source` and `destination` are CIDRs, or whatever a rule may have there.
+    `protocol` is that of a rule (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which a rule for one protocol decides only a
+    part. The meaning of a rule's ports for a protocol without ports is not documented; they are taken literally.
+    `source` and `destination` are CIDRs, or other values that a rule allows there.
     """
 
     direction: str

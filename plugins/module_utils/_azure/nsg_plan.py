@@ -59,15 +59,15 @@ _READ_ONLY_PROPERTIES = (
 
 
 class SecurityRuleError(Exception):
-    """Input that no plan can be made of, as a sentence."""
+    """Why no plan can be made of the input, as a sentence."""
 
 
 @dataclass(frozen=True)
 class DesiredRule:
-    """A security rule as it is to be, but for its priority where somebody has that already.
+    """A desired security rule; its priority changes if another rule has that already.
 
-    The IPv6 half of a rule for both families has no priority of its own; it
-    comes after the half it is `ipv4_half`.
+    The IPv6 half of a rule for both address families has no priority of its own; it comes after the rule that
+    `ipv4_half` names.
     """
 
     name: str
@@ -244,11 +244,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to one network security group; rules are in the shape of the ARM API.
+    """The changes of one network security group; rules have the shape of the ARM API.
 
-    `updated` pairs what a rule is with what it is to be. The others that come
-    in pairs are names, each with the reason in words: `covered` by these
-    rules, `shadowed` by that one, `kept` by `absent` since it is not ours.
+    `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` (by `state: absent`) pair the
+    name of a rule with the reason.
     """
 
     nsg_id: str
@@ -276,17 +275,15 @@ def plan_present(
     on_covered: str = "skip",
     on_shadowed: str = "fail",
 ) -> Plan:
-    """Make the group have the wanted rules, each where nothing else does its work already.
+    """Plan the wanted rules of a group, without those that other rules cover already.
 
-    A wanted rule that is not there yet is covered where the rules of others
-    decide all of its traffic the same way, and no wanted rule decides any of
-    it the other way. A rule's name makes it ours; what its content is to be
-    says the wanted rule, except for a description of somebody else's.
+    A wanted rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and no
+    other wanted rule decides any of it differently. An existing rule with the name of a wanted rule is managed: it gets the
+    content of the wanted rule, but keeps a description that this collection did not write.
 
-    Raises SecurityRuleError where a priority is taken (`on_priority_conflict` is
-    `fail`) or none is free in `priority_range` (both ends included), and where
-    a rule of another comes first and decides the other way (`on_shadowed`
-    is `fail`).
+    Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in `priority_range`
+    (both ends included) is free, and if an unmanaged rule with a smaller priority number decides differently
+    (`on_shadowed` is `fail`).
     """
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
     ours = {rule.name.lower() for rule in wanted}
@@ -309,9 +306,9 @@ def plan_present(
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
             " ".join(
-                f"{move.name} is to have the priority {move.wanted} in {nsg['id']}, which "
-                f"{move.taken_by} has. Give it another priority, {move.given} would do, or set "
-                "on_priority_conflict: move."
+                f"Priority conflict in {nsg['id']}: {move.name} is set to the priority {move.wanted}, which "
+                f"{move.taken_by} has. Set another priority (such as {move.given}), or set "
+                "on_priority_conflict=move."
                 for move in moved
             )
         )
@@ -359,7 +356,7 @@ def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
 
 
 def apply_to(nsg: Mapping, plan: Plan) -> dict:
-    """The whole group as it is to be PUT: what we do not know and rules of others stay."""
+    """The whole group for the PUT request, with unknown fields and unmanaged rules as they are."""
     updated = {before["name"]: after for before, after in plan.updated}
     removed = {rule["name"] for rule in plan.removed}
     rules = [
@@ -486,7 +483,7 @@ def _priorities(
             if priority is None:
                 raise SecurityRuleError(
                     f"No priority from {low} to {high} is free for {rule.name}: other "
-                    f"{rule.direction} rules have them all. Give a wider priority_range, or "
+                    f"{rule.direction} rules have all of them. Set a wider priority_range, or "
                     "remove rules."
                 )
             given[rule.name] = priority
@@ -499,7 +496,7 @@ def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
 
 
 def _merge_rule(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
-    """The rule with all that we do not manage as it was, somebody else's description included."""
+    """The rule with its unmanaged fields as they are, and with a description that this collection did not write."""
     if before is None:
         return body
     unmanaged = {k: v for k, v in before["properties"].items() if not _END.match(k)}
@@ -520,7 +517,7 @@ def _shadowed(
     ours: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
-    """By name of ours, the first flow that each rule of others decides the other way before it."""
+    """By the name of a managed rule: the first flow that each unmanaged rule before it decides differently."""
     names = {rule.name for rule in theirs}
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:

@@ -78,8 +78,8 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
         return _of_security_groups(arm, named)
     else:
         raise SecurityRuleError(
-            "There is no worker to look at, no subnet, and no network security group. Give one of "
-            "nodes, virtual_machines, subnets and network_security_groups that is not empty."
+            "No worker, subnet or network security group is given. Set one of nodes, virtual_machines, "
+            "subnets and network_security_groups to a value that is not empty."
         )
     return _limit_to_groups(network, named) if named else network
 
@@ -150,7 +150,7 @@ def _get_existing(arm: Arm, resource_id: str, what: str) -> dict:
     found = arm.get(resource_id, NETWORK_API_VERSION)
     if found is None:
         raise SecurityRuleError(
-            f"Azure has no {what} {resource_id}. Check the id, and that these credentials may see it."
+            f"Azure has no {what} {resource_id}. Check the id, and that these credentials have permission to read it."
         )
     return found
 
@@ -159,7 +159,7 @@ def _validate_ids(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
     for resource_id in unique(ids):
         if not pattern.fullmatch(resource_id):
             raise SecurityRuleError(
-                f"{resource_id!r} is not such an id. Give the whole ARM id, "
+                f"{resource_id!r} is not a valid id. Set the whole ARM id, "
                 "/subscriptions/…/resourceGroups/…/providers/Microsoft.Network/…"
             )
         yield resource_id

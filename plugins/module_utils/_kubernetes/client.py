@@ -1,11 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The one thin client to the Kubernetes API (private to this collection).
+"""The only client to the Kubernetes API (private to this collection).
 
-Who we are to the API server is kubernetes.core's business: its options, its
-environment variables, its kubeconfig rules. What we ask is plain paths and
-plain dicts, since every kind we touch is known: no discovery of ours, one
-request a question.
+kubernetes.core handles the credentials: its options, environment variables and kubeconfig rules. Requests use plain paths
+and dicts, because all kinds are known in advance: no API discovery is needed, and each call is one request.
 """
 
 from __future__ import annotations
@@ -125,7 +123,7 @@ class Cluster:
             return _without_retries(get_api_client(_AsK8SModule(module)))
         except (CoreException, ConfigException, YAMLError) as error:
             raise _no_cluster(_sentence(error)) from error
-        # Where the kubeconfig or the server is something else altogether, the library just breaks.
+        # If the kubeconfig or the server is something else entirely, the library raises any of these.
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _no_cluster(
                 f"this is not a kubeconfig, or its server is not a Kubernetes API ({_sentence(error)})"
@@ -136,7 +134,7 @@ class Cluster:
             raise self._unreachable(error) from error
 
     def get(self, path: str) -> dict | None:
-        """The object at `path`, or None where there is none (also where its kind is not served)."""
+        """The object at `path`, or None if it does not exist or its kind is not served."""
         try:
             return self._persist(lambda: self._request("GET", path))
         except ClusterError as error:
@@ -147,8 +145,8 @@ class Cluster:
     def list(self, path: str, **query: str) -> Iterator[dict]:
         """Every object of a collection, page by page; `query` as the API names it (labelSelector).
 
-        Where the list has to be begun again in the middle, what was handed out already is not
-        handed out twice, and what is gone by then has been.
+        If the list must be restarted in the middle, an object that was yielded before is not yielded again; an object that
+        has been deleted meanwhile stays yielded.
         """
         seen: set[str] = set()
         for relists in range(RELISTS + 1):
@@ -212,7 +210,7 @@ class Cluster:
         return self._write("PUT", path, path, body, query)
 
     def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
-        """Delete the object at `path`; one that is already gone is no error.
+        """Delete the object at `path`; an object that does not exist is not an error.
 
         With `resource_version`, only as it was when it had that (otherwise a 409).
         """
@@ -287,7 +285,7 @@ class Cluster:
             return json.loads(body)
         except ValueError as error:
             raise ClusterError(
-                f"{method} {path} was not answered as a Kubernetes API server answers, but with: "
+                f"The response to {method} {path} is not that of a Kubernetes API server: "
                 f"{_sentence(body[:MESSAGE_LENGTH].decode(errors='replace'))}. Check that "
                 f"{self._server} is the API server."
             ) from error
@@ -325,7 +323,7 @@ class Cluster:
             return self._unreachable(SSLError(error.reason))
         retry_after = _seconds(error.headers)
         advice = {
-            401: "The credentials are not valid (any more): log in again.",
+            401: "The credentials are invalid or have expired. Log in again.",
             403: "Log in as a user with the cluster-admin role.",
         }.get(error.status, "")
         if retry_after > LONGEST_PAUSE:
@@ -410,7 +408,7 @@ class Collection:
         self._objects, self._version = _retry_on(410, RELISTS, self._whole)
 
     def _whole(self) -> tuple[dict[str, dict], str]:
-        """Every object, and the version from which a watch goes on."""
+        """Every object, and the resourceVersion from which a watch continues."""
         objects: dict[str, dict] = {}
         version = ""
         for page in self._cluster.pages(self._path, self._query):
@@ -434,10 +432,10 @@ class _AsK8SModule(AnsibleK8SModule):
 
 
 def _without_retries(client: Any) -> Any:
-    """The dynamic client in kubernetes.core's `client`, with the retrying left to us.
+    """The dynamic client in kubernetes.core's `client`, without urllib3's retries: `Cluster` retries instead.
 
-    urllib3 on its own sends a PUT or DELETE again whose answer was lost, so that nobody knows
-    who made the change, and waits as long as Retry-After says.
+    urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, and
+    would wait for as long as Retry-After demands.
     """
     rest = RESTClientObject(client.configuration)
     rest.pool_manager.connection_pool_kw["retries"] = Retry(
@@ -488,7 +486,7 @@ def _seconds(headers: Any) -> float:
 
 def _no_cluster(why: str) -> ClusterError:
     return ClusterError(
-        f"No cluster to talk to: {why}. Pass kubeconfig (or host and api_key), or set "
+        f"No cluster is configured: {why}. Set kubeconfig (or host and api_key), or set "
         "K8S_AUTH_KUBECONFIG or KUBECONFIG."
     )
 

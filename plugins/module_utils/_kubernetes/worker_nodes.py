@@ -28,9 +28,9 @@ class WorkerNodesError(Exception):
 def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
     """The spec.providerID of each node that the option `nodes` selects.
 
-    `instead` is the option by which a user can do without, for the error messages.
+    `instead` is the option that a user can set instead, for the error messages.
     """
-    # Not at the top: who has no need of it is spared the Kubernetes library and its import time.
+    # Not at the top of the file: without the option `nodes`, the Kubernetes library is not imported.
     from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
 
     options = module.params["nodes"]
@@ -45,17 +45,17 @@ def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
 
 
 def provider_ids(nodes: Sequence[Mapping], label_selector: str, instead: str) -> tuple[str, ...]:
-    """The spec.providerID of each node; every node has to have one, or it would be left out."""
+    """The spec.providerID of each node. Raises WorkerNodesError if a node has none."""
     if not nodes:
         raise WorkerNodesError(
-            f"The cluster has no node with the labels {label_selector}. Give the workers' labels "
-            f"with label_selector, or do without the nodes by {instead}."
+            f"The cluster has no node with the labels {label_selector}. Set label_selector to the "
+            f"labels of the workers, or set {instead} instead of nodes."
         )
     nameless = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
     if nameless:
         raise WorkerNodesError(
             f"{join_names(nameless)} {'has' if len(nameless) == 1 else 'have'} no spec.providerID, "
-            "so the instance is not known. Wait until the cloud controller manager has "
-            f"initialized the node, or do without the nodes by {instead}."
+            "so the instance is unknown. Wait until the cloud controller manager has "
+            f"initialized the node, or set {instead} instead of nodes."
         )
     return tuple(node["spec"]["providerID"] for node in nodes)

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What there is of the operator in a cluster, read (private to this collection)."""
+"""Reads the objects of the operator in a cluster (private to this collection)."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def read_source(cluster: Cluster, namespace: str, name: str) -> dict | None:
 
 
 def read_package_manifests(cluster: Cluster) -> list[dict] | None:
-    """Of each catalog that has the package; None where nobody serves them."""
-    # Those of hundreds of operators are megabytes.
+    """The PackageManifests of all catalogs that have the package; None if the cluster does not serve them."""
+    # The PackageManifests of all operators are megabytes.
     query = {"fieldSelector": f"metadata.name={PACKAGE}"}
     try:
-        # They have no uid, by which a list that was begun again is told.
+        # PackageManifests have no uid, which pages() uses to skip duplicates after a restart of the list.
         pages = list(cluster.pages(PACKAGES_PATH, query))
     except ClusterError as error:
         if error.status in (404, 503):

@@ -22,11 +22,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PART_OF,
 )
 
-# What a PackageManifest says of a catalog that was reached only now may be old. Seconds.
+# For how many seconds after OLM connected to a catalog its PackageManifests may be outdated.
 PACKAGES_LAG = 20
 
-# For so long after somebody wrote a Subscription, a condition that is older than that may be OLM's
-# answer to what it was before. Seconds.
+# For how many seconds after a write to a Subscription an older condition may refer to its previous content.
 OLM_LAG = 30
 
 
@@ -85,7 +84,7 @@ def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
                     {
                         "name": channel["name"],
                         "head": channel["currentCSV"],
-                        # Before OLM told them (4.13 and older) there was the head alone.
+                        # OLM of OpenShift 4.13 and older returns no entries, only the head.
                         "csvs": sorted((entry["name"] for entry in channel.get("entries") or []), key=csv_version),
                     }
                     for channel in sorted(status["channels"], key=lambda channel: channel["name"])
@@ -112,9 +111,9 @@ def csv_names(subscription: dict | None) -> list[str]:
 
 
 def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> dict:
-    """Which CSV to come to from what is installed, by which others, and why that cannot be.
+    """The CSV to upgrade to, the path of CSVs from the installed one, and the problem that prevents the upgrade.
 
-    `to` is a CSV's name, a version, or nothing for the latest of the Subscription's channel.
+    `to` is the name of a CSV, a version, or empty for the latest of the Subscription's channel.
     """
     described = describe_subscription(subscription)
     if described is None or not described["installed_csv"]:
@@ -123,7 +122,7 @@ def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> di
     source = f"{described['source_namespace']}/{described['source']}"
     channel = _channel(catalogs, source, name)
     if not to and channel is None:
-        why = f"Nobody tells what channel {name} of CatalogSource {source} offers: name the version."
+        why = f"The versions in channel {name} of CatalogSource {source} are unknown. Set the version to upgrade to."
         return _no_upgrade(None, why)
     csv = to if to.startswith(f"{PACKAGE}.v") else f"{PACKAGE}.v{to}"
     if not to and channel is not None:
@@ -166,10 +165,10 @@ def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None
 def check_catalog(
     source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
 ) -> Progress:
-    """Whether the CatalogSource is reached and offers what is wanted.
+    """Whether the CatalogSource is ready and offers the wanted channel and CSV.
 
-    `wanted` has the catalog's namespace and name, and the channel and CSV where those are known.
-    `catalogs` is None where nobody tells what they offer.
+    `wanted` has the namespace and name of the catalog, and the channel and CSV if these are known.
+    `catalogs` is None if the cluster does not serve PackageManifests.
     """
     here = f"{wanted['namespace']}/{wanted['name']}"
     if source is None:
@@ -177,7 +176,7 @@ def check_catalog(
     state = (source.get("status") or {}).get("connectionState") or {}
     observed = state.get("lastObservedState")
     if observed != "READY":
-        summary = f"CatalogSource {here} is {observed or 'not looked at yet'}, not READY"
+        summary = f"CatalogSource {here} is {observed or 'not observed yet'}, not READY"
         return Progress(summary, summary)
     summary = f"CatalogSource {here} is READY"
     problem = "" if catalogs is None else _not_offered(here, catalogs, wanted)
@@ -276,7 +275,7 @@ def _failure(
     csvs: Mapping[str, dict],
     now: datetime,
 ) -> str:
-    """What OLM says went wrong and will not mend by itself, or nothing."""
+    """The failure that OLM reports and does not resolve by itself, or an empty string."""
     if source is None:
         where = subscription["spec"]
         return f"CatalogSource {where['sourceNamespace']}/{where['source']} is gone."
@@ -288,7 +287,7 @@ def _failure(
         )
         since = condition.get("lastTransitionTime")
         if lasting and condition["status"] == "True" and _is_answer(subscription, since, now):
-            return f"OLM says {kind}: {condition.get('message') or reason}."
+            return f"OLM reports {kind}: {condition.get('message') or reason}."
     planned = (plan or {}).get("status") or {}
     if plan and planned.get("phase") == "Failed":
         why = condition_messages(planned.get("conditions"), "False") or planned.get("message")

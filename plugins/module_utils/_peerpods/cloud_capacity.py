@@ -19,7 +19,7 @@ def read_cloud_capacity(module: AnsibleModule, cluster: Cluster, namespace: str,
     except ClusterError as error:
         if error.status != 403:
             raise
-        module.warn(f"The bounds of the cloud are not known, only the limits count: {error}")
+        module.warn(f"The cloud capacity is unknown, so only the limits count: {error}")
         return None
 
 
@@ -29,9 +29,9 @@ def read_cloud_bounds(module: AnsibleModule, cluster: Cluster, namespace: str, n
 
 
 def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
-    """How many peer pods the cloud can hold in all, by each bound that the ConfigMap's data names.
+    """How many peer pods the cloud has room for in total, by the bounds in the data of the ConfigMap.
 
-    What is no number there is left out, as by the agent that has never seen a good one.
+    Invalid values are left out, as the agent does without a previous valid value.
     """
     numbers = {name: whole_number(str(text)) for name, text in data.items()}
     return {name: number for name, number in numbers.items() if number is not None}

@@ -28,7 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 # On osc-feature-gates while this collection keeps caaUpdateStrategy at OnDelete: the value to put back.
 HOLD_ANNOTATION = "osc.peerpods/caa-update-strategy"
 
-# The field manager by which the product writes the extended resource, by where it stores the limit.
+# The field manager with which the product writes the extended resource, by where it stores the limit.
 OPERATORS_MANAGERS = {PEER_POD_CONFIG: "manager", PEER_PODS_CM: "cloud-api-adaptor"}
 
 # What the operator puts into the pod template of osc-caa-ds where a write to peer-pods-cm replaces its pods.

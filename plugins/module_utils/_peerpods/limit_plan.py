@@ -102,7 +102,7 @@ class Plan:
         if self.store.kind == CONFIG_MAP:
             return {"metadata": {**metadata, "labels": LIMITS_LABELS}, "data": fields}
         if "nodeSelector" in fields:
-            # A merge patch merges maps: labels that go have to be named.
+            # A merge patch merges maps: labels to remove must be set to null.
             gone = dict.fromkeys(before.get("nodeSelector") or {})
             fields["nodeSelector"] = {**gone, **fields["nodeSelector"]}
         return {"metadata": metadata, "spec": fields}
@@ -375,7 +375,7 @@ def plan_settings(pool: Pool, limit: int | None) -> Change:
     before = {} if written is None else {LIMIT_KEY: written}
     after = Pool(pool.name, pool.namespace, pool.selector, str(limit), limit, store, pool.is_fallback)
     if pool.limit == limit:
-        # 10 does not have to be written, nor "010" be rewritten.
+        # Neither the default of 10 nor another spelling such as "010" needs a write.
         return Change(pool, pool)
     if pool.store.kind == PEER_POD_CONFIG:
         raise LimitError(

@@ -68,7 +68,7 @@ class Store:
 
     @property
     def is_settings(self) -> bool:
-        """Whether it is the operator's own ConfigMap, whose readers have to be restarted."""
+        """Whether it is the operator's own ConfigMap, which takes effect only when its readers restart."""
         return (self.kind, self.name) == (CONFIG_MAP, PEER_PODS_CM)
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What there is to say of a cluster's peer pods, read out of its own objects (no I/O here)."""
+"""The usage of peer pods in a cluster, from its own objects (no I/O here)."""
 
 from __future__ import annotations
 

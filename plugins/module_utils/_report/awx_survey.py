@@ -67,7 +67,7 @@ def _kind(name: str, option: dict) -> tuple[str, str]:
     kind, elements = option.get("type", "str"), option.get("elements", "str")
     if kind == "list" and elements == "str":
         return ("multiselect", name) if "choices" in option else ("textarea", f"{name}_lines")
-    # AWX leaves out what nobody has answered, and then there would be nothing to make a boolean of.
+    # AWX leaves out unanswered questions, and an absent answer cannot be converted to a boolean.
     if kind == "bool" and "default" in option:
         return "multiplechoice", f"{name}_answer"
     if option.get("no_log") and kind == "str":

@@ -1,9 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a report says, put together from what was read (no I/O here).
+"""The content of a report, from module results (no I/O here).
 
-A reading is the return of a module, None where nobody asked, and without its facts where they could
-not be had; its `msg` then says why.
+A reading is the result of a module. It is None if the module did not run, and lacks its facts if the module failed; its
+`msg` then has the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPERATOR = "sandboxed-containers-operator."
 # What has no place in XML or HTML, escaped or not, and half characters that no file can have.
 _NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
 
-# The order in which nodes are told of.
+# The order of the nodes in a report.
 STATES = ("full", "in_use", "unused", "no_slots")
 
 

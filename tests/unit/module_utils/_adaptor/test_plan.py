@@ -203,13 +203,13 @@ def test_how_a_write_takes_effect(what, who, wanted, found, mode, targets):
         (gates("", caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
     ],
 )
-def test_whose_strategy_it_is(found, own, is_held):
+def test_the_owner_of_the_strategy(found, own, is_held):
     strategy = strategy_of(found)
     assert (strategy.own, strategy.is_held) == (own, is_held)
 
 
 @pytest.mark.parametrize("own", [None, "RollingUpdate"])
-def test_the_strategy_goes_back_to_what_it_was(own):
+def test_the_strategy_is_restored(own):
     before = gates() if own is None else gates(caaUpdateStrategy=own)
     write = hold_write(before, own)
     assert write.data == {"caaUpdateStrategy": "OnDelete"}
@@ -224,7 +224,7 @@ def test_the_strategy_goes_back_to_what_it_was(own):
 @pytest.mark.parametrize(
     ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
 )
-def test_a_rerun_ends_what_an_interrupted_run_began(stale, restores_strategy):
+def test_a_rerun_completes_an_interrupted_run(stale, restores_strategy):
     pods = [pod()]
     found = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
     plan = plan_settings(found, DesiredSettings(), NEWEST, pods, pods if stale else [])
@@ -244,7 +244,7 @@ def test_a_rerun_ends_what_an_interrupted_run_began(stale, restores_strategy):
         ("of a template that came back", pod(generation="0"), {"revision": "h"}, False),
     ],
 )
-def test_stale_pods(what, one, more, is_stale):
+def test_pods_with_older_settings_are_stale(what, one, more, is_stale):
     written = written_at(config_map(), None)
     assert bool(stale_pods([one], SECOND.daemon_set, written, **more)) == is_stale
 
@@ -266,20 +266,20 @@ def test_only_a_new_object_is_labelled():
     assert patch == {"metadata": {"resourceVersion": "7"}, "data": NEW}
 
 
-def test_a_key_that_is_there_may_be_left():
+def test_an_existing_key_can_be_kept():
     wanted = {"PROXY_TIMEOUT": "9m", "VXLAN_PORT": "9000"}
     write = plan_write("ConfigMap", "peer-pods-cm", config_map(), wanted, only_missing=list(wanted))
     assert write.data == {"VXLAN_PORT": "9000"}
 
 
-def test_values_are_texts():
+def test_values_must_be_strings():
     assert as_text({"a": True, "b": 5, "c": "x"}, "config_map") == {"a": "true", "b": "5", "c": "x"}
     with pytest.raises(SettingsError, match="a of config_map must be"):
         as_text({"a": ["x"]}, "config_map")
 
 
 @pytest.mark.parametrize("value", ["ondelete", "Recreate", ""])
-def test_a_strategy_that_the_operator_ignores_is_refused(value):
+def test_a_strategy_that_the_operator_ignores_is_rejected(value):
     with pytest.raises(SettingsError, match="must be RollingUpdate or OnDelete"):
         refuse_bad_gates({"caaUpdateStrategy": value})
 
@@ -291,7 +291,7 @@ def test_nodes_with_the_fewest_peer_pods_come_first():
     assert affected_peer_pods(pods, peer_pods) == {"a": ["n/1", "n/2"], "b": ["n/3"]}
 
 
-def test_a_refusal_names_twenty_peer_pods_and_what_to_do():
+def test_a_rejection_lists_twenty_peer_pods_and_the_next_step():
     plan = plan_settings(CurrentSettings(config_map()), DesiredSettings(config_map=NEW), NEWEST, [pod()], [])
     message = explain_refusal(plan, {"a": [f"n/{number}" for number in range(25)]})
     assert "ConfigMap/peer-pods-cm" in message

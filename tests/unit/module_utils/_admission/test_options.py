@@ -26,16 +26,16 @@ def test_the_system_namespaces(namespace, excluded):
     assert (namespace in namespaces(SYSTEM_NAMESPACES)) is excluded
 
 
-def test_no_namespace_is_in_none():
+def test_an_empty_list_contains_no_namespace():
     assert "a" not in namespaces([])
 
 
 @pytest.mark.parametrize("pattern", ["*", "", "a*b", "*a", "a**", "A", "-a", "a.b", 'a"', "a" * 64, "a_b"])
-def test_what_names_no_namespace(pattern):
-    with pytest.raises(AdmissionError, match="names no namespace"):
+def test_invalid_namespace_patterns_are_rejected(pattern):
+    with pytest.raises(AdmissionError, match="is not a namespace"):
         namespaces([pattern])
 
 
-def test_an_empty_part_of_a_selector_is_what_the_api_server_leaves_out():
+def test_empty_parts_of_a_selector_are_equal_to_missing_ones():
     selector = {"matchLabels": {"a": "b"}, "matchExpressions": []}
     assert stored_selector(selector) == {"matchLabels": {"a": "b"}}

@@ -39,7 +39,7 @@ def steps(plan) -> list[tuple[str, str]]:
     return [(change.action, change.path) for change in plan.changes]
 
 
-def test_what_is_not_there_is_created_the_policy_before_its_binding():
+def test_missing_objects_are_created_the_policy_before_its_binding():
     plan = plan_policy("p", "v1", spec(), None, None)
     assert steps(plan) == [("create", POLICIES), ("create", BINDINGS)]
     policy, binding = (change.body for change in plan.changes)
@@ -54,13 +54,13 @@ def test_what_is_not_there_is_created_the_policy_before_its_binding():
     assert plan.diff == {"before": {}, "after": {"policy": spec(), "binding": BINDING}}
 
 
-def test_the_version_that_is_served_is_spoken():
+def test_the_served_version_is_used():
     plan = plan_policy("p", "v1beta1", spec(), None, None)
     assert steps(plan)[0] == ("create", f"{GROUP}/v1beta1/mutatingadmissionpolicies")
     assert plan.changes[0].body["apiVersion"] == "admissionregistration.k8s.io/v1beta1"
 
 
-def test_what_is_as_desired_stays():
+def test_the_desired_state_is_unchanged():
     plan = plan_policy("p", "v1", spec(), stored(spec()), stored(BINDING))
     assert plan.changes == ()
     assert plan.before == plan.after
@@ -77,7 +77,7 @@ def test_what_is_as_desired_stays():
         {"object_selector": {"matchLabels": {"a": "b"}}},
     ],
 )
-def test_every_difference_is_a_change_and_another_fingerprint(changes):
+def test_every_difference_is_a_change_with_another_fingerprint(changes):
     current = stored(spec())
     plan = plan_policy("p", "v1", spec(**changes), current, stored(BINDING))
     assert steps(plan) == [("replace", f"{POLICIES}/p")]
@@ -86,7 +86,7 @@ def test_every_difference_is_a_change_and_another_fingerprint(changes):
     assert fingerprint(spec(**changes)) != fingerprint(spec())
 
 
-def test_the_order_of_excluded_namespaces_is_no_difference():
+def test_the_order_of_excluded_namespaces_does_not_matter():
     one, other = (spec(excluded=namespaces(names)) for names in (["a", "b-*"], ["b-*", "a"]))
     assert one == other
 
@@ -112,13 +112,13 @@ def test_foreign_changes_are_reverted():
         ),
     ],
 )
-def test_absent_takes_both_away_the_binding_first(policy, binding, expected):
+def test_absent_deletes_the_binding_before_the_policy(policy, binding, expected):
     plan = plan_no_policy("p", "v1", policy, binding)
     assert steps(plan) == expected
     assert plan.after == {}
     assert bool(plan.before) == bool(expected)
 
 
-def test_an_api_server_without_policies_is_named():
+def test_an_api_server_without_policies_is_reported():
     assert "v1.31.4" in not_served("v1.31.4")
     assert "osc.peerpods.mutating_webhook" in not_served("v1.31.4")

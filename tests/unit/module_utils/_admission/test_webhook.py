@@ -77,7 +77,7 @@ def test_excluded_namespaces_are_sorted_and_none_excludes_none():
     assert ours(excluded=namespaces([]))["namespaceSelector"] == {}
 
 
-def test_what_names_begin_with_is_a_condition():
+def test_prefixes_of_namespaces_are_a_condition():
     excluded = namespaces(["kube-*", "a", "openshift-*"])
     _peer_pods, condition = ours(excluded=excluded)["matchConditions"]
     assert condition["expression"] == (
@@ -87,14 +87,14 @@ def test_what_names_begin_with_is_a_condition():
     assert names["values"] == ["a"]
 
 
-def test_without_conditions_the_namespaces_that_there_are_are_named():
+def test_without_conditions_the_existing_namespaces_are_listed():
     existing = ["default", "openshift", "openshift-etcd", "kube-system", "kubernetes-is-fun"]
     assert namespaces([*SYSTEM_NAMESPACES, "later"]).spelled_out(existing) == Namespaces(
         ("kube-system", "later", "openshift", "openshift-etcd")
     )
 
 
-def test_what_is_as_desired_stays():
+def test_the_desired_state_is_unchanged():
     plan = present(configuration(OTHERS, ours()))
     assert plan.action is None
     assert plan.before == plan.after
@@ -114,7 +114,7 @@ def test_what_is_as_desired_stays():
         {"operations": ["CREATE", "UPDATE"]},
     ],
 )
-def test_every_difference_is_a_change_in_place_and_of_ours_only(changes):
+def test_every_difference_changes_only_the_collections_webhook(changes):
     current = configuration(OTHERS, ours(), {**OTHERS, "name": "more.example.com"})
     plan = present(current, ours(**changes))
     assert plan.action == "replace"
@@ -124,14 +124,14 @@ def test_every_difference_is_a_change_in_place_and_of_ours_only(changes):
     assert present(plan.configuration, ours(**changes)).action is None
 
 
-def test_a_field_that_a_newer_api_server_has_stays():
+def test_a_field_of_a_newer_api_server_stays():
     newer = {**ours(), "somethingNew": "Default"}
     assert present(configuration(newer)).action is None
     plan = present(configuration(newer), ours(timeout_seconds=3))
     assert plan.configuration["webhooks"][0]["somethingNew"] == "Default"
 
 
-def test_a_configuration_that_is_not_there_is_created():
+def test_a_missing_configuration_is_created():
     plan = present(None, ca_bundle=BUNDLE)
     assert plan.action == "create"
     assert plan.before == {}
@@ -141,7 +141,7 @@ def test_a_configuration_that_is_not_there_is_created():
     assert shown.startswith("sha256:")
 
 
-def test_the_ca_bundle_is_ours_only_where_we_give_one():
+def test_the_ca_bundle_is_managed_only_if_it_is_set():
     injected = ours()
     injected["clientConfig"]["caBundle"] = "aW5qZWN0ZWQ="
     assert present(configuration(injected)).action is None
@@ -155,7 +155,7 @@ INJECTIONS = [{INJECT_CA_BUNDLE: "true"}, {INJECT_CA_FROM: "ns/webhook"}]
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
-def test_an_injected_bundle_is_asked_for_by_an_annotation(injection):
+def test_an_injected_bundle_is_requested_with_an_annotation(injection):
     plan = present(configuration(ours()), injection=injection)
     assert plan.action == "replace"
     assert plan.configuration["metadata"]["annotations"] == injection
@@ -165,16 +165,16 @@ def test_an_injected_bundle_is_asked_for_by_an_annotation(injection):
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
-def test_our_own_bundle_ends_an_injection_unless_others_live_by_it(injection):
+def test_a_bundle_ends_an_injection_unless_other_webhooks_use_it(injection):
     plan = present(configuration(ours(), **injection, team="a"), ca_bundle=BUNDLE)
     assert plan.configuration["metadata"]["annotations"] == {"team": "a"}
     shared = configuration(ours(), OTHERS, **injection)
-    with pytest.raises(AdmissionError, match=r"also others\.example\.com"):
+    with pytest.raises(AdmissionError, match=r"including others\.example\.com"):
         present(shared, ca_bundle=BUNDLE)
 
 
 @pytest.mark.parametrize(("before", "after"), [INJECTIONS, INJECTIONS[::-1]])
-def test_one_injection_takes_the_place_of_the_other(before, after):
+def test_one_injection_replaces_the_other(before, after):
     plan = present(configuration(ours(), **before), injection=after)
     assert plan.configuration["metadata"]["annotations"] == after
     assert plan.before["annotations"] == before
@@ -182,7 +182,7 @@ def test_one_injection_takes_the_place_of_the_other(before, after):
         present(configuration(ours(), OTHERS, **before), injection=after)
 
 
-def test_an_annotation_that_says_no_is_no_injection():
+def test_a_disabled_injection_is_not_an_injection():
     current = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "false"})
     plan = present(current, ca_bundle=BUNDLE)
     assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "false"}
@@ -198,7 +198,7 @@ def test_an_annotation_that_says_no_is_no_injection():
         (configuration(ours(), OTHERS), "replace", [OTHERS]),
     ],
 )
-def test_absent_takes_ours_and_an_empty_configuration_that_is_left_of_it(current, action, left):
+def test_absent_removes_the_webhook_and_a_configuration_that_becomes_empty(current, action, left):
     plan = plan_absent(current, "ours.peerpods.io")
     assert plan.action == action
     assert (plan.configuration or {}).get("webhooks") == left
@@ -221,7 +221,7 @@ def test_a_ca_bundle_is_pem_or_its_base64(given):
         PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
     ],
 )
-def test_anything_else_is_no_ca_bundle(given):
+def test_anything_else_is_rejected_as_a_ca_bundle(given):
     with pytest.raises(AdmissionError, match="no PEM certificate"):
         encode_ca_bundle(given)
 
@@ -237,7 +237,7 @@ def test_anything_else_is_no_ca_bundle(given):
         ([{}], True),
     ],
 )
-def test_an_endpoint_is_ready_unless_it_says_that_it_is_not(endpoints, ready):
+def test_an_endpoint_is_ready_unless_its_condition_is_false(endpoints, ready):
     assert has_ready_endpoint([{"endpoints": endpoints}]) is ready
 
 
@@ -245,16 +245,16 @@ def test_an_endpoint_is_ready_unless_it_says_that_it_is_not(endpoints, ready):
     ("item", "said"),
     [
         (None, "There is no Secret ns/tls"),
-        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* but tls.crt, tls.key"),
-        ({}, "no key ca.crt .* but nothing"),
+        ({"data": {"tls.crt": "", "tls.key": ""}}, "no key ca.crt .* keys: tls.crt, tls.key"),
+        ({}, "no key ca.crt .* keys: none"),
     ],
 )
-def test_a_bundle_that_is_not_where_it_was_said_to_be(item, said):
+def test_a_missing_bundle_is_reported(item, said):
     with pytest.raises(AdmissionError, match=said):
         bundle_of("Secret", item, "ns", "tls", "ca.crt")
 
 
-def test_a_private_key_does_not_get_into_a_configuration():
+def test_a_private_key_is_never_written_to_a_configuration():
     both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
-    with pytest.raises(AdmissionError, match="holds a private key"):
+    with pytest.raises(AdmissionError, match="contains a private key"):
         encode_ca_bundle(base64.b64encode(both.encode()).decode())

@@ -34,11 +34,11 @@ VCPUS = {"t3.medium": 2, "m6i.2xlarge": 8, "c5n.large": 2, "g4dn.xlarge": 4, "ma
         ("", None),
     ],
 )
-def test_the_quota_of_a_family(instance_type, code):
+def test_each_family_belongs_to_a_quota(instance_type, code):
     assert quota_code(instance_type) == code
 
 
-def test_what_counts():
+def test_which_instances_count():
     instances = [
         {"InstanceType": "t3.medium"},
         {"InstanceType": "t3.medium", "Placement": {"Tenancy": "default"}},
@@ -69,7 +69,7 @@ def test_what_counts():
         (64, {"g5.xlarge": 10, "mac2.metal": 1}, 0, 32),
     ],
 )
-def test_what_is_left_of_a_quota(quota, count, used, instances):
+def test_the_rest_of_a_quota(quota, count, used, instances):
     (found,) = vcpu_quota(["t3.medium"], VCPUS, count, {STANDARD: quota}, "eu-west-3")
     assert found == {
         "name": "t3.medium",
@@ -103,7 +103,7 @@ def test_each_type_has_the_quota_of_its_family():
         ("mac1.metal", "No vCPU quota of On-Demand Instances is known for mac1.metal."),
     ],
 )
-def test_what_is_not_known_is_no_number(instance_type, reason):
+def test_an_unknown_amount_is_null(instance_type, reason):
     (found,) = vcpu_quota([instance_type], VCPUS, {}, {STANDARD: 64}, "eu-west-3")
     assert found["instances"] is None
     assert found["reason"] == reason

@@ -108,7 +108,7 @@ def test_a_cidr_covers_a_port_only_if_it_contains_every_block_of_the_vpc(vpc_cid
         ([Rule("tcp", 9000, 9000, "pl-1"), Rule("-1", None, None, SELF)], ((), ())),
     ],
 )
-def test_facts_are_only_needed_where_they_decide(rules, needed):
+def test_only_deciding_facts_are_needed(rules, needed):
     assert facts_needed([group(*rules)], [TUNNEL]) == needed
 
 
@@ -179,7 +179,7 @@ def test_a_second_plan_changes_nothing(rules_, wanted, vpc_cidrs):
 
 
 @given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
-def test_the_facts_needed_are_all_that_decide(rules_, wanted, vpc_cidrs):
+def test_the_needed_facts_are_sufficient(rules_, wanted, vpc_cidrs):
     everything = {"vpc-1": vpc_cidrs}, PREFIX_LISTS
     vpc_ids, prefix_list_ids = facts_needed([group(*rules_)], wanted)
     needed = (
@@ -222,7 +222,7 @@ def security_group_rule(port: int = 9000, **changes) -> dict:
         (security_group_rule(IpProtocol="-1", FromPort=-1, ToPort=-1), False),
     ],
 )
-def test_absent_revokes_only_our_rules_for_these_ports(rule, is_ours):
+def test_absent_revokes_only_rules_of_the_collection_for_these_ports(rule, is_ours):
     plan = plan_absent(group(), [TUNNEL], [rule])
     assert plan.revoked == (((TUNNEL, "sgr-1"),) if is_ours else ())
     assert plan.changes == is_ours
@@ -241,7 +241,7 @@ def test_absent_revokes_only_our_rules_for_these_ports(rule, is_ours):
         ({"a": "", "other": "x"}, (("a", ""),), (("a", "1"), ("b", "2"))),
     ],
 )
-def test_tags_that_a_rule_of_ours_lacks(has, before, after):
+def test_missing_tags_of_a_rule_of_the_collection_are_set(has, before, after):
     tags = [{"Key": key, "Value": value} for key, value in has.items()]
     rule = security_group_rule(Tags=tags, Description=TUNNEL.description)
     plan = plan_tags(Plan(group()), [TUNNEL], {"a": "1", "b": "2"}, [rule])
@@ -250,7 +250,7 @@ def test_tags_that_a_rule_of_ours_lacks(has, before, after):
     assert plan.changes == bool(found)
 
 
-def test_the_tags_of_others_rules_are_left_alone():
+def test_the_tags_of_other_rules_are_unchanged():
     theirs = security_group_rule(Description="by hand", Tags=[{"Key": "a", "Value": "old"}])
     assert plan_tags(Plan(group()), [TUNNEL], {"a": "1"}, [theirs]).retagged == ()
 
@@ -265,7 +265,7 @@ def test_the_tags_of_others_rules_are_left_alone():
         (Rule("-1", None, None, SELF), False),
     ],
 )
-def test_only_a_rule_for_just_the_port_from_the_group_itself_may_be_ours(rule, may):
+def test_only_a_rule_for_exactly_the_port_from_the_group_itself_can_be_the_collections(rule, may):
     assert may_contain_our_rules(group(rule), [TUNNEL]) == may
 
 
@@ -304,16 +304,16 @@ def test_the_groups_that_all_instances_share(instances, shared, reason):
     assert shared_groups(instances) == (shared, reason)
 
 
-def test_no_shared_group_says_who_has_what():
+def test_without_a_shared_group_the_groups_of_each_instance_are_listed():
     with pytest.raises(SecurityGroupError) as error:
         shared_groups([instance(1, "sg-a"), instance(2, "sg-b", "sg-a"), instance(3), instance(4)])
     assert str(error.value) == (
         "The 4 instances share no security group: i-00000001 has sg-a; i-00000002 has sg-a, sg-b; "
-        "i-00000003, i-00000004 have none. Name the groups to open with group_ids."
+        "i-00000003, i-00000004 have none. Set group_ids to the groups to open."
     )
 
 
-def test_who_has_what_stays_short_for_many_workers():
+def test_the_list_of_groups_stays_short_for_many_workers():
     with pytest.raises(SecurityGroupError, match="i-0000000a and 190 more have sg-a; i-000000c9 "):
         shared_groups([instance(n, "sg-a") for n in range(1, 201)] + [instance(201, "sg-b")])
 
@@ -322,7 +322,7 @@ def test_instances_that_are_missing_or_terminated_are_named():
     asked = ["i-00000001", "i-00000002", "i-00000003"]
     with pytest.raises(SecurityGroupError) as error:
         check_instances(asked, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2")
-    assert str(error.value).startswith("EC2 knows no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
+    assert str(error.value).startswith("EC2 has no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
     check_instances(asked[:1], [instance(1, "sg-a", state="stopped")], region="us-east-2")
 
 
@@ -347,12 +347,12 @@ def test_instance_ids_and_provider_ids_name_instances():
         "i-0a1b2c3d ",
     ],
 )
-def test_other_names_are_refused(name):
-    with pytest.raises(SecurityGroupError, match="names no EC2 instance"):
+def test_other_names_are_rejected(name):
+    with pytest.raises(SecurityGroupError, match="is not the id of an EC2 instance"):
         instance_ids([name])
 
 
-def test_ports_are_wanted_once_and_in_order():
+def test_ports_are_deduplicated_and_sorted():
     ports_ = [
         {"port": 9000, "protocols": ["udp", "tcp"]},
         {"port": 15150, "protocols": ["tcp"]},
@@ -362,7 +362,7 @@ def test_ports_are_wanted_once_and_in_order():
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_outside_the_range_is_refused(port):
+def test_a_port_outside_the_range_is_rejected(port):
     with pytest.raises(SecurityGroupError, match=f"{port} is not a port"):
         wanted_ports([{"port": port, "protocols": ["tcp"]}])
 

@@ -92,7 +92,7 @@ def option(name: str = "Ours", priority: int = 111, ports: str = "9000", **chang
     } | changes
 
 
-def wanted(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[DesiredRule, ...]:
+def desired(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[DesiredRule, ...]:
     return desired_rules(options or [option()], workers, workers)
 
 

@@ -61,7 +61,7 @@ def who(params: dict, environ: dict[str, str]) -> Identity:
 # -- The options are azure.azcollection's ------------------------------------------------------
 
 
-def test_takes_the_options_of_azure_azcollection():
+def test_the_options_of_azure_azcollection_are_supported():
     theirs = {name: spec for name, spec in AZURE_COMMON_ARGS.items() if name not in NOT_OURS}
     assert AZURE_AUTH_ARGS.keys() == theirs.keys()
     for name, spec in theirs.items():
@@ -71,7 +71,7 @@ def test_takes_the_options_of_azure_azcollection():
         assert set(ours.get("choices", ())) >= set(spec.get("choices", ())), name
 
 
-def test_reads_the_variables_of_azure_azcollection():
+def test_the_variables_of_azure_azcollection_are_supported():
     for option, name in AZURE_CREDENTIAL_ENV_MAPPING.items():
         assert ENVIRONMENT[option][0] == name
 
@@ -126,12 +126,12 @@ def test_the_first_source_with_an_identity_takes_precedence(params, environ, kin
     assert (found.kind, found.values.get("client_id")) == (kind, client_id)
 
 
-def test_without_anything_the_azure_cli_is_asked():
+def test_the_azure_cli_is_the_last_source():
     assert who({}, {}) == Identity("cli", {})
     assert who({}, {"AZURE_SUBSCRIPTION_ID": "s"}) == Identity("cli", {})
 
 
-def test_names_of_azures_own_tools_come_after_those_of_azure_azcollection():
+def test_variables_of_azure_azcollection_precede_those_of_azures_tools():
     both = {**EXPORTED, "AZURE_SECRET": "first", "AZURE_TENANT": "first-tenant"}
     assert who({}, both).values == {
         "client_id": "env-app",
@@ -154,7 +154,7 @@ def test_names_of_azures_own_tools_come_after_those_of_azure_azcollection():
         ({"profile": "absent"}, {}, "has no profile 'absent'"),
     ],
 )
-def test_too_little_is_said_with_what_to_do(params, environ, message):
+def test_incomplete_credentials_are_reported_with_advice(params, environ, message):
     with pytest.raises(LoginError, match=message) as raised:
         who(params, environ)
     assert "of another identity" not in str(raised.value)
@@ -169,7 +169,7 @@ def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
 
 
 @pytest.mark.usefixtures("credentials_file")
-def test_how_to_reach_azure_comes_from_wherever_it_is_said():
+def test_connection_settings_come_from_any_source():
     exported = {"AZURE_CLOUD_ENVIRONMENT": "https://stack.example", "AZURE_SUBSCRIPTION_ID": "s"}
     assert settings(PRINCIPAL, exported)["cloud_environment"] == "https://stack.example"
     assert settings(PRINCIPAL, exported)["subscription_id"] == "s"
@@ -200,7 +200,7 @@ def test_microsofts_clouds_are_known_by_name(name, host):
     assert cloud.scope.endswith("/.default")
 
 
-def test_another_azure_says_itself_where_to_log_in():
+def test_another_cloud_provides_its_login_endpoint():
     answer = {
         "authentication": {
             "loginEndpoint": "https://adfs.stack.example/",
@@ -219,13 +219,13 @@ def test_another_azure_says_itself_where_to_log_in():
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"authentication": {"audiences": []}}])
-def test_one_that_does_not_say_is_refused(answer):
-    with pytest.raises(LoginError, match="does not say where to log in"):
+def test_a_cloud_without_a_login_endpoint_is_rejected(answer):
+    with pytest.raises(LoginError, match="returns no login endpoint"):
         described_cloud("https://management.stack.example", answer)
 
 
 @pytest.mark.parametrize("name", ["AzureGermanCloud", "http://insecure.example", ""])
-def test_an_azure_that_is_none_is_refused(name):
+def test_an_unknown_cloud_name_is_rejected(name):
     with pytest.raises(LoginError, match="is not a cloud_environment: it must be one of AzureChinaCloud, "):
         metadata_url(name)
 
@@ -247,6 +247,6 @@ def test_an_azure_that_is_none_is_refused(name):
     ],
 )
 @pytest.mark.filterwarnings("ignore:UsernamePasswordCredential is deprecated")
-def test_makes_the_credential_of_azure_identity(found, kind):
+def test_the_credential_of_azure_identity_is_created(found, kind):
     made = credential(found, HERE, {"disable_instance_discovery": "true"})
     assert type(made) is getattr(azure.identity, kind)

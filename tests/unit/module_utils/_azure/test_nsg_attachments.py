@@ -49,16 +49,16 @@ def test_virtual_machines_are_named_by_arm_or_by_their_node():
     [
         (
             "azure://" + f"{COMPUTE}/virtualMachineScaleSets/s/virtualMachines/3",
-            "Name the workers'",
+            "Set the option subnets",
         ),
-        ("w-0", "'w-0' names no virtual machine of Azure. Give ARM ids"),
-        ("", "names no virtual machine"),
-        ("aws:///eu-central-1a/i-0a1b2c3d", "names no virtual machine"),
-        (f"{NETWORK}/networkInterfaces/nic", "names no virtual machine"),
-        (vm_id("w-0") + "/extensions/x", "names no virtual machine"),
+        ("w-0", "'w-0' is not the id of an Azure virtual machine. Set ARM ids"),
+        ("", "is not the id of an Azure virtual machine"),
+        ("aws:///eu-central-1a/i-0a1b2c3d", "is not the id of an Azure virtual machine"),
+        (f"{NETWORK}/networkInterfaces/nic", "is not the id of an Azure virtual machine"),
+        (vm_id("w-0") + "/extensions/x", "is not the id of an Azure virtual machine"),
     ],
 )
-def test_other_names_are_refused(name, sentence):
+def test_other_names_are_rejected(name, sentence):
     with pytest.raises(SecurityRuleError, match=sentence):
         parse_virtual_machine_id(name)
 
@@ -200,7 +200,7 @@ def attached(name: str, subnet_: str, group: str | None = None) -> Attachment:
         ),
     ],
 )
-def test_the_groups_between_the_workers(subnets, attached_, found):
+def test_the_groups_between_the_workers_are_found(subnets, attached_, found):
     assert targets(subnets, VNETS, attached_) == (tuple(found), ())
 
 
@@ -213,7 +213,7 @@ def test_the_groups_between_the_workers(subnets, attached_, found):
         (["g", "g"], []),
     ],
 )
-def test_what_no_group_filters_is_said(groups, unfiltered):
+def test_unfiltered_traffic_is_reported(groups, unfiltered):
     nics = [attached(f"w-{n}", subnet_id("a"), group) for n, group in enumerate(groups)]
     _, sentences = targets([subnet("a", "10.0.1.0/24")], VNETS, nics)
     assert sentences == tuple(f"No network security group filters {what}: all traffic passes." for what in unfiltered)

@@ -28,11 +28,11 @@ from tests.unit.module_utils._azure.rules import (
     WORLD,
     block_lists,
     contains,
+    desired,
     first_match,
     nsg,
     rule,
     rule_lists,
-    wanted,
 )
 
 
@@ -90,7 +90,7 @@ def flow(**changes: object) -> Flow:
         ([rule("D", 100, "Deny", sourcePortRange="0-65535")], {"D (100)"}),
     ],
 )
-def test_who_decides_between_the_workers(rules, by):
+def test_the_deciding_rule_between_the_workers(rules, by):
     verdicts = decide(flow(), rules_of(nsg(*rules)), VNET)
     assert {verdict.by + " partly" * verdict.partly for verdict in verdicts} == by
     assert passes(verdicts) == all(name.startswith("A") for name in by)
@@ -113,7 +113,7 @@ def test_the_default_rules(changes, by):
     assert passes(verdicts) == (by == ["AllowVnetInBound (65000)"] or "Balancer" in str(by))
 
 
-def test_a_tag_of_some_service_decides_only_a_part_and_only_outside():
+def test_a_service_tag_decides_only_partly_and_only_outside_the_network():
     rules = [rule("D", 100, "Deny", source="Storage"), rule("A", 200)]
     verdicts = decide(flow(source=("8.0.0.0/6",), destination=(WORKERS,)), rules, VNET)
     assert [(v.by, v.partly, v.source) for v in verdicts] == [
@@ -145,7 +145,7 @@ def test_a_rule_for_one_protocol_decides_part_of_all_protocols():
     ]
 
 
-def test_the_answer_is_short():
+def test_the_verdicts_are_merged():
     rules = [rule("D", 100, "Deny", source="10.0.128.0/24", destination="10.0.129.0/24"), DENY_VNET]
     workers = ("10.0.128.0/24", "10.0.129.0/24")
     verdicts = decide(flow(source=workers, destination=workers), rules, VNET)
@@ -176,7 +176,7 @@ flows = st.builds(
 
 
 @given(rule_lists, flows)
-def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, flow_):
+def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, flow_):
     rules += DEFAULTS
     verdicts = decide(flow_, rules, SPACE)
     for source in WORLD:
@@ -213,14 +213,14 @@ def test_every_pair_of_addresses_is_decided_once_and_as_by_brute_force(rules, fl
         ({"sourceAddressPrefix": None, "sourceApplicationSecurityGroups": [ASG]}, False),
     ],
 )
-def test_rules_are_the_same_by_what_they_mean(changes, is_same):
+def test_rules_are_compared_by_their_meaning(changes, is_same):
     existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
-    wanted_ = security_rule(*wanted(), 111)["properties"]
+    wanted_ = security_rule(*desired(), 111)["properties"]
     del wanted_["description"]
     assert is_same_rule(existing["properties"] | changes, wanted_) == is_same
 
 
-def test_lists_are_sets_and_ids_have_no_case():
+def test_lists_are_compared_as_sets_and_ids_without_case():
     def properties(prefixes: list[str], asg: str) -> dict:
         return rule(
             "R",

@@ -34,13 +34,13 @@ from tests.unit.module_utils._azure.rules import (
     WORKERS,
     WORLD,
     contains,
+    desired,
     first_match,
     in_ports,
     nsg,
     option,
     rule,
     rule_lists,
-    wanted,
 )
 
 
@@ -54,7 +54,7 @@ PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
 
 
 def test_the_documented_rule_is_the_one_that_az_creates():
-    assert security_rule(*wanted(option("Allow-VXLAN-Internal")), 111) == {
+    assert security_rule(*desired(option("Allow-VXLAN-Internal")), 111) == {
         "name": "Allow-VXLAN-Internal",
         "properties": {
             "description": "osc.peerpods: port 9000/tcp between workers and peer pods",
@@ -90,8 +90,8 @@ def test_the_documented_rule_is_the_one_that_az_creates():
         ),
     ],
 )
-def test_one_is_given_as_such_and_several_as_a_list(changes, properties):
-    (rule_,) = wanted(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
+def test_a_single_value_is_a_string_and_several_are_a_list(changes, properties):
+    (rule_,) = desired(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
     body = security_rule(rule_, 111)["properties"]
     assert body.items() >= properties.items()
     kinds = {"sourceAddressPrefix", "sourceAddressPrefixes", "sourceApplicationSecurityGroups"}
@@ -124,8 +124,8 @@ BOTH = ("10.0.0.0/24", "fd00::/64")
         ),
     ],
 )
-def test_a_rule_for_both_ip_families_is_two(changes, workers, halves):
-    found = wanted(option(**changes), workers=workers)
+def test_a_rule_for_both_ip_families_becomes_two_rules(changes, workers, halves):
+    found = desired(option(**changes), workers=workers)
     assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
     assert [r.ipv4_half for r in found] == [None, "Ours"][: len(halves)]
 
@@ -137,9 +137,9 @@ def test_a_rule_for_both_ip_families_is_two(changes, workers, halves):
         {f"{side}_address_prefixes": ["*"] for side in ("source", "destination")},
     ],
 )
-def test_groups_and_tags_are_for_both_families_in_one_rule(changes):
-    assert [r.name for r in wanted(option(**changes), workers=BOTH)] == ["Ours"]
-    assert [r.name for r in wanted(option(**changes), workers=())] == ["Ours"]
+def test_groups_and_tags_cover_both_families_in_one_rule(changes):
+    assert [r.name for r in desired(option(**changes), workers=BOTH)] == ["Ours"]
+    assert [r.name for r in desired(option(**changes), workers=())] == ["Ours"]
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_groups_and_tags_are_for_both_families_in_one_rule(changes):
         ([option(), option("B")], "Ours and B both have the priority 111 and the direction"),
     ],
 )
-def test_rules_that_azure_would_refuse_are_refused_in_words(options, sentence):
+def test_invalid_rules_are_rejected_with_a_reason(options, sentence):
     with pytest.raises(SecurityRuleError) as error:
-        wanted(*options)
+        desired(*options)
     assert sentence in str(error.value)
 
 
-def test_the_same_priority_in_the_other_direction_is_fine():
-    assert len(wanted(option(), option("B", direction="Outbound"))) == 2
+def test_the_same_priority_is_valid_in_the_other_direction():
+    assert len(desired(option(), option("B", direction="Outbound"))) == 2
 
 
 def summary(plan: Plan) -> dict:
@@ -193,7 +193,7 @@ def summary(plan: Plan) -> dict:
     return {key: value for key, value in full.items() if value}
 
 
-A, B = wanted(option("A", 111, "9000"), option("B", 112, "15150"))
+A, B = desired(option("A", 111, "9000"), option("B", 112, "15150"))
 
 
 @pytest.mark.parametrize(
@@ -255,25 +255,25 @@ A, B = wanted(option("A", 111, "9000"), option("B", 112, "15150"))
         ),
     ],
 )
-def test_what_a_group_lacks(rules, expected):
+def test_missing_rules_are_created(rules, expected):
     assert summary(plan_present(nsg(*rules), [A, B], VNET)) == expected
 
 
-def test_on_covered_ensure_makes_the_rule_all_the_same():
+def test_on_covered_ensure_creates_a_covered_rule():
     plan = plan_present(nsg(), [A], VNET, on_covered="ensure")
     assert summary(plan) == {"created": {"A": 111}}
 
 
-def test_an_unneeded_deny_is_one_whose_traffic_is_denied_already():
-    (deny,) = wanted(option("D", 111, access="Deny"))
+def test_a_deny_rule_is_unneeded_only_if_its_traffic_is_denied_already():
+    (deny,) = desired(option("D", 111, access="Deny"))
     assert summary(plan_present(nsg(), [deny], VNET)) == {"created": {"D": 111}}
     assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {"covered": {"D": "DenyVnet (4096)"}}
 
 
 @pytest.mark.parametrize("other", [[], [rule("Other", 300, ports="9000")]])
 @pytest.mark.parametrize("there", [False, True])
-def test_what_another_wanted_rule_would_take_away_is_not_covered(other, there):
-    rules = wanted(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
+def test_traffic_that_another_desired_rule_would_deny_is_not_covered(other, there):
+    rules = desired(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
     group = nsg(*other, *[stored(rules[1])] * there)
     plan = plan_present(group, rules, VNET, on_shadowed="warn")
     assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - there]
@@ -289,8 +289,8 @@ def test_what_another_wanted_rule_would_take_away_is_not_covered(other, there):
         ([rule("D", 300, "Deny", ports="9001", protocol="Esp")], False),
     ],
 )
-def test_every_port_and_protocol_of_a_rule_has_to_be_covered(rules, is_covered):
-    (wide,) = wanted(option("W", 111, "9000-9002", protocol="*"))
+def test_a_rule_is_covered_only_if_every_port_and_protocol_is(rules, is_covered):
+    (wide,) = desired(option("W", 111, "9000-9002", protocol="*"))
     plan = plan_present(nsg(*rules), [wide], VNET)
     assert (bool(plan.covered), bool(plan.created)) == (is_covered, not is_covered)
 
@@ -306,27 +306,27 @@ def test_every_port_and_protocol_of_a_rule_has_to_be_covered(rules, is_covered):
         ([111], (100, 105), 100),
     ],
 )
-def test_the_next_free_priority_in_the_range(taken, priority_range, given_):
+def test_the_next_free_priority_of_the_range_is_used(taken, priority_range, given_):
     group = nsg(*(rule(f"X{p}", p, ports="1") for p in taken))
     plan = plan_present(group, [A], VNET, on_covered="ensure", priority_range=priority_range)
     assert summary(plan) == {"created": {"A": given_}}
     assert plan.moved == (Move("A", 111, given_, "X111"),)
 
 
-def test_a_priority_that_is_taken_fails_if_asked_or_if_none_is_free():
+def test_a_priority_conflict_fails_if_requested_or_if_no_priority_is_free():
     group = nsg(rule("X", 111, ports="1"))
     with pytest.raises(SecurityRuleError) as error:
         plan_present(group, [A], VNET, on_covered="ensure", on_priority_conflict="fail")
     assert str(error.value) == (
-        f"A is to have the priority 111 in {NSG_ID}, which X has. Give it another priority, 112 "
-        "would do, or set on_priority_conflict: move."
+        f"Priority conflict in {NSG_ID}: A is set to the priority 111, which X has. Set another priority "
+        "(such as 112), or set on_priority_conflict=move."
     )
     with pytest.raises(SecurityRuleError, match="No priority from 111 to 111 is free for A: "):
         plan_present(group, [A], VNET, on_covered="ensure", priority_range=(111, 111))
 
 
-def test_the_ipv6_half_comes_after_the_other():
-    rules = wanted(option("A"), option("B", 112), workers=BOTH)
+def test_the_ipv6_rule_follows_the_ipv4_rule():
+    rules = desired(option("A"), option("B", 112), workers=BOTH)
     first = plan_present(nsg(DENY_VNET), rules, VNET)
     assert summary(first) == {"created": {"A": 111, "A-IPv6": 113, "B": 112, "B-IPv6": 114}}
     assert first.moved == ()
@@ -339,8 +339,8 @@ def test_the_ipv6_half_comes_after_the_other():
     }
 
 
-def test_only_the_half_that_something_denies_is_needed():
-    rules = wanted(option("A"), workers=BOTH)
+def test_only_the_rule_for_the_denied_ip_family_is_needed():
+    rules = desired(option("A"), workers=BOTH)
     plan = plan_present(nsg(rule("D", 4096, "Deny", source="::/0")), rules, VNET)
     assert summary(plan) == {
         "created": {"A-IPv6": 112},
@@ -365,14 +365,14 @@ def test_only_the_half_that_something_denies_is_needed():
     ],
 )
 @pytest.mark.parametrize("there", [False, True])
-def test_who_shadows_our_rule(properties, by, there):
+def test_the_shadowing_rule_is_found(properties, by, there):
     group = nsg(rule("D", **{"priority": 100, "access": "Deny"} | properties), *[stored(A)] * there)
     plan = plan_present(group, [A], VNET, on_covered="ensure", on_shadowed="warn")
     assert plan.shadowed == ((("A", by),) if by else ())
 
 
-def test_what_is_decided_after_ours_does_not_shadow_it():
-    ours = wanted(option("A", source_application_security_groups=[ASG["id"]]))
+def test_a_later_rule_does_not_shadow():
+    ours = desired(option("A", source_application_security_groups=[ASG["id"]]))
     assert summary(plan_present(nsg(DENY_VNET), ours, VNET)) == {"created": {"A": 111}}
 
 
@@ -384,7 +384,7 @@ def test_what_is_decided_after_ours_does_not_shadow_it():
         ([100], "or free a priority number below 100."),
     ],
 )
-def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
+def test_a_shadowed_rule_fails_with_advice(priorities, advice):
     group = nsg(*(rule(f"D{p}", p, "Deny") for p in priorities))
     with pytest.raises(SecurityRuleError) as error:
         plan_present(group, [A], VNET)
@@ -399,9 +399,9 @@ def test_a_shadow_fails_and_says_what_to_do(priorities, advice):
 @pytest.mark.parametrize("taken", [[150], [150, 149], [150, 148], [150, 147]])
 @pytest.mark.parametrize("denied", ["*", "::/0"])
 @pytest.mark.parametrize("there", [False, True])
-def test_the_priority_that_would_do_does_for_both_halves(taken, denied, there):
+def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied, there):
     def ours(priority: int) -> tuple[DesiredRule, ...]:
-        return wanted(option("A", priority), workers=BOTH)
+        return desired(option("A", priority), workers=BOTH)
 
     group = nsg(
         rule("D", 150, "Deny", source=denied),
@@ -410,12 +410,12 @@ def test_the_priority_that_would_do_does_for_both_halves(taken, denied, there):
     )
     with pytest.raises(SecurityRuleError) as error:
         plan_present(group, ours(200), VNET)
-    (would_do,) = re.findall(r"give A a smaller one \((\d+) would do\)", str(error.value))
+    (would_do,) = re.findall(r"set a smaller one for A \(such as (\d+)\)", str(error.value))
     assert plan_present(group, ours(int(would_do)), VNET).changes
 
 
-def test_a_wanted_rule_before_another_is_meant():
-    rules = wanted(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
+def test_a_desired_rule_may_precede_another_desired_rule():
+    rules = desired(option("D", 110, access="Deny", source_address_prefixes=["10.0.128.0/24"]), option("A"))
     assert summary(plan_present(nsg(), rules, VNET)) == {"created": {"D": 110, "A": 111}}
 
 
@@ -431,10 +431,10 @@ def test_a_wanted_rule_before_another_is_meant():
     ],
 )
 @pytest.mark.parametrize("differs", [False, True])
-def test_whose_description_stays(before, asked, after, differs):
+def test_a_description_is_changed_only_on_request(before, asked, after, differs):
     there = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
     there["properties"]["description"] = before
-    plan = plan_present(nsg(there), wanted(option("A", description=asked)), VNET)
+    plan = plan_present(nsg(there), desired(option("A", description=asked)), VNET)
     if differs or before != after:
         ((_, body),) = plan.updated
         assert body["properties"].get("description") == after
@@ -443,7 +443,7 @@ def test_whose_description_stays(before, asked, after, differs):
         assert plan.unchanged == ("A",)
 
 
-def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
+def test_an_updated_rule_keeps_no_former_source_or_port():
     there = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
     ((_, body),) = plan_present(nsg(there), [A], VNET).updated
     assert body["properties"] == security_rule(A, 111)["properties"]
@@ -468,14 +468,14 @@ def test_an_updated_rule_has_nothing_left_of_what_it_was_about():
         ),
     ],
 )
-def test_absent_removes_ours_alone(rule_, removed, reason):
+def test_absent_removes_only_rules_of_the_collection(rule_, removed, reason):
     plan = plan_absent(nsg(rule_, DENY_VNET), ["A"])
     assert plan.removed == ((rule_,) if removed else ())
     assert plan.kept == (((rule_["name"], reason),) if reason else ())
     assert plan.changes == removed
 
 
-def test_the_group_as_it_is_put():
+def test_the_group_is_written_with_all_changes():
     there, gone = stored(A, protocol="Udp"), stored(B)
     group = nsg(DENY_VNET, there, gone)
     plan = Plan(
@@ -496,7 +496,7 @@ def test_the_group_as_it_is_put():
     assert group == nsg(DENY_VNET, there, gone)
 
 
-def test_a_single_change_is_about_its_rule_alone():
+def test_a_single_change_is_written_to_its_rule_only():
     there = stored(A, protocol="Udp")
     body = {"name": "A", "properties": security_rule(A, 111)["properties"]}
     assert single_change(Plan(NSG_ID)) is None
@@ -517,7 +517,7 @@ def test_a_single_change_is_about_its_rule_alone():
         ({"removed": ("A", "B")}, "write"),
     ],
 )
-def test_the_action_that_a_plan_needs_is_that_of_its_one_request(changes, action):
+def test_a_plan_needs_the_permission_of_its_request(changes, action):
     rules = {"A": stored(A), "B": stored(B)}
     plan = {kind: tuple(rules[name] for name in names) for kind, names in changes.items()}
     if "updated" in plan:
@@ -537,7 +537,7 @@ def test_the_diff():
         "after": f"{line}\nB 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n",
     }
     assert diff_of(plan_absent(nsg(stored(A)), ["A"]))["before"] == f"{line}\n"
-    described = plan_present(nsg(stored(A)), wanted(option("A", description="new")), VNET)
+    described = plan_present(nsg(stored(A)), desired(option("A", description="new")), VNET)
     assert diff_of(described)["before"] == f"{line} '{A.full_description}'\n"
     assert diff_of(described)["after"] == f"{line} 'osc.peerpods: new'\n"
 
@@ -584,7 +584,7 @@ def written(group: dict, plan: Plan) -> dict:
 @given(group_rules, our_options, ways)
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
-    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
     plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = written(group, plan)
     again = plan_present(after, ours, SPACE, on_shadowed="warn", **ways)
@@ -606,10 +606,10 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
 
 
 @given(group_rules, our_options, ways)
-def test_what_is_wanted_comes_true_unless_it_is_said_to_be_shadowed(rules, options, ways):
+def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, options, ways):
     """The oracle: every pair of addresses of a wanted rule, against its own access."""
     group = nsg(*rules)
-    ours = wanted(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
     plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
     after = rules_of(written(group, plan))
     access = {r["name"]: r["properties"]["access"] for r in after} | {"no rule": "Deny"}

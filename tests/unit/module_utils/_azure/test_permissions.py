@@ -66,5 +66,5 @@ def role(*actions: str, but: tuple[str, ...] = ()) -> dict:
         ([{"actions": ["*"]}], WRITE, True),
     ],
 )
-def test_what_is_granted(permissions, action, allowed):
+def test_granted_actions(permissions, action, allowed):
     assert granted(action, permissions) is allowed

@@ -47,7 +47,7 @@ def test_the_smaller_of_family_and_region_counts(family, regional, vcpus, instan
     assert (found["instances"], found["available"], found["reason"]) == (instances, True, None)
 
 
-def test_says_what_it_counted():
+def test_the_result_has_the_counted_amounts():
     usages = [usage("StandardBalsV2Family", 4, 20), usage("cores", 30, 100)]
     assert quota("standard_b2ALS_v2", [sku()], usages) == {
         "name": "Standard_B2als_v2",
@@ -108,11 +108,11 @@ SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualN
         ),
     ],
 )
-def test_what_azure_counts_of_a_subnet(usage, expected):
+def test_the_used_addresses_of_a_subnet(usage, expected):
     found = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
     known = expected["reason"] is None
     assert found == {"id": SUBNET if known else SUBNET.upper(), **expected}
 
 
-def test_a_network_that_azure_has_not():
+def test_a_missing_network_is_reported():
     assert subnet_usage(SUBNET, None)["reason"] == f"Azure has no subnet {SUBNET}."

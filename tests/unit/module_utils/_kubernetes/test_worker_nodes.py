@@ -13,7 +13,7 @@ def node(name: str, **spec: str) -> dict:
     return {"metadata": {"name": name}, "spec": spec}
 
 
-def test_every_node_has_to_say_which_instance_it_is():
+def test_every_node_needs_a_provider_id():
     known = node("w-0", providerID="aws:///a/i-0a1b2c3d")
     assert provider_ids([known], "worker", "group_ids") == ("aws:///a/i-0a1b2c3d",)
     nameless = [node("w-1"), node("w-2", providerID="")]

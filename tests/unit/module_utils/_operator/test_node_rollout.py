@@ -32,14 +32,14 @@ def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
     }
 
 
-def rolled(found, pools=None, since=None) -> Progress:
+def rollout_of(found, pools=None, since=None) -> Progress:
     return check_rollout(found, pools or {}, "kata-remote", since or {}, NOW)
 
 
 class TestRoll:
-    def test_which_node_and_for_how_long(self):
+    def test_the_summary_has_the_current_node_and_its_duration(self):
         updating = condition("Updating", minutes=75)
-        progress = rolled(
+        progress = rollout_of(
             kata(ready=1, installing=["w2"], waitingToInstall=["w3"]),
             pool(conditions=[updating]),
             {"w2": ago(minutes=4), "w1": ago(hours=1)},
@@ -50,14 +50,14 @@ class TestRoll:
         )
         assert progress.since == {"w2": ago(minutes=4)}
 
-    def test_time_alone_is_nothing_new(self):
+    def test_elapsed_time_does_not_change_the_status(self):
         working = kata(installing=["w2"])
-        before = rolled(working, since={"w2": ago(minutes=4)})
-        assert rolled(working, since={"w2": ago(minutes=9)}).status == before.status
-        assert rolled(kata(ready=1, installing=["w2"])).status != before.status
+        before = rollout_of(working, since={"w2": ago(minutes=4)})
+        assert rollout_of(working, since={"w2": ago(minutes=9)}).status == before.status
+        assert rollout_of(kata(ready=1, installing=["w2"])).status != before.status
 
-    def test_of_many_nodes_some_are_named(self):
-        progress = rolled(kata(100, installing=[f"w{index}" for index in range(20)]))
+    def test_only_some_of_many_nodes_are_named(self):
+        progress = rollout_of(kata(100, installing=[f"w{index}" for index in range(20)]))
         assert "w4 (for 0 s) and 15 more" in progress.summary
 
     @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ class TestRoll:
             ({"metadata": {"name": "new"}}, False),
         ],
     )
-    def test_when_it_is_done(self, found, done):
-        progress = rolled(found)
+    def test_completion(self, found, done):
+        progress = rollout_of(found)
         assert (progress.done, progress.problem) == (done, "")
 
     @pytest.mark.parametrize(
@@ -88,29 +88,29 @@ class TestRoll:
             (None, {}, "There is no KataConfig"),
         ],
     )
-    def test_what_goes_no_further(self, found, pools, expected):
-        assert expected in rolled(found, pools).problem
+    def test_problems_that_stop_the_progress(self, found, pools, expected):
+        assert expected in rollout_of(found, pools).problem
 
-    def test_a_pool_that_was_degraded_once(self):
-        assert not rolled(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
+    def test_a_pool_that_was_degraded_earlier_is_not_a_problem(self):
+        assert not rollout_of(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
 
 
 class TestRemoval:
-    def test_it_is_over_with_the_kataconfig(self):
+    def test_the_removal_ends_with_the_kataconfig(self):
         assert check_removal(None, {}, {}, NOW).done
 
-    def test_how_far_it_is(self):
+    def test_the_summary_of_the_removal(self):
         found = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
         progress = check_removal(found, pool("worker"), {}, NOW)
         assert progress.summary.startswith("nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting")
         assert not progress.problem
 
-    def test_pods_that_are_in_the_way(self):
+    def test_blocking_pods_are_a_problem(self):
         found = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
         assert check_removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
 
 
-def test_pods_that_have_to_end():
+def test_pods_that_must_end():
     assert check_pods_ended([]).done
     progress = check_pods_ended([f"n/{number}" for number in range(7)])
     assert not progress.done

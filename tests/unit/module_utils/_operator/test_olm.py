@@ -95,7 +95,7 @@ class TestApproval:
             ([V181], None, "", False),
         ],
     )
-    def test_it(self, names, here, wanted, needs_approval):
+    def test_only_the_requested_version_needs_approval(self, names, here, wanted, needs_approval):
         csvs = [csv(here)] if here else []
         progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
         assert progress.needs_approval is needs_approval
@@ -103,11 +103,11 @@ class TestApproval:
         assert ("spec.approved" in progress.remedy) is not needs_approval
         assert not progress.done
 
-    def test_what_is_installed_needs_none(self):
+    def test_an_installed_version_needs_no_approval(self):
         progress = installed(subscription(V180, V181), plan(V181), [csv(V180)])
         assert (progress.done, progress.needs_approval, progress.problem) == (True, False, "")
 
-    def test_a_plan_of_before_the_subscription_changed_is_no_answer(self):
+    def test_a_plan_that_predates_the_subscription_is_ignored(self):
         sub = subscription(None, V181, written=ago(seconds=5))
         assert installed(sub, plan(V181, created=ago(minutes=2)), [], V170) == Progress(
             f"InstallPlan install-abc ({V181}) is RequiresApproval",
@@ -130,7 +130,7 @@ class TestInstallation:
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
     )
-    def test_when_it_is_done(self, sub, a_plan, csvs, wanted, done):
+    def test_completion(self, sub, a_plan, csvs, wanted, done):
         progress = installed(sub, a_plan, csvs, wanted)
         assert (progress.done, progress.problem) == (done, "")
 
@@ -147,11 +147,11 @@ class TestInstallation:
                         ]
                     )
                 },
-                "OLM says ResolutionFailed: no operators found",
+                "OLM reports ResolutionFailed: no operators found",
             ),
             (
                 {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
-                "OLM says BundleUnpackFailed: no image",
+                "OLM reports BundleUnpackFailed: no image",
             ),
             (
                 {
@@ -178,7 +178,7 @@ class TestInstallation:
             ({"sub": None}, "There is no Subscription"),
         ],
     )
-    def test_what_goes_no_further(self, found, expected):
+    def test_problems_that_stop_the_progress(self, found, expected):
         assert expected in installed(**found).problem
 
     @pytest.mark.parametrize(
@@ -194,12 +194,12 @@ class TestInstallation:
         assert passing["message"] in progress.summary
 
     @pytest.mark.parametrize(("written", "problem"), [(5, False), (40, True)])
-    def test_a_failure_of_before_the_subscription_changed(self, written, problem):
+    def test_a_failure_that_predates_the_subscription_is_ignored(self, written, problem):
         failed = condition("ResolutionFailed", reason="ConstraintsNotSatisfiable", minutes=2)
         sub = subscription(conditions=[failed], written=ago(seconds=written))
         assert bool(installed(sub).problem) is problem
 
-    def test_the_older_field_for_the_install_plan(self):
+    def test_the_deprecated_field_for_the_install_plan(self):
         assert plan_name({"status": {"installplan": {"name": "install-old"}}}) == "install-old"
 
 
@@ -213,7 +213,7 @@ class TestUpgrade:
             (V181, "", []),
         ],
     )
-    def test_the_way(self, here, to, path):
+    def test_the_upgrade_path(self, here, to, path):
         found = plan_upgrade(subscription(here, spec={"installPlanApproval": "Manual"}), CATALOGS, to)
         assert (found["path"], found["problem"]) == (path, "")
 
@@ -226,10 +226,10 @@ class TestUpgrade:
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
             (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),
-            (subscription(V170), [], "", "name the version"),
+            (subscription(V170), [], "", "Set the version"),
         ],
     )
-    def test_where_there_is_none(self, sub, catalogs, to, expected):
+    def test_versions_without_an_upgrade_path(self, sub, catalogs, to, expected):
         found = plan_upgrade(sub, catalogs, to)
         assert expected in found["problem"]
         assert not found["path"]
@@ -251,7 +251,7 @@ class TestCatalog:
         return {"namespace": "market", "name": name, "channel": channel, "csv": csv}
 
     @pytest.mark.parametrize("catalogs", [CATALOGS, None])
-    def test_one_that_will_do(self, catalogs):
+    def test_a_catalog_with_the_requested_version(self, catalogs):
         assert check_catalog(READY, catalogs, self.wanted(csv=V180), NOW).done
 
     @pytest.mark.parametrize(
@@ -271,16 +271,16 @@ class TestCatalog:
             (READY, {"csv": f"{PACKAGE}.v9"}, f"has no {PACKAGE}.v9, but {V170}, {V180}, {V181}"),
         ],
     )
-    def test_one_that_will_not(self, source, wanted, expected):
+    def test_a_catalog_without_the_requested_version(self, source, wanted, expected):
         assert expected in check_catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
 
-    def test_one_that_is_not_reached(self):
+    def test_a_catalog_that_is_not_reached(self):
         source = {"status": {"connectionState": {"lastObservedState": "TRANSIENT_FAILURE"}}}
         progress = check_catalog(source, CATALOGS, self.wanted(), NOW)
         assert (progress.done, progress.problem) == (False, "")
         assert "TRANSIENT_FAILURE, not READY" in progress.summary
 
-    def test_one_whose_packages_are_not_known_yet(self):
+    def test_a_catalog_whose_packages_are_not_listed_yet(self):
         source = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}
         progress = check_catalog(source, [], self.wanted(), NOW)
         assert (progress.done, progress.problem) == (False, "")

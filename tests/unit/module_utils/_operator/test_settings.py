@@ -30,7 +30,7 @@ LIMIT = row("LIMIT", 10, only_new=True)
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
-def test_what_is_written():
+def test_the_written_settings():
     written = settings(
         row("SIZES", ["a", "b"]),
         row("PORT", 9000),
@@ -102,7 +102,7 @@ def test_credentials_of_a_credentials_request():
         ([], {"feature_gates": {"layeredImageDeployment": True}}, "needs the ConfigMap layered-image-deploy-cm"),
     ],
 )
-def test_a_problem(rows: list[dict], options: dict, expected: str):
+def test_invalid_settings_have_a_problem(rows: list[dict], options: dict, expected: str):
     (problem,) = settings(*rows, **options)["problems"]
     assert expected in problem
 
@@ -132,7 +132,7 @@ def test_a_problem(rows: list[dict], options: dict, expected: str):
         ),
     ],
 )
-def test_no_problem(rows: list[dict], options: dict):
+def test_valid_settings_have_no_problem(rows: list[dict], options: dict):
     assert settings(*rows, **options)["problems"] == []
 
 

@@ -4,7 +4,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import advertisers, kind
 
 
-def test_who_advertises_is_whose_word_was_the_last():
+def test_the_advertiser_is_the_last_writer():
     def written(name: str, manager: str, resource: str, annotations: dict | None = None) -> dict:
         fields = {"f:status": {"f:capacity": {f"f:{resource}": {}}}}
         return {
@@ -60,5 +60,5 @@ def test_of_another_resource():
         ("curler", "controller"),
     ],
 )
-def test_who_is_behind_a_field_manager(manager: str, who: str):
+def test_the_program_of_a_field_manager(manager: str, who: str):
     assert kind(manager) == who

@@ -40,7 +40,7 @@ def test_a_bound_is_shared_evenly(limits, total, slots):
     st.lists(st.integers(0, 40), min_size=1, max_size=8),
     st.integers(0, 200),
 )
-def test_it_is_the_largest_number_that_stays_within_the_bound(limits, total):
+def test_the_share_is_the_largest_number_within_the_bound(limits, total):
     share = cloud_share(limits, {"b": total})
 
     def taken(slots: int) -> int:
@@ -58,7 +58,7 @@ def test_the_smallest_bound_counts():
     assert cloud_share([30], {}) is None
 
 
-def test_what_a_node_is_to_advertise():
+def test_the_slots_that_a_node_must_advertise():
     held = CloudShare("b", 20, 2, 60, 10)
     assert [slots_of(limit, held) for limit in (30, 10, 9)] == [10, 10, 9]
     assert slots_of(30, CloudShare("b", 60, 2, 60, None)) == 30

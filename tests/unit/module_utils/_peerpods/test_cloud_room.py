@@ -26,12 +26,12 @@ def test_running_peer_pods_count(provider: str):
         }
 
 
-def test_no_room_is_a_bound_too():
+def test_a_room_of_zero_is_a_bound():
     full = {"subnet": {"subnet": {"free": 0, "reason": None}}, "quota": QUOTAS["aws"]}
     assert cloud_room(full, "aws", 0)["bounds"]["subnet-addresses"] == "0"
 
 
-def test_what_a_module_does_not_know_has_its_reason():
+def test_an_unknown_amount_has_its_reason():
     readings = {
         "subnet": {"subnet": {"free": None, "reason": "EC2 knows no subnet subnet-1."}},
         "quota": {"sizes": [{"instances": None, "reason": None}]},

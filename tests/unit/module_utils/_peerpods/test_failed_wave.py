@@ -27,13 +27,13 @@ def test_only_changed_pools_are_rolled_back():
     assert [pool["name"] for pool in found["roll_back"]] == ["canary"]
 
 
-def test_a_return_of_an_earlier_wave_is_not_that_of_the_failed_one():
+def test_the_result_of_an_earlier_wave_is_not_used():
     first = report("canary")
     found = failed_wave(WAVES, [first], first)
     assert found["roll_back"] == [{"name": "canary", "limit": 10, "wait": True}]
 
 
-def test_the_message_names_everything():
+def test_the_message_has_all_pools_and_limits():
     reason = "Task failed: Module failed: After 4 s the limit of 4 is not in force."
     found = failed_wave(
         WAVES,

@@ -42,13 +42,13 @@ def csv(release: str, phase: str, package: str = "sandboxed-containers-operator"
         ("1.3.3", PEER_POD_CONFIG, False),
     ],
 )
-def test_the_behaviour_is_that_of_the_newest_row_that_is_not_newer(release, limit_in, rolls):
+def test_a_release_behaves_like_the_newest_row_up_to_it(release, limit_in, rolls):
     behaviour = behaviour_of(release)
     assert (behaviour.limit_in, behaviour.rolls) == (limit_in, rolls)
 
 
 @pytest.mark.parametrize(("release", "known"), [("1.3.9", False), ("1.4.0", True), ("1.13.9", True), ("1.14.0", False)])
-def test_a_release_beyond_the_table_is_not_known(release, known):
+def test_a_release_beyond_the_table_is_unknown(release, known):
     assert is_known(release) is known
 
 
@@ -63,7 +63,7 @@ def test_a_release_beyond_the_table_is_not_known(release, known):
         ([csv("1.8.1", "Replacing"), csv("1.10.0", "Succeeded")], "1.10.0"),
     ],
 )
-def test_the_version_is_that_of_the_release_at_work(csvs, installed):
+def test_the_version_is_that_of_the_running_release(csvs, installed):
     assert installed_version(csvs) == installed
 
 
@@ -79,13 +79,13 @@ def test_the_version_is_that_of_the_release_at_work(csvs, installed):
         (None, True, False, daemon_set("peerpodconfig-ctrl-caa-daemon"), PEER_POD_CONFIG),
     ],
 )
-def test_the_version_decides_before_what_is_left_over(installed, served, has_config, found, limit_in):
+def test_the_version_takes_precedence_over_leftovers(installed, served, has_config, found, limit_in):
     operator = decide(installed, configs_served=served, has_config=has_config, daemon_set=found)
     assert operator.behaviour.limit_in == limit_in
 
 
 @pytest.mark.parametrize("served", [True, False])
-def test_without_a_trace_of_an_operator_there_is_none(served):
+def test_a_cluster_without_a_trace_of_an_operator(served):
     assert decide(None, configs_served=served, has_config=False, daemon_set=None) is None
 
 

@@ -42,7 +42,7 @@ def test_a_whole_number_is_a_limit(text, limit):
     "text",
     ["-1", "+1", "1.0", "1e3", "2k", "1_0", "", "ten", "٣", str(2**63), "9" * 5000],
 )
-def test_anything_else_is_refused(text):
+def test_anything_else_is_rejected(text):
     with pytest.raises(LimitError, match="0 or more; got"):
         parse_limit(text)
 
@@ -74,7 +74,7 @@ def test_the_plan_of_a_limit(before, limit, changed, lowers):
 
 
 @pytest.mark.parametrize("spec", [{"limit": "12"}, {"limit": "many"}, {}])
-def test_without_fields_everything_stays(spec):
+def test_without_fields_nothing_changes(spec):
     assert not plan_config(config(**spec), "operator", "ours", {}).changed
 
 
@@ -105,7 +105,7 @@ def test_only_fields_that_change_are_written(spec, fields, patched, lowers):
         assert plan.patch["spec"] == patched
 
 
-def test_one_that_is_missing_is_made_for_the_nodes_that_are_named():
+def test_a_missing_config_is_created_only_with_a_node_selector():
     with pytest.raises(LimitError, match=r"operator_install first\. .* option node_selector\.$"):
         plan_config(None, "operator", "ours", {"limit": "3", "instanceType": "a"})
     change = plan_config(None, "operator", "ours", {"limit": "3", "nodeSelector": {"pool": "a"}})
@@ -126,7 +126,7 @@ def test_one_that_is_missing_is_made_for_the_nodes_that_are_named():
     assert plan.diff == {"before": {}, "after": {"spec": plan.body["spec"]}}
 
 
-def test_absent_is_no_change_where_there_is_none_or_it_goes_already():
+def test_absent_removes_the_config_once():
     change = plan_config_absent(config(limit="3"))
     (plan,) = change.plans
     assert (change.changed, change.lowers, plan.resource_version) == (True, True, "7")
@@ -159,12 +159,12 @@ def test_absent_is_no_change_where_there_is_none_or_it_goes_already():
         ({"node_selector": {"UPPER.example/a": "a"}}, "not a valid label name"),
     ],
 )
-def test_what_kubernetes_could_make_nothing_of_is_refused(fields, said):
+def test_invalid_fields_are_rejected(fields, said):
     with pytest.raises(LimitError, match=said):
         refuse_bad_fields(fields)
 
 
-def test_what_kubernetes_takes_is_taken():
+def test_valid_fields_are_accepted():
     refuse_bad_fields(
         {
             "name": "peerpodconfig-openshift",
@@ -239,7 +239,7 @@ def adaptors(owner: str, **selector: str) -> dict:
         ("the default", None, True, ({"a": ""}, {"node.kubernetes.io/worker": ""})),
     ],
 )
-def test_where_cloud_api_adaptor_goes_with_a_peerpodconfig(who, selector, follows, moves):
+def test_when_cloud_api_adaptor_is_removed_with_a_peerpodconfig(who, selector, follows, moves):
     spec = {} if selector is None else {"nodeSelector": selector}
     change = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "4"})
     assert adaptor_moves(adaptors("ours", a=""), change, follows=follows) == moves
@@ -248,7 +248,7 @@ def test_where_cloud_api_adaptor_goes_with_a_peerpodconfig(who, selector, follow
 
 
 @pytest.mark.parametrize(("owner", "moves"), [("ours", ({"a": ""}, None)), ("theirs", None)])
-def test_cloud_api_adaptor_goes_with_the_peerpodconfig_that_owns_it(owner, moves):
+def test_cloud_api_adaptor_is_removed_with_its_owning_peerpodconfig(owner, moves):
     change = plan_config_absent(config(limit="3", nodeSelector={"a": ""}))
     assert adaptor_moves(adaptors(owner, a=""), change, follows=True) == moves
 
@@ -324,7 +324,7 @@ def test_without_the_agent_there_is_one_limit_in_peer_pods_cm():
         ({"node_selector": {"a": ""}}, "default", "the operator selects its nodes"),
     ],
 )
-def test_what_the_second_generation_stores_elsewhere_is_rejected(fields, name, match):
+def test_fields_of_the_first_generation_are_rejected(fields, name, match):
     with pytest.raises(LimitError, match=match):
         refuse_second_generation_fields(fields, name)
     refuse_second_generation_fields({"node_selector": {"a": ""}}, "memory")

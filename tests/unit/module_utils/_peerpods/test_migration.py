@@ -34,7 +34,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration i
         ("no settings at all", True, None, [], None, False, "migrated", []),
     ],
 )
-def test_between_the_generations(what, is_second, daemon_set, configs, limit, has_settings, state, pools):
+def test_the_migration_between_the_generations(what, is_second, daemon_set, configs, limit, has_settings, state, pools):
     found = migration_state(
         is_second=is_second,
         daemon_set=daemon_set,

@@ -36,7 +36,7 @@ def test_what_another_config_allows_on_a_node(spec, limit):
     assert limit_at(node, pool) == limit
 
 
-def test_waiting_in_vain_says_what_the_cloud_leaves():
+def test_a_timeout_reports_the_bounded_limit():
     def node(name: str, count: str) -> dict:
         return {
             "metadata": {"name": name},
@@ -51,7 +51,7 @@ def test_waiting_in_vain_says_what_the_cloud_leaves():
     )
 
 
-def test_nodes_that_no_config_selects_must_not_go_on_advertising():
+def test_nodes_without_a_config_must_stop_advertising():
     nodes = [node("a", "10", pool="a"), node("b", "2k", pool="b"), node("zero", "0"), node("none")]
     others = [pool_of_config(config(nodeSelector={"pool": "a"}))]
     assert [one["metadata"]["name"] for one in released(nodes, others)] == ["b", "zero", "none"]
@@ -63,11 +63,11 @@ def test_nodes_that_no_config_selects_must_not_go_on_advertising():
 
 
 @pytest.mark.parametrize(("quantity", "count"), [("10", 10), ("2k", 2000), ("0", 0), (None, None)])
-def test_what_a_node_advertises(quantity, count):
+def test_the_advertised_amount_of_a_node(quantity, count):
     assert advertised(node(quantity=quantity)) == count
 
 
-def test_in_force_is_exactly_the_limit_on_every_node_and_at_least_one_node():
+def test_a_limit_is_in_force_if_every_node_advertises_it():
     ten, twelve, silent = node("ten", "10"), node("twelve", "12"), node("silent")
     assert in_force([ten, ten], 10)
     assert not in_force([ten, twelve], 10)

@@ -6,7 +6,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import
 from tests.unit.module_utils._peerpods.objects import pod
 
 
-def test_every_pod_with_a_vm_counts_once_accounted_for_or_not():
+def test_every_pod_with_a_vm_counts_once():
     vm = {EXTENDED_RESOURCE: "1"}
     used = peer_pods_by_node(
         [

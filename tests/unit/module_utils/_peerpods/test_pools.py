@@ -31,7 +31,7 @@ def test_the_same_name_in_another_namespace_is_another_config():
     assert find_config([theirs], "operator", "ours") is None
 
 
-def test_entries_that_give_no_node_a_limit():
+def test_entries_that_apply_to_no_node():
     entries = {
         "default": '{"limit":10}',
         "memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}',
@@ -81,7 +81,7 @@ def test_the_limit_of_the_operators_pool(configs, entries, settings, limit, stor
     assert (pool.problem is None) == (limit is not None)
 
 
-def test_named_pools_count_only_where_the_agent_enforces_them():
+def test_named_pools_count_only_if_the_agent_enforces_them():
     left_over = config("left", limit="2", nodeSelector={"pool": "left"})
     without = pools_of_second([left_over], None, {}, **HERE)
     entries = {"memory": entry(4, pool="memory"), "bad": entry(4)}

@@ -57,7 +57,7 @@ def only(rows: list[dict]) -> dict:
         (node(), [pod("n1")], 1, 0, 0),
     ],
 )
-def test_what_a_node_has_room_for(one, pods, used, unaccounted, free):
+def test_the_free_slots_of_a_node(one, pods, used, unaccounted, free):
     row = only(describe([], [one], pods, ["kata-remote"])["nodes"])
     assert (row["used"], row["unaccounted"], row["free"]) == (used, unaccounted, free)
 
@@ -71,7 +71,7 @@ def test_what_a_node_has_room_for(one, pods, used, unaccounted, free):
         (node("n2"), True),
     ],
 )
-def test_nodes_that_have_nothing_to_do_with_peer_pods_are_left_out(one, shown):
+def test_nodes_without_peer_pods_are_left_out(one, shown):
     configs = [config(nodeSelector={"pool": "a"})]
     assert bool(describe(configs, [one], [pod("n2")], ["kata-remote"])["nodes"]) == shown
 
@@ -87,7 +87,7 @@ def test_nodes_that_have_nothing_to_do_with_peer_pods_are_left_out(one, shown):
         (pod("n1", runtime_class="kata"), True),
     ],
 )
-def test_what_is_a_peer_pod(one, counts):
+def test_peer_pods_are_recognised(one, counts):
     found = describe([], [node()], [one], ["kata-remote", "kata-cc"])
     assert found["totals"]["used"] == counts
     assert bool(found["namespaces"]) == counts
@@ -102,7 +102,7 @@ def test_what_is_a_peer_pod(one, counts):
         ({"limit": "0"}, 0, 1),  # One that advertises nothing allows none.
     ],
 )
-def test_the_limit_of_a_pool_and_how_many_nodes_advertise_it(spec, limit, advertised):
+def test_the_limit_of_a_pool_and_the_number_of_nodes_that_advertise_it(spec, limit, advertised):
     nodes = [node("a", "1k", "1k", pool="a"), node("b", pool="a"), node("c", "5", "5")]
     row = only(describe([config(nodeSelector={"pool": "a"}, **spec)], nodes, [], ["kata-remote"])["pools"])
     assert (row["limit"], row["selected_nodes"], row["advertised_nodes"]) == (limit, 2, advertised)
@@ -118,7 +118,7 @@ def test_the_limit_of_a_pool_and_how_many_nodes_advertise_it(spec, limit, advert
         ({"quota": 0}, 0, "quota", 0),
     ],
 )
-def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
+def test_a_limit_is_bounded_by_the_cloud(bounds, slots, bound, advertised):
     configs = [
         config(limit="10", nodeSelector={"pool": "a"}),
         config("low", limit="4", nodeSelector={"pool": "b"}),
@@ -138,14 +138,14 @@ def test_what_the_cloud_leaves_of_a_limit(bounds, slots, bound, advertised):
     assert found["cloud_bounds"] == bounds
 
 
-def test_of_two_configs_on_a_node_the_smaller_limit_takes_its_share():
+def test_the_smaller_limit_of_two_configs_applies_to_a_node():
     configs = [config("one", limit="2", nodeSelector={"a": ""}), config(limit="9", nodeSelector={})]
     nodes = [node("both", a=""), node("other")]
     one, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
     assert (one["slots"], ours["slots"], ours["cloud_bound"]) == (2, 8, "quota")
 
 
-def test_a_limit_that_is_none_takes_what_its_node_has():
+def test_a_pool_without_a_valid_limit_uses_the_advertised_slots():
     configs = [
         config("bad", limit="many", nodeSelector={"a": ""}),
         config(limit="10", nodeSelector={"b": ""}),
@@ -156,7 +156,7 @@ def test_a_limit_that_is_none_takes_what_its_node_has():
     assert ours["slots"] == 5
 
 
-def test_a_node_names_every_pool_that_decides_about_it():
+def test_a_node_lists_every_pool_that_selects_it():
     configs = [config("one", nodeSelector={"a": ""}), config("two", nodeSelector={"b": ""})]
     row = only(describe(configs, [node(a="", b="")], [], [])["nodes"])
     assert row["pools"] == ["operator/one", "operator/two"]
@@ -188,14 +188,14 @@ UNSCHEDULED = {
         ),
     ],
 )
-def test_why_a_pod_does_not_run_yet(on, status, why):
+def test_the_reason_of_a_pending_pod(on, status, why):
     found = describe([], [], [pod(on, phase="Pending", **status)], ["kata-remote"])
     row = only(found["pending"])
     assert (row["node"], (row["reason"], row["message"])) == (on, why)
     assert found["totals"]["unscheduled"] == (on is None)
 
 
-def test_the_totals_and_namespaces_add_up():
+def test_totals_are_the_sums_of_the_namespaces():
     nodes = [node("a", "4", "3"), node("b", "2", "2")]
     pods = [pod("a"), pod("b", namespace="b"), pod(None, namespace="b"), pod("b", namespace="b")]
     found = describe([], nodes, pods, ["kata-remote"])

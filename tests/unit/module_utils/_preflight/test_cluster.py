@@ -28,7 +28,7 @@ def azure(nodes: list[dict], **platform: str) -> dict:
     return describe(infrastructure, {"status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED)
 
 
-def test_azure_names_its_resource_group_and_the_nodes_the_rest():
+def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
     worker = node("azure://" + VM.format("sub-1", "demo-worker-1"), "germanywestcentral")
     facts = azure([worker, worker], resourceGroupName="demo-x-rg")
     assert [row["instance_id"] for row in facts.pop("workers")] == ["demo-worker-1"] * 2
@@ -46,7 +46,7 @@ def test_azure_names_its_resource_group_and_the_nodes_the_rest():
     }
 
 
-def test_azure_with_a_network_and_a_cloud_of_its_own():
+def test_azure_with_a_custom_network_and_cloud():
     facts = azure(
         [],
         resourceGroupName="demo-x-rg",
@@ -73,13 +73,13 @@ def test_azure_with_a_network_and_a_cloud_of_its_own():
         ([("other://" + VM.format("s", "a"), "westeurope")], "westeurope", None),
     ],
 )
-def test_azure_region_and_subscription_are_what_all_nodes_agree_on(workers, region, subscription):
+def test_azure_region_and_subscription_are_those_of_all_nodes(workers, region, subscription):
     facts = azure([node(*worker) for worker in workers], resourceGroupName="g", cloudName="")
     assert (facts["region"], facts["subscription_id"]) == (region, subscription)
     assert facts["cloud_name"] == "AzurePublicCloud"
 
 
-def test_aws_names_its_region_itself():
+def test_the_region_of_aws_comes_from_the_infrastructure():
     infrastructure = {"status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}}
     facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], ALLOWED)
     assert facts["region"] == "eu-central-1"
@@ -88,7 +88,7 @@ def test_aws_names_its_region_itself():
     }
 
 
-def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():
+def test_a_cluster_that_is_not_openshift_has_only_workers():
     facts = describe(None, None, [node("kind://docker/kind/worker")], ALLOWED)
     assert facts.pop("is_openshift") is False
     assert facts.pop("is_cluster_admin") is True
@@ -107,7 +107,7 @@ def test_a_cluster_that_is_not_openshift_has_workers_and_nothing_else():
         (None, None),
     ],
 )
-def test_the_instance_is_what_follows_the_last_slash(provider_id, instance_id):
+def test_the_instance_id_is_the_last_segment_of_the_provider_id(provider_id, instance_id):
     assert worker(node(provider_id))["provider_id"] == provider_id
     assert worker(node(provider_id))["instance_id"] == instance_id
 
@@ -121,7 +121,7 @@ def test_the_instance_is_what_follows_the_last_slash(provider_id, instance_id):
         ([], False),
     ],
 )
-def test_a_node_is_ready_when_its_condition_says_so(conditions, ready):
+def test_a_node_is_ready_if_its_ready_condition_is_true(conditions, ready):
     assert worker(node(None, conditions=conditions))["ready"] is ready
 
 
@@ -145,7 +145,7 @@ def test_details_of_an_old_api_server_without_an_operator():
     }
 
 
-def test_a_catalog_tells_what_each_of_its_channels_would_install():
+def test_a_catalog_has_the_head_of_each_channel():
     package = {
         "status": {
             "catalogSource": "redhat-operators",
@@ -167,6 +167,6 @@ def test_a_catalog_tells_what_each_of_its_channels_would_install():
     ]
 
 
-def test_details_that_could_not_be_read():
+def test_details_that_could_not_be_read_are_null():
     found = details([], {}, {"version": "no"})
     assert {value for key, value in found.items() if key not in ("advertisers", "unread")} == {None}

@@ -157,7 +157,7 @@ AZURE = {
 SKIPPED = {"skipped": True, "changed": False}
 
 
-def but(readings: dict, *changes: tuple) -> dict:
+def with_changes(readings: dict, *changes: tuple) -> dict:
     """The readings but for `changes`, each a path and what is there instead."""
     readings = copy.deepcopy(readings)
     for *path, last, value in changes:
@@ -168,26 +168,26 @@ def but(readings: dict, *changes: tuple) -> dict:
     return readings
 
 
-def one(readings: dict, check: str) -> dict:
+def finding_of(readings: dict, check: str) -> dict:
     (found,) = [found for found in findings(readings) if found["check"] == check]
     return found
 
 
 @pytest.mark.parametrize("readings", [AWS, AZURE], ids=["aws", "azure"])
-def test_where_all_is_well_every_check_says_so_once(readings):
+def test_without_problems_every_check_is_ok(readings):
     found = findings(readings)
-    assert {one["status"] for one in found} == {"ok"}
-    checks = [one["check"] for one in found]
+    assert {finding["status"] for finding in found} == {"ok"}
+    checks = [finding["check"] for finding in found]
     # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
     assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "limit-pools", "migration"})
-    for one in found:
-        assert one.keys() == {"check", "title", "status", "found", "why", "fix"}
-        assert one["found"].endswith(".")
-        assert one["why"] == one["fix"] == ""
+    for finding in found:
+        assert finding.keys() == {"check", "title", "status", "found", "why", "fix"}
+        assert finding["found"].endswith(".")
+        assert finding["why"] == finding["fix"] == ""
 
 
-def test_five_things_at_once():
-    readings = but(
+def test_five_problems_are_reported_together():
+    readings = with_changes(
         AWS,
         ("cluster", "version", "4.12.9"),
         ("cluster", "is_cluster_admin", False),
@@ -196,15 +196,15 @@ def test_five_things_at_once():
         ("settings", "limit", "many"),
         ("caller", {"msg": "Unable to locate credentials"}),
     )
-    errors = [one for one in findings(readings) if one["status"] == "error"]
-    assert [one["check"] for one in errors] == [
+    errors = [finding for finding in findings(readings) if finding["status"] == "error"]
+    assert [finding["check"] for finding in errors] == [
         "version",
         "cluster-admin",
         "provider-ids",
         "limit",
         "cloud-credentials",
     ]
-    assert all(one["why"] and one["fix"] for one in errors)
+    assert all(finding["why"] and finding["fix"] for finding in errors)
 
 
 UNREAD = "GET /x was refused by the API server with 403 Forbidden: no."
@@ -320,8 +320,8 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             [detail("catalogs", [{**CATALOG, "name": "mirror"}]), detail("runtime_class", None)],
             "error",
             (
-                "does not have the operator. Set operator_install_source and operator_install_channel to what "
-                "there is: mirror in openshift-marketplace (stable)"
+                "does not have the operator. Set operator_install_source and operator_install_channel to "
+                "one of: mirror in openshift-marketplace (stable)"
             ),
         ),
         (
@@ -558,8 +558,8 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("subnet-addresses", [("subnet", SKIPPED)], "unknown", "could not be read"),
     ],
 )
-def test_what_each_check_says_on_aws(check, changes, status, said):
-    found = one(but(AWS, *changes), check)
+def test_the_findings_of_each_check_on_aws(check, changes, status, said):
+    found = finding_of(with_changes(AWS, *changes), check)
     assert found["status"] == status
     assert said in f"{found['found']} {found['fix']}"
 
@@ -628,8 +628,8 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ),
     ],
 )
-def test_what_each_check_says_on_azure(check, changes, status, said):
-    found = one(but(AZURE, *changes), check)
+def test_the_findings_of_each_check_on_azure(check, changes, status, said):
+    found = finding_of(with_changes(AZURE, *changes), check)
     assert found["status"] == status
     assert said in f"{found['found']} {found['fix']}"
 
@@ -666,12 +666,12 @@ def test_without_a_cluster_there_is_one_finding():
     ],
 )
 def test_a_check_without_its_data_is_left_out(changes, absent):
-    assert not absent & {found["check"] for found in findings(but(AWS, *changes))}
+    assert not absent & {found["check"] for found in findings(with_changes(AWS, *changes))}
 
 
 def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
-    readings = but(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
-    assert one(readings, "operator-version")["found"].endswith("needs OpenShift 4.18 or newer.")
+    readings = with_changes(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
+    assert finding_of(readings, "operator-version")["found"].endswith("needs OpenShift 4.18 or newer.")
 
 
 @pytest.mark.parametrize("path", ["roles/cluster_prerequisites/README.md", "docs/docsite/rst/guide_start.rst"])

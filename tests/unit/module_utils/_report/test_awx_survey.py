@@ -82,7 +82,7 @@ def test_an_option_becomes_a_question(option: dict, expected: dict):
     assert question(**option).items() >= expected.items()
 
 
-def test_what_it_means_is_in_plain_words():
+def test_the_description_has_no_markup():
     text = question(
         type="str",
         description=["See O(other) or V(a b); C(oc get).", "From P(osc.peerpods.webhook#role)."],
@@ -99,14 +99,14 @@ def test_what_it_means_is_in_plain_words():
         ({"type": "list", "elements": "str", "choices": ["a"]}, {}),
     ],
 )
-def test_extra_variables_make_an_option_of_what_is_not_its_answer(option: dict, expected: dict):
+def test_extra_variables_convert_answers_into_options(option: dict, expected: dict):
     """The option is of no role: its spec comes with what is asked."""
     asks = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
     assert survey(asks, {})["extra_vars"] == expected
 
 
 @pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"}, {"type": "list", "elements": "dict"}])
-def test_what_awx_has_no_question_for_is_refused(option: dict):
+def test_option_types_without_a_question_in_awx_are_rejected(option: dict):
     with pytest.raises(SurveyError, match=r"^AWX has no question for the option an_option"):
         question(**option)
 
@@ -114,17 +114,17 @@ def test_what_awx_has_no_question_for_is_refused(option: dict):
 @pytest.mark.parametrize(
     "ask", [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state", "entry_point": "teardown"}]
 )
-def test_what_no_role_has_is_refused(ask: dict):
+def test_unknown_options_are_rejected(ask: dict):
     with pytest.raises(SurveyError, match=f"The role {ask['role']} has no option {ask['option']} "):
         survey([{**ask, "question": "Which?"}], SPECS)
 
 
 @pytest.mark.parametrize("playbook", TEMPLATES)
-class TestOurTemplates:
-    def test_it_is_a_playbook(self, playbook: str):
+class TestTemplates:
+    def test_each_template_runs_an_existing_playbook(self, playbook: str):
         assert (ROOT / f"playbooks/{playbook}.yml").exists()
 
-    def test_what_is_proposed_is_what_the_roles_take(self, playbook: str):
+    def test_the_default_answers_are_valid_options(self, playbook: str):
         """Each role's own validator has nothing against the answers that the survey starts with."""
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
@@ -136,14 +136,14 @@ class TestOurTemplates:
             validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate({ask["option"]: answer})
             assert validated.error_messages == []
 
-    def test_what_is_proposed_is_what_happens_without_an_answer(self, playbook: str):
+    def test_the_default_answers_are_the_defaults_of_the_roles(self, playbook: str):
         for ask in TEMPLATES[playbook]:
             if "role" not in ask:
                 continue  # No role's defaults have it.
             defaults = yaml.safe_load((ROOT / f"roles/{ask['role']}/defaults/main.yml").read_text())
             assert option_of(ask).get("default") == defaults.get(ask["option"])
 
-    def test_no_secret_is_asked_in_the_open(self, playbook: str):
+    def test_secrets_are_password_questions(self, playbook: str):
         asks = TEMPLATES[playbook]
         for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
             secret = option_of(ask).get("no_log") or re.search("secret$|password|_key$|token", ask["option"])

@@ -201,7 +201,7 @@ FULL = report(made_by="alice", cluster=CLUSTER, operators=OPERATORS, peer_pods=S
 # -- What it says ---------------------------------------------------------------------------------
 
 
-def test_nodes_by_how_full_they_are():
+def test_nodes_are_sorted_by_usage():
     assert [(n["name"], n["state"], n["used_percent"]) for n in FULL["capacity"]["nodes"]] == [
         ("full", "full", 100),
         # More than it has is no more than full.
@@ -218,7 +218,7 @@ def test_one_free_slot_of_many_is_not_full():
     assert (row["state"], row["used_percent"]) == ("in_use", 99)
 
 
-def test_what_the_nodes_of_a_pool_have():
+def test_the_totals_of_the_nodes_of_a_pool():
     ours, other = FULL["capacity"]["pools"]
     assert [ours[key] for key in ("allocatable", "used", "free", "used_percent")] == [
         37,
@@ -243,7 +243,7 @@ def test_namespaces_with_the_most_peer_pods_come_first():
     assert [row["name"] for row in FULL["capacity"]["namespaces"]] == ["many", "few"]
 
 
-def test_the_operator_and_no_other():
+def test_only_the_operator_is_shown():
     assert FULL["operators"] == [
         {"name": "sandboxed-containers-operator.v1.10.1", "version": "1.10.1", "phase": "Succeeded"}
     ]
@@ -295,7 +295,7 @@ def test_results_that_were_not_requested_or_were_rejected():
     assert (found["cluster"], found["operators"], found["capacity"]) == (None, None, None)
 
 
-def test_nothing_of_how_a_module_was_called():
+def test_arguments_of_modules_are_left_out():
     assert "very-secret" in json.dumps(SMALL)
     assert "very-secret" not in json.dumps(FULL)
 
@@ -477,7 +477,7 @@ def test_a_page_is_well_made(page: Page):
     )
 
 
-def test_a_page_needs_nothing_besides_itself(page: Page):
+def test_a_page_is_self_contained(page: Page):
     assert not page.all("script", "link", "img", "iframe", "object", "embed", "form", "base")
     assert not [name for _tag, attrs in page.elements for name in attrs if name.startswith("on")]
     assert not page.attributes("src")
@@ -487,7 +487,7 @@ def test_a_page_needs_nothing_besides_itself(page: Page):
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
-def test_whatever_comes_from_a_cluster_is_text(written):
+def test_data_of_a_cluster_are_escaped(written):
     harmless, hostile = (Page(written(name, "html")) for name in ("harmless", "hostile"))
     assert hostile.elements == harmless.elements
     shown = HOSTILE.strip() + " " + "\ufffd" * len(NO_TEXT)
@@ -534,14 +534,14 @@ def test_junit_has_each_finding_as_a_test(written):
     assert cases["quota"][0].text.startswith("Warning: vCPU quota: Room for 14 more VMs.")
 
 
-def test_junit_is_sound_whatever_was_found(written):
+def test_junit_is_valid_xml_for_any_finding(written):
     harmless, hostile = (suite(written(name, "junit.xml")) for name in ("harmless", "hostile"))
     assert [e.tag for e in hostile.iter()] == [e.tag for e in harmless.iter()]
     assert hostile.find(".//failure").get("message").startswith(HOSTILE.strip())
     assert HOSTILE.strip() in hostile.find(".//failure").text
 
 
-def test_findings_by_severity_with_what_to_do(written):
+def test_findings_are_sorted_by_severity_and_have_a_next_step(written):
     page = Page(written("full", "html"))
     titles = [
         page.words.index(f"{badge} {title}")
@@ -554,7 +554,7 @@ def test_findings_by_severity_with_what_to_do(written):
     assert '9000/tcp of "node" is closed.' in page.words
 
 
-def test_what_a_page_says_of_a_small_cluster(written):
+def test_the_page_of_a_small_cluster(written):
     words = Page(written("full", "html")).words
     for said in (
         "Cluster demo-x7k2p on AWS eu-central-1 2026-11-25 10:15:16 UTC, by alice",
@@ -576,7 +576,7 @@ def test_what_a_page_says_of_a_small_cluster(written):
         assert said in words, (said, words)
 
 
-def test_500_nodes_are_folded_and_few_bytes(written):
+def test_500_nodes_are_collapsed_in_a_small_page(written):
     source = written("large", "html")
     page = Page(source)
     assert len(source) < 200_000
@@ -586,7 +586,7 @@ def test_500_nodes_are_folded_and_few_bytes(written):
     assert "Full 55 nodes, 440 used, 0 free" in page.words
 
 
-def test_what_could_not_be_read_is_said(written):
+def test_data_that_could_not_be_read_are_reported(written):
     words = Page(written("refused", "html")).words
     assert "Not readable: capacity. The API server cannot be reached." in words
     assert "Operator Not installed" in Page(written("bare", "html")).words
@@ -602,7 +602,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read(scheme: str):
+def test_all_text_has_enough_contrast(scheme: str):
     blocks = re.findall(r":root \{(.*?)\}", (TEMPLATES / "report.css").read_text(), re.DOTALL)
     colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", blocks[scheme == "dark"]))
     assert len(colours) == 12
@@ -652,9 +652,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_phone_shows_all_of_it(
-    browser: Browser, written, tmp_path: Path, name: str, scheme: Literal["light", "dark"]
-):
+def test_the_page_fits_a_phone(browser: Browser, written, tmp_path: Path, name: str, scheme: Literal["light", "dark"]):
     """Nothing beside the screen, nothing too faint, and no word of complaint from the browser."""
     (tmp_path / "report.html").write_text(written(name, "html"))
     context = browser.new_context(
@@ -679,7 +677,7 @@ def test_a_phone_shows_all_of_it(
     context.close()
 
 
-def test_a_browser_runs_nothing_of_what_comes_from_a_cluster(browser: Browser, written, tmp_path: Path):
+def test_a_browser_runs_no_script_from_data_of_a_cluster(browser: Browser, written, tmp_path: Path):
     """Even where it were not text: the page's policy says so to the browser."""
     source = written("full", "html").replace("</main>", "<script>document.title = 'ran'</script></main>")
     (tmp_path / "report.html").write_text(source)
