@@ -12,6 +12,8 @@ copyright = "The osc.peerpods authors"
 extensions = ["sphinx_antsibull_ext"]
 html_theme = "furo"
 html_title = "osc.peerpods"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 pygments_style = "ansible"
 default_role = "any"
 
