@@ -99,7 +99,7 @@ class TestBeforeAnything:
             message = failure_message(site.run())
         finally:
             site.cluster.kubectl("delete", "node", name)
-        assert "topology.kubernetes.io/region do not have one region in common" in message
+        assert "topology.kubernetes.io/region of the worker nodes do not have one region in common" in message
 
     def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
         message = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))
@@ -148,7 +148,7 @@ class TestCredentialsOfTheCluster:
     def test_the_operators_secret_is_not_overwritten(self, site: Site):
         before = stored(site, "secret", "peer-pods-secret")
         message = failure_message(site.run(*ONLY_THE_OPERATOR))
-        assert "peer-pods-secret was made of a CredentialsRequest by the operator" in message
+        assert "The operator made peer-pods-secret of a CredentialsRequest" in message
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
