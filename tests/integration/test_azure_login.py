@@ -262,7 +262,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {},
             {"REQUESTS_CA_BUNDLE": ""},
-            "https://127.0.0.1:",
+            "Sending GET https://127.0.0.1:",
             "(DNS, proxy, certificates).",
         ),
         (
