@@ -18,7 +18,7 @@ options:
       - >-
         A dictionary of module results. Required are C(cluster), the result of M(osc.peerpods.cluster_info) with C(details=true), and
         C(settings), the settings of the roles. Optional are C(caller), the identity that the cloud returns; C(ports), the rules that
-        filter the workers' traffic; C(port_rights), the dry run of a change of these rules; C(sizes), the quota of the VM sizes; and
+        filter the workers' traffic; C(port_permissions), the dry run of a change of these rules; C(sizes), the quota of the VM sizes; and
         C(subnet), the available IP addresses of the VMs' subnet.
       - A result may be that of a task that failed or was skipped.
     type: dict

@@ -48,7 +48,7 @@ PROMETHEUS_RULE = "prometheusrules.monitoring.coreos.com"
 GRAFANA_DASHBOARD = "grafanadashboards.grafana.integreatly.org"
 
 # The permissions of the agent, as (namespace or None, API group, resource, name or None, verb).
-RIGHTS = {
+PERMISSIONS = {
     *((None, "", "nodes", None, verb) for verb in ("get", "list", "watch")),
     (None, "", "nodes/status", None, "patch"),
     *((None, "", "pods", None, verb) for verb in ("list", "watch")),
@@ -66,7 +66,7 @@ RIGHTS = {
     ),
 }
 # The agent may read pods of every namespace only if it counts all peer pods; otherwise those of cloud-api-adaptor.
-COUNTING = {right for right in RIGHTS if right[:3] == (None, "", "pods")}
+COUNTING = {right for right in PERMISSIONS if right[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
 
 
@@ -247,7 +247,7 @@ class TestOurAgent:
     @pytest.mark.usefixtures("output")
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """The API server reports exactly the documented permissions, and the agent uses all of them."""
-        assert granted(role) == RIGHTS
+        assert granted(role) == PERMISSIONS
         # Reasons for an Event, and for a read of the node that no pool selects any more.
         role.cluster.apply(
             *(
@@ -259,7 +259,7 @@ class TestOurAgent:
         node = min(role.advertised())
         wait_for("the limit", lambda: role.advertised()[node] == "9", seconds=30)
         role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
-        expected = {(group, resource, verb) for _, group, resource, _, verb in RIGHTS}
+        expected = {(group, resource, verb) for _, group, resource, _, verb in PERMISSIONS}
         try:
             wait_for("every right to be used", lambda: permissions_used(role)[0] == expected, seconds=30)
         finally:
@@ -369,7 +369,7 @@ class TestOurAgent:
         )
         labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
         assert labels[enforced] == "restricted"
-        assert granted(role) == RIGHTS - COUNTING | ADAPTORS_PODS
+        assert granted(role) == PERMISSIONS - COUNTING | ADAPTORS_PODS
         assert role.names(PROMETHEUS_RULE) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
         shown = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
@@ -462,13 +462,13 @@ class TestAfterTheAgent:
 
 
 def granted(role: Role) -> set[tuple]:
-    """The permissions of the agent's service account beyond those of any account, in the form of RIGHTS."""
-    rights = set()
+    """The permissions of the agent's service account beyond those of any account, in the form of PERMISSIONS."""
+    permissions = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
         here = rules(role, namespace, ACCOUNT)
-        rights |= {(namespace, *right) for right in here - cluster_wide}
-    return rights | {(None, *right) for right in cluster_wide}
+        permissions |= {(namespace, *permission) for permission in here - cluster_wide}
+    return permissions | {(None, *permission) for permission in cluster_wide}
 
 
 def rules(role: Role, namespace: str, account: str) -> set[tuple]:

@@ -194,7 +194,7 @@ def test_all_problems_are_reported_in_one_run(
         "cluster-admin",
         "provider-ids",
         "operator-channel",
-        "port-rights",
+        "port-permissions",
         "quota",
     }
     assert statuses["other-webhooks"] == "warning"
@@ -310,8 +310,8 @@ def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, mo
     nsg = on_azure.cloud.nsg_id
     assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in message
     errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
-    assert errors == {"port-rights"}
-    assert on_azure.statuses()["port-rights"] == "error"
+    assert errors == {"port-permissions"}
+    assert on_azure.statuses()["port-permissions"] == "error"
 
     # If the ports are open already, no permission is checked.
     there = {"name": "there", "priority": 200, "destination_port_ranges": ["9100"]}
@@ -319,5 +319,5 @@ def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, mo
     arm.take_requests()
     ran = on_azure.run("-e", json.dumps(variables))
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "port-rights" not in on_azure.statuses()
+    assert "port-permissions" not in on_azure.statuses()
     assert not [path for dummy, path in arm.take_requests() if path.endswith("/permissions")]

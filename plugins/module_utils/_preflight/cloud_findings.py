@@ -15,7 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 # Results about the cloud: the identity, the rules that filter the workers' traffic, the permission to change them, the VM
 # sizes and their quota, and the available IP addresses of the VMs' subnet.
-ANSWERS = ("caller", "ports", "port_rights", "sizes", "subnet")
+ANSWERS = ("caller", "ports", "port_permissions", "sizes", "subnet")
 
 
 def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
@@ -48,7 +48,7 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
     login = _aws_identity(first) if platform == "AWS" else _azure_identity(first, cluster)
     yield login
     if login["status"] == "error":
-        if settings["thorough"]:
+        if settings["check_cloud_resources"]:
             for check in ("ports", "quota", "subnet-addresses"):
                 yield finding(check, "unknown", f"Not checked: the login to {platform} failed.")
         return
@@ -58,9 +58,9 @@ def _cloud(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[d
             if platform == "AWS"
             else _azure_ports(answers["ports"], settings["on_shadowed"])
         )
-        if answers["port_rights"]:
-            yield _port_rights(answers["port_rights"], platform)
-    elif settings["thorough"]:
+        if answers["port_permissions"]:
+            yield _port_permissions(answers["port_permissions"], platform)
+    elif settings["check_cloud_resources"]:
         yield finding("ports", "unknown", "Not checked: no worker node has a providerID.")
     yield from _capacity(cluster, settings, answers)
 
@@ -123,14 +123,14 @@ def _aws_ports(answer: Mapping) -> dict:
     return finding("ports", "ok", _ports_found(answer, there, opened))
 
 
-def _port_rights(answer: Mapping, platform: str) -> dict:
+def _port_permissions(answer: Mapping, platform: str) -> dict:
     if "groups" in answer or "network_security_groups" in answer:
-        return finding("port-rights", "ok", f"These credentials have permission to open the ports on {platform}.")
+        return finding("port-permissions", "ok", f"These credentials have permission to open the ports on {platform}.")
     # Opening the ports does not need the permission to list permissions.
     if platform == "Azure" and "missing_permissions" not in answer:
-        return finding("port-rights", "unknown", answer["msg"])
+        return finding("port-permissions", "unknown", answer["msg"])
     return finding(
-        "port-rights",
+        "port-permissions",
         "error",
         answer["msg"],
         "The role cloud_networking opens the ports with these credentials.",
@@ -193,7 +193,7 @@ def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator
         yield _quota(cluster, settings, sizes)
     if subnet:
         yield _addresses(cluster, settings, subnet)
-    elif settings["thorough"]:
+    elif settings["check_cloud_resources"]:
         yield finding(
             "subnet-addresses",
             "unknown",

@@ -32,7 +32,7 @@ TITLES = {
     "api-features": "Features of the API server",
     "cloud-credentials": "Cloud credentials",
     "ports": "Ports between the workers",
-    "port-rights": "Permission to open the ports",
+    "port-permissions": "Permission to open the ports",
     "vm-sizes": "VM sizes",
     "quota": "vCPU quota",
     "subnet-addresses": "IP addresses of the subnet",

@@ -42,7 +42,7 @@ FIRST_GENERATION = {
 }
 
 SETTINGS = {
-    "thorough": True,
+    "check_cloud_resources": True,
     "minimum": "4.13",
     "worker_selector": "node-role.kubernetes.io/worker",
     "quota": "warn",
@@ -94,7 +94,7 @@ AWS = {
             }
         ],
     },
-    "port_rights": {"groups": []},
+    "port_permissions": {"groups": []},
     "sizes": {
         "instance_types": [
             {
@@ -134,7 +134,7 @@ AZURE = {
         ],
         "unfiltered": [],
     },
-    "port_rights": {"network_security_groups": []},
+    "port_permissions": {"network_security_groups": []},
     "sizes": {
         "sizes": [
             {
@@ -508,8 +508,8 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "requests to AWS need a region",
         ),
         ("ports", [("ports", {"msg": "EC2 refused: you may not."})], "error", "you may not"),
-        ("port-rights", [("port_rights", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or ask"),
-        ("port-rights", [], "ok", "These credentials have permission to open the ports on AWS."),
+        ("port-permissions", [("port_permissions", {"msg": "EC2 refused it."})], "error", "EC2 refused it. Or ask"),
+        ("port-permissions", [], "ok", "These credentials have permission to open the ports on AWS."),
         ("ports", [("ports", SKIPPED)], "unknown", "no worker node has a providerID"),
         ("ports", [("caller", {"msg": "No."})], "unknown", "the login to AWS failed"),
         (
@@ -600,10 +600,10 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ),
         ("quota", [(*SIZE, "instances", None)], "unknown", "Azure counts no vCPUs of Standard_B2als_v2"),
         ("ports", [("ports", {"msg": "It is shadowed."})], "error", "It is shadowed."),
-        ("port-rights", [], "ok", "These credentials have permission to open the ports on Azure."),
-        ("port-rights", [("port_rights", MAY_NOT)], "error", "This identity may not. Or ask someone"),
+        ("port-permissions", [], "ok", "These credentials have permission to open the ports on Azure."),
+        ("port-permissions", [("port_permissions", MAY_NOT)], "error", "This identity may not. Or ask someone"),
         # Without permission to list permissions, the result is unknown.
-        ("port-rights", [("port_rights", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
+        ("port-permissions", [("port_permissions", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
         (
             "ports",
             [(*NSG, "shadowed", LATE)],
@@ -645,12 +645,12 @@ def test_without_a_cluster_there_is_one_finding():
     [
         # A setting that is not set has no finding.
         (
-            [("settings", "thorough", False), ("ports", SKIPPED), ("sizes", SKIPPED), ("subnet", SKIPPED)],
+            [("settings", "check_cloud_resources", False), ("ports", SKIPPED), ("sizes", SKIPPED), ("subnet", SKIPPED)],
             {"ports", "quota", "vm-sizes", "subnet-addresses"},
         ),
-        ([("settings", "thorough", False), ("caller", {"msg": "No."}), ("ports", {})], {"ports", "quota"}),
+        ([("settings", "check_cloud_resources", False), ("caller", {"msg": "No."}), ("ports", {})], {"ports", "quota"}),
         # If all ports are open, no permission is needed.
-        ([("port_rights", SKIPPED)], {"port-rights"}),
+        ([("port_permissions", SKIPPED)], {"port-permissions"}),
         ([("settings", "quota", "ignore"), ("settings", "limit", 1000)], {"quota", "subnet-addresses"}),
         ([("cluster", "is_openshift", False)], {"version", "operator-channel", "operator-version"}),
         # Another check reports why the version is unknown.
