@@ -29,13 +29,13 @@ from tests.cluster.processes import free_ports
 PROJECT = Path(__file__).parents[1]
 
 # Exactly the permissions in the README: cluster-wide, in the operator's namespace and in the agent's namespace.
-CLUSTER_RIGHTS = [
+CLUSTER_RULES = [
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
 ]
 CONFIG_GROUP = "confidentialcontainers.org"
-CONFIG_RIGHTS = [
+CONFIG_RULES = [
     {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs"], "verbs": ["list", "watch"]},
     {"apiGroups": [CONFIG_GROUP], "resources": ["peerpodconfigs/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
@@ -47,10 +47,10 @@ CONFIG_RIGHTS = [
         "verbs": ["list", "watch"],
     },
 ]
-ADAPTOR_RIGHTS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+ADAPTOR_RULES = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
 LEASE = "peerpods-node-capacity"
 CONFIGMAP, LIMITS = "peerpods-cloud-capacity", "peerpods-limits"
-OWN_RIGHTS = [
+OWN_RULES = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     {
         "apiGroups": ["coordination.k8s.io"],
@@ -95,7 +95,7 @@ class Workspace:
                 "apiVersion": role,
                 "kind": "Role",
                 "metadata": binding,
-                "rules": CONFIG_RIGHTS + ADAPTOR_RIGHTS + OWN_RIGHTS,
+                "rules": CONFIG_RULES + ADAPTOR_RULES + OWN_RULES,
             },
             {
                 "apiVersion": role,
@@ -108,7 +108,7 @@ class Workspace:
                 "apiVersion": role,
                 "kind": "ClusterRole",
                 "metadata": {"name": self.id},
-                "rules": CLUSTER_RIGHTS,
+                "rules": CLUSTER_RULES,
             },
             {
                 "apiVersion": role,
