@@ -279,9 +279,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
-    CONFIGS_PATH,
     OPERATORS_CONFIG,
     PEER_PODS_CM,
+    configs_path,
 )
 
 
@@ -290,7 +290,7 @@ def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, An
     state = read_operator_state(cluster, namespace)
     if state is None:
         return None
-    path = f"{CONFIGS_PATH.format(namespace=namespace)}/{OPERATORS_CONFIG}"
+    path = f"{configs_path(namespace)}/{OPERATORS_CONFIG}"
     config = cluster.get(path) if OPERATORS_CONFIG in (state["peer_pod_configs"] or ()) else None
     migration = migration_state(
         is_second=state["limit_in"] == PEER_PODS_CM,
