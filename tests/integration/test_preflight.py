@@ -130,7 +130,7 @@ def test_a_cluster_without_problems(on_aws: Preflight):
     assert on_aws.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     for found in on_aws.findings().values():
         assert f"{found['title']:30} {found['found']}" in ran.stdout
-    assert "v1.10.1, which is for OpenShift 4.15" in on_aws.findings()["operator-version"]["found"]
+    assert "v1.10.1, which needs OpenShift 4.15 or newer" in on_aws.findings()["operator-version"]["found"]
     ports = on_aws.findings()["ports"]["found"]
     assert f"Not open yet: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
     assert "ok       Cluster version" in ran.stdout
@@ -300,7 +300,7 @@ def test_azure_with_five_problems(on_azure: Preflight):
     }
     assert statuses["operator-version"] == "warning"
     operator = on_azure.findings()["operator-version"]["found"]
-    assert f"v1.12.1, which is for OpenShift 4.18 and newer; the cluster is OpenShift {openshift.VERSION}." in operator
+    assert f"v1.12.1, which needs OpenShift 4.18 or newer; the cluster is OpenShift {openshift.VERSION}." in operator
 
 
 def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
