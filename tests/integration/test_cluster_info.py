@@ -333,4 +333,4 @@ def test_credentials_without_permissions_or_validity_are_reported(cluster, run_m
     )
     assert result["failed"]
     assert "401 Unauthorized" in result["msg"]
-    assert "log in again" in result["msg"]
+    assert "Log in again" in result["msg"]
