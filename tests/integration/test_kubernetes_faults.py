@@ -254,7 +254,7 @@ def test_credentials_that_expire_during_the_wait_leave_the_change_reported(clust
 
     result = run_through(intervene, limit=20, wait=True, wait_timeout=60)
     assert result["failed"]
-    assert "The credentials are not valid (any more): log in again." in result["msg"]
+    assert "The credentials are invalid or have expired. Log in again." in result["msg"]
     assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
     assert limit(cluster) == "20"
 
