@@ -220,14 +220,14 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
         ("GET", BROKEN, 5, "GET .*peerpodconfigs was refused .* 500 .*: etcdserver: leader changed"),
         ("PATCH", status(500, "failed calling webhook"), 1, "PATCH .* 500 .*: failed calling webh"),
         ("PATCH", status(409, "the object has been modified"), 6, "409 .*: the object has been m"),
-        ("PATCH", status(401, "Unauthorized"), 1, "401 .*: Unauthorized. The credentials are not"),
+        ("PATCH", status(401, "Unauthorized"), 1, "401 .*: Unauthorized. The credentials are invalid"),
         (
             "PATCH",
             status(429, "slow down", **{"Retry-After": "3600"}),
             1,
             "429 .*: slow down. It requests no further attempt for 3600 s. Try again then",
         ),
-        ("GET", (200, b"<html>Log in here</html>"), 1, "but with: <html>Log in here</html>"),
+        ("GET", (200, b"<html>Log in here</html>"), 1, "is not that of a Kubernetes API server: <html>Log in here</html>"),
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )

@@ -384,7 +384,7 @@ def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage)
         results = [manage(**options), manage(**options)]
     for result in results:
         assert (result["failed"], result["changed"], result["verified"]) == (True, True, True)
-        assert "lost matchConditions as its CA bundle was injected" in result["msg"]
+        assert "lost matchConditions when its CA bundle was injected" in result["msg"]
 
 
 def test_verify_fails_with_the_error_of_the_api_server(cluster, admission, manage):

@@ -625,7 +625,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
         assert result["failed"]
         assert result["msg"] == (
             f"This identity has no permission for {action} on {nsg}. Assign the role Network Contributor "
-            "there, and wait some minutes until that is in force."
+            "there, and wait some minutes until the assignment takes effect."
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
     assert arm.snapshot() == before
@@ -670,7 +670,7 @@ def test_dry_run_checks_each_changing_group_once(world, arm, run):
     arm.permissions = [roles.READER]
     result = run(args)
     assert [missing["scope"] for missing in result["missing_permissions"]] == [one, two]
-    assert f"on {one}, nor Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
+    assert f"on {one}, or for Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
 
 
 def test_dry_run_without_permission_to_list_permissions(world, arm, run):
