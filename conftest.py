@@ -28,19 +28,22 @@ settings.load_profile("osc.peerpods")
 # The files that take minutes, the slowest first. If one started last, the other workers would wait for it.
 SLOW = (
     "tests/integration/test_site.py",
-    "tests/integration/test_site_azure.py",
-    "tests/integration/test_collection.py",
-    "tests/integration/test_teardown.py",
     "tests/integration/test_webhook_role.py",
-    "containers/node_capacity/tests/test_faults_cluster.py",
+    "tests/integration/test_teardown.py",
+    "tests/integration/test_site_azure.py",
+    "tests/integration/test_webhook_faults.py",
+    "tests/integration/test_stand_ins.py",
     "tests/integration/test_operator_install.py",
+    "containers/node_capacity/tests/test_faults_cluster.py",
+    "tests/integration/test_rollout.py",
+    "tests/integration/test_collection.py",
+    "tests/integration/test_cloud_capacity.py",
     "tests/integration/test_node_capacity_role.py",
     "tests/integration/test_preflight.py",
-    "tests/integration/test_rollout.py",
-    "tests/integration/test_awx.py",
-    "tests/integration/test_policy.py",
-    "tests/integration/test_webhook_faults.py",
-    "tests/integration/test_webhook_differential.py",
+    "tests/integration/test_adaptor_config.py",
+    "tests/integration/test_chapter.py",
+    "containers/node_capacity/tests/test_agent_cluster.py",
+    "containers/node_capacity/tests/test_generations_cluster.py",
 )
 
 
