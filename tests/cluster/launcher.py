@@ -144,6 +144,10 @@ class Cluster:
         if self._temporary:
             self._temporary.cleanup()
 
+    def _start_program(self, name: str, command: list[str]) -> None:
+        """Start a program of the control plane. Its garbage collector may take more memory: it takes less CPU time."""
+        self.processes.start(name, command, environment={"GOGC": "400"})
+
     def _start(self) -> None:
         etcd_port, peer_port, port, scheduler_port, manager_port = free_ports(5)
         self.server = f"https://127.0.0.1:{port}"
@@ -162,7 +166,7 @@ class Cluster:
         admission = self._admission_configuration(*webhook_client)
 
         etcd_url = f"https://127.0.0.1:{etcd_port}"
-        self.processes.start(
+        self._start_program(
             "etcd",
             [
                 str(self.bin / "etcd"),
@@ -180,7 +184,7 @@ class Cluster:
                 "--unsafe-no-fsync",
             ],
         )
-        self.processes.start(
+        self._start_program(
             "kube-apiserver",
             [
                 str(self.bin / "kube-apiserver"),
@@ -218,7 +222,7 @@ class Cluster:
             *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
         )
         self._wait_for_api_server()
-        self.processes.start(
+        self._start_program(
             "kube-controller-manager",
             [
                 str(self.bin / "kube-controller-manager"),
@@ -236,7 +240,7 @@ class Cluster:
                 f"--cluster-signing-key-file={ca_key_file}",
             ],
         )
-        self.processes.start(
+        self._start_program(
             "kube-scheduler",
             [
                 str(self.bin / "kube-scheduler"),
@@ -247,7 +251,7 @@ class Cluster:
             ],
         )
         ((key, value),) = FAKE_NODE_ANNOTATION.items()
-        self.processes.start(
+        self._start_program(
             "kwok",
             [
                 str(self.bin / "kwok"),

@@ -227,7 +227,12 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
             1,
             "429 .*: slow down. It requests no further attempt for 3600 s. Try again then",
         ),
-        ("GET", (200, b"<html>Log in here</html>"), 1, "is not that of a Kubernetes API server: <html>Log in here</html>"),
+        (
+            "GET",
+            (200, b"<html>Log in here</html>"),
+            1,
+            "is not that of a Kubernetes API server: <html>Log in here</html>",
+        ),
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )
