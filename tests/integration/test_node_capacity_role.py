@@ -224,7 +224,7 @@ class TestOurAgent:
         assert f"was advertised by hand (kubectl-patch on {workers[0]})" in first_output
         wait_for("the limit", lambda: set(role.advertised().values()) == {"10"}, seconds=30)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_one_of_two_replicas_is_the_leader(self, role: Role):
         if reason := why_no_podman():
             pytest.skip(reason)
@@ -244,7 +244,7 @@ class TestOurAgent:
         holder = role.get(f"lease/{NAME}")["spec"]["holderIdentity"]
         assert any(pod["metadata"]["name"] in holder for pod in role.pods())
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == PERMISSIONS
@@ -269,7 +269,7 @@ class TestOurAgent:
             assert used == expected
             assert refused == []
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_pods_follow_good_practice(self, role: Role):
         namespace = role.cluster.get("namespace", NAMESPACE)
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -284,7 +284,7 @@ class TestOurAgent:
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_network_policy_admits_prometheus_and_allows_only_api_servers(self, role: Role):
         spec = role.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
@@ -299,7 +299,7 @@ class TestOurAgent:
         ]
         assert spec["podSelector"]["matchLabels"].items() <= role.pods()[0]["metadata"]["labels"].items()
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_node_with_a_replica_can_be_drained(self, role: Role):
         name = role.pods()[0]["metadata"]["name"]
         wait_for(
@@ -318,7 +318,7 @@ class TestOurAgent:
             },
         )
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_prometheus_finds_the_metrics(self, role: Role):
         spec = role.get(f"{SERVICE_MONITOR}/{NAME}")["spec"]
         service = role.get(f"service/{NAME}")
@@ -328,7 +328,7 @@ class TestOurAgent:
         ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
         assert ports[endpoint["port"]] == "health"
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
         """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
@@ -339,23 +339,23 @@ class TestOurAgent:
         # Only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_settings_of_the_pods_are_those_of_the_agent(self, role: Role):
         (container,) = role.pods()[0]["spec"]["containers"]
         passed = {variable["name"] for variable in container["env"]}
         # In a cluster, it logs in by its service account.
         assert passed == readme_settings("node_capacity") - {"KUBECONFIG"}
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_second_run_changes_nothing(self, role: Role):
         assert NOTHING_CHANGED.search(role.succeed())
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_writes_nothing(self, role: Role):
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
         """And a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"

@@ -197,7 +197,7 @@ class TestOwnCertificateAuthority:
         with own.unchanged():
             own.install("--check", "--diff")
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_api_server_calls_the_webhook(self, own: Role):
         (trusted,) = own.trusted()
         trusted.verify_directly_issued_by(trusted)
@@ -215,13 +215,13 @@ class TestOwnCertificateAuthority:
             for form in (*lines, base64.b64encode(key).decode()):
                 assert form not in first_output
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_no_pod_has_the_key_of_the_ca(self, own: Role):
         for pod in self._pods(own):
             mounted = [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"]]
             assert mounted == [f"{NAME}-own-tls"]
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_pods_follow_good_practice(self, own: Role):
         namespace = own.cluster.get("namespace", "own")
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -239,7 +239,7 @@ class TestOwnCertificateAuthority:
         assert container["resources"]["requests"] == {"cpu": "50m", "memory": "64Mi"}
         assert_probed_and_spread(pod)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_the_network_policy_admits_only_the_api_server_and_prometheus(self, own: Role):
         spec = own.get(f"networkpolicy/{NAME}")["spec"]
         assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
@@ -252,7 +252,7 @@ class TestOwnCertificateAuthority:
         (pod,) = self._pods(own)
         assert spec["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_node_with_the_only_replica_can_be_drained(self, own: Role):
         (pod,) = self._pods(own)
         name = pod["metadata"]["name"]
@@ -267,16 +267,16 @@ class TestOwnCertificateAuthority:
             },
         )
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_second_run_changes_nothing(self, own: Role):
         assert NOTHING_CHANGED.search(own.install().stdout)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_writes_nothing(self, own: Role):
         with own.unchanged():
             assert NOTHING_CHANGED.search(own.install("--check", "--diff").stdout)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_certificates_before_their_last_third_stay(self, own: Role):
         aged = Aged(ca_days_left=1300, leaf_days_left=130)
         aged.move_in(own)
@@ -285,7 +285,7 @@ class TestOwnCertificateAuthority:
         assert own.secret(f"{NAME}-ca")["tls.crt"] == pem(aged.ca)
         assert own.secret(f"{NAME}-own-tls")["tls.crt"] == pem(aged.leaf)
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_certificate_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
         aged = Aged(ca_days_left=3000, leaf_days_left=100)
         aged.move_in(own)
@@ -295,7 +295,7 @@ class TestOwnCertificateAuthority:
             more(20)
         assert own.trusted() == [aged.ca]
 
-    @pytest.mark.usefixtures("output")
+    @pytest.mark.usefixtures("first_output")
     def test_a_ca_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
         """The API server keeps trusting former CAs, except expired ones."""
         aged = Aged(ca_days_left=1000, leaf_days_left=300)
@@ -309,7 +309,7 @@ class TestOwnCertificateAuthority:
         assert new.public_key() != old.public_key()
         assert NOTHING_CHANGED.search(own.install().stdout)
 
-    @pytest.mark.usefixtures("message")
+    @pytest.mark.usefixtures("first_output")
     def test_a_secret_of_another_owner_is_not_overwritten(self, own: Role):
         kept = own.get(f"secret/{NAME}-ca")
         own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
