@@ -31,7 +31,11 @@ def failed_wave(
         f"Wave {number} of {len(names)} ({names[number - 1]}) failed: {PREFIX.sub('', reason)}",
         f"Rolled back: {', '.join(rolled_back)}." if rolled_back else "Nothing was rolled back.",
         *(f"Rolling back {result['item']['name']} failed: {result['msg']}" for result in results if result.get("msg")),
-        *(f"{name} had no valid limit before and keeps the new one." for name, before, dummy in changed if before is None),
+        *(
+            f"{name} had no valid limit before and keeps the new one."
+            for name, before, dummy in changed
+            if before is None
+        ),
         f"Not started: {', '.join(names[number:])}." if names[number:] else "",
     ]
     return {
