@@ -41,7 +41,7 @@ SLOW = (
     "tests/integration/test_node_capacity_role.py",
     "tests/integration/test_preflight.py",
     "tests/integration/test_adaptor_config.py",
-    "tests/integration/test_chapter.py",
+    "tests/integration/test_documented_procedure.py",
     "containers/node_capacity/tests/test_agent_cluster.py",
     "containers/node_capacity/tests/test_generations_cluster.py",
 )
