@@ -13,6 +13,7 @@ from collections import Counter
 
 import pytest
 
+from tests.cluster.openshift import set_status
 from tests.integration.apiserver import Break, between, requests_of
 
 NAMESPACE = "faults-test"
@@ -112,15 +113,7 @@ def fault_each(**faults):
 def advertise(cluster, count: int) -> None:
     amounts = {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
     for name in NODES:
-        cluster.kubectl(
-            "patch",
-            "node",
-            name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps({"status": amounts}),
-        )
+        set_status(cluster, f"node/{name}", amounts)
 
 
 def limit(cluster) -> str:

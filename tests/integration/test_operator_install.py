@@ -222,14 +222,10 @@ class TestUpgrade:
 
     def test_the_upgrade_installs_each_version_on_the_path(self, upgrade: Role):
         for worker in WORKERS:
-            upgrade.cluster.kubectl(
-                "patch",
-                "node",
-                worker.name,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                json.dumps({"status": {key: {"kata.peerpods.io/vm": "10"} for key in ("capacity", "allocatable")}}),
+            openshift.set_status(
+                upgrade.cluster,
+                f"node/{worker.name}",
+                {key: {"kata.peerpods.io/vm": "10"} for key in ("capacity", "allocatable")},
             )
         ran = upgrade.succeeds()
         assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from tests.cluster.openshift import set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
@@ -66,7 +65,7 @@ def peer_pods(cluster):
     )
     for name, count in zip(NODES, (3, 2000), strict=True):
         amounts = {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}
-        patch_status(cluster, "node", name, amounts)
+        set_status(cluster, f"node/{name}", amounts, NAMESPACE)
     cluster.apply(
         pod("runs", "info-a"),
         pod("unaccounted", "info-a", accounted=False),
@@ -74,17 +73,12 @@ def peer_pods(cluster):
         pod("big-node", "info-b"),
         pod("waits", None),
     )
-    patch_status(cluster, "pod", "ended", {"phase": "Succeeded"})
-    patch_status(cluster, "pod", "runs", {"phase": "Running"})
-    patch_status(cluster, "pod", "unaccounted", {"phase": "Running"})
+    set_status(cluster, "pod/ended", {"phase": "Succeeded"}, NAMESPACE)
+    set_status(cluster, "pod/runs", {"phase": "Running"}, NAMESPACE)
+    set_status(cluster, "pod/unaccounted", {"phase": "Running"}, NAMESPACE)
     waiting = {"reason": "ContainerCreating"}
     status = {"name": "c", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
-    patch_status(
-        cluster,
-        "pod",
-        "big-node",
-        {"containerStatuses": [{**status, "state": {"waiting": waiting}}]},
-    )
+    set_status(cluster, "pod/big-node", {"containerStatuses": [{**status, "state": {"waiting": waiting}}]}, NAMESPACE)
     wait_for(
         "the scheduler to have looked",
         lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
@@ -97,20 +91,6 @@ def peer_pods(cluster):
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
     cluster.kubectl("delete", "node", *NODES)
-
-
-def patch_status(cluster, kind: str, name: str, status: dict) -> None:
-    cluster.kubectl(
-        "patch",
-        kind,
-        name,
-        "-n",
-        NAMESPACE,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
 
 
 def named(rows: list[dict], *names: str) -> dict[str, dict]:

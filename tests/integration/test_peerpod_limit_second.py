@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.cluster.openshift import set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
@@ -81,33 +82,19 @@ def pod(name: str, node: str, labels: dict | None = None, **spec: object) -> dic
     }
 
 
-def patch_status(cluster, kind: str, name: str, status: dict) -> None:
-    cluster.kubectl(
-        "patch",
-        kind,
-        name,
-        "-n",
-        NAMESPACE,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
-
-
 def advertise(cluster, slots: int, *nodes: str) -> None:
     # There is no kubelet: without its heartbeat the controller-manager soon takes the node for Unknown.
     heartbeat = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name in nodes or NODES:
-        patch_status(
+        set_status(
             cluster,
-            "node",
-            name,
+            f"node/{name}",
             {
                 "capacity": {RESOURCE: str(slots)},
                 "allocatable": {RESOURCE: str(slots)},
                 "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heartbeat}],
             },
+            NAMESPACE,
         )
 
 
@@ -132,7 +119,7 @@ def operator(cluster):
             },
         },
     )
-    patch_status(cluster, "clusterserviceversion", csv, {"phase": "Succeeded"})
+    set_status(cluster, f"clusterserviceversion/{csv}", {"phase": "Succeeded"}, NAMESPACE)
     yield
     cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
     cluster.kubectl("delete", "namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
@@ -343,7 +330,7 @@ class TestWithTheAgent:
     def test_nodes_without_a_ready_adaptor_are_named(self, cluster, run):
         cluster.apply(*(pod(f"caa-{name}", name) for name in NODES))
         ready = {"type": "Ready", "status": "True"}
-        patch_status(cluster, "pod", "caa-second-a", {"conditions": [ready]})
+        set_status(cluster, "pod/caa-second-a", {"conditions": [ready]}, NAMESPACE)
         advertise(cluster, 0, "second-b")
         result = run(10, wait=True, wait_timeout=1)
         assert result["failed"]
@@ -358,7 +345,7 @@ class TestWithTheAgent:
             advertise(cluster, 10, "second-a")
             advertise(cluster, 0, "second-b")
             if is_down:
-                patch_status(cluster, "node", "second-b", {"conditions": down})
+                set_status(cluster, "node/second-b", {"conditions": down}, NAMESPACE)
             result = run(10, wait=True, wait_timeout=1)
             if is_down:
                 assert not result.get("failed"), result["msg"]
@@ -438,7 +425,7 @@ class TestWithoutTheAgent:
                 "imageID": "",
                 "restartCount": 0,
             }
-            patch_status(cluster, "pod", f"caa-{name}", {"conditions": [ready], "containerStatuses": [running]})
+            set_status(cluster, f"pod/caa-{name}", {"conditions": [ready], "containerStatuses": [running]}, NAMESPACE)
         advertise(cluster, 20, "second-b")
         result = run(10, check=True)
         assert not result.get("failed"), result

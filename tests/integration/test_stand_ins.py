@@ -92,15 +92,7 @@ class World:
 
     def advertise(self, node: str, slots: str) -> None:
         """Write the extended resource of a node, as another program would."""
-        self.cluster.kubectl(
-            "patch",
-            "node",
-            node,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
-        )
+        openshift.set_status(self.cluster, f"node/{node}", {"capacity": {RESOURCE: slots}})
 
     def owners(self) -> set[str | None]:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
