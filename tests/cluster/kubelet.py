@@ -324,7 +324,8 @@ class Kubelet:
                 f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{self._node}",
                 {"spec": {"renewTime": _now_micro()}},
             )
-        bound = self._api.list(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{self._node}")
+        # From the API server's cache, as the watch of a real kubelet.
+        bound = self._api.list(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{self._node}&resourceVersion=0")
         for manifest in bound:
             try:
                 self._sync_pod(manifest)

@@ -123,7 +123,14 @@ class Cluster:
     def define(self, *paths: Path) -> None:
         """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        wait_for("the CustomResourceDefinitions", self._all_established, seconds=30)
+
+    def _all_established(self) -> bool:
+        established = {"type": "Established", "status": "True"}.items()
+        return all(
+            any(established <= condition.items() for condition in definition.get("status", {}).get("conditions") or ())
+            for definition in self.get("customresourcedefinitions")["items"]
+        )
 
     def user_kubeconfig(self, user: str, *groups: str) -> Path:
         """A kubeconfig for `user` in `groups`, authenticated by a client certificate."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,10 +95,32 @@ def channels(release: str) -> dict[str, tuple[Bundle, ...]]:
 # The image of the operator's webhook, if it is deployed.
 WEBHOOK: dict[str, str] = {}
 
-# A tick is one step of every state machine; a real one takes minutes. Ticks that write nothing become less frequent: a
-# test cluster is mostly idle, and every tick takes dozens of requests.
+# A tick is one step of every state machine; a real one takes minutes. Like the real controllers, this program acts when
+# an object of these kinds changes, and otherwise rarely: a test cluster is mostly idle, and a tick takes dozens of
+# requests.
 TICK = 0.3
-IDLE_TICK = 1.0
+RESYNC_SECONDS = 5
+WATCHED = (
+    "/api/v1/configmaps",
+    "/api/v1/nodes",
+    "/api/v1/pods",
+    "/api/v1/secrets",
+    "/api/v1/services",
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+    "/apis/apps/v1/daemonsets",
+    "/apis/apps/v1/deployments",
+    "/apis/cloudcredential.openshift.io/v1/credentialsrequests",
+    "/apis/confidentialcontainers.org/v1alpha1/peerpodconfigs",
+    "/apis/config.openshift.io/v1/infrastructures",
+    "/apis/kataconfiguration.openshift.io/v1/kataconfigs",
+    "/apis/machineconfiguration.openshift.io/v1/machineconfigpools",
+    "/apis/node.k8s.io/v1/runtimeclasses",
+    "/apis/operators.coreos.com/v1/operatorgroups",
+    "/apis/operators.coreos.com/v1alpha1/catalogsources",
+    "/apis/operators.coreos.com/v1alpha1/clusterserviceversions",
+    "/apis/operators.coreos.com/v1alpha1/installplans",
+    "/apis/operators.coreos.com/v1alpha1/subscriptions",
+)
 
 SERVING_CERT_ANNOTATION = "service.beta.openshift.io/serving-cert-secret-name"
 INJECT_CA_ANNOTATION = "service.beta.openshift.io/inject-cabundle"
@@ -138,10 +162,8 @@ class Api:
 
     def __init__(self, kubeconfig: str):
         self._client = DynamicClient(config.new_client_from_config(kubeconfig))
-        self.writes = 0
 
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> dict:
-        self.writes += method != "GET"
         response = self._client.request(method.lower(), path, body=body, content_type=content_type, serialize=False)
         return json.loads(response.data)
 
@@ -221,9 +243,12 @@ def main() -> None:
     if arguments.webhook:
         WEBHOOK.update(zip(("image", "port", "health_port"), arguments.webhook, strict=True))
     service_ca = CertificateAuthority("openshift-service-serving-signer")
-    pause = TICK
+    changed = threading.Event()
+    for path in WATCHED:
+        threading.Thread(target=_watch, args=(api, path, changed), daemon=True).start()
     while True:
-        writes = api.writes
+        changed.wait(RESYNC_SECONDS)
+        changed.clear()
         for act in (
             catalog_operator,
             lifecycle_manager,
@@ -239,8 +264,18 @@ def main() -> None:
                 # Try again in the next tick, as a controller does. Any other error is an error of this program.
                 if isinstance(error, ApiException) and not is_passing(error):
                     raise
-        pause = TICK if api.writes > writes else min(1.5 * pause, IDLE_TICK)
-        time.sleep(pause)
+                changed.set()
+        time.sleep(TICK)
+
+
+def _watch(api: Api, path: str, changed: threading.Event) -> None:
+    """Set `changed` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
+    while True:
+        # The kind is not defined yet, or the API server is away.
+        with contextlib.suppress(ApiException, HTTPError, OSError):
+            for _event in api.stream(f"{path}?watch=true"):
+                changed.set()
+        time.sleep(TICK)
 
 
 def is_passing(error: ApiException) -> bool:
@@ -704,7 +739,9 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
             "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}}, "configuration": {"name": target}},
         },
     )
-    api.merge(f"{POOLS}/kata-oc", {"spec": {"configuration": {"name": target}}})
+    configuration = {"configuration": {"name": target}}
+    if not configuration.items() <= api.request("GET", f"{POOLS}/kata-oc")["spec"].items():
+        api.merge(f"{POOLS}/kata-oc", {"spec": configuration})
     nodes = _kata_nodes(workers, target)
     ready = nodes["readyNodeCount"] == nodes["nodeCount"]
     status: dict[str, Any] = {
