@@ -63,9 +63,12 @@ class Settings(World):
         return daemon_set["spec"]["updateStrategy"]["type"]
 
     def at_rest(self) -> dict[str, str]:
-        """The CAA pods once there is one on each node, of the newest settings where the operator rolls."""
+        """The CAA pods once there is one on each node, of the newest settings and strategy where the operator rolls."""
 
         def settled() -> bool:
+            strategy = self.data("osc-feature-gates").get("caaUpdateStrategy", "RollingUpdate")
+            if self.rolls and self.strategy() != strategy:
+                return False
             pods = self.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
             config_map = self.cluster.get("configmap", "peer-pods-cm", *HERE)
             versions = {(pod["metadata"].get("annotations") or {}).get("peer-pods-cm/version") for pod in pods}

@@ -93,7 +93,7 @@ def test_without_any_limit_nodes_keep_their_slots(workspace):
     workspace.set_status(node, "9")
     late = workspace.node("late")
     workspace.config("d", "4", selector={"no": "node"})
-    until(lambda: agent.metrics()[("peerpods_limits_found",)], 1)
+    until(lambda: agent.metrics().get(("peerpods_limits_found",)), 1)
     assert agent.body("/readyz") == "ok"
     assert workspace.slots(node) == ("9", "9")
     assert workspace.slots(late) == (None, None)

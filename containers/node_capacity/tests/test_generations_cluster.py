@@ -118,7 +118,7 @@ def test_an_upgrade_from_the_first_generation(workspace):
     workspace.peer_pods_cm("12")
     workspace.delete_config("peerpodconfig-openshift")
     workspace.delete("daemonset", "peerpodconfig-ctrl-caa-daemon")
-    until(lambda: leader.metrics()[generation], 0)
+    until(lambda: leader.metrics().get(generation), 0)
     # An agent that starts in between does not know the pool.
     for agent in agents:
         agent.process.kill()
@@ -128,7 +128,7 @@ def test_an_upgrade_from_the_first_generation(workspace):
     wait_for_slots(workspace, {node: "12", memory: "5"})
 
     workspace.daemon_set()
-    until(lambda: agent.metrics()[generation], 2)
+    until(lambda: agent.metrics().get(generation), 2)
     workspace.advertise(node, 10)
     wait_for_slots(workspace, {node: "12"})
     # The first limit that the agent reads after the upgrade is that of before.
@@ -156,7 +156,7 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     workspace.peer_pods_cm("12")
     workspace.delete_config("peerpodconfig-openshift")
     workspace.delete("daemonset", "peerpodconfig-ctrl-caa-daemon")
-    until(lambda: leader.metrics()[("peerpods_limits_found",)], 0)
+    until(lambda: leader.metrics().get(("peerpods_limits_found",)), 0)
     assert leader.get("/readyz") == 200
     assert "while cloud-api-adaptor is ready" in leader.body("/readyz")
     assert workspace.slots(node) == ("12", "12")
@@ -194,14 +194,14 @@ def test_an_adaptor_that_becomes_ready_again_during_an_upgrade(workspace):
     agent = workspace.start(REQUIRE_READY_ADAPTOR="true")
     wait_for_slots(workspace, {node: "12"})
     workspace.delete_config("peerpodconfig-openshift")
-    until(lambda: agent.metrics()[("peerpods_limits_found",)], 0)
+    until(lambda: agent.metrics().get(("peerpods_limits_found",)), 0)
     workspace.set_ready(pod, False)
     wait_for_slots(workspace, {node: "0"})
     workspace.set_ready(pod, True)
     wait_for_slots(workspace, {node: "12"})
     workspace.set_status(node, "20")
     workspace.relabel(node, "unrelated=label")
-    until(lambda: agent.metrics()[("peerpods_node_slots_advertised", node)], 20)
+    until(lambda: agent.metrics().get(("peerpods_node_slots_advertised", node)), 20)
     assert workspace.slots(node) == ("20", "20")
     until(lambda: agent.patched(node), [12, 0, 12])
 
@@ -248,7 +248,7 @@ def test_a_node_advertises_its_limit_only_while_its_adaptor_is_ready(second):
     second.remove_pod("runs-0")
     wait_for_slots(second, {node: "1"})
     second.limits(default={"limit": 30})
-    until(lambda: agent.metrics()[("peerpods_pool_limit", "default", "peerpods-limits")], 30)
+    until(lambda: agent.metrics().get(("peerpods_pool_limit", "default", "peerpods-limits")), 30)
     wait_for_slots(second, {node: "1"})
     second.set_ready(pod, True)
     wait_for_slots(second, {node: "30"})
