@@ -9,12 +9,13 @@ CLOUD ?= aws
 SHARD ?= 1/1
 SHARD_NUMBER := $(word 1,$(subst /, ,$(SHARD)))
 SHARDS := $(word 2,$(subst /, ,$(SHARD)))
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --shard $(SHARD)
+# One process more than CI has cores: tests also wait.
+PYTEST := .venv/bin/python -m pytest -n 3 --dist loadfile --shard $(SHARD)
 
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration coverage molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
+.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration installations coverage molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
@@ -50,7 +51,7 @@ demo: .venv/installed packages
 
 # The fastest stages come first; the first stage that fails ends the run.
 STAGES_OF_FIRST := $(if $(filter 1,$(SHARD_NUMBER)),checks)
-STAGES_OF_LAST := $(if $(filter $(SHARDS),$(SHARD_NUMBER)),demo-aws demo-azure-1.8 molecule-default)
+STAGES_OF_LAST := $(if $(filter $(SHARDS),$(SHARD_NUMBER)),installations)
 STAGES ?= $(STAGES_OF_FIRST) unit integration $(STAGES_OF_LAST)
 
 test:
@@ -66,6 +67,9 @@ test:
 # In parallel, since each of them uses one core.
 checks: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity docs
+
+installations: .venv/installed packages
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target demo-aws demo-azure-1.8 molecule-default
 
 demo-aws:
 	$(MAKE) --no-print-directory demo CLOUD=aws

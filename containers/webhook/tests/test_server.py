@@ -288,27 +288,6 @@ def test_a_second_sigterm_ends_the_shutdown_delay(tmp_path):
     webhook.stop()
 
 
-def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
-    # granian's default timeout is 30 seconds; Go's clients close idle connections after 90.
-    assert slow_clients["idle"].result() == "open after 32 seconds"
-
-
-@pytest.mark.parametrize("name", UNENDING_BODIES)
-def test_a_body_that_does_not_end_times_out(slow_clients, name):
-    reply = slow_clients[name].result()
-    assert reply.startswith(b"HTTP/1.1 408 ")
-    assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
-
-
-def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
-    for name in UNENDING_BODIES:
-        slow_clients[name].result()
-    with slow_clients_webhook.client() as client:
-        assert client.post("/mutate-v1-pod", json=review()).status_code == 200
-    too_slow = f'reviews_total{{outcome="too_slow"}} {len(UNENDING_BODIES)}.0'
-    assert too_slow in slow_clients_webhook.get("/metrics").text
-
-
 def test_bodies_being_read_take_bounded_memory(tmp_path):
     webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
     framings = b"content-length: 20000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n9\r\n{"
@@ -378,3 +357,24 @@ def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=10)
     assert all(json.loads(line) for line in out.splitlines())
+
+
+def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
+    # granian's default timeout is 30 seconds; Go's clients close idle connections after 90.
+    assert slow_clients["idle"].result() == "open after 32 seconds"
+
+
+@pytest.mark.parametrize("name", UNENDING_BODIES)
+def test_a_body_that_does_not_end_times_out(slow_clients, name):
+    reply = slow_clients[name].result()
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
+
+
+def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
+    for name in UNENDING_BODIES:
+        slow_clients[name].result()
+    with slow_clients_webhook.client() as client:
+        assert client.post("/mutate-v1-pod", json=review()).status_code == 200
+    too_slow = f'reviews_total{{outcome="too_slow"}} {len(UNENDING_BODIES)}.0'
+    assert too_slow in slow_clients_webhook.get("/metrics").text
