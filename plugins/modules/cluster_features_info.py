@@ -206,23 +206,23 @@ def main() -> None:
             "operator_namespace": {"type": "str", "default": NAMESPACE},
         }
     )
-    wanted, namespace = module.params["facts"], module.params["namespace"]
-    facts = {name: FACTS[name] for name in wanted if name in FACTS}
+    requested, namespace = module.params["facts"], module.params["namespace"]
+    facts = {name: FACTS[name] for name in requested if name in FACTS}
     result: dict[str, Any] = {}
     try:
         cluster = Cluster(module)
-        found = {path: cluster.get(path) for path in {path for path, _says in facts.values()}}
+        objects = {path: cluster.get(path) for path in {path for path, _fact_of in facts.values()}}
         if namespace:
             path = f"{NAMESPACES_PATH}/{namespace}"
             result["namespace"] = describe_namespace(cluster.get(path))
-        if "operator" in wanted:
+        if "operator" in requested:
             result["operator"] = read_operator_summary(cluster, module.params["operator_namespace"])
-        if "advertisers" in wanted:
+        if "advertisers" in requested:
             nodes = cluster.list(NODES_PATH)
             result["advertisers"] = advertisers(nodes, module.params["extended_resource"])
     except ClusterError as error:
         module.fail_json(msg=str(error))
-    result |= {name: says(found[path]) for name, (path, says) in facts.items()}
+    result |= {name: fact_of(objects[path]) for name, (path, fact_of) in facts.items()}
     module.exit_json(changed=False, **result)
 
 

@@ -121,10 +121,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        found = run(Ec2(module), module.params["instance_types"])
+        instance_types = run(Ec2(module), module.params["instance_types"])
     except Ec2Error as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, instance_types=found)
+    module.exit_json(changed=False, instance_types=instance_types)
 
 
 if __name__ == "__main__":

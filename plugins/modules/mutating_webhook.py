@@ -378,10 +378,10 @@ def excluded(params: dict[str, Any]) -> Namespaces:
 def validate(params: dict[str, Any]) -> None:
     if not 1 <= params["timeout_seconds"] <= 30:
         raise AdmissionError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
-    given = [name for name in CA_BUNDLES if params[name] is not None]
-    if params["service_ca"] and (given or params["cert_manager"]):
+    bundles = [name for name in CA_BUNDLES if params[name] is not None]
+    if params["service_ca"] and (bundles or params["cert_manager"]):
         raise AdmissionError(
-            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(given) or 'cert_manager'}."
+            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(bundles) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
         raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")

@@ -96,10 +96,10 @@ def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, c
     write their nodes all the time: after a conflict the node is read again.
     """
     path = f"{NODES_PATH}/{node['metadata']['name']}"
-    known = [node]
+    first_read = [node]
 
     def attempt() -> str | None:
-        current = known.pop() if known else cluster.get(path)
+        current = first_read.pop() if first_read else cluster.get(path)
         slots = slots_of(current, resource) if current else None
         if current is None or slots is None or not capacity_managers(current, resource) <= managers:
             return None

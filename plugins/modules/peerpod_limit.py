@@ -474,7 +474,7 @@ class Target:
     nodes of the other pools, whose limits are `elsewhere`.
     """
 
-    found: Limits
+    limits: Limits
     change: Change
     pools: list[Pool]
     nodes: Collection | None = None
@@ -511,8 +511,8 @@ class Target:
 
     def share(self, nodes: Sequence[dict]) -> CloudShare | None:
         """What the cloud leaves each of `nodes`, as long as they are the pool's."""
-        mine = [] if self.limit is None else [self.limit] * len(nodes)
-        return cloud_share([*mine, *self.elsewhere], self.bounds)
+        own = [] if self.limit is None else [self.limit] * len(nodes)
+        return cloud_share([*own, *self.elsewhere], self.bounds)
 
 
 def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
@@ -521,53 +521,53 @@ def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
 
 def read_bounds(module: AnsibleModule, cluster: Cluster) -> dict[str, int]:
     """What the cloud can hold, as far as it matters for this run."""
-    given = module.params["cloud_capacity"]
-    if given["data"] is not None:
-        return cloud_bounds(given["data"])
+    option = module.params["cloud_capacity"]
+    if option["data"] is not None:
+        return cloud_bounds(option["data"])
     if not module.params["wait"]:
         return {}
-    namespace = given["namespace"] or module.params["agent_namespace"]
-    return read_cloud_bounds(module, cluster, namespace, given["name"])
+    namespace = option["namespace"] or module.params["agent_namespace"]
+    return read_cloud_bounds(module, cluster, namespace, option["name"])
 
 
 def limits_elsewhere(cluster: Cluster, pools: list[Pool], pool: Pool | None) -> tuple[int, ...]:
     """What each node is allowed that the other `pools` select and `pool` does not."""
     limits = {}
-    for other in pools if pool is None else others_than(pools, pool):
-        if other.selector is None:
+    for other_pool in pools if pool is None else others_than(pools, pool):
+        if other_pool.selector is None:
             continue
-        for node in nodes_of(cluster, other).objects:
+        for node in nodes_of(cluster, other_pool).objects:
             if pool not in deciding(node, pools):
                 limits[node["metadata"]["uid"]] = allowed(node, pools)
     return tuple(limits.values())
 
 
-def refuse_unread_agent(found: Limits, namespace: str) -> None:
-    if found.has_agent is None:
+def refuse_unread_agent(limits: Limits, namespace: str) -> None:
+    if limits.has_agent is None:
         raise LimitError(
             f"Cannot read whether the node capacity agent is deployed in namespace {namespace}, "
             "which decides where the limit is stored. Grant get on its Deployment."
         )
 
 
-def plan_present(params: dict[str, Any], found: Limits, name: str, fields: dict[str, Any]) -> Change:
+def plan_present(params: dict[str, Any], limits: Limits, name: str, fields: dict[str, Any]) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
-    if not found.is_second:
-        config = find_config(found.configs or (), namespace, name)
+    if not limits.is_second:
+        config = find_config(limits.configs or (), namespace, name)
         return plan_config(config, namespace, name, fields)
     refuse_second_generation_fields(params, name)
-    if not found.has_place:
+    if not limits.has_place:
         raise LimitError(explain_no_operator(namespace))
-    pool = found.pool(f"{namespace}/{name}")
+    pool = limits.pool(f"{namespace}/{name}")
     selector = fields.get("nodeSelector")
     limit = int(fields["limit"]) if "limit" in fields else None
     reads_only = limit is None and selector is None and pool is not None
     if not reads_only:
-        refuse_unread_agent(found, agent_namespace)
-    if found.has_agent or reads_only:
+        refuse_unread_agent(limits, agent_namespace)
+    if limits.has_agent or reads_only:
         return plan_entry(
             pool,
-            found.limits,
+            limits.limits,
             name=name,
             namespace=namespace,
             agent_namespace=agent_namespace,
@@ -580,26 +580,28 @@ def plan_present(params: dict[str, Any], found: Limits, name: str, fields: dict[
     return plan_settings(pool, limit)
 
 
-def plan_absent(params: dict[str, Any], found: Limits, name: str) -> Change:
+def plan_absent(params: dict[str, Any], limits: Limits, name: str) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
-    config = find_config(found.configs or (), namespace, name)
-    if not found.is_second:
+    config = find_config(limits.configs or (), namespace, name)
+    if not limits.is_second:
         return plan_config_absent(config)
-    if not found.has_place:
+    if not limits.has_place:
         return Change(None, None)
-    refuse_unread_agent(found, agent_namespace)
-    without = {key: text for key, text in ((found.limits or {}).get("data") or {}).items() if key != DEFAULT_POOL}
+    refuse_unread_agent(limits, agent_namespace)
+    other_entries = {
+        key: text for key, text in ((limits.limits or {}).get("data") or {}).items() if key != DEFAULT_POOL
+    }
     fallback = pools_of_second(
-        found.configs or (),
-        without,
-        found.settings,
+        limits.configs or (),
+        other_entries,
+        limits.settings,
         namespace=namespace,
         agent_namespace=agent_namespace,
-        adaptor_selector=found.operator.node_selector if found.operator else None,
+        adaptor_selector=limits.operator.node_selector if limits.operator else None,
     )[0]
     store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
-    pool = found.pool(f"{namespace}/{name}")
-    return plan_entry_absent(pool, found.limits, config, fallback, store)
+    pool = limits.pool(f"{namespace}/{name}")
+    return plan_entry_absent(pool, limits.limits, config, fallback, store)
 
 
 def plan_target(
@@ -607,28 +609,28 @@ def plan_target(
 ) -> Target:
     namespace = params["namespace"]
     is_removal = params["state"] == "absent"
-    found = read_limits(
+    limits = read_limits(
         cluster,
         namespace,
         params["agent_namespace"],
         for_removal=is_removal,
         agent_deployed=params["agent_deployed"],
     )
-    name = name_of_pool(params["name"], found.is_second)
-    change = plan_absent(params, found, name) if is_removal else plan_present(params, found, name, fields)
-    others = [pool for pool in found.pools if pool.label != f"{namespace}/{name}"]
-    pools = [*others, change.after] if change.after else others
+    name = name_of_pool(params["name"], limits.is_second)
+    change = plan_absent(params, limits, name) if is_removal else plan_present(params, limits, name, fields)
+    other_pools = [pool for pool in limits.pools if pool.label != f"{namespace}/{name}"]
+    pools = [*other_pools, change.after] if change.after else other_pools
     nodes = left = None
-    bounds = read_the_bounds() if change.after or found.is_second else {}
+    bounds = read_the_bounds() if change.after or limits.is_second else {}
     if change.after and change.after.selector is not None:
         nodes = nodes_of(cluster, change.after)
-        refuse_overlap(change.after, others, nodes.objects)
+        refuse_overlap(change.after, other_pools, nodes.objects)
     if change.before and change.before.selector and (change.moves or not change.after):
         left = nodes_of(cluster, change.before)
     # The agent reads no other namespace.
     sharing = [pool for pool in pools if pool.namespace == namespace]
     elsewhere = limits_elsewhere(cluster, sharing, change.after) if bounds else ()
-    return Target(found, change, pools, nodes, left, bounds, elsewhere)
+    return Target(limits, change, pools, nodes, left, bounds, elsewhere)
 
 
 def explain_loss(target: Target, used: Mapping[str, int]) -> str | None:
@@ -668,7 +670,7 @@ def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Targe
 
 def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> dict:
     """Write the limit to the operator's settings and restart their readers; in check mode, plan that."""
-    params, operator = module.params, target.found.operator
+    params, operator = module.params, target.limits.operator
     if operator is None:
         raise LimitError(
             f"Cannot read which operator is installed in namespace {params['namespace']}, which "
@@ -692,20 +694,20 @@ def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> d
 
 def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str], bool]:
     """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet goes."""
-    operator = target.found.operator
-    if target.found.is_second or operator is None or operator.daemon_set is None:
+    operator = target.limits.operator
+    if target.limits.is_second or operator is None or operator.daemon_set is None:
         return set(), False
     follows = operator.behaviour.moves_adaptor
     moves = adaptor_moves(operator.daemon_set, target.change, follows=follows)
     if moves is None:
         return set(), False
-    now, then = moves
+    selector, new_selector = moves
     nodes = {
         node["metadata"]["name"]
-        for node in cluster.list(NODES_PATH, labelSelector=label_selector(now))
-        if then is None or not then.items() <= node["metadata"].get("labels", {}).items()
+        for node in cluster.list(NODES_PATH, labelSelector=label_selector(selector))
+        if new_selector is None or not new_selector.items() <= node["metadata"].get("labels", {}).items()
     }
-    return nodes, then is None
+    return nodes, new_selector is None
 
 
 def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target) -> str | None:
@@ -713,7 +715,7 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
 
     Returns what to warn of, None where no node loses it. Raises LimitError.
     """
-    nodes, goes = nodes_that_adaptor_leaves(cluster, target)
+    nodes, is_deleted = nodes_that_adaptor_leaves(cluster, target)
     if not nodes or target.change.store is None:
         return None
     params = module.params
@@ -728,7 +730,7 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
     while lost and disruption == "wait" and not module.check_mode and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         lost = peer_pods()
-    sentence = explain_adaptor_moves(target.change.store, nodes, lost, goes=goes)
+    sentence = explain_adaptor_moves(target.change.store, nodes, lost, is_deleted=is_deleted)
     if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
             f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to continue "
@@ -740,8 +742,8 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
 
 def without_adaptor(params: dict[str, Any], cluster: Cluster, target: Target, nodes: list[dict]) -> list[str]:
     """Those of `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
-    operator = target.found.operator
-    has_agent = target.found.has_agent
+    operator = target.limits.operator
+    has_agent = target.limits.has_agent
     if operator and not operator.behaviour.is_second:
         # The operator's own controller of that generation advertises all the same.
         has_agent = read_agent(cluster, params["agent_namespace"])
@@ -805,7 +807,7 @@ def result_of(target: Target, used: Mapping[str, int] | None, adaptor: dict | No
     diff: dict[str, dict] = {"before": {}, "after": {}}
     for plan in change.plans:
         diff = {side: {**diff[side], **plan.diff[side]} for side in diff}
-    pool, operator = change.after or change.before, target.found.operator
+    pool, operator = change.after or change.before, target.limits.operator
     return {
         "changed": change.changed if adaptor is None else adaptor["changed"],
         "pool": pool and pool.name,
@@ -823,7 +825,7 @@ def result_of(target: Target, used: Mapping[str, int] | None, adaptor: dict | No
 
 def warn_of_problems(module: AnsibleModule, target: Target) -> None:
     change = target.change
-    for sentence in target.found.unread:
+    for sentence in target.limits.unread:
         module.warn(sentence)
     after = change.after and change.after.problem
     before = change.before and change.before.problem
@@ -852,12 +854,12 @@ def run(module: AnsibleModule) -> None:
         fields["limit"] = str(parse_limit(fields["limit"]))
     cluster = Cluster(module)
     deadline = time.monotonic() + params["wait_timeout"]
-    known: list[dict[str, int]] = []
+    cached: list[dict[str, int]] = []
 
     def read_the_bounds() -> dict[str, int]:
-        if not known:
-            known.append(read_bounds(module, cluster))
-        return known[0]
+        if not cached:
+            cached.append(read_bounds(module, cluster))
+        return cached[0]
 
     def attempt() -> tuple[Target, Mapping[str, int] | None, str | None, dict | None, str | None]:
         target = plan_target(params, cluster, fields, read_the_bounds)
@@ -905,13 +907,13 @@ def run(module: AnsibleModule) -> None:
 
 def needs_settings(params: dict[str, Any], cluster: Cluster, target: Target) -> bool:
     """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
-    if not target.found.is_second or target.found.has_agent or params["limit"] is None:
+    if not target.limits.is_second or target.limits.has_agent or params["limit"] is None:
         return False
     if params["state"] == "absent":
         return False
     if target.change.changed or target.lagging:
         return True
-    operator = target.found.operator
+    operator = target.limits.operator
     # An interrupted run may have replaced every pod and not restored caaUpdateStrategy.
     return bool(operator and operator.behaviour.has_update_strategy and is_held(cluster, params["namespace"]))
 

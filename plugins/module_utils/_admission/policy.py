@@ -130,12 +130,12 @@ def fingerprint(spec: dict) -> str:
 
 def plan_policy(name: str, version: str, spec: dict, policy: dict | None, binding: dict | None) -> Plan:
     """Have the policy and then its binding: a binding without its policy does nothing."""
-    wanted = (
+    objects = (
         ("MutatingAdmissionPolicy", policy_path, policy, spec),
         ("MutatingAdmissionPolicyBinding", binding_path, binding, {"policyName": name}),
     )
     changes = []
-    for kind, path, current, desired in wanted:
+    for kind, path, current, desired in objects:
         if current is None:
             body = {
                 "apiVersion": f"admissionregistration.k8s.io/{version}",
@@ -272,9 +272,9 @@ def _patch() -> str:
 
 
 def _without_pod_resources() -> str:
-    found = "object.spec.resources"
+    resources = "object.spec.resources"
     return (
-        f"(has({found}) && (has({found}.requests) || has({found}.limits)) "
+        f"(has({resources}) && (has({resources}.requests) || has({resources}.limits)) "
         '? [JSONPatch{op: "remove", path: "/spec/resources"}] : [])'
     )
 
@@ -283,8 +283,8 @@ def _first_container() -> str:
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     path = "/spec/containers/0/resources"
     with_claims = ", ".join(f'JSONPatch{{op: "add", path: "{path}/{side}", value: {vm}}}' for side in SIDES)
-    without = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
-    return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without}])"
+    without_claims = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
+    return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without_claims}])"
 
 
 def _bared() -> str:

@@ -247,8 +247,8 @@ class Cluster:
             return request()
 
         def settled() -> dict | None:
-            found = self.get(object_path)
-            return (found or {}) if _is_applied(method, body, found) else None
+            current = self.get(object_path)
+            return (current or {}) if _is_applied(method, body, current) else None
 
         return self._persist(request, settled)
 
@@ -437,11 +437,11 @@ def _without_retries(client: Any) -> Any:
     urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, and
     would wait for as long as Retry-After demands.
     """
-    rest = RESTClientObject(client.configuration)
-    rest.pool_manager.connection_pool_kw["retries"] = Retry(
+    rest_client = RESTClientObject(client.configuration)
+    rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
         connect=0, read=0, status=0, other=0, respect_retry_after_header=False
     )
-    client.client.client.rest_client = rest
+    client.client.client.rest_client = rest_client
     return client.client
 
 
@@ -455,27 +455,27 @@ def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
     return attempt()
 
 
-def _is_applied(method: str, body: dict, found: dict | None) -> bool:
-    """Whether the object as `found` is what a write of `body` makes of it."""
+def _is_applied(method: str, body: dict, current: dict | None) -> bool:
+    """Whether the object as `current` is what a write of `body` makes of it."""
     if method == "DELETE":
-        return found is None or "deletionTimestamp" in found["metadata"]
-    if found is None:
+        return current is None or "deletionTimestamp" in current["metadata"]
+    if current is None:
         return False
     metadata = body.get("metadata", {})
-    ours = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
-    rest = {key: value for key, value in body.items() if key != "metadata"}
-    return _contains(found, {**rest, "metadata": ours} if ours else rest)
+    own_metadata = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
+    content = {key: value for key, value in body.items() if key != "metadata"}
+    return _contains(current, {**content, "metadata": own_metadata} if own_metadata else content)
 
 
-def _contains(found: Any, sent: Any) -> bool:
-    """Whether `found` has all that `sent` has (None and empty: has it not)."""
+def _contains(current: Any, sent: Any) -> bool:
+    """Whether `current` has all that `sent` has (None and empty: has it not)."""
     if sent is None or sent in ({}, []):
-        return not found
+        return not current
     if isinstance(sent, dict):
-        return isinstance(found, dict) and all(_contains(found.get(key), value) for key, value in sent.items())
+        return isinstance(current, dict) and all(_contains(current.get(key), value) for key, value in sent.items())
     if isinstance(sent, list):
-        return isinstance(found, list) and len(found) == len(sent) and all(map(_contains, found, sent))
-    return found == sent
+        return isinstance(current, list) and len(current) == len(sent) and all(map(_contains, current, sent))
+    return current == sent
 
 
 def _seconds(headers: Any) -> float:

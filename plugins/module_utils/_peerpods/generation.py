@@ -168,7 +168,7 @@ def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | No
     """
     csvs = _readable(cluster, f"{OLM}/namespaces/{namespace}/clusterserviceversions")
     sets = _readable(cluster, f"/apis/apps/v1/namespaces/{namespace}/daemonsets")
-    by_name = {one["metadata"]["name"]: one for one in sets}
+    by_name = {daemon_set["metadata"]["name"]: daemon_set for daemon_set in sets}
     daemon_set = next((by_name[name] for name in reversed(DAEMON_SETS) if name in by_name), None)
     configs = None if configs is None else list(configs)
     operator = decide(
@@ -223,8 +223,8 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
 def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
     """Which of the PeerPodConfigs owns the DaemonSet: the garbage collector leaves it as long as that exists."""
     owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
-    uids = {one["uid"] for one in owners}
-    return next((one["metadata"]["name"] for one in configs if one["metadata"]["uid"] in uids), None)
+    uids = {owner["uid"] for owner in owners}
+    return next((config["metadata"]["name"] for config in configs if config["metadata"]["uid"] in uids), None)
 
 
 def _readable(cluster: Cluster, path: str) -> list[dict]:

@@ -45,8 +45,8 @@ class Limits:
     @property
     def has_place(self) -> bool:
         """Whether the cluster has a place to store limits at all."""
-        shown = (self.configs, self.limits, self.settings)
-        return bool(self.operator) or any(one is not None for one in shown)
+        stores = (self.configs, self.limits, self.settings)
+        return bool(self.operator) or any(store is not None for store in stores)
 
     def pool(self, label: str) -> Pool | None:
         return next((pool for pool in self.pools if pool.label == label), None)
@@ -81,7 +81,7 @@ def read_limits(
     Deployment where it is given. What a user may not read is left out where the rest still shows the limits.
     """
     configs, refused = _configs(cluster, namespace, everywhere)
-    own = configs and [one for one in configs if one["metadata"]["namespace"] == namespace]
+    own = configs and [config for config in configs if config["metadata"]["namespace"] == namespace]
     operator = read_operator(cluster, namespace, own)
     is_second = operator.behaviour.is_second if operator else bool(refused) or configs is None
     if not is_second:
@@ -89,7 +89,7 @@ def read_limits(
             raise refused
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
     try:
-        found = _second(
+        limits = _second(
             cluster,
             namespace,
             agent_namespace,
@@ -102,11 +102,11 @@ def read_limits(
         if error.status != 403 or operator or not refused:
             raise
         raise refused from error
-    shows_second = found.limits is not None or LIMIT_KEY in (found.settings or {})
+    shows_second = limits.limits is not None or LIMIT_KEY in (limits.settings or {})
     if operator is None and refused and not shows_second:
         # Nothing shows the generation: on the first, peer-pods-cm exists too, without that key.
         raise refused
-    return found
+    return limits
 
 
 def _second(
@@ -159,8 +159,8 @@ def read_agent(cluster: Cluster, namespace: str) -> bool | None:
 
 def read_settings(cluster: Cluster, namespace: str) -> dict | None:
     """The data of peer-pods-cm; None if it does not exist."""
-    found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
-    return None if found is None else found.get("data") or {}
+    config_map = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+    return None if config_map is None else config_map.get("data") or {}
 
 
 def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:
