@@ -61,16 +61,16 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See whether the operator's own webhook is there, and who advertises peer pods
+- name: Check whether the operator has a webhook, and which programs advertise peer pods
   osc.peerpods.cluster_features_info:
     facts: [operator_webhook, advertisers]
-  register: found
+  register: features
 
-- name: Say it
+- name: Show the result
   ansible.builtin.debug:
     msg: >-
-      {{ 'The operator has a webhook' if found.operator_webhook else 'The operator has no webhook' }}; slots are advertised
-      by {{ found.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
+      {{ 'The operator has a webhook' if features.operator_webhook else 'The operator has no webhook' }}; slots are advertised
+      by {{ features.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
 """
 
 RETURN = r"""
@@ -89,7 +89,7 @@ namespace:
       sample: {app.kubernetes.io/part-of: osc.peerpods}
 operator:
   description:
-    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and what
+    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and which program
       advertises it. An unknown release is treated as the newest known release.
   returned: when V(operator) is in O(facts)
   type: dict

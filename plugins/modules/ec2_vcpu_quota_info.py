@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: ec2_vcpu_quota_info
 version_added: "0.1.0"
-short_description: Gather for how many more EC2 instances of a type the vCPU quota has room
+short_description: Gather how many more EC2 instances of a type the vCPU quota allows
 description:
   - Every peer pod is an EC2 instance of its own. AWS counts the vCPUs of On-Demand Instances against quotas of an account in a
     region, each for a group of instance families. A quota limits how many peer pods can run, whatever limit the nodes

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: peerpod_limit
 version_added: "0.1.0"
-short_description: Read or set how many peer pod VMs each worker node may have
+short_description: Read or set the limit of peer pods per node
 description:
   - >-
     Sets the limit of a pool of nodes, which each of its nodes advertises as the extended resource C(kata.peerpods.io/vm). The scheduler
@@ -23,14 +23,15 @@ description:
     seconds, and there can be further pools. PeerPodConfigs that an upgrade left behind stay pools.
   - >-
     Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the cloud-api-adaptor pods, which
-    loses the peer pods of their nodes. O(disruption) decides about that. Only pods that started before the change are restarted, and those
-    of nodes that advertise another number.
+    loses the peer pods of their nodes. O(disruption) decides about these nodes. Only pods that started before the change,
+    and pods of nodes that advertise another number, are restarted.
   - >-
-    Writes only the fields that are set, and only if the object is still as it was read: after a conflict, the module reads and plans again.
-    Everything else in the object stays.
+    Writes only the fields that are set, and only if the object has not changed since it was read: after a conflict, the module reads and
+    plans again. All other fields of the object stay.
   - >-
-    Rejects a pool whose nodes another pool selects too, because the limit of such a node is not well defined: if a node exists that both
-    select, and if one selector has all labels of the other. Selectors of different labels are accepted as long as no node has both. The
+    Rejects a pool that overlaps with another pool, because the limit of a node in both is not well defined. Pools overlap if a node exists
+    that both select, or if one selector has all labels of the other. Selectors of different labels are accepted as long as no node matches
+    both. The
     operator's own pool C(default) has the nodes that no other pool selects.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -41,7 +42,7 @@ options:
     description:
       - >-
         The name of the pool. The default is the operator's own pool: on operators up to 1.8 the PeerPodConfig that the operator creates when
-        a KataConfig enables peer pods, on newer ones the pool C(default), by either name.
+        a KataConfig enables peer pods, on newer operators the pool C(default), which accepts both names.
     type: str
     default: peerpodconfig-openshift
   namespace:
@@ -56,7 +57,7 @@ options:
         With V(absent) the pool does not exist. Its nodes get the limit of the operator's own pool if that selects them, else none.
       - >-
         On operators from 1.9 on, V(absent) for the operator's own pool removes its entry in C(peerpods-limits), so that the limit of
-        C(peer-pods-cm) counts again.
+        C(peer-pods-cm) applies again.
     type: str
     choices: [present, absent]
     default: present
@@ -94,8 +95,8 @@ options:
     description:
       - >-
         Reject a limit below the number of peer pods that run on a node now, and a change that takes nodes out of every pool while peer pods
-        run there. If V(false), only a warning is issued: the pods keep running, and the node gets no new ones until it has fewer than
-        the limit.
+        run there. If V(false), only a warning is issued: the pods keep running, and no new peer pod is placed on the
+        node until it has fewer than the limit.
     type: bool
     default: false
   disruption:
@@ -115,10 +116,10 @@ options:
   wait:
     description:
       - >-
-        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until no node advertises peer pods any more
-        that the pool selected before and no pool selects now. Nodes are watched, not polled. Check mode does not wait.
+        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until the nodes that the change removes from
+        every pool advertise no peer pods. Nodes are watched, not polled. Check mode does not wait.
       - Nodes that are not Ready are not waited for, unless all are. A warning names them.
-      - If the cloud has no room for as many peer pods, what O(cloud_capacity) leaves each node is expected instead.
+      - If the cloud has no room for that many peer pods, each node must advertise its share of O(cloud_capacity) instead.
       - >-
         With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message names these nodes if the
         limit is not in force in time.
@@ -144,17 +145,17 @@ options:
     description:
       - >-
         Whether the node capacity agent is deployed. If not set, it is deployed if its Deployment exists in O(agent_namespace). Set it
-        in a play that deploys or removes the agent, whose check mode has not done that yet.
+        in a play that deploys or removes the agent, because check mode does not.
     type: bool
   cloud_capacity:
     description:
       - >-
-        The ConfigMap with which the node capacity agent keeps the nodes within what the cloud has room for, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) writes it. Its smallest bound is shared evenly among the nodes of the pools of
-        O(namespace), and what a node with a low limit leaves goes to the others.
+        The ConfigMap with the number of peer pods that the cloud has room for. The role P(osc.peerpods.peerpodconfig_rollout#role) writes it,
+        and the node capacity agent limits the nodes to it. Its smallest bound is shared evenly among the nodes of the pools of O(namespace).
+        The part that a node with a low limit does not use goes to the other nodes.
       - >-
-        It is read with O(wait) only. If it does not exist, only the limits count. The same applies, with a warning, if the user may not
-        read it.
+        It is read with O(wait) only. If it does not exist, only the limits apply. The same is true, with a warning, if the user may not read
+        it.
     type: dict
     suboptions:
       namespace:
@@ -169,7 +170,7 @@ options:
       data:
         description:
           - Use these bounds, each with the number of peer pods it allows, instead of reading the ConfigMap.
-          - If it is empty, only the limits count.
+          - If it is empty, only the limits apply.
         type: dict
 requirements:
   - python >= 3.11
@@ -185,13 +186,13 @@ notes:
   - >-
     Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and DaemonSets, and the
     nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits) if the agent is deployed, and
-    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one request more, a watch one.
+    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one more request, and so does a watch.
   - >-
     A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets what the other
     objects show.
   - >-
-    Counting the peer pods takes a list of the cluster's running pods, the only costly request here. It is made only if a node may end up
-    with less than it has.
+    Counting the peer pods takes a list of the cluster's running pods, which is the only expensive request of this module. It is sent only if the
+    change could lower what a node advertises.
 seealso:
   - module: osc.peerpods.peerpod_info
   - module: osc.peerpods.cluster_info
@@ -209,7 +210,7 @@ EXAMPLES = r"""
     wait: true
     wait_timeout: 120
 
-- name: Let no new peer pod start
+- name: Prevent the start of new peer pods
   osc.peerpods.peerpod_limit:
     limit: 0
 
@@ -217,7 +218,7 @@ EXAMPLES = r"""
   osc.peerpods.peerpod_limit:
   register: peer_pods
 
-- name: Give two pools of nodes a limit each
+- name: Set the limits of two pools of nodes
   osc.peerpods.peerpod_limit:
     name: "peerpods-{{ item.pool }}"
     node_selector:
@@ -274,7 +275,7 @@ store:
     name: peerpods-limits
     key: default
 operator:
-  description: The operator, null if no sign of it can be read.
+  description: The operator, null if none of its objects can be read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -297,21 +298,21 @@ operator:
     advertiser: cloud-api-adaptor
 before:
   description: >-
-    The limit as it was; null if what was written is not a valid limit, and if the pool did not exist. If none was written, it is that of
-    the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
+    The limit before the change; null if the stored value is not a valid limit, or if the pool did not exist. If no limit was stored, it is the
+    default of the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
   returned: success, and when waiting failed
   type: int
   sample: 10
 after:
   description: >-
-    The limit as it is now, or would be without check mode; null if it is not valid, and with O(state=absent) if the pool does not exist any
-    more.
+    The limit after the change, or as it would be without check mode; null if it is not valid, or with O(state=absent) if the pool no longer
+    exists.
   returned: success, and when waiting failed
   type: int
   sample: 20
 nodes:
   description: >-
-    The nodes of the pool (with O(state=absent): that it had), as they were when the module ended.
+    The nodes of the pool, with O(state=absent) those that it had, as they were when the module ended.
   returned: success, and when waiting failed
   type: list
   elements: dict
@@ -324,7 +325,8 @@ nodes:
       type: int
     used:
       description: >-
-        How many peer pods ran on the node before the change, null if no node could end up with less than it had.
+        How many peer pods ran on the node before the change, null if the change cannot lower what a node
+        advertises.
       type: int
   sample:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
@@ -332,7 +334,7 @@ nodes:
       used: null
 cloud:
   description: >-
-    What the smallest bound of O(cloud_capacity) leaves the nodes; null if there are no bounds or they were not read.
+    The smallest bound of O(cloud_capacity) and its effect on the nodes; null if there are no bounds or they were not read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -349,7 +351,7 @@ cloud:
       description: The sum of the limits of these nodes.
       type: int
     slots:
-      description: The most that any node advertises, null if all limits fit.
+      description: The largest number that a node can advertise within the bound, null if all limits fit.
       type: int
   sample:
     bound: instance-quota
@@ -359,8 +361,8 @@ cloud:
     slots: 21
 advertised_nodes:
   description: >-
-    How many of the nodes advertise the limit, or what RV(cloud) leaves of it; 0 if the limit is not valid. If the pool does not exist any
-    more, how many nodes still advertise peer pods that no pool selects.
+    How many of the nodes advertise the limit, or their share of RV(cloud); 0 if the limit is not valid. If the pool no longer exists, how many
+    nodes that no pool selects still advertise peer pods.
   returned: success, and when waiting failed
   type: int
   sample: 3
