@@ -65,8 +65,8 @@ def _azure(azure: dict, nodes: list[dict]) -> dict:
 
 def _subscription(node: dict) -> str | None:
     """The ID in azure:///subscriptions/ID/resourceGroups/…, None if the providerID is not one of Azure."""
-    before, found, after = node["spec"].get("providerID", "").partition("/subscriptions/")
-    return after.partition("/")[0] if found and before == "azure://" else None
+    scheme, separator, subscription = node["spec"].get("providerID", "").partition("/subscriptions/")
+    return subscription.partition("/")[0] if separator and scheme == "azure://" else None
 
 
 def _common_value(values: Iterable[str | None]) -> str | None:
