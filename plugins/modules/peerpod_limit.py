@@ -695,7 +695,7 @@ def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> d
 
 
 def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str], bool]:
-    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet goes."""
+    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet is deleted."""
     operator = target.limits.operator
     if target.limits.is_second or operator is None or operator.daemon_set is None:
         return set(), False

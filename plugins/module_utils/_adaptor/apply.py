@@ -216,7 +216,7 @@ class _Run:
         return label_selector(self._daemon_set["spec"]["selector"]["matchLabels"])
 
     def adaptor_pods(self) -> list[dict]:
-        """The CAA pods on nodes. One that goes already is replaced already."""
+        """The CAA pods on nodes, without those that are being deleted."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         pods = self.cluster.list(path, labelSelector=self._selector())
         return [pod for pod in pods if node_of(pod) and "deletionTimestamp" not in pod["metadata"]]
@@ -243,7 +243,7 @@ class _Run:
         stale = stale_pods(pods, self._daemon_set, written, same_second=same_second)
         if all(is_of_template(pod, self._daemon_set) for pod in stale):
             return stale
-        # A template that went back to what it was keeps its pods: their hash tells.
+        # If the template was changed back, its pods are kept; their hash shows this.
         return stale_pods(pods, self._daemon_set, written, revision=self._revision(), same_second=same_second)
 
     def _revision(self) -> str | None:

@@ -270,9 +270,9 @@ class DesiredSettings:
 class Plan:
     """What to write, in this order, and how it takes effect.
 
-    `targets` are the CAA pods that are replaced, by whom `mode` says; `stale` those that have other settings than
-    are written already, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes on account of the gates.
-    `strategy` is what the user is to have caaUpdateStrategy at in the end.
+    `targets` are the CAA pods to replace; `mode` determines which program replaces them. `stale` are the pods that have other settings
+    than the written ones, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes because of the
+    gates. `strategy` is the final value of caaUpdateStrategy.
     """
 
     gates: Write | None

@@ -132,7 +132,7 @@ def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str)
     if key not in texts:
         keys = ", ".join(sorted(texts)) or "none"
         raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} for the CA bundle. Its keys: {keys}.")
-    # A Secret's values are in base64, which encode_ca_bundle knows.
+    # The values of a Secret are in base64, which encode_ca_bundle handles.
     return texts[key]
 
 
@@ -207,7 +207,7 @@ def plan_absent(current: dict | None, name: str) -> Plan:
 
 def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
     return any(
-        # No condition means that it is not known, which the API tells to take for ready.
+        # Without the condition, readiness is unknown, which the API defines as ready.
         endpoint.get("conditions", {}).get("ready") is not False
         for endpoint_slice in endpoint_slices
         for endpoint in endpoint_slice.get("endpoints") or []

@@ -40,7 +40,7 @@ try:
     )
     from botocore.parsers import ResponseParserError
 except ImportError:
-    pass  # AnsibleAWSModule ends the run and says so.
+    pass  # AnsibleAWSModule fails with a message about the missing library.
 
 
 # EC2 takes at most 200 values in a request's filters.
@@ -203,9 +203,9 @@ class Ec2:
     def authorize(
         self, group_id: str, ports: Sequence[Port], tags: Mapping[str, str], dry_run: bool = False
     ) -> list[Port]:
-        """Open the ports from the group to itself; those that this call opened.
+        """Open the ports from the group to itself, and return the ports that this call opened.
 
-        With `dry_run` EC2 only says whether it would have let us.
+        With `dry_run`, EC2 only checks the permission.
         """
         return self._write(
             "AuthorizeSecurityGroupIngress",
@@ -220,7 +220,7 @@ class Ec2:
         )
 
     def revoke(self, group_id: str, rule_ids: Sequence[str], dry_run: bool = False) -> list[str]:
-        """Remove ingress rules by their ids; those that this call removed."""
+        """Remove ingress rules by their ids, and return the ids that this call removed."""
         return self._write(
             "RevokeSecurityGroupIngress",
             lambda batch: {"GroupId": group_id, "SecurityGroupRuleIds": batch},

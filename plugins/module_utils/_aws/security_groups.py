@@ -1,9 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which security groups to open, what already covers a port, and what is left to do (private).
+"""Plans of security group rules: the groups to open, the rules that already cover a port, and the missing rules (private).
 
-Pure functions over plain data: dicts in the shape of the EC2 API go in, plans
-come out. Nothing here knows of a connection.
+Pure functions of plain data: the arguments are dicts in the shape of the EC2 API, the results are plans. No I/O here.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Group:
-    """A security group as DescribeSecurityGroups tells it, its ingress flattened to single rules."""
+    """A security group from DescribeSecurityGroups, with its ingress flattened to single rules."""
 
     group_id: str
     group_name: str
@@ -87,7 +86,7 @@ class Group:
 
 @dataclass(frozen=True, order=True)
 class Retagging:
-    """A rule of ours that lacks tags: of those, what it has now and what it is to have."""
+    """A managed rule with missing or different tags: the current and the desired values of these tags."""
 
     port: Port
     rule_id: str
@@ -253,7 +252,7 @@ def plan_absent(group: Group, ports: Sequence[Port], security_group_rules: Itera
 
 
 def may_contain_our_rules(group: Group, ports: Sequence[Port]) -> bool:
-    """Whether it is worth asking for the tags of the group's rules."""
+    """Whether the group has rules that may be managed, whose tags must be read."""
     return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in ports)
 
 

@@ -24,7 +24,7 @@ try:
     from azure.core.credentials import TokenCredential
     from azure.mgmt.core.tools import get_arm_endpoints
 except ImportError:
-    pass  # _arm.arm_module ends the run and says so.
+    pass  # client.arm_module fails with a message about the missing library.
 
 
 AZURE_AUTH_ARGS = {

@@ -51,7 +51,7 @@ else:
     AZURE_IMPORT_ERROR = None
 
     class Retries(policies.RetryPolicy):
-        """azure-core's retries; Azure's networking says "later" with a 409, too."""
+        """azure-core's retries, and a retry after each 409 whose code means that the request may succeed later."""
 
         def is_retry(self, settings: dict, response: Any) -> bool:
             if response.http_response.status_code == 409 and settings["total"]:
@@ -69,7 +69,7 @@ NETWORK_API_VERSION = "2024-05-01"
 COMPUTE_USAGES_API_VERSION = "2024-07-01"
 COMPUTE_SKUS_API_VERSION = "2021-07-01"
 
-# How often a read-plan-write is run again because another writer came in between.
+# How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
 
 # The codes of writes that were refused only because another one is under way.

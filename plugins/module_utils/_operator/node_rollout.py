@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How far the operator's rollout of nodes is (no I/O here).
+"""The progress of the operator's rollout of nodes (no I/O here).
 
-The operator goes from a KataConfig by a MachineConfigPool to nodes that run kata.
+For a KataConfig, the operator creates a MachineConfigPool, whose nodes then run kata.
 """
 
 from __future__ import annotations

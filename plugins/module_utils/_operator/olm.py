@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How far the operator's installation is (no I/O here).
+"""The progress of the operator's installation (no I/O here).
 
-The Operator Lifecycle Manager (OLM) goes from a Subscription by an InstallPlan to a ClusterServiceVersion (CSV).
+For a Subscription, the Operator Lifecycle Manager (OLM) creates an InstallPlan, which creates a ClusterServiceVersion (CSV).
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _failure(
 
 
 def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
-    """Whether what OLM said at `time` is of the Subscription as it is now."""
+    """Whether what OLM reported at `time` refers to the current Subscription."""
     entries = subscription["metadata"].get("managedFields") or []
     written = max(
         filter(None, (parse_time(entry.get("time")) for entry in entries if not entry.get("subresource"))),

@@ -270,10 +270,10 @@ def plan_config_absent(config: dict | None) -> Change:
 def adaptor_moves(
     daemon_set: dict, change: Change, *, follows: bool
 ) -> tuple[Mapping[str, str], Mapping[str, str] | None] | None:
-    """First generation: the labels of the nodes that cloud-api-adaptor is on, and those that it is on after a change.
+    """First generation: the labels of the nodes that run cloud-api-adaptor, before and after a change.
 
-    None where it stays; the second is None where its DaemonSet goes with the PeerPodConfig that owns it. `follows`
-    tells whether it goes to the nodes of the PeerPodConfig that is written.
+    None if it is not moved. The second is None if the DaemonSet is deleted with the PeerPodConfig that owns it. With `follows`, the
+    operator moves it to the nodes of the PeerPodConfig that is written.
     """
     if not change.changed or change.store is None:
         return None
@@ -287,7 +287,7 @@ def adaptor_moves(
 
 
 def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, is_deleted: bool) -> str:
-    """What a change of the PeerPodConfig in `store` does to `nodes`, which lose their cloud-api-adaptor."""
+    """Why `nodes` lose cloud-api-adaptor by a change of the PeerPodConfig in `store`, and which peer pods are lost."""
     why = (
         f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
         if is_deleted

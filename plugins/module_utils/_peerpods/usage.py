@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 
-with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
+with contextlib.suppress(ImportError):  # The Kubernetes client reports the missing library.
     from kubernetes.utils.quantity import parse_quantity
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
     CloudShare,

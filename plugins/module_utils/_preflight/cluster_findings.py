@@ -334,7 +334,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
 
 
 def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
-    """Where the operator stores the limit, what advertises it, and whether its settings are ones that it honours."""
+    """Where the operator stores the limit, which program advertises it, and whether its settings have an effect."""
     if "operator" in cluster["details"]["unread"]:
         yield unknown_finding("limit-storage", cluster, "operator")
         return

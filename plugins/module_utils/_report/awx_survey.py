@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The questions of an AWX survey, from the argument specifications of roles (no I/O here).
 
-AWX knows no lists but of given choices, and no booleans. A list is asked for as text, one element a
-line, and a boolean as a choice of true and false; either in a variable of its own, of which the job
-template's extra variables make the option. The choice alone would be a string, and so true.
+AWX has no question types for lists of arbitrary strings and for booleans. A list becomes a text with one element per line, and a
+boolean becomes a choice of true and false, each in a variable of its own. The extra variables of the job template convert these
+variables to the options. Without this conversion, the choice would be a string that is not empty, and therefore true.
 """
 
 from __future__ import annotations

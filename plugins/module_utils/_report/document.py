@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Counts up when a key of the document changes its meaning or goes.
+# Increased when a key of the document changes its meaning or is removed.
 FORMAT = 1
 
 OPERATOR = "sandboxed-containers-operator."
