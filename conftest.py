@@ -57,9 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
     items.sort(key=_position)
-    mine = _shard(items, *map(int, config.getoption("shard").split("/")))
-    config.hook.pytest_deselected(items=list(set(items) - set(mine)))
-    items[:] = mine
+    shard = _shard(items, *map(int, config.getoption("shard").split("/")))
+    config.hook.pytest_deselected(items=list(set(items) - set(shard)))
+    items[:] = shard
 
 
 def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:

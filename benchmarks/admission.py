@@ -168,21 +168,21 @@ def manifest(url: str, ca: Path) -> dict:
 
 def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | None) -> list[Mode]:
     by_module = {"url": our_url, "ca_bundle_file": str(our_ca)}
-    others = {"peer_pods": False, "baseline": "others"}
-    found = [
+    other_pods = {"peer_pods": False, "baseline": "others"}
+    modes = [
         Mode("none"),
         Mode("policy", "mutating_policy"),
         Mode("least", objects=(LEAST_POLICY, LEAST_BINDING)),
         Mode("webhook", "mutating_webhook", by_module),
-        Mode("others", **others),
-        Mode("others, filtered", "mutating_webhook", by_module, **others),
-        Mode("others, webhook", objects=(manifest(our_url, our_ca),), **others),
+        Mode("others", **other_pods),
+        Mode("others, filtered", "mutating_webhook", by_module, **other_pods),
+        Mode("others, webhook", objects=(manifest(our_url, our_ca),), **other_pods),
     ]
     if peer_url and peer_ca:
         registration = (manifest(peer_url, peer_ca),)
-        found.insert(4, Mode("peer", objects=registration))
-        found.append(Mode("others, peer", objects=registration, **others))
-    return found
+        modes.insert(4, Mode("peer", objects=registration))
+        modes.append(Mode("others, peer", objects=registration, **other_pods))
+    return modes
 
 
 @contextlib.contextmanager
@@ -261,7 +261,7 @@ class Client:
             # The token is valid only for this cluster, which ends with the benchmark, so other users may read it.
             headers=("content-type: application/json", f"authorization: Bearer {self.token}"),
         )
-        processes = [listener(self.cluster.server), *(one.process for one in self.webhooks)]
+        processes = [listener(self.cluster.server), *(webhook.process for webhook in self.webhooks)]
         window = measure([stream], processes, seconds)
         api_server, *webhooks = window.cpu_ms
         return Figures(
@@ -291,7 +291,7 @@ def run_rounds(client: Client, modes: list[Mode], rounds: int, seconds: float) -
     measured: Rounds = {mode.name: [] for mode in modes}
     order = modes
     for turn in range(rounds):
-        load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
         print(f"Round {turn + 1} of {rounds}; load average {load}", file=sys.stderr, flush=True)
         for mode in order:
             with registered(client.cluster, mode):
@@ -302,14 +302,15 @@ def run_rounds(client: Client, modes: list[Mode], rounds: int, seconds: float) -
 
 def medians(rounds: list[Figures]) -> dict[str, float]:
     return {
-        metric: statistics.median(getattr(one, metric) for one in rounds) for metric in Figures.__dataclass_fields__
+        metric: statistics.median(getattr(figures, metric) for figures in rounds)
+        for metric in Figures.__dataclass_fields__
     }
 
 
-def ratio(metric: str, mine: list[Figures], theirs: list[Figures]) -> float:
+def ratio(metric: str, figures: list[Figures], baseline: list[Figures]) -> float:
     """The median of each round's ratio."""
     return statistics.median(
-        getattr(one, metric) / getattr(other, metric) for one, other in zip(mine, theirs, strict=True)
+        getattr(first, metric) / getattr(second, metric) for first, second in zip(figures, baseline, strict=True)
     )
 
 
@@ -320,7 +321,7 @@ def summary(modes: list[Mode], measured: Rounds) -> dict:
             "of": mode.baseline,
             "ratio_of_creations": ratio("creations_per_second", measured[mode.name], measured[mode.baseline]),
             "ratio_of_cpu": ratio("api_server_cpu_ms", measured[mode.name], measured[mode.baseline]),
-            "rounds": [asdict(one) for one in measured[mode.name]],
+            "rounds": [asdict(figures) for figures in measured[mode.name]],
         }
         for mode in modes
     }
@@ -329,19 +330,21 @@ def summary(modes: list[Mode], measured: Rounds) -> dict:
 def ours_to_peer(measured: Rounds) -> dict[str, dict[str, float]]:
     """Of peer pods, and of other pods as each is registered by its own means."""
     return {
-        pods: {metric: ratio(metric, measured[mine], measured[theirs]) for metric in ("creations_per_second", "p99")}
-        for pods, mine, theirs in (
+        pods: {
+            metric: ratio(metric, measured[own_mode], measured[peer_mode]) for metric in ("creations_per_second", "p99")
+        }
+        for pods, own_mode, peer_mode in (
             ("peer pods", "webhook", "peer"),
             ("other pods", "others, filtered", "others, peer"),
         )
-        if theirs in measured
+        if peer_mode in measured
     }
 
 
-def table(modes: list[Mode], found: dict) -> Iterator[str]:
+def table(modes: list[Mode], results: dict) -> Iterator[str]:
     yield f"{'':18}{'created/s':>10}{'p50 ms':>8}{'p99 ms':>8}{'CPU ms':>8}{'webhook':>9}"
     for mode in modes:
-        row = found[mode.name]
+        row = results[mode.name]
         yield (
             f"{mode.name:18}{row['creations_per_second']:>10.0f}{row['p50']:>8.1f}"
             f"{row['p99']:>8.1f}{row['api_server_cpu_ms']:>8.2f}{row['webhook_cpu_ms']:>9.2f}"
@@ -385,11 +388,11 @@ def main() -> None:
         client = Client(cluster, webhooks, arguments.connections, token(cluster))
         measured = run_rounds(client, modes, arguments.rounds, arguments.seconds)
     about["load_average_at_end"] = os.getloadavg()
-    found = summary(modes, measured)
+    results = summary(modes, measured)
     compared = ours_to_peer(measured)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps({**about, "modes": found, "ours_to_peer": compared}, indent=2) + "\n")
-    print("\n".join(table(modes, found)), end="\n\n")
+    REPORT.write_text(json.dumps({**about, "modes": results, "ours_to_peer": compared}, indent=2) + "\n")
+    print("\n".join(table(modes, results)), end="\n\n")
     for pods, ratios in compared.items():
         print(
             f"Ours to the peer's, {pods}: {ratios['creations_per_second']:.2f} of the creations/s, "

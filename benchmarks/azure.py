@@ -47,10 +47,10 @@ def install_azcollection() -> Path:
         str(AZCOLLECTION / "requirements.txt"),
     )
     (clouds,) = programs.parent.glob("lib/python*/site-packages/azure/cli/core/cloud.py")
-    known = clouds.read_text()
-    if CLOUD_BY_URL not in known:
+    source = clouds.read_text()
+    if CLOUD_BY_URL not in source:
         clouds.unlink()  # The file may be a hard link to the package installer's cache.
-        clouds.write_text(known + CLOUD_BY_URL)
+        clouds.write_text(source + CLOUD_BY_URL)
     return programs
 
 
@@ -154,13 +154,13 @@ class AzureWorld(World):
         return len(self._arm.take_requests())
 
     def jobs(self) -> tuple[Job, ...]:
-        theirs = Contender("azure.azcollection", programs=self._azcollection, collections=COLLECTIONS)
+        azcollection = Contender("azure.azcollection", programs=self._azcollection, collections=COLLECTIONS)
         return (
             Job(
                 "open the ports, given the VMs",
                 (
                     Contender(OURS, [{f"{OURS}.nsg_rules": {"virtual_machines": "{{ workers }}"}}]),
-                    dataclasses.replace(theirs, tasks=azure_azcollection("{{ workers }}")),
+                    dataclasses.replace(azcollection, tasks=azure_azcollection("{{ workers }}")),
                 ),
                 self._close_ports,
                 self._ports_open,
@@ -170,8 +170,8 @@ class AzureWorld(World):
                 (
                     Contender(OURS, [{f"{OURS}.nsg_rules": {"nodes": {}}}]),
                     dataclasses.replace(
-                        theirs,
-                        name=f"kubernetes.core + {theirs.name}",
+                        azcollection,
+                        name=f"kubernetes.core + {azcollection.name}",
                         tasks=[
                             NODES,
                             *azure_azcollection("{{ nodes.resources | map(attribute='spec.providerID') }}"),
@@ -186,7 +186,7 @@ class AzureWorld(World):
                 IDLE,
                 (
                     dataclasses.replace(
-                        theirs,
+                        azcollection,
                         name="ansible-playbook, their environment",
                         tasks=[{"ansible.builtin.meta": "noop"}],
                     ),
@@ -210,7 +210,7 @@ class AzureWorld(World):
 class Import:
     """The imports of a process: seconds, and MB at the end."""
 
-    what: str
+    name: str
     seconds: float
     memory: float
 
@@ -229,10 +229,10 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def imports(runs: int) -> Iterator[Import]:
     """Measure each import in its own process, after a run that compiles and caches it."""
-    theirs = install_azcollection() / "python"
-    found = [str(ROOT / "collections" / "ansible_collections"), str(AZCOLLECTION.parents[1])]
+    python_of_azcollection = install_azcollection() / "python"
+    search_path = [str(ROOT / "collections" / "ansible_collections"), str(AZCOLLECTION.parents[1])]
     azcollection = "import ansible_collections.azure.azcollection.plugins"
-    for what, python, statements in (
+    for name, python, statements in (
         (
             f"{OURS}.nsg_rules and azure.identity",
             Path(sys.executable),
@@ -245,16 +245,16 @@ def imports(runs: int) -> Iterator[Import]:
         ),
         (
             "azure.azcollection.azure_rm_securitygroup",
-            theirs,
+            python_of_azcollection,
             f"{azcollection}.modules.azure_rm_securitygroup",
         ),
     ):
-        taken = [
+        results = [
             tuple(
                 map(
                     float,
                     subprocess.run(
-                        [python, "-c", _TIMED.format(statements=statements), *found],
+                        [python, "-c", _TIMED.format(statements=statements), *search_path],
                         capture_output=True,
                         text=True,
                         check=True,
@@ -263,5 +263,5 @@ def imports(runs: int) -> Iterator[Import]:
             )
             for _ in range(1 + runs)
         ][1:]
-        seconds, memory = zip(*taken, strict=True)
-        yield Import(what, round(statistics.median(seconds), 3), round(statistics.median(memory)))
+        seconds, memory = zip(*results, strict=True)
+        yield Import(name, round(statistics.median(seconds), 3), round(statistics.median(memory)))

@@ -167,13 +167,13 @@ class World:
 
 def _installation() -> list[dict]:
     """The objects that an administrator applies to install the operator, with a limit of BEFORE."""
-    here = {"namespace": OPERATOR_NAMESPACE}
+    metadata = {"namespace": OPERATOR_NAMESPACE}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": "peer-pods-cm", **here},
+            "metadata": {"name": "peer-pods-cm", **metadata},
             "data": {**openshift.POD_VM_SETTINGS, "PODVM_AMI_ID": "ami-0", "PEERPODS_LIMIT_PER_NODE": str(BEFORE)},
         },
         openshift.POD_VM_CREDENTIALS,
@@ -210,9 +210,9 @@ def table(changes: dict[str, Change]) -> str:
         [
             head,
             *(
-                f"{name:24}{one.seconds:>16.1f} s{one.until_done:>12.1f} s{one.caa_restarts:>14}"
-                f"{one.peer_pods_lost:>16}{one.without_slots:>21}"
-                for name, one in changes.items()
+                f"{name:24}{change.seconds:>16.1f} s{change.until_done:>12.1f} s{change.caa_restarts:>14}"
+                f"{change.peer_pods_lost:>16}{change.without_slots:>21}"
+                for name, change in changes.items()
             ),
         ]
     )
@@ -223,23 +223,23 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=500)
     parser.add_argument("--peer-pods", type=int, default=1000)
     parser.add_argument("--operator", default=NEWEST, help="the operator's release (1.9 or newer)")
-    asked = parser.parse_args()
-    if release_of(asked.operator).has_peer_pod_config:
+    options = parser.parse_args()
+    if release_of(options.operator).has_peer_pod_config:
         parser.error("operators up to 1.8 change a limit without a restart of cloud-api-adaptor")
     with Cluster() as cluster:
-        print(f"load {os.getloadavg()[0]:.1f}; installing on {asked.nodes} nodes", flush=True)
-        world = World(cluster, asked.nodes, asked.peer_pods, asked.operator)
+        print(f"load {os.getloadavg()[0]:.1f}; installing on {options.nodes} nodes", flush=True)
+        world = World(cluster, options.nodes, options.peer_pods, options.operator)
         changes = {}
         ways = {"the documented way": world.documented, "osc.peerpods": world.ours}
         for name, change in ways.items():
             world.run_peer_pods()
             load = f"load {os.getloadavg()[0]:.1f}"
-            print(f"{asked.peer_pods} peer pods run; {load}; {name}", flush=True)
+            print(f"{options.peer_pods} peer pods run; {load}; {name}", flush=True)
             changes[name] = change()
     print(table(changes))
     BUILD.mkdir(parents=True, exist_ok=True)
-    figures = {name: asdict(one) for name, one in changes.items()}
-    (BUILD / "limit.json").write_text(json.dumps(vars(asked) | figures, indent=2) + "\n")
+    figures = {name: asdict(result) for name, result in changes.items()}
+    (BUILD / "limit.json").write_text(json.dumps(vars(options) | figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

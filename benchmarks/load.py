@@ -77,7 +77,7 @@ def measure(streams: Sequence[Stream], processes: Sequence[Path | None], seconds
                 if process.returncode:
                     raise RuntimeError(f"h2load ended with {process.returncode}: {output}")
         latencies = [_latencies(log, began, ended) for log in logs]
-    ordered = sorted(latency for one in latencies for latency in one)
+    ordered = sorted(latency for client_latencies in latencies for latency in client_latencies)
     if not ordered:
         raise RuntimeError(f"{streams[0].url} answered nothing in {seconds} s: look at its log, or take longer.")
     return Window(
@@ -126,7 +126,7 @@ def _h2load(stream: Stream, log: Path, seconds: float):
 
 def _latencies(log: Path, began: float, ended: float) -> list[float]:
     """Of the answers that were complete between the two times of day. ms."""
-    found = []
+    latencies = []
     with log.open() as lines:
         for line in lines:
             started, status, took = map(int, line.split("\t"))
@@ -136,8 +136,8 @@ def _latencies(log: Path, began: float, ended: float) -> list[float]:
                     "nothing to compare: look at the server's log."
                 )
             if began <= (started + took) / 1e6 < ended:
-                found.append(took / 1000)
-    return found
+                latencies.append(took / 1000)
+    return latencies
 
 
 def _percentile(ordered: list[float], share: float) -> float:
@@ -161,9 +161,9 @@ def listener(url: str) -> Path | None:
     sockets = set()
     for table in ("tcp", "tcp6"):
         for row in Path("/proc/net", table).read_text().splitlines()[1:]:
-            _, local, _, state, *rest = row.split()
+            _, local, _, state, *columns = row.split()
             if state == listening and int(local.rpartition(":")[2], 16) == (parts.port or 443):
-                sockets.add(f"socket:[{rest[5]}]")
+                sockets.add(f"socket:[{columns[5]}]")
     for process in Path("/proc").glob("[0-9]*"):
         # Other users' processes cannot be read, and any process can end in the meantime.
         with contextlib.suppress(OSError):

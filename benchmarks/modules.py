@@ -91,7 +91,7 @@ def medians(figures: list[Figure]) -> list[Figure]:
     runs: dict[tuple, list[Figure]] = {}
     for figure in figures:
         runs.setdefault(figure.key, []).append(figure)
-    return [dataclasses.replace(some[0], run=_median([one.run for one in some])) for some in runs.values()]
+    return [dataclasses.replace(group[0], run=_median([figure.run for figure in group])) for group in runs.values()]
 
 
 def _median(runs: list[Run]) -> Run:
@@ -103,42 +103,42 @@ def _median(runs: list[Run]) -> Run:
     return Run(**numbers, outcome="/".join(sorted({run.outcome for run in runs})))
 
 
-def ratios(found: list[Figure]) -> list[dict]:
+def ratios(figures: list[Figure]) -> list[dict]:
     """The ratios of the collection to each contender: calls, time and CPU time, also without those of an empty play."""
-    by_key = {figure.key: figure for figure in found}
+    by_key = {figure.key: figure for figure in figures}
 
-    def shares(ours: Figure, other: Figure) -> Iterator[tuple[str, float]]:
-        yield "calls", ours.calls / other.calls
-        for what in ("seconds", "cpu_seconds", "memory"):
-            yield what, getattr(ours.run, what) / getattr(other.run, what)
-        if other.contender != DOCUMENTED:
-            empty = by_key[IDLE, EMPTY.contenders[0].name, FIRST, other.workers]
-            for what in ("seconds", "cpu_seconds"):
-                mine, theirs, idle = (getattr(one.run, what) for one in (ours, other, empty))
-                yield f"{what}_above_empty", (mine - idle) / (theirs - idle)
+    def shares(ours: Figure, peer: Figure) -> Iterator[tuple[str, float]]:
+        yield "calls", ours.calls / peer.calls
+        for metric in ("seconds", "cpu_seconds", "memory"):
+            yield metric, getattr(ours.run, metric) / getattr(peer.run, metric)
+        if peer.contender != DOCUMENTED:
+            empty = by_key[IDLE, EMPTY.contenders[0].name, FIRST, peer.workers]
+            for metric in ("seconds", "cpu_seconds"):
+                own_value, peer_value, idle = (getattr(figure.run, metric) for figure in (ours, peer, empty))
+                yield f"{metric}_above_empty", (own_value - idle) / (peer_value - idle)
 
     return [
         {
-            "job": other.job,
-            "peer": other.contender,
-            "run": other.kind,
-            "workers": other.workers,
-            **{what: round(share, 2) for what, share in shares(ours, other)},
+            "job": peer.job,
+            "peer": peer.contender,
+            "run": peer.kind,
+            "workers": peer.workers,
+            **{metric: round(share, 2) for metric, share in shares(ours, peer)},
         }
-        for other in found
-        if other.contender != OURS and (ours := by_key.get((other.job, OURS, other.kind, other.workers)))
+        for peer in figures
+        if peer.contender != OURS and (ours := by_key.get((peer.job, OURS, peer.kind, peer.workers)))
     ]
 
 
 # -- Reporting ---------------------------------------------------------------------------------
 
 
-def table(found: list[Figure], counts: list[int], api: str) -> Iterator[str]:
-    by_key = {figure.key: figure for figure in found}
+def table(figures: list[Figure], counts: list[int], api: str) -> Iterator[str]:
+    by_key = {figure.key: figure for figure in figures}
     head = "".join(f"{f'{count} workers':>22}" for count in counts)
     yield f"{'':<42}{'':<11}{head}"
     yield f"{'':<42}{'':<11}" + f"{f'{api}  k8s  seconds':>22}" * len(counts)
-    rows = dict.fromkeys((f.job, f.contender, f.kind) for f in found)
+    rows = dict.fromkeys((f.job, f.contender, f.kind) for f in figures)
     job_before = None
     for job, contender, kind in rows:
         if job != job_before:
@@ -161,35 +161,35 @@ def compared(shares: list[dict], count: int) -> Iterator[str]:
     for share in shares:
         if share["workers"] == count:
             numbers = (f"{share[column]:>5.2f}" if column in share else f"{'':<5}" for column in columns)
-            what = f"{share['job']}, {share['run']}"
-            yield f"  {what:<48}{'  '.join(numbers)}  to {share['peer']}"
+            label = f"{share['job']}, {share['run']}"
+            yield f"  {label:<48}{'  '.join(numbers)}  to {share['peer']}"
 
 
 def import_table(imported: list[Import]) -> Iterator[str]:
     yield f"{'Importing what a module does':<50}seconds     MB"
-    for one in imported:
-        yield f"  {one.what:<48}{one.seconds:>7.2f}  {one.memory:>5.0f}"
+    for import_ in imported:
+        yield f"  {import_.name:<48}{import_.seconds:>7.2f}  {import_.memory:>5.0f}"
 
 
-def bars(found: list[Figure]) -> str:
+def bars(figures: list[Figure]) -> str:
     """An SVG: calls to the left, seconds to the right, a bar for each number of workers."""
-    shown = [figure for figure in found if figure.job != IDLE]
-    most = [max(figure.calls for figure in shown), max(figure.run.seconds for figure in shown)]
+    shown = [figure for figure in figures if figure.job != IDLE]
+    largest = [max(figure.calls for figure in shown), max(figure.run.seconds for figure in shown)]
     parts, y = [], 34
     rows: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in shown:
         rows.setdefault((figure.job, figure.kind, figure.contender), []).append(figure)
     heading = None
-    for (job, kind, contender), figures in sorted(rows.items(), key=lambda row: row[0][:2]):
+    for (job, kind, contender), members in sorted(rows.items(), key=lambda row: row[0][:2]):
         if heading != (job, kind):
             heading = (job, kind)
             y += 26
             parts.append(f'<text x="10" y="{y - 6}" class="job">{job}, {kind}</text>')
-        parts.append(f'<text x="20" y="{y + 4 + 4 * len(figures)}">{contender}</text>')
-        for figure in figures:
+        parts.append(f'<text x="20" y="{y + 4 + 4 * len(members)}">{contender}</text>')
+        for figure in members:
             for x, value, top, text in (
-                (230, figure.calls, most[0], f"{figure.calls:.0f}"),
-                (560, figure.run.seconds, most[1], f"{figure.run.seconds:.1f}"),
+                (230, figure.calls, largest[0], f"{figure.calls:.0f}"),
+                (560, figure.run.seconds, largest[1], f"{figure.run.seconds:.1f}"),
             ):
                 width = 280 * value / top
                 color = "#c00" if figure.contender == OURS else "#888"
@@ -259,21 +259,21 @@ def main() -> None:
     ):
         figures = list(rounds(world, arguments.workers, arguments.runs))
     imported = list(imports(5)) if cloud is AzureWorld else []
-    found = medians(figures)
-    shares = ratios(found)
+    medians_ = medians(figures)
+    shares = ratios(medians_)
     BUILD.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": about,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "runs": [flat(figure) for figure in figures],
-        "medians": [flat(figure) for figure in found],
+        "medians": [flat(figure) for figure in medians_],
         "ratios": shares,
-        "imports": [dataclasses.asdict(one) for one in imported],
+        "imports": [dataclasses.asdict(import_) for import_ in imported],
     }
     name = f"modules-{arguments.cloud}"
     (BUILD / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    (BUILD / f"{name}.svg").write_text(bars(found))
-    print("\n".join(table(found, arguments.workers, world.api)), end="\n\n")
+    (BUILD / f"{name}.svg").write_text(bars(medians_))
+    print("\n".join(table(medians_, arguments.workers, world.api)), end="\n\n")
     print("\n".join(compared(shares, arguments.workers[-1])), end="\n\n")
     if imported:
         print("\n".join(import_table(imported)), end="\n\n")

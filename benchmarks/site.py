@@ -47,13 +47,13 @@ class Run:
     changed: int
     aws_calls: int
     roles: tuple[Role, ...]
-    asked: tuple[tuple[str, str], ...]
+    requests: tuple[tuple[str, str], ...]
     # Modules of a collection, once for each item of a loop.
     modules: int
 
     @property
     def kubernetes_calls(self) -> int:
-        return len(self.asked)
+        return len(self.requests)
 
 
 class World:
@@ -85,13 +85,13 @@ class World:
             sys.exit(ran.stdout + ran.stderr)
         result = json.loads(ran.stdout[ran.stdout.index("{") :])
         tasks = [task["task"] for play in result["plays"] for task in play["tasks"]]
-        asked = self._asked(began)
+        requests = self._requests(began)
         return Run(
             seconds,
             result["stats"]["localhost"]["changed"],
             self._aws_calls() - aws_before,
-            tuple(_by_role(tasks, asked, began + seconds)),
-            tuple((verb, uri) for _, verb, uri in asked),
+            tuple(_by_role(tasks, requests, began + seconds)),
+            tuple((verb, uri) for _, verb, uri in requests),
             sum(_modules(task) for play in result["plays"] for task in play["tasks"]),
         )
 
@@ -116,7 +116,7 @@ class World:
         ec2 = self._moto.client("ec2")
         api = http.client.HTTPSConnection(self.cluster.server.removeprefix("https://"), context=context)
         began = time.perf_counter()
-        for verb, uri in run.asked:
+        for verb, uri in run.requests:
             if verb in ("get", "list"):
                 api.request("GET", uri)
                 answer = api.getresponse()
@@ -128,16 +128,16 @@ class World:
             ec2.describe_instances()
         return time.perf_counter() - began
 
-    def _asked(self, since: float) -> list[tuple[float, str, str]]:
+    def _requests(self, since: float) -> list[tuple[float, str, str]]:
         """(time, verb, URI) of each request of a playbook to the API server since then."""
-        found = []
+        requests = []
         for line in self.cluster.audit_log.read_text().splitlines():
             event = json.loads(line)
             at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
-            whole = event["stage"] == "ResponseComplete"
-            if at >= since and whole and event.get("userAgent", "").startswith(KUBERNETES_CLIENT):
-                found.append((at, event["verb"], event["requestURI"]))
-        return found
+            is_complete = event["stage"] == "ResponseComplete"
+            if at >= since and is_complete and event.get("userAgent", "").startswith(KUBERNETES_CLIENT):
+                requests.append((at, event["verb"], event["requestURI"]))
+        return requests
 
     def _aws_calls(self) -> int:
         return len(re.findall(r'"POST / HTTP', self._moto_log.read_text()))
@@ -153,10 +153,10 @@ def _modules(task: dict) -> int:
     return len(result.get("results", [result]))
 
 
-def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float) -> list[Role]:
+def _by_role(tasks: list[dict], requests: list[tuple[float, str, str]], end: float) -> list[Role]:
     """The time of each role with the roles that it includes, from its first task to that of the next role."""
     (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
-    roles = [one["role"] for one in play["roles"]]
+    roles = [entry["role"] for entry in play["roles"]]
     starts: dict[str, float] = {}
     for task in tasks:
         role = task["name"].partition(" : ")[0]
@@ -165,7 +165,7 @@ def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float)
             starts.setdefault(role.removeprefix("osc.peerpods."), at)
     ends = [*list(starts.values())[1:], end]
     return [
-        Role(role, until - start, sum(start <= at < until for at, _, _ in asked))
+        Role(role, until - start, sum(start <= at < until for at, _, _ in requests))
         for (role, start), until in zip(starts.items(), ends, strict=True)
     ]
 
@@ -173,10 +173,10 @@ def _by_role(tasks: list[dict], asked: list[tuple[float, str, str]], end: float)
 def table(workers: int, first: Run, later: list[Run], pings: list[float], calls: float) -> str:
     second = later[-1]
     lines = [f"{workers} workers{'':12} {'first run':>22} {'second run':>22}"]
-    for one, other in zip(first.roles, second.roles, strict=True):
+    for role, second_role in zip(first.roles, second.roles, strict=True):
         lines.append(
-            f"{one.name:24} {one.seconds:8.1f} s {one.kubernetes_calls:5} calls "
-            f"{other.seconds:8.1f} s {other.kubernetes_calls:5} calls"
+            f"{role.name:24} {role.seconds:8.1f} s {role.kubernetes_calls:5} calls "
+            f"{second_role.seconds:8.1f} s {second_role.kubernetes_calls:5} calls"
         )
     for name, run in (("first run", first), ("second run", second)):
         lines.append(

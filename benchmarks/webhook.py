@@ -241,8 +241,8 @@ def run_rounds(servers: list[Server], scenarios: list[Scenario], rounds: int, se
 
 
 def median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    measured = [value for value in values if value is not None]
+    return statistics.median(measured) if measured else None
 
 
 def medians(rounds: list[Figures]) -> Figures:
@@ -252,8 +252,8 @@ def medians(rounds: list[Figures]) -> Figures:
 def ratios(servers: dict[str, list[Figures]]) -> dict[str, Figures]:
     """For each other server, the medians of the ratios of ours to it in each round."""
 
-    def ratio(metric: str, ours: Figures, other: Figures) -> float | None:
-        values = getattr(ours, metric), getattr(other, metric)
+    def ratio(metric: str, ours: Figures, peer: Figures) -> float | None:
+        values = getattr(ours, metric), getattr(peer, metric)
         return None if None in values else values[0] / values[1]
 
     return {

@@ -80,18 +80,18 @@ def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, d
     """Return the ratios of the agent to each contender, by phase: time, and CPU with and without the servers."""
     ours = {name: median(rounds) for name, rounds in measured[OURS].items()}
     compared = {
-        other: {
+        contender: {
             name: {
-                "seconds": ours[name].seconds / theirs.seconds,
-                "cpu": ours[name].cpu / theirs.cpu if theirs.cpu else None,
-                "cpu_with_servers": total_cpu(ours[name]) / total_cpu(theirs),
+                "seconds": ours[name].seconds / peer.seconds,
+                "cpu": ours[name].cpu / peer.cpu if peer.cpu else None,
+                "cpu_with_servers": total_cpu(ours[name]) / total_cpu(peer),
             }
             for name in WRITING
-            if name in ours and name in measured[other]
-            for theirs in [median(measured[other][name])]
+            if name in ours and name in measured[contender]
+            for peer in [median(measured[contender][name])]
         }
-        for other in measured
-        if other != OURS
+        for contender in measured
+        if contender != OURS
     }
     scaled = by_curl.scaled(nodes)
     compared[CURL] = {
@@ -179,7 +179,7 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
         for name in WRITING
     }
     lines = {name: drawn for name, drawn in lines.items() if drawn}
-    each = by_curl.seconds / by_curl.nodes
+    per_node = by_curl.seconds / by_curl.nodes
     title = f"Share of nodes that advertise their slots over time, in seconds. {nodes:,} nodes."
     parts = [f'<text x="{left}" y="20" class="bold">{title}</text>']
     x = left
@@ -190,19 +190,20 @@ def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
         x0, y0 = left + column * pitch, top + 20 + height
         shown = [(COLORS[contender], "", thinned(progress)) for contender, progress in drawn]
         if name in (COLD, LIMIT):
-            ends = [each * nodes * i / POINTS for i in range(1, POINTS + 1)]
+            ends = [per_node * nodes * i / POINTS for i in range(1, POINTS + 1)]
             shown.append(("#999", ' stroke-dasharray="4 3"', ends))
-        most = max(points[-1] for _, _, points in shown)
+        longest = max(points[-1] for _, _, points in shown)
         parts.append(
             f'<text x="{x0}" y="{y0 - height - 8}" class="bold">{name}</text>'
             f'<rect x="{x0}" y="{y0 - height}" width="{width}" height="{height}" class="frame"/>'
             f'<text x="{x0 - 4}" y="{y0}" text-anchor="end">0</text>'
             f'<text x="{x0 - 4}" y="{y0 - height + 8}" text-anchor="end">all</text>'
-            f'<text x="{x0 + width}" y="{y0 + 14}" text-anchor="end">{most:.0f} s</text>'
+            f'<text x="{x0 + width}" y="{y0 + 14}" text-anchor="end">{longest:.0f} s</text>'
         )
         for color, dashes, points in shown:
             path = " ".join(
-                f"{x0 + at / most * width:.1f},{y0 - (i + 1) / len(points) * height:.1f}" for i, at in enumerate(points)
+                f"{x0 + at / longest * width:.1f},{y0 - (i + 1) / len(points) * height:.1f}"
+                for i, at in enumerate(points)
             )
             parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>')
     return (
@@ -278,10 +279,10 @@ def main() -> None:
     (BUILD / "agent.json").write_text(json.dumps(report, indent=2) + "\n")
     (BUILD / "agent.svg").write_text(plot(measured, by_curl, nodes))
     print("\n".join(table(measured, by_curl, nodes)), end="\n\n")
-    for other, of_phases in compared.items():
-        for name, of in of_phases.items():
-            print(f"Ours to {other}, {name}: {of['seconds']:.2f} of the time")
-    lags = {name: median(of[STORM]).lags for name, of in measured.items()}
+    for contender, of_phases in compared.items():
+        for name, shares in of_phases.items():
+            print(f"Ours to {contender}, {name}: {shares['seconds']:.2f} of the time")
+    lags = {name: median(phases[STORM]).lags for name, phases in measured.items()}
     for name, values in lags.items():
         print(
             f"From the reset of a node until its patch, {name}: p50 {statistics.median(values):.2f} s, "

@@ -94,8 +94,8 @@ class Subject:
             # A connection is two lines, the second indented.
             for connection in re.split(r"\n(?=\S)", listed):
                 if f"pid={self._process.pid}," in connection:
-                    ours = connection.split()[3]
-                    self._sockets[ours] = _count(connection, "sent"), _count(connection, "received")
+                    local_address = connection.split()[3]
+                    self._sockets[local_address] = _count(connection, "sent"), _count(connection, "received")
         return (
             sum(sent for sent, _ in self._sockets.values()),
             sum(received for _, received in self._sockets.values()),
@@ -107,21 +107,21 @@ class Subject:
 
 
 def _count(connection: str, direction: str) -> int:
-    found = re.search(rf"bytes_{direction}:(\d+)", connection)
-    return int(found[1]) if found else 0
+    match = re.search(rf"bytes_{direction}:(\d+)", connection)
+    return int(match[1]) if match else 0
 
 
 def measure(
     world: World,
     subject: Subject,
-    what: str,
+    goal: str,
     act: Callable[[], object],
     done: Callable[[], bool],
     seconds: float,
 ) -> Phase:
     """Call `act()` and measure until `done()`.
 
-    Raises RuntimeError, with `what`, if that takes longer than `seconds` or the subject ends.
+    Raises RuntimeError, with `goal`, if that takes longer than `seconds` or the subject ends.
     """
     world.audit.forget()
     subject.forget_peak()
@@ -132,25 +132,25 @@ def measure(
     while not done():
         subject.check_alive()
         if (now := time.time()) - began > seconds:
-            raise RuntimeError(f"{subject.user}: timed out after {seconds:.0f} s waiting for {what}.")
+            raise RuntimeError(f"{subject.user}: timed out after {seconds:.0f} s waiting for {goal}.")
         if now - read > SOCKETS_INTERVAL:
             subject.bytes()
             read = now
         time.sleep(0.05)
     elapsed = time.time() - began
     after, (rss, peak) = subject.bytes(), subject.memory()
-    seen, reset = world.audit.of(subject.user), world.audit.of(WRITER).advertised
-    progress = tuple(sorted(at - began for at in seen.advertised.values()))
+    observed, reset = world.audit.of(subject.user), world.audit.of(WRITER).advertised
+    progress = tuple(sorted(at - began for at in observed.advertised.values()))
     return Phase(
         progress[-1] if progress else elapsed,
         subject.cpu() - cpu,
         {name: cpu_seconds(process) - servers[name] for name, process in world.servers.items()},
-        dict(seen.requests),
-        seen.failed,
+        dict(observed.requests),
+        observed.failed,
         after[0] - sent,
         after[1] - received,
         rss,
         peak,
         progress,
-        tuple(sorted(at - reset[name] for name, at in seen.advertised.items() if name in reset)),
+        tuple(sorted(at - reset[name] for name, at in observed.advertised.items() if name in reset)),
     )

@@ -36,8 +36,8 @@ def libraries(world: World, agent: Path) -> Iterator[tuple[str, str, Phase]]:
     world.limit(None)
     world.reset(world.nodes)
     command, environment = agent_process(agent)
-    ours = Subject(world, OURS, command, environment)
-    yield from _of(world, OURS, ours, lambda: _ready(environment["HEALTH_PORT"]))
+    subject = Subject(world, OURS, command, environment)
+    yield from _of(world, OURS, subject, lambda: _ready(environment["HEALTH_PORT"]))
     for name, requirement in LIBRARIES.items():
         programs = own_environment(requirement) if requirement else Path(sys.executable).parent
         command = [str(programs / "python"), str(CLIENTS), name, str(len(world.nodes))]

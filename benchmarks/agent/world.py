@@ -150,17 +150,17 @@ class AuditLog:
         self._path = path
         self._file = path.open("rb")
         self._file.seek(0, os.SEEK_END)
-        self._rest = b""
-        self._seen: dict[str, Seen] = {}
+        self._incomplete = b""
+        self._by_user: dict[str, Seen] = {}
 
     def of(self, user: str) -> Seen:
         """Return the requests of `user` since the last `forget`."""
         self._read()
-        return self._seen.setdefault(user, Seen())
+        return self._by_user.setdefault(user, Seen())
 
     def forget(self) -> None:
         self._read()
-        self._seen.clear()
+        self._by_user.clear()
 
     def _read(self) -> None:
         self._take(self._file.read())
@@ -172,20 +172,20 @@ class AuditLog:
             self._take(self._file.read())
 
     def _take(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._incomplete = (self._incomplete + data).split(b"\n")
         for line in lines:
             event = json.loads(line)
-            verb, of = event["verb"], event.get("objectRef", {})
+            verb, object_ref = event["verb"], event.get("objectRef", {})
             # A watch is counted when it begins: it may outlast the measurement.
             if event["stage"] != ("ResponseStarted" if verb == "watch" else "ResponseComplete"):
                 continue
-            seen = self._seen.setdefault(event["user"]["username"].rpartition(":")[2], Seen())
-            seen.requests[verb] = seen.requests.get(verb, 0) + 1
+            user_requests = self._by_user.setdefault(event["user"]["username"].rpartition(":")[2], Seen())
+            user_requests.requests[verb] = user_requests.requests.get(verb, 0) + 1
             if event["responseStatus"]["code"] >= 400:
-                seen.failed += 1
-            elif (verb, of.get("resource"), of.get("subresource")) == ("patch", "nodes", "status"):
+                user_requests.failed += 1
+            elif (verb, object_ref.get("resource"), object_ref.get("subresource")) == ("patch", "nodes", "status"):
                 at = datetime.fromisoformat(event["stageTimestamp"]).timestamp()
-                seen.advertised[of["name"]] = at
+                user_requests.advertised[object_ref["name"]] = at
 
 
 class World:

@@ -39,9 +39,19 @@ options:
     type: str
     choices: [IfNeeded, Never]
     default: IfNeeded
+  verify:
+    description:
+      - >-
+        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with the extended
+        resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout).
+      - >-
+        If a RuntimeClass does not exist yet, no pod of it can be created. The module then issues a warning, and RV(verified) is false.
+        Check mode does not verify.
+    type: bool
+    default: false
   verify_namespace:
     description:
-      - The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded one.
+      - The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded namespace.
     type: str
     default: default
 """

@@ -65,9 +65,9 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.osc.peerpods.plugins.module_utils._report.awx_survey import SurveyError, survey
 
 
-def awx_survey(asks: list[dict], specs: dict, name: str = "") -> dict:
+def awx_survey(entries: list[dict], specs: dict, name: str = "") -> dict:
     try:
-        return survey(asks, specs, name)
+        return survey(entries, specs, name)
     except SurveyError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -43,7 +43,7 @@ options:
     default: {}
   secret:
     description:
-      - Keys of C(peer-pods-secret) and their values, not encoded. The values are never shown, the names of the keys are.
+      - Keys of C(peer-pods-secret) and their values, not encoded. The names of the keys are shown, the values never.
     type: dict
     default: {}
   feature_gates:
@@ -70,7 +70,7 @@ options:
       - V(refuse) fails before the first write and lists the peer pods.
       - >-
         V(wait) replaces the pod of a node when no peer pod runs there any more. If the operator replaces all pods by itself and
-        does not honour C(caaUpdateStrategy), the module waits before the write until no peer pod runs on any of the nodes.
+        does not apply C(caaUpdateStrategy), the module waits before the write until no peer pod runs on any of the nodes.
       - V(allow) replaces the pods of these nodes last. Their peer pods are lost.
     type: str
     choices: [wait, refuse, allow]
@@ -125,14 +125,14 @@ EXAMPLES = r"""
     config_map:
       PODVM_INSTANCE_TYPE: m6i.large
 
-- name: Change the proxy timeout as the nodes become free of peer pods
+- name: Change the proxy timeout on each node when its peer pods have ended
   osc.peerpods.adaptor_config:
     config_map:
       PROXY_TIMEOUT: 10m
     disruption: wait
     wait_timeout: 3600
 
-- name: Replace the pods that an interrupted run has left
+- name: Replace the pods that still have older settings after an interrupted run
   osc.peerpods.adaptor_config:
     resume: true
     disruption: wait

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: azure_vcpu_quota_info
 version_added: "0.1.0"
-short_description: Gather for how many more VMs of a size the vCPU quotas in Azure have room
+short_description: Gather how many more VMs of a size the vCPU quotas in Azure allow
 description:
   - Every peer pod is a VM of its own. Azure counts the vCPUs of VMs against a quota for the family of their size and
     against a quota for all vCPUs in the region. The smaller room of the two limits how many peer pods can run, whatever limit

@@ -61,16 +61,16 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: See whether the operator's own webhook is there, and who advertises peer pods
+- name: Check whether the operator has a webhook, and which programs advertise peer pods
   osc.peerpods.cluster_features_info:
     facts: [operator_webhook, advertisers]
-  register: found
+  register: features
 
-- name: Say it
+- name: Show the result
   ansible.builtin.debug:
     msg: >-
-      {{ 'The operator has a webhook' if found.operator_webhook else 'The operator has no webhook' }}; slots are advertised
-      by {{ found.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
+      {{ 'The operator has a webhook' if features.operator_webhook else 'The operator has no webhook' }}; slots are advertised
+      by {{ features.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
 """
 
 RETURN = r"""
@@ -89,7 +89,7 @@ namespace:
       sample: {app.kubernetes.io/part-of: osc.peerpods}
 operator:
   description:
-    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and what
+    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and which program
       advertises it. An unknown release is treated as the newest known release.
   returned: when V(operator) is in O(facts)
   type: dict
@@ -206,23 +206,23 @@ def main() -> None:
             "operator_namespace": {"type": "str", "default": NAMESPACE},
         }
     )
-    wanted, namespace = module.params["facts"], module.params["namespace"]
-    facts = {name: FACTS[name] for name in wanted if name in FACTS}
+    requested, namespace = module.params["facts"], module.params["namespace"]
+    facts = {name: FACTS[name] for name in requested if name in FACTS}
     result: dict[str, Any] = {}
     try:
         cluster = Cluster(module)
-        found = {path: cluster.get(path) for path in {path for path, _says in facts.values()}}
+        objects = {path: cluster.get(path) for path in {path for path, _fact_of in facts.values()}}
         if namespace:
             path = f"{NAMESPACES_PATH}/{namespace}"
             result["namespace"] = describe_namespace(cluster.get(path))
-        if "operator" in wanted:
+        if "operator" in requested:
             result["operator"] = read_operator_summary(cluster, module.params["operator_namespace"])
-        if "advertisers" in wanted:
+        if "advertisers" in requested:
             nodes = cluster.list(NODES_PATH)
             result["advertisers"] = advertisers(nodes, module.params["extended_resource"])
     except ClusterError as error:
         module.fail_json(msg=str(error))
-    result |= {name: says(found[path]) for name, (path, says) in facts.items()}
+    result |= {name: fact_of(objects[path]) for name, (path, fact_of) in facts.items()}
     module.exit_json(changed=False, **result)
 
 

@@ -378,12 +378,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permission
 
 def admission_apis(cluster: Cluster) -> dict[str, dict | None]:
     """The APIResourceList of each version of the group, from the newest to one that has policies."""
-    found = {}
+    apis = {}
     for version in MUTATING_POLICY_VERSIONS:
-        found[version] = cluster.get(f"{ADMISSION_PATH}/{version}")
-        if serves_mutating_policies(found[version]):
+        apis[version] = cluster.get(f"{ADMISSION_PATH}/{version}")
+        if serves_mutating_policies(apis[version]):
             break
-    return found
+    return apis
 
 
 def missing_permissions(cluster: Cluster, playbook: str) -> list[str]:

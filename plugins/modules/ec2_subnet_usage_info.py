@@ -76,15 +76,15 @@ def main() -> None:
     subnet_id = module.params["subnet"]
     try:
         ec2 = Ec2(module)
-        found = ec2.subnet(subnet_id)
+        subnet = ec2.subnet(subnet_id)
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=False,
         subnet={
             "id": subnet_id,
-            "free": found and found["AvailableIpAddressCount"],
-            "reason": None if found else f"EC2 has no subnet {subnet_id} in {ec2.region}.",
+            "free": subnet and subnet["AvailableIpAddressCount"],
+            "reason": None if subnet else f"EC2 has no subnet {subnet_id} in {ec2.region}.",
         },
     )
 

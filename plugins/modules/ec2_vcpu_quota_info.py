@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: ec2_vcpu_quota_info
 version_added: "0.1.0"
-short_description: Gather for how many more EC2 instances of a type the vCPU quota has room
+short_description: Gather how many more EC2 instances of a type the vCPU quota allows
 description:
   - Every peer pod is an EC2 instance of its own. AWS counts the vCPUs of On-Demand Instances against quotas of an account in a
     region, each for a group of instance families. A quota limits how many peer pods can run, whatever limit the nodes
@@ -121,10 +121,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        found = run(Ec2(module), module.params["instance_types"])
+        instance_types = run(Ec2(module), module.params["instance_types"])
     except Ec2Error as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, instance_types=found)
+    module.exit_json(changed=False, instance_types=instance_types)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,19 @@ version_added: "0.1.0"
 short_description: Manage the mutating admission policy of peer pods
 description:
   - >-
-    A peer pod uses CPU and memory in the cloud. On its node it uses one of the extended resource C(kata.peerpods.io/vm). This
+    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource C(kata.peerpods.io/vm). This
     module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, with which the API server mutates peer pods
     accordingly when they are created. It calls no webhook.
   - The API server must serve MutatingAdmissionPolicies. It does so by default since Kubernetes 1.36.
   - >-
-    M(osc.peerpods.mutating_webhook) does the same with a webhook. The two modules do not change what the other one manages, and
-    where both are in place the result is the same as with one. To switch without a pod that is not mutated, set up the new one with
-    O(verify=true), then remove the old one with O(state=absent).
+    M(osc.peerpods.mutating_webhook) does the same with a webhook. Neither module changes the objects of the
+    other. If both are in place, the result is the same as with one of them. To switch without a gap in which pods are not mutated, set
+    up the new one with O(verify=true), then remove the old one with O(state=absent).
   - >-
     The policy differs from the webhook of this collection in three details. It leaves a pod with a negative amount to the API
-    server, which rejects it whatever the resource is. It does not size a pod whose cpu, memory or nvidia.com/gpu add up to more than
-    9 * 10^15 (8 PiB), but rejects it, or with O(failure_policy=Ignore) leaves it unchanged. And it sets the annotation
-    C(osc.peerpods.io/mutated-by), if a pod has it, to the fingerprint of the policy.
+    server, which rejects it whatever the resource is. It rejects a pod whose cpu, memory or nvidia.com/gpu add up to more than
+    9 * 10^15 (8 PiB), or with O(failure_policy=Ignore) leaves it unchanged. If a pod has the annotation
+    C(osc.peerpods.io/mutated-by), it sets the annotation to the fingerprint of the policy.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -50,19 +50,6 @@ options:
     type: str
     choices: [Fail, Ignore]
     default: Fail
-  verify:
-    description:
-      - >-
-        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with the extended
-        resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout).
-      - >-
-        The pod has the annotation C(osc.peerpods.io/mutated-by), so this verifies the policy as it is now, even if a webhook does
-        the same.
-      - >-
-        If a RuntimeClass does not exist yet, no pod of it can be created. The module then warns, and RV(verified) is false. Check
-        mode does not verify.
-    type: bool
-    default: false
   wait_timeout:
     description:
       - How many seconds O(verify) may take.
@@ -73,15 +60,18 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it only reads. It creates no pods, not in dry runs either.
+    description: Can run in check mode, where it only reads. It creates no pods, not even in dry runs.
     support: full
   diff_mode:
     description: Shows the specs of the policy and of its binding before and after in diff mode.
     support: full
 notes:
   - >-
-    The policy and its binding are replaced only as they were read. If another client wrote them in between, the module reads them
-    again.
+    The pods that O(verify) creates have the annotation C(osc.peerpods.io/mutated-by). The result therefore applies to the current policy,
+    even if a webhook mutates the pods in the same way.
+  - >-
+    The policy and its binding are replaced only if they have not changed since they were read. If another client has changed them, the
+    module reads them again.
 seealso:
   - module: osc.peerpods.mutating_webhook
   - module: osc.peerpods.peerpod_limit

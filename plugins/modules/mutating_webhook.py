@@ -12,14 +12,14 @@ version_added: "0.1.0"
 short_description: Manage the mutating webhook of peer pods
 description:
   - >-
-    A peer pod uses CPU and memory in the cloud. On its node it uses one of the extended resource C(kata.peerpods.io/vm). This
+    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource C(kata.peerpods.io/vm). This
     module registers a webhook that the API server calls to mutate peer pods accordingly when they are created.
   - >-
     Manages one webhook in a MutatingWebhookConfiguration. Other webhooks in the same configuration are not changed.
   - >-
-    M(osc.peerpods.mutating_policy) does the same without a webhook. The two modules do not change what the other one manages, and
-    where both are in place the result is the same as with one. To switch without a pod that is not mutated, set up the new one with
-    O(verify=true), then remove the old one with O(state=absent).
+    M(osc.peerpods.mutating_policy) does the same without a webhook. Neither module changes the objects of the
+    other. If both are in place, the result is the same as with one of them. To switch without a gap in which pods are not mutated, set
+    up the new one with O(verify=true), then remove the old one with O(state=absent).
   - >-
     The API server calls the webhook only for pods with a RuntimeClass from O(target_runtime_classes), by a CEL match condition.
     API servers before Kubernetes 1.28 (OpenShift 4.15) do not have match conditions. There, the API server calls the webhook for
@@ -41,7 +41,7 @@ options:
     default: peerpods-webhook
   webhook_name:
     description:
-      - The name of the webhook in it, a domain name with at least two dots.
+      - The name of the webhook in the configuration, a domain name with at least two dots.
     type: str
     default: mwebhook.peerpods.io
   state:
@@ -93,7 +93,7 @@ options:
     type: str
   ca_bundle_file:
     description:
-      - A file with these CA certificates, on the host that runs the module.
+      - The path of a file with these CA certificates, on the host that runs the module.
     type: path
   ca_bundle_secret:
     description:
@@ -172,20 +172,6 @@ options:
         is written. If no endpoint becomes ready in time, the module fails and writes nothing. Check mode does not wait.
     type: bool
     default: true
-  verify:
-    description:
-      - >-
-        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with the extended
-        resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout). If a webhook
-        was registered before, it starts after two seconds, because the API server may call the previous one until then.
-      - >-
-        If a policy of M(osc.peerpods.mutating_policy) is in place, this only verifies that the webhook accepts the pod: the policy
-        is evaluated first and leaves the webhook nothing to change.
-      - >-
-        If a RuntimeClass does not exist yet, no pod of it can be created. The module then warns, and RV(verified) is false. Check
-        mode does not verify.
-    type: bool
-    default: false
   wait_timeout:
     description:
       - How many seconds O(wait) may take, and O(verify) after it.
@@ -196,7 +182,7 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it only reads. It creates no pods, not in dry runs either.
+    description: Can run in check mode, where it only reads. It creates no pods, not even in dry runs.
     support: full
   diff_mode:
     description: >-
@@ -204,7 +190,13 @@ attributes:
     support: full
 notes:
   - >-
-    The configuration is replaced only as it was read. If another client wrote it in between, the module reads it again.
+    If a webhook was registered before, O(verify) starts after two seconds, because the API server may call the previous webhook until then.
+  - >-
+    If a policy of M(osc.peerpods.mutating_policy) is in place, O(verify) only verifies that the webhook accepts the pods: the API server
+    evaluates the policy first, which leaves nothing to change for the webhook.
+  - >-
+    The configuration is replaced only if it has not changed since it was read. If another client has changed it, the module reads it
+    again.
 seealso:
   - module: osc.peerpods.mutating_policy
   - module: osc.peerpods.peerpod_limit
@@ -378,10 +370,10 @@ def excluded(params: dict[str, Any]) -> Namespaces:
 def validate(params: dict[str, Any]) -> None:
     if not 1 <= params["timeout_seconds"] <= 30:
         raise AdmissionError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
-    given = [name for name in CA_BUNDLES if params[name] is not None]
-    if params["service_ca"] and (given or params["cert_manager"]):
+    bundles = [name for name in CA_BUNDLES if params[name] is not None]
+    if params["service_ca"] and (bundles or params["cert_manager"]):
         raise AdmissionError(
-            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(given) or 'cert_manager'}."
+            f"With service_ca, OpenShift manages the CA bundle. Do not set {', '.join(bundles) or 'cert_manager'}."
         )
     if params["service_ca"] and params["url"]:
         raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")

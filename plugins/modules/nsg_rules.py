@@ -453,14 +453,14 @@ def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Ta
 
 
 def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
-    one = single_change(plan)
-    if one is None:
+    change = single_change(plan)
+    if change is None:
         arm.put(nsg["id"], NETWORK_API_VERSION, apply_to(nsg, plan), nsg["etag"], timeout)
         return
-    name, body = one
+    name, body = change
     rule_id = f"{nsg['id']}/securityRules/{name}"
-    known = {rule["name"].lower(): rule for rule in nsg["properties"]["securityRules"]}
-    etag = known.get(name.lower(), {}).get("etag")
+    rules = {rule["name"].lower(): rule for rule in nsg["properties"]["securityRules"]}
+    etag = rules.get(name.lower(), {}).get("etag")
     if body is None:
         arm.delete(rule_id, NETWORK_API_VERSION, etag, timeout)
     else:
@@ -486,15 +486,15 @@ def run(module: AnsibleModule) -> dict:
     desired_rules(module.params["rules"], anywhere, anywhere)
     arm = Arm(module)
     network = worker_network(arm, module)
-    found = targets_with_groups(arm, network)
+    targets = targets_with_groups(arm, network)
     # All plans before the first write: what one NSG refuses must not leave another one changed.
-    plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in found]
+    plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in targets]
     dry_run = module.params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []
     if missing:
-        may_not = ", or for ".join(f"{one['action']} on {one['scope']}" for one in missing)
+        descriptions = ", or for ".join(f"{permission['action']} on {permission['scope']}" for permission in missing)
         module.fail_json(
-            msg=f"This identity has no permission for {may_not}. Assign the role Network Contributor there, and "
+            msg=f"This identity has no permission for {descriptions}. Assign the role Network Contributor there, and "
             "wait some minutes until the assignment takes effect.",
             missing_permissions=missing,
         )
@@ -510,7 +510,7 @@ def run(module: AnsibleModule) -> dict:
                         msg=f"{error} Before that, {', '.join(finished)} was changed. "
                         "Fix the cause, then run the module again.",
                         changed=True,
-                        network_security_groups=[described(*one) for one in done],
+                        network_security_groups=[described(*target_plan) for target_plan in done],
                     )
                 raise
         done.append((target, nsg, plan))
@@ -521,10 +521,10 @@ def run(module: AnsibleModule) -> dict:
             )
         for name, by in plan.shadowed:
             module.warn(f"{name} of {nsg['name']} is shadowed for some of its traffic: {by}.")
-    names = ", ".join(nsg["name"] for dummy, nsg in found) or "No network security group"
+    names = ", ".join(nsg["name"] for dummy, nsg in targets) or "No network security group"
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
-        "network_security_groups": [described(*one) for one in done],
+        "network_security_groups": [described(*target_plan) for target_plan in done],
         "reason": f"{names}. {network.reason}",
         "subnets": describe_subnets(network),
         "unfiltered": list(network.unfiltered),
@@ -586,8 +586,8 @@ def main() -> None:
         required_one_of=ONE_OF_WORKERS,
         mutually_exclusive=AT_MOST_ONE_OF_WORKERS,
     )
-    first, *rest = module.params["priority_range"]
-    if len(rest) != 1 or not 100 <= first <= rest[0] <= 4096:
+    low, *high = module.params["priority_range"]
+    if len(high) != 1 or not 100 <= low <= high[0] <= 4096:
         module.fail_json(msg="priority_range is two numbers, the first and the last priority, from 100 to 4096.")
     try:
         result = run(module)

@@ -223,14 +223,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
 
 def flows_of(params: dict, target: Target) -> Iterator[Flow]:
     """The flows to evaluate for one NSG: inbound to its own subnets, and outbound from them."""
-    asked = params["source_address_prefixes"], params["destination_address_prefixes"]
+    options = params["source_address_prefixes"], params["destination_address_prefixes"]
     ends = {
         "Inbound": (target.source, target.destination),
         "Outbound": (target.destination, target.source),
     }
     for direction, defaults in ends.items():
         source, destination = (
-            tuple(given) if given else default for given, default in zip(asked, defaults, strict=True)
+            tuple(option) if option else default for option, default in zip(options, defaults, strict=True)
         )
         if not source or not destination:
             raise SecurityRuleError(

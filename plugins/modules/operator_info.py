@@ -297,7 +297,7 @@ def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, An
         daemon_set=state["daemon_set"],
         configs=state["peer_pod_configs"],
         limit=state["limit"],
-        has_settings=any(one["name"] == PEER_PODS_CM for one in objects),
+        has_settings=any(object_["name"] == PEER_PODS_CM for object_ in objects),
         older_daemon_set_of=state["older_daemon_set_of"],
     )
     limit = ((config or {}).get("spec") or {}).get("limit")

@@ -226,8 +226,8 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         namespace, name = params["source_namespace"], params["source"]
         manifests = read_package_manifests(cluster)
         catalogs = None if manifests is None else describe_catalogs(manifests)
-        wanted = {"namespace": namespace, "name": name, "channel": params["channel"], "csv": params["csv"]}
-        return check_catalog(read_source(cluster, namespace, name), catalogs, wanted, now), {}
+        requested = {"namespace": namespace, "name": name, "channel": params["channel"], "csv": params["csv"]}
+        return check_catalog(read_source(cluster, namespace, name), catalogs, requested, now), {}
     if params["wait_for"] == "operator":
         namespace = params["namespace"]
         subscription = read_subscription(cluster, namespace)
@@ -278,9 +278,9 @@ def main() -> None:
     try:
         cluster = Cluster(module)
         while True:
-            progress, more = look(cluster, module.params)
+            progress, result = look(cluster, module.params)
             if progress.needs_approval and module.params["approve"] and not module.check_mode:
-                approve(cluster, module.params["namespace"], more["install_plan"]["name"])
+                approve(cluster, module.params["namespace"], result["install_plan"]["name"])
                 summary = f"{progress.summary}; approved"
                 progress = dataclasses.replace(progress, summary=summary, needs_approval=False)
                 changed = True
@@ -292,7 +292,7 @@ def main() -> None:
     except ClusterError as error:
         module.fail_json(msg=str(error))
     progress = dataclasses.replace(progress, remedy=progress.remedy or REMEDIES[module.params["wait_for"]])
-    module.exit_json(changed=changed, progress=dataclasses.asdict(progress), **more)
+    module.exit_json(changed=changed, progress=dataclasses.asdict(progress), **result)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ version_added: "0.1.0"
 short_description: Remove the slots of peer pods from nodes
 description:
   - >-
-    Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent advertised it. A node on which
-    another program has written it since is not changed.
-  - The agent keeps what nodes advertise when its limits disappear, as in an upgrade of the operator. Use this after the operator is removed.
+    Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent advertised it. If another
+    program has written the resource of a node since, the node is not changed.
+  - When its limits disappear, as in an upgrade of the operator, the agent does not change what nodes advertise. Use this module after the
+    operator is removed.
   - Takes one request for each 500 nodes, and one for each node that is changed.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -54,7 +55,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Remove what the agent advertised
+- name: Remove the slots that the agent advertised
   osc.peerpods.peerpod_capacity:
     state: absent
 """
@@ -96,10 +97,10 @@ def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, c
     write their nodes all the time: after a conflict the node is read again.
     """
     path = f"{NODES_PATH}/{node['metadata']['name']}"
-    known = [node]
+    first_read = [node]
 
     def attempt() -> str | None:
-        current = known.pop() if known else cluster.get(path)
+        current = first_read.pop() if first_read else cluster.get(path)
         slots = slots_of(current, resource) if current else None
         if current is None or slots is None or not capacity_managers(current, resource) <= managers:
             return None

@@ -13,11 +13,11 @@ short_description: Gather the limits, slots and peer pods of a cluster
 description:
   - >-
     Reads the limits of all pools of nodes from where the operator stores them, what the nodes advertise of the extended resource
-    C(kata.peerpods.io/vm), where peer pods run, and which ones wait and why.
+    C(kata.peerpods.io/vm), where peer pods run, and which peer pods are pending and why.
   - >-
     Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs, ClusterServiceVersions and DaemonSets of
-    the operator, there the Deployment of the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of
-    O(cloud_capacity), the Nodes and the Pods; of the lists one more for every further 500 objects.
+    the operator, on newer ones the Deployment of the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of
+    O(cloud_capacity), the Nodes and the Pods. Each list takes one more request for every further 500 objects.
   - >-
     If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are returned.
 author:
@@ -36,7 +36,7 @@ options:
   runtime_classes:
     description:
       - >-
-        The RuntimeClasses whose pods are peer pods. A pod that requests the extended resource is one whatever its
+        The RuntimeClasses whose pods are peer pods. A pod that requests the extended resource is a peer pod, whatever its
         RuntimeClass.
     type: list
     elements: str
@@ -47,12 +47,12 @@ options:
         The ConfigMap with the number of peer pods that the cloud has room for. The role
         P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its smallest
         value is shared among the nodes of the pools of a namespace, as by M(osc.peerpods.peerpod_limit).
-      - If it does not exist, only the limits count. The same applies, with a warning, if the user may not read it.
+      - If it does not exist, only the limits apply. The same is true, with a warning, if the user may not read it.
     type: dict
     suboptions:
       namespace:
         description:
-          - The namespace of the agent.
+          - The namespace of the ConfigMap, which is that of the agent.
         type: str
         default: osc-peerpods
       name:
@@ -63,8 +63,8 @@ options:
   details:
     description:
       - >-
-        Also read what the role P(osc.peerpods.peerpodconfig_rollout#role) decides from: RV(agent_deployed), RV(cloud_capacity) and
-        RV(peer_pods_cm). Takes up to two requests more.
+        Whether to also return RV(agent_deployed), RV(cloud_capacity) and RV(peer_pods_cm), which the role
+        P(osc.peerpods.peerpodconfig_rollout#role) uses. Takes up to two more requests.
     type: bool
     default: false
 requirements:
@@ -72,9 +72,9 @@ requirements:
   - kubernetes >= 24.2.0
 notes:
   - >-
-    An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only
-    what counts of the peer pods is kept. Measured with pods of 6 kB on a two-core machine that ran the API server too,
-    1,000 pods were 6.4 MB to transfer and took a quarter of a second; memory stays that of a page, some 100 MB in all.
+    An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only the required fields
+    of peer pods are kept. On a two-core machine that also ran the API server, 1,000 pods of 6 kB took 6.4 MB of transfer and a quarter of a
+    second. The memory use is that of one page, about 100 MB in total.
 seealso:
   - module: osc.peerpods.peerpod_limit
   - module: osc.peerpods.cluster_info
@@ -312,7 +312,7 @@ pending:
         no reason (yet).
       type: str
     message:
-      description: The message to this reason, if the status has one.
+      description: The message of this reason, if the status has one.
       type: str
   sample:
     - name: peer-006

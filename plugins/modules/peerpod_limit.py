@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: peerpod_limit
 version_added: "0.1.0"
-short_description: Read or set how many peer pod VMs each worker node may have
+short_description: Read or set the limit of peer pods per node
 description:
   - >-
     Sets the limit of a pool of nodes, which each of its nodes advertises as the extended resource C(kata.peerpods.io/vm). The scheduler
@@ -23,14 +23,15 @@ description:
     seconds, and there can be further pools. PeerPodConfigs that an upgrade left behind stay pools.
   - >-
     Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the cloud-api-adaptor pods, which
-    loses the peer pods of their nodes. O(disruption) decides about that. Only pods that started before the change are restarted, and those
-    of nodes that advertise another number.
+    loses the peer pods of their nodes. O(disruption) decides about these nodes. Only pods that started before the change,
+    and pods of nodes that advertise another number, are restarted.
   - >-
-    Writes only the fields that are set, and only if the object is still as it was read: after a conflict, the module reads and plans again.
-    Everything else in the object stays.
+    Writes only the fields that are set, and only if the object has not changed since it was read: after a conflict, the module reads and
+    plans again. All other fields of the object stay.
   - >-
-    Rejects a pool whose nodes another pool selects too, because the limit of such a node is not well defined: if a node exists that both
-    select, and if one selector has all labels of the other. Selectors of different labels are accepted as long as no node has both. The
+    Rejects a pool that overlaps with another pool, because the limit of a node in both is not well defined. Pools overlap if a node exists
+    that both select, or if one selector has all labels of the other. Selectors of different labels are accepted as long as no node matches
+    both. The
     operator's own pool C(default) has the nodes that no other pool selects.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -41,7 +42,7 @@ options:
     description:
       - >-
         The name of the pool. The default is the operator's own pool: on operators up to 1.8 the PeerPodConfig that the operator creates when
-        a KataConfig enables peer pods, on newer ones the pool C(default), by either name.
+        a KataConfig enables peer pods, on newer operators the pool C(default), which accepts both names.
     type: str
     default: peerpodconfig-openshift
   namespace:
@@ -56,7 +57,7 @@ options:
         With V(absent) the pool does not exist. Its nodes get the limit of the operator's own pool if that selects them, else none.
       - >-
         On operators from 1.9 on, V(absent) for the operator's own pool removes its entry in C(peerpods-limits), so that the limit of
-        C(peer-pods-cm) counts again.
+        C(peer-pods-cm) applies again.
     type: str
     choices: [present, absent]
     default: present
@@ -94,8 +95,8 @@ options:
     description:
       - >-
         Reject a limit below the number of peer pods that run on a node now, and a change that takes nodes out of every pool while peer pods
-        run there. If V(false), only a warning is issued: the pods keep running, and the node gets no new ones until it has fewer than
-        the limit.
+        run there. If V(false), only a warning is issued: the pods keep running, and no new peer pod is placed on the
+        node until it has fewer than the limit.
     type: bool
     default: false
   disruption:
@@ -115,10 +116,10 @@ options:
   wait:
     description:
       - >-
-        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until no node advertises peer pods any more
-        that the pool selected before and no pool selects now. Nodes are watched, not polled. Check mode does not wait.
+        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until the nodes that the change removes from
+        every pool advertise no peer pods. Nodes are watched, not polled. Check mode does not wait.
       - Nodes that are not Ready are not waited for, unless all are. A warning names them.
-      - If the cloud has no room for as many peer pods, what O(cloud_capacity) leaves each node is expected instead.
+      - If the cloud has no room for that many peer pods, each node must advertise its share of O(cloud_capacity) instead.
       - >-
         With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message names these nodes if the
         limit is not in force in time.
@@ -144,17 +145,17 @@ options:
     description:
       - >-
         Whether the node capacity agent is deployed. If not set, it is deployed if its Deployment exists in O(agent_namespace). Set it
-        in a play that deploys or removes the agent, whose check mode has not done that yet.
+        in a play that deploys or removes the agent, because check mode does not.
     type: bool
   cloud_capacity:
     description:
       - >-
-        The ConfigMap with which the node capacity agent keeps the nodes within what the cloud has room for, as the role
-        P(osc.peerpods.peerpodconfig_rollout#role) writes it. Its smallest bound is shared evenly among the nodes of the pools of
-        O(namespace), and what a node with a low limit leaves goes to the others.
+        The ConfigMap with the number of peer pods that the cloud has room for. The role P(osc.peerpods.peerpodconfig_rollout#role) writes it,
+        and the node capacity agent limits the nodes to it. Its smallest bound is shared evenly among the nodes of the pools of O(namespace).
+        The part that a node with a low limit does not use goes to the other nodes.
       - >-
-        It is read with O(wait) only. If it does not exist, only the limits count. The same applies, with a warning, if the user may not
-        read it.
+        It is read with O(wait) only. If it does not exist, only the limits apply. The same is true, with a warning, if the user may not read
+        it.
     type: dict
     suboptions:
       namespace:
@@ -169,7 +170,7 @@ options:
       data:
         description:
           - Use these bounds, each with the number of peer pods it allows, instead of reading the ConfigMap.
-          - If it is empty, only the limits count.
+          - If it is empty, only the limits apply.
         type: dict
 requirements:
   - python >= 3.11
@@ -185,13 +186,13 @@ notes:
   - >-
     Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and DaemonSets, and the
     nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits) if the agent is deployed, and
-    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one request more, a watch one.
+    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one more request, and so does a watch.
   - >-
     A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets what the other
     objects show.
   - >-
-    Counting the peer pods takes a list of the cluster's running pods, the only costly request here. It is made only if a node may end up
-    with less than it has.
+    Counting the peer pods takes a list of the cluster's running pods, which is the only expensive request of this module. It is sent only if the
+    change could lower what a node advertises.
 seealso:
   - module: osc.peerpods.peerpod_info
   - module: osc.peerpods.cluster_info
@@ -209,7 +210,7 @@ EXAMPLES = r"""
     wait: true
     wait_timeout: 120
 
-- name: Let no new peer pod start
+- name: Prevent the start of new peer pods
   osc.peerpods.peerpod_limit:
     limit: 0
 
@@ -217,7 +218,7 @@ EXAMPLES = r"""
   osc.peerpods.peerpod_limit:
   register: peer_pods
 
-- name: Give two pools of nodes a limit each
+- name: Set the limits of two pools of nodes
   osc.peerpods.peerpod_limit:
     name: "peerpods-{{ item.pool }}"
     node_selector:
@@ -274,7 +275,7 @@ store:
     name: peerpods-limits
     key: default
 operator:
-  description: The operator, null if no sign of it can be read.
+  description: The operator, null if none of its objects can be read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -297,21 +298,21 @@ operator:
     advertiser: cloud-api-adaptor
 before:
   description: >-
-    The limit as it was; null if what was written is not a valid limit, and if the pool did not exist. If none was written, it is that of
-    the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
+    The limit before the change; null if the stored value is not a valid limit, or if the pool did not exist. If no limit was stored, it is the
+    default of the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
   returned: success, and when waiting failed
   type: int
   sample: 10
 after:
   description: >-
-    The limit as it is now, or would be without check mode; null if it is not valid, and with O(state=absent) if the pool does not exist any
-    more.
+    The limit after the change, or as it would be without check mode; null if it is not valid, or with O(state=absent) if the pool no longer
+    exists.
   returned: success, and when waiting failed
   type: int
   sample: 20
 nodes:
   description: >-
-    The nodes of the pool (with O(state=absent): that it had), as they were when the module ended.
+    The nodes of the pool, with O(state=absent) those that it had, as they were when the module ended.
   returned: success, and when waiting failed
   type: list
   elements: dict
@@ -324,7 +325,8 @@ nodes:
       type: int
     used:
       description: >-
-        How many peer pods ran on the node before the change, null if no node could end up with less than it had.
+        How many peer pods ran on the node before the change, null if the change cannot lower what a node
+        advertises.
       type: int
   sample:
     - name: ip-10-0-1-23.eu-central-1.compute.internal
@@ -332,7 +334,7 @@ nodes:
       used: null
 cloud:
   description: >-
-    What the smallest bound of O(cloud_capacity) leaves the nodes; null if there are no bounds or they were not read.
+    The smallest bound of O(cloud_capacity) and its effect on the nodes; null if there are no bounds or they were not read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -349,7 +351,7 @@ cloud:
       description: The sum of the limits of these nodes.
       type: int
     slots:
-      description: The most that any node advertises, null if all limits fit.
+      description: The largest number that a node can advertise within the bound, null if all limits fit.
       type: int
   sample:
     bound: instance-quota
@@ -359,8 +361,8 @@ cloud:
     slots: 21
 advertised_nodes:
   description: >-
-    How many of the nodes advertise the limit, or what RV(cloud) leaves of it; 0 if the limit is not valid. If the pool does not exist any
-    more, how many nodes still advertise peer pods that no pool selects.
+    How many of the nodes advertise the limit, or their share of RV(cloud); 0 if the limit is not valid. If the pool no longer exists, how many
+    nodes that no pool selects still advertise peer pods.
   returned: success, and when waiting failed
   type: int
   sample: 3
@@ -474,7 +476,7 @@ class Target:
     nodes of the other pools, whose limits are `elsewhere`.
     """
 
-    found: Limits
+    limits: Limits
     change: Change
     pools: list[Pool]
     nodes: Collection | None = None
@@ -511,8 +513,8 @@ class Target:
 
     def share(self, nodes: Sequence[dict]) -> CloudShare | None:
         """What the cloud leaves each of `nodes`, as long as they are the pool's."""
-        mine = [] if self.limit is None else [self.limit] * len(nodes)
-        return cloud_share([*mine, *self.elsewhere], self.bounds)
+        own = [] if self.limit is None else [self.limit] * len(nodes)
+        return cloud_share([*own, *self.elsewhere], self.bounds)
 
 
 def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
@@ -521,53 +523,53 @@ def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
 
 def read_bounds(module: AnsibleModule, cluster: Cluster) -> dict[str, int]:
     """What the cloud can hold, as far as it matters for this run."""
-    given = module.params["cloud_capacity"]
-    if given["data"] is not None:
-        return cloud_bounds(given["data"])
+    option = module.params["cloud_capacity"]
+    if option["data"] is not None:
+        return cloud_bounds(option["data"])
     if not module.params["wait"]:
         return {}
-    namespace = given["namespace"] or module.params["agent_namespace"]
-    return read_cloud_bounds(module, cluster, namespace, given["name"])
+    namespace = option["namespace"] or module.params["agent_namespace"]
+    return read_cloud_bounds(module, cluster, namespace, option["name"])
 
 
 def limits_elsewhere(cluster: Cluster, pools: list[Pool], pool: Pool | None) -> tuple[int, ...]:
     """What each node is allowed that the other `pools` select and `pool` does not."""
     limits = {}
-    for other in pools if pool is None else others_than(pools, pool):
-        if other.selector is None:
+    for other_pool in pools if pool is None else others_than(pools, pool):
+        if other_pool.selector is None:
             continue
-        for node in nodes_of(cluster, other).objects:
+        for node in nodes_of(cluster, other_pool).objects:
             if pool not in deciding(node, pools):
                 limits[node["metadata"]["uid"]] = allowed(node, pools)
     return tuple(limits.values())
 
 
-def refuse_unread_agent(found: Limits, namespace: str) -> None:
-    if found.has_agent is None:
+def refuse_unread_agent(limits: Limits, namespace: str) -> None:
+    if limits.has_agent is None:
         raise LimitError(
             f"Cannot read whether the node capacity agent is deployed in namespace {namespace}, "
             "which decides where the limit is stored. Grant get on its Deployment."
         )
 
 
-def plan_present(params: dict[str, Any], found: Limits, name: str, fields: dict[str, Any]) -> Change:
+def plan_present(params: dict[str, Any], limits: Limits, name: str, fields: dict[str, Any]) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
-    if not found.is_second:
-        config = find_config(found.configs or (), namespace, name)
+    if not limits.is_second:
+        config = find_config(limits.configs or (), namespace, name)
         return plan_config(config, namespace, name, fields)
     refuse_second_generation_fields(params, name)
-    if not found.has_place:
+    if not limits.has_place:
         raise LimitError(explain_no_operator(namespace))
-    pool = found.pool(f"{namespace}/{name}")
+    pool = limits.pool(f"{namespace}/{name}")
     selector = fields.get("nodeSelector")
     limit = int(fields["limit"]) if "limit" in fields else None
     reads_only = limit is None and selector is None and pool is not None
     if not reads_only:
-        refuse_unread_agent(found, agent_namespace)
-    if found.has_agent or reads_only:
+        refuse_unread_agent(limits, agent_namespace)
+    if limits.has_agent or reads_only:
         return plan_entry(
             pool,
-            found.limits,
+            limits.limits,
             name=name,
             namespace=namespace,
             agent_namespace=agent_namespace,
@@ -580,26 +582,28 @@ def plan_present(params: dict[str, Any], found: Limits, name: str, fields: dict[
     return plan_settings(pool, limit)
 
 
-def plan_absent(params: dict[str, Any], found: Limits, name: str) -> Change:
+def plan_absent(params: dict[str, Any], limits: Limits, name: str) -> Change:
     namespace, agent_namespace = params["namespace"], params["agent_namespace"]
-    config = find_config(found.configs or (), namespace, name)
-    if not found.is_second:
+    config = find_config(limits.configs or (), namespace, name)
+    if not limits.is_second:
         return plan_config_absent(config)
-    if not found.has_place:
+    if not limits.has_place:
         return Change(None, None)
-    refuse_unread_agent(found, agent_namespace)
-    without = {key: text for key, text in ((found.limits or {}).get("data") or {}).items() if key != DEFAULT_POOL}
+    refuse_unread_agent(limits, agent_namespace)
+    other_entries = {
+        key: text for key, text in ((limits.limits or {}).get("data") or {}).items() if key != DEFAULT_POOL
+    }
     fallback = pools_of_second(
-        found.configs or (),
-        without,
-        found.settings,
+        limits.configs or (),
+        other_entries,
+        limits.settings,
         namespace=namespace,
         agent_namespace=agent_namespace,
-        adaptor_selector=found.operator.node_selector if found.operator else None,
+        adaptor_selector=limits.operator.node_selector if limits.operator else None,
     )[0]
     store = Store(CONFIG_MAP, agent_namespace, LIMITS, name)
-    pool = found.pool(f"{namespace}/{name}")
-    return plan_entry_absent(pool, found.limits, config, fallback, store)
+    pool = limits.pool(f"{namespace}/{name}")
+    return plan_entry_absent(pool, limits.limits, config, fallback, store)
 
 
 def plan_target(
@@ -607,28 +611,28 @@ def plan_target(
 ) -> Target:
     namespace = params["namespace"]
     is_removal = params["state"] == "absent"
-    found = read_limits(
+    limits = read_limits(
         cluster,
         namespace,
         params["agent_namespace"],
         for_removal=is_removal,
         agent_deployed=params["agent_deployed"],
     )
-    name = name_of_pool(params["name"], found.is_second)
-    change = plan_absent(params, found, name) if is_removal else plan_present(params, found, name, fields)
-    others = [pool for pool in found.pools if pool.label != f"{namespace}/{name}"]
-    pools = [*others, change.after] if change.after else others
+    name = name_of_pool(params["name"], limits.is_second)
+    change = plan_absent(params, limits, name) if is_removal else plan_present(params, limits, name, fields)
+    other_pools = [pool for pool in limits.pools if pool.label != f"{namespace}/{name}"]
+    pools = [*other_pools, change.after] if change.after else other_pools
     nodes = left = None
-    bounds = read_the_bounds() if change.after or found.is_second else {}
+    bounds = read_the_bounds() if change.after or limits.is_second else {}
     if change.after and change.after.selector is not None:
         nodes = nodes_of(cluster, change.after)
-        refuse_overlap(change.after, others, nodes.objects)
+        refuse_overlap(change.after, other_pools, nodes.objects)
     if change.before and change.before.selector and (change.moves or not change.after):
         left = nodes_of(cluster, change.before)
     # The agent reads no other namespace.
     sharing = [pool for pool in pools if pool.namespace == namespace]
     elsewhere = limits_elsewhere(cluster, sharing, change.after) if bounds else ()
-    return Target(found, change, pools, nodes, left, bounds, elsewhere)
+    return Target(limits, change, pools, nodes, left, bounds, elsewhere)
 
 
 def explain_loss(target: Target, used: Mapping[str, int]) -> str | None:
@@ -668,7 +672,7 @@ def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Targe
 
 def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> dict:
     """Write the limit to the operator's settings and restart their readers; in check mode, plan that."""
-    params, operator = module.params, target.found.operator
+    params, operator = module.params, target.limits.operator
     if operator is None:
         raise LimitError(
             f"Cannot read which operator is installed in namespace {params['namespace']}, which "
@@ -691,21 +695,21 @@ def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> d
 
 
 def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str], bool]:
-    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet goes."""
-    operator = target.found.operator
-    if target.found.is_second or operator is None or operator.daemon_set is None:
+    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet is deleted."""
+    operator = target.limits.operator
+    if target.limits.is_second or operator is None or operator.daemon_set is None:
         return set(), False
     follows = operator.behaviour.moves_adaptor
     moves = adaptor_moves(operator.daemon_set, target.change, follows=follows)
     if moves is None:
         return set(), False
-    now, then = moves
+    selector, new_selector = moves
     nodes = {
         node["metadata"]["name"]
-        for node in cluster.list(NODES_PATH, labelSelector=label_selector(now))
-        if then is None or not then.items() <= node["metadata"].get("labels", {}).items()
+        for node in cluster.list(NODES_PATH, labelSelector=label_selector(selector))
+        if new_selector is None or not new_selector.items() <= node["metadata"].get("labels", {}).items()
     }
-    return nodes, then is None
+    return nodes, new_selector is None
 
 
 def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target) -> str | None:
@@ -713,7 +717,7 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
 
     Returns what to warn of, None where no node loses it. Raises LimitError.
     """
-    nodes, goes = nodes_that_adaptor_leaves(cluster, target)
+    nodes, is_deleted = nodes_that_adaptor_leaves(cluster, target)
     if not nodes or target.change.store is None:
         return None
     params = module.params
@@ -728,7 +732,7 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
     while lost and disruption == "wait" and not module.check_mode and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         lost = peer_pods()
-    sentence = explain_adaptor_moves(target.change.store, nodes, lost, goes=goes)
+    sentence = explain_adaptor_moves(target.change.store, nodes, lost, is_deleted=is_deleted)
     if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
             f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to continue "
@@ -740,8 +744,8 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
 
 def without_adaptor(params: dict[str, Any], cluster: Cluster, target: Target, nodes: list[dict]) -> list[str]:
     """Those of `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
-    operator = target.found.operator
-    has_agent = target.found.has_agent
+    operator = target.limits.operator
+    has_agent = target.limits.has_agent
     if operator and not operator.behaviour.is_second:
         # The operator's own controller of that generation advertises all the same.
         has_agent = read_agent(cluster, params["agent_namespace"])
@@ -805,7 +809,7 @@ def result_of(target: Target, used: Mapping[str, int] | None, adaptor: dict | No
     diff: dict[str, dict] = {"before": {}, "after": {}}
     for plan in change.plans:
         diff = {side: {**diff[side], **plan.diff[side]} for side in diff}
-    pool, operator = change.after or change.before, target.found.operator
+    pool, operator = change.after or change.before, target.limits.operator
     return {
         "changed": change.changed if adaptor is None else adaptor["changed"],
         "pool": pool and pool.name,
@@ -823,7 +827,7 @@ def result_of(target: Target, used: Mapping[str, int] | None, adaptor: dict | No
 
 def warn_of_problems(module: AnsibleModule, target: Target) -> None:
     change = target.change
-    for sentence in target.found.unread:
+    for sentence in target.limits.unread:
         module.warn(sentence)
     after = change.after and change.after.problem
     before = change.before and change.before.problem
@@ -852,12 +856,12 @@ def run(module: AnsibleModule) -> None:
         fields["limit"] = str(parse_limit(fields["limit"]))
     cluster = Cluster(module)
     deadline = time.monotonic() + params["wait_timeout"]
-    known: list[dict[str, int]] = []
+    cached: list[dict[str, int]] = []
 
     def read_the_bounds() -> dict[str, int]:
-        if not known:
-            known.append(read_bounds(module, cluster))
-        return known[0]
+        if not cached:
+            cached.append(read_bounds(module, cluster))
+        return cached[0]
 
     def attempt() -> tuple[Target, Mapping[str, int] | None, str | None, dict | None, str | None]:
         target = plan_target(params, cluster, fields, read_the_bounds)
@@ -905,13 +909,13 @@ def run(module: AnsibleModule) -> None:
 
 def needs_settings(params: dict[str, Any], cluster: Cluster, target: Target) -> bool:
     """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
-    if not target.found.is_second or target.found.has_agent or params["limit"] is None:
+    if not target.limits.is_second or target.limits.has_agent or params["limit"] is None:
         return False
     if params["state"] == "absent":
         return False
     if target.change.changed or target.lagging:
         return True
-    operator = target.found.operator
+    operator = target.limits.operator
     # An interrupted run may have replaced every pod and not restored caaUpdateStrategy.
     return bool(operator and operator.behaviour.has_update_strategy and is_held(cluster, params["namespace"]))
 

@@ -276,13 +276,13 @@ def make_plans(
     module: AnsibleAWSModule,
     ec2: Ec2,
     groups: list[Group],
-    wanted: tuple[Port, ...],
+    ports: tuple[Port, ...],
     tags: dict[str, str],
 ) -> list[Plan]:
     if module.params["state"] == "absent":
         rules = ec2.security_group_rules([group.group_id for group in groups])
-        return [plan_absent(group, wanted, rules) for group in groups]
-    vpc_ids, prefix_list_ids = facts_needed(groups, wanted)
+        return [plan_absent(group, ports, rules) for group in groups]
+    vpc_ids, prefix_list_ids = facts_needed(groups, ports)
     prefix_lists = {}
     for prefix_list_id in prefix_list_ids:
         try:
@@ -290,11 +290,11 @@ def make_plans(
         except Ec2Error as error:
             module.warn(f"{prefix_list_id} cannot be read and is ignored: {error}")
     vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
-    plans = [plan_present(group, wanted, vpc_cidrs, prefix_lists) for group in groups]
+    plans = [plan_present(group, ports, vpc_cidrs, prefix_lists) for group in groups]
     if module.params["tags"]:
-        ours_may_be_in = [g.group_id for g in groups if may_contain_our_rules(g, wanted)]
-        rules = ec2.security_group_rules(ours_may_be_in)
-        plans = [plan_tags(plan, wanted, tags, rules) for plan in plans]
+        managed_group_ids = [g.group_id for g in groups if may_contain_our_rules(g, ports)]
+        rules = ec2.security_group_rules(managed_group_ids)
+        plans = [plan_tags(plan, ports, tags, rules) for plan in plans]
     return plans
 
 
@@ -327,7 +327,7 @@ def run(module: AnsibleAWSModule) -> dict:
             "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the cluster, or "
             "group_ids to the groups to open."
         )
-    wanted = wanted_ports(params["ports"])
+    ports = wanted_ports(params["ports"])
     tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}
     workers = instance_ids(
         params["instance_ids"] or () if params["nodes"] is None else worker_provider_ids(module, instead="group_ids")
@@ -339,7 +339,7 @@ def run(module: AnsibleAWSModule) -> dict:
         group_ids, reason = shared_groups(instances)
     else:
         group_ids, reason = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
-    plans = make_plans(module, ec2, ec2.groups(group_ids), wanted, tags)
+    plans = make_plans(module, ec2, ec2.groups(group_ids), ports, tags)
 
     if params["dry_run"] or not module.check_mode:
         plans = apply(plans, ec2, tags, params["dry_run"])
@@ -372,8 +372,8 @@ def run(module: AnsibleAWSModule) -> dict:
     }
 
 
-def as_dict(port: Port, **how: str | dict) -> dict:
-    return {"port": port.port, "protocol": port.protocol, **how}
+def as_dict(port: Port, **details: str | dict) -> dict:
+    return {"port": port.port, "protocol": port.protocol, **details}
 
 
 def main() -> None:

@@ -21,6 +21,6 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
         # The action of kubernetes.core takes from it the name of the module, and which options that module has.
-        as_named_there = copy.copy(task)
-        as_named_there.action = f"kubernetes.core.{task.action.rpartition('.')[2]}"
-        super().__init__(as_named_there, *args, **kwargs)
+        original = copy.copy(task)
+        original.action = f"kubernetes.core.{task.action.rpartition('.')[2]}"
+        super().__init__(original, *args, **kwargs)

@@ -303,10 +303,10 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     # aiohttp's own lines are limited to the size of its buffer.
-    rest = b""
+    incomplete = b""
     try:
         async for chunk in response.content.iter_any():
-            *lines, rest = (rest + chunk).split(b"\n")
+            *lines, incomplete = (incomplete + chunk).split(b"\n")
             for line in lines:
                 yield line
     except (aiohttp.ClientError, TimeoutError) as error:

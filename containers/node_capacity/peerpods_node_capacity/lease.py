@@ -108,8 +108,8 @@ class Lease:
                 if record is None:
                     await self._create()
                 else:
-                    taken = int(record.holder != self._identity)
-                    await self._write(record, record.transitions + taken, acquired=True)
+                    is_takeover = int(record.holder != self._identity)
+                    await self._write(record, record.transitions + is_takeover, acquired=True)
             except ApiError as error:
                 # After a conflict, the watch delivers the new holder.
                 if error.status != 409:

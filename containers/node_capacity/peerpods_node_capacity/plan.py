@@ -105,10 +105,10 @@ def is_deselected(node: Node, last: Collection[str], pools: Mapping[str, Pool], 
     """
     if any(pool.node_selector is None or pool.selects(node) for pool in pools.values()):
         return False
-    gone = [name for name in last if name not in pools]
+    removed = [name for name in last if name not in pools]
     if operators_pool in pools:
-        return OPERATORS_CONFIG not in gone
-    return bool(last) and not gone
+        return OPERATORS_CONFIG not in removed
+    return bool(last) and not removed
 
 
 def is_only_writer(managed_fields: Iterable[Mapping[str, Any]], resource: str, manager: str) -> bool:

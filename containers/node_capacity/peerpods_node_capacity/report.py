@@ -67,7 +67,7 @@ def reports(
                 by_pool[name].waiting.append(node.name)
             if len(applicable) > 1:
                 shared[name].append(node.name)
-                overlaps[name].update(other.name for other in applicable if other != pool)
+                overlaps[name].update(other_pool.name for other_pool in applicable if other_pool != pool)
             if target.limit is not None and used.get(node.name, 0) > target.limit:
                 overcommitted[name].append(node.name)
             if ceiling and target.limit == ceiling.slots and (pool.limit or 0) > ceiling.slots:

@@ -112,7 +112,7 @@ def apply_settings(
     Raises AdaptorError, and ClusterError from a request that failed before the first write.
     """
     try:
-        wanted = DesiredSettings(
+        desired = DesiredSettings(
             as_text(config_map, "config_map"),
             as_text(secret or {}, "secret"),
             as_text(gates or {}, "feature_gates"),
@@ -121,10 +121,10 @@ def apply_settings(
             resume,
             lagging,
         )
-        refuse_bad_gates(wanted.gates)
+        refuse_bad_gates(desired.gates)
     except SettingsError as error:
         raise AdaptorError(str(error)) from error
-    run = _Run(module, cluster, operator, namespace, wanted, disruption, timeout, labels, runtime_classes)
+    run = _Run(module, cluster, operator, namespace, desired, disruption, timeout, labels, runtime_classes)
     try:
         run.apply()
     except ClusterError as error:
@@ -145,11 +145,11 @@ def peer_pods_by_node(
     cluster: Cluster, runtime_classes: Collection[str], selector: str = RUNNING_PODS
 ) -> dict[str, list[str]]:
     """The names of the peer pods that run on each node; takes a list of the cluster's running pods."""
-    found: dict[str, list[str]] = {}
+    by_node: dict[str, list[str]] = {}
     for pod in cluster.list(PODS_PATH, fieldSelector=selector):
         if is_peer_pod(pod, runtime_classes):
-            found.setdefault(pod["spec"]["nodeName"], []).append(full_name(pod))
-    return {node: sorted(pods) for node, pods in found.items()}
+            by_node.setdefault(pod["spec"]["nodeName"], []).append(full_name(pod))
+    return {node: sorted(pods) for node, pods in by_node.items()}
 
 
 class _Run:
@@ -159,7 +159,7 @@ class _Run:
         cluster: Cluster,
         operator: Operator | None,
         namespace: str,
-        wanted: DesiredSettings,
+        desired: DesiredSettings,
         disruption: str,
         timeout: float,
         labels: Mapping[str, str] | None,
@@ -169,7 +169,7 @@ class _Run:
         self.cluster = cluster
         self.operator = operator
         self.namespace = namespace
-        self.wanted = wanted
+        self.desired = desired
         self.disruption = disruption
         self.timeout = timeout
         self.labels = dict([PART_OF]) if labels is None else labels
@@ -216,7 +216,7 @@ class _Run:
         return label_selector(self._daemon_set["spec"]["selector"]["matchLabels"])
 
     def adaptor_pods(self) -> list[dict]:
-        """The CAA pods on nodes. One that goes already is replaced already."""
+        """The CAA pods on nodes, without those that are being deleted."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         pods = self.cluster.list(path, labelSelector=self._selector())
         return [pod for pod in pods if node_of(pod) and "deletionTimestamp" not in pod["metadata"]]
@@ -225,7 +225,7 @@ class _Run:
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
         has_adaptor = self.daemon_set is not None
         secret = gates = None
-        if self.wanted.secret:
+        if self.desired.secret:
             secret = self.cluster.get(self.path("Secret", PEER_PODS_SECRET))
         elif has_adaptor:
             # Only for its time: a user may be allowed to write ConfigMaps and not to read Secrets.
@@ -234,16 +234,16 @@ class _Run:
             except ClusterError as error:
                 if error.status != 403:
                     raise
-        if self.wanted.gates or (has_adaptor and self.operator and self.operator.behaviour.has_update_strategy):
+        if self.desired.gates or (has_adaptor and self.operator and self.operator.behaviour.has_update_strategy):
             gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         return CurrentSettings(config_map, secret, gates)
 
-    def stale_among(self, pods: list[dict], found: CurrentSettings, *, same_second: bool = False) -> list[dict]:
-        written = written_at(found.config_map, found.secret)
+    def stale_among(self, pods: list[dict], current: CurrentSettings, *, same_second: bool = False) -> list[dict]:
+        written = written_at(current.config_map, current.secret)
         stale = stale_pods(pods, self._daemon_set, written, same_second=same_second)
         if all(is_of_template(pod, self._daemon_set) for pod in stale):
             return stale
-        # A template that went back to what it was keeps its pods: their hash tells.
+        # If the template was changed back, its pods are kept; their hash shows this.
         return stale_pods(pods, self._daemon_set, written, revision=self._revision(), same_second=same_second)
 
     def _revision(self) -> str | None:
@@ -251,19 +251,19 @@ class _Run:
             f"/apis/apps/v1/namespaces/{self.namespace}/controllerrevisions",
             labelSelector=self._selector(),
         )
-        newest = max(revisions, key=lambda one: one["revision"], default=None)
+        newest = max(revisions, key=lambda revision: revision["revision"], default=None)
         return newest["metadata"]["labels"].get(HASH_LABEL) if newest else None
 
     def look(self) -> tuple[CurrentSettings, Plan]:
-        found = self.read()
+        current = self.read()
         pods = self.adaptor_pods() if self.daemon_set else []
-        stale = self.stale_among(pods, found) if pods else []
+        stale = self.stale_among(pods, current) if pods else []
         stale += [pod for pod in pods if pod not in stale and self._lags(pod)]
-        return found, plan_settings(found, self.wanted, self.operator, pods, stale)
+        return current, plan_settings(current, self.desired, self.operator, pods, stale)
 
     def _lags(self, pod: dict) -> bool:
         # One that is not Ready may still be about to advertise.
-        return node_of(pod) in self.wanted.lagging and is_ready(pod)
+        return node_of(pod) in self.desired.lagging and is_ready(pod)
 
     def peer_pods(self, node: str | None = None) -> dict[str, list[str]]:
         selector = RUNNING_PODS
@@ -274,10 +274,10 @@ class _Run:
     # What is done
 
     def apply(self) -> None:
-        found, plan = self.look()
+        current, plan = self.look()
         self.plan, self.diff = plan, plan.diff
         self.stale = sorted(map(node_of, plan.stale))
-        before = strategy_of(found.gates)
+        before = strategy_of(current.gates)
         self.strategy = {"before": before.value, "after": before.value}
         if plan.targets:
             self.affected = affected_peer_pods(plan.targets, self.peer_pods())
@@ -293,14 +293,14 @@ class _Run:
         if not plan.changed:
             return
         if plan.mode == HOLD:
-            self._hold(found, plan)
+            self._hold(current, plan)
         elif plan.mode == ROLL:
             self._before_roll(plan)
-        self._write_all(found, plan)
+        self._write_all(current, plan)
         if plan.mode == WRITE or not (plan.targets or plan.mode == HOLD):
             return
         self._settle(plan)
-        if not self.wanted.replace and plan.mode == HOLD:
+        if not self.desired.replace and plan.mode == HOLD:
             self.waiting = sorted(map(node_of, self.adaptor_pods()))
             return
         if plan.mode == ROLL:
@@ -329,37 +329,39 @@ class _Run:
             self.strategy["after"] = plan.strategy
 
     def _write(
-        self, found: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]
+        self, current: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]
     ) -> dict | None:
         """Write what `plan` makes of the object, and again of what another writer has made of it meanwhile."""
-        known: list[dict | None] = [found]
+        first_read: list[dict | None] = [current]
 
         def attempt() -> dict | None:
-            current = known.pop() if known else self.cluster.get(self.path(kind, name))
-            write = plan(current)
+            object_ = first_read.pop() if first_read else self.cluster.get(self.path(kind, name))
+            write = plan(object_)
             if write is None:
-                return current
+                return object_
             body = write.body(self.namespace, self.labels)
             self.module.log(f"Writing {write.object_name} ({', '.join(write.data) or 'annotations'})")
             if write.resource_version is None:
-                made = self.cluster.create(self.path(kind), body)
+                written = self.cluster.create(self.path(kind), body)
             else:
-                made = self.cluster.patch(self.path(kind, name), body)
+                written = self.cluster.patch(self.path(kind, name), body)
             if write.object_name not in self.written:
                 self.written.append(write.object_name)
-            return made
+            return written
 
         return retry_conflicts(attempt)
 
-    def _write_all(self, found: CurrentSettings, plan: Plan) -> None:
+    def _write_all(self, current: CurrentSettings, plan: Plan) -> None:
         gates = dict(plan.gates.data) if plan.gates else {}
         if plan.mode == HOLD:
             # It is put back when all is done.
             gates.pop(UPDATE_STRATEGY_KEY, None)
         if gates:
-            current = self.cluster.get(self.path("ConfigMap", FEATURE_GATES)) if plan.mode == HOLD else found.gates
+            feature_gates = (
+                self.cluster.get(self.path("ConfigMap", FEATURE_GATES)) if plan.mode == HOLD else current.gates
+            )
             self._write(
-                current,
+                feature_gates,
                 "ConfigMap",
                 FEATURE_GATES,
                 lambda now: plan_write("ConfigMap", FEATURE_GATES, now, gates),
@@ -368,18 +370,18 @@ class _Run:
             self.strategy["after"] = plan.strategy
         if plan.secret:
             self._write(
-                found.secret,
+                current.secret,
                 "Secret",
                 PEER_PODS_SECRET,
-                lambda now: plan_write("Secret", PEER_PODS_SECRET, now, self.wanted.secret),
+                lambda now: plan_write("Secret", PEER_PODS_SECRET, now, self.desired.secret),
             )
         if plan.config_map:
             self._write(
-                found.config_map,
+                current.config_map,
                 "ConfigMap",
                 PEER_PODS_CM,
                 lambda now: plan_write(
-                    "ConfigMap", PEER_PODS_CM, now, self.wanted.config_map, only_missing=self.wanted.only_missing
+                    "ConfigMap", PEER_PODS_CM, now, self.desired.config_map, only_missing=self.desired.only_missing
                 ),
             )
 
@@ -391,11 +393,11 @@ class _Run:
             time.sleep(INTERVAL)
         return True
 
-    def _hold(self, found: CurrentSettings, plan: Plan) -> None:
+    def _hold(self, current: CurrentSettings, plan: Plan) -> None:
         """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
-        held = strategy_of(found.gates)
+        held = strategy_of(current.gates)
         self._write(
-            found.gates,
+            current.gates,
             "ConfigMap",
             FEATURE_GATES,
             lambda now: hold_write(now, plan.strategy),
@@ -479,29 +481,29 @@ class _Run:
 
     def _replace(self, plan: Plan) -> dict[str, list[str]]:
         """Replace the CAA pods node by node; the nodes that are left, with their peer pods."""
-        left = self._targets(plan)
-        peer_pods = self.peer_pods() if left else {}
+        remaining = self._targets(plan)
+        peer_pods = self.peer_pods() if remaining else {}
         following = self.cluster.follow(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=self._selector())
         deadline = time.monotonic() + self.timeout
         unready: dict[str, list[str]] = {}
-        while left:
+        while remaining:
             replaced = False
-            for pod in in_order(left, peer_pods):
+            for pod in in_order(remaining, peer_pods):
                 node = node_of(pod)
                 if peer_pods.get(node) and self.disruption != "allow":
                     continue
                 # Peer pods come and go: what counts is what runs there at this moment.
-                here = self.peer_pods(node).get(node, [])
-                if here and self.disruption != "allow":
-                    peer_pods[node] = here
+                running = self.peer_pods(node).get(node, [])
+                if running and self.disruption != "allow":
+                    peer_pods[node] = running
                     continue
-                left.remove(pod)
+                remaining.remove(pod)
                 if not self._is_up(node):
                     unready[node] = []
                     continue
-                self._replace_one(following, pod, here)
+                self._replace_one(following, pod, running)
                 replaced = True
-            if not left or self.disruption != "wait":
+            if not remaining or self.disruption != "wait":
                 break
             if replaced:
                 deadline = time.monotonic() + self.timeout
@@ -510,25 +512,28 @@ class _Run:
             began = time.monotonic()
             peer_pods = self.peer_pods()
             # In a large cluster the list takes its time: it is not to be the API server's main work.
-            busy = all(peer_pods.get(node_of(pod)) for pod in left)
-            if busy:
+            are_all_busy = all(peer_pods.get(node_of(pod)) for pod in remaining)
+            if are_all_busy:
                 time.sleep(max(PEER_PODS_INTERVAL, 5 * (time.monotonic() - began)))
-        return {**{node_of(pod): peer_pods.get(node_of(pod), []) for pod in left}, **unready}
+        return {**{node_of(pod): peer_pods.get(node_of(pod), []) for pod in remaining}, **unready}
 
     def _is_up(self, node: str) -> bool:
         """Whether a node can run a new pod: one that is gone or NotReady cannot, and waits."""
-        found = self.cluster.get(f"/api/v1/nodes/{node}")
-        return found is not None and not is_down(found)
+        node_object = self.cluster.get(f"/api/v1/nodes/{node}")
+        return node_object is not None and not is_down(node_object)
 
-    def _replace_one(self, following: Followed, pod: dict, here: Iterable[str]) -> None:
+    def _replace_one(self, following: Followed, pod: dict, peer_pods: Iterable[str]) -> None:
         node, name, uid = node_of(pod), pod["metadata"]["name"], pod["metadata"]["uid"]
         self.module.log(f"Replacing the cloud-api-adaptor pod {name} of node {node}")
         self.cluster.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
-        self.lost += here
+        self.lost += peer_pods
         self.replaced.append(node)
 
         def has_new(pods: list[dict]) -> bool:
-            return any(node_of(one) == node and one["metadata"]["uid"] != uid and is_ready(one) for one in pods)
+            return any(
+                node_of(candidate) == node and candidate["metadata"]["uid"] != uid and is_ready(candidate)
+                for candidate in pods
+            )
 
         deadline = time.monotonic() + self.timeout
         while not following.wait(has_new, min(NODE_INTERVAL, max(0.0, deadline - time.monotonic()))):
@@ -576,15 +581,19 @@ class _Run:
         self._write_strategy(plan.strategy)
 
     def _write_strategy(self, strategy: str | None) -> None:
-        found = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
+        gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         self.strategy["after"] = strategy
-        if found is None:
+        if gates is None:
             return
-        made = self._write(found, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
+        written = self._write(gates, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
         key, value = PART_OF
-        if made is not None and (made["metadata"].get("labels") or {}).get(key) == value and not made.get("data"):
+        if (
+            written is not None
+            and (written["metadata"].get("labels") or {}).get(key) == value
+            and not written.get("data")
+        ):
             # It was made for the time of the replacement only.
-            self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), made["metadata"]["resourceVersion"])
+            self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), written["metadata"]["resourceVersion"])
 
     # What is returned
 
@@ -596,12 +605,12 @@ class _Run:
     def explain_written(self) -> str:
         if not self.written:
             return "Nothing was written."
-        kept = (
+        note = (
             f" caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE} until every pod is replaced."
             if self.stays_held
             else ""
         )
-        return f"Written: {', '.join(self.written)}.{kept}"
+        return f"Written: {', '.join(self.written)}.{note}"
 
     def warn_of_hold(self) -> None:
         if self.module.check_mode or not self.stays_held:

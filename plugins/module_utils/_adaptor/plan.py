@@ -125,23 +125,23 @@ def refuse_bad_gates(gates: Mapping[str, str]) -> None:
 def plan_write(
     kind: str,
     name: str,
-    found: dict | None,
+    object_: dict | None,
     settings: Mapping[str, str | None],
     annotations: Mapping[str, str | None] | None = None,
     only_missing: Collection[str] = (),
 ) -> Write | None:
     """The patch that adds `settings` and `annotations` to the object; None if it has them already."""
-    data = (found or {}).get("data") or {}
-    known = ((found or {}).get("metadata") or {}).get("annotations") or {}
-    wanted = {key: value for key, value in settings.items() if key not in only_missing or key not in data}
+    data = (object_ or {}).get("data") or {}
+    current_annotations = ((object_ or {}).get("metadata") or {}).get("annotations") or {}
+    desired = {key: value for key, value in settings.items() if key not in only_missing or key not in data}
     if kind == "Secret":
-        changed = {key: value for key, value in wanted.items() if data.get(key) != _encoded(value)}
+        changed = {key: value for key, value in desired.items() if data.get(key) != _encoded(value)}
     else:
-        changed = {key: value for key, value in wanted.items() if data.get(key) != value}
-    noted = {key: value for key, value in (annotations or {}).items() if known.get(key) != value}
+        changed = {key: value for key, value in desired.items() if data.get(key) != value}
+    noted = {key: value for key, value in (annotations or {}).items() if current_annotations.get(key) != value}
     if not changed and not noted:
         return None
-    version = None if found is None else found["metadata"]["resourceVersion"]
+    version = None if object_ is None else object_["metadata"]["resourceVersion"]
     return Write(kind, name, version, {key: data.get(key) for key in changed}, changed, noted)
 
 
@@ -179,9 +179,9 @@ def written_at(*objects: dict | None) -> datetime | None:
     """
     times = [
         datetime.fromisoformat(entry["time"])
-        for found in objects
-        if found
-        for entry in found["metadata"].get("managedFields") or []
+        for object_ in objects
+        if object_
+        for entry in object_["metadata"].get("managedFields") or []
         if "f:data" in (entry.get("fieldsV1") or {}) and entry.get("time")
     ]
     return max(times, default=None)
@@ -201,7 +201,7 @@ def is_ready(pod: dict) -> bool:
     if "deletionTimestamp" in pod["metadata"]:
         return False
     conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def is_of_template(pod: dict, daemon_set: dict, revision: str | None = None) -> bool:
@@ -270,9 +270,9 @@ class DesiredSettings:
 class Plan:
     """What to write, in this order, and how it takes effect.
 
-    `targets` are the CAA pods that are replaced, by whom `mode` says; `stale` those that have other settings than
-    are written already, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes on account of the gates.
-    `strategy` is what the user is to have caaUpdateStrategy at in the end.
+    `targets` are the CAA pods to replace; `mode` determines which program replaces them. `stale` are the pods that have other settings
+    than the written ones, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes because of the
+    gates. `strategy` is the final value of caaUpdateStrategy.
     """
 
     gates: Write | None
@@ -305,8 +305,8 @@ class Plan:
 
 
 def plan_settings(
-    found: CurrentSettings,
-    wanted: DesiredSettings,
+    current: CurrentSettings,
+    desired: DesiredSettings,
     operator: Operator | None,
     pods: Iterable[dict],
     stale: Iterable[dict],
@@ -314,13 +314,13 @@ def plan_settings(
     """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` those of them that are stale."""
     pods, stale = tuple(pods), tuple(stale)
     config_map = plan_write(
-        "ConfigMap", PEER_PODS_CM, found.config_map, wanted.config_map, only_missing=wanted.only_missing
+        "ConfigMap", PEER_PODS_CM, current.config_map, desired.config_map, only_missing=desired.only_missing
     )
-    secret = plan_write("Secret", PEER_PODS_SECRET, found.secret, wanted.secret)
-    held = strategy_of(found.gates)
-    own = wanted.gates.get(UPDATE_STRATEGY_KEY, held.own)
-    gates = plan_write("ConfigMap", FEATURE_GATES, found.gates, _gates(wanted.gates, held))
-    derived = _derived(gates, found.config_map, wanted.config_map)
+    secret = plan_write("Secret", PEER_PODS_SECRET, current.secret, desired.secret)
+    held = strategy_of(current.gates)
+    own = desired.gates.get(UPDATE_STRATEGY_KEY, held.own)
+    gates = plan_write("ConfigMap", FEATURE_GATES, current.gates, _gates(desired.gates, held))
+    derived = _derived(gates, current.config_map, desired.config_map)
     writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
     if operator is None or daemon_set is None or not pods:
@@ -328,8 +328,8 @@ def plan_settings(
         return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
     pending = (
         operator.rolls
-        and found.config_map is not None
-        and template_version(daemon_set) != found.config_map["metadata"]["resourceVersion"]
+        and current.config_map is not None
+        and template_version(daemon_set) != current.config_map["metadata"]["resourceVersion"]
     )
     relaxes = held.value == ON_DELETE and not held.is_held and own != ON_DELETE
     if config_map or derived or (gates and pending):
@@ -339,7 +339,7 @@ def plan_settings(
     elif secret:
         # The operator does not watch it.
         targets, starts_roll = pods, False
-    elif wanted.resume:
+    elif desired.resume:
         targets, starts_roll = stale, False
     else:
         targets, starts_roll = (), False
@@ -350,7 +350,7 @@ def plan_settings(
         mode = HOLD
     else:
         mode = REPLACE if targets else WRITE
-    if not wanted.replace and mode in (REPLACE, HOLD):
+    if not desired.replace and mode in (REPLACE, HOLD):
         targets = ()
         mode = WRITE if mode == REPLACE else HOLD
     restores_strategy = held.is_held and not stale and not pending and not writes and mode == WRITE
@@ -366,9 +366,9 @@ def _derived(gates: Write | None, config_map: dict | None, settings: Mapping[str
     confidential = (gates.data if gates else {}).get(CONFIDENTIAL)
     if confidential is None or config_map is None:
         return {}
-    wanted = "false" if confidential.lower() in ("true", "1", "t") else "true"
+    disable_cvm = "false" if confidential.lower() in ("true", "1", "t") else "true"
     data = {**(config_map.get("data") or {}), **settings}
-    return {} if data.get(DISABLE_CVM) == wanted else {DISABLE_CVM: wanted}
+    return {} if data.get(DISABLE_CVM) == disable_cvm else {DISABLE_CVM: disable_cvm}
 
 
 def hold_write(gates: dict | None, own: str | None) -> Write | None:
@@ -418,10 +418,10 @@ ADVICE = (
 
 
 def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
-    what = ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
+    names = ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
     count = sum(map(len, lost.values()))
     return (
-        f"Applying {what} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "
+        f"Applying {names} replaces the cloud-api-adaptor pods of {len(lost)} nodes that run peer pods, "
         f"and these {count} peer pods would be lost: {_describe_peer_pods(lost)}. Nothing was written. {ADVICE}."
     )
 

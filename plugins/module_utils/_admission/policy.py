@@ -28,15 +28,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 
-# A pod that has this annotation comes back with the fingerprint of the policy that changed it
-# as its value. Only so can a dry run tell the policy from a webhook that does the same, and a
-# policy just changed from the one before. Pods without it get none.
+# The policy sets this annotation, if a pod has it, to its fingerprint. With the fingerprint, a dry run distinguishes the policy from a
+# webhook that mutates in the same way, and the current policy from the previous one. Other pods do not get the annotation.
 MUTATED_BY = "osc.peerpods.io/mutated-by"
 
 _MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
 _DEFAULT = "io.katacontainers.config.hypervisor.default_"
 
-# What sizes the VM: annotation, resource, unit, and whether nodes overcommit the resource.
+# The annotations that size the VM, each with its resource, its unit, and whether nodes overcommit the resource.
 _DIMENSIONS = (
     (f"{_DEFAULT}vcpus", "cpu", 1, True),
     (f"{_DEFAULT}memory", "memory", 2**20, True),
@@ -48,7 +47,7 @@ SIDES = ("limits", "requests")
 
 @dataclass(frozen=True)
 class Change:
-    """One object to create, replace or delete; `body` is the whole of it."""
+    """One object to create, replace or delete; `body` is the whole object."""
 
     action: str
     path: str
@@ -57,7 +56,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of the policy and its binding, and what a reader wants to compare."""
+    """The changes of the policy and its binding, and their specs before and after."""
 
     changes: tuple[Change, ...]
     before: dict
@@ -118,24 +117,24 @@ def policy_spec(
         "variables": [{"name": name, "expression": expression} for name, expression in _variables().items()],
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": _patch()}}],
     }
-    # The fingerprint is of everything but itself.
+    # The fingerprint covers the whole spec except for itself.
     mark = {"name": "mark", "expression": json.dumps(_digest(spec))}
     return {**spec, "variables": [*spec["variables"], mark]}
 
 
 def fingerprint(spec: dict) -> str:
-    """What a pod annotated with MUTATED_BY gets from a policy with this spec."""
+    """The value that a policy with this spec sets for the annotation MUTATED_BY."""
     return json.loads(spec["variables"][-1]["expression"])
 
 
 def plan_policy(name: str, version: str, spec: dict, policy: dict | None, binding: dict | None) -> Plan:
-    """Have the policy and then its binding: a binding without its policy does nothing."""
-    wanted = (
+    """Create or update the policy, and then its binding: a binding without its policy has no effect."""
+    objects = (
         ("MutatingAdmissionPolicy", policy_path, policy, spec),
         ("MutatingAdmissionPolicyBinding", binding_path, binding, {"policyName": name}),
     )
     changes = []
-    for kind, path, current, desired in wanted:
+    for kind, path, current, desired in objects:
         if current is None:
             body = {
                 "apiVersion": f"admissionregistration.k8s.io/{version}",
@@ -155,7 +154,7 @@ def plan_policy(name: str, version: str, spec: dict, policy: dict | None, bindin
 
 
 def plan_no_policy(name: str, version: str, policy: dict | None, binding: dict | None) -> Plan:
-    """Have neither; the binding goes first, so that nothing is bound to what is not there."""
+    """Delete the binding and then the policy, so that no binding refers to a policy that does not exist."""
     changes = [
         Change("delete", path(version, name), current)
         for path, current in ((binding_path, binding), (policy_path, policy))
@@ -182,7 +181,7 @@ def _matches(runtime_classes: list[str], excluded: Namespaces) -> str:
 
     The API server invokes a policy that changed a pod again (IfNeeded), and each invocation encodes and decodes the whole
     pod, even for an empty patch: the condition avoids that. Namespaces are excluded here because a namespaceSelector is
-    parsed for every created pod, twice for peer pods, while this is one table lookup for peer pods only.
+    parsed for every created pod, twice for peer pods, while the condition is one table lookup, and for peer pods only.
     """
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     prefixes = excluded.begin_with()
@@ -206,7 +205,7 @@ def _bare(container: str) -> str:
 
 
 def _variables() -> dict[str, str]:
-    """Shared sub-expressions by name: evaluated at most once, each at the price of a program."""
+    """The shared sub-expressions, by name. Each is evaluated at most once, and compiled as a program of its own."""
     return {
         "annotations": "has(object.metadata.annotations) ? object.metadata.annotations : {}",
         **{side: _amounts(side) for side in SIDES},
@@ -214,9 +213,9 @@ def _variables() -> dict[str, str]:
 
 
 def _amounts(side: str) -> str:
-    """The maps of amounts whose sums count: of all containers, or of the pod where that has its own.
+    """The maps of amounts to add up: those of the containers, and those of the pod.
 
-    What the pod as a whole asks for stands instead of the sum, resource by resource.
+    For a resource that the pod requests as a whole, the amounts of its containers are left out.
     """
     of_containers = (
         "(object.spec.containers + "
@@ -241,10 +240,10 @@ def _thousandths(resource: str, side: str) -> str:
 
 
 def _size(resource: str, overcommits: bool) -> str:
-    """A list of one, thousandths: the limit where it is at least the request, else the request.
+    """A list with one element, in thousandths: the limit if it is at least the request, else the request.
 
-    A container's limit alone sizes nothing, the pod's own limit does. Of what cannot be
-    overcommitted the limit says nothing more.
+    The limit of a container has no effect without a request, the limit of the pod does. For a resource that cannot be overcommitted,
+    limit and request are equal.
     """
     requested = f"[{_thousandths(resource, 'requests')}]"
     if not overcommits:
@@ -256,10 +255,9 @@ def _size(resource: str, overcommits: bool) -> str:
 
 
 def _patch() -> str:
-    """Nothing for a pod with a negative amount: the API server refuses it, and says why.
+    """The patches; none for a pod with a negative amount, which the API server rejects with the reason.
 
-    Few patches with short paths are what is cheap: each level that a path goes through is
-    decoded and encoded once more.
+    Few patches with short paths are the cheapest: each level of a path is decoded and encoded once more.
     """
     patches = (
         _without_pod_resources(),
@@ -272,9 +270,9 @@ def _patch() -> str:
 
 
 def _without_pod_resources() -> str:
-    found = "object.spec.resources"
+    resources = "object.spec.resources"
     return (
-        f"(has({found}) && (has({found}.requests) || has({found}.limits)) "
+        f"(has({resources}) && (has({resources}.requests) || has({resources}.limits)) "
         '? [JSONPatch{op: "remove", path: "/spec/resources"}] : [])'
     )
 
@@ -283,23 +281,23 @@ def _first_container() -> str:
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     path = "/spec/containers/0/resources"
     with_claims = ", ".join(f'JSONPatch{{op: "add", path: "{path}/{side}", value: {vm}}}' for side in SIDES)
-    without = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
-    return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without}])"
+    without_claims = f'JSONPatch{{op: "add", path: "{path}", value: {{"limits": {vm}, "requests": {vm}}}}}'
+    return f"(has(object.spec.containers[0].resources.claims) ? [{with_claims}] : [{without_claims}])"
 
 
 def _bared() -> str:
-    """Patches that take all resources of the other containers away."""
+    """Patches that remove all resources of the other containers."""
     return _removals(f"!{_bare('c')}", "/resources")
 
 
 def _bared_of_amounts() -> str:
-    """Patches that take limits and requests away, where claims may have to stay."""
+    """Patches that remove only limits and requests, for pods whose containers may have claims."""
     removals = (_removals(f"has(c.resources) && has(c.resources.{side})", f"/resources/{side}") for side in SIDES)
     return f"({' + '.join(removals)})"
 
 
 def _removals(condition: str, below: str) -> str:
-    """A patch for each container but the first that meets the condition, init containers too."""
+    """A patch for each init container, and for each other container but the first, that meets the condition."""
     patch = 'JSONPatch{{op: "remove", path: "/spec/{}/" + string(i) + "{}"}}'
     return (
         f"(object.spec.containers.transformList(i, c, i > 0 && {condition}, "
@@ -311,7 +309,7 @@ def _removals(condition: str, below: str) -> str:
 
 
 def _annotated() -> str:
-    """Patches that add the annotations which size the VM, but touch none that the pod has."""
+    """Patches that add the annotations that size the VM. Existing annotations of the pod are not changed."""
     sizes = " + ".join(_sized(*dimension) for dimension in _DIMENSIONS)
     pointer = MUTATED_BY.replace("/", "~1")
     return (
@@ -320,7 +318,7 @@ def _annotated() -> str:
         f'("{MUTATED_BY}" in variables.annotations ? '
         f'[JSONPatch{{op: "add", path: "/metadata/annotations/{pointer}", value: variables.mark}}] '
         ": []) + "
-        # A type of instance says the size already.
+        # An instance type determines the size already.
         f'("{_MACHINE_TYPE}" in variables.annotations && '
         f'variables.annotations["{_MACHINE_TYPE}"] != "" ? [] : {sizes})'
     )

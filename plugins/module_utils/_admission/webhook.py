@@ -130,9 +130,9 @@ def bundle_of(kind: str, item: dict | None, namespace: str, name: str, key: str)
         raise AdmissionError(f"There is no {kind} {namespace}/{name} for the CA bundle.")
     texts = item.get("data") or {}
     if key not in texts:
-        there = ", ".join(sorted(texts)) or "none"
-        raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} for the CA bundle. Its keys: {there}.")
-    # A Secret's values are in base64, which encode_ca_bundle knows.
+        keys = ", ".join(sorted(texts)) or "none"
+        raise AdmissionError(f"The {kind} {namespace}/{name} has no key {key} for the CA bundle. Its keys: {keys}.")
+    # The values of a Secret are in base64, which encode_ca_bundle handles.
     return texts[key]
 
 
@@ -166,7 +166,7 @@ def plan_present(
         "metadata": {"name": configuration_name},
     }
     webhooks = configuration.setdefault("webhooks", [])
-    others = [entry for entry in webhooks if entry["name"] != desired["name"]]
+    other_webhooks = [entry for entry in webhooks if entry["name"] != desired["name"]]
     if old:
         webhooks[webhooks.index(old)] = new
     else:
@@ -175,10 +175,10 @@ def plan_present(
     if ca_bundle or injection:
         injectors = [name for name in INJECTORS if annotations.get(name) not in (None, "false")]
         for name in set(injectors) - set(injection):
-            if others:
+            if other_webhooks:
                 raise AdmissionError(
                     f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}: another controller "
-                    f"manages the CA bundle of all of its webhooks, including {others[0]['name']}. Set no CA bundle, or use "
+                    f"manages the CA bundle of all of its webhooks, including {other_webhooks[0]['name']}. Set no CA bundle, or use "
                     "a configuration of another name."
                 )
             del annotations[name]
@@ -207,7 +207,7 @@ def plan_absent(current: dict | None, name: str) -> Plan:
 
 def has_ready_endpoint(endpoint_slices: Iterable[dict]) -> bool:
     return any(
-        # No condition means that it is not known, which the API tells to take for ready.
+        # Without the condition, readiness is unknown, which the API defines as ready.
         endpoint.get("conditions", {}).get("ready") is not False
         for endpoint_slice in endpoint_slices
         for endpoint in endpoint_slice.get("endpoints") or []

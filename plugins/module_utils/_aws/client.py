@@ -40,7 +40,7 @@ try:
     )
     from botocore.parsers import ResponseParserError
 except ImportError:
-    pass  # AnsibleAWSModule ends the run and says so.
+    pass  # AnsibleAWSModule fails with a message about the missing library.
 
 
 # EC2 takes at most 200 values in a request's filters.
@@ -107,12 +107,12 @@ class Ec2:
 
     def instances(self, instance_ids: Sequence[str]) -> list[dict]:
         """DescribeInstances of those that exist, in the order of `instance_ids`."""
-        found = {
+        by_id = {
             instance["InstanceId"]: instance
             for reservation in self._described("DescribeInstances", "Reservations", "instance-id", instance_ids)
             for instance in reservation["Instances"]
         }
-        return [found[instance_id] for instance_id in instance_ids if instance_id in found]
+        return [by_id[instance_id] for instance_id in instance_ids if instance_id in by_id]
 
     def live_instances(self) -> list[dict]:
         """DescribeInstances of all that run or are about to."""
@@ -133,8 +133,8 @@ class Ec2:
     def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
         """The vCPUs that an instance has by default, by type, of the types that there are here."""
         return {
-            found["InstanceType"]: found["VCpuInfo"]["DefaultVCpus"]
-            for found in self._described(
+            instance_type["InstanceType"]: instance_type["VCpuInfo"]["DefaultVCpus"]
+            for instance_type in self._described(
                 "DescribeInstanceTypes",
                 "InstanceTypes",
                 "instance-type",
@@ -146,7 +146,7 @@ class Ec2:
     def quota(self, quota_code: str) -> int:
         """What Service Quotas lets this account have of EC2's quota with that code."""
         client = self._module.client("service-quotas", retry_decorator=_RETRY)
-        with self._asking("GetServiceQuota", "Service Quotas"):
+        with self._calling("GetServiceQuota", "Service Quotas"):
             answer = client.get_service_quota(ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True)
         return int(answer["Quota"]["Value"])
 
@@ -154,11 +154,11 @@ class Ec2:
         """The groups, in the order of `group_ids`; one that is new gets a moment to show up."""
         waits = iter(_WAITS_FOR_A_GROUP)
         while True:
-            found = {
+            by_id = {
                 group["GroupId"]: group
                 for group in self._described("DescribeSecurityGroups", "SecurityGroups", "group-id", group_ids)
             }
-            missing = [group_id for group_id in group_ids if group_id not in found]
+            missing = [group_id for group_id in group_ids if group_id not in by_id]
             if not missing:
                 break
             wait = next(waits, None)
@@ -171,9 +171,9 @@ class Ec2:
         return [
             Group(
                 group_id,
-                found[group_id]["GroupName"],
-                found[group_id]["VpcId"],
-                rules_of(found[group_id]["IpPermissions"]),
+                by_id[group_id]["GroupName"],
+                by_id[group_id]["VpcId"],
+                rules_of(by_id[group_id]["IpPermissions"]),
             )
             for group_id in group_ids
         ]
@@ -203,15 +203,15 @@ class Ec2:
     def authorize(
         self, group_id: str, ports: Sequence[Port], tags: Mapping[str, str], dry_run: bool = False
     ) -> list[Port]:
-        """Open the ports from the group to itself; those that this call opened.
+        """Open the ports from the group to itself, and return the ports that this call opened.
 
-        With `dry_run` EC2 only says whether it would have let us.
+        With `dry_run`, EC2 only checks the permission.
         """
         return self._write(
             "AuthorizeSecurityGroupIngress",
-            lambda some: {
+            lambda batch: {
                 "GroupId": group_id,
-                "IpPermissions": [ip_permission(group_id, port) for port in some],
+                "IpPermissions": [ip_permission(group_id, port) for port in batch],
                 "TagSpecifications": boto3_tag_specifications(tags, ["security-group-rule"]),
             },
             ports,
@@ -220,10 +220,10 @@ class Ec2:
         )
 
     def revoke(self, group_id: str, rule_ids: Sequence[str], dry_run: bool = False) -> list[str]:
-        """Remove ingress rules by their ids; those that this call removed."""
+        """Remove ingress rules by their ids, and return the ids that this call removed."""
         return self._write(
             "RevokeSecurityGroupIngress",
-            lambda some: {"GroupId": group_id, "SecurityGroupRuleIds": some},
+            lambda batch: {"GroupId": group_id, "SecurityGroupRuleIds": batch},
             rule_ids,
             done_before=("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound"),
             dry_run=dry_run,
@@ -233,7 +233,7 @@ class Ec2:
         """Add these tags to the rules, and return the rules that this call tagged."""
         return self._write(
             "CreateTags",
-            lambda some: {"Resources": some, "Tags": ansible_dict_to_boto3_tag_list(tags)},
+            lambda batch: {"Resources": batch, "Tags": ansible_dict_to_boto3_tag_list(tags)},
             rule_ids,
             done_before=("InvalidSecurityGroupRuleId.NotFound",),
             dry_run=dry_run,
@@ -253,7 +253,7 @@ class Ec2:
         sent in a request of its own, and an item that is already done counts as done.
         """
         try:
-            with self._asking(operation):
+            with self._calling(operation):
                 call = getattr(self._client, xform_name(operation))
                 call(**arguments(items), DryRun=dry_run, aws_retry=True)
         except Ec2Error as error:
@@ -281,7 +281,7 @@ class Ec2:
 
     def _query(self, operation: str, page_size: int, **params: Any) -> dict:
         """All pages of a question, as one answer: where one page fails there is no answer."""
-        with self._asking(operation):
+        with self._calling(operation):
             return paginated_query_with_retries(
                 self._client,
                 xform_name(operation),
@@ -291,7 +291,7 @@ class Ec2:
             )
 
     @contextmanager
-    def _asking(self, operation: str, service: str = "EC2") -> Iterator[None]:
+    def _calling(self, operation: str, service: str = "EC2") -> Iterator[None]:
         try:
             yield
         except ClientError as error:
@@ -309,8 +309,8 @@ class Ec2:
             ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # Of an answer that was cut off, botocore appends all that came.
-            what = str(error).splitlines()[0].rstrip(".:")
+            reason = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
-                f"Calling {service} {operation} in {self.region} failed: {what}. Check region "
+                f"Calling {service} {operation} in {self.region} failed: {reason}. Check region "
                 "and endpoint_url, and that this machine reaches AWS (DNS, proxy)."
             ) from error

@@ -43,15 +43,15 @@ def counted(instances: Iterable[Mapping], reservations: Iterable[Mapping]) -> Co
     `instances` as DescribeInstances has those that run, `reservations` as
     DescribeCapacityReservations has the active ones; the used part of a reservation is instances.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for instance in instances:
         on_demand = "InstanceLifecycle" not in instance
         if on_demand and instance.get("Placement", {}).get("Tenancy") != "host":
-            found[instance["InstanceType"]] += 1
+            counts[instance["InstanceType"]] += 1
     for reservation in reservations:
         if reservation.get("ReservationType") != "capacity-block":
-            found[reservation["InstanceType"]] += reservation["AvailableInstanceCount"]
-    return found
+            counts[reservation["InstanceType"]] += reservation["AvailableInstanceCount"]
+    return counts
 
 
 def vcpu_quota(
@@ -82,7 +82,7 @@ def _of_type(
 ) -> dict:
     code = quota_code(instance_type)
     quota = None if code is None else quotas.get(code)
-    found: dict[str, object] = {
+    result: dict[str, object] = {
         "name": instance_type,
         "vcpus": vcpus.get(instance_type),
         "quota_code": code,
@@ -92,9 +92,9 @@ def _of_type(
         "reason": None,
     }
     if instance_type not in vcpus:
-        found["reason"] = f"EC2 has no instance type {instance_type} in {region}."
+        result["reason"] = f"EC2 has no instance type {instance_type} in {region}."
     elif quota is None:
-        found["reason"] = f"No vCPU quota of On-Demand Instances is known for {instance_type}."
+        result["reason"] = f"No vCPU quota of On-Demand Instances is known for {instance_type}."
     else:
-        found["instances"] = max(0, quota - used[code]) // vcpus[instance_type]
-    return found
+        result["instances"] = max(0, quota - used[code]) // vcpus[instance_type]
+    return result

@@ -1,9 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which security groups to open, what already covers a port, and what is left to do (private).
+"""Plans of security group rules: the groups to open, the rules that already cover a port, and the missing rules (private).
 
-Pure functions over plain data: dicts in the shape of the EC2 API go in, plans
-come out. Nothing here knows of a connection.
+Pure functions of plain data: the arguments are dicts in the shape of the EC2 API, the results are plans. No I/O here.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Group:
-    """A security group as DescribeSecurityGroups tells it, its ingress flattened to single rules."""
+    """A security group from DescribeSecurityGroups, with its ingress flattened to single rules."""
 
     group_id: str
     group_name: str
@@ -87,7 +86,7 @@ class Group:
 
 @dataclass(frozen=True, order=True)
 class Retagging:
-    """A rule of ours that lacks tags: of those, what it has now and what it is to have."""
+    """A managed rule with missing or different tags: the current and the desired values of these tags."""
 
     port: Port
     rule_id: str
@@ -116,13 +115,13 @@ class Plan:
 
 def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
     """The module's `ports` option as Ports, in order, each once."""
-    wanted: dict[Port, None] = {}
+    unique_ports: dict[Port, None] = {}
     for entry in ports:
         if not 1 <= entry["port"] <= 65535:
             raise SecurityGroupError(f"{entry['port']} is not a port. Set ports from 1 to 65535.")
         for protocol in entry["protocols"]:
-            wanted[Port(entry["port"], protocol)] = None
-    return tuple(wanted)
+            unique_ports[Port(entry["port"], protocol)] = None
+    return tuple(unique_ports)
 
 
 def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
@@ -139,16 +138,16 @@ def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def check_instances(asked: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
+def check_instances(requested: Sequence[str], instances: Iterable[Mapping], region: str) -> None:
     """Raise unless DescribeInstances returned every requested instance and none is terminated."""
     states = {instance["InstanceId"]: instance["State"]["Name"] for instance in instances}
-    missing = [instance_id for instance_id in asked if instance_id not in states]
-    gone = [instance_id for instance_id in asked if states.get(instance_id) in _GONE]
+    missing = [instance_id for instance_id in requested if instance_id not in states]
+    terminated = [instance_id for instance_id in requested if states.get(instance_id) in _GONE]
     problems = []
     if missing:
         problems.append(f"EC2 has no instance {join_names(missing)} in {region}")
-    if gone:
-        problems.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} terminated")
+    if terminated:
+        problems.append(f"{join_names(terminated)} {'is' if len(terminated) == 1 else 'are'} terminated")
     if problems:
         raise SecurityGroupError(
             f"{' and '.join(problems)}. Check that region and credentials are those of the "
@@ -162,23 +161,23 @@ def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
     Only with a shared group does a rule from the group to itself let each worker connect to each other worker, and only
     a shared group can be attached to the VMs of peer pods of every worker.
     """
-    held = {
+    groups_by_instance = {
         instance["InstanceId"]: {group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]}
         for instance in instances
     }
-    names = {group_id: name for groups in held.values() for group_id, name in groups.items()}
-    shared = sorted(set(names).intersection(*held.values()))
+    names = {group_id: name for groups in groups_by_instance.values() for group_id, name in groups.items()}
+    shared = sorted(set(names).intersection(*groups_by_instance.values()))
     if not shared:
         raise SecurityGroupError(
-            f"The {len(held)} instances share no security group: {_describe_instances(held)}. "
+            f"The {len(groups_by_instance)} instances share no security group: {_describe_instances(groups_by_instance)}. "
             "Set group_ids to the groups to open."
         )
     reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
-        f"all {len(held)} instances" if len(held) > 1 else "the only instance"
+        f"all {len(groups_by_instance)} instances" if len(groups_by_instance) > 1 else "the only instance"
     )
-    others = sorted(set(names).difference(shared))
-    if others:
-        reason += f"; {_group_names(others, names)} {'is' if len(others) == 1 else 'are'} not"
+    unshared = sorted(set(names).difference(shared))
+    if unshared:
+        reason += f"; {_group_names(unshared, names)} {'is' if len(unshared) == 1 else 'are'} not"
     return tuple(shared), reason + "."
 
 
@@ -204,14 +203,14 @@ def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def facts_needed(groups: Iterable[Group], ports: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The VPCs and prefix lists that must be read before these groups can be planned.
 
     Empty if the groups' own rules decide, which is the usual case.
     """
     vpc_ids, prefix_list_ids = set(), set()
     for group in groups:
-        for port in wanted:
+        for port in ports:
             admitting = [rule for rule in group.rules if rule.admits(port)]
             if any(rule.source == group.group_id for rule in admitting):
                 continue
@@ -223,7 +222,7 @@ def facts_needed(groups: Iterable[Group], wanted: Sequence[Port]) -> tuple[tuple
 
 def plan_present(
     group: Group,
-    wanted: Sequence[Port],
+    ports: Sequence[Port],
     vpc_cidrs: Mapping[str, Sequence[str]],
     prefix_lists: Mapping[str, Sequence[str]],
 ) -> Plan:
@@ -234,7 +233,7 @@ def plan_present(
     is not known is taken to cover nothing.
     """
     opened, already_open = [], []
-    for port in wanted:
+    for port in ports:
         covered_by = _covered_by(group, port, vpc_cidrs.get(group.vpc_id, ()), prefix_lists)
         if covered_by is None:
             opened.append(port)
@@ -243,23 +242,23 @@ def plan_present(
     return Plan(group, opened=tuple(opened), already_open=tuple(already_open))
 
 
-def plan_absent(group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
+def plan_absent(group: Group, ports: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
     """Revoke the rules for these ports that this collection added, which have its tag or its description.
 
     `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
     """
-    ours = _our_rules(group, wanted, security_group_rules)
-    return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in ours)))
+    managed_rules = _our_rules(group, ports, security_group_rules)
+    return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in managed_rules)))
 
 
-def may_contain_our_rules(group: Group, wanted: Sequence[Port]) -> bool:
-    """Whether it is worth asking for the tags of the group's rules."""
-    return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in wanted)
+def may_contain_our_rules(group: Group, ports: Sequence[Port]) -> bool:
+    """Whether the group has rules that may be managed, whose tags must be read."""
+    return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in ports)
 
 
 def plan_tags(
     plan: Plan,
-    wanted: Sequence[Port],
+    ports: Sequence[Port],
     tags: Mapping[str, str],
     security_group_rules: Iterable[Mapping],
 ) -> Plan:
@@ -268,17 +267,17 @@ def plan_tags(
     Further tags of these rules stay.
     """
     retagged = []
-    for port, rule in _our_rules(plan.group, wanted, security_group_rules):
-        has = _tags_of(rule)
-        lacks = {key: value for key, value in tags.items() if has.get(key) != value}
-        if lacks:
-            before = {key: has[key] for key in lacks if key in has}
+    for port, rule in _our_rules(plan.group, ports, security_group_rules):
+        current = _tags_of(rule)
+        missing = {key: value for key, value in tags.items() if current.get(key) != value}
+        if missing:
+            before = {key: current[key] for key in missing if key in current}
             retagged.append(
                 Retagging(
                     port,
                     rule["SecurityGroupRuleId"],
                     before=tuple(sorted(before.items())),
-                    after=tuple(sorted(lacks.items())),
+                    after=tuple(sorted(missing.items())),
                 )
             )
     return replace(plan, retagged=tuple(sorted(retagged)))
@@ -348,7 +347,7 @@ def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
 
 
 def _our_rules(
-    group: Group, wanted: Sequence[Port], security_group_rules: Iterable[Mapping]
+    group: Group, ports: Sequence[Port], security_group_rules: Iterable[Mapping]
 ) -> Iterator[tuple[Port, Mapping]]:
     """Our rules for these ports from the group to itself, out of those of any groups."""
     for rule in security_group_rules:
@@ -358,7 +357,7 @@ def _our_rules(
             and not rule["IsEgress"]
             and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
             and rule.get("FromPort") == rule.get("ToPort")
-            and port in wanted
+            and port in ports
             and _is_ours(rule, port)
         ):
             yield port, rule
@@ -386,10 +385,10 @@ def _describe_rule(group: Group, rule: Rule) -> str:
     return f"{source} ({rule.protocol} {ports})"
 
 
-def _describe_instances(held: Mapping[str, Mapping[str, str]]) -> str:
+def _describe_instances(groups_by_instance: Mapping[str, Mapping[str, str]]) -> str:
     """Instances by the set of groups they have: a few lines even for hundreds of workers."""
     by_groups: dict[tuple[str, ...], list[str]] = {}
-    for instance_id, groups in held.items():
+    for instance_id, groups in groups_by_instance.items():
         by_groups.setdefault(tuple(sorted(groups)), []).append(instance_id)
     return "; ".join(
         f"{join_names(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(groups) or 'none'}"

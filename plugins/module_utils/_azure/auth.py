@@ -24,7 +24,7 @@ try:
     from azure.core.credentials import TokenCredential
     from azure.mgmt.core.tools import get_arm_endpoints
 except ImportError:
-    pass  # _arm.arm_module ends the run and says so.
+    pass  # client.arm_module fails with a message about the missing library.
 
 
 AZURE_AUTH_ARGS = {
@@ -157,89 +157,89 @@ def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str,
     The order is that of azure.azcollection for `auth_source: auto`: a profile that the options name; options that name an
     identity; the environment; the default profile.
     """
-    given = {key: params[key] for key in AZURE_AUTH_ARGS if params.get(key) is not None}
-    exported = {
+    from_options = {key: params[key] for key in AZURE_AUTH_ARGS if params.get(key) is not None}
+    from_environment = {
         key: value
         for key, names in ENVIRONMENT.items()
         if (value := next((environ[name] for name in names if environ.get(name)), None))
     }
-    source = given.pop("auth_source", None) or environ.get("ANSIBLE_AZURE_AUTH_SOURCE") or "auto"
-    if source == "credential_file" or (source == "auto" and "profile" in given):
-        found = _profile(given.get("profile") or exported.get("profile") or "default")
-    elif source == "auto" and ("client_id" in given or "ad_user" in given):
-        found = {}
-    elif "profile" in exported and source in ("auto", "env"):
-        found = _profile(exported["profile"])
-    elif source == "auto" and not {"client_id", "ad_user"}.intersection(exported):
-        found = {**exported, **_profile("default", missing_ok=True)}
+    source = from_options.pop("auth_source", None) or environ.get("ANSIBLE_AZURE_AUTH_SOURCE") or "auto"
+    if source == "credential_file" or (source == "auto" and "profile" in from_options):
+        identity_settings = _profile(from_options.get("profile") or from_environment.get("profile") or "default")
+    elif source == "auto" and ("client_id" in from_options or "ad_user" in from_options):
+        identity_settings = {}
+    elif "profile" in from_environment and source in ("auto", "env"):
+        identity_settings = _profile(from_environment["profile"])
+    elif source == "auto" and not {"client_id", "ad_user"}.intersection(from_environment):
+        identity_settings = {**from_environment, **_profile("default", missing_ok=True)}
     else:
-        found = exported
-    reach = {key: exported[key] for key in _REACH if key in exported}
-    return {**reach, **found, **given, "auth_source": source}
+        identity_settings = from_environment
+    reach = {key: from_environment[key] for key in _REACH if key in from_environment}
+    return {**reach, **identity_settings, **from_options, "auth_source": source}
 
 
-def identity(found: Mapping[str, Any]) -> Identity:
+def identity(login: Mapping[str, Any]) -> Identity:
     """The credential that these settings make."""
-    source = found["auth_source"]
-    has = found.keys()
+    source = login["auth_source"]
+    present = login.keys()
     if source == "msi":
-        return _identity("msi", found, optional=("client_id",))
+        return _identity("msi", login, optional=("client_id",))
     if source == "workload_identity" or (
         source in ("auto", "env")
-        and {"client_id", "tenant", "token_file_path"} <= has
-        and not {"secret", "x509_certificate_path"} & has
+        and {"client_id", "tenant", "token_file_path"} <= present
+        and not {"secret", "x509_certificate_path"} & present
     ):
-        return _identity("workload_identity", found, "tenant", "client_id", "token_file_path")
+        return _identity("workload_identity", login, "tenant", "client_id", "token_file_path")
     if source != "cli":
-        if {"client_id", "secret", "tenant"} <= has:
-            return _identity("client_secret", found, "tenant", "client_id", "secret")
-        if {"client_id", "x509_certificate_path", "tenant"} <= has:
-            return _identity("certificate", found, "tenant", "client_id", "x509_certificate_path")
-        if {"ad_user", "password"} <= has:
-            return _identity("user", found, "ad_user", "password", optional=("client_id", "tenant"))
-        named = [key for key in ("client_id", "ad_user", "secret", "tenant") if key in has]
-        if source != "auto" or {"client_id", "ad_user"} & has:
+        if {"client_id", "secret", "tenant"} <= present:
+            return _identity("client_secret", login, "tenant", "client_id", "secret")
+        if {"client_id", "x509_certificate_path", "tenant"} <= present:
+            return _identity("certificate", login, "tenant", "client_id", "x509_certificate_path")
+        if {"ad_user", "password"} <= present:
+            return _identity("user", login, "ad_user", "password", optional=("client_id", "tenant"))
+        incomplete = [key for key in ("client_id", "ad_user", "secret", "tenant") if key in present]
+        if source != "auto" or {"client_id", "ad_user"} & present:
             raise LoginError(
                 "The Azure credentials are incomplete: client_id, secret and tenant are required; set: "
-                f"{', '.join(named) or 'none'}. {HOW_TO_LOG_IN}"
+                f"{', '.join(incomplete) or 'none'}. {HOW_TO_LOG_IN}"
             )
-    return _identity("cli", found, optional=("tenant",))
+    return _identity("cli", login, optional=("tenant",))
 
 
-def credential(who: Identity, cloud: Cloud, found: Mapping[str, Any]) -> TokenCredential:
-    """azure-identity's credential object for it."""
+def credential(principal: Identity, cloud: Cloud, login: Mapping[str, Any]) -> TokenCredential:
+    """azure-identity's credential object for this principal."""
     # Half a second, which a run that fails before is spared.
     import azure.identity
 
-    values = who.values
-    how = {
-        "authority": found.get("adfs_authority_url", cloud.authority),
-        "disable_instance_discovery": _is_on(found.get("disable_instance_discovery")),
-        "connection_verify": found.get("cert_validation_mode") != "ignore",
+    values = principal.values
+    options = {
+        "authority": login.get("adfs_authority_url", cloud.authority),
+        "disable_instance_discovery": _is_on(login.get("disable_instance_discovery")),
+        "connection_verify": login.get("cert_validation_mode") != "ignore",
     }
-    if who.kind == "msi":
+    if principal.kind == "msi":
         return azure.identity.ManagedIdentityCredential(client_id=values.get("client_id"))
-    if who.kind == "cli":
+    if principal.kind == "cli":
         return azure.identity.AzureCliCredential(tenant_id=values.get("tenant", ""))
-    if who.kind == "workload_identity":
+    if principal.kind == "workload_identity":
         return azure.identity.WorkloadIdentityCredential(
             tenant_id=values["tenant"],
             client_id=values["client_id"],
             token_file_path=values["token_file_path"],
-            **how,
+            **options,
         )
-    if who.kind == "client_secret":
-        return azure.identity.ClientSecretCredential(values["tenant"], values["client_id"], values["secret"], **how)
-    if who.kind == "certificate":
+    if principal.kind == "client_secret":
+        return azure.identity.ClientSecretCredential(values["tenant"], values["client_id"], values["secret"], **options)
+    if principal.kind == "certificate":
         return azure.identity.CertificateCredential(
-            values["tenant"], values["client_id"], values["x509_certificate_path"], **how
+            values["tenant"], values["client_id"], values["x509_certificate_path"], **options
         )
     return azure.identity.UsernamePasswordCredential(
         values.get("client_id", _AZURE_CLI_CLIENT_ID),
         values["ad_user"],
         values["password"],
         tenant_id=values.get("tenant", "organizations"),
-        **how,
+        **options,
     )
 
 
@@ -248,12 +248,12 @@ def _is_on(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "yes", "on", "1")
 
 
-def _identity(kind: str, found: Mapping[str, Any], *needed: str, optional: tuple[str, ...] = ()) -> Identity:
-    missing = [key for key in needed if key not in found]
+def _identity(kind: str, login: Mapping[str, Any], *needed: str, optional: tuple[str, ...] = ()) -> Identity:
+    missing = [key for key in needed if key not in login]
     if missing:
         names = ", ".join(f"{key} ({ENVIRONMENT[key][-1]})" for key in missing)
         raise LoginError(f"To log in to Azure by {kind}, set {names}.")
-    return Identity(kind, {key: found[key] for key in (*needed, *optional) if key in found})
+    return Identity(kind, {key: login[key] for key in (*needed, *optional) if key in login})
 
 
 def _profile(name: str, missing_ok: bool = False) -> dict[str, str]:

@@ -51,7 +51,7 @@ else:
     AZURE_IMPORT_ERROR = None
 
     class Retries(policies.RetryPolicy):
-        """azure-core's retries; Azure's networking says "later" with a 409, too."""
+        """azure-core's retries, and a retry after each 409 whose code means that the request may succeed later."""
 
         def is_retry(self, settings: dict, response: Any) -> bool:
             if response.http_response.status_code == 409 and settings["total"]:
@@ -69,7 +69,7 @@ NETWORK_API_VERSION = "2024-05-01"
 COMPUTE_USAGES_API_VERSION = "2024-07-01"
 COMPUTE_SKUS_API_VERSION = "2021-07-01"
 
-# How often a read-plan-write is run again because another writer came in between.
+# How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
 
 # The codes of writes that were refused only because another one is under way.
@@ -107,9 +107,9 @@ class ArmError(Exception):
         self.status = status
 
 
-def arm_module(argument_spec: Mapping[str, Any], **how: Any) -> AnsibleModule:
+def arm_module(argument_spec: Mapping[str, Any], **options: Any) -> AnsibleModule:
     """An AnsibleModule that can log in to Azure, and has what it needs to."""
-    module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **how)
+    module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **options)
     if AZURE_IMPORT_ERROR:
         module.fail_json(
             msg=missing_required_lib("azure-identity and azure-mgmt-core"),
@@ -123,12 +123,12 @@ class Arm:
 
     def __init__(self, module: AnsibleModule):
         try:
-            found = settings(module.params, os.environ)
-            who = identity(found)
-            verify = found.get("cert_validation_mode") != "ignore"
-            self.subscription_id: str | None = found.get("subscription_id")
-            cloud = _cloud(found.get("cloud_environment", "AzureCloud"), verify)
-            token = credential(who, cloud, found)
+            login = settings(module.params, os.environ)
+            principal = identity(login)
+            verify = login.get("cert_validation_mode") != "ignore"
+            self.subscription_id: str | None = login.get("subscription_id")
+            cloud = _cloud(login.get("cloud_environment", "AzureCloud"), verify)
+            token = credential(principal, cloud, login)
         except (LoginError, ValueError) as error:
             raise ArmError(str(error)) from error
         self._client = _client(
@@ -141,7 +141,7 @@ class Arm:
     def get(self, path: str, api_version: str, **query: str) -> dict | None:
         """One resource by its id, or None where ARM has none."""
         try:
-            return self._ask("GET", path, api_version, query=query).http_response.json()
+            return self._request("GET", path, api_version, query=query).http_response.json()
         except ArmError as error:
             if error.status == 404:
                 return None
@@ -149,7 +149,7 @@ class Arm:
 
     def list(self, path: str, api_version: str, **query: str) -> Iterator[dict]:
         """All resources of a collection, page by page."""
-        answer = self._ask("GET", path, api_version, query=query)
+        answer = self._request("GET", path, api_version, query=query)
         while True:
             page = answer.http_response.json()
             yield from page["value"]
@@ -175,7 +175,7 @@ class Arm:
         etag: str | None = None,
     ) -> None:
         began = time.monotonic()
-        response = self._ask(method, path, api_version, body, etag=etag)
+        response = self._request(method, path, api_version, body, etag=etag)
         algorithms = [UntilDone(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
         with arm_errors(f"{method} {path}", self._host):
             poller = LROPoller(
@@ -192,7 +192,7 @@ class Arm:
                 )
             poller.result()
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -210,18 +210,18 @@ class Arm:
         )
         return self._send(request, f"{method} {path}")
 
-    def _send(self, request: HttpRequest, what: str) -> Any:
+    def _send(self, request: HttpRequest, operation: str) -> Any:
         """The pipeline's response, which is what a poller begins with."""
-        with arm_errors(what, self._host):
+        with arm_errors(operation, self._host):
             response = self._client.send_request(request, _return_pipeline_response=True)
             response.http_response.raise_for_status()
             return response
 
 
 def _cloud(name: str, verify: bool) -> Cloud:
-    known = known_cloud(name)
-    if known:
-        return known
+    cloud = known_cloud(name)
+    if cloud:
+        return cloud
     url = metadata_url(name)
     with arm_errors(f"GET {url}", name):
         answer = _client(name, verify).send_request(HttpRequest("GET", url))
@@ -243,7 +243,7 @@ def _client(base_url: str, verify: bool, authentication: Any = None) -> ARMPipel
 
 
 @contextmanager
-def arm_errors(what: str, host: str) -> Iterator[None]:
+def arm_errors(operation: str, host: str) -> Iterator[None]:
     try:
         yield
     except ClientAuthenticationError as error:
@@ -255,14 +255,14 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
         details = error_of(error.response)
         code, message = details.get("code"), details.get("message") or _first_line(error)
         raise ArmError(
-            f"Azure refused {what} with {code or error.status_code}: {message.rstrip('.')}. "
+            f"Azure refused {operation} with {code or error.status_code}: {message.rstrip('.')}. "
             f"{_ADVICE.get(code or '', '')}".strip(),
             code=code,
             status=error.status_code,
         ) from error
     except (AzureError, ValueError) as error:
         raise ArmError(
-            f"Sending {what} to {host} failed: {_first_line(error)}. Check "
+            f"Sending {operation} to {host} failed: {_first_line(error)}. Check "
             "cloud_environment, and that this machine reaches Azure (DNS, proxy, certificates)."
         ) from error
 
@@ -270,10 +270,10 @@ def arm_errors(what: str, host: str) -> Iterator[None]:
 def error_of(response: Any) -> dict:
     """The error object in a response of ARM; empty if the response does not come from ARM."""
     try:
-        found = response.json()["error"]
+        error = response.json()["error"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return error if isinstance(error, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

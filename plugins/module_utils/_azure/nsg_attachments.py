@@ -73,12 +73,12 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
 
     That one has the node's address. `network_interfaces` may be of any machines.
     """
-    found: dict[str, list[Mapping]] = {id_.lower(): [] for id_ in virtual_machine_ids}
+    by_machine: dict[str, list[Mapping]] = {id_.lower(): [] for id_ in virtual_machine_ids}
     for interface in network_interfaces:
         owner = _id_of(interface["properties"], "virtualMachine")
-        if owner and owner.lower() in found:
-            found[owner.lower()].append(interface)
-    missing = names_of(id_ for id_ in virtual_machine_ids if not found[id_.lower()])
+        if owner and owner.lower() in by_machine:
+            by_machine[owner.lower()].append(interface)
+    missing = names_of(id_ for id_ in virtual_machine_ids if not by_machine[id_.lower()])
     if missing:
         raise SecurityRuleError(
             f"No network interface of {join_names(missing)} was found. Check that the subscription is "
@@ -95,7 +95,7 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
             ),
             _id_of(interface["properties"], "networkSecurityGroup"),
         )
-        for interfaces in found.values()
+        for interfaces in by_machine.values()
         for interface in ([nic for nic in interfaces if nic["properties"].get("primary")] or interfaces)
     )
 
@@ -133,7 +133,8 @@ def targets(
     return (
         tuple(_target(group, subnets, networks, attached) for group in groups),
         tuple(
-            f"No network security group filters {what}: all traffic passes." for what in _unfiltered(subnets, attached)
+            f"No network security group filters {place}: all traffic passes."
+            for place in _unfiltered(subnets, attached)
         ),
     )
 
@@ -145,26 +146,29 @@ def _target(
     attached: Sequence[Attachment],
 ) -> Target:
     filtered = tuple(subnet["id"] for subnet in subnets if _is_same_id(_group_of(subnet), group))
-    on = [a for a in attached if _is_same_id(a.network_security_group_id, group)]
-    at = {id_.lower() for id_ in (*filtered, *subnet_ids(on))}
-    around = {virtual_network_id(id_) for id_ in at}
+    attached_to_group = [a for a in attached if _is_same_id(a.network_security_group_id, group)]
+    workers_subnets = {id_.lower() for id_ in (*filtered, *subnet_ids(attached_to_group))}
+    networks = {virtual_network_id(id_) for id_ in workers_subnets}
     return Target(
         group,
         filtered,
-        tuple(attachment.network_interface_id for attachment in on),
+        tuple(attachment.network_interface_id for attachment in attached_to_group),
         source=unique(
             prefix
             for subnet in subnets
-            if virtual_network_id(subnet["id"]).lower() in around
+            if virtual_network_id(subnet["id"]).lower() in networks
             for prefix in subnet_prefixes(subnet)
         ),
         destination=unique(
-            prefix for subnet in subnets if subnet["id"].lower() in at for prefix in subnet_prefixes(subnet)
+            prefix
+            for subnet in subnets
+            if subnet["id"].lower() in workers_subnets
+            for prefix in subnet_prefixes(subnet)
         ),
         virtual_network=unique(
             prefix
             for network in virtual_networks
-            if network["id"].lower() in around
+            if network["id"].lower() in networks
             for prefix in _address_space(network)
         ),
     )
@@ -174,18 +178,18 @@ def _unfiltered(subnets: Iterable[Mapping], attached: Iterable[Attachment]) -> I
     """The subnets without a group, or which interfaces there have none of their own."""
     for subnet in subnets:
         inside = [a for a in attached if any(_is_same_id(id_, subnet["id"]) for id_ in a.subnet_ids)]
-        bare = names_of(a.network_interface_id for a in inside if not a.network_security_group_id)
-        if not _group_of(subnet) and (bare or not inside):
-            some = f"{join_names(bare)} in " if len(bare) < len(inside) else ""
-            yield f"{some}the subnet {subnet['id']}"
+        without_group = names_of(a.network_interface_id for a in inside if not a.network_security_group_id)
+        if not _group_of(subnet) and (without_group or not inside):
+            interfaces = f"{join_names(without_group)} in " if len(without_group) < len(inside) else ""
+            yield f"{interfaces}the subnet {subnet['id']}"
 
 
 def _group_of(subnet: Mapping) -> str | None:
     return _id_of(subnet["properties"], "networkSecurityGroup")
 
 
-def _is_same_id(one: str | None, other: str) -> bool:
-    return one is not None and one.lower() == other.lower()
+def _is_same_id(first: str | None, second: str) -> bool:
+    return first is not None and first.lower() == second.lower()
 
 
 def _address_space(network: Mapping) -> list[str]:

@@ -95,8 +95,8 @@ class End:
         """The end of this side, `source` or `destination`, of a rule's `properties`."""
 
         def values(key: str, plural: str) -> tuple[str, ...]:
-            one = properties.get(key)
-            return tuple(properties.get(key + plural) or ((one,) if one else ()))
+            single = properties.get(key)
+            return tuple(properties.get(key + plural) or ((single,) if single else ()))
 
         return cls(
             values(f"{side}AddressPrefix", "es"),
@@ -164,14 +164,14 @@ def passes(verdicts: Sequence[Verdict]) -> bool:
     return bool(verdicts) and all(verdict.access == "Allow" for verdict in verdicts)
 
 
-def is_same_rule(existing: Mapping, wanted: Mapping) -> bool:
+def is_same_rule(existing: Mapping, desired: Mapping) -> bool:
     """Whether two rules' `properties` mean the same; a description counts where wanted has one.
 
     A list of one is its only element, order and case do not matter, and
     neither does how a CIDR or a range is spelled.
     """
-    return _normalized(existing) == _normalized(wanted) and (
-        "description" not in wanted or existing.get("description") == wanted["description"]
+    return _normalized(existing) == _normalized(desired) and (
+        "description" not in desired or existing.get("description") == desired["description"]
     )
 
 
@@ -183,16 +183,16 @@ def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequ
     meeting = (rule for rule in rules if rule.meets(flow))
     for rule in sorted(meeting, key=lambda rule: rule.priority):
         partly = rule.partly or (flow.protocol == "*" and rule.protocol != "*")
-        hits, rest = [], []
+        hits, remaining = [], []
         for source, destination in undecided:
             hit = _common(source, rule.source), _common(destination, rule.destination)
             hits.append(hit)
             if partly:
-                rest.append((source, destination))
+                remaining.append((source, destination))
             else:
-                rest.append((_without(source, hit[0]), destination))
-                rest.append((hit[0], _without(destination, hit[1])))
-        undecided = [box for box in rest if all(box)]
+                remaining.append((_without(source, hit[0]), destination))
+                remaining.append((hit[0], _without(destination, hit[1])))
+        undecided = [box for box in remaining if all(box)]
         verdicts += _verdicts(hits, rule.access, rule.name, rule.priority, partly)
     # The default rules leave nothing; a group without them lets nothing through.
     return (*verdicts, *_verdicts(undecided, "Deny", "no rule", PRIORITY_AFTER_ALL, False))
@@ -205,10 +205,10 @@ def _verdicts(boxes: Iterable[tuple[_Ranges, _Ranges]], *decision: Any) -> Itera
 
 def _merged(boxes: list[tuple[_Ranges, _Ranges]]) -> list[tuple[_Ranges, _Ranges]]:
     """Boxes of the same source or the same destination made one, as long as there are any."""
-    for one, other in combinations(boxes, 2):
-        if one[0] == other[0] or one[1] == other[1]:
-            rest = [box for box in boxes if box not in (one, other)]
-            return _merged([(_union(one[0] + other[0]), _union(one[1] + other[1])), *rest])
+    for box1, box2 in combinations(boxes, 2):
+        if box1[0] == box2[0] or box1[1] == box2[1]:
+            remaining = [box for box in boxes if box not in (box1, box2)]
+            return _merged([(_union(box1[0] + box2[0]), _union(box1[1] + box2[1])), *remaining])
     return boxes
 
 
@@ -240,7 +240,7 @@ def parsed_rules(rules: Iterable[Mapping], virtual_network: Sequence[str]) -> li
 def _addresses(prefixes: Iterable[str], virtual_network: Sequence[str]) -> tuple[_Ranges, bool]:
     """Where prefixes are, and whether they mean all that is there."""
     ranges: list[tuple[int, int]] = []
-    all_of_it = True
+    is_exact = True
     inside = _union(_range(ip_network(prefix, strict=False)) for prefix in virtual_network)
     for prefix in prefixes:
         tag, network = prefix.lower(), network_of(prefix)
@@ -254,8 +254,8 @@ def _addresses(prefixes: Iterable[str], virtual_network: Sequence[str]) -> tuple
             ranges.append(_range(_AZURE_LOAD_BALANCER))
         else:
             ranges += _without(_EVERYWHERE, inside)
-            all_of_it = all_of_it and tag == "internet"
-    return _union(ranges), all_of_it
+            is_exact = is_exact and tag == "internet"
+    return _union(ranges), is_exact
 
 
 def network_of(prefix: str, strict: bool = False) -> IPv4Network | IPv6Network | None:
@@ -289,14 +289,17 @@ def _union(ranges: Iterable[tuple[int, int]]) -> _Ranges:
     return tuple(union)
 
 
-def _common(some: _Ranges, others: _Ranges) -> _Ranges:
+def _common(ranges1: _Ranges, ranges2: _Ranges) -> _Ranges:
     return tuple(
-        (max(low, from_), min(high, to)) for low, high in some for from_, to in others if low <= to and from_ <= high
+        (max(low, from_), min(high, to))
+        for low, high in ranges1
+        for from_, to in ranges2
+        if low <= to and from_ <= high
     )
 
 
-def _without(ranges: _Ranges, taken: _Ranges) -> _Ranges:
-    for from_, to in taken:
+def _without(ranges: _Ranges, excluded: _Ranges) -> _Ranges:
+    for from_, to in excluded:
         ranges = tuple(
             (low, high)
             for low_, high_ in ranges

@@ -85,8 +85,8 @@ class DesiredRule:
         if self.description:
             return OURS + self.description
         ports = "-".join(self.destination.port_ranges)
-        what = f"port {ports}/{self.protocol.lower()}" if ports.isdigit() else "traffic"
-        return f"{OURS}{what} between workers and peer pods"
+        traffic = f"port {ports}/{self.protocol.lower()}" if ports.isdigit() else "traffic"
+        return f"{OURS}{traffic} between workers and peer pods"
 
 
 def desired_rules(
@@ -97,43 +97,43 @@ def desired_rules(
     A rule may not have prefixes of both IP families, so one for both becomes
     two: the one for IPv6 has `-IPv6` after its name.
     """
-    wanted: list[DesiredRule] = []
+    rules: list[DesiredRule] = []
     for option in options:
         rule = DesiredRule(
             **{key: option[key] for key in _AS_GIVEN},
             source=_end(option, "source", sources),
             destination=_end(option, "destination", destinations),
         )
-        wanted += _by_family(rule)
-    for rule in wanted:
+        rules += _by_family(rule)
+    for rule in rules:
         _check(rule)
-    for one, other in combinations(wanted, 2):
-        if one.name.lower() == other.name.lower():
+    for first, second in combinations(rules, 2):
+        if first.name.lower() == second.name.lower():
             raise SecurityRuleError(
-                f"Two rules are called {other.name}. Names are unique within a network security "
+                f"Two rules are called {second.name}. Names are unique within a network security "
                 "group, whatever their case: rename one of them."
             )
-        same_place = (one.priority, one.direction) == (other.priority, other.direction)
-        if same_place and one.priority is not None:
+        is_same_slot = (first.priority, first.direction) == (second.priority, second.direction)
+        if is_same_slot and first.priority is not None:
             raise SecurityRuleError(
-                f"The rules {one.name} and {other.name} both have the priority {one.priority} "
-                f"and the direction {one.direction}. Give one of them another priority."
+                f"The rules {first.name} and {second.name} both have the priority {first.priority} "
+                f"and the direction {first.direction}. Give one of them another priority."
             )
-    return tuple(wanted)
+    return tuple(rules)
 
 
-def security_rule(wanted: DesiredRule, priority: int) -> dict:
+def security_rule(rule: DesiredRule, priority: int) -> dict:
     """The rule as ARM takes it."""
     return {
-        "name": wanted.name,
+        "name": rule.name,
         "properties": {
-            "description": wanted.full_description,
-            "protocol": wanted.protocol,
-            **wanted.source.properties("source"),
-            **wanted.destination.properties("destination"),
-            "access": wanted.access,
+            "description": rule.full_description,
+            "protocol": rule.protocol,
+            **rule.source.properties("source"),
+            **rule.destination.properties("destination"),
+            "access": rule.access,
             "priority": priority,
-            "direction": wanted.direction,
+            "direction": rule.direction,
         },
     }
 
@@ -150,8 +150,8 @@ def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
             "one out."
         )
     # Members of application security groups are in the virtual network in any case.
-    somewhere = ("VirtualNetwork",) if groups else ()
-    return End(prefixes or tuple(workers) or somewhere, groups, port_ranges)
+    network_tag = ("VirtualNetwork",) if groups else ()
+    return End(prefixes or tuple(workers) or network_tag, groups, port_ranges)
 
 
 def _by_family(rule: DesiredRule) -> Iterator[DesiredRule]:
@@ -202,8 +202,8 @@ def _check(rule: DesiredRule) -> None:
 
 
 def _wrong_ports(port_ranges: Sequence[str]) -> str | None:
-    right = all(is_port_range(text) for text in port_ranges)
-    if port_ranges and right and ("*" not in port_ranges or len(port_ranges) == 1):
+    are_valid = all(is_port_range(text) for text in port_ranges)
+    if port_ranges and are_valid and ("*" not in port_ranges or len(port_ranges) == 1):
         return None
     return (
         f"has the ports {', '.join(port_ranges) or 'none'}. Give ports from 0 to 65535 (9000), "
@@ -267,7 +267,7 @@ class Plan:
 
 def plan_present(
     nsg: Mapping,
-    wanted: Sequence[DesiredRule],
+    desired: Sequence[DesiredRule],
     virtual_network: Sequence[str],
     *,
     on_priority_conflict: str = "move",
@@ -286,22 +286,22 @@ def plan_present(
     (`on_shadowed` is `fail`).
     """
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
-    ours = {rule.name.lower() for rule in wanted}
-    others = [rule for rule in rules_of(nsg) if rule["name"].lower() not in ours]
-    theirs = parsed_rules(others, virtual_network)
+    managed_names = {rule.name.lower() for rule in desired}
+    unmanaged = [rule for rule in rules_of(nsg) if rule["name"].lower() not in managed_names]
+    unmanaged_parsed = parsed_rules(unmanaged, virtual_network)
     covered = {}
     if on_covered == "skip":
-        for rule in wanted:
-            by = _covered_by(rule, wanted, theirs, virtual_network)
+        for rule in desired:
+            by = _covered_by(rule, desired, unmanaged_parsed, virtual_network)
             if by and rule.name.lower() not in existing:
                 covered[rule.name] = by
-    needed = [rule for rule in wanted if rule.name not in covered]
-    priorities = _priorities(needed, wanted, existing, others, priority_range)
-    taken = _taken(others)
+    needed = [rule for rule in desired if rule.name not in covered]
+    priorities = _priorities(needed, desired, existing, unmanaged, priority_range)
+    by_slot = _names_by_slot(unmanaged)
     moved = tuple(
         Move(rule.name, rule.priority, priorities[rule.name], taken_by)
         for rule in needed
-        if rule.priority and (taken_by := taken.get(_slot(rule, rule.priority)))
+        if rule.priority and (taken_by := by_slot.get(_slot(rule, rule.priority)))
     )
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
@@ -323,9 +323,9 @@ def plan_present(
             unchanged.append(rule.name)
         else:
             updated.append((before, body))
-    shadowed = _shadowed(needed, priorities, theirs, parsed_rules(after, virtual_network), virtual_network)
+    shadowed = _shadowed(needed, priorities, unmanaged_parsed, parsed_rules(after, virtual_network), virtual_network)
     if shadowed and on_shadowed == "fail":
-        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, priorities, others))
+        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, priorities, unmanaged))
     return Plan(
         nsg["id"],
         created=tuple(created),
@@ -342,10 +342,10 @@ def plan_present(
 
 def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
     """Plan the removal of the rules with these names and their IPv6 halves, if their description marks them as managed."""
-    wanted = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
+    removable = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
     removed, kept = [], []
     for rule in nsg["properties"].get("securityRules", ()):
-        if rule["name"].lower() in wanted:
+        if rule["name"].lower() in removable:
             description = rule["properties"].get("description")
             if _is_ours(description):
                 removed.append(rule)
@@ -385,10 +385,10 @@ def single_change(plan: Plan) -> tuple[str, dict | None] | None:
 
 def needed_action(plan: Plan) -> str:
     """What Azure's roles call the one write that the plan takes."""
-    one = single_change(plan)
-    if one is None:
+    change = single_change(plan)
+    if change is None:
         return f"{_NSG_TYPE}/write"
-    dummy, body = one
+    dummy, body = change
     return f"{_NSG_TYPE}/securityRules/{'delete' if body is None else 'write'}"
 
 
@@ -410,13 +410,13 @@ def diff_of(plan: Plan) -> dict:
 
 def _covered_by(
     rule: DesiredRule,
-    wanted: Sequence[DesiredRule],
-    theirs: Sequence[ParsedRule],
+    desired: Sequence[DesiredRule],
+    unmanaged: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> str | None:
     # Those that decide the other way count as if they came first: where they go may yet change.
-    against = [security_rule(other, 0) for other in wanted if other.access != rule.access]
-    rules = [*theirs, *parsed_rules(against, virtual_network)]
+    opposite = [security_rule(desired_rule, 0) for desired_rule in desired if desired_rule.access != rule.access]
+    rules = [*unmanaged, *parsed_rules(opposite, virtual_network)]
     verdicts = [verdict for dummy, verdict in _decide_rule(rule, rules, virtual_network)]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
         return None
@@ -428,7 +428,7 @@ def _decide_rule(
     rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
 ) -> Iterator[tuple[Flow, Verdict]]:
     """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
-    edges = {edge for other in rules for low, high in other.ports for edge in (low, high + 1)}
+    edges = {edge for deciding_rule in rules for low, high in deciding_rule.ports for edge in (low, high + 1)}
     for low, high in map(port_range, rule.destination.port_ranges):
         for port in sorted({low, *(edge for edge in edges if low < edge <= high)}):
             for protocol in _PROTOCOLS if rule.protocol == "*" else (rule.protocol,):
@@ -443,16 +443,16 @@ def _decide_rule(
                     yield flow, verdict
 
 
-def _taken(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
+def _names_by_slot(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
     """Names of rules by direction and priority."""
     return {(rule["properties"]["direction"].lower(), rule["properties"]["priority"]): rule["name"] for rule in rules}
 
 
 def _priorities(
     needed: Sequence[DesiredRule],
-    wanted: Sequence[DesiredRule],
+    desired: Sequence[DesiredRule],
     existing: Mapping[str, Mapping],
-    others: Iterable[Mapping],
+    unmanaged: Iterable[Mapping],
     priority_range: tuple[int, int],
 ) -> dict[str, int]:
     """The priority of each needed rule, by name: the wanted one, the one it has, or the next free.
@@ -460,24 +460,24 @@ def _priorities(
     An IPv6 half always has the next free one, lest it stay where a smaller
     priority of its rule is to take it away from.
     """
-    given: dict[str, int] = {}
-    used = set(_taken(others))
+    priorities: dict[str, int] = {}
+    used = set(_names_by_slot(unmanaged))
     free = [rule for rule in needed if rule.priority and _slot(rule, rule.priority) not in used]
-    given |= {rule.name: rule.priority for rule in free if rule.priority}
-    used |= {_slot(rule, rule.priority) for rule in wanted if rule.priority}
+    priorities |= {rule.name: rule.priority for rule in free if rule.priority}
+    used |= {_slot(rule, rule.priority) for rule in desired if rule.priority}
     for rule in needed:
         before = existing.get(rule.name.lower())
-        if rule.priority and rule.name not in given and before:
-            has = next(iter(_taken([before])))
-            if has not in used and has[0] == rule.direction.lower():
-                given[rule.name] = has[1]
-                used.add(has)
+        if rule.priority and rule.name not in priorities and before:
+            current = next(iter(_names_by_slot([before])))
+            if current not in used and current[0] == rule.direction.lower():
+                priorities[rule.name] = current[1]
+                used.add(current)
     low, high = priority_range
-    starts = {rule.name: rule.priority for rule in wanted if rule.priority}
+    starts = {rule.name: rule.priority for rule in desired if rule.priority}
     for rule in needed:
-        if rule.name not in given:
+        if rule.name not in priorities:
             base = rule.ipv4_half or rule.name
-            start = given.get(base) or starts[base]
+            start = priorities.get(base) or starts[base]
             upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
             priority = next((p for p in upward if _slot(rule, p) not in used), None)
             if priority is None:
@@ -486,9 +486,9 @@ def _priorities(
                     f"{rule.direction} rules have all of them. Set a wider priority_range, or "
                     "remove rules."
                 )
-            given[rule.name] = priority
+            priorities[rule.name] = priority
             used.add(_slot(rule, priority))
-    return given
+    return priorities
 
 
 def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
@@ -513,16 +513,16 @@ def _is_ours(description: str | None) -> bool:
 def _shadowed(
     needed: Iterable[DesiredRule],
     priorities: Mapping[str, int],
-    theirs: Sequence[ParsedRule],
-    ours: Sequence[ParsedRule],
+    unmanaged: Sequence[ParsedRule],
+    managed: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
     """By the name of a managed rule: the first flow that each unmanaged rule before it decides differently."""
-    names = {rule.name for rule in theirs}
+    names = {rule.name for rule in unmanaged}
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:
         by: dict[str, tuple[Flow, Verdict]] = {}
-        for flow, verdict in _decide_rule(rule, [*theirs, *ours], virtual_network):
+        for flow, verdict in _decide_rule(rule, [*unmanaged, *managed], virtual_network):
             before = verdict.rule in names and verdict.priority < priorities[rule.name]
             if before and verdict.access != rule.access:
                 by.setdefault(verdict.rule, (flow, verdict))
@@ -536,15 +536,15 @@ def _explain_shadowed(
     shadowed: Mapping[str, Sequence[tuple[Flow, Verdict]]],
     needed: Iterable[DesiredRule],
     priorities: Mapping[str, int],
-    others: Iterable[Mapping],
+    unmanaged: Iterable[Mapping],
 ) -> str:
     sentences = []
-    used = {*_taken(others), *(_slot(rule, priorities[rule.name]) for rule in needed)}
+    used = {*_names_by_slot(unmanaged), *(_slot(rule, priorities[rule.name]) for rule in needed)}
     for name in dict.fromkeys(rule.ipv4_half or rule.name for rule in needed if rule.name in shadowed):
         halves = [rule for rule in needed if name in (rule.name, rule.ipv4_half)]
-        late = [half.name for half in halves if half.name in shadowed]
-        by = [pair for half in late for pair in shadowed[half]]
-        first = min(verdict.priority for dummy, verdict in by)
+        shadowed_halves = [half.name for half in halves if half.name in shadowed]
+        decisions = [pair for half in shadowed_halves for pair in shadowed[half]]
+        first = min(verdict.priority for dummy, verdict in decisions)
         # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
         room = 2 if any(half.ipv4_half for half in halves) else 1
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
@@ -556,10 +556,10 @@ def _explain_shadowed(
         else:
             advice = f"free a priority number below {first}"
         sentences.append(
-            f"{' and '.join(f'{half} ({priorities[half]})' for half in late)} would be shadowed "
+            f"{' and '.join(f'{half} ({priorities[half]})' for half in shadowed_halves)} would be shadowed "
             f"in {nsg['id']}: "
-            f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in by)}. Move "
-            f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in by))} to a larger "
+            f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in decisions)}. Move "
+            f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in decisions))} to a larger "
             f"priority number, or {advice}."
         )
     return " ".join([*sentences, "With on_shadowed=warn the rules are written anyway."])
@@ -589,8 +589,8 @@ def _describe_rule(rule: Mapping) -> str:
         f"{','.join(names_of(end.groups) or end.prefixes)}:{','.join(end.port_ranges)}"
         for end in (End.of(properties, side) for side in ("source", "destination"))
     ]
-    what = (properties[key] for key in ("priority", "direction", "access", "protocol"))
-    return " ".join([rule["name"], *map(str, what), " → ".join(ends)])
+    fields = (properties[key] for key in ("priority", "direction", "access", "protocol"))
+    return " ".join([rule["name"], *map(str, fields), " → ".join(ends)])
 
 
 def _describe_rules(rules: Iterable[Mapping], described: Sequence[str]) -> str:

@@ -20,7 +20,8 @@ def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:
     Each is of one role that was assigned: what one does not grant, another one may.
     """
     return any(
-        _is_among(action, one.get("actions")) and not _is_among(action, one.get("notActions")) for one in permissions
+        _is_among(action, permission.get("actions")) and not _is_among(action, permission.get("notActions"))
+        for permission in permissions
     )
 
 

@@ -26,7 +26,7 @@ def vcpu_quota(sizes: Sequence[str], skus: Iterable[Mapping], usages: Iterable[M
 
 
 def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], location: str) -> dict:
-    found: dict[str, object] = {
+    result: dict[str, object] = {
         "name": size,
         "family": None,
         "vcpus": None,
@@ -39,11 +39,11 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
         "reason": None,
     }
     if sku is None:
-        found["reason"] = f"Azure has no VM size {size} in {location}."
-        return found
+        result["reason"] = f"Azure has no VM size {size} in {location}."
+        return result
     vcpus = next(int(capability["value"]) for capability in sku["capabilities"] if capability["name"] == "vCPUs")
     family, regional = usages.get(sku["family"].lower()), usages.get(REGIONAL)
-    found.update(
+    result.update(
         name=sku["name"],
         family=sku["family"],
         vcpus=vcpus,
@@ -55,11 +55,11 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
     # A restriction of type Zone leaves the other zones.
     restriction = next((r for r in sku.get("restrictions", ()) if r["type"] == "Location"), None)
     if restriction:
-        found["reason"] = f"This subscription may not have {sku['name']} in {location} ({restriction['reasonCode']})."
-        return found
+        result["reason"] = f"This subscription may not have {sku['name']} in {location} ({restriction['reasonCode']})."
+        return result
     free = [usage["limit"] - usage["currentValue"] for usage in (family, regional) if usage]
-    found.update(available=True, instances=max(0, min(free) // vcpus) if free else None)
-    return found
+    result.update(available=True, instances=max(0, min(free) // vcpus) if free else None)
+    return result
 
 
 def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
@@ -67,14 +67,14 @@ def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
 
     `usages` as ARM lists them for its virtual network, None where there is no such network.
     """
-    found: dict[str, object] = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
+    result: dict[str, object] = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
     usage = next((u for u in usages or () if u["id"].lower() == subnet_id.lower()), None)
     if usage is None:
-        found["reason"] = f"Azure has no subnet {subnet_id}."
+        result["reason"] = f"Azure has no subnet {subnet_id}."
     # A subnet whose addresses Azure does not count, such as a gateway's, has -1.
     elif usage["limit"] < 0:
-        found["reason"] = f"Azure does not count the addresses of {subnet_id}."
+        result["reason"] = f"Azure does not count the addresses of {subnet_id}."
     else:
         limit, used = int(usage["limit"]), int(usage["currentValue"])
-        found.update(id=usage["id"], limit=limit, used=used, free=max(0, limit - used))
-    return found
+        result.update(id=usage["id"], limit=limit, used=used, free=max(0, limit - used))
+    return result

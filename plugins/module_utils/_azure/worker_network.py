@@ -105,8 +105,8 @@ def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
         target.network_security_group_id.lower(): target.virtual_network
         for target in _of_subnets(arm, subnets, (), "").targets
     }
-    found = tuple(Target(id_, (), (), (), (), spaces.get(id_.lower(), ())) for id_ in bodies)
-    return WorkerNetwork((), found, (), _BY_NAME, bodies)
+    group_targets = tuple(Target(id_, (), (), (), (), spaces.get(id_.lower(), ())) for id_ in bodies)
+    return WorkerNetwork((), group_targets, (), _BY_NAME, bodies)
 
 
 def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
@@ -123,16 +123,16 @@ def _of_virtual_machines(arm: Arm, names: Iterable[str]) -> WorkerNetwork:
 
 def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], reason: str) -> WorkerNetwork:
     networks = [_get_existing(arm, id_, "virtual network") for id_ in unique(map(virtual_network_id, ids))]
-    known = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
-    missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in known]
+    by_id = {subnet["id"].lower(): subnet for network in networks for subnet in network["properties"]["subnets"]}
+    missing = [subnet_id for subnet_id in ids if subnet_id.lower() not in by_id]
     if missing:
         raise SecurityRuleError(
             f"Azure has no subnet {', '.join(missing)}. Its virtual networks have "
-            f"{', '.join(sorted(subnet['id'] for subnet in known.values())) or 'none'}."
+            f"{', '.join(sorted(subnet['id'] for subnet in by_id.values())) or 'none'}."
         )
-    subnets = tuple(known[subnet_id.lower()] for subnet_id in ids)
-    found, unfiltered = targets(subnets, networks, attached)
-    return WorkerNetwork(subnets, found, unfiltered, reason)
+    subnets = tuple(by_id[subnet_id.lower()] for subnet_id in ids)
+    subnet_targets, unfiltered = targets(subnets, networks, attached)
+    return WorkerNetwork(subnets, subnet_targets, unfiltered, reason)
 
 
 def _limit_to_groups(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
@@ -146,13 +146,13 @@ def _limit_to_groups(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNe
     return replace(network, targets=named, unfiltered=(), reason=_BY_NAME)
 
 
-def _get_existing(arm: Arm, resource_id: str, what: str) -> dict:
-    found = arm.get(resource_id, NETWORK_API_VERSION)
-    if found is None:
+def _get_existing(arm: Arm, resource_id: str, kind: str) -> dict:
+    resource = arm.get(resource_id, NETWORK_API_VERSION)
+    if resource is None:
         raise SecurityRuleError(
-            f"Azure has no {what} {resource_id}. Check the id, and that these credentials have permission to read it."
+            f"Azure has no {kind} {resource_id}. Check the id, and that these credentials have permission to read it."
         )
-    return found
+    return resource
 
 
 def _validate_ids(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:

@@ -32,7 +32,7 @@ def label_selector(labels: Mapping[str, str]) -> str:
 
 def serves(resources: dict | None, *names: str) -> bool:
     """Whether a version of a group, by its APIResourceList (None: no such version), has these."""
-    return {*names} <= {one["name"] for one in (resources or {}).get("resources", ())}
+    return {*names} <= {resource["name"] for resource in (resources or {}).get("resources", ())}
 
 
 def serves_mutating_policies(resources: dict | None) -> bool:

@@ -44,37 +44,36 @@ MERGE_PATCH = "application/merge-patch+json"
 # 5 MB, well below what an API server answers comfortably.
 PAGE_SIZE = 500
 
-# How often a read-plan-write is run again because another writer came in between.
+# How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
 
 # How often a list is restarted because the API server no longer accepts its continue token (410).
 RELISTS = 3
 
-# What may pass (a load balancer that changes its backend, an API server that restarts or has
-# too much to do) is tried again after each of these pauses. Seconds.
+# The pauses before a request is repeated after a transient failure: a load balancer that changes its backend, an API server
+# that restarts or is overloaded. Seconds.
 RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
 
 # The longest Retry-After of an API server that is waited for. Seconds.
 LONGEST_PAUSE = 30.0
 
-# What the API server keeps in an object's metadata for itself.
+# The fields of an object's metadata that only the API server writes.
 BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
 
-# Where a watch cannot be held open (a proxy that cuts it), this keeps the lists
-# that take its place apart. Seconds.
+# The pause before a new list if a watch does not stay open, such as behind a proxy that closes it. Seconds.
 RELIST_INTERVAL = 1.0
 
-# Of what others say in an error, so much is passed on: a proxy may answer with a page of HTML.
+# The maximum length of a server's error text in a message: a proxy may answer with a page of HTML.
 MESSAGE_LENGTH = 500
 
 T = TypeVar("T")
 
 
 class ClusterError(Exception):
-    """A request that failed, as a sentence: what was tried, what came back, what to do.
+    """A failed request, as a sentence with the request, the response, and what to do.
 
-    `status` is the HTTP status, or None where no answer came. `transient` tells that the same
-    request may succeed later, `retry_after` how many seconds the API server wants until then.
+    `status` is the HTTP status, or None without a response. `transient` is true if the same request may succeed later, and
+    `retry_after` is the number of seconds that the API server requests until then.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class ClusterError(Exception):
 
     @property
     def outcome_unknown(self) -> bool:
-        """Whether a write that ended so may have come true all the same."""
+        """Whether a write that failed with this error may have been applied nevertheless."""
         return self.status is None or self.status >= 500
 
 
@@ -102,7 +101,7 @@ def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
 
 
 def retry_conflicts(attempt: Callable[[], T]) -> T:
-    """Run a read-plan-write again, from its read, when another writer came before its write."""
+    """Repeat a read-plan-write cycle from its read if its write conflicts with that of another writer."""
     return _retry_on(409, CONFLICT_RETRIES, attempt)
 
 
@@ -123,7 +122,7 @@ class Cluster:
             return _without_retries(get_api_client(_AsK8SModule(module)))
         except (CoreException, ConfigException, YAMLError) as error:
             raise _no_cluster(_sentence(error)) from error
-        # If the kubeconfig or the server is something else entirely, the library raises any of these.
+        # The library raises any of these if the file is not a kubeconfig, or if the server is not an API server.
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _no_cluster(
                 f"this is not a kubeconfig, or its server is not a Kubernetes API ({_sentence(error)})"
@@ -143,7 +142,7 @@ class Cluster:
             raise
 
     def list(self, path: str, **query: str) -> Iterator[dict]:
-        """Every object of a collection, page by page; `query` as the API names it (labelSelector).
+        """Every object of a collection, page by page; `query` has the names of the API (labelSelector).
 
         If the list must be restarted in the middle, an object that was yielded before is not yielded again; an object that
         has been deleted meanwhile stays yielded.
@@ -163,13 +162,13 @@ class Cluster:
                     raise
 
     def follow(self, path: str, **query: str) -> Collection:
-        """A collection as it is now (one list), able to wait for what it becomes (one watch)."""
+        """A collection as it is now (one list), which can wait for changes (one watch)."""
         return Collection(self, path, query)
 
     def pages(self, path: str, query: dict[str, str]) -> Iterator[dict]:
-        """A collection as the API server hands it out, with each page's `metadata`.
+        """The pages of a collection as the API server returns them, each with its `metadata`.
 
-        A 410 in the middle says that the API server no longer has the rest as it was.
+        A 410 after the first page means that the API server no longer has the remaining objects in the state of the first page.
         """
         pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
         while pending is not None:
@@ -193,7 +192,7 @@ class Cluster:
         try:
             for line in response:
                 yield json.loads(line)
-        # Watches break, in the middle of a line too; the caller lists again, and that tells all.
+        # Watches break, even in the middle of a line; the caller then lists all objects again.
         except (HTTPError, OSError, ValueError):
             return
         finally:
@@ -212,7 +211,7 @@ class Cluster:
     def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
         """Delete the object at `path`; an object that does not exist is not an error.
 
-        With `resource_version`, only as it was when it had that (otherwise a 409).
+        With `resource_version`, the object is deleted only if it still has that version (otherwise a 409).
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if resource_version:
@@ -232,11 +231,11 @@ class Cluster:
         query: dict[str, str],
         **kwargs: Any,
     ) -> dict:
-        """A write that outlives what may pass; where its answer was lost, the object tells.
+        """Write, and repeat the write after a transient failure; if a response was lost, read the object to find out the result.
 
-        Sending it again is safe: a name is created once, and what is written over carries the
-        resourceVersion it was read at, or says the same however often it is said. Where nothing
-        can tell (the API server makes up the name, a JSON patch) it is sent once.
+        Repeating a write is safe: a name is created only once, and an update has the resourceVersion that was read, or is
+        idempotent. If the result cannot be found out from the object (the API server generates the name, or the body is a JSON
+        patch), the write is sent once.
         """
         if method != "DELETE":
             query = {"fieldManager": FIELD_MANAGER, **query}
@@ -247,15 +246,15 @@ class Cluster:
             return request()
 
         def settled() -> dict | None:
-            found = self.get(object_path)
-            return (found or {}) if _is_applied(method, body, found) else None
+            current = self.get(object_path)
+            return (current or {}) if _is_applied(method, body, current) else None
 
         return self._persist(request, settled)
 
     def _persist(self, request: Callable[[], T], settled: Callable[[], T | None] | None = None) -> T:
-        """Ask again, within bounds, what failed for a reason that may pass.
+        """Repeat a request after a transient failure, a limited number of times.
 
-        A write gives `settled`, which looks what came of the try before; None where nothing did.
+        For a write, `settled` reads the result of the previous attempt, and returns None if it was not applied.
         """
         lost = False
         for pause in (*RETRY_PAUSES, None):
@@ -263,7 +262,7 @@ class Cluster:
                 return request()
             except ClusterError as error:
                 failure = error
-            # A conflict may be with ourselves: a try that arrived after that look.
+            # A conflict may be with a previous attempt that arrived after `settled` had read the object.
             lost = lost or failure.outcome_unknown
             if settled and lost and (failure.outcome_unknown or failure.status == 409):
                 result = settled()
@@ -278,7 +277,7 @@ class Cluster:
         response = self._send(method, path, **kwargs)
         try:
             body = response.data
-        # The connection broke in the middle of the answer.
+        # The connection broke in the middle of the response.
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         try:
@@ -319,7 +318,7 @@ class Cluster:
         return self._client.client.configuration.host
 
     def _refused(self, method: str, path: str, error: Any) -> ClusterError:
-        if not error.status:  # So the library reports a TLS connection that did not come about.
+        if not error.status:  # The library reports a failed TLS handshake in this way.
             return self._unreachable(SSLError(error.reason))
         retry_after = _seconds(error.headers)
         advice = {
@@ -332,20 +331,20 @@ class Cluster:
             f"{method} {path} was refused by the API server with {error.status} {error.reason}: "
             f"{_status_message(error)}. {advice}".strip(),
             status=error.status,
-            # A 500 to a write is most often its admission webhook's, and there to stay.
+            # A 500 in response to a write is usually that of an admission webhook, and permanent.
             transient=retry_after <= LONGEST_PAUSE
             and (error.status in (429, 502, 503, 504) or (error.status == 500 and method == "GET")),
             retry_after=retry_after,
         )
 
     def _unreachable(self, error: Exception) -> ClusterError:
-        # urllib3 wraps what happened in what it was doing; the innermost cause is what helps.
+        # urllib3 wraps the cause in a description of its own; only the innermost cause is useful.
         cause = getattr(error, "reason", None) or error
         server = f" at {self._server}" if hasattr(self, "_client") else ""
         return ClusterError(
             f"The Kubernetes API server{server} cannot be reached: {_sentence(cause)}. "
             "Check that the kubeconfig names the right cluster and that the cluster is up.",
-            # A certificate that does not fit will not fit in a second either.
+            # An invalid certificate does not become valid within seconds.
             transient=not isinstance(cause, SSLError),
         )
 
@@ -366,9 +365,9 @@ class Collection:
         return list(self._objects.values())
 
     def wait(self, done: Callable[[list[dict]], bool], seconds: float) -> bool:
-        """Whether `done(objects)` came to hold within `seconds`.
+        """Whether `done(objects)` became true within `seconds`.
 
-        An API server that is away for a while, as while its own node is rolled, is waited for.
+        An API server that is temporarily unavailable, such as during the reboot of its node, does not end the wait.
         """
         deadline = time.monotonic() + seconds
         while not done(self.objects):
@@ -387,7 +386,7 @@ class Collection:
         began = time.monotonic()
         for event in self._cluster.watch(self._path, {**self._query, "resourceVersion": self._version}, seconds):
             if event["type"] == "ERROR":
-                break  # Most likely 410 Gone: what happened since is no longer kept.
+                break  # Most likely 410 Gone: the API server no longer has the events since.
             self._version = event["object"]["metadata"]["resourceVersion"]
             self._apply_event(event)
             if done(self.objects):
@@ -418,9 +417,9 @@ class Collection:
 
 
 class _AsK8SModule(AnsibleK8SModule):
-    """Our AnsibleModule where kubernetes.core's client wants one of its own kind.
+    """An adapter that gives kubernetes.core's client the AnsibleModule as an AnsibleK8SModule.
 
-    Its server-side dry run is off: check mode here means that nothing is sent.
+    Server-side dry run is off: in check mode, no write is sent.
     """
 
     def __init__(self, module: AnsibleModule):  # pylint: disable=super-init-not-called
@@ -435,13 +434,13 @@ def _without_retries(client: Any) -> Any:
     """The dynamic client in kubernetes.core's `client`, without urllib3's retries: `Cluster` retries instead.
 
     urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, and
-    would wait for as long as Retry-After demands.
+    would wait for as long as Retry-After requests.
     """
-    rest = RESTClientObject(client.configuration)
-    rest.pool_manager.connection_pool_kw["retries"] = Retry(
+    rest_client = RESTClientObject(client.configuration)
+    rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
         connect=0, read=0, status=0, other=0, respect_retry_after_header=False
     )
-    client.client.client.rest_client = rest
+    client.client.client.rest_client = rest_client
     return client.client
 
 
@@ -455,27 +454,27 @@ def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
     return attempt()
 
 
-def _is_applied(method: str, body: dict, found: dict | None) -> bool:
-    """Whether the object as `found` is what a write of `body` makes of it."""
+def _is_applied(method: str, body: dict, current: dict | None) -> bool:
+    """Whether `current` is the object that a write of `body` results in."""
     if method == "DELETE":
-        return found is None or "deletionTimestamp" in found["metadata"]
-    if found is None:
+        return current is None or "deletionTimestamp" in current["metadata"]
+    if current is None:
         return False
     metadata = body.get("metadata", {})
-    ours = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
-    rest = {key: value for key, value in body.items() if key != "metadata"}
-    return _contains(found, {**rest, "metadata": ours} if ours else rest)
+    own_metadata = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
+    content = {key: value for key, value in body.items() if key != "metadata"}
+    return _contains(current, {**content, "metadata": own_metadata} if own_metadata else content)
 
 
-def _contains(found: Any, sent: Any) -> bool:
-    """Whether `found` has all that `sent` has (None and empty: has it not)."""
+def _contains(current: Any, sent: Any) -> bool:
+    """Whether `current` has all values of `sent`; a None or an empty value must be absent or empty."""
     if sent is None or sent in ({}, []):
-        return not found
+        return not current
     if isinstance(sent, dict):
-        return isinstance(found, dict) and all(_contains(found.get(key), value) for key, value in sent.items())
+        return isinstance(current, dict) and all(_contains(current.get(key), value) for key, value in sent.items())
     if isinstance(sent, list):
-        return isinstance(found, list) and len(found) == len(sent) and all(map(_contains, found, sent))
-    return found == sent
+        return isinstance(current, list) and len(current) == len(sent) and all(map(_contains, current, sent))
+    return current == sent
 
 
 def _seconds(headers: Any) -> float:
@@ -492,7 +491,7 @@ def _no_cluster(why: str) -> ClusterError:
 
 
 def _sentence(error: object) -> str:
-    """An error's text on one line of bearable length, ready to be put into a sentence."""
+    """An error's text on one line, shortened to MESSAGE_LENGTH, for use in a sentence."""
     line = " ".join(str(error).split()).rstrip(".")
     return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]}…"
 

@@ -51,10 +51,10 @@ def provider_ids(nodes: Sequence[Mapping], label_selector: str, instead: str) ->
             f"The cluster has no node with the labels {label_selector}. Set label_selector to the "
             f"labels of the workers, or set {instead} instead of nodes."
         )
-    nameless = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
-    if nameless:
+    without_id = [node["metadata"]["name"] for node in nodes if not node["spec"].get("providerID")]
+    if without_id:
         raise WorkerNodesError(
-            f"{join_names(nameless)} {'has' if len(nameless) == 1 else 'have'} no spec.providerID, "
+            f"{join_names(without_id)} {'has' if len(without_id) == 1 else 'have'} no spec.providerID, "
             "so the instance is unknown. Wait until the cloud controller manager has "
             f"initialized the node, or set {instead} instead of nodes."
         )

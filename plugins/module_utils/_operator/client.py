@@ -36,7 +36,7 @@ PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
 def read_subscription(cluster: Cluster, namespace: str) -> dict | None:
     """The operator's Subscription, whatever its name: a console chooses one of its own."""
     subscriptions = items(cluster, f"{OLM}/namespaces/{namespace}/subscriptions")
-    return next((one for one in subscriptions if one["spec"]["name"] == PACKAGE), None)
+    return next((subscription for subscription in subscriptions if subscription["spec"]["name"] == PACKAGE), None)
 
 
 def read_plan(cluster: Cluster, namespace: str, subscription: dict | None) -> dict | None:
@@ -47,17 +47,17 @@ def read_plan(cluster: Cluster, namespace: str, subscription: dict | None) -> di
 def read_csvs(cluster: Cluster, namespace: str, subscription: dict | None) -> dict[str, dict]:
     """The CSVs of the Subscription, and those that they replace, as far as they are there."""
     path = f"{OLM}/namespaces/{namespace}/clusterserviceversions"
-    found: dict[str, dict] = {}
+    csvs: dict[str, dict] = {}
     for name in csv_names(subscription):
         csv = cluster.get(f"{path}/{name}")
         if csv is None:
             continue
-        found[name] = csv
+        csvs[name] = csv
         before = csv["spec"].get("replaces")
-        replaced = cluster.get(f"{path}/{before}") if before and before not in found else None
+        replaced = cluster.get(f"{path}/{before}") if before and before not in csvs else None
         if replaced is not None:
-            found[before] = replaced
-    return found
+            csvs[before] = replaced
+    return csvs
 
 
 def read_source(cluster: Cluster, namespace: str, name: str) -> dict | None:
@@ -113,21 +113,21 @@ def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, d
         ),
     )
     for api_version, kind, path in single:
-        one = cluster.get(path)
-        if one is not None:
-            yield api_version, kind, one
+        object_ = cluster.get(path)
+        if object_ is not None:
+            yield api_version, kind, object_
     olm = f"{OLM}/namespaces/{namespace}"
-    for one in items(cluster, f"{olm}/subscriptions"):
-        if one["spec"]["name"] == PACKAGE:
-            yield "operators.coreos.com/v1alpha1", "Subscription", one
-    for one in items(cluster, f"{olm}/clusterserviceversions"):
-        if one["metadata"]["name"].startswith(f"{PACKAGE}."):
-            yield "operators.coreos.com/v1alpha1", "ClusterServiceVersion", one
-    for one in items(cluster, OPERATOR_GROUPS.format(namespace)):
-        yield "operators.coreos.com/v1", "OperatorGroup", one
-    here = cluster.get(f"/api/v1/namespaces/{namespace}")
-    if here is not None:
-        yield "v1", "Namespace", here
+    for subscription in items(cluster, f"{olm}/subscriptions"):
+        if subscription["spec"]["name"] == PACKAGE:
+            yield "operators.coreos.com/v1alpha1", "Subscription", subscription
+    for csv in items(cluster, f"{olm}/clusterserviceversions"):
+        if csv["metadata"]["name"].startswith(f"{PACKAGE}."):
+            yield "operators.coreos.com/v1alpha1", "ClusterServiceVersion", csv
+    for group in items(cluster, OPERATOR_GROUPS.format(namespace)):
+        yield "operators.coreos.com/v1", "OperatorGroup", group
+    namespace_object = cluster.get(f"/api/v1/namespaces/{namespace}")
+    if namespace_object is not None:
+        yield "v1", "Namespace", namespace_object
 
 
 def items(cluster: Cluster, path: str) -> list[dict]:

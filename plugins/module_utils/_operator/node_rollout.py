@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How far the operator's rollout of nodes is (no I/O here).
+"""The progress of the operator's rollout of nodes (no I/O here).
 
-The operator goes from a KataConfig by a MachineConfigPool to nodes that run kata.
+For a KataConfig, the operator creates a MachineConfigPool, whose nodes then run kata.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
 
 def _in_progress(status: dict) -> dict:
     conditions = status.get("conditions") or []
-    return next((one for one in conditions if one["type"] == "InProgress"), {})
+    return next((condition for condition in conditions if condition["type"] == "InProgress"), {})
 
 
 def _updating(pools: Mapping[str, dict]) -> dict | None:
@@ -141,11 +141,11 @@ def _nodes_line(
     now: datetime,
 ) -> Progress:
     working = working or []
-    seen = {node: since.get(node) or _text(now) for node in working}
+    working_since = {node: since.get(node) or _text(now) for node in working}
     steady, summary = [head], [head]
     if working:
         steady.append(f"working on {_names(working)}")
-        summary.append(f"working on {_names(working, seen, now)}")
+        summary.append(f"working on {_names(working, working_since, now)}")
     parts = [f"{len(waiting)} waiting"] if waiting else []
     if condition.get("status") == "True" and condition.get("message") and not working:
         parts.append(condition["message"])
@@ -159,7 +159,7 @@ def _nodes_line(
         )
         steady.append(line)
         summary.append(line + _rolling_for(status, now))
-    return Progress("; ".join(summary), "; ".join(steady), since=seen)
+    return Progress("; ".join(summary), "; ".join(steady), since=working_since)
 
 
 def _rolling_for(pool_status: dict, now: datetime) -> str:
@@ -171,11 +171,11 @@ def _rolling_for(pool_status: dict, now: datetime) -> str:
 
 
 def _names(nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None) -> str:
-    def one(node: str) -> str:
+    def describe(node: str) -> str:
         began = parse_time((since or {}).get(node))
         return f"{node} ({_ago(began, now)})" if began and now else node
 
-    return join_names([one(node) for node in nodes], NAMED_NODES)
+    return join_names([describe(node) for node in nodes], NAMED_NODES)
 
 
 def _ago(began: datetime, now: datetime) -> str:

@@ -1,8 +1,8 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How far the operator's installation is (no I/O here).
+"""The progress of the operator's installation (no I/O here).
 
-The Operator Lifecycle Manager (OLM) goes from a Subscription by an InstallPlan to a ClusterServiceVersion (CSV).
+For a Subscription, the Operator Lifecycle Manager (OLM) creates an InstallPlan, which creates a ClusterServiceVersion (CSV).
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ PACKAGES_LAG = 20
 OLM_LAG = 30
 
 
-def is_ours(one: dict) -> bool:
+def is_ours(object_: dict) -> bool:
     key, value = PART_OF
-    return (one["metadata"].get("labels") or {}).get(key) == value
+    return (object_["metadata"].get("labels") or {}).get(key) == value
 
 
-def describe_object(api_version: str, kind: str, one: dict) -> dict:
-    metadata = one["metadata"]
+def describe_object(api_version: str, kind: str, object_: dict) -> dict:
+    metadata = object_["metadata"]
     return {
         "api_version": api_version,
         "kind": kind,
         "name": metadata["name"],
         "namespace": metadata.get("namespace"),
         "labels": metadata.get("labels") or {},
-        "ours": is_ours(one),
+        "ours": is_ours(object_),
     }
 
 
-def describe_subscription(one: dict | None) -> dict | None:
-    if one is None:
+def describe_subscription(subscription: dict | None) -> dict | None:
+    if subscription is None:
         return None
-    spec, status = one["spec"], one.get("status") or {}
+    spec, status = subscription["spec"], subscription.get("status") or {}
     return {
-        "name": one["metadata"]["name"],
+        "name": subscription["metadata"]["name"],
         "channel": spec.get("channel"),
         "source": spec["source"],
         "source_namespace": spec["sourceNamespace"],
@@ -61,14 +61,14 @@ def describe_subscription(one: dict | None) -> dict | None:
     }
 
 
-def describe_plan(one: dict | None) -> dict | None:
-    if one is None:
+def describe_plan(plan: dict | None) -> dict | None:
+    if plan is None:
         return None
     return {
-        "name": one["metadata"]["name"],
-        "csvs": one["spec"]["clusterServiceVersionNames"],
-        "approved": one["spec"]["approved"],
-        "phase": (one.get("status") or {}).get("phase"),
+        "name": plan["metadata"]["name"],
+        "csvs": plan["spec"]["clusterServiceVersionNames"],
+        "approved": plan["spec"]["approved"],
+        "phase": (plan.get("status") or {}).get("phase"),
     }
 
 
@@ -135,13 +135,13 @@ def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> di
         return {"csv": csv, "path": [csv], "problem": ""}
     offered = channel["csvs"] or [channel["head"]]
     if csv not in offered:
-        onward = ", ".join(one for one in offered if csv_version(one) > csv_version(installed))
+        onward = ", ".join(version for version in offered if csv_version(version) > csv_version(installed))
         why = f"Channel {name} of CatalogSource {source} has no {csv}. From {installed} it leads to "
         return _no_upgrade(csv, f"{why}{onward or 'nothing newer'}.")
     if described["approval"] == "Automatic" and csv != channel["head"]:
         why = f"The Subscription's approval is Automatic: OLM upgrades to {channel['head']} by itself"
         return _no_upgrade(csv, f"{why}, and does not stop at {csv}.")
-    path = [one for one in offered if csv_version(installed) < csv_version(one) <= csv_version(csv)]
+    path = [version for version in offered if csv_version(installed) < csv_version(version) <= csv_version(csv)]
     return {"csv": csv, "path": path, "problem": ""}
 
 
@@ -163,23 +163,23 @@ def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None
 
 
 def check_catalog(
-    source: dict | None, catalogs: list[dict] | None, wanted: Mapping[str, str], now: datetime
+    source: dict | None, catalogs: list[dict] | None, requested: Mapping[str, str], now: datetime
 ) -> Progress:
     """Whether the CatalogSource is ready and offers the wanted channel and CSV.
 
-    `wanted` has the namespace and name of the catalog, and the channel and CSV if these are known.
+    `requested` has the namespace and name of the catalog, and the channel and CSV if these are known.
     `catalogs` is None if the cluster does not serve PackageManifests.
     """
-    here = f"{wanted['namespace']}/{wanted['name']}"
+    name = f"{requested['namespace']}/{requested['name']}"
     if source is None:
-        return Progress("", problem=f"There is no CatalogSource {here}. {_offers(catalogs)}")
+        return Progress("", problem=f"There is no CatalogSource {name}. {_offers(catalogs)}")
     state = (source.get("status") or {}).get("connectionState") or {}
     observed = state.get("lastObservedState")
     if observed != "READY":
-        summary = f"CatalogSource {here} is {observed or 'not observed yet'}, not READY"
+        summary = f"CatalogSource {name} is {observed or 'not observed yet'}, not READY"
         return Progress(summary, summary)
-    summary = f"CatalogSource {here} is READY"
-    problem = "" if catalogs is None else _not_offered(here, catalogs, wanted)
+    summary = f"CatalogSource {name} is READY"
+    problem = "" if catalogs is None else _not_offered(name, catalogs, requested)
     connected = parse_time(state.get("lastConnect"))
     if problem and connected and (now - connected).total_seconds() < PACKAGES_LAG:
         return Progress(summary, summary)
@@ -189,27 +189,27 @@ def check_catalog(
 def _offers(catalogs: list[dict] | None) -> str:
     if not catalogs:
         return f"No catalog is known to offer {PACKAGE}."
-    each = (
+    descriptions = (
         f"{catalog['namespace']}/{catalog['name']} "
         f"(channels {', '.join(channel['name'] for channel in catalog['channels'])})"
         for catalog in catalogs
     )
-    return f"{PACKAGE} is offered by {' and '.join(each)}."
+    return f"{PACKAGE} is offered by {' and '.join(descriptions)}."
 
 
-def _not_offered(here: str, catalogs: list[dict], wanted: Mapping[str, str]) -> str:
-    mine = [one for one in catalogs if f"{one['namespace']}/{one['name']}" == here]
-    if not mine:
-        return f"CatalogSource {here} does not offer {PACKAGE}. {_offers(catalogs)}"
-    if not wanted.get("channel"):
+def _not_offered(name: str, catalogs: list[dict], requested: Mapping[str, str]) -> str:
+    matching = [catalog for catalog in catalogs if f"{catalog['namespace']}/{catalog['name']}" == name]
+    if not matching:
+        return f"CatalogSource {name} does not offer {PACKAGE}. {_offers(catalogs)}"
+    if not requested.get("channel"):
         return ""
-    channels = {channel["name"]: channel for channel in mine[0]["channels"]}
-    channel = channels.get(wanted["channel"])
+    channels = {channel["name"]: channel for channel in matching[0]["channels"]}
+    channel = channels.get(requested["channel"])
     if channel is None:
-        return f"CatalogSource {here} has no channel {wanted['channel']} of {PACKAGE}, but {', '.join(channels)}."
-    csv = wanted.get("csv")
+        return f"CatalogSource {name} has no channel {requested['channel']} of {PACKAGE}, but {', '.join(channels)}."
+    csv = requested.get("csv")
     if csv and channel["csvs"] and csv not in channel["csvs"]:
-        return f"Channel {wanted['channel']} of CatalogSource {here} has no {csv}, but {', '.join(channel['csvs'])}."
+        return f"Channel {requested['channel']} of CatalogSource {name} has no {csv}, but {', '.join(channel['csvs'])}."
     return ""
 
 
@@ -218,10 +218,10 @@ def check_installation(
     source: dict | None,
     plan: dict | None,
     csvs: Mapping[str, dict],
-    wanted: str,
+    requested: str,
     now: datetime,
 ) -> Progress:
-    """How far OLM is on its way to `wanted`, or to any version where that is empty.
+    """How far OLM is on its way to `requested`, or to any version where that is empty.
 
     `csvs` are those of `csv_names`, and what they replace, that exist.
     """
@@ -229,43 +229,43 @@ def check_installation(
         return Progress("", problem=f"There is no Subscription of {PACKAGE}.")
     status = subscription.get("status") or {}
     installed = status.get("installedCSV", "")
-    there = _phase(csvs.get(installed)) == "Succeeded"
+    is_installed = _phase(csvs.get(installed)) == "Succeeded"
     waits = plan is not None and not plan["spec"]["approved"]
     moving = status.get("currentCSV", "") not in ("", installed) and not waits
     replaces = {(csv.get("spec") or {}).get("replaces") for csv in csvs.values()}
     moving = moving or bool(replaces & csvs.keys())
     summary = "; ".join(filter(None, (_plan_line(plan), *map(_csv_line, csvs.values()))))
     summary = summary or "; ".join(["OLM has not planned anything yet", *_condition_lines(status)])
-    if there and not moving and wanted in ("", installed):
+    if is_installed and not moving and requested in ("", installed):
         return Progress(summary, summary, done=True)
     problem, remedy = _failure(subscription, source, plan, csvs, now), ""
     needs_approval = False
-    if not problem and wanted and there and csv_version(installed) > csv_version(wanted):
-        problem = f"{installed} is installed, which is newer than {wanted}: OLM does not go back."
+    if not problem and requested and is_installed and csv_version(installed) > csv_version(requested):
+        problem = f"{installed} is installed, which is newer than {requested}: OLM does not go back."
     elif not problem and plan is not None and waits:
-        needs_approval, why = _approval(plan, installed if there else None, wanted)
-        problem = why if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
+        needs_approval, reason = _approval(plan, installed if is_installed else None, requested)
+        problem = reason if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
         remedy = APPROVAL_REMEDY if problem else ""
-    elif not problem and there and not moving and status.get("state") == "AtLatestKnown":
+    elif not problem and is_installed and not moving and status.get("state") == "AtLatestKnown":
         problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
     return Progress(summary, summary, problem=problem, needs_approval=needs_approval, remedy=remedy)
 
 
-def _approval(plan: dict, installed: str | None, wanted: str) -> tuple[bool, str]:
+def _approval(plan: dict, installed: str | None, requested: str) -> tuple[bool, str]:
     """Whether to approve an InstallPlan that waits for it, or why not."""
     names = plan["spec"]["clusterServiceVersionNames"]
-    what = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
-    if not wanted:
-        return False, f"{what}, and no version is requested."
-    if names == [wanted]:
+    waiting = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
+    if not requested:
+        return False, f"{waiting}, and no version is requested."
+    if names == [requested]:
         return True, ""
     on_the_way = (
         installed is not None
         and len(names) == 1
         and names[0].startswith(f"{PACKAGE}.")
-        and csv_version(installed) < csv_version(names[0]) < csv_version(wanted)
+        and csv_version(installed) < csv_version(names[0]) < csv_version(requested)
     )
-    return on_the_way, "" if on_the_way else f"{what}, but only {wanted} is requested."
+    return on_the_way, "" if on_the_way else f"{waiting}, but only {requested} is requested."
 
 
 def _failure(
@@ -277,8 +277,8 @@ def _failure(
 ) -> str:
     """The failure that OLM reports and does not resolve by itself, or an empty string."""
     if source is None:
-        where = subscription["spec"]
-        return f"CatalogSource {where['sourceNamespace']}/{where['source']} is gone."
+        spec = subscription["spec"]
+        return f"CatalogSource {spec['sourceNamespace']}/{spec['source']} is gone."
     for condition in (subscription.get("status") or {}).get("conditions") or []:
         kind, reason = condition["type"], condition.get("reason")
         lasting = kind == "BundleUnpackFailed" or (
@@ -301,14 +301,14 @@ def _failure(
 
 
 def _is_answer(subscription: dict, time: str | None, now: datetime) -> bool:
-    """Whether what OLM said at `time` is of the Subscription as it is now."""
+    """Whether what OLM reported at `time` refers to the current Subscription."""
     entries = subscription["metadata"].get("managedFields") or []
     written = max(
         filter(None, (parse_time(entry.get("time")) for entry in entries if not entry.get("subresource"))),
         default=None,
     )
-    said = parse_time(time)
-    if written is None or said is None or said >= written:
+    reported = parse_time(time)
+    if written is None or reported is None or reported >= written:
         return True
     return (now - written).total_seconds() >= OLM_LAG
 

@@ -75,9 +75,9 @@ def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
         return
     value = entry["value"]
     values = value if isinstance(value, (list, tuple)) else [value]
-    wrong = [str(each) for each in values if str(each) and not re.fullmatch(entry["pattern"], str(each))]
-    if wrong:
-        yield f"{entry['option']} must be {entry['expected']}; got '{_text(wrong)}'."
+    invalid = [str(element) for element in values if str(element) and not re.fullmatch(entry["pattern"], str(element))]
+    if invalid:
+        yield f"{entry['option']} must be {entry['expected']}; got '{_text(invalid)}'."
 
 
 def _gate_problems(gates: Mapping[str, str]) -> Iterator[str]:
@@ -87,9 +87,9 @@ def _gate_problems(gates: Mapping[str, str]) -> Iterator[str]:
                 f"'{name}' in operator_install_feature_gates is not the name of a feature gate, such as confidential or "
                 "deploymentMode."
             )
-        known = KNOWN_GATES.get(name)
-        if known and value not in known:
-            yield f"{name} in operator_install_feature_gates must be one of {', '.join(known)}; got '{value}'."
+        values = KNOWN_GATES.get(name)
+        if values and value not in values:
+            yield f"{name} in operator_install_feature_gates must be one of {', '.join(values)}; got '{value}'."
 
 
 def _tag_problems(tags: Mapping[str, Any]) -> Iterator[str]:

@@ -25,14 +25,14 @@ def plan_teardown(objects: list[dict]) -> dict:
     subscribed = any(entry["kind"] == "Subscription" and entry["ours"] for entry in objects)
     # OLM created them for the Subscription.
     csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion" and subscribed]
-    others = [entry for entry in objects if not entry["ours"] and entry not in csvs]
+    unmanaged = [entry for entry in objects if not entry["ours"] and entry not in csvs]
     # The operator's Secret is deleted with the CredentialsRequest that it was made of.
-    remain = [entry for entry in others if REQUESTED not in entry["labels"]]
+    remain = [entry for entry in unmanaged if REQUESTED not in entry["labels"]]
     kept_kinds = {"KataConfig", "Namespace"} if remain else {"KataConfig"}
     return {
         "kata_config": None,
         "label": csvs,
-        "remove": [entry for entry in objects if entry not in others and entry["kind"] not in kept_kinds],
+        "remove": [entry for entry in objects if entry not in unmanaged and entry["kind"] not in kept_kinds],
         "remain": [_reference(entry) for entry in remain],
     }
 

@@ -34,13 +34,13 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
     That is what the API server keeps of field managers. cloud-api-adaptor writes when it starts, so
     that the last word may be another's until it starts again: it leaves an annotation.
     """
-    found = defaultdict(set)
+    nodes_by_manager = defaultdict(set)
     for node in nodes:
         metadata = node["metadata"]
         for manager in capacity_managers(node, resource):
-            found[manager].add(metadata["name"])
+            nodes_by_manager[manager].add(metadata["name"])
         if ADAPTOR_ANNOTATION in metadata.get("annotations", {}):
-            found["cloud-api-adaptor"].add(metadata["name"])
+            nodes_by_manager["cloud-api-adaptor"].add(metadata["name"])
     return [
         {
             "manager": manager,
@@ -48,7 +48,7 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
             "nodes": sorted(names),
             "summary": f"{manager} on {join_names(sorted(names))}",
         }
-        for manager, names in sorted(found.items())
+        for manager, names in sorted(nodes_by_manager.items())
     ]
 
 

@@ -39,10 +39,10 @@ def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CloudShare:
-    """What the cloud's smallest bound leaves the nodes.
+    """The share of the cloud's smallest bound that each node may use.
 
-    `bound` is its name, `total` how many peer pods it allows, `limits` the sum of the limits of the
-    `nodes`, and `slots` the most that any node advertises; None where all limits fit.
+    `bound` is its name, `total` how many peer pods it allows, `limits` the sum of the limits of the `nodes`, and `slots` the largest
+    number that a node may advertise; None if all limits fit.
     """
 
     bound: str
@@ -59,7 +59,7 @@ class CloudShare:
 def cloud_share(limits: Collection[int], bounds: Mapping[str, int]) -> CloudShare | None:
     """How the smallest of `bounds` is shared among nodes with these limits; None without bounds.
 
-    Evenly, but what a node with a low limit leaves goes to the others: `slots` is the largest
+    Evenly, but the part that a node with a low limit does not use goes to the other nodes: `slots` is the largest
     number for which sum(min(limit, slots)) stays within the bound. The node capacity agent follows
     the same rule.
     """

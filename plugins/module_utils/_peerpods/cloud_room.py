@@ -50,6 +50,6 @@ def cloud_room(
             reason = usage.get("reason") or "The quota does not count VMs of this size."
         else:
             reason = f"{returned.get('msg')} Required permissions: {PERMISSIONS[provider][name]}."
-        kept = f" The {stored[name]} peer pods of an earlier run stay in force." if name in stored else ""
-        messages.append(f"{name}: unknown. {reason}{kept}")
+        note = f" The {stored[name]} peer pods of an earlier run stay in force." if name in stored else ""
+        messages.append(f"{name}: unknown. {reason}{note}")
     return {"bounds": bounds, "messages": messages}

@@ -37,12 +37,12 @@ VERSION_ANNOTATION = "peer-pods-cm/version"
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the operator does from release `since` on.
+    """The behaviour of the operator from release `since` on.
 
     `limit_in` is where it stores the limit of its pool, `advertiser` the program that writes the limit to nodes,
-    `daemon_set` the DaemonSet of cloud-api-adaptor. `moves_adaptor` tells whether every write to a PeerPodConfig gives
-    that one DaemonSet the nodes and the ownership of this PeerPodConfig. `rolls` tells whether every write to peer-pods-cm replaces all
-    cloud-api-adaptor pods, `has_update_strategy` whether caaUpdateStrategy in osc-feature-gates is honoured.
+    `daemon_set` the DaemonSet of cloud-api-adaptor. With `moves_adaptor`, every write to a PeerPodConfig moves this DaemonSet to the
+    nodes of the PeerPodConfig, which then owns it. With `rolls`, every write to peer-pods-cm replaces all cloud-api-adaptor pods.
+    With `has_update_strategy`, caaUpdateStrategy in osc-feature-gates has an effect.
     """
 
     since: tuple[int, int]
@@ -84,9 +84,9 @@ DAEMON_SETS = tuple(dict.fromkeys(behaviour.daemon_set for behaviour in BEHAVIOU
 
 @dataclass(frozen=True)
 class Operator:
-    """The operator of a cluster: its version (None where it could not be read), how it behaves, whether the
-    table knows that release, and the DaemonSet of cloud-api-adaptor where it exists. Beside that of a newer one,
-    `older_daemon_set` is that of the first generation where it exists, too."""
+    """The operator of a cluster: its version (None if it could not be read), its behaviour, whether the table has its release, and the
+    DaemonSet of cloud-api-adaptor if it exists. `older_daemon_set` is that of the first generation, if it exists in addition to a
+    newer one."""
 
     version: str | None
     behaviour: Behaviour
@@ -133,10 +133,10 @@ def is_known(text: str) -> bool:
 def decide(
     installed: str | None, *, configs_served: bool, has_config: bool, daemon_set: dict | None
 ) -> Operator | None:
-    """The operator of a cluster, by its version where that is known, else by what it has made.
+    """The operator of a cluster, from its version if that is known, else from the objects that it has created.
 
-    None where there is no trace of one. `configs_served` tells whether the API server serves PeerPodConfigs,
-    `has_config` whether there is one; a CustomResourceDefinition alone may be left over from an older release.
+    None if no such object exists. `configs_served` is whether the API server serves PeerPodConfigs, `has_config` whether one
+    exists; a CustomResourceDefinition alone may be left over from an older release.
     """
     if installed is not None:
         return Operator(installed, behaviour_of(installed), is_known(installed), daemon_set)
@@ -168,7 +168,7 @@ def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | No
     """
     csvs = _readable(cluster, f"{OLM}/namespaces/{namespace}/clusterserviceversions")
     sets = _readable(cluster, f"/apis/apps/v1/namespaces/{namespace}/daemonsets")
-    by_name = {one["metadata"]["name"]: one for one in sets}
+    by_name = {daemon_set["metadata"]["name"]: daemon_set for daemon_set in sets}
     daemon_set = next((by_name[name] for name in reversed(DAEMON_SETS) if name in by_name), None)
     configs = None if configs is None else list(configs)
     operator = decide(
@@ -191,12 +191,12 @@ def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
 def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
     """The operator with its settings that decide about limits, as preflight needs them; None without an operator.
 
-    `limit` and `update_strategy` are PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy as they are written, None where
-    they are not; `strategy_is_held` tells whether a run of this collection set the latter and did not restore it;
-    `peer_pod_configs` are the names of the PeerPodConfigs, None where the API server serves none;
-    `older_daemon_set_of` is the one that still owns the DaemonSet of an older release beside the newer one, None
-    where none does.
-    Takes two requests more than `read_operator_summary`.
+    `limit` and `update_strategy` are the literal values of PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy, None if they are not set;
+    `strategy_is_held` is whether a run of this collection set the latter and did not restore it;
+    `peer_pod_configs` are the names of the PeerPodConfigs, None if the API server does not serve them;
+    `older_daemon_set_of` is the PeerPodConfig that owns the DaemonSet of an older release, which exists in addition to the newer
+    one; None if no such DaemonSet exists.
+    Takes two more requests than `read_operator_summary`.
     """
     served = cluster.get(configs_path(namespace))
     configs = None if served is None else served["items"]
@@ -221,10 +221,10 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
 
 
 def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
-    """Which of the PeerPodConfigs owns the DaemonSet: the garbage collector leaves it as long as that exists."""
+    """The PeerPodConfig that owns the DaemonSet. The garbage collector keeps the DaemonSet as long as its owner exists."""
     owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
-    uids = {one["uid"] for one in owners}
-    return next((one["metadata"]["name"] for one in configs if one["metadata"]["uid"] in uids), None)
+    uids = {owner["uid"] for owner in owners}
+    return next((config["metadata"]["name"] for config in configs if config["metadata"]["uid"] in uids), None)
 
 
 def _readable(cluster: Cluster, path: str) -> list[dict]:

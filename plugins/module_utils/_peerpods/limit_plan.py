@@ -103,8 +103,8 @@ class Plan:
             return {"metadata": {**metadata, "labels": LIMITS_LABELS}, "data": fields}
         if "nodeSelector" in fields:
             # A merge patch merges maps: labels to remove must be set to null.
-            gone = dict.fromkeys(before.get("nodeSelector") or {})
-            fields["nodeSelector"] = {**gone, **fields["nodeSelector"]}
+            removed_labels = dict.fromkeys(before.get("nodeSelector") or {})
+            fields["nodeSelector"] = {**removed_labels, **fields["nodeSelector"]}
         return {"metadata": metadata, "spec": fields}
 
     @property
@@ -197,8 +197,8 @@ def _refuse_bad_selector(selector: dict) -> None:
             raise LimitError(f"node_selector has {value!r} for the label {label}, which is not a valid label value.")
 
 
-def refuse_overlap(pool: Pool, others: Collection[Pool], nodes: Iterable[dict]) -> None:
-    """Raise where one of `others` selects a node of `pool` too, or always will.
+def refuse_overlap(pool: Pool, other_pools: Collection[Pool], nodes: Iterable[dict]) -> None:
+    """Raise where one of `other_pools` selects a node of `pool` too, or always will.
 
     The limit of such a node would not be well defined. It always will where one selector has all
     labels of the other. Any two selectors of different labels could meet on a node that carries
@@ -207,22 +207,22 @@ def refuse_overlap(pool: Pool, others: Collection[Pool], nodes: Iterable[dict]) 
     """
     if pool.is_fallback or pool.selector is None:
         return
-    mine = pool.selector.items()
-    for other in others:
-        if other.is_fallback or other.selector is None:
+    labels = pool.selector.items()
+    for other_pool in other_pools:
+        if other_pool.is_fallback or other_pool.selector is None:
             continue
-        both = f"The pools {pool.label} and {other.label}"
-        theirs = other.selector.items()
-        if mine <= theirs or theirs <= mine:
+        pools = f"The pools {pool.label} and {other_pool.label}"
+        other_labels = other_pool.selector.items()
+        if labels <= other_labels or other_labels <= labels:
             raise LimitError(
-                f"{both} overlap: every node that matches {_shown(max(theirs, mine))} "
-                f"matches {_shown(min(mine, theirs))}, so its limit is not well defined. "
+                f"{pools} overlap: every node that matches {_shown(max(other_labels, labels))} "
+                f"matches {_shown(min(labels, other_labels))}, so its limit is not well defined. "
                 "Give them node selectors that no node matches twice."
             )
-        node = next((node for node in nodes if other.selects(node)), None)
+        node = next((node for node in nodes if other_pool.selects(node)), None)
         if node:
             raise LimitError(
-                f"{both} both select the node {node['metadata']['name']}, so its limit is not well "
+                f"{pools} both select the node {node['metadata']['name']}, so its limit is not well "
                 "defined. Give them node selectors that no node matches twice."
             )
 
@@ -270,27 +270,27 @@ def plan_config_absent(config: dict | None) -> Change:
 def adaptor_moves(
     daemon_set: dict, change: Change, *, follows: bool
 ) -> tuple[Mapping[str, str], Mapping[str, str] | None] | None:
-    """First generation: the labels of the nodes that cloud-api-adaptor is on, and those that it is on after a change.
+    """First generation: the labels of the nodes that run cloud-api-adaptor, before and after a change.
 
-    None where it stays; the second is None where its DaemonSet goes with the PeerPodConfig that owns it. `follows`
-    tells whether it goes to the nodes of the PeerPodConfig that is written.
+    None if it is not moved. The second is None if the DaemonSet is deleted with the PeerPodConfig that owns it. With `follows`, the
+    operator moves it to the nodes of the PeerPodConfig that is written.
     """
     if not change.changed or change.store is None:
         return None
     now = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     if change.after is None:
         owners = daemon_set["metadata"].get("ownerReferences") or []
-        owns = any((one["kind"], one["name"]) == (PEER_POD_CONFIG, change.store.name) for one in owners)
+        owns = any((owner["kind"], owner["name"]) == (PEER_POD_CONFIG, change.store.name) for owner in owners)
         return (now, None) if owns else None
     selector = change.after.selector or DEFAULT_NODE_SELECTOR
     return (now, selector) if follows and selector != now else None
 
 
-def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, goes: bool) -> str:
-    """What a change of the PeerPodConfig in `store` does to `nodes`, which lose their cloud-api-adaptor."""
+def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collection[str], *, is_deleted: bool) -> str:
+    """Why `nodes` lose cloud-api-adaptor by a change of the PeerPodConfig in `store`, and which peer pods are lost."""
     why = (
         f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
-        if goes
+        if is_deleted
         else "This operator runs cloud-api-adaptor on the nodes of one PeerPodConfig only, that which was written last"
     )
     lost = f" These peer pods would be lost: {join_names(sorted(peer_pods), 20)}." if peer_pods else ""
@@ -391,9 +391,9 @@ def refuse_without_agent(name: str, selector: Mapping[str, str] | None) -> None:
     """Raise where a task is for a pool of its own on the second generation, and no agent runs."""
     if name == DEFAULT_POOL and selector is None:
         return
-    what = f"pool {name}" if name != DEFAULT_POOL else "node_selector"
+    target = f"pool {name}" if name != DEFAULT_POOL else "node_selector"
     raise LimitError(
-        f"Cannot set a limit for {what}: this operator has one limit for all nodes, and the node "
+        f"Cannot set a limit for {target}: this operator has one limit for all nodes, and the node "
         "capacity agent that enforces limits by pool is not deployed. Deploy it with the role "
         "osc.peerpods.node_capacity and node_capacity_manager=collection."
     )

@@ -24,13 +24,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools impor
 
 @dataclass(frozen=True)
 class Limits:
-    """The pools of a cluster, and what a change of them needs.
+    """The pools of a cluster, and the objects that a change of them needs.
 
-    `operator` is None where no trace of one can be read, `is_second` tells where limits are stored
-    all the same. `configs` are the PeerPodConfigs, None where the API server serves none. `limits`
-    is the ConfigMap peerpods-limits, `settings` the data of peer-pods-cm; None where they do not
-    exist or were not needed. `has_agent` is None where the user may not read that. `unread` are
-    sentences about what could not be read.
+    `operator` is None if none of its objects can be read; `is_second` is set in this case, too. `configs` are the PeerPodConfigs,
+    None if the API server does not serve them. `limits` is the ConfigMap peerpods-limits, `settings` the data of peer-pods-cm;
+    both are None if they do not exist or were not needed. `has_agent` is None if the user may not read the Deployment of the
+    agent. `unread` has a sentence for each object that could not be read.
     """
 
     operator: Operator | None
@@ -45,8 +44,8 @@ class Limits:
     @property
     def has_place(self) -> bool:
         """Whether the cluster has a place to store limits at all."""
-        shown = (self.configs, self.limits, self.settings)
-        return bool(self.operator) or any(one is not None for one in shown)
+        stores = (self.configs, self.limits, self.settings)
+        return bool(self.operator) or any(store is not None for store in stores)
 
     def pool(self, label: str) -> Pool | None:
         return next((pool for pool in self.pools if pool.label == label), None)
@@ -75,13 +74,13 @@ def read_limits(
 ) -> Limits:
     """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
 
-    Takes three requests on the first generation, and on the second three more: the agent's
-    Deployment, peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
-    pool has no entry in peerpods-limits). A removal needs these two always. `agent_deployed` is taken instead of the
-    Deployment where it is given. What a user may not read is left out where the rest still shows the limits.
+    Takes three requests on the first generation. On the second it takes up to three more: the agent's Deployment (unless
+    `agent_deployed` is given), peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's pool has no entry in
+    peerpods-limits). A removal always reads the last two. An object that the user may not read is left out if the other objects
+    still show the limits.
     """
     configs, refused = _configs(cluster, namespace, everywhere)
-    own = configs and [one for one in configs if one["metadata"]["namespace"] == namespace]
+    own = configs and [config for config in configs if config["metadata"]["namespace"] == namespace]
     operator = read_operator(cluster, namespace, own)
     is_second = operator.behaviour.is_second if operator else bool(refused) or configs is None
     if not is_second:
@@ -89,7 +88,7 @@ def read_limits(
             raise refused
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
     try:
-        found = _second(
+        limits = _second(
             cluster,
             namespace,
             agent_namespace,
@@ -102,11 +101,11 @@ def read_limits(
         if error.status != 403 or operator or not refused:
             raise
         raise refused from error
-    shows_second = found.limits is not None or LIMIT_KEY in (found.settings or {})
+    shows_second = limits.limits is not None or LIMIT_KEY in (limits.settings or {})
     if operator is None and refused and not shows_second:
-        # Nothing shows the generation: on the first, peer-pods-cm exists too, without that key.
+        # The generation is unknown: peer-pods-cm exists on the first, too, but without that key.
         raise refused
-    return found
+    return limits
 
 
 def _second(
@@ -131,7 +130,7 @@ def _second(
         settings = read_settings(cluster, namespace)
     pools = pools_of_second(
         configs,
-        # Who may not read whether the agent is deployed sees its limits all the same.
+        # A user who may not read whether the agent is deployed gets its limits nevertheless.
         entries if has_agent or (has_agent is None and limits is not None) else None,
         settings,
         namespace=namespace,
@@ -151,7 +150,7 @@ def _second(
 
 
 def read_agent(cluster: Cluster, namespace: str) -> bool | None:
-    """Whether the node capacity agent is deployed; None where the user may not read that."""
+    """Whether the node capacity agent is deployed; None if the user may not read its Deployment."""
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{AGENT}"
     deployment, refused = _unless_refused(lambda: cluster.get(path))
     return None if refused else deployment is not None
@@ -159,23 +158,23 @@ def read_agent(cluster: Cluster, namespace: str) -> bool | None:
 
 def read_settings(cluster: Cluster, namespace: str) -> dict | None:
     """The data of peer-pods-cm; None if it does not exist."""
-    found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
-    return None if found is None else found.get("data") or {}
+    config_map = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+    return None if config_map is None else config_map.get("data") or {}
 
 
 def read_agent_limits(cluster: Cluster, namespace: str) -> dict | None:
-    """The ConfigMap peerpods-limits, which the agent in `namespace` enforces; None where it does not exist."""
+    """The ConfigMap peerpods-limits, which the agent in `namespace` enforces; None if it does not exist."""
     return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{LIMITS}")
 
 
 def _configs(cluster: Cluster, namespace: str, everywhere: bool) -> tuple[tuple[dict, ...] | None, ClusterError | None]:
-    """The PeerPodConfigs, None where they are not served, and the answer to a user who may not read them.
+    """The PeerPodConfigs, None if they are not served, and the error if the user may not read them.
 
-    The API server refuses such a user also where it serves none.
+    The API server returns this error to such a user even if it does not serve PeerPodConfigs.
     """
     paths = [configs_path(namespace)]
     if everywhere:
-        # A user of one namespace may read those of the operator alone.
+        # A user with permissions in one namespace may only read those of the operator.
         paths.insert(0, CONFIGS_PATH)
     refused = None
     for path in paths:

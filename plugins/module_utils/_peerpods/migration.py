@@ -27,10 +27,10 @@ def migration_state(
     has_settings: bool,
     older_daemon_set_of: str | None = None,
 ) -> dict:
-    """Where a cluster is between the two generations, with a sentence where a person has to know.
+    """The state of a cluster between the two generations, with a sentence if the state needs attention.
 
-    `is_second` tells the generation of the installed operator, `daemon_set` the name of the DaemonSet of
-    cloud-api-adaptor, `configs` the names of the PeerPodConfigs (None where the API server serves none), `limit`
+    `is_second` is the generation of the installed operator, `daemon_set` the name of the DaemonSet of cloud-api-adaptor,
+    `configs` the names of the PeerPodConfigs (None where the API server serves none), `limit`
     PEERPODS_LIMIT_PER_NODE as written, `has_settings` whether peer-pods-cm exists, `older_daemon_set_of` the
     PeerPodConfig that still owns the DaemonSet of an operator older than 1.9.
     """

@@ -50,7 +50,7 @@ def lagging(nodes: Iterable[dict], limit: int) -> dict[str, int | None]:
 def is_down(node: dict) -> bool:
     """Whether a node's kubelet does not respond, or reports that the node cannot run pods."""
     conditions = node.get("status", {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] != "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] != "True" for condition in conditions)
 
 
 def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
@@ -94,10 +94,10 @@ def explain_lagging(
     waited = f"{waited} on every selected node: {shown}."
     if all(is_down(node) for node in nodes):
         waited += " None of these nodes is Ready."
-    without = sorted(name for name in behind if name in not_ready)
-    if without:
+    unready_names = sorted(name for name in behind if name in not_ready)
+    if unready_names:
         return (
-            f"{waited} The cloud-api-adaptor pod is not Ready on {', '.join(without)}: such a node "
+            f"{waited} The cloud-api-adaptor pod is not Ready on {', '.join(unready_names)}: such a node "
             "offers no free slot until it is. Check the pods of cloud-api-adaptor."
         )
     return (

@@ -234,15 +234,15 @@ def whole_number(text: str | None) -> int | None:
 
 
 def find_config(configs: Iterable[dict], namespace: str, name: str) -> dict | None:
-    wanted = (namespace, name)
+    key = (namespace, name)
     return next(
-        (config for config in configs if (config["metadata"]["namespace"], config["metadata"]["name"]) == wanted),
+        (config for config in configs if (config["metadata"]["namespace"], config["metadata"]["name"]) == key),
         None,
     )
 
 
 def others_than(pools: Iterable[Pool], pool: Pool) -> list[Pool]:
-    return [other for other in pools if other.label != pool.label]
+    return [candidate for candidate in pools if candidate.label != pool.label]
 
 
 def deciding(node: dict, pools: Iterable[Pool]) -> list[Pool]:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 
-with contextlib.suppress(ImportError):  # The Kubernetes client says what to install.
+with contextlib.suppress(ImportError):  # The Kubernetes client reports the missing library.
     from kubernetes.utils.quantity import parse_quantity
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
     CloudShare,
@@ -79,9 +79,9 @@ def describe(
         for pool in decisive:
             members[pool.label].append(row)
         for namespace in {pool.namespace for pool in decisive}:
-            here = [pool for pool in decisive if pool.namespace == namespace]
-            limits[namespace].append(allowed(node, here))
-    shares = {namespace: cloud_share(these, bounds) for namespace, these in limits.items()}
+            in_namespace = [pool for pool in decisive if pool.namespace == namespace]
+            limits[namespace].append(allowed(node, in_namespace))
+    shares = {namespace: cloud_share(node_limits, bounds) for namespace, node_limits in limits.items()}
     return {
         "pools": [_pool(pool, configs, members[pool.label], shares.get(pool.namespace)) for pool in pools],
         "cloud_bounds": dict(bounds),
@@ -127,7 +127,7 @@ def _pending(pod: dict) -> dict:
     """A peer pod that does not run yet, with the reason in its status, if any."""
     status = pod.get("status", {})
     # Without a node the scheduler sets the reason, with a node its kubelet.
-    whys = [
+    reasons = [
         condition
         for condition in status.get("conditions") or []
         if condition["type"] == "PodScheduled" and condition["status"] == "False"
@@ -139,13 +139,13 @@ def _pending(pod: dict) -> dict:
         ]
         if container.get("state", {}).get("waiting")
     ]
-    why = whys[0] if whys else {}
+    reason = reasons[0] if reasons else {}
     return {
         "name": pod["metadata"]["name"],
         "namespace": pod["metadata"]["namespace"],
         "node": pod["spec"].get("nodeName"),
-        "reason": why.get("reason"),
-        "message": why.get("message"),
+        "reason": reason.get("reason"),
+        "message": reason.get("message"),
     }
 
 
@@ -157,7 +157,7 @@ def _requested(pod: dict) -> int:
     )
 
 
-def _quantity(node: dict, of: str) -> int | None:
+def _quantity(node: dict, field: str) -> int | None:
     """The number of the extended resource in the node's status, or None without it."""
-    quantity = node.get("status", {}).get(of, {}).get(EXTENDED_RESOURCE)
+    quantity = node.get("status", {}).get(field, {}).get(EXTENDED_RESOURCE)
     return None if quantity is None else int(parse_quantity(quantity))

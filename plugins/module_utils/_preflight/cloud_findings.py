@@ -115,12 +115,12 @@ def _aws_ports(answer: Mapping) -> dict:
         for group in answer["groups"]
         for port in group["opened"]
     ]
-    there = [
+    already_open = [
         f"{port['port']}/{port['protocol']} of {group['group_id']} (by {port['covered_by']})"
         for group in answer["groups"]
         for port in group["already_open"]
     ]
-    return finding("ports", "ok", _ports_found(answer, there, opened))
+    return finding("ports", "ok", _ports_summary(answer, already_open, opened))
 
 
 def _port_permissions(answer: Mapping, platform: str) -> dict:
@@ -145,34 +145,38 @@ def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
     opened = [
         f"{rule['name']} of {group['name']}" for group in groups for rule in (*group["created"], *group["updated"])
     ]
-    there = [
-        *(f"{one['name']} of {group['name']} (by {one['covered_by']})" for group in groups for one in group["covered"]),
+    already_open = [
+        *(
+            f"{rule['name']} of {group['name']} (by {rule['covered_by']})"
+            for group in groups
+            for rule in group["covered"]
+        ),
         *(f"{name} of {group['name']}" for group in groups for name in group["unchanged"]),
         *answer["unfiltered"],
     ]
-    found = _ports_found(answer, there, opened)
+    summary = _ports_summary(answer, already_open, opened)
     shadowed = [
-        f"{one['name']} would be shadowed in {group['name']}: {one['shadowed_by']}"
+        f"{rule['name']} would be shadowed in {group['name']}: {rule['shadowed_by']}"
         for group in groups
-        for one in group["shadowed"]
+        for rule in group["shadowed"]
     ]
     if shadowed:
         return finding(
             "ports",
             "error" if on_shadowed == "fail" else "warning",
-            f"{found} {'; '.join(shadowed)}.",
+            f"{summary} {'; '.join(shadowed)}.",
             WHY_PORTS,
             "Move the rules that deny to larger priority numbers, or set smaller ones for the collection's rules in "
             "cloud_networking_security_rules.",
         )
-    return finding("ports", "ok", found)
+    return finding("ports", "ok", summary)
 
 
-def _ports_found(answer: Mapping, there: list[str], opened: list[str]) -> str:
+def _ports_summary(answer: Mapping, already_open: list[str], opened: list[str]) -> str:
     return " ".join(
         [
             answer["reason"],
-            *([f"Already open: {join_names(there)}."] if there else []),
+            *([f"Already open: {join_names(already_open)}."] if already_open else []),
             *([f"Not open yet: {join_names(opened)}."] if opened else []),
         ]
     )
@@ -184,7 +188,7 @@ def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator
     if sizes:
         unavailable = _unavailable(cluster, sizes)
         yield from unavailable
-        if any(one["status"] == "error" for one in unavailable):
+        if any(entry["status"] == "error" for entry in unavailable):
             sizes = None
     # An invalid limit is an error of its own, and cannot be compared.
     if settings["quota"] == "ignore" or not cluster["workers"] or _limit(settings) is None:
@@ -225,14 +229,14 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
     """The findings about the VM sizes that the region offers or does not offer."""
     region = cluster["region"]
     if cluster["platform"] == "AWS":
-        missing = [one for one in answer.get("instance_types", ()) if one["vcpus"] is None]
-        names, how = (
+        missing = [size for size in answer.get("instance_types", ()) if size["vcpus"] is None]
+        variables, command = (
             "operator_install_podvm_instance_type and operator_install_podvm_instance_types",
             (f"`aws ec2 describe-instance-type-offerings --region {region}`"),
         )
     else:
-        missing = [one for one in answer["sizes"] if not one["available"]]
-        names, how = (
+        missing = [size for size in answer["sizes"] if not size["available"]]
+        variables, command = (
             "operator_install_azure_instance_size and operator_install_azure_instance_sizes",
             (f"`az vm list-skus --location {region} --resource-type virtualMachines`"),
         )
@@ -241,20 +245,20 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
             finding(
                 "vm-sizes",
                 "error",
-                " ".join(one["reason"] for one in missing),
+                " ".join(size["reason"] for size in missing),
                 "The VMs of peer pods cannot be created.",
-                f"Set {names} to sizes that {how} offers.",
+                f"Set {variables} to sizes that {command} offers.",
             )
         ]
-    there = [one["name"] for one in answer.get("instance_types", answer.get("sizes", ()))]
-    return [finding("vm-sizes", "ok", f"{region} offers {join_names(there)}.")] if there else []
+    offered = [size["name"] for size in answer.get("instance_types", answer.get("sizes", ()))]
+    return [finding("vm-sizes", "ok", f"{region} offers {join_names(offered)}.")] if offered else []
 
 
 def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
     platform, region = cluster["platform"], cluster["region"]
-    one = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
-    if one is None or one["instances"] is None:
-        reason = answer["msg"] if one is None else one["reason"] or f"{platform} counts no vCPUs of {one['name']}."
+    size = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
+    if size is None or size["instances"] is None:
+        reason = answer["msg"] if size is None else size["reason"] or f"{platform} counts no vCPUs of {size['name']}."
         return finding(
             "quota",
             "unknown",
@@ -263,19 +267,21 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
             "Check the quota in the console of the cloud.",
         )
     room = (
-        f"{platform} has room for {one['instances']} more VMs of {one['name']} in {region}, "
-        f"of {one['vcpus']} vCPUs each"
+        f"{platform} has room for {size['instances']} more VMs of {size['name']} in {region}, "
+        f"of {size['vcpus']} vCPUs each"
     )
     if platform == "AWS":
-        which = f"{one['quota_code']} in {region}"
-        used = f"{one['used']} of {one['quota']} vCPUs of the quota {one['quota_code']} are in use"
+        subject = f"{size['quota_code']} in {region}"
+        used = f"{size['used']} of {size['quota']} vCPUs of the quota {size['quota_code']} are in use"
     else:
-        which = f"of {one['family']} or of all vCPUs in {region}"
+        subject = f"of {size['family']} or of all vCPUs in {region}"
         used = (
-            f"{one['family_used']} of {one['family_limit']} vCPUs of {one['family']} are in use, and "
-            f"{one['regional_used']} of {one['regional_limit']} of all families"
+            f"{size['family_used']} of {size['family_limit']} vCPUs of {size['family']} are in use, and "
+            f"{size['regional_used']} of {size['regional_limit']} of all families"
         )
-    return _compare(cluster, settings, "quota", one["instances"], f"{room} ({used})", f"request a higher quota {which}")
+    return _compare(
+        cluster, settings, "quota", size["instances"], f"{room} ({used})", f"request a higher quota {subject}"
+    )
 
 
 def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:

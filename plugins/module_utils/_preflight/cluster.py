@@ -65,8 +65,8 @@ def _azure(azure: dict, nodes: list[dict]) -> dict:
 
 def _subscription(node: dict) -> str | None:
     """The ID in azure:///subscriptions/ID/resourceGroups/…, None if the providerID is not one of Azure."""
-    before, found, after = node["spec"].get("providerID", "").partition("/subscriptions/")
-    return after.partition("/")[0] if found and before == "azure://" else None
+    scheme, separator, subscription = node["spec"].get("providerID", "").partition("/subscriptions/")
+    return subscription.partition("/")[0] if separator and scheme == "azure://" else None
 
 
 def _common_value(values: Iterable[str | None]) -> str | None:
@@ -102,7 +102,10 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
         "kubernetes_version": version and version["gitVersion"],
         "match_conditions": version and serves_match_conditions(version),
         "mutating_admission_policy": (
-            apis and next((one for one in MUTATING_POLICY_VERSIONS if serves_mutating_policies(apis.get(one))), None)
+            apis
+            and next(
+                (version for version in MUTATING_POLICY_VERSIONS if serves_mutating_policies(apis.get(version))), None
+            )
         ),
         "validating_admission_policy": apis and serves(apis["v1"], VALIDATING_POLICIES),
         "runtime_class": _runtime_class(readings.get("runtime_class")),
@@ -110,15 +113,15 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
         "advertisers": advertisers(nodes),
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
-        "catalogs": None if packages is None else [_catalog(one) for one in packages],
+        "catalogs": None if packages is None else [_catalog(package) for package in packages],
         "unread": unread,
     }
 
 
-def _runtime_class(found: dict | None) -> dict | None:
-    return found and {
-        "handler": found["handler"],
-        "overhead": found.get("overhead", {}).get("podFixed", {}),
+def _runtime_class(runtime_class: dict | None) -> dict | None:
+    return runtime_class and {
+        "handler": runtime_class["handler"],
+        "overhead": runtime_class.get("overhead", {}).get("podFixed", {}),
     }
 
 

@@ -168,13 +168,13 @@ def _region(cluster: Mapping, leave_out: str) -> dict:
     region = cluster["region"]
     elsewhere = [w["name"] for w in cluster["workers"] if w["region"] not in (region, None)]
     if not region:
-        found = "The labels topology.kubernetes.io/region of the worker nodes do not have one region in common."
+        summary = "The labels topology.kubernetes.io/region of the worker nodes do not have one region in common."
         if cluster["platform"] == "AWS":
-            found = "The Infrastructure of the cluster names no region."
+            summary = "The Infrastructure of the cluster names no region."
         return finding(
             "region",
             "error",
-            found,
+            summary,
             "Requests to the cloud need a region, and the VMs are created in it.",
             f"Check that the cloud controller manager runs, or {leave_out}",
         )
@@ -203,12 +203,12 @@ def _details(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
 
 
 def _runtime_class(cluster: Mapping) -> dict:
-    found = cluster["details"]["runtime_class"]
+    runtime_class = cluster["details"]["runtime_class"]
     if "runtime_class" in cluster["details"]["unread"]:
         return unknown_finding("runtime-class", cluster, "runtime_class")
-    if not found:
+    if not runtime_class:
         return finding("runtime-class", "ok", "It does not exist yet: the operator creates it for a KataConfig.")
-    overhead = " and ".join(f"{amount} {name}" for name, amount in sorted(found["overhead"].items()))
+    overhead = " and ".join(f"{amount} {name}" for name, amount in sorted(runtime_class["overhead"].items()))
     if overhead:
         return finding("runtime-class", "ok", f"The overhead of a peer pod on its worker is {overhead}.")
     return finding(
@@ -234,18 +234,22 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
             "If the catalog does not have the channel, OLM does not install the operator.",
             "Check that the Operator Lifecycle Manager (OLM) runs.",
         )
-    channels = [one["channels"] for one in catalogs if (one["name"], one["namespace"]) == (source, namespace)]
+    channels = [
+        catalog["channels"] for catalog in catalogs if (catalog["name"], catalog["namespace"]) == (source, namespace)
+    ]
     if any(channel in names for names in channels):
         return finding("operator-channel", "ok", f"{source} has the channel {channel}.")
-    offered = [f"{one['name']} in {one['namespace']} ({', '.join(one['channels'])})" for one in catalogs]
+    offered = [
+        f"{catalog['name']} in {catalog['namespace']} ({', '.join(catalog['channels'])})" for catalog in catalogs
+    ]
     # An installed operator needs its catalog only for an upgrade.
     needed = settings["installs"] and not cluster["details"]["runtime_class"]
     status = "error" if needed else "warning"
-    has = f"does not have the channel {channel}" if channels else "does not have the operator"
+    lack = f"does not have the channel {channel}" if channels else "does not have the operator"
     return finding(
         "operator-channel",
         status,
-        f"The catalog {source} in {namespace} {has}.",
+        f"The catalog {source} in {namespace} {lack}.",
         "OLM installs the operator from this catalog and channel.",
         f"Set operator_install_source and operator_install_channel to one of: {join_names(offered)}."
         if offered
@@ -258,30 +262,30 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     openshift, channel, source = cluster["version"], settings["channel"], settings["source"]
     # An installed operator is not installed again; the head of the channel is the version to which it can be upgraded.
     csv = None if cluster["details"]["runtime_class"] else settings["starting_csv"]
-    found = f"operator_install_starting_csv is {csv}"
+    summary = f"operator_install_starting_csv is {csv}"
     if not csv:
         csv = _head(cluster["details"]["catalogs"] or (), settings)
-        found = f"{channel} of {source} has {csv}"
+        summary = f"{channel} of {source} has {csv}"
     if not csv or not openshift:
         return
     release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_version_numbers)
     needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
     if needed is None:
-        found += (
+        summary += (
             f", newer than the newest release that this collection knows ({newest})"
             if [*release] > _version_numbers(newest)
             else ", a release that this collection does not know"
         )
         yield finding(
-            "operator-version", "ok", f"{found}. Its release notes list the OpenShift versions that it supports."
+            "operator-version", "ok", f"{summary}. Its release notes list the OpenShift versions that it supports."
         )
         return
-    found += f", which needs OpenShift {needed} or newer"
+    summary += f", which needs OpenShift {needed} or newer"
     if _version_numbers(openshift) < _version_numbers(needed):
         yield finding(
             "operator-version",
             "warning",
-            f"{found}; the cluster is OpenShift {openshift}.",
+            f"{summary}; the cluster is OpenShift {openshift}.",
             "On an older OpenShift the operator is not tested, and its installation may fail.",
             f"Upgrade the cluster to OpenShift {needed}, or install an older operator: from another "
             "operator_install_channel or operator_install_source, or with operator_install_starting_csv "
@@ -289,14 +293,14 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         )
         return
     if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
-        found += f". OpenShift {openshift} is newer than the newest that this collection knows ({NEWEST_OPENSHIFT})"
-    yield finding("operator-version", "ok", f"{found}.")
+        summary += f". OpenShift {openshift} is newer than the newest that this collection knows ({NEWEST_OPENSHIFT})"
+    yield finding("operator-version", "ok", f"{summary}.")
 
 
 def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
     """The newest CSV of the requested channel."""
-    wanted = (settings["source"], settings["source_namespace"])
-    heads = (one["heads"] for one in catalogs if (one["name"], one["namespace"]) == wanted)
+    requested = (settings["source"], settings["source_namespace"])
+    heads = (catalog["heads"] for catalog in catalogs if (catalog["name"], catalog["namespace"]) == requested)
     return next((head[settings["channel"]] for head in heads if settings["channel"] in head), None)
 
 
@@ -330,7 +334,7 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
 
 
 def _generation(cluster: Mapping, manager: str) -> Iterator[dict]:
-    """Where the operator stores the limit, what advertises it, and whether its settings are ones that it honours."""
+    """Where the operator stores the limit, which program advertises it, and whether its settings have an effect."""
     if "operator" in cluster["details"]["unread"]:
         yield unknown_finding("limit-storage", cluster, "operator")
         return
@@ -357,21 +361,21 @@ def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
         if operator["limit_in"] == PEER_PODS_CM
         else "PeerPodConfig peerpodconfig-openshift"
     )
-    found = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
+    summary = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
     if has_agent and operator["limit_in"] == PEER_PODS_CM:
-        found += (
+        summary += (
             " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
             "or this one where that has none."
         )
     if operator["known"]:
-        return finding("limit-storage", "ok", found)
+        return finding("limit-storage", "ok", summary)
     first, newest = (".".join(map(str, release)) for release in (FIRST.since, NEWEST_KNOWN))
     alike = newest if operator["limit_in"] == PEER_PODS_CM else first
     return finding(
         "limit-storage",
         "warning",
         f"Operator {version} is not a release that this collection knows ({first} to {newest}). It is treated as "
-        f"{alike}: {found}",
+        f"{alike}: {summary}",
         "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
         "Update this collection, or try a limit change on a test cluster first.",
     )
@@ -435,10 +439,10 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "The operator replaces no cloud-api-adaptor pod until it is restored, not even after an upgrade.",
             "Run osc.peerpods.adaptor_config with resume=true: it replaces these pods and restores the strategy.",
         )
-    found = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
+    summary = f"{LIMIT_KEY} is {limit.strip()}" if limit else f"{LIMIT_KEY} is not set, which means 10"
     if is_negative:
-        found += ": cloud-api-adaptor advertises nothing"
-    return finding("adaptor-settings", "ok", f"{found}.")
+        summary += ": cloud-api-adaptor advertises nothing"
+    return finding("adaptor-settings", "ok", f"{summary}.")
 
 
 def _migration(operator: Mapping, manager: str) -> dict:
@@ -455,11 +459,11 @@ def _migration(operator: Mapping, manager: str) -> dict:
             "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
         )
     if owner is not None:
-        found, remedy = explain_two_adaptors(owner)
+        summary, remedy = explain_two_adaptors(owner)
         return finding(
             "migration",
             "warning",
-            found,
+            summary,
             "Each of the two serves peer pods and writes the node's slots.",
             remedy,
         )
@@ -490,18 +494,20 @@ def _migration(operator: Mapping, manager: str) -> dict:
 def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
     """Field managers that write the extended resource besides the operator's own program and the agent."""
     expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in", ""))
-    others = [
-        one["summary"] for one in advertisers if one["kind"] in ("person", "controller") and one["manager"] != expected
+    unexpected = [
+        advertiser["summary"]
+        for advertiser in advertisers
+        if advertiser["kind"] in ("person", "controller") and advertiser["manager"] != expected
     ]
-    if not others:
+    if not unexpected:
         return finding("other-advertisers", "ok", "No other program advertises peer pods.")
-    found = f"kata.peerpods.io/vm is advertised by {'; '.join(others)}."
+    summary = f"kata.peerpods.io/vm is advertised by {'; '.join(unexpected)}."
     if manager == "operator":
-        return finding("other-advertisers", "ok", found)
+        return finding("other-advertisers", "ok", summary)
     return finding(
         "other-advertisers",
         "warning",
-        found,
+        summary,
         "The agent of the role node_capacity advertises the limit too, and the two overwrite each other.",
         "Stop that program, or set node_capacity_manager to operator.",
     )
@@ -514,16 +520,16 @@ def _api_features(cluster: Mapping) -> dict:
             return unknown_finding("api-features", cluster, reading)
     policies = details["mutating_admission_policy"]
     validating = "" if details["validating_admission_policy"] else "no "
-    found = (
+    summary = (
         f"Kubernetes {details['kubernetes_version']} serves {validating}ValidatingAdmissionPolicy, and "
         f"{f'MutatingAdmissionPolicy as {policies}' if policies else 'no MutatingAdmissionPolicy'}"
     )
     if details["match_conditions"]:
-        return finding("api-features", "ok", f"{found}. Webhooks can have matchConditions.")
+        return finding("api-features", "ok", f"{summary}. Webhooks can have matchConditions.")
     return finding(
         "api-features",
         "warning",
-        f"{found}. Webhooks cannot have matchConditions.",
+        f"{summary}. Webhooks cannot have matchConditions.",
         "The webhook is called for every pod outside of the excluded namespaces, not for peer pods alone.",
         "Upgrade to OpenShift 4.15 or newer.",
     )

@@ -21,10 +21,10 @@ OPERATORS_CONFIGURATION = "mutating-webhook-configuration"
 OPERATORS_WEBHOOK = "mwebhook.peerpods.io"
 
 
-def describe_namespace(found: dict | None) -> dict:
+def describe_namespace(namespace: dict | None) -> dict:
     return {
-        "exists": found is not None,
-        "labels": (found or {}).get("metadata", {}).get("labels", {}),
+        "exists": namespace is not None,
+        "labels": (namespace or {}).get("metadata", {}).get("labels", {}),
     }
 
 
@@ -39,8 +39,8 @@ def _tls_profile(api_server: dict | None) -> str | None:
     return profile.get("type") or None
 
 
-def _exists(found: dict | None) -> bool:
-    return found is not None
+def _exists(object_: dict | None) -> bool:
+    return object_ is not None
 
 
 # By name: the path of the object, and a function of the object (None if it does not exist) that returns the fact.
@@ -51,8 +51,8 @@ FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
     ),
     "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _exists),
     "tls_profile": (API_SERVER_PATH, _tls_profile),
-    "service_monitors": (PROMETHEUS_PATH, lambda found: serves(found, "servicemonitors")),
-    "prometheus_rules": (PROMETHEUS_PATH, lambda found: serves(found, "prometheusrules")),
-    "grafana_dashboards": (GRAFANA_PATH, lambda found: serves(found, "grafanadashboards")),
+    "service_monitors": (PROMETHEUS_PATH, lambda resources: serves(resources, "servicemonitors")),
+    "prometheus_rules": (PROMETHEUS_PATH, lambda resources: serves(resources, "prometheusrules")),
+    "grafana_dashboards": (GRAFANA_PATH, lambda resources: serves(resources, "grafanadashboards")),
     "console_dashboards": (f"{NAMESPACES_PATH}/openshift-config-managed", _exists),
 }

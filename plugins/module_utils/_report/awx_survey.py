@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The questions of an AWX survey, from the argument specifications of roles (no I/O here).
 
-AWX knows no lists but of given choices, and no booleans. A list is asked for as text, one element a
-line, and a boolean as a choice of true and false; either in a variable of its own, of which the job
-template's extra variables make the option. The choice alone would be a string, and so true.
+AWX has no question types for lists of arbitrary strings and for booleans. A list becomes a text with one element per line, and a
+boolean becomes a choice of true and false, each in a variable of its own. The extra variables of the job template convert these
+variables to the options. Without this conversion, the choice would be a string that is not empty, and therefore true.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ class SurveyError(Exception):
     """Why an option cannot be a question of a survey, as a sentence."""
 
 
-def survey(asks: list[dict], specs: dict[str, dict], name: str = "") -> dict:
+def survey(entries: list[dict], specs: dict[str, dict], name: str = "") -> dict:
     """The `survey_spec` and `extra_vars` of a job template."""
     questions, extra_vars = [], {}
-    for ask in asks:
-        option = _option(ask, specs)
-        questions.append(_question(ask, option))
+    for entry in entries:
+        option = _option(entry, specs)
+        questions.append(_question(entry, option))
         variable = questions[-1]["variable"]
-        if variable != ask["option"]:
-            extra_vars[ask["option"]] = f"{{{{ {variable} | {_FILTERS[option['type']]} }}}}"
+        if variable != entry["option"]:
+            extra_vars[entry["option"]] = f"{{{{ {variable} | {_FILTERS[option['type']]} }}}}"
     return {
         "survey_spec": {"name": name, "description": "", "spec": questions},
         "extra_vars": extra_vars,
     }
 
 
-def _option(ask: dict, specs: dict[str, dict]) -> dict:
-    if "spec" in ask:
-        return ask["spec"]
-    entry_point = ask.get("entry_point", "main")
-    options = specs.get(ask["role"], {}).get(entry_point, {}).get("options", {})
-    if ask["option"] not in options:
-        raise SurveyError(f"The role {ask['role']} has no option {ask['option']} (entry point {entry_point}).")
-    return options[ask["option"]]
+def _option(entry: dict, specs: dict[str, dict]) -> dict:
+    if "spec" in entry:
+        return entry["spec"]
+    entry_point = entry.get("entry_point", "main")
+    options = specs.get(entry["role"], {}).get(entry_point, {}).get("options", {})
+    if entry["option"] not in options:
+        raise SurveyError(f"The role {entry['role']} has no option {entry['option']} (entry point {entry_point}).")
+    return options[entry["option"]]
 
 
-def _question(ask: dict, option: dict) -> dict:
-    kind, variable = _kind(ask["option"], option)
+def _question(entry: dict, option: dict) -> dict:
+    kind, variable = _kind(entry["option"], option)
     question = {
-        "question_name": ask["question"],
+        "question_name": entry["question"],
         "question_description": _text(option["description"]),
         "variable": variable,
         "type": kind,
-        "required": ask.get("required", option.get("required", False)),
+        "required": entry.get("required", option.get("required", False)),
         "default": _default(option.get("default"), secret=kind == "password"),
     }
     choices = ["true", "false"] if option.get("type") == "bool" else option.get("choices")
@@ -74,11 +74,11 @@ def _kind(name: str, option: dict) -> tuple[str, str]:
         return "password", name
     if "choices" in option and kind == "str":
         return "multiplechoice", name
-    known = {"str": "text", "path": "text", "int": "integer", "float": "float"}
-    if kind not in known:
+    types = {"str": "text", "path": "text", "int": "integer", "float": "float"}
+    if kind not in types:
         kind += " without a default" if kind == "bool" else ""
         raise SurveyError(f"AWX has no question for the option {name}, which is a {kind}.")
-    return known[kind], name
+    return types[kind], name
 
 
 def _default(value: object, *, secret: bool) -> object:
@@ -94,5 +94,5 @@ def _default(value: object, *, secret: bool) -> object:
 def _text(description: str | list[str]) -> str:
     """A description without its markup: V(x) → x, P(osc.peerpods.webhook#role) → webhook."""
     lines = [description] if isinstance(description, str) else description
-    text = _MARKUP.sub(lambda found: found[1].partition("#")[0], " ".join(lines))
+    text = _MARKUP.sub(lambda match: match[1].partition("#")[0], " ".join(lines))
     return text.replace("osc.peerpods.", "")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Counts up when a key of the document changes its meaning or goes.
+# Increased when a key of the document changes its meaning or is removed.
 FORMAT = 1
 
 OPERATOR = "sandboxed-containers-operator."
@@ -41,7 +41,7 @@ def document(
         "operator": (operators, "resources"),
         "capacity": (peer_pods, "totals"),
     }
-    known = {what: reading if reading and fact in reading else None for what, (reading, fact) in readings.items()}
+    known = {title: reading if reading and fact in reading else None for title, (reading, fact) in readings.items()}
     return _clean(
         {
             "format": FORMAT,
@@ -49,9 +49,9 @@ def document(
             "made_at": made_at,
             "made_by": made_by or None,
             "not_known": [
-                {"what": what, "why": str(reading.get("msg") or "The reason is unknown.")}
-                for what, (reading, _fact) in readings.items()
-                if reading and known[what] is None
+                {"what": title, "why": str(reading.get("msg") or "The reason is unknown.")}
+                for title, (reading, _fact) in readings.items()
+                if reading and known[title] is None
             ],
             "cluster": known["cluster"] and _cluster(known["cluster"]),
             "operators": known["operator"] and _operators(known["operator"]["resources"]),
@@ -124,8 +124,8 @@ def _by_fullness(node: Mapping[str, Any]) -> tuple:
 
 def _pool(pool: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> dict:
     name = f"{pool['namespace']}/{pool['name']}"
-    mine = [node for node in nodes if name in node["pools"]]
-    sums = {key: sum(node[key] or 0 for node in mine) for key in ("allocatable", "used", "free")}
+    selected = [node for node in nodes if name in node["pools"]]
+    sums = {key: sum(node[key] or 0 for node in selected) for key in ("allocatable", "used", "free")}
     return {**pool, **sums, "used_percent": _percent(sums["used"], sums["allocatable"])}
 
 
