@@ -63,15 +63,8 @@ class Az:
 
     def run(self, *args: str) -> str:
         """The output of `az`; CalledProcessError with its error output if it fails."""
-        return self._output(["az", *args])
-
-    def bash(self, script: str) -> str:
-        """The output of a script of az commands, which ends with the first command that fails."""
-        return self._output(["bash", "-euo", "pipefail", "-c", script])
-
-    def _output(self, command: list[str]) -> str:
         return subprocess.run(
-            command,
+            ["az", *args],
             env=self.environment,
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
 """The documented commands on one copy of a cloud and the roles on another: the same end state.
 
-Tables in this file list the differences and their reasons. Where the documented commands fail, the tests show
-the failure and the result of the roles.
+Tables in this file list the differences and their reasons. Where the documented commands fail, the tests show the
+failure and the result of the module that the role runs with the same defaults.
 """
 
 from __future__ import annotations
@@ -50,6 +50,13 @@ class Machine:
     def type(self, script: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, "KUBECONFIG": str(self.cluster.kubeconfig)}
         return documented.typed(script, environment, self.cluster.bin, *self.programs)
+
+    def run(self, run_module: Callable[..., dict], name: str, **options: str) -> dict:
+        """The result of the module `name` for all workers."""
+        environment = {**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
+        result = run_module(name, {"nodes": {}, **options}, env=environment)
+        assert not result.get("failed"), result["msg"]
+        return result
 
     def open_ports(self, **variables: object) -> dict:
         """What the role cloud_networking found and did, run by site.yml."""
@@ -150,7 +157,7 @@ def test_aws_ports(on_aws: Aws):
     )
 
 
-def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide):
+def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_module: Callable[..., dict]):
     """${SG} is two words then, which is one too many for --group-id."""
     before = on_aws.rules()
     second = on_aws.ec2.create_security_group(GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id)
@@ -159,7 +166,7 @@ def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide):
     assert "Unknown options: sg-" in ran.stderr
     assert on_aws.rules() == before
 
-    (group,) = on_aws.open_ports()["groups"]
+    (group,) = on_aws.run(run_module, "security_group_ports", region=aws.REGION)["groups"]
     assert group["group_id"] == on_aws.group_id
     assert [rule["FromPort"] for rule in on_aws.rules() if rule not in before] == [9000, 15150]
 
@@ -244,12 +251,12 @@ def priorities(rules: dict[str, dict]) -> dict[str, int]:
     return {name: rule["priority"] for name, rule in rules.items()}
 
 
-def test_azure_ports_that_are_open_already(on_azure: Azure):
-    """The documented procedure leaves the check to the user; the role checks, and does not change the group."""
+def test_azure_ports_that_are_open_already(on_azure: Azure, run_module: Callable[..., dict]):
+    """The documented procedure leaves the check to the user; the module checks, and does not change the group."""
     let_in_by_default(on_azure)
     before = on_azure.arm.resources
 
-    result = on_azure.open_ports()
+    result = on_azure.run(run_module, "nsg_rules")
     assert not result["changed"]
     assert on_azure.arm.resources == before
     (group,) = result["network_security_groups"]
@@ -299,7 +306,12 @@ def priority_conflict(world: Azure) -> None:
     ],
 )
 def test_azure_gaps_in_the_documented_commands(
-    on_azure: Azure, hole: Callable, message: str, theirs: dict[str, int], ours: dict[str, int]
+    on_azure: Azure,
+    run_module: Callable[..., dict],
+    hole: Callable,
+    message: str,
+    theirs: dict[str, int],
+    ours: dict[str, int],
 ):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
@@ -312,7 +324,7 @@ def test_azure_gaps_in_the_documented_commands(
     assert priorities(added()) == theirs
     on_azure.arm.restore(before)
 
-    assert on_azure.open_ports()["changed"]
+    assert on_azure.run(run_module, "nsg_rules")["changed"]
     assert priorities(added()) == ours
     for rule in added().values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
