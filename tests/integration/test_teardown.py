@@ -165,7 +165,7 @@ class TestBareCluster:
             message = failure_message(looks.run())
         site.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in message
-        assert "and 10 more" in message
+        assert "and 11 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
     def test_the_cluster_and_the_cloud_are_restored(self, bare, site: Site, teardown: RoleAlone):
