@@ -19,10 +19,19 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import NEEDED
 
 from tests.cluster import aws, azure
+from tests.cluster.adaptor import OWNER
 from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
 from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
+
+# Objects that the control plane creates and deletes by itself, such as Leases and Events.
+FLEETING = ("componentstatuses", "events", "events.events.k8s.io", "leases.coordination.k8s.io")
+# The history of writes is not part of the state.
+BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
+
+Key = tuple[str, str | None, str]
 
 
 @dataclass
@@ -141,6 +150,12 @@ def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, st
     return reporting, ran.stdout
 
 
+def teardown_of(site: Site) -> RoleAlone:
+    """teardown.yml for a site, run by a user with exactly the permissions that the playbook checks first."""
+    user = user_of(site.cluster, "teardown")
+    return RoleAlone(**{**vars(site), "kubeconfig": user}, playbook=ROOT / "playbooks" / "teardown.yml")
+
+
 def user_of(cluster: Cluster, playbook: str) -> Path:
     """The kubeconfig of a user with exactly the permissions that `playbook` checks first."""
     cluster.apply(
@@ -171,6 +186,17 @@ def artifacts(message: str) -> dict:
     return json.loads(stats)
 
 
+def stays(message: str) -> dict:
+    """What teardown.yml published for the next job of a workflow."""
+    return artifacts(message)["peerpods_teardown"]["stays"]
+
+
+def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
+    ran = run(*arguments)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
 def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
     """The message of the task that failed the play, as it was before it was printed as JSON."""
     assert ran.returncode != 0, ran.stdout
@@ -178,3 +204,46 @@ def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
     errors = re.findall(r"^\[ERROR\]: (.*)$", output, re.MULTILINE)
     messages = re.findall(r'"msg": ("(?:[^"\\]|\\.)*")', output)
     return " ".join([*errors, *map(json.loads, messages)])
+
+
+def wait_for_machine_config_operator(cluster: Cluster) -> None:
+    """Wait until it has written its first status, which is a part of the state before site.yml."""
+    wait_for(
+        "the status of the pool worker",
+        lambda: "conditions" in cluster.get("machineconfigpool", "worker")["status"],
+        seconds=30,
+    )
+
+
+def dump(cluster: Cluster) -> dict[Key, dict]:
+    """Every object of every kind that the API server lists, except pods of a DaemonSet, whose names change."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    found = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
+    return {
+        (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): _lasting(item)
+        for item in found
+        if "DaemonSet" not in {owner["kind"] for owner in item["metadata"].get("ownerReferences", ())}
+    }
+
+
+def _lasting(item: dict) -> dict:
+    for name in BOOKKEEPING:
+        item["metadata"].pop(name, None)
+    # cloud-api-adaptor leaves it behind (pkg/adaptor/k8sops/node.go).
+    item["metadata"].get("annotations", {}).pop(OWNER, None)
+    for condition in item.get("status", {}).get("conditions", ()):
+        condition.pop("lastHeartbeatTime", None)
+        condition.pop("lastTransitionTime", None)
+    return item
+
+
+def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
+    """For each changed object: whether it is new or gone, or else the fields that differ."""
+
+    def describe_difference(key: Key) -> str | set[str]:
+        one, other = before.get(key), after.get(key)
+        if one is None or other is None:
+            return "gone" if one else "came"
+        return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+    return {key: describe_difference(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}

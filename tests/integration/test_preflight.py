@@ -141,15 +141,6 @@ def test_a_cluster_without_problems(on_aws: Preflight):
     assert all(file.stat().st_size for file in files)
 
 
-def test_a_dry_run_writes_no_report(on_aws: Preflight, tmp_path: Path):
-    elsewhere = replace(on_aws, directory=tmp_path)
-    with elsewhere.unchanged():
-        ran = elsewhere.run("--check", "--diff")
-    assert ran.returncode == 0, ran.stdout
-    assert f"Would write {elsewhere.report}/" in ran.stdout
-    assert not elsewhere.report.exists()
-
-
 @pytest.fixture
 def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
     """A cluster with many problems; yields the environment of the user."""
@@ -207,22 +198,11 @@ def test_all_problems_are_reported_in_one_run(
     assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
 
 
-def test_a_cluster_and_a_cloud_that_do_not_respond(on_aws: Preflight, tmp_path: Path):
+def test_a_cluster_that_does_not_respond(on_aws: Preflight, tmp_path: Path):
     """The report is written in this case, too."""
     ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
     assert "No cluster is configured" in failure_message(ran)
     assert on_aws.statuses() == {"cluster": "error"}
-
-    ran = on_aws.run(
-        AWS_ACCESS_KEY_ID=None,
-        AWS_SECRET_ACCESS_KEY=None,
-        AWS_CONFIG_FILE=str(tmp_path / "none"),
-        AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
-    )
-    assert "Authenticating to AWS failed" in failure_message(ran)
-    statuses = on_aws.statuses()
-    assert statuses["cloud-credentials"] == "error"
-    assert {statuses[check] for check in ("ports", "quota", "subnet-addresses")} == {"unknown"}
 
 
 def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
@@ -273,7 +253,8 @@ def test_azure_without_problems(on_azure: Preflight):
     assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
 
 
-def test_azure_with_five_problems(on_azure: Preflight):
+def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arm, "permissions", [roles.READER])
     variables = {
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
@@ -287,37 +268,24 @@ def test_azure_with_five_problems(on_azure: Preflight):
     }
     with on_azure.unchanged():
         message = failure_message(on_azure.run("-e", json.dumps(variables)))
-    assert "5 checks failed." in message
-    assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38" in message
+    assert "6 checks failed." in message
+    assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38 more VMs of" in message
+    assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in message
+    assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in message
     assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in message
     statuses = on_azure.statuses()
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version",
         "operator-channel",
+        "port-permissions",
         "ports",
         "quota",
         "subnet-addresses",
     }
+    nsg = on_azure.cloud.nsg_id
+    assert (
+        f"has no permission for Microsoft.Network/networkSecurityGroups/securityRules/write on {nsg}. Assign" in message
+    )
     assert statuses["operator-version"] == "warning"
     operator = on_azure.findings()["operator-version"]["found"]
     assert f"v1.12.1, which needs OpenShift 4.18 or newer; the cluster is OpenShift {openshift.VERSION}." in operator
-
-
-def test_azure_with_read_permissions_only(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(arm, "permissions", [roles.READER])
-    with on_azure.unchanged():
-        message = failure_message(on_azure.run("-e", "peerpodconfig_rollout_limit=12"))
-    nsg = on_azure.cloud.nsg_id
-    assert f"has no permission for Microsoft.Network/networkSecurityGroups/write on {nsg}. Assign" in message
-    errors = {check for check, status in on_azure.statuses().items() if status != "ok"}
-    assert errors == {"port-permissions"}
-    assert on_azure.statuses()["port-permissions"] == "error"
-
-    # If the ports are open already, no permission is checked.
-    there = {"name": "there", "priority": 200, "destination_port_ranges": ["9100"]}
-    variables = {"peerpodconfig_rollout_limit": 12, "cloud_networking_security_rules": [there]}
-    arm.take_requests()
-    ran = on_azure.run("-e", json.dumps(variables))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "port-permissions" not in on_azure.statuses()
-    assert not [path for dummy, path in arm.take_requests() if path.endswith("/permissions")]

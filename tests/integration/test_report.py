@@ -186,14 +186,6 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
         assert key not in text
 
 
-def test_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
-    with report.unchanged():
-        ran = report.run("--check", "--diff")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"Would write {tmp_path}/peerpods-report/report: html, json, junit" in ran.stdout
-    assert not list(tmp_path.iterdir())
-
-
 def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, tmp_path: Path):
     for verb, resource in (("list", "nodes"), ("get", "*.config.openshift.io")):
         cluster.kubectl("create", "clusterrole", f"report-{verb}", f"--verb={verb}", f"--resource={resource}")
@@ -211,7 +203,7 @@ def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, t
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
 
 
-def test_a_report_of_findings_alone_needs_no_cluster(report: RoleAlone, tmp_path: Path):
+def test_a_report_of_findings_alone_needs_no_cluster_and_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):
     finding = {
         "check": "ports",
         "title": "Ports",
@@ -229,6 +221,11 @@ def test_a_report_of_findings_alone_needs_no_cluster(report: RoleAlone, tmp_path
         "report_formats": ["html", "junit"],
     }
     nowhere = str(tmp_path / "none")
+    ran = report.run("--check", "--diff", K8S_AUTH_KUBECONFIG=nowhere, KUBECONFIG=nowhere)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert f"Would write {tmp_path}/deep/down/preflight: html, junit" in ran.stdout
+    assert not (tmp_path / "deep").exists()
+
     ran = report.run(K8S_AUTH_KUBECONFIG=nowhere, KUBECONFIG=nowhere)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     files = {path.name: path for path in (tmp_path / "deep/down").iterdir()}

@@ -1,11 +1,15 @@
 """site.yml on a bare cluster in AWS with the current operator: it rejects bad input, resumes, creates nothing twice, and
-needs only the permissions that preflight checks."""
+needs only the permissions that preflight checks. Then teardown.yml restores the cluster and the cloud.
+
+The tests depend on their order.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,23 @@ import pytest
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.cluster.processes import free_ports
 from tests.cluster.releases import NEWEST
-from tests.integration.site import NOTHING_CHANGED, Site, artifacts, failure_message, report_on, user_of
+from tests.integration.site import (
+    NOTHING_CHANGED,
+    Key,
+    RoleAlone,
+    Site,
+    artifacts,
+    differing,
+    dump,
+    failure_message,
+    report_on,
+    stays,
+    succeed,
+    teardown_of,
+    user_of,
+    wait_for_machine_config_operator,
+)
 from tests.support import OPERATOR_NAMESPACE
 
 
@@ -27,6 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         with Cluster() as cluster:
             openshift.fill(cluster, cloud.workers, aws.REGION, peer_pod_configs=False)
             openshift.start_stand_ins(cluster, "process", NEWEST)
+            wait_for_machine_config_operator(cluster)
 
             def ingress() -> list[dict]:
                 return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
@@ -36,11 +55,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 cloud,
                 moto.environment,
                 ingress,
-                site_variables("process"),
+                {**site_variables("process"), "node_capacity_console_dashboard": True},
                 kubeconfig=user_of(cluster, "site"),
             )
     finally:
         moto.processes.stop()
+
+
+@pytest.fixture(scope="module")
+def teardown(site: Site) -> RoleAlone:
+    return teardown_of(site)
+
+
+@pytest.fixture(scope="module")
+def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
+    """The cluster and the cloud before the first run."""
+    return dump(site.cluster), site.rules()
 
 
 @pytest.fixture
@@ -50,7 +80,7 @@ def nothing_changes(site: Site) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_dry_run_of_a_first_installation(site: Site):
+def test_a_dry_run_of_a_first_installation(bare, site: Site):
     ran = site.run("--check", "--diff")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "+15150/tcp open to the group itself" in ran.stdout
@@ -59,89 +89,47 @@ def test_a_dry_run_of_a_first_installation(site: Site):
 
 
 @pytest.mark.usefixtures("nothing_changes")
-class TestBadInput:
-    """Each fails with the reason and the next step, before anything is changed."""
-
-    def test_no_cluster_reachable(self, site: Site, tmp_path: Path):
-        (port,) = free_ports(1)
-        kubeconfig = tmp_path / "kubeconfig"
-        kubeconfig.write_text(
-            site.cluster.kubeconfig.read_text().replace(site.cluster.server, f"https://127.0.0.1:{port}")
-        )
-        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(kubeconfig)))
-        assert "cannot be reached" in message
-        assert "Check that the kubeconfig names the right cluster" in message
-
-    def test_no_kubeconfig(self, site: Site, tmp_path: Path):
-        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=None, KUBECONFIG=str(tmp_path / "none")))
-        assert "No cluster is configured" in message
-        assert "set K8S_AUTH_KUBECONFIG or KUBECONFIG" in message
-
-    def test_kubeconfig_of_a_user_without_permissions(self, site: Site):
-        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("unprivileged"))))
-        assert "403 Forbidden" in message
-        assert "cluster-admin" in message
-
-    def test_a_user_who_may_only_read(self, site: Site):
-        site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
-        site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
-        message = failure_message(site.run(K8S_AUTH_KUBECONFIG=str(site.cluster.user_kubeconfig("looker"))))
-        assert "is not a cluster administrator" in message
-        assert "cluster-admin role" in message
-
-    def test_no_aws_credentials(self, site: Site, tmp_path: Path):
-        message = failure_message(
-            site.run(
-                AWS_ACCESS_KEY_ID=None,
-                AWS_SECRET_ACCESS_KEY=None,
-                AWS_CONFIG_FILE=str(tmp_path / "none"),
-                AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "none"),
-                AWS_EC2_METADATA_DISABLED="true",
-            )
-        )
-        assert "Authenticating to AWS failed" in message
-        assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
-
-    def test_a_node_without_provider_id(self, site: Site):
-        nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
-        site.cluster.apply(openshift.node(nameless, aws.REGION))
-        try:
-            message = failure_message(site.run())
-        finally:
-            site.cluster.kubectl("delete", "node", "nameless")
-        assert "without a providerID" in message
-        assert "nameless" in message
-        assert "cloud controller manager" in message
-
-    def test_another_platform(self, site: Site):
-        openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "GCP"}})
-        try:
-            message = failure_message(site.run())
-        finally:
-            openshift.set_status(site.cluster, "infrastructure/cluster", {"platformStatus": {"type": "AWS"}})
-        assert "runs on GCP; this collection sets up peer pods on AWS or Azure only" in message
-
-    def test_an_old_cluster(self, site: Site):
-        message = failure_message(site.run("-e", "cluster_prerequisites_minimum_version=4.99"))
-        assert f"The cluster is OpenShift {openshift.VERSION}" in message
-        assert "Upgrade the cluster first" in message
-
-    def test_a_limit_that_is_not_a_number(self, site: Site):
-        message = failure_message(site.run("--tags", "peerpodconfig_rollout", "-e", "peerpodconfig_rollout_limit=many"))
-        assert "peerpodconfig_rollout_limit" in message
+def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site: Site, tmp_path: Path):
+    """The reasons and what to do; test_findings.py has all of them, and test_cluster_info.py unreachable clusters."""
+    nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
+    site.cluster.apply(openshift.node(nameless, aws.REGION))
+    site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
+    site.cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
+    variables = {
+        "cluster_prerequisites_minimum_version": "4.99",
+        # Reads the quota, if the login succeeds.
+        "cluster_prerequisites_quota": "fail",
+        "peerpodconfig_rollout_limit": "many",
+    }
+    nowhere = str(tmp_path / "none")
+    environment = {
+        "K8S_AUTH_KUBECONFIG": str(site.cluster.user_kubeconfig("looker")),
+        "AWS_ACCESS_KEY_ID": None,
+        "AWS_SECRET_ACCESS_KEY": None,
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    message = failure_message(site.run("-e", json.dumps(variables), **environment))
+    site.cluster.kubectl("delete", "node/nameless", "clusterrole/looker", "clusterrolebinding/looker")
+    for words in (
+        f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade the cluster first",
+        "is not a cluster administrator",
+        "Log in as a user with the cluster-admin role",
+        "without a providerID, whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
+        "Authenticating to AWS failed",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "peerpodconfig_rollout_limit must be a whole number of 0 or more; got 'many'",
+    ):
+        assert words in message
 
 
 @pytest.mark.parametrize(
     ("tags", "task"),
     [
-        ("all", "Read the cluster"),
-        ("cloud_networking", "Open the ports on the security groups of the workers"),
-        ("operator_install", "Subscribe to the operator"),
-        ("operator_install", "Enable peer pods in the KataConfig"),
-        ("operator_install,webhook", "Deploy the webhook"),
-        ("webhook", "Register the webhook"),
-        ("node_capacity", "Deploy the agent and its monitoring"),
-        ("peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
+        ("operator_install", "Wait until the nodes run kata"),
+        ("operator_install,webhook", "Register the webhook"),
+        ("node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
 )
 def test_a_run_that_is_killed(site: Site, tags: str, task: str):
@@ -149,12 +137,16 @@ def test_a_run_that_is_killed(site: Site, tags: str, task: str):
     site.run_and_kill(task, "--tags", tags)
 
 
-def test_the_next_run_completes(site: Site):
-    ran = site.run()
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+@pytest.fixture(scope="module")
+def installed(site: Site, bare) -> Site:
+    """The site after a run that completed."""
+    succeed(site.run)
+    return site
 
 
-def test_no_object_is_created_twice(site: Site):
+def test_the_next_run_creates_no_object_twice(installed: Site):
+    site = installed
+
     def names(kind: str, *arguments: str) -> list[str]:
         return [item["metadata"]["name"] for item in site.cluster.get(kind, *arguments)["items"]]
 
@@ -183,9 +175,13 @@ CLUSTER = {
 }
 
 
-def test_a_second_run_changes_nothing_and_publishes_the_result(site: Site):
-    ran = site.run()
+def test_a_second_run_changes_nothing_publishes_the_result_and_prints_no_secret(installed: Site):
+    """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+    ran = installed.run("-vvv", "--diff")
     assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
+    for form in (secret, base64.b64encode(secret.encode()).decode()):
+        assert form not in ran.stdout + ran.stderr
     assert artifacts(ran.stdout) == {
         "peerpods_site": {
             **CLUSTER,
@@ -218,15 +214,6 @@ def test_the_operators_configuration(site: Site):
     assert secret.keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
-def test_the_secret_is_never_printed(site: Site):
-    """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
-    ran = site.run("-vvv", "--diff")
-    assert ran.returncode == 0, ran.stdout
-    secret = site.cloud_environment["AWS_SECRET_ACCESS_KEY"]
-    for form in (secret, base64.b64encode(secret.encode()).decode()):
-        assert form not in ran.stdout + ran.stderr
-
-
 def test_credentials_of_a_credentials_request(site: Site):
     root = {"aws_access_key_id": "AKIAROOT", "aws_secret_access_key": "of the cluster's"}
     site.cluster.apply(
@@ -249,12 +236,12 @@ def test_credentials_of_a_credentials_request(site: Site):
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
     found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
     assert found == root
+    site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
-@pytest.mark.parametrize("playbook", ["preflight", "report"])
-def test_info_and_report_support_the_second_generation(site: Site, tmp_path: Path, playbook: str):
-    """Neither lists PeerPodConfigs, which this cluster never had."""
-    reporting, printed = report_on(site, playbook, tmp_path)
+def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
+    """It does not list PeerPodConfigs, which this cluster never had."""
+    reporting, printed = report_on(site, "report", tmp_path)
     findings = reporting.findings()
     assert findings["limit-storage"]["found"] == (
         "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it. "
@@ -262,7 +249,7 @@ def test_info_and_report_support_the_second_generation(site: Site, tmp_path: Pat
         "or this one where that has none."
     )
     assert findings["other-advertisers"]["status"] == "ok"
-    page = (reporting.report / f"{playbook}.html").read_text()
+    page = (reporting.report / "report.html").read_text()
     for text in (printed, page, json.dumps(findings)):
         assert "PeerPodConfig" not in text
 
@@ -299,3 +286,53 @@ def test_the_operators_webhook_takes_precedence(site: Site):
             "rollout": None,
         }
     }
+
+
+class TestTeardown:
+    def test_it_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
+        installed.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "app", "namespace": "default"},
+                "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "app", "image": "app"}]},
+            }
+        )
+        try:
+            with installed.unchanged():
+                message = failure_message(teardown.run())
+                forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
+        finally:
+            installed.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
+        assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
+        assert "changed=0 " not in forced
+
+    def test_it_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
+        verbs = ("list", "watch", "get", "patch")
+        cluster = installed.cluster
+        cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")
+        cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
+        looks = replace(teardown, kubeconfig=cluster.user_kubeconfig("looker"))
+        with installed.unchanged():
+            message = failure_message(looks.run())
+        cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
+        assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in message
+        assert "and 11 more" in message
+        assert "Nothing was changed. Log in as a user" in message
+
+    def test_the_cluster_and_the_cloud_are_restored(self, bare, installed: Site, teardown: RoleAlone):
+        output = succeed(teardown.run)
+        cluster, cloud = bare
+        assert differing(cluster, dump(installed.cluster)) == {}
+        assert installed.rules() == cloud
+        assert stays(output) == {
+            "operator": [],
+            "namespaces": [],
+            "peerpodconfigs": [],
+            "advertising_nodes": 0,
+            "security_rules": None,
+        }
+
+    def test_a_second_run_changes_nothing(self, installed: Site, teardown: RoleAlone):
+        with installed.unchanged():
+            assert NOTHING_CHANGED.search(succeed(teardown.run))

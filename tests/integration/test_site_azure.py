@@ -18,7 +18,7 @@ from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.integration.site import NOTHING_CHANGED, Site, failure_message, report_on
-from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment, local_play
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
 ONLY_THE_OPERATOR = ("--tags", "operator_install")
@@ -27,8 +27,14 @@ EXTRA_CONFIG = {"TAGS": "team=a,cost=b", "ROOT_VOLUME_SIZE": 60, "ENABLE_SECURE_
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with AzureArm(tmp_path_factory.mktemp("arm")) as arm, Cluster() as cluster:
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
+    with AzureArm(tmp_path_factory.mktemp("arm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(arm: AzureArm) -> Iterator[Site]:
+    with Cluster() as cluster:
         cloud = azure.create_cloud_side(arm, workers=3)
         status = openshift.azure_status(cloud.resource_group)
         openshift.fill(cluster, cloud.workers, azure.REGION, status)
@@ -70,25 +76,15 @@ class TestBeforeAnything:
         # A quota that is too small is a warning.
         assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
 
-    def test_a_quota_that_must_not_be_exceeded(self, site: Site):
-        quota = ("-e", "cluster_prerequisites_quota=fail", "-e", "peerpodconfig_rollout_limit=20")
-        message = failure_message(site.run(*quota))
-        assert "room for 38 more VMs of Standard_B2als_v2 in westeurope, of 2 vCPUs each" in message
-        assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in message
-        assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in message
-
     def test_a_size_that_azure_does_not_offer(self, site: Site):
         sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
         message = failure_message(site.run("-e", sizes))
         assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in message
 
-    @pytest.mark.parametrize(
-        ("secret", "expected"),
-        [(None, "The Azure credentials are incomplete"), ("wrong", "Authenticating to Azure failed")],
-    )
-    def test_a_missing_or_wrong_secret(self, site: Site, secret: str | None, expected: str):
-        message = failure_message(site.run(AZURE_SECRET=secret, AZURE_CLIENT_SECRET=secret))
-        assert expected in message
+    def test_a_wrong_secret(self, site: Site):
+        """test_azure_login.py has missing ones."""
+        message = failure_message(site.run(AZURE_SECRET="wrong", AZURE_CLIENT_SECRET="wrong"))
+        assert "Authenticating to Azure failed" in message
         assert "AZURE_CLIENT_SECRET" in message
 
     def test_nodes_in_two_regions(self, site: Site):
@@ -101,23 +97,11 @@ class TestBeforeAnything:
             site.cluster.kubectl("delete", "node", name)
         assert "topology.kubernetes.io/region of the worker nodes do not have one region in common" in message
 
-    def test_a_credential_for_the_vms_that_is_empty(self, site: Site):
-        message = failure_message(site.run("--check", "-e", "operator_install_azure_tenant_id="))
-        assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in message
-
-    def test_invalid_extra_configuration(self, site: Site):
-        extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
-        message = failure_message(site.run("--check", "-e", json.dumps({"operator_install_extra_config": extra})))
-        assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in message
-        assert "AZURE_REGION in operator_install_extra_config is set by another option" in message
-        assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in message
-        assert "TAGS in operator_install_extra_config is not a single value" in message
-
 
 class TestCredentialsOfTheCluster:
     def test_a_cluster_without_a_credentials_request(self, site: Site):
-        message = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=4"))
-        assert "The operator has no cloud credentials after 4 s" in message
+        message = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=2"))
+        assert "The operator has no cloud credentials after 2 s" in message
         assert "root secret kube-system/azure-credentials not found" in message
         assert "set operator_install_credentials to variables" in message
         assert not site.cluster.get("kataconfigs")["items"]
@@ -145,9 +129,18 @@ class TestCredentialsOfTheCluster:
         ran = site.run(*FROM_THE_CLUSTER)
         assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
-    def test_the_operators_secret_is_not_overwritten(self, site: Site):
+    @pytest.mark.usefixtures("nothing_changes")
+    def test_invalid_settings_and_overwriting_the_operators_secret_are_rejected(self, site: Site):
+        """test_settings.py has the reverse: a Secret of the user."""
         before = stored(site, "secret", "peer-pods-secret")
-        message = failure_message(site.run(*ONLY_THE_OPERATOR))
+        extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
+        variables = {"operator_install_extra_config": extra, "operator_install_azure_tenant_id": ""}
+        message = failure_message(site.run(*ONLY_THE_OPERATOR, "-e", json.dumps(variables)))
+        assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in message
+        assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in message
+        assert "AZURE_REGION in operator_install_extra_config is set by another option" in message
+        assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in message
+        assert "TAGS in operator_install_extra_config is not a single value" in message
         assert "The operator made peer-pods-secret of a CredentialsRequest" in message
         assert stored(site, "secret", "peer-pods-secret") == before
 
@@ -163,39 +156,36 @@ def test_the_rules_are_those_of_the_product_documentation(site: Site):
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
 
 
-@pytest.mark.parametrize(
-    ("nsgs", "subnet", "nsg"),
-    [
-        ({"nsg-a": ["subnet-b"], "nsg-b": ["subnet-a"]}, "subnet-a", "nsg-b"),
-        ({"nsg-b": [], "nsg-a": []}, "subnet-a", "nsg-a"),
-        ({}, "subnet-a", ""),
-    ],
-)
-def test_vms_use_the_first_subnet_and_their_own_security_group(nsgs, subnet, nsg):
-    report = {
-        "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
-        "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
+def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
+    cases = [
+        ({"nsg-a": ["subnet-b"], "nsg-b": ["subnet-a"]}, ["subnet-a", "nsg-b"]),
+        ({"nsg-b": [], "nsg-a": []}, ["subnet-a", "nsg-a"]),
+        ({}, ["subnet-a", ""]),
+    ]
+    reports = [
+        {
+            "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
+            "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
+        }
+        for nsgs, _expected in cases
+    ]
+    task = {
+        "ansible.builtin.debug": {"msg": "{{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] }}"},
+        "vars": {"cloud_networking_report": "{{ item }}"},
+        "loop": reports,
     }
+    playbook = tmp_path / "play.yml"
+    defaults = f"{ROOT}/roles/operator_install/defaults/main.yml"
+    playbook.write_text(json.dumps(local_play(tasks=[task], vars_files=[defaults])))
     ran = subprocess.run(
-        [
-            "ansible",
-            "localhost",
-            "-m",
-            "debug",
-            "-a",
-            "msg={{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] | to_json }}",
-            "-e",
-            f"@{ROOT}/roles/operator_install/defaults/main.yml",
-            "-e",
-            json.dumps({"cloud_networking_report": report}),
-        ],
+        ["ansible-playbook", playbook],
         env=ansible_environment(JSON_OUTPUT),
         capture_output=True,
         text=True,
         check=True,
     )
-    result = json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
-    assert json.loads(result["msg"]) == [subnet, nsg]
+    results = json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["results"]
+    assert [result["msg"] for result in results] == [expected for _nsgs, expected in cases]
 
 
 class TestCredentialsOfVariables:
@@ -251,21 +241,13 @@ class TestCredentialsOfVariables:
         for form in (secret, base64.b64encode(secret.encode()).decode()):
             assert form not in ran.stdout + ran.stderr
 
-    @pytest.mark.usefixtures("nothing_changes")
-    def test_a_dry_run_of_a_complete_installation(self, site: Site):
-        ran = site.run("--check", "--diff")
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
 
-    def test_a_secret_of_the_user_is_unchanged(self, site: Site):
-        before = stored(site, "secret", "peer-pods-secret")
-        message = failure_message(site.run(*FROM_THE_CLUSTER))
-        assert "peer-pods-secret was not made of a CredentialsRequest" in message
-        assert stored(site, "secret", "peer-pods-secret") == before
-
-
-@pytest.mark.parametrize("playbook", ["preflight", "report"])
-def test_info_and_report_support_the_first_generation(site: Site, tmp_path: Path, playbook: str):
-    findings = report_on(site, playbook, tmp_path)[0].findings()
+def test_preflight_supports_the_first_generation_and_open_ports(site: Site, arm: AzureArm, tmp_path: Path):
+    """If the ports are open already, no permission to open them is checked."""
+    arm.take_requests()
+    findings = report_on(site, "preflight", tmp_path)[0].findings()
+    assert "port-permissions" not in findings
+    assert not [path for _method, path in arm.take_requests() if path.endswith("/permissions")]
     assert findings["limit-storage"]["found"] == (
         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."
     )

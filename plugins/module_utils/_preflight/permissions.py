@@ -13,8 +13,8 @@ CLUSTER_ADMIN_REVIEW = {
 }
 
 # The permissions that a playbook needs with any settings, by API group and resource. Left out are those that only some
-# settings need (an image built in the cluster, the cluster's own credentials) and resources that only some clusters have
-# (cert-manager, the Prometheus operator).
+# settings need (an image built in the cluster, a CredentialsRequest that site.yml creates) and resources that only some
+# clusters have (cert-manager, the Prometheus operator).
 _READ = ("get", "list")
 _WRITE = ("get", "create", "patch")
 _REMOVE = (*_READ, "delete")
@@ -74,7 +74,7 @@ NEEDED = {
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"): ("get", "delete"),
         ("apps", "daemonsets"): ("list",),
         ("apps", "deployments"): _REMOVE,
-        ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
+        ("cloudcredential.openshift.io", "credentialsrequests"): ("get", "delete"),
         ("confidentialcontainers.org", "peerpodconfigs"): ("list",),
         ("config.openshift.io", "clusterversions"): ("get",),
         ("config.openshift.io", "infrastructures"): ("get",),
