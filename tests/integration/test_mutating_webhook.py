@@ -110,7 +110,7 @@ def namespace(cluster):
     )
     yield
     cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "namespace", NAMESPACE)
+    cluster.kubectl("delete", "namespace", "--wait=false", NAMESPACE)
 
 
 @pytest.fixture

@@ -347,13 +347,17 @@ class TestOurAgent:
         assert passed == readme_settings("node_capacity") - {"KUBECONFIG"}
 
     @pytest.mark.usefixtures("first_output")
-    def test_a_second_run_changes_nothing(self, role: Role):
+    def test_a_second_run_changes_nothing_where_nodes_already_advertise(self, role: Role, workers: list[str]):
+        """cloud-api-adaptor sets its annotation at its first start."""
+        role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
+        role.write(workers[0], "10", "cloud-api-adaptor")
         assert NOTHING_CHANGED.search(role.succeed())
-
-    @pytest.mark.usefixtures("first_output")
-    def test_a_dry_run_of_a_complete_installation_writes_nothing(self, role: Role):
-        with role.unchanged():
-            assert NOTHING_CHANGED.search(role.succeed("--check", "--diff"))
+        assert role.pods()
+        wait_for(
+            "the agent to have settled",
+            lambda: set(role.advertised().values()) == {"10"},
+            seconds=30,
+        )
 
     @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
@@ -379,18 +383,6 @@ class TestOurAgent:
 
 @pytest.mark.usefixtures("first_output")
 class TestAfterTheAgent:
-    def test_the_agent_stays_where_nodes_already_advertise(self, role: Role, workers: list[str]):
-        """cloud-api-adaptor sets its annotation at its first start."""
-        role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
-        role.write(workers[0], "10", "cloud-api-adaptor")
-        role.succeed()
-        assert role.pods()
-        wait_for(
-            "the agent to have settled",
-            lambda: set(role.advertised().values()) == {"10"},
-            seconds=30,
-        )
-
     def test_the_agent_stays_while_pools_need_it(self, role: Role):
         role.cluster.apply(limits(default={"limit": 7}, memory=MEMORY))
         with role.unchanged():

@@ -1,14 +1,15 @@
 """The role operator_install, its upgrade and its teardown, against stand-ins for OLM, MCO and the operator.
 
-In the order of a cluster's life: empty, installed, upgraded, removed, and then once more
-on a cluster with objects of another installation.
+In the order of a cluster's life: with objects of another installation, installed, upgraded, removed, and then failing.
+test_site.py and test_teardown.py have the installation on a bare cluster, its dry run, and its removal; test_upgrade.py
+has the dry run and the second run of the upgrade.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -81,8 +82,47 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+def all_objects(cluster: Cluster) -> dict:
+    """All objects, without fields that the API server maintains."""
+    kinds = (
+        "namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
+        "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"
+    )
+    return {
+        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}": [
+            one["metadata"].get("labels"),
+            one.get("spec"),
+            one.get("data"),
+        ]
+        for one in cluster.get(kinds, "-A")["items"]
+    }
+
+
 @pytest.fixture(scope="module")
-def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Role:
+def existing_objects(cluster: Cluster) -> dict:
+    """Objects that another installation created, and all objects of the cluster with them."""
+    metadata = {"namespace": OPERATOR_NAMESPACE}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+        {
+            "apiVersion": "operators.coreos.com/v1",
+            "kind": "OperatorGroup",
+            "metadata": {**metadata, "name": "a-consoles"},
+            "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "osc-feature-gates"},
+            "data": {"deploymentMode": "MachineConfig", "confidential": "false"},
+        },
+    )
+    wait_for("the CA of every namespace", lambda: "kube-root-ca.crt" in names(cluster, "configmaps", *HERE), seconds=30)
+    return all_objects(cluster)
+
+
+@pytest.fixture(scope="module")
+def role(cluster: Cluster, existing_objects: dict, tmp_path_factory: pytest.TempPathFactory) -> Role:
     playbook = play_of("operator_install", tmp_path_factory.mktemp("install"))
     return Role(cluster, None, {}, list, VARIABLES, playbook)
 
@@ -115,7 +155,7 @@ class TestBeforeAnything:
         assert "offered by openshift-marketplace/redhat-operators (channels candidate, preview, stable" in message
         assert "Set operator_install_source" in message
 
-    def test_invalid_values_are_rejected(self, role: Role):
+    def test_invalid_settings_are_reported_together(self, role: Role):
         message = failure_message(
             role.run_with(
                 {
@@ -123,7 +163,9 @@ class TestBeforeAnything:
                     "operator_install_vxlan_port": 70000,
                     "operator_install_aws_subnet_id": "sg-0a",
                     "operator_install_podvm_ami_id": "the latest",
-                    "operator_install_feature_gates": {"confidential": "yes please", "caaUpdateStrategy": "ondelete"},
+                    "operator_install_feature_gates": {"confidential": True, "no-gate": True},
+                    "operator_install_tags": {"team": "a,b"},
+                    "operator_install_extra_config": {"DISABLECVM": True},
                 }
             )
         )
@@ -131,24 +173,8 @@ class TestBeforeAnything:
         assert "operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'." in message
         assert "operator_install_aws_subnet_id must be the ID of a subnet, subnet-…; got 'sg-0a'." in message
         assert "operator_install_podvm_ami_id must be the ID of an AMI, ami-…; got 'the latest'." in message
-        assert "confidential in operator_install_feature_gates must be one of true, false; got 'yes please'." in message
-        assert (
-            "caaUpdateStrategy in operator_install_feature_gates must be one of RollingUpdate, OnDelete; got 'ondelete'."
-            in message
-        )
-
-    def test_conflicting_settings_are_rejected(self, role: Role):
-        message = failure_message(
-            role.run_with(
-                {
-                    "operator_install_tags": {"team": "a,b"},
-                    "operator_install_feature_gates": {"confidential": True, "no-gate": True},
-                    "operator_install_extra_config": {"DISABLECVM": True},
-                }
-            )
-        )
-        assert "The tag 'team' in operator_install_tags has a comma" in message
         assert "'no-gate' in operator_install_feature_gates is not the name of a feature gate" in message
+        assert "The tag 'team' in operator_install_tags has a comma" in message
         assert "DISABLECVM in operator_install_extra_config contradicts the feature gate" in message
 
 
@@ -186,7 +212,7 @@ class TestManualApproval:
         assert data["TAGS"] == "team=a,cost=b"
         assert "with older settings than" not in ran.stdout
         gates = role.cluster.get("configmap", "osc-feature-gates", *HERE)["data"]
-        assert gates == {"confidential": "false"}
+        assert gates == {"confidential": "false", "deploymentMode": "MachineConfig"}
 
     def test_a_second_run_changes_nothing(self, role: Role):
         """The next version is available by now and waits for an approval."""
@@ -197,13 +223,10 @@ class TestManualApproval:
         assert "with older settings than" not in ran.stdout
         assert following in plans(role.cluster)
 
-    def test_all_created_objects_are_labelled(self, role: Role):
+    def test_created_objects_are_labelled_and_existing_objects_are_not(self, role: Role):
         assert labelled(role.cluster) == {
-            f"Namespace/{OPERATOR_NAMESPACE}",
-            f"OperatorGroup/{OPERATOR_NAMESPACE}",
             f"Subscription/{PACKAGE}",
             "ConfigMap/peer-pods-cm",
-            "ConfigMap/osc-feature-gates",
             "Secret/peer-pods-secret",
             "KataConfig/example-kataconfig",
         }
@@ -215,11 +238,6 @@ class TestUpgrade:
             message = failure_message(upgrade.run_with({"operator_install_upgrade_to": "1.8.7"}))
         assert f"has no {csv('1.8.7')}. From {csv('1.7.0')} it leads to {csv('1.8.0')}, {csv('1.8.1')}." in message
 
-    def test_a_dry_run_reports_the_upgrade_path(self, upgrade: Role):
-        with upgrade.unchanged():
-            ran = upgrade.run_with({"operator_install_upgrade_to": "1.8.1"}, "--check")
-        assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
-
     def test_the_upgrade_installs_each_version_on_the_path(self, upgrade: Role):
         for worker in WORKERS:
             openshift.set_status(
@@ -228,6 +246,7 @@ class TestUpgrade:
                 {key: {"kata.peerpods.io/vm": "10"} for key in ("capacity", "allocatable")},
             )
         ran = upgrade.succeeds()
+        assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
         assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
         assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
         assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
@@ -241,20 +260,8 @@ class TestUpgrade:
         key = "machineconfiguration.openshift.io/currentConfig"
         assert [node["metadata"]["annotations"][key] for node in nodes] == ["rendered-kata-oc-1.8"] * 3
 
-    def test_nothing_to_upgrade(self, upgrade: Role):
-        with upgrade.unchanged():
-            ran = upgrade.succeeds({"operator_install_upgrade_to": "1.8.1"})
-        assert f"{LATEST_CSV} is installed: nothing to upgrade" in ran.stdout
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-
 
 class TestTeardown:
-    def test_a_dry_run(self, teardown: Role):
-        with teardown.unchanged():
-            ran = teardown.run_with({}, "--check")
-        assert ran.returncode == 0, ran.stdout
-        assert f"changed: [localhost] => (item=Subscription/{PACKAGE})" in ran.stdout
-
     def test_running_peer_pods_prevent_the_teardown(self, teardown: Role):
         teardown.cluster.apply(
             {
@@ -272,100 +279,50 @@ class TestTeardown:
         }
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
-    def test_an_interrupted_teardown_resumes_and_leaves_nothing(self, teardown: Role):
+    def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
-        teardown.succeeds()
+        ran = teardown.succeeds()
+        assert "OperatorGroup/a-consoles" in ran.stdout
         assert labelled(teardown.cluster) == set()
-        assert OPERATOR_NAMESPACE not in names(teardown.cluster, "namespaces")
-        assert names(teardown.cluster, "machineconfigpools") == ["master", "worker"]
-        assert not names(teardown.cluster, "nodes", "-l", "node-role.kubernetes.io/kata-oc")
-        assert not names(teardown.cluster, "kataconfigs")
-
-    def test_a_second_run_changes_nothing(self, teardown: Role):
-        with teardown.unchanged():
-            ran = teardown.succeeds()
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        wait_for("what belonged to it to go", lambda: all_objects(teardown.cluster) == existing_objects, seconds=30)
 
 
-def all_objects(cluster: Cluster) -> dict:
-    """All objects, without fields that the API server maintains."""
-    kinds = (
-        "namespaces,operatorgroups,subscriptions,installplans,clusterserviceversions,configmaps,"
-        "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"
-    )
-    return {
-        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}": [
-            one["metadata"].get("labels"),
-            one.get("spec"),
-            one.get("data"),
-        ]
-        for one in cluster.get(kinds, "-A")["items"]
-    }
-
-
-@pytest.fixture(scope="class")
-def existing_objects(cluster: Cluster) -> dict:
-    """Objects that another installation created, and all objects of the cluster with them."""
-    metadata = {"namespace": OPERATOR_NAMESPACE}
-    cluster.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
-        {
-            "apiVersion": "operators.coreos.com/v1",
-            "kind": "OperatorGroup",
-            "metadata": {**metadata, "name": "a-consoles"},
-            "spec": {"targetNamespaces": [OPERATOR_NAMESPACE]},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {**metadata, "name": "osc-feature-gates"},
-            "data": {"deploymentMode": "MachineConfig", "confidential": "false"},
-        },
-    )
-    return all_objects(cluster)
-
-
-@pytest.mark.usefixtures("existing_objects")
-class TestExistingInstallation:
-    def test_a_dry_run_reports_the_changes(self, role: Role):
-        with role.unchanged():
-            ran = role.run_with({}, "--check")
-        assert ran.returncode == 0, ran.stdout
-        assert f"Would subscribe to {PACKAGE} (stable of redhat-operators)" in ran.stdout
-
-    @pytest.mark.parametrize(
-        ("channel", "expected"),
-        [
-            ("candidate", f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout"),
-            ("preview", "failed: bundle unpacking failed. Reason: DeadlineExceeded"),
-        ],
-    )
-    def test_a_failure_of_olm_is_reported(self, role: Role, channel: str, expected: str):
-        message = failure_message(role.run_with({"operator_install_channel": channel}))
-        assert expected in message
+class TestAutomaticApproval:
+    def test_a_failure_of_olm_is_reported(self, role: Role):
+        message = failure_message(role.run_with({"operator_install_channel": "candidate"}))
+        assert f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout" in message
         assert "OLM does not repeat" in message
         for kind in ("subscriptions", "clusterserviceversions"):
             role.cluster.kubectl("delete", kind, "--all", *HERE)
 
-    def test_existing_objects_are_never_labelled(self, role: Role):
-        role.succeeds(
-            {"operator_install_feature_gates": {"confidential": False}, "operator_install_starting_csv": csv("1.8.0")}
+    def test_a_bundle_that_cannot_be_unpacked_is_reported(self, cluster: Cluster, run_module: Callable[..., dict]):
+        cluster.apply(
+            {
+                "apiVersion": "operators.coreos.com/v1alpha1",
+                "kind": "Subscription",
+                "metadata": {"name": PACKAGE, "namespace": OPERATOR_NAMESPACE},
+                "spec": {
+                    "name": PACKAGE,
+                    "channel": "preview",
+                    "source": "redhat-operators",
+                    "sourceNamespace": "openshift-marketplace",
+                },
+            }
         )
 
-        def succeeded() -> list[str]:
-            found = role.cluster.get("clusterserviceversions", *HERE)["items"]
-            return [one["metadata"]["name"] for one in found if one.get("status", {}).get("phase") == "Succeeded"]
+        def progress() -> dict:
+            result = run_module("operator_wait", {"wait_for": "operator", "kubeconfig": str(cluster.kubeconfig)})
+            return result["progress"]
 
-        # With automatic approvals OLM continues by itself, now or a little later.
-        wait_for("the newest version", lambda: LATEST_CSV in succeeded(), seconds=30)
-        assert labelled(role.cluster) == {
-            f"Subscription/{PACKAGE}",
-            "ConfigMap/peer-pods-cm",
-            "Secret/peer-pods-secret",
-            "KataConfig/example-kataconfig",
-        }
+        found = wait_for("a problem", lambda: (now := progress())["problem"] and now, seconds=30)
+        assert "failed: bundle unpacking failed. Reason: DeadlineExceeded" in found["problem"]
+        assert "OLM does not repeat" in found["remedy"]
+        for kind in ("subscriptions", "installplans"):
+            cluster.kubectl("delete", kind, "--all", *HERE)
 
-    def test_existing_objects_survive_the_teardown(self, teardown: Role, existing_objects: dict):
-        ran = teardown.succeeds()
-        assert "OperatorGroup/a-consoles" in ran.stdout
-        wait_for("what belonged to it to go", lambda: all_objects(teardown.cluster) == existing_objects, seconds=30)
+    def test_a_version_that_olm_replaces_by_itself_is_accepted(self, role: Role):
+        """With automatic approvals OLM installs the newest version, and no run waits for another one."""
+        settings = {"operator_install_starting_csv": csv("1.8.0")}
+        role.run_and_kill("Enable peer pods in the KataConfig", "-e", json.dumps(settings))
+        assert (csv("1.8.0"), True) in plans(role.cluster)
+        wait_for("the newest version", lambda: (LATEST_CSV, True) in plans(role.cluster), seconds=30)

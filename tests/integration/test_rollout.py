@@ -1,7 +1,7 @@
 """The role peerpodconfig_rollout in waves, and the playbook that sets a limit, on both generations of the operator.
 
 Three nodes are a pool each, with a limit of their own; the agent advertises, and an admission policy replaces the
-webhook.
+webhook. What does not depend on where limits are stored is tested on the first generation only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.integration
 
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
+
+FIRST_GENERATION = pytest.mark.parametrize("generation", [1], indirect=True, ids=["PeerPodConfig"], scope="module")
+SECOND_GENERATION = pytest.mark.parametrize("generation", [2], indirect=True, ids=["peerpods-limits"], scope="module")
 
 # The node of the second pool keeps advertising 10 peer pods.
 KEEPS_TEN = (
@@ -230,6 +233,7 @@ def waves(*limits: int) -> list[dict]:
 
 @pytest.mark.usefixtures("counted")
 class TestWaves:
+    @FIRST_GENERATION
     def test_waves_are_rolled_out_one_after_another(self, rollout: Rollout):
         with rollout.unchanged():
             planned = rollout.succeed("--check", "--diff", peerpodconfig_rollout_waves=waves(4, 5, 6))
@@ -241,10 +245,9 @@ class TestWaves:
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
 
+    @SECOND_GENERATION
     def test_a_dry_run_uses_the_decision_of_the_agents_role(self, rollout: Rollout):
         """In a dry run, the agent's role has not really deployed or removed the agent."""
-        if rollout.generation == 1:
-            pytest.skip("there the agent does not decide where a limit is stored")
         for manager, written in (
             ("collection", "default"),
             ("operator", "PEERPODS_LIMIT_PER_NODE"),
@@ -256,11 +259,6 @@ class TestWaves:
                 peerpodconfig_rollout_limit=6,
             )
             assert f'+        "{written}": ' in output, output
-
-    def test_a_single_limit_is_set_for_all_pools(self, rollout: Rollout):
-        some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
-        rollout.succeed(peerpodconfig_rollout_waves=some, peerpodconfig_rollout_limit=7)
-        assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
 
     def test_a_node_that_does_not_adopt_the_limit_fails_its_wave(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
@@ -279,6 +277,7 @@ class TestWaves:
             assert rollout.advertised() == limit_of_all_pools("10")
         assert rollout.limits_written()[-4:] == rollout.stored_in("canary", "general", "general", "canary")
 
+    @FIRST_GENERATION
     def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
         """The error is found before the first wave changes anything."""
         some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
@@ -286,12 +285,14 @@ class TestWaves:
             message = rollout.fail(peerpodconfig_rollout_waves=some)
         assert "nobodys does not exist" in message
 
+    @FIRST_GENERATION
     def test_a_pool_that_is_named_twice_is_rejected(self, rollout: Rollout):
         with rollout.unchanged():
             message = rollout.fail(peerpodconfig_rollout_waves=2 * [{"name": "canary", "limit": 4}])
         assert "names a pool twice (canary, canary). Remove one" in message
 
 
+@FIRST_GENERATION
 class TestCanary:
     def test_peer_pods_are_not_counted(self, rollout: Rollout):
         with runtime_class(rollout.cluster):
@@ -308,10 +309,17 @@ class TestCanary:
             one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
             assert "Peer pods are not counted" in rollout.fail(**one)
             assert rollout.limits()["memory"] == "8"
-            assert NOTHING_CHANGED.search(
+
+    def test_without_a_canary_a_limit_is_set_for_all_waves_without_one(self, rollout: Rollout):
+        some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
+        with runtime_class(rollout.cluster):
+            rollout.succeed(
+                peerpodconfig_rollout_waves=some,
+                peerpodconfig_rollout_limit=7,
                 # With -e name=value, the value is a string.
-                rollout.succeed(**one, peerpodconfig_rollout_canary="false")
+                peerpodconfig_rollout_canary="false",
             )
+        assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
 
     @pytest.mark.usefixtures("counted")
     def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
@@ -346,11 +354,13 @@ class TestPlaybook:
             }
         }
 
+    @FIRST_GENERATION
     def test_each_wave_needs_a_limit(self, limit: Rollout):
         with limit.unchanged():
             message = limit.fail(peerpodconfig_rollout_waves=[{"name": "canary"}])
         assert "A wave has no limit: set peerpodconfig_rollout_limit" in message
 
+    @FIRST_GENERATION
     def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
         ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))

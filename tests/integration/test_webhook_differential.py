@@ -41,7 +41,7 @@ from peerpods_webhook import quantity
 
 pytestmark = pytest.mark.integration
 
-PODS = int(os.environ.get("DIFFERENTIAL_PODS", "2500"))
+PODS = int(os.environ.get("DIFFERENTIAL_PODS", "1500"))
 # Of them, how many are really stored and read again.
 STORED = PODS // 20
 CONNECTIONS = 4
@@ -312,7 +312,7 @@ def generated(random: Random, name: str) -> Pod:
     owners = [owner for _, owner in (*containers, *init)]
     has_whole = not windows and not limited and random.random() < 0.2
     whole = resources_of_pod(random, owners) if has_whole else None
-    wrong = spoil(random, [*containers, *init]) if random.random() < 0.02 else None
+    wrong = spoil(random, [*containers, *init]) if random.random() < 0.03 else None
     metadata: dict[str, Any] = {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
     if random.random() < 0.5:
         keys = [MACHINE_TYPE, "example.com/owner", *(key for _, key, _ in SIZES)]

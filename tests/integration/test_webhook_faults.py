@@ -22,7 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -45,6 +45,7 @@ from tests.integration.webhook import (
     RESOURCE,
     presented,
     presented_at,
+    tls,
     tls_secret,
     trusted,
 )
@@ -58,12 +59,12 @@ PORT, HEALTH_PORT = 9443, 8080
 # As many concurrent creations, once every TICK seconds: in step, so that the API server has as many open connections
 # to the webhook, too. Every twentieth pod is really created, the others in a dry run.
 CONNECTIONS = 8
-TICK = 0.08
+TICK = 0.2
 REALLY = 20
 
-# Undisturbed load before and after each fault, in seconds: the effects of a fault appear within ten seconds, the
-# time that the API server waits for a webhook and that the listener with the old certificate stays open.
-STEADY = 12
+# As many creations by each connection, before and after each fault: each connection of the API server to the webhook
+# is used again.
+STEADY = 20
 
 PODS = "/api/v1/namespaces/load/pods"
 MUTATED = {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
@@ -98,8 +99,10 @@ class Load:
         self._address = urlsplit(cluster.server).netloc
         self._tls = ssl.create_default_context(cafile=cluster.directory / "ca.crt")
         self._tls.load_cert_chain(cluster.kubeconfig.with_suffix(".crt"), cluster.kubeconfig.with_suffix(".key"))
-        self._began = self._quiet_since = time.monotonic()
+        self._began = time.monotonic()
         self._done = threading.Event()
+        # By each connection.
+        self._finished = [0] * CONNECTIONS
         self._creations: list[Creation] = []
         self._threads = [threading.Thread(target=self._create, args=(number,)) for number in range(CONNECTIONS)]
         for thread in self._threads:
@@ -113,16 +116,21 @@ class Load:
     @contextmanager
     def fault(self) -> Iterator[list[Creation]]:
         """The block is a fault; yields what is created around it, complete once the block is left."""
-        self._stay_quiet()
+        self.continues()
         creations: list[Creation] = []
         first = len(self._creations)
         yield creations
-        self._quiet_since = time.monotonic()
-        self._stay_quiet()
+        self.continues()
         creations += self._creations[first:]
 
-    def _stay_quiet(self) -> None:
-        time.sleep(max(0, self._quiet_since + STEADY - time.monotonic()))
+    def continues(self) -> None:
+        """Wait until each connection has finished further creations."""
+        goals = [finished + STEADY for finished in self._finished]
+        wait_for(
+            "further creations",
+            lambda: all(finished >= goal for finished, goal in zip(self._finished, goals, strict=True)),
+            seconds=120,
+        )
 
     def _create(self, number: int) -> None:
         connection = http.client.HTTPSConnection(self._address, timeout=30, context=self._tls)
@@ -133,6 +141,7 @@ class Load:
             really = (tick + number) % REALLY == 0
             began = time.monotonic()
             self._creations.append(Creation(began, *self._create_one(connection, really)))
+            self._finished[number] += 1
 
     @staticmethod
     def _create_one(connection: http.client.HTTPSConnection, really: bool) -> tuple[Outcome, str]:
@@ -215,7 +224,13 @@ def replicas(cluster: Cluster) -> list[Replica]:
 
 def install(cluster: Cluster, **variables: object) -> None:
     """Run the role, with `variables` beside those of this machine."""
-    chosen = {**site_variables("podman"), "webhook_certificate": "own", **variables}
+    chosen = {
+        **site_variables("podman"),
+        "webhook_certificate": "own",
+        # Half of the default: a rolling update waits this long for each pod.
+        "webhook_shutdown_delay": 5,
+        **variables,
+    }
     ran = subprocess.run(
         [
             "ansible",
@@ -271,8 +286,8 @@ def failures(record_property) -> Callable[[list[Creation]], list[Creation]]:
         outcomes = collections.Counter(creation.outcome for creation in creations)
         for outcome in Outcome:
             record_property(outcome.value, outcomes[outcome])
-        # The load never stopped, even on a slow machine.
-        assert outcomes[Outcome.MUTATED] > CONNECTIONS * STEADY
+        # The load never stopped.
+        assert outcomes[Outcome.MUTATED] > CONNECTIONS * STEADY / 2
         return [creation for creation in creations if creation.outcome is not Outcome.MUTATED]
 
     return count
@@ -294,7 +309,7 @@ def test_a_rolling_update_loses_nothing(cluster, load, failures):
 def test_a_renewed_certificate_loses_nothing(cluster, load, failures):
     before = presented_by_all(cluster)
     authorities = trusted(cluster)
-    with load.fault() as creations:
+    with load.fault() as creations, until_listeners_are_replaced(endpoints(cluster)):
         cluster.apply(renewed_certificate(cluster))
         wait_until_presented(cluster, before)
     assert trusted(cluster) == authorities
@@ -304,7 +319,7 @@ def test_a_renewed_certificate_loses_nothing(cluster, load, failures):
 def test_a_renewed_ca_loses_nothing(cluster, load, failures):
     before = presented_by_all(cluster)
     (old,) = trusted(cluster)
-    with load.fault() as creations:
+    with load.fault() as creations, until_listeners_are_replaced(endpoints(cluster)):
         # What has less than a third of that left is renewed: the 3650 days that the CA had.
         install(cluster, webhook_ca_days=11000)
         wait_until_presented(cluster, before)
@@ -329,14 +344,14 @@ def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures,
     try:
         before = wait_for("the webhook", lambda: presented_at(port), seconds=20)
         cluster.apply(registration)
-        with load.fault() as creations:
+        with load.fault() as creations, until_listeners_are_replaced([("127.0.0.1", port)]):
             (tmp_path / "webhook-tls.key").write_bytes(renewed.key)
             (tmp_path / "webhook-tls.crt").write_bytes(renewed.certificate)
             wait_for("the new certificate", lambda: presented_at(port) != before, seconds=20)
         assert failures(creations) == []
     finally:
+        # Creations that fail until the API server has read this are not part of a fault.
         cluster.kubectl("delete", registration["kind"], "by-url", "--ignore-not-found")
-        time.sleep(1)
         processes.stop()
 
 
@@ -355,7 +370,7 @@ def test_a_restart_of_the_api_server_loses_only_the_requests_in_flight(cluster, 
 
 def test_a_killed_replica_loses_only_the_reviews_in_flight(cluster, load, failures, record_property):
     reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
-    time.sleep(1)
+    load.continues()
     # The one that the API server has more connections to: they are kept, and seldom spread evenly.
     victim = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
     started = victim.started()
@@ -410,6 +425,24 @@ def by_url(url: str, ca: bytes) -> dict:
 
 def presented_by_all(cluster: Cluster) -> dict[Replica, x509.Certificate]:
     return {replica: replica.presented() for replica in replicas(cluster)}
+
+
+def endpoints(cluster: Cluster) -> list[tuple[str, int]]:
+    return [(replica.address, PORT) for replica in replicas(cluster)]
+
+
+@contextmanager
+def until_listeners_are_replaced(addresses: list[tuple[str, int]]) -> Iterator[None]:
+    """Wait until the listeners from before the block have ended: some time after others present a new certificate.
+
+    They close the idle connections then.
+    """
+    with ExitStack() as stack:
+        connections = [stack.enter_context(tls(*address)) for address in addresses]
+        yield
+        for connection in connections:
+            connection.settimeout(60)
+            assert connection.recv(1) == b""
 
 
 def wait_until_presented(cluster: Cluster, before: dict[Replica, x509.Certificate]) -> None:

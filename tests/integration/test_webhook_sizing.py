@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -16,8 +17,6 @@ from tests.cluster.webhook import SOURCE
 sys.path.insert(0, str(SOURCE))
 
 from peerpods_webhook.mutate import Pod, Policy, Sizing, mutate
-
-pytestmark = pytest.mark.integration
 
 NAMESPACE = "sizing"
 PODS = 60
@@ -53,26 +52,33 @@ def pod(draw: random.Random, number: int) -> dict:
     }
 
 
-def test_the_size_is_the_amount_that_a_quota_charges():
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[None]:
+    """With a quota that counts the CPU of its pods."""
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "all", "namespace": NAMESPACE},
+            "spec": {"hard": {"requests.cpu": "100k"}},
+        },
+    )
+    cluster.kubectl("wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}")
+    yield
+    cluster.kubectl("delete", "namespace", "--wait=false", NAMESPACE)
+
+
+@pytest.mark.usefixtures("namespace")
+def test_the_size_is_the_amount_that_a_quota_charges(cluster: Cluster):
     policy = Policy(frozenset({""}), sizing=Sizing.KUBERNETES)
     draw = random.Random(7)
-    with Cluster() as cluster:
-        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        cluster.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ResourceQuota",
-                "metadata": {"name": "all", "namespace": NAMESPACE},
-                "spec": {"hard": {"requests.cpu": "100k"}},
-            }
-        )
-        cluster.kubectl("wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}")
-        charged = []
-        for number in range(PODS):
-            given = pod(draw, number)
-            cluster.apply(given)
-            quota = cluster.get("-n", NAMESPACE, "resourcequota", "all")
-            charged.append((given, parse_quantity(quota["status"]["used"]["requests.cpu"])))
+    charged = []
+    for number in range(PODS):
+        given = pod(draw, number)
+        cluster.apply(given)
+        quota = cluster.get("-n", NAMESPACE, "resourcequota", "all")
+        charged.append((given, parse_quantity(quota["status"]["used"]["requests.cpu"])))
     before = 0
     for given, used in charged:
         given["spec"]["runtimeClassName"] = ""
