@@ -99,7 +99,7 @@ operator:
       type: str
       sample: 1.13.0
     known:
-      description: Whether this collection knows this release.
+      description: Whether this collection was tested with this release.
       type: bool
       sample: true
     limit_in:

@@ -259,7 +259,7 @@ details:
           type: str
           sample: 1.13.0
         known:
-          description: Whether this collection knows this release.
+          description: Whether this collection was tested with this release.
           type: bool
         limit_in:
           description: Where the limit is stored, V(PeerPodConfig) or the ConfigMap V(peer-pods-cm).

@@ -494,7 +494,7 @@ def run(module: AnsibleModule) -> dict:
     if missing:
         descriptions = ", or for ".join(f"{permission['action']} on {permission['scope']}" for permission in missing)
         module.fail_json(
-            msg=f"This identity has no permission for {descriptions}. Assign the role Network Contributor there, and "
+            msg=f"This identity lacks permission for {descriptions}. Assign the role Network Contributor there, and "
             "wait some minutes until the assignment takes effect.",
             missing_permissions=missing,
         )

@@ -274,7 +274,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         (
             {"subscription_id": "0"},
             {},
-            "Azure refused GET /subscriptions/0/providers/Microsoft.Compute/skus with Subscription",
+            "Azure rejected GET /subscriptions/0/providers/Microsoft.Compute/skus with Subscription",
             "Check the subscription id, and that these credentials may see it.",
         ),
     ],

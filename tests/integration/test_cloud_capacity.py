@@ -228,11 +228,11 @@ def test_unknown_types_and_paged_lists(aws: Aws, quota):
 def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, lacks: str):
     if lacks == "quota":
         aws.quotas.error = "AccessDeniedException"
-        expected = f"Service Quotas in {REGION} refused GetServiceQuota with AccessDeniedException"
+        expected = f"Service Quotas in {REGION} rejected GetServiceQuota with AccessDeniedException"
     else:
         operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[lacks]
         aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
-        expected = f"EC2 in {REGION} refused {operation} with UnauthorizedOperation"
+        expected = f"EC2 in {REGION} rejected {operation} with UnauthorizedOperation"
     found = quota("t3.medium")
     assert found["failed"]
     assert found["msg"] == (
@@ -242,7 +242,7 @@ def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, l
 
 def test_a_quota_that_service_quotas_does_not_list(aws: Aws, quota):
     aws.quotas.values.clear()
-    assert "refused GetServiceQuota with NoSuchResourceException" in quota("t3.medium")["msg"]
+    assert "rejected GetServiceQuota with NoSuchResourceException" in quota("t3.medium")["msg"]
 
 
 def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):

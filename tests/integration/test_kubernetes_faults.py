@@ -218,7 +218,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
             "PATCH",
             status(429, "slow down", **{"Retry-After": "3600"}),
             1,
-            "429 .*: slow down. It requests no further attempt for 3600 s. Try again then",
+            "429 .*: slow down. It requests a retry after 3600 s. Try again then",
         ),
         (
             "GET",

@@ -624,7 +624,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
         assert world.take_requests() == [*READS, ASKED]
         assert result["failed"]
         assert result["msg"] == (
-            f"This identity has no permission for {action} on {nsg}. Assign the role Network Contributor "
+            f"This identity lacks permission for {action} on {nsg}. Assign the role Network Contributor "
             "there, and wait some minutes until the assignment takes effect."
         )
         assert result["missing_permissions"] == [{"action": action, "scope": nsg}]
@@ -678,7 +678,7 @@ def test_dry_run_without_permission_to_list_permissions(world, arm, run):
     arm.faults += [Fault("GET", "/permissions$", authorization_failed)]
     result = run({**args, "dry_run": True})
     assert result["failed"]
-    assert f"Azure refused GET {nsg}/providers/Microsoft.Authorization/permissions with " in result["msg"]
+    assert f"Azure rejected GET {nsg}/providers/Microsoft.Authorization/permissions with " in result["msg"]
     assert "missing_permissions" not in result
 
 
@@ -793,7 +793,7 @@ def test_an_error_of_azure_is_reported_with_advice(world, arm, run, fault, refus
     arm.faults += [fault]
     result = run(args)
     assert result["failed"]
-    assert result["msg"].startswith(f"Azure refused {fault.method} {world.group_id}/")
+    assert result["msg"].startswith(f"Azure rejected {fault.method} {world.group_id}/")
     assert refused in result["msg"]
     assert advice in result["msg"]
     assert "\n" not in result["msg"]
@@ -805,7 +805,7 @@ def test_a_lock_is_not_retried_like_a_conflict(world, arm, run):
     arm.put(locks, {"properties": {"level": "ReadOnly"}})
     result = run(args)
     arm.delete(locks)
-    assert result["msg"].startswith(f"Azure refused PUT {nsg} with ScopeLocked: ")
+    assert result["msg"].startswith(f"Azure rejected PUT {nsg} with ScopeLocked: ")
     assert result["msg"].endswith("Remove the lock (`az lock list`), or have its owner make the change.")
     assert writes(world.take_requests()) == [f"PUT {GROUP}"]
 

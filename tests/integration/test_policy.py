@@ -216,7 +216,7 @@ class TestDeny:
         status, _, warned = role.create(OTHER, body, "apis/apps/v1")
         assert status == 201
         assert REFUSAL in warned
-        assert "Pods of this workload will be refused." in warned
+        assert "Pods of this workload will be rejected." in warned
         cluster.apply({**body, "metadata": {"name": "refused", "namespace": OTHER}})
 
         def is_rejected() -> bool:
@@ -305,7 +305,7 @@ class TestWarnAndAudit:
 
         def warned_of_pods_that_go_in() -> bool:
             warned = role.create(OTHER, workload("Deployment"), "apis/apps/v1")[2]
-            return REFUSAL in warned and "will be refused" not in warned
+            return REFUSAL in warned and "will be rejected" not in warned
 
         wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
         policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]

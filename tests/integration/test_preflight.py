@@ -174,7 +174,7 @@ def test_all_problems_are_reported_in_one_run(
         "is not a cluster administrator, and may not create configmaps",
         "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
         "does not have the channel preview. Set operator_install_source",
-        "refused AuthorizeSecurityGroupIngress with UnauthorizedOperation",
+        "rejected AuthorizeSecurityGroupIngress with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
     ):
         assert words in message

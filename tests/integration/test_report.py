@@ -193,7 +193,7 @@ def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, t
             "create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker"
         )
     ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
-    assert "peerpodconfigs was refused by the API server with 403" in failure_message(ran).replace("'", "")
+    assert "peerpodconfigs was rejected by the API server with 403" in failure_message(ran).replace("'", "")
     document = json.loads((tmp_path / "peerpods-report/report.json").read_text())
     assert {one["what"] for one in document["not_known"]} == {"operator", "capacity"}
     assert "403 Forbidden" in str(document["not_known"])

@@ -376,13 +376,13 @@ def test_other_bad_input_is_rejected(run, args, msg):
         (
             {"AWS_SESSION_TOKEN": "a-token-of-yesterday"},
             refuse(400, "RequestExpired", "Request has expired."),
-            f"EC2 in {REGION} refused DescribeSecurityGroups with RequestExpired: ",
+            f"EC2 in {REGION} rejected DescribeSecurityGroups with RequestExpired: ",
             "The credentials have expired: get new ones.",
         ),
         (
             {},
             refuse(401, "AuthFailure", "AWS was not able to validate the credentials"),
-            f"EC2 in {REGION} refused DescribeSecurityGroups with AuthFailure: ",
+            f"EC2 in {REGION} rejected DescribeSecurityGroups with AuthFailure: ",
             "or name a profile",
         ),
         (
@@ -392,7 +392,7 @@ def test_other_bad_input_is_rejected(run, args, msg):
                 "UnauthorizedOperation",
                 "You are not authorized. Encoded authorization failure message: AbCd",
             ),
-            f"EC2 in {REGION} refused DescribeSecurityGroups with UnauthorizedOperation: ",
+            f"EC2 in {REGION} rejected DescribeSecurityGroups with UnauthorizedOperation: ",
             "You are not authorized. Grant these credentials the permissions",
         ),
         (
@@ -493,9 +493,9 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     ("action", "second_page", "message"),
     [
         ("DescribeInstances", cut_the_answer, f"Calling EC2 {{}} in {REGION} failed: Unable to parse "),
-        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
-        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), f"EC2 in {REGION} refused {{}} with RequestExp"),
-        (RULES, refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} refused {{}} with Unauth"),
+        ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} rejected {{}} with Unauth"),
+        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), f"EC2 in {REGION} rejected {{}} with RequestExp"),
+        (RULES, refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} rejected {{}} with Unauth"),
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
 )

@@ -461,7 +461,7 @@ class _Run:
         seconds = min(OPERATOR_SECONDS, self.timeout)
         if not self._until(is_taken_up, seconds):
             raise AdaptorError(
-                f"After {seconds:g} s the operator has not taken up the new settings, and no cloud-api-adaptor "
+                f"After {seconds:g} s the operator has not applied the new settings, and no cloud-api-adaptor "
                 f"pod was replaced. {self.explain_written()} See the log of the operator's Deployment "
                 "controller-manager, then run the task again with resume=true.",
                 self.result(),

@@ -46,7 +46,7 @@ def namespace_policies(
     label_selector = ",".join(map(_as_kubectl, requirements))
     explanation = _explanation(runtime_classes, namespaces, label_selector)
     warns = warn_workloads and not {"Deny", "Warn"}.isdisjoint(actions)
-    consequence = " Pods of this workload will be refused." if "Deny" in actions else ""
+    consequence = " Pods of this workload will be rejected." if "Deny" in actions else ""
 
     def policy(name: str, rules: Sequence[dict], operations: list[str], runtime_class: str, message: str) -> dict:
         return _object(

@@ -299,7 +299,7 @@ class Ec2:
             # EC2 appends some kilobytes that only sts:DecodeAuthorizationMessage can read.
             message = error.response["Error"]["Message"].split("Encoded authorization failure")[0]
             raise Ec2Error(
-                f"{service} in {self.region} refused {operation} with {code}: "
+                f"{service} in {self.region} rejected {operation} with {code}: "
                 f"{message.strip().rstrip('.')}. {_ADVICE.get(code, '')}".strip(),
                 code=code,
             ) from error

@@ -255,7 +255,7 @@ def arm_errors(operation: str, host: str) -> Iterator[None]:
         details = error_of(error.response)
         code, message = details.get("code"), details.get("message") or _first_line(error)
         raise ArmError(
-            f"Azure refused {operation} with {code or error.status_code}: {message.rstrip('.')}. "
+            f"Azure rejected {operation} with {code or error.status_code}: {message.rstrip('.')}. "
             f"{_ADVICE.get(code or '', '')}".strip(),
             code=code,
             status=error.status_code,

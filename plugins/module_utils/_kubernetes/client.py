@@ -326,9 +326,9 @@ class Cluster:
             403: "Log in as a user with the cluster-admin role.",
         }.get(error.status, "")
         if retry_after > LONGEST_PAUSE:
-            advice = f"It requests no further attempt for {retry_after:g} s. Try again then."
+            advice = f"It requests a retry after {retry_after:g} s. Try again then."
         return ClusterError(
-            f"{method} {path} was refused by the API server with {error.status} {error.reason}: "
+            f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
             f"{_status_message(error)}. {advice}".strip(),
             status=error.status,
             # A 500 in response to a write is usually that of an admission webhook, and permanent.

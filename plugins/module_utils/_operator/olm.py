@@ -130,7 +130,9 @@ def plan_upgrade(subscription: dict | None, catalogs: list[dict], to: str) -> di
     if csv == installed:
         return {"csv": csv, "path": [], "problem": ""}
     if csv_version(csv) < csv_version(installed):
-        return _no_upgrade(csv, f"{installed} is installed, which is newer than {csv}: OLM does not go back.")
+        return _no_upgrade(
+            csv, f"{installed} is installed, which is newer than {csv}: OLM does not downgrade operators."
+        )
     if channel is None:
         return {"csv": csv, "path": [csv], "problem": ""}
     offered = channel["csvs"] or [channel["head"]]
@@ -241,7 +243,7 @@ def check_installation(
     problem, remedy = _failure(subscription, source, plan, csvs, now), ""
     needs_approval = False
     if not problem and requested and is_installed and csv_version(installed) > csv_version(requested):
-        problem = f"{installed} is installed, which is newer than {requested}: OLM does not go back."
+        problem = f"{installed} is installed, which is newer than {requested}: OLM does not downgrade operators."
     elif not problem and plan is not None and waits:
         needs_approval, reason = _approval(plan, installed if is_installed else None, requested)
         problem = reason if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""

@@ -272,7 +272,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
     if needed is None:
         summary += (
-            f", newer than the newest release that this collection knows ({newest})"
+            f", newer than the newest release that this collection was tested with ({newest})"
             if [*release] > _version_numbers(newest)
             else ", a release that this collection does not know"
         )
@@ -293,7 +293,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         )
         return
     if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
-        summary += f". OpenShift {openshift} is newer than the newest that this collection knows ({NEWEST_OPENSHIFT})"
+        summary += f". OpenShift {openshift} is newer than the newest version that this collection was tested with ({NEWEST_OPENSHIFT})"
     yield finding("operator-version", "ok", f"{summary}.")
 
 
@@ -374,7 +374,7 @@ def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
     return finding(
         "limit-storage",
         "warning",
-        f"Operator {version} is not a release that this collection knows ({first} to {newest}). It is treated as "
+        f"Operator {version} is not one of the releases that this collection was tested with ({first} to {newest}). It is treated as "
         f"{alike}: {summary}",
         "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
         "Update this collection, or try a limit change on a test cluster first.",
@@ -472,7 +472,7 @@ def _migration(operator: Mapping, manager: str) -> dict:
             "migration",
             "warning",
             f"PeerPodConfigs are left over from an older release: {join_names(left)}. With node_capacity_manager=operator "
-            "nothing honours them.",
+            "they have no effect.",
             "The nodes that they select advertise the limit of peer-pods-cm.",
             "Set node_capacity_manager to auto and run site.yml, or remove them with osc.peerpods.peerpod_limit and "
             "state=absent.",
@@ -482,7 +482,7 @@ def _migration(operator: Mapping, manager: str) -> dict:
             "migration",
             "ok",
             f"PeerPodConfigs are left over from an older release: {join_names(left)}. Only the agent of the role "
-            "node_capacity honours them, as limits of its pools.",
+            "node_capacity applies them as limits of its pools.",
         )
     return finding(
         "migration",

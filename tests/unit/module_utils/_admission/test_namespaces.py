@@ -43,7 +43,7 @@ def test_workloads_are_warned_of_as_long_as_pods_are_refused_or_warned_of(
     *_, policy, binding = namespace_policies(["kata-remote"], **settings)["objects"]
     assert [policy["state"], binding["state"]] == [state, state]
     message = policy["definition"]["spec"]["validations"][0]["messageExpression"]
-    assert ("Pods of this workload will be refused." in message) == consequence
+    assert ("Pods of this workload will be rejected." in message) == consequence
 
 
 def test_without_names_and_labels_no_namespace_is_allowed():

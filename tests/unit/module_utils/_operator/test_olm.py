@@ -170,7 +170,7 @@ class TestInstallation:
                 f"ClusterServiceVersion {V181} failed: NoOperatorGroup, none",
             ),
             ({"sub": subscription(), "source": False}, "CatalogSource market/redhat is gone"),
-            ({"sub": subscription(V181), "csvs": [csv(V181)], "wanted": V180}, "OLM does not go back"),
+            ({"sub": subscription(V181), "csvs": [csv(V181)], "wanted": V180}, "OLM does not downgrade operators"),
             (
                 {"sub": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "wanted": V181},
                 f"Channel stable leads no further than {V170}",
@@ -222,7 +222,7 @@ class TestUpgrade:
         [
             (subscription(), CATALOGS, "", "is not installed"),
             (None, CATALOGS, "", "is not installed"),
-            (subscription(V180), CATALOGS, "1.7.0", "OLM does not go back"),
+            (subscription(V180), CATALOGS, "1.7.0", "OLM does not downgrade operators"),
             (subscription(V170), CATALOGS, "1.9.0", f"it leads to {V180}, {V181}."),
             (subscription(V181), CATALOGS, "1.9.0", "it leads to nothing newer."),
             (subscription(V170), CATALOGS, "1.8.0", f"OLM upgrades to {V181} by itself"),

@@ -207,7 +207,7 @@ def test_five_problems_are_reported_together():
     assert all(finding["why"] and finding["fix"] for finding in errors)
 
 
-UNREAD = "GET /x was refused by the API server with 403 Forbidden: no."
+UNREAD = "GET /x was rejected by the API server with 403 Forbidden: no."
 
 
 def unread(reading: str) -> tuple:
@@ -351,14 +351,14 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "operator-version",
             [operator("1.13.0"), ("cluster", "version", "4.23.0")],
             "ok",
-            "OpenShift 4.23.0 is newer than the newest that this collection knows (4.22).",
+            "OpenShift 4.23.0 is newer than the newest version that this collection was tested with (4.22).",
         ),
         ("operator-version", [("cluster", "version", "5.0.1")], "ok", "5.0.1 is newer than"),
         (
             "operator-version",
             [operator("1.14.0")],
             "ok",
-            "v1.14.0, newer than the newest release that this collection knows (1.13). Its release notes list",
+            "v1.14.0, newer than the newest release that this collection was tested with (1.13). Its release notes list",
         ),
         ("operator-version", [operator("2.0.0")], "ok", "v2.0.0, newer than"),
         (
@@ -421,7 +421,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "ok",
             "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl adv",
         ),
-        ("limit-storage", [installed(version="1.99.0", known=False)], "warning", "1.99.0 is not a release"),
+        ("limit-storage", [installed(version="1.99.0", known=False)], "warning", "1.99.0 is not one of the releases"),
         # The agent has not written a node yet.
         (
             "limit-storage",
@@ -474,7 +474,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "migration",
             [installed(peer_pod_configs=["memory"]), ("settings", "node_capacity_manager", "operator")],
             "warning",
-            "memory. With node_capacity_manager=operator nothing honours them",
+            "memory. With node_capacity_manager=operator they have no effect",
         ),
         (
             "migration",
@@ -603,7 +603,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ("port-permissions", [], "ok", "These credentials have permission to open the ports on Azure."),
         ("port-permissions", [("port_permissions", MAY_NOT)], "error", "This identity may not. Or ask someone"),
         # Without permission to list permissions, the result is unknown.
-        ("port-permissions", [("port_permissions", {"msg": "Azure refused GET /x."})], "unknown", "refused GET"),
+        ("port-permissions", [("port_permissions", {"msg": "Azure rejected GET /x."})], "unknown", "rejected GET"),
         (
             "ports",
             [(*NSG, "shadowed", LATE)],
