@@ -120,6 +120,10 @@ class Cluster:
         """Create or update objects of any kind, as `kubectl apply --server-side --force-conflicts` does."""
         self._client.apply(*objects)
 
+    def merge(self, name: str, patch: dict, namespace: str = "default", **options: str) -> None:
+        """Patch the object KIND/NAME as `kubectl patch --type=merge` does; options: subresource, manager."""
+        self._client.merge(name, patch, namespace, **options)
+
     def define(self, *paths: Path) -> None:
         """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,16 +219,8 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
     wait_for("the control plane's node", registered, seconds=30)
 
 
-def set_status(cluster: Cluster, name: str, status: dict, namespace: str | None = None) -> None:
-    cluster.kubectl(
-        "patch",
-        name,
-        *(["-n", namespace] if namespace else []),
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
+def set_status(cluster: Cluster, name: str, status: dict, namespace: str = "default") -> None:
+    cluster.merge(name, {"status": status}, namespace, subresource="status")
 
 
 def monitoring(cluster: Cluster) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -109,16 +108,7 @@ def test_a_cluster_with_all_features(bare: Cluster, gather):
     # Of an object without any field the API server keeps no field managers.
     bare.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
     for manager, resource in (("example-controller", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
-        bare.kubectl(
-            "patch",
-            "node",
-            "a",
-            "--subresource=status",
-            f"--field-manager={manager}",
-            "--type=merge",
-            "-p",
-            json.dumps({"status": {"capacity": {resource: "3"}}}),
-        )
+        bare.merge("node/a", {"status": {"capacity": {resource: "3"}}}, subresource="status", manager=manager)
     controller = {
         "manager": "example-controller",
         "kind": "controller",

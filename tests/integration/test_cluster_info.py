@@ -136,28 +136,16 @@ def with_peer_pods(cluster, cloud_side):
         WEBHOOKS,
         *operator_of("cluster-info"),
     )
-    cluster.kubectl(
-        "patch",
-        "node",
-        name,
-        "--subresource=status",
-        "--field-manager=example-controller",
-        "--type=merge",
-        "-p",
-        '{"status": {"capacity": {"kata.peerpods.io/vm": "3"}}}',
+    cluster.merge(
+        f"node/{name}",
+        {"status": {"capacity": {"kata.peerpods.io/vm": "3"}}},
+        subresource="status",
+        manager="example-controller",
     )
     cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner=x")
     yield name
     cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner-")
-    cluster.kubectl(
-        "patch",
-        "node",
-        name,
-        "--subresource=status",
-        "--type=json",
-        "-p",
-        '[{"op": "remove", "path": "/status/capacity/kata.peerpods.io~1vm"}]',
-    )
+    cluster.merge(f"node/{name}", {"status": {"capacity": {"kata.peerpods.io/vm": None}}}, subresource="status")
     cluster.kubectl("delete", "mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote")
     cluster.kubectl("delete", "namespace", "cluster-info")
 

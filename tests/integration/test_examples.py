@@ -162,15 +162,8 @@ def test_mutating_webhook(installation: Installation, run_examples, tmp_path: Pa
     certificate = CertificateAuthority("examples").pair.certificate.decode()
     (tmp_path / "ca.crt").write_text(certificate)
     # As cert-manager has it in its Secrets.
-    installation.cluster.kubectl(
-        "patch",
-        "secret",
-        "peerpods-webhook-tls",
-        "-n",
-        "peerpods-webhook",
-        "--type=merge",
-        "-p",
-        json.dumps({"stringData": {"ca.crt": certificate}}),
+    installation.cluster.merge(
+        "secret/peerpods-webhook-tls", {"stringData": {"ca.crt": certificate}}, "peerpods-webhook"
     )
     results = run_examples("mutating_webhook", {"/etc/pki/webhook/ca.crt": str(tmp_path / "ca.crt")})
     assert [result["verified"] for name, result in results.items() if "verify it" in name] == [True]

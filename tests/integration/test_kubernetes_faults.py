@@ -188,16 +188,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
     def intervene(method, path):
         if method == "PATCH" and pending:
             pending.clear()
-            cluster.kubectl(
-                "patch",
-                "peerpodconfig",
-                "ours",
-                "-n",
-                NAMESPACE,
-                "--type=merge",
-                "-p",
-                json.dumps({"spec": {"limit": "15", "instanceType": "m6i.large"}}),
-            )
+            cluster.merge("peerpodconfig/ours", {"spec": {"limit": "15", "instanceType": "m6i.large"}}, NAMESPACE)
             return Break.BEFORE
         return None
 
@@ -210,7 +201,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
 @pytest.mark.parametrize(
     ("method", "answer", "tries", "message"),
     [
-        ("GET", BROKEN, 5, "GET .*peerpodconfigs was refused .* 500 .*: etcdserver: leader changed"),
+        ("GET", BROKEN, 5, "GET .*peerpodconfigs was rejected .* 500 .*: etcdserver: leader changed"),
         ("PATCH", status(500, "failed calling webhook"), 1, "PATCH .* 500 .*: failed calling webh"),
         ("PATCH", status(409, "the object has been modified"), 6, "409 .*: the object has been m"),
         ("PATCH", status(401, "Unauthorized"), 1, "401 .*: Unauthorized. The credentials are invalid"),

@@ -72,7 +72,7 @@ def set_limit(cluster, config, run_module):
 def advertise(cluster, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         status = {"status": {"capacity": {RESOURCE: str(count)}, "allocatable": {RESOURCE: str(count)}}}
-        cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+        cluster.merge(f"node/{name}", status, subresource="status")
 
 
 @pytest.fixture
@@ -208,16 +208,7 @@ def another_writes_before_the_first(cluster, method: str):
     def intervene(asked, path):
         other = next(others, None) if asked == method else None
         if other:
-            cluster.kubectl(
-                "patch",
-                "peerpodconfig",
-                "ours",
-                "-n",
-                NAMESPACE,
-                "--type=merge",
-                "-p",
-                json.dumps({"spec": other}),
-            )
+            cluster.merge("peerpodconfig/ours", {"spec": other}, NAMESPACE)
 
     return intervene
 

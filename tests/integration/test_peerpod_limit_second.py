@@ -6,7 +6,6 @@ in the tests of the roles.
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -275,16 +274,7 @@ class TestWithTheAgent:
         def intervene(method, path):
             other = next(others, None) if method == "PATCH" else None
             if other:
-                cluster.kubectl(
-                    "patch",
-                    "configmap",
-                    "peerpods-limits",
-                    "-n",
-                    AGENT_NAMESPACE,
-                    "--type=merge",
-                    "-p",
-                    json.dumps({"data": {"default": other}}),
-                )
+                cluster.merge("configmap/peerpods-limits", {"data": {"default": other}}, AGENT_NAMESPACE)
 
         kubeconfig = cluster.user_kubeconfig("second-race", "system:masters")
         with between(cluster, kubeconfig, intervene) as url:

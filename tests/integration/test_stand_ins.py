@@ -65,9 +65,7 @@ class World:
         for plan in self.cluster.get("installplans", *HERE)["items"]:
             if not plan["spec"]["approved"]:
                 name = plan["metadata"]["name"]
-                self.cluster.kubectl(
-                    "patch", "installplan", name, *HERE, "--type=merge", "-p", '{"spec":{"approved":true}}'
-                )
+                self.cluster.merge(f"installplan/{name}", {"spec": {"approved": True}}, OPERATOR_NAMESPACE)
 
     def version(self) -> str | None:
         csvs = self.cluster.get("clusterserviceversions", *HERE)["items"]
@@ -171,9 +169,7 @@ def test_1_8_advertises_by_its_controller(world: World):
         seconds=60,
     )
     before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
-    world.cluster.kubectl(
-        "patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge", "-p", '{"spec":{"limit":"5"}}'
-    )
+    world.cluster.merge("peerpodconfig/peerpodconfig-openshift", {"spec": {"limit": "5"}}, OPERATOR_NAMESPACE)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
     assert world.writers() == {"manager"}
@@ -563,16 +559,12 @@ def condition(world: World) -> tuple[str, str | None]:
 
 def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
     """The image is not deleted then; with an empty value neither."""
-    world.cluster.kubectl(
-        "patch", "configmap", "peer-pods-cm", *HERE, "--type=merge", "-p", '{"data":{"AWS_SG_IDS":""}}'
-    )
+    world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": ""}}, OPERATOR_NAMESPACE)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
     wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
     time.sleep(2)
     assert condition(world) == ("True", "PodVMImageJobFailed")
-    world.cluster.kubectl(
-        "patch", "configmap", "peer-pods-cm", *HERE, "--type=merge", "-p", '{"data":{"AWS_SG_IDS":"sg-0"}}'
-    )
+    world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": "sg-0"}}, OPERATOR_NAMESPACE)
     world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
 
 

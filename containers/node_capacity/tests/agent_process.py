@@ -1,8 +1,8 @@
 """Runs the agent as a process, with the permissions that its role grants, against a real API server.
 
-Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)` and
-`kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test has its own namespace, resource name
-and nodes, and deletes them, so that tests can share the cluster.
+Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)`,
+`merge(name, patch, namespace)` and `kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test has
+its own namespace, resource name and nodes, and deletes them, so that tests can share the cluster.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Workspace:
         self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
         self.resource = f"{self.id}.example.com/vm"
         self.label = f"{self.id}.example.com/kata"
-        self._kubectl, self._get, self.apply = cluster.kubectl, cluster.get, cluster.apply
+        self._kubectl, self._get, self.apply, self._merge = cluster.kubectl, cluster.get, cluster.apply, cluster.merge
         self._directory = directory
         self._nodes: list[str] = []
         self._processes: list[subprocess.Popen] = []
@@ -317,17 +317,7 @@ class Workspace:
 
     def set_conditions(self, config: str, *conditions: dict) -> None:
         """Write status.conditions as another program."""
-        patch = json.dumps({"status": {"conditions": conditions}})
-        self._kubectl(
-            "patch",
-            "peerpodconfig",
-            config,
-            "-n",
-            self.id,
-            "--subresource=status",
-            "--type=merge",
-            f"--patch={patch}",
-        )
+        self._merge(f"peerpodconfig/{config}", {"status": {"conditions": conditions}}, self.id, subresource="status")
 
     def events(self) -> list[tuple[str, str, int]]:
         """(name of the PeerPodConfig, reason, count) of each Event."""
@@ -348,8 +338,7 @@ class Workspace:
     def set_status(self, node: str, value: str | None) -> None:
         """Set the resource as another program."""
         status = {"capacity": {self.resource: value}, "allocatable": {self.resource: value}}
-        patch = json.dumps({"status": status})
-        self._kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}")
+        self._merge(f"node/{node}", {"status": status}, subresource="status")
 
     def slots(self, node: str) -> tuple[str | None, str | None]:
         """(capacity, allocatable) of the resource on the node."""
