@@ -58,6 +58,8 @@ def build_image(folder: Path, tag: str, *arguments: str) -> str:
         "--quiet",
         "--isolation=chroot",
         "--network=host",
+        # The base exists. A missing one is reported immediately; podman would try to pull it for six seconds.
+        "--pull=never",
         *_registry_access(),
         *arguments,
         f"--tag={tag}",

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.cluster.pki import CertificateAuthority
-from tests.cluster.processes import free_ports
+from tests.cluster.processes import free_ports, wait_for
 from tests.integration.apiserver import between, requests_of
 from tests.integration.containers import actor
 
@@ -277,8 +277,12 @@ def test_fail_is_written_only_once_the_service_has_a_ready_endpoint(cluster, man
     cluster.apply(endpoint_slice(ready=False))
     with ThreadPoolExecutor() as background:
         run = background.submit(manage, "webhook-wait", service=service, wait_timeout=60)
-        while not requests_of(cluster, "webhook-wait"):
-            assert not run.done()
+        wait_for(
+            "the list of endpoints",
+            lambda: "list" in [verb for verb, _ in requests_of(cluster, "webhook-wait")] or run.done(),
+            seconds=60,
+        )
+        assert not run.done()
         assert configuration(cluster) is None
         cluster.apply(endpoint_slice(ready=True))
         result = run.result(timeout=60)

@@ -2,7 +2,7 @@
 
 The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
 operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
-containers; as processes on one machine, two replicas would use the same port.
+containers; as processes on one machine, two replicas would use the same port. test_site.py has dry runs.
 """
 
 from __future__ import annotations
@@ -197,10 +197,6 @@ class TestWithoutTheAgent:
         role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
         assert f"Operator of this cluster advertises {RESOURCE} itself" in output
         assert "the agent does not run." in output
-
-    def test_a_dry_run_of_a_first_installation_writes_nothing(self, role: Role):
-        with role.unchanged():
-            role.succeed("--check", "--diff")
 
     def test_the_agent_needs_an_image(self, role: Role):
         with role.unchanged():
@@ -429,12 +425,6 @@ class TestAfterTheAgent:
         assert left == {"serviceaccounts": ["default"]}
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
-
-    def test_a_second_removal_changes_nothing(self, role: Role):
-        with role.unchanged():
-            output = role.succeed(node_capacity_manager="operator")
-        assert NOTHING_CHANGED.search(output)
-        assert "node_capacity_manager is operator: the agent does not run." in output
 
     def test_manager_collection_deploys_the_agent_from_an_image_built_in_the_cluster(self, role: Role):
         if reason := why_no_podman():
