@@ -1,4 +1,4 @@
-"""Modules for the controller's host run inside the controller, with the same results; on other hosts they are started."""
+"""Modules for the controller's host run inside the controller, with the same results; otherwise they are started."""
 
 from __future__ import annotations
 
@@ -54,37 +54,23 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
 LOCAL = {"connection": "local", "vars": {"ansible_python_interpreter": sys.executable}}
 
 
-def test_a_module_runs_in_the_controller_for_each_item_with_the_defaults_of_its_group(cluster, play):
+def test_a_module_runs_in_the_controller_for_each_item_with_the_defaults_of_its_group_and_hides_secrets(cluster, play):
     arguments = {"kubeconfig": str(cluster.kubeconfig)}
+    secret = {"host": cluster.server, "api_key": SECRET, "validate_certs": False}
     results, printed = play(
         {"name": "each", INFO: {**arguments, "worker_selector": "{{ item }}"}, "loop": ["a", "b"]},
         {"name": "without", INFO: {}, "ignore_errors": True},
         {"name": "defaults", INFO: {}, "module_defaults": {"group/osc.peerpods.kubernetes": arguments}},
+        {"name": "secret", INFO: secret, "ignore_errors": True},
         **LOCAL,
     )
     assert [one["is_openshift"] for one in results["each"]["results"]] == [True, True]
     assert results["without"]["failed"]
     assert results["defaults"]["is_openshift"]
-    assert STARTED not in printed
-
-
-def test_a_module_with_its_own_environment_is_started_as_a_process(cluster, play):
-    """kubernetes' client reads KUBECONFIG when it is imported."""
-    environment = {"KUBECONFIG": str(cluster.kubeconfig)}
-    results, printed = play({"name": "info", INFO: {}, "environment": environment}, **LOCAL)
-    assert results["info"]["is_openshift"]
-    assert STARTED in printed
-
-
-def test_secrets_are_hidden(cluster, play):
-    task = {
-        "name": "info",
-        INFO: {"host": cluster.server, "api_key": SECRET, "validate_certs": False},
-    }
-    results, printed = play({**task, "ignore_errors": True}, **LOCAL)
-    assert "401" in results["info"]["msg"]
-    assert SECRET not in json.dumps(results["info"])
+    assert "401" in results["secret"]["msg"]
+    assert SECRET not in json.dumps(results["secret"])
     assert SECRET not in printed
+    assert STARTED not in printed
 
 
 def test_the_timeout_of_the_task_ends_a_module(play):
@@ -101,24 +87,28 @@ def test_the_timeout_of_the_task_ends_a_module(play):
                 pass  # The module has ended.
 
 
-@pytest.mark.parametrize(
-    ("task", "of_play", "settings"),
-    [
-        pytest.param({"async": 60, "poll": 1}, LOCAL, {}, id="async"),
-        pytest.param({}, {"connection": "local"}, {}, id="another Python"),
-        pytest.param({}, LOCAL, {"ANSIBLE_KEEP_REMOTE_FILES": "1"}, id="to be looked at"),
-    ],
-)
-def test_on_other_hosts_a_module_is_started_as_a_process(
-    cluster, play, tmp_path: Path, task: dict, of_play: dict, settings: dict
-):
-    if of_play is not LOCAL:
-        other = tmp_path / "python"
-        other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        other.chmod(0o755)
-        of_play = {**of_play, "vars": {"ansible_python_interpreter": str(other)}}
-    info = {"name": "info", INFO: {"kubeconfig": str(cluster.kubeconfig)}, **task}
-    results, printed = play(info, settings=settings, **of_play)
+def test_a_module_that_cannot_run_in_the_controller_is_started_as_a_process(cluster, play, tmp_path: Path):
+    """With its own environment, since kubernetes' client reads KUBECONFIG when it is imported; with async; and with
+    another Python. Each is another module, since ansible prints the name of the module that it starts."""
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    kubeconfig = {"kubeconfig": str(cluster.kubeconfig)}
+    tasks = {
+        "cluster_info": {"environment": {"KUBECONFIG": str(cluster.kubeconfig)}, INFO: {}},
+        "peerpod_info": {"async": 60, "poll": 1, "osc.peerpods.peerpod_info": kubeconfig},
+        "operator_info": {"vars": {"ansible_python_interpreter": str(other)}, "osc.peerpods.operator_info": kubeconfig},
+    }
+    results, printed = play(*({"name": name, **task} for name, task in tasks.items()), **LOCAL)
+    assert results["cluster_info"]["is_openshift"]
+    for name, result in results.items():
+        assert not result.get("failed"), result
+        assert f"AnsiballZ_{name}.py" in printed
+
+
+def test_a_module_whose_files_are_kept_is_started_as_a_process(cluster, play):
+    info = {"name": "info", INFO: {"kubeconfig": str(cluster.kubeconfig)}}
+    results, printed = play(info, settings={"ANSIBLE_KEEP_REMOTE_FILES": "1"}, **LOCAL)
     assert results["info"]["is_openshift"]
     assert STARTED in printed
 
