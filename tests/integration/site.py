@@ -140,10 +140,11 @@ class Reporting(RoleAlone):
         return {found["check"]: found for found in document["findings"]}
 
 
-def report_on(site: Site, playbook: str, directory: Path) -> tuple[Reporting, str]:
+def report_on(site: Site, playbook: str, directory: Path, *formats: str) -> tuple[Reporting, str]:
     """Run `preflight` or `report` on a site, with the report in that directory; returns it and the output."""
     path = ROOT / "playbooks" / f"{playbook}.yml"
-    reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory})
+    variables = {**site.variables, "report_formats": ["json", *formats]}
+    reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory, "variables": variables})
     with site.unchanged():
         ran = reporting.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -70,7 +70,7 @@ def test_peer_pods_are_not_lost_without_confirmation(world: World, upgrade: Upgr
 def test_the_wait_for_peer_pods_has_a_timeout(upgrade: Upgrade):
     with upgrade.unchanged():
         message = failure_message(
-            upgrade.run_with(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=3)
+            upgrade.run_with(operator_install_upgrade_disruption="wait", operator_install_disruption_timeout=1)
         )
     assert "default/kept" in message
 
