@@ -50,12 +50,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             def ingress() -> list[dict]:
                 return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
+            # A teardown waits for the end of the webhook's pods.
+            options = {"node_capacity_console_dashboard": True, "webhook_shutdown_delay": 0}
             yield Site(
                 cluster,
                 cloud,
                 moto.environment,
                 ingress,
-                {**site_variables("process"), "node_capacity_console_dashboard": True},
+                {**site_variables("process"), **options},
                 kubeconfig=user_of(cluster, "site"),
             )
     finally:

@@ -52,7 +52,9 @@ def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
                 *ec2.describe_security_group_rules()["SecurityGroupRules"],
             ]
 
-        yield Site(cluster, cloud_side, moto.environment, groups, site_variables("process"))
+        # A teardown waits for the end of the webhook's pods.
+        variables = {**site_variables("process"), "webhook_shutdown_delay": 0}
+        yield Site(cluster, cloud_side, moto.environment, groups, variables)
 
 
 @pytest.fixture(scope="module")
