@@ -11,6 +11,7 @@ with its own arguments and output.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -41,6 +42,8 @@ def preload(module: str) -> None:
     """Import the module, so that each fork has it and its SDK. A failed import is reported when the module runs."""
     with contextlib.suppress(ImportError):
         importlib.import_module(_path(module))
+    # The garbage collector of every fork would look at all of it, which also copies its memory.
+    gc.freeze()
 
 
 def _path(module: str) -> str:

@@ -576,7 +576,7 @@ class TestOnAws:
     def test_a_bound_that_cannot_be_read_is_dropped_or_kept(self, on_aws: World, aws: Aws, tmp_path: Path):
         aws.quotas.error = "AccessDeniedException"
         output = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
-        assert "instance-quota: unknown. Service Quotas in eu-west-3 refused" in output
+        assert "instance-quota: unknown. Service Quotas in eu-west-3 rejected" in output
         assert "Required permissions: servicequotas:GetServiceQuota, ec2:DescribeInstances" in output
         assert "stay in force" not in output
         assert on_aws.bounds == {"subnet-addresses": "59"}

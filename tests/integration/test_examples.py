@@ -123,7 +123,7 @@ def run_examples(installation: Installation, tmp_path: Path) -> Callable[..., di
 def test_peerpod_limit(installation: Installation, run_examples):
     results = run_examples("peerpod_limit")
     assert results["Read the limit and how many nodes advertise it"]["after"] == 0
-    pools = results["Give two pools of nodes a limit each"]["results"]
+    pools = results["Set the limits of two pools of nodes"]["results"]
     assert [(item["after"], item["advertised_nodes"]) for item in pools] == [(10, 1), (4, 1)]
     configs = {
         config["metadata"]["name"]: config["spec"]

@@ -288,7 +288,7 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
     }
     nsg = on_azure.cloud.nsg_id
     assert (
-        f"has no permission for Microsoft.Network/networkSecurityGroups/securityRules/write on {nsg}. Assign" in message
+        f"lacks permission for Microsoft.Network/networkSecurityGroups/securityRules/write on {nsg}. Assign" in message
     )
     assert statuses["operator-version"] == "warning"
     operator = on_azure.findings()["operator-version"]["found"]
