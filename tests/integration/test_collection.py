@@ -176,7 +176,7 @@ class TestSecrets:
     def test_the_searched_output_is_complete(self, left_behind: dict[str, str]):
         assert "TASK [osc.peerpods.operator_install" in left_behind["output"]
         assert f"ansible-playbook [core {OLDEST}." in left_behind["output"]
-        assert "AnsiballZ_aws_caller_info.py" in left_behind["arguments"]
+        assert "-vvv --diff" in left_behind["arguments"]
         (log,) = (text for what, text in left_behind.items() if what.endswith("/log"))
         assert "TASK [osc.peerpods.operator_install" in log
 

@@ -46,7 +46,7 @@ def test_the_aws_policy_has_the_calls_of_the_client_and_of_the_roles():
         for operation in session.get_service_model(service).operation_names
         if operation in strings
     ]
-    if any("amazon.aws.aws_caller_info" in path.read_text() for path in sources("roles", "playbooks")):
+    if any("osc.peerpods.aws_caller_info" in path.read_text() for path in sources("roles", "playbooks")):
         calls.append("sts:GetCallerIdentity")
     assert aws_actions(json_blocks("guide_aws.rst")[0]) == sorted(calls)
 
