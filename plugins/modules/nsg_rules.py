@@ -285,10 +285,10 @@ network_security_groups:
         name:
           description: The rule's name.
           type: str
-        wanted:
+        requested:
           description: The requested priority.
           type: int
-        given:
+        assigned:
           description: The assigned priority.
           type: int
         taken_by:
@@ -516,7 +516,7 @@ def run(module: AnsibleModule) -> dict:
         done.append((target, nsg, plan))
         for move in plan.moved:
             module.warn(
-                f"{move.name} has priority {move.given} instead of {move.wanted}, which "
+                f"{move.name} has priority {move.assigned} instead of {move.requested}, which "
                 f"{move.taken_by} has in {nsg['name']}."
             )
         for name, by in plan.shadowed:

@@ -73,7 +73,7 @@ objects:
     labels:
       description: The labels of the object.
       type: dict
-    ours:
+    managed:
       description: Whether this collection created the object, from its label C(app.kubernetes.io/part-of=osc.peerpods).
       type: bool
   sample:
@@ -82,7 +82,7 @@ objects:
       name: example-kataconfig
       namespace: null
       labels: {app.kubernetes.io/part-of: osc.peerpods}
-      ours: true
+      managed: true
 pod_vm_image:
   description: The image of the pod VMs in C(peer-pods-cm).
   returned: success

@@ -561,7 +561,7 @@ def test_a_priority_conflict(world, run):
     result = run({**args, "priority_range": [2000, 2999]})
     assert result["warnings"] == [f"{KATA} has priority 2000 instead of 112, which theirs has in demo-nsg."]
     assert result["network_security_groups"][0]["moved"] == [
-        {"name": KATA, "wanted": 112, "given": 2000, "taken_by": "theirs"}
+        {"name": KATA, "requested": 112, "assigned": 2000, "taken_by": "theirs"}
     ]
     assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 2000, VXLAN: 111}
     assert not run(args)["changed"]
@@ -692,7 +692,7 @@ def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
     assert world.take_requests() == [*READS, put, f"GET {GROUP}", put, *DONE]
-    assert result["network_security_groups"][0]["moved"][0]["given"] == 113
+    assert result["network_security_groups"][0]["moved"][0]["assigned"] == 113
     assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
 
 

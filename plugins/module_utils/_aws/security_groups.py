@@ -358,12 +358,12 @@ def _our_rules(
             and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
             and rule.get("FromPort") == rule.get("ToPort")
             and port in ports
-            and _is_ours(rule, port)
+            and _is_managed(rule, port)
         ):
             yield port, rule
 
 
-def _is_ours(rule: Mapping, port: Port) -> bool:
+def _is_managed(rule: Mapping, port: Port) -> bool:
     return _tags_of(rule).get(MANAGED_TAG) == "true" or rule.get("Description") == port.description
 
 

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which security rules are wanted, and what a network security group lacks of them (private).
+"""The required security rules, and which of them a network security group lacks (private).
 
 Pure functions over ARM's own dicts: options and groups go in, plans come out.
 Source: REST reference "Security Rules - Create Or Update".
@@ -234,11 +234,11 @@ def _wrong_prefixes(prefixes: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Move:
-    """A rule that has another priority than it was to have, and the rule that has that one."""
+    """A rule that was assigned another priority than requested, and the rule that has the requested one."""
 
     name: str
-    wanted: int
-    given: int
+    requested: int
+    assigned: int
     taken_by: str
 
 
@@ -275,11 +275,11 @@ def plan_present(
     on_covered: str = "skip",
     on_shadowed: str = "fail",
 ) -> Plan:
-    """Plan the wanted rules of a group, without those that other rules cover already.
+    """Plan the required rules of a group, without those that other rules cover already.
 
-    A wanted rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and no
-    other wanted rule decides any of it differently. An existing rule with the name of a wanted rule is managed: it gets the
-    content of the wanted rule, but keeps a description that this collection did not write.
+    A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and no
+    other required rule decides any of it differently. An existing rule with the name of a required rule is managed: it gets the
+    content of the required rule, but keeps a description that this collection did not write.
 
     Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in `priority_range`
     (both ends included) is free, and if an unmanaged rule with a smaller priority number decides differently
@@ -306,8 +306,8 @@ def plan_present(
     if moved and on_priority_conflict == "fail":
         raise SecurityRuleError(
             " ".join(
-                f"Priority conflict in {nsg['id']}: {move.name} is set to the priority {move.wanted}, which "
-                f"{move.taken_by} has. Set another priority (such as {move.given}), or set "
+                f"Priority conflict in {nsg['id']}: {move.name} is set to the priority {move.requested}, which "
+                f"{move.taken_by} has. Set another priority (such as {move.assigned}), or set "
                 "on_priority_conflict=move."
                 for move in moved
             )
@@ -347,7 +347,7 @@ def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
     for rule in nsg["properties"].get("securityRules", ()):
         if rule["name"].lower() in removable:
             description = rule["properties"].get("description")
-            if _is_ours(description):
+            if _is_managed(description):
                 removed.append(rule)
             else:
                 actual = f"is {description!r}" if description else "is empty"
@@ -455,7 +455,7 @@ def _priorities(
     unmanaged: Iterable[Mapping],
     priority_range: tuple[int, int],
 ) -> dict[str, int]:
-    """The priority of each needed rule, by name: the wanted one, the one it has, or the next free.
+    """The priority of each needed rule, by name: the requested one, the one it has, or the next free.
 
     An IPv6 half always has the next free one, lest it stay where a smaller
     priority of its rule is to take it away from.
@@ -501,12 +501,12 @@ def _merge_rule(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
         return body
     unmanaged = {k: v for k, v in before["properties"].items() if not _END.match(k)}
     managed = dict(body["properties"])
-    if not rule.description and not _is_ours(unmanaged.get("description")):
+    if not rule.description and not _is_managed(unmanaged.get("description")):
         del managed["description"]
     return {**before, "properties": unmanaged | managed}
 
 
-def _is_ours(description: str | None) -> bool:
+def _is_managed(description: str | None) -> bool:
     return (description or "").startswith(OURS)
 
 

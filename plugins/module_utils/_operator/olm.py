@@ -29,7 +29,7 @@ PACKAGES_LAG = 20
 OLM_LAG = 30
 
 
-def is_ours(object_: dict) -> bool:
+def is_managed(object_: dict) -> bool:
     key, value = PART_OF
     return (object_["metadata"].get("labels") or {}).get(key) == value
 
@@ -42,7 +42,7 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
         "name": metadata["name"],
         "namespace": metadata.get("namespace"),
         "labels": metadata.get("labels") or {},
-        "ours": is_ours(object_),
+        "managed": is_managed(object_),
     }
 
 

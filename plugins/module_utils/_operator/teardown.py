@@ -13,7 +13,7 @@ def plan_teardown(objects: list[dict]) -> dict:
     A KataConfig that this collection did not create needs all of them.
     """
     kata_config = next(
-        (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["ours"]), None
+        (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["managed"]), None
     )
     if kata_config:
         return {
@@ -22,10 +22,10 @@ def plan_teardown(objects: list[dict]) -> dict:
             "remove": [],
             "remain": [_reference(entry) for entry in objects],
         }
-    subscribed = any(entry["kind"] == "Subscription" and entry["ours"] for entry in objects)
+    subscribed = any(entry["kind"] == "Subscription" and entry["managed"] for entry in objects)
     # OLM created them for the Subscription.
     csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion" and subscribed]
-    unmanaged = [entry for entry in objects if not entry["ours"] and entry not in csvs]
+    unmanaged = [entry for entry in objects if not entry["managed"] and entry not in csvs]
     # The operator's Secret is deleted with the CredentialsRequest that it was made of.
     remain = [entry for entry in unmanaged if REQUESTED not in entry["labels"]]
     kept_kinds = {"KataConfig", "Namespace"} if remain else {"KataConfig"}

@@ -4,12 +4,12 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import plan_teardown
 
 
-def entry(kind: str, name: str = "a", *, ours: bool = True, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "ours": ours, "labels": labels}
+def entry(kind: str, name: str = "a", *, managed: bool = True, **labels: str) -> dict:
+    return {"kind": kind, "name": name, "managed": managed, "labels": labels}
 
 
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
-CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
+CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
         ([], [], []),
         ([entry("KataConfig"), entry("Namespace")], ["Namespace"], []),
         ([entry("Subscription"), CSV_OF_OLM], ["Subscription", "ClusterServiceVersion"], []),
-        ([entry("Subscription", ours=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
-        ([entry("OperatorGroup", ours=False), entry("Namespace")], [], ["OperatorGroup/a"]),
-        ([entry("Secret", ours=False, **REQUESTED), entry("Namespace")], ["Namespace"], []),
+        ([entry("Subscription", managed=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
+        ([entry("OperatorGroup", managed=False), entry("Namespace")], [], ["OperatorGroup/a"]),
+        ([entry("Secret", managed=False, **REQUESTED), entry("Namespace")], ["Namespace"], []),
         (
-            [entry("KataConfig", ours=False), entry("Subscription"), CSV_OF_OLM],
+            [entry("KataConfig", managed=False), entry("Subscription"), CSV_OF_OLM],
             [],
             ["KataConfig/a", "Subscription/a", "ClusterServiceVersion/a"],
         ),
