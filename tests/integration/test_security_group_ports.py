@@ -438,7 +438,7 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     proxy.faults[AUTHORIZE] = [refuse(403, "UnauthorizedOperation")]
     result = run(args, check=True)
     assert result["failed"]
-    assert f"refused {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
+    assert f"rejected {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
 
 
 # -- Faults and races, and their end state -----------------------------------------------------
