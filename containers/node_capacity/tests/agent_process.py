@@ -70,8 +70,8 @@ OWN_RULES = [
 def until(probe: Callable[[], object], expected: object, seconds: float = 30) -> None:
     """Wait until `probe()` returns `expected`."""
     deadline = time.monotonic() + seconds
-    while (found := probe()) != expected:
-        assert time.monotonic() < deadline, f"still {found!r} instead of {expected!r}"
+    while (current := probe()) != expected:
+        assert time.monotonic() < deadline, f"still {current!r} instead of {expected!r}"
         time.sleep(0.1)
 
 
@@ -312,8 +312,8 @@ class Workspace:
         return self._get("peerpodconfig", config, "-n", self.id).get("status", {})
 
     def condition(self, config: str, kind: str) -> dict:
-        (found,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
-        return found
+        (condition,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
+        return condition
 
     def set_conditions(self, config: str, *conditions: dict) -> None:
         """Write status.conditions as another program."""
@@ -494,9 +494,9 @@ class Link:
             if not self._up:
                 near.close()
                 continue
-            far = socket.create_connection(self._upstream)
-            self._open += [near, far]
-            for source, sink in ((near, far), (far, near)):
+            upstream_socket = socket.create_connection(self._upstream)
+            self._open += [near, upstream_socket]
+            for source, sink in ((near, upstream_socket), (upstream_socket, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:

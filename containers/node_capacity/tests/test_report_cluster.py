@@ -23,8 +23,8 @@ def crd_with_conditions(cluster, workspace):
     def patch(*operations: dict) -> None:
         cluster.kubectl("patch", CRD, "--type=json", "-p", json.dumps(operations))
 
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    patch({"op": "add", "path": CONDITIONS, "value": {"type": "array", "items": anything}})
+    any_object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    patch({"op": "add", "path": CONDITIONS, "value": {"type": "array", "items": any_object}})
     workspace.config("probe", "1", selector={"no": "node"})
 
     def are_conditions_stored() -> bool:

@@ -185,10 +185,10 @@ def test_not_ready_before_the_certificate_is_valid_and_after_it_expires(tmp_path
     early = Webhook(tmp_path, write_pair(tmp_path, since=HOUR, until=2 * HOUR))
     assert "is not valid before" in early.get("/readyz").text
     early.stop()
-    late = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
+    not_yet_valid = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
     # Whether it was ready before depends on how long its start took.
-    wait_until(lambda: "expired" in late.get("/readyz").text)
-    late.stop()
+    wait_until(lambda: "expired" in not_yet_valid.get("/readyz").text)
+    not_yet_valid.stop()
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,10 @@ def test_only_clients_of_the_ca_are_served(tmp_path, clients):
 )
 def test_startup_errors(tmp_path, env, sentence):
     process = start({**write_pair(tmp_path), **env})
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (1, "")
-    assert sentence in err
-    assert err.count("\n") == 1
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (1, "")
+    assert sentence in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -303,9 +303,9 @@ def test_the_key_is_not_logged(tmp_path):
     key = Path(pair["TLS_KEY_FILE"]).read_text().splitlines()[1]
     (tmp_path / "tls.crt").write_bytes((tmp_path / "tls.key").read_bytes())
     process = start(pair)
-    out, err = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert key not in out + err
+    assert key not in output + errors
 
 
 def test_startup_error_for_a_health_port_in_use(tmp_path):

@@ -237,11 +237,11 @@ def mismatched_pair(directory: Path) -> dict[str, str]:
 )
 def test_startup_errors_are_one_sentence(tmp_path, env, sentence):
     process = start(env(tmp_path))
-    out, err = process.communicate(timeout=10)
-    assert (process.returncode, out) == (1, "")
-    assert err.startswith("The webhook cannot start: ")
-    assert sentence in err
-    assert err.count("\n") == 1
+    output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("The webhook cannot start: ")
+    assert sentence in errors
+    assert errors.count("\n") == 1
 
 
 def test_startup_error_for_a_port_in_use(tmp_path):
@@ -249,20 +249,20 @@ def test_startup_error_for_a_port_in_use(tmp_path):
         port = occupied.getsockname()[1]
         # With RUST_BACKTRACE, granian adds a stack trace to its message.
         process = start({**write_pair(tmp_path), "PORT": str(port), "RUST_BACKTRACE": "1"})
-        out, err = process.communicate(timeout=10)
-    assert (process.returncode, out) == (1, "")
-    assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in err
-    assert err.count("\n") == 1
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (1, "")
+    assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in errors
+    assert errors.count("\n") == 1
 
 
 def test_after_sigterm_it_serves_during_the_shutdown_delay_and_closes_connections(tmp_path):
     webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="3")
     body = json.dumps(review())
-    kept = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
+    kept_alive = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
 
     def post() -> http.client.HTTPResponse:
-        kept.request("POST", "/mutate-v1-pod", body)
-        reply = kept.getresponse()
+        kept_alive.request("POST", "/mutate-v1-pod", body)
+        reply = kept_alive.getresponse()
         reply.read()
         return reply
 
@@ -355,8 +355,8 @@ def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     metrics = httpx.get(f"http://127.0.0.1:{health_port}/metrics", trust_env=False).text
     assert "peerpods_webhook_log_lines_lost_total 0.0" not in metrics
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=10)
-    assert all(json.loads(line) for line in out.splitlines())
+    output, _ = process.communicate(timeout=10)
+    assert all(json.loads(line) for line in output.splitlines())
 
 
 def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
