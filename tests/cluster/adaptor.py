@@ -58,7 +58,7 @@ WATCH_SECONDS, BACK_OFF_SECONDS = 300, 1
 def lost(pod: dict) -> bool:
     """Whether a peer pod lost its VM: it ended, or its containers were started again in another VM."""
     status = pod.get("status", {})
-    restarts = sum(one["restartCount"] for one in status.get("containerStatuses") or [])
+    restarts = sum(container["restartCount"] for container in status.get("containerStatuses") or [])
     return status.get("reason") == CLOSED or restarts > 0
 
 
@@ -91,9 +91,9 @@ class Adaptors:
 
     def see_all(self, pods: list[dict]) -> None:
         """All existing pods: state of other pods is dropped."""
-        there = {pod["metadata"]["uid"] for pod in pods}
+        existing = {pod["metadata"]["uid"] for pod in pods}
         for known in (self._started, self._running, self._waiting):
-            for uid in known.keys() - there:
+            for uid in known.keys() - existing:
                 self.see("DELETED", known[uid])
         for pod in pods:
             self.see("ADDED", pod)
@@ -257,14 +257,14 @@ class Adaptors:
             "conditions": [{"type": name, "status": str(ready or name == "Initialized")} for name in conditions],
             "containerStatuses": [
                 {
-                    "name": one["name"],
-                    "image": one["image"],
+                    "name": container["name"],
+                    "image": container["image"],
                     "imageID": "",
                     "ready": ready,
                     "restartCount": self._restarts[pod["metadata"]["uid"]],
                     "state": state,
                 }
-                for one in pod["spec"]["containers"]
+                for container in pod["spec"]["containers"]
             ],
         }
         if phase or not waiting:
