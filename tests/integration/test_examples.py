@@ -39,7 +39,7 @@ class Installation:
         path = directory / "play.yml"
         path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
         environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
-        ran = subprocess.run(
+        completed = subprocess.run(
             ["ansible-playbook", str(path)],
             env=ansible_environment({**JSON_OUTPUT, **environment}),
             capture_output=True,
@@ -47,16 +47,17 @@ class Installation:
             check=False,
             cwd=directory,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         return [
-            (task["task"]["name"], task["hosts"]["localhost"]) for task in json.loads(ran.stdout)["plays"][0]["tasks"]
+            (task["task"]["name"], task["hosts"]["localhost"])
+            for task in json.loads(completed.stdout)["plays"][0]["tasks"]
         ]
 
     def ingress(self) -> list[dict]:
-        found = self.moto.client("ec2").describe_security_group_rules(
+        response = self.moto.client("ec2").describe_security_group_rules(
             Filters=[{"Name": "group-id", "Values": [self.cloud.worker_group_id]}]
         )
-        return found["SecurityGroupRules"]
+        return response["SecurityGroupRules"]
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +142,9 @@ def test_peerpod_limit(installation: Installation, run_examples):
 
 def test_peerpod_info(installation: Installation, run_examples):
     results = run_examples("peerpod_info")
-    seen = results["Gather the room for peer pods"]
-    assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
-    totals = seen["totals"]
+    peer_pods = results["Gather the room for peer pods"]
+    assert "peerpodconfig-openshift" in {pool["name"] for pool in peer_pods["pools"]}
+    totals = peer_pods["totals"]
     assert results["Show the number of running, possible and pending peer pods"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
         f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
@@ -189,7 +190,7 @@ def test_security_group_ports(installation: Installation, run_examples):
     assert opened["changed"]
     assert [group["group_id"] for group in opened["groups"]] == [installation.cloud.worker_group_id]
     assert removed["changed"]
-    left = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
-    assert left.keys() >= before
+    remaining_rules = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
+    assert remaining_rules.keys() >= before
     # By its default the last one removes what the first ones opened: for tcp.
-    assert {rule["IpProtocol"] for id, rule in left.items() if id not in before} <= {"udp"}
+    assert {rule["IpProtocol"] for id, rule in remaining_rules.items() if id not in before} <= {"udp"}

@@ -21,7 +21,7 @@ NAMESPACE = "webhook-test"
 RUNTIME_CLASS = "kata-webhook-test"
 RESOURCE = "kata.peerpods.io/vm"
 
-OTHERS = {
+FOREIGN_WEBHOOK = {
     "name": "others.example.com",
     "clientConfig": {"url": "https://others.example.com/"},
     "rules": [
@@ -171,8 +171,8 @@ def test_only_peer_pods_are_sent_to_the_webhook(cluster, admission, manage):
     assert stored["webhooks"] == [result["webhook"]]
     # The same bundle in base64 is the same bundle; a configuration in place is one read.
     encoded = base64.b64encode(admission.ca.encode()).decode()
-    again = manage("webhook-again", url=admission.url, ca_bundle=encoded)
-    assert not again["changed"]
+    second_result = manage("webhook-again", url=admission.url, ca_bundle=encoded)
+    assert not second_result["changed"]
     assert configuration(cluster) == stored
     assert [verb for verb, _ in requests_of(cluster, "webhook-again")] == ["get"]
 
@@ -190,9 +190,9 @@ def test_check_mode_shows_the_change_and_writes_nothing(cluster, admission, mana
     assert result["changed"]
     assert result["verified"] is None
     assert result["diff"]["before"] == {}
-    shown = result["diff"]["after"]["webhook"]
-    assert shown["failurePolicy"] == "Fail"
-    assert shown["clientConfig"]["caBundle"].startswith("sha256:")
+    shown_webhook = result["diff"]["after"]["webhook"]
+    assert shown_webhook["failurePolicy"] == "Fail"
+    assert shown_webhook["clientConfig"]["caBundle"].startswith("sha256:")
     assert configuration(cluster) is None
     assert {verb for verb, _ in requests_of(cluster, "webhook-check")} == {"get"}
 
@@ -203,25 +203,25 @@ def test_other_webhooks_stay_and_the_configuration_goes_with_the_last_one(cluste
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": CONFIGURATION, "labels": {"app": "others"}},
-            "webhooks": [OTHERS],
+            "webhooks": [FOREIGN_WEBHOOK],
         }
     )
     before = configuration(cluster)
     assert manage(url=admission.url, ca_bundle=admission.ca)["changed"]
-    both = configuration(cluster)
-    assert [entry["name"] for entry in both["webhooks"]] == [OTHERS["name"], WEBHOOK]
-    assert both["webhooks"][0] == before["webhooks"][0]
-    assert both["metadata"]["labels"] == {"app": "others"}
+    stored = configuration(cluster)
+    assert [entry["name"] for entry in stored["webhooks"]] == [FOREIGN_WEBHOOK["name"], WEBHOOK]
+    assert stored["webhooks"][0] == before["webhooks"][0]
+    assert stored["metadata"]["labels"] == {"app": "others"}
 
     assert manage(state="absent", check=True)["changed"]
-    assert configuration(cluster) == both
+    assert configuration(cluster) == stored
     assert manage(state="absent")["changed"]
     assert configuration(cluster)["webhooks"] == before["webhooks"]
     assert not manage(state="absent")["changed"]
 
-    result = manage(state="absent", webhook_name=OTHERS["name"], diff=True)
+    result = manage(state="absent", webhook_name=FOREIGN_WEBHOOK["name"], diff=True)
     assert result["webhook"] is None
-    assert result["diff"]["before"]["webhook"]["name"] == OTHERS["name"]
+    assert result["diff"]["before"]["webhook"]["name"] == FOREIGN_WEBHOOK["name"]
     assert configuration(cluster) is None
     assert not manage(state="absent")["changed"]
 
@@ -240,7 +240,7 @@ def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, 
                 CONFIGURATION,
                 "--type=json",
                 "-p",
-                json.dumps([{"op": "add", "path": "/webhooks/-", "value": OTHERS}]),
+                json.dumps([{"op": "add", "path": "/webhooks/-", "value": FOREIGN_WEBHOOK}]),
             )
 
     kubeconfig = cluster.user_kubeconfig("webhook-between", "system:masters")
@@ -249,8 +249,8 @@ def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, 
         options |= {"url": admission.url} if state == "present" else {}
         result = manage(**options)
     assert result["changed"], result
-    left = [WEBHOOK, OTHERS["name"]] if state == "present" else [OTHERS["name"]]
-    assert [entry["name"] for entry in configuration(cluster)["webhooks"]] == left
+    remaining_webhooks = [WEBHOOK, FOREIGN_WEBHOOK["name"]] if state == "present" else [FOREIGN_WEBHOOK["name"]]
+    assert [entry["name"] for entry in configuration(cluster)["webhooks"]] == remaining_webhooks
 
 
 def test_fail_is_written_only_once_the_service_has_a_ready_endpoint(cluster, manage):
@@ -474,8 +474,8 @@ def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, ad
         assert manage(**options)["changed"] is False
     stored = configuration(cluster)["webhooks"][0]
     excluded = stored["namespaceSelector"]["matchExpressions"][0]["values"]
-    there = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
-    system = [name for name in there if name.startswith(("kube-", "openshift-"))]
+    existing = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
+    system = [name for name in existing if name.startswith(("kube-", "openshift-"))]
     assert system
     assert excluded == sorted({"openshift", *system})
     assert "matchConditions" not in stored

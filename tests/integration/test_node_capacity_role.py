@@ -66,7 +66,7 @@ PERMISSIONS = {
     ),
 }
 # The agent may read pods of every namespace only if it counts all peer pods; otherwise those of cloud-api-adaptor.
-COUNTING = {right for right in PERMISSIONS if right[:3] == (None, "", "pods")}
+COUNTING = {permission for permission in PERMISSIONS if permission[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
 
 
@@ -120,9 +120,9 @@ class Role(RoleAlone):
 
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run the role with `variables` and those of this machine; returns its output."""
-        ran = self.run("-e", json.dumps(variables), *arguments)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run("-e", json.dumps(variables), *arguments)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def get(self, *names: str) -> dict:
         return self.cluster.get(*names, "-n", NAMESPACE)
@@ -228,13 +228,13 @@ class TestOurAgent:
         port = role.variables.get("node_capacity_health_port", 8081)
 
         def leaders() -> list[float]:
-            found = []
+            values = []
             for pod in role.pods():
                 url = f"http://{pod['status']['podIP']}:{port}/metrics"
                 with urllib.request.urlopen(url, timeout=5) as answer:
                     metrics = answer.read().decode()
-                found.append(float(re.search(r"^\w+_leader (.*)$", metrics, re.MULTILINE)[1]))
-            return sorted(found)
+                values.append(float(re.search(r"^\w+_leader (.*)$", metrics, re.MULTILINE)[1]))
+            return sorted(values)
 
         wait_for("a leader", lambda: leaders() == [0, 1], seconds=30)
         holder = role.get(f"lease/{NAME}")["spec"]["holderIdentity"]
@@ -372,9 +372,9 @@ class TestOurAgent:
         assert granted(role) == PERMISSIONS - COUNTING | ADAPTORS_PODS
         assert role.names(PROMETHEUS_RULE) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
-        shown = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
-        assert shown["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
-        assert json.loads(shown["data"][f"{NAME}.json"])["panels"]
+        config_map = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
+        assert config_map["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
+        assert json.loads(config_map["data"][f"{NAME}.json"])["panels"]
 
 
 @pytest.mark.usefixtures("first_output")
@@ -405,8 +405,8 @@ class TestAfterTheAgent:
         assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in output
         assert set(role.advertised().values()) == {"7"}
         assert role.pods() == []
-        left = {
-            kind: found
+        remaining = {
+            kind: object_names
             for kind in (
                 "deployments",
                 "services",
@@ -420,9 +420,9 @@ class TestAfterTheAgent:
                 PROMETHEUS_RULE,
                 GRAFANA_DASHBOARD,
             )
-            if (found := role.names(kind)) != []
+            if (object_names := role.names(kind)) != []
         }
-        assert left == {"serviceaccounts": ["default"]}
+        assert remaining == {"serviceaccounts": ["default"]}
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
 
@@ -448,15 +448,15 @@ def granted(role: Role) -> set[tuple]:
     permissions = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
-        here = rules(role, namespace, ACCOUNT)
-        permissions |= {(namespace, *permission) for permission in here - cluster_wide}
+        namespaced = rules(role, namespace, ACCOUNT)
+        permissions |= {(namespace, *permission) for permission in namespaced - cluster_wide}
     return permissions | {(None, *permission) for permission in cluster_wide}
 
 
 def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     """The permissions of `account` in `namespace`, without those of every service account."""
 
-    def of(user: str) -> set[tuple]:
+    def rules_of(user: str) -> set[tuple]:
         review = json.loads(
             role.cluster.kubectl(
                 "create",
@@ -486,7 +486,7 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
             for verb in rule["verbs"]
         }
 
-    return of(account) - of("system:serviceaccount:default:default")
+    return rules_of(account) - rules_of("system:serviceaccount:default:default")
 
 
 def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
@@ -495,9 +495,9 @@ def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
     for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):
         if event["user"]["username"] != ACCOUNT or "objectRef" not in event:
             continue
-        what = event["objectRef"]
-        parts = (what.get("resource"), what.get("subresource"))
-        used.add((what.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]))
+        reference = event["objectRef"]
+        parts = (reference.get("resource"), reference.get("subresource"))
+        used.add((reference.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]))
         if event["responseStatus"]["code"] == 403:
             refused.append(f"{event['verb']} {event['requestURI']}")
     return used, refused

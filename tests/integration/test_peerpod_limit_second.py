@@ -208,8 +208,8 @@ class TestWithTheAgent:
             "create",
         ]
 
-        again = run(20, user="second-again", name="default")
-        assert not again["changed"]
+        second_result = run(20, user="second-again", name="default")
+        assert not second_result["changed"]
         # With an entry of its own, the operator's settings are not read.
         assert [verb for verb, _path in requests_of(cluster, "second-again")] == [
             *("list", "list", "list", "get", "get", "list"),
@@ -220,10 +220,10 @@ class TestWithTheAgent:
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, foreign="text"))
         cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
         memory = {"name": "memory", "node_selector": {"example.com/pool": "memory"}}
-        made = run(4, user="second-pool", **memory)
-        assert not made.get("failed"), made
-        assert (made["before"], made["after"], made["pool"]) == (None, 4, "memory")
-        assert [node["name"] for node in made["nodes"]] == ["second-b"]
+        created = run(4, user="second-pool", **memory)
+        assert not created.get("failed"), created
+        assert (created["before"], created["after"], created["pool"]) == (None, 4, "memory")
+        assert [node["name"] for node in created["nodes"]] == ["second-b"]
         assert limits_of(cluster)["data"] == {
             "foreign": "text",
             "memory": '{"limit":4,"nodeSelector":{"example.com/pool":"memory"}}',
@@ -269,12 +269,12 @@ class TestWithTheAgent:
 
     def test_a_write_fails_if_the_object_has_changed(self, cluster, run):
         assert run(20)["changed"]
-        others = iter(['{"limit":15}'])
+        other_entries = iter(['{"limit":15}'])
 
         def intervene(method, path):
-            other = next(others, None) if method == "PATCH" else None
-            if other:
-                cluster.merge("configmap/peerpods-limits", {"data": {"default": other}}, AGENT_NAMESPACE)
+            other_entry = next(other_entries, None) if method == "PATCH" else None
+            if other_entry:
+                cluster.merge("configmap/peerpods-limits", {"data": {"default": other_entry}}, AGENT_NAMESPACE)
 
         kubeconfig = cluster.user_kubeconfig("second-race", "system:masters")
         with between(cluster, kubeconfig, intervene) as url:
@@ -309,8 +309,8 @@ class TestWithTheAgent:
         assert (moved["changed"], moved["store"]) == (True, limits_key("left"))
         assert not run(3, name="left")["changed"]
         assert run(5, name="left")["store"] == limits_key("left")
-        left = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
-        assert left["spec"] == spec
+        left_config = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
+        assert left_config["spec"] == spec
         removed = run(name="left", state="absent")
         assert (removed["changed"], removed["before"]) == (True, 5)
         assert limits_of(cluster).get("data", {}) == {}

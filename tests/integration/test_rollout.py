@@ -38,9 +38,9 @@ KEEPS_TEN = (
 @dataclass
 class Rollout(RoleAlone):
     def succeed(self, *arguments: str, **variables: object) -> str:
-        ran = self.run(*arguments, "-e", json.dumps(variables))
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run(*arguments, "-e", json.dumps(variables))
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def fail(self, **variables: object) -> str:
         return failure_message(self.run("-e", json.dumps(variables)))
@@ -153,10 +153,10 @@ def limits(generation: int) -> list[dict]:
 
 
 def config(pool: str) -> dict:
-    made = openshift.peer_pod_config()
-    made["metadata"]["name"] = pool
-    made["spec"]["nodeSelector"] = {"pool": pool}
-    return made
+    default_config = openshift.peer_pod_config()
+    default_config["metadata"]["name"] = pool
+    default_config["spec"]["nodeSelector"] = {"pool": pool}
+    return default_config
 
 
 @pytest.fixture
@@ -276,9 +276,9 @@ class TestWaves:
     @FIRST_GENERATION
     def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
         """The error is found before the first wave changes anything."""
-        some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
+        waves = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         with rollout.unchanged():
-            message = rollout.fail(peerpodconfig_rollout_waves=some)
+            message = rollout.fail(peerpodconfig_rollout_waves=waves)
         assert "nobodys does not exist" in message
 
     @FIRST_GENERATION
@@ -302,15 +302,15 @@ class TestCanary:
             assert rollout.advertised() == limit_of_all_pools("10")
 
             # A single limit is set as without waves, and stays.
-            one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
-            assert "Peer pods are not counted" in rollout.fail(**one)
+            single_limit = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
+            assert "Peer pods are not counted" in rollout.fail(**single_limit)
             assert rollout.limits()["memory"] == "8"
 
     def test_without_a_canary_a_limit_is_set_for_all_waves_without_one(self, rollout: Rollout):
-        some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
+        waves = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         with runtime_class(rollout.cluster):
             rollout.succeed(
-                peerpodconfig_rollout_waves=some,
+                peerpodconfig_rollout_waves=waves,
                 peerpodconfig_rollout_limit=7,
                 # With -e name=value, the value is a string.
                 peerpodconfig_rollout_canary="false",
@@ -336,13 +336,13 @@ class TestPlaybook:
         limit.kubeconfig = limit.cluster.user_kubeconfig("reads")
         with limit.unchanged():
             # AWX passes an empty limit for a question without an answer.
-            ran = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
+            completed = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
         limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         (stored,) = limit.stored_in("memory")
-        assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in ran.stdout
-        assert "1 of 1 nodes advertise it" in ran.stdout
-        assert artifacts(ran.stdout) == {
+        assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in completed.stdout
+        assert "1 of 1 nodes advertise it" in completed.stdout
+        assert artifacts(completed.stdout) == {
             "peerpods_limit": {
                 "limits": {"memory": 10},
                 "nodes": 1,
@@ -359,10 +359,10 @@ class TestPlaybook:
     @FIRST_GENERATION
     def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
-        ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
-        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
+        completed = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
+        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in completed.stdout
         assert limit.advertised() == {**limit_of_all_pools("10"), "canary": "2"}
-        assert artifacts(ran.stdout) == {
+        assert artifacts(completed.stdout) == {
             "peerpods_limit": {
                 "limits": {"canary": 2, "general": 10},
                 "nodes": 2,

@@ -60,7 +60,7 @@ PORT, HEALTH_PORT = 9443, 8080
 # to the webhook, too. Every twentieth pod is really created, the others in a dry run.
 CONNECTIONS = 8
 TICK = 0.2
-REALLY = 20
+STORED_EVERY = 20
 
 # As many creations by each connection, before and after each fault: each connection of the API server to the webhook
 # is used again.
@@ -125,10 +125,10 @@ class Load:
 
     def continues(self) -> None:
         """Wait until each connection has finished further creations."""
-        goals = [finished + STEADY for finished in self._finished]
+        targets = [finished + STEADY for finished in self._finished]
         wait_for(
             "further creations",
-            lambda: all(finished >= goal for finished, goal in zip(self._finished, goals, strict=True)),
+            lambda: all(finished >= target for finished, target in zip(self._finished, targets, strict=True)),
             seconds=120,
         )
 
@@ -138,13 +138,13 @@ class Load:
             if self._done.wait(self._began + tick * TICK - time.monotonic()):
                 connection.close()
                 return
-            really = (tick + number) % REALLY == 0
+            is_stored = (tick + number) % STORED_EVERY == 0
             began = time.monotonic()
-            self._creations.append(Creation(began, *self._create_one(connection, really)))
+            self._creations.append(Creation(began, *self._create_one(connection, is_stored)))
             self._finished[number] += 1
 
     @staticmethod
-    def _create_one(connection: http.client.HTTPSConnection, really: bool) -> tuple[Outcome, str]:
+    def _create_one(connection: http.client.HTTPSConnection, is_stored: bool) -> tuple[Outcome, str]:
         try:
             if connection.sock is None:
                 connection.connect()
@@ -153,7 +153,7 @@ class Load:
         try:
             connection.request(
                 "POST",
-                PODS if really else f"{PODS}?dryRun=All",
+                PODS if is_stored else f"{PODS}?dryRun=All",
                 json.dumps(PEER_POD),
                 {"Content-Type": "application/json"},
             )
@@ -231,7 +231,7 @@ def install(cluster: Cluster, **variables: object) -> None:
         "webhook_shutdown_delay": 5,
         **variables,
     }
-    ran = subprocess.run(
+    completed = subprocess.run(
         [
             "ansible",
             "localhost",
@@ -247,7 +247,7 @@ def install(cluster: Cluster, **variables: object) -> None:
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +323,8 @@ def test_a_renewed_ca_loses_nothing(cluster, load, failures):
         # What has less than a third of that left is renewed: the 3650 days that the CA had.
         install(cluster, webhook_ca_days=11000)
         wait_until_presented(cluster, before)
-    renewed, kept = trusted(cluster)
-    assert kept == old
+    renewed, previous = trusted(cluster)
+    assert previous == old
     for certificate in presented_by_all(cluster).values():
         certificate.verify_directly_issued_by(renewed)
     assert failures(creations) == []
@@ -372,20 +372,24 @@ def test_a_killed_replica_loses_only_the_reviews_in_flight(cluster, load, failur
     reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
     load.continues()
     # The one that the API server has more connections to: they are kept, and seldom spread evenly.
-    victim = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
-    started = victim.started()
+    busiest = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
+    started = busiest.started()
     with load.fault() as creations:
         killed = time.monotonic()
-        victim.kill()
-        wait_for("the killed replica", lambda: victim.restarted_after(started), seconds=30)
-        back = time.monotonic()
+        busiest.kill()
+        wait_for("the killed replica", lambda: busiest.restarted_after(started), seconds=30)
+        restarted = time.monotonic()
     failed = failures(creations)
-    assert all(killed - 1 < creation.began < back for creation in failed)
-    cut = [one for one in failed if re.search(r"connection reset|EOF|broken pipe", one.message)]
-    refused = [one for one in failed if f"dial tcp {victim.address}:{PORT}: connect: connection refused" in one.message]
+    assert all(killed - 1 < creation.began < restarted for creation in failed)
+    cut = [creation for creation in failed if re.search(r"connection reset|EOF|broken pipe", creation.message)]
+    refused = [
+        creation
+        for creation in failed
+        if f"dial tcp {busiest.address}:{PORT}: connect: connection refused" in creation.message
+    ]
     record_property("webhook cut off", len(cut))
     record_property("webhook refused connection", len(refused))
-    assert [one for one in failed if one not in cut and one not in refused] == []
+    assert [creation for creation in failed if creation not in cut and creation not in refused] == []
     assert len(cut) <= CONNECTIONS
 
 
