@@ -4,12 +4,12 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import plan_teardown
 
 
-def entry(kind: str, name: str = "a", *, ours: bool = True, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "ours": ours, "labels": labels}
+def entry(kind: str, name: str = "a", *, is_created: bool = True, **labels: str) -> dict:
+    return {"kind": kind, "name": name, "ours": is_created, "labels": labels}
 
 
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
-CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
+CSV_OF_OLM = entry("ClusterServiceVersion", is_created=False)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
         ([], [], []),
         ([entry("KataConfig"), entry("Namespace")], ["Namespace"], []),
         ([entry("Subscription"), CSV_OF_OLM], ["Subscription", "ClusterServiceVersion"], []),
-        ([entry("Subscription", ours=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
-        ([entry("OperatorGroup", ours=False), entry("Namespace")], [], ["OperatorGroup/a"]),
-        ([entry("Secret", ours=False, **REQUESTED), entry("Namespace")], ["Namespace"], []),
+        ([entry("Subscription", is_created=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
+        ([entry("OperatorGroup", is_created=False), entry("Namespace")], [], ["OperatorGroup/a"]),
+        ([entry("Secret", is_created=False, **REQUESTED), entry("Namespace")], ["Namespace"], []),
         (
-            [entry("KataConfig", ours=False), entry("Subscription"), CSV_OF_OLM],
+            [entry("KataConfig", is_created=False), entry("Subscription"), CSV_OF_OLM],
             [],
             ["KataConfig/a", "Subscription/a", "ClusterServiceVersion/a"],
         ),
@@ -30,5 +30,5 @@ CSV_OF_OLM = entry("ClusterServiceVersion", ours=False)
 )
 def test_what_a_teardown_removes(objects: list[dict], removed: list[str], remaining: list[str]):
     planned = plan_teardown(objects)
-    assert [each["kind"] for each in planned["remove"]] == removed
+    assert [item["kind"] for item in planned["remove"]] == removed
     assert planned["remain"] == remaining
