@@ -84,13 +84,13 @@ def browser_problems(site: Path, chromium: str) -> Iterator[str]:
 
 def main(directory: str) -> int:
     site = Path(directory).resolve()
-    found = list(problems(site))
+    all_problems = list(problems(site))
     if chromium := shutil.which("chromium"):
-        found += browser_problems(site, chromium)
+        all_problems += browser_problems(site, chromium)
     else:
         print("The docs site was not opened in a browser: sudo apt-get install chromium")
-    print(*found, sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+    print(*all_problems, sep="\n", end="\n" if all_problems else "")
+    return 1 if all_problems else 0
 
 
 if __name__ == "__main__":
