@@ -78,7 +78,7 @@ def test_a_deselected_node_loses_the_resource(workspace):
 
 
 def test_without_any_limit_nodes_keep_their_slots(workspace):
-    """No limit found does not mean zero: an upgrade of the operator deletes its PeerPodConfig."""
+    """A missing limit is not zero: an upgrade of the operator deletes its PeerPodConfig."""
     node = workspace.node("a")
     workspace.config("c", "3")
     agent = workspace.start()
@@ -101,7 +101,7 @@ def test_without_any_limit_nodes_keep_their_slots(workspace):
 
 
 def test_nodes_of_a_vanished_pool_keep_their_slots(workspace):
-    """Even if another pool exists, and after a restart of the agent."""
+    """They keep them even if another pool exists, and after a restart of the agent."""
     node, other_node = workspace.node("mine"), workspace.node("other", selected=False)
     workspace.relabel(other_node, f"{workspace.label}-other=")
     workspace.config("c", "3")
@@ -124,7 +124,7 @@ def test_a_deselected_node_keeps_the_resource_of_another_writer(workspace):
     workspace.config("c", "3")
     agent = workspace.start()
     until(lambda: workspace.slots(node), ("3", "3"))
-    # The same number needs no correction, but it has another owner now.
+    # The number is the same and needs no correction, but another program owns it now.
     workspace.share(node, 3)
     workspace.relabel(node, f"{workspace.label}-")
     workspace.config("c", "4")

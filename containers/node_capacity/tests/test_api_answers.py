@@ -1,4 +1,4 @@
-"""Responses that a healthy API server does not return on demand, from a scripted one over HTTP."""
+"""Responses that a healthy API server does not return on demand. A scripted server returns them over HTTP."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_an_expired_resource_version_causes_a_new_list(scripted, expired):
 
 
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
-    """Its objects are removed without an event; the mirror stays synced."""
+    """Its objects are removed from the mirror without an event, and the mirror stays synced."""
     served = True
 
     def answer(request):

@@ -46,7 +46,7 @@ def test_an_api_server_that_is_down_for_longer_than_a_lease(workspace: Workspace
 
 
 def test_an_api_server_without_the_old_resource_versions(workspace: Workspace, cluster: Cluster):
-    """A restarted one rejects the old resourceVersion of a watch with 410 Gone."""
+    """After a restart, the API server rejects the old resourceVersion of a watch with 410 Gone."""
     node, deselected = workspace.node("a"), workspace.node("gone")
     workspace.config("c", "3")
     link = workspace.link()
@@ -124,7 +124,7 @@ def test_another_writer_causes_backoff(workspace: Workspace):
 
 @pytest.fixture
 def install(cluster: Cluster):
-    """Install the CustomResourceDefinition of PeerPodConfigs; it is installed again in the end."""
+    """Install the CustomResourceDefinition of PeerPodConfigs; it is installed again at the end."""
 
     def install() -> None:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD))

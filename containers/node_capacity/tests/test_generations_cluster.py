@@ -82,7 +82,7 @@ def test_a_setting_without_a_limit_leaves_nodes_unchanged(workspace, written):
 
 
 def test_a_node_deselected_by_the_operators_pool_loses_the_resource(second):
-    """While the agent runs, and while it does not, because the operator's own pool exists."""
+    """The agent removes it while it runs, and after a restart, because the operator's own pool exists."""
     deselected, deselected_later, foreign = (second.node(name) for name in ("leaving", "later", "foreign"))
     agent = second.start()
     wait_for_slots(second, dict.fromkeys((deselected, deselected_later, foreign), "20"))
@@ -131,7 +131,7 @@ def test_an_upgrade_from_the_first_generation(workspace):
     until(lambda: agent.metrics().get(generation), 2)
     workspace.advertise(node, 10)
     wait_for_slots(workspace, {node: "12"})
-    # The first limit that the agent reads after the upgrade is that of before.
+    # The first limit that the agent reads after the upgrade is the limit from before it.
     until(lambda: agent.patched(node), [12])
     workspace.limits(default={"limit": 15})
     wait_for_slots(workspace, {node: "15", memory: "5"})
@@ -325,7 +325,7 @@ def test_a_cordoned_or_deleted_node_is_not_an_error(second, cluster):
 
 
 def test_without_the_requirement_adaptors_are_not_watched(second, cluster):
-    """The permission is not needed either."""
+    """The agent does not need the permission to read them either."""
     node = second.node("a")
     agent = second.start(REQUIRE_READY_ADAPTOR="false", COUNT_PEER_PODS="false")
     wait_for_slots(second, {node: "20"})

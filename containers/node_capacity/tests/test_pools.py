@@ -163,7 +163,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm", is_written=False)]),
         ([], None, Setting(20, invalid="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
         ([], None, Setting(None, invalid="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
-        # A negative limit, or no ConfigMap: no limit from there.
+        # A negative limit, or no ConfigMap: it sets no limit.
         ([], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
         ([], None, None, SECOND, 2, [default(None, "peer-pods-cm", is_written=False)]),
         # The second generation with peerpods-limits.
@@ -201,7 +201,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([OPERATORS], None, None, SECOND, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(None), SECOND, 2, [default(12, "PeerPodConfig")]),
-        # Without a limit in it, the operator migrates nothing.
+        # If the PeerPodConfig has no limit, the operator migrates nothing.
         ([WITHOUT_LIMIT], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
         (
             [WITHOUT_LIMIT],
@@ -220,7 +220,7 @@ def test_merge(configs, entries, peer_pods_cm, daemon_sets, generation, pools):
 
 
 def test_the_operators_own_pool_has_the_nodes_of_its_daemon_set():
-    """Not those of a PeerPodConfig with another node selector."""
+    """It does not have the nodes of a PeerPodConfig with another node selector."""
     elsewhere = Pool("peerpodconfig-openshift", {"other": ""}, 12)
     _, pools = merge([elsewhere], None, None, SECOND)
     assert pools["default"].node_selector == KATA

@@ -18,7 +18,7 @@ CONDITIONS = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properti
 
 @pytest.fixture
 def crd_with_conditions(cluster, workspace):
-    """A CRD that has status.conditions, as a later release may."""
+    """A CRD that has status.conditions, which a later release may add."""
 
     def patch(*operations: dict) -> None:
         cluster.kubectl("patch", CRD, "--type=json", "-p", json.dumps(operations))

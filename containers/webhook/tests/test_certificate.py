@@ -186,7 +186,7 @@ def test_not_ready_before_the_certificate_is_valid_and_after_it_expires(tmp_path
     assert "is not valid before" in early.get("/readyz").text
     early.stop()
     not_yet_valid = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
-    # Whether it was ready before depends on how long its start took.
+    # Whether it was ready before this depends on the duration of its start.
     wait_until(lambda: "expired" in not_yet_valid.get("/readyz").text)
     not_yet_valid.stop()
 

@@ -47,7 +47,7 @@ def slow_clients_webhook(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
-    """By name, what becomes of clients that are slow. They wait while the other tests of this file run."""
+    """The outcome of each slow client, by name. The clients wait while the other tests of this file run."""
     with ThreadPoolExecutor() as threads:
         yield {
             "idle": threads.submit(idle, slow_clients_webhook),
@@ -59,7 +59,7 @@ def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
 
 
 def idle(webhook: Webhook) -> str:
-    """Keep a connection open without a request; returns what becomes of it."""
+    """Keep a connection open without a request; returns how it ends."""
     with webhook.connection() as tls:
         tls.settimeout(32)
         tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -77,7 +77,7 @@ def _check_bad_request(body: bytes, reply: Answer) -> None:
     require(len(text) <= MAX_MESSAGE, f"a message of {len(text)} characters")
     require(reply.event == {"outcome": "malformed", "message": text}, f"logged: {reply.event}")
     if SECRET in text:
-        # A mutation of bytes may have moved it to the kind.
+        # A mutation of bytes may have moved the value to the kind.
         with contextlib.suppress(ValueError):
             review = _parse(body)
             require(SECRET not in f"{review.get('kind')}{review.get('apiVersion')}", "")
