@@ -2,7 +2,7 @@
 
 Codes and messages are those of Azure, as quoted in public issues (of hashicorp/terraform-provider-azurerm,
 Azure/aks-engine, Azure/azure-cli). If no quotation was found (two spellings of one property in the same rule), the code
-is a similar one and the message is our own.
+is a similar code of Azure, and the message is written for the emulator.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def stored_rule(rule_id: str, properties: dict, resource_exists: Callable[[str],
 
 
 def require_no_conflict(rules: Iterable[tuple[str, dict]]) -> None:
-    """Of (name, stored properties), none may share priority and direction with another."""
+    """Reject two rules, each (name, stored properties), with the same priority and direction."""
     for (name, rule), (other_name, other_rule) in combinations(rules, 2):
         if (rule["priority"], rule["direction"]) == (other_rule["priority"], other_rule["direction"]):
             raise ArmError(
