@@ -136,7 +136,7 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
 
 
 def _go(module: Path = CLUSTER_DIRECTORY) -> str:
-    """A Go that is new enough for the go.mod in `module`: that of the machine, or the one on PyPI."""
+    """The path of a Go toolchain that is new enough for the go.mod in `module`: of this machine, or from PyPI."""
     written = _find(r"^go (\S+)", (module / "go.mod").read_text())
     required_version = _version_tuple(written)
     machine = shutil.which("go")

@@ -271,7 +271,7 @@ def main() -> None:
 def _watch(api: Api, path: str, changed: threading.Event) -> None:
     """Set `changed` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
     while True:
-        # The kind is not defined yet, or the API server is away.
+        # The kind is not defined yet, or the API server does not respond.
         with contextlib.suppress(ApiException, HTTPError, OSError):
             for _event in api.stream(f"{path}?watch=true"):
                 changed.set()
@@ -579,7 +579,7 @@ CSV_REASONS = {
 
 
 def cloud_credential_operator(api: Api) -> None:
-    """CredentialsRequest → the Secret that it names, in passthrough mode: as the root credentials are."""
+    """CredentialsRequest → the Secret that it names. In passthrough mode, the Secret has the root credentials."""
     root = "/apis/cloudcredential.openshift.io/v1"
     for request in api.list(f"{root}/credentialsrequests"):
         metadata, spec = request["metadata"], request["spec"]
@@ -881,7 +881,7 @@ def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
 
 
 def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
-    """Delete the image in the same way, even if a user has named it."""
+    """Delete the image with a job as well, even if a user configured the image."""
     key, _image = _image_of_cloud(api)
     if key is None:
         return None
@@ -911,7 +911,7 @@ def _settings(api: Api) -> dict[str, str]:
 
 
 def _image_job_fails(kata: dict, job: str) -> bool:
-    """Whether the job fails. The operator logs that, and continues without an image or with the old one."""
+    """Whether the job fails. The operator logs the failure, and continues without an image or with the old image."""
     return job in (kata["metadata"].get("annotations") or {}).get(IMAGE_JOB_FAILS, "")
 
 
@@ -1349,8 +1349,8 @@ def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
         if change:
             counts["unavailable"] += 1
             new_annotations = {f"{MACHINE_CONFIG}/{key}": value for key, value in change.items()}
-            annotations = node["metadata"].get("annotations", {})
-            if any(annotations.get(key) != value for key, value in new_annotations.items()):
+            current_annotations = node["metadata"].get("annotations", {})
+            if any(current_annotations.get(key) != value for key, value in new_annotations.items()):
                 api.merge(f"/api/v1/nodes/{node_name}", {"metadata": {"annotations": new_annotations}})
     done = counts["updated"] == len(nodes)
     api.status(
