@@ -28,7 +28,7 @@ def readme_settings(container: str) -> set[str]:
 
 
 def listed_and_pinned(container: str, directory: Path) -> tuple[list[str], list[str]]:
-    """(what the image's bill of materials lists, what is pinned by hash), each as name==version."""
+    """The packages in the image's bill of materials and the packages that are pinned by hash, each as name==version."""
     export_sbom(build_images()[container], directory / "sbom.json")
     listed = json.loads((directory / "sbom.json").read_text())["components"]
     text = (CONTAINERS / container / "requirements.txt").read_text()

@@ -199,7 +199,7 @@ def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: st
 
 
 def failure_message(completed: subprocess.CompletedProcess[str]) -> str:
-    """The message of the task that failed the play, as it was before it was printed as JSON."""
+    """The message of the task that failed the play, decoded from the JSON of the output."""
     assert completed.returncode != 0, completed.stdout
     output = completed.stdout + completed.stderr
     errors = re.findall(r"^\[ERROR\]: (.*)$", output, re.MULTILINE)
@@ -208,7 +208,7 @@ def failure_message(completed: subprocess.CompletedProcess[str]) -> str:
 
 
 def wait_for_machine_config_operator(cluster: Cluster) -> None:
-    """Wait until it has written its first status, which is a part of the state before site.yml."""
+    """Wait until the operator has written its first status, which belongs to the state before site.yml."""
     wait_for(
         "the status of the pool worker",
         lambda: "conditions" in cluster.get("machineconfigpool", "worker")["status"],
@@ -217,7 +217,7 @@ def wait_for_machine_config_operator(cluster: Cluster) -> None:
 
 
 def dump(cluster: Cluster) -> dict[Key, dict]:
-    """Every object of every kind that the API server lists, except pods of a DaemonSet, whose names change."""
+    """Every object that the API server lists, except pods of a DaemonSet, whose names change."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     items = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
     return {
@@ -239,7 +239,7 @@ def _lasting(item: dict) -> dict:
 
 
 def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
-    """For each changed object: whether it is new or gone, or else the fields that differ."""
+    """For each changed object: "came" if it is new, "gone" if it was deleted, otherwise the fields that differ."""
 
     def describe_difference(key: Key) -> str | set[str]:
         old, new = before.get(key), after.get(key)

@@ -1,4 +1,4 @@
-"""Writes to the operator's settings on clusters whose operator replaces pods by itself, and whose does not.
+"""Writes to the operator's settings, with an operator that replaces pods by itself, and with one that does not.
 
 The cost of a write is the number of peer pods that the stand-in for cloud-api-adaptor has lost.
 """
@@ -63,7 +63,7 @@ class Settings(World):
         return daemon_set["spec"]["updateStrategy"]["type"]
 
     def settled_adaptors(self) -> dict[str, str]:
-        """The CAA pods once there is one on each node, of the newest settings and strategy where the operator rolls."""
+        """The CAA pods, once each node has one. If the operator rolls, they have the newest settings and strategy."""
 
         def settled() -> bool:
             strategy = self.data("osc-feature-gates").get("caaUpdateStrategy", "RollingUpdate")
@@ -173,7 +173,7 @@ def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
 
 
 def test_a_wait_loses_no_peer_pod(world: Settings):
-    """The free nodes come first, the last one when its peer pod has ended."""
+    """Free nodes are replaced first, and the last node when its peer pod has ended."""
     node = busy(world)
     before = world.adaptors()
     kept_uids = {uid for uid, adaptor_node in before.items() if adaptor_node == node}
@@ -301,7 +301,7 @@ def test_on_delete_of_the_user_is_kept(world: Settings):
     wait_for("OnDelete", lambda: world.strategy() == "OnDelete", seconds=20)
     result = world.apply(config_map={"PROXY_TIMEOUT": "11m"}, replace=False)
     assert world.adaptors() == before
-    # Back to RollingUpdate would have the operator replace them.
+    # If the strategy were RollingUpdate again, the operator would replace them.
     result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"}, fails=True)
     assert f"default/kept on {node}" in result["msg"]
     assert world.adaptors() == before

@@ -1,7 +1,7 @@
 """playbooks/awx.yml against a stand-in for AWX's API, and one of its job templates run as AWX runs it.
 
-AWX itself needs a cluster of its own. The stand-in keeps what it is given, and refuses what AWX refuses;
-ansible-runner is what AWX runs jobs by.
+AWX itself needs a cluster of its own. The stand-in stores the objects that it receives, and rejects the requests that
+AWX rejects. AWX runs jobs with ansible-runner, and so does the test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOKEN = "a-token-of-the-controllers"
 SECRET = "a-secret-access-key"
 TEMPLATES = ["preflight", "site", "limit", "report", "policy", "upgrade", "teardown"]
 
-# AWX's own credential types, as far as it matters.
+# AWX's own credential types, with the fields that matter here.
 MANAGED = {
     "Amazon Web Services": [("username", False), ("password", True), ("security_token", True)],
     "Microsoft Azure Resource Manager": [
@@ -65,7 +65,7 @@ REFERENCES = {
 }
 
 
-# What can be attached to what.
+# The kinds of objects that can be attached to a kind of object.
 ATTACHMENTS = {
     "job_templates": ["credentials"],
     "workflow_job_template_nodes": ["success_nodes", "always_nodes"],
@@ -350,7 +350,7 @@ def launched(provisioned: Controller, name: str, answers: dict) -> dict:
 
 
 def test_answers_become_valid_options_of_the_roles(provisioned: Controller):
-    """To AWX, whoever answers with a choice of true and false answers with a string."""
+    """In AWX, the answer to a choice of true and false is a string."""
     variables = {
         **launched(provisioned, "site", {"node_capacity_console_dashboard_answer": "true"}),
         **launched(
@@ -358,7 +358,7 @@ def test_answers_become_valid_options_of_the_roles(provisioned: Controller):
             "policy",
             {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"},
         ),
-        # No server answers.
+        # Without answers, the defaults of the survey apply.
         **launched(provisioned, "teardown", {}),
     }
     expected = {
@@ -428,7 +428,7 @@ def write(path: Path, content: str) -> None:
 
 
 def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_template, cluster: Cluster):
-    """With Warn, so that no other test's peer pods are refused meanwhile."""
+    """The action is Warn, so that the peer pods of other tests are not rejected in the meantime."""
     try:
         artifacts = run_template(
             "policy",

@@ -1,7 +1,7 @@
-"""The emulated ARM does what clients of the real ARM expect.
+"""The emulated ARM behaves as clients of the real ARM expect.
 
-Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
-with the documented commands, and by the official REST examples' bodies.
+The clients are the unmodified azure-mgmt-network, azure-mgmt-compute and azure-identity, and `az` with the documented
+commands. Some requests have the bodies of the official REST examples.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def network(arm: AzureArm) -> NetworkManagementClient:
 def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
     """Plain requests with a valid token, for requests that no SDK sends."""
     session = requests.Session()
-    session.trust_env = False  # REQUESTS_CA_BUNDLE would go before `verify`.
+    session.trust_env = False  # REQUESTS_CA_BUNDLE would take precedence over `verify`.
     session.verify = str(arm.ca_file)
     session.headers["Authorization"] = f"Bearer {secret(arm).get_token(scope(arm)).token}"
 
@@ -185,7 +185,7 @@ def test_a_rule_is_created_updated_and_deleted(arm: AzureArm, network: NetworkMa
     rules = network.security_rules
     created = rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
     assert created.properties.provisioning_state == "Succeeded"
-    # ARM's ids are case-insensitive, and answered as they were first written.
+    # ARM's IDs are case-insensitive, and returned as they were first written.
     assert rules.get("RG1", "NSG1", "RULE1").id == rule_id(arm, "rule1")
     rules.begin_create_or_update("rg1", "NSG1", "RULE1", rule(priority=101)).result()
     (listed,) = rules.list("rg1", "nsg1")
@@ -667,7 +667,7 @@ def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
     [
         ("GET", "x/{}?api-version=2022-04-01", (404, "ResourceNotFound")),
         ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
-        # Permissions have their own API versions, other than locks.
+        # Permissions have other API versions than locks.
         ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
         (
             "GET",
@@ -830,7 +830,7 @@ def test_valid_log_ins(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"client_secret": "wrong"}, "AADSTS7000215"),
         ({"client_id": "00000000-0000-0000-0000-000000000000"}, "AADSTS700016"),
-        # MSAL's words to AADSTS90002.
+        # The message of MSAL for AADSTS90002.
         ({"tenant_id": "00000000-0000-0000-0000-000000000000"}, "double check your tenant"),
     ],
 )
@@ -951,7 +951,7 @@ def test_each_fault_has_its_effect(arm: AzureArm, network: NetworkManagementClie
         assert stored["properties"]["provisioningState"] == "Failed"
     else:
         assert (stored is not None) is done
-    # Used up, while the one that nothing matched still waits.
+    # The fault that matched is used up. The fault that did not match any request remains.
     assert [fault.path for fault in arm.faults] == ["never"]
     put()
     assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
@@ -1014,7 +1014,7 @@ def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
 
 
 def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
-    """test_documented_procedure.py has it create rules."""
+    """In test_documented_procedure.py, az creates rules."""
     side = create_cloud_side(arm, workers=2)
     az = Az(arm, tmp_path / "az")
     rule = {

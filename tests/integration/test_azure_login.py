@@ -93,7 +93,7 @@ def test_returns_how_many_more_fit(arm, run, monkeypatch):
 
 
 def restricted(name: str) -> Callable[[Request, PassOn], Answer]:
-    """The list of sizes of a subscription for which one size is restricted."""
+    """Answer with the list of sizes of a subscription in which one size is restricted."""
 
     def act(request: Request, pass_on: PassOn) -> Answer:
         assert request.query["$filter"] == "location eq 'westeurope'"
@@ -174,7 +174,7 @@ def test_logs_in(arm, run, tmp_path, way):
 
 
 class SignedBy:
-    """Equal to what the key of this certificate has signed."""
+    """Equal to any assertion that the key of this certificate has signed."""
 
     def __init__(self, certificate: x509.Certificate, audience: str):
         self.certificate = certificate
@@ -219,7 +219,7 @@ def test_logs_in_by_a_certificate(arm, run, tmp_path, monkeypatch):
 def test_asks_the_azure_cli(arm, run, tmp_path):
     cli = Az(arm, tmp_path / "az").environment
     environment = {key: cli[key] for key in ("AZURE_CONFIG_DIR", "AZURE_CORE_INSTANCE_DISCOVERY")}
-    # The CLI's environment has a Python of its own, which must not replace Ansible's.
+    # The environment of the CLI has its own Python, which must not replace that of Ansible.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "az").symlink_to(Path(cli["PATH"].split(os.pathsep)[0]) / "az")
     path = ansible_environment()["PATH"]
@@ -305,7 +305,7 @@ def test_secrets_are_never_printed(arm, reach):
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 outputs.append((process / "cmdline").read_text())
-            except OSError:  # It has ended.
+            except OSError:  # The process has ended.
                 continue
         return pass_on()
 

@@ -129,7 +129,7 @@ class Aws:
         self.ec2.terminate_instances(InstanceIds=instance_ids)
 
     def reserve(self, **available: int) -> None:
-        """Have these reservations from now on."""
+        """Return these reservations from now on."""
         answer = reservations(**available)
         self.proxy.faults["DescribeCapacityReservations"] = [lambda _pass_on: (200, answer) for _ in range(20)]
 
@@ -409,8 +409,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def agent(cluster: Cluster) -> None:
-    """The agent, as a process. Another test covers the Deployment that the role looks for."""
-    # No node here has a cloud-api-adaptor that could be ready.
+    """The agent as a process. Another test covers the Deployment that the role requires."""
+    # No node in this test has a cloud-api-adaptor, so none can be ready.
     start_agent(cluster, REQUIRE_READY_ADAPTOR="false")
 
 
@@ -642,7 +642,7 @@ class TestSwitchedOff:
     def test_the_cloud_is_not_read_and_the_bounds_are_removed(self, on_azure: World, azure: Azure):
         azure.arm.limits["standardBasv2Family"] = 0
         on_azure.rolled_out(peerpodconfig_rollout_limit=8)
-        # The amount of a used-up quota is known: it is 0.
+        # The available amount of an exhausted quota is known: it is 0.
         assert on_azure.bounds["instance-quota"] == "0"
         assert on_azure.slots == ["0", "0", "0"]
         azure.arm.take_requests()
@@ -670,7 +670,7 @@ class TestSwitchedOff:
         assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
 
-        # Nor is the room of an unknown cloud read.
+        # The capacity of an unknown cloud is not read either.
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
         output = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert NOTHING_CHANGED.search(output), output
@@ -690,7 +690,7 @@ def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[.
 
 
 def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
-    """Of 20, a pool of one node with a limit of 4 takes 4, and leaves 8 to each of the others."""
+    """Of 20 peer pods, a pool of one node with a limit of 4 takes 4, which leaves 8 for each of the other nodes."""
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
     installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
     try:

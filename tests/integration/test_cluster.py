@@ -1,4 +1,4 @@
-"""The launcher's promises: no process or pod of podman outlives it, and clusters run side by side."""
+"""The guarantees of the launcher: no process or pod of podman outlives it, and clusters run side by side."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
         objects = cluster.get(*arguments.split())
         return objects.get("items", objects) == printed.get("items", printed)
 
-    # Something may be written between the two.
+    # Another program may write between the two reads.
     wait_for("the same answer", is_equal, seconds=10)
 
 

@@ -105,7 +105,7 @@ def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
         "webhooks": [{**webhook, "name": "pods.example.com"}],
     }
     plain_cluster.apply(api_server, configuration)
-    # Of an object without any field the API server keeps no field managers.
+    # The API server does not store field managers for an object without fields.
     plain_cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
     for manager, resource in (("example-controller", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
         plain_cluster.merge("node/a", {"status": {"capacity": {resource: "3"}}}, subresource="status", manager=manager)
@@ -129,7 +129,7 @@ def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
     person = {"manager": "curl", "kind": "person", "nodes": ["a"], "summary": "curl on a"}
     assert gather("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
 
-    # OpenShift lets an APIServer name no profile, and means Intermediate.
+    # In OpenShift, an APIServer without a profile means Intermediate.
     plain_cluster.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
     assert gather("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
 

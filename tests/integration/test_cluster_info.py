@@ -210,7 +210,7 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
         "unread": {},
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
-    # And one for /version, which is left out there, since kubernetes.core asks for it, too.
+    # The count does not include the request for /version, which kubernetes.core sends as well.
     assert sorted(verbs) == ["create"] + ["get"] * 8 + ["list"] * 6
 
 

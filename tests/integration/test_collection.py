@@ -1,7 +1,7 @@
 """The release: a tarball, installed into an empty directory, on the supported ansible-core versions.
 
-The tests are one story, in their order: the oldest ansible-core installs, and all output
-and files of that run are searched for the credentials; newer versions change nothing.
+The tests depend on their order: the oldest ansible-core installs, and all output and files of that run are searched for
+the credentials; then newer versions change nothing.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.integration
 
 OLDEST = "2.17"
 
-# Those between it and the one that all other tests run on.
+# The versions between the oldest and the version that all other tests use.
 BETWEEN = ["2.18"]
 
-# Those that take a newer Python than the oldest that we support.
+# The versions that require a newer Python than the oldest supported Python.
 NEWER = ["2.20", "2.21"]
 
 
@@ -64,7 +64,7 @@ def galaxy(*arguments: str, installed: str) -> None:
 
 @dataclass
 class Installed(Site):
-    """The site from the tarball, by `core` of ansible-core; None: by that of all other tests."""
+    """The site from the tarball, run with version `core` of ansible-core; None is the version of all other tests."""
 
     collections: Path
     core: str | None = None
@@ -113,7 +113,7 @@ def test_the_files_of_the_tarball(tarball: Path):
     assert {"plugins", "roles", "playbooks", "containers", "meta", "LICENSE"} <= tops
     assert tops.isdisjoint({".git", ".venv", "build", "collections", ".ci"})
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    # What OpenShift builds the images from.
+    # OpenShift builds the images from these files.
     assert "containers/webhook/peerpods_webhook/application.py" in names
 
 
@@ -168,7 +168,7 @@ def arguments_of_processes() -> Iterator[set[str]]:
 
 class TestSecrets:
     def test_no_run_leaves_a_secret_behind(self, installed: Installed, traces: dict[str, str]):
-        """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+        """The ID of the access key is not a secret, and amazon.aws prints it at -vvv."""
         secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
         forms = {secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]}
         assert [origin for origin, text in traces.items() if any(f in text for f in forms)] == []
@@ -195,12 +195,12 @@ def test_another_ansible_core_changes_nothing(installed: Installed, core: str | 
     completed = installed.run()
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout + completed.stderr
     assert list(installed.directory.iterdir()) == []
-    # Numbers as numbers.
+    # Numbers stay numbers.
     assert artifacts(completed.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
 
 
 def test_both_files_have_the_same_dependencies():
-    """AWX reads one file, ansible-galaxy the other."""
+    """AWX reads one of the files, and ansible-galaxy reads the other file."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
     assert galaxy_yml["dependencies"] == {

@@ -59,7 +59,7 @@ class Machine:
         return result
 
     def open_ports(self, **variables: object) -> dict:
-        """What the role cloud_networking found and did, run by site.yml."""
+        """The result of the role cloud_networking, run by site.yml."""
         completed = subprocess.run(
             ["ansible-playbook", "site.yml", "--tags=cloud_networking", "-e", json.dumps(variables)],
             env={**self.environment, **JSON_OUTPUT, "KUBECONFIG": str(self.cluster.kubeconfig)},
@@ -104,7 +104,7 @@ class Aws(Machine):
         return sorted((r for r in response if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
 
     def back_to(self, before: list[dict]) -> None:
-        """Have the rules of then, of which none must have gone."""
+        """Remove all rules that were added since `before`. The rules of then must still exist."""
         known = {rule["SecurityGroupRuleId"] for rule in before}
         added = {rule["SecurityGroupRuleId"] for rule in self.rules()} - known
         if added:
@@ -112,7 +112,7 @@ class Aws(Machine):
         assert self.rules() == before
 
     def ip_permissions(self) -> list[dict]:
-        """The same as the group itself tells it, a pair of groups each."""
+        """The same rules as DescribeSecurityGroups returns them, one for each pair of groups."""
         (group,) = self.ec2.describe_security_groups(GroupIds=[self.group_id])["SecurityGroups"]
         return [
             {**permission, "UserIdGroupPairs": None, **pair}
@@ -160,7 +160,7 @@ def test_aws_ports(on_aws: Aws):
 
 
 def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_module: Callable[..., dict]):
-    """${SG} is two words then, which is one too many for --group-id."""
+    """${SG} then consists of two words, but --group-id accepts only one."""
     before = on_aws.rules()
     second = on_aws.ec2.create_security_group(GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id)
     on_aws.put_first_worker_in([on_aws.group_id, second["GroupId"]])
@@ -187,7 +187,7 @@ class Azure(Machine):
     side: azure.CloudSide
 
     def rules(self) -> dict[str, dict]:
-        """All security rules of the cluster's group, by name, their properties beside the rest."""
+        """All security rules of the cluster's group, by name, with their properties at the top level."""
         group = self.arm.resources[self.side.nsg_id.lower()]
         return {
             rule["name"]: {**rule, **rule["properties"], "properties": None}
@@ -271,7 +271,7 @@ def test_azure_ports_that_are_open_already(on_azure: Azure, run_module: Callable
 
 
 def second_group(world: Azure) -> None:
-    """Of an application in the same resource group, say; attached to nothing of the workers'."""
+    """For example the group of an application in the same resource group. It is not attached to the workers."""
     properties = {"location": azure.REGION, "properties": {}}
     world.arm.put(f"{world.side.nsg_id}-app", properties)
 

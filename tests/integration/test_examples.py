@@ -83,7 +83,7 @@ def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> It
                         "labels": {"example.com/pool": pool},
                         "annotations": FAKE_NODE_ANNOTATION,
                     },
-                    # Without it no pod of a DaemonSet fits.
+                    # Without it, no pod of a DaemonSet fits on a node.
                     "status": {"allocatable": {"pods": "250"}, "capacity": {"pods": "250"}},
                 }
                 for pool in POOLS
@@ -97,7 +97,8 @@ def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> It
             "webhook_namespace": "peerpods-webhook",
             "webhook_manager": "collection",
             "node_capacity_manager": "collection",
-            # There is no operator, and so no cloud-api-adaptor: 1.7 and 1.8 would move it from pool to pool.
+            # The cluster has no operator, and so no cloud-api-adaptor: operators 1.7 and 1.8 would move it from pool to
+            # pool.
             "node_capacity_require_ready_adaptor": False,
         }
         installation.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
@@ -162,7 +163,7 @@ def test_cluster_info(installation: Installation, run_examples):
 def test_mutating_webhook(installation: Installation, run_examples, tmp_path: Path):
     certificate = CertificateAuthority("examples").pair.certificate.decode()
     (tmp_path / "ca.crt").write_text(certificate)
-    # As cert-manager has it in its Secrets.
+    # The Secret has the form of cert-manager's Secrets.
     installation.cluster.merge(
         "secret/peerpods-webhook-tls", {"stringData": {"ca.crt": certificate}}, "peerpods-webhook"
     )
@@ -192,5 +193,5 @@ def test_security_group_ports(installation: Installation, run_examples):
     assert removed["changed"]
     remaining_rules = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
     assert remaining_rules.keys() >= before
-    # By its default the last one removes what the first ones opened: for tcp.
+    # By default, the last example removes what the first examples opened: the ports for tcp.
     assert {rule["IpProtocol"] for id, rule in remaining_rules.items() if id not in before} <= {"udp"}

@@ -16,7 +16,7 @@ from tests.support import JSON_OUTPUT, ansible_environment
 
 pytestmark = pytest.mark.integration
 
-# What ansible prints with -vvv when it starts a module.
+# The text that ansible prints with -vvv when it starts a module.
 STARTED = "EXEC /bin/sh -c"
 
 INFO = "osc.peerpods.cluster_info"
@@ -125,7 +125,7 @@ def test_delegated_modules_run_in_the_controller(cluster, play):
 
 
 def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(cluster, play, tmp_path: Path):
-    """Whatever the action of that collection adds, too: a template, and the search for a kubeconfig."""
+    """This includes what the action plugin of that collection adds: templates, and the search for a kubeconfig."""
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "admin").write_bytes(cluster.kubeconfig.read_bytes())
     (tmp_path / "object.j2").write_text(

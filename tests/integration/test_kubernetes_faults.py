@@ -23,7 +23,7 @@ CONFIG = f"/namespaces/{NAMESPACE}/peerpodconfigs"
 
 
 def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    """A failure as an API server words it."""
+    """A Status of an API server for a failure."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
     return code, json.dumps({**body, "code": code}).encode(), headers
 
@@ -255,12 +255,12 @@ def test_the_wait_survives_a_longer_outage_of_the_api_server(cluster, run_with_f
         if "/nodes" not in path or not waiting:
             waiting.extend([method] * (method == "PATCH"))
             return None
-        # More often than a single request is tried.
+        # More attempts than for a single request.
         if len(refused) < 7:
             refused.append(path)
             return Break.BEFORE
         advertise(cluster, 30)
-        # The proxy would hand out a watch only once it has ended.
+        # The proxy would pass on the response to a watch only after the watch has ended.
         return (200, EXPIRED_EVENT) if "watch=true" in path else None
 
     result = run_with_faults(intervene, limit=30, wait=True, wait_timeout=60)
@@ -293,7 +293,7 @@ def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_with_fa
             return status(410, "The provided continue parameter is too old")
         if "limit=500" in path and kind not in cut:
             cut.add(kind)
-            # A page of one, as the API server makes it.
+            # A page with one item, as the API server returns it.
             return 200, cluster.kubectl("get", "--raw", path.replace("limit=500", "limit=1")).encode()
         return None
 

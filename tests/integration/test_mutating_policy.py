@@ -1,4 +1,4 @@
-"""mutating_policy: the API server itself does to a pod what the webhook would do."""
+"""mutating_policy: the API server itself mutates a pod as the webhook would."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RESOURCE = "kata.peerpods.io/vm"
 HYPERVISOR = "io.katacontainers.config.hypervisor."
 MUTATED_BY = "osc.peerpods.io/mutated-by"
 
-# Peer pods are changed in the first of each two, and not in the second, which is excluded. Those
-# with limits have a LimitRange, which fills in what a container does not say.
+# Of each two namespaces, peer pods are mutated in the first and not in the second, which is excluded. The namespaces
+# with limits have a LimitRange, which sets the defaults of containers without amounts.
 CHANGED, PLAIN = "policy-test", "policy-test-excluded"
 LIMITED, LIMITED_PLAIN = "policy-test-limited", "policy-test-limited-excluded"
 
@@ -166,7 +166,7 @@ def patched(document: dict, patch: list[dict]) -> dict:
 def as_the_webhook(defaulted: dict, pod: dict) -> dict:
     """`pod` as the webhook mutates it; `defaulted` is the pod with the API server's defaults."""
     reviewed = copy.deepcopy(defaulted)
-    # Only after admission does it complete what a pod asks for as a whole.
+    # The API server completes the pod-level requests only after admission.
     if "resources" in pod["spec"]:
         reviewed["spec"]["resources"] = pod["spec"]["resources"]
     patch = json.loads(mutate(msgspec.convert(reviewed, Pod), DECIDE) or b"[]")
@@ -203,7 +203,7 @@ MEMORY = (
 )
 GPU = (("1", "1"), ("0", "0"), ("2e0", "2"), ("1k", "1000"))
 STORAGE = (("1Gi", "2Gi"), ("0", "0"))
-# More than any sum of the above, since the API server wants a pod to ask for at least that.
+# More than any sum of the values above, since the API server requires pod-level requests of at least the sum.
 POD_CPU = (("100G", "100G"), ("100000000000500m", "1e12"), ("2T", "2T"))
 POD_MEMORY = (("7Pi", "7Pi"), ("7000000000000000.5", "7168Ti"))
 
@@ -275,7 +275,7 @@ def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
         suppress_health_check=list(HealthCheck),
     )
     # Cases that random examples rarely contain: thousandths that binary fractions miss, no type of instance,
-    # and a limit of the pod where no container asks for anything.
+    # and a pod-level limit without any request of a container.
     @example(peer_pod({"resources": {"requests": {"cpu": "8001m"}}}))
     @example(
         peer_pod(
@@ -337,7 +337,7 @@ def test_invalid_amounts_are_rejected(api, manage, failure_policy):
     status, answer = api.pod(CHANGED, peer_pod({"resources": {"limits": {"memory": "1 GB"}}}))
     assert status == 400
     assert "quantities must match" in answer["message"]
-    # What is beyond 64 bits of thousandths cannot be added up.
+    # Amounts of more than 64 bits in thousandths cannot be added.
     oversized = peer_pod({"resources": {"limits": {"memory": "9Pi"}}})
     status, answer = api.pod(CHANGED, oversized)
     if failure_policy == "Fail":
@@ -354,7 +354,7 @@ def test_an_unchanged_policy_takes_two_reads_and_absent_removes_both_objects(clu
     assert not second_result["changed"]
     assert [verb for verb, _ in requests_of(cluster, "policy-again")] == ["get", "get"]
 
-    # A change is proven by the fingerprint, while the former policy is still in force.
+    # The fingerprint proves the change, while the former policy is still in force.
     changed_result = manage(reinvocation_policy="Never", verify=True, wait_timeout=30, diff=True)
     assert changed_result["changed"]
     assert changed_result["verified"] is True

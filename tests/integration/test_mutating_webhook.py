@@ -169,7 +169,7 @@ def test_only_peer_pods_are_sent_to_the_webhook(cluster, admission, manage):
 
     stored = configuration(cluster)
     assert stored["webhooks"] == [result["webhook"]]
-    # The same bundle in base64 is the same bundle; a configuration in place is one read.
+    # A bundle in base64 is equal to the same bundle in PEM. An existing configuration takes one read.
     encoded = base64.b64encode(admission.ca.encode()).decode()
     second_result = manage("webhook-again", url=admission.url, ca_bundle=encoded)
     assert not second_result["changed"]
@@ -228,7 +228,7 @@ def test_other_webhooks_stay_and_the_configuration_goes_with_the_last_one(cluste
 
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, state):
-    """The configuration is written as it was read or not at all, deletion included."""
+    """A write or deletion is valid only for the version of the configuration that was read."""
     manage(url=admission.url, ca_bundle=admission.ca)
     pending = iter(["another"])
 
@@ -310,7 +310,7 @@ def test_the_service_ca_operator_keeps_its_bundle(cluster, manage):
     assert manage(**options)["changed"]
     annotations = configuration(cluster)["metadata"]["annotations"]
     assert annotations == {"service.beta.openshift.io/inject-cabundle": "true"}
-    # As the operator does it.
+    # Inject a bundle as the service CA operator does.
     bundle = base64.b64encode(CertificateAuthority("service-ca").pair.certificate).decode()
     cluster.kubectl(
         "patch",
@@ -354,7 +354,7 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
     annotations = {"cert-manager.io/inject-ca-from": f"{NAMESPACE}/webhook"}
     assert result["diff"]["after"]["annotations"] == annotations
     assert configuration(cluster)["metadata"]["annotations"] == annotations
-    # As its CA injector does it.
+    # Inject a bundle as the CA injector of cert-manager does.
     bundle = base64.b64encode(CertificateAuthority("cert-manager").pair.certificate).decode()
     cluster.kubectl(
         "patch",
@@ -369,7 +369,7 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
 
 
 def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage):
-    """Versions before 1.12 write the whole registration, and know no matchConditions."""
+    """Versions before 1.12 write the whole registration, and drop the unknown field matchConditions."""
 
     def inject() -> None:
         registration = configuration(cluster)

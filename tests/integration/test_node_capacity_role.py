@@ -1,7 +1,7 @@
 """The role node_capacity by itself: which controller advertises, what the role deploys, and its permissions.
 
-The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
-operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
+The tests depend on their order: another controller advertises in a cluster without the operator, then the operator of
+the first generation, then an operator of the second generation, with the agent. If podman is usable, the agent runs in
 containers; as processes on one machine, two replicas would use the same port. test_site.py has dry runs.
 """
 
@@ -116,7 +116,7 @@ MEMORY = {"limit": 3, "nodeSelector": {"pool": "memory"}}
 
 @dataclass
 class Role(RoleAlone):
-    """The role, in the namespace that it is in by default."""
+    """The role, with its default namespace."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run the role with `variables` and those of this machine; returns its output."""
@@ -140,7 +140,7 @@ class Role(RoleAlone):
         }
 
     def write(self, node: str, slots: str | None, manager: str) -> None:
-        """Have `node` advertise `slots`, as field manager `manager`."""
+        """Set the `slots` that `node` advertises, as field manager `manager`."""
         self.cluster.kubectl(
             "patch",
             "node",
@@ -189,7 +189,7 @@ class TestWithoutTheAgent:
         assert NOTHING_CHANGED.search(output)
 
     def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
-        """Even before its controller has written to a node, and so in every run."""
+        """The role detects this even before its controller has written to a node, so that every run has this result."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
         with role.unchanged():
@@ -244,7 +244,7 @@ class TestOurAgent:
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == PERMISSIONS
-        # Reasons for an Event, and for a read of the node that no pool selects any more.
+        # The changes make the agent write an Event, and read a node that no pool selects any more.
         role.cluster.apply(
             *(
                 {**config, "metadata": {**config["metadata"], "name": name}}
@@ -275,7 +275,8 @@ class TestOurAgent:
         assert pod["spec"]["priority"] == 2_000_000_000
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert all(mount["readOnly"] for mount in container["volumeMounts"])
-        # The role's own settings in addition to the template's: at most one of two pods is unavailable, without a surge.
+        # The settings of the role in addition to those of the template: at most one of two pods is unavailable, without
+        # a surge.
         strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
@@ -326,13 +327,13 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
-        """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
+        """The files are unchanged: they are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
         assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
         dashboard = role.get(f"{GRAFANA_DASHBOARD}/{NAME}")["spec"]
         assert dashboard["json"] == (ROLE / "files/dashboard.json").read_text().rstrip()
         assert dashboard["instanceSelector"]["matchLabels"] == {"dashboards": "grafana"}
-        # Only on request.
+        # It is created only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
     @pytest.mark.usefixtures("first_output")
@@ -357,14 +358,14 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
-        """And a label that was removed from the namespace of the role is restored."""
+        """In the same run, a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
             node_capacity_alerts=False,
             node_capacity_console_dashboard=True,
-            # As processes, the old one may still have its port.
+            # If the agents run as processes, the old process may still use its port.
             node_capacity_health_port=free_ports(1)[0],
         )
         labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
@@ -392,7 +393,7 @@ class TestAfterTheAgent:
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in message
 
     def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
-        """The operator gets the agent's limit."""
+        """The agent's limit is written to the settings of the operator."""
         role.cluster.apply(limits(default={"limit": 7}))
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
         planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
@@ -444,7 +445,7 @@ class TestAfterTheAgent:
 
 
 def granted(role: Role) -> set[tuple]:
-    """The permissions of the agent's service account beyond those of any account, in the form of PERMISSIONS."""
+    """The permissions of the agent's service account that other accounts do not have, in the form of PERMISSIONS."""
     permissions = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
@@ -504,7 +505,7 @@ def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
-    """Exactly the packages that are pinned by hash."""
+    """It lists exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("node_capacity", tmp_path)

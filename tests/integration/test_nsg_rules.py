@@ -77,7 +77,7 @@ DEFAULT_RULES = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_ru
 
 @dataclass(frozen=True)
 class World:
-    """A resource group, with methods to fill and to read it. Ids are ARM's."""
+    """A resource group, with methods to fill and to read it. IDs have the form of ARM."""
 
     arm: AzureArm
     group: str
@@ -119,7 +119,7 @@ class World:
         return [f"{vnet_id}/subnets/s{i}" for i in range(len(subnets))]
 
     def machine(self, name: str, subnet: str, nsg: str | None = None) -> str:
-        """A virtual machine, with its one interface; returns what a node has as providerID."""
+        """A virtual machine with one interface; returns the providerID of its node."""
         on_nic = {"networkSecurityGroup": {"id": nsg}} if nsg else {}
         address = {"name": "pipConfig", "properties": {"subnet": {"id": subnet}}}
         nic = self.put("networkInterfaces", f"{name}-nic", {"ipConfigurations": [address], **on_nic})
@@ -339,7 +339,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
 
 
 def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
-    """Two networks, one in a resource group of its own; machines in two groups; pages of two."""
+    """Two networks, one of them in another resource group; machines in two resource groups; pages of two items."""
     monkeypatch.setattr(arm, "page_size", 2)
     network, machines = World(arm, "network-rg"), World(arm, "more-rg")
     world.nsg("a-first-of-the-list")
@@ -755,7 +755,7 @@ def test_transient_faults_are_survived(world, arm, run):
     ]
     assert run(args)["changed"]
     assert arm.faults == []
-    # Each request is repeated as it was: there is no second plan, and so no further read.
+    # Each request is repeated unchanged: the module does not make a second plan, so it sends no further reads.
     requests = world.take_requests()
     assert {request: requests.count(request) for request in faults} == {
         READS[0]: 2,
@@ -922,7 +922,7 @@ def test_info_between_two_prefixes(world, run):
 
 
 def test_info_of_subnet_and_interface(world, run):
-    """Traffic must pass both."""
+    """Traffic must pass both network security groups."""
     on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}

@@ -1,8 +1,8 @@
 """The role operator_install, its upgrade and its teardown, against stand-ins for OLM, MCO and the operator.
 
-In the order of a cluster's life: with objects of another installation, installed, upgraded, removed, and then failing.
-test_site.py and test_teardown.py have the installation on a bare cluster, its dry run, and its removal; test_upgrade.py
-has the dry run and the second run of the upgrade.
+The tests depend on their order: objects of another installation exist, then the operator is installed, upgraded and
+removed, and then installations fail. test_site.py and test_teardown.py have the installation on a bare cluster, its dry
+run, and its removal; test_upgrade.py has the dry run and the second run of the upgrade.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class TestManualApproval:
         assert plans(role.cluster) == [(LATEST_CSV, False)]
 
     def test_only_the_requested_version_is_approved(self, role: Role):
-        """And a node that cannot be rolled ends the wait immediately, with its reason."""
+        """A node that cannot be rolled ends the wait immediately, and its reason is reported."""
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
         try:
@@ -284,7 +284,7 @@ class TestTeardown:
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
-        # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
+        # After the deletion of the pod, the operator may have released the nodes before this run begins to wait.
         completed = teardown.succeeds()
         assert "OperatorGroup/a-consoles" in completed.stdout
         assert labelled(teardown.cluster) == set()

@@ -188,7 +188,7 @@ def test_a_watch_that_keeps_breaking_is_replaced_by_a_few_lists(cluster, config,
     def intervene(method, path):
         if "watch=true" in path:
             watches.append(path)
-            # By the next list one more node has arrived.
+            # By the next list, one more node advertises the limit.
             advertise(cluster, {NODES[len(watches) - 1]: 30})
             return 200, json.dumps(expired).encode() + b"\n"
         return None
@@ -287,7 +287,7 @@ def test_a_missing_operator_is_reported_with_the_role_that_installs_it(cluster, 
 
 @pytest.fixture
 def adaptor(cluster, config):
-    """The one DaemonSet of cloud-api-adaptor, as operators 1.7 and 1.8 leave it: of the PeerPodConfig written last."""
+    """The only DaemonSet of cloud-api-adaptor in 1.7 and 1.8. The PeerPodConfig that was written last owns it."""
     owner = cluster.get("peerpodconfig", config, "-n", NAMESPACE)
     labels = {"name": "peerpodconfig-ctrl-caa-daemon"}
     cluster.apply(

@@ -1,4 +1,5 @@
-"""The role policy on the real API server: where peer pods may be created, and the messages elsewhere.
+"""The role policy on the real API server: the namespaces in which peer pods may be created, and the messages in other
+namespaces.
 
 The tests depend on their order: no policy, Deny, Warn, Audit, removal.
 """
@@ -150,7 +151,7 @@ class TestBefore:
 
 @pytest.fixture(scope="module")
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
-    """The output of the installation, where a system namespace is labelled, too."""
+    """The output of the installation. A system namespace has the label as well."""
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
     yield role.succeed()
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
@@ -211,7 +212,7 @@ class TestDeny:
     def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
         """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
-        # The role verifies the policy of pods; the other binding takes effect some time later.
+        # The role verifies the policy of pods only. The binding for workloads takes effect some time later.
         wait_for("a warning", lambda: role.create(UNLISTED, body, "apis/apps/v1")[2], seconds=10)
         status, _, warned = role.create(UNLISTED, body, "apis/apps/v1")
         assert status == 201
@@ -281,7 +282,7 @@ class TestDeny:
         ]
         for labels in cases:
             cluster.kubectl("label", "namespace", UNLISTED, *labels.split())
-            # The evaluation by Kubernetes itself.
+            # The expected result is the evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if UNLISTED in chosen else 403
             wait_for(labels, lambda code=expected: role.create_pod(UNLISTED)[0] == code, seconds=10)
@@ -314,7 +315,7 @@ class TestWarnAndAudit:
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         output = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in output
-        # The warnings of Deny and Warn for workloads are gone.
+        # Audit does not have the warnings for workloads of Deny and Warn.
         assert len(role.policy_objects()) == 2
 
         def audited() -> bool:

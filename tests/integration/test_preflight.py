@@ -1,6 +1,7 @@
 """preflight.yml: its findings on clusters with and without problems, and that it changes nothing.
 
-What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they run against real servers.
+The findings of each check are tested in tests/unit/module_utils/_preflight/test_findings.py; here, the checks run
+against real servers.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def test_a_cluster_that_does_not_respond(on_aws: Preflight, tmp_path: Path):
 
 
 def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
-    """Requests of later roles are not sent here, and passed checks are not printed."""
+    """Preflight does not send requests of later roles, and does not print passed checks."""
     site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
     with site.unchanged():
         completed = site.run()
@@ -227,7 +228,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 @pytest.fixture(scope="module")
 def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory) -> Preflight:
-    """The same cluster, moved to Azure; a second cluster would add nothing to the tests."""
+    """The same cluster with the platform Azure. A second cluster would take time and test nothing more."""
     cloud = azure.create_cloud_side(arm, workers=3)
     cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
     cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
@@ -263,11 +264,11 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "peerpodconfig_rollout_limit": 20_000,
-        # Where it comes to this one, not where it only begins with it.
+        # With manual approval this is the final version, and not the version from which OLM upgrades.
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
         "operator_install_install_plan_approval": "Manual",
         "operator_install_channel": "preview",
-        # The rules come after the one that denies what they are to let in.
+        # The priority is after that of the rule that denies this traffic.
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():

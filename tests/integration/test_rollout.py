@@ -1,7 +1,7 @@
 """The role peerpodconfig_rollout in waves, and the playbook that sets a limit, on both generations of the operator.
 
 Three nodes are a pool each, with a limit of their own; the agent advertises, and an admission policy replaces the
-webhook. What does not depend on where limits are stored is tested on the first generation only.
+webhook. Behaviour that does not depend on the object with the limits is tested on the first generation only.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Rollout(RoleAlone):
         ]
 
     def stored_in(self, *pools: str) -> list[str]:
-        """The names of the objects that the limits of `pools` are stored in."""
+        """The names of the objects with the limits of `pools`."""
         return list(pools) if self.generation == 1 else ["peerpods-limits"] * len(pools)
 
 
@@ -101,7 +101,7 @@ def cluster(generation: int) -> Iterator[Cluster]:
             *(second_generation() if generation == 2 else ()),
             *limits(generation),
         )
-        # No node here has a cloud-api-adaptor that could be ready.
+        # No node in this test has a cloud-api-adaptor, so none can be ready.
         start_agent(running, REQUIRE_READY_ADAPTOR="false")
         yield running
 
@@ -217,7 +217,7 @@ def second_node_refuses(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def rollout(cluster: Cluster, generation: int, tmp_path: Path) -> Rollout:
-    """With a limit of 10 on every pool."""
+    """A roll-out on a cluster with a limit of 10 on every pool."""
     cluster.apply(*limits(generation))
     playbook = play_of("peerpodconfig_rollout", tmp_path)
     # The test has no cloud.
@@ -261,7 +261,7 @@ class TestWaves:
             message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in message
             assert "general shows 10. " in message
-            # There, cloud-api-adaptor can be the reason: it has no ready pod.
+            # In the second generation, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
                 "Check that the program that adv",
                 "cloud-api-adaptor pod is not Ready on gen",
@@ -301,7 +301,7 @@ class TestCanary:
             assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(message.split())
             assert rollout.advertised() == limit_of_all_pools("10")
 
-            # A single limit is set as without waves, and stays.
+            # A single limit is set without waves, and is not rolled back.
             single_limit = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
             assert "Peer pods are not counted" in rollout.fail(**single_limit)
             assert rollout.limits()["memory"] == "8"

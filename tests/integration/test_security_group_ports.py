@@ -1,4 +1,4 @@
-"""security_group_ports as a user runs it, against moto's EC2 through a proxy that keeps a log."""
+"""security_group_ports as a user runs it, against moto's EC2 through a proxy that records the calls."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
 
 
 def test_the_last_of_many_workers_counts(world, proxy, run):
-    """More reservations than there are in a page, more workers than EC2 takes in a filter."""
+    """More reservations than fit in a page, and more workers than EC2 accepts in a filter."""
     proxy.page_size = 100
     node, extra = world.group("node"), world.group("extra")
     workers = world.instances(100, node, extra)

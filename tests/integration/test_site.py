@@ -92,7 +92,7 @@ def test_a_dry_run_of_a_first_installation(initial_state, site: Site):
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site: Site, tmp_path: Path):
-    """The reasons and what to do; test_findings.py has all of them, and test_cluster_info.py unreachable clusters."""
+    """All reasons are tested in test_findings.py, and unreachable clusters in test_cluster_info.py."""
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
     site.cluster.apply(openshift.node(nameless, aws.REGION))
     site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
@@ -135,7 +135,7 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
     ],
 )
 def test_a_run_that_is_killed(site: Site, tags: str, task: str):
-    """Each run is killed a little later than the one before; the test below sees the outcome."""
+    """Each run is killed a little later than the previous run. The next test checks the outcome."""
     site.run_and_kill(task, "--tags", tags)
 
 
@@ -178,7 +178,7 @@ CLUSTER = {
 
 
 def test_a_second_run_changes_nothing_publishes_the_result_and_prints_no_secret(installed: Site):
-    """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+    """The ID of the access key is not a secret, and amazon.aws prints it at -vvv."""
     completed = installed.run("-vvv", "--diff")
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
@@ -242,7 +242,7 @@ def test_credentials_of_a_credentials_request(site: Site):
 
 
 def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
-    """It does not list PeerPodConfigs, which this cluster never had."""
+    """The report does not list PeerPodConfigs, because this cluster never had any."""
     reporting, printed = report_on(site, "report", tmp_path, "html")
     findings = reporting.findings()
     assert findings["limit-storage"]["found"] == (

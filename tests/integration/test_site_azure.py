@@ -1,6 +1,6 @@
 """site.yml on a bare cluster in Azure: rejected input, the operator's credentials, and that nothing is created twice.
 
-test_site.py tests what a role does alike on every cloud.
+Behaviour that is the same on every cloud is tested in test_site.py.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TestBeforeAnything:
         assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in message
 
     def test_a_wrong_secret(self, site: Site):
-        """test_azure_login.py has missing ones."""
+        """Missing credentials are tested in test_azure_login.py."""
         message = failure_message(site.run(AZURE_SECRET="wrong", AZURE_CLIENT_SECRET="wrong"))
         assert "Authenticating to Azure failed" in message
         assert "AZURE_CLIENT_SECRET" in message
@@ -122,7 +122,7 @@ class TestCredentialsOfTheCluster:
         assert completed.returncode == 0, completed.stdout + completed.stderr
         assert credentials(site) == expected_credentials(site)
         (request,) = site.cluster.get("credentialsrequests", "-A")["items"]
-        # As the operator's own, which it makes unless there is one of this name.
+        # The operator creates its own CredentialsRequest only if none of this name exists.
         assert request["metadata"]["name"] == "openshift-sandboxed-containers-azure"
 
     def test_a_second_run_changes_nothing(self, site: Site):
@@ -131,7 +131,7 @@ class TestCredentialsOfTheCluster:
 
     @pytest.mark.usefixtures("nothing_changes")
     def test_invalid_settings_and_overwriting_the_operators_secret_are_rejected(self, site: Site):
-        """test_settings.py has the reverse: a Secret of the user."""
+        """The reverse, a Secret of the user, is tested in test_settings.py."""
         before = stored(site, "secret", "peer-pods-secret")
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
         variables = {"operator_install_extra_config": extra, "operator_install_azure_tenant_id": ""}
@@ -190,9 +190,9 @@ def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
 
 class TestCredentialsOfVariables:
     def test_credentials_of_variables_replace_those_of_the_cluster(self, site: Site):
-        """After the cluster's credentials are removed. What the operator wrote into peer-pods-cm stays."""
+        """The cluster's credentials are removed first. The keys that the operator wrote to peer-pods-cm stay."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
-        # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
+        # This also deletes cco-secret of the cloud credential operator, and peer-pods-secret, which cco-secret owns.
         site.cluster.kubectl(
             "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE
         )

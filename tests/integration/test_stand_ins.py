@@ -39,7 +39,7 @@ class World:
         self.cluster = cluster
 
     def settings(self, **data: str) -> None:
-        """Apply peer-pods-cm with what is required and this, and credentials unless there are some."""
+        """Apply peer-pods-cm with the required keys and `data`, and credentials if they do not exist."""
         self.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -111,8 +111,7 @@ class World:
 
 @contextmanager
 def first_generation(*, webhook_image: str = "", **settings: str) -> Iterator[World]:
-    """Operator 1.8.1 with a KataConfig on two workers. Its catalog has a newer one,
-    whose InstallPlan waits for approval."""
+    """Operator 1.8.1 with a KataConfig on two workers. The InstallPlan of a newer version waits for approval."""
     with Cluster() as cluster:
         workers = openshift.imagined_workers(2)
         openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
@@ -161,7 +160,7 @@ def make_peer_pods(world: World, **policies: str) -> None:
 
 
 def test_1_8_advertises_by_its_controller(world: World):
-    """The bundle contains its definition; a change restarts no pod."""
+    """The bundle contains the definition of PeerPodConfigs, and a change of a PeerPodConfig does not restart pods."""
     wait_for("the default limit", lambda: world.advertised() == ["10", "10"], seconds=60)
     wait_for(
         "cloud-api-adaptor",
@@ -268,9 +267,10 @@ def upgrade(world: World, version: str) -> None:
 
 
 def test_1_9_and_newer_migrate(world: World):
-    """The limit is moved and the PeerPodConfig goes; the definition stays, and another PeerPodConfig.
+    """The limit is moved and the PeerPodConfig is deleted. The definition and another PeerPodConfig stay.
 
-    So does the older DaemonSet where it was of that other one at last: nothing deletes it, and its pods run on.
+    The older DaemonSet stays as well if the other PeerPodConfig was its last owner: no program deletes it, and its pods
+    keep running.
     """
     other_config = openshift.peer_pod_config("none")
     other_config["metadata"]["name"] = "other"
@@ -291,7 +291,7 @@ def test_1_9_and_newer_migrate(world: World):
     wait_for("it to go", lambda: old not in world.cluster.kubectl(*sets), seconds=30)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
     assert world.owners() == {None}
-    # Who writes what a field has already does not become its manager: the old operator still is.
+    # A write of the same value does not change the field manager, so the old operator still is the manager.
     assert world.writers() == {"manager"}
 
 
@@ -309,7 +309,7 @@ def test_a_restart_is_undone_by_the_next_reconcile(world: World):
 
 
 def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
-    """It neither watches peer-pods-cm nor knows caaUpdateStrategy."""
+    """This release does not watch peer-pods-cm, and ignores caaUpdateStrategy."""
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="4")
     world.gates(caaUpdateStrategy="OnDelete")
@@ -332,7 +332,7 @@ def delete_adaptors(world: World, uids: set[str]) -> None:
 
 
 def test_1_13_names_no_owner(world: World):
-    """Its cloud-api-adaptor would, but the operator does not set POD_UID."""
+    """Its cloud-api-adaptor would name itself as the owner, but the operator does not set POD_UID."""
     upgrade(world, "1.13.0")
 
     def upgraded() -> bool:
@@ -386,7 +386,7 @@ def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: 
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
     world.cluster.kubectl("delete", "pod", "two", *NAMESPACE_ARGS)
     assert node() == (None, owner)
-    # An older one does not read it.
+    # An older cloud-api-adaptor does not read POD_UID.
     world.cluster.apply(adaptor("three", "1.12.0"))
     wait_for("the limit", lambda: node() == ("5", owner), seconds=30)
     world.cluster.kubectl("delete", "pod", "three", *NAMESPACE_ARGS)
@@ -454,7 +454,7 @@ def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
 
 
 def test_a_container_that_is_killed_removes_nothing(world: World):
-    """It comes back with the number of its environment, and the peer pod gets another VM."""
+    """After its restart, it advertises the limit in its environment, and the peer pod gets another VM."""
     (pod,) = world.peer_pods()
     nodes = {node: uid for uid, node in world.adaptors().items()}
     uid = nodes[pod["spec"]["nodeName"]]
@@ -474,7 +474,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
 
 
 def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
-    """And 10 where that is not a number (IntWithEnv)."""
+    """If the limit does not begin with digits, it uses 10 (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
         world.settings(PEERPODS_LIMIT_PER_NODE=text)
@@ -483,7 +483,7 @@ def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
 
 
 def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
-    """A peer pod then waits; with a number, both run."""
+    """A peer pod then waits. After the limit is a number again, cloud-api-adaptor and the peer pod run."""
     world.settings(PEERPODS_LIMIT_PER_NODE="many")
     node = {"name": "older", "annotations": FAKE_NODE_ANNOTATION}
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
@@ -560,7 +560,7 @@ def condition(world: World) -> tuple[str, str | None]:
 
 
 def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
-    """The image is not deleted then; with an empty value neither."""
+    """The image is not deleted in this case, nor if the value is empty."""
     world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": ""}}, OPERATOR_NAMESPACE)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
     wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
@@ -579,7 +579,7 @@ def test_without_the_kataconfig_nothing_is_left(world: World):
 
 
 def test_without_what_the_image_job_requires_an_installation_never_ends(world: World):
-    """It is neither reported as failed, nor taken back when the KataConfig is deleted."""
+    """The installation is not reported as failed, and the deletion of the KataConfig does not remove it."""
     world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
     world.cluster.apply(KATA_CONFIG)
     wait_for(

@@ -1,6 +1,6 @@
 """playbooks/teardown.yml on a cluster with objects that existed before site.yml, and the rules on Azure.
 
-test_site.py tears down what it installed on a bare cluster.
+The teardown of an installation on a bare cluster is tested in test_site.py.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def teardown(site: Site) -> RoleAlone:
     return teardown_of(site)
 
 
-# What differs if the KataConfig of another installation is in use, and why.
+# The differences if the KataConfig of another installation is in use, and their reasons.
 NEEDED = "the operator of that KataConfig makes VMs by it"
 DIFFERENT = {
     ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): ({"data"}, NEEDED),
@@ -170,12 +170,12 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
 
 
 def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_path: Path):
-    """The rules alone: the rest is the same on every cloud. test_nsg_rules.py has the module's dry run and second run."""
+    """The rest is the same on every cloud. test_nsg_rules.py tests the dry run and the second run of the module."""
     status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
     openshift.set_status(site.cluster, "infrastructure/cluster", status)
     with AzureArm(tmp_path / "arm") as arm:
         side = azure.create_cloud_side(arm, workers=1)
-        # Of the same name as one of ours.
+        # The rule has the name of a rule of the collection.
         manual_rule = {
             "priority": 111,
             "direction": "Inbound",

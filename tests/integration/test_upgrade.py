@@ -89,7 +89,7 @@ def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
 
 
 def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
-    """The new operator ignores its PeerPodConfig, and no agent is deployed that enforces its limit."""
+    """The new operator ignores the PeerPodConfig of the pool, and no agent that enforces its limit is deployed."""
     other_config = openshift.peer_pod_config("none")
     other_config["metadata"]["name"] = "memory"
     world.cluster.apply(other_config)
@@ -112,7 +112,7 @@ def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
-            # It runs beside the cluster.
+            # The agent runs as a process outside the cluster.
             "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
         }
     )
@@ -171,7 +171,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
 
 
 def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
-    """The KataConfig is deleted; a ConfigMap has its content."""
+    """The KataConfig was deleted, and a ConfigMap contains a copy of it."""
     (before,) = upgrade.kata_configs()
     saved_config = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
     world.cluster.apply(
@@ -190,7 +190,7 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
 
 
 def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
-    """And the KataConfig is created again."""
+    """The KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
     message = failure_message(upgrade.run_with(**CONFIRMED))

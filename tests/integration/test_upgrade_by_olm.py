@@ -1,4 +1,4 @@
-"""An upgrade from the operator's first generation to the second that OLM does by itself, with the agent at work.
+"""An upgrade from the operator's first generation to the second that OLM starts by itself, while the agent runs.
 
 Peer pods are created during the upgrade. What each node advertises is compared with the state of its
 cloud-api-adaptor (CAA), in the order in which the API server stored both.
@@ -31,7 +31,7 @@ ADAPTORS = {row.daemon_set for row in RELEASES}
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """Operator 1.8.1 with a limit, the agent, and a catalog that has a newer one."""
+    """Operator 1.8.1 with a limit, the agent, and a catalog with a newer version."""
     with first_generation(PODVM_AMI_ID="ami-0") as first:
         wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
         first.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
@@ -50,7 +50,7 @@ def world() -> Iterator[World]:
 
 
 class Recorder(threading.Thread):
-    """All that the API server stored of a collection since then, as (resource version, event, object)."""
+    """The writes to a collection since the start of the thread, as (resource version, event, object)."""
 
     def __init__(self, cluster: Cluster, path: str, selector: str = ""):
         super().__init__(daemon=True)

@@ -1,10 +1,9 @@
 """The webhook behind the real API server, against a specification that shares no code with it.
 
-Generated pods are created in server-side dry runs, once where the webhook is at work
-and once, as a reference, where it is not: both have the defaults of the API server. What is stored is
-the reference with those fields changed that the webhook's README.md names, and nothing else. Amounts
-are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
-specification never has to read one.
+Generated pods are created in server-side dry runs, once in a namespace of the webhook and once, as a reference, in a
+namespace without it: both have the defaults of the API server. The stored pod must be equal to the reference, except
+for the fields that the webhook's README.md lists. Amounts are drawn as numbers and then written in any of Kubernetes'
+syntaxes, so that the specification does not have to parse them.
 
 `DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` is the number of pods, which differ in each run.
 """
@@ -42,7 +41,7 @@ from peerpods_webhook import quantity
 pytestmark = pytest.mark.integration
 
 PODS = int(os.environ.get("DIFFERENTIAL_PODS", "1500"))
-# Of them, how many are really stored and read again.
+# The number of these pods that are stored and read again.
 STORED = PODS // 20
 CONNECTIONS = 4
 
@@ -57,8 +56,8 @@ SIZES = (
     ("nvidia.com/gpu", f"{HYPERVISOR}default_gpus", 1),
 )
 
-# The webhook is at work in the first two; a LimitRange sets defaults for the containers of the
-# second. The reference pods go to the third.
+# The webhook mutates pods in the first two namespaces. A LimitRange sets defaults for the containers of the second. The
+# reference pods are created in the third.
 PEER, LIMITED, REFERENCE = "peers", "peers-limited", "reference"
 LIMIT_RANGER = "kubernetes.io/limit-ranger"
 DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
@@ -90,7 +89,7 @@ class Connection:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of its own, with the webhook at work: thousands of requests fill its audit log."""
+    """A separate cluster with the webhook, because thousands of requests fill its audit log."""
     with Cluster() as running:
         labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, REFERENCE: {}}
         running.apply(
@@ -259,7 +258,7 @@ class Owner(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """A pod to create, in parts that the specification can compute with."""
+    """A pod to create, in parts from which the specification can compute the result."""
 
     metadata: dict[str, Any]
     runtime_class: str | None
@@ -268,7 +267,7 @@ class Pod(NamedTuple):
     pod_level: Owner | None
     limited: bool
     extra: dict[str, Any]
-    # Where it has a negative amount: the container's name, and the resource.
+    # The location of a negative amount: the container's name, and the resource.
     wrong: tuple[str, str] | None
 
     def manifest(self) -> dict:
@@ -342,7 +341,7 @@ def resources_of_container(random: Random) -> Owner:
             minimum = requests[resource].value if kind & 1 else Fraction(0)
             limits[resource] = amount(random, resource, minimum)
     for resource in ("nvidia.com/gpu", VM):
-        # What cannot be overcommitted has a limit, and if it has a request then the same.
+        # A resource that cannot be overcommitted has a limit, and its request, if any, is the same.
         if random.random() < 0.15:
             limits[resource] = amount(random, resource)
             if random.random() < 0.5:
@@ -352,7 +351,7 @@ def resources_of_container(random: Random) -> Owner:
 
 
 def resources_of_pod(random: Random, owners: list[Owner]) -> Owner:
-    """Never less than what the containers have, which the API server would not take."""
+    """The amounts are not less than the sum of the containers, which the API server would reject."""
     limits: Amounts = {}
     requests: Amounts = {}
     for resource in ("cpu", "memory"):
@@ -381,7 +380,7 @@ def spoil(random: Random, containers: list[tuple[dict[str, Any], Owner]]) -> tup
 def defaulted(owner: Owner, resource: str, limited: bool = False) -> tuple[Fraction, Fraction]:
     """A container's request and limit after the API server's defaulting.
 
-    A limit is copied to a request that is absent; then a LimitRange fills in what is still so.
+    The limit is copied to an absent request; then a LimitRange sets the amounts that are still absent.
     """
     zero = Amount("", Fraction(0))
     request = owner.requests.get(resource) or owner.limits.get(resource)
@@ -393,19 +392,19 @@ def defaulted(owner: Owner, resource: str, limited: bool = False) -> tuple[Fract
 
 
 def size(pod: Pod, resource: str) -> Fraction:
-    """How much of a resource the VM gets, before it is rounded up to a unit."""
+    """The amount of a resource that the VM gets, before it is rounded up to a unit."""
     owners = [owner for _, owner in (*pod.containers, *pod.init)]
     of_vm = size_of_vm(pod, [defaulted(owner, resource, pod.limited) for owner in owners], resource)
     if of_vm == 0 and pod.limited:
-        # No annotation tells the second invocation that there was a first one, after which the
-        # LimitRange has filled in what all containers have lost.
+        # Without annotations, the second invocation cannot detect the first invocation, after which the LimitRange has
+        # set defaults for all containers.
         default_amount = defaulted(Owner({}, {}), resource, limited=True)
         return size_of_vm(pod, [default_amount] * len(owners), resource)
     return of_vm
 
 
 def size_of_vm(pod: Pod, amounts: list[tuple[Fraction, Fraction]], resource: str) -> Fraction:
-    """The same from what each container requests and is limited to."""
+    """The amount that the VM gets, from the request and the limit of each container."""
     requests = sum((request for request, _ in amounts), Fraction(0))
     limits = sum((limit for _, limit in amounts), Fraction(0))
     limit_counts = requests > 0
@@ -432,7 +431,7 @@ def as_specified(pod: Pod, reference: dict) -> dict:
                 kept |= {"limits": {VM: "1"}, "requests": {VM: "1"}}
             container["resources"] = kept
     after["spec"].pop("resources", None)
-    # It is computed from cpu and memory, of which nothing is left.
+    # It is computed from cpu and memory, which were removed.
     after["status"]["qosClass"] = "BestEffort"
     notes = dict(pod.metadata.get("annotations", {}))
     if not notes.get(MACHINE_TYPE):
@@ -457,7 +456,7 @@ def comparable(pod: dict) -> dict:
         notes = {key: field for key, field in metadata["annotations"].items() if key != LIMIT_RANGER}
         metadata = {key: field for key, field in metadata.items() if key != "annotations"}
         metadata |= {"annotations": notes} if notes else {}
-    # Two ways to write no resources.
+    # Empty resources are equal to absent resources.
     spec = {key: field for key, field in pod["spec"].items() if (key, field) != ("resources", {})}
     return {**pod, "metadata": metadata, "spec": spec}
 
@@ -466,7 +465,7 @@ def comparable(pod: dict) -> dict:
 
 
 def check_pod(api: Connection, pod: Pod, store: bool) -> str:
-    """Create a pod and its reference and compare them; returns the kind of example in a word."""
+    """Create a pod and its reference and compare them; returns the kind of the example."""
     namespace, manifest = LIMITED if pod.limited else PEER, pod.manifest()
     status, answer = api.create(namespace, manifest)
     if pod.wrong and pod.runtime_class == TARGET:
@@ -482,7 +481,7 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
         assert (status, reference_status) == (422, 422), (answer, reference)
         return "refused by the API server"
     if pod.limited and pod.runtime_class != TARGET:
-        # What the LimitRange fills in stays, and the reference has no LimitRange.
+        # The defaults of the LimitRange stay, and the reference has no LimitRange.
         return "limited"
     assert reference_status == 201, reference.get("message")
     assert status == 201, answer.get("message")
@@ -532,8 +531,7 @@ def repeatable(example: str, seed: int, check: Callable[..., str], *arguments: A
 
 # --- quantities --------------------------------------------------------------------------------
 
-# The API server takes any quantity as a device's capacity, negative ones too; 32 of them in each
-# of 128 devices.
+# The API server accepts any quantity as a device's capacity, including negative quantities: 32 in each of 128 devices.
 SLICES = "/apis/resource.k8s.io/v1/resourceslices?dryRun=All"
 SLICE_SIZE = 32 * 128
 
@@ -571,7 +569,7 @@ def random_literal(random: Random) -> Any:
 def stored_value(text: str) -> Fraction:
     """The value of a quantity as the API server returns it.
 
-    That is a whole number with a suffix, but where it kept the literal, plus sign and all.
+    This is a whole number with a suffix, or the unchanged literal, including a plus sign.
     """
     number, suffix = re.fullmatch(r"([+-]?[0-9.]+)([eE][+-]?[0-9]+|[a-zA-Z]{0,2})", text).groups()
     exponent = suffix[:1] in ("e", "E") and suffix[1:].strip("i")
@@ -580,8 +578,8 @@ def stored_value(text: str) -> Fraction:
 
 def test_quantities_have_the_value_that_the_api_server_computes(cluster, seed):
     random = Random(seed)
-    # Kubernetes says that a quantity is at most 2^63-1, which the webhook takes all larger ones
-    # for. The API server does so only with a binary suffix, and returns 1000E as 1.
+    # According to Kubernetes, a quantity is at most 2^63-1. The webhook uses this maximum for all larger quantities.
+    # The API server does so only with a binary suffix, and returns 1000E as 1.
     maximum = 2**63 - 1
     compared = 0
     with contextlib.closing(Connection(cluster)) as api:
@@ -618,7 +616,7 @@ def test_quantities_are_rejected_if_the_api_server_rejects_them(cluster, seed):
             status, answer = api("POST", SLICES, resource_slice([literal]))
             assert status in (201, 400), answer
             if status == 201:
-                # What the webhook gets to see; the API server takes "m" and "." and makes it "0".
+                # The text that the webhook receives: the API server accepts "m" and ".", and converts them to "0".
                 literal = answer["spec"]["devices"][0]["capacity"]["c0"]["value"]
             try:
                 quantity.parse(literal)

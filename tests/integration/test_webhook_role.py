@@ -86,9 +86,9 @@ class Role(RoleAlone):
         return presented("127.0.0.1", self.variables["webhook_port"])
 
     def presents_one_of(self, ca: x509.Certificate, excluded: x509.Certificate | None = None) -> bool:
-        """Whether this connection was shown a certificate of the CA's, except `excluded`.
+        """Whether a new connection gets a certificate of the CA that is not `excluded`.
 
-        Ask again: after a rotation the old certificate answers beside the new for a while.
+        Call it repeatedly: for a while after a rotation, both the old and the new certificate are presented.
         """
         certificate = self.presented()
         try:
@@ -189,7 +189,7 @@ def first_output(own: Role) -> str:
 
 
 class TestOwnCertificateAuthority:
-    """What a cluster without OpenShift's service CA gets; each test continues from the previous test."""
+    """The certificates in a cluster without OpenShift's service CA. Each test continues from the previous test."""
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, own: Role):
         with own.unchanged():
@@ -290,7 +290,7 @@ class TestOwnCertificateAuthority:
 
     @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_changes_nothing(self, own: Role):
-        """Also after certificates were renewed, and with strings, which all values on the command line are."""
+        """This is also true after a renewal, and with strings: all values on the command line are strings."""
         strings = "webhook_ca_days=3650 webhook_certificate_days=365 webhook_shutdown_delay=0"
         with own.unchanged():
             assert NOTHING_CHANGED.search(own.install("--check", "--diff", "-e", strings).stdout)
@@ -450,7 +450,7 @@ def test_cert_manager_issues_the_certificate(cert_managed: Role, internal_ca):
 
 
 def test_a_second_run_changes_nothing(cert_managed: Role):
-    """Monitored, and with the TLS profile of the cluster."""
+    """The webhook is monitored, and has the TLS profile of the cluster."""
     assert cert_managed.get(f"servicemonitors.monitoring.coreos.com/{NAME}")
     assert cert_managed.environment_of_pod()["TLS_MIN_VERSION"] == "VersionTLS13"
     assert NOTHING_CHANGED.search(cert_managed.install().stdout)
@@ -535,8 +535,8 @@ def test_clients_without_a_certificate_are_rejected(strict: Role):
 def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
     settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
-    # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
-    # what the API server's own limits make of no use.
+    # Not passed: upstream's name for a setting that is passed, a value on which the rest of the collection depends, and
+    # a limit that the API server's own limits make unnecessary.
     assert settings - passed == {
         "TARGET_RUNTIMECLASS",
         "POD_VM_EXTENDED_RESOURCE",
@@ -545,13 +545,13 @@ def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
 
 
 def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
-    """This is the case on OpenShift."""
+    """On OpenShift, the API server does not present a client certificate to the webhook."""
     unknown = role("unknown", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
     assert "it does not mutate a pod" in failure_message(unknown.run())
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
-    """Exactly the packages that are pinned by hash."""
+    """It lists exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("webhook", tmp_path)

@@ -1,4 +1,4 @@
-"""`SIZING=kubernetes` beside the API server's own sum: what a ResourceQuota charges for a pod."""
+"""`SIZING=kubernetes` compared with the API server's own sum: the amount that a ResourceQuota charges for a pod."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pod(draw: random.Random, number: int) -> dict:
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[None]:
-    """With a quota that counts the CPU of its pods."""
+    """A namespace with a quota that counts the CPU of its pods."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
