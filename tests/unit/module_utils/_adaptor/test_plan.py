@@ -203,7 +203,7 @@ def test_how_a_write_takes_effect(case, operator_found, desired, current, mode, 
         (gates(caaUpdateStrategy="OnDelete"), "OnDelete", False),
         (gates("", caaUpdateStrategy="OnDelete"), None, True),
         (gates("RollingUpdate", caaUpdateStrategy="OnDelete"), "RollingUpdate", True),
-        # Changed by hand since.
+        # The strategy was changed by hand after the write.
         (gates("", caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""The plans of security_group_ports: as tables, and against brute force on small worlds."""
+"""The plans of security_group_ports: as tables, and compared with brute force on small address spaces."""
 
 from __future__ import annotations
 

@@ -96,17 +96,17 @@ def desired(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[Desi
     return desired_rules(options or [option()], workers, workers)
 
 
-# Small enough for brute force: 4 IPv4 and 2 IPv6 addresses, of which the tag means half.
-TAGGED_BLOCKS = [ip_network("10.0.0.0/30"), ip_network("fd00::/127")]
+# Small enough for brute force: 4 IPv4 and 2 IPv6 addresses. The tag VirtualNetwork stands for half of them.
+ADDRESS_BLOCKS = [ip_network("10.0.0.0/30"), ip_network("fd00::/127")]
 SPACE = ("10.0.0.0/31", "fd00::/128")
 
-# And some from outside, Azure's load balancer among them: a rule may be about all but the former.
+# Addresses outside of the blocks. A rule may select all of them except Azure's load balancer.
 LOAD_BALANCER = ip_address("168.63.129.16")
 OUTSIDE = [LOAD_BALANCER, ip_address("192.0.2.1"), ip_address("2001:db8::1")]
-WORLD = [address for network in TAGGED_BLOCKS for address in network] + OUTSIDE
+WORLD = [address for network in ADDRESS_BLOCKS for address in network] + OUTSIDE
 BLOCKS = [
     str(block)
-    for network in TAGGED_BLOCKS
+    for network in ADDRESS_BLOCKS
     for prefix in range(network.prefixlen, network.max_prefixlen + 1)
     for block in network.subnets(new_prefix=prefix)
 ]

@@ -1,4 +1,4 @@
-"""Which rule of a network security group decides: as tables, and against brute force on small worlds."""
+"""Which rule of a network security group decides: as tables, and compared with brute force on small address spaces."""
 
 from __future__ import annotations
 

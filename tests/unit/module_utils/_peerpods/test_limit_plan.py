@@ -55,7 +55,7 @@ def test_anything_else_is_rejected(text):
         ("10", "9", True, True),
         ("9", "10", True, False),  # as numbers: compared as strings, the limit would be lower
         ("010", "10", True, False),
-        # Not written, it is 1.
+        # A limit that is not written is 1.
         (None, "2", True, False),
         (None, "0", True, True),
         ("many", "10", True, True),

@@ -57,7 +57,7 @@ def test_entries_that_apply_to_no_node():
         ([], {"default": "{"}, {"PEERPODS_LIMIT_PER_NODE": "7"}, None, "peerpods-limits"),
         ([], {"default": entry(True)}, {}, None, "peerpods-limits"),
         ([], {}, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
-        # The operator has not migrated it yet.
+        # The operator has not migrated the PeerPodConfig yet.
         ([operators_config("5")], None, {}, 5, "peerpodconfig-openshift"),
         (
             [operators_config("5")],
@@ -66,7 +66,7 @@ def test_entries_that_apply_to_no_node():
             5,
             "peerpodconfig-openshift",
         ),
-        # It migrates one without a limit by deleting it.
+        # The operator migrates a PeerPodConfig without a limit by deleting it.
         ([operators_config(None)], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
     ],
 )

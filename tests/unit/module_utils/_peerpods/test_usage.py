@@ -215,7 +215,7 @@ def test_totals_are_the_sums_of_the_namespaces():
 
 
 def test_pools_of_the_second_generation():
-    """A node of a named pool has its limit; the operator's own pool has the rest."""
+    """A node of a named pool has the limit of the pool; the other nodes are in the operator's own pool."""
     pools = pools_of_second(
         [],
         {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'},

@@ -302,7 +302,7 @@ def test_arguments_of_modules_are_left_out():
 
 # -- The page -------------------------------------------------------------------------------------
 
-# It begins like the operator's versions, or the page would not show it.
+# It begins like a version of the operator; otherwise the page would not show it.
 HOSTILE = (
     "sandboxed-containers-operator.</td></title></style><script>alert(1)</script><img onerror=x>"
     "<!-- ]]> \"'&amp; {{ 7 * 7 }} {% if %} é\n"
@@ -354,7 +354,7 @@ DOCUMENTS = {
     "refused": report(FINDINGS[:1], peer_pods={"msg": "The API server cannot be reached."}),
 }
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-# Elements that a browser puts on a line, or into a cell, of their own.
+# Elements that a browser displays on a separate line or in a separate cell.
 SEPARATE_TAGS = {"dd", "dt", "small", "td", "th"}
 
 
