@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 
 def problems(site: Path) -> Iterator[str]:
-    """What the files of the site show to be wrong."""
+    """The problems that are visible in the files of the site."""
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         name = path.relative_to(site)
@@ -54,7 +54,7 @@ def problems(site: Path) -> Iterator[str]:
 
 
 def link_problems(link: str, path: Path, pages: dict[Path, Page]) -> Iterator[str]:
-    """What is wrong with a link of the page at `path`; links to other sites are not followed."""
+    """The problem with a link of the page at `path`, if any. Links to other sites are not followed."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
         return
