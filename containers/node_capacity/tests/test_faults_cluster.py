@@ -134,7 +134,7 @@ def install(cluster: Cluster):
     install()
 
 
-def test_an_api_of_peerpodconfigs_that_comes_and_goes(workspace: Workspace, cluster: Cluster, install):
+def test_an_api_of_peerpodconfigs_that_is_installed_and_removed(workspace: Workspace, cluster: Cluster, install):
     """Operators from 1.9 on do not install it, upgrades leave it, and users may delete it."""
     node, memory = workspace.node("a"), workspace.node("memory")
     workspace.relabel(memory, "pool=memory")

@@ -33,7 +33,7 @@ def test_the_limit_of_peer_pods_cm(second):
     assert second.slots(unselected) == (None, None)
 
 
-def test_peerpods_limits_wins_and_has_pools_of_its_own(second):
+def test_peerpods_limits_takes_precedence_and_has_its_own_pools(second):
     node, memory = second.node("a"), second.node("memory")
     second.relabel(memory, "pool=memory")
     agent = second.start()

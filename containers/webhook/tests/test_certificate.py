@@ -126,7 +126,7 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
     ],
     ids=["invalid key", "missing", "P-521", "RSA 1024"],
 )
-def test_an_unusable_pair_does_not_replace_the_previous_one(webhook, tmp_path, break_pair, sentence):
+def test_an_unusable_pair_does_not_replace_the_previous_pair(webhook, tmp_path, break_pair, sentence):
     before = der(tmp_path)
     break_pair(tmp_path)
     wait_until(lambda: 'reloads_total{result="failure"} 1.0' in webhook.get("/metrics").text)
@@ -137,7 +137,7 @@ def test_an_unusable_pair_does_not_replace_the_previous_one(webhook, tmp_path, b
     assert error.endswith("The previous certificate stays in use.")
 
 
-def test_a_valid_pair_after_an_unusable_one(webhook, tmp_path):
+def test_a_valid_pair_after_an_unusable_pair(webhook, tmp_path):
     (tmp_path / "tls.key").write_text("?")
     wait_until(lambda: 'reloads_total{result="failure"} 1.0' in webhook.get("/metrics").text)
     # The files are checked every second, but an error is logged once.

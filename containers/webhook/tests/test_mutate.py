@@ -278,7 +278,7 @@ def test_a_sidecar_injected_between_two_invocations_loses_its_resources():
 
 
 @pytest.mark.parametrize("prior", ["2", "1000m", 1])
-def test_other_amounts_of_the_extended_resource_become_one(prior):
+def test_any_amount_of_the_extended_resource_is_set_to_one(prior):
     given_pod = pod(container("app", *[{"kata.peerpods.io/vm": prior}] * 2))
     assert mutated(given_pod)["spec"]["containers"][0]["resources"] == VM
 

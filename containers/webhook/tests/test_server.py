@@ -157,7 +157,7 @@ def test_body_limit(client, chunked):
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_client_that_disconnects_during_a_request_does_not_affect_others(tmp_path):
+def test_a_client_that_disconnects_during_a_request_does_not_affect_other_clients(tmp_path):
     webhook = Webhook(tmp_path)
     with webhook.connection() as tls:
         tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
@@ -371,7 +371,7 @@ def test_a_body_that_does_not_end_times_out(slow_clients, name):
     assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
 
 
-def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
+def test_other_clients_are_served_after_slow_clients(slow_clients, slow_clients_webhook):
     for name in UNENDING_BODIES:
         slow_clients[name].result()
     with slow_clients_webhook.client() as client:
