@@ -53,7 +53,7 @@ def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Calla
 # -- The result --------------------------------------------------------------------------------
 
 
-def test_returns_how_many_more_fit(arm, run, monkeypatch):
+def test_returns_the_number_of_vms_that_fit(arm, run, monkeypatch):
     monkeypatch.setitem(arm.limits, "cores", 30)
     monkeypatch.setitem(arm.limits, "standardBasv2Family", 21)
     group = f"/subscriptions/{arm.subscription_id}/resourceGroups/quota-rg"
@@ -216,7 +216,7 @@ def test_logs_in_by_a_certificate(arm, run, tmp_path, monkeypatch):
     assert result["sizes"][0]["available"]
 
 
-def test_asks_the_azure_cli(arm, run, tmp_path):
+def test_logs_in_with_the_azure_cli(arm, run, tmp_path):
     cli = Az(arm, tmp_path / "az").environment
     environment = {key: cli[key] for key in ("AZURE_CONFIG_DIR", "AZURE_CORE_INSTANCE_DISCOVERY")}
     # The environment of the CLI has its own Python, which must not replace that of Ansible.

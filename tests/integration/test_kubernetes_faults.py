@@ -131,7 +131,7 @@ def limit(cluster) -> str:
         {"patch": [Break.AFTER]},
         {"patch": [Break.AMID]},
     ],
-    ids=["asked-again", "answer-lost", "answer-cut"],
+    ids=["no-response", "lost-response", "truncated-response"],
 )
 def test_transient_faults_are_survived_and_written_once(cluster, run_with_faults, count_requests, faults):
     generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]

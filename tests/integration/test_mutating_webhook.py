@@ -197,7 +197,7 @@ def test_check_mode_shows_the_change_and_writes_nothing(cluster, admission, mana
     assert {verb for verb, _ in requests_of(cluster, "webhook-check")} == {"get"}
 
 
-def test_other_webhooks_stay_and_the_configuration_goes_with_the_last_one(cluster, admission, manage):
+def test_other_webhooks_stay_and_the_last_webhook_removes_the_configuration(cluster, admission, manage):
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",

@@ -183,7 +183,7 @@ class TestBeforeAnything:
 
 
 class TestManualApproval:
-    def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
+    def test_an_install_plan_that_was_not_requested_is_not_approved(self, role: Role):
         message = failure_message(role.run_with(manual()))
         assert f"waits for approval. It installs {LATEST_CSV}, and no version is requested" in message
         assert "operator_install_starting_csv" in message

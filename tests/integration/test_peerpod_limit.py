@@ -162,7 +162,7 @@ def test_waits_by_one_watch_until_every_node_advertises_the_limit(cluster, set_l
     ]
 
 
-def test_a_quantity_with_a_suffix_is_the_number_it_stands_for(cluster, set_limit):
+def test_a_quantity_with_a_suffix_is_read_as_a_number(cluster, set_limit):
     advertise(cluster, dict.fromkeys(NODES, 2000))
     allocatable = cluster.get("node", "limit-a")["status"]["allocatable"][RESOURCE]
     assert allocatable == "2k"

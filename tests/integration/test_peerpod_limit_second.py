@@ -432,7 +432,7 @@ class TestWithoutTheAgent:
         assert restored["data"] == {"caaUpdateStrategy": "RollingUpdate", "other": "true"}
         assert not run(10)["changed"]
 
-    def test_a_strategy_is_restored_where_cloud_api_adaptor_is_gone(self, cluster, run_module):
+    def test_a_strategy_is_restored_without_cloud_api_adaptor(self, cluster, run_module):
         cluster.kubectl("delete", "daemonset", "osc-caa-ds", "-n", NAMESPACE, "--cascade=orphan")
         gates = config_map("osc-feature-gates", caaUpdateStrategy="OnDelete", other="true")
         gates["metadata"]["annotations"] = {"osc.peerpods/caa-update-strategy": ""}

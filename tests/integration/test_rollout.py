@@ -306,7 +306,7 @@ class TestCanary:
             assert "Peer pods are not counted" in rollout.fail(**single_limit)
             assert rollout.limits()["memory"] == "8"
 
-    def test_without_a_canary_a_limit_is_set_for_all_waves_without_one(self, rollout: Rollout):
+    def test_without_a_canary_the_limit_is_set_for_all_waves_that_have_no_limit(self, rollout: Rollout):
         waves = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         with runtime_class(rollout.cluster):
             rollout.succeed(
@@ -330,7 +330,7 @@ class TestPlaybook:
         rollout.playbook = ROOT / "playbooks" / "limit.yml"
         return rollout
 
-    def test_without_a_limit_it_reads_one_without_permission_to_write(self, limit: Rollout):
+    def test_without_a_limit_the_role_reads_it_without_permission_to_write(self, limit: Rollout):
         limit.cluster.kubectl("create", "clusterrole", "reads", "--verb=get,list", "--resource=*.*")
         limit.cluster.kubectl("create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads")
         limit.kubeconfig = limit.cluster.user_kubeconfig("reads")

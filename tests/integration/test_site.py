@@ -291,7 +291,7 @@ def test_the_operators_webhook_takes_precedence(site: Site):
 
 
 class TestTeardown:
-    def test_it_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
+    def test_a_teardown_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
         installed.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -309,7 +309,7 @@ class TestTeardown:
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
         assert "changed: [localhost] => (item=Subscription/sandboxed-containers-operator)" in forced
 
-    def test_it_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
+    def test_a_teardown_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
         verbs = ("list", "watch", "get", "patch")
         cluster = installed.cluster
         cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")

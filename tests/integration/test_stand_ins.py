@@ -203,7 +203,7 @@ def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
 
 
-def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_it_saw_last(
+def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     world: World,
 ):
     """The other nodes lose cloud-api-adaptor, and the peer pods that it served."""
@@ -331,7 +331,7 @@ def delete_adaptors(world: World, uids: set[str]) -> None:
             world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *NAMESPACE_ARGS)
 
 
-def test_1_13_names_no_owner(world: World):
+def test_1_13_does_not_set_an_owner(world: World):
     """Its cloud-api-adaptor would name itself as the owner, but the operator does not set POD_UID."""
     upgrade(world, "1.13.0")
 
@@ -345,7 +345,7 @@ def test_1_13_names_no_owner(world: World):
     assert world.owners() == {None}
 
 
-def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: World):
+def test_an_adaptor_with_pod_uid_is_the_owner_and_keeps_the_amount_of_another_owner(world: World):
     """A cloud-api-adaptor as the chart of CAA installs it."""
     label = "peerpodconfig-ctrl-caa-daemon"
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
@@ -473,7 +473,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
 
 
-def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
+def test_the_newest_adaptor_uses_the_leading_digits_of_its_limit(world: World):
     """If the limit does not begin with digits, it uses 10 (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
@@ -482,7 +482,7 @@ def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
         wait_for(number, lambda n=number: world.advertised() == [n, n], seconds=90)
 
 
-def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
+def test_an_older_adaptor_crashes_with_a_limit_that_is_not_a_number(world: World):
     """A peer pod then waits. After the limit is a number again, cloud-api-adaptor and the peer pod run."""
     world.settings(PEERPODS_LIMIT_PER_NODE="many")
     node = {"name": "older", "annotations": FAKE_NODE_ANNOTATION}
@@ -559,7 +559,7 @@ def condition(world: World) -> tuple[str, str | None]:
     return condition["status"], condition.get("reason")
 
 
-def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
+def test_without_the_keys_of_the_image_job_the_kataconfig_stays(world: World):
     """The image is not deleted in this case, nor if the value is empty."""
     world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": ""}}, OPERATOR_NAMESPACE)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
@@ -570,7 +570,7 @@ def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
     world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
 
 
-def test_without_the_kataconfig_nothing_is_left(world: World):
+def test_the_deletion_of_the_kataconfig_removes_everything(world: World):
     wait_for("cloud-api-adaptor to go", lambda: not world.adaptors(), seconds=30)
     for kind in ("daemonsets", "deployments", "services"):
         assert world.cluster.get(kind, *NAMESPACE_ARGS)["items"] == []
@@ -578,7 +578,7 @@ def test_without_the_kataconfig_nothing_is_left(world: World):
     assert world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]["PODVM_AMI_ID"] == ""
 
 
-def test_without_what_the_image_job_requires_an_installation_never_ends(world: World):
+def test_without_the_keys_of_the_image_job_an_installation_never_ends(world: World):
     """The installation is not reported as failed, and the deletion of the KataConfig does not remove it."""
     world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
     world.cluster.apply(KATA_CONFIG)
