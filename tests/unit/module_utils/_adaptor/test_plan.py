@@ -86,15 +86,15 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
 
 
 @pytest.mark.parametrize(
-    ("case", "operator_found", "desired", "current", "mode", "targets"),
+    ("case", "current_operator", "desired", "current", "mode", "targets"),
     [
         ("nothing to write", NEWEST, {"config_map": {"PROXY_TIMEOUT": "5m"}}, {}, "write", 0),
         ("no pods yet", operator("1.13.0", exists=False), {"config_map": NEW}, {}, "write", 0),
         ("1.8 does not replace", FIRST, {"config_map": NEW}, {}, "replace", 2),
-        ("nor does 1.10", SECOND, {"config_map": NEW}, {}, "replace", 2),
-        ("1.13 does", NEWEST, {"config_map": NEW}, {}, "hold", 2),
+        ("1.10 does not replace", SECOND, {"config_map": NEW}, {}, "replace", 2),
+        ("1.13 replaces", NEWEST, {"config_map": NEW}, {}, "hold", 2),
         (
-            "unless the user keeps it from it",
+            "1.13 with OnDelete of the user",
             NEWEST,
             {"config_map": NEW},
             {"gates": gates(caaUpdateStrategy="OnDelete")},
@@ -102,7 +102,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "or asks for that now",
+            "1.13 with OnDelete in the same run",
             NEWEST,
             {"config_map": NEW, "gates": {"caaUpdateStrategy": "OnDelete"}},
             {},
@@ -110,7 +110,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "a value that the operator ignores",
+            "1.13 with a strategy that the operator ignores",
             NEWEST,
             {"config_map": NEW},
             {"gates": gates(caaUpdateStrategy="ondelete")},
@@ -119,17 +119,24 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ),
         ("a roll without an option", operator("1.12.0", "7"), {"config_map": NEW}, {}, "roll", 2),
         (
-            "which replaces whatever is asked",
+            "a roll without an option, and no replacement requested",
             operator("1.12.0", "7"),
             {"config_map": NEW, "replace": False},
             {},
             "roll",
             2,
         ),
-        ("no replacement asked for", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
-        ("which needs OnDelete", NEWEST, {"config_map": NEW, "replace": False}, {}, "hold", 0),
+        ("no replacement requested", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
+        (
+            "no replacement requested, which requires OnDelete",
+            NEWEST,
+            {"config_map": NEW, "replace": False},
+            {},
+            "hold",
+            0,
+        ),
         ("the Secret is not watched", NEWEST, {"secret": {"KEY": "value"}}, {}, "replace", 2),
-        ("a gate that is none of CAA's", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
+        ("a gate that is not about CAA", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
         (
             "a gate with which the operator writes peer-pods-cm",
             NEWEST,
@@ -139,7 +146,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "the same where that is so already",
+            "the same gate, and peer-pods-cm has the value",
             NEWEST,
             {"gates": {"confidential": "true"}},
             {"config_map": config_map(DISABLECVM="false")},
@@ -155,7 +162,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         ("a rerun with stale pods", NEWEST, {}, {"stale": True}, "write", 0),
-        ("a resumed one", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
+        ("a resumed run with stale pods", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
         (
             "back to RollingUpdate with stale pods",
             NEWEST,
@@ -165,7 +172,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             1,
         ),
         (
-            "the same without",
+            "back to RollingUpdate without stale pods",
             NEWEST,
             {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
             {"gates": gates(caaUpdateStrategy="OnDelete")},
@@ -182,13 +189,13 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ),
     ],
 )
-def test_how_a_write_takes_effect(case, operator_found, desired, current, mode, targets):
+def test_how_a_write_takes_effect(case, current_operator, desired, current, mode, targets):
     pods = [pod("a"), pod("b")]
     stale = pods[:1] if current.pop("stale", False) else []
     plan = plan_settings(
         CurrentSettings(**{"config_map": config_map(), **current}),
         DesiredSettings(**desired),
-        operator_found,
+        current_operator,
         pods,
         stale,
     )
@@ -196,7 +203,7 @@ def test_how_a_write_takes_effect(case, operator_found, desired, current, mode, 
 
 
 @pytest.mark.parametrize(
-    ("config_map", "own", "is_held"),
+    ("feature_gates", "own", "is_held"),
     [
         (None, None, False),
         (gates(caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
@@ -207,8 +214,8 @@ def test_how_a_write_takes_effect(case, operator_found, desired, current, mode, 
         (gates("", caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
     ],
 )
-def test_the_owner_of_the_strategy(config_map, own, is_held):
-    strategy = strategy_of(config_map)
+def test_the_owner_of_the_strategy(feature_gates, own, is_held):
+    strategy = strategy_of(feature_gates)
     assert (strategy.own, strategy.is_held) == (own, is_held)
 
 
@@ -226,7 +233,7 @@ def test_the_strategy_is_restored(own):
 
 
 @pytest.mark.parametrize(
-    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
+    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one pod is stale"]
 )
 def test_a_rerun_completes_an_interrupted_run(stale, restores_strategy):
     pods = [pod()]
@@ -242,8 +249,8 @@ def test_a_rerun_completes_an_interrupted_run(stale, restores_strategy):
         ("started later", pod(), {}, False),
         ("started before", pod(started="2026-03-01T11:59:59Z"), {}, True),
         ("in the second of the write", pod(started="2026-03-01T12:00:00Z"), {}, False),
-        ("which counts after an own write", pod(started="2026-03-01T12:00:00Z"), {"same_second": True}, True),
-        ("does not run, and reads its settings when it does", pod(started=None), {}, False),
+        ("in the second of the own write", pod(started="2026-03-01T12:00:00Z"), {"same_second": True}, True),
+        ("does not run, and reads its settings when it starts", pod(started=None), {}, False),
         ("of another template", pod(generation="0"), {}, True),
         ("of a template that came back", pod(generation="0"), {"revision": "h"}, False),
     ],

@@ -221,7 +221,7 @@ def test_a_ca_bundle_is_pem_or_its_base64(bundle):
         PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
     ],
 )
-def test_anything_else_is_rejected_as_a_ca_bundle(bundle):
+def test_an_invalid_ca_bundle_is_rejected(bundle):
     with pytest.raises(AdmissionError, match="no PEM certificate"):
         encode_ca_bundle(bundle)
 

@@ -69,7 +69,7 @@ def test_which_instances_count():
         (64, {"g5.xlarge": 10, "mac2.metal": 1}, 0, 32),
     ],
 )
-def test_the_rest_of_a_quota(quota, count, used, instances):
+def test_the_available_amount_of_a_quota(quota, count, used, instances):
     (quota_of_type,) = vcpu_quota(["t3.medium"], VCPUS, count, {STANDARD: quota}, "eu-west-3")
     assert quota_of_type == {
         "name": "t3.medium",

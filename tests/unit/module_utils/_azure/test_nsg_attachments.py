@@ -129,8 +129,8 @@ VNETS = [
 TAG = ("10.0.0.0/16", "fd00::/48", "10.9.0.0/16")
 
 
-def attached(name: str, subnet_: str, group: str | None = None) -> Attachment:
-    return Attachment(vm_id(name), f"nic-{name}", (subnet_,), group)
+def attached(name: str, subnet_of_nic: str, group: str | None = None) -> Attachment:
+    return Attachment(vm_id(name), f"nic-{name}", (subnet_of_nic,), group)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def stored(desired_rule: DesiredRule, priority: int | None = None, **changes: ob
 PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
 
 
-def test_the_documented_rule_is_the_one_that_az_creates():
+def test_the_documented_rule_is_equal_to_the_rule_of_az():
     assert security_rule(*desired(option("Allow-VXLAN-Internal")), 111) == {
         "name": "Allow-VXLAN-Internal",
         "properties": {
@@ -598,11 +598,11 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
     places = [(r["properties"]["direction"], r["properties"]["priority"]) for r in after["properties"]["securityRules"]]
     assert len(places) == len(set(places))
 
-    def of_others(rules_: list[dict]) -> list[dict]:
+    def unmanaged_rules(stored_rules: list[dict]) -> list[dict]:
         names = {r.name.lower() for r in desired_list}
-        return [r["properties"] | {"provisioningState": None} for r in rules_ if r["name"].lower() not in names]
+        return [r["properties"] | {"provisioningState": None} for r in stored_rules if r["name"].lower() not in names]
 
-    assert of_others(after["properties"]["securityRules"]) == of_others(rules)
+    assert unmanaged_rules(after["properties"]["securityRules"]) == unmanaged_rules(rules)
 
 
 @given(group_rules, desired_options, ways)

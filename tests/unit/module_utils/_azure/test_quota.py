@@ -63,7 +63,7 @@ def test_the_result_has_the_counted_amounts():
     }
 
 
-def test_a_size_that_is_not_offered_here():
+def test_a_size_that_the_region_does_not_offer():
     disk = sku(resourceType="disks", name="Standard_X")
     quota_of_size = quota("Standard_X", [sku(), disk], [])
     assert quota_of_size["available"] is False
@@ -80,7 +80,7 @@ def test_a_size_that_this_subscription_may_not_have(kind, available):
     assert ("NotAvailableForSubscription" in (quota_of_size["reason"] or "")) is not available
 
 
-def test_a_size_named_twice_comes_once():
+def test_a_size_that_is_named_twice_is_returned_once():
     names = [quota_of_size["name"] for quota_of_size in vcpu_quota(["A", "B", "A"], [], [], "westeurope")]
     assert names == ["A", "B"]
 

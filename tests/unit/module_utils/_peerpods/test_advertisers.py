@@ -31,7 +31,7 @@ def test_the_advertiser_is_the_last_writer():
     ]
 
 
-def test_of_another_resource():
+def test_the_advertisers_of_another_resource():
     fields = {"f:status": {"f:capacity": {"f:example.com/vm": {}}}}
     nodes = [
         {"metadata": {"name": "a", "managedFields": [{"manager": "x", "fieldsV1": fields}]}},

@@ -236,8 +236,8 @@ def adaptors(owner: str, **selector: str) -> dict:
     ("case", "selector", "follows", "moves"),
     [
         ("the same nodes", {"a": ""}, True, None),
-        ("others", {"b": ""}, True, ({"a": ""}, {"b": ""})),
-        ("others, where it stays", {"b": ""}, False, None),
+        ("other nodes", {"b": ""}, True, ({"a": ""}, {"b": ""})),
+        ("other nodes, and it stays", {"b": ""}, False, None),
         ("the default", None, True, ({"a": ""}, {"node.kubernetes.io/worker": ""})),
     ],
 )

@@ -669,7 +669,7 @@ def test_a_check_without_its_data_is_left_out(changes, absent):
     assert not absent & {finding["check"] for finding in findings(with_changes(AWS, *changes))}
 
 
-def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
+def test_a_later_patch_release_of_the_newest_known_openshift_is_known():
     readings = with_changes(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
     assert finding_of(readings, "operator-version")["found"].endswith("needs OpenShift 4.18 or newer.")
 
