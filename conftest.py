@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
-    """The tests in every `of`-th file, in the order of their time."""
+    """The tests of every `of`-th file, in the order in which they run."""
     files = set(list(dict.fromkeys(map(_file, items)))[number - 1 :: of])
     return [item for item in items if _file(item) in files]
 

@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 
 def problems(site: Path) -> Iterator[str]:
-    """What the files of the site show to be wrong."""
+    """The problems that are visible in the files of the site."""
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         name = path.relative_to(site)
@@ -54,7 +54,7 @@ def problems(site: Path) -> Iterator[str]:
 
 
 def link_problems(link: str, path: Path, pages: dict[Path, Page]) -> Iterator[str]:
-    """What is wrong with a link of the page at `path`; links to other sites are not followed."""
+    """The problem with a link of the page at `path`, if any. Links to other sites are not followed."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
         return
@@ -84,13 +84,13 @@ def browser_problems(site: Path, chromium: str) -> Iterator[str]:
 
 def main(directory: str) -> int:
     site = Path(directory).resolve()
-    found = list(problems(site))
+    all_problems = list(problems(site))
     if chromium := shutil.which("chromium"):
-        found += browser_problems(site, chromium)
+        all_problems += browser_problems(site, chromium)
     else:
         print("The docs site was not opened in a browser: sudo apt-get install chromium")
-    print(*found, sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+    print(*all_problems, sep="\n", end="\n" if all_problems else "")
+    return 1 if all_problems else 0
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = urlencode({**query, "MaxResults": self.server.page_size}).encode()
 
         def pass_on() -> Answer:
-            ours = ("host", "connection", "content-length")
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in ours}
+            own_headers = ("host", "connection", "content-length")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in own_headers}
             request = urllib.request.Request(self.server.upstream, body, headers)
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:

@@ -25,7 +25,7 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
     """
     directory = CACHE / name.replace("==", "-")
     CACHE.mkdir(parents=True, exist_ok=True)
-    # One of several test processes installs, the others wait for it.
+    # One of several test processes installs the environment, and the other processes wait for it.
     with open(CACHE / f".{directory.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "installed").exists():

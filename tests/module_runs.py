@@ -26,13 +26,13 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
     process = context.Process(target=_run, args=(sender, name, arguments, environment, directory))
     process.start()
     sender.close()
-    ran = receiver.recv()
+    output = receiver.recv()
     process.join()
     receiver.close()
     try:
-        result = json.loads(ran["stdout"])
+        result = json.loads(output["stdout"])
     except ValueError:
-        raise RuntimeError(f"{name} wrote no result: {ran}") from None
+        raise RuntimeError(f"{name} wrote no result: {output}") from None
     if "warnings" in result:
         result["warnings"] = [warning["event"]["msg"] for warning in result["warnings"]]
     return result

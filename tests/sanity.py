@@ -19,7 +19,7 @@ from tests.environments import CACHE, ansible_core
 from tests.support import ansible_environment, build_collection
 
 # The namespaces of the collections that the modules import and refer to.
-OTHERS = ("amazon", "ansible", "azure", "community", "kubernetes")
+DEPENDENCIES = ("amazon", "ansible", "azure", "community", "kubernetes")
 
 # The collection has no files for pslint and shellcheck. pylint runs separately.
 SKIPPED = ("pslint", "pylint", "shellcheck")
@@ -32,16 +32,16 @@ def unpacked(directory: Path) -> Path:
     """The released collection in `directory`, next to its dependencies, as ansible-test requires."""
     tarball = build_collection(directory)
     collections = directory / "ansible_collections"
-    place = collections / "osc" / "peerpods"
+    checkout = collections / "osc" / "peerpods"
     with tarfile.open(tarball) as archive:
-        archive.extractall(place, filter="data")
+        archive.extractall(checkout, filter="data")
     installed = Path(sysconfig.get_path("purelib")) / "ansible_collections"
-    for other in OTHERS:
-        (collections / other).symlink_to(installed / other)
-    return place
+    for namespace in DEPENDENCIES:
+        (collections / namespace).symlink_to(installed / namespace)
+    return checkout
 
 
-def sanity(programs: Path, place: Path, home: Path) -> bool:
+def sanity(programs: Path, checkout: Path, home: Path) -> bool:
     """Run all sanity tests, pylint only on plugins. Returns whether all passed."""
     python = programs / "python"
     provide_pip(python, home)
@@ -55,22 +55,22 @@ def sanity(programs: Path, place: Path, home: Path) -> bool:
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     common = [python, programs / "ansible-test", "sanity", "--python", version, "--requirements"]
     skipped = [argument for test in SKIPPED for argument in ("--skip-test", test)]
-    ran = [
-        subprocess.run([*common, *arguments], cwd=place, env=environment, check=False).returncode
+    exit_codes = [
+        subprocess.run([*common, *arguments], cwd=checkout, env=environment, check=False).returncode
         for arguments in (skipped, ["--test", "pylint", "plugins/"])
     ]
-    return not any(ran)
+    return not any(exit_codes)
 
 
 def provide_pip(python: Path, home: Path) -> None:
     """Write the installer of pip to the cache of ansible-test."""
-    says = "import ansible_test, os; print(os.path.dirname(ansible_test.__file__))"
-    package = subprocess.run([python, "-c", says], capture_output=True, text=True, check=True)
+    script = "import ansible_test, os; print(os.path.dirname(ansible_test.__file__))"
+    package = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
     text = (Path(package.stdout.strip()) / "_internal" / "python_requirements.py").read_text()
     cache = home / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    for wanted in re.findall(r"pip='([\d.]+)'", text):
-        (cache / f"get_pip_{wanted.replace('.', '_')}.py").write_text(GET_PIP)
+    for pip_version in re.findall(r"pip='([\d.]+)'", text):
+        (cache / f"get_pip_{pip_version.replace('.', '_')}.py").write_text(GET_PIP)
 
 
 def main() -> None:
@@ -78,13 +78,13 @@ def main() -> None:
     parser.add_argument("versions", nargs="*", metavar="VERSION")
     versions = parser.parse_args().versions or [None]
     with tempfile.TemporaryDirectory(prefix="osc-peerpods-sanity-") as directory:
-        place = unpacked(Path(directory))
+        checkout = unpacked(Path(directory))
         content = []
         for version in versions:
             programs = ansible_core(version) if version else Path(sys.executable).parent
             if programs is None:
                 sys.exit(f"ansible-core {version} requires a newer Python than this machine has.")
-            content.append(sanity(programs, place, CACHE / "ansible-test"))
+            content.append(sanity(programs, checkout, CACHE / "ansible-test"))
     sys.exit(not all(content))
 
 

@@ -22,13 +22,13 @@ JSON_OUTPUT = {
 
 def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of an ansible command without the settings of this machine."""
-    mine = {
+    inherited = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("AWS_", "AZURE_", "K8S_AUTH_", "KUBE", "ANSIBLE_"))
     }
     return {
-        **mine,
+        **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "ANSIBLE_CONFIG": str(ROOT / "tests" / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
@@ -54,14 +54,14 @@ def local_play(variables: dict | None = None, **of_play: object) -> list[dict]:
 
 def build_collection(directory: Path) -> Path:
     """Build the tarball of the collection in the empty `directory`."""
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(directory)],
         env=ansible_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    if ran.returncode:
-        raise RuntimeError(ran.stdout + ran.stderr)
+    if completed.returncode:
+        raise RuntimeError(completed.stdout + completed.stderr)
     (tarball,) = directory.iterdir()
     return tarball

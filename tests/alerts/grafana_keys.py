@@ -16,18 +16,18 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 
-def lost(written: Any, kept: Any, place: str) -> Iterator[str]:
-    if isinstance(written, dict) and isinstance(kept, dict):
-        for key, value in written.items():
-            yield from lost(value, kept.get(key), f"{place}.{key}")
-    elif isinstance(written, list) and isinstance(kept, list) and len(written) == len(kept):
-        for index, (value, other) in enumerate(zip(written, kept, strict=True)):
-            yield from lost(value, other, f"{place}[{index}]")
-    elif written != kept:
-        yield place
+def lost(written: Any, decoded: Any, path: str) -> Iterator[str]:
+    if isinstance(written, dict) and isinstance(decoded, dict):
+        for key, written_item in written.items():
+            yield from lost(written_item, decoded.get(key), f"{path}.{key}")
+    elif isinstance(written, list) and isinstance(decoded, list) and len(written) == len(decoded):
+        for index, (written_item, decoded_item) in enumerate(zip(written, decoded, strict=True)):
+            yield from lost(written_item, decoded_item, f"{path}[{index}]")
+    elif written != decoded:
+        yield path
 
 
 register_default_plugins()
 dashboard = json.load(sys.stdin)
-kept = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
-print("\n".join(lost(dashboard, kept, "dashboard")))
+decoded_dashboard = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+print("\n".join(lost(dashboard, decoded_dashboard, "dashboard")))

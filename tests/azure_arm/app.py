@@ -202,13 +202,13 @@ class Arm(Login):
 
     def _with_usual_headers(self, request: Request, answer: Answer) -> Answer:
         kind = "reads" if request.method in ("GET", "HEAD") else "writes"
-        usual = {
+        common_headers = {
             "x-ms-request-id": str(uuid.uuid4()),
             "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", str(uuid.uuid4())),
             f"x-ms-ratelimit-remaining-subscription-{kind}": "1199",
             "Cache-Control": "no-cache",
         }
-        return replace(answer, headers={**usual, **answer.headers})
+        return replace(answer, headers={**common_headers, **answer.headers})
 
     def _answer(self, request: Request, operation_error: ArmError | None) -> Answer:
         path = request.path.rstrip("/")
@@ -309,10 +309,10 @@ class Arm(Login):
         self.state.mark(resource, "Deleting")
         return Answer(202, headers=self._begin(request, resource, deletes=True, error=operation_error))
 
-    def _page(self, request: Request, found: list[dict]) -> Answer:
+    def _page(self, request: Request, resources: list[dict]) -> Answer:
         skipped = int(request.query.get("$skiptoken", 0))
-        body: dict[str, object] = {"value": found[skipped : skipped + self.page_size]}
-        if skipped + self.page_size < len(found):
+        body: dict[str, object] = {"value": resources[skipped : skipped + self.page_size]}
+        if skipped + self.page_size < len(resources):
             version = request.query["api-version"]
             body["nextLink"] = (
                 f"{self.endpoint_url}{request.path}?api-version={version}&$skiptoken={skipped + self.page_size}"
@@ -328,8 +328,8 @@ class Arm(Login):
                 if body["type"] == ids.VMS and body["location"] == location.lower()
             ]
             return self._page(request, compute.usages(machines, self.limits))
-        wanted = re.search(r"location eq '([^']+)'", request.query.get("$filter", ""))
-        return self._page(request, compute.skus(wanted[1] if wanted else "westeurope"))
+        location_filter = re.search(r"location eq '([^']+)'", request.query.get("$filter", ""))
+        return self._page(request, compute.skus(location_filter[1] if location_filter else "westeurope"))
 
     # -- Operations ----------------------------------------------------------------------------
 

@@ -117,8 +117,8 @@ def scope_locked(request: Request, pass_on: PassOn) -> Answer:
 
 
 def precondition_failed(request: Request, pass_on: PassOn) -> Answer:
-    given = request.headers.get("If-Match", "")
-    return _error(_precondition_failed(given, 'W/"another"', request.path))
+    if_match = request.headers.get("If-Match", "")
+    return _error(_precondition_failed(if_match, 'W/"another"', request.path))
 
 
 def operation_fails(code: str, message: str = "rejected by the test") -> Act:

@@ -41,4 +41,4 @@ def allowed(action: str, permissions: list[dict]) -> bool:
     def among(patterns: list[str]) -> bool:
         return any(fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)
 
-    return any(among(one["actions"]) and not among(one["notActions"]) for one in permissions)
+    return any(among(permission["actions"]) and not among(permission["notActions"]) for permission in permissions)

@@ -2,7 +2,7 @@
 
 Codes and messages are those of Azure, as quoted in public issues (of hashicorp/terraform-provider-azurerm,
 Azure/aks-engine, Azure/azure-cli). If no quotation was found (two spellings of one property in the same rule), the code
-is a similar one and the message is our own.
+is a similar code of Azure, and the message is written for the emulator.
 """
 
 from __future__ import annotations
@@ -66,33 +66,33 @@ def stored_rule(rule_id: str, properties: dict, resource_exists: Callable[[str],
 
     Enumerations are returned in ARM's spelling, lists that are not set are empty, and None means not set.
     """
-    given = {key: value for key, value in properties.items() if value is not None}
-    for key, value in given.items():
-        wanted = _TYPES.get(key.rpartition("Address")[2].rpartition("Port")[2])
-        if wanted and not isinstance(value, wanted):
+    set_properties = {key: value for key, value in properties.items() if value is not None}
+    for key, value in set_properties.items():
+        expected_type = _TYPES.get(key.rpartition("Address")[2].rpartition("Port")[2])
+        if expected_type and not isinstance(value, expected_type):
             raise unparsable(f"Unexpected value {value!r}. Path 'properties.{key}'.")
-    stored = {key: given[key] for key in ("description",) if key in given}
+    stored = {key: set_properties[key] for key in ("description",) if key in set_properties}
     for key, values in _ENUMS.items():
-        if key not in given:
+        if key not in set_properties:
             raise _missing(rule_id, key)
         by_lower = {value.lower(): value for value in values}
-        if str(given[key]).lower() not in by_lower:
+        if str(set_properties[key]).lower() not in by_lower:
             raise unparsable(
-                f"Error converting value \"{given[key]}\" to type 'SecurityRule{key.title()}'. Path 'properties.{key}'."
+                f"Error converting value \"{set_properties[key]}\" to type 'SecurityRule{key.title()}'. Path 'properties.{key}'."
             )
-        stored[key] = by_lower[str(given[key]).lower()]
-    stored["priority"] = _priority(rule_id, given)
+        stored[key] = by_lower[str(set_properties[key]).lower()]
+    stored["priority"] = _priority(rule_id, set_properties)
     for side in _SIDES:
-        stored.update(_port_ranges(rule_id, side, given))
-        stored.update(_addresses(rule_id, side, given, resource_exists))
+        stored.update(_port_ranges(rule_id, side, set_properties))
+        stored.update(_addresses(rule_id, side, set_properties, resource_exists))
     _require_one_family(stored)
     return stored
 
 
 def require_no_conflict(rules: Iterable[tuple[str, dict]]) -> None:
-    """Of (name, stored properties), none may share priority and direction with another."""
-    for (name, rule), (other_name, other) in combinations(rules, 2):
-        if (rule["priority"], rule["direction"]) == (other["priority"], other["direction"]):
+    """Reject two rules, each (name, stored properties), with the same priority and direction."""
+    for (name, rule), (other_name, other_rule) in combinations(rules, 2):
+        if (rule["priority"], rule["direction"]) == (other_rule["priority"], other_rule["direction"]):
             raise ArmError(
                 400,
                 "SecurityRuleConflict",
@@ -101,10 +101,10 @@ def require_no_conflict(rules: Iterable[tuple[str, dict]]) -> None:
             )
 
 
-def _priority(rule_id: str, given: dict) -> int:
-    if "priority" not in given:
+def _priority(rule_id: str, properties: dict) -> int:
+    if "priority" not in properties:
         raise _missing(rule_id, "priority")
-    priority = given["priority"]
+    priority = properties["priority"]
     if not isinstance(priority, int):
         raise unparsable(f"Could not convert string to integer: \"{priority}\". Path 'properties.priority'.")
     if priority not in PRIORITIES:
@@ -117,13 +117,13 @@ def _priority(rule_id: str, given: dict) -> int:
     return priority
 
 
-def _port_ranges(rule_id: str, side: str, given: dict) -> dict:
-    one, several = f"{side}PortRange", f"{side}PortRanges"
-    which = _one_of(rule_id, given, (one, several))
-    if which == one:
-        _require_ports(given[one])
-        return {one: given[one], several: []}
-    for value in given[several]:
+def _port_ranges(rule_id: str, side: str, properties: dict) -> dict:
+    single, plural = f"{side}PortRange", f"{side}PortRanges"
+    key = _one_of(rule_id, properties, (single, plural))
+    if key == single:
+        _require_ports(properties[single])
+        return {single: properties[single], plural: []}
+    for value in properties[plural]:
         if value == "*":
             raise ArmError(
                 400,
@@ -132,7 +132,7 @@ def _port_ranges(rule_id: str, side: str, given: dict) -> dict:
                 f"contains invalid port ranges. Value provided: {value}.",
             )
         _require_ports(value)
-    return {several: given[several]}
+    return {plural: properties[plural]}
 
 
 def _require_ports(value: str) -> None:
@@ -151,12 +151,12 @@ def _require_ports(value: str) -> None:
     )
 
 
-def _addresses(rule_id: str, side: str, given: dict, resource_exists: Callable[[str], bool]) -> dict:
-    one, several = f"{side}AddressPrefix", f"{side}AddressPrefixes"
+def _addresses(rule_id: str, side: str, properties: dict, resource_exists: Callable[[str], bool]) -> dict:
+    single, plural = f"{side}AddressPrefix", f"{side}AddressPrefixes"
     groups = f"{side}ApplicationSecurityGroups"
-    which = _one_of(rule_id, given, (several, one, groups))
-    if which == groups:
-        for group in given[groups]:
+    key = _one_of(rule_id, properties, (plural, single, groups))
+    if key == groups:
+        for group in properties[groups]:
             if not resource_exists(group["id"]):
                 raise ArmError(
                     400,
@@ -165,10 +165,10 @@ def _addresses(rule_id: str, side: str, given: dict, resource_exists: Callable[[
                     "Please make sure that the referenced resource exists, and that both "
                     "resources are in the same region.",
                 )
-        return {groups: [{"id": group["id"]} for group in given[groups]], several: []}
-    if which == one:
-        return {one: _prefix(rule_id, given[one]), several: []}
-    for value in given[several]:
+        return {groups: [{"id": group["id"]} for group in properties[groups]], plural: []}
+    if key == single:
+        return {single: _prefix(rule_id, properties[single]), plural: []}
+    for value in properties[plural]:
         if value == "*" or _tag(value):
             raise ArmError(
                 400,
@@ -177,7 +177,7 @@ def _addresses(rule_id: str, side: str, given: dict, resource_exists: Callable[[
                 "cannot specify existing VIRTUALNETWORK, INTERNET, AZURELOADBALANCER, '*' or "
                 f"system tags. Unsupported value used: {value}.",
             )
-    stored = [_prefix(rule_id, value) for value in given[several]]
+    stored = [_prefix(rule_id, value) for value in properties[plural]]
     for a, b in combinations([ipaddress.ip_network(prefix) for prefix in stored], 2):
         if a.version == b.version and a.overlaps(b):
             raise ArmError(
@@ -186,7 +186,7 @@ def _addresses(rule_id: str, side: str, given: dict, resource_exists: Callable[[
                 f"Security rule parameter {side.title()}AddressPrefix for rule with Id {rule_id} "
                 f"contains overlapping subnets [{a}, {b}], which is not permitted.",
             )
-    return {several: stored}
+    return {plural: stored}
 
 
 def _prefix(rule_id: str, value: str) -> str:
@@ -216,8 +216,8 @@ def _tag(value: str) -> str | None:
     return None
 
 
-def _one_of(rule_id: str, given: dict, keys: tuple[str, ...]) -> str:
-    present = [key for key in keys if given.get(key)]
+def _one_of(rule_id: str, properties: dict, keys: tuple[str, ...]) -> str:
+    present = [key for key in keys if properties.get(key)]
     names = [key[0].upper() + key[1:] for key in keys]
     if not present:
         raise ArmError(

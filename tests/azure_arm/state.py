@@ -63,14 +63,14 @@ class State:
 
         Azure reserves five addresses of each subnet, and does not count those of a gateway.
         """
-        found = []
+        usages = []
         for subnet in self.get(network)["properties"]["subnets"]:
             prefixes = map(ipaddress.ip_network, prefixes_of(subnet["properties"]))
             used = len(self._ip_configurations(subnet["id"]))
             limit = sum(prefix.num_addresses - 5 for prefix in prefixes if prefix.version == 4)
             if subnet["name"] == "GatewaySubnet":
                 used = limit = -1
-            found.append(
+            usages.append(
                 {
                     "currentValue": float(used),
                     "id": subnet["id"],
@@ -79,7 +79,7 @@ class State:
                     "unit": "Count",
                 }
             )
-        return found
+        return usages
 
     def list_resources(self, collection: ResourceId) -> list[dict]:
         """All resources of a type in a network or group, a resource group, or the subscription."""
@@ -183,12 +183,14 @@ class State:
             if body:
                 body["properties"]["provisioningState"] = state
         if resource.root != resource.text:
-            whole = self.stored[resource.root.lower()]
-            whole["properties"]["provisioningState"] = "Updating" if state == "Deleting" else state
+            root = self.stored[resource.root.lower()]
+            root["properties"]["provisioningState"] = "Updating" if state == "Deleting" else state
 
     # -- Completing the body of a write ----------------------------------------------------------
 
-    def _completed(self, resource: ResourceId, new: dict, before: dict | None, given: dict) -> dict[str, dict | None]:
+    def _completed(
+        self, resource: ResourceId, new: dict, before: dict | None, properties_given: dict
+    ) -> dict[str, dict | None]:
         """Complete `new` in place; returns the children by key, None for a child that is removed."""
         old = before["properties"] if before else {}
         properties = new["properties"]
@@ -196,20 +198,20 @@ class State:
             properties["resourceGuid"] = old.get("resourceGuid", str(uuid.uuid4()))
         match resource.type:
             case ids.RULES:
-                new["properties"] = rules.stored_rule(new["id"], given, self.exists)
-                others = self._named(self._children(resource.scope, ids.RULES), but=resource.key)
-                rules.require_no_conflict([*others, (new["name"], new["properties"])])
+                new["properties"] = rules.stored_rule(new["id"], properties_given, self.exists)
+                other_rules = self._named(self._children(resource.scope, ids.RULES), except_key=resource.key)
+                rules.require_no_conflict([*other_rules, (new["name"], new["properties"])])
             case ids.NSGS:
-                return self._children_given(new, ids.RULES, given.get("securityRules") or [])
+                return self._children_given(new, ids.RULES, properties_given.get("securityRules") or [])
             case ids.VNETS:
                 self._complete_network(new)
                 # Without `subnets` a network keeps its subnets; with [] they are removed.
-                if given.get("subnets") is not None:
-                    return self._children_given(new, ids.SUBNETS, given["subnets"])
+                if properties_given.get("subnets") is not None:
+                    return self._children_given(new, ids.SUBNETS, properties_given["subnets"])
             case ids.SUBNETS:
                 network = self.stored[resource.scope.lower()]
                 siblings = self._children(resource.scope, ids.SUBNETS)
-                self._complete_subnet(new, network, self._named(siblings, but=resource.key))
+                self._complete_subnet(new, network, self._named(siblings, except_key=resource.key))
             case ids.NICS:
                 self._complete_nic(new, old)
             case ids.VMS:
@@ -221,11 +223,11 @@ class State:
                     raise ArmError(400, "InvalidLockLevel", "The lock level is invalid.")
         return {}
 
-    def _children_given(self, new: dict, kind: str, given: list[dict]) -> dict[str, dict | None]:
+    def _children_given(self, new: dict, kind: str, bodies: list[dict]) -> dict[str, dict | None]:
         """The children in the body of a parent, which replace the existing children."""
         segment = kind.rpartition("/")[2]
         children: dict[str, dict] = {}
-        for child in given:
+        for child in bodies:
             _require_name(child.get("name"))
             child_id = f"{new['id']}/{segment}/{child['name']}"
             known = self.stored.get(child_id.lower())
@@ -276,17 +278,17 @@ class State:
 
     def _complete_subnet(self, new: dict, network: dict, siblings: Iterator[tuple[str, dict]]) -> None:
         properties = new["properties"]
-        mine = [_network(prefix, new["id"]) for prefix in prefixes_of(properties)]
+        networks = [_network(prefix, new["id"]) for prefix in prefixes_of(properties)]
         space = [_network(prefix, network["id"]) for prefix in network["properties"]["addressSpace"]["addressPrefixes"]]
-        if not mine or not all(any(_is_within(prefix, outer) for outer in space) for prefix in mine):
+        if not networks or not all(any(_is_within(prefix, outer) for outer in space) for prefix in networks):
             raise ArmError(
                 400,
                 "NetcfgInvalidSubnet",
                 f"Subnet '{new['name']}' is not valid in virtual network '{network['name']}'.",
             )
-        for name, other in siblings:
-            theirs = [_network(prefix, name) for prefix in prefixes_of(other)]
-            if any(a.version == b.version and a.overlaps(b) for a in mine for b in theirs):
+        for name, sibling in siblings:
+            sibling_networks = [_network(prefix, name) for prefix in prefixes_of(sibling)]
+            if any(a.version == b.version and a.overlaps(b) for a in networks for b in sibling_networks):
                 raise ArmError(
                     400,
                     "NetcfgSubnetRangesOverlap",
@@ -301,12 +303,15 @@ class State:
     def _complete_nic(self, new: dict, old: dict) -> None:
         properties = new["properties"]
         self._require_reference(new["id"], properties.get("networkSecurityGroup"))
-        addresses = {one["name"]: one["properties"].get("privateIPAddress") for one in old.get("ipConfigurations", ())}
+        addresses = {
+            configuration["name"]: configuration["properties"].get("privateIPAddress")
+            for configuration in old.get("ipConfigurations", ())
+        }
         if not properties.get("ipConfigurations"):
             raise unparsable("Required property 'ipConfigurations' not found. Path 'properties'.")
         completed: list[dict] = []
-        for index, given in enumerate(properties["ipConfigurations"]):
-            inner = {k: v for k, v in given["properties"].items() if v is not None}
+        for index, configuration in enumerate(properties["ipConfigurations"]):
+            inner = {k: v for k, v in configuration["properties"].items() if v is not None}
             if "subnet" not in inner:
                 raise unparsable("Required property 'subnet' not found. Path 'ipConfigurations'.")
             self._require_reference(new["id"], inner["subnet"])
@@ -317,13 +322,13 @@ class State:
             inner.setdefault("primary", index == 0)
             inner.setdefault("privateIPAddressVersion", "IPv4")
             if not inner.get("privateIPAddress"):
-                inner["privateIPAddress"] = addresses.get(given["name"]) or self._free_address(
+                inner["privateIPAddress"] = addresses.get(configuration["name"]) or self._free_address(
                     inner["subnet"]["id"], inner["privateIPAddressVersion"], completed
                 )
             completed.append(
                 {
-                    "name": given["name"],
-                    "id": f"{new['id']}/ipConfigurations/{given['name']}",
+                    "name": configuration["name"],
+                    "id": f"{new['id']}/ipConfigurations/{configuration['name']}",
                     "type": f"{ids.NICS}/ipConfigurations",
                     "properties": inner,
                 }
@@ -338,7 +343,10 @@ class State:
 
     def _free_address(self, subnet_id: str, version: str, completed: list[dict]) -> str:
         """The first free address; Azure reserves the first four and the last."""
-        taken = {one["properties"].get("privateIPAddress") for one in [*self._ip_configurations(subnet_id), *completed]}
+        taken = {
+            configuration["properties"].get("privateIPAddress")
+            for configuration in [*self._ip_configurations(subnet_id), *completed]
+        }
         for prefix in prefixes_of(self.stored[subnet_id.lower()]["properties"]):
             network = ipaddress.ip_network(prefix)
             if f"IPv{network.version}" == version:
@@ -367,7 +375,7 @@ class State:
             case ids.VNETS:
                 properties["subnets"] = self._answers(body["id"], ids.SUBNETS)
             case ids.SUBNETS:
-                used_by = [{"id": one["id"]} for one in self._ip_configurations(body["id"])]
+                used_by = [{"id": configuration["id"]} for configuration in self._ip_configurations(body["id"])]
                 if used_by:
                     properties["ipConfigurations"] = used_by
             case ids.NICS:
@@ -377,8 +385,8 @@ class State:
         root = self.stored.get(resource.root.lower(), stored)
         if etag := root.get("etag"):
             body["etag"] = etag
-            for one in properties.get("ipConfigurations", ()) if body["type"] == ids.NICS else ():
-                one["etag"] = etag
+            for configuration in properties.get("ipConfigurations", ()) if body["type"] == ids.NICS else ():
+                configuration["etag"] = etag
         return body
 
     def _answers(self, parent_id: str, kind: str) -> list[dict]:
@@ -402,8 +410,8 @@ class State:
         start = f"{parent_id}/{kind.rpartition('/')[2]}/".lower()
         return {key: body for key, body in self.stored.items() if key.startswith(start)}
 
-    def _named(self, some: dict[str, dict], but: str = "") -> Iterator[tuple[str, dict]]:
-        return ((b["name"], b["properties"]) for key, b in list(some.items()) if key != but)
+    def _named(self, bodies: dict[str, dict], except_key: str = "") -> Iterator[tuple[str, dict]]:
+        return ((b["name"], b["properties"]) for key, b in list(bodies.items()) if key != except_key)
 
     def _of_type(self, kind: str) -> list[dict]:
         return [body for body in self.stored.values() if body["type"] == kind]
@@ -418,10 +426,10 @@ class State:
 
     def _ip_configurations(self, subnet_id: str) -> list[dict]:
         return [
-            one
+            configuration
             for nic in self._of_type(ids.NICS)
-            for one in nic["properties"]["ipConfigurations"]
-            if one["properties"]["subnet"]["id"].lower() == subnet_id.lower()
+            for configuration in nic["properties"]["ipConfigurations"]
+            if configuration["properties"]["subnet"]["id"].lower() == subnet_id.lower()
         ]
 
     def _machines(self, nic_id: str) -> list[dict]:
@@ -482,10 +490,10 @@ class State:
     def _require_conditions(
         self, resource: ResourceId, before: dict | None, root: dict | None, conditions: Headers
     ) -> None:
-        wanted = conditions.get("If-Match")
+        if_match = conditions.get("If-Match")
         etag = (root or {}).get("etag")
-        if wanted and wanted != etag and not (wanted == "*" and before):
-            raise precondition_failed(wanted, etag, resource.text)
+        if if_match and if_match != etag and not (if_match == "*" and before):
+            raise precondition_failed(if_match, etag, resource.text)
         if conditions.get("If-None-Match") == "*" and before:
             raise ArmError(412, "PreconditionFailed", f"Precondition failed: {resource.text} exists already.")
 
@@ -506,23 +514,27 @@ class State:
             case ids.NSGS:
                 users = [*self._users(key, ids.NICS), *self._users(key, ids.SUBNETS)]
                 code = "InUseNetworkSecurityGroupCannotBeDeleted"
-                what, hint = "Network security group", "aka.ms/deletensg"
+                description, hint = "Network security group", "aka.ms/deletensg"
             case ids.SUBNETS:
                 users = self._ip_configurations(key)
-                code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
+                code, description, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
             case ids.VNETS:
-                users = [one for subnet in self._children(key, ids.SUBNETS) for one in self._ip_configurations(subnet)]
-                code, what, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
+                users = [
+                    configuration
+                    for subnet in self._children(key, ids.SUBNETS)
+                    for configuration in self._ip_configurations(subnet)
+                ]
+                code, description, hint = "InUseSubnetCannotBeDeleted", "Subnet", "aka.ms/deletesubnet"
             case ids.NICS:
                 users = self._machines(key)
-                code, what, hint = "NicInUse", "Network Interface", "aka.ms/deletenic"
+                code, description, hint = "NicInUse", "Network Interface", "aka.ms/deletenic"
             case _:
                 return
         if users:
             raise ArmError(
                 400,
                 code,
-                f"{what} {name} cannot be deleted because it is in use by the following "
+                f"{description} {name} cannot be deleted because it is in use by the following "
                 f"resources: {', '.join(user['id'] for user in users)}. Remove the association "
                 f"first. To learn how to do this, see {hint}.",
             )
@@ -575,7 +587,7 @@ def prefixes_of(properties: dict) -> list[str]:
     return properties.get("addressPrefixes") or [prefix for prefix in [properties.get("addressPrefix")] if prefix]
 
 
-def precondition_failed(given: str, actual: str | None, resource_id: str) -> ArmError:
+def precondition_failed(if_match: str, actual: str | None, resource_id: str) -> ArmError:
     return ArmError(
         412,
         "PreconditionFailed",
@@ -583,7 +595,7 @@ def precondition_failed(given: str, actual: str | None, resource_id: str) -> Arm
         [
             {
                 "code": "PreconditionFailedEtagMismatch",
-                "message": f"Etag provided in if-match header {given} does not match etag {actual} of "
+                "message": f"Etag provided in if-match header {if_match} does not match etag {actual} of "
                 f"resource {resource_id} in NRP data store.",
             }
         ],
@@ -591,7 +603,7 @@ def precondition_failed(given: str, actual: str | None, resource_id: str) -> Arm
 
 
 def scope_locked(scope: str, action: str, locked: list[str]) -> ArmError:
-    scopes = ",".join(f"'{one}'" for one in locked)
+    scopes = ",".join(f"'{locked_scope}'" for locked_scope in locked)
     return ArmError(
         409,
         "ScopeLocked",

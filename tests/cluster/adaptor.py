@@ -58,7 +58,7 @@ WATCH_SECONDS, BACK_OFF_SECONDS = 300, 1
 def lost(pod: dict) -> bool:
     """Whether a peer pod lost its VM: it ended, or its containers were started again in another VM."""
     status = pod.get("status", {})
-    restarts = sum(one["restartCount"] for one in status.get("containerStatuses") or [])
+    restarts = sum(container["restartCount"] for container in status.get("containerStatuses") or [])
     return status.get("reason") == CLOSED or restarts > 0
 
 
@@ -90,10 +90,10 @@ class Adaptors:
                 self._restart(pod)
 
     def see_all(self, pods: list[dict]) -> None:
-        """All existing pods: state of other pods is dropped."""
-        there = {pod["metadata"]["uid"] for pod in pods}
+        """Process all existing pods, and drop the state of pods that no longer exist."""
+        existing = {pod["metadata"]["uid"] for pod in pods}
         for known in (self._started, self._running, self._waiting):
-            for uid in known.keys() - there:
+            for uid in known.keys() - existing:
                 self.see("DELETED", known[uid])
         for pod in pods:
             self.see("ADDED", pod)
@@ -149,7 +149,7 @@ class Adaptors:
         return True
 
     def _limit(self, pod: dict) -> int | None:
-        """The limit in its environment; None if CAA does not start with it."""
+        """The limit in the pod's environment; None if CAA does not start with this limit."""
         release = _release(pod)
         if release.has_peer_pod_config:
             return 0
@@ -166,8 +166,8 @@ class Adaptors:
     def _stop(self, pod: dict) -> None:
         """SIGTERM: CAA removes the extended resource, then closes the connections.
 
-        It does so with a negative limit as well, and whichever program advertised it, unless an annotation names
-        another owner (RemoveExtendedResources).
+        It removes the resource with a negative limit as well, and also if another program advertised it, unless an
+        annotation names another owner (RemoveExtendedResources).
         """
         uid, release = pod["metadata"]["uid"], _release(pod)
         if self._crashed.pop(uid, None):
@@ -257,14 +257,14 @@ class Adaptors:
             "conditions": [{"type": name, "status": str(ready or name == "Initialized")} for name in conditions],
             "containerStatuses": [
                 {
-                    "name": one["name"],
-                    "image": one["image"],
+                    "name": container["name"],
+                    "image": container["image"],
                     "imageID": "",
                     "ready": ready,
                     "restartCount": self._restarts[pod["metadata"]["uid"]],
                     "state": state,
                 }
-                for one in pod["spec"]["containers"]
+                for container in pod["spec"]["containers"]
             ],
         }
         if phase or not waiting:
@@ -293,7 +293,7 @@ def _asked_restart(pod: dict) -> str | None:
 
 
 def _owner(pod: dict) -> str | None:
-    """POD_UID in its environment, if its release reads it.
+    """POD_UID in the pod's environment, if its release of CAA reads it.
 
     The DaemonSet of CAA's chart sets it, that of SCO does not.
     """

@@ -104,7 +104,7 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
             for port, protocol in PORTS_OPEN_BEFORE.items()
         ],
     )
-    found = []
+    created_workers = []
     for index in range(workers):
         zone = zones[index % len(zones)]
         # The last worker is in the node group only, so that all workers share exactly one group.
@@ -117,7 +117,7 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
             SubnetId=subnets[zone],
             SecurityGroupIds=own_groups,
         )["Instances"][0]
-        found.append(
+        created_workers.append(
             Worker(
                 name=instance["PrivateDnsName"].split(".")[0] + f".{REGION}.compute.internal",
                 provider_id=f"aws:///{zone}/{instance['InstanceId']}",
@@ -126,4 +126,4 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
                 internal_ip=instance["PrivateIpAddress"],
             )
         )
-    return CloudSide(vpc_id, groups[0], tuple(found))
+    return CloudSide(vpc_id, groups[0], tuple(created_workers))

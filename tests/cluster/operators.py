@@ -88,7 +88,7 @@ LATER = (
 def channels(release: str) -> dict[str, tuple[Bundle, ...]]:
     """The channels of a catalog with a newest release of 1.8 or later."""
     last = tuple(map(int, release.split(".")))
-    later = [one for one in LATER if tuple(map(int, one.version.split(".")))[:2] <= last]
+    later = [bundle for bundle in LATER if tuple(map(int, bundle.version.split(".")))[:2] <= last]
     return {**CHANNELS, "stable": (*CHANNELS["stable"], *later)}
 
 
@@ -199,28 +199,28 @@ class Api:
             if error.status != 404:
                 raise
 
-    def status(self, path: str, found: dict, wanted: dict, **when: str) -> None:
+    def status(self, path: str, current_object: dict, new_status: dict, **other_fields: str) -> None:
         """Set fields of a status if one differs. A condition that stays `True` keeps its time.
 
-        `when` has fields that do not count as a difference.
+        `other_fields` has fields that do not count as a difference.
         """
-        now = found.get("status") or {}
-        if "conditions" in wanted:
+        now = current_object.get("status") or {}
+        if "conditions" in new_status:
             known = {condition["type"]: condition for condition in now.get("conditions", [])}
-            wanted = {
-                **wanted,
+            new_status = {
+                **new_status,
                 "conditions": [
-                    _condition(known.get(condition["type"], {}), condition) for condition in wanted["conditions"]
+                    _condition(known.get(condition["type"], {}), condition) for condition in new_status["conditions"]
                 ],
             }
-        if any(now.get(key) != value for key, value in wanted.items()):
-            self.merge(f"{path}/status", {"status": wanted | when})
+        if any(now.get(key) != value for key, value in new_status.items()):
+            self.merge(f"{path}/status", {"status": new_status | other_fields})
 
 
-def _condition(known: dict, wanted: dict) -> dict:
-    wanted = {"reason": "", "message": "", **wanted}
-    same = wanted.items() <= known.items()
-    return known if same else {**wanted, "lastTransitionTime": _now()}
+def _condition(current: dict, new_condition: dict) -> dict:
+    new_condition = {"reason": "", "message": "", **new_condition}
+    is_unchanged = new_condition.items() <= current.items()
+    return current if is_unchanged else {**new_condition, "lastTransitionTime": _now()}
 
 
 def _now() -> str:
@@ -271,7 +271,7 @@ def main() -> None:
 def _watch(api: Api, path: str, changed: threading.Event) -> None:
     """Set `changed` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
     while True:
-        # The kind is not defined yet, or the API server is away.
+        # The kind is not defined yet, or the API server does not respond.
         with contextlib.suppress(ApiException, HTTPError, OSError):
             for _event in api.stream(f"{path}?watch=true"):
                 changed.set()
@@ -290,10 +290,10 @@ def catalog_operator(api: Api) -> None:
     """CatalogSource → READY, and its PackageManifests."""
     for source in api.list("/apis/operators.coreos.com/v1alpha1/catalogsources"):
         metadata, image = source["metadata"], source["spec"].get("image", "")
-        here = _catalog_path(metadata["namespace"], metadata["name"])
+        catalog_path = _catalog_path(metadata["namespace"], metadata["name"])
         if _connection(source) != "READY":
             api.merge(
-                f"{here}/status",
+                f"{catalog_path}/status",
                 {
                     "status": {
                         "connectionState": {
@@ -352,14 +352,14 @@ def _subscribed(api: Api, subscription: dict) -> None:
     collection = f"/apis/operators.coreos.com/v1alpha1/namespaces/{namespace}"
     csvs = f"{collection}/clusterserviceversions"
 
-    def report(state: str | None, *conditions: dict, **more: object) -> None:
+    def report(state: str | None, *conditions: dict, **fields: object) -> None:
         api.status(
             f"{collection}/subscriptions/{name}",
             subscription,
             {
                 **({"state": state} if state else {}),
                 "conditions": list(conditions),
-                **more,
+                **fields,
             },
             lastUpdated=_now(),
         )
@@ -413,13 +413,13 @@ def _subscribed(api: Api, subscription: dict) -> None:
 def _unhealthy(api: Api, spec: dict) -> dict:
     """The condition CatalogSourcesUnhealthy."""
     source = api.get(_catalog_path(spec["sourceNamespace"], spec["source"]))
-    what = "missing" if source is None else "unhealthy" if _connection(source) != "READY" else None
-    if what:
+    problem = "missing" if source is None else "unhealthy" if _connection(source) != "READY" else None
+    if problem:
         return {
             "type": "CatalogSourcesUnhealthy",
             "status": "True",
             "reason": "UnhealthyCatalogSourceFound",
-            "message": f"targeted catalogsource {spec['sourceNamespace']}/{spec['source']} {what}",
+            "message": f"targeted catalogsource {spec['sourceNamespace']}/{spec['source']} {problem}",
         }
     return {
         "type": "CatalogSourcesUnhealthy",
@@ -437,10 +437,10 @@ def _next_bundle(spec: dict, current: dict | None) -> tuple[Bundle | None, dict 
     """The next version in the channel, or the condition that explains why there is no next version."""
     bundles = CHANNELS.get(spec.get("channel", ""), ())
     if current:
-        here = current["spec"]["version"]
-        return next((bundle for bundle in bundles if bundle.replaces == here), None), None
+        current_version = current["spec"]["version"]
+        return next((bundle for bundle in bundles if bundle.replaces == current_version), None), None
     start = spec.get("startingCSV")
-    candidates = [one for one in bundles if start in (None, one.csv)]
+    candidates = [bundle for bundle in bundles if start in (None, bundle.csv)]
     if candidates:
         return candidates[-1], None
     named = f"with name {start} in channel" if bundles else "in channel"
@@ -561,7 +561,7 @@ def _brought_up(api: Api, collection: str, csv: dict) -> bool:
             {"status": {"phase": "Replacing", "reason": "BeingReplaced", "message": f"being replaced by csv: {name}"}},
         )
     following = phases[phases.index(phase or "") + 1]
-    starts = all(one.starts for bundles in CHANNELS.values() for one in bundles if one.csv == name)
+    starts = all(bundle.starts for bundles in CHANNELS.values() for bundle in bundles if bundle.csv == name)
     if following == "Succeeded" and not starts:
         status = {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}
     else:
@@ -579,19 +579,19 @@ CSV_REASONS = {
 
 
 def cloud_credential_operator(api: Api) -> None:
-    """CredentialsRequest → the Secret that it names, in passthrough mode: as the root credentials are."""
+    """CredentialsRequest → the Secret that it names. In passthrough mode, the Secret has the root credentials."""
     root = "/apis/cloudcredential.openshift.io/v1"
     for request in api.list(f"{root}/credentialsrequests"):
         metadata, spec = request["metadata"], request["spec"]
-        here = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}"
+        request_path = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}"
         reference = spec["secretRef"]
         secrets = f"/api/v1/namespaces/{reference['namespace']}/secrets"
         if "deletionTimestamp" in metadata:
             api.delete(f"{secrets}/{reference['name']}")
-            api.merge(here, {"metadata": {"finalizers": None}})
+            api.merge(request_path, {"metadata": {"finalizers": None}})
             continue
         if CREDENTIALS_FINALIZER not in metadata.get("finalizers", []):
-            api.merge(here, {"metadata": {"finalizers": [CREDENTIALS_FINALIZER]}})
+            api.merge(request_path, {"metadata": {"finalizers": [CREDENTIALS_FINALIZER]}})
         name, keys = ROOT_CREDENTIALS[spec["providerSpec"]["kind"]]
         credentials = api.get(f"/api/v1/namespaces/kube-system/secrets/{name}")
         if credentials is None:
@@ -623,7 +623,7 @@ def cloud_credential_operator(api: Api) -> None:
             status = {"provisioned": True, "conditions": []}
         status["lastSyncGeneration"] = metadata["generation"]
         if not status.items() <= request.get("status", {}).items():
-            api.merge(f"{here}/status", {"status": status})
+            api.merge(f"{request_path}/status", {"status": status})
 
 
 def _aws_credentials_file(data: dict) -> str:
@@ -638,10 +638,10 @@ class RetryError(Exception):
 def _installed(api: Api) -> str | None:
     """The version of the operator that runs. While one version replaces another, the old one runs."""
     csvs = api.list(f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/clusterserviceversions")
-    at_work = [csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")]
-    if not at_work:
+    running = [csv for csv in csvs if csv.get("status", {}).get("phase") in ("Succeeded", "Replacing")]
+    if not running:
         return None
-    return max(at_work, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
+    return max(running, key=lambda csv: csv["status"]["phase"])["spec"]["version"]
 
 
 def sandboxed_containers_operator(api: Api) -> None:
@@ -784,8 +784,8 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
     for node in workers:
         _label(api, node, False)
     nodes = _kata_nodes(workers, None)
-    leaving = [*nodes["uninstalling"], *nodes["waitingToUninstall"], *nodes["failedToUninstall"]]
-    if leaving:
+    uninstalling = [*nodes["uninstalling"], *nodes["waitingToUninstall"], *nodes["failedToUninstall"]]
+    if uninstalling:
         return api.status(
             _kata_path(kata),
             kata,
@@ -881,7 +881,7 @@ def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
 
 
 def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
-    """Delete the image in the same way, even if a user has named it."""
+    """Delete the image with a job as well, even if a user configured the image."""
     key, _image = _image_of_cloud(api)
     if key is None:
         return None
@@ -911,7 +911,7 @@ def _settings(api: Api) -> dict[str, str]:
 
 
 def _image_job_fails(kata: dict, job: str) -> bool:
-    """Whether the job fails. The operator logs that, and continues without an image or with the old one."""
+    """Whether the job fails. The operator logs the failure, and continues without an image or with the old image."""
     return job in (kata["metadata"].get("annotations") or {}).get(IMAGE_JOB_FAILS, "")
 
 
@@ -1060,18 +1060,18 @@ def peerpodconfig_controller(api: Api) -> None:
     if version is None or not release_of(version).has_peer_pod_config:
         return
     release = release_of(version)
-    for one in api.list(PEER_POD_CONFIGS):
-        metadata, spec = one["metadata"], one["spec"]
-        seen = (version, metadata["resourceVersion"])
-        if _reconciled.get(metadata["uid"]) == seen:
+    for config_object in api.list(PEER_POD_CONFIGS):
+        metadata, spec = config_object["metadata"], config_object["spec"]
+        observed = (version, metadata["resourceVersion"])
+        if _reconciled.get(metadata["uid"]) == observed:
             continue
         selector = spec.get("nodeSelector") or DEFAULT_SELECTOR
         labels = ",".join(f"{key}={value}" for key, value in selector.items())
         limit = spec.get("limit") or DEFAULT_LIMIT
         for node in api.list(f"/api/v1/nodes?labelSelector={labels}"):
             advertise(api, node["metadata"]["name"], limit, release.advertiser)
-        _daemon_set(api, _adaptors(release, version, selector, _owner(one)), release)
-        _reconciled[metadata["uid"]] = seen
+        _daemon_set(api, _adaptors(release, version, selector, _owner(config_object)), release)
+        _reconciled[metadata["uid"]] = observed
 
 
 def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
@@ -1079,11 +1079,14 @@ def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
 
     Also update its allocatable, which kubelets derive at the next heartbeat and kwok does not."""
     op = {"op": "remove"} if slots is None else {"op": "add", "value": slots}
-    for part, who in (("capacity", manager), ("allocatable", "kubelet")):
+    for part, field_manager in (("capacity", manager), ("allocatable", "kubelet")):
         patch = [{**op, "path": f"/status/{part}/kata.peerpods.io~1vm"}]
         try:
             api.request(
-                "PATCH", f"/api/v1/nodes/{node}/status?fieldManager={who}", patch, "application/json-patch+json"
+                "PATCH",
+                f"/api/v1/nodes/{node}/status?fieldManager={field_manager}",
+                patch,
+                "application/json-patch+json",
             )
         except ApiException as error:
             # The node was deleted, has nothing to remove, or the limit is not a quantity.
@@ -1099,18 +1102,18 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     """
     settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}
     gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
-    seen = (
+    observed = (
         version,
         kata["metadata"]["resourceVersion"],
         gates,
         settings.get("data") if release.rolls else None,
         [
-            (node["metadata"]["name"], KATA_OC_LABEL in node["metadata"]["labels"], _at(node)[1])
+            (node["metadata"]["name"], KATA_OC_LABEL in node["metadata"]["labels"], _machine_config(node)[1])
             for node in _workers(api)
         ],
     )
     uid = kata["metadata"]["uid"]
-    if _reconciled.get(uid) == seen:
+    if _reconciled.get(uid) == observed:
         return
     adaptors = _adaptors(release, version, {KATA_OC_LABEL: ""}, _owner(kata))
     if release.rolls:
@@ -1122,7 +1125,7 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     if release.has_update_strategy and gates.get("caaUpdateStrategy") == "OnDelete":
         adaptors["spec"]["updateStrategy"] = {"type": "OnDelete"}
     _daemon_set(api, adaptors, release)
-    _reconciled[uid] = seen
+    _reconciled[uid] = observed
 
 
 # The environment variables of cloud-api-adaptor that the operator sets. peer-pods-cm cannot override them.
@@ -1165,27 +1168,27 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
     }
 
 
-def _owner(one: dict) -> dict:
+def _owner(config: dict) -> dict:
     return {
-        "apiVersion": one["apiVersion"],
-        "kind": one["kind"],
-        "name": one["metadata"]["name"],
-        "uid": one["metadata"]["uid"],
+        "apiVersion": config["apiVersion"],
+        "kind": config["kind"],
+        "name": config["metadata"]["name"],
+        "uid": config["metadata"]["uid"],
         "controller": True,
         "blockOwnerDeletion": True,
     }
 
 
-def _daemon_set(api: Api, wanted: dict, release: Release) -> None:
+def _daemon_set(api: Api, daemon_set: dict, release: Release) -> None:
     """Create the DaemonSet, or replace it as a whole."""
-    path = f"{DAEMON_SETS}/{wanted['metadata']['name']}"
-    found = api.get(path)
-    if found is None:
-        api.request("POST", DAEMON_SETS, wanted)
+    path = f"{DAEMON_SETS}/{daemon_set['metadata']['name']}"
+    existing = api.get(path)
+    if existing is None:
+        api.request("POST", DAEMON_SETS, daemon_set)
     elif release.rewrites_set:
         # CreateOrUpdate keeps other metadata; Update in older releases does not.
-        kept = found["metadata"] if release.rolls else {}
-        api.request("PUT", path, {**wanted, "metadata": {**kept, **wanted["metadata"]}})
+        kept_metadata = existing["metadata"] if release.rolls else {}
+        api.request("PUT", path, {**daemon_set, "metadata": {**kept_metadata, **daemon_set["metadata"]}})
 
 
 def _confidential(api: Api) -> None:
@@ -1202,20 +1205,20 @@ def _workers(api: Api) -> list[dict]:
     return api.list("/api/v1/nodes?labelSelector=node-role.kubernetes.io/worker")
 
 
-def _label(api: Api, node: dict, wanted: bool) -> None:
+def _label(api: Api, node: dict, is_labelled: bool) -> None:
     labels = node["metadata"]["labels"]
-    if (KATA_OC_LABEL in labels) != wanted:
+    if (KATA_OC_LABEL in labels) != is_labelled:
         api.merge(
             f"/api/v1/nodes/{node['metadata']['name']}",
-            {"metadata": {"labels": {KATA_OC_LABEL: "" if wanted else None}}},
+            {"metadata": {"labels": {KATA_OC_LABEL: "" if is_labelled else None}}},
         )
-        if wanted:
+        if is_labelled:
             labels[KATA_OC_LABEL] = ""
         else:
             del labels[KATA_OC_LABEL]
 
 
-def _at(node: dict) -> tuple[str, str]:
+def _machine_config(node: dict) -> tuple[str, str]:
     """The configuration of a node, and the state of its machine config daemon."""
     annotations = node["metadata"].get("annotations", {})
     return (
@@ -1242,17 +1245,17 @@ def _kata_nodes(workers: list[dict], target: str | None) -> dict:
     for node in workers:
         kata = KATA_OC_LABEL in node["metadata"]["labels"]
         selected += kata
-        config, state = _at(node)
+        config, state = _machine_config(node)
         verb = "install" if kata else "uninstall"
         if state == "Done" and config == (target if kata else WORKER_CONFIG):
-            which = "installed" if kata else None
+            list_name = "installed" if kata else None
         elif state == "Working":
-            which = f"{verb}ing"
+            list_name = f"{verb}ing"
         else:
             failed = "failed" if state == "Degraded" else "waiting"
-            which = f"{failed}To{verb.capitalize()}"
-        if which:
-            lists[which].append(node["metadata"]["name"])
+            list_name = f"{failed}To{verb.capitalize()}"
+        if list_name:
+            lists[list_name].append(node["metadata"]["name"])
     return {"nodeCount": selected, "readyNodeCount": len(lists["installed"]), **lists}
 
 
@@ -1327,7 +1330,7 @@ def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
     reports = []
     for node in nodes:
         node_name = node["metadata"]["name"]
-        config, state = _at(node)
+        config, state = _machine_config(node)
         reason = node["metadata"].get("annotations", {}).get(DEGRADES)
         change = {}
         if config == target and state == "Done":
@@ -1345,10 +1348,10 @@ def _rolled(api: Api, pool: dict, nodes: list[dict]) -> None:
             change = {"desiredConfig": target, "state": "Working", "reason": None}
         if change:
             counts["unavailable"] += 1
-            wanted = {f"{MACHINE_CONFIG}/{key}": value for key, value in change.items()}
-            known = node["metadata"].get("annotations", {})
-            if any(known.get(key) != value for key, value in wanted.items()):
-                api.merge(f"/api/v1/nodes/{node_name}", {"metadata": {"annotations": wanted}})
+            new_annotations = {f"{MACHINE_CONFIG}/{key}": value for key, value in change.items()}
+            current_annotations = node["metadata"].get("annotations", {})
+            if any(current_annotations.get(key) != value for key, value in new_annotations.items()):
+                api.merge(f"/api/v1/nodes/{node_name}", {"metadata": {"annotations": new_annotations}})
     done = counts["updated"] == len(nodes)
     api.status(
         f"{POOLS}/{name}",

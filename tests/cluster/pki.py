@@ -108,10 +108,10 @@ def key_usage(*allowed: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in allowed for name in names})
 
 
-def pem(thing: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
-    if isinstance(thing, x509.Certificate):
-        return thing.public_bytes(serialization.Encoding.PEM)
-    return thing.private_bytes(
+def pem(certificate_or_key: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
+    if isinstance(certificate_or_key, x509.Certificate):
+        return certificate_or_key.public_bytes(serialization.Encoding.PEM)
+    return certificate_or_key.private_bytes(
         serialization.Encoding.PEM,
         # The format from which the API server reads the public key of service account tokens.
         serialization.PrivateFormat.TraditionalOpenSSL,

@@ -46,18 +46,18 @@ class Processes:
         command: list[str],
         *,
         environment: dict[str, str] | None = None,
-        on_our_death: str = "KILL",
+        death_signal: str = "KILL",
     ) -> subprocess.Popen:
         """Start `command`; its output goes to `<logs>/<name>.log`.
 
-        `on_our_death` is the signal that the kernel sends to it if this process ends without stopping it
+        `death_signal` is the signal that the kernel sends to it if this process ends without stopping it
         (PR_SET_PDEATHSIG, set with setpriv of util-linux).
         """
 
         def start() -> subprocess.Popen:
             with open(self._log(name), "ab") as log:
                 return subprocess.Popen(
-                    ["setpriv", "--pdeathsig", on_our_death, *command],
+                    ["setpriv", "--pdeathsig", death_signal, *command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -153,7 +153,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(what: str, ready: Callable[[], T | None], *, seconds: float, every: float = 0.1) -> T:
+def wait_for(subject: str, ready: Callable[[], T | None], *, seconds: float, every: float = 0.1) -> T:
     """Poll `ready()` until it returns a true value, and return that; StartError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -161,5 +161,5 @@ def wait_for(what: str, ready: Callable[[], T | None], *, seconds: float, every:
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise StartError(f"{what} was not ready after {seconds:.0f} s.")
+            raise StartError(f"{subject} was not ready after {seconds:.0f} s.")
         time.sleep(every)

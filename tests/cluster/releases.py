@@ -16,17 +16,17 @@ class Release:
     """The behaviour of the operator and its cloud-api-adaptor from release `since` on.
 
     `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`: the
-    operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older ones only create it.
-    `builds_image`: a job fills in the image of the pod VMs where peer-pods-cm names none, and empties it when the
-    KataConfig is deleted; before either, the operator requires certain keys in peer-pods-cm and peer-pods-secret.
-    `takes_tokens`: credentials in peer-pods-secret that name a role or an identity are enough for that.
-    `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the node,
-    and removes what it advertised only while it is the owner.
-    `takes_leading_digits`: cloud-api-adaptor takes the digits that PEERPODS_LIMIT_PER_NODE begins with, else 10, where
-    older ones do not start with what is not a number. `rolls`: the operator watches peer-pods-cm and replaces
-    cloud-api-adaptor's pods after each change of its data. `has_update_strategy`: caaUpdateStrategy in
-    osc-feature-gates decides whether it replaces them or waits until they are deleted. `has_webhook`: the operator
-    deploys a mutating webhook.
+    operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older releases only create it.
+    `builds_image`: if peer-pods-cm does not name an image of the pod VMs, a job creates the image and writes its name
+    there. When the KataConfig is deleted, a job deletes the image and empties the key. Before each job, the operator
+    requires certain keys in peer-pods-cm and peer-pods-secret. `takes_tokens`: for these jobs, credentials in
+    peer-pods-secret that name a role or an identity are sufficient. `takes_pod_uid`: a cloud-api-adaptor that has
+    POD_UID in its environment names itself in an annotation of the node, and removes what it advertised only while it
+    is the owner. `takes_leading_digits`: cloud-api-adaptor uses the digits with which PEERPODS_LIMIT_PER_NODE begins,
+    or 10 without digits; older releases do not start if the value is not a number. `rolls`: the operator watches
+    peer-pods-cm and replaces cloud-api-adaptor's pods after each change of its data. `has_update_strategy`:
+    caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted.
+    `has_webhook`: the operator deploys a mutating webhook.
     """
 
     since: tuple[int, int]
@@ -43,7 +43,7 @@ class Release:
 
     @property
     def migrates(self) -> bool:
-        """Whether it moves the limit of an older release's PeerPodConfig to peer-pods-cm."""
+        """Whether the operator moves the limit of an older release's PeerPodConfig to peer-pods-cm."""
         return not self.has_peer_pod_config
 
     @property

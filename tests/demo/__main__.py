@@ -104,10 +104,10 @@ class Demo:
         return report
 
     @contextmanager
-    def _timed(self, what: str):
+    def _timed(self, step: str):
         started = time.monotonic()
         yield
-        self.seconds[what] = round(time.monotonic() - started, 1)
+        self.seconds[step] = round(time.monotonic() - started, 1)
 
     def _site(self) -> int:
         """Run site.yml; returns the number of changed tasks."""
@@ -172,7 +172,7 @@ class Demo:
 
     def _limit(self) -> int:
         """The limit, as a user reads it, wherever the operator stores it."""
-        ran = subprocess.run(
+        completed = subprocess.run(
             ["ansible", "localhost", "-m", "osc.peerpods.peerpod_limit"],
             cwd=ROOT,
             env={**self.environment, **JSON_OUTPUT},
@@ -180,15 +180,15 @@ class Demo:
             text=True,
             check=True,
         )
-        return json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["after"]
+        return json.loads(completed.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["after"]
 
     def _webhook(self) -> dict:
         """The owner and the runtime of the webhook that mutates the pods."""
-        ours = self._pods_of("osc-peerpods", "peerpods-webhook")
-        if ours:
-            return {"of": "osc.peerpods", **ours}
-        theirs = self._pods_of(OPERATOR_NAMESPACE, "peer-pods-webhook")
-        return {"of": "the operator", **(theirs or {"ready": 0, "runtime": "nothing"})}
+        collection_pods = self._pods_of("osc-peerpods", "peerpods-webhook")
+        if collection_pods:
+            return {"of": "osc.peerpods", **collection_pods}
+        operator_pods = self._pods_of(OPERATOR_NAMESPACE, "peer-pods-webhook")
+        return {"of": "the operator", **(operator_pods or {"ready": 0, "runtime": "nothing"})}
 
     def _adaptors(self) -> set[str]:
         """The cloud-api-adaptor pods."""
@@ -205,10 +205,10 @@ class Demo:
     def _pods_of(self, namespace: str, name: str) -> dict | None:
         """The ready pods of a Deployment, and the runtime that their nodes report; None if it does not exist."""
         deployments = self.cluster.get("deployments", "-n", namespace)["items"]
-        found = [one for one in deployments if one["metadata"]["name"] == name]
-        if not found:
+        named = [deployment for deployment in deployments if deployment["metadata"]["name"] == name]
+        if not named:
             return None
-        labels = found[0]["spec"]["selector"]["matchLabels"]
+        labels = named[0]["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         pods = self.cluster.get("pods", "-n", namespace, "-l", selector)["items"]
         runtimes = {
@@ -216,7 +216,7 @@ class Demo:
             for node in {pod["spec"]["nodeName"] for pod in pods}
         }
         return {
-            "ready": found[0]["status"].get("readyReplicas", 0),
+            "ready": named[0]["status"].get("readyReplicas", 0),
             "runtime": ", ".join(sorted(runtime.partition("://")[0] for runtime in runtimes)),
         }
 
@@ -262,10 +262,10 @@ def comparable(pod: dict) -> dict:
 
 def is_mutated(pod: dict) -> bool:
     """Whether a peer pod has no resources except one VM."""
-    first, *others = pod["spec"]["containers"] + pod["spec"]["initContainers"]
+    first, *other_containers = pod["spec"]["containers"] + pod["spec"]["initContainers"]
     one_vm = {RESOURCE: "1"}
     return first["resources"] == {"requests": one_vm, "limits": one_vm} and all(
-        not container.get("resources") for container in others
+        not container.get("resources") for container in other_containers
     )
 
 
@@ -330,10 +330,10 @@ def main() -> int:
         return 2
     started = time.monotonic()
     unwind_on_signals()
-    obstacle = why_no_podman()
-    runtime = "process" if obstacle else "podman"
-    if obstacle:
-        print(f"{obstacle}\nThe webhook and the agent run as processes instead.")
+    reason = why_no_podman()
+    runtime = "process" if reason else "podman"
+    if reason:
+        print(f"{reason}\nThe webhook and the agent run as processes instead.")
     print("Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
     with bare_cluster(name, WORKERS, runtime, operator) as (cluster, cloud):
         demo = Demo(cluster, cloud, runtime, operator)

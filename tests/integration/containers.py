@@ -28,7 +28,7 @@ def readme_settings(container: str) -> set[str]:
 
 
 def listed_and_pinned(container: str, directory: Path) -> tuple[list[str], list[str]]:
-    """(what the image's bill of materials lists, what is pinned by hash), each as name==version."""
+    """The packages in the image's bill of materials and the packages that are pinned by hash, each as name==version."""
     export_sbom(build_images()[container], directory / "sbom.json")
     listed = json.loads((directory / "sbom.json").read_text())["components"]
     text = (CONTAINERS / container / "requirements.txt").read_text()
@@ -44,16 +44,16 @@ def assert_probed_and_spread(pod: dict) -> None:
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
-    for get in probes.values():
-        url = f"http://{pod['status']['podIP']}:{ports[get['port']]}{get['path']}"
+    for http_get in probes.values():
+        url = f"http://{pod['status']['podIP']}:{ports[http_get['port']]}{http_get['path']}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert answer.status == 200
     # A container that is not ready is not restarted for that.
     assert probes["readiness"]["path"] != probes["liveness"]["path"]
-    spread = {one["topologyKey"]: one for one in pod["spec"]["topologySpreadConstraints"]}
+    spread = {constraint["topologyKey"]: constraint for constraint in pod["spec"]["topologySpreadConstraints"]}
     assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
-    for one in spread.values():
-        selected = one["labelSelector"]["matchLabels"]
+    for constraint in spread.values():
+        selected = constraint["labelSelector"]["matchLabels"]
         assert selected.items() <= pod["metadata"]["labels"].items()
 
 

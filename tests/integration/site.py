@@ -85,13 +85,13 @@ class Site:
             text=True,
             start_new_session=True,
         ) as process:
-            seen = []
+            output_lines = []
             for line in process.stdout:
-                seen.append(line)
+                output_lines.append(line)
                 if f": {task}]" in line:
                     break
             else:
-                pytest.fail(f"{task} never began:\n{''.join(seen)}")
+                pytest.fail(f"{task} never began:\n{''.join(output_lines)}")
             os.killpg(process.pid, signal.SIGKILL)
 
     def written(self) -> list[str]:
@@ -137,7 +137,7 @@ class Reporting(RoleAlone):
     def findings(self) -> dict[str, dict]:
         """What the last run wrote into its report, by check."""
         document = json.loads((self.report / f"{self.playbook.stem}.json").read_text())
-        return {found["check"]: found for found in document["findings"]}
+        return {finding["check"]: finding for finding in document["findings"]}
 
 
 def report_on(site: Site, playbook: str, directory: Path, *formats: str) -> tuple[Reporting, str]:
@@ -146,9 +146,9 @@ def report_on(site: Site, playbook: str, directory: Path, *formats: str) -> tupl
     variables = {**site.variables, "report_formats": ["json", *formats]}
     reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory, "variables": variables})
     with site.unchanged():
-        ran = reporting.run()
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return reporting, ran.stdout
+        completed = reporting.run()
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return reporting, completed.stdout
 
 
 def teardown_of(site: Site) -> RoleAlone:
@@ -193,22 +193,22 @@ def stays(message: str) -> dict:
 
 
 def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
-    ran = run(*arguments)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    completed = run(*arguments)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
-def failure_message(ran: subprocess.CompletedProcess[str]) -> str:
-    """The message of the task that failed the play, as it was before it was printed as JSON."""
-    assert ran.returncode != 0, ran.stdout
-    output = ran.stdout + ran.stderr
+def failure_message(completed: subprocess.CompletedProcess[str]) -> str:
+    """The message of the task that failed the play, decoded from the JSON of the output."""
+    assert completed.returncode != 0, completed.stdout
+    output = completed.stdout + completed.stderr
     errors = re.findall(r"^\[ERROR\]: (.*)$", output, re.MULTILINE)
     messages = re.findall(r'"msg": ("(?:[^"\\]|\\.)*")', output)
     return " ".join([*errors, *map(json.loads, messages)])
 
 
 def wait_for_machine_config_operator(cluster: Cluster) -> None:
-    """Wait until it has written its first status, which is a part of the state before site.yml."""
+    """Wait until the operator has written its first status, which belongs to the state before site.yml."""
     wait_for(
         "the status of the pool worker",
         lambda: "conditions" in cluster.get("machineconfigpool", "worker")["status"],
@@ -217,12 +217,12 @@ def wait_for_machine_config_operator(cluster: Cluster) -> None:
 
 
 def dump(cluster: Cluster) -> dict[Key, dict]:
-    """Every object of every kind that the API server lists, except pods of a DaemonSet, whose names change."""
+    """Every object that the API server lists, except pods of a DaemonSet, whose names change."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
-    found = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
+    items = cluster.get(",".join(kind for kind in kinds if kind not in FLEETING), "-A")["items"]
     return {
         (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): _lasting(item)
-        for item in found
+        for item in items
         if "DaemonSet" not in {owner["kind"] for owner in item["metadata"].get("ownerReferences", ())}
     }
 
@@ -239,12 +239,12 @@ def _lasting(item: dict) -> dict:
 
 
 def differing(before: dict[Key, dict], after: dict[Key, dict]) -> dict[Key, str | set[str]]:
-    """For each changed object: whether it is new or gone, or else the fields that differ."""
+    """For each changed object: "came" if it is new, "gone" if it was deleted, otherwise the fields that differ."""
 
     def describe_difference(key: Key) -> str | set[str]:
-        one, other = before.get(key), after.get(key)
-        if one is None or other is None:
-            return "gone" if one else "came"
-        return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+        old, new = before.get(key), after.get(key)
+        if old is None or new is None:
+            return "gone" if old else "came"
+        return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
     return {key: describe_difference(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)}

@@ -1,4 +1,4 @@
-"""Writes to the operator's settings on clusters whose operator replaces pods by itself, and whose does not.
+"""Writes to the operator's settings, with an operator that replaces pods by itself, and with one that does not.
 
 The cost of a write is the number of peer pods that the stand-in for cloud-api-adaptor has lost.
 """
@@ -20,8 +20,8 @@ from tests.cluster.operators import channels
 from tests.cluster.processes import wait_for
 from tests.integration.site import user_of
 from tests.integration.test_stand_ins import (
-    HERE,
     KATA_CONFIG,
+    NAMESPACE_ARGS,
     World,
     make_peer_pods,
 )
@@ -55,27 +55,27 @@ class Settings(World):
         return result
 
     def data(self, name: str = "peer-pods-cm") -> dict[str, str]:
-        found = self.cluster.get("configmaps", *HERE, f"--field-selector=metadata.name={name}")
-        return next((one.get("data") or {} for one in found["items"]), {})
+        config_maps = self.cluster.get("configmaps", *NAMESPACE_ARGS, f"--field-selector=metadata.name={name}")
+        return next((config_map.get("data") or {} for config_map in config_maps["items"]), {})
 
     def strategy(self) -> str:
-        daemon_set = self.cluster.get("daemonset", "osc-caa-ds", *HERE)
+        daemon_set = self.cluster.get("daemonset", "osc-caa-ds", *NAMESPACE_ARGS)
         return daemon_set["spec"]["updateStrategy"]["type"]
 
-    def at_rest(self) -> dict[str, str]:
-        """The CAA pods once there is one on each node, of the newest settings and strategy where the operator rolls."""
+    def settled_adaptors(self) -> dict[str, str]:
+        """The CAA pods, once each node has one. If the operator rolls, they have the newest settings and strategy."""
 
         def settled() -> bool:
             strategy = self.data("osc-feature-gates").get("caaUpdateStrategy", "RollingUpdate")
             if self.rolls and self.strategy() != strategy:
                 return False
-            pods = self.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
-            config_map = self.cluster.get("configmap", "peer-pods-cm", *HERE)
+            pods = self.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]
+            config_map = self.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
             versions = {(pod["metadata"].get("annotations") or {}).get("peer-pods-cm/version") for pod in pods}
-            wanted = {config_map["metadata"]["resourceVersion"]} if self.rolls else {None}
+            expected_versions = {config_map["metadata"]["resourceVersion"]} if self.rolls else {None}
             return (
                 len(pods) == len(WORKERS)
-                and versions == wanted
+                and versions == expected_versions
                 and all("deletionTimestamp" not in pod["metadata"] for pod in pods)
                 and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods)
             )
@@ -114,10 +114,10 @@ def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool, Pat
 @pytest.fixture
 def world(running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]) -> Iterator[Settings]:
     cluster, rolls, kubeconfig = running
-    here = Settings(cluster, rolls, kubeconfig, run_module)
-    here.at_rest()
-    yield here
-    here.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    settings = Settings(cluster, rolls, kubeconfig, run_module)
+    settings.settled_adaptors()
+    yield settings
+    settings.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
 def busy(world: Settings) -> str:
@@ -128,11 +128,11 @@ def busy(world: Settings) -> str:
 
 def test_unchanged_settings_are_not_written(world: Settings):
     before = world.adaptors()
-    version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
+    version = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["metadata"]["resourceVersion"]
     result = world.apply(config_map={"CLOUD_PROVIDER": "aws"}, feature_gates={})
     assert not result["changed"]
     assert result["written"] == result["adaptor"]["replaced"] == result["adaptor"]["stale"] == []
-    config_map = world.cluster.get("configmap", "peer-pods-cm", *HERE)
+    config_map = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
     assert config_map["metadata"]["resourceVersion"] == version
     assert "app.kubernetes.io/part-of" not in (config_map["metadata"].get("labels") or {})
     assert world.adaptors() == before
@@ -173,31 +173,31 @@ def test_a_dry_run_names_the_nodes_and_the_peer_pods(world: Settings):
 
 
 def test_a_wait_loses_no_peer_pod(world: Settings):
-    """The free nodes come first, the last one when its peer pod has ended."""
+    """Free nodes are replaced first, and the last node when its peer pod has ended."""
     node = busy(world)
     before = world.adaptors()
-    kept = {uid for uid, where in before.items() if where == node}
-    seen: list[bool] = []
+    kept_uids = {uid for uid, adaptor_node in before.items() if adaptor_node == node}
+    observations: list[bool] = []
 
     def end_the_pod_when_only_its_node_is_left() -> None:
         deadline = time.monotonic() + 50
-        while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept:
+        while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept_uids:
             time.sleep(0.2)
         time.sleep(3)
         # The operator had time to replace pods.
-        seen.append(kept <= world.adaptors().keys() and world.lost() == [])
+        observations.append(kept_uids <= world.adaptors().keys() and world.lost() == [])
         world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
     ending = threading.Thread(target=end_the_pod_when_only_its_node_is_left)
     ending.start()
     result = world.apply(config_map={"PROXY_TIMEOUT": "8m"}, disruption="wait")
     ending.join()
-    assert seen == [True]
+    assert observations == [True]
     assert result["adaptor"]["replaced"][-1] == node
     assert sorted(result["adaptor"]["replaced"]) == sorted(worker.name for worker in WORKERS)
     assert result["adaptor"]["lost"] == []
     assert world.data()["PROXY_TIMEOUT"] == "8m"
-    assert not before.keys() & world.at_rest().keys()
+    assert not before.keys() & world.settled_adaptors().keys()
     # The temporary settings of the replacement are removed.
     assert result["adaptor"]["mode"] == ("hold" if world.rolls else "replace")
     assert world.data("osc-feature-gates") == {}
@@ -245,8 +245,8 @@ def test_the_secret_is_written_and_its_pods_are_replaced(world: Settings):
     result = world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})
     assert result["written"] == ["Secret/peer-pods-secret"]
     assert result["adaptor"]["mode"] == "replace"
-    assert not before.keys() & world.at_rest().keys()
-    secret = world.cluster.get("secret", "peer-pods-secret", *HERE)
+    assert not before.keys() & world.settled_adaptors().keys()
+    secret = world.cluster.get("secret", "peer-pods-secret", *NAMESPACE_ARGS)
     assert base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]) == b"AKIA1"
     assert not world.apply(secret={"AWS_ACCESS_KEY_ID": "AKIA1"})["changed"]
 
@@ -301,7 +301,7 @@ def test_on_delete_of_the_user_is_kept(world: Settings):
     wait_for("OnDelete", lambda: world.strategy() == "OnDelete", seconds=20)
     result = world.apply(config_map={"PROXY_TIMEOUT": "11m"}, replace=False)
     assert world.adaptors() == before
-    # Back to RollingUpdate would have the operator replace them.
+    # If the strategy were RollingUpdate again, the operator would replace them.
     result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"}, fails=True)
     assert f"default/kept on {node}" in result["msg"]
     assert world.adaptors() == before
@@ -309,8 +309,8 @@ def test_on_delete_of_the_user_is_kept(world: Settings):
     world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
     result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"})
     assert result["adaptor"]["strategy"] == {"before": "OnDelete", "after": "RollingUpdate"}
-    assert not before.keys() & world.at_rest().keys()
-    world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *HERE)
+    assert not before.keys() & world.settled_adaptors().keys()
+    world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *NAMESPACE_ARGS)
 
 
 def test_a_strategy_that_the_operator_would_ignore_is_rejected(world: Settings):
@@ -321,6 +321,6 @@ def test_a_strategy_that_the_operator_would_ignore_is_rejected(world: Settings):
 def test_the_requests_of_a_run_that_changes_nothing(world: Settings):
     before = len(world.requests())
     world.apply(config_map={"CLOUD_PROVIDER": "aws"}, secret={}, feature_gates={})
-    asked = world.requests()[before:]
-    assert "get /api/v1/namespaces/openshift-sandboxed-containers-operator/configmaps/peer-pods-cm" in asked
-    assert len([one for one in asked if one != "get /version"]) <= 6, asked
+    new_requests = world.requests()[before:]
+    assert "get /api/v1/namespaces/openshift-sandboxed-containers-operator/configmaps/peer-pods-cm" in new_requests
+    assert len([request for request in new_requests if request != "get /version"]) <= 6, new_requests

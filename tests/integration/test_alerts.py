@@ -41,9 +41,9 @@ def check() -> Callable[..., str]:
     program = promtool()
 
     def run(*arguments: str | Path) -> str:
-        ran = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
-        assert ran.returncode == 0, f"promtool {arguments} failed:\n{ran.stdout}{ran.stderr}"
-        return ran.stdout
+        completed = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
+        assert completed.returncode == 0, f"promtool {arguments} failed:\n{completed.stdout}{completed.stderr}"
+        return completed.stdout
 
     return run
 
@@ -82,16 +82,16 @@ def test_the_rule_tests_pass(check: Callable[..., str]):
 
 
 def test_each_alert_fires_in_a_rule_test(rules: list[dict[str, Any]]):
-    seen = set()
+    fired = set()
     for case in yaml.safe_load(RULE_TESTS.read_text())["tests"]:
         for expected in case.get("promql_expr_test", []):
             for sample in expected["exp_samples"]:
                 labels = dict(re.findall(r'(\w+)="([^"]*)"', sample["labels"]))
-                seen.add((labels["alertname"], labels["severity"]))
+                fired.add((labels["alertname"], labels["severity"]))
         for expected in case.get("alert_rule_test", []):
             for alert in expected["exp_alerts"]:
-                seen.add((expected["alertname"], alert["exp_labels"]["severity"]))
-    assert seen == {(rule["alert"], rule["labels"]["severity"]) for rule in rules}
+                fired.add((expected["alertname"], alert["exp_labels"]["severity"]))
+    assert fired == {(rule["alert"], rule["labels"]["severity"]) for rule in rules}
 
 
 def test_each_alert_has_a_severity_and_steps(rules: list[dict[str, Any]]):
@@ -101,8 +101,10 @@ def test_each_alert_has_a_severity_and_steps(rules: list[dict[str, Any]]):
         assert annotations.keys() == {"summary", "description"}, name
         assert re.search(r"^ +oc ", annotations["description"], re.MULTILINE), name
         # A label that the expression has dropped is empty in the text.
-        kept = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"]) for label in group.split(",")}
-        assert set(re.findall(r"\$labels\.(\w+)", annotations["description"])) <= kept, name
+        kept_labels = {
+            label.strip() for group in re.findall(r"\bby \(([^)]*)\)", rule["expr"]) for label in group.split(",")
+        }
+        assert set(re.findall(r"\$labels\.(\w+)", annotations["description"])) <= kept_labels, name
 
 
 def test_the_alerts_use_metrics_of_the_agent(rules: list[dict[str, Any]]):
@@ -132,12 +134,12 @@ def test_the_dashboard_uses_metrics_of_the_agent(dashboard: dict[str, Any]):
 
 
 def test_the_dashboard_shows_every_metric(dashboard: dict[str, Any]):
-    shown = " ".join(target["expr"] for target in targets(dashboard))
-    assert set(re.findall(r"\bpeerpods_\w+", shown)) == METRICS.keys()
+    expressions = " ".join(target["expr"] for target in targets(dashboard))
+    assert set(re.findall(r"\bpeerpods_\w+", expressions)) == METRICS.keys()
 
 
 def test_the_dashboard_has_only_fields_of_grafanas_models(dashboard: dict[str, Any]):
-    ran = subprocess.run(
+    completed = subprocess.run(
         [own_environment(GRAFANA_MODELS) / "python", ROOT / "tests/alerts/grafana_keys.py"],
         input=json.dumps(dashboard),
         capture_output=True,
@@ -145,7 +147,7 @@ def test_the_dashboard_has_only_fields_of_grafanas_models(dashboard: dict[str, A
         check=True,
         timeout=120,
     )
-    assert ran.stdout.split() == []
+    assert completed.stdout.split() == []
     assert {panel["type"] for panel in dashboard["panels"]} <= PANELS
 
 
@@ -153,10 +155,10 @@ def test_the_dashboard_can_be_imported_anywhere(dashboard: dict[str, Any]):
     """It has a variable for the data source and no `id`, which belongs to one Grafana."""
     assert "id" not in dashboard
     assert dashboard["schemaVersion"] >= 42
-    datasource, *others = dashboard["templating"]["list"]
+    datasource, *other_variables = dashboard["templating"]["list"]
     assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    for item in [*others, *panels, *targets(dashboard)]:
+    for item in [*other_variables, *panels, *targets(dashboard)]:
         assert item["datasource"] == DATASOURCE, item
 
 
@@ -172,10 +174,10 @@ def test_the_panels_do_not_overlap(dashboard: dict[str, Any]):
         assert len(set(refs)) == len(refs), panel["title"]
     for first, second in combinations(panels, 2):
         a, b = first["gridPos"], second["gridPos"]
-        apart = (
+        is_disjoint = (
             a["x"] + a["w"] <= b["x"]
             or b["x"] + b["w"] <= a["x"]
             or a["y"] + a["h"] <= b["y"]
             or b["y"] + b["h"] <= a["y"]
         )
-        assert apart, (first["title"], second["title"])
+        assert is_disjoint, (first["title"], second["title"])

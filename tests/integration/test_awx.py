@@ -1,7 +1,7 @@
 """playbooks/awx.yml against a stand-in for AWX's API, and one of its job templates run as AWX runs it.
 
-AWX itself needs a cluster of its own. The stand-in keeps what it is given, and refuses what AWX refuses;
-ansible-runner is what AWX runs jobs by.
+AWX itself needs a cluster of its own. The stand-in stores the objects that it receives, and rejects the requests that
+AWX rejects. AWX runs jobs with ansible-runner, and so does the test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOKEN = "a-token-of-the-controllers"
 SECRET = "a-secret-access-key"
 TEMPLATES = ["preflight", "site", "limit", "report", "policy", "upgrade", "teardown"]
 
-# AWX's own credential types, as far as it matters.
+# AWX's own credential types, with the fields that matter here.
 MANAGED = {
     "Amazon Web Services": [("username", False), ("password", True), ("security_token", True)],
     "Microsoft Azure Resource Manager": [
@@ -65,8 +65,8 @@ REFERENCES = {
 }
 
 
-# What can be attached to what.
-ATTACHED = {
+# The kinds of objects that can be attached to a kind of object.
+ATTACHMENTS = {
     "job_templates": ["credentials"],
     "workflow_job_template_nodes": ["success_nodes", "always_nodes"],
     "workflow_approval_templates": [],
@@ -83,7 +83,7 @@ class Controller:
     """The state of AWX: objects by collection and id, their attachments and their surveys."""
 
     def __init__(self):
-        collections = (*REFERENCES.values(), *ATTACHED, "credentials")
+        collections = (*REFERENCES.values(), *ATTACHMENTS, "credentials")
         self.objects: dict[str, dict[int, dict]] = {name: {} for name in collections}
         self.attached: dict[str, list[dict]] = {}
         self.surveys: dict[str, dict] = {}
@@ -97,21 +97,21 @@ class Controller:
     def answer(self, method: str, path: str, query: dict, body: dict) -> tuple[int, dict]:
         if method != "GET":
             self.writes.append(f"{method} {path}")
-        collection, *rest = path.removeprefix("/api/v2/").strip("/").split("/")
+        collection, *item_path = path.removeprefix("/api/v2/").strip("/").split("/")
         if collection not in self.objects:
             raise RefusedError(404, path)
-        if not rest:
+        if not item_path:
             if method == "POST":
                 return 201, self._create(collection, body)
-            return 200, self._listed(self._found(collection, query))
-        item = self._one(collection, int(rest[0]))
-        match method, rest[1:]:
+            return 200, self._listed(self._matching(collection, query))
+        item = self._item(collection, int(item_path[0]))
+        match method, item_path[1:]:
             case "GET", []:
-                return 200, shown(self, collection, item)
+                return 200, without_secrets(self, collection, item)
             case "PATCH", []:
                 self._check(collection, body)
                 item.update(body)
-                return 200, shown(self, collection, item)
+                return 200, without_secrets(self, collection, item)
             case "GET", ["survey_spec"]:
                 return 200, self.surveys.get(item["url"], {})
             case "POST", ["survey_spec"]:
@@ -123,23 +123,23 @@ class Controller:
                 item["unified_job_template"] = approval["id"]
                 item["related"]["unified_job_template"] = approval["url"]
                 return 201, approval
-            case _, [("credentials" | "success_nodes" | "always_nodes") as what] if what in ATTACHED[collection]:
-                attached = self.attached.setdefault(path, [])
+            case _, [("credentials" | "success_nodes" | "always_nodes") as what] if what in ATTACHMENTS[collection]:
+                attachments = self.attached.setdefault(path, [])
                 if method == "GET":
-                    return 200, self._listed(attached)
+                    return 200, self._listed(attachments)
                 kind = "credentials" if what == "credentials" else collection
-                attached.append(self._one(kind, body["id"]))
+                attachments.append(self._item(kind, body["id"]))
                 return 204, {}
         raise RefusedError(404, path)
 
     def named(self, collection: str, name: str) -> dict:
         field = "identifier" if collection == "workflow_job_template_nodes" else "name"
-        (found,) = self._found(collection, {field: name})
-        return found
+        (item,) = self._matching(collection, {field: name})
+        return item
 
-    def after(self, identifier: str, how: str) -> list[str]:
+    def after(self, identifier: str, condition: str) -> list[str]:
         node = self.named("workflow_job_template_nodes", identifier)
-        return [other["identifier"] for other in self.attached.get(f"{node['url']}{how}/", [])]
+        return [successor["identifier"] for successor in self.attached.get(f"{node['url']}{condition}/", [])]
 
     def _create(self, collection: str, body: dict) -> dict:
         self._check(collection, body)
@@ -155,26 +155,26 @@ class Controller:
             "related": {"survey_spec": f"{url}survey_spec/"},
         }
         if "project" in body:
-            item["organization"] = self._one("projects", body["project"])["organization"]
+            item["organization"] = self._item("projects", body["project"])["organization"]
         self.objects[collection][number] = item
         if collection in ("job_templates", "workflow_job_templates"):
             self.objects["unified_job_templates"][number] = item
-        return shown(self, collection, item)
+        return without_secrets(self, collection, item)
 
-    def _one(self, collection: str, number: int) -> dict:
+    def _item(self, collection: str, number: int) -> dict:
         if number not in self.objects[collection]:
             raise RefusedError(404, f"{collection}/{number}")
         return self.objects[collection][number]
 
-    def _found(self, collection: str, query: dict) -> list[dict]:
+    def _matching(self, collection: str, query: dict) -> list[dict]:
         return [
-            shown(self, collection, item)
+            without_secrets(self, collection, item)
             for item in self.objects[collection].values()
             if all(str(item.get(field)) == str(value) for field, value in query.items())
         ]
 
-    def _listed(self, found: list[dict]) -> dict:
-        return {"count": len(found), "next": None, "results": found}
+    def _listed(self, items: list[dict]) -> dict:
+        return {"count": len(items), "next": None, "results": items}
 
     def _check(self, collection: str, body: dict) -> None:
         for field, kind in REFERENCES.items():
@@ -183,12 +183,12 @@ class Controller:
         if collection == "job_templates" and not (ROOT / body["playbook"]).is_file():
             raise RefusedError(400, "Playbook not found for project.")
         if collection == "credentials":
-            fields = self._one("credential_types", body["credential_type"])["inputs"]["fields"]
+            fields = self._item("credential_types", body["credential_type"])["inputs"]["fields"]
             if unknown := set(body["inputs"]) - {field["id"] for field in fields}:
                 raise RefusedError(400, f"inputs: {sorted(unknown)}")
 
 
-def shown(controller: Controller, collection: str, item: dict) -> dict:
+def without_secrets(controller: Controller, collection: str, item: dict) -> dict:
     """The object as AWX returns it, without secrets."""
     if collection != "credentials":
         return item
@@ -220,7 +220,7 @@ def check_survey(survey: dict) -> None:
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[tuple[Controller, str]]:
-    kept = Controller()
+    stored_controller = Controller()
 
     class Handler(BaseHTTPRequestHandler):
         def handle_one(self) -> None:
@@ -230,7 +230,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
             try:
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     raise RefusedError(401, "who are you?")
-                status, answer = kept.answer(self.command, url.path, dict(parse_qsl(url.query)), body)
+                status, answer = stored_controller.answer(self.command, url.path, dict(parse_qsl(url.query)), body)
             except RefusedError as error:
                 status, answer = error.status, {"error": str(error)}
             data = json.dumps(answer).encode() if status != 204 else b""
@@ -250,7 +250,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield kept, f"http://127.0.0.1:{server.server_port}"
+        yield stored_controller, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 
@@ -267,15 +267,15 @@ def play(controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory:
     write(file, json.dumps(variables))
 
     def run(*arguments: str) -> str:
-        ran = subprocess.run(
+        completed = subprocess.run(
             ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", f"@{file}", "-vvv", *arguments],
             env=ansible_environment({"CONTROLLER_HOST": controller[1], "CONTROLLER_OAUTH_TOKEN": TOKEN}),
             capture_output=True,
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        output = ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        output = completed.stdout + completed.stderr
         assert SECRET not in output
         assert key_of(cluster) not in output
         return output
@@ -299,63 +299,67 @@ def test_a_dry_run_of_a_first_time_writes_nothing(controller, play):
 
 
 @pytest.fixture(scope="module")
-def made(controller, play) -> Controller:
+def provisioned(controller, play) -> Controller:
     play()
     return controller[0]
 
 
-def test_each_playbook_has_a_template(made: Controller):
-    templates = made.objects["job_templates"].values()
+def test_each_playbook_has_a_template(provisioned: Controller):
+    templates = provisioned.objects["job_templates"].values()
     assert [template["name"] for template in templates] == [f"Peer pods: {name}" for name in TEMPLATES]
     for template, name in zip(templates, TEMPLATES, strict=True):
-        assert template["survey_enabled"] == (template["url"] in made.surveys)
+        assert template["survey_enabled"] == (template["url"] in provisioned.surveys)
         assert json.loads(template["extra_vars"])["peerpods_playbook"] == name
-        attached = made.attached[f"{template['url']}credentials/"]
-        assert sorted(item["name"] for item in attached) == [
+        credentials = provisioned.attached[f"{template['url']}credentials/"]
+        assert sorted(item["name"] for item in credentials) == [
             "Peer pods: cloud",
             "Peer pods: cluster",
         ]
 
 
-def test_the_workflow_requires_an_approval_between_preflight_and_site(made: Controller):
-    assert made.after("preflight", "success_nodes") == ["approval"]
-    assert made.after("approval", "success_nodes") == ["site"]
+def test_the_workflow_requires_an_approval_between_preflight_and_site(provisioned: Controller):
+    assert provisioned.after("preflight", "success_nodes") == ["approval"]
+    assert provisioned.after("approval", "success_nodes") == ["site"]
     # A report is most useful after a failed setup.
-    assert made.after("site", "always_nodes") == ["report"]
-    assert made.after("report", "success_nodes") == made.after("report", "always_nodes") == []
-    (approval,) = made.objects["workflow_approval_templates"].values()
+    assert provisioned.after("site", "always_nodes") == ["report"]
+    assert provisioned.after("report", "success_nodes") == provisioned.after("report", "always_nodes") == []
+    (approval,) = provisioned.objects["workflow_approval_templates"].values()
     assert approval["timeout"] == 86400
-    node = made.named("workflow_job_template_nodes", "approval")
+    node = provisioned.named("workflow_job_template_nodes", "approval")
     assert node["unified_job_template"] == approval["id"]
     # The setup has the same survey and gets the same answers.
-    workflow = made.named("workflow_job_templates", "Peer pods")
-    site = made.named("job_templates", "Peer pods: site")
-    assert made.surveys[workflow["url"]] == made.surveys[site["url"]]
+    workflow = provisioned.named("workflow_job_templates", "Peer pods")
+    site = provisioned.named("job_templates", "Peer pods: site")
+    assert provisioned.surveys[workflow["url"]] == provisioned.surveys[site["url"]]
 
 
-def test_a_second_run_changes_nothing(made: Controller, play):
-    before = list(made.writes)
+def test_a_second_run_changes_nothing(provisioned: Controller, play):
+    before = list(provisioned.writes)
     assert NOTHING_CHANGED.search(play())
-    assert made.writes == before
+    assert provisioned.writes == before
 
 
-def launched(made: Controller, name: str, answers: dict) -> dict:
+def launched(provisioned: Controller, name: str, answers: dict) -> dict:
     """The extra variables of a job, by its template and the answers to its survey."""
-    template = made.named("job_templates", f"Peer pods: {name}")
-    asked = {question["variable"]: question["default"] for question in made.surveys[template["url"]]["spec"]}
-    assert answers.keys() <= asked.keys()
-    return {**json.loads(template["extra_vars"]), **asked, **answers}
+    template = provisioned.named("job_templates", f"Peer pods: {name}")
+    default_answers = {
+        question["variable"]: question["default"] for question in provisioned.surveys[template["url"]]["spec"]
+    }
+    assert answers.keys() <= default_answers.keys()
+    return {**json.loads(template["extra_vars"]), **default_answers, **answers}
 
 
-def test_answers_become_valid_options_of_the_roles(made: Controller):
-    """To AWX, whoever answers with a choice of true and false answers with a string."""
+def test_answers_become_valid_options_of_the_roles(provisioned: Controller):
+    """In AWX, the answer to a choice of true and false is a string."""
     variables = {
-        **launched(made, "site", {"node_capacity_console_dashboard_answer": "true"}),
+        **launched(provisioned, "site", {"node_capacity_console_dashboard_answer": "true"}),
         **launched(
-            made, "policy", {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"}
+            provisioned,
+            "policy",
+            {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"},
         ),
-        # No server answers.
-        **launched(made, "teardown", {}),
+        # Without answers, the defaults of the survey apply.
+        **launched(provisioned, "teardown", {}),
     }
     expected = {
         "node_capacity_console_dashboard": True,
@@ -364,48 +368,48 @@ def test_answers_become_valid_options_of_the_roles(made: Controller):
         "teardown_force": False,
     }
     message = {option: f"{{{{ {option} }}}}" for option in expected}
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible", "localhost", "-m", "debug", "-a", json.dumps({"msg": message}), "-e", json.dumps(variables)],
         env=ansible_environment(JSON_OUTPUT),
         capture_output=True,
         text=True,
         check=True,
     )
-    (task,) = json.loads(ran.stdout)["plays"][0]["tasks"]
+    (task,) = json.loads(completed.stdout)["plays"][0]["tasks"]
     assert task["hosts"]["localhost"]["msg"] == expected
 
 
 @pytest.fixture
-def run_template(made: Controller, tmp_path: Path):
+def run_template(provisioned: Controller, tmp_path: Path):
     """Run a job template as AWX does, with answers to its survey; returns its artifacts."""
 
     def run(name: str, **answers: object) -> dict:
-        template = made.named("job_templates", f"Peer pods: {name}")
+        template = provisioned.named("job_templates", f"Peer pods: {name}")
         environment = {}
-        for credential in made.attached[f"{template['url']}credentials/"]:
-            stored = made.objects["credentials"][credential["id"]]
-            kind = made.objects["credential_types"][stored["credential_type"]]
+        for credential in provisioned.attached[f"{template['url']}credentials/"]:
+            stored = provisioned.objects["credentials"][credential["id"]]
+            kind = provisioned.objects["credential_types"][stored["credential_type"]]
             if kind.get("managed"):
                 continue  # AWX's own, and this job needs no cloud.
             file = tmp_path / "env" / "credential"
             inject = {**stored["inputs"], "tower": {"filename": str(file)}}
             write(file, rendered(kind["injectors"]["file"]["template"], inject))
             environment |= {key: rendered(value, inject) for key, value in kind["injectors"]["env"].items()}
-        write(tmp_path / "env/extravars", json.dumps(launched(made, name, answers)))
+        write(tmp_path / "env/extravars", json.dumps(launched(provisioned, name, answers)))
         write(tmp_path / "env/envvars", json.dumps(environment))
         write(tmp_path / "inventory/hosts", "")
         (tmp_path / "project").symlink_to(ROOT)
-        mine = ansible_environment()
+        environment_of_job = ansible_environment()
         # The checkout contains the link that makes it a collection.
-        del mine["ANSIBLE_COLLECTIONS_PATH"]
-        ran = subprocess.run(
+        del environment_of_job["ANSIBLE_COLLECTIONS_PATH"]
+        completed = subprocess.run(
             [own_environment(RUNNER) / "ansible-runner", "run", tmp_path, "-p", template["playbook"], "--ident", "job"],
-            env=mine,
+            env=environment_of_job,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         events = [json.loads(event.read_text()) for event in (tmp_path / "artifacts/job/job_events").glob("*.json")]
         (stats,) = [event for event in events if event["event"] == "playbook_on_stats"]
         return stats["event_data"]["artifact_data"]
@@ -424,7 +428,7 @@ def write(path: Path, content: str) -> None:
 
 
 def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_template, cluster: Cluster):
-    """With Warn, so that no other test's peer pods are refused meanwhile."""
+    """The action is Warn, so that the peer pods of other tests are not rejected in the meantime."""
     try:
         artifacts = run_template(
             "policy",
@@ -464,12 +468,12 @@ def test_the_execution_environment_can_be_built(tmp_path: Path):
         check=True,
         cwd=ROOT,
     )
-    for name, ours in (
+    for name, source_path in (
         ("requirements.txt", "requirements.txt"),
         ("requirements.yml", "collections/requirements.yml"),
         ("bindep.txt", "bindep.txt"),
     ):
-        assert (tmp_path / "_build" / name).read_text() == (ROOT / ours).read_text()
+        assert (tmp_path / "_build" / name).read_text() == (ROOT / source_path).read_text()
     definition = yaml.safe_load((ROOT / "execution-environment.yml").read_text())
     containerfile = (tmp_path / "Containerfile").read_text()
     assert re.search(

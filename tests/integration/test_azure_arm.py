@@ -1,7 +1,7 @@
-"""The emulated ARM does what clients of the real ARM expect.
+"""The emulated ARM behaves as clients of the real ARM expect.
 
-Driven by azure-mgmt-network, azure-mgmt-compute and azure-identity as they are, by `az`
-with the documented commands, and by the official REST examples' bodies.
+The clients are the unmodified azure-mgmt-network, azure-mgmt-compute and azure-identity, and `az` with the documented
+commands. Some requests have the bodies of the official REST examples.
 """
 
 from __future__ import annotations
@@ -124,14 +124,14 @@ def nic(arm: AzureArm, **properties: object) -> dict:
 
 
 def secret(arm: AzureArm, **changes: str) -> ClientSecretCredential:
-    given = {
+    options = {
         "tenant_id": arm.tenant_id,
         "client_id": arm.client_id,
         "client_secret": arm.client_secret,
         **changes,
     }
     return ClientSecretCredential(
-        **given,
+        **options,
         authority=arm.endpoint_url,
         disable_instance_discovery=True,
         connection_verify=str(arm.ca_file),
@@ -162,7 +162,7 @@ def network(arm: AzureArm) -> NetworkManagementClient:
 def http_of(arm: AzureArm) -> Callable[..., requests.Response]:
     """Plain requests with a valid token, for requests that no SDK sends."""
     session = requests.Session()
-    session.trust_env = False  # REQUESTS_CA_BUNDLE would go before `verify`.
+    session.trust_env = False  # REQUESTS_CA_BUNDLE would take precedence over `verify`.
     session.verify = str(arm.ca_file)
     session.headers["Authorization"] = f"Bearer {secret(arm).get_token(scope(arm)).token}"
 
@@ -183,18 +183,18 @@ def code(answer: requests.Response) -> tuple[int, str]:
 
 def test_a_rule_is_created_updated_and_deleted(arm: AzureArm, network: NetworkManagementClient) -> None:
     rules = network.security_rules
-    made = rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
-    assert made.properties.provisioning_state == "Succeeded"
-    # ARM's ids are case-insensitive, and answered as they were first written.
+    created = rules.begin_create_or_update("rg1", "nsg1", "rule1", rule()).result()
+    assert created.properties.provisioning_state == "Succeeded"
+    # ARM's IDs are case-insensitive, and returned as they were first written.
     assert rules.get("RG1", "NSG1", "RULE1").id == rule_id(arm, "rule1")
     rules.begin_create_or_update("rg1", "NSG1", "RULE1", rule(priority=101)).result()
     (listed,) = rules.list("rg1", "nsg1")
     assert (listed.id, listed.properties.priority) == (rule_id(arm, "rule1"), 101)
     rules.begin_delete("rg1", "nsg1", "rule1").result()
     assert list(rules.list("rg1", "nsg1")) == []
-    with pytest.raises(ResourceNotFoundError) as gone:
+    with pytest.raises(ResourceNotFoundError) as not_found:
         rules.get("rg1", "nsg1", "rule1")
-    assert gone.value.error.code == "NotFound"
+    assert not_found.value.error.code == "NotFound"
 
 
 TOP_LEVEL = {
@@ -208,18 +208,18 @@ TOP_LEVEL = {
 @pytest.mark.parametrize("kind", TOP_LEVEL)
 def test_the_resources_of_a_group_are_listed(arm: AzureArm, network: NetworkManagementClient, kind: str) -> None:
     operations = getattr(network, kind)
-    made = operations.begin_create_or_update("rg1", "new", TOP_LEVEL[kind](arm)).result()
-    assert operations.get("rg1", "NEW").as_dict() == made.as_dict()
-    assert made.properties.provisioning_state == "Succeeded"
+    created = operations.begin_create_or_update("rg1", "new", TOP_LEVEL[kind](arm)).result()
+    assert operations.get("rg1", "NEW").as_dict() == created.as_dict()
+    assert created.properties.provisioning_state == "Succeeded"
     tagged = operations.update_tags("rg1", "new", {"tags": {"of": "the tests"}})
     assert tagged.tags == {"of": "the tests"}
     assert operations.get("rg1", "new").as_dict() == tagged.as_dict()
     for listed in (operations.list("rg1"), operations.list_all()):
-        assert made.id in [one.id for one in listed]
+        assert created.id in [resource.id for resource in listed]
     operations.begin_delete("rg1", "new").result()
-    with pytest.raises(ResourceNotFoundError) as gone:
+    with pytest.raises(ResourceNotFoundError) as not_found:
         operations.get("rg1", "new")
-    assert gone.value.error.code == "ResourceNotFound"
+    assert not_found.value.error.code == "ResourceNotFound"
 
 
 @pytest.mark.parametrize("prefixes", [{"addressPrefix": "10.0.1.0/24"}, {"addressPrefixes": ["10.0.1.0/24"]}])
@@ -227,16 +227,16 @@ def test_a_subnet_has_its_prefix_in_the_property_that_was_set(
     arm: AzureArm, network: NetworkManagementClient, prefixes: dict
 ) -> None:
     body = {"properties": {**prefixes, "networkSecurityGroup": {"id": nsg_id(arm)}}}
-    made = network.subnets.begin_create_or_update("rg1", "vnet1", "a", body).result()
-    answered = made.properties.as_dict()
+    created = network.subnets.begin_create_or_update("rg1", "vnet1", "a", body).result()
+    answered = created.properties.as_dict()
     assert {k: v for k, v in answered.items() if k.startswith("addressPrefix")} == prefixes
     group = network.network_security_groups.get("rg1", "nsg1")
-    assert [subnet.id for subnet in group.properties.subnets] == [made.id]
+    assert [subnet.id for subnet in group.properties.subnets] == [created.id]
     inlined = network.virtual_networks.get("rg1", "vnet1").properties.subnets
-    assert [one.as_dict() for one in inlined if one.name == "a"] == [made.as_dict()]
-    assert [one.name for one in network.subnets.list("rg1", "vnet1")] == ["default", "a"]
+    assert [subnet.as_dict() for subnet in inlined if subnet.name == "a"] == [created.as_dict()]
+    assert [subnet.name for subnet in network.subnets.list("rg1", "vnet1")] == ["default", "a"]
     network.subnets.begin_delete("rg1", "vnet1", "a").result()
-    assert [one.name for one in network.subnets.list("rg1", "vnet1")] == ["default"]
+    assert [subnet.name for subnet in network.subnets.list("rg1", "vnet1")] == ["default"]
 
 
 def test_a_machine_uses_its_nic_and_its_family_of_cores(arm: AzureArm, network: NetworkManagementClient) -> None:
@@ -249,22 +249,22 @@ def test_a_machine_uses_its_nic_and_its_family_of_cores(arm: AzureArm, network: 
             "networkProfile": {"networkInterfaces": [{"id": card.id}]},
         },
     }
-    made = compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
-    assert made.properties.hardware_profile.vm_size == "Standard_D8s_v5"
-    assert [one.name for one in compute.virtual_machines.list("rg1")] == ["vm1"]
-    assert [one.name for one in compute.virtual_machines.list_all()] == ["vm1"]
+    created = compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
+    assert created.properties.hardware_profile.vm_size == "Standard_D8s_v5"
+    assert [machine.name for machine in compute.virtual_machines.list("rg1")] == ["vm1"]
+    assert [machine.name for machine in compute.virtual_machines.list_all()] == ["vm1"]
     card = network.network_interfaces.get("rg1", "card")
-    assert card.properties.virtual_machine.id == made.id
+    assert card.properties.virtual_machine.id == created.id
     (address,) = card.properties.ip_configurations
     assert address.properties.private_ip_address == "10.0.0.4"
     arm.limits["standardDSv5Family"] = 64
-    usages = {one.name.value: one for one in compute.usage.list("westeurope")}
+    usages = {usage.name.value: usage for usage in compute.usage.list("westeurope")}
     assert (usages["standardDSv5Family"].current_value, usages["standardDSv5Family"].limit) == (
         8,
         64,
     )
     assert usages["cores"].current_value == 8
-    skus = {one.name: one for one in compute.resource_skus.list(filter="location eq 'eastus'")}
+    skus = {sku.name: sku for sku in compute.resource_skus.list(filter="location eq 'eastus'")}
     assert skus["Standard_B2als_v2"].family == "standardBasv2Family"
     assert skus["Standard_B2als_v2"].locations == ["eastus"]
     compute.virtual_machines.begin_delete("rg1", "vm1").result()
@@ -277,11 +277,11 @@ def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:
     assert http_of("GET", f"/subscriptions{v}").json()["value"][0]["tenantId"] == arm.tenant_id
     assert http_of("GET", base + v).json()["state"] == "Enabled"
     assert http_of("GET", f"/tenants{v}").json()["value"][0]["tenantId"] == arm.tenant_id
-    made = http_of("PUT", f"{base}/resourceGroups/rg2{v}", {"location": "West Europe"})
-    assert (made.status_code, made.json()["location"]) == (201, "westeurope")
+    created = http_of("PUT", f"{base}/resourceGroups/rg2{v}", {"location": "West Europe"})
+    assert (created.status_code, created.json()["location"]) == (201, "westeurope")
     assert http_of("HEAD", f"{base}/resourcegroups/RG2{v}").status_code == 204
     listed = http_of("GET", f"{base}/resourceGroups{v}").json()["value"]
-    assert [one["name"] for one in listed] == ["rg1", "rg2"]
+    assert [resource_group["name"] for resource_group in listed] == ["rg1", "rg2"]
     deleted = http_of("DELETE", f"{base}/resourceGroups/rg1{v}")
     assert deleted.status_code == 202
     followed = deleted.headers["Location"].removeprefix(arm.endpoint_url)
@@ -369,10 +369,10 @@ def test_example_network_security_group_create_with_rule(arm: AzureArm, network:
         },
         answer.as_dict(),
     )
-    names = [one.name for one in network.default_security_rules.list("rg1", "testnsg")]
+    names = [default_rule.name for default_rule in network.default_security_rules.list("rg1", "testnsg")]
     assert names[0] == "AllowVnetInBound"
-    one = network.default_security_rules.get("rg1", "testnsg", "DenyAllInBound")
-    assert one.properties.priority == 65500
+    deny_rule = network.default_security_rules.get("rg1", "testnsg", "DenyAllInBound")
+    assert deny_rule.properties.priority == 65500
 
 
 def test_example_network_security_group_rule_create(arm: AzureArm, http_of) -> None:
@@ -479,7 +479,7 @@ def test_invalid_rules_are_rejected(
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"),
+    ("properties", "stored"),
     [
         ({"protocol": "TCP", "access": "allow"}, {"protocol": "Tcp", "access": "Allow"}),
         ({"direction": "INBOUND"}, {"direction": "Inbound"}),
@@ -492,10 +492,12 @@ def test_invalid_rules_are_rejected(
         ({"sourceAddressPrefix": "fd00::/64", "destinationAddressPrefix": "fd00::/64"}, {}),
     ],
 )
-def test_valid_rules_are_accepted(arm: AzureArm, network: NetworkManagementClient, given: dict, stored: dict) -> None:
-    network.security_rules.begin_create_or_update("rg1", "nsg1", "r", rule(**given)).result()
+def test_valid_rules_are_accepted(
+    arm: AzureArm, network: NetworkManagementClient, properties: dict, stored: dict
+) -> None:
+    network.security_rules.begin_create_or_update("rg1", "nsg1", "r", rule(**properties)).result()
     answered = arm.resources[rule_id(arm, "r").lower()]["properties"]
-    expected = {key: value for key, value in {**given, **stored}.items() if value is not None}
+    expected = {key: value for key, value in {**properties, **stored}.items() if value is not None}
     assert within(expected, answered)
     # A whole group can be written back as it was read.
     group = network.network_security_groups.get("rg1", "nsg1")
@@ -511,13 +513,13 @@ def test_a_priority_is_unique_in_each_direction(arm: AzureArm, network: NetworkM
         rules.begin_create_or_update("rg1", "nsg1", "late", rule())
     assert refused.value.error.code == "SecurityRuleConflict"
     assert "conflicts with rule" in refused.value.message
-    both = [{"name": name, **rule()} for name in ("a", "b")]
+    rule_bodies = [{"name": name, **rule()} for name in ("a", "b")]
     with pytest.raises(HttpResponseError) as refused:
         network.network_security_groups.begin_create_or_update(
-            "rg1", "nsg1", {"location": "westeurope", "properties": {"securityRules": both}}
+            "rg1", "nsg1", {"location": "westeurope", "properties": {"securityRules": rule_bodies}}
         )
     assert refused.value.error.code == "SecurityRuleConflict"
-    assert [one.name for one in rules.list("rg1", "nsg1")] == ["out", "in"]
+    assert [stored_rule.name for stored_rule in rules.list("rg1", "nsg1")] == ["out", "in"]
 
 
 def test_a_put_replaces_the_whole_group(arm: AzureArm, network: NetworkManagementClient) -> None:
@@ -526,7 +528,7 @@ def test_a_put_replaces_the_whole_group(arm: AzureArm, network: NetworkManagemen
         rules = [{"name": n, **rule(priority=100 + i)} for i, n in enumerate(names)]
         body = {"location": "westeurope", "properties": {"securityRules": rules}}
         answer = groups.begin_create_or_update("rg1", "nsg1", body).result()
-        assert sorted(one.name for one in answer.properties.security_rules) == names
+        assert sorted(stored_rule.name for stored_rule in answer.properties.security_rules) == names
 
 
 @pytest.mark.parametrize(
@@ -583,8 +585,8 @@ def test_invalid_bodies_are_rejected(arm: AzureArm, http_of, path: str, change, 
 def test_a_network_written_without_subnets_keeps_them(arm: AzureArm, http_of) -> None:
     body = vnet("10.0.0.0/16", {})
     del body["properties"]["subnets"]
-    kept = http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"]
-    assert [subnet["name"] for subnet in kept] == ["default"]
+    kept_subnets = http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"]
+    assert [subnet["name"] for subnet in kept_subnets] == ["default"]
     body["properties"]["subnets"] = []
     assert http_of("PUT", vnet_id(arm), body).json()["properties"]["subnets"] == []
 
@@ -608,7 +610,9 @@ def test_resources_in_use_cannot_be_deleted(arm: AzureArm, network: NetworkManag
             delete()
         assert refused.value.error.code == expected
     group = network.network_security_groups.get("rg1", "nsg1")
-    assert [one.id for one in group.properties.network_interfaces] == [network_id(arm, "networkInterfaces/card")]
+    assert [network_interface.id for network_interface in group.properties.network_interfaces] == [
+        network_id(arm, "networkInterfaces/card")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -663,7 +667,7 @@ def test_the_permissions_of_a_user_are_listed(arm: AzureArm, http_of) -> None:
     [
         ("GET", "x/{}?api-version=2022-04-01", (404, "ResourceNotFound")),
         ("GET", "/{}?api-version=", (400, "MissingApiVersionParameter")),
-        # Permissions have their own API versions, other than locks.
+        # Permissions have other API versions than locks.
         ("GET", "/{}?api-version=2016-09-01", (400, "NoRegisteredProviderFound")),
         (
             "GET",
@@ -682,7 +686,7 @@ def test_permissions_of_an_unknown_scope(
 
 
 @pytest.mark.parametrize(
-    ("actions", "but", "done"),
+    ("actions", "not_actions", "allowed_operations"),
     [
         (["*"], [], {"nsg", "rule", "tags", "delete"}),
         (["*/read"], [], set()),
@@ -692,11 +696,11 @@ def test_permissions_of_an_unknown_scope(
     ],
 )
 def test_requests_without_permission_are_rejected(
-    arm: AzureArm, http_of, actions: list[str], but: list[str], done: set[str]
+    arm: AzureArm, http_of, actions: list[str], not_actions: list[str], allowed_operations: set[str]
 ) -> None:
-    arm.permissions = [{**roles.READER}, {**roles.OWNER, "actions": actions, "notActions": but}]
+    arm.permissions = [{**roles.READER}, {**roles.OWNER, "actions": actions, "notActions": not_actions}]
     arm.put(rule_id(arm, "old"), rule())
-    for what, method, path, body in (
+    for operation, method, path, body in (
         ("tags", "PATCH", nsg_id(arm), {"tags": {"a": "b"}}),
         ("delete", "DELETE", rule_id(arm, "old"), None),
         ("nsg", "PUT", nsg_id(arm), {"location": "westeurope"}),
@@ -704,8 +708,8 @@ def test_requests_without_permission_are_rejected(
     ):
         before = arm.snapshot()
         answer = http_of(method, path, body)
-        assert answer.ok is (what in done), what
-        if what not in done:
+        assert answer.ok is (operation in allowed_operations), operation
+        if operation not in allowed_operations:
             assert code(answer) == (403, "AuthorizationFailed")
             assert path in answer.json()["error"]["message"]
             assert arm.snapshot() == before
@@ -719,8 +723,8 @@ def test_stale_etags_are_rejected(arm: AzureArm, network: NetworkManagementClien
         return network.network_security_groups.get("rg1", "nsg1").etag
 
     before = etag()
-    made = network.security_rules.begin_create_or_update("rg1", "nsg1", "a", rule()).result()
-    assert etag() == made.etag != before
+    created = network.security_rules.begin_create_or_update("rg1", "nsg1", "a", rule()).result()
+    assert etag() == created.etag != before
     for method, body in (("PUT", rule(priority=200)), ("DELETE", None)):
         stale = http_of(method, rule_id(arm, "a"), body, **{"If-Match": before})
         assert code(stale) == (412, "PreconditionFailed")
@@ -774,8 +778,8 @@ def test_an_operation_from_start_to_end(arm: AzureArm, http_of) -> None:
 
 def test_an_operation_proceeds_when_its_resource_is_read(arm: AzureArm, http_of) -> None:
     http_of("PUT", rule_id(arm, "rule1"), rule())
-    seen = [http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"] for _ in range(2)]
-    assert seen == ["Updating", "Succeeded"]
+    states = [http_of("GET", rule_id(arm, "rule1")).json()["properties"]["provisioningState"] for _ in range(2)]
+    assert states == ["Updating", "Succeeded"]
 
 
 def test_a_write_waits_for_earlier_operations(arm: AzureArm, http_of) -> None:
@@ -794,7 +798,7 @@ def test_lists_are_paged(arm: AzureArm, network: NetworkManagementClient, page_s
     for number, name in enumerate(names):
         arm.put(rule_id(arm, name), rule(priority=100 + number))
     arm.page_size = page_size
-    assert [one.name for one in network.security_rules.list("rg1", "nsg1")] == names
+    assert [stored_rule.name for stored_rule in network.security_rules.list("rg1", "nsg1")] == names
     assert len(arm.take_requests()) == -(-6 // page_size)
 
 
@@ -818,7 +822,7 @@ def test_valid_log_ins(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
         ManagedIdentityCredential(client_id=arm.client_id, **verified),
     ):
         groups = client(arm, NetworkManagementClient, credential).network_security_groups
-        assert [one.name for one in groups.list_all()] == ["nsg1"]
+        assert [security_group.name for security_group in groups.list_all()] == ["nsg1"]
 
 
 @pytest.mark.parametrize(
@@ -826,7 +830,7 @@ def test_valid_log_ins(arm: AzureArm, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"client_secret": "wrong"}, "AADSTS7000215"),
         ({"client_id": "00000000-0000-0000-0000-000000000000"}, "AADSTS700016"),
-        # MSAL's words to AADSTS90002.
+        # The message of MSAL for AADSTS90002.
         ({"tenant_id": "00000000-0000-0000-0000-000000000000"}, "double check your tenant"),
     ],
 )
@@ -849,11 +853,11 @@ def test_an_assertion_without_a_federated_credential_is_rejected(arm: AzureArm) 
 
 
 def test_invalid_tokens_are_rejected(arm: AzureArm, http_of) -> None:
-    other = secret(arm).get_token("https://graph.example.com/.default").token
+    other_audience_token = secret(arm).get_token("https://graph.example.com/.default").token
     for header, expected in (
         ("", "AuthenticationFailed"),
         ("Bearer a.b.c", "InvalidAuthenticationToken"),
-        (f"Bearer {other}", "InvalidAuthenticationTokenAudience"),
+        (f"Bearer {other_audience_token}", "InvalidAuthenticationTokenAudience"),
     ):
         answer = http_of("GET", nsg_id(arm), Authorization=header)
         assert code(answer) == (401, expected)
@@ -880,7 +884,7 @@ def test_the_endpoints_are_readable_by_the_azure_cli(arm: AzureArm, tmp_path) ->
         "e = cloud.endpoints;"
         "print(e.resource_manager, e.active_directory, e.active_directory_resource_id)"
     )
-    ran = subprocess.run(
+    completed = subprocess.run(
         [own_environment(AZURE_CLI) / "python", "-c", script],
         env={
             "SSL_CERT_FILE": str(arm.ca_file),
@@ -891,7 +895,7 @@ def test_the_endpoints_are_readable_by_the_azure_cli(arm: AzureArm, tmp_path) ->
         text=True,
         check=True,
     )
-    assert ran.stdout.split() == [arm.endpoint_url] * 3
+    assert completed.stdout.split() == [arm.endpoint_url] * 3
 
 
 @pytest.mark.parametrize("version", ["2015-01-01", "2019-05-01", "2022-09-01"])
@@ -934,11 +938,11 @@ def test_each_fault_has_its_effect(arm: AzureArm, network: NetworkManagementClie
     if expected is None:
         put()
     else:
-        with pytest.raises(expected if isinstance(expected, type) else HttpResponseError) as met:
+        with pytest.raises(expected if isinstance(expected, type) else HttpResponseError) as raised:
             put()
         if isinstance(expected, tuple):
-            assert (met.value.status_code, met.value.error.code) == expected
-            after = met.value.response.headers.get("Retry-After")
+            assert (raised.value.status_code, raised.value.error.code) == expected
+            after = raised.value.response.headers.get("Retry-After")
             assert after == {"TooManyRequests": "2", "RetryableError": "1"}.get(
                 expected[1], "1" if expected[1].startswith("Another") else None
             )
@@ -947,7 +951,7 @@ def test_each_fault_has_its_effect(arm: AzureArm, network: NetworkManagementClie
         assert stored["properties"]["provisioningState"] == "Failed"
     else:
         assert (stored is not None) is done
-    # Used up, while the one that nothing matched still waits.
+    # The fault that matched is used up. The fault that did not match any request remains.
     assert [fault.path for fault in arm.faults] == ["never"]
     put()
     assert arm.resources[rule_id(arm, "rule1").lower()]["properties"]["priority"] == 100
@@ -956,8 +960,8 @@ def test_each_fault_has_its_effect(arm: AzureArm, network: NetworkManagementClie
 def test_another_client_can_act_between_two_requests(arm: AzureArm, http_of) -> None:
     before = http_of("GET", nsg_id(arm)).json()["etag"]
     arm.faults.append(Fault("PUT", "rules/mine", faults.first(lambda: arm.put(rule_id(arm, "theirs"), rule()))))
-    mine = http_of("PUT", rule_id(arm, "mine"), rule(priority=200), **{"If-Match": before})
-    assert code(mine) == (412, "PreconditionFailed")
+    own_write = http_of("PUT", rule_id(arm, "mine"), rule(priority=200), **{"If-Match": before})
+    assert code(own_write) == (412, "PreconditionFailed")
     assert rule_id(arm, "theirs").lower() in arm.resources
 
 
@@ -988,9 +992,9 @@ def test_a_snapshot_restores_the_resources(arm: AzureArm, http_of) -> None:
 
 def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
     token = secret(arm).get_token(scope(arm)).token
-    place = urlsplit(arm.endpoint_url)
+    endpoint = urlsplit(arm.endpoint_url)
     context = ssl.create_default_context(cafile=str(arm.ca_file))
-    connection = http.client.HTTPSConnection(place.hostname, place.port, context=context, timeout=9)
+    connection = http.client.HTTPSConnection(endpoint.hostname, endpoint.port, context=context, timeout=9)
     connection.connect()
     first = connection.sock
     for body in (None, json.dumps({"tags": {"a": "b"}}), None):
@@ -1010,7 +1014,7 @@ def test_one_connection_carries_many_requests(arm: AzureArm) -> None:
 
 
 def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
-    """test_documented_procedure.py has it create rules."""
+    """In test_documented_procedure.py, az creates rules."""
     side = create_cloud_side(arm, workers=2)
     az = Az(arm, tmp_path / "az")
     rule = {
@@ -1025,8 +1029,8 @@ def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
     }
     arm.put(f"{side.nsg_id}/securityRules/vxlan", {"properties": rule})
     nsg = ("--resource-group", side.resource_group, "--nsg-name", side.nsg_id.rpartition("/")[2])
-    shown = json.loads(az.run("network", "nsg", "rule", "show", *nsg, "--name", "vxlan"))
-    assert rule.items() <= shown.items()
+    shown_rule = json.loads(az.run("network", "nsg", "rule", "show", *nsg, "--name", "vxlan"))
+    assert rule.items() <= shown_rule.items()
     az.run("network", "nsg", "rule", "delete", *nsg, "--name", "vxlan")
     listed = az.run("network", "nsg", "rule", "list", *nsg, "--query", "[].name", "-o", "tsv")
     assert listed.split()
@@ -1034,7 +1038,7 @@ def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
     cards = az.run("network", "nic", "list", "-g", side.resource_group, "--query", "[].name")
     assert json.loads(cards) == [f"{worker.name}-nic" for worker in side.workers]
     usage = json.loads(az.run("vm", "list-usage", "--location", "westeurope"))
-    assert {one["name"]["value"]: one["currentValue"] for one in usage}["cores"] == "16"
+    assert {core_usage["name"]["value"]: core_usage["currentValue"] for core_usage in usage}["cores"] == "16"
     account = json.loads(az.run("account", "show"))
     assert (account["id"], account["tenantId"]) == (arm.subscription_id, arm.tenant_id)
 
@@ -1049,12 +1053,14 @@ def test_the_cloud_side_of_a_cluster(arm: AzureArm, network: NetworkManagementCl
     subnet = network.subnets.get(group, *side.worker_subnet_id.split("/")[-3::2])
     assert subnet.properties.network_security_group.id == side.nsg_id
     assert len(subnet.properties.ip_configurations) == 65
-    cards = {one.properties.virtual_machine.id: one for one in network.network_interfaces.list(group)}
+    cards = {card.properties.virtual_machine.id: card for card in network.network_interfaces.list(group)}
     for worker in side.workers:
         machine = worker.provider_id.removeprefix("azure://")
         (address,) = cards[machine].properties.ip_configurations
         assert address.properties.private_ip_address == worker.internal_ip
         assert arm.resources[machine.lower()]["zones"] == [worker.zone.rpartition("-")[2]]
     security_group = network.network_security_groups.get(group, side.nsg_id.rpartition("/")[2])
-    deny = {one.name: one.properties for one in security_group.properties.security_rules}["deny-vnet-inbound"]
+    deny = {stored_rule.name: stored_rule.properties for stored_rule in security_group.properties.security_rules}[
+        "deny-vnet-inbound"
+    ]
     assert (deny.priority, deny.access) == (4000, "Deny")

@@ -53,7 +53,7 @@ def run(arm: AzureArm, reach, run_module: Callable[..., dict]) -> Iterator[Calla
 # -- The result --------------------------------------------------------------------------------
 
 
-def test_returns_how_many_more_fit(arm, run, monkeypatch):
+def test_returns_the_number_of_vms_that_fit(arm, run, monkeypatch):
     monkeypatch.setitem(arm.limits, "cores", 30)
     monkeypatch.setitem(arm.limits, "standardBasv2Family", 21)
     group = f"/subscriptions/{arm.subscription_id}/resourceGroups/quota-rg"
@@ -93,7 +93,7 @@ def test_returns_how_many_more_fit(arm, run, monkeypatch):
 
 
 def restricted(name: str) -> Callable[[Request, PassOn], Answer]:
-    """The list of sizes of a subscription for which one size is restricted."""
+    """Answer with the list of sizes of a subscription in which one size is restricted."""
 
     def act(request: Request, pass_on: PassOn) -> Answer:
         assert request.query["$filter"] == "location eq 'westeurope'"
@@ -143,8 +143,8 @@ def by_a_profile(arm, home):
 def by_a_federated_token(arm, home):
     token = home / "token"
     token.write_text(arm.federated_token)
-    who = {"AZURE_CLIENT_ID": arm.client_id, "AZURE_TENANT_ID": arm.tenant_id}
-    return {}, {**who, "AZURE_FEDERATED_TOKEN_FILE": str(token)}
+    identity = {"AZURE_CLIENT_ID": arm.client_id, "AZURE_TENANT_ID": arm.tenant_id}
+    return {}, {**identity, "AZURE_FEDERATED_TOKEN_FILE": str(token)}
 
 
 def by_the_machines_identity(arm, home):
@@ -174,7 +174,7 @@ def test_logs_in(arm, run, tmp_path, way):
 
 
 class SignedBy:
-    """Equal to what the key of this certificate has signed."""
+    """Equal to any assertion that the key of this certificate has signed."""
 
     def __init__(self, certificate: x509.Certificate, audience: str):
         self.certificate = certificate
@@ -210,16 +210,16 @@ def test_logs_in_by_a_certificate(arm, run, tmp_path, monkeypatch):
     )
     authority = f"{arm.endpoint_url}/{arm.tenant_id}/oauth2/v2.0/token"
     monkeypatch.setattr(arm, "federated_token", SignedBy(certificate, authority))
-    who = {"client_id": arm.client_id, "tenant": arm.tenant_id}
-    result = run({**who, "x509_certificate_path": str(pem)})
+    identity = {"client_id": arm.client_id, "tenant": arm.tenant_id}
+    result = run({**identity, "x509_certificate_path": str(pem)})
     assert not result.get("failed"), result["msg"]
     assert result["sizes"][0]["available"]
 
 
-def test_asks_the_azure_cli(arm, run, tmp_path):
+def test_logs_in_with_the_azure_cli(arm, run, tmp_path):
     cli = Az(arm, tmp_path / "az").environment
     environment = {key: cli[key] for key in ("AZURE_CONFIG_DIR", "AZURE_CORE_INSTANCE_DISCOVERY")}
-    # The CLI's environment has a Python of its own, which must not replace Ansible's.
+    # The environment of the CLI has its own Python, which must not replace that of Ansible.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "az").symlink_to(Path(cli["PATH"].split(os.pathsep)[0]) / "az")
     path = ansible_environment()["PATH"]
@@ -233,7 +233,7 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "env", "found", "advice"),
+    ("args", "env", "message", "advice"),
     [
         (
             {"client_id": "app"},
@@ -288,29 +288,29 @@ def test_asks_the_azure_cli(arm, run, tmp_path):
         "another's subscription",
     ],
 )
-def test_a_missing_or_wrong_setting_is_reported_with_advice(arm, run, args, env, found, advice):
-    who = {} if "auth_source" in args else principal(arm)
-    result = run(args, {**who, **env})
+def test_a_missing_or_wrong_setting_is_reported_with_advice(arm, run, args, env, message, advice):
+    identity = {} if "auth_source" in args else principal(arm)
+    result = run(args, {**identity, **env})
     assert result["failed"]
-    assert result["msg"].startswith(found)
+    assert result["msg"].startswith(message)
     assert advice in result["msg"]
     assert "\n" not in result["msg"]
 
 
 def test_secrets_are_never_printed(arm, reach):
     """A wrong secret appears neither in the output of ansible nor in the list of processes."""
-    seen = []
+    outputs = []
 
     def list_processes(request: Request, pass_on: PassOn) -> Answer:
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                seen.append((process / "cmdline").read_text())
-            except OSError:  # It has ended.
+                outputs.append((process / "cmdline").read_text())
+            except OSError:  # The process has ended.
                 continue
         return pass_on()
 
     def run(args: dict, env: dict[str, str]) -> str:
-        ran = subprocess.run(
+        completed = subprocess.run(
             [
                 "ansible",
                 "localhost",
@@ -325,19 +325,19 @@ def test_secrets_are_never_printed(arm, reach):
             text=True,
             check=False,
         )
-        return ran.stdout + ran.stderr
+        return completed.stdout + completed.stderr
 
-    wrong = "8Q~must-not-be-shown"
-    options = {"client_id": arm.client_id, "tenant": arm.tenant_id, "secret": wrong}
+    wrong_secret = "8Q~must-not-be-shown"
+    options = {"client_id": arm.client_id, "tenant": arm.tenant_id, "secret": wrong_secret}
     printed = run(options, principal(arm))
     assert "Authenticating to Azure failed: " in printed
     assert "AADSTS7000215: Invalid client secret provided." in printed
-    assert wrong not in printed
+    assert wrong_secret not in printed
     assert arm.client_secret not in printed
 
     arm.faults += [Fault("GET", "/skus$", list_processes)]
     printed = run({}, principal(arm))
     assert '"available": true' in printed
     assert arm.client_secret not in printed
-    assert any("osc.peerpods.azure_vcpu_quota_info" in line for line in seen)
-    assert not any(arm.client_secret in line for line in seen)
+    assert any("osc.peerpods.azure_vcpu_quota_info" in line for line in outputs)
+    assert not any(arm.client_secret in line for line in outputs)

@@ -55,12 +55,12 @@ class _QuotaHandler(BaseHTTPRequestHandler):
     server: ServiceQuotas
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        parameters = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["X-Amz-Target"] == "ServiceQuotasV20190624.GetServiceQuota"
-        value = self.server.values.get(asked["QuotaCode"])
+        value = self.server.values.get(parameters["QuotaCode"])
         if self.server.error:
             status, answer = 400, {"__type": self.server.error, "Message": "not authorized to"}
-        elif asked["ServiceCode"] != "ec2" or value is None:
+        elif parameters["ServiceCode"] != "ec2" or value is None:
             message = "The request failed because the specified quota does not exist."
             status, answer = 400, {"__type": "NoSuchResourceException", "Message": message}
         else:
@@ -69,7 +69,7 @@ class _QuotaHandler(BaseHTTPRequestHandler):
                 {
                     "Quota": {
                         "ServiceCode": "ec2",
-                        "QuotaCode": asked["QuotaCode"],
+                        "QuotaCode": parameters["QuotaCode"],
                         "QuotaName": STANDARD_NAME,
                         "Value": value,
                         "Unit": "None",
@@ -114,22 +114,22 @@ class Aws:
     environment: dict[str, str]
     subnet_id: str
 
-    def launch(self, instance_type: str, count: int = 1, **how: object) -> list[str]:
-        made = self.ec2.run_instances(
+    def launch(self, instance_type: str, count: int = 1, **options: object) -> list[str]:
+        launched = self.ec2.run_instances(
             ImageId="ami-12c6146b",
             MinCount=count,
             MaxCount=count,
             InstanceType=instance_type,
             SubnetId=self.subnet_id,
-            **how,
+            **options,
         )
-        return [instance["InstanceId"] for instance in made["Instances"]]
+        return [instance["InstanceId"] for instance in launched["Instances"]]
 
     def terminate(self, instance_ids: list[str]) -> None:
         self.ec2.terminate_instances(InstanceIds=instance_ids)
 
     def reserve(self, **available: int) -> None:
-        """Have these reservations from now on."""
+        """Return these reservations from now on."""
         answer = reservations(**available)
         self.proxy.faults["DescribeCapacityReservations"] = [lambda _pass_on: (200, answer) for _ in range(20)]
 
@@ -192,8 +192,8 @@ def test_aws_counts_running_instances_by_the_families_of_a_quota(aws: Aws, quota
     aws.ec2.stop_instances(InstanceIds=stopped)
     aws.terminate(aws.launch("m6i.2xlarge"))
     aws.reserve(c5_xlarge=2, g5_xlarge=7)
-    found = quota("t3.medium", "t3.medium")
-    assert found["instance_types"] == [
+    quotas = quota("t3.medium", "t3.medium")
+    assert quotas["instance_types"] == [
         {
             "name": "t3.medium",
             "vcpus": 2,
@@ -205,7 +205,7 @@ def test_aws_counts_running_instances_by_the_families_of_a_quota(aws: Aws, quota
             "reason": None,
         }
     ]
-    assert not found["changed"]
+    assert not quotas["changed"]
     assert sorted(aws.proxy.take_calls()) == [
         "DescribeCapacityReservations",
         "DescribeInstanceTypes",
@@ -224,18 +224,18 @@ def test_unknown_types_and_paged_lists(aws: Aws, quota):
     assert aws.proxy.take_calls().count("DescribeInstances") == 2
 
 
-@pytest.mark.parametrize("lacks", ["quota", "reservations", "instances"])
-def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, lacks: str):
-    if lacks == "quota":
+@pytest.mark.parametrize("missing_action", ["quota", "reservations", "instances"])
+def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, missing_action: str):
+    if missing_action == "quota":
         aws.quotas.error = "AccessDeniedException"
         expected = f"Service Quotas in {REGION} rejected GetServiceQuota with AccessDeniedException"
     else:
-        operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[lacks]
+        operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[missing_action]
         aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         expected = f"EC2 in {REGION} rejected {operation} with UnauthorizedOperation"
-    found = quota("t3.medium")
-    assert found["failed"]
-    assert found["msg"] == (
+    quotas = quota("t3.medium")
+    assert quotas["failed"]
+    assert quotas["msg"] == (
         f"{expected}: not authorized to. Grant these credentials the permissions that the module's documentation lists."
     )
 
@@ -251,8 +251,8 @@ def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):
         return run_module("ec2_subnet_usage_info", args, env=aws.environment)
 
     aws.launch("t3.medium", 3)
-    found = usage(aws.subnet_id)
-    assert found["subnet"] == {"id": aws.subnet_id, "free": 56, "reason": None}
+    usages = usage(aws.subnet_id)
+    assert usages["subnet"] == {"id": aws.subnet_id, "free": 56, "reason": None}
     assert aws.proxy.take_calls() == ["DescribeSubnets"]
     assert usage("subnet-0123456789abcdef0")["subnet"] == {
         "id": "subnet-0123456789abcdef0",
@@ -277,11 +277,11 @@ class Azure:
     def launch(self, name: str) -> None:
         """A VM with an address in the subnet."""
         network = f"{self.group_id}/providers/Microsoft.Network"
-        here = {"location": "westeurope"}
+        location = {"location": "westeurope"}
         nic = self.arm.put(
             f"{network}/networkInterfaces/{name}",
             {
-                **here,
+                **location,
                 "properties": {
                     "ipConfigurations": [{"name": "ipconfig", "properties": {"subnet": {"id": self.subnet_id}}}]
                 },
@@ -290,7 +290,7 @@ class Azure:
         self.arm.put(
             f"{self.group_id}/providers/Microsoft.Compute/virtualMachines/{name}",
             {
-                **here,
+                **location,
                 "properties": {
                     "hardwareProfile": {"vmSize": "Standard_B2als_v2"},
                     "networkProfile": {"networkInterfaces": [{"id": nic["id"]}]},
@@ -338,8 +338,8 @@ def test_azure_counts_a_subnets_addresses(azure: Azure, usage):
     for number in range(3):
         azure.launch(f"vm{number}")
     azure.arm.take_requests()
-    found = usage(f"{azure.subnet_id.upper()}/")
-    assert found["subnet"] == {
+    usages = usage(f"{azure.subnet_id.upper()}/")
+    assert usages["subnet"] == {
         "id": azure.subnet_id,
         "limit": 251,
         "used": 3,
@@ -365,8 +365,11 @@ def test_the_sdk_reads_the_usage_of_the_emulator(azure: Azure, monkeypatch):
         base_url=azure.arm.endpoint_url,
         credential_scopes=[f"{azure.arm.endpoint_url}/.default"],
     )
-    found = list(client.virtual_networks.list_usage("capacity-rg", "capacity-vnet"))
-    assert [(one.id, one.current_value, one.limit, one.unit, one.name.value) for one in found] == [
+    usages = list(client.virtual_networks.list_usage("capacity-rg", "capacity-vnet"))
+    assert [
+        (subnet_usage.id, subnet_usage.current_value, subnet_usage.limit, subnet_usage.unit, subnet_usage.name.value)
+        for subnet_usage in usages
+    ] == [
         (azure.subnet_id, 1, 251, "Count", "SubnetSpace"),
         (f"{azure.vnet_id}/subnets/GatewaySubnet", -1, -1, "Count", "SubnetSpace"),
     ]
@@ -374,8 +377,8 @@ def test_the_sdk_reads_the_usage_of_the_emulator(azure: Azure, monkeypatch):
 
 def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
     gateway = f"{azure.vnet_id}/subnets/GatewaySubnet"
-    found = usage(gateway)["subnet"]
-    assert (found["free"], found["reason"]) == (
+    usages = usage(gateway)["subnet"]
+    assert (usages["free"], usages["reason"]) == (
         None,
         f"Azure does not count the addresses of {gateway}.",
     )
@@ -406,8 +409,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def agent(cluster: Cluster) -> None:
-    """The agent, as a process. Another test covers the Deployment that the role looks for."""
-    # No node here has a cloud-api-adaptor that could be ready.
+    """The agent as a process. Another test covers the Deployment that the role requires."""
+    # No node in this test has a cloud-api-adaptor, so none can be ready.
     start_agent(cluster, REQUIRE_READY_ADAPTOR="false")
 
 
@@ -430,9 +433,9 @@ class World:
         )
 
     def rolled_out(self, *arguments: str, **variables: object) -> str:
-        ran = self.run(*arguments, **variables)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run(*arguments, **variables)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     @property
     def playbook(self) -> Path:
@@ -453,8 +456,8 @@ class World:
         return [node["status"].get("allocatable", {}).get(RESOURCE) for node in nodes]
 
 
-def configmap(name: str, namespace: str, data: dict[str, str], of: str = "another-program") -> dict:
-    labels = {"app.kubernetes.io/part-of": of}
+def configmap(name: str, namespace: str, data: dict[str, str], owner: str = "another-program") -> dict:
+    labels = {"app.kubernetes.io/part-of": owner}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -509,8 +512,8 @@ def installed(cluster: Cluster, agent) -> Iterator[Cluster]:
     )
     yield cluster
     delete = ("delete", "--ignore-not-found", "--wait")
-    ours = ("deployment/peerpods-node-capacity", f"configmap/{CONFIGMAP}")
-    cluster.kubectl(*delete, *ours, "-n", AGENT_NAMESPACE)
+    collection_objects = ("deployment/peerpods-node-capacity", f"configmap/{CONFIGMAP}")
+    cluster.kubectl(*delete, *collection_objects, "-n", AGENT_NAMESPACE)
     cluster.kubectl(*delete, "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
     cluster.kubectl(*delete, "peerpodconfig", "--all", "-n", OPERATOR_NAMESPACE)
     cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
@@ -583,11 +586,11 @@ class TestOnAws:
         assert on_aws.slots == ["19", "19", "19"]
 
         # Without credentials, the roll-out continues.
-        none = str(tmp_path / "none")
+        missing_path = str(tmp_path / "none")
         on_aws.environment = {
             **on_aws.environment,
-            "AWS_CONFIG_FILE": none,
-            "AWS_SHARED_CREDENTIALS_FILE": none,
+            "AWS_CONFIG_FILE": missing_path,
+            "AWS_SHARED_CREDENTIALS_FILE": missing_path,
         }
         del on_aws.environment["AWS_ACCESS_KEY_ID"], on_aws.environment["AWS_SECRET_ACCESS_KEY"]
         output = on_aws.rolled_out(peerpodconfig_rollout_limit=25)
@@ -607,8 +610,8 @@ class TestOnAws:
         assert "The limits of 3 nodes add up to 30 peer pods, and the cloud has room for 7 (budget)" in output
         assert on_aws.bounds == {"budget": "7", "instance-quota": "8"}
         # The collection does not adopt the ConfigMap.
-        theirs = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
-        assert theirs["labels"] == {"app.kubernetes.io/part-of": "another-program"}
+        metadata = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
+        assert metadata["labels"] == {"app.kubernetes.io/part-of": "another-program"}
         assert on_aws.slots == ["2", "2", "2"]
 
 
@@ -639,27 +642,27 @@ class TestSwitchedOff:
     def test_the_cloud_is_not_read_and_the_bounds_are_removed(self, on_azure: World, azure: Azure):
         azure.arm.limits["standardBasv2Family"] = 0
         on_azure.rolled_out(peerpodconfig_rollout_limit=8)
-        # The amount of a used-up quota is known: it is 0.
+        # The available amount of an exhausted quota is known: it is 0.
         assert on_azure.bounds["instance-quota"] == "0"
         assert on_azure.slots == ["0", "0", "0"]
         azure.arm.take_requests()
-        off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
-        on_azure.rolled_out(**off)
+        options = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
+        on_azure.rolled_out(**options)
         assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
         assert azure.arm.take_requests() == []
 
     def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World):
-        foreign_bounds = {"budget": "7", "instance-quota": "3"}
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, foreign_bounds))
-        off = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
-        assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**off)
+        bounds_of_another_program = {"budget": "7", "instance-quota": "3"}
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, bounds_of_another_program))
+        options = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
+        assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**options)
         assert on_azure.bounds == {"budget": "7"}
         assert on_azure.slots == ["2", "2", "2"]
 
     def test_without_the_agent_or_a_known_cloud_no_bounds_are_written(self, on_azure: World, azure: Azure):
         """Another advertiser does not use the bounds: here, the agent without bounds."""
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, of="osc.peerpods"))
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, owner="osc.peerpods"))
         on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         output = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert "instance-quota: room for 50 peer pods" in output
@@ -667,7 +670,7 @@ class TestSwitchedOff:
         assert on_azure.bounds is None
         assert on_azure.slots == ["8", "8", "8"]
 
-        # Nor is the room of an unknown cloud read.
+        # The capacity of an unknown cloud is not read either.
         on_azure.peer_pods_cm(CLOUD_PROVIDER="libvirt")
         output = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert NOTHING_CHANGED.search(output), output
@@ -687,7 +690,7 @@ def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[.
 
 
 def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
-    """Of 20, a pool of one node with a limit of 4 takes 4, and leaves 8 to each of the others."""
+    """Of 20 peer pods, a pool of one node with a limit of 4 takes 4, which leaves 8 for each of the other nodes."""
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
     installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
     try:
@@ -704,8 +707,8 @@ def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
         assert (large["after"], large["advertised_nodes"]) == (30, 2)
         assert [node["allocatable"] for node in large["nodes"]] == [8, 8]
         assert (large["cloud"]["limits"], large["cloud"]["slots"]) == (64, 8)
-        shown = {verb: path for verb, path in requests_of(installed, "large") if verb == "get"}
-        assert shown == {"get": f"/api/v1/namespaces/{AGENT_NAMESPACE}/configmaps/{CONFIGMAP}"}
+        reads = {verb: path for verb, path in requests_of(installed, "large") if verb == "get"}
+        assert reads == {"get": f"/api/v1/namespaces/{AGENT_NAMESPACE}/configmaps/{CONFIGMAP}"}
     finally:
         installed.kubectl("label", "node", NODES[0], "pool=capacity", "--overwrite")
 

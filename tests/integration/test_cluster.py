@@ -1,4 +1,4 @@
-"""The launcher's promises: no process or pod of podman outlives it, and clusters run side by side."""
+"""The guarantees of the launcher: no process or pod of podman outlives it, and clusters run side by side."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ PROGRAMS = {"etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok
 def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
     def is_equal() -> bool:
         printed = json.loads(cluster.kubectl("get", *arguments.split(), "-o", "json"))
-        found = cluster.get(*arguments.split())
-        return found.get("items", found) == printed.get("items", printed)
+        objects = cluster.get(*arguments.split())
+        return objects.get("items", objects) == printed.get("items", printed)
 
-    # Something may be written between the two.
+    # Another program may write between the two reads.
     wait_for("the same answer", is_equal, seconds=10)
 
 
@@ -69,15 +69,15 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 def children(pid: int) -> dict[int, str]:
     """The names of a process' children, by pid (field 4 of /proc/PID/stat is the parent)."""
-    found = {}
+    names = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             match = re.match(r"(\d+) \((.*)\) \S (\d+)", stat.read_text())
         except OSError:
             continue
         if int(match[3]) == pid:
-            found[int(match[1])] = match[2]
-    return found
+            names[int(match[1])] = match[2]
+    return names
 
 
 def all_gone(pids: dict[int, str]) -> bool:

@@ -26,17 +26,17 @@ ALL = {
 
 
 @pytest.fixture(scope="module")
-def bare() -> Iterator[Cluster]:
+def plain_cluster() -> Iterator[Cluster]:
     with Cluster() as running:
         yield running
 
 
 @pytest.fixture
-def gather(bare: Cluster, run_module):
+def gather(plain_cluster: Cluster, run_module):
     """Run the module as a user with all permissions; returns the facts by name."""
 
     def run(user: str, **options) -> dict:
-        kubeconfig = bare.user_kubeconfig(user, "system:masters")
+        kubeconfig = plain_cluster.user_kubeconfig(user, "system:masters")
         result = run_module("cluster_features_info", {"kubeconfig": str(kubeconfig), **options})
         assert result["changed"] is False
         return {name: result[name] for name in ALL if name in result}
@@ -44,10 +44,10 @@ def gather(bare: Cluster, run_module):
     return run
 
 
-def test_a_cluster_without_any_feature(gather, run_module, bare: Cluster):
-    options = {"kubeconfig": str(bare.kubeconfig), "namespace": "osc-peerpods"}
-    nothing = {"exists": False, "labels": {}}
-    assert run_module("cluster_features_info", options)["namespace"] == nothing
+def test_a_cluster_without_any_feature(gather, run_module, plain_cluster: Cluster):
+    options = {"kubeconfig": str(plain_cluster.kubeconfig), "namespace": "osc-peerpods"}
+    absent_namespace = {"exists": False, "labels": {}}
+    assert run_module("cluster_features_info", options)["namespace"] == absent_namespace
     assert gather("all", facts=sorted(ALL)) == {
         **dict.fromkeys(ALL, False),
         "tls_profile": None,
@@ -56,20 +56,20 @@ def test_a_cluster_without_any_feature(gather, run_module, bare: Cluster):
     }
 
 
-def test_only_the_requested_facts_are_read(bare: Cluster, run_module):
+def test_only_the_requested_facts_are_read(plain_cluster: Cluster, run_module):
     """The user is not an administrator and has no permissions for the other facts."""
-    bare.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
-    bare.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
-    kubeconfig = str(bare.user_kubeconfig("reader"))
+    plain_cluster.kubectl("create", "clusterrole", "reader", "--verb=get", "--resource=namespaces")
+    plain_cluster.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", "--user=reader")
+    kubeconfig = str(plain_cluster.user_kubeconfig("reader"))
     # Every user may read which APIs are served.
-    wanted = ["service_ca", "service_monitors", "prometheus_rules"]
-    run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": wanted})
-    assert sorted(requests_of(bare, "reader")) == [
+    requested = ["service_ca", "service_monitors", "prometheus_rules"]
+    run_module("cluster_features_info", {"kubeconfig": kubeconfig, "facts": requested})
+    assert sorted(requests_of(plain_cluster, "reader")) == [
         ("get", "/api/v1/namespaces/openshift-service-ca"),
         ("get", "/apis/monitoring.coreos.com/v1"),
     ]
-    there = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "namespace": "default"})
-    assert there["namespace"] == {
+    existing = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "namespace": "default"})
+    assert existing["namespace"] == {
         "exists": True,
         "labels": {"kubernetes.io/metadata.name": "default"},
     }
@@ -79,12 +79,12 @@ def test_only_the_requested_facts_are_read(bare: Cluster, run_module):
     assert "/api/v1/nodes" in failed["msg"]
 
 
-def test_a_cluster_with_all_features(bare: Cluster, gather):
+def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
     for namespace in ("openshift-service-ca", "openshift-config-managed"):
-        bare.kubectl("create", "namespace", namespace)
-    openshift.custom_resource(bare, "config.openshift.io", "APIServer", scope="Cluster")
-    openshift.monitoring(bare)
-    openshift.custom_resource(bare, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1")
+        plain_cluster.kubectl("create", "namespace", namespace)
+    openshift.custom_resource(plain_cluster, "config.openshift.io", "APIServer", scope="Cluster")
+    openshift.monitoring(plain_cluster)
+    openshift.custom_resource(plain_cluster, "grafana.integreatly.org", "GrafanaDashboard", version="v1beta1")
     api_server = {
         "apiVersion": "config.openshift.io/v1",
         "kind": "APIServer",
@@ -104,11 +104,11 @@ def test_a_cluster_with_all_features(bare: Cluster, gather):
         "metadata": {"name": "mutating-webhook-configuration"},
         "webhooks": [{**webhook, "name": "pods.example.com"}],
     }
-    bare.apply(api_server, configuration)
-    # Of an object without any field the API server keeps no field managers.
-    bare.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
+    plain_cluster.apply(api_server, configuration)
+    # The API server does not store field managers for an object without fields.
+    plain_cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"pool": "a"}}})
     for manager, resource in (("example-controller", "kata.peerpods.io/vm"), ("curl", "example.com/vm")):
-        bare.merge("node/a", {"status": {"capacity": {resource: "3"}}}, subresource="status", manager=manager)
+        plain_cluster.merge("node/a", {"status": {"capacity": {resource: "3"}}}, subresource="status", manager=manager)
     controller = {
         "manager": "example-controller",
         "kind": "controller",
@@ -124,21 +124,21 @@ def test_a_cluster_with_all_features(bare: Cluster, gather):
     # Other webhooks in a configuration of that name are not the operator's.
     assert gather("others", facts=sorted(ALL)) == {**everything, "operator_webhook": False}
 
-    bare.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
+    plain_cluster.apply({**configuration, "webhooks": [*configuration["webhooks"], webhook]})
     assert gather("everything", facts=sorted(ALL)) == everything
     person = {"manager": "curl", "kind": "person", "nodes": ["a"], "summary": "curl on a"}
     assert gather("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
 
-    # OpenShift lets an APIServer name no profile, and means Intermediate.
-    bare.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
+    # In OpenShift, an APIServer without a profile means Intermediate.
+    plain_cluster.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
     assert gather("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
 
 
-def test_an_operator_of_the_second_generation(bare: Cluster, gather):
+def test_an_operator_of_the_second_generation(plain_cluster: Cluster, gather):
     """Without OLM, the objects of the operator show its version."""
     label = {"name": "osc-caa-ds"}
-    bare.kubectl("create", "namespace", "operator")
-    bare.apply(
+    plain_cluster.kubectl("create", "namespace", "operator")
+    plain_cluster.apply(
         {
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
@@ -162,7 +162,7 @@ def test_an_operator_of_the_second_generation(bare: Cluster, gather):
     }
 
 
-def test_unknown_facts_are_rejected(bare: Cluster, run_module):
-    failed = run_module("cluster_features_info", {"kubeconfig": str(bare.kubeconfig), "facts": ["weather"]})
+def test_unknown_facts_are_rejected(plain_cluster: Cluster, run_module):
+    failed = run_module("cluster_features_info", {"kubeconfig": str(plain_cluster.kubeconfig), "facts": ["weather"]})
     assert failed["failed"]
     assert "value of facts must be one or more of" in failed["msg"]

@@ -210,11 +210,11 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
         "unread": {},
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
-    # And one for /version, which is left out there, since kubernetes.core asks for it, too.
+    # The count does not include the request for /version, which kubernetes.core sends as well.
     assert sorted(verbs) == ["create"] + ["get"] * 8 + ["list"] * 6
 
 
-def test_details_of_a_user_who_may_read_little(cluster, run_module):
+def test_details_of_a_user_with_few_permissions(cluster, run_module):
     """Details that the user cannot read are null, and the missing permissions are returned."""
     for verb, resource in (
         ("get", "infrastructures.config.openshift.io,clusterversions.config.openshift.io"),

@@ -1,7 +1,7 @@
 """The release: a tarball, installed into an empty directory, on the supported ansible-core versions.
 
-The tests are one story, in their order: the oldest ansible-core installs, and all output
-and files of that run are searched for the credentials; newer versions change nothing.
+The tests depend on their order: the oldest ansible-core installs, and all output and files of that run are searched for
+the credentials; then newer versions change nothing.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ pytestmark = pytest.mark.integration
 
 OLDEST = "2.17"
 
-# Those between it and the one that all other tests run on.
+# The versions between the oldest and the version that all other tests use.
 BETWEEN = ["2.18"]
 
-# Those that take a newer Python than the oldest that we support.
+# The versions that require a newer Python than the oldest supported Python.
 NEWER = ["2.20", "2.21"]
 
 
 def programs(core: str) -> Path:
-    found = ansible_core(core)
-    if found is None:
+    programs_of_core = ansible_core(core)
+    if programs_of_core is None:
         pytest.skip(f"ansible-core {core} takes a newer Python than this machine has")
-    return found
+    return programs_of_core
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +52,19 @@ def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def galaxy(*arguments: str, installed: str) -> None:
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible-galaxy", "collection", *arguments],
         env=ansible_environment({"ANSIBLE_COLLECTIONS_PATH": installed}),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @dataclass
 class Installed(Site):
-    """The site from the tarball, by `core` of ansible-core; None: by that of all other tests."""
+    """The site from the tarball, run with version `core` of ansible-core; None is the version of all other tests."""
 
     collections: Path
     core: str | None = None
@@ -73,8 +73,8 @@ class Installed(Site):
     def environment(self) -> dict[str, str]:
         environment = super().environment
         # The dependencies of the collection, as `ansible-galaxy` would install them.
-        others = sysconfig.get_path("purelib")
-        environment["ANSIBLE_COLLECTIONS_PATH"] = f"{self.collections}{os.pathsep}{others}"
+        site_packages = sysconfig.get_path("purelib")
+        environment["ANSIBLE_COLLECTIONS_PATH"] = f"{self.collections}{os.pathsep}{site_packages}"
         if self.core:
             environment["PATH"] = f"{programs(self.core)}{os.pathsep}{environment['PATH']}"
         return environment
@@ -113,17 +113,17 @@ def test_the_files_of_the_tarball(tarball: Path):
     assert {"plugins", "roles", "playbooks", "containers", "meta", "LICENSE"} <= tops
     assert tops.isdisjoint({".git", ".venv", "build", "collections", ".ci"})
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    # What OpenShift builds the images from.
+    # OpenShift builds the images from these files.
     assert "containers/webhook/peerpods_webhook/application.py" in names
 
 
 @pytest.fixture(scope="module")
-def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def traces(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """All traces of a first run that other users may read, by kind."""
     directory = tmp_path_factory.mktemp("left-behind")
     installed.core = OLDEST
     with arguments_of_processes() as arguments:
-        ran = installed.run(
+        completed = installed.run(
             "-vvv",
             "--diff",
             ANSIBLE_LOG_PATH=str(directory / "log"),
@@ -131,10 +131,10 @@ def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
             ANSIBLE_CACHE_PLUGIN_CONNECTION=str(directory / "facts"),
             ANSIBLE_RETRY_FILES_ENABLED="True",
         )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     files = [path for path in [*directory.rglob("*"), *installed.directory.rglob("*")] if path.is_file()]
     return {
-        "output": ran.stdout + ran.stderr,
+        "output": completed.stdout + completed.stderr,
         "arguments": "\n".join(arguments),
         **{str(path): path.read_text(errors="replace") for path in files},
         # The URL and user of each request, and the body of some.
@@ -145,14 +145,14 @@ def left_behind(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
 @contextmanager
 def arguments_of_processes() -> Iterator[set[str]]:
     """The arguments of every process that runs during the block."""
-    seen: set[str] = set()
+    arguments_seen: set[str] = set()
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(0.02):
             for process in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
-                    seen.add(process.read_text(errors="replace").replace("\0", " "))
+                    arguments_seen.add(process.read_text(errors="replace").replace("\0", " "))
                 except OSError:
                     # The process has ended.
                     continue
@@ -160,27 +160,27 @@ def arguments_of_processes() -> Iterator[set[str]]:
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        yield seen
+        yield arguments_seen
     finally:
         done.set()
         thread.join()
 
 
 class TestSecrets:
-    def test_no_run_leaves_a_secret_behind(self, installed: Installed, left_behind: dict[str, str]):
-        """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
+    def test_no_run_leaves_a_secret_behind(self, installed: Installed, traces: dict[str, str]):
+        """The ID of the access key is not a secret, and amazon.aws prints it at -vvv."""
         secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
         forms = {secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]}
-        assert [what for what, text in left_behind.items() if any(f in text for f in forms)] == []
+        assert [origin for origin, text in traces.items() if any(f in text for f in forms)] == []
 
-    def test_the_searched_output_is_complete(self, left_behind: dict[str, str]):
-        assert "TASK [osc.peerpods.operator_install" in left_behind["output"]
-        assert f"ansible-playbook [core {OLDEST}." in left_behind["output"]
-        assert "-vvv --diff" in left_behind["arguments"]
-        (log,) = (text for what, text in left_behind.items() if what.endswith("/log"))
+    def test_the_searched_output_is_complete(self, traces: dict[str, str]):
+        assert "TASK [osc.peerpods.operator_install" in traces["output"]
+        assert f"ansible-playbook [core {OLDEST}." in traces["output"]
+        assert "-vvv --diff" in traces["arguments"]
+        (log,) = (text for origin, text in traces.items() if origin.endswith("/log"))
         assert "TASK [osc.peerpods.operator_install" in log
 
-    @pytest.mark.usefixtures("left_behind")
+    @pytest.mark.usefixtures("traces")
     def test_the_run_used_a_secret(self, installed: Installed):
         secret = installed.cluster.get("secret", "peer-pods-secret", "-n", "openshift-sandboxed-containers-operator")[
             "data"
@@ -188,27 +188,29 @@ class TestSecrets:
         assert base64.b64decode(secret).decode() == installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
 
 
-@pytest.mark.usefixtures("left_behind")
+@pytest.mark.usefixtures("traces")
 @pytest.mark.parametrize("core", [*BETWEEN, None, *NEWER])
 def test_another_ansible_core_changes_nothing(installed: Installed, core: str | None):
     installed.core = core
-    ran = installed.run()
-    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout + ran.stderr
+    completed = installed.run()
+    assert NOTHING_CHANGED.search(completed.stdout), completed.stdout + completed.stderr
     assert list(installed.directory.iterdir()) == []
-    # Numbers as numbers.
-    assert artifacts(ran.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
+    # Numbers stay numbers.
+    assert artifacts(completed.stdout)["peerpods_site"]["rollout"]["nodes"] == 2
 
 
 def test_both_files_have_the_same_dependencies():
-    """AWX reads one file, ansible-galaxy the other."""
+    """AWX reads one of the files, and ansible-galaxy reads the other file."""
     galaxy_yml = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     for_awx = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())
-    assert galaxy_yml["dependencies"] == {one["name"]: one["version"] for one in for_awx["collections"]}
+    assert galaxy_yml["dependencies"] == {
+        requirement["name"]: requirement["version"] for requirement in for_awx["collections"]
+    }
 
 
 @pytest.mark.parametrize("kind", ["module", "role", "filter"])
 def test_all_plugins_and_roles_are_documented(installed: Installed, kind: str):
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible-doc", "-t", kind, "-l", "-j", "osc.peerpods"],
         env=installed.environment,
         capture_output=True,
@@ -216,8 +218,8 @@ def test_all_plugins_and_roles_are_documented(installed: Installed, kind: str):
         check=False,
         cwd=installed.directory,
     )
-    assert ran.returncode == 0, ran.stderr
-    listed = set(json.loads(ran.stdout))
+    assert completed.returncode == 0, completed.stderr
+    listed = set(json.loads(completed.stdout))
     folder = {"module": "plugins/modules", "role": "roles", "filter": "plugins/filter"}[kind]
-    here = {path.stem for path in (ROOT / folder).glob("[a-z]*")}
-    assert listed == {f"osc.peerpods.{name}" for name in here}
+    existing = {path.stem for path in (ROOT / folder).glob("[a-z]*")}
+    assert listed == {f"osc.peerpods.{name}" for name in existing}

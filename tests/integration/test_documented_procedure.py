@@ -27,15 +27,15 @@ pytestmark = pytest.mark.integration
 KATA_AGENT, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
 
 
-def differing(theirs: list[dict], ours: list[dict]) -> set[str]:
+def differing(documented_rules: list[dict], collection_rules: list[dict]) -> set[str]:
     """The fields that are not equal, a field that only one side has among them."""
-    assert len(theirs) == len(ours)
+    assert len(documented_rules) == len(collection_rules)
     missing = object()
     return {
         field
-        for one, other in zip(theirs, ours, strict=True)
-        for field in one.keys() | other.keys()
-        if one.get(field, missing) != other.get(field, missing)
+        for documented_rule, collection_rule in zip(documented_rules, collection_rules, strict=True)
+        for field in documented_rule.keys() | collection_rule.keys()
+        if documented_rule.get(field, missing) != collection_rule.get(field, missing)
     }
 
 
@@ -59,8 +59,8 @@ class Machine:
         return result
 
     def open_ports(self, **variables: object) -> dict:
-        """What the role cloud_networking found and did, run by site.yml."""
-        ran = subprocess.run(
+        """The result of the role cloud_networking, run by site.yml."""
+        completed = subprocess.run(
             ["ansible-playbook", "site.yml", "--tags=cloud_networking", "-e", json.dumps(variables)],
             env={**self.environment, **JSON_OUTPUT, "KUBECONFIG": str(self.cluster.kubeconfig)},
             cwd=ROOT,
@@ -68,8 +68,8 @@ class Machine:
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        (play,) = json.loads(ran.stdout)["plays"]
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        (play,) = json.loads(completed.stdout)["plays"]
         results = (task["hosts"].get("localhost", {}) for task in play["tasks"])
         return next(result for result in results if "reason" in result)
 
@@ -90,21 +90,21 @@ class Aws(Machine):
     first_worker: str
 
     def groups_of_first_worker(self) -> list[str]:
-        found = self.ec2.describe_instances(InstanceIds=[self.first_worker])
-        (instance,) = found["Reservations"][0]["Instances"]
+        response = self.ec2.describe_instances(InstanceIds=[self.first_worker])
+        (instance,) = response["Reservations"][0]["Instances"]
         return [group["GroupId"] for group in instance["SecurityGroups"]]
 
     def put_first_worker_in(self, group_ids: list[str]) -> None:
         self.ec2.modify_instance_attribute(InstanceId=self.first_worker, Groups=group_ids)
 
     def rules(self) -> list[dict]:
-        found = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [self.group_id]}])[
+        response = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [self.group_id]}])[
             "SecurityGroupRules"
         ]
-        return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
+        return sorted((r for r in response if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
 
     def back_to(self, before: list[dict]) -> None:
-        """Have the rules of then, of which none must have gone."""
+        """Remove all rules that were added since `before`. The rules of then must still exist."""
         known = {rule["SecurityGroupRuleId"] for rule in before}
         added = {rule["SecurityGroupRuleId"] for rule in self.rules()} - known
         if added:
@@ -112,11 +112,13 @@ class Aws(Machine):
         assert self.rules() == before
 
     def ip_permissions(self) -> list[dict]:
-        """The same as the group itself tells it, a pair of groups each."""
+        """The same rules as DescribeSecurityGroups returns them, one for each pair of groups."""
         (group,) = self.ec2.describe_security_groups(GroupIds=[self.group_id])["SecurityGroups"]
         return [
             {**permission, "UserIdGroupPairs": None, **pair}
-            for permission in sorted(group["IpPermissions"], key=lambda one: one["FromPort"])
+            for permission in sorted(
+                group["IpPermissions"], key=lambda permission_of_port: permission_of_port["FromPort"]
+            )
             for pair in permission["UserIdGroupPairs"]
         ]
 
@@ -143,27 +145,27 @@ def test_aws_ports(on_aws: Aws):
     """The first worker is in one group, the case that the documented commands support."""
     before = on_aws.rules()
     on_aws.put_first_worker_in([on_aws.group_id])
-    ran = on_aws.type(documented.AWS_PORTS)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    theirs, their_permissions = on_aws.rules(), on_aws.ip_permissions()
+    completed = on_aws.type(documented.AWS_PORTS)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    documented_rules, documented_permissions = on_aws.rules(), on_aws.ip_permissions()
     on_aws.back_to(before)
 
     assert on_aws.open_ports()["changed"]
-    different = differing(theirs, on_aws.rules())
-    different |= differing(their_permissions, on_aws.ip_permissions())
+    different = differing(documented_rules, on_aws.rules())
+    different |= differing(documented_permissions, on_aws.ip_permissions())
     assert different == AWS_DIFFERENT.keys()
-    assert [(rule["FromPort"], rule["IpProtocol"]) for rule in theirs] == sorted(
+    assert [(rule["FromPort"], rule["IpProtocol"]) for rule in documented_rules] == sorted(
         [(9000, "tcp"), (15150, "tcp"), *aws.PORTS_OPEN_BEFORE.items()]
     )
 
 
 def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_module: Callable[..., dict]):
-    """${SG} is two words then, which is one too many for --group-id."""
+    """${SG} then consists of two words, but --group-id accepts only one."""
     before = on_aws.rules()
     second = on_aws.ec2.create_security_group(GroupName="load-balancer", Description="Another", VpcId=cloud_side.vpc_id)
     on_aws.put_first_worker_in([on_aws.group_id, second["GroupId"]])
-    ran = on_aws.type(documented.AWS_PORTS)
-    assert "Unknown options: sg-" in ran.stderr
+    completed = on_aws.type(documented.AWS_PORTS)
+    assert "Unknown options: sg-" in completed.stderr
     assert on_aws.rules() == before
 
     (group,) = on_aws.run(run_module, "security_group_ports", region=aws.REGION)["groups"]
@@ -185,7 +187,7 @@ class Azure(Machine):
     side: azure.CloudSide
 
     def rules(self) -> dict[str, dict]:
-        """All security rules of the cluster's group, by name, their properties beside the rest."""
+        """All security rules of the cluster's group, by name, with their properties at the top level."""
         group = self.arm.resources[self.side.nsg_id.lower()]
         return {
             rule["name"]: {**rule, **rule["properties"], "properties": None}
@@ -225,26 +227,29 @@ def on_azure(azure_world: Azure) -> Iterator[Azure]:
     azure_world.arm.restore(before)
 
 
-def let_in_by_default(world: Azure) -> None:
+def remove_deny_rule(world: Azure) -> None:
     """Without a rule that denies the traffic, AllowVnetInBound decides."""
     world.arm.delete(f"{world.side.nsg_id}/securityRules/{azure.DENY_RULE}")
 
 
 def test_azure_ports(on_azure: Azure):
-    let_in_by_default(on_azure)
+    remove_deny_rule(on_azure)
     before = on_azure.arm.snapshot()
-    ran = on_azure.type(documented.AZURE_PORTS)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    theirs, their_rest = on_azure.rules(), on_azure.everything_else()
+    completed = on_azure.type(documented.AZURE_PORTS)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    documented_rules, documented_rest = on_azure.rules(), on_azure.everything_else()
     on_azure.arm.restore(before)
 
     assert on_azure.open_ports(cloud_networking_on_covered="ensure")["changed"]
-    ours = on_azure.rules()
-    assert theirs.keys() == ours.keys()
-    in_order = sorted(theirs)
-    assert differing([theirs[name] for name in in_order], [ours[name] for name in in_order]) == AZURE_DIFFERENT.keys()
-    assert on_azure.everything_else() == their_rest
-    assert {KATA_AGENT: 112, VXLAN: 111}.items() <= priorities(theirs).items()
+    collection_rules = on_azure.rules()
+    assert documented_rules.keys() == collection_rules.keys()
+    in_order = sorted(documented_rules)
+    assert (
+        differing([documented_rules[name] for name in in_order], [collection_rules[name] for name in in_order])
+        == AZURE_DIFFERENT.keys()
+    )
+    assert on_azure.everything_else() == documented_rest
+    assert {KATA_AGENT: 112, VXLAN: 111}.items() <= priorities(documented_rules).items()
 
 
 def priorities(rules: dict[str, dict]) -> dict[str, int]:
@@ -253,7 +258,7 @@ def priorities(rules: dict[str, dict]) -> dict[str, int]:
 
 def test_azure_ports_that_are_open_already(on_azure: Azure, run_module: Callable[..., dict]):
     """The documented procedure leaves the check to the user; the module checks, and does not change the group."""
-    let_in_by_default(on_azure)
+    remove_deny_rule(on_azure)
     before = on_azure.arm.resources
 
     result = on_azure.run(run_module, "nsg_rules")
@@ -266,9 +271,9 @@ def test_azure_ports_that_are_open_already(on_azure: Azure, run_module: Callable
 
 
 def second_group(world: Azure) -> None:
-    """Of an application in the same resource group, say; attached to nothing of the workers'."""
-    here = {"location": azure.REGION, "properties": {}}
-    world.arm.put(f"{world.side.nsg_id}-app", here)
+    """For example the group of an application in the same resource group. It is not attached to the workers."""
+    properties = {"location": azure.REGION, "properties": {}}
+    world.arm.put(f"{world.side.nsg_id}-app", properties)
 
 
 def address_prefixes(world: Azure) -> None:
@@ -282,7 +287,7 @@ def address_prefixes(world: Azure) -> None:
 
 def priority_conflict(world: Azure) -> None:
     """The rule of another program has the priority."""
-    taken = {
+    https_rule = {
         "priority": 112,
         "direction": "Inbound",
         "access": "Allow",
@@ -292,11 +297,11 @@ def priority_conflict(world: Azure) -> None:
         "destinationAddressPrefix": "*",
         "destinationPortRange": "443",
     }
-    world.arm.put(f"{world.side.nsg_id}/securityRules/allow-https", {"properties": taken})
+    world.arm.put(f"{world.side.nsg_id}/securityRules/allow-https", {"properties": https_rule})
 
 
 @pytest.mark.parametrize(
-    ("hole", "message", "theirs", "ours"),
+    ("hole", "message", "documented_rules", "collection_rules"),
     [
         # $AZURE_NSG_NAME is two words.
         (second_group, "unrecognized arguments", {}, {KATA_AGENT: 112, VXLAN: 111}),
@@ -310,8 +315,8 @@ def test_azure_gaps_in_the_documented_commands(
     run_module: Callable[..., dict],
     hole: Callable,
     message: str,
-    theirs: dict[str, int],
-    ours: dict[str, int],
+    documented_rules: dict[str, int],
+    collection_rules: dict[str, int],
 ):
     hole(on_azure)
     before, old = on_azure.arm.snapshot(), on_azure.rules()
@@ -319,13 +324,13 @@ def test_azure_gaps_in_the_documented_commands(
     def added() -> dict[str, dict]:
         return {name: rule for name, rule in on_azure.rules().items() if name not in old}
 
-    ran = on_azure.type(documented.AZURE_PORTS)
-    assert message in ran.stderr
-    assert priorities(added()) == theirs
+    completed = on_azure.type(documented.AZURE_PORTS)
+    assert message in completed.stderr
+    assert priorities(added()) == documented_rules
     on_azure.arm.restore(before)
 
     assert on_azure.run(run_module, "nsg_rules")["changed"]
-    assert priorities(added()) == ours
+    assert priorities(added()) == collection_rules
     for rule in added().values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
@@ -336,7 +341,7 @@ def test_azure_gaps_in_the_documented_commands(
 
 def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
     """The documented commands and the role, each on a PeerPodConfig as the operator creates it."""
-    where = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
+    config_arguments = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
     config = openshift.peer_pod_config()
     kubeconfig = str(cluster.kubeconfig)
     specs = []
@@ -347,7 +352,7 @@ def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
         cluster.apply(config)
         try:
             set_limit()
-            specs.append(cluster.get(*where)["spec"])
+            specs.append(cluster.get(*config_arguments)["spec"])
         finally:
-            cluster.kubectl("delete", *where)
+            cluster.kubectl("delete", *config_arguments)
     assert specs == [{**config["spec"], "limit": "20"}] * 2

@@ -39,7 +39,7 @@ class Installation:
         path = directory / "play.yml"
         path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
         environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
-        ran = subprocess.run(
+        completed = subprocess.run(
             ["ansible-playbook", str(path)],
             env=ansible_environment({**JSON_OUTPUT, **environment}),
             capture_output=True,
@@ -47,16 +47,17 @@ class Installation:
             check=False,
             cwd=directory,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         return [
-            (task["task"]["name"], task["hosts"]["localhost"]) for task in json.loads(ran.stdout)["plays"][0]["tasks"]
+            (task["task"]["name"], task["hosts"]["localhost"])
+            for task in json.loads(completed.stdout)["plays"][0]["tasks"]
         ]
 
     def ingress(self) -> list[dict]:
-        found = self.moto.client("ec2").describe_security_group_rules(
+        response = self.moto.client("ec2").describe_security_group_rules(
             Filters=[{"Name": "group-id", "Values": [self.cloud.worker_group_id]}]
         )
-        return found["SecurityGroupRules"]
+        return response["SecurityGroupRules"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> It
                         "labels": {"example.com/pool": pool},
                         "annotations": FAKE_NODE_ANNOTATION,
                     },
-                    # Without it no pod of a DaemonSet fits.
+                    # Without it, no pod of a DaemonSet fits on a node.
                     "status": {"allocatable": {"pods": "250"}, "capacity": {"pods": "250"}},
                 }
                 for pool in POOLS
@@ -96,7 +97,8 @@ def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> It
             "webhook_namespace": "peerpods-webhook",
             "webhook_manager": "collection",
             "node_capacity_manager": "collection",
-            # There is no operator, and so no cloud-api-adaptor: 1.7 and 1.8 would move it from pool to pool.
+            # The cluster has no operator, and so no cloud-api-adaptor: operators 1.7 and 1.8 would move it from pool to
+            # pool.
             "node_capacity_require_ready_adaptor": False,
         }
         installation.play(tmp_path_factory.mktemp("roles"), {"vars": variables, "roles": roles})
@@ -141,9 +143,9 @@ def test_peerpod_limit(installation: Installation, run_examples):
 
 def test_peerpod_info(installation: Installation, run_examples):
     results = run_examples("peerpod_info")
-    seen = results["Gather the room for peer pods"]
-    assert "peerpodconfig-openshift" in {pool["name"] for pool in seen["pools"]}
-    totals = seen["totals"]
+    peer_pods = results["Gather the room for peer pods"]
+    assert "peerpodconfig-openshift" in {pool["name"] for pool in peer_pods["pools"]}
+    totals = peer_pods["totals"]
     assert results["Show the number of running, possible and pending peer pods"]["msg"] == (
         f"{totals['used']} peer pods are on {totals['nodes']} nodes, "
         f"{totals['free']} more fit, {totals['unscheduled']} wait for room"
@@ -161,7 +163,7 @@ def test_cluster_info(installation: Installation, run_examples):
 def test_mutating_webhook(installation: Installation, run_examples, tmp_path: Path):
     certificate = CertificateAuthority("examples").pair.certificate.decode()
     (tmp_path / "ca.crt").write_text(certificate)
-    # As cert-manager has it in its Secrets.
+    # The Secret has the form of cert-manager's Secrets.
     installation.cluster.merge(
         "secret/peerpods-webhook-tls", {"stringData": {"ca.crt": certificate}}, "peerpods-webhook"
     )
@@ -189,7 +191,7 @@ def test_security_group_ports(installation: Installation, run_examples):
     assert opened["changed"]
     assert [group["group_id"] for group in opened["groups"]] == [installation.cloud.worker_group_id]
     assert removed["changed"]
-    left = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
-    assert left.keys() >= before
-    # By its default the last one removes what the first ones opened: for tcp.
-    assert {rule["IpProtocol"] for id, rule in left.items() if id not in before} <= {"udp"}
+    remaining_rules = {rule["SecurityGroupRuleId"]: rule for rule in installation.ingress()}
+    assert remaining_rules.keys() >= before
+    # By default, the last example removes what the first examples opened: the ports for tcp.
+    assert {rule["IpProtocol"] for id, rule in remaining_rules.items() if id not in before} <= {"udp"}

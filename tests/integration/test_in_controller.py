@@ -16,7 +16,7 @@ from tests.support import JSON_OUTPUT, ansible_environment
 
 pytestmark = pytest.mark.integration
 
-# What ansible prints with -vvv when it starts a module.
+# The text that ansible prints with -vvv when it starts a module.
 STARTED = "EXEC /bin/sh -c"
 
 INFO = "osc.peerpods.cluster_info"
@@ -45,8 +45,8 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
             text=True,
             check=False,
         ).stdout
-        (found,) = json.loads(printed[printed.index("\n{\n") :])["plays"]
-        return {task["task"]["name"]: next(iter(task["hosts"].values())) for task in found["tasks"]}, printed
+        (played,) = json.loads(printed[printed.index("\n{\n") :])["plays"]
+        return {task["task"]["name"]: next(iter(task["hosts"].values())) for task in played["tasks"]}, printed
 
     return play
 
@@ -64,7 +64,7 @@ def test_a_module_runs_in_the_controller_for_each_item_with_the_defaults_of_its_
         {"name": "secret", INFO: secret, "ignore_errors": True},
         **LOCAL,
     )
-    assert [one["is_openshift"] for one in results["each"]["results"]] == [True, True]
+    assert [item["is_openshift"] for item in results["each"]["results"]] == [True, True]
     assert results["without"]["failed"]
     assert results["defaults"]["is_openshift"]
     assert "401" in results["secret"]["msg"]
@@ -90,14 +90,17 @@ def test_the_timeout_of_the_task_ends_a_module(play):
 def test_a_module_that_cannot_run_in_the_controller_is_started_as_a_process(cluster, play, tmp_path: Path):
     """With its own environment, since kubernetes' client reads KUBECONFIG when it is imported; with async; and with
     another Python. Each is another module, since ansible prints the name of the module that it starts."""
-    other = tmp_path / "python"
-    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    other.chmod(0o755)
+    python_link = tmp_path / "python"
+    python_link.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python_link.chmod(0o755)
     kubeconfig = {"kubeconfig": str(cluster.kubeconfig)}
     tasks = {
         "cluster_info": {"environment": {"KUBECONFIG": str(cluster.kubeconfig)}, INFO: {}},
         "peerpod_info": {"async": 60, "poll": 1, "osc.peerpods.peerpod_info": kubeconfig},
-        "operator_info": {"vars": {"ansible_python_interpreter": str(other)}, "osc.peerpods.operator_info": kubeconfig},
+        "operator_info": {
+            "vars": {"ansible_python_interpreter": str(python_link)},
+            "osc.peerpods.operator_info": kubeconfig,
+        },
     }
     results, printed = play(*({"name": name, **task} for name, task in tasks.items()), **LOCAL)
     assert results["cluster_info"]["is_openshift"]
@@ -115,14 +118,14 @@ def test_a_module_whose_files_are_kept_is_started_as_a_process(cluster, play):
 
 def test_delegated_modules_run_in_the_controller(cluster, play):
     info = {INFO: {"kubeconfig": str(cluster.kubeconfig)}, "name": "info"}
-    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    results, printed = play({**info, "delegate_to": "localhost", "vars": here}, hosts="elsewhere")
+    local_connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    results, printed = play({**info, "delegate_to": "localhost", "vars": local_connection}, hosts="elsewhere")
     assert results["info"]["is_openshift"]
     assert STARTED not in printed
 
 
 def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(cluster, play, tmp_path: Path):
-    """Whatever the action of that collection adds, too: a template, and the search for a kubeconfig."""
+    """This includes what the action plugin of that collection adds: templates, and the search for a kubeconfig."""
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "admin").write_bytes(cluster.kubeconfig.read_bytes())
     (tmp_path / "object.j2").write_text(
@@ -153,10 +156,10 @@ def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(
             for step in steps
         ]
 
-    theirs, _printed = play(*tasks("kubernetes.core"), **LOCAL)
-    ours, printed = play(*tasks("osc.peerpods"), **LOCAL)
+    kubernetes_results, _printed = play(*tasks("kubernetes.core"), **LOCAL)
+    collection_results, printed = play(*tasks("osc.peerpods"), **LOCAL)
     assert STARTED not in printed
-    changed = {name: result["changed"] for name, result in ours.items()}
+    changed = {name: result["changed"] for name, result in collection_results.items()}
     assert changed == {
         "created": True,
         "same": False,
@@ -165,8 +168,8 @@ def test_modules_of_kubernetes_core_run_in_the_controller_with_the_same_results(
         "invalid": False,
         "deleted": True,
     }
-    assert ours["predicted"]["diff"]
-    assert _lasting(ours) == _lasting(theirs)
+    assert collection_results["predicted"]["diff"]
+    assert _lasting(collection_results) == _lasting(kubernetes_results)
 
 
 def _lasting(results: object) -> object:
@@ -175,7 +178,7 @@ def _lasting(results: object) -> object:
         return [_lasting(item) for item in results]
     if not isinstance(results, dict):
         return results
-    passing = {
+    changing_fields = {
         "action",
         "creationTimestamp",
         "duration",
@@ -185,5 +188,5 @@ def _lasting(results: object) -> object:
         "time",
         "uid",
     }
-    left = {name: _lasting(value) for name, value in results.items() if name not in passing}
-    return {name: value for name, value in left.items() if value != {}}
+    lasting = {name: _lasting(value) for name, value in results.items() if name not in changing_fields}
+    return {name: value for name, value in lasting.items() if value != {}}

@@ -23,14 +23,14 @@ CONFIG = f"/namespaces/{NAMESPACE}/peerpodconfigs"
 
 
 def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    """A failure as an API server words it."""
+    """A Status of an API server for a failure."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
     return code, json.dumps({**body, "code": code}).encode(), headers
 
 
 THROTTLED = status(429, "too many requests, please try again later", **{"Retry-After": "1"})
 BROKEN = status(500, "etcdserver: leader changed")
-GONE = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410}}).encode() + b"\n"
+EXPIRED_EVENT = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410}}).encode() + b"\n"
 AWAY = status(503, "apiserver is shutting down")
 
 
@@ -73,7 +73,7 @@ def config(cluster, pool):
 
 
 @pytest.fixture
-def run_through(cluster, config, run_module, request):
+def run_with_faults(cluster, config, run_module, request):
     """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
     def run(intervene, module="peerpod_limit", **arguments) -> dict:
@@ -99,13 +99,13 @@ def user_of(request) -> str:
 
 def fault_each(**faults):
     """One fault after the other for the requests of each kind: `configs`, `nodes`, `patch`, `post`…"""
-    left = {kind: iter(some) for kind, some in faults.items()}
+    remaining = {kind: iter(answers) for kind, answers in faults.items()}
 
     def intervene(method, path):
         kind = method.lower()
         if method == "GET":
             kind = "configs" if "/peerpodconfigs" in path else path.split("?")[0].split("/")[-1]
-        return next(left.get(kind, iter(())), None)
+        return next(remaining.get(kind, iter(())), None)
 
     return intervene
 
@@ -131,11 +131,11 @@ def limit(cluster) -> str:
         {"patch": [Break.AFTER]},
         {"patch": [Break.AMID]},
     ],
-    ids=["asked-again", "answer-lost", "answer-cut"],
+    ids=["no-response", "lost-response", "truncated-response"],
 )
-def test_transient_faults_are_survived_and_written_once(cluster, run_through, count_requests, faults):
+def test_transient_faults_are_survived_and_written_once(cluster, run_with_faults, count_requests, faults):
     generation = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["metadata"]["generation"]
-    result = run_through(fault_each(**faults), limit=20)
+    result = run_with_faults(fault_each(**faults), limit=20)
     assert not result.get("failed"), result["msg"]
     assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
     assert count_requests()["patch"] == 1
@@ -144,20 +144,20 @@ def test_transient_faults_are_survived_and_written_once(cluster, run_through, co
     assert after["metadata"]["generation"] == generation + 1
 
 
-def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_through, count_requests):
+def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster, run_with_faults, count_requests):
     fields = {"name": "new", "node_selector": {"pool": "faults-new"}, "limit": 3}
-    made = run_through(fault_each(post=[Break.AFTER]), **fields)
-    assert not made.get("failed"), made["msg"]
-    assert made["changed"]
+    creation = run_with_faults(fault_each(post=[Break.AFTER]), **fields)
+    assert not creation.get("failed"), creation["msg"]
+    assert creation["changed"]
     assert cluster.get("peerpodconfig", "new", "-n", NAMESPACE)["spec"]["limit"] == "3"
-    gone = run_through(fault_each(delete=[Break.AFTER]), name="new", state="absent")
-    assert not gone.get("failed"), gone["msg"]
-    assert gone["changed"]
+    removal = run_with_faults(fault_each(delete=[Break.AFTER]), name="new", state="absent")
+    assert not removal.get("failed"), removal["msg"]
+    assert removal["changed"]
     assert (count_requests()["create"], count_requests()["delete"]) == (1, 1)
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
 
-def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, count_requests):
+def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_with_faults, count_requests):
     name = "faults-test"
     cluster.apply(
         {
@@ -167,7 +167,7 @@ def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, 
         }
     )
     try:
-        result = run_through(
+        result = run_with_faults(
             fault_each(put=[Break.AFTER]),
             module="mutating_webhook",
             name=name,
@@ -182,7 +182,7 @@ def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_through, 
         cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
 
 
-def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_through):
+def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_with_faults):
     pending = ["another"]
 
     def intervene(method, path):
@@ -192,7 +192,7 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
             return Break.BEFORE
         return None
 
-    result = run_through(intervene, limit=20)
+    result = run_with_faults(intervene, limit=20)
     assert (result["changed"], result["before"], result["after"]) == (True, 15, 20)
     spec = cluster.get("peerpodconfig", "ours", "-n", NAMESPACE)["spec"]
     assert (spec["limit"], spec["instanceType"]) == ("20", "m6i.large")
@@ -220,55 +220,55 @@ def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_throug
     ],
     ids=["broken", "refused", "conflict", "expired", "long-throttle", "no-api-server"],
 )
-def test_permanent_faults_are_reported_and_change_nothing(cluster, run_through, method, answer, tries, message):
-    seen = []
+def test_permanent_faults_are_reported_and_change_nothing(cluster, run_with_faults, method, answer, tries, message):
+    tried_paths = []
 
-    def intervene(asked, path):
-        if asked == method and "/peerpodconfigs" in path:
+    def intervene(request_method, path):
+        if request_method == method and "/peerpodconfigs" in path:
             # A read of the outcome of a write does not count as a try.
-            seen.append(path)
+            tried_paths.append(path)
             return answer
         return None
 
-    result = run_through(intervene, limit=20)
+    result = run_with_faults(intervene, limit=20)
     assert result["failed"]
-    assert len(seen) == tries
+    assert len(tried_paths) == tries
     assert re.search(message, result["msg"]), result["msg"]
     assert limit(cluster) == "10"
 
 
-def test_credentials_that_expire_during_the_wait_leave_the_change_reported(cluster, run_through):
+def test_credentials_that_expire_during_the_wait_leave_the_change_reported(cluster, run_with_faults):
     def intervene(method, path):
         return status(401, "Unauthorized") if "watch=true" in path else None
 
-    result = run_through(intervene, limit=20, wait=True, wait_timeout=60)
+    result = run_with_faults(intervene, limit=20, wait=True, wait_timeout=60)
     assert result["failed"]
     assert "The credentials are invalid or have expired. Log in again." in result["msg"]
     assert (result["changed"], result["before"], result["after"]) == (True, 10, 20)
     assert limit(cluster) == "20"
 
 
-def test_the_wait_survives_a_longer_outage_of_the_api_server(cluster, run_through):
+def test_the_wait_survives_a_longer_outage_of_the_api_server(cluster, run_with_faults):
     waiting, refused = [], []
 
     def intervene(method, path):
         if "/nodes" not in path or not waiting:
             waiting.extend([method] * (method == "PATCH"))
             return None
-        # More often than a single request is tried.
+        # More attempts than for a single request.
         if len(refused) < 7:
             refused.append(path)
             return Break.BEFORE
         advertise(cluster, 30)
-        # The proxy would hand out a watch only once it has ended.
-        return (200, GONE) if "watch=true" in path else None
+        # The proxy would pass on the response to a watch only after the watch has ended.
+        return (200, EXPIRED_EVENT) if "watch=true" in path else None
 
-    result = run_through(intervene, limit=30, wait=True, wait_timeout=60)
+    result = run_with_faults(intervene, limit=30, wait=True, wait_timeout=60)
     assert not result.get("failed"), result["msg"]
     assert result["advertised_nodes"] == len(NODES)
 
 
-def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_through):
+def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_with_faults):
     """The API server drops the continue token of a list; no item is missed or counted twice."""
     cluster.apply(
         *(
@@ -293,23 +293,23 @@ def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_through
             return status(410, "The provided continue parameter is too old")
         if "limit=500" in path and kind not in cut:
             cut.add(kind)
-            # A page of one, as the API server makes it.
+            # A page with one item, as the API server returns it.
             return 200, cluster.kubectl("get", "--raw", path.replace("limit=500", "limit=1")).encode()
         return None
 
-    info = run_through(intervene, module="peerpod_info")
+    info = run_with_faults(intervene, module="peerpod_info")
     assert not info.get("failed"), info["msg"]
     rows = {row["name"]: row["used"] for row in info["nodes"] if row["name"] in NODES}
     assert rows == {"faults-a": 3, "faults-b": 0}
     # PeerPodConfigs, ClusterServiceVersions, DaemonSets, nodes and pods.
     assert len(cut) == 5
     cut.clear()
-    lowered = run_through(intervene, limit=2)
+    lowered = run_with_faults(intervene, limit=2)
     assert {node["name"]: node["used"] for node in lowered["nodes"]} == rows
     cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
-def test_a_list_that_never_ends_is_given_up(cluster, run_through):
+def test_a_list_that_never_ends_is_given_up(cluster, run_with_faults):
     def intervene(method, path):
         if "continue=" in path:
             return status(410, "The provided continue parameter is too old")
@@ -317,7 +317,7 @@ def test_a_list_that_never_ends_is_given_up(cluster, run_through):
             return 200, cluster.kubectl("get", "--raw", path.replace("limit=500", "limit=1")).encode()
         return None
 
-    result = run_through(intervene, limit=20)
+    result = run_with_faults(intervene, limit=20)
     assert result["failed"]
     assert "410 Gone: The provided continue parameter is too old" in result["msg"]
     assert limit(cluster) == "10"

@@ -1,4 +1,4 @@
-"""mutating_policy: the API server itself does to a pod what the webhook would do."""
+"""mutating_policy: the API server itself mutates a pod as the webhook would."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RESOURCE = "kata.peerpods.io/vm"
 HYPERVISOR = "io.katacontainers.config.hypervisor."
 MUTATED_BY = "osc.peerpods.io/mutated-by"
 
-# Peer pods are changed in the first of each two, and not in the second, which is excluded. Those
-# with limits have a LimitRange, which fills in what a container does not say.
+# Of each two namespaces, peer pods are mutated in the first and not in the second, which is excluded. The namespaces
+# with limits have a LimitRange, which sets the defaults of containers without amounts.
 CHANGED, PLAIN = "policy-test", "policy-test-excluded"
 LIMITED, LIMITED_PLAIN = "policy-test-limited", "policy-test-limited-excluded"
 
@@ -166,7 +166,7 @@ def patched(document: dict, patch: list[dict]) -> dict:
 def as_the_webhook(defaulted: dict, pod: dict) -> dict:
     """`pod` as the webhook mutates it; `defaulted` is the pod with the API server's defaults."""
     reviewed = copy.deepcopy(defaulted)
-    # Only after admission does it complete what a pod asks for as a whole.
+    # The API server completes the pod-level requests only after admission.
     if "resources" in pod["spec"]:
         reviewed["spec"]["resources"] = pod["spec"]["resources"]
     patch = json.loads(mutate(msgspec.convert(reviewed, Pod), DECIDE) or b"[]")
@@ -203,7 +203,7 @@ MEMORY = (
 )
 GPU = (("1", "1"), ("0", "0"), ("2e0", "2"), ("1k", "1000"))
 STORAGE = (("1Gi", "2Gi"), ("0", "0"))
-# More than any sum of the above, since the API server wants a pod to ask for at least that.
+# More than any sum of the values above, since the API server requires pod-level requests of at least the sum.
 POD_CPU = (("100G", "100G"), ("100000000000500m", "1e12"), ("2T", "2T"))
 POD_MEMORY = (("7Pi", "7Pi"), ("7000000000000000.5", "7168Ti"))
 
@@ -265,7 +265,7 @@ def pods(draw) -> dict:
 
 
 def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
-    seen = []
+    outcomes = []
 
     @settings(
         max_examples=250,
@@ -275,7 +275,7 @@ def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
         suppress_health_check=list(HealthCheck),
     )
     # Cases that random examples rarely contain: thousandths that binary fractions miss, no type of instance,
-    # and a limit of the pod where no container asks for anything.
+    # and a pod-level limit without any request of a container.
     @example(peer_pod({"resources": {"requests": {"cpu": "8001m"}}}))
     @example(
         peer_pod(
@@ -291,11 +291,11 @@ def test_the_policy_and_the_webhook_mutate_any_pod_alike(api, policy):
             return  # A pod that the API server rejects without the policy does not test the policy.
         assert status == 201, defaulted["message"]
         assert changed(api, CHANGED, pod) == as_the_webhook(defaulted, pod)
-        seen.append(pod)
+        outcomes.append(pod)
 
     compare()
-    assert len(seen) >= 200
-    spec_keys = set().union(*(pod["spec"] for pod in seen))
+    assert len(outcomes) >= 200
+    spec_keys = set().union(*(pod["spec"] for pod in outcomes))
     assert {"resources", "initContainers", "resourceClaims"} <= spec_keys
 
 
@@ -337,9 +337,9 @@ def test_invalid_amounts_are_rejected(api, manage, failure_policy):
     status, answer = api.pod(CHANGED, peer_pod({"resources": {"limits": {"memory": "1 GB"}}}))
     assert status == 400
     assert "quantities must match" in answer["message"]
-    # What is beyond 64 bits of thousandths cannot be added up.
-    beyond = peer_pod({"resources": {"limits": {"memory": "9Pi"}}})
-    status, answer = api.pod(CHANGED, beyond)
+    # Amounts of more than 64 bits in thousandths cannot be added.
+    oversized = peer_pod({"resources": {"limits": {"memory": "9Pi"}}})
+    status, answer = api.pod(CHANGED, oversized)
     if failure_policy == "Fail":
         assert status == 403
         assert f"policy '{NAME}'" in answer["message"]
@@ -350,26 +350,26 @@ def test_invalid_amounts_are_rejected(api, manage, failure_policy):
 
 def test_an_unchanged_policy_takes_two_reads_and_absent_removes_both_objects(cluster, api, manage, policy):
     assert stored(cluster) == [policy["policy"], policy["binding"]]
-    again = manage("policy-again")
-    assert not again["changed"]
+    second_result = manage("policy-again")
+    assert not second_result["changed"]
     assert [verb for verb, _ in requests_of(cluster, "policy-again")] == ["get", "get"]
 
-    # A change is proven by the fingerprint, while the former policy is still in force.
-    other = manage(reinvocation_policy="Never", verify=True, wait_timeout=30, diff=True)
-    assert other["changed"]
-    assert other["verified"] is True
-    assert other["diff"]["before"]["policy"]["reinvocationPolicy"] == "IfNeeded"
-    assert stored(cluster) == [other["policy"], policy["binding"]]
-    marks = [result["policy"]["variables"][-1]["expression"] for result in (policy, other)]
+    # The fingerprint proves the change, while the former policy is still in force.
+    changed_result = manage(reinvocation_policy="Never", verify=True, wait_timeout=30, diff=True)
+    assert changed_result["changed"]
+    assert changed_result["verified"] is True
+    assert changed_result["diff"]["before"]["policy"]["reinvocationPolicy"] == "IfNeeded"
+    assert stored(cluster) == [changed_result["policy"], policy["binding"]]
+    marks = [result["policy"]["variables"][-1]["expression"] for result in (policy, changed_result)]
     assert marks[0] != marks[1]
     pod = peer_pod({}, annotations={MUTATED_BY: "?"})
     assert json.dumps(changed(api, CHANGED, pod)["metadata"]["annotations"][MUTATED_BY]) == marks[1]
 
     assert manage(state="absent", check=True)["changed"]
     assert len(stored(cluster)) == 2
-    gone = manage(state="absent")
-    assert gone["changed"]
-    assert gone["policy"] is gone["binding"] is None
+    removal = manage(state="absent")
+    assert removal["changed"]
+    assert removal["policy"] is removal["binding"] is None
     assert stored(cluster) == []
     assert not manage(state="absent")["changed"]
 
@@ -433,11 +433,11 @@ def test_an_api_server_without_policies_is_reported(cluster, manage):
     kubeconfig = cluster.user_kubeconfig("policy-old", "system:masters")
     with between(cluster, kubeconfig, without_policies_in(VERSIONS)) as url:
         result = manage(host=url, api_key="any")
-        gone = manage(host=url, api_key="any", state="absent")
+        removal = manage(host=url, api_key="any", state="absent")
     assert result["failed"]
     assert "(v1.37.2) serves no MutatingAdmissionPolicy" in result["msg"]
     assert "Use osc.peerpods.mutating_webhook." in result["msg"]
-    assert not gone["changed"]
+    assert not removal["changed"]
     assert stored(cluster) == []
 
 
@@ -447,16 +447,16 @@ def test_an_api_server_with_an_older_version_of_policies(cluster, api, manage, v
     kubeconfig = cluster.user_kubeconfig(user, "system:masters")
     newer = VERSIONS[: VERSIONS.index(version)]
     with between(cluster, kubeconfig, without_policies_in(newer)) as url:
-        here = {"host": url, "api_key": "any"}
-        made = manage(**here, verify=True, wait_timeout=30)
-        assert made["verified"] is True, made
-        assert stored(cluster) == [made["policy"], made["binding"]]
+        connection = {"host": url, "api_key": "any"}
+        created = manage(**connection, verify=True, wait_timeout=30)
+        assert created["verified"] is True, created
+        assert stored(cluster) == [created["policy"], created["binding"]]
         pod = peer_pod({"resources": {"requests": {"cpu": "1"}}})
         resources = changed(api, CHANGED, pod)["spec"]["containers"][0]["resources"]
         assert resources == {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
-        assert not manage(**here)["changed"]
-        assert manage(**here, failure_policy="Ignore")["changed"]
-        assert manage(**here, state="absent")["changed"]
+        assert not manage(**connection)["changed"]
+        assert manage(**connection, failure_policy="Ignore")["changed"]
+        assert manage(**connection, state="absent")["changed"]
     assert stored(cluster) == []
     written = {
         path.rpartition("/mutating")[0]

@@ -21,7 +21,7 @@ NAMESPACE = "webhook-test"
 RUNTIME_CLASS = "kata-webhook-test"
 RESOURCE = "kata.peerpods.io/vm"
 
-OTHERS = {
+FOREIGN_WEBHOOK = {
     "name": "others.example.com",
     "clientConfig": {"url": "https://others.example.com/"},
     "rules": [
@@ -169,10 +169,10 @@ def test_only_peer_pods_are_sent_to_the_webhook(cluster, admission, manage):
 
     stored = configuration(cluster)
     assert stored["webhooks"] == [result["webhook"]]
-    # The same bundle in base64 is the same bundle; a configuration in place is one read.
+    # A bundle in base64 is equal to the same bundle in PEM. An existing configuration takes one read.
     encoded = base64.b64encode(admission.ca.encode()).decode()
-    again = manage("webhook-again", url=admission.url, ca_bundle=encoded)
-    assert not again["changed"]
+    second_result = manage("webhook-again", url=admission.url, ca_bundle=encoded)
+    assert not second_result["changed"]
     assert configuration(cluster) == stored
     assert [verb for verb, _ in requests_of(cluster, "webhook-again")] == ["get"]
 
@@ -190,45 +190,45 @@ def test_check_mode_shows_the_change_and_writes_nothing(cluster, admission, mana
     assert result["changed"]
     assert result["verified"] is None
     assert result["diff"]["before"] == {}
-    shown = result["diff"]["after"]["webhook"]
-    assert shown["failurePolicy"] == "Fail"
-    assert shown["clientConfig"]["caBundle"].startswith("sha256:")
+    shown_webhook = result["diff"]["after"]["webhook"]
+    assert shown_webhook["failurePolicy"] == "Fail"
+    assert shown_webhook["clientConfig"]["caBundle"].startswith("sha256:")
     assert configuration(cluster) is None
     assert {verb for verb, _ in requests_of(cluster, "webhook-check")} == {"get"}
 
 
-def test_other_webhooks_stay_and_the_configuration_goes_with_the_last_one(cluster, admission, manage):
+def test_other_webhooks_stay_and_the_last_webhook_removes_the_configuration(cluster, admission, manage):
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": CONFIGURATION, "labels": {"app": "others"}},
-            "webhooks": [OTHERS],
+            "webhooks": [FOREIGN_WEBHOOK],
         }
     )
     before = configuration(cluster)
     assert manage(url=admission.url, ca_bundle=admission.ca)["changed"]
-    both = configuration(cluster)
-    assert [entry["name"] for entry in both["webhooks"]] == [OTHERS["name"], WEBHOOK]
-    assert both["webhooks"][0] == before["webhooks"][0]
-    assert both["metadata"]["labels"] == {"app": "others"}
+    stored = configuration(cluster)
+    assert [entry["name"] for entry in stored["webhooks"]] == [FOREIGN_WEBHOOK["name"], WEBHOOK]
+    assert stored["webhooks"][0] == before["webhooks"][0]
+    assert stored["metadata"]["labels"] == {"app": "others"}
 
     assert manage(state="absent", check=True)["changed"]
-    assert configuration(cluster) == both
+    assert configuration(cluster) == stored
     assert manage(state="absent")["changed"]
     assert configuration(cluster)["webhooks"] == before["webhooks"]
     assert not manage(state="absent")["changed"]
 
-    result = manage(state="absent", webhook_name=OTHERS["name"], diff=True)
+    result = manage(state="absent", webhook_name=FOREIGN_WEBHOOK["name"], diff=True)
     assert result["webhook"] is None
-    assert result["diff"]["before"]["webhook"]["name"] == OTHERS["name"]
+    assert result["diff"]["before"]["webhook"]["name"] == FOREIGN_WEBHOOK["name"]
     assert configuration(cluster) is None
     assert not manage(state="absent")["changed"]
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, state):
-    """The configuration is written as it was read or not at all, deletion included."""
+    """A write or deletion is valid only for the version of the configuration that was read."""
     manage(url=admission.url, ca_bundle=admission.ca)
     pending = iter(["another"])
 
@@ -240,7 +240,7 @@ def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, 
                 CONFIGURATION,
                 "--type=json",
                 "-p",
-                json.dumps([{"op": "add", "path": "/webhooks/-", "value": OTHERS}]),
+                json.dumps([{"op": "add", "path": "/webhooks/-", "value": FOREIGN_WEBHOOK}]),
             )
 
     kubeconfig = cluster.user_kubeconfig("webhook-between", "system:masters")
@@ -249,8 +249,8 @@ def test_a_webhook_that_is_added_concurrently_stays(cluster, admission, manage, 
         options |= {"url": admission.url} if state == "present" else {}
         result = manage(**options)
     assert result["changed"], result
-    left = [WEBHOOK, OTHERS["name"]] if state == "present" else [OTHERS["name"]]
-    assert [entry["name"] for entry in configuration(cluster)["webhooks"]] == left
+    remaining_webhooks = [WEBHOOK, FOREIGN_WEBHOOK["name"]] if state == "present" else [FOREIGN_WEBHOOK["name"]]
+    assert [entry["name"] for entry in configuration(cluster)["webhooks"]] == remaining_webhooks
 
 
 def test_fail_is_written_only_once_the_service_has_a_ready_endpoint(cluster, manage):
@@ -310,7 +310,7 @@ def test_the_service_ca_operator_keeps_its_bundle(cluster, manage):
     assert manage(**options)["changed"]
     annotations = configuration(cluster)["metadata"]["annotations"]
     assert annotations == {"service.beta.openshift.io/inject-cabundle": "true"}
-    # As the operator does it.
+    # Inject a bundle as the service CA operator does.
     bundle = base64.b64encode(CertificateAuthority("service-ca").pair.certificate).decode()
     cluster.kubectl(
         "patch",
@@ -354,7 +354,7 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
     annotations = {"cert-manager.io/inject-ca-from": f"{NAMESPACE}/webhook"}
     assert result["diff"]["after"]["annotations"] == annotations
     assert configuration(cluster)["metadata"]["annotations"] == annotations
-    # As its CA injector does it.
+    # Inject a bundle as the CA injector of cert-manager does.
     bundle = base64.b64encode(CertificateAuthority("cert-manager").pair.certificate).decode()
     cluster.kubectl(
         "patch",
@@ -369,7 +369,7 @@ def test_cert_manager_keeps_its_bundle(cluster, manage):
 
 
 def test_a_cert_manager_that_drops_fields_is_refused(cluster, admission, manage):
-    """Versions before 1.12 write the whole registration, and know no matchConditions."""
+    """Versions before 1.12 write the whole registration, and drop the unknown field matchConditions."""
 
     def inject() -> None:
         registration = configuration(cluster)
@@ -474,8 +474,8 @@ def test_without_match_conditions_the_existing_namespaces_are_listed(cluster, ad
         assert manage(**options)["changed"] is False
     stored = configuration(cluster)["webhooks"][0]
     excluded = stored["namespaceSelector"]["matchExpressions"][0]["values"]
-    there = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
-    system = [name for name in there if name.startswith(("kube-", "openshift-"))]
+    existing = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
+    system = [name for name in existing if name.startswith(("kube-", "openshift-"))]
     assert system
     assert excluded == sorted({"openshift", *system})
     assert "matchConditions" not in stored

@@ -1,7 +1,7 @@
 """The role node_capacity by itself: which controller advertises, what the role deploys, and its permissions.
 
-The tests are one story, in their order: another controller advertises in a cluster without the operator, then the
-operator of the first generation, then one of the second, with the agent. Where podman can, the agent runs as
+The tests depend on their order: another controller advertises in a cluster without the operator, then the operator of
+the first generation, then an operator of the second generation, with the agent. If podman is usable, the agent runs in
 containers; as processes on one machine, two replicas would use the same port. test_site.py has dry runs.
 """
 
@@ -66,7 +66,7 @@ PERMISSIONS = {
     ),
 }
 # The agent may read pods of every namespace only if it counts all peer pods; otherwise those of cloud-api-adaptor.
-COUNTING = {right for right in PERMISSIONS if right[:3] == (None, "", "pods")}
+COUNTING = {permission for permission in PERMISSIONS if permission[:3] == (None, "", "pods")}
 ADAPTORS_PODS = {(OPERATOR_NAMESPACE, "", "pods", None, verb) for verb in ("list", "watch")}
 
 
@@ -116,13 +116,13 @@ MEMORY = {"limit": 3, "nodeSelector": {"pool": "memory"}}
 
 @dataclass
 class Role(RoleAlone):
-    """The role, in the namespace that it is in by default."""
+    """The role, with its default namespace."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run the role with `variables` and those of this machine; returns its output."""
-        ran = self.run("-e", json.dumps(variables), *arguments)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run("-e", json.dumps(variables), *arguments)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def get(self, *names: str) -> dict:
         return self.cluster.get(*names, "-n", NAMESPACE)
@@ -140,7 +140,7 @@ class Role(RoleAlone):
         }
 
     def write(self, node: str, slots: str | None, manager: str) -> None:
-        """Have `node` advertise `slots`, as field manager `manager`."""
+        """Set the `slots` that `node` advertises, as field manager `manager`."""
         self.cluster.kubectl(
             "patch",
             "node",
@@ -189,7 +189,7 @@ class TestWithoutTheAgent:
         assert NOTHING_CHANGED.search(output)
 
     def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
-        """Even before its controller has written to a node, and so in every run."""
+        """The role detects this even before its controller has written to a node, so that every run has this result."""
         config = openshift.peer_pod_config("worker")
         role.cluster.apply(config)
         with role.unchanged():
@@ -228,13 +228,13 @@ class TestOurAgent:
         port = role.variables.get("node_capacity_health_port", 8081)
 
         def leaders() -> list[float]:
-            found = []
+            values = []
             for pod in role.pods():
                 url = f"http://{pod['status']['podIP']}:{port}/metrics"
                 with urllib.request.urlopen(url, timeout=5) as answer:
                     metrics = answer.read().decode()
-                found.append(float(re.search(r"^\w+_leader (.*)$", metrics, re.MULTILINE)[1]))
-            return sorted(found)
+                values.append(float(re.search(r"^\w+_leader (.*)$", metrics, re.MULTILINE)[1]))
+            return sorted(values)
 
         wait_for("a leader", lambda: leaders() == [0, 1], seconds=30)
         holder = role.get(f"lease/{NAME}")["spec"]["holderIdentity"]
@@ -244,7 +244,7 @@ class TestOurAgent:
     def test_the_agent_has_the_permissions_that_it_uses_and_no_other(self, role: Role):
         """The API server reports exactly the documented permissions, and the agent uses all of them."""
         assert granted(role) == PERMISSIONS
-        # Reasons for an Event, and for a read of the node that no pool selects any more.
+        # The changes make the agent write an Event, and read a node that no pool selects any more.
         role.cluster.apply(
             *(
                 {**config, "metadata": {**config["metadata"], "name": name}}
@@ -275,7 +275,8 @@ class TestOurAgent:
         assert pod["spec"]["priority"] == 2_000_000_000
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert all(mount["readOnly"] for mount in container["volumeMounts"])
-        # The role's own settings in addition to the template's: at most one of two pods is unavailable, without a surge.
+        # The settings of the role in addition to those of the template: at most one of two pods is unavailable, without
+        # a surge.
         strategy = role.get(f"deployment/{NAME}")["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxUnavailable": 1, "maxSurge": 0}
         assert_probed_and_spread(pod)
@@ -326,13 +327,13 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_prometheus_and_grafana_have_the_content_of_the_files(self, role: Role):
-        """Unchanged: the files are templates of Prometheus and Grafana, not of Ansible."""
+        """The files are unchanged: they are templates of Prometheus and Grafana, not of Ansible."""
         alerts = yaml.safe_load((ROLE / "files/alerts.yaml").read_text())
         assert role.get(f"{PROMETHEUS_RULE}/{NAME}")["spec"] == alerts
         dashboard = role.get(f"{GRAFANA_DASHBOARD}/{NAME}")["spec"]
         assert dashboard["json"] == (ROLE / "files/dashboard.json").read_text().rstrip()
         assert dashboard["instanceSelector"]["matchLabels"] == {"dashboards": "grafana"}
-        # Only on request.
+        # It is created only on request.
         assert NAME not in role.names("configmaps", "openshift-config-managed")
 
     @pytest.mark.usefixtures("first_output")
@@ -357,14 +358,14 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
-        """And a label that was removed from the namespace of the role is restored."""
+        """In the same run, a label that was removed from the namespace of the role is restored."""
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
             node_capacity_alerts=False,
             node_capacity_console_dashboard=True,
-            # As processes, the old one may still have its port.
+            # If the agents run as processes, the old process may still use its port.
             node_capacity_health_port=free_ports(1)[0],
         )
         labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
@@ -372,9 +373,9 @@ class TestOurAgent:
         assert granted(role) == PERMISSIONS - COUNTING | ADAPTORS_PODS
         assert role.names(PROMETHEUS_RULE) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
-        shown = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
-        assert shown["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
-        assert json.loads(shown["data"][f"{NAME}.json"])["panels"]
+        config_map = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
+        assert config_map["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
+        assert json.loads(config_map["data"][f"{NAME}.json"])["panels"]
 
 
 @pytest.mark.usefixtures("first_output")
@@ -392,7 +393,7 @@ class TestAfterTheAgent:
         assert f"default of ConfigMap {NAMESPACE}/peerpods-limits is not valid" in message
 
     def test_the_agent_is_removed_in_favour_of_the_operator(self, role: Role):
-        """The operator gets the agent's limit."""
+        """The agent's limit is written to the settings of the operator."""
         role.cluster.apply(limits(default={"limit": 7}))
         wait_for("the limit", lambda: set(role.advertised().values()) == {"7"}, seconds=30)
         planned = role.succeed("--check", "--diff", node_capacity_manager="operator")
@@ -405,8 +406,8 @@ class TestAfterTheAgent:
         assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in output
         assert set(role.advertised().values()) == {"7"}
         assert role.pods() == []
-        left = {
-            kind: found
+        remaining = {
+            kind: object_names
             for kind in (
                 "deployments",
                 "services",
@@ -420,9 +421,9 @@ class TestAfterTheAgent:
                 PROMETHEUS_RULE,
                 GRAFANA_DASHBOARD,
             )
-            if (found := role.names(kind)) != []
+            if (object_names := role.names(kind)) != []
         }
-        assert left == {"serviceaccounts": ["default"]}
+        assert remaining == {"serviceaccounts": ["default"]}
         assert NAME not in role.names("configmaps", "openshift-config-managed")
         assert granted(role) == set()
 
@@ -444,19 +445,19 @@ class TestAfterTheAgent:
 
 
 def granted(role: Role) -> set[tuple]:
-    """The permissions of the agent's service account beyond those of any account, in the form of PERMISSIONS."""
+    """The permissions of the agent's service account that other accounts do not have, in the form of PERMISSIONS."""
     permissions = set()
     cluster_wide = rules(role, "default", ACCOUNT)
     for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
-        here = rules(role, namespace, ACCOUNT)
-        permissions |= {(namespace, *permission) for permission in here - cluster_wide}
+        namespaced = rules(role, namespace, ACCOUNT)
+        permissions |= {(namespace, *permission) for permission in namespaced - cluster_wide}
     return permissions | {(None, *permission) for permission in cluster_wide}
 
 
 def rules(role: Role, namespace: str, account: str) -> set[tuple]:
     """The permissions of `account` in `namespace`, without those of every service account."""
 
-    def of(user: str) -> set[tuple]:
+    def rules_of(user: str) -> set[tuple]:
         review = json.loads(
             role.cluster.kubectl(
                 "create",
@@ -486,7 +487,7 @@ def rules(role: Role, namespace: str, account: str) -> set[tuple]:
             for verb in rule["verbs"]
         }
 
-    return of(account) - of("system:serviceaccount:default:default")
+    return rules_of(account) - rules_of("system:serviceaccount:default:default")
 
 
 def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
@@ -495,16 +496,16 @@ def permissions_used(role: Role) -> tuple[set[tuple], list[str]]:
     for event in map(json.loads, role.cluster.audit_log.read_text().splitlines()):
         if event["user"]["username"] != ACCOUNT or "objectRef" not in event:
             continue
-        what = event["objectRef"]
-        parts = (what.get("resource"), what.get("subresource"))
-        used.add((what.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]))
+        reference = event["objectRef"]
+        parts = (reference.get("resource"), reference.get("subresource"))
+        used.add((reference.get("apiGroup", ""), "/".join(filter(None, parts)), event["verb"]))
         if event["responseStatus"]["code"] == 403:
             refused.append(f"{event['verb']} {event['requestURI']}")
     return used, refused
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
-    """Exactly the packages that are pinned by hash."""
+    """It lists exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("node_capacity", tmp_path)

@@ -31,15 +31,15 @@ from tests.integration.apiserver import requests_of
 LOCATION = {"location": "westeurope"}
 WORKERS = "10.0.128.0/17"
 KATA, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
-OURS = {"description": "osc.peerpods: of an earlier run"}
+COLLECTION_DESCRIPTION = {"description": "osc.peerpods: of an earlier run"}
 
 GROUP = "networkSecurityGroups/demo-nsg"
 READS = ["GET networkInterfaces", "GET virtualNetworks/demo-vnet", f"GET {GROUP}"]
 DONE = ["GET operation", "GET operation"]
 
 
-def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **more: object) -> dict:
-    """A security rule for the whole virtual network; `more` replaces properties."""
+def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **extra: object) -> dict:
+    """A security rule for the whole virtual network; `extra` replaces properties."""
     properties = {
         "priority": priority,
         "access": access,
@@ -50,7 +50,7 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **mor
         "destinationAddressPrefix": "VirtualNetwork",
         "destinationPortRange": port,
     }
-    return {"name": name, "properties": {**properties, **more}}
+    return {"name": name, "properties": {**properties, **extra}}
 
 
 # The rule of a strict site, so that the rules of peer pods are needed.
@@ -72,12 +72,12 @@ def documented_rule(name: str, priority: int, port: str, prefix: str = WORKERS) 
     }
 
 
-BOTH = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN, 111, "9000")}
+DEFAULT_RULES = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN, 111, "9000")}
 
 
 @dataclass(frozen=True)
 class World:
-    """A resource group, with methods to fill and to read it. Ids are ARM's."""
+    """A resource group, with methods to fill and to read it. IDs have the form of ARM."""
 
     arm: AzureArm
     group: str
@@ -89,10 +89,10 @@ class World:
     def group_id(self) -> str:
         return f"/subscriptions/{self.arm.subscription_id}/resourceGroups/{self.group}"
 
-    def put(self, kind: str, name: str, properties: dict, **more: object) -> str:
+    def put(self, kind: str, name: str, properties: dict, **extra: object) -> str:
         provider = "Compute" if kind == "virtualMachines" else "Network"
         resource_id = f"{self.group_id}/providers/Microsoft.{provider}/{kind}/{name}"
-        body = {**LOCATION, "properties": properties, **more}
+        body = {**LOCATION, "properties": properties, **extra}
         return self.arm.put(resource_id, body)["id"]
 
     def nsg(self, name: str, *rules: dict, **properties: object) -> str:
@@ -119,7 +119,7 @@ class World:
         return [f"{vnet_id}/subnets/s{i}" for i in range(len(subnets))]
 
     def machine(self, name: str, subnet: str, nsg: str | None = None) -> str:
-        """A virtual machine, with its one interface; returns what a node has as providerID."""
+        """A virtual machine with one interface; returns the providerID of its node."""
         on_nic = {"networkSecurityGroup": {"id": nsg}} if nsg else {}
         address = {"name": "pipConfig", "properties": {"subnet": {"id": subnet}}}
         nic = self.put("networkInterfaces", f"{name}-nic", {"ipConfigurations": [address], **on_nic})
@@ -135,17 +135,19 @@ class World:
     def rules(self, nsg: str) -> dict[str, dict]:
         """Name → properties, without what ARM adds to them."""
         return {
-            one["name"]: {
-                key: value for key, value in one["properties"].items() if value != [] and key != "provisioningState"
+            stored_rule["name"]: {
+                key: value
+                for key, value in stored_rule["properties"].items()
+                if value != [] and key != "provisioningState"
             }
-            for one in self.arm.resources[nsg.lower()]["properties"]["securityRules"]
+            for stored_rule in self.arm.resources[nsg.lower()]["properties"]["securityRules"]
         }
 
     def priorities(self, nsg: str) -> dict[str, int]:
         return {name: properties["priority"] for name, properties in self.rules(nsg).items()}
 
-    def added_meanwhile(self, nsg: str, theirs: dict) -> Act:
-        return first(lambda: self.arm.put(f"{nsg}/securityRules/{theirs['name']}", theirs))
+    def added_meanwhile(self, nsg: str, other_rule: dict) -> Act:
+        return first(lambda: self.arm.put(f"{nsg}/securityRules/{other_rule['name']}", other_rule))
 
     def take_requests(self) -> list[str]:
         """The requests since the last call, each with its method and resource."""
@@ -175,8 +177,8 @@ def world(arm: AzureArm) -> Iterator[World]:
 
 @pytest.fixture
 def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
-    def run(args: dict, module: str = "nsg_rules", **how: bool) -> dict:
-        return run_module(module, args, env=arm.environment, **how)
+    def run(args: dict, module: str = "nsg_rules", **modes: bool) -> dict:
+        return run_module(module, args, env=arm.environment, **modes)
 
     return run
 
@@ -186,19 +188,19 @@ def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
 
 def test_opens_the_ports_between_all_workers_once(world, arm, run):
     nsg, args = world.workers(DENY)
-    foreseen = run(args, check=True, diff=True)
+    predicted = run(args, check=True, diff=True)
     assert world.take_requests() == READS
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
     result = run(args, diff=True)
     assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
     for key in ("changed", "network_security_groups", "reason", "subnets", "diff"):
-        assert foreseen[key] == result[key], key
+        assert predicted[key] == result[key], key
     assert result["changed"]
     assert result["reason"] == ("demo-nsg. Attached to the subnets and interfaces of all 2 workers.")
     subnet = nsg.replace(GROUP, "virtualNetworks/demo-vnet/subnets/s1")
     (done,) = result["network_security_groups"]
-    assert {one["name"]: one["properties"] for one in done["created"]} == BOTH
+    assert {stored_rule["name"]: stored_rule["properties"] for stored_rule in done["created"]} == DEFAULT_RULES
     assert done["id"] == nsg
     assert done["subnets"] == [subnet]
     assert result["subnets"] == [{"id": subnet, "address_prefixes": [WORKERS], "network_security_group": nsg}]
@@ -208,36 +210,36 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
         f"{VXLAN} 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000\n"
         f"{KATA} 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n"
     )
-    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
-    again = run(args)
+    second_result = run(args)
     assert world.take_requests() == READS
-    assert not again["changed"]
-    assert again["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
+    assert not second_result["changed"]
+    assert second_result["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
 
     arm.delete(f"{nsg}/securityRules/{VXLAN}")
     assert run(args)["network_security_groups"][0]["unchanged"] == [KATA]
     assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
-    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
 
 def test_absent_removes_only_rules_of_the_collection(world, run):
     nsg, args = world.workers(
         DENY,
-        rule(KATA, 112, **OURS),
+        rule(KATA, 112, **COLLECTION_DESCRIPTION),
         rule(VXLAN, 111, description="of the network team"),
-        rule("mine", 113, **OURS),
+        rule("mine", 113, **COLLECTION_DESCRIPTION),
     )
     absent = {**args, "state": "absent"}
-    foreseen = run(absent, check=True, diff=True)
+    predicted = run(absent, check=True, diff=True)
     assert world.take_requests() == READS
     result = run(absent, diff=True)
     assert world.take_requests() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
     for key in ("changed", "network_security_groups", "diff"):
-        assert foreseen[key] == result[key], key
+        assert predicted[key] == result[key], key
     (done,) = result["network_security_groups"]
     assert done["removed"] == [KATA]
-    assert [kept["name"] for kept in done["kept"]] == [VXLAN]
+    assert [kept_rule["name"] for kept_rule in done["kept"]] == [VXLAN]
     assert "its description is 'of the network team'" in done["kept"][0]["reason"]
     assert result["diff"][0]["before"].startswith(f"{KATA} 112 ")
     assert result["diff"][0]["after"] == ""
@@ -256,13 +258,13 @@ def test_traffic_that_is_allowed_needs_no_rule(world, run):
         {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
     ]
     assert run({**args, "on_covered": "ensure"})["changed"]
-    assert world.rules(nsg) == BOTH
+    assert world.rules(nsg) == DEFAULT_RULES
 
 
 def test_a_different_rule_is_corrected(world, arm, run):
     """The name identifies a rule of the module; unmanaged and unknown properties stay."""
     nsg, args = world.workers(
-        DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": BOTH[VXLAN]}
+        DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]}
     )
     stored = arm.state.stored[f"{nsg}/securityRules/{KATA}".lower()]["properties"]
     stored["futureProperty"] = {"a": 1}
@@ -270,10 +272,10 @@ def test_a_different_rule_is_corrected(world, arm, run):
     arm.faults += [Fault("PUT", KATA, looked_at(sent))]
     result = run(args, diff=True)
     assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
-    assert world.rules(nsg)[KATA] == {**BOTH[KATA], "description": "theirs"}
+    assert world.rules(nsg)[KATA] == {**DEFAULT_RULES[KATA], "description": "theirs"}
     assert sent[0]["properties"]["futureProperty"] == {"a": 1}
     (done,) = result["network_security_groups"]
-    assert [one["name"] for one in done["updated"]] == [KATA]
+    assert [stored_rule["name"] for stored_rule in done["updated"]] == [KATA]
     assert done["unchanged"] == [VXLAN]
     assert "300 Inbound Deny * VirtualNetwork:* → VirtualNetwork:1-2" in result["diff"][0]["before"]
     assert not run(args)["changed"]
@@ -298,7 +300,7 @@ def test_unknown_properties_are_preserved(world, arm, run):
     assert after["properties"]["flushConnection"] is True
     assert after["tags"] == {"team": "network"}
     assert after["location"] == "westeurope"
-    by_name = {one["name"]: one["properties"] for one in sent[0]["properties"]["securityRules"]}
+    by_name = {stored_rule["name"]: stored_rule["properties"] for stored_rule in sent[0]["properties"]["securityRules"]}
     assert by_name["theirs"]["futureProperty"] == "x"
     assert "defaultSecurityRules" not in sent[0]["properties"]
 
@@ -337,21 +339,21 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
 
 
 def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
-    """Two networks, one in a resource group of its own; machines in two groups; pages of two."""
+    """Two networks, one of them in another resource group; machines in two resource groups; pages of two items."""
     monkeypatch.setattr(arm, "page_size", 2)
     network, machines = World(arm, "network-rg"), World(arm, "more-rg")
     world.nsg("a-first-of-the-list")
-    front, back = network.nsg("front"), network.nsg("back")
+    front_nsg, back_nsg = network.nsg("front"), network.nsg("back")
     on_nic = world.nsg("on-nic")
-    one, two = network.subnets("vnet-1", (["10.1.0.0/24"], front), (["10.1.1.0/24"], back))
-    (three,) = world.subnets("vnet-2", (["10.2.0.0/24"], None))
+    front_subnet, back_subnet = network.subnets("vnet-1", (["10.1.0.0/24"], front_nsg), (["10.1.1.0/24"], back_nsg))
+    (nic_subnet,) = world.subnets("vnet-2", (["10.2.0.0/24"], None))
     arguments = {
         "on_covered": "ensure",
         "virtual_machines": [
-            *(world.machine(f"one-{number}", one) for number in range(3)),
-            world.machine("three", three, nsg=on_nic),
-            world.machine("bare", three),
-            machines.machine("two", two),
+            *(world.machine(f"one-{number}", front_subnet) for number in range(3)),
+            world.machine("three", nic_subnet, nsg=on_nic),
+            world.machine("bare", nic_subnet),
+            machines.machine("two", back_subnet),
         ],
     }
     result = run(arguments)
@@ -366,22 +368,24 @@ def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
         nsg["name"]: {key: value for key, value in nsg["created"][0]["properties"].items() if "AddressPrefix" in key}
         for nsg in result["network_security_groups"]
     }
-    both = ["10.1.0.0/24", "10.1.1.0/24"]
+    prefixes = ["10.1.0.0/24", "10.1.1.0/24"]
     assert addresses == {
-        "front": {"sourceAddressPrefixes": both, "destinationAddressPrefix": both[0]},
-        "back": {"sourceAddressPrefixes": both, "destinationAddressPrefix": both[1]},
+        "front": {"sourceAddressPrefixes": prefixes, "destinationAddressPrefix": prefixes[0]},
+        "back": {"sourceAddressPrefixes": prefixes, "destinationAddressPrefix": prefixes[1]},
         "on-nic": {
             "sourceAddressPrefix": "10.2.0.0/24",
             "destinationAddressPrefix": "10.2.0.0/24",
         },
     }
-    attached = {nsg["name"]: (nsg["subnets"], nsg["network_interfaces"]) for nsg in result["network_security_groups"]}
+    attachments = {
+        nsg["name"]: (nsg["subnets"], nsg["network_interfaces"]) for nsg in result["network_security_groups"]
+    }
     nic = f"{world.group_id}/providers/Microsoft.Network/networkInterfaces/three-nic"
-    assert attached == {"front": ([one], []), "back": ([two], []), "on-nic": ([], [nic])}
+    assert attachments == {"front": ([front_subnet], []), "back": ([back_subnet], []), "on-nic": ([], [nic])}
     assert result["unfiltered"] == [
-        f"No network security group filters bare-nic in the subnet {three}: all traffic passes."
+        f"No network security group filters bare-nic in the subnet {nic_subnet}: all traffic passes."
     ]
-    for nsg in (front, back, on_nic):
+    for nsg in (front_nsg, back_nsg, on_nic):
         assert world.rules(nsg).keys() == {KATA, VXLAN}
     assert not run(arguments)["changed"]
 
@@ -410,25 +414,26 @@ def test_dual_stack_takes_two_rules_for_each_option(world, run):
 
 def test_subnets_and_groups_by_name(world, run):
     nsg = world.nsg("demo-nsg", DENY)
-    filtered, bare = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
+    filtered, unfiltered = world.subnets("demo-vnet", ([WORKERS], nsg), (["10.0.0.0/24"], None))
     result = run({"subnets": [filtered]}, check=True)
     assert world.take_requests() == READS[1:]
     assert result["reason"] == "demo-nsg. Attached to the subnets that were named."
-    assert {one["properties"]["sourceAddressPrefix"] for one in result["network_security_groups"][0]["created"]} == {
-        WORKERS
-    }
+    assert {
+        created_rule["properties"]["sourceAddressPrefix"]
+        for created_rule in result["network_security_groups"][0]["created"]
+    } == {WORKERS}
 
-    result = run({"subnets": [bare]})
+    result = run({"subnets": [unfiltered]})
     assert not result["changed"]
     assert result["reason"].startswith("No network security group. ")
-    assert result["unfiltered"] == [f"No network security group filters the subnet {bare}: all traffic passes."]
+    assert result["unfiltered"] == [f"No network security group filters the subnet {unfiltered}: all traffic passes."]
 
-    other = world.nsg("other", DENY)
+    other_nsg = world.nsg("other", DENY)
     world.take_requests()
-    result = run({"subnets": [filtered], "network_security_groups": [other]})
+    result = run({"subnets": [filtered], "network_security_groups": [other_nsg]})
     assert world.take_requests()[:2] == [READS[1], "GET networkSecurityGroups/other"]
     assert result["reason"] == "other. Named by network_security_groups."
-    assert world.rules(other) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(other_nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 
@@ -519,10 +524,10 @@ def test_bad_input_is_rejected_without_a_request_to_azure(arm, run, args, msg):
 
 def test_missing_resources_are_reported(world, run):
     nsg, args = world.workers()
-    here = nsg.removesuffix(GROUP)
-    vnet = f"{here}virtualNetworks/demo-vnet"
+    provider = nsg.removesuffix(GROUP)
+    vnet = f"{provider}virtualNetworks/demo-vnet"
     workers = args["virtual_machines"]
-    for what, msg in [
+    for arguments, msg in [
         (
             {"virtual_machines": [*workers, workers[0].replace("/w0", "/w9")]},
             "No network interface of w9 was found. ",
@@ -532,15 +537,15 @@ def test_missing_resources_are_reported(world, run):
             f"Azure has no subnet {vnet}/subnets/no. Its virtual networks have {vnet}/subnets/s0, ",
         ),
         (
-            {"subnets": [f"{here}virtualNetworks/no/subnets/s0"]},
-            f"Azure has no virtual network {here}virtualNetworks/no. Check the id, ",
+            {"subnets": [f"{provider}virtualNetworks/no/subnets/s0"]},
+            f"Azure has no virtual network {provider}virtualNetworks/no. Check the id, ",
         ),
         (
-            {"network_security_groups": [f"{here}networkSecurityGroups/no"]},
-            f"Azure has no network security group {here}networkSecurityGroups/no. Check the id, ",
+            {"network_security_groups": [f"{provider}networkSecurityGroups/no"]},
+            f"Azure has no network security group {provider}networkSecurityGroups/no. Check the id, ",
         ),
     ]:
-        assert run(what)["msg"].startswith(msg)
+        assert run(arguments)["msg"].startswith(msg)
     assert writes(world.take_requests()) == []
 
 
@@ -568,16 +573,19 @@ def test_a_priority_conflict(world, run):
 
 
 def test_a_rule_that_would_be_shadowed(world, run):
-    good, bad = (
-        world.nsg(name, DENY, *more) for name, more in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
+    unshadowed, shadowing = (
+        world.nsg(name, DENY, *extra_rules)
+        for name, extra_rules in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
     )
-    one, two = world.subnets("demo-vnet", (["10.0.0.0/24"], good), (["10.0.1.0/24"], bad))
-    args = {"virtual_machines": [world.machine("a", one), world.machine("b", two)]}
+    unshadowed_subnet, shadowing_subnet = world.subnets(
+        "demo-vnet", (["10.0.0.0/24"], unshadowed), (["10.0.1.0/24"], shadowing)
+    )
+    args = {"virtual_machines": [world.machine("a", unshadowed_subnet), world.machine("b", shadowing_subnet)]}
     result = run(args)
-    assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {bad}: no-tunnel (105) denies ")
+    assert result["msg"].startswith(f"{VXLAN} (111) would be shadowed in {shadowing}: no-tunnel (105) denies ")
     assert "(such as 104)" in result["msg"]
     assert writes(world.take_requests()) == []
-    assert world.rules(good).keys() == {"deny-vnet"}
+    assert world.rules(unshadowed).keys() == {"deny-vnet"}
 
     result = run({**args, "on_shadowed": "warn"})
     assert result["changed"]
@@ -585,26 +593,26 @@ def test_a_rule_that_would_be_shadowed(world, run):
     assert shadowed["name"] == VXLAN
     assert result["warnings"] == [f"{VXLAN} of bad is shadowed for some of its traffic: {shadowed['shadowed_by']}."]
     assert shadowed["shadowed_by"].startswith("no-tunnel (105) denies ")
-    assert world.priorities(bad)[VXLAN] == 111
+    assert world.priorities(shadowing)[VXLAN] == 111
 
 
 # -- Permissions -------------------------------------------------------------------------------
 
-ASKED = f"GET {GROUP}/permissions"
+LIST_PERMISSIONS = f"GET {GROUP}/permissions"
 
 
 def test_dry_run_checks_permissions_and_changes_nothing(world, arm, run):
     _, args = world.workers(DENY)
     before = arm.snapshot()
-    foreseen = run(args, check=True, diff=True)
+    predicted = run(args, check=True, diff=True)
     world.take_requests()
     dry = {**args, "dry_run": True}
     for check in (False, True):
         result = run(dry, check=check, diff=True)
-        assert world.take_requests() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, LIST_PERMISSIONS]
         assert result["changed"] is check
         for key in ("network_security_groups", "diff"):
-            assert foreseen[key] == result[key], key
+            assert predicted[key] == result[key], key
     assert arm.snapshot() == before
 
     assert run(args)["changed"]
@@ -621,7 +629,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
     action = "Microsoft.Network/networkSecurityGroups/write"
     for check in (False, True):
         result = run({**args, "dry_run": True}, check=check)
-        assert world.take_requests() == [*READS, ASKED]
+        assert world.take_requests() == [*READS, LIST_PERMISSIONS]
         assert result["failed"]
         assert result["msg"] == (
             f"This identity lacks permission for {action} on {nsg}. Assign the role Network Contributor "
@@ -634,7 +642,7 @@ def test_dry_run_fails_without_permission(world, arm, run):
 
 
 @pytest.mark.parametrize(
-    ("state", "there", "allowed", "may"),
+    ("state", "existing", "allowed", "is_allowed"),
     [
         ("present", [], "/write", True),
         ("present", [], "/securityRules/*", False),
@@ -646,22 +654,24 @@ def test_dry_run_fails_without_permission(world, arm, run):
         ("absent", [KATA, VXLAN], "/securityRules/*", False),
     ],
 )
-def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, there, allowed, may):
+def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, existing, allowed, is_allowed):
     """Several rules are written with their group, a single rule is written alone."""
-    rules = ({"name": name, "properties": BOTH[name]} for name in there)
+    rules = ({"name": name, "properties": DEFAULT_RULES[name]} for name in existing)
     _, args = world.workers(DENY, *rules)
     args["state"] = state
     group_may = f"Microsoft.Network/networkSecurityGroups{allowed}"
     arm.permissions = [roles.READER, {**roles.OWNER, "actions": [group_may]}]
     dry_run = run({**args, "dry_run": True})
     assert writes(world.take_requests()) == []
-    assert ("failed" not in dry_run) is may
-    assert ("failed" not in run(args)) is may
+    assert ("failed" not in dry_run) is is_allowed
+    assert ("failed" not in run(args)) is is_allowed
 
 
 def test_dry_run_checks_each_changing_group_once(world, arm, run):
-    one, two, open_already = world.nsg("one", DENY), world.nsg("two", DENY), world.nsg("open")
-    subnets = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two), (["10.0.2.0/24"], open_already))
+    first_nsg, second_nsg, open_nsg = world.nsg("one", DENY), world.nsg("two", DENY), world.nsg("open")
+    subnets = world.subnets(
+        "v", (["10.0.0.0/24"], first_nsg), (["10.0.1.0/24"], second_nsg), (["10.0.2.0/24"], open_nsg)
+    )
     args = {"subnets": subnets, "dry_run": True}
     assert "failed" not in run(args)
     requests = [request for request in world.take_requests() if request.endswith("/permissions")]
@@ -669,8 +679,8 @@ def test_dry_run_checks_each_changing_group_once(world, arm, run):
 
     arm.permissions = [roles.READER]
     result = run(args)
-    assert [missing["scope"] for missing in result["missing_permissions"]] == [one, two]
-    assert f"on {one}, or for Microsoft.Network/networkSecurityGroups/write on {two}. " in result["msg"]
+    assert [missing["scope"] for missing in result["missing_permissions"]] == [first_nsg, second_nsg]
+    assert f"on {first_nsg}, or for Microsoft.Network/networkSecurityGroups/write on {second_nsg}. " in result["msg"]
 
 
 def test_dry_run_without_permission_to_list_permissions(world, arm, run):
@@ -686,9 +696,9 @@ def test_dry_run_without_permission_to_list_permissions(world, arm, run):
 
 
 def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
-    nsg, args = world.workers(DENY, {"name": VXLAN, "properties": BOTH[VXLAN]})
-    theirs = rule("theirs", 112, port="443")
-    arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, theirs))]
+    nsg, args = world.workers(DENY, {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]})
+    other_rule = rule("theirs", 112, port="443")
+    arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, other_rule))]
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
     assert world.take_requests() == [*READS, put, f"GET {GROUP}", put, *DONE]
@@ -698,11 +708,11 @@ def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
 
 def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     nsg, args = world.workers(DENY)
-    theirs = rule("theirs", 200, port="443")
-    arm.faults += [Fault("PUT", "demo-nsg$", world.added_meanwhile(nsg, theirs))]
+    other_rule = rule("theirs", 200, port="443")
+    arm.faults += [Fault("PUT", "demo-nsg$", world.added_meanwhile(nsg, other_rule))]
     assert run(args)["changed"]
     assert world.take_requests() == [*READS, f"PUT {GROUP}", f"GET {GROUP}", f"PUT {GROUP}", *DONE]
-    expected = {"deny-vnet": DENY["properties"], "theirs": theirs["properties"], **BOTH}
+    expected = {"deny-vnet": DENY["properties"], "theirs": other_rule["properties"], **DEFAULT_RULES}
     assert world.rules(nsg) == expected
 
 
@@ -712,7 +722,7 @@ def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     result = run(args)
     assert result["changed"]
     assert len(result["network_security_groups"][0]["created"]) == 2
-    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
     arm.delete(f"{nsg}/securityRules/{VXLAN}")
     arm.faults += [Fault("DELETE", KATA, lose_the_answer)]
@@ -739,22 +749,22 @@ def test_transient_faults_are_survived(world, arm, run):
     }
     paths = {"GET operation": "/operations/"}
     arm.faults += [
-        Fault(what.partition(" ")[0], paths.get(what, what.partition(" ")[2] + "$"), act)
-        for what, acts in faults.items()
+        Fault(request.partition(" ")[0], paths.get(request, request.partition(" ")[2] + "$"), act)
+        for request, acts in faults.items()
         for act in acts
     ]
     assert run(args)["changed"]
     assert arm.faults == []
-    # Each request is repeated as it was: there is no second plan, and so no further read.
+    # Each request is repeated unchanged: the module does not make a second plan, so it sends no further reads.
     requests = world.take_requests()
-    assert {what: requests.count(what) for what in faults} == {
+    assert {request: requests.count(request) for request in faults} == {
         READS[0]: 2,
         READS[1]: 2,
         READS[2]: 3,
         f"PUT {GROUP}": 4,
         "GET operation": 3,
     }
-    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **BOTH}
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
 
 def not_again_before(seconds: float, act: Act) -> list[Act]:
@@ -818,8 +828,8 @@ def test_the_wait_ends_after_its_timeout(world, arm, run, monkeypatch):
 
 
 def test_changes_before_a_failure_are_reported(world, arm, run):
-    one, two = world.nsg("one", DENY), world.nsg("two", DENY)
-    first_subnet, second_subnet = world.subnets("v", (["10.0.0.0/24"], one), (["10.0.1.0/24"], two))
+    first_nsg, second_nsg = world.nsg("one", DENY), world.nsg("two", DENY)
+    first_subnet, second_subnet = world.subnets("v", (["10.0.0.0/24"], first_nsg), (["10.0.1.0/24"], second_nsg))
     arm.faults += [Fault("PUT", "networkSecurityGroups/two", authorization_failed)]
     result = run({"subnets": [first_subnet, second_subnet]})
     assert result["failed"]
@@ -827,8 +837,8 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
     assert " Before that, one was changed. Fix the cause" in result["msg"]
     assert [nsg["name"] for nsg in result["network_security_groups"]] == ["one"]
-    assert world.rules(one).keys() == {"deny-vnet", KATA, VXLAN}
-    assert world.rules(two).keys() == {"deny-vnet"}
+    assert world.rules(first_nsg).keys() == {"deny-vnet", KATA, VXLAN}
+    assert world.rules(second_nsg).keys() == {"deny-vnet"}
 
 
 # -- nsg_rules_info ----------------------------------------------------------------------------
@@ -857,7 +867,7 @@ def test_info_by_the_default_rules(world, run):
     }
     (group,) = result["network_security_groups"]
     assert group["id"] == nsg
-    assert [one["name"] for one in group["rules"]][:3] == [
+    assert [stored_rule["name"] for stored_rule in group["rules"]][:3] == [
         "AllowVnetInBound",
         "AllowAzureLoadBalancerInBound",
         "DenyAllInBound",
@@ -879,13 +889,13 @@ def test_info_returns_the_deciding_rule(world, run):
     )
     ports = {"ports": [{"port": port} for port in (9000, 22, 443)]}
     result = run({**args, **ports}, "nsg_rules_info")
-    found = decisions(result, "partly")
-    passing = [(flow["direction"], flow["port"]) for flow in result["flows"] if flow["passes"]]
+    deciding = decisions(result, "partly")
+    allowed_flows = [(flow["direction"], flow["port"]) for flow in result["flows"] if flow["passes"]]
     assert not result["passes"]
-    assert found["Inbound", 9000] == [("Allow", "some-may", True), ("Deny", "no-tunnel", False)]
-    assert found["Inbound", 22] == [("Allow", "AllowVnetInBound", False)]
-    assert found["Outbound", 22] == [("Deny", "stay-in", False)]
-    assert passing == [("Inbound", 22), ("Outbound", 9000), ("Outbound", 443)]
+    assert deciding["Inbound", 9000] == [("Allow", "some-may", True), ("Deny", "no-tunnel", False)]
+    assert deciding["Inbound", 22] == [("Allow", "AllowVnetInBound", False)]
+    assert deciding["Outbound", 22] == [("Deny", "stay-in", False)]
+    assert allowed_flows == [("Inbound", 22), ("Outbound", 9000), ("Outbound", 443)]
     assert decisions(result, "source")["Inbound", 443] == [
         ("Deny", "half-a-subnet", ["10.0.192.0/18"]),
         ("Allow", "AllowVnetInBound", ["10.0.128.0/18"]),
@@ -899,8 +909,8 @@ def test_info_between_two_prefixes(world, run):
         "destination_address_prefixes": ["10.0.128.8/31"],
         "ports": [{"port": 53, "protocol": "Udp"}],
     }
-    for where in (args, {"network_security_groups": [nsg]}):
-        result = run({**where, **ends}, "nsg_rules_info")
+    for scope in (args, {"network_security_groups": [nsg]}):
+        result = run({**scope, **ends}, "nsg_rules_info")
         assert decisions(result, "source", "destination")["Inbound", 53] == [
             ("Deny", "keep-out", ["10.0.128.7/32"], ["10.0.128.9/32"]),
             ("Allow", "AllowVnetInBound", ["10.0.128.7/32"], ["10.0.128.8/32"]),
@@ -912,7 +922,7 @@ def test_info_between_two_prefixes(world, run):
 
 
 def test_info_of_subnet_and_interface(world, run):
-    """Traffic must pass both."""
+    """Traffic must pass both network security groups."""
     on_subnet, on_nic = world.nsg("on-subnet"), world.nsg("on-nic", DENY)
     (subnet,) = world.subnets("demo-vnet", ([WORKERS], on_subnet))
     args = {"virtual_machines": [world.machine("w", subnet, nsg=on_nic)]}

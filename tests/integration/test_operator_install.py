@@ -1,8 +1,8 @@
 """The role operator_install, its upgrade and its teardown, against stand-ins for OLM, MCO and the operator.
 
-In the order of a cluster's life: with objects of another installation, installed, upgraded, removed, and then failing.
-test_site.py and test_teardown.py have the installation on a bare cluster, its dry run, and its removal; test_upgrade.py
-has the dry run and the second run of the upgrade.
+The tests depend on their order: objects of another installation exist, then the operator is installed, upgraded and
+removed, and then installations fail. test_site.py and test_teardown.py have the installation on a bare cluster, its dry
+run, and its removal; test_upgrade.py has the dry run and the second run of the upgrade.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failur
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 WORKERS = openshift.imagined_workers(3)
-HERE = ("-n", OPERATOR_NAMESPACE)
+NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)
 MARK = "app.kubernetes.io/part-of=osc.peerpods"
 VARIABLES = {
     "cluster_prerequisites_cluster": {"platform": "AWS", "region": aws.REGION},
@@ -45,13 +45,13 @@ def manual(version: str = "") -> dict:
 
 
 class Role(RoleAlone):
-    def run_with(self, more: dict | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-e", json.dumps(more or {}), *arguments)
+    def run_with(self, variables: dict | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-e", json.dumps(variables or {}), *arguments)
 
-    def succeeds(self, more: dict | None = None) -> subprocess.CompletedProcess[str]:
-        ran = self.run_with(more)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran
+    def succeeds(self, variables: dict | None = None) -> subprocess.CompletedProcess[str]:
+        completed = self.run_with(variables)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed
 
 
 def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
@@ -61,15 +61,15 @@ def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
 def labelled(cluster: Cluster) -> set[str]:
     """The objects with the label of the collection."""
     kinds = "namespaces,operatorgroups,subscriptions,clusterserviceversions,configmaps,secrets,kataconfigs"
-    found = cluster.get(kinds, "-A", "-l", MARK)["items"]
-    return {f"{item['kind']}/{item['metadata']['name']}" for item in found}
+    labelled_objects = cluster.get(kinds, "-A", "-l", MARK)["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}" for item in labelled_objects}
 
 
 def plans(cluster: Cluster) -> list[tuple[str, bool]]:
     """The CSV of each InstallPlan, and whether the plan is approved."""
     return [
         (name, plan["spec"]["approved"])
-        for plan in cluster.get("installplans", *HERE)["items"]
+        for plan in cluster.get("installplans", *NAMESPACE_ARGS)["items"]
         for name in plan["spec"]["clusterServiceVersionNames"]
     ]
 
@@ -89,12 +89,12 @@ def all_objects(cluster: Cluster) -> dict:
         "secrets,kataconfigs,peerpodconfigs,machineconfigpools,runtimeclasses,nodes"
     )
     return {
-        f"{one['kind']}/{one['metadata'].get('namespace')}/{one['metadata']['name']}": [
-            one["metadata"].get("labels"),
-            one.get("spec"),
-            one.get("data"),
+        f"{item['kind']}/{item['metadata'].get('namespace')}/{item['metadata']['name']}": [
+            item["metadata"].get("labels"),
+            item.get("spec"),
+            item.get("data"),
         ]
-        for one in cluster.get(kinds, "-A")["items"]
+        for item in cluster.get(kinds, "-A")["items"]
     }
 
 
@@ -117,7 +117,11 @@ def existing_objects(cluster: Cluster) -> dict:
             "data": {"deploymentMode": "MachineConfig", "confidential": "false"},
         },
     )
-    wait_for("the CA of every namespace", lambda: "kube-root-ca.crt" in names(cluster, "configmaps", *HERE), seconds=30)
+    wait_for(
+        "the CA of every namespace",
+        lambda: "kube-root-ca.crt" in names(cluster, "configmaps", *NAMESPACE_ARGS),
+        seconds=30,
+    )
     return all_objects(cluster)
 
 
@@ -179,14 +183,14 @@ class TestBeforeAnything:
 
 
 class TestManualApproval:
-    def test_a_plan_that_was_not_requested_is_left_alone(self, role: Role):
+    def test_an_install_plan_that_was_not_requested_is_not_approved(self, role: Role):
         message = failure_message(role.run_with(manual()))
         assert f"waits for approval. It installs {LATEST_CSV}, and no version is requested" in message
         assert "operator_install_starting_csv" in message
         assert plans(role.cluster) == [(LATEST_CSV, False)]
 
     def test_only_the_requested_version_is_approved(self, role: Role):
-        """And a node that cannot be rolled ends the wait immediately, with its reason."""
+        """A node that cannot be rolled ends the wait immediately, and its reason is reported."""
         last = WORKERS[-1].name
         role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
         try:
@@ -201,26 +205,26 @@ class TestManualApproval:
         assert (LATEST_CSV, False) in plans(role.cluster)
 
     def test_the_installation_resumes_and_reports_its_progress(self, role: Role):
-        wanted = {
+        settings = {
             "operator_install_tags": {"team": "a", "cost": "b"},
             "operator_install_feature_gates": {"confidential": False},
         }
-        ran = role.succeeds({**manual("1.7.0"), **wanted})
-        assert f"{csv('1.7.0')} is Succeeded" in ran.stderr
-        assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in ran.stderr
-        data = role.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+        completed = role.succeeds({**manual("1.7.0"), **settings})
+        assert f"{csv('1.7.0')} is Succeeded" in completed.stderr
+        assert "3 of 3 nodes run kata; MachineConfigPool kata-oc: 3 of 3 updated" in completed.stderr
+        data = role.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]
         assert data["TAGS"] == "team=a,cost=b"
-        assert "with older settings than" not in ran.stdout
-        gates = role.cluster.get("configmap", "osc-feature-gates", *HERE)["data"]
+        assert "with older settings than" not in completed.stdout
+        gates = role.cluster.get("configmap", "osc-feature-gates", *NAMESPACE_ARGS)["data"]
         assert gates == {"confidential": "false", "deploymentMode": "MachineConfig"}
 
     def test_a_second_run_changes_nothing(self, role: Role):
         """The next version is available by now and waits for an approval."""
         following = (csv("1.8.0"), False)
         wait_for("the next InstallPlan", lambda: following in plans(role.cluster), seconds=20)
-        ran = role.succeeds(manual("1.7.0"))
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-        assert "with older settings than" not in ran.stdout
+        completed = role.succeeds(manual("1.7.0"))
+        assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
+        assert "with older settings than" not in completed.stdout
         assert following in plans(role.cluster)
 
     def test_created_objects_are_labelled_and_existing_objects_are_not(self, role: Role):
@@ -245,15 +249,15 @@ class TestUpgrade:
                 f"node/{worker.name}",
                 {key: {"kata.peerpods.io/vm": "10"} for key in ("capacity", "allocatable")},
             )
-        ran = upgrade.succeeds()
-        assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in ran.stdout
-        assert f"{csv('1.8.0')}) is RequiresApproval" in ran.stderr
-        assert f"{csv('1.8.1')} is Succeeded" in ran.stderr
-        assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
+        completed = upgrade.succeeds()
+        assert f"From {csv('1.7.0')} to {csv('1.8.1')}; the channel has {csv('1.8.0')} on the way" in completed.stdout
+        assert f"{csv('1.8.0')}) is RequiresApproval" in completed.stderr
+        assert f"{csv('1.8.1')} is Succeeded" in completed.stderr
+        assert artifacts(completed.stdout) == {"peerpods_upgrade": {"from": "1.7.0", "to": "1.8.1"}}
         # One plan is left from the test in which no version was requested.
         approved = [csv("1.7.0"), csv("1.8.0"), LATEST_CSV]
         assert sorted(plans(upgrade.cluster)) == sorted([(LATEST_CSV, False), *((name, True) for name in approved)])
-        assert names(upgrade.cluster, "clusterserviceversions", *HERE) == [LATEST_CSV]
+        assert names(upgrade.cluster, "clusterserviceversions", *NAMESPACE_ARGS) == [LATEST_CSV]
 
     def test_the_upgrade_rolled_the_nodes_again(self, upgrade: Role):
         nodes = upgrade.cluster.get("nodes", "-l", "node-role.kubernetes.io/kata-oc")["items"]
@@ -280,9 +284,9 @@ class TestTeardown:
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
-        # With the pod gone, the operator may have let the nodes go before this begins to wait for it.
-        ran = teardown.succeeds()
-        assert "OperatorGroup/a-consoles" in ran.stdout
+        # After the deletion of the pod, the operator may have released the nodes before this run begins to wait.
+        completed = teardown.succeeds()
+        assert "OperatorGroup/a-consoles" in completed.stdout
         assert labelled(teardown.cluster) == set()
         wait_for("what belonged to it to go", lambda: all_objects(teardown.cluster) == existing_objects, seconds=30)
 
@@ -293,7 +297,7 @@ class TestAutomaticApproval:
         assert f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout" in message
         assert "OLM does not repeat" in message
         for kind in ("subscriptions", "clusterserviceversions"):
-            role.cluster.kubectl("delete", kind, "--all", *HERE)
+            role.cluster.kubectl("delete", kind, "--all", *NAMESPACE_ARGS)
 
     def test_a_bundle_that_cannot_be_unpacked_is_reported(self, cluster: Cluster, run_module: Callable[..., dict]):
         cluster.apply(
@@ -314,11 +318,11 @@ class TestAutomaticApproval:
             result = run_module("operator_wait", {"wait_for": "operator", "kubeconfig": str(cluster.kubeconfig)})
             return result["progress"]
 
-        found = wait_for("a problem", lambda: (now := progress())["problem"] and now, seconds=30)
-        assert "failed: bundle unpacking failed. Reason: DeadlineExceeded" in found["problem"]
-        assert "OLM does not repeat" in found["remedy"]
+        failed = wait_for("a problem", lambda: (now := progress())["problem"] and now, seconds=30)
+        assert "failed: bundle unpacking failed. Reason: DeadlineExceeded" in failed["problem"]
+        assert "OLM does not repeat" in failed["remedy"]
         for kind in ("subscriptions", "installplans"):
-            cluster.kubectl("delete", kind, "--all", *HERE)
+            cluster.kubectl("delete", kind, "--all", *NAMESPACE_ARGS)
 
     def test_a_version_that_olm_replaces_by_itself_is_accepted(self, role: Role):
         """With automatic approvals OLM installs the newest version, and no run waits for another one."""

@@ -64,35 +64,35 @@ def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
 
 
 def test_concurrent_writes_of_the_kubelet_and_removed_nodes_are_tolerated(cluster, run_module, nodes):
-    ours, gone = "capacity-ours", "capacity-gone"
-    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": gone}})
+    owned, deleted = "capacity-ours", "capacity-gone"
+    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": deleted}})
     advertise = json.dumps({"status": {"capacity": {RESOURCE: "3"}}})
     cluster.kubectl(
         "patch",
         "node",
-        gone,
+        deleted,
         "--subresource=status",
         "--type=merge",
         "--field-manager=peerpods-node-capacity",
         "-p",
         advertise,
     )
-    others = {
-        ours: ("label", "node", ours, "written=meanwhile"),
-        gone: ("delete", "node", gone),
+    other_writes = {
+        owned: ("label", "node", owned, "written=meanwhile"),
+        deleted: ("delete", "node", deleted),
     }
 
     def intervene(method, path):
-        other = next((one for name, one in others.items() if f"/{name}/status" in path), None)
-        if method == "PATCH" and other:
-            del others[other[2]]
-            cluster.kubectl(*other)
+        other_write = next((write for name, write in other_writes.items() if f"/{name}/status" in path), None)
+        if method == "PATCH" and other_write:
+            del other_writes[other_write[2]]
+            cluster.kubectl(*other_write)
 
     kubeconfig = cluster.user_kubeconfig("capacity-race", "system:masters")
     with between(cluster, kubeconfig, intervene) as url:
         args = {"host": url, "api_key": "any", "resource": RESOURCE}
         result = run_module("peerpod_capacity", args)
     assert not result.get("failed"), result
-    assert result["nodes"] == [ours]
-    assert others == {}
-    assert RESOURCE not in cluster.get("node", ours)["status"].get("capacity", {})
+    assert result["nodes"] == [owned]
+    assert other_writes == {}
+    assert RESOURCE not in cluster.get("node", owned)["status"].get("capacity", {})

@@ -192,13 +192,13 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
             "data": data,
         }
     )
-    found = read("peerpod-info", "system:masters")
-    assert found["bounds"] == {"instance-quota": 2, "subnet-addresses": 59}
-    assert (found["limit"], found["slots"], found["cloud_bound"]) == (3, 2, "instance-quota")
-    assert found["advertised_nodes"] == 0
+    facts = read("peerpod-info", "system:masters")
+    assert facts["bounds"] == {"instance-quota": 2, "subnet-addresses": 59}
+    assert (facts["limit"], facts["slots"], facts["cloud_bound"]) == (3, 2, "instance-quota")
+    assert facts["advertised_nodes"] == 0
 
-    none = read("peerpod-info", "system:masters", name="another")
-    assert (none["bounds"], none["slots"], none["advertised_nodes"]) == ({}, 3, 1)
+    no_pools = read("peerpod-info", "system:masters", name="another")
+    assert (no_pools["bounds"], no_pools["slots"], no_pools["advertised_nodes"]) == ({}, 3, 1)
 
     details = run_module(
         "peerpod_info",

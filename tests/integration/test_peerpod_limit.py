@@ -126,9 +126,9 @@ def test_only_the_limit_is_changed(cluster, set_limit):
     # The limit does not fall below any node's usage, so pods are not listed.
     assert [verb for verb, _ in requests_of(cluster, "limit-raise")] == ["list"] * 4 + ["patch"]
 
-    again = set_limit("20", user="limit-again")
-    assert not again["changed"]
-    assert (again["before"], again["after"]) == (20, 20)
+    second_result = set_limit("20", user="limit-again")
+    assert not second_result["changed"]
+    assert (second_result["before"], second_result["after"]) == (20, 20)
     assert [verb for verb, _ in requests_of(cluster, "limit-again")] == ["list"] * 4
 
 
@@ -162,10 +162,10 @@ def test_waits_by_one_watch_until_every_node_advertises_the_limit(cluster, set_l
     ]
 
 
-def test_a_quantity_with_a_suffix_is_the_number_it_stands_for(cluster, set_limit):
+def test_a_quantity_with_a_suffix_is_read_as_a_number(cluster, set_limit):
     advertise(cluster, dict.fromkeys(NODES, 2000))
-    shown = cluster.get("node", "limit-a")["status"]["allocatable"][RESOURCE]
-    assert shown == "2k"
+    allocatable = cluster.get("node", "limit-a")["status"]["allocatable"][RESOURCE]
+    assert allocatable == "2k"
     assert set_limit(2000, wait=True, wait_timeout=20)["advertised_nodes"] == 2
 
 
@@ -182,15 +182,15 @@ def test_a_timeout_reports_what_each_lagging_node_advertises(cluster, set_limit)
 
 
 def test_a_watch_that_keeps_breaking_is_replaced_by_a_few_lists(cluster, config, set_limit):
-    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
-    seen = []
+    expired = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+    watches = []
 
     def intervene(method, path):
         if "watch=true" in path:
-            seen.append(path)
-            # By the next list one more node has arrived.
-            advertise(cluster, {NODES[len(seen) - 1]: 30})
-            return 200, json.dumps(gone).encode() + b"\n"
+            watches.append(path)
+            # By the next list, one more node advertises the limit.
+            advertise(cluster, {NODES[len(watches) - 1]: 30})
+            return 200, json.dumps(expired).encode() + b"\n"
         return None
 
     kubeconfig = cluster.user_kubeconfig("limit-cut", "system:masters")
@@ -198,17 +198,17 @@ def test_a_watch_that_keeps_breaking_is_replaced_by_a_few_lists(cluster, config,
         result = set_limit(30, host=url, api_key="any", wait=True, wait_timeout=30)
     assert result["advertised_nodes"] == 2, result
     nodes_lists = [path for verb, path in requests_of(cluster, "limit-cut") if verb == "list" and "nodes" in path]
-    assert len(nodes_lists) == 1 + len(seen) == 3
+    assert len(nodes_lists) == 1 + len(watches) == 3
 
 
 def another_writes_before_the_first(cluster, method: str):
     """Write once between a run's read and its write by `method`."""
-    others = iter([{"instanceType": "m6i.large", "limit": "15"}])
+    other_specs = iter([{"instanceType": "m6i.large", "limit": "15"}])
 
-    def intervene(asked, path):
-        other = next(others, None) if asked == method else None
-        if other:
-            cluster.merge("peerpodconfig/ours", {"spec": other}, NAMESPACE)
+    def intervene(request_method, path):
+        other_spec = next(other_specs, None) if request_method == method else None
+        if other_spec:
+            cluster.merge("peerpodconfig/ours", {"spec": other_spec}, NAMESPACE)
 
     return intervene
 
@@ -287,7 +287,7 @@ def test_a_missing_operator_is_reported_with_the_role_that_installs_it(cluster, 
 
 @pytest.fixture
 def adaptor(cluster, config):
-    """The one DaemonSet of cloud-api-adaptor, as operators 1.7 and 1.8 leave it: of the PeerPodConfig written last."""
+    """The only DaemonSet of cloud-api-adaptor in 1.7 and 1.8. The PeerPodConfig that was written last owns it."""
     owner = cluster.get("peerpodconfig", config, "-n", NAMESPACE)
     labels = {"name": "peerpodconfig-ctrl-caa-daemon"}
     cluster.apply(
@@ -331,9 +331,9 @@ def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit)
         assert "no peer pod can start on limit-a any more" in result["msg"]
         assert f"would be lost: {NAMESPACE}/peer-0, {NAMESPACE}/peer-1" in result["msg"]
         assert "ends in _disruption) to wait" in result["msg"]
-    gone = set_limit(None, state="absent")
-    assert gone["failed"]
-    assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in gone["msg"]
+    removal = set_limit(None, state="absent")
+    assert removal["failed"]
+    assert "owns the DaemonSet of cloud-api-adaptor, which is deleted with it" in removal["msg"]
     assert cluster.get("peerpodconfigs", "-n", NAMESPACE)["items"] == before
     # A change of its own limit does not move cloud-api-adaptor.
     assert set_limit(9, check=True)["changed"]
@@ -347,21 +347,21 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
     cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
     try:
         own = {"name": "own", "node_selector": {"pool": "limit-own"}}
-        shown = set_limit(None, check=True, diff=True, **own)
-        assert (shown["changed"], shown["before"], shown["after"]) == (True, None, 10)
-        made = {
+        predicted = set_limit(None, check=True, diff=True, **own)
+        assert (predicted["changed"], predicted["before"], predicted["after"]) == (True, None, 10)
+        created_spec = {
             "cloudSecretName": "peer-pods-secret",
             "configMapName": "peer-pods-cm",
             "limit": "10",
             "nodeSelector": {"pool": "limit-own"},
         }
-        assert shown["diff"] == {"before": {}, "after": {"spec": made}}
+        assert predicted["diff"] == {"before": {}, "after": {"spec": created_spec}}
         assert "own" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
 
         result = set_limit(None, user="limit-create", wait=True, wait_timeout=30, **own)
         assert result["changed"]
         assert [node["name"] for node in result["nodes"]] == ["limit-b"]
-        assert spec_of(cluster, "own") == made
+        assert spec_of(cluster, "own") == created_spec
         verbs = [verb for verb, _path in requests_of(cluster, "limit-create")]
         assert verbs == ["list"] * 3 + ["get", "list", "list", "create"]
         assert not set_limit(None, **own)["changed"]
@@ -369,7 +369,7 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
         fields = {"instance_type": "r6i.large", "config_map_name": "other-cm"}
         changed = set_limit(None, user="limit-fields", diff=True, name="own", **fields)
         assert spec_of(cluster, "own") == {
-            **made,
+            **created_spec,
             "instanceType": "r6i.large",
             "configMapName": "other-cm",
         }
@@ -384,11 +384,11 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
         before = spec_of(cluster, "own")
         assert set_limit(None, check=True, **removal)["changed"]
         assert spec_of(cluster, "own") == before
-        late = set_limit(None, wait=True, wait_timeout=1, **removal)
-        assert late["failed"]
-        assert "still advertise peer pods: limit-b shows 10." in late["msg"]
-        assert (late["changed"], late["before"], late["after"]) == (True, 10, None)
-        assert late["advertised_nodes"] == 1
+        timed_out = set_limit(None, wait=True, wait_timeout=1, **removal)
+        assert timed_out["failed"]
+        assert "still advertise peer pods: limit-b shows 10." in timed_out["msg"]
+        assert (timed_out["changed"], timed_out["before"], timed_out["after"]) == (True, 10, None)
+        assert timed_out["advertised_nodes"] == 1
         assert not set_limit(None, **removal)["changed"]
     finally:
         cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")

@@ -1,6 +1,6 @@
 """peerpod_limit and peerpod_info where the operator is of the second generation, on a real API server.
 
-The objects of the operator are made by hand, in namespaces of these tests; the stand-in for the operator runs
+The tests create the objects of the operator in their own namespaces; the stand-in for the operator runs
 in the tests of the roles.
 """
 
@@ -64,7 +64,7 @@ def workload(kind: str, name: str, namespace: str, **spec: object) -> dict:
 
 
 def pod(name: str, node: str, labels: dict | None = None, **spec: object) -> dict:
-    """Bound to its node, as the scheduler leaves it; by default one of the DaemonSet, whose controller adopts it."""
+    """A pod that is bound to its node. By default, the controller of the DaemonSet adopts it."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -82,7 +82,7 @@ def pod(name: str, node: str, labels: dict | None = None, **spec: object) -> dic
 
 
 def advertise(cluster, slots: int, *nodes: str) -> None:
-    # There is no kubelet: without its heartbeat the controller-manager soon takes the node for Unknown.
+    # There is no kubelet: without its heartbeat, the controller-manager soon sets the node's condition to Unknown.
     heartbeat = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name in nodes or NODES:
         set_status(
@@ -208,9 +208,9 @@ class TestWithTheAgent:
             "create",
         ]
 
-        again = run(20, user="second-again", name="default")
-        assert not again["changed"]
-        # With an entry of its own, the operator's settings are not read.
+        second_result = run(20, user="second-again", name="default")
+        assert not second_result["changed"]
+        # If peerpods-limits has an entry for the pool, the operator's settings are not read.
         assert [verb for verb, _path in requests_of(cluster, "second-again")] == [
             *("list", "list", "list", "get", "get", "list"),
         ]
@@ -220,10 +220,10 @@ class TestWithTheAgent:
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, foreign="text"))
         cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
         memory = {"name": "memory", "node_selector": {"example.com/pool": "memory"}}
-        made = run(4, user="second-pool", **memory)
-        assert not made.get("failed"), made
-        assert (made["before"], made["after"], made["pool"]) == (None, 4, "memory")
-        assert [node["name"] for node in made["nodes"]] == ["second-b"]
+        created = run(4, user="second-pool", **memory)
+        assert not created.get("failed"), created
+        assert (created["before"], created["after"], created["pool"]) == (None, 4, "memory")
+        assert [node["name"] for node in created["nodes"]] == ["second-b"]
         assert limits_of(cluster)["data"] == {
             "foreign": "text",
             "memory": '{"limit":4,"nodeSelector":{"example.com/pool":"memory"}}',
@@ -269,12 +269,12 @@ class TestWithTheAgent:
 
     def test_a_write_fails_if_the_object_has_changed(self, cluster, run):
         assert run(20)["changed"]
-        others = iter(['{"limit":15}'])
+        other_entries = iter(['{"limit":15}'])
 
         def intervene(method, path):
-            other = next(others, None) if method == "PATCH" else None
-            if other:
-                cluster.merge("configmap/peerpods-limits", {"data": {"default": other}}, AGENT_NAMESPACE)
+            other_entry = next(other_entries, None) if method == "PATCH" else None
+            if other_entry:
+                cluster.merge("configmap/peerpods-limits", {"data": {"default": other_entry}}, AGENT_NAMESPACE)
 
         kubeconfig = cluster.user_kubeconfig("second-race", "system:masters")
         with between(cluster, kubeconfig, intervene) as url:
@@ -304,13 +304,13 @@ class TestWithTheAgent:
             3,
             "PeerPodConfig",
         )
-        # Also where it is the same: then the PeerPodConfig may be deleted.
+        # An entry is written even if the limit is the same, so that the PeerPodConfig can be deleted.
         moved = run(3, name="left")
         assert (moved["changed"], moved["store"]) == (True, limits_key("left"))
         assert not run(3, name="left")["changed"]
         assert run(5, name="left")["store"] == limits_key("left")
-        left = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
-        assert left["spec"] == spec
+        left_config = cluster.get("peerpodconfig", "left", "-n", NAMESPACE)
+        assert left_config["spec"] == spec
         removed = run(name="left", state="absent")
         assert (removed["changed"], removed["before"]) == (True, 5)
         assert limits_of(cluster).get("data", {}) == {}
@@ -329,7 +329,7 @@ class TestWithTheAgent:
         assert "PeerPodConfig" not in result["msg"]
 
     def test_a_node_that_is_down_is_not_an_error(self, cluster, run):
-        """Its cloud-api-adaptor is not Ready either, so that it has no free slot."""
+        """The cloud-api-adaptor of this node is not Ready either, so the node has no free slot."""
         down = [{"type": "Ready", "status": "Unknown"}]
         for is_down in (True, False):
             advertise(cluster, 10, "second-a")
@@ -401,7 +401,7 @@ class TestWithoutTheAgent:
         assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
 
     def test_only_a_node_that_lags_is_restarted(self, cluster, run):
-        """Its CAA has started with the limit, and another program has written since, such as an agent that was removed."""
+        """Its CAA has started with the limit, but then another program, such as a removed agent, wrote the node."""
         cluster.apply(config_map("peer-pods-cm", PEERPODS_LIMIT_PER_NODE="010"))
         of_template = {**LABEL, "pod-template-generation": "1"}
         cluster.apply(*(pod(f"caa-{name}", name, of_template) for name in NODES))
@@ -432,7 +432,7 @@ class TestWithoutTheAgent:
         assert restored["data"] == {"caaUpdateStrategy": "RollingUpdate", "other": "true"}
         assert not run(10)["changed"]
 
-    def test_a_strategy_is_restored_where_cloud_api_adaptor_is_gone(self, cluster, run_module):
+    def test_a_strategy_is_restored_without_cloud_api_adaptor(self, cluster, run_module):
         cluster.kubectl("delete", "daemonset", "osc-caa-ds", "-n", NAMESPACE, "--cascade=orphan")
         gates = config_map("osc-feature-gates", caaUpdateStrategy="OnDelete", other="true")
         gates["metadata"]["annotations"] = {"osc.peerpods/caa-update-strategy": ""}
@@ -451,14 +451,14 @@ class TestWithoutTheAgent:
         assert restored["data"] == {"other": "true"}
 
     def test_a_play_can_set_whether_the_agent_is_deployed(self, cluster, run):
-        """Its check mode has not deployed it."""
+        """In check mode, the role has not deployed the agent."""
         planned = run(20, check=True, agent_deployed=True)
         assert (planned["store"], planned["adaptor"]) == (limits_key("default"), None)
         planned = run(20, check=True, agent_deployed=False)
         assert (planned["store"], planned["adaptor"]["daemon_set"]) == (SETTINGS, "osc-caa-ds")
 
     def test_an_entry_that_nothing_enforces_is_removed(self, cluster, run):
-        """It would count again if the agent were deployed once more."""
+        """Otherwise the entry would apply again if the agent were deployed later."""
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, default='{"limit":20}'))
         result = run(state="absent")
         assert (result["changed"], result["before"], result["after"]) == (True, 10, 10)
@@ -520,7 +520,7 @@ def readers(cluster):
 
 
 def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, readers):
-    """Not even ClusterServiceVersions, DaemonSets or PeerPodConfigs: the key in peer-pods-cm shows enough."""
+    """The key in peer-pods-cm is sufficient without ClusterServiceVersions, DaemonSets and PeerPodConfigs."""
     user = "second-viewer"
     readers(user)
     grant(cluster, user, None, "list", "nodes")

@@ -1,4 +1,5 @@
-"""The role policy on the real API server: where peer pods may be created, and the messages elsewhere.
+"""The role policy on the real API server: the namespaces in which peer pods may be created, and the messages in other
+namespaces.
 
 The tests depend on their order: no policy, Deny, Warn, Audit, removal.
 """
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.integration
 # A RuntimeClass of this file, so that the policy does not match peer pods of other tests.
 RUNTIME_CLASS = "kata-policy-role"
 LABEL = {"osc.peerpods.io/peer-pods": "allowed"}
-LABELLED, NAMED, OTHER = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
-REFUSAL = f"Peer pods may not be created in namespace {OTHER}: "
+LABELLED, NAMED, UNLISTED = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
+REFUSAL = f"Peer pods may not be created in namespace {UNLISTED}: "
 AUDITED = "validation.policy.admission.k8s.io/validation_failure"
 KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 
@@ -33,9 +34,9 @@ KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 class Role(RoleAlone):
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run the role with `variables` and those of this test; returns its output."""
-        ran = self.run("-e", json.dumps(variables), *arguments)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run("-e", json.dumps(variables), *arguments)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def fail(self, **variables: object) -> str:
         """Run the role with `variables` and those of this test; returns the message of its failure."""
@@ -43,8 +44,8 @@ class Role(RoleAlone):
 
     def policy_objects(self) -> dict[str, dict]:
         """The policies and bindings of the collection, by kind and name."""
-        found = self.cluster.get(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]
-        return {f"{item['kind']} {item['metadata']['name']}": item for item in found}
+        items = self.cluster.get(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")["items"]
+        return {f"{item['kind']} {item['metadata']['name']}": item for item in items}
 
     def create(self, namespace: str, body: dict, path: str = "api/v1") -> tuple[int, str, str]:
         """Create an object in a dry run; returns (status, message, warning)."""
@@ -95,7 +96,7 @@ def role(cluster: Cluster) -> Iterator[Role]:
                 "kind": "Namespace",
                 "metadata": {"name": name, "labels": LABEL if name == LABELLED else {}},
             }
-            for name in (LABELLED, NAMED, OTHER)
+            for name in (LABELLED, NAMED, UNLISTED)
         ),
         {
             "apiVersion": "node.k8s.io/v1",
@@ -108,7 +109,7 @@ def role(cluster: Cluster) -> Iterator[Role]:
     yield Role(cluster, None, {}, list, variables, ROOT / "playbooks/policy.yml")
     cluster.kubectl("delete", KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")
     cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "namespace", "--wait=false", LABELLED, NAMED, OTHER)
+    cluster.kubectl("delete", "namespace", "--wait=false", LABELLED, NAMED, UNLISTED)
 
 
 class TestBefore:
@@ -134,23 +135,23 @@ class TestBefore:
         """The response of an API server before Kubernetes 1.30."""
         group = "/apis/admissionregistration.k8s.io/v1"
 
-        def without(_method: str, path: str):
+        def hide_policies(_method: str, path: str):
             if path == group:
                 return 200, b'{"kind": "APIResourceList", "resources": []}'
             return (404, b"{}") if path.startswith(f"{group}/validating") else None
 
         old = {"K8S_AUTH_KUBECONFIG": None, "K8S_AUTH_API_KEY": "any"}
-        with between(cluster, cluster.kubeconfig, without) as url, role.unchanged():
-            ran = role.run(K8S_AUTH_HOST=url, **old)
-            gone = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
-        assert "does not serve ValidatingAdmissionPolicy" in failure_message(ran)
-        assert "OpenShift 4.17" in failure_message(ran)
-        assert NOTHING_CHANGED.search(gone.stdout)
+        with between(cluster, cluster.kubeconfig, hide_policies) as url, role.unchanged():
+            completed = role.run(K8S_AUTH_HOST=url, **old)
+            removal = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)
+        assert "does not serve ValidatingAdmissionPolicy" in failure_message(completed)
+        assert "OpenShift 4.17" in failure_message(completed)
+        assert NOTHING_CHANGED.search(removal.stdout)
 
 
 @pytest.fixture(scope="module")
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
-    """The output of the installation, where a system namespace is labelled, too."""
+    """The output of the installation. A system namespace has the label as well."""
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
     yield role.succeed()
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
@@ -166,7 +167,7 @@ class TestDeny:
         assert role.create_pod(namespace) == (201, "", "")
 
     def test_a_peer_pod_elsewhere_is_rejected_with_the_reason(self, role: Role):
-        status, message, _ = role.create_pod(OTHER)
+        status, message, _ = role.create_pod(UNLISTED)
         assert status == 403
         assert message.endswith(
             f"{REFUSAL}RuntimeClass {RUNTIME_CLASS} is allowed in namespaces with the labels "
@@ -175,16 +176,16 @@ class TestDeny:
         )
 
     def test_other_pods_are_never_rejected(self, role: Role):
-        assert role.create_pod(OTHER, None) == (201, "", "")
+        assert role.create_pod(UNLISTED, None) == (201, "", "")
 
     def test_no_label_opens_a_system_namespace(self, role: Role):
         assert role.create_pod("kube-public")[0] == 403
 
     def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
-        cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods=allowed")
-        wait_for("the label", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
-        cluster.kubectl("label", "namespace", OTHER, "osc.peerpods.io/peer-pods-")
-        wait_for("the label to go", lambda: role.create_pod(OTHER)[0] == 403, seconds=10)
+        cluster.kubectl("label", "namespace", UNLISTED, "osc.peerpods.io/peer-pods=allowed")
+        wait_for("the label", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
+        cluster.kubectl("label", "namespace", UNLISTED, "osc.peerpods.io/peer-pods-")
+        wait_for("the label to go", lambda: role.create_pod(UNLISTED)[0] == 403, seconds=10)
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
         """The API server rejects such updates itself, so the policy does not match updates."""
@@ -211,16 +212,16 @@ class TestDeny:
     def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
         """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
-        # The role verifies the policy of pods; the other binding takes effect some time later.
-        wait_for("a warning", lambda: role.create(OTHER, body, "apis/apps/v1")[2], seconds=10)
-        status, _, warned = role.create(OTHER, body, "apis/apps/v1")
+        # The role verifies the policy of pods only. The binding for workloads takes effect some time later.
+        wait_for("a warning", lambda: role.create(UNLISTED, body, "apis/apps/v1")[2], seconds=10)
+        status, _, warned = role.create(UNLISTED, body, "apis/apps/v1")
         assert status == 201
         assert REFUSAL in warned
         assert "Pods of this workload will be rejected." in warned
-        cluster.apply({**body, "metadata": {"name": "refused", "namespace": OTHER}})
+        cluster.apply({**body, "metadata": {"name": "refused", "namespace": UNLISTED}})
 
         def is_rejected() -> bool:
-            events = cluster.get("events", "-n", OTHER)["items"]
+            events = cluster.get("events", "-n", UNLISTED)["items"]
             return any(
                 event["reason"] == "FailedCreate"
                 and event["involvedObject"]["kind"] == "ReplicaSet"
@@ -231,9 +232,9 @@ class TestDeny:
         wait_for("the ReplicaSet's event", is_rejected, seconds=30)
 
     def test_only_workloads_of_peer_pods_elsewhere_get_a_warning(self, role: Role):
-        warned = role.create(OTHER, workload("CronJob"), "apis/batch/v1")[2]
+        warned = role.create(UNLISTED, workload("CronJob"), "apis/batch/v1")[2]
         assert REFUSAL in warned
-        for namespace, runtime_class in ((OTHER, None), (NAMED, RUNTIME_CLASS)):
+        for namespace, runtime_class in ((UNLISTED, None), (NAMED, RUNTIME_CLASS)):
             for kind, path in (("Deployment", "apis/apps/v1"), ("CronJob", "apis/batch/v1")):
                 created = role.create(namespace, workload(kind, runtime_class), path)
                 assert created == (201, "", "")
@@ -246,16 +247,16 @@ class TestDeny:
             )
 
         wait_for("the type checker", checked, seconds=30)
-        found = [item.get("status", {}).get("typeChecking") for item in role.policy_objects().values()]
-        assert [warnings for warnings in found if warnings] == []
+        type_checks = [item.get("status", {}).get("typeChecking") for item in role.policy_objects().values()]
+        assert [warnings for warnings in type_checks if warnings] == []
 
     def test_a_second_run_changes_nothing(self, role: Role):
         assert NOTHING_CHANGED.search(role.succeed())
 
     def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
         """The probe runs in an allowed namespace, as if the API server had not loaded the policy yet."""
-        ran = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
-        assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(ran)
+        completed = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
+        assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(completed)
 
     def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
@@ -267,7 +268,7 @@ class TestDeny:
         selector = {"matchExpressions": requirements}
         output = role.succeed(policy_namespace_selector=selector, policy_namespaces=[])
         text = "tier in (a,b),stage notin (test),team,!closed"
-        message = role.create_pod(OTHER)[1]
+        message = role.create_pod(UNLISTED)[1]
         assert f"with the labels {text} that are not system namespaces. Ask" in message
         assert "Peer pods may be created in no namespace." in output
         cases = [
@@ -280,12 +281,12 @@ class TestDeny:
             "tier=a team=x closed=yes",
         ]
         for labels in cases:
-            cluster.kubectl("label", "namespace", OTHER, *labels.split())
-            # The evaluation by Kubernetes itself.
+            cluster.kubectl("label", "namespace", UNLISTED, *labels.split())
+            # The expected result is the evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
-            expected = 201 if OTHER in chosen else 403
-            wait_for(labels, lambda code=expected: role.create_pod(OTHER)[0] == code, seconds=10)
-            cluster.kubectl("label", "namespace", OTHER, "tier-", "team-", "stage-", "closed-")
+            expected = 201 if UNLISTED in chosen else 403
+            wait_for(labels, lambda code=expected: role.create_pod(UNLISTED)[0] == code, seconds=10)
+            cluster.kubectl("label", "namespace", UNLISTED, "tier-", "team-", "stage-", "closed-")
 
     def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
         """The role verifies the policy with the first RuntimeClass, and reports that this one is missing."""
@@ -300,11 +301,11 @@ class TestWarnAndAudit:
     def test_warn_admits_with_a_warning(self, role: Role):
         output = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
         assert "Action in other namespaces: Warn, Audit (not verified)." in output
-        wait_for("a warning", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
-        assert REFUSAL in role.create_pod(OTHER)[2]
+        wait_for("a warning", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
+        assert REFUSAL in role.create_pod(UNLISTED)[2]
 
         def warned_of_pods_that_go_in() -> bool:
-            warned = role.create(OTHER, workload("Deployment"), "apis/apps/v1")[2]
+            warned = role.create(UNLISTED, workload("Deployment"), "apis/apps/v1")[2]
             return REFUSAL in warned and "will be rejected" not in warned
 
         wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
@@ -314,12 +315,12 @@ class TestWarnAndAudit:
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
         output = role.succeed(policy_actions=["Audit"])
         assert "Action in other namespaces: Audit (not verified)." in output
-        # The warnings of Deny and Warn for workloads are gone.
+        # Audit does not have the warnings for workloads of Deny and Warn.
         assert len(role.policy_objects()) == 2
 
         def audited() -> bool:
             before = len(cluster.audit_log.read_text().splitlines())
-            created = role.create_pod(OTHER)
+            created = role.create_pod(UNLISTED)
             events = map(json.loads, cluster.audit_log.read_text().splitlines()[before:])
             failures = [
                 failure for event in events for failure in json.loads(event.get("annotations", {}).get(AUDITED, "[]"))
@@ -344,6 +345,6 @@ class TestAfter:
         teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
         teardown.succeed()
         assert role.policy_objects() == {}
-        wait_for("its end", lambda: role.create_pod(OTHER)[0] == 201, seconds=10)
+        wait_for("its end", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed(policy_state="absent"))

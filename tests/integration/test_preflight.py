@@ -1,6 +1,7 @@
 """preflight.yml: its findings on clusters with and without problems, and that it changes nothing.
 
-What each check says is in tests/unit/module_utils/_preflight/test_findings.py; here they run against real servers.
+The findings of each check are tested in tests/unit/module_utils/_preflight/test_findings.py; here, the checks run
+against real servers.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Preflight(Reporting):
     """A cluster to check, and the directory of the report."""
 
     def statuses(self) -> dict[str, str]:
-        return {check: found["status"] for check, found in self.findings().items()}
+        return {check: finding["status"] for check, finding in self.findings().items()}
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +130,19 @@ def answers(proxy: Ec2Proxy, quotas: ServiceQuotas) -> None:
 
 def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
-        ran = replace(on_aws, variables={}).run()
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = replace(on_aws, variables={}).run()
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert on_aws.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
-    for found in on_aws.findings().values():
-        assert f"{found['title']:30} {found['found']}" in ran.stdout
+    for finding in on_aws.findings().values():
+        assert f"{finding['title']:30} {finding['found']}" in completed.stdout
     assert "v1.10.1, which needs OpenShift 4.15 or newer" in on_aws.findings()["operator-version"]["found"]
     ports = on_aws.findings()["ports"]["found"]
     assert f"Not open yet: 15150/tcp of {on_aws.cloud.worker_group_id}" in ports
-    assert "ok       Cluster version" in ran.stdout
-    handed_on = artifacts(ran.stdout)["peerpods_preflight"]
+    assert "ok       Cluster version" in completed.stdout
+    published = artifacts(completed.stdout)["peerpods_preflight"]
     files = [on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")]
-    assert handed_on.pop("report") == [str(file) for file in files]
-    assert handed_on == {"errors": 0, "warnings": 0, "failed_checks": []}
+    assert published.pop("report") == [str(file) for file in files]
+    assert published == {"errors": 0, "warnings": 0, "failed_checks": []}
     assert all(file.stat().st_size for file in files)
 
 
@@ -170,8 +171,8 @@ def test_all_problems_are_reported_in_one_run(
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
-        ran = on_aws.run("-e", json.dumps(variables), **defective_cluster)
-    message = failure_message(ran)
+        completed = on_aws.run("-e", json.dumps(variables), **defective_cluster)
+    message = failure_message(completed)
     assert "6 checks failed." in message
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
@@ -194,29 +195,29 @@ def test_all_problems_are_reported_in_one_run(
     }
     assert statuses["other-webhooks"] == "warning"
     # Later jobs of a workflow can read the result of a failed preflight.
-    handed_on = artifacts(ran.stdout)["peerpods_preflight"]
-    assert (handed_on["errors"], set(handed_on["failed_checks"])) == (6, errors)
-    assert handed_on["warnings"] == list(statuses.values()).count("warning")
+    published = artifacts(completed.stdout)["peerpods_preflight"]
+    assert (published["errors"], set(published["failed_checks"])) == (6, errors)
+    assert published["warnings"] == list(statuses.values()).count("warning")
     assert statuses["ports"] == statuses["subnet-addresses"] == "ok"
     assert "operator-version" not in statuses
-    assert on_aws.findings()["other-webhooks"]["found"] in ran.stdout
+    assert on_aws.findings()["other-webhooks"]["found"] in completed.stdout
 
 
 def test_a_cluster_that_does_not_respond(on_aws: Preflight, tmp_path: Path):
     """The report is written in this case, too."""
-    ran = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
-    assert "No cluster is configured" in failure_message(ran)
+    completed = on_aws.run(K8S_AUTH_KUBECONFIG=str(tmp_path / "none"))
+    assert "No cluster is configured" in failure_message(completed)
     assert on_aws.statuses() == {"cluster": "error"}
 
 
 def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
-    """Requests of later roles are not sent here, and passed checks are not printed."""
+    """Preflight does not send requests of later roles, and does not print passed checks."""
     site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
     with site.unchanged():
-        ran = site.run()
-    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        completed = site.run()
+    assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases"]
-    assert "Cluster version" not in ran.stdout
+    assert "Cluster version" not in completed.stdout
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 @pytest.fixture(scope="module")
 def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory) -> Preflight:
-    """The same cluster, moved to Azure; a second cluster would add nothing to the tests."""
+    """The same cluster with the platform Azure. A second cluster would take time and test nothing more."""
     cloud = azure.create_cloud_side(arm, workers=3)
     cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
     cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
@@ -250,8 +251,8 @@ def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factor
 
 def test_azure_without_problems(on_azure: Preflight):
     with on_azure.unchanged():
-        ran = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     ports = on_azure.findings()["ports"]["found"]
     assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
@@ -263,11 +264,11 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "peerpodconfig_rollout_limit": 20_000,
-        # Where it comes to this one, not where it only begins with it.
+        # With manual approval this is the final version, and not the version from which OLM upgrades.
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
         "operator_install_install_plan_approval": "Manual",
         "operator_install_channel": "preview",
-        # The rules come after the one that denies what they are to let in.
+        # The priority is after that of the rule that denies this traffic.
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
     }
     with on_azure.unchanged():

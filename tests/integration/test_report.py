@@ -115,11 +115,11 @@ def nodes_with_peer_pods(cluster) -> Iterator[None]:
 @pytest.fixture
 def report(cluster, nodes_with_peer_pods, tmp_path: Path) -> RoleAlone:
     """The playbook, for a user without credentials of the cloud."""
-    nowhere = str(tmp_path / "none")
+    missing_kubeconfig = str(tmp_path / "none")
     environment = {
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": nowhere,
-        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_CONFIG_FILE": missing_kubeconfig,
+        "AWS_SHARED_CREDENTIALS_FILE": missing_kubeconfig,
     }
     playbook = Path("osc.peerpods.report")
     return RoleAlone(cluster, None, environment, list, VARIABLES, playbook, directory=tmp_path)
@@ -128,8 +128,8 @@ def report(cluster, nodes_with_peer_pods, tmp_path: Path) -> RoleAlone:
 def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     kubeconfig = str(cluster.user_kubeconfig("reporter", "system:masters"))
     with report.unchanged():
-        ran = report.run("-vvv", K8S_AUTH_KUBECONFIG=kubeconfig)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = report.run("-vvv", K8S_AUTH_KUBECONFIG=kubeconfig)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     files = {path.name: path for path in (tmp_path / "peerpods-report").iterdir()}
     assert files.keys() == {"report.html", "report.json", "report.junit.xml"}
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
@@ -140,22 +140,26 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     assert (document["cluster"]["platform"], document["cluster"]["openshift_version"]) == ("AWS", VERSION)
     assert document["operators"] == [{"name": CSV, "version": "1.8.1", "phase": "Succeeded"}]
     capacity = document["capacity"]
-    mine = [node for node in capacity["nodes"] if node["name"] in NODES]
-    assert [(n["name"], n["state"], n["used"], n["free"]) for n in mine] == [
+    nodes_of_test = [node for node in capacity["nodes"] if node["name"] in NODES]
+    assert [(n["name"], n["state"], n["used"], n["free"]) for n in nodes_of_test] == [
         ("report-a", "full", 2, 0),
         ("report-b", "in_use", 1, 1),
         ("report-c", "unused", 0, 2),
     ]
-    (config,) = [one for one in capacity["pools"] if one["namespace"] == NAMESPACE]
+    (config,) = [pool for pool in capacity["pools"] if pool["namespace"] == NAMESPACE]
     assert (config["limit"], config["slots"], config["cloud_bound"]) == (3, 2, "instance-quota")
     assert config["store"]["kind"] == "PeerPodConfig"
     assert capacity["operator"]["advertiser"] == "peerpodconfig-ctrl"
     assert (config["advertised_nodes"], config["allocatable"], config["used"]) == (3, 6, 3)
-    why = {one["name"]: (group["reason"], group["message"]) for group in capacity["pending"] for one in group["pods"]}
-    assert why["waits"][0] == "Unschedulable"
-    assert why["starts"] == ("InvalidImageName", MESSAGE.replace("\x1b", "\ufffd"))
+    reasons = {
+        pending_pod["name"]: (group["reason"], group["message"])
+        for group in capacity["pending"]
+        for pending_pod in group["pods"]
+    }
+    assert reasons["waits"][0] == "Unschedulable"
+    assert reasons["starts"] == ("InvalidImageName", MESSAGE.replace("\x1b", "\ufffd"))
 
-    assert artifacts(ran.stdout) == {
+    assert artifacts(completed.stdout) == {
         "peerpods_report": {
             "report": [str(files[f"report.{extension}"]) for extension in ("html", "json", "junit.xml")],
             "totals": capacity["totals"],
@@ -181,7 +185,7 @@ def test_the_report_of_a_cluster(cluster, report: RoleAlone, tmp_path: Path):
     # No Secret was read, and the report has no part of the credentials.
     assert not [path for _verb, path in requests_of(cluster, "reporter") if "/secrets" in path]
     key = Path(kubeconfig).with_suffix(".key").read_text().splitlines()[1]
-    for text in (ran.stdout, ran.stderr, *(path.read_text() for path in files.values())):
+    for text in (completed.stdout, completed.stderr, *(path.read_text() for path in files.values())):
         assert SECRET not in text
         assert key not in text
 
@@ -192,12 +196,12 @@ def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, t
         cluster.kubectl(
             "create", "clusterrolebinding", f"report-{verb}", f"--clusterrole=report-{verb}", "--user=report-looker"
         )
-    ran = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
-    assert "peerpodconfigs was rejected by the API server with 403" in failure_message(ran).replace("'", "")
+    completed = report.run(K8S_AUTH_KUBECONFIG=str(cluster.user_kubeconfig("report-looker")))
+    assert "peerpodconfigs was rejected by the API server with 403" in failure_message(completed).replace("'", "")
     document = json.loads((tmp_path / "peerpods-report/report.json").read_text())
-    assert {one["what"] for one in document["not_known"]} == {"operator", "capacity"}
+    assert {missing_data["what"] for missing_data in document["not_known"]} == {"operator", "capacity"}
     assert "403 Forbidden" in str(document["not_known"])
-    assert document["capacity"] is artifacts(ran.stdout)["peerpods_report"]["totals"] is None
+    assert document["capacity"] is artifacts(completed.stdout)["peerpods_report"]["totals"] is None
     assert document["cluster"]["openshift_version"] == VERSION
     assert "Not readable: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
@@ -220,14 +224,14 @@ def test_a_report_of_findings_alone_needs_no_cluster_and_a_dry_run_writes_no_fil
         "report_name": "preflight",
         "report_formats": ["html", "junit"],
     }
-    nowhere = str(tmp_path / "none")
-    ran = report.run("--check", "--diff", K8S_AUTH_KUBECONFIG=nowhere, KUBECONFIG=nowhere)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"Would write {tmp_path}/deep/down/preflight: html, junit" in ran.stdout
+    missing_kubeconfig = str(tmp_path / "none")
+    completed = report.run("--check", "--diff", K8S_AUTH_KUBECONFIG=missing_kubeconfig, KUBECONFIG=missing_kubeconfig)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert f"Would write {tmp_path}/deep/down/preflight: html, junit" in completed.stdout
     assert not (tmp_path / "deep").exists()
 
-    ran = report.run(K8S_AUTH_KUBECONFIG=nowhere, KUBECONFIG=nowhere)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    completed = report.run(K8S_AUTH_KUBECONFIG=missing_kubeconfig, KUBECONFIG=missing_kubeconfig)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     files = {path.name: path for path in (tmp_path / "deep/down").iterdir()}
     assert files.keys() == {"preflight.html", "preflight.junit.xml"}
     html = files["preflight.html"].read_text()

@@ -1,7 +1,7 @@
 """The role peerpodconfig_rollout in waves, and the playbook that sets a limit, on both generations of the operator.
 
 Three nodes are a pool each, with a limit of their own; the agent advertises, and an admission policy replaces the
-webhook. What does not depend on where limits are stored is tested on the first generation only.
+webhook. Behaviour that does not depend on the object with the limits is tested on the first generation only.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ KEEPS_TEN = (
 @dataclass
 class Rollout(RoleAlone):
     def succeed(self, *arguments: str, **variables: object) -> str:
-        ran = self.run(*arguments, "-e", json.dumps(variables))
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        completed = self.run(*arguments, "-e", json.dumps(variables))
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def fail(self, **variables: object) -> str:
         return failure_message(self.run("-e", json.dumps(variables)))
@@ -68,7 +68,7 @@ class Rollout(RoleAlone):
         ]
 
     def stored_in(self, *pools: str) -> list[str]:
-        """The names of the objects that the limits of `pools` are stored in."""
+        """The names of the objects with the limits of `pools`."""
         return list(pools) if self.generation == 1 else ["peerpods-limits"] * len(pools)
 
 
@@ -101,7 +101,7 @@ def cluster(generation: int) -> Iterator[Cluster]:
             *(second_generation() if generation == 2 else ()),
             *limits(generation),
         )
-        # No node here has a cloud-api-adaptor that could be ready.
+        # No node in this test has a cloud-api-adaptor, so none can be ready.
         start_agent(running, REQUIRE_READY_ADAPTOR="false")
         yield running
 
@@ -153,10 +153,10 @@ def limits(generation: int) -> list[dict]:
 
 
 def config(pool: str) -> dict:
-    made = openshift.peer_pod_config()
-    made["metadata"]["name"] = pool
-    made["spec"]["nodeSelector"] = {"pool": pool}
-    return made
+    default_config = openshift.peer_pod_config()
+    default_config["metadata"]["name"] = pool
+    default_config["spec"]["nodeSelector"] = {"pool": pool}
+    return default_config
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def second_node_refuses(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def rollout(cluster: Cluster, generation: int, tmp_path: Path) -> Rollout:
-    """With a limit of 10 on every pool."""
+    """A roll-out on a cluster with a limit of 10 on every pool."""
     cluster.apply(*limits(generation))
     playbook = play_of("peerpodconfig_rollout", tmp_path)
     # The test has no cloud.
@@ -261,7 +261,7 @@ class TestWaves:
             message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in message
             assert "general shows 10. " in message
-            # There, cloud-api-adaptor can be the reason: it has no ready pod.
+            # In the second generation, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
                 "Check that the program that adv",
                 "cloud-api-adaptor pod is not Ready on gen",
@@ -276,9 +276,9 @@ class TestWaves:
     @FIRST_GENERATION
     def test_a_pool_that_does_not_exist_is_rejected(self, rollout: Rollout):
         """The error is found before the first wave changes anything."""
-        some = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
+        waves = [{"name": "canary", "limit": 4}, {"name": "nobodys", "limit": 4}]
         with rollout.unchanged():
-            message = rollout.fail(peerpodconfig_rollout_waves=some)
+            message = rollout.fail(peerpodconfig_rollout_waves=waves)
         assert "nobodys does not exist" in message
 
     @FIRST_GENERATION
@@ -301,16 +301,16 @@ class TestCanary:
             assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(message.split())
             assert rollout.advertised() == limit_of_all_pools("10")
 
-            # A single limit is set as without waves, and stays.
-            one = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
-            assert "Peer pods are not counted" in rollout.fail(**one)
+            # A single limit is set without waves, and is not rolled back.
+            single_limit = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
+            assert "Peer pods are not counted" in rollout.fail(**single_limit)
             assert rollout.limits()["memory"] == "8"
 
-    def test_without_a_canary_a_limit_is_set_for_all_waves_without_one(self, rollout: Rollout):
-        some = [{"name": "canary"}, {"name": "memory", "limit": 3}]
+    def test_without_a_canary_the_limit_is_set_for_all_waves_that_have_no_limit(self, rollout: Rollout):
+        waves = [{"name": "canary"}, {"name": "memory", "limit": 3}]
         with runtime_class(rollout.cluster):
             rollout.succeed(
-                peerpodconfig_rollout_waves=some,
+                peerpodconfig_rollout_waves=waves,
                 peerpodconfig_rollout_limit=7,
                 # With -e name=value, the value is a string.
                 peerpodconfig_rollout_canary="false",
@@ -330,19 +330,19 @@ class TestPlaybook:
         rollout.playbook = ROOT / "playbooks" / "limit.yml"
         return rollout
 
-    def test_without_a_limit_it_reads_one_without_permission_to_write(self, limit: Rollout):
+    def test_without_a_limit_the_role_reads_it_without_permission_to_write(self, limit: Rollout):
         limit.cluster.kubectl("create", "clusterrole", "reads", "--verb=get,list", "--resource=*.*")
         limit.cluster.kubectl("create", "clusterrolebinding", "reads", "--clusterrole=reads", "--user=reads")
         limit.kubeconfig = limit.cluster.user_kubeconfig("reads")
         with limit.unchanged():
             # AWX passes an empty limit for a question without an answer.
-            ran = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
+            completed = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
         limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         (stored,) = limit.stored_in("memory")
-        assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in ran.stdout
-        assert "1 of 1 nodes advertise it" in ran.stdout
-        assert artifacts(ran.stdout) == {
+        assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in completed.stdout
+        assert "1 of 1 nodes advertise it" in completed.stdout
+        assert artifacts(completed.stdout) == {
             "peerpods_limit": {
                 "limits": {"memory": 10},
                 "nodes": 1,
@@ -359,10 +359,10 @@ class TestPlaybook:
     @FIRST_GENERATION
     def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
-        ran = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
-        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in ran.stdout
+        completed = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
+        assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in completed.stdout
         assert limit.advertised() == {**limit_of_all_pools("10"), "canary": "2"}
-        assert artifacts(ran.stdout) == {
+        assert artifacts(completed.stdout) == {
             "peerpods_limit": {
                 "limits": {"canary": 2, "general": 10},
                 "nodes": 2,

@@ -1,4 +1,4 @@
-"""security_group_ports as a user runs it, against moto's EC2 through a proxy that keeps a log."""
+"""security_group_ports as a user runs it, against moto's EC2 through a proxy that records the calls."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class World:
         )
 
     def rules(self, group_id: str) -> list[dict]:
-        found = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group_id]}])[
+        response = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group_id]}])[
             "SecurityGroupRules"
         ]
-        return sorted((r for r in found if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
+        return sorted((r for r in response if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
 
     def ports(self, group_id: str) -> list[tuple[int, str]]:
         return [(rule["FromPort"], rule["IpProtocol"]) for rule in self.rules(group_id)]
 
 
-BOTH = [(9000, "tcp"), (15150, "tcp")]
+DEFAULT_PORTS = [(9000, "tcp"), (15150, "tcp")]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
 def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callable[..., dict]:
     """Run the module through the proxy; `env` is added to the variables of a user."""
 
-    def run(args: dict, *, env: dict[str, str] | None = None, **how: bool) -> dict:
+    def run(args: dict, *, env: dict[str, str] | None = None, **modes: bool) -> dict:
         environment = {
             **moto.environment,
             "AWS_ENDPOINT_URL": proxy.url,
@@ -106,7 +106,7 @@ def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callabl
             "AWS_EC2_METADATA_DISABLED": "true",
             **(env or {}),
         }
-        return run_module("security_group_ports", args, env=environment, **how)
+        return run_module("security_group_ports", args, env=environment, **modes)
 
     return run
 
@@ -122,14 +122,14 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
         "tags": {"team": "kata"},
     }
 
-    foreseen = run(args, check=True, diff=True)
+    predicted = run(args, check=True, diff=True)
     assert proxy.take_calls() == READS
     assert world.rules(node) == []
 
     result = run(args, diff=True)
     assert proxy.take_calls() == [*READS, AUTHORIZE]
     for key in ("changed", "groups", "diff"):
-        assert foreseen[key] == result[key], key
+        assert predicted[key] == result[key], key
     assert result["changed"]
     assert result["reason"] == f"{node} (node) is on all 3 instances; {lb} (lb) is not."
     assert result["groups"] == [
@@ -153,7 +153,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     assert result["diff"][0]["before"] == "9000/tcp closed\n15150/tcp closed\n"
     assert "9000/tcp open to the group itself (tcp 9000)\n" in result["diff"][0]["after"]
 
-    assert world.ports(node) == BOTH
+    assert world.ports(node) == DEFAULT_PORTS
     for rule in world.rules(node):
         assert rule["ReferencedGroupInfo"]["GroupId"] == node
         assert OUR_TAG in rule["Tags"]
@@ -164,11 +164,11 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
         assert pair["Description"].startswith(f"osc.peerpods: port {permission['FromPort']}/tcp ")
     assert world.rules(lb) == []
 
-    again = run({**args, "tags": {}})
+    second_result = run({**args, "tags": {}})
     assert proxy.take_calls() == READS
-    assert not again["changed"]
-    assert again["groups"][0]["opened"] == []
-    assert again["groups"][0]["already_open"] == [
+    assert not second_result["changed"]
+    assert second_result["groups"][0]["opened"] == []
+    assert second_result["groups"][0]["already_open"] == [
         {"port": 15150, "protocol": "tcp", "covered_by": "the group itself (tcp 15150)"},
         {"port": 9000, "protocol": "tcp", "covered_by": "the group itself (tcp 9000)"},
     ]
@@ -180,16 +180,16 @@ def test_absent_removes_only_what_was_added(world, proxy, run):
     world.allow(group, 22, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
     args = {"group_ids": [group], "ports": [{"port": 9000, "protocols": ["tcp", "udp"]}]}
     assert run(args)["groups"][0]["opened"] == [{"port": 9000, "protocol": "udp"}]
-    ours = [rule["SecurityGroupRuleId"] for rule in world.rules(group) if rule["Tags"]]
+    added_rules = [rule["SecurityGroupRuleId"] for rule in world.rules(group) if rule["Tags"]]
     proxy.take_calls()
 
     absent = {**args, "state": "absent"}
-    foreseen = run(absent, check=True)
+    predicted = run(absent, check=True)
     assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules"]
     result = run(absent)
     assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules", REVOKE]
-    assert foreseen["groups"] == result["groups"]
-    assert result["groups"][0]["revoked"] == [{"port": 9000, "protocol": "udp", "rule_id": ours[0]}]
+    assert predicted["groups"] == result["groups"]
+    assert result["groups"][0]["revoked"] == [{"port": 9000, "protocol": "udp", "rule_id": added_rules[0]}]
     assert world.ports(group) == [(22, "tcp"), (9000, "tcp")]
 
     assert not run(absent)["changed"]
@@ -232,7 +232,7 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
 
 
 def test_the_last_of_many_workers_counts(world, proxy, run):
-    """More reservations than there are in a page, more workers than EC2 takes in a filter."""
+    """More reservations than fit in a page, and more workers than EC2 accepts in a filter."""
     proxy.page_size = 100
     node, extra = world.group("node"), world.group("extra")
     workers = world.instances(100, node, extra)
@@ -242,15 +242,15 @@ def test_the_last_of_many_workers_counts(world, proxy, run):
     result = run({"instance_ids": workers})
     assert [group["group_id"] for group in result["groups"]] == [node]
     assert [instance["instance_id"] for instance in result["instances"]] == workers
-    assert world.ports(node) == BOTH
+    assert world.ports(node) == DEFAULT_PORTS
     assert proxy.take_calls() == ["DescribeInstances"] * 3 + ["DescribeSecurityGroups", AUTHORIZE]
 
 
 def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run):
-    node, *others = [world.group(name) for name in ("node", "a", "b", "c", "d")]
-    workers = world.instances(99, node, *others)
+    node, *other_groups = [world.group(name) for name in ("node", "a", "b", "c", "d")]
+    workers = world.instances(99, node, *other_groups)
     # More reservations than moto returns in a page without a requested size.
-    workers += [world.instance(node, *others[: number % 3]) for number in range(101)]
+    workers += [world.instance(node, *other_groups[: number % 3]) for number in range(101)]
     result = run({"instance_ids": workers})
     assert [group["group_id"] for group in result["groups"]] == [node]
     assert proxy.take_calls() == [*READS, AUTHORIZE]
@@ -281,35 +281,35 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
 
 
 def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run):
-    one, two = world.group("one"), world.group("two")
-    args = {"group_ids": [one, two]}
+    first_group, second_group = world.group("one"), world.group("two")
+    args = {"group_ids": [first_group, second_group]}
     run({**args, "tags": {"team": "kata", "stays": "so"}})
-    world.allow(one, 443, UserIdGroupPairs=[{"GroupId": one}])
+    world.allow(first_group, 443, UserIdGroupPairs=[{"GroupId": first_group}])
     proxy.take_calls()
 
     ports = [{"port": port} for port in (15150, 9000, 443)]
     tagged = {**args, "ports": ports, "tags": {"team": "peer", "cost": 7}}
-    foreseen = run(tagged, check=True, diff=True)
+    predicted = run(tagged, check=True, diff=True)
     assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
-    run({**tagged, "group_ids": [one], "dry_run": True})
+    run({**tagged, "group_ids": [first_group], "dry_run": True})
     assert proxy.take_calls() == ["DescribeSecurityGroups", RULES, "CreateTags"]
-    assert {"Key": "team", "Value": "kata"} in world.rules(one)[-1]["Tags"]
+    assert {"Key": "team", "Value": "kata"} in world.rules(first_group)[-1]["Tags"]
 
     result = run(tagged, diff=True)
     calls = proxy.take_calls()
     assert calls == ["DescribeSecurityGroups", RULES, AUTHORIZE, "CreateTags"]
     for key in ("changed", "groups", "diff"):
-        assert foreseen[key] == result[key], key
-    tunnel = world.rules(one)[1]
+        assert predicted[key] == result[key], key
+    tunnel = world.rules(first_group)[1]
     assert result["groups"][0]["retagged"][0] == {
         "port": 9000,
         "protocol": "tcp",
         "rule_id": tunnel["SecurityGroupRuleId"],
         "tags": {"cost": "7", "team": "peer"},
     }
-    theirs, *ours = world.rules(one)
-    assert theirs["Tags"] == []
-    for rule in ours:
+    untagged_rule, *tagged_rules = world.rules(first_group)
+    assert untagged_rule["Tags"] == []
+    for rule in tagged_rules:
         assert {tag["Key"]: tag["Value"] for tag in rule["Tags"]} == {
             "osc.peerpods/managed": "true",
             "stays": "so",
@@ -325,24 +325,26 @@ def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run
 
 
 def test_workers_without_a_common_group(world, proxy, run):
-    node, other = world.group("node"), world.group("other")
-    workers = [world.instance(node), world.instance(other)]
+    node, other_group = world.group("node"), world.group("other")
+    workers = [world.instance(node), world.instance(other_group)]
     result = run({"instance_ids": workers})
     assert result["failed"]
     assert result["msg"] == (
         f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other}. Set group_ids to the groups to open."
+        f"{workers[1]} has {other_group}. Set group_ids to the groups to open."
     )
     assert AUTHORIZE not in proxy.take_calls()
 
 
 def test_missing_instances_are_reported(world, proxy, run):
     group = world.group("node")
-    worker, gone = world.instance(group), world.instance(group)
-    world.ec2.terminate_instances(InstanceIds=[gone])
-    result = run({"instance_ids": [worker, gone, "i-0123456789abcdef0"]})
+    worker, terminated = world.instance(group), world.instance(group)
+    world.ec2.terminate_instances(InstanceIds=[terminated])
+    result = run({"instance_ids": [worker, terminated, "i-0123456789abcdef0"]})
     assert result["failed"]
-    assert result["msg"].startswith(f"EC2 has no instance i-0123456789abcdef0 in {REGION} and {gone} is terminated. ")
+    assert result["msg"].startswith(
+        f"EC2 has no instance i-0123456789abcdef0 in {REGION} and {terminated} is terminated. "
+    )
     assert proxy.take_calls() == ["DescribeInstances"]
 
 
@@ -365,7 +367,7 @@ def test_other_bad_input_is_rejected(run, args, msg):
 
 
 @pytest.mark.parametrize(
-    ("env", "fault", "found", "advice"),
+    ("env", "fault", "message", "advice"),
     [
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
@@ -404,12 +406,12 @@ def test_other_bad_input_is_rejected(run, args, msg):
     ],
     ids=["none", "expired", "wrong", "not allowed", "unreachable"],
 )
-def test_rejected_credentials_are_reported_with_advice(proxy, run, env, fault, found, advice):
+def test_rejected_credentials_are_reported_with_advice(proxy, run, env, fault, message, advice):
     if fault:
         proxy.faults["DescribeSecurityGroups"] = [fault]
     result = run({"group_ids": ["sg-0123456789abcdef0"]}, env=env)
     assert result["failed"]
-    assert result["msg"].startswith(found)
+    assert result["msg"].startswith(message)
     assert advice in result["msg"]
 
 
@@ -420,10 +422,10 @@ def test_no_secret_is_shown(moto, world, run):
         "secret_key": moto.environment["AWS_SECRET_ACCESS_KEY"],
         "session_token": "a-token-that-must-not-be-shown",
     }
-    shown = str(run(args, env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}))
-    assert "opened" in shown
-    assert args["secret_key"] not in shown
-    assert args["session_token"] not in shown
+    output = str(run(args, env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}))
+    assert "opened" in output
+    assert args["secret_key"] not in output
+    assert args["session_token"] not in output
 
 
 def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
@@ -474,19 +476,19 @@ def test_transient_faults_are_survived(world, proxy, run, action, faults, env):
     assert result["changed"], result
     assert proxy.faults[action] == []
     assert proxy.take_calls().count(action) == len(faults) + 1
-    assert world.ports(group) == BOTH
+    assert world.ports(group) == DEFAULT_PORTS
 
 
 def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     proxy.page_size = 1
-    node, other = world.group("node"), world.group("other")
-    workers = [world.instance(node, other), world.instance(node)]
+    node, other_group = world.group("node"), world.group("other")
+    workers = [world.instance(node, other_group), world.instance(node)]
     proxy.faults["DescribeInstances"] = [work, refuse(400, "InvalidNextToken")]
     result = run({"instance_ids": workers})
     assert [instance["instance_id"] for instance in result["instances"]] == workers
     assert proxy.take_calls() == ["DescribeInstances"] * 4 + ["DescribeSecurityGroups", AUTHORIZE]
-    assert world.ports(node) == BOTH
-    assert world.rules(other) == []
+    assert world.ports(node) == DEFAULT_PORTS
+    assert world.rules(other_group) == []
 
 
 @pytest.mark.parametrize(
@@ -522,7 +524,7 @@ def test_a_lost_response_creates_no_duplicate(world, proxy, run):
     proxy.faults[AUTHORIZE] = [lose_the_answer]
     result = run({"group_ids": [group]})
     assert not result.get("failed"), result
-    assert world.ports(group) == BOTH
+    assert world.ports(group) == DEFAULT_PORTS
 
     proxy.faults[REVOKE] = [lose_the_answer]
     result = run({"group_ids": [group], "state": "absent"})
@@ -533,10 +535,10 @@ def test_a_lost_response_creates_no_duplicate(world, proxy, run):
 def test_two_concurrent_runs(world, proxy, run):
     """Both runs read closed ports before either opens them."""
     group = world.group("node")
-    both_have_looked = threading.Barrier(2, timeout=60)
+    both_have_read = threading.Barrier(2, timeout=60)
 
     def after_the_other_has_looked(pass_on: Callable[[], Answer]) -> Answer:
-        both_have_looked.wait()
+        both_have_read.wait()
         return pass_on()
 
     proxy.faults[AUTHORIZE] = [after_the_other_has_looked] * 2
@@ -544,4 +546,4 @@ def test_two_concurrent_runs(world, proxy, run):
         results = list(pool.map(run, [{"group_ids": [group]}] * 2))
     assert not any(result.get("failed") for result in results), results
     assert any(result["changed"] for result in results)
-    assert world.ports(group) == BOTH
+    assert world.ports(group) == DEFAULT_PORTS

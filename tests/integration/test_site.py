@@ -70,7 +70,7 @@ def teardown(site: Site) -> RoleAlone:
 
 
 @pytest.fixture(scope="module")
-def bare(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
+def initial_state(site: Site, teardown: RoleAlone) -> tuple[dict[Key, dict], list[dict]]:
     """The cluster and the cloud before the first run."""
     return dump(site.cluster), site.rules()
 
@@ -82,17 +82,17 @@ def nothing_changes(site: Site) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_dry_run_of_a_first_installation(bare, site: Site):
-    ran = site.run("--check", "--diff")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "+15150/tcp open to the group itself" in ran.stdout
-    assert "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)" in ran.stdout
-    assert artifacts(ran.stdout)["peerpods_site"]["rollout"] is None
+def test_a_dry_run_of_a_first_installation(initial_state, site: Site):
+    completed = site.run("--check", "--diff")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "+15150/tcp open to the group itself" in completed.stdout
+    assert "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)" in completed.stdout
+    assert artifacts(completed.stdout)["peerpods_site"]["rollout"] is None
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site: Site, tmp_path: Path):
-    """The reasons and what to do; test_findings.py has all of them, and test_cluster_info.py unreachable clusters."""
+    """All reasons are tested in test_findings.py, and unreachable clusters in test_cluster_info.py."""
     nameless = openshift.Worker("nameless", None, "eu-central-1a", "m6i.large", "10.0.0.99")
     site.cluster.apply(openshift.node(nameless, aws.REGION))
     site.cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
@@ -103,13 +103,13 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
         "cluster_prerequisites_quota": "fail",
         "peerpodconfig_rollout_limit": "many",
     }
-    nowhere = str(tmp_path / "none")
+    missing_file = str(tmp_path / "none")
     environment = {
         "K8S_AUTH_KUBECONFIG": str(site.cluster.user_kubeconfig("looker")),
         "AWS_ACCESS_KEY_ID": None,
         "AWS_SECRET_ACCESS_KEY": None,
-        "AWS_CONFIG_FILE": nowhere,
-        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_CONFIG_FILE": missing_file,
+        "AWS_SHARED_CREDENTIALS_FILE": missing_file,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     message = failure_message(site.run("-e", json.dumps(variables), **environment))
@@ -135,12 +135,12 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
     ],
 )
 def test_a_run_that_is_killed(site: Site, tags: str, task: str):
-    """Each run is killed a little later than the one before; the test below sees the outcome."""
+    """Each run is killed a little later than the previous run. The next test checks the outcome."""
     site.run_and_kill(task, "--tags", tags)
 
 
 @pytest.fixture(scope="module")
-def installed(site: Site, bare) -> Site:
+def installed(site: Site, initial_state) -> Site:
     """The site after a run that completed."""
     succeed(site.run)
     return site
@@ -160,14 +160,14 @@ def test_the_next_run_creates_no_object_twice(installed: Site):
     assert len(names("deployments", "-n", "osc-peerpods")) == 2
     (configuration,) = site.cluster.get("mutatingwebhookconfigurations")["items"]
     assert [webhook["name"] for webhook in configuration["webhooks"]] == ["mwebhook.peerpods.io"]
-    ours = [
+    opened = [
         (rule["FromPort"], rule["IpProtocol"])
         for rule in site.rules()
         if not rule["IsEgress"]
         and rule["GroupId"] == site.cloud.worker_group_id
         and rule["FromPort"] not in aws.PORTS_OPEN_BEFORE
     ]
-    assert sorted(ours) == [(9000, "tcp"), (15150, "tcp")]
+    assert sorted(opened) == [(9000, "tcp"), (15150, "tcp")]
 
 
 CLUSTER = {
@@ -178,13 +178,13 @@ CLUSTER = {
 
 
 def test_a_second_run_changes_nothing_publishes_the_result_and_prints_no_secret(installed: Site):
-    """The access key's id is a name to AWS, and amazon.aws prints it at -vvv; its secret is not."""
-    ran = installed.run("-vvv", "--diff")
-    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    """The ID of the access key is not a secret, and amazon.aws prints it at -vvv."""
+    completed = installed.run("-vvv", "--diff")
+    assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
     for form in (secret, base64.b64encode(secret.encode()).decode()):
-        assert form not in ran.stdout + ran.stderr
-    assert artifacts(ran.stdout) == {
+        assert form not in completed.stdout + completed.stderr
+    assert artifacts(completed.stdout) == {
         "peerpods_site": {
             **CLUSTER,
             "webhook": "collection",
@@ -200,8 +200,8 @@ def test_a_second_run_changes_nothing_publishes_the_result_and_prints_no_secret(
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_dry_run_of_a_complete_installation(site: Site):
-    ran = site.run("--check", "--diff")
-    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+    completed = site.run("--check", "--diff")
+    assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
 
 
 def test_the_operators_configuration(site: Site):
@@ -227,22 +227,22 @@ def test_credentials_of_a_credentials_request(site: Site):
         }
     )
     site.cluster.kubectl("delete", "secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
-    ran = site.run(
+    completed = site.run(
         "--tags",
         "operator_install",
         "-e",
         "operator_install_credentials=credentials_request",
         K8S_AUTH_KUBECONFIG=str(site.cluster.kubeconfig),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
-    found = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
-    assert found == root
+    stored_credentials = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
+    assert stored_credentials == root
     site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
 def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
-    """It does not list PeerPodConfigs, which this cluster never had."""
+    """The report does not list PeerPodConfigs, because this cluster never had any."""
     reporting, printed = report_on(site, "report", tmp_path, "html")
     findings = reporting.findings()
     assert findings["limit-storage"]["found"] == (
@@ -275,12 +275,12 @@ def test_the_operators_webhook_takes_precedence(site: Site):
         }
     )
     try:
-        ran = site.run("--tags", "webhook")
+        completed = site.run("--tags", "webhook")
     finally:
         site.cluster.kubectl("delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration")
-    assert "The webhook of this collection is not deployed" in ran.stdout
-    assert "Deploy the webhook" not in ran.stdout
-    assert artifacts(ran.stdout) == {
+    assert "The webhook of this collection is not deployed" in completed.stdout
+    assert "Deploy the webhook" not in completed.stdout
+    assert artifacts(completed.stdout) == {
         "peerpods_site": {
             **CLUSTER,
             "webhook": "operator",
@@ -291,7 +291,7 @@ def test_the_operators_webhook_takes_precedence(site: Site):
 
 
 class TestTeardown:
-    def test_it_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
+    def test_a_teardown_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
         installed.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -309,7 +309,7 @@ class TestTeardown:
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
         assert "changed: [localhost] => (item=Subscription/sandboxed-containers-operator)" in forced
 
-    def test_it_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
+    def test_a_teardown_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
         verbs = ("list", "watch", "get", "patch")
         cluster = installed.cluster
         cluster.kubectl("create", "clusterrole", "looker", f"--verb={','.join(verbs)}", "--resource=*.*")
@@ -322,9 +322,9 @@ class TestTeardown:
         assert "and 11 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
-    def test_the_cluster_and_the_cloud_are_restored(self, bare, installed: Site, teardown: RoleAlone):
+    def test_the_cluster_and_the_cloud_are_restored(self, initial_state, installed: Site, teardown: RoleAlone):
         output = succeed(teardown.run)
-        cluster, cloud = bare
+        cluster, cloud = initial_state
         assert differing(cluster, dump(installed.cluster)) == {}
         assert installed.rules() == cloud
         assert stays(output) == {

@@ -1,6 +1,6 @@
 """site.yml on a bare cluster in Azure: rejected input, the operator's credentials, and that nothing is created twice.
 
-test_site.py tests what a role does alike on every cloud.
+Behaviour that is the same on every cloud is tested in test_site.py.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def expected_credentials(site: Site) -> dict[str, str]:
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
     def test_a_dry_run_reports_the_changes(self, site: Site):
-        ran = site.run("--check", "--diff", "-e", "peerpodconfig_rollout_limit=20")
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = site.run("--check", "--diff", "-e", "peerpodconfig_rollout_limit=20")
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):
-            assert name in ran.stdout
-        assert "write peer-pods-cm, write peer-pods-secret" in ran.stdout
+            assert name in completed.stdout
+        assert "write peer-pods-cm, write peer-pods-secret" in completed.stdout
         # A quota that is too small is a warning.
-        assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in ran.stdout
+        assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in completed.stdout
 
     def test_a_size_that_azure_does_not_offer(self, site: Site):
         sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
@@ -82,7 +82,7 @@ class TestBeforeAnything:
         assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in message
 
     def test_a_wrong_secret(self, site: Site):
-        """test_azure_login.py has missing ones."""
+        """Missing credentials are tested in test_azure_login.py."""
         message = failure_message(site.run(AZURE_SECRET="wrong", AZURE_CLIENT_SECRET="wrong"))
         assert "Authenticating to Azure failed" in message
         assert "AZURE_CLIENT_SECRET" in message
@@ -118,20 +118,20 @@ class TestCredentialsOfTheCluster:
                 "stringData": {**root, "azure_region": azure.REGION},
             }
         )
-        ran = site.run(*FROM_THE_CLUSTER)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = site.run(*FROM_THE_CLUSTER)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         assert credentials(site) == expected_credentials(site)
         (request,) = site.cluster.get("credentialsrequests", "-A")["items"]
-        # As the operator's own, which it makes unless there is one of this name.
+        # The operator creates its own CredentialsRequest only if none of this name exists.
         assert request["metadata"]["name"] == "openshift-sandboxed-containers-azure"
 
     def test_a_second_run_changes_nothing(self, site: Site):
-        ran = site.run(*FROM_THE_CLUSTER)
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        completed = site.run(*FROM_THE_CLUSTER)
+        assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
 
     @pytest.mark.usefixtures("nothing_changes")
     def test_invalid_settings_and_overwriting_the_operators_secret_are_rejected(self, site: Site):
-        """test_settings.py has the reverse: a Secret of the user."""
+        """The reverse, a Secret of the user, is tested in test_settings.py."""
         before = stored(site, "secret", "peer-pods-secret")
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
         variables = {"operator_install_extra_config": extra, "operator_install_azure_tenant_id": ""}
@@ -146,12 +146,12 @@ class TestCredentialsOfTheCluster:
 
 
 def test_the_rules_are_those_of_the_product_documentation(site: Site):
-    ours = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
-    assert {name: rule["destinationPortRange"] for name, rule in ours.items()} == {
+    opened = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
+    assert {name: rule["destinationPortRange"] for name, rule in opened.items()} == {
         "Allow-Kata-Agent-Internal": "15150",
         "Allow-VXLAN-Internal": "9000",
     }
-    for rule in ours.values():
+    for rule in opened.values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
 
@@ -165,7 +165,7 @@ def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
     reports = [
         {
             "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
-            "network_security_groups": [{"id": id, "subnets": of} for id, of in nsgs.items()],
+            "network_security_groups": [{"id": id, "subnets": subnets} for id, subnets in nsgs.items()],
         }
         for nsgs, _expected in cases
     ]
@@ -177,22 +177,22 @@ def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
     playbook = tmp_path / "play.yml"
     defaults = f"{ROOT}/roles/operator_install/defaults/main.yml"
     playbook.write_text(json.dumps(local_play(tasks=[task], vars_files=[defaults])))
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible-playbook", playbook],
         env=ansible_environment(JSON_OUTPUT),
         capture_output=True,
         text=True,
         check=True,
     )
-    results = json.loads(ran.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["results"]
+    results = json.loads(completed.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["results"]
     assert [result["msg"] for result in results] == [expected for _nsgs, expected in cases]
 
 
 class TestCredentialsOfVariables:
     def test_credentials_of_variables_replace_those_of_the_cluster(self, site: Site):
-        """After the cluster's credentials are removed. What the operator wrote into peer-pods-cm stays."""
+        """The cluster's credentials are removed first. The keys that the operator wrote to peer-pods-cm stay."""
         site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
-        # With them goes what the cloud credential operator gave, and the operator's one, whose owner that is.
+        # This also deletes cco-secret of the cloud credential operator, and peer-pods-secret, which cco-secret owns.
         site.cluster.kubectl(
             "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE
         )
@@ -212,8 +212,8 @@ class TestCredentialsOfVariables:
             "operator_install_azure_instance_sizes": ["Standard_D2as_v5", "Standard_D4as_v5"],
             "operator_install_azure_ssh_public_key": "ssh-ed25519 AAAA you",
         }
-        ran = site.run()
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        completed = site.run()
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         assert credentials(site) == expected_credentials(site)
         assert stored(site, "configmap", "peer-pods-cm")["data"] == {
             "CLOUD_PROVIDER": "azure",
@@ -235,11 +235,11 @@ class TestCredentialsOfVariables:
         }
 
     def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site):
-        ran = site.run("-vvv", "--diff")
-        assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
+        completed = site.run("-vvv", "--diff")
+        assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
         secret = site.cloud_environment["AZURE_CLIENT_SECRET"]
         for form in (secret, base64.b64encode(secret.encode()).decode()):
-            assert form not in ran.stdout + ran.stderr
+            assert form not in completed.stdout + completed.stderr
 
 
 def test_preflight_supports_the_first_generation_and_open_ports(site: Site, arm: AzureArm, tmp_path: Path):

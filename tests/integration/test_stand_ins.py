@@ -22,7 +22,7 @@ from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
 
-HERE = ("-n", OPERATOR_NAMESPACE)
+NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)
 RESOURCE = "kata.peerpods.io/vm"
 KATA_CONFIG = {
     "apiVersion": "kataconfiguration.openshift.io/v1",
@@ -39,7 +39,7 @@ class World:
         self.cluster = cluster
 
     def settings(self, **data: str) -> None:
-        """Apply peer-pods-cm with what is required and this, and credentials unless there are some."""
+        """Apply peer-pods-cm with the required keys and `data`, and credentials if they do not exist."""
         self.cluster.apply(
             {
                 "apiVersion": "v1",
@@ -48,7 +48,7 @@ class World:
                 "data": {**openshift.POD_VM_SETTINGS, **data},
             }
         )
-        if not self.cluster.get("secrets", *HERE, "--field-selector=metadata.name=peer-pods-secret")["items"]:
+        if not self.cluster.get("secrets", *NAMESPACE_ARGS, "--field-selector=metadata.name=peer-pods-secret")["items"]:
             self.cluster.apply(openshift.POD_VM_CREDENTIALS)
 
     def gates(self, **data: str) -> None:
@@ -62,17 +62,17 @@ class World:
         )
 
     def approve(self) -> None:
-        for plan in self.cluster.get("installplans", *HERE)["items"]:
+        for plan in self.cluster.get("installplans", *NAMESPACE_ARGS)["items"]:
             if not plan["spec"]["approved"]:
                 name = plan["metadata"]["name"]
                 self.cluster.merge(f"installplan/{name}", {"spec": {"approved": True}}, OPERATOR_NAMESPACE)
 
     def version(self) -> str | None:
-        csvs = self.cluster.get("clusterserviceversions", *HERE)["items"]
-        (phase, version), *others = [(csv.get("status", {}).get("phase"), csv["spec"]["version"]) for csv in csvs] or [
-            (None, None)
-        ]
-        return version if phase == "Succeeded" and not others else None
+        csvs = self.cluster.get("clusterserviceversions", *NAMESPACE_ARGS)["items"]
+        (phase, version), *other_csvs = [
+            (csv.get("status", {}).get("phase"), csv["spec"]["version"]) for csv in csvs
+        ] or [(None, None)]
+        return version if phase == "Succeeded" and not other_csvs else None
 
     def advertised(self) -> list[str | None]:
         nodes = self.cluster.get("nodes", "-l", "node-role.kubernetes.io/worker")["items"]
@@ -98,7 +98,7 @@ class World:
 
     def adaptors(self, name: str = "osc-caa-ds") -> dict[str, str]:
         """The node of each CAA pod that has one, by its uid."""
-        pods = self.cluster.get("pods", *HERE, "-l", f"name={name}")["items"]
+        pods = self.cluster.get("pods", *NAMESPACE_ARGS, "-l", f"name={name}")["items"]
         nodes = {pod["metadata"]["uid"]: pod["spec"].get("nodeName") for pod in pods}
         return {uid: node for uid, node in nodes.items() if node}
 
@@ -111,27 +111,26 @@ class World:
 
 @contextmanager
 def first_generation(*, webhook_image: str = "", **settings: str) -> Iterator[World]:
-    """Operator 1.8.1 with a KataConfig on two workers. Its catalog has a newer one,
-    whose InstallPlan waits for approval."""
+    """Operator 1.8.1 with a KataConfig on two workers. The InstallPlan of a newer version waits for approval."""
     with Cluster() as cluster:
         workers = openshift.imagined_workers(2)
         openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
         cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
         openshift.start_stand_ins(cluster, "process", NEWEST, webhook_image=webhook_image)
-        here = World(cluster)
-        here.settings(**settings)
+        world = World(cluster)
+        world.settings(**settings)
         cluster.apply(*openshift.subscription("1.8.1", "Manual"))
-        wait_for("the InstallPlan", lambda: cluster.get("installplans", *HERE)["items"], seconds=30)
-        here.approve()
-        wait_for("operator 1.8.1", lambda: here.version() == "1.8.1", seconds=60)
+        wait_for("the InstallPlan", lambda: cluster.get("installplans", *NAMESPACE_ARGS)["items"], seconds=30)
+        world.approve()
+        wait_for("operator 1.8.1", lambda: world.version() == "1.8.1", seconds=60)
         cluster.apply(KATA_CONFIG)
-        yield here
+        yield world
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with first_generation(webhook_image="webhook:source") as here:
-        yield here
+    with first_generation(webhook_image="webhook:source") as world:
+        yield world
 
 
 def peer_pod(name: str, restart_policy: str = "Always") -> dict:
@@ -161,7 +160,7 @@ def make_peer_pods(world: World, **policies: str) -> None:
 
 
 def test_1_8_advertises_by_its_controller(world: World):
-    """The bundle contains its definition; a change restarts no pod."""
+    """The bundle contains the definition of PeerPodConfigs, and a change of a PeerPodConfig does not restart pods."""
     wait_for("the default limit", lambda: world.advertised() == ["10", "10"], seconds=60)
     wait_for(
         "cloud-api-adaptor",
@@ -176,7 +175,7 @@ def test_1_8_advertises_by_its_controller(world: World):
 
 
 def daemon_set(world: World, name: str = "osc-caa-ds") -> dict:
-    return world.cluster.get("daemonset", name, *HERE)
+    return world.cluster.get("daemonset", name, *NAMESPACE_ARGS)
 
 
 def restarted_at(world: World, name: str = "osc-caa-ds") -> str | None:
@@ -187,11 +186,11 @@ def restarted_at(world: World, name: str = "osc-caa-ds") -> str | None:
 def replaced(world: World, before: dict[str, str], name: str = "osc-caa-ds") -> None:
     """Wait until each node has another CAA pod."""
 
-    def others() -> bool:
+    def all_replaced() -> bool:
         now = world.adaptors(name)
         return not before.keys() & now.keys() and sorted(now.values()) == sorted(before.values())
 
-    wait_for("new pods", others, seconds=60)
+    wait_for("new pods", all_replaced, seconds=60)
 
 
 def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World):
@@ -199,12 +198,12 @@ def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World)
     world.advertise(node["metadata"]["name"], "9")
     before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
     assert world.advertised() == ["5", "9"]
-    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=1")
+    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=1")
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
 
 
-def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_it_saw_last(
+def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     world: World,
 ):
     """The other nodes lose cloud-api-adaptor, and the peer pods that it served."""
@@ -212,9 +211,9 @@ def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_i
     make_peer_pods(world, first="Never", second="Never")
     nodes = sorted(world.adaptors(name).values())
     world.cluster.kubectl("label", "node", nodes[0], "node-role.kubernetes.io/memory=")
-    other = openshift.peer_pod_config("memory", "3")
-    other["metadata"]["name"] = "memory"
-    world.cluster.apply(other)
+    other_config = openshift.peer_pod_config("memory", "3")
+    other_config["metadata"]["name"] = "memory"
+    world.cluster.apply(other_config)
     wait_for("one node", lambda: sorted(world.adaptors(name).values()) == nodes[:1], seconds=60)
     wait_for("its limit", lambda: world.advertised() == ["3", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
@@ -222,23 +221,25 @@ def test_1_8_moves_its_one_daemon_set_to_the_nodes_of_the_peer_pod_config_that_i
     elsewhere = [pod["metadata"]["name"] for pod in world.peer_pods() if pod["spec"]["nodeName"] != nodes[0]]
     wait_for("the loss", lambda: set(world.lost()) >= set(elsewhere), seconds=30)
 
-    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *HERE, "seen=2", "--overwrite")
+    world.cluster.kubectl(
+        "annotate", "peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=2", "--overwrite"
+    )
     wait_for("both nodes", lambda: sorted(world.adaptors(name).values()) == nodes, seconds=60)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
     assert owner["name"] == "peerpodconfig-openshift"
-    world.cluster.kubectl("delete", "peerpodconfig", "memory", *HERE)
+    world.cluster.kubectl("delete", "peerpodconfig", "memory", *NAMESPACE_ARGS)
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
 def test_the_image_job_fills_in_the_image(world: World):
-    data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+    data = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]
     assert data["PODVM_AMI_ID"].startswith("ami-")
 
 
 def test_the_operators_webhook_mutates(world: World):
     def ready() -> bool:
-        deployment = world.cluster.get("deployment", "peer-pods-webhook", *HERE)
+        deployment = world.cluster.get("deployment", "peer-pods-webhook", *NAMESPACE_ARGS)
         return deployment["status"].get("readyReplicas") == 1
 
     wait_for("the webhook", ready, seconds=60)
@@ -266,57 +267,58 @@ def upgrade(world: World, version: str) -> None:
 
 
 def test_1_9_and_newer_migrate(world: World):
-    """The limit is moved and the PeerPodConfig goes; the definition stays, and another PeerPodConfig.
+    """The limit is moved and the PeerPodConfig is deleted. The definition and another PeerPodConfig stay.
 
-    So does the older DaemonSet where it was of that other one at last: nothing deletes it, and its pods run on.
+    The older DaemonSet stays as well if the other PeerPodConfig was its last owner: no program deletes it, and its pods
+    keep running.
     """
-    other = openshift.peer_pod_config("none")
-    other["metadata"]["name"] = "other"
-    world.cluster.apply(other)
+    other_config = openshift.peer_pod_config("none")
+    other_config["metadata"]["name"] = "other"
+    world.cluster.apply(other_config)
     old = "peerpodconfig-ctrl-caa-daemon"
     wait_for("its pods to go", lambda: not world.adaptors(old), seconds=60)
 
     upgrade(world, "1.9.1")
     wait_for("the new DaemonSet", lambda: len(world.adaptors()) == 2, seconds=60)
-    configs = world.cluster.get("peerpodconfigs", *HERE)["items"]
+    configs = world.cluster.get("peerpodconfigs", *NAMESPACE_ARGS)["items"]
     assert [config["metadata"]["name"] for config in configs] == ["other"]
-    data = world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]
+    data = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]
     assert data["PEERPODS_LIMIT_PER_NODE"] == "5"
     (owner,) = daemon_set(world, old)["metadata"]["ownerReferences"]
     assert owner["name"] == "other"
-    world.cluster.kubectl("delete", "peerpodconfig", "other", *HERE)
-    sets = ("get", "daemonsets", *HERE, "-o", "name")
+    world.cluster.kubectl("delete", "peerpodconfig", "other", *NAMESPACE_ARGS)
+    sets = ("get", "daemonsets", *NAMESPACE_ARGS, "-o", "name")
     wait_for("it to go", lambda: old not in world.cluster.kubectl(*sets), seconds=30)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
     assert world.owners() == {None}
-    # Who writes what a field has already does not become its manager: the old operator still is.
+    # A write of the same value does not change the field manager, so the old operator still is the manager.
     assert world.writers() == {"manager"}
 
 
 def test_a_restart_is_undone_by_the_next_reconcile(world: World):
     """The operator writes the whole DaemonSet then, so that the pods are replaced once more."""
     before = world.adaptors()
-    world.cluster.kubectl("rollout", "restart", "daemonset/osc-caa-ds", *HERE)
+    world.cluster.kubectl("rollout", "restart", "daemonset/osc-caa-ds", *NAMESPACE_ARGS)
     replaced(world, before)
     assert restarted_at(world)
-    once = world.adaptors()
+    restarted_adaptors = world.adaptors()
     world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=1")
-    replaced(world, once)
+    replaced(world, restarted_adaptors)
     assert restarted_at(world) is None
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
 
 
 def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
-    """It neither watches peer-pods-cm nor knows caaUpdateStrategy."""
+    """This release does not watch peer-pods-cm, and ignores caaUpdateStrategy."""
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="4")
     world.gates(caaUpdateStrategy="OnDelete")
-    gone, *_ = before
-    delete_adaptors(world, {gone})
+    deleted, *_ = before
+    delete_adaptors(world, {deleted})
     wait_for("the limit on one node", lambda: world.advertised() == ["4", "5"], seconds=60)
     assert len(before.keys() - world.adaptors().keys()) == 1
     assert world.writers() == {MANAGER}
-    template = world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]
+    template = world.cluster.get("daemonset", "osc-caa-ds", *NAMESPACE_ARGS)["spec"]
     assert template["updateStrategy"]["type"] == "RollingUpdate"
     assert "annotations" not in template["template"]["metadata"]
     world.settings(PEERPODS_LIMIT_PER_NODE="5")
@@ -324,17 +326,17 @@ def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
 
 
 def delete_adaptors(world: World, uids: set[str]) -> None:
-    for pod in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
+    for pod in world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]:
         if pod["metadata"]["uid"] in uids:
-            world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *HERE)
+            world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *NAMESPACE_ARGS)
 
 
-def test_1_13_names_no_owner(world: World):
-    """Its cloud-api-adaptor would, but the operator does not set POD_UID."""
+def test_1_13_does_not_set_an_owner(world: World):
+    """Its cloud-api-adaptor would name itself as the owner, but the operator does not set POD_UID."""
     upgrade(world, "1.13.0")
 
     def upgraded() -> bool:
-        pods = world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]
+        pods = world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]
         images = [pod["spec"]["containers"][0]["image"].rpartition(":")[2] for pod in pods]
         return images == ["1.13.0", "1.13.0"]
 
@@ -343,7 +345,7 @@ def test_1_13_names_no_owner(world: World):
     assert world.owners() == {None}
 
 
-def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: World):
+def test_an_adaptor_with_pod_uid_is_the_owner_and_keeps_the_amount_of_another_owner(world: World):
     """A cloud-api-adaptor as the chart of CAA installs it."""
     label = "peerpodconfig-ctrl-caa-daemon"
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
@@ -361,9 +363,9 @@ def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: 
         }
 
     def node() -> tuple[str | None, str | None]:
-        found = world.cluster.get("node", "upstream")
-        annotations = found["metadata"]["annotations"]
-        return found["status"]["capacity"].get(RESOURCE), annotations.get(OWNER)
+        node_object = world.cluster.get("node", "upstream")
+        annotations = node_object["metadata"]["annotations"]
+        return node_object["status"]["capacity"].get(RESOURCE), annotations.get(OWNER)
 
     world.cluster.apply(
         {
@@ -374,27 +376,27 @@ def test_with_pod_uid_it_names_itself_and_leaves_what_another_advertises(world: 
         },
         adaptor("one", "1.13.0"),
     )
-    owner = world.cluster.get("pod", "one", *HERE)["metadata"]["uid"]
+    owner = world.cluster.get("pod", "one", *NAMESPACE_ARGS)["metadata"]["uid"]
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
     world.cluster.kubectl("annotate", "node", "upstream", "--overwrite", f"{OWNER}=another")
-    world.cluster.kubectl("delete", "pod", "one", *HERE)
+    world.cluster.kubectl("delete", "pod", "one", *NAMESPACE_ARGS)
     assert node() == ("5", "another")
     world.cluster.apply(adaptor("two", "1.13.0"))
-    owner = world.cluster.get("pod", "two", *HERE)["metadata"]["uid"]
+    owner = world.cluster.get("pod", "two", *NAMESPACE_ARGS)["metadata"]["uid"]
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
-    world.cluster.kubectl("delete", "pod", "two", *HERE)
+    world.cluster.kubectl("delete", "pod", "two", *NAMESPACE_ARGS)
     assert node() == (None, owner)
-    # An older one does not read it.
+    # An older cloud-api-adaptor does not read POD_UID.
     world.cluster.apply(adaptor("three", "1.12.0"))
     wait_for("the limit", lambda: node() == ("5", owner), seconds=30)
-    world.cluster.kubectl("delete", "pod", "three", *HERE)
+    world.cluster.kubectl("delete", "pod", "three", *NAMESPACE_ARGS)
     assert node() == (None, owner)
     world.cluster.kubectl("delete", "node", "upstream")
 
 
 def test_a_write_to_peer_pods_cm_that_leaves_its_data_waits_for_the_next_reconcile(world: World):
     before = world.adaptors()
-    world.cluster.kubectl("label", "configmap", "peer-pods-cm", *HERE, "seen=1")
+    world.cluster.kubectl("label", "configmap", "peer-pods-cm", *NAMESPACE_ARGS, "seen=1")
     time.sleep(2)
     assert world.adaptors() == before
     world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=2", "--overwrite")
@@ -411,7 +413,7 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
 
     def machines() -> int:
         objects = world.cluster.get("peerpods", "-n", "default")["items"]
-        owners = [one["metadata"]["ownerReferences"][0]["name"] for one in objects]
+        owners = [peer_pod["metadata"]["ownerReferences"][0]["name"] for peer_pod in objects]
         return owners.count("always")
 
     # A second VM; the first one stays until the pod is deleted.
@@ -426,7 +428,7 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
 
 def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
     def strategy() -> str:
-        return world.cluster.get("daemonset", "osc-caa-ds", *HERE)["spec"]["updateStrategy"]["type"]
+        return world.cluster.get("daemonset", "osc-caa-ds", *NAMESPACE_ARGS)["spec"]["updateStrategy"]["type"]
 
     for value, expected in (("ondelete", "RollingUpdate"), ("OnDelete", "OnDelete")):
         world.gates(caaUpdateStrategy=value)
@@ -434,11 +436,11 @@ def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
     make_peer_pods(world, kept="Always")
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="7")
-    version = world.cluster.get("configmap", "peer-pods-cm", *HERE)["metadata"]["resourceVersion"]
+    version = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["metadata"]["resourceVersion"]
 
     def template() -> str:
-        found = world.cluster.get("daemonset", "osc-caa-ds", *HERE)
-        return found["spec"]["template"]["metadata"]["annotations"]["peer-pods-cm/version"]
+        daemon_set = world.cluster.get("daemonset", "osc-caa-ds", *NAMESPACE_ARGS)
+        return daemon_set["spec"]["template"]["metadata"]["annotations"]["peer-pods-cm/version"]
 
     wait_for("the new template", lambda: template() == version, seconds=30)
     assert world.adaptors() == before
@@ -452,17 +454,17 @@ def test_with_on_delete_a_pod_stays_until_it_is_deleted(world: World):
 
 
 def test_a_container_that_is_killed_removes_nothing(world: World):
-    """It comes back with the number of its environment, and the peer pod gets another VM."""
+    """After its restart, it advertises the limit in its environment, and the peer pod gets another VM."""
     (pod,) = world.peer_pods()
     nodes = {node: uid for uid, node in world.adaptors().items()}
     uid = nodes[pod["spec"]["nodeName"]]
-    for one in world.cluster.get("pods", *HERE, "-l", "name=osc-caa-ds")["items"]:
-        if one["metadata"]["uid"] == uid:
-            name = one["metadata"]["name"]
-    world.cluster.kubectl("annotate", "pod", name, *HERE, f"{RESTART}=1")
+    for adaptor_pod in world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]:
+        if adaptor_pod["metadata"]["uid"] == uid:
+            name = adaptor_pod["metadata"]["name"]
+    world.cluster.kubectl("annotate", "pod", name, *NAMESPACE_ARGS, f"{RESTART}=1")
 
     def restarted() -> bool:
-        (status,) = world.cluster.get("pod", name, *HERE)["status"]["containerStatuses"]
+        (status,) = world.cluster.get("pod", name, *NAMESPACE_ARGS)["status"]["containerStatuses"]
         return (status["restartCount"], status["ready"]) == (1, True)
 
     wait_for("the container", restarted, seconds=30)
@@ -471,8 +473,8 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     wait_for("the peer pod to be lost", lambda: world.lost() == ["kept"], seconds=30)
 
 
-def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
-    """And 10 where that is not a number (IntWithEnv)."""
+def test_the_newest_adaptor_uses_the_leading_digits_of_its_limit(world: World):
+    """If the limit does not begin with digits, it uses 10 (IntWithEnv)."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
         world.settings(PEERPODS_LIMIT_PER_NODE=text)
@@ -480,8 +482,8 @@ def test_the_newest_uses_the_leading_digits_of_its_limit(world: World):
         wait_for(number, lambda n=number: world.advertised() == [n, n], seconds=90)
 
 
-def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
-    """A peer pod then waits; with a number, both run."""
+def test_an_older_adaptor_crashes_with_a_limit_that_is_not_a_number(world: World):
+    """A peer pod then waits. After the limit is a number again, cloud-api-adaptor and the peer pod run."""
     world.settings(PEERPODS_LIMIT_PER_NODE="many")
     node = {"name": "older", "annotations": FAKE_NODE_ANNOTATION}
     room = {"capacity": {"pods": "250"}, "allocatable": {"pods": "250"}}
@@ -518,7 +520,7 @@ def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
 
     for pod, reason in (
         (("waits", "default"), "ContainerCreating"),
-        (("caa", HERE[1]), "CrashLoopBackOff"),
+        (("caa", NAMESPACE_ARGS[1]), "CrashLoopBackOff"),
     ):
         waiting = {"waiting": {"reason": reason}}
         wait_for(reason, lambda p=pod, w=waiting: state(*p) == w, seconds=60)
@@ -530,7 +532,7 @@ def test_an_older_one_crashes_with_a_limit_that_is_not_a_number(world: World):
     world.settings(PEERPODS_LIMIT_PER_NODE="3")
     wait_for("the limit", lambda: capacity().get(RESOURCE) == "3", seconds=60)
     wait_for("the peer pod", lambda: "running" in state("waits", "default"), seconds=30)
-    world.cluster.kubectl("delete", "pod", "caa", *HERE)
+    world.cluster.kubectl("delete", "pod", "caa", *NAMESPACE_ARGS)
     world.cluster.kubectl("delete", "node", "older")
 
 
@@ -553,12 +555,12 @@ def test_with_a_negative_limit_a_stop_removes_what_another_program_advertises(wo
 
 
 def condition(world: World) -> tuple[str, str | None]:
-    (found,) = world.cluster.get("kataconfig", "kata")["status"]["conditions"]
-    return found["status"], found.get("reason")
+    (condition,) = world.cluster.get("kataconfig", "kata")["status"]["conditions"]
+    return condition["status"], condition.get("reason")
 
 
-def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
-    """The image is not deleted then; with an empty value neither."""
+def test_without_the_keys_of_the_image_job_the_kataconfig_stays(world: World):
+    """The image is not deleted in this case, nor if the value is empty."""
     world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": ""}}, OPERATOR_NAMESPACE)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
     wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
@@ -568,17 +570,17 @@ def test_without_what_the_image_job_requires_the_kataconfig_stays(world: World):
     world.cluster.kubectl("wait", "--for=delete", "kataconfig/kata", "--timeout=60s")
 
 
-def test_without_the_kataconfig_nothing_is_left(world: World):
+def test_the_deletion_of_the_kataconfig_removes_everything(world: World):
     wait_for("cloud-api-adaptor to go", lambda: not world.adaptors(), seconds=30)
     for kind in ("daemonsets", "deployments", "services"):
-        assert world.cluster.get(kind, *HERE)["items"] == []
+        assert world.cluster.get(kind, *NAMESPACE_ARGS)["items"] == []
     assert world.cluster.get("mutatingwebhookconfigurations")["items"] == []
-    assert world.cluster.get("configmap", "peer-pods-cm", *HERE)["data"]["PODVM_AMI_ID"] == ""
+    assert world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]["PODVM_AMI_ID"] == ""
 
 
-def test_without_what_the_image_job_requires_an_installation_never_ends(world: World):
-    """It is neither reported as failed, nor taken back when the KataConfig is deleted."""
-    world.cluster.kubectl("delete", "secret", "peer-pods-secret", *HERE)
+def test_without_the_keys_of_the_image_job_an_installation_never_ends(world: World):
+    """The installation is not reported as failed, and the deletion of the KataConfig does not remove it."""
+    world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
     world.cluster.apply(KATA_CONFIG)
     wait_for(
         "kata on the nodes",

@@ -1,6 +1,6 @@
 """playbooks/teardown.yml on a cluster with objects that existed before site.yml, and the rules on Azure.
 
-test_site.py tears down what it installed on a bare cluster.
+The teardown of an installation on a bare cluster is tested in test_site.py.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def teardown(site: Site) -> RoleAlone:
     return teardown_of(site)
 
 
-# What differs if the KataConfig of another installation is in use, and why.
+# The differences if the KataConfig of another installation is in use, and their reasons.
 NEEDED = "the operator of that KataConfig makes VMs by it"
 DIFFERENT = {
     ("ConfigMap", OPERATOR_NAMESPACE, "peer-pods-cm"): ({"data"}, NEEDED),
@@ -75,7 +75,7 @@ DIFFERENT = {
 
 
 @pytest.fixture(scope="module")
-def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
+def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
     """The cluster and the cloud with objects that were created by hand; site.yml has been run since."""
     site.cluster.apply(
         *(
@@ -144,9 +144,9 @@ def by_hand(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[d
     ec2.revoke_security_group_ingress(**rule)
 
 
-def test_existing_objects_are_restored(by_hand, site: Site, teardown: RoleAlone):
+def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleAlone):
     output = succeed(teardown.run)
-    cluster, cloud = by_hand
+    cluster, cloud = manual_setup
     nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
     # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
     # PeerPodConfig changes.
@@ -159,9 +159,9 @@ def test_existing_objects_are_restored(by_hand, site: Site, teardown: RoleAlone)
     assert "The PeerPodConfig peerpodconfig-openshift stays, with its limit of 7" in output
     assert "These nodes still advertise kata.peerpods.io/vm, until another program" in output
     assert "KataConfig mine was not created by this collection" in output
-    left = stays(output)
-    assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(left.pop("operator"))
-    assert left == {
+    remaining = stays(output)
+    assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(remaining.pop("operator"))
+    assert remaining == {
         "namespaces": [NAMESPACE],
         "peerpodconfigs": ["peerpodconfig-openshift"],
         "advertising_nodes": len(nodes),
@@ -170,13 +170,13 @@ def test_existing_objects_are_restored(by_hand, site: Site, teardown: RoleAlone)
 
 
 def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_path: Path):
-    """The rules alone: the rest is the same on every cloud. test_nsg_rules.py has the module's dry run and second run."""
+    """The rest is the same on every cloud. test_nsg_rules.py tests the dry run and the second run of the module."""
     status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
     openshift.set_status(site.cluster, "infrastructure/cluster", status)
     with AzureArm(tmp_path / "arm") as arm:
         side = azure.create_cloud_side(arm, workers=1)
-        # Of the same name as one of ours.
-        by_hand = {
+        # The rule has the name of a rule of the collection.
+        manual_rule = {
             "priority": 111,
             "direction": "Inbound",
             "access": "Allow",
@@ -186,7 +186,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             "destinationAddressPrefix": "10.0.128.0/17",
             "destinationPortRange": "9000",
         }
-        arm.put(f"{side.nsg_id}/securityRules/Allow-VXLAN-Internal", {"properties": by_hand})
+        arm.put(f"{side.nsg_id}/securityRules/Allow-VXLAN-Internal", {"properties": manual_rule})
 
         def resources() -> dict[str, dict]:
             return json.loads(re.sub(r'"etag": "(\\.|[^"\\])*"', '"etag": ""', json.dumps(arm.resources)))

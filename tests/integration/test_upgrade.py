@@ -13,15 +13,15 @@ from tests.cluster.operators import IMAGE_JOB_FAILS, IMAGES
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message
-from tests.integration.test_stand_ins import HERE, World, first_generation, make_peer_pods
+from tests.integration.test_stand_ins import NAMESPACE_ARGS, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
 
-KEPT = "peerpods-kataconfig"
+BACKUP = "peerpods-kataconfig"
 
 # The image that the operator's job makes.
-MADE = IMAGES["AWS"][1]
+RENEWED_IMAGE = IMAGES["AWS"][1]
 
 
 class Upgrade(RoleAlone):
@@ -31,12 +31,12 @@ class Upgrade(RoleAlone):
         return self.run("-e", json.dumps(variables), *arguments)
 
     def succeeds(self, **variables: object) -> subprocess.CompletedProcess[str]:
-        ran = self.run_with(**variables)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran
+        completed = self.run_with(**variables)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed
 
     def image(self) -> str:
-        return self.cluster.get("configmap", "peer-pods-cm", *HERE)["data"].get("PODVM_AMI_ID", "")
+        return self.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"].get("PODVM_AMI_ID", "")
 
     def kata_configs(self) -> list[dict]:
         return self.cluster.get("kataconfigs")["items"]
@@ -44,12 +44,18 @@ class Upgrade(RoleAlone):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with first_generation(PODVM_AMI_ID="ami-0") as here:
-        wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
-        here.cluster.kubectl(
-            "patch", "peerpodconfig", "peerpodconfig-openshift", *HERE, "--type=merge", "-p", '{"spec":{"limit":"5"}}'
+    with first_generation(PODVM_AMI_ID="ami-0") as first:
+        wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
+        first.cluster.kubectl(
+            "patch",
+            "peerpodconfig",
+            "peerpodconfig-openshift",
+            *NAMESPACE_ARGS,
+            "--type=merge",
+            "-p",
+            '{"spec":{"limit":"5"}}',
         )
-        yield here
+        yield first
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +83,16 @@ def test_the_wait_for_peer_pods_has_a_timeout(upgrade: Upgrade):
 
 def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
     with upgrade.unchanged():
-        ran = upgrade.run_with("--check", operator_install_upgrade_disruption="allow")
-    assert ran.returncode == 0, ran.stdout
-    assert "Peer pods that would be lost: 1 running: default/kept" in ran.stdout
+        completed = upgrade.run_with("--check", operator_install_upgrade_disruption="allow")
+    assert completed.returncode == 0, completed.stdout
+    assert "Peer pods that would be lost: 1 running: default/kept" in completed.stdout
 
 
 def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
-    """The new operator ignores its PeerPodConfig, and no agent is deployed that enforces its limit."""
-    other = openshift.peer_pod_config("none")
-    other["metadata"]["name"] = "memory"
-    world.cluster.apply(other)
+    """The new operator ignores the PeerPodConfig of the pool, and no agent that enforces its limit is deployed."""
+    other_config = openshift.peer_pod_config("none")
+    other_config["metadata"]["name"] = "memory"
+    world.cluster.apply(other_config)
     with upgrade.unchanged():
         message = failure_message(upgrade.run_with(operator_install_upgrade_disruption="allow"))
     assert "The PeerPodConfigs memory set limits for pools of nodes" in message
@@ -106,29 +112,29 @@ def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": {"name": "peerpods-node-capacity", "namespace": AGENT_NAMESPACE},
-            # It runs beside the cluster.
+            # The agent runs as a process outside the cluster.
             "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
         }
     )
     start_agent(world.cluster)
-    ran = upgrade.succeeds(operator_install_upgrade_disruption="allow")
+    completed = upgrade.succeeds(operator_install_upgrade_disruption="allow")
     assert (
         "from the PeerPodConfig peerpodconfig-openshift (5) to PEERPODS_LIMIT_PER_NODE of peer-pods-cm (5)"
-        in ran.stdout
+        in completed.stdout
     )
-    assert "PeerPodConfigs that stay: memory" in ran.stdout
+    assert "PeerPodConfigs that stay: memory" in completed.stdout
     # The last PeerPodConfig that 1.8 has read.
-    assert "because the PeerPodConfig memory owns it" in ran.stdout
-    assert artifacts(ran.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
+    assert "because the PeerPodConfig memory owns it" in completed.stdout
+    assert artifacts(completed.stdout) == {"peerpods_upgrade": {"from": "1.8.1", "to": "1.13.0"}}
     assert world.advertised() == ["5", "5"]
 
 
 def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
     """Running peer pods are not checked, since nothing is replaced."""
     with upgrade.unchanged():
-        ran = upgrade.succeeds()
-    assert NOTHING_CHANGED.search(ran.stdout), ran.stdout
-    assert "nothing to upgrade" in ran.stdout
+        completed = upgrade.succeeds()
+    assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
+    assert "nothing to upgrade" in completed.stdout
 
 
 RENEW = {"operator_install_renew_image": True}
@@ -151,42 +157,42 @@ def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
 def test_a_renewal(world: World, upgrade: Upgrade):
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
     (before,) = upgrade.kata_configs()
-    ran = upgrade.succeeds(**CONFIRMED)
+    completed = upgrade.succeeds(**CONFIRMED)
     (after,) = upgrade.kata_configs()
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert (after["metadata"]["name"], after["spec"]) == (
         before["metadata"]["name"],
         before["spec"],
     )
-    assert upgrade.image() == MADE
-    assert "in place of ami-0" in ran.stdout
-    names = [one["metadata"]["name"] for one in world.cluster.get("configmaps", *HERE)["items"]]
-    assert KEPT not in names
+    assert upgrade.image() == RENEWED_IMAGE
+    assert "in place of ami-0" in completed.stdout
+    names = [config_map["metadata"]["name"] for config_map in world.cluster.get("configmaps", *NAMESPACE_ARGS)["items"]]
+    assert BACKUP not in names
 
 
 def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
-    """The KataConfig is deleted; a ConfigMap has its content."""
+    """The KataConfig was deleted, and a ConfigMap contains a copy of it."""
     (before,) = upgrade.kata_configs()
-    kept = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
+    saved_config = {"name": before["metadata"]["name"], "labels": {}, "spec": before["spec"]}
     world.cluster.apply(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": KEPT, "namespace": OPERATOR_NAMESPACE},
-            "data": {"kataconfig": json.dumps(kept), "image": "ami-0"},
+            "metadata": {"name": BACKUP, "namespace": OPERATOR_NAMESPACE},
+            "data": {"kataconfig": json.dumps(saved_config), "image": "ami-0"},
         }
     )
-    world.cluster.kubectl("delete", "kataconfig", kept["name"], "--wait=true", "--timeout=60s")
+    world.cluster.kubectl("delete", "kataconfig", saved_config["name"], "--wait=true", "--timeout=60s")
     wait_for("the image to go", lambda: not upgrade.image(), seconds=20)
     upgrade.succeeds(**CONFIRMED)
-    assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]
-    assert upgrade.image() == MADE
+    assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
+    assert upgrade.image() == RENEWED_IMAGE
 
 
 def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
-    """And the KataConfig is created again."""
+    """The KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
     message = failure_message(upgrade.run_with(**CONFIRMED))
     assert "the operator did not delete the image" in message
-    assert [one["spec"] for one in upgrade.kata_configs()] == [before["spec"]]
+    assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]

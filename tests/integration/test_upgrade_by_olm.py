@@ -1,4 +1,4 @@
-"""An upgrade from the operator's first generation to the second that OLM does by itself, with the agent at work.
+"""An upgrade from the operator's first generation to the second that OLM starts by itself, while the agent runs.
 
 Peer pods are created during the upgrade. What each node advertises is compared with the state of its
 cloud-api-adaptor (CAA), in the order in which the API server stored both.
@@ -18,7 +18,7 @@ from tests.cluster.operators import Api
 from tests.cluster.processes import wait_for
 from tests.cluster.releases import RELEASES
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.test_stand_ins import HERE, RESOURCE, World, first_generation, peer_pod
+from tests.integration.test_stand_ins import NAMESPACE_ARGS, RESOURCE, World, first_generation, peer_pod
 from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
@@ -31,26 +31,26 @@ ADAPTORS = {row.daemon_set for row in RELEASES}
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """Operator 1.8.1 with a limit, the agent, and a catalog that has a newer one."""
-    with first_generation(PODVM_AMI_ID="ami-0") as here:
-        wait_for("the default limit", lambda: here.advertised() == ["10", "10"], seconds=60)
-        here.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
-        start_agent(here.cluster)
-        here.cluster.kubectl(
+    """Operator 1.8.1 with a limit, the agent, and a catalog with a newer version."""
+    with first_generation(PODVM_AMI_ID="ami-0") as first:
+        wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
+        first.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
+        start_agent(first.cluster)
+        first.cluster.kubectl(
             "patch",
             "peerpodconfig",
             "peerpodconfig-openshift",
-            *HERE,
+            *NAMESPACE_ARGS,
             "--type=merge",
             "-p",
             json.dumps({"spec": {"limit": str(LIMIT)}}),
         )
-        wait_for("the limit", lambda: set(here.advertised()) == {str(LIMIT)}, seconds=30)
-        yield here
+        wait_for("the limit", lambda: set(first.advertised()) == {str(LIMIT)}, seconds=30)
+        yield first
 
 
 class Recorder(threading.Thread):
-    """All that the API server stored of a collection since then, as (resource version, event, object)."""
+    """The writes to a collection since the start of the thread, as (resource version, event, object)."""
 
     def __init__(self, cluster: Cluster, path: str, selector: str = ""):
         super().__init__(daemon=True)
@@ -66,8 +66,8 @@ class Recorder(threading.Thread):
     def run(self) -> None:
         for line in self._api.stream(self._watch):
             event = json.loads(line)
-            found = event["object"]
-            self.seen.append((int(found["metadata"]["resourceVersion"]), event["type"], found))
+            item = event["object"]
+            self.seen.append((int(item["metadata"]["resourceVersion"]), event["type"], item))
 
 
 def slots(node: dict) -> int:
@@ -77,7 +77,7 @@ def slots(node: dict) -> int:
 def is_ready(pod: dict) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
     return "deletionTimestamp" not in pod["metadata"] and any(
-        one["type"] == "Ready" and one["status"] == "True" for one in conditions
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
     )
 
 
@@ -105,7 +105,7 @@ def test_a_node_has_fewer_slots_than_its_limit_only_while_its_adaptor_is_down(wo
         wait_for("the newest operator", lambda: world.version() == "1.13.0", seconds=120)
 
         def settled() -> bool:
-            adaptors = filter(is_adaptor, world.cluster.get("pods", *HERE)["items"])
+            adaptors = filter(is_adaptor, world.cluster.get("pods", *NAMESPACE_ARGS)["items"])
             ready = [is_ready(pod) for pod in adaptors] == [True, True]
             return ready and set(world.advertised()) == {str(LIMIT)}
 
@@ -118,15 +118,15 @@ def test_a_node_has_fewer_slots_than_its_limit_only_while_its_adaptor_is_down(wo
     outages, dips = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     ready = {pod["metadata"]["uid"] for pod in pods.before if is_adaptor(pod) and is_ready(pod)}
     enough = dict.fromkeys(names, True)
-    for _, event, found in sorted([*nodes.seen, *pods.seen], key=lambda one: one[0]):
-        if found["kind"] == "Node":
-            name = found["metadata"]["name"]
-            now = slots(found) >= LIMIT
+    for _, event, item in sorted([*nodes.seen, *pods.seen], key=lambda record: record[0]):
+        if item["kind"] == "Node":
+            name = item["metadata"]["name"]
+            now = slots(item) >= LIMIT
             dips[name] += enough[name] and not now
             enough[name] = now
-        elif is_adaptor(found):
-            uid, now = found["metadata"]["uid"], event != "DELETED" and is_ready(found)
-            outages[found["spec"]["nodeName"]] += uid in ready and not now
+        elif is_adaptor(item):
+            uid, now = item["metadata"]["uid"], event != "DELETED" and is_ready(item)
+            outages[item["spec"]["nodeName"]] += uid in ready and not now
             (ready.add if now else ready.discard)(uid)
     # The operator replaces the DaemonSet, so that each node is without one for a while.
     assert all(outages.values())

@@ -1,10 +1,9 @@
 """The webhook behind the real API server, against a specification that shares no code with it.
 
-Generated pods are created in server-side dry runs, once where the webhook is at work
-and once, as a reference, where it is not: both have the defaults of the API server. What is stored is
-the reference with those fields changed that the webhook's README.md names, and nothing else. Amounts
-are drawn as numbers and then written down in any of Kubernetes' syntaxes, so that the
-specification never has to read one.
+Generated pods are created in server-side dry runs, once in a namespace of the webhook and once, as a reference, in a
+namespace without it: both have the defaults of the API server. The stored pod must be equal to the reference, except
+for the fields that the webhook's README.md lists. Amounts are drawn as numbers and then written in any of Kubernetes'
+syntaxes, so that the specification does not have to parse them.
 
 `DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` is the number of pods, which differ in each run.
 """
@@ -42,7 +41,7 @@ from peerpods_webhook import quantity
 pytestmark = pytest.mark.integration
 
 PODS = int(os.environ.get("DIFFERENTIAL_PODS", "1500"))
-# Of them, how many are really stored and read again.
+# The number of these pods that are stored and read again.
 STORED = PODS // 20
 CONNECTIONS = 4
 
@@ -57,8 +56,8 @@ SIZES = (
     ("nvidia.com/gpu", f"{HYPERVISOR}default_gpus", 1),
 )
 
-# The webhook is at work in the first two; a LimitRange sets defaults for the containers of the
-# second. The reference pods go to the third.
+# The webhook mutates pods in the first two namespaces. A LimitRange sets defaults for the containers of the second. The
+# reference pods are created in the third.
 PEER, LIMITED, REFERENCE = "peers", "peers-limited", "reference"
 LIMIT_RANGER = "kubernetes.io/limit-ranger"
 DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
@@ -90,7 +89,7 @@ class Connection:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of its own, with the webhook at work: thousands of requests fill its audit log."""
+    """A separate cluster with the webhook, because thousands of requests fill its audit log."""
     with Cluster() as running:
         labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, REFERENCE: {}}
         running.apply(
@@ -177,12 +176,12 @@ def install_webhook(cluster: Cluster) -> None:
     probe = generated(Random(0), "probe")._replace(runtime_class=TARGET, wrong=None)
     with contextlib.closing(Connection(cluster)) as api:
 
-        def at_work() -> bool:
+        def is_mutating() -> bool:
             cluster.processes.check_alive()
             status, pod = api.create(PEER, probe.manifest())
             return status == 201 and VM in json.dumps(pod["spec"])
 
-        wait_for("the webhook's first change", at_work, seconds=30)
+        wait_for("the webhook's first change", is_mutating, seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +222,8 @@ class Amount(NamedTuple):
     value: Fraction
 
 
-def amount(random: Random, resource: str, least: Fraction = Fraction(0)) -> Amount:
-    """A random amount of a resource, at least `least`, and a way to write it."""
+def amount(random: Random, resource: str, minimum: Fraction = Fraction(0)) -> Amount:
+    """A random amount of a resource, at least `minimum`, and a way to write it."""
     if resource == "cpu":
         value = Fraction(random.choice((0, 1, random.randrange(10**5), 1000)), 1000)
         value += NANO * random.choice((0, 0, random.randrange(10**6), Fraction(1, 1000)))
@@ -233,7 +232,7 @@ def amount(random: Random, resource: str, least: Fraction = Fraction(0)) -> Amou
         value = Fraction(random.choice((0, 1, random.randrange(10**4)))) * unit
     else:
         value = Fraction(random.randrange(5))
-    value += least
+    value += minimum
     # The API server rounds up what is in a pod to thousandths.
     return Amount(written(random, value), Fraction(math.ceil(value * 1000), 1000))
 
@@ -252,28 +251,28 @@ class Owner(NamedTuple):
     def manifest(self) -> dict[str, dict[str, str]]:
         sides = {"limits": self.limits, "requests": self.requests}
         return {
-            side: {resource: one.text for resource, one in amounts.items()}
+            side: {resource: amount.text for resource, amount in amounts.items()}
             for side, amounts in sides.items()
             if amounts
         }
 
 
 class Pod(NamedTuple):
-    """A pod to create, in parts that the specification can compute with."""
+    """A pod to create, in parts from which the specification can compute the result."""
 
     metadata: dict[str, Any]
     runtime_class: str | None
     containers: list[tuple[dict[str, Any], Owner]]
     init: list[tuple[dict[str, Any], Owner]]
-    whole: Owner | None
+    pod_level: Owner | None
     limited: bool
     extra: dict[str, Any]
-    # Where it has a negative amount: the container's name, and the resource.
+    # The location of a negative amount: the container's name, and the resource.
     wrong: tuple[str, str] | None
 
     def manifest(self) -> dict:
-        def containers(each: list[tuple[dict[str, Any], Owner]]) -> list[dict]:
-            return [fields | {"resources": fields.get("resources", {}) | owner.manifest()} for fields, owner in each]
+        def containers(owners: list[tuple[dict[str, Any], Owner]]) -> list[dict]:
+            return [fields | {"resources": fields.get("resources", {}) | owner.manifest()} for fields, owner in owners]
 
         spec: dict[str, Any] = {
             "containers": containers(self.containers),
@@ -286,8 +285,8 @@ class Pod(NamedTuple):
             spec["runtimeClassName"] = self.runtime_class
         if self.init:
             spec["initContainers"] = containers(self.init)
-        if self.whole:
-            spec["resources"] = self.whole.manifest()
+        if self.pod_level:
+            spec["resources"] = self.pod_level.manifest()
         return {"apiVersion": "v1", "kind": "Pod", "metadata": self.metadata, "spec": spec}
 
 
@@ -311,7 +310,7 @@ def generated(random: Random, name: str) -> Pod:
     init = [container("init", index, True) for index in range(random.choice((0, 0, 1, 2, 3)))]
     owners = [owner for _, owner in (*containers, *init)]
     has_whole = not windows and not limited and random.random() < 0.2
-    whole = resources_of_pod(random, owners) if has_whole else None
+    pod_level = resources_of_pod(random, owners) if has_whole else None
     wrong = spoil(random, [*containers, *init]) if random.random() < 0.03 else None
     metadata: dict[str, Any] = {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
     if random.random() < 0.5:
@@ -324,7 +323,7 @@ def generated(random: Random, name: str) -> Pod:
         random.choice((TARGET, TARGET, TARGET, TARGET, TARGET, TARGET, "runc", None)),
         containers,
         init,
-        whole,
+        pod_level,
         limited,
         ({"resourceClaims": claims} if claims else {}) | ({"os": {"name": "windows"}} if windows else {}),
         wrong,
@@ -339,10 +338,10 @@ def resources_of_container(random: Random) -> Owner:
         if kind & 1:
             requests[resource] = amount(random, resource)
         if kind & 2:
-            least = requests[resource].value if kind & 1 else Fraction(0)
-            limits[resource] = amount(random, resource, least)
+            minimum = requests[resource].value if kind & 1 else Fraction(0)
+            limits[resource] = amount(random, resource, minimum)
     for resource in ("nvidia.com/gpu", VM):
-        # What cannot be overcommitted has a limit, and if it has a request then the same.
+        # A resource that cannot be overcommitted has a limit, and its request, if any, is the same.
         if random.random() < 0.15:
             limits[resource] = amount(random, resource)
             if random.random() < 0.5:
@@ -352,18 +351,18 @@ def resources_of_container(random: Random) -> Owner:
 
 
 def resources_of_pod(random: Random, owners: list[Owner]) -> Owner:
-    """Never less than what the containers have, which the API server would not take."""
+    """The amounts are not less than the sum of the containers, which the API server would reject."""
     limits: Amounts = {}
     requests: Amounts = {}
     for resource in ("cpu", "memory"):
         kind = random.randrange(4)
-        least = sum((defaulted(owner, resource)[0] for owner in owners), Fraction(0))
+        minimum = sum((defaulted(owner, resource)[0] for owner in owners), Fraction(0))
         if kind & 1:
-            requests[resource] = amount(random, resource, least)
-            least = requests[resource].value
+            requests[resource] = amount(random, resource, minimum)
+            minimum = requests[resource].value
         if kind & 2:
-            least += sum((defaulted(owner, resource)[1] for owner in owners), Fraction(0))
-            limits[resource] = amount(random, resource, least)
+            minimum += sum((defaulted(owner, resource)[1] for owner in owners), Fraction(0))
+            limits[resource] = amount(random, resource, minimum)
     return Owner(limits, requests)
 
 
@@ -381,39 +380,39 @@ def spoil(random: Random, containers: list[tuple[dict[str, Any], Owner]]) -> tup
 def defaulted(owner: Owner, resource: str, limited: bool = False) -> tuple[Fraction, Fraction]:
     """A container's request and limit after the API server's defaulting.
 
-    A limit is copied to a request that is absent; then a LimitRange fills in what is still so.
+    The limit is copied to an absent request; then a LimitRange sets the amounts that are still absent.
     """
-    nothing = Amount("", Fraction(0))
+    zero = Amount("", Fraction(0))
     request = owner.requests.get(resource) or owner.limits.get(resource)
     limit = owner.limits.get(resource)
     if limited:
-        request = request or Amount(*DEFAULT_REQUESTS.get(resource, nothing))
-        limit = limit or Amount(*DEFAULT_LIMITS.get(resource, nothing))
-    return (request or nothing).value, (limit or nothing).value
+        request = request or Amount(*DEFAULT_REQUESTS.get(resource, zero))
+        limit = limit or Amount(*DEFAULT_LIMITS.get(resource, zero))
+    return (request or zero).value, (limit or zero).value
 
 
 def size(pod: Pod, resource: str) -> Fraction:
-    """How much of a resource the VM gets, before it is rounded up to a unit."""
+    """The amount of a resource that the VM gets, before it is rounded up to a unit."""
     owners = [owner for _, owner in (*pod.containers, *pod.init)]
     of_vm = size_of_vm(pod, [defaulted(owner, resource, pod.limited) for owner in owners], resource)
     if of_vm == 0 and pod.limited:
-        # No annotation tells the second invocation that there was a first one, after which the
-        # LimitRange has filled in what all containers have lost.
-        bare = defaulted(Owner({}, {}), resource, limited=True)
-        return size_of_vm(pod, [bare] * len(owners), resource)
+        # Without annotations, the second invocation cannot detect the first invocation, after which the LimitRange has
+        # set defaults for all containers.
+        default_amount = defaulted(Owner({}, {}), resource, limited=True)
+        return size_of_vm(pod, [default_amount] * len(owners), resource)
     return of_vm
 
 
-def size_of_vm(pod: Pod, each: list[tuple[Fraction, Fraction]], resource: str) -> Fraction:
-    """The same from what each container requests and is limited to."""
-    requests = sum((request for request, _ in each), Fraction(0))
-    limits = sum((limit for _, limit in each), Fraction(0))
+def size_of_vm(pod: Pod, amounts: list[tuple[Fraction, Fraction]], resource: str) -> Fraction:
+    """The amount that the VM gets, from the request and the limit of each container."""
+    requests = sum((request for request, _ in amounts), Fraction(0))
+    limits = sum((limit for _, limit in amounts), Fraction(0))
     limit_counts = requests > 0
-    if pod.whole and resource in pod.whole.requests:
-        requests = pod.whole.requests[resource].value
+    if pod.pod_level and resource in pod.pod_level.requests:
+        requests = pod.pod_level.requests[resource].value
         limit_counts = requests > 0
-    if pod.whole and resource in pod.whole.limits:
-        limits = pod.whole.limits[resource].value
+    if pod.pod_level and resource in pod.pod_level.limits:
+        limits = pod.pod_level.limits[resource].value
         limit_counts = True
     if resource == "nvidia.com/gpu" or not limit_counts:
         return requests
@@ -427,12 +426,12 @@ def as_specified(pod: Pod, reference: dict) -> dict:
         return after
     for side in ("containers", "initContainers"):
         for index, container in enumerate(after["spec"].get(side, ())):
-            left = {key: it for key, it in container["resources"].items() if key == "claims"}
+            kept = {key: entry for key, entry in container["resources"].items() if key == "claims"}
             if (side, index) == ("containers", 0):
-                left |= {"limits": {VM: "1"}, "requests": {VM: "1"}}
-            container["resources"] = left
+                kept |= {"limits": {VM: "1"}, "requests": {VM: "1"}}
+            container["resources"] = kept
     after["spec"].pop("resources", None)
-    # It is computed from cpu and memory, of which nothing is left.
+    # It is computed from cpu and memory, which were removed.
     after["status"]["qosClass"] = "BestEffort"
     notes = dict(pod.metadata.get("annotations", {}))
     if not notes.get(MACHINE_TYPE):
@@ -454,11 +453,11 @@ def comparable(pod: dict) -> dict:
     if prefix := metadata.get("generateName"):
         assert re.fullmatch(f"{prefix}[a-z0-9]{{5}}", metadata.pop("name"))
     if LIMIT_RANGER in metadata.get("annotations", {}):
-        notes = {key: it for key, it in metadata["annotations"].items() if key != LIMIT_RANGER}
-        metadata = {key: it for key, it in metadata.items() if key != "annotations"}
+        notes = {key: field for key, field in metadata["annotations"].items() if key != LIMIT_RANGER}
+        metadata = {key: field for key, field in metadata.items() if key != "annotations"}
         metadata |= {"annotations": notes} if notes else {}
-    # Two ways to write no resources.
-    spec = {key: it for key, it in pod["spec"].items() if (key, it) != ("resources", {})}
+    # Empty resources are equal to absent resources.
+    spec = {key: field for key, field in pod["spec"].items() if (key, field) != ("resources", {})}
     return {**pod, "metadata": metadata, "spec": spec}
 
 
@@ -466,7 +465,7 @@ def comparable(pod: dict) -> dict:
 
 
 def check_pod(api: Connection, pod: Pod, store: bool) -> str:
-    """Create a pod and its reference and compare them; returns the kind of example in a word."""
+    """Create a pod and its reference and compare them; returns the kind of the example."""
     namespace, manifest = LIMITED if pod.limited else PEER, pod.manifest()
     status, answer = api.create(namespace, manifest)
     if pod.wrong and pod.runtime_class == TARGET:
@@ -482,7 +481,7 @@ def check_pod(api: Connection, pod: Pod, store: bool) -> str:
         assert (status, reference_status) == (422, 422), (answer, reference)
         return "refused by the API server"
     if pod.limited and pod.runtime_class != TARGET:
-        # What the LimitRange fills in stays, and the reference has no LimitRange.
+        # The defaults of the LimitRange stay, and the reference has no LimitRange.
         return "limited"
     assert reference_status == 201, reference.get("message")
     assert status == 201, answer.get("message")
@@ -515,33 +514,32 @@ def test_stored_pods_are_as_the_webhook_specifies(cluster, seed):
             ]
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        seen = [word for words in threads.map(run, range(CONNECTIONS)) for word in words]
-    assert len(seen) == PODS
-    assert seen.count("mutated") > PODS / 2
-    assert {"unchanged", "refused", "limited", "refused by the API server"} <= set(seen)
+        outcomes = [word for words in threads.map(run, range(CONNECTIONS)) for word in words]
+    assert len(outcomes) == PODS
+    assert outcomes.count("mutated") > PODS / 2
+    assert {"unchanged", "refused", "limited", "refused by the API server"} <= set(outcomes)
 
 
-def repeatable(what: str, seed: int, check: Callable[..., str], *arguments: Any) -> str:
+def repeatable(example: str, seed: int, check: Callable[..., str], *arguments: Any) -> str:
     """The result of `check`; a failure includes how to repeat it."""
     try:
         return check(*arguments)
     except AssertionError as error:
-        error.add_note(f"{what} of DIFFERENTIAL_SEED={seed}: {arguments[1:]}")
+        error.add_note(f"{example} of DIFFERENTIAL_SEED={seed}: {arguments[1:]}")
         raise
 
 
 # --- quantities --------------------------------------------------------------------------------
 
-# The API server takes any quantity as a device's capacity, negative ones too; 32 of them in each
-# of 128 devices.
+# The API server accepts any quantity as a device's capacity, including negative quantities: 32 in each of 128 devices.
 SLICES = "/apis/resource.k8s.io/v1/resourceslices?dryRun=All"
 SLICE_SIZE = 32 * 128
 
 
 def resource_slice(literals: list[Any]) -> dict:
     capacities = [
-        {f"c{index}": {"value": literal} for index, literal in enumerate(literals[at : at + 32])}
-        for at in range(0, len(literals), 32)
+        {f"c{index}": {"value": literal} for index, literal in enumerate(literals[start : start + 32])}
+        for start in range(0, len(literals), 32)
     ]
     return {
         "apiVersion": "resource.k8s.io/v1",
@@ -560,9 +558,9 @@ def random_literal(random: Random) -> Any:
     """A quantity of any syntax and size, as JSON text or number."""
     if random.random() < 0.02:
         return random.choice((random.randrange(-(10**6), 10**12), round(random.random() * 100, 6)))
-    whole = str(random.randrange(10 ** random.choice((1, 2, 3, 4, 6, 10, 18, 19, 20, 25))))
+    digits = str(random.randrange(10 ** random.choice((1, 2, 3, 4, 6, 10, 18, 19, 20, 25))))
     decimals = str(random.randrange(10 ** random.choice((1, 3, 9, 10, 20))))
-    number = random.choice((whole, f"00{whole}", f"{whole}.{decimals}", f"{whole}.", f".{decimals}"))
+    number = random.choice((digits, f"00{digits}", f"{digits}.{decimals}", f"{digits}.", f".{decimals}"))
     sign = random.choice(("", "", "", "+", "-"))
     exponent = f"{random.choice('eE')}{random.choice(('', '+', '-'))}{random.randrange(30)}"
     return sign + number + random.choice((*(suffix.strip() for suffix in FACTORS), exponent))
@@ -571,7 +569,7 @@ def random_literal(random: Random) -> Any:
 def stored_value(text: str) -> Fraction:
     """The value of a quantity as the API server returns it.
 
-    That is a whole number with a suffix, but where it kept the literal, plus sign and all.
+    This is a whole number with a suffix, or the unchanged literal, including a plus sign.
     """
     number, suffix = re.fullmatch(r"([+-]?[0-9.]+)([eE][+-]?[0-9]+|[a-zA-Z]{0,2})", text).groups()
     exponent = suffix[:1] in ("e", "E") and suffix[1:].strip("i")
@@ -580,9 +578,9 @@ def stored_value(text: str) -> Fraction:
 
 def test_quantities_have_the_value_that_the_api_server_computes(cluster, seed):
     random = Random(seed)
-    # Kubernetes says that a quantity is at most 2^63-1, which the webhook takes all larger ones
-    # for. The API server does so only with a binary suffix, and returns 1000E as 1.
-    most = 2**63 - 1
+    # According to Kubernetes, a quantity is at most 2^63-1. The webhook uses this maximum for all larger quantities.
+    # The API server does so only with a binary suffix, and returns 1000E as 1.
+    maximum = 2**63 - 1
     compared = 0
     with contextlib.closing(Connection(cluster)) as api:
         for _ in range(8):
@@ -593,12 +591,12 @@ def test_quantities_have_the_value_that_the_api_server_computes(cluster, seed):
                 device["capacity"][f"c{index}"]["value"] for device in stored["spec"]["devices"] for index in range(32)
             ]
             for literal, text in zip(literals, returned, strict=True):
-                if abs(quantity.parse(str(literal))) == most * quantity.ONE:
+                if abs(quantity.parse(str(literal))) == maximum * quantity.ONE:
                     continue
                 value = stored_value(text) * quantity.ONE
-                seen = (quantity.parse(str(literal)), quantity.parse(text))
+                parsed = (quantity.parse(str(literal)), quantity.parse(text))
                 compared += 1
-                assert seen == (value, value), f"{literal!r}, {text!r}, DIFFERENTIAL_SEED={seed}"
+                assert parsed == (value, value), f"{literal!r}, {text!r}, DIFFERENTIAL_SEED={seed}"
     assert compared > 20_000
 
 
@@ -611,14 +609,14 @@ def test_quantities_are_rejected_if_the_api_server_rejects_them(cluster, seed):
         for _ in range(1500):
             literal = random_literal(random) if random.random() < 0.4 else ""
             for _ in range(random.choice((1, 1, 2, 3))):
-                at = random.randrange(len(str(literal)) + 1)
-                literal = f"{str(literal)[:at]}{random.choice(alphabet)}{str(literal)[at:]}"
+                position = random.randrange(len(str(literal)) + 1)
+                literal = f"{str(literal)[:position]}{random.choice(alphabet)}{str(literal)[position:]}"
             if re.search(r"[eE][+-]?[0-9]{3}", literal):
                 continue
             status, answer = api("POST", SLICES, resource_slice([literal]))
             assert status in (201, 400), answer
             if status == 201:
-                # What the webhook gets to see; the API server takes "m" and "." and makes it "0".
+                # The text that the webhook receives: the API server accepts "m" and ".", and converts them to "0".
                 literal = answer["spec"]["devices"][0]["capacity"]["c0"]["value"]
             try:
                 quantity.parse(literal)

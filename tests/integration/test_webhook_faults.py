@@ -1,8 +1,8 @@
 """Faults under load: pods are created all the time while parts of the webhook, and of the cluster, fail.
 
 The role's own Deployment runs as containers on this machine, whose pods have addresses of their own; the API server
-reaches them by the endpoints of the role's Service. In no case may a peer pod bypass the webhook; creations
-that failed are counted, and the counts reported as properties of the tests.
+reaches them by the endpoints of the role's Service. A peer pod must never bypass the webhook. Failed creations are
+counted, and the counts are reported as properties of the tests.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ pytestmark = pytest.mark.integration
 NAMESPACE = "osc-peerpods"
 PORT, HEALTH_PORT = 9443, 8080
 
-# As many concurrent creations, once every TICK seconds: in step, so that the API server has as many open connections
-# to the webhook, too. Every twentieth pod is really created, the others in a dry run.
+# The number of concurrent creations, every TICK seconds. They start together, so that the API server opens the same
+# number of connections to the webhook. Every twentieth pod is really created, the others in a dry run.
 CONNECTIONS = 8
 TICK = 0.2
-REALLY = 20
+STORED_EVERY = 20
 
-# As many creations by each connection, before and after each fault: each connection of the API server to the webhook
-# is used again.
+# The number of creations by each connection, before and after each fault, so that each connection of the API server to
+# the webhook is used again.
 STEADY = 20
 
 PODS = "/api/v1/namespaces/load/pods"
@@ -77,11 +77,11 @@ class Outcome(enum.Enum):
     UNMUTATED = "unmutated"
     # The API server reports that it got no response of the webhook.
     WEBHOOK_FAILED = "webhook failed"
-    # The API server could not be connected to: nothing was sent, and the client tries again.
+    # The connection to the API server failed: nothing was sent, and the client tries again.
     UNREACHED = "API server unreached"
-    # The API server was sent the request and did not answer.
+    # The API server received the request and did not answer.
     CUT_OFF = "API server cut off"
-    # The API server is about to stop, or its admission plugins have not read what they need: it did nothing.
+    # The API server is about to stop, or its admission plugins are not ready: it did not process the request.
     TURNED_AWAY = "API server not ready"
     REFUSED = "refused otherwise"
 
@@ -101,7 +101,7 @@ class Load:
         self._tls.load_cert_chain(cluster.kubeconfig.with_suffix(".crt"), cluster.kubeconfig.with_suffix(".key"))
         self._began = time.monotonic()
         self._done = threading.Event()
-        # By each connection.
+        # The number of finished creations by each connection.
         self._finished = [0] * CONNECTIONS
         self._creations: list[Creation] = []
         self._threads = [threading.Thread(target=self._create, args=(number,)) for number in range(CONNECTIONS)]
@@ -115,7 +115,7 @@ class Load:
 
     @contextmanager
     def fault(self) -> Iterator[list[Creation]]:
-        """The block is a fault; yields what is created around it, complete once the block is left."""
+        """The block is a fault. Yields the creations around it; the list is complete after the block."""
         self.continues()
         creations: list[Creation] = []
         first = len(self._creations)
@@ -125,10 +125,10 @@ class Load:
 
     def continues(self) -> None:
         """Wait until each connection has finished further creations."""
-        goals = [finished + STEADY for finished in self._finished]
+        targets = [finished + STEADY for finished in self._finished]
         wait_for(
             "further creations",
-            lambda: all(finished >= goal for finished, goal in zip(self._finished, goals, strict=True)),
+            lambda: all(finished >= target for finished, target in zip(self._finished, targets, strict=True)),
             seconds=120,
         )
 
@@ -138,13 +138,13 @@ class Load:
             if self._done.wait(self._began + tick * TICK - time.monotonic()):
                 connection.close()
                 return
-            really = (tick + number) % REALLY == 0
+            is_stored = (tick + number) % STORED_EVERY == 0
             began = time.monotonic()
-            self._creations.append(Creation(began, *self._create_one(connection, really)))
+            self._creations.append(Creation(began, *self._create_one(connection, is_stored)))
             self._finished[number] += 1
 
     @staticmethod
-    def _create_one(connection: http.client.HTTPSConnection, really: bool) -> tuple[Outcome, str]:
+    def _create_one(connection: http.client.HTTPSConnection, is_stored: bool) -> tuple[Outcome, str]:
         try:
             if connection.sock is None:
                 connection.connect()
@@ -153,7 +153,7 @@ class Load:
         try:
             connection.request(
                 "POST",
-                PODS if really else f"{PODS}?dryRun=All",
+                PODS if is_stored else f"{PODS}?dryRun=All",
                 json.dumps(PEER_POD),
                 {"Content-Type": "application/json"},
             )
@@ -174,7 +174,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Replica:
-    """A pod of the webhook's."""
+    """A pod of the webhook."""
 
     name: str
     uid: str
@@ -189,7 +189,7 @@ class Replica:
         return self.metric("process_start_time_seconds")
 
     def reviewed(self) -> float:
-        """How many peer pods it has mutated."""
+        """The number of peer pods that it has mutated."""
         return self.metric('peerpods_webhook_reviews_total{outcome="mutated"}')
 
     def restarted_after(self, started: float) -> bool:
@@ -223,7 +223,7 @@ def replicas(cluster: Cluster) -> list[Replica]:
 
 
 def install(cluster: Cluster, **variables: object) -> None:
-    """Run the role, with `variables` beside those of this machine."""
+    """Run the role with `variables` and those of this machine."""
     chosen = {
         **site_variables("podman"),
         "webhook_certificate": "own",
@@ -231,7 +231,7 @@ def install(cluster: Cluster, **variables: object) -> None:
         "webhook_shutdown_delay": 5,
         **variables,
     }
-    ran = subprocess.run(
+    completed = subprocess.run(
         [
             "ansible",
             "localhost",
@@ -247,7 +247,7 @@ def install(cluster: Cluster, **variables: object) -> None:
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.fixture(scope="module")
@@ -320,18 +320,19 @@ def test_a_renewed_ca_loses_nothing(cluster, load, failures):
     before = presented_by_all(cluster)
     (old,) = trusted(cluster)
     with load.fault() as creations, until_listeners_are_replaced(endpoints(cluster)):
-        # What has less than a third of that left is renewed: the 3650 days that the CA had.
+        # A CA with less than a third of this lifetime left is renewed, such as the existing CA of 3650 days.
         install(cluster, webhook_ca_days=11000)
         wait_until_presented(cluster, before)
-    renewed, kept = trusted(cluster)
-    assert kept == old
+    renewed, previous = trusted(cluster)
+    assert previous == old
     for certificate in presented_by_all(cluster).values():
         certificate.verify_directly_issued_by(renewed)
     assert failures(creations) == []
 
 
 def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures, tmp_path):
-    """To a webhook on its own host an API server speaks HTTP/2 (`isLocalHost` in k8s.io/apiserver), to others HTTP/1.1.
+    """An API server uses HTTP/2 for a webhook on its own host (`isLocalHost` in k8s.io/apiserver), and HTTP/1.1 for
+    other webhooks.
 
     HTTP/2 has no header that makes a client reconnect: the old listener sends GOAWAY when it ends.
     """
@@ -350,7 +351,7 @@ def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures,
             wait_for("the new certificate", lambda: presented_at(port) != before, seconds=20)
         assert failures(creations) == []
     finally:
-        # Creations that fail until the API server has read this are not part of a fault.
+        # Creations that fail before the API server has read the registration are not part of a fault.
         cluster.kubectl("delete", registration["kind"], "by-url", "--ignore-not-found")
         processes.stop()
 
@@ -371,21 +372,25 @@ def test_a_restart_of_the_api_server_loses_only_the_requests_in_flight(cluster, 
 def test_a_killed_replica_loses_only_the_reviews_in_flight(cluster, load, failures, record_property):
     reviewed = {replica: replica.reviewed() for replica in replicas(cluster)}
     load.continues()
-    # The one that the API server has more connections to: they are kept, and seldom spread evenly.
-    victim = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
-    started = victim.started()
+    # The replica with more connections of the API server, which keeps its connections and seldom spreads them evenly.
+    busiest = max(reviewed, key=lambda replica: replica.reviewed() - reviewed[replica])
+    started = busiest.started()
     with load.fault() as creations:
         killed = time.monotonic()
-        victim.kill()
-        wait_for("the killed replica", lambda: victim.restarted_after(started), seconds=30)
-        back = time.monotonic()
+        busiest.kill()
+        wait_for("the killed replica", lambda: busiest.restarted_after(started), seconds=30)
+        restarted = time.monotonic()
     failed = failures(creations)
-    assert all(killed - 1 < creation.began < back for creation in failed)
-    cut = [one for one in failed if re.search(r"connection reset|EOF|broken pipe", one.message)]
-    refused = [one for one in failed if f"dial tcp {victim.address}:{PORT}: connect: connection refused" in one.message]
+    assert all(killed - 1 < creation.began < restarted for creation in failed)
+    cut = [creation for creation in failed if re.search(r"connection reset|EOF|broken pipe", creation.message)]
+    refused = [
+        creation
+        for creation in failed
+        if f"dial tcp {busiest.address}:{PORT}: connect: connection refused" in creation.message
+    ]
     record_property("webhook cut off", len(cut))
     record_property("webhook refused connection", len(refused))
-    assert [one for one in failed if one not in cut and one not in refused] == []
+    assert [creation for creation in failed if creation not in cut and creation not in refused] == []
     assert len(cut) <= CONNECTIONS
 
 
@@ -433,7 +438,7 @@ def endpoints(cluster: Cluster) -> list[tuple[str, int]]:
 
 @contextmanager
 def until_listeners_are_replaced(addresses: list[tuple[str, int]]) -> Iterator[None]:
-    """Wait until the listeners from before the block have ended: some time after others present a new certificate.
+    """Wait until the previous listeners have ended, which is some time after new ones present the new certificate.
 
     They close the idle connections then.
     """

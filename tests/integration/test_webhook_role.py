@@ -64,9 +64,9 @@ class Role(RoleAlone):
         return self.variables["webhook_namespace"]
 
     def install(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        ran = self.run(*arguments)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran
+        completed = self.run(*arguments)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed
 
     def get(self, *names: str) -> dict:
         return self.cluster.get(*names, "-n", self.namespace)
@@ -85,17 +85,17 @@ class Role(RoleAlone):
     def presented(self) -> x509.Certificate:
         return presented("127.0.0.1", self.variables["webhook_port"])
 
-    def presents_one_of(self, ca: x509.Certificate, but: x509.Certificate | None = None) -> bool:
-        """Whether this connection was shown a certificate of the CA's, `but` that one.
+    def presents_one_of(self, ca: x509.Certificate, excluded: x509.Certificate | None = None) -> bool:
+        """Whether a new connection gets a certificate of the CA that is not `excluded`.
 
-        Ask again: after a rotation the old certificate answers beside the new for a while.
+        Call it repeatedly: for a while after a rotation, both the old and the new certificate are presented.
         """
-        shown = self.presented()
+        certificate = self.presented()
         try:
-            shown.verify_directly_issued_by(ca)
+            certificate.verify_directly_issued_by(ca)
         except (InvalidSignature, ValueError):
             return False
-        return shown != but
+        return certificate != excluded
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def make(namespace: str, **variables: object) -> Role:
         port, health_port = free_ports(2)
-        here = {
+        defaults = {
             **site_variables("process"),
             "webhook_namespace": namespace,
             "webhook_port": port,
@@ -131,7 +131,7 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
             "webhook_shutdown_delay": 0,
             "webhook_timeout": 60,
         }
-        return Role(cluster, None, {}, list, here | variables, playbook)
+        return Role(cluster, None, {}, list, defaults | variables, playbook)
 
     return make
 
@@ -153,14 +153,14 @@ def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
             except ApiException as error:
                 refused.append(error.body)
 
-    def more(count: int) -> None:
-        goal = len(created) + count
-        wait_for(f"{count} peer pods", lambda: len(created) >= goal or refused, seconds=60)
+    def wait_for_more(count: int) -> None:
+        target = len(created) + count
+        wait_for(f"{count} peer pods", lambda: len(created) >= target or refused, seconds=60)
 
     thread = threading.Thread(target=create)
     thread.start()
     try:
-        yield more
+        yield wait_for_more
     finally:
         done.set()
         thread.join()
@@ -184,12 +184,12 @@ def own(role: Callable[..., Role]) -> Role:
 @pytest.fixture(scope="module")
 def first_output(own: Role) -> str:
     """The output of the first installation, with -vvv."""
-    ran = own.install("-vvv", "--diff")
-    return ran.stdout + ran.stderr
+    completed = own.install("-vvv", "--diff")
+    return completed.stdout + completed.stderr
 
 
 class TestOwnCertificateAuthority:
-    """What a cluster without OpenShift's service CA gets; each test continues from the previous test."""
+    """The certificates in a cluster without OpenShift's service CA. Each test continues from the previous test."""
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, own: Role):
         with own.unchanged():
@@ -203,8 +203,8 @@ class TestOwnCertificateAuthority:
         presented.verify_directly_issued_by(trusted)
         names = presented.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.DNSName) == [f"{NAME}.own.svc"]
-        with peer_pods(own.cluster) as more:
-            more(1)
+        with peer_pods(own.cluster) as wait_for_more:
+            wait_for_more(1)
 
     def test_no_key_is_printed(self, own: Role, first_output: str):
         for secret in (f"{NAME}-ca", f"{NAME}-own-tls"):
@@ -269,10 +269,10 @@ class TestOwnCertificateAuthority:
     def test_a_certificate_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
         aged = Aged(ca_days_left=3000, leaf_days_left=100)
         aged.move_in(own)
-        with peer_pods(own.cluster) as more:
+        with peer_pods(own.cluster) as wait_for_more:
             own.install()
-            wait_for("a new certificate", lambda: own.presents_one_of(aged.ca, but=aged.leaf), seconds=30)
-            more(10)
+            wait_for("a new certificate", lambda: own.presents_one_of(aged.ca, excluded=aged.leaf), seconds=30)
+            wait_for_more(10)
         assert own.trusted() == [aged.ca]
 
     @pytest.mark.usefixtures("first_output")
@@ -280,31 +280,31 @@ class TestOwnCertificateAuthority:
         """The API server keeps trusting former CAs, except expired ones."""
         aged = Aged(ca_days_left=1000, leaf_days_left=300)
         aged.move_in(own, also_trusted=[Aged(ca_days_left=-1, leaf_days_left=-1).ca])
-        with peer_pods(own.cluster) as more:
+        with peer_pods(own.cluster) as wait_for_more:
             own.install()
             new, old = own.trusted()
             wait_for("the new CA's certificate", lambda: own.presents_one_of(new), seconds=30)
-            more(10)
+            wait_for_more(10)
         assert old == aged.ca
         assert new.public_key() != old.public_key()
 
     @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_changes_nothing(self, own: Role):
-        """Also after certificates were renewed, and with strings, which all values on the command line are."""
+        """This is also true after a renewal, and with strings: all values on the command line are strings."""
         strings = "webhook_ca_days=3650 webhook_certificate_days=365 webhook_shutdown_delay=0"
         with own.unchanged():
             assert NOTHING_CHANGED.search(own.install("--check", "--diff", "-e", strings).stdout)
 
     @pytest.mark.usefixtures("first_output")
     def test_a_secret_of_another_owner_is_not_overwritten(self, own: Role):
-        kept = own.get(f"secret/{NAME}-ca")
+        stored_secret = own.get(f"secret/{NAME}-ca")
         own.cluster.apply(tls_secret("own", f"{NAME}-ca", {"tls.crt": b"none", "tls.key": b"none"}))
         trusted, leaf = own.trusted(), own.secret(f"{NAME}-own-tls")
         try:
             message = failure_message(own.run())
         finally:
             own.cluster.apply(
-                {key: kept[key] for key in ("apiVersion", "kind", "type", "data")}
+                {key: stored_secret[key] for key in ("apiVersion", "kind", "type", "data")}
                 | {"metadata": {"name": f"{NAME}-ca", "namespace": "own"}}
             )
         assert f"{NAME}-ca" in message
@@ -373,8 +373,8 @@ class Aged:
 
 
 def _aging(subject, issuer, key, days: int, days_left: int) -> x509.CertificateBuilder:
-    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_left)
-    return builder(subject, issuer, key, until - datetime.timedelta(days=days), until)
+    not_after = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_left)
+    return builder(subject, issuer, key, not_after - datetime.timedelta(days=days), not_after)
 
 
 @pytest.fixture(scope="module")
@@ -439,8 +439,8 @@ def cert_managed(role: Callable[..., Role], cluster: Cluster) -> Role:
 @pytest.fixture(scope="module")
 def internal_ca(cert_managed: Role) -> x509.Certificate:
     # cert-manager keeps the former CA, which may still be in use.
-    *_others, last = cert_managed.trusted()
-    return last
+    *_rest, newest = cert_managed.trusted()
+    return newest
 
 
 def test_cert_manager_issues_the_certificate(cert_managed: Role, internal_ca):
@@ -450,7 +450,7 @@ def test_cert_manager_issues_the_certificate(cert_managed: Role, internal_ca):
 
 
 def test_a_second_run_changes_nothing(cert_managed: Role):
-    """Monitored, and with the TLS profile of the cluster."""
+    """The webhook is monitored, and has the TLS profile of the cluster."""
     assert cert_managed.get(f"servicemonitors.monitoring.coreos.com/{NAME}")
     assert cert_managed.environment_of_pod()["TLS_MIN_VERSION"] == "VersionTLS13"
     assert NOTHING_CHANGED.search(cert_managed.install().stdout)
@@ -458,7 +458,7 @@ def test_a_second_run_changes_nothing(cert_managed: Role):
 
 def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, internal_ca):
     before = cert_managed.presented()
-    with peer_pods(cert_managed.cluster) as more:
+    with peer_pods(cert_managed.cluster) as wait_for_more:
         # `cmctl renew` does the same.
         cert_managed.cluster.kubectl(
             "patch",
@@ -486,10 +486,10 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
         )
         wait_for(
             "the renewed certificate",
-            lambda: cert_managed.presents_one_of(internal_ca, but=before),
+            lambda: cert_managed.presents_one_of(internal_ca, excluded=before),
             seconds=60,
         )
-        more(10)
+        wait_for_more(10)
 
 
 def test_missing_and_conflicting_settings_are_reported_together(role):
@@ -535,8 +535,8 @@ def test_clients_without_a_certificate_are_rejected(strict: Role):
 def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
     settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
-    # Not passed: upstream's spelling of one that is, what the rest of the collection counts on, and
-    # what the API server's own limits make of no use.
+    # Not passed: upstream's name for a setting that is passed, a value on which the rest of the collection depends, and
+    # a limit that the API server's own limits make unnecessary.
     assert settings - passed == {
         "TARGET_RUNTIMECLASS",
         "POD_VM_EXTENDED_RESOURCE",
@@ -545,13 +545,13 @@ def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
 
 
 def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
-    """This is the case on OpenShift."""
+    """On OpenShift, the API server does not present a client certificate to the webhook."""
     unknown = role("unknown", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
     assert "it does not mutate a pod" in failure_message(unknown.run())
 
 
 def test_the_image_has_a_bill_of_materials(tmp_path: Path):
-    """Exactly the packages that are pinned by hash."""
+    """It lists exactly the packages that are pinned by hash."""
     if reason := why_no_podman():
         pytest.skip(reason)
     listed, pinned = listed_and_pinned("webhook", tmp_path)

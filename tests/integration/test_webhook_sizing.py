@@ -1,4 +1,4 @@
-"""`SIZING=kubernetes` beside the API server's own sum: what a ResourceQuota charges for a pod."""
+"""`SIZING=kubernetes` compared with the API server's own sum: the amount that a ResourceQuota charges for a pod."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def pod(draw: random.Random, number: int) -> dict:
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[None]:
-    """With a quota that counts the CPU of its pods."""
+    """A namespace with a quota that counts the CPU of its pods."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
@@ -75,14 +75,14 @@ def test_the_size_is_the_amount_that_a_quota_charges(cluster: Cluster):
     draw = random.Random(7)
     charged = []
     for number in range(PODS):
-        given = pod(draw, number)
-        cluster.apply(given)
+        manifest = pod(draw, number)
+        cluster.apply(manifest)
         quota = cluster.get("-n", NAMESPACE, "resourcequota", "all")
-        charged.append((given, parse_quantity(quota["status"]["used"]["requests.cpu"])))
+        charged.append((manifest, parse_quantity(quota["status"]["used"]["requests.cpu"])))
     before = 0
-    for given, used in charged:
-        given["spec"]["runtimeClassName"] = ""
-        patch = json.loads(mutate(msgspec.convert(given, Pod), policy))
+    for manifest, used in charged:
+        manifest["spec"]["runtimeClassName"] = ""
+        patch = json.loads(mutate(msgspec.convert(manifest, Pod), policy))
         assert patch[0]["path"] == "/metadata/annotations"
-        assert int(patch[0]["value"][VCPUS]) == used - before, given
+        assert int(patch[0]["value"][VCPUS]) == used - before, manifest
         before = used

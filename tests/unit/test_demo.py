@@ -8,7 +8,7 @@ from tests.cluster.clouds import CLOUDS
 from tests.demo.__main__ import checks, is_mutated, main
 from tests.demo.summary import render
 
-SEEN = {
+OBSERVED = {
     "nodes": 3,
     "limit": 10,
     "advertised_nodes": 3,
@@ -29,7 +29,7 @@ SEEN = {
 
 
 def test_each_promise_of_the_demo_is_verified():
-    assert all(check.passed for check in checks(SEEN))
+    assert all(check.passed for check in checks(OBSERVED))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_each_promise_of_the_demo_is_verified():
     ],
 )
 def test_an_unmet_promise_is_found(key: str, value: object):
-    assert not all(check.passed for check in checks({**SEEN, key: value}))
+    assert not all(check.passed for check in checks({**OBSERVED, key: value}))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_the_summary_names_the_cloud(cloud: str):
         "seconds": {"total": 60.1},
         "operator": "1.13",
     }
-    text = render({**SEEN, **about}, checks(SEEN))
+    text = render({**OBSERVED, **about}, checks(OBSERVED))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
     assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in text
     assert "webhook of the operator: 2 pods by podman" in text
     assert "limits advertised by the agent: 1 pods by podman" in text
-    without = render({**SEEN, **about, "agent": None}, checks(SEEN))
-    assert "limits advertised by the operator" in without
+    without_agent = render({**OBSERVED, **about, "agent": None}, checks(OBSERVED))
+    assert "limits advertised by the operator" in without_agent
     assert text.endswith(
         "All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html"
     )

@@ -1,4 +1,4 @@
-"""The check of words: what it finds follows from the table in docs/style.md alone."""
+"""The check of words: its findings follow only from the table in docs/style.md."""
 
 from __future__ import annotations
 

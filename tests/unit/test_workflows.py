@@ -30,8 +30,8 @@ MAKE = re.compile(r'(?:sudo env PATH="\$PATH" XDG_CACHE_HOME="\$HOME/\.cache" )?
 def combinations(job: dict) -> list[dict]:
     matrix = dict(job.get("strategy", {}).get("matrix", {}))
     excluded = matrix.pop("exclude", [])
-    every = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
-    return [values for values in every if not any(values.items() >= entry.items() for entry in excluded)]
+    rows = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+    return [values for values in rows if not any(values.items() >= entry.items() for entry in excluded)]
 
 
 def steps() -> list[tuple[str, dict, dict]]:

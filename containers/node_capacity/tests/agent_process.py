@@ -70,8 +70,8 @@ OWN_RULES = [
 def until(probe: Callable[[], object], expected: object, seconds: float = 30) -> None:
     """Wait until `probe()` returns `expected`."""
     deadline = time.monotonic() + seconds
-    while (found := probe()) != expected:
-        assert time.monotonic() < deadline, f"still {found!r} instead of {expected!r}"
+    while (current := probe()) != expected:
+        assert time.monotonic() < deadline, f"still {current!r} instead of {expected!r}"
         time.sleep(0.1)
 
 
@@ -151,7 +151,7 @@ class Workspace:
         return self._make_nodes([f"{number:04}" for number in range(count)], {self.label: ""})
 
     def forget(self, nodes: list[str]) -> None:
-        """Do not delete these nodes in the end: they have been deleted."""
+        """Do not delete these nodes at the end: the test has deleted them."""
         self._nodes = [node for node in self._nodes if node not in nodes]
 
     def _make_nodes(self, names: list[str], labels: dict[str, str]) -> list[str]:
@@ -172,7 +172,7 @@ class Workspace:
         return full
 
     def peer_pod(self, name: str, node: str | None) -> None:
-        """Create a pod that takes a slot of the node; None: a pending pod."""
+        """Create a pod that uses a slot of the node. If the node is None, the pod is pending."""
         resources = {"requests": {self.resource: "1"}, "limits": {self.resource: "1"}}
         self.apply(
             {
@@ -279,8 +279,10 @@ class Workspace:
         self._kubectl("delete", kind, name, "-n", self.id)
 
     def advertise(self, node: str, limit: int | None, manager: str = "cloud-api-adaptor") -> None:
-        """Write the capacity as cloud-api-adaptor does: capacity alone, by a JSON patch; None: as it
-        does when it stops (CAA's pkg/adaptor/k8sops/node.go)."""
+        """Write only the capacity, as cloud-api-adaptor does when it starts, or stops (None).
+
+        See pkg/adaptor/k8sops/node.go of CAA.
+        """
         path = f"/status/capacity/{self.resource.replace('/', '~1')}"
         operation = (
             {"op": "remove", "path": path} if limit is None else {"op": "add", "path": path, "value": str(limit)}
@@ -312,8 +314,8 @@ class Workspace:
         return self._get("peerpodconfig", config, "-n", self.id).get("status", {})
 
     def condition(self, config: str, kind: str) -> dict:
-        (found,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
-        return found
+        (condition,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
+        return condition
 
     def set_conditions(self, config: str, *conditions: dict) -> None:
         """Write status.conditions as another program."""
@@ -494,9 +496,9 @@ class Link:
             if not self._up:
                 near.close()
                 continue
-            far = socket.create_connection(self._upstream)
-            self._open += [near, far]
-            for source, sink in ((near, far), (far, near)):
+            upstream_socket = socket.create_connection(self._upstream)
+            self._open += [near, upstream_socket]
+            for source, sink in ((near, upstream_socket), (upstream_socket, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Makes the agent importable where it is not installed, and what its tests share."""
+"""Makes the agent importable if it is not installed, and defines the fixtures of its tests."""
 
 from __future__ import annotations
 

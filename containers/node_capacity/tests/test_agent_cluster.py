@@ -14,20 +14,20 @@ from agent_process import PROJECT, until
 
 
 def test_only_selected_nodes_advertise_the_limit(workspace):
-    chosen, other, bare = (
+    selected, unselected, without_resource = (
         workspace.node("chosen"),
         workspace.node("other", selected=False),
         workspace.node("bare", selected=False),
     )
-    workspace.set_status(other, "9")
+    workspace.set_status(unselected, "9")
     workspace.config("c", "3")
     agent = workspace.start()
-    until(lambda: workspace.slots(chosen), ("3", "3"))
+    until(lambda: workspace.slots(selected), ("3", "3"))
     workspace.config("c", "4")
-    until(lambda: workspace.slots(chosen), ("4", "4"))
-    assert workspace.slots(other) == ("9", "9")
-    assert workspace.slots(bare) == (None, None)
-    assert agent.patched(other) == agent.patched(bare) == []
+    until(lambda: workspace.slots(selected), ("4", "4"))
+    assert workspace.slots(unselected) == ("9", "9")
+    assert workspace.slots(without_resource) == (None, None)
+    assert agent.patched(unselected) == agent.patched(without_resource) == []
 
 
 def test_a_changed_limit_is_advertised_without_other_writes(workspace):
@@ -68,17 +68,17 @@ def test_a_new_node_advertises_the_limit(workspace):
 
 
 def test_a_deselected_node_loses_the_resource(workspace):
-    leaving, staying = workspace.node("leaving"), workspace.node("staying")
+    deselected, selected = workspace.node("leaving"), workspace.node("staying")
     workspace.config("c", "3")
     workspace.start()
-    until(lambda: workspace.slots(leaving), ("3", "3"))
-    workspace.relabel(leaving, f"{workspace.label}-")
-    until(lambda: workspace.slots(leaving), (None, None))
-    assert workspace.slots(staying) == ("3", "3")
+    until(lambda: workspace.slots(deselected), ("3", "3"))
+    workspace.relabel(deselected, f"{workspace.label}-")
+    until(lambda: workspace.slots(deselected), (None, None))
+    assert workspace.slots(selected) == ("3", "3")
 
 
 def test_without_any_limit_nodes_keep_their_slots(workspace):
-    """No limit found does not mean zero: an upgrade of the operator deletes its PeerPodConfig."""
+    """A missing limit is not zero: an upgrade of the operator deletes its PeerPodConfig."""
     node = workspace.node("a")
     workspace.config("c", "3")
     agent = workspace.start()
@@ -91,32 +91,32 @@ def test_without_any_limit_nodes_keep_their_slots(workspace):
     assert agent.get("/readyz") == 200
     assert "no limit found" in agent.body("/readyz")
     workspace.set_status(node, "9")
-    late = workspace.node("late")
+    new_node = workspace.node("late")
     workspace.config("d", "4", selector={"no": "node"})
     until(lambda: agent.metrics().get(("peerpods_limits_found",)), 1)
     assert agent.body("/readyz") == "ok"
     assert workspace.slots(node) == ("9", "9")
-    assert workspace.slots(late) == (None, None)
+    assert workspace.slots(new_node) == (None, None)
     until(lambda: agent.patched(node), [3])
 
 
 def test_nodes_of_a_vanished_pool_keep_their_slots(workspace):
-    """Even if another pool exists, and after a restart of the agent."""
-    mine, other = workspace.node("mine"), workspace.node("other", selected=False)
-    workspace.relabel(other, f"{workspace.label}-other=")
+    """They keep them even if another pool exists, and after a restart of the agent."""
+    node, other_node = workspace.node("mine"), workspace.node("other", selected=False)
+    workspace.relabel(other_node, f"{workspace.label}-other=")
     workspace.config("c", "3")
     workspace.config("d", "4", selector={f"{workspace.label}-other": ""})
     agent = workspace.start()
-    until(lambda: [workspace.slots(mine), workspace.slots(other)], [("3", "3"), ("4", "4")])
+    until(lambda: [workspace.slots(node), workspace.slots(other_node)], [("3", "3"), ("4", "4")])
     workspace.delete_config("c")
     workspace.config("d", "5", selector={f"{workspace.label}-other": ""})
-    until(lambda: workspace.slots(other), ("5", "5"))
-    workspace.relabel(mine, f"{workspace.label}-")
+    until(lambda: workspace.slots(other_node), ("5", "5"))
+    workspace.relabel(node, f"{workspace.label}-")
     agent.process.kill()
     workspace.start()
     workspace.config("d", "6", selector={f"{workspace.label}-other": ""})
-    until(lambda: workspace.slots(other), ("6", "6"))
-    assert workspace.slots(mine) == ("3", "3")
+    until(lambda: workspace.slots(other_node), ("6", "6"))
+    assert workspace.slots(node) == ("3", "3")
 
 
 def test_a_deselected_node_keeps_the_resource_of_another_writer(workspace):
@@ -124,7 +124,7 @@ def test_a_deselected_node_keeps_the_resource_of_another_writer(workspace):
     workspace.config("c", "3")
     agent = workspace.start()
     until(lambda: workspace.slots(node), ("3", "3"))
-    # The same number needs no correction, but it has another owner now.
+    # The number is the same and needs no correction, but another program owns it now.
     workspace.share(node, 3)
     workspace.relabel(node, f"{workspace.label}-")
     workspace.config("c", "4")
@@ -157,8 +157,8 @@ def test_after_an_invalid_limit_the_last_valid_one_stays_in_force(workspace, clu
     workspace.config("c", "three")
     until(lambda: [record["pool"] for record in agent.log("warning")], ["c"])
     cluster.kubectl("label", "peerpodconfig", "c", "-n", workspace.id, "unrelated=label")
-    late = workspace.node("late")
-    until(lambda: workspace.slots(late), ("3", "3"))
+    new_node = workspace.node("late")
+    until(lambda: workspace.slots(new_node), ("3", "3"))
     workspace.set_status(node, "0")
     until(lambda: workspace.slots(node), ("3", "3"))
     until(lambda: len(agent.log("warning")), 1)
@@ -189,9 +189,9 @@ def test_changes_during_a_broken_connection_are_applied_later(workspace, cluster
     until(lambda: len(agent.log("warning")) >= warnings + 2, True)
     workspace.config("c", "4")
     cluster.kubectl("delete", "node", deleted)
-    late = workspace.node("late")
+    new_node = workspace.node("late")
     link.restore()
-    until(lambda: [workspace.slots(changed), workspace.slots(late)], [("4", "4")] * 2)
+    until(lambda: [workspace.slots(changed), workspace.slots(new_node)], [("4", "4")] * 2)
 
 
 def test_sigterm_stops_the_agent_within_two_seconds(workspace):
@@ -226,7 +226,7 @@ def test_an_invalid_setting_is_logged_in_one_line(environment, message, tmp_path
             }
         )
     )
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "peerpods_node_capacity"],
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
         capture_output=True,
@@ -235,8 +235,8 @@ def test_an_invalid_setting_is_logged_in_one_line(environment, message, tmp_path
         check=False,
         cwd=tmp_path,
     )
-    assert (ran.returncode, ran.stderr) == (1, "")
-    (line,) = ran.stdout.splitlines()
+    assert (completed.returncode, completed.stderr) == (1, "")
+    (line,) = completed.stdout.splitlines()
     record = json.loads(line)
     assert record["level"] == "error"
     assert re.search(message, record["message"])

@@ -1,4 +1,4 @@
-"""Responses that a healthy API server does not return on demand, from a scripted one over HTTP."""
+"""Responses that a healthy API server does not return on demand. A scripted server returns them over HTTP."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def json_answer(body: object, status: int = 200, **headers: str) -> tuple[int, d
     return status, {"Content-Type": "application/json", **headers}, text.encode()
 
 
-def page(version: str, *items: dict, more: str = "") -> tuple[int, dict, bytes]:
-    return json_answer({"metadata": {"resourceVersion": version, "continue": more}, "items": items})
+def page(version: str, *items: dict, continue_token: str = "") -> tuple[int, dict, bytes]:
+    return json_answer({"metadata": {"resourceVersion": version, "continue": continue_token}, "items": items})
 
 
 def bookmark(version: str) -> tuple[int, dict, bytes]:
@@ -142,7 +142,7 @@ CONFIG = {"metadata": {"name": "c", "resourceVersion": "1"}, "spec": {"limit": "
 def run_until(run: Callable[[Kube], Awaitable[None]], done: Callable[[], object]) -> None:
     """Run `run` in this process until `done`; fails after 20 seconds."""
 
-    async def both() -> None:
+    async def run_in_time() -> None:
         kube = Kube()
         running = asyncio.create_task(run(kube))
         async with asyncio.timeout(20):
@@ -153,7 +153,7 @@ def run_until(run: Callable[[Kube], Awaitable[None]], done: Callable[[], object]
         await asyncio.wait([running])
         await kube.close()
 
-    asyncio.run(both())
+    asyncio.run(run_in_time())
 
 
 SETTINGS = Settings(
@@ -173,9 +173,9 @@ def default_answer(request: dict) -> tuple[int, dict, bytes]:
     """The response to all other requests: empty collections, and writes that succeed."""
     match request:
         case {"method": "POST", "path": path} if path == LEASES:
-            held = {"holderIdentity": "me", "leaseDurationSeconds": 15}
+            lease_spec = {"holderIdentity": "me", "leaseDurationSeconds": 15}
             return json_answer(
-                {"metadata": {"name": SETTINGS.lease_name, "resourceVersion": "5"}, "spec": held},
+                {"metadata": {"name": SETTINGS.lease_name, "resourceVersion": "5"}, "spec": lease_spec},
                 201,
             )
         case {"method": "PATCH", "path": path} if path == f"{CONFIGS}/c/status":
@@ -188,21 +188,21 @@ def default_answer(request: dict) -> tuple[int, dict, bytes]:
             return page("5")
 
 
-GONE = "too old resource version: 7 (9)"
+EXPIRED_MESSAGE = "too old resource version: 7 (9)"
 
 
 @pytest.mark.parametrize(
-    "gone",
+    "expired",
     [
-        json_answer(status(410, GONE), 410),
-        json_answer({"type": "ERROR", "object": status(410, GONE)}),
+        json_answer(status(410, EXPIRED_MESSAGE), 410),
+        json_answer({"type": "ERROR", "object": status(410, EXPIRED_MESSAGE)}),
     ],
     ids=["as a response", "as an event"],
 )
-def test_an_expired_resource_version_causes_a_new_list(scripted, gone):
+def test_an_expired_resource_version_causes_a_new_list(scripted, expired):
     """The second list, of two pages, does not have node old and has nodes new and newer. Then the next watch starts from
     the resourceVersion of a bookmark."""
-    lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"), more="page 2")])
+    lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"), continue_token="page 2")])
 
     def answer(request):
         match request:
@@ -211,7 +211,7 @@ def test_an_expired_resource_version_causes_a_new_list(scripted, gone):
             case {"watch": False}:
                 return next(lists)
             case {"version": "7"}:
-                return gone
+                return expired
             case {"bookmarks": True}:
                 return bookmark("11")
 
@@ -230,7 +230,7 @@ def test_an_expired_resource_version_causes_a_new_list(scripted, gone):
 
 
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
-    """Its objects are removed without an event; the mirror stays synced."""
+    """Its objects are removed from the mirror without an event, and the mirror stays synced."""
     served = True
 
     def answer(request):
@@ -323,7 +323,7 @@ def test_every_request_observes_retry_after(scripted):
 
     asyncio.run(patches())
     assert len(times) == 4
-    assert all(at - times[0] >= 1 for at in times[1:])
+    assert all(time - times[0] >= 1 for time in times[1:])
 
 
 def test_a_failed_patch_is_retried(scripted):
@@ -348,7 +348,7 @@ def test_a_failed_patch_is_retried(scripted):
 def test_two_concurrent_failed_patches_of_a_node_are_retried_once(scripted, monkeypatch, caplog):
     """The node is queued again once, after the second failure."""
     monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 0.3)
-    both = threading.Barrier(2, timeout=10)
+    both_patches_sent = threading.Barrier(2, timeout=10)
     patched = threading.Event()
     changed = worker("w", "6") | {"status": {"capacity": {VM: "1"}}}
 
@@ -358,7 +358,7 @@ def test_two_concurrent_failed_patches_of_a_node_are_retried_once(scripted, monk
                 patched.set()
                 if api.count(method="PATCH", path=WORKER_STATUS) > 2:
                     return default_answer(request)
-                both.wait()
+                both_patches_sent.wait()
                 return json_answer(status(500, "not now"), 500)
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
@@ -492,7 +492,7 @@ def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
         contested.end_pod()
         await patched("3", "3", "1", "1", "0")
 
-    async def both() -> None:
+    async def run_in_time() -> None:
         kube = Kube()
         running = Agent(kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me")
         task = asyncio.create_task(running.run())
@@ -502,7 +502,7 @@ def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
         await asyncio.wait([task])
         await kube.close()
 
-    asyncio.run(both())
+    asyncio.run(run_in_time())
 
 
 def test_a_rotated_token_is_read_again(scripted, tmp_path):

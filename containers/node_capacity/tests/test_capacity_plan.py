@@ -68,10 +68,10 @@ def test_an_invalid_limit_keeps_the_last_valid_one(text):
     fresh = pool_of_config("c", node_selector=KATA, limit=text, previous=None)
     assert fresh == Pool("c", KATA, None, invalid=text)
     valid = config(7, name="c")
-    once = pool_of_config("c", node_selector=KATA, limit=text, previous=valid)
-    assert once == Pool("c", KATA, 7, invalid=text)
-    twice = pool_of_config("c", node_selector=KATA, limit="still invalid", previous=once)
-    assert twice.limit == 7
+    invalid = pool_of_config("c", node_selector=KATA, limit=text, previous=valid)
+    assert invalid == Pool("c", KATA, 7, invalid=text)
+    invalid_again = pool_of_config("c", node_selector=KATA, limit="still invalid", previous=invalid)
+    assert invalid_again.limit == 7
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_node_selectors(selector, labels, selected):
     ],
 )
 def test_limit_of(configs, now, slots):
-    found = node(now, now)
-    assert limit_of(found, applicable_pools(found, configs)) == slots
+    selected_node = node(now, now)
+    assert limit_of(selected_node, applicable_pools(selected_node, configs)) == slots
 
 
 FALLBACK = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
-GONE = replace(config(10), has_vanished=True)
+VANISHED = replace(config(10), has_vanished=True)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_a_fallback_pool_applies_to_nodes_that_no_other_pool_selects(labels, nam
 
 def test_a_vanished_pool_applies_only_without_another_pool():
     memory = Pool("memory", {"pool": "memory"}, 40)
-    assert applicable_pools(node(), [memory, GONE]) == [GONE]
-    assert applicable_pools(node(labels=KATA | {"pool": "memory"}), [memory, GONE]) == [memory]
-    assert applicable_pools(node(labels={}), [memory, GONE]) == []
-    assert applicable_pools(node(), [FALLBACK, GONE]) == [FALLBACK]
+    assert applicable_pools(node(), [memory, VANISHED]) == [VANISHED]
+    assert applicable_pools(node(labels=KATA | {"pool": "memory"}), [memory, VANISHED]) == [memory]
+    assert applicable_pools(node(labels={}), [memory, VANISHED]) == []
+    assert applicable_pools(node(), [FALLBACK, VANISHED]) == [FALLBACK]
 
 
 CEILING = Ceiling("quota", 12, 6)
@@ -150,7 +150,7 @@ UNKNOWN = config(None)
 
 
 @pytest.mark.parametrize(
-    ("pools", "now", "bound", "is_ready", "used", "found"),
+    ("pools", "now", "bound", "is_ready", "used", "expected"),
     [
         # Ready: the limit, or the ceiling.
         ([config(10)], None, None, True, 3, Target(10, "limit", 10)),
@@ -176,20 +176,20 @@ UNKNOWN = config(None)
         ([UNKNOWN, config(4)], "6", None, False, 3, Target(None)),
         # A vanished pool: no free slots while the adaptor is not ready, and the last known limit afterwards. A higher
         # number of another program stays, and the resource is not added.
-        ([GONE], "10", None, False, 3, Target(3, "adaptor", 10)),
-        ([GONE], "10", None, False, 0, Target(0, "adaptor", 10)),
-        ([GONE], "0", None, True, 0, Target(10, "limit", 10)),
-        ([GONE], "10", None, True, 3, Target(10, "limit", 10)),
-        ([GONE], "12", None, True, 3, Target(12, "limit", 10)),
-        ([GONE], "0", CEILING, True, 3, Target(6, "quota", 6)),
-        ([GONE], "10", CEILING, True, 3, Target(10, "quota", 6)),
-        ([GONE], None, None, True, 3, Target(None)),
-        ([GONE], None, None, False, 3, Target(None)),
+        ([VANISHED], "10", None, False, 3, Target(3, "adaptor", 10)),
+        ([VANISHED], "10", None, False, 0, Target(0, "adaptor", 10)),
+        ([VANISHED], "0", None, True, 0, Target(10, "limit", 10)),
+        ([VANISHED], "10", None, True, 3, Target(10, "limit", 10)),
+        ([VANISHED], "12", None, True, 3, Target(12, "limit", 10)),
+        ([VANISHED], "0", CEILING, True, 3, Target(6, "quota", 6)),
+        ([VANISHED], "10", CEILING, True, 3, Target(10, "quota", 6)),
+        ([VANISHED], None, None, True, 3, Target(None)),
+        ([VANISHED], None, None, False, 3, Target(None)),
         ([replace(UNKNOWN, has_vanished=True)], "10", None, False, 3, Target(None)),
     ],
 )
-def test_target(pools, now, bound, is_ready, used, found):
-    assert target(node(now, now), pools, bound, is_ready=is_ready, used=used) == found
+def test_target(pools, now, bound, is_ready, used, expected):
+    assert target(node(now, now), pools, bound, is_ready=is_ready, used=used) == expected
 
 
 MEMORY = Pool("memory", {"pool": "memory"}, 4)
@@ -223,8 +223,8 @@ OPERATORS = config(10)
     ],
 )
 def test_is_deselected(last, pools, operators_pool, deselected):
-    found = {pool.name: pool for pool in pools}
-    assert is_deselected(node("10", "10", labels={}), last, found, operators_pool) is deselected
+    pools_by_name = {pool.name: pool for pool in pools}
+    assert is_deselected(node("10", "10", labels={}), last, pools_by_name, operators_pool) is deselected
 
 
 @pytest.mark.parametrize("last", [[], ["default"], ["memory"]])
@@ -287,9 +287,9 @@ def test_a_node_that_differs_is_patched(capacity, allocatable, slots, value):
     }
 
 
-@pytest.mark.parametrize(("found", "slots"), [(None, None), ("10", 10), ("0", 0), ("1k", 1000), ("10k", 10_000)])
-def test_a_node_that_does_not_differ_is_not_patched(found, slots):
-    assert status_patch(node(found, found), slots, VM) is None
+@pytest.mark.parametrize(("advertised", "slots"), [(None, None), ("10", 10), ("0", 0), ("1k", 1000), ("10k", 10_000)])
+def test_a_node_that_does_not_differ_is_not_patched(advertised, slots):
+    assert status_patch(node(advertised, advertised), slots, VM) is None
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_the_clouds_bounds_are_whole_numbers():
 
 
 @pytest.mark.parametrize(
-    ("limits", "bounds", "found"),
+    ("limits", "bounds", "expected"),
     [
         ([10, 10, 10], {}, None),
         ([10, 10, 10], {"quota": 30}, None),
@@ -337,8 +337,8 @@ def test_the_clouds_bounds_are_whole_numbers():
         ([10], {"quota": 1, "addresses": 1}, Ceiling("addresses", 1, 1)),
     ],
 )
-def test_ceiling(limits, bounds, found):
-    assert ceiling(limits, bounds) == found
+def test_ceiling(limits, bounds, expected):
+    assert ceiling(limits, bounds) == expected
 
 
 @given(st.lists(st.integers(0, 20), max_size=8), st.integers(0, 100))
@@ -346,8 +346,8 @@ def test_the_ceiling_is_the_highest_that_fits(limits, total):
     def together(slots):
         return sum(min(limit, slots) for limit in limits)
 
-    found = ceiling(limits, {"quota": total})
-    if found is None:
+    highest = ceiling(limits, {"quota": total})
+    if highest is None:
         assert sum(limits) <= total
     else:
-        assert together(found.slots) <= total < together(found.slots + 1)
+        assert together(highest.slots) <= total < together(highest.slots + 1)

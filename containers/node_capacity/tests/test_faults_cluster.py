@@ -35,8 +35,8 @@ def test_an_api_server_that_is_down_for_longer_than_a_lease(workspace: Workspace
     cluster.restart_api_server(down_seconds=10)
     workspace.config("c", "4")
     workspace.set_status(node, "0")
-    late = workspace.node("late")
-    until(lambda: (workspace.slots(node), workspace.slots(late)), (("4", "4"), ("4", "4")), seconds=90)
+    new_node = workspace.node("late")
+    until(lambda: (workspace.slots(node), workspace.slots(new_node)), (("4", "4"), ("4", "4")), seconds=90)
     until(lambda: sorted(agent.leads() for agent in agents), [False, True], seconds=60)
     for agent in agents:
         assert agent.get("/readyz") == 200
@@ -46,28 +46,28 @@ def test_an_api_server_that_is_down_for_longer_than_a_lease(workspace: Workspace
 
 
 def test_an_api_server_without_the_old_resource_versions(workspace: Workspace, cluster: Cluster):
-    """A restarted one rejects the old resourceVersion of a watch with 410 Gone."""
-    node, gone = workspace.node("a"), workspace.node("gone")
+    """After a restart, the API server rejects the old resourceVersion of a watch with 410 Gone."""
+    node, deselected = workspace.node("a"), workspace.node("gone")
     workspace.config("c", "3")
     link = workspace.link()
     agent = workspace.start(link.server)
-    until(lambda: (workspace.slots(node), workspace.slots(gone)), (("3", "3"), ("3", "3")))
+    until(lambda: (workspace.slots(node), workspace.slots(deselected)), (("3", "3"), ("3", "3")))
     link.cut()
     workspace.config("c", "4")
     workspace.set_status(node, "0")
-    workspace.relabel(gone, f"{workspace.label}-")
+    workspace.relabel(deselected, f"{workspace.label}-")
     cluster.restart_api_server()
     link.restore()
-    until(lambda: (workspace.slots(node), workspace.slots(gone)), (("4", "4"), (None, None)), seconds=60)
-    again = [record["message"] for record in agent.log("info")]
-    again = [message for message in again if message.startswith("Listing /api/v1/nodes again")]
-    assert len(again) == 1
-    assert "410" in again[0]
+    until(lambda: (workspace.slots(node), workspace.slots(deselected)), (("4", "4"), (None, None)), seconds=60)
+    messages = [record["message"] for record in agent.log("info")]
+    messages = [message for message in messages if message.startswith("Listing /api/v1/nodes again")]
+    assert len(messages) == 1
+    assert "410" in messages[0]
 
 
 def test_a_stalled_watch_resumes(workspace: Workspace):
     """The agent loses the Lease and acquires it again."""
-    node, gone = workspace.node("a"), workspace.node("gone")
+    node, deselected = workspace.node("a"), workspace.node("gone")
     workspace.config("c", "3")
     link = workspace.link()
     agent = workspace.start(link.server, LEASE_DURATION_SECONDS="3")
@@ -76,11 +76,11 @@ def test_a_stalled_watch_resumes(workspace: Workspace):
     until(agent.leads, False)
     for limit in ("4", "5", "6"):
         workspace.config("c", limit)
-    workspace.relabel(gone, f"{workspace.label}-")
+    workspace.relabel(deselected, f"{workspace.label}-")
     assert workspace.slots(node) == ("3", "3")
     link.resume()
     until(lambda: workspace.slots(node), ("6", "6"))
-    until(lambda: workspace.slots(gone), (None, None))
+    until(lambda: workspace.slots(deselected), (None, None))
     until(lambda: agent.patched(node)[-1], 6)
 
 
@@ -124,7 +124,7 @@ def test_another_writer_causes_backoff(workspace: Workspace):
 
 @pytest.fixture
 def install(cluster: Cluster):
-    """Install the CustomResourceDefinition of PeerPodConfigs; it is installed again in the end."""
+    """Install the CustomResourceDefinition of PeerPodConfigs; it is installed again at the end."""
 
     def install() -> None:
         cluster.kubectl("apply", "--server-side", "-f", str(CRD))
@@ -134,7 +134,7 @@ def install(cluster: Cluster):
     install()
 
 
-def test_an_api_of_peerpodconfigs_that_comes_and_goes(workspace: Workspace, cluster: Cluster, install):
+def test_an_api_of_peerpodconfigs_that_is_installed_and_removed(workspace: Workspace, cluster: Cluster, install):
     """Operators from 1.9 on do not install it, upgrades leave it, and users may delete it."""
     node, memory = workspace.node("a"), workspace.node("memory")
     workspace.relabel(memory, "pool=memory")

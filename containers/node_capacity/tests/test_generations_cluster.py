@@ -22,7 +22,7 @@ def wait_for_slots(workspace, nodes: dict[str, str]) -> None:
 
 
 def test_the_limit_of_peer_pods_cm(second):
-    node, other = second.node("a"), second.node("other", selected=False)
+    node, unselected = second.node("a"), second.node("other", selected=False)
     agent = second.start()
     wait_for_slots(second, {node: "20"})
     metrics = agent.metrics()
@@ -30,10 +30,10 @@ def test_the_limit_of_peer_pods_cm(second):
     assert metrics[("peerpods_operator_generation",)] == 2
     second.peer_pods_cm(None)
     wait_for_slots(second, {node: "10"})
-    assert second.slots(other) == (None, None)
+    assert second.slots(unselected) == (None, None)
 
 
-def test_peerpods_limits_wins_and_has_pools_of_its_own(second):
+def test_peerpods_limits_takes_precedence_and_has_its_own_pools(second):
     node, memory = second.node("a"), second.node("memory")
     second.relabel(memory, "pool=memory")
     agent = second.start()
@@ -58,8 +58,8 @@ def test_an_invalid_entry(second):
     second.limits(default='{"limit":')
     problem = ("peerpods_pool_problem", "default", "InvalidLimit")
     until(lambda: agent.metrics().get(problem), 1)
-    late = second.node("late")
-    wait_for_slots(second, {node: "30", late: "30"})
+    new_node = second.node("late")
+    wait_for_slots(second, {node: "30", new_node: "30"})
     (warning,) = agent.log("warning")
     assert (warning["pool"], warning["reason"]) == ("default", "InvalidLimit")
     assert "PeerPodConfig" not in warning["message"]
@@ -68,7 +68,7 @@ def test_an_invalid_entry(second):
 
 @pytest.mark.parametrize("written", ["-1", "ten"])
 def test_a_setting_without_a_limit_leaves_nodes_unchanged(workspace, written):
-    node, bare = workspace.node("a"), workspace.node("bare")
+    node, without_resource = workspace.node("a"), workspace.node("bare")
     workspace.peer_pods_cm(written)
     workspace.daemon_set()
     workspace.set_status(node, "7")
@@ -76,25 +76,25 @@ def test_a_setting_without_a_limit_leaves_nodes_unchanged(workspace, written):
     workspace.limits(other={"limit": 1, "nodeSelector": {"no": "node"}})
     until(lambda: agent.metrics().get(("peerpods_pool_limit", "other", "peerpods-limits")), 1)
     assert workspace.slots(node) == ("7", "7")
-    assert workspace.slots(bare) == (None, None)
+    assert workspace.slots(without_resource) == (None, None)
     workspace.limits(default={"limit": 5})
-    wait_for_slots(workspace, {node: "5", bare: "5"})
+    wait_for_slots(workspace, {node: "5", without_resource: "5"})
 
 
 def test_a_node_deselected_by_the_operators_pool_loses_the_resource(second):
-    """While the agent runs, and while it does not, because the operator's own pool exists."""
-    leaving, later, foreign = (second.node(name) for name in ("leaving", "later", "foreign"))
+    """The agent removes it while it runs, and after a restart, because the operator's own pool exists."""
+    deselected, deselected_later, foreign = (second.node(name) for name in ("leaving", "later", "foreign"))
     agent = second.start()
-    wait_for_slots(second, dict.fromkeys((leaving, later, foreign), "20"))
-    second.relabel(leaving, f"{second.label}-")
-    until(lambda: second.slots(leaving), (None, None))
+    wait_for_slots(second, dict.fromkeys((deselected, deselected_later, foreign), "20"))
+    second.relabel(deselected, f"{second.label}-")
+    until(lambda: second.slots(deselected), (None, None))
     agent.process.kill()
     second.advertise(foreign, None)
     second.advertise(foreign, 20)
-    for node in (later, foreign):
+    for node in (deselected_later, foreign):
         second.relabel(node, f"{second.label}-")
     agent = second.start()
-    until(lambda: second.slots(later), (None, None))
+    until(lambda: second.slots(deselected_later), (None, None))
     until(lambda: [r.get("node") for r in agent.log("info") if "stays" in r["message"]], [foreign])
     assert second.slots(foreign) == ("20", "20")
 
@@ -131,7 +131,7 @@ def test_an_upgrade_from_the_first_generation(workspace):
     until(lambda: agent.metrics().get(generation), 2)
     workspace.advertise(node, 10)
     wait_for_slots(workspace, {node: "12"})
-    # The first limit that the agent reads after the upgrade is that of before.
+    # The first limit that the agent reads after the upgrade is the limit from before it.
     until(lambda: agent.patched(node), [12])
     workspace.limits(default={"limit": 15})
     wait_for_slots(workspace, {node: "15", memory: "5"})
@@ -151,7 +151,7 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     agents = [workspace.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3") for _ in "ab"]
     wait_for_slots(workspace, {node: "12"})
     until(lambda: sum(agent.leads() for agent in agents), 1)
-    leader, other = sorted(agents, key=lambda agent: not agent.leads())
+    leader, follower = sorted(agents, key=lambda agent: not agent.leads())
 
     workspace.peer_pods_cm("12")
     workspace.delete_config("peerpodconfig-openshift")
@@ -166,13 +166,13 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     assert leader.metrics()[("peerpods_node_adaptor_ready", node)] == 0
     # The other replica has the same state, and peer pods that end are no longer counted.
     leader.process.kill()
-    until(other.leads, True)
+    until(follower.leads, True)
     workspace.remove_pod("runs-0")
     wait_for_slots(workspace, {node: "1"})
     assert workspace.slots(bare) == (None, None)
 
     # An agent that starts now does not know the pool, and writes nothing.
-    other.process.kill()
+    follower.process.kill()
     workspace.set_status(node, "9")
     newcomer = workspace.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3")
     until(newcomer.leads, True)
@@ -312,20 +312,20 @@ def test_an_adaptor_in_a_crash_loop_causes_backoff(second):
 
 
 def test_a_cordoned_or_deleted_node_is_not_an_error(second, cluster):
-    node, gone = second.node("a"), second.node("gone")
+    node, deleted = second.node("a"), second.node("gone")
     agent = second.start(REQUIRE_READY_ADAPTOR="true")
-    wait_for_slots(second, {node: "0", gone: "0"})
+    wait_for_slots(second, {node: "0", deleted: "0"})
     adaptor_ready = ("peerpods_node_adaptor_ready", node)
     assert agent.metrics()[adaptor_ready] == 0
     cluster.kubectl("cordon", node)
-    cluster.kubectl("delete", "node", gone)
+    cluster.kubectl("delete", "node", deleted)
     until(lambda: adaptor_ready in agent.metrics(), False)
     wait_for_slots(second, {node: "0"})
     assert agent.log("warning") == []
 
 
 def test_without_the_requirement_adaptors_are_not_watched(second, cluster):
-    """The permission is not needed either."""
+    """The agent does not need the permission to read them either."""
     node = second.node("a")
     agent = second.start(REQUIRE_READY_ADAPTOR="false", COUNT_PEER_PODS="false")
     wait_for_slots(second, {node: "20"})

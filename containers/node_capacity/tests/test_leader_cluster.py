@@ -28,7 +28,7 @@ def lease(workspace: Workspace):
     return write
 
 
-def leader_and_other(workspace: Workspace, duration: str) -> tuple[Agent, Agent]:
+def leader_and_follower(workspace: Workspace, duration: str) -> tuple[Agent, Agent]:
     leader = workspace.start(LEASE_DURATION_SECONDS=duration)
     until(leader.leads, True)
     return leader, workspace.start(LEASE_DURATION_SECONDS=duration)
@@ -37,52 +37,52 @@ def leader_and_other(workspace: Workspace, duration: str) -> tuple[Agent, Agent]
 def test_only_the_leader_writes_and_reports_nodes(workspace):
     node = workspace.node("a")
     workspace.config("c", "3")
-    leader, other = leader_and_other(workspace, "15")
+    leader, follower = leader_and_follower(workspace, "15")
     workspace.config("c", "4")
     until(lambda: workspace.slots(node), ("4", "4"))
     until(lambda: leader.patched(node), [3, 4])
-    assert not other.leads()
-    assert other.patched(node) == []
+    assert not follower.leads()
+    assert follower.patched(node) == []
     of_node = [("peerpods_node_slots_desired", node)]
     assert [key for key in leader.metrics() if key in of_node] == of_node
-    assert [key for key in other.metrics() if key in of_node] == []
+    assert [key for key in follower.metrics() if key in of_node] == []
 
 
 def test_a_leader_that_stops_releases_the_lease(workspace):
     """Without the release, the Lease would last longer than the test."""
     node = workspace.node("a")
     workspace.config("c", "3")
-    leader, other = leader_and_other(workspace, LONG_DURATION)
+    leader, follower = leader_and_follower(workspace, LONG_DURATION)
     until(lambda: workspace.slots(node), ("3", "3"))
     leader.process.send_signal(signal.SIGTERM)
     assert leader.process.wait(timeout=5) == 0
-    until(other.leads, True)
+    until(follower.leads, True)
     workspace.config("c", "4")
     until(lambda: workspace.slots(node), ("4", "4"))
-    assert other.log("warning") == []
+    assert follower.log("warning") == []
 
 
 def test_a_killed_leader_is_replaced_during_a_limit_change(workspace):
-    gone, *_rest = workspace.nodes(40)
+    deselected, *_rest = workspace.nodes(40)
     workspace.config("c", "3")
-    leader, other = leader_and_other(workspace, "3")
+    leader, follower = leader_and_follower(workspace, "3")
     until(lambda: set(workspace.all_slots().values()), {("3", "3")})
     workspace.config("c", "4")
     until(lambda: leader.log("info")[-1].get("slots"), 4)
     leader.process.kill()
-    workspace.relabel(gone, f"{workspace.label}-")
-    until(lambda: workspace.slots(gone), (None, None))
+    workspace.relabel(deselected, f"{workspace.label}-")
+    until(lambda: workspace.slots(deselected), (None, None))
     until(lambda: set(workspace.all_slots().values()), {("4", "4"), (None, None)})
-    assert other.leads()
+    assert follower.leads()
 
 
 def test_a_suspended_leader_stops_writing(workspace):
     node = workspace.node("a")
     workspace.config("c", "3")
-    leader, other = leader_and_other(workspace, "3")
+    leader, follower = leader_and_follower(workspace, "3")
     until(lambda: workspace.slots(node), ("3", "3"))
     leader.process.send_signal(signal.SIGSTOP)
-    until(other.leads, True)
+    until(follower.leads, True)
     workspace.config("c", "4")
     until(lambda: workspace.slots(node), ("4", "4"))
     leader.process.send_signal(signal.SIGCONT)
@@ -90,7 +90,7 @@ def test_a_suspended_leader_stops_writing(workspace):
     workspace.config("c", "5")
     until(lambda: workspace.slots(node), ("5", "5"))
     until(lambda: leader.patched(node), [3])
-    until(lambda: other.patched(node), [4, 5])
+    until(lambda: follower.patched(node), [4, 5])
 
 
 def test_a_deleted_lease_is_created_again(workspace, cluster):

@@ -39,7 +39,7 @@ def entry(name, limit, selector, bad=None):
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "expected"),
     [
         ({}, Setting(None, is_written=False)),
         ({"CLOUD_PROVIDER": "aws"}, Setting(None, is_written=False)),
@@ -59,8 +59,8 @@ def entry(name, limit, selector, bad=None):
         ),
     ],
 )
-def test_parse_setting(data, found):
-    assert parse_setting(data) == found
+def test_parse_setting(data, expected):
+    assert parse_setting(data) == expected
 
 
 def test_an_invalid_setting_keeps_the_last_valid_one():
@@ -72,7 +72,7 @@ def test_an_invalid_setting_keeps_the_last_valid_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "found"),
+    ("name", "text", "expected"),
     [
         ("default", '{"limit":20}', Entry(20, None)),
         ("default", '{"limit":0}', Entry(0, None)),
@@ -84,8 +84,8 @@ def test_an_invalid_setting_keeps_the_last_valid_one():
         ("memory", f'{{"limit":{LARGEST},"nodeSelector":{{}}}}', Entry(LARGEST, {})),
     ],
 )
-def test_valid_entries(name, text, found):
-    assert parse_limit_entries({name: text}) == {name: found}
+def test_valid_entries(name, text, expected):
+    assert parse_limit_entries({name: text}) == {name: expected}
 
 
 INVALID_ENTRIES = [
@@ -163,7 +163,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([], {}, Setting(None, False), SECOND, 2, [default(10, "peer-pods-cm", is_written=False)]),
         ([], None, Setting(20, invalid="ten"), SECOND, 2, [default(20, "peer-pods-cm", "ten")]),
         ([], None, Setting(None, invalid="ten"), SECOND, 2, [default(None, "peer-pods-cm", "ten")]),
-        # A negative limit, or no ConfigMap: no limit from there.
+        # A negative limit, or no ConfigMap: it sets no limit.
         ([], None, Setting(None), SECOND, 2, [default(None, "peer-pods-cm")]),
         ([], None, None, SECOND, 2, [default(None, "peer-pods-cm", is_written=False)]),
         # The second generation with peerpods-limits.
@@ -201,7 +201,7 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
         ([OPERATORS], None, None, SECOND, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(20), SECOND | FIRST, 2, [default(12, "PeerPodConfig")]),
         ([OPERATORS], None, Setting(None), SECOND, 2, [default(12, "PeerPodConfig")]),
-        # Without a limit in it, the operator migrates nothing.
+        # If the PeerPodConfig has no limit, the operator migrates nothing.
         ([WITHOUT_LIMIT], None, Setting(20), SECOND, 2, [default(20, "peer-pods-cm")]),
         (
             [WITHOUT_LIMIT],
@@ -215,12 +215,12 @@ ENTRY_MEMORY = {"memory": Entry(8, MEMORY)}
     ],
 )
 def test_merge(configs, entries, peer_pods_cm, daemon_sets, generation, pools):
-    found = merge(configs, entries, peer_pods_cm, daemon_sets)
-    assert found == (generation, {pool.name: pool for pool in pools})
+    merged = merge(configs, entries, peer_pods_cm, daemon_sets)
+    assert merged == (generation, {pool.name: pool for pool in pools})
 
 
 def test_the_operators_own_pool_has_the_nodes_of_its_daemon_set():
-    """Not those of a PeerPodConfig with another node selector."""
+    """It does not have the nodes of a PeerPodConfig with another node selector."""
     elsewhere = Pool("peerpodconfig-openshift", {"other": ""}, 12)
     _, pools = merge([elsewhere], None, None, SECOND)
     assert pools["default"].node_selector == KATA
@@ -257,6 +257,6 @@ DEFAULT = default(20, "peer-pods-cm")
 )
 def test_vanished(last, pools, generation, missing):
     last, pools = ({pool.name: pool for pool in group} for group in (last, pools))
-    found = vanished(last, pools, generation)
-    assert found == {pool.name: replace(pool, has_vanished=True) for pool in missing}
-    assert vanished({**found, **pools}, pools, generation) == found
+    vanished_pools = vanished(last, pools, generation)
+    assert vanished_pools == {pool.name: replace(pool, has_vanished=True) for pool in missing}
+    assert vanished({**vanished_pools, **pools}, pools, generation) == vanished_pools

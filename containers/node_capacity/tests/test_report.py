@@ -31,16 +31,16 @@ def report(configs, nodes, desired, used=(), ceiling=None):
 
 def test_a_pool_without_problems():
     nodes = [node("a"), node("b"), node("other", None, {})]
-    found = report([C], nodes, {"a": 10, "b": 10, "other": None}, {"a": 10})
-    assert found == {"c": Report(selected=2)}
-    assert found["c"].complete
+    reports = report([C], nodes, {"a": 10, "b": 10, "other": None}, {"a": 10})
+    assert reports == {"c": Report(selected=2)}
+    assert reports["c"].complete
 
 
 @pytest.mark.parametrize(("allocatable", "desired"), [(None, 10), ("9", 10), ("10", None), ("0", None)])
 def test_a_node_that_does_not_advertise_its_target_is_missing(allocatable, desired):
-    found = report([C], [Node("a", KATA, "10", allocatable)], {"a": desired})
-    assert found == {"c": Report(selected=1, missing=["a"])}
-    assert not found["c"].complete
+    reports = report([C], [Node("a", KATA, "10", allocatable)], {"a": desired})
+    assert reports == {"c": Report(selected=1, missing=["a"])}
+    assert not reports["c"].complete
 
 
 def test_a_pool_without_nodes_is_not_complete():
@@ -94,10 +94,10 @@ def test_an_invalid_limit_of_the_second_generation_names_no_peerpodconfig(pool, 
 def test_an_available_node_whose_adaptor_is_not_ready_is_waiting():
     waiting, cordoned = node("waiting", "2"), replace(node("cordoned", "0"), is_available=False)
     targets = {"waiting": Target(2, "adaptor", 10), "cordoned": Target(0, "adaptor", 10)}
-    found = report([C], [waiting, cordoned], targets, {"waiting": 2})
-    assert found == {"c": Report(selected=2, waiting=["waiting"])}
-    assert not found["c"].complete
-    (ready,) = (c for c in conditions(found["c"], Observed(), VM, NOW) if c["type"] == "Ready")
+    reports = report([C], [waiting, cordoned], targets, {"waiting": 2})
+    assert reports == {"c": Report(selected=2, waiting=["waiting"])}
+    assert not reports["c"].complete
+    (ready,) = (c for c in conditions(reports["c"], Observed(), VM, NOW) if c["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "AdaptorNotReady")
     assert "waiting" in ready["message"]
     assert report([C], [cordoned], targets)["c"].complete
@@ -107,21 +107,21 @@ def test_entries_do_not_overlap_with_the_operators_own_pool():
     default = Pool("default", KATA, 20, source="peer-pods-cm", is_fallback=True)
     memory = Pool("memory", {"pool": "memory"}, 4, source="peerpods-limits")
     nodes = [node("a", "20"), node("m", "4", KATA | {"pool": "memory"})]
-    found = report([default, memory], nodes, {"a": 20, "m": 4})
-    assert found == {"default": Report(selected=1), "memory": Report(selected=1)}
+    reports = report([default, memory], nodes, {"a": 20, "m": 4})
+    assert reports == {"default": Report(selected=1), "memory": Report(selected=1)}
 
 
 def test_overlapping_node_selectors():
     zone = Pool("zone", {"zone": "1"}, 3)
-    apart = Pool("apart", {"zone": "2"}, 3)
+    disjoint = Pool("apart", {"zone": "2"}, 3)
     shared, single = node("shared", "3", KATA | {"zone": "1"}), node("single")
-    found = report([C, zone, apart], [shared, single], {"shared": 3, "single": 10})
-    assert found["c"].problems == {
+    reports = report([C, zone, disjoint], [shared, single], {"shared": 3, "single": 10})
+    assert reports["c"].problems == {
         "OverlappingNodeSelectors": "Nodes are also selected by zone, and the smallest limit applies to them: shared."
     }
-    assert found["zone"].problems.keys() == {"OverlappingNodeSelectors"}
-    assert "selected by c, and" in found["zone"].problems["OverlappingNodeSelectors"]
-    assert found["apart"].problems == {}
+    assert reports["zone"].problems.keys() == {"OverlappingNodeSelectors"}
+    assert "selected by c, and" in reports["zone"].problems["OverlappingNodeSelectors"]
+    assert reports["apart"].problems == {}
 
 
 def test_a_limit_below_the_running_peer_pods():
@@ -170,8 +170,8 @@ def test_conditions_keep_the_time_at_which_they_changed():
         *first,
     )
 
-    worse = Report(selected=2, missing=["a"], problems={"InvalidLimit": "why"})
-    second = {c["type"]: c for c in conditions(worse, observed, VM, NOW)}
+    second_report = Report(selected=2, missing=["a"], problems={"InvalidLimit": "why"})
+    second = {c["type"]: c for c in conditions(second_report, observed, VM, NOW)}
     assert second["Foreign"] == foreign
     assert second["Ready"] == {
         "type": "Ready",
@@ -188,15 +188,15 @@ def test_conditions_keep_the_time_at_which_they_changed():
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("pool_report", "reason"),
     [
         (Report(), "NoNodesSelected"),
         (Report(selected=1), "AsExpected"),
         (Report(selected=1, missing=["a"]), "NodesNotAdvertising"),
     ],
 )
-def test_the_reason_of_ready(found, reason):
-    (ready,) = (c for c in conditions(found, Observed(), VM, NOW) if c["type"] == "Ready")
+def test_the_reason_of_ready(pool_report, reason):
+    (ready,) = (c for c in conditions(pool_report, Observed(), VM, NOW) if c["type"] == "Ready")
     assert ready["reason"] == reason
     assert ready["message"]
 
@@ -213,6 +213,6 @@ def test_an_event_has_one_name_for_each_version_of_the_spec():
 
 def test_an_event_is_not_longer_than_the_api_server_accepts():
     long = replace(C, name="c" * 253)
-    made = event(long, "ns", "InvalidLimit", "why " * 1000, "agent", NOW)
-    assert len(made["message"]) <= 1024
-    assert len(made["metadata"]["name"]) <= 253
+    created = event(long, "ns", "InvalidLimit", "why " * 1000, "agent", NOW)
+    assert len(created["message"]) <= 1024
+    assert len(created["metadata"]["name"]) <= 253

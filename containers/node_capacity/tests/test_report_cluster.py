@@ -18,13 +18,13 @@ CONDITIONS = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properti
 
 @pytest.fixture
 def crd_with_conditions(cluster, workspace):
-    """A CRD that has status.conditions, as a later release may."""
+    """A CRD that has status.conditions, which a later release may add."""
 
     def patch(*operations: dict) -> None:
         cluster.kubectl("patch", CRD, "--type=json", "-p", json.dumps(operations))
 
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    patch({"op": "add", "path": CONDITIONS, "value": {"type": "array", "items": anything}})
+    any_object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    patch({"op": "add", "path": CONDITIONS, "value": {"type": "array", "items": any_object}})
     workspace.config("probe", "1", selector={"no": "node"})
 
     def are_conditions_stored() -> bool:

@@ -126,7 +126,7 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
     ],
     ids=["invalid key", "missing", "P-521", "RSA 1024"],
 )
-def test_an_unusable_pair_does_not_replace_the_previous_one(webhook, tmp_path, break_pair, sentence):
+def test_an_unusable_pair_does_not_replace_the_previous_pair(webhook, tmp_path, break_pair, sentence):
     before = der(tmp_path)
     break_pair(tmp_path)
     wait_until(lambda: 'reloads_total{result="failure"} 1.0' in webhook.get("/metrics").text)
@@ -137,7 +137,7 @@ def test_an_unusable_pair_does_not_replace_the_previous_one(webhook, tmp_path, b
     assert error.endswith("The previous certificate stays in use.")
 
 
-def test_a_valid_pair_after_an_unusable_one(webhook, tmp_path):
+def test_a_valid_pair_after_an_unusable_pair(webhook, tmp_path):
     (tmp_path / "tls.key").write_text("?")
     wait_until(lambda: 'reloads_total{result="failure"} 1.0' in webhook.get("/metrics").text)
     # The files are checked every second, but an error is logged once.
@@ -185,10 +185,10 @@ def test_not_ready_before_the_certificate_is_valid_and_after_it_expires(tmp_path
     early = Webhook(tmp_path, write_pair(tmp_path, since=HOUR, until=2 * HOUR))
     assert "is not valid before" in early.get("/readyz").text
     early.stop()
-    late = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
-    # Whether it was ready before depends on how long its start took.
-    wait_until(lambda: "expired" in late.get("/readyz").text)
-    late.stop()
+    not_yet_valid = Webhook(tmp_path, write_pair(tmp_path, until=4 * SECOND))
+    # Whether it was ready before this depends on the duration of its start.
+    wait_until(lambda: "expired" in not_yet_valid.get("/readyz").text)
+    not_yet_valid.stop()
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,10 @@ def test_only_clients_of_the_ca_are_served(tmp_path, clients):
 )
 def test_startup_errors(tmp_path, env, sentence):
     process = start({**write_pair(tmp_path), **env})
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (1, "")
-    assert sentence in err
-    assert err.count("\n") == 1
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (1, "")
+    assert sentence in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -303,9 +303,9 @@ def test_the_key_is_not_logged(tmp_path):
     key = Path(pair["TLS_KEY_FILE"]).read_text().splitlines()[1]
     (tmp_path / "tls.crt").write_bytes((tmp_path / "tls.key").read_bytes())
     process = start(pair)
-    out, err = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert key not in out + err
+    assert key not in output + errors
 
 
 def test_startup_error_for_a_health_port_in_use(tmp_path):

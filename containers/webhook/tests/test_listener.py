@@ -44,8 +44,8 @@ def test_an_exception_of_the_application_is_logged_and_the_next_request_is_serve
     with httpx.Client(base_url=url, transport=transport, trust_env=False) as client:
         assert client.post("/fails", content=b"x").status_code == 500
         assert client.get("/").text == "ok"
-    out, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    (line,) = map(json.loads, out.splitlines())
+    (line,) = map(json.loads, output.splitlines())
     assert line["level"] == "error"
     assert "RuntimeError: a bug in the application" in line["message"]

@@ -190,8 +190,8 @@ def test_the_patch_is_minimal():
 @pytest.mark.parametrize("empty", [{}, {"requests": {}, "limits": {}}, None])
 def test_absent_and_empty_resources(empty):
     given_pod = pod(container("app"), container("log"))
-    for each in given_pod["spec"]["containers"]:
-        each["resources"] = empty
+    for entry in given_pod["spec"]["containers"]:
+        entry["resources"] = empty
     first, second = mutated(given_pod)["spec"]["containers"]
     assert first["resources"] == VM
     assert not any((second.get("resources") or {}).values())
@@ -256,10 +256,10 @@ def test_resource_claims_are_unchanged():
         container("idle"),
         resourceClaims=[{"name": "gpu", "resourceClaimTemplateName": "gpu"}],
     )
-    for each in given_pod["spec"]["containers"]:
-        each["resources"]["claims"] = claims
+    for entry in given_pod["spec"]["containers"]:
+        entry["resources"]["claims"] = claims
     after = mutated(given_pod)
-    assert [each["resources"] for each in after["spec"]["containers"]] == [
+    assert [entry["resources"] for entry in after["spec"]["containers"]] == [
         VM | {"claims": claims},
         {"claims": claims},
         {"claims": claims},
@@ -278,7 +278,7 @@ def test_a_sidecar_injected_between_two_invocations_loses_its_resources():
 
 
 @pytest.mark.parametrize("prior", ["2", "1000m", 1])
-def test_other_amounts_of_the_extended_resource_become_one(prior):
+def test_any_amount_of_the_extended_resource_is_set_to_one(prior):
     given_pod = pod(container("app", *[{"kata.peerpods.io/vm": prior}] * 2))
     assert mutated(given_pod)["spec"]["containers"][0]["resources"] == VM
 
@@ -292,9 +292,9 @@ def test_pods_share_patches_only_if_these_are_equal(padding):
     pods = [owned("1", ""), owned("2", ""), owned("1", "team"), owned("1", "")]
     del pods[3]["metadata"]
     policies = [DEFAULT, Policy(extended_resource="example.com/vm")]
-    patches = [mutate(msgspec.convert(each, Pod), policy) for each in pods for policy in policies]
+    patches = [mutate(msgspec.convert(example, Pod), policy) for example in pods for policy in policies]
     assert len(set(patches)) == len(patches)
-    assert patches == [mutate(msgspec.convert(each, Pod), policy) for each in pods for policy in policies]
+    assert patches == [mutate(msgspec.convert(example, Pod), policy) for example in pods for policy in policies]
 
 
 def test_an_invalid_pod_is_rejected_each_time():
@@ -379,9 +379,9 @@ annotations = st.none() | st.dictionaries(
     st.sampled_from(["", "9"]),
 )
 pods = st.builds(
-    lambda first, others, init, annotations, runtime_class, resources: pod(
-        first,
-        *others,
+    lambda first_container, other_containers, init, annotations, runtime_class, resources: pod(
+        first_container,
+        *other_containers,
         init=init,
         annotations=annotations,
         runtime_class=runtime_class,

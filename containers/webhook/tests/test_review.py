@@ -17,8 +17,8 @@ from peerpods_webhook.review import Answer, answer
 VM = {"limits": {"kata.peerpods.io/vm": "1"}, "requests": {"kata.peerpods.io/vm": "1"}}
 
 
-def send(asked: dict) -> Answer:
-    return answer(json.dumps(asked).encode(), Policy())
+def send(admission_review: dict) -> Answer:
+    return answer(json.dumps(admission_review).encode(), Policy())
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
@@ -88,8 +88,8 @@ def test_a_peer_pod_with_an_invalid_size_is_rejected(cpu):
 def test_the_log_event_has_the_name_of_the_pod_but_not_its_environment():
     named = review(name="demo-1", object=pod() | {"metadata": {"name": "demo-1"}})
     assert send(named).event["name"] == "demo-1"
-    for asked in (review(), review(object=pod("one"))):
-        assert "s3cret" not in json.dumps(send(asked).event)
+    for admission_review in (review(), review(object=pod("one"))):
+        assert "s3cret" not in json.dumps(send(admission_review).event)
 
 
 MALFORMED = {
@@ -124,7 +124,7 @@ def test_malformed_reviews(body, message):
 
 @given(st.binary(max_size=4), st.integers(0, 10_000), st.integers(0, 20))
 def test_no_bytes_raise(inserted, position, removed):
-    whole = json.dumps(review()).encode()
-    position %= len(whole)
-    body = whole[:position] + inserted + whole[position + removed :]
+    valid_body = json.dumps(review()).encode()
+    position %= len(valid_body)
+    body = valid_body[:position] + inserted + valid_body[position + removed :]
     assert answer(body, Policy()).status in (200, 400)

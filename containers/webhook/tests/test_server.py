@@ -47,7 +47,7 @@ def slow_clients_webhook(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
-    """By name, what becomes of clients that are slow. They wait while the other tests of this file run."""
+    """The outcome of each slow client, by name. The clients wait while the other tests of this file run."""
     with ThreadPoolExecutor() as threads:
         yield {
             "idle": threads.submit(idle, slow_clients_webhook),
@@ -59,7 +59,7 @@ def slow_clients(slow_clients_webhook) -> Iterator[dict[str, Future]]:
 
 
 def idle(webhook: Webhook) -> str:
-    """Keep a connection open without a request; returns what becomes of it."""
+    """Keep a connection open without a request; returns how it ends."""
     with webhook.connection() as tls:
         tls.settimeout(32)
         tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -157,7 +157,7 @@ def test_body_limit(client, chunked):
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_client_that_disconnects_during_a_request_does_not_affect_others(tmp_path):
+def test_a_client_that_disconnects_during_a_request_does_not_affect_other_clients(tmp_path):
     webhook = Webhook(tmp_path)
     with webhook.connection() as tls:
         tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
@@ -237,11 +237,11 @@ def mismatched_pair(directory: Path) -> dict[str, str]:
 )
 def test_startup_errors_are_one_sentence(tmp_path, env, sentence):
     process = start(env(tmp_path))
-    out, err = process.communicate(timeout=10)
-    assert (process.returncode, out) == (1, "")
-    assert err.startswith("The webhook cannot start: ")
-    assert sentence in err
-    assert err.count("\n") == 1
+    output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("The webhook cannot start: ")
+    assert sentence in errors
+    assert errors.count("\n") == 1
 
 
 def test_startup_error_for_a_port_in_use(tmp_path):
@@ -249,20 +249,20 @@ def test_startup_error_for_a_port_in_use(tmp_path):
         port = occupied.getsockname()[1]
         # With RUST_BACKTRACE, granian adds a stack trace to its message.
         process = start({**write_pair(tmp_path), "PORT": str(port), "RUST_BACKTRACE": "1"})
-        out, err = process.communicate(timeout=10)
-    assert (process.returncode, out) == (1, "")
-    assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in err
-    assert err.count("\n") == 1
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (1, "")
+    assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in errors
+    assert errors.count("\n") == 1
 
 
 def test_after_sigterm_it_serves_during_the_shutdown_delay_and_closes_connections(tmp_path):
     webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="3")
     body = json.dumps(review())
-    kept = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
+    kept_alive = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
 
     def post() -> http.client.HTTPResponse:
-        kept.request("POST", "/mutate-v1-pod", body)
-        reply = kept.getresponse()
+        kept_alive.request("POST", "/mutate-v1-pod", body)
+        reply = kept_alive.getresponse()
         reply.read()
         return reply
 
@@ -355,8 +355,8 @@ def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     metrics = httpx.get(f"http://127.0.0.1:{health_port}/metrics", trust_env=False).text
     assert "peerpods_webhook_log_lines_lost_total 0.0" not in metrics
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=10)
-    assert all(json.loads(line) for line in out.splitlines())
+    output, _ = process.communicate(timeout=10)
+    assert all(json.loads(line) for line in output.splitlines())
 
 
 def test_idle_connections_stay_open_for_the_client_to_close(slow_clients):
@@ -371,7 +371,7 @@ def test_a_body_that_does_not_end_times_out(slow_clients, name):
     assert reply.endswith(b"\r\n\r\nThe request body took longer than 10 seconds.")
 
 
-def test_after_slow_clients_others_are_served(slow_clients, slow_clients_webhook):
+def test_other_clients_are_served_after_slow_clients(slow_clients, slow_clients_webhook):
     for name in UNENDING_BODIES:
         slow_clients[name].result()
     with slow_clients_webhook.client() as client:

@@ -77,7 +77,7 @@ def _check_bad_request(body: bytes, reply: Answer) -> None:
     require(len(text) <= MAX_MESSAGE, f"a message of {len(text)} characters")
     require(reply.event == {"outcome": "malformed", "message": text}, f"logged: {reply.event}")
     if SECRET in text:
-        # A mutation of bytes may have moved it to the kind.
+        # A mutation of bytes may have moved the value to the kind.
         with contextlib.suppress(ValueError):
             review = _parse(body)
             require(SECRET not in f"{review.get('kind')}{review.get('apiVersion')}", "")
@@ -89,11 +89,11 @@ def _check_review(body: bytes, reply: Answer) -> None:
         review = _parse(body)
     except ValueError as error:
         raise InvariantError(f"status 200 for a body that is not JSON: {error}") from error
-    got = json.loads(reply.body)
-    request, response = review["request"], got["response"]
-    require(got.keys() == {"apiVersion", "kind", "response"}, f"the answer has {list(got)}")
-    require(got["kind"] == "AdmissionReview", f"the answer is a {got['kind']}")
-    require(got["apiVersion"] == review["apiVersion"], "the answer has another apiVersion")
+    reply_review = json.loads(reply.body)
+    request, response = review["request"], reply_review["response"]
+    require(reply_review.keys() == {"apiVersion", "kind", "response"}, f"the answer has {list(reply_review)}")
+    require(reply_review["kind"] == "AdmissionReview", f"the answer is a {reply_review['kind']}")
+    require(reply_review["apiVersion"] == review["apiVersion"], "the answer has another apiVersion")
     require(response["uid"] == request["uid"], "the answer has another uid")
     pod = request.get("object")
     if not _creates_peer_pod(request):
@@ -130,23 +130,29 @@ def _check_peer_pod(body: bytes, review: dict, response: dict, reply: Answer) ->
     containers = spec.get("containers") or []
     for index, container in enumerate((*containers, *(spec.get("initContainers") or ()))):
         if index == 0 and containers:
-            left = container.get("resources") or {}
-            resources = {side: left.get(side) for side in ("limits", "requests")}
+            kept_resources = container.get("resources") or {}
+            resources = {side: kept_resources.get(side) for side in ("limits", "requests")}
             require(resources == VM, f"the first container has {resources}")
         else:
             require(not _has_amounts(container), f"container {index} has resources left")
 
-    had, has = _annotations(before), _annotations(after)
-    require(had.items() <= has.items(), "an annotation was changed")
-    added = has.keys() - had.keys()
+    old_annotations, new_annotations = _annotations(before), _annotations(after)
+    require(old_annotations.items() <= new_annotations.items(), "an annotation was changed")
+    added = new_annotations.keys() - old_annotations.keys()
     require(added <= set(SIZES), f"annotations {added} were added")
-    require(not (added and had.get(MACHINE_TYPE)), f"{added} in addition to a machine type")
-    require(all(has[key].isdecimal() and has[key][0] != "0" for key in added), f"sizes {has}")
-    require(_rest(before) == _rest(after), "other fields were changed")
+    require(not (added and old_annotations.get(MACHINE_TYPE)), f"{added} in addition to a machine type")
+    require(
+        all(new_annotations[key].isdecimal() and new_annotations[key][0] != "0" for key in added),
+        f"sizes {new_annotations}",
+    )
+    require(_without_managed_fields(before) == _without_managed_fields(after), "other fields were changed")
 
     review["request"]["object"] = after
-    again = _answer(json.dumps(review).encode())
-    require(again.event["outcome"] == "unchanged", f"a second invocation: {again.status} {again.event}")
+    second_answer = _answer(json.dumps(review).encode())
+    require(
+        second_answer.event["outcome"] == "unchanged",
+        f"a second invocation: {second_answer.status} {second_answer.event}",
+    )
 
 
 def _creates_peer_pod(request: dict) -> bool:
@@ -178,7 +184,7 @@ def _annotations(pod: dict) -> dict[str, str]:
     return (pod.get("metadata") or {}).get("annotations") or {}
 
 
-def _rest(pod: dict) -> dict:
+def _without_managed_fields(pod: dict) -> dict:
     """The pod without the fields that the webhook may change. Empty and absent fields are equal."""
     spec = {**pod["spec"]}
     spec.pop("resources", None)
@@ -207,9 +213,9 @@ def _reject_constant(name: str) -> None:
 @contextlib.contextmanager
 def _higher_recursion_limit() -> Iterator[None]:
     """The checks run deeper in the stack than the webhook, and must parse what it could parse."""
-    usual = sys.getrecursionlimit()
-    sys.setrecursionlimit(20 * usual)
+    default_limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * default_limit)
     try:
         yield
     finally:
-        sys.setrecursionlimit(usual)
+        sys.setrecursionlimit(default_limit)

@@ -91,9 +91,9 @@ def quantity(random: Random) -> Any:
         return random.choice(_INVALID_QUANTITIES)
     if kind < 0.1:
         return random.choice((random.randint(-5, 10**6), random.random() * 10**3, 1e22, 1e-7))
-    whole = str(random.randrange(10 ** random.choice((1, 1, 2, 4, 12, 25))))
+    digits = str(random.randrange(10 ** random.choice((1, 1, 2, 4, 12, 25))))
     decimals = str(random.randrange(10 ** random.choice((1, 3, 12))))
-    number = random.choice((whole, whole, f"{whole}.{decimals}", f"{whole}.", f".{decimals}"))
+    number = random.choice((digits, digits, f"{digits}.{decimals}", f"{digits}.", f".{decimals}"))
     sign = random.choice(("", "", "", "", "", "", "+", "-"))
     exponent = f"{random.choice('eE')}{random.choice(('', '+', '-'))}{random.randrange(40)}"
     return f"{sign}{number}{random.choice((*_SUFFIXES, exponent))}"
@@ -174,9 +174,9 @@ def _change_anywhere(random: Random, review: dict, originals: tuple[str, ...], h
         holder[key] = {"x": holder[key]} if random.random() < 0.5 else [holder[key]]
     elif change == 4:
         # A part of another review, but no environment: its values must not move to other fields.
-        other, other_key = _random_member(random, json.loads(random.choice(originals)))
-        if SECRET not in str(other[other_key]):
-            holder[key] = other[other_key]
+        donor, donor_key = _random_member(random, json.loads(random.choice(originals)))
+        if SECRET not in str(donor[donor_key]):
+            holder[key] = donor[donor_key]
     elif isinstance(holder, list):
         holder.extend([holder[key]] * random.choice((1, 2, 50)))
     else:
@@ -200,23 +200,27 @@ def _random_member(random: Random, root: dict) -> tuple[Any, Any]:
 
 
 def _flip(random: Random, body: bytes) -> bytes:
-    at = random.randrange(len(body) + 1)
-    return body[:at] + bytes(byte ^ 1 << random.randrange(8) for byte in body[at : at + 1]) + body[at + 1 :]
+    position = random.randrange(len(body) + 1)
+    return (
+        body[:position]
+        + bytes(byte ^ 1 << random.randrange(8) for byte in body[position : position + 1])
+        + body[position + 1 :]
+    )
 
 
 def _insert(random: Random, body: bytes) -> bytes:
-    at = random.randrange(len(body) + 1)
-    return body[:at] + random.choice((random.randbytes(3), *RAW)) + body[at:]
+    position = random.randrange(len(body) + 1)
+    return body[:position] + random.choice((random.randbytes(3), *RAW)) + body[position:]
 
 
 def _cut(random: Random, body: bytes) -> bytes:
-    at = random.randrange(len(body) + 1)
-    return body[:at] + body[at + random.choice((1, 2, 10, 1000, len(body))) :]
+    position = random.randrange(len(body) + 1)
+    return body[:position] + body[position + random.choice((1, 2, 10, 1000, len(body))) :]
 
 
 def _repeat(random: Random, body: bytes) -> bytes:
-    at, size = random.randrange(len(body) + 1), random.choice((1, 5, 40))
-    return body[:at] + body[at : at + size] * random.choice((2, 3, 20)) + body[at + size :]
+    position, size = random.randrange(len(body) + 1), random.choice((1, 5, 40))
+    return body[:position] + body[position : position + size] * random.choice((2, 3, 20)) + body[position + size :]
 
 
 def _duplicate_key(random: Random, body: bytes) -> bytes:
@@ -224,13 +228,13 @@ def _duplicate_key(random: Random, body: bytes) -> bytes:
     key = _KEY.search(body, random.randrange(len(body) + 1))
     if key is None:
         return body
-    other = json.dumps(random.choice(JUNK)).encode()
-    return body[: key.start()] + key.group() + other + b"," + body[key.start() :]
+    junk_value = json.dumps(random.choice(JUNK)).encode()
+    return body[: key.start()] + key.group() + junk_value + b"," + body[key.start() :]
 
 
 def _whitespace(random: Random, body: bytes) -> bytes:
-    at = random.choice((0, len(body), body.find(b":", random.randrange(len(body) + 1)) + 1))
-    return body[:at] + random.choice((b" ", b"\n\t\r ", b"\x0c", b"\xa0", b" " * 10_000)) + body[at:]
+    position = random.choice((0, len(body), body.find(b":", random.randrange(len(body) + 1)) + 1))
+    return body[:position] + random.choice((b" ", b"\n\t\r ", b"\x0c", b"\xa0", b" " * 10_000)) + body[position:]
 
 
 def _encode_otherwise(random: Random, body: bytes) -> bytes:

@@ -137,13 +137,13 @@ def minimize(body: bytes, fails: Callable[[bytes], bool]) -> bytes:
     """Remove parts of `body`, of decreasing size, as long as the rest still fails."""
     size = len(body) // 2
     while size:
-        at = 0
-        while at < len(body):
-            without = body[:at] + body[at + size :]
-            if fails(without):
-                body = without
+        position = 0
+        while position < len(body):
+            shorter_body = body[:position] + body[position + size :]
+            if fails(shorter_body):
+                body = shorter_body
             else:
-                at += size
+                position += size
         size //= 2
     return body
 

@@ -33,7 +33,7 @@ def check(seed: int, count: int) -> None:
     SIGTERM. Raises InvariantError.
     """
     originals = corpus()
-    good = originals[0].encode()
+    valid_body = originals[0].encode()
     misbehaving = count // 6
     by_http2 = count // 3
     with tempfile.TemporaryDirectory() as directory, _running(Path(directory)) as webhook:
@@ -55,9 +55,9 @@ def check(seed: int, count: int) -> None:
             require(alive, f"the process ended at misbehaving client {index}")
             if index % 50 == 0:
                 with contextlib.closing(_Http1(webhook)) as send:
-                    _compare_one(send, good, f"after misbehaving client {index}")
+                    _compare_one(send, valid_body, f"after misbehaving client {index}")
         with contextlib.closing(_Http1(webhook)) as send:
-            _compare_one(send, good, "at the end")
+            _compare_one(send, valid_body, "at the end")
         growth = resident_bytes(webhook.process.pid) - before
         require(growth <= MAX_GROWTH, f"the process took {growth / 2**20:.0f} MiB more memory")
 
@@ -98,13 +98,13 @@ def _compare(send: Send, seed: int, indices: range, originals: tuple[str, ...]) 
         _compare_one(send, body, f"review {index}")
 
 
-def _compare_one(send: Send, body: bytes, what: str) -> None:
+def _compare_one(send: Send, body: bytes, case: str) -> None:
     status, reply = answer(body, POLICY)[:2]
     try:
-        got = send(body)
+        response = send(body)
     except (OSError, http.client.HTTPException, httpx.HTTPError) as error:
-        got = repr(error)
-    require(got == (status, reply), f"{what}: {str(got)[:200]} instead of {status}")
+        response = repr(error)
+    require(response == (status, reply), f"{case}: {str(response)[:200]} instead of {status}")
 
 
 def resident_bytes(pid: int | str) -> int:
@@ -117,10 +117,10 @@ def resident_bytes(pid: int | str) -> int:
 
 def misbehave(random: Random, webhook: Webhook, body: bytes) -> None:
     """Open a connection that violates a protocol. The response is ignored."""
-    how = random.choice((_invalid_http1, _invalid_http1, _invalid_http2, _invalid_tls))
+    violate = random.choice((_invalid_http1, _invalid_http1, _invalid_http2, _invalid_tls))
     # The server may close or reset the connection at any time.
     with contextlib.suppress(OSError):
-        how(random, webhook, body)
+        violate(random, webhook, body)
 
 
 def _invalid_http1(random: Random, webhook: Webhook, body: bytes) -> None:
@@ -185,13 +185,13 @@ def _invalid_tls(random: Random, webhook: Webhook, body: bytes) -> None:
     with contextlib.suppress(ssl.SSLWantReadError):
         webhook.trust.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
     hello = outgoing.read()
-    at = random.randrange(len(hello))
-    corrupted = hello[:at] + random.randbytes(3) + hello[at + 3 :]
+    position = random.randrange(len(hello))
+    corrupted = hello[:position] + random.randbytes(3) + hello[position + 3 :]
     sent = random.choice(
         (
             corrupted,
             corrupted,
-            hello[:at],
+            hello[:position],
             hello + random.randbytes(200),
             b"\x16\x03\x01\xff\xff" + random.randbytes(1000),
             b"\x17\x03\x03\x00\x20" + random.randbytes(32),

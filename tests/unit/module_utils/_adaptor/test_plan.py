@@ -73,8 +73,8 @@ def pod(
     }
 
 
-def operator(release: str, noted: str | None = None, exists: bool = True) -> Operator:
-    annotations = {} if noted is None else {VERSION_ANNOTATION: noted}
+def operator(release: str, noted_version: str | None = None, exists: bool = True) -> Operator:
+    annotations = {} if noted_version is None else {VERSION_ANNOTATION: noted_version}
     daemon_set = {
         "metadata": {"name": "osc-caa-ds", "annotations": {GENERATION_ANNOTATION: "1"}},
         "spec": {"template": {"metadata": {"annotations": annotations}, "spec": {}}},
@@ -86,15 +86,15 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
 
 
 @pytest.mark.parametrize(
-    ("what", "who", "wanted", "found", "mode", "targets"),
+    ("case", "current_operator", "desired", "current", "mode", "targets"),
     [
         ("nothing to write", NEWEST, {"config_map": {"PROXY_TIMEOUT": "5m"}}, {}, "write", 0),
         ("no pods yet", operator("1.13.0", exists=False), {"config_map": NEW}, {}, "write", 0),
         ("1.8 does not replace", FIRST, {"config_map": NEW}, {}, "replace", 2),
-        ("nor does 1.10", SECOND, {"config_map": NEW}, {}, "replace", 2),
-        ("1.13 does", NEWEST, {"config_map": NEW}, {}, "hold", 2),
+        ("1.10 does not replace", SECOND, {"config_map": NEW}, {}, "replace", 2),
+        ("1.13 replaces", NEWEST, {"config_map": NEW}, {}, "hold", 2),
         (
-            "unless the user keeps it from it",
+            "1.13 with OnDelete of the user",
             NEWEST,
             {"config_map": NEW},
             {"gates": gates(caaUpdateStrategy="OnDelete")},
@@ -102,7 +102,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "or asks for that now",
+            "1.13 with OnDelete in the same run",
             NEWEST,
             {"config_map": NEW, "gates": {"caaUpdateStrategy": "OnDelete"}},
             {},
@@ -110,7 +110,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "a value that the operator ignores",
+            "1.13 with a strategy that the operator ignores",
             NEWEST,
             {"config_map": NEW},
             {"gates": gates(caaUpdateStrategy="ondelete")},
@@ -119,17 +119,24 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ),
         ("a roll without an option", operator("1.12.0", "7"), {"config_map": NEW}, {}, "roll", 2),
         (
-            "which replaces whatever is asked",
+            "a roll without an option, and no replacement requested",
             operator("1.12.0", "7"),
             {"config_map": NEW, "replace": False},
             {},
             "roll",
             2,
         ),
-        ("no replacement asked for", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
-        ("which needs OnDelete", NEWEST, {"config_map": NEW, "replace": False}, {}, "hold", 0),
+        ("no replacement requested", SECOND, {"config_map": NEW, "replace": False}, {}, "write", 0),
+        (
+            "no replacement requested, which requires OnDelete",
+            NEWEST,
+            {"config_map": NEW, "replace": False},
+            {},
+            "hold",
+            0,
+        ),
         ("the Secret is not watched", NEWEST, {"secret": {"KEY": "value"}}, {}, "replace", 2),
-        ("a gate that is none of CAA's", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
+        ("a gate that is not about CAA", NEWEST, {"gates": {"deploymentMode": "DaemonSet"}}, {}, "write", 0),
         (
             "a gate with which the operator writes peer-pods-cm",
             NEWEST,
@@ -139,7 +146,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         (
-            "the same where that is so already",
+            "the same gate, and peer-pods-cm has the value",
             NEWEST,
             {"gates": {"confidential": "true"}},
             {"config_map": config_map(DISABLECVM="false")},
@@ -155,7 +162,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             2,
         ),
         ("a rerun with stale pods", NEWEST, {}, {"stale": True}, "write", 0),
-        ("a resumed one", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
+        ("a resumed run with stale pods", NEWEST, {"resume": True}, {"stale": True}, "replace", 1),
         (
             "back to RollingUpdate with stale pods",
             NEWEST,
@@ -165,7 +172,7 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
             1,
         ),
         (
-            "the same without",
+            "back to RollingUpdate without stale pods",
             NEWEST,
             {"gates": {"caaUpdateStrategy": "RollingUpdate"}},
             {"gates": gates(caaUpdateStrategy="OnDelete")},
@@ -182,29 +189,33 @@ FIRST, SECOND, NEWEST = operator("1.8.1"), operator("1.10.3"), operator("1.13.0"
         ),
     ],
 )
-def test_how_a_write_takes_effect(what, who, wanted, found, mode, targets):
+def test_how_a_write_takes_effect(case, current_operator, desired, current, mode, targets):
     pods = [pod("a"), pod("b")]
-    stale = pods[:1] if found.pop("stale", False) else []
+    stale = pods[:1] if current.pop("stale", False) else []
     plan = plan_settings(
-        CurrentSettings(**{"config_map": config_map(), **found}), DesiredSettings(**wanted), who, pods, stale
+        CurrentSettings(**{"config_map": config_map(), **current}),
+        DesiredSettings(**desired),
+        current_operator,
+        pods,
+        stale,
     )
     assert (plan.mode, len(plan.targets)) == (mode, targets)
 
 
 @pytest.mark.parametrize(
-    ("found", "own", "is_held"),
+    ("feature_gates", "own", "is_held"),
     [
         (None, None, False),
         (gates(caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
         (gates(caaUpdateStrategy="OnDelete"), "OnDelete", False),
         (gates("", caaUpdateStrategy="OnDelete"), None, True),
         (gates("RollingUpdate", caaUpdateStrategy="OnDelete"), "RollingUpdate", True),
-        # Changed by hand since.
+        # The strategy was changed by hand after the write.
         (gates("", caaUpdateStrategy="RollingUpdate"), "RollingUpdate", False),
     ],
 )
-def test_the_owner_of_the_strategy(found, own, is_held):
-    strategy = strategy_of(found)
+def test_the_owner_of_the_strategy(feature_gates, own, is_held):
+    strategy = strategy_of(feature_gates)
     assert (strategy.own, strategy.is_held) == (own, is_held)
 
 
@@ -214,39 +225,39 @@ def test_the_strategy_is_restored(own):
     write = hold_write(before, own)
     assert write.data == {"caaUpdateStrategy": "OnDelete"}
     assert write.annotations == {HOLD_ANNOTATION: own or ""}
-    held = gates(own or "", caaUpdateStrategy="OnDelete")
-    assert hold_write(held, strategy_of(held).own) is None
-    back = restore_write(held, strategy_of(held).own)
-    assert back.data == {"caaUpdateStrategy": own}
-    assert back.annotations == {HOLD_ANNOTATION: None}
+    held_gates = gates(own or "", caaUpdateStrategy="OnDelete")
+    assert hold_write(held_gates, strategy_of(held_gates).own) is None
+    restored = restore_write(held_gates, strategy_of(held_gates).own)
+    assert restored.data == {"caaUpdateStrategy": own}
+    assert restored.annotations == {HOLD_ANNOTATION: None}
 
 
 @pytest.mark.parametrize(
-    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one is not"]
+    ("stale", "restores_strategy"), [(False, True), (True, False)], ids=["all pods are new", "one pod is stale"]
 )
 def test_a_rerun_completes_an_interrupted_run(stale, restores_strategy):
     pods = [pod()]
-    found = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
-    plan = plan_settings(found, DesiredSettings(), NEWEST, pods, pods if stale else [])
+    current = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
+    plan = plan_settings(current, DesiredSettings(), NEWEST, pods, pods if stale else [])
     assert (plan.restores_strategy, plan.changed) == (restores_strategy, restores_strategy)
-    assert plan_settings(found, DesiredSettings(), NEWEST, [], []).restores_strategy
+    assert plan_settings(current, DesiredSettings(), NEWEST, [], []).restores_strategy
 
 
 @pytest.mark.parametrize(
-    ("what", "one", "more", "is_stale"),
+    ("case", "adaptor_pod", "options", "is_stale"),
     [
         ("started later", pod(), {}, False),
         ("started before", pod(started="2026-03-01T11:59:59Z"), {}, True),
         ("in the second of the write", pod(started="2026-03-01T12:00:00Z"), {}, False),
-        ("which counts after an own write", pod(started="2026-03-01T12:00:00Z"), {"same_second": True}, True),
-        ("does not run, and reads its settings when it does", pod(started=None), {}, False),
+        ("in the second of the own write", pod(started="2026-03-01T12:00:00Z"), {"same_second": True}, True),
+        ("does not run, and reads its settings when it starts", pod(started=None), {}, False),
         ("of another template", pod(generation="0"), {}, True),
         ("of a template that came back", pod(generation="0"), {"revision": "h"}, False),
     ],
 )
-def test_pods_with_older_settings_are_stale(what, one, more, is_stale):
+def test_pods_with_older_settings_are_stale(case, adaptor_pod, options, is_stale):
     written = written_at(config_map(), None)
-    assert bool(stale_pods([one], SECOND.daemon_set, written, **more)) == is_stale
+    assert bool(stale_pods([adaptor_pod], SECOND.daemon_set, written, **options)) == is_stale
 
 
 def test_the_values_of_a_secret_are_not_in_the_diff():
@@ -267,8 +278,8 @@ def test_only_a_new_object_is_labelled():
 
 
 def test_an_existing_key_can_be_kept():
-    wanted = {"PROXY_TIMEOUT": "9m", "VXLAN_PORT": "9000"}
-    write = plan_write("ConfigMap", "peer-pods-cm", config_map(), wanted, only_missing=list(wanted))
+    desired = {"PROXY_TIMEOUT": "9m", "VXLAN_PORT": "9000"}
+    write = plan_write("ConfigMap", "peer-pods-cm", config_map(), desired, only_missing=list(desired))
     assert write.data == {"VXLAN_PORT": "9000"}
 
 
@@ -287,7 +298,7 @@ def test_a_strategy_that_the_operator_ignores_is_rejected(value):
 def test_nodes_with_the_fewest_peer_pods_come_first():
     pods = [pod("a"), pod("b"), pod("c")]
     peer_pods = {"a": ["n/1", "n/2"], "b": ["n/3"], "other": ["n/4"]}
-    assert [one["spec"]["nodeName"] for one in in_order(pods, peer_pods)] == ["c", "b", "a"]
+    assert [ordered_pod["spec"]["nodeName"] for ordered_pod in in_order(pods, peer_pods)] == ["c", "b", "a"]
     assert affected_peer_pods(pods, peer_pods) == {"a": ["n/1", "n/2"], "b": ["n/3"]}
 
 

@@ -87,8 +87,8 @@ def test_every_difference_is_a_change_with_another_fingerprint(changes):
 
 
 def test_the_order_of_excluded_namespaces_does_not_matter():
-    one, other = (spec(excluded=namespaces(names)) for names in (["a", "b-*"], ["b-*", "a"]))
-    assert one == other
+    first, second = (spec(excluded=namespaces(names)) for names in (["a", "b-*"], ["b-*", "a"]))
+    assert first == second
 
 
 def test_foreign_changes_are_reverted():

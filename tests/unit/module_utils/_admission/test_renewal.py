@@ -14,7 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.renewal im
 )
 # On the command line all values are strings.
 @pytest.mark.parametrize("days", [360, "360"])
-def test_with_a_third_left_a_certificate_is_renewed(not_after: str, due: bool, days: int | str):
+def test_a_certificate_is_renewed_in_the_last_third_of_its_lifetime(not_after: str, due: bool, days: int | str):
     assert certificate_renewal_due({"not_after": not_after}, days, now="20260101000000Z") is due
 
 

@@ -26,7 +26,7 @@ PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 BUNDLE = base64.b64encode(PEM.encode()).decode()
 
 
-def ours(**changes) -> dict:
+def desired_webhook(**changes) -> dict:
     return webhook(
         **{
             "name": "ours.peerpods.io",
@@ -52,38 +52,38 @@ def configuration(*webhooks: dict, **annotations: str) -> dict:
 
 
 def present(current, desired=None, ca_bundle=None, injection=None):
-    return plan_present(current, "c", desired or ours(), ca_bundle=ca_bundle, injection=injection or {})
+    return plan_present(current, "c", desired or desired_webhook(), ca_bundle=ca_bundle, injection=injection or {})
 
 
-OTHERS = {
+FOREIGN = {
     "name": "others.example.com",
     "clientConfig": {"url": "https://x/", "caBundle": "b3RoZXI="},
 }
 
 
 def test_the_condition_names_every_runtime_class():
-    (condition,) = ours(runtime_classes=["kata-remote", "kata-cc"])["matchConditions"]
+    (condition,) = desired_webhook(runtime_classes=["kata-remote", "kata-cc"])["matchConditions"]
     assert condition["expression"] == (
         'has(object.spec.runtimeClassName) && object.spec.runtimeClassName in ["kata-remote", "kata-cc"]'
     )
-    assert "matchConditions" not in ours(match_conditions=False)
+    assert "matchConditions" not in desired_webhook(match_conditions=False)
 
 
 def test_excluded_namespaces_are_sorted_and_none_excludes_none():
-    selector = ours()["namespaceSelector"]
+    selector = desired_webhook()["namespaceSelector"]
     assert selector["matchExpressions"] == [
         {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["a", "b"]}
     ]
-    assert ours(excluded=namespaces([]))["namespaceSelector"] == {}
+    assert desired_webhook(excluded=namespaces([]))["namespaceSelector"] == {}
 
 
 def test_prefixes_of_namespaces_are_a_condition():
     excluded = namespaces(["kube-*", "a", "openshift-*"])
-    _peer_pods, condition = ours(excluded=excluded)["matchConditions"]
+    _peer_pods, condition = desired_webhook(excluded=excluded)["matchConditions"]
     assert condition["expression"] == (
         '!(request.namespace.startsWith("kube-") || request.namespace.startsWith("openshift-"))'
     )
-    (names,) = ours(excluded=excluded)["namespaceSelector"]["matchExpressions"]
+    (names,) = desired_webhook(excluded=excluded)["namespaceSelector"]["matchExpressions"]
     assert names["values"] == ["a"]
 
 
@@ -95,7 +95,7 @@ def test_without_conditions_the_existing_namespaces_are_listed():
 
 
 def test_the_desired_state_is_unchanged():
-    plan = present(configuration(OTHERS, ours()))
+    plan = present(configuration(FOREIGN, desired_webhook()))
     assert plan.action is None
     assert plan.before == plan.after
 
@@ -115,19 +115,19 @@ def test_the_desired_state_is_unchanged():
     ],
 )
 def test_every_difference_changes_only_the_collections_webhook(changes):
-    current = configuration(OTHERS, ours(), {**OTHERS, "name": "more.example.com"})
-    plan = present(current, ours(**changes))
+    current = configuration(FOREIGN, desired_webhook(), {**FOREIGN, "name": "more.example.com"})
+    plan = present(current, desired_webhook(**changes))
     assert plan.action == "replace"
     assert plan.configuration["metadata"]["resourceVersion"] == "7"
-    assert plan.configuration["webhooks"][1] == ours(**changes)
+    assert plan.configuration["webhooks"][1] == desired_webhook(**changes)
     assert plan.configuration["webhooks"][::2] == current["webhooks"][::2]
-    assert present(plan.configuration, ours(**changes)).action is None
+    assert present(plan.configuration, desired_webhook(**changes)).action is None
 
 
 def test_a_field_of_a_newer_api_server_stays():
-    newer = {**ours(), "somethingNew": "Default"}
+    newer = {**desired_webhook(), "somethingNew": "Default"}
     assert present(configuration(newer)).action is None
-    plan = present(configuration(newer), ours(timeout_seconds=3))
+    plan = present(configuration(newer), desired_webhook(timeout_seconds=3))
     assert plan.configuration["webhooks"][0]["somethingNew"] == "Default"
 
 
@@ -137,12 +137,12 @@ def test_a_missing_configuration_is_created():
     assert plan.before == {}
     (created,) = plan.configuration["webhooks"]
     assert created["clientConfig"]["caBundle"] == BUNDLE
-    shown = plan.after["webhook"]["clientConfig"]["caBundle"]
-    assert shown.startswith("sha256:")
+    shown_bundle = plan.after["webhook"]["clientConfig"]["caBundle"]
+    assert shown_bundle.startswith("sha256:")
 
 
 def test_the_ca_bundle_is_managed_only_if_it_is_set():
-    injected = ours()
+    injected = desired_webhook()
     injected["clientConfig"]["caBundle"] = "aW5qZWN0ZWQ="
     assert present(configuration(injected)).action is None
     plan = present(configuration(injected), ca_bundle=BUNDLE)
@@ -156,7 +156,7 @@ INJECTIONS = [{INJECT_CA_BUNDLE: "true"}, {INJECT_CA_FROM: "ns/webhook"}]
 
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_an_injected_bundle_is_requested_with_an_annotation(injection):
-    plan = present(configuration(ours()), injection=injection)
+    plan = present(configuration(desired_webhook()), injection=injection)
     assert plan.action == "replace"
     assert plan.configuration["metadata"]["annotations"] == injection
     assert plan.after["annotations"] == injection
@@ -166,53 +166,53 @@ def test_an_injected_bundle_is_requested_with_an_annotation(injection):
 
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_a_bundle_ends_an_injection_unless_other_webhooks_use_it(injection):
-    plan = present(configuration(ours(), **injection, team="a"), ca_bundle=BUNDLE)
+    plan = present(configuration(desired_webhook(), **injection, team="a"), ca_bundle=BUNDLE)
     assert plan.configuration["metadata"]["annotations"] == {"team": "a"}
-    shared = configuration(ours(), OTHERS, **injection)
+    shared = configuration(desired_webhook(), FOREIGN, **injection)
     with pytest.raises(AdmissionError, match=r"including others\.example\.com"):
         present(shared, ca_bundle=BUNDLE)
 
 
 @pytest.mark.parametrize(("before", "after"), [INJECTIONS, INJECTIONS[::-1]])
 def test_one_injection_replaces_the_other(before, after):
-    plan = present(configuration(ours(), **before), injection=after)
+    plan = present(configuration(desired_webhook(), **before), injection=after)
     assert plan.configuration["metadata"]["annotations"] == after
     assert plan.before["annotations"] == before
     with pytest.raises(AdmissionError, match=f"annotated with {next(iter(before))}"):
-        present(configuration(ours(), OTHERS, **before), injection=after)
+        present(configuration(desired_webhook(), FOREIGN, **before), injection=after)
 
 
 def test_a_disabled_injection_is_not_an_injection():
-    current = configuration(ours(), OTHERS, **{INJECT_CA_BUNDLE: "false"})
+    current = configuration(desired_webhook(), FOREIGN, **{INJECT_CA_BUNDLE: "false"})
     plan = present(current, ca_bundle=BUNDLE)
     assert plan.configuration["metadata"]["annotations"] == {INJECT_CA_BUNDLE: "false"}
 
 
 @pytest.mark.parametrize(
-    ("current", "action", "left"),
+    ("current", "action", "remaining"),
     [
         (None, None, None),
-        (configuration(OTHERS), None, [OTHERS]),
+        (configuration(FOREIGN), None, [FOREIGN]),
         (configuration(), None, []),
-        (configuration(ours()), "delete", []),
-        (configuration(ours(), OTHERS), "replace", [OTHERS]),
+        (configuration(desired_webhook()), "delete", []),
+        (configuration(desired_webhook(), FOREIGN), "replace", [FOREIGN]),
     ],
 )
-def test_absent_removes_the_webhook_and_a_configuration_that_becomes_empty(current, action, left):
+def test_absent_removes_the_webhook_and_a_configuration_that_becomes_empty(current, action, remaining):
     plan = plan_absent(current, "ours.peerpods.io")
     assert plan.action == action
-    assert (plan.configuration or {}).get("webhooks") == left
+    assert (plan.configuration or {}).get("webhooks") == remaining
     assert plan.after == {}
     assert bool(plan.before) == bool(action)
 
 
-@pytest.mark.parametrize("given", [PEM, f"\n{PEM}\n\n", BUNDLE, f"{BUNDLE[:20]}\n{BUNDLE[20:]}\n"])
-def test_a_ca_bundle_is_pem_or_its_base64(given):
-    assert encode_ca_bundle(given) == BUNDLE
+@pytest.mark.parametrize("bundle", [PEM, f"\n{PEM}\n\n", BUNDLE, f"{BUNDLE[:20]}\n{BUNDLE[20:]}\n"])
+def test_a_ca_bundle_is_pem_or_its_base64(bundle):
+    assert encode_ca_bundle(bundle) == BUNDLE
 
 
 @pytest.mark.parametrize(
-    "given",
+    "bundle",
     [
         "",
         "hello",
@@ -221,9 +221,9 @@ def test_a_ca_bundle_is_pem_or_its_base64(given):
         PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
     ],
 )
-def test_anything_else_is_rejected_as_a_ca_bundle(given):
+def test_an_invalid_ca_bundle_is_rejected(bundle):
     with pytest.raises(AdmissionError, match="no PEM certificate"):
-        encode_ca_bundle(given)
+        encode_ca_bundle(bundle)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,6 @@ def test_a_missing_bundle_is_reported(item, message):
 
 
 def test_a_private_key_is_never_written_to_a_configuration():
-    both = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
+    certificate_and_key = PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")
     with pytest.raises(AdmissionError, match="contains a private key"):
-        encode_ca_bundle(base64.b64encode(both.encode()).decode())
+        encode_ca_bundle(base64.b64encode(certificate_and_key.encode()).decode())

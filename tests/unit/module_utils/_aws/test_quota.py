@@ -69,9 +69,9 @@ def test_which_instances_count():
         (64, {"g5.xlarge": 10, "mac2.metal": 1}, 0, 32),
     ],
 )
-def test_the_rest_of_a_quota(quota, count, used, instances):
-    (found,) = vcpu_quota(["t3.medium"], VCPUS, count, {STANDARD: quota}, "eu-west-3")
-    assert found == {
+def test_the_available_amount_of_a_quota(quota, count, used, instances):
+    (quota_of_type,) = vcpu_quota(["t3.medium"], VCPUS, count, {STANDARD: quota}, "eu-west-3")
+    assert quota_of_type == {
         "name": "t3.medium",
         "vcpus": 2,
         "quota_code": STANDARD,
@@ -83,14 +83,14 @@ def test_the_rest_of_a_quota(quota, count, used, instances):
 
 
 def test_each_type_has_the_quota_of_its_family():
-    found = vcpu_quota(
+    quotas = vcpu_quota(
         ["t3.medium", "g4dn.xlarge", "t3.medium"],
         VCPUS,
         {"g4dn.xlarge": 1},
         {STANDARD: 10, G: 16},
         "eu-west-3",
     )
-    assert [(one["name"], one["instances"]) for one in found] == [
+    assert [(quota_of_type["name"], quota_of_type["instances"]) for quota_of_type in quotas] == [
         ("t3.medium", 5),
         ("g4dn.xlarge", 3),
     ]
@@ -104,6 +104,6 @@ def test_each_type_has_the_quota_of_its_family():
     ],
 )
 def test_an_unknown_amount_is_null(instance_type, reason):
-    (found,) = vcpu_quota([instance_type], VCPUS, {}, {STANDARD: 64}, "eu-west-3")
-    assert found["instances"] is None
-    assert found["reason"] == reason
+    (quota_of_type,) = vcpu_quota([instance_type], VCPUS, {}, {STANDARD: 64}, "eu-west-3")
+    assert quota_of_type["instances"] is None
+    assert quota_of_type["reason"] == reason

@@ -1,4 +1,4 @@
-"""The plans of security_group_ports: as tables, and against brute force on small worlds."""
+"""The plans of security_group_ports: as tables, and compared with brute force on small address spaces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 SELF = "sg-0000000a"
-OTHER = "sg-0000000b"
+OTHER_GROUP = "sg-0000000b"
 TUNNEL = Port(9000, "tcp")
 VPC = {"vpc-1": ["10.0.0.0/16"]}
 
@@ -52,7 +52,7 @@ def group(*rules: Rule) -> Group:
         ([Rule("tcp", 9001, 9100, SELF)], None),
         ([Rule("udp", 9000, 9000, SELF)], None),
         ([Rule("icmp", -1, -1, SELF)], None),
-        ([Rule("-1", None, None, OTHER)], None),
+        ([Rule("-1", None, None, OTHER_GROUP)], None),
         ([Rule("tcp", 9000, 9000, "10.0.0.0/16")], "10.0.0.0/16 (tcp 9000)"),
         ([Rule("-1", None, None, "0.0.0.0/0")], "0.0.0.0/0 (all traffic)"),
         ([Rule("tcp", 9000, 9000, "10.0.0.0/17")], None),
@@ -102,7 +102,7 @@ def test_a_cidr_covers_a_port_only_if_it_contains_every_block_of_the_vpc(vpc_cid
     [
         ([], ((), ())),
         ([Rule("tcp", 22, 22, "0.0.0.0/0")], ((), ())),
-        ([Rule("tcp", 9000, 9000, OTHER)], ((), ())),
+        ([Rule("tcp", 9000, 9000, OTHER_GROUP)], ((), ())),
         ([Rule("-1", None, None, "10.0.0.0/16")], (("vpc-1",), ())),
         ([Rule("tcp", 9000, 9000, "pl-1")], (("vpc-1",), ("pl-1",))),
         ([Rule("tcp", 9000, 9000, "pl-1"), Rule("-1", None, None, SELF)], ((), ())),
@@ -116,14 +116,14 @@ def test_only_deciding_facts_are_needed(rules, needed):
 V4, V6 = ip_network("10.0.0.0/28"), ip_network("fd00::/125")
 BLOCKS = [
     str(block)
-    for whole in (V4, V6)
-    for prefix in range(whole.prefixlen, whole.max_prefixlen + 1)
-    for block in whole.subnets(new_prefix=prefix)
+    for network in (V4, V6)
+    for prefix in range(network.prefixlen, network.max_prefixlen + 1)
+    for block in network.subnets(new_prefix=prefix)
 ]
 PREFIX_LISTS = {"pl-1": ["10.0.0.0/29", "fd00::/126"], "pl-2": ["10.0.0.8/29"], "pl-3": []}
 
 sources = st.sampled_from(
-    [SELF, OTHER, "pl-1", "pl-2", "pl-3", "pl-unreadable", "0.0.0.0/0", "::/0"]
+    [SELF, OTHER_GROUP, "pl-1", "pl-2", "pl-3", "pl-unreadable", "0.0.0.0/0", "::/0"]
 ) | st.sampled_from(BLOCKS)
 port_ranges = st.tuples(st.integers(1, 10), st.integers(1, 10)).map(sorted)
 rules = st.one_of(
@@ -140,13 +140,13 @@ ports = st.builds(Port, st.integers(1, 10), st.sampled_from(["tcp", "udp"]))
 vpc_blocks = st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=3, unique=True)
 
 
-def is_open(rules_: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
+def is_open(group_rules: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
     """The oracle: the rules admit every member of the group, or every single address of the VPC."""
 
     def allowed(address) -> bool:
         return any(
             ip_address(address) in ip_network(block)
-            for rule in rules_
+            for rule in group_rules
             if rule.protocol == "-1"
             or (rule.protocol == port.protocol and port.port in range(rule.from_port, rule.to_port + 1))
             for block in PREFIX_LISTS.get(rule.source, [rule.source] if "/" in rule.source else [])
@@ -158,35 +158,37 @@ def is_open(rules_: list[Rule], port: Port, vpc_cidrs: list[str]) -> bool:
             rule.protocol == "-1"
             or (rule.protocol == port.protocol and port.port in range(rule.from_port, rule.to_port + 1))
         )
-        for rule in rules_
+        for rule in group_rules
     )
     return by_group or all(allowed(a) for cidr in vpc_cidrs for a in ip_network(cidr))
 
 
 @given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
-def test_exactly_the_closed_ports_are_opened(rules_, wanted, vpc_cidrs):
-    plan = plan_present(group(*rules_), wanted, {"vpc-1": vpc_cidrs}, PREFIX_LISTS)
-    assert list(plan.opened) == [p for p in wanted if not is_open(rules_, p, vpc_cidrs)]
-    assert [p for p, _ in plan.already_open] == [p for p in wanted if p not in plan.opened]
+def test_exactly_the_closed_ports_are_opened(group_rules, requested, vpc_cidrs):
+    plan = plan_present(group(*group_rules), requested, {"vpc-1": vpc_cidrs}, PREFIX_LISTS)
+    assert list(plan.opened) == [p for p in requested if not is_open(group_rules, p, vpc_cidrs)]
+    assert [p for p, _ in plan.already_open] == [p for p in requested if p not in plan.opened]
 
 
 @given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
-def test_a_second_plan_changes_nothing(rules_, wanted, vpc_cidrs):
+def test_a_second_plan_changes_nothing(group_rules, requested, vpc_cidrs):
     facts = {"vpc-1": vpc_cidrs}, PREFIX_LISTS
-    first = plan_present(group(*rules_), wanted, *facts)
+    first = plan_present(group(*group_rules), requested, *facts)
     added = rules_of(ip_permission(SELF, port) for port in first.opened)
-    assert not plan_present(group(*rules_, *added), wanted, *facts).changes
+    assert not plan_present(group(*group_rules, *added), requested, *facts).changes
 
 
 @given(st.lists(rules, max_size=6), st.lists(ports, min_size=1, max_size=4, unique=True), vpc_blocks)
-def test_the_needed_facts_are_sufficient(rules_, wanted, vpc_cidrs):
+def test_the_needed_facts_are_sufficient(group_rules, requested, vpc_cidrs):
     everything = {"vpc-1": vpc_cidrs}, PREFIX_LISTS
-    vpc_ids, prefix_list_ids = facts_needed([group(*rules_)], wanted)
+    vpc_ids, prefix_list_ids = facts_needed([group(*group_rules)], requested)
     needed = (
         {vpc_id: everything[0][vpc_id] for vpc_id in vpc_ids},
         {pl: PREFIX_LISTS[pl] for pl in prefix_list_ids if pl in PREFIX_LISTS},
     )
-    assert plan_present(group(*rules_), wanted, *needed) == plan_present(group(*rules_), wanted, *everything)
+    assert plan_present(group(*group_rules), requested, *needed) == plan_present(
+        group(*group_rules), requested, *everything
+    )
 
 
 # -- Removal -----------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def security_group_rule(port: int = 9000, **changes) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("rule", "is_ours"),
+    ("rule", "is_removed"),
     [
         (security_group_rule(), True),
         (security_group_rule(Tags=[], Description=TUNNEL.description), True),
@@ -214,25 +216,25 @@ def security_group_rule(port: int = 9000, **changes) -> dict:
         (security_group_rule(Tags=[], Description="opened by hand"), False),
         (security_group_rule(Tags=[{"Key": MANAGED_TAG, "Value": "false"}]), False),
         (security_group_rule(IsEgress=True), False),
-        (security_group_rule(GroupId=OTHER), False),
-        (security_group_rule(ReferencedGroupInfo={"GroupId": OTHER}), False),
+        (security_group_rule(GroupId=OTHER_GROUP), False),
+        (security_group_rule(ReferencedGroupInfo={"GroupId": OTHER_GROUP}), False),
         (security_group_rule(15150), False),
         (security_group_rule(IpProtocol="udp"), False),
         (security_group_rule(ToPort=9001), False),
         (security_group_rule(IpProtocol="-1", FromPort=-1, ToPort=-1), False),
     ],
 )
-def test_absent_revokes_only_rules_of_the_collection_for_these_ports(rule, is_ours):
+def test_absent_revokes_only_rules_of_the_collection_for_these_ports(rule, is_removed):
     plan = plan_absent(group(), [TUNNEL], [rule])
-    assert plan.revoked == (((TUNNEL, "sgr-1"),) if is_ours else ())
-    assert plan.changes == is_ours
+    assert plan.revoked == (((TUNNEL, "sgr-1"),) if is_removed else ())
+    assert plan.changes == is_removed
 
 
 # -- Tags --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("has", "before", "after"),
+    ("existing_tags", "before", "after"),
     [
         ({}, (), (("a", "1"), ("b", "2"))),
         ({"a": "1", "b": "2"}, None, None),
@@ -241,18 +243,18 @@ def test_absent_revokes_only_rules_of_the_collection_for_these_ports(rule, is_ou
         ({"a": "", "other": "x"}, (("a", ""),), (("a", "1"), ("b", "2"))),
     ],
 )
-def test_missing_tags_of_a_rule_of_the_collection_are_set(has, before, after):
-    tags = [{"Key": key, "Value": value} for key, value in has.items()]
+def test_missing_tags_of_a_rule_of_the_collection_are_set(existing_tags, before, after):
+    tags = [{"Key": key, "Value": value} for key, value in existing_tags.items()]
     rule = security_group_rule(Tags=tags, Description=TUNNEL.description)
     plan = plan_tags(Plan(group()), [TUNNEL], {"a": "1", "b": "2"}, [rule])
-    found = [(r.port, r.rule_id, r.before, r.after) for r in plan.retagged]
-    assert found == ([] if after is None else [(TUNNEL, "sgr-1", before, after)])
-    assert plan.changes == bool(found)
+    changes = [(r.port, r.rule_id, r.before, r.after) for r in plan.retagged]
+    assert changes == ([] if after is None else [(TUNNEL, "sgr-1", before, after)])
+    assert plan.changes == bool(changes)
 
 
 def test_the_tags_of_other_rules_are_unchanged():
-    theirs = security_group_rule(Description="by hand", Tags=[{"Key": "a", "Value": "old"}])
-    assert plan_tags(Plan(group()), [TUNNEL], {"a": "1"}, [theirs]).retagged == ()
+    unmanaged_rule = security_group_rule(Description="by hand", Tags=[{"Key": "a", "Value": "old"}])
+    assert plan_tags(Plan(group()), [TUNNEL], {"a": "1"}, [unmanaged_rule]).retagged == ()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_the_tags_of_other_rules_are_unchanged():
         (Rule("tcp", 9000, 9000, SELF), True),
         (Rule("tcp", 9000, 9001, SELF), False),
         (Rule("udp", 9000, 9000, SELF), False),
-        (Rule("tcp", 9000, 9000, OTHER), False),
+        (Rule("tcp", 9000, 9000, OTHER_GROUP), False),
         (Rule("-1", None, None, SELF), False),
     ],
 )
@@ -319,11 +321,11 @@ def test_the_list_of_groups_stays_short_for_many_workers():
 
 
 def test_instances_that_are_missing_or_terminated_are_named():
-    asked = ["i-00000001", "i-00000002", "i-00000003"]
+    requested = ["i-00000001", "i-00000002", "i-00000003"]
     with pytest.raises(SecurityGroupError) as error:
-        check_instances(asked, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2")
+        check_instances(requested, [instance(1, "sg-a"), instance(2, state="terminated")], region="us-east-2")
     assert str(error.value).startswith("EC2 has no instance i-00000003 in us-east-2 and i-00000002 is terminated. ")
-    check_instances(asked[:1], [instance(1, "sg-a", state="stopped")], region="us-east-2")
+    check_instances(requested[:1], [instance(1, "sg-a", state="stopped")], region="us-east-2")
 
 
 # -- Input -------------------------------------------------------------------------------------
@@ -353,12 +355,12 @@ def test_other_names_are_rejected(name):
 
 
 def test_ports_are_deduplicated_and_sorted():
-    ports_ = [
+    requested = [
         {"port": 9000, "protocols": ["udp", "tcp"]},
         {"port": 15150, "protocols": ["tcp"]},
         {"port": 9000, "protocols": ["tcp"]},
     ]
-    assert wanted_ports(ports_) == (Port(9000, "udp"), Port(9000, "tcp"), Port(15150, "tcp"))
+    assert wanted_ports(requested) == (Port(9000, "udp"), Port(9000, "tcp"), Port(15150, "tcp"))
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
@@ -377,10 +379,10 @@ def test_every_kind_of_source_of_a_permission_becomes_a_rule():
         "Ipv6Ranges": [{"CidrIpv6": "fd00::/8"}],
         "PrefixListIds": [{"PrefixListId": "pl-1"}],
     }
-    everything = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": OTHER}]}
+    everything = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": OTHER_GROUP}]}
     assert rules_of([permission, everything]) == (
         *(Rule("tcp", 1, 2, s) for s in (SELF, "10.0.0.0/8", "192.0.2.0/24", "fd00::/8", "pl-1")),
-        Rule("-1", None, None, OTHER),
+        Rule("-1", None, None, OTHER_GROUP),
     )
 
 

@@ -96,19 +96,19 @@ def desired(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[Desi
     return desired_rules(options or [option()], workers, workers)
 
 
-# Small enough for brute force: 4 IPv4 and 2 IPv6 addresses, of which the tag means half.
-WHOLE = [ip_network("10.0.0.0/30"), ip_network("fd00::/127")]
+# Small enough for brute force: 4 IPv4 and 2 IPv6 addresses. The tag VirtualNetwork stands for half of them.
+ADDRESS_BLOCKS = [ip_network("10.0.0.0/30"), ip_network("fd00::/127")]
 SPACE = ("10.0.0.0/31", "fd00::/128")
 
-# And some from outside, Azure's load balancer among them: a rule may be about all but the former.
+# Addresses outside of the blocks. A rule may select all of them except Azure's load balancer.
 LOAD_BALANCER = ip_address("168.63.129.16")
 OUTSIDE = [LOAD_BALANCER, ip_address("192.0.2.1"), ip_address("2001:db8::1")]
-WORLD = [address for whole in WHOLE for address in whole] + OUTSIDE
+WORLD = [address for network in ADDRESS_BLOCKS for address in network] + OUTSIDE
 BLOCKS = [
     str(block)
-    for whole in WHOLE
-    for prefix in range(whole.prefixlen, whole.max_prefixlen + 1)
-    for block in whole.subnets(new_prefix=prefix)
+    for network in ADDRESS_BLOCKS
+    for prefix in range(network.prefixlen, network.max_prefixlen + 1)
+    for block in network.subnets(new_prefix=prefix)
 ]
 TAGS = ["*", "VirtualNetwork", "Internet", "AzureLoadBalancer", "0.0.0.0/0", "::/0"]
 V4, V6 = ([b for b in BLOCKS if (":" in b) == v6] for v6 in (False, True))
@@ -169,16 +169,16 @@ def in_ports(port: int, port_ranges: tuple[str, ...]) -> bool:
     return any(int(low) <= port <= int(high[0] if high else low) for low, *high in bounds)
 
 
-def first_match(rules: list[dict], flow_: Flow, source, destination) -> str:
+def first_match(rules: list[dict], traffic: Flow, source, destination) -> str:
     """The oracle: the rule that decides for a single source and destination address."""
-    for rule_ in sorted(rules, key=lambda r: r["properties"]["priority"]):
-        properties = rule_["properties"]
+    for candidate in sorted(rules, key=lambda r: r["properties"]["priority"]):
+        properties = candidate["properties"]
         if (
-            properties["direction"] == flow_.direction
-            and properties["protocol"] in ("*", flow_.protocol)
+            properties["direction"] == traffic.direction
+            and properties["protocol"] in ("*", traffic.protocol)
             and contains(one_or_more(properties, "sourceAddressPrefix", "es"), source)
             and contains(one_or_more(properties, "destinationAddressPrefix", "es"), destination)
-            and in_ports(flow_.port, one_or_more(properties, "destinationPortRange", "s"))
+            and in_ports(traffic.port, one_or_more(properties, "destinationPortRange", "s"))
         ):
-            return rule_["name"]
+            return candidate["name"]
     return "no rule"

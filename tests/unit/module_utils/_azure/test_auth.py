@@ -31,7 +31,7 @@ EXPORTED = {
     "AZURE_TENANT_ID": "env-tenant",
     "AZURE_SUBSCRIPTION_ID": "env-subscription",
 }
-HERE = Cloud("https://arm.example", "https://login.example", "https://arm.example/.default")
+CLOUD = Cloud("https://arm.example", "https://login.example", "https://arm.example/.default")
 
 # Options of azure.azcollection without a counterpart here: logging, and the SDK profiles of Azure Stack.
 NOT_OURS = {"api_profile", "log_mode", "log_path"}
@@ -54,7 +54,7 @@ def credentials_file(home: Path) -> Path:
     return path
 
 
-def who(params: dict, environ: dict[str, str]) -> Identity:
+def identity_of(params: dict, environ: dict[str, str]) -> Identity:
     return identity(settings(params, environ))
 
 
@@ -62,13 +62,13 @@ def who(params: dict, environ: dict[str, str]) -> Identity:
 
 
 def test_the_options_of_azure_azcollection_are_supported():
-    theirs = {name: spec for name, spec in AZURE_COMMON_ARGS.items() if name not in NOT_OURS}
-    assert AZURE_AUTH_ARGS.keys() == theirs.keys()
-    for name, spec in theirs.items():
-        ours = AZURE_AUTH_ARGS[name]
-        assert ours["type"] == spec["type"], name
-        assert ours.get("no_log", False) == spec.get("no_log", False), name
-        assert set(ours.get("choices", ())) >= set(spec.get("choices", ())), name
+    supported = {name: spec for name, spec in AZURE_COMMON_ARGS.items() if name not in NOT_OURS}
+    assert AZURE_AUTH_ARGS.keys() == supported.keys()
+    for name, spec in supported.items():
+        own_spec = AZURE_AUTH_ARGS[name]
+        assert own_spec["type"] == spec["type"], name
+        assert own_spec.get("no_log", False) == spec.get("no_log", False), name
+        assert set(own_spec.get("choices", ())) >= set(spec.get("choices", ())), name
 
 
 def test_the_variables_of_azure_azcollection_are_supported():
@@ -122,18 +122,18 @@ def test_the_variables_of_azure_azcollection_are_supported():
 )
 @pytest.mark.usefixtures("credentials_file")
 def test_the_first_source_with_an_identity_takes_precedence(params, environ, kind, client_id):
-    found = who(params, environ)
-    assert (found.kind, found.values.get("client_id")) == (kind, client_id)
+    used_identity = identity_of(params, environ)
+    assert (used_identity.kind, used_identity.values.get("client_id")) == (kind, client_id)
 
 
 def test_the_azure_cli_is_the_last_source():
-    assert who({}, {}) == Identity("cli", {})
-    assert who({}, {"AZURE_SUBSCRIPTION_ID": "s"}) == Identity("cli", {})
+    assert identity_of({}, {}) == Identity("cli", {})
+    assert identity_of({}, {"AZURE_SUBSCRIPTION_ID": "s"}) == Identity("cli", {})
 
 
 def test_variables_of_azure_azcollection_precede_those_of_azures_tools():
-    both = {**EXPORTED, "AZURE_SECRET": "first", "AZURE_TENANT": "first-tenant"}
-    assert who({}, both).values == {
+    exported = {**EXPORTED, "AZURE_SECRET": "first", "AZURE_TENANT": "first-tenant"}
+    assert identity_of({}, exported).values == {
         "client_id": "env-app",
         "secret": "first",
         "tenant": "first-tenant",
@@ -156,14 +156,14 @@ def test_variables_of_azure_azcollection_precede_those_of_azures_tools():
 )
 def test_incomplete_credentials_are_reported_with_advice(params, environ, message):
     with pytest.raises(LoginError, match=message) as raised:
-        who(params, environ)
+        identity_of(params, environ)
     assert "of another identity" not in str(raised.value)
 
 
 def test_a_broken_credentials_file_is_not_quoted(credentials_file: Path):
     credentials_file.write_text("secret = s3cret\n")
     with pytest.raises(LoginError, match="is not an INI file") as raised:
-        who({"profile": "gov"}, {})
+        identity_of({"profile": "gov"}, {})
     assert "s3cret" not in str(raised.value)
     assert raised.value.__suppress_context__
 
@@ -176,8 +176,8 @@ def test_connection_settings_come_from_any_source():
     assert settings({"profile": "gov"}, exported)["subscription_id"] == "s"
     assert settings({"profile": "gov"}, EXPORTED)["client_id"] == "gov-app"
     assert settings({"profile": "gov"}, exported)["cloud_environment"] == "AzureUSGovernment"
-    given = {**PRINCIPAL, "cloud_environment": "AzureChinaCloud"}
-    assert settings(given, exported)["cloud_environment"] == "AzureChinaCloud"
+    params = {**PRINCIPAL, "cloud_environment": "AzureChinaCloud"}
+    assert settings(params, exported)["cloud_environment"] == "AzureChinaCloud"
     assert "other" not in settings({"profile": "gov"}, {})
 
 
@@ -234,7 +234,7 @@ def test_an_unknown_cloud_name_is_rejected(name):
 
 
 @pytest.mark.parametrize(
-    ("found", "kind"),
+    ("used_identity", "kind"),
     [
         (Identity("client_secret", PRINCIPAL), "ClientSecretCredential"),
         (Identity("cli", {}), "AzureCliCredential"),
@@ -247,6 +247,6 @@ def test_an_unknown_cloud_name_is_rejected(name):
     ],
 )
 @pytest.mark.filterwarnings("ignore:UsernamePasswordCredential is deprecated")
-def test_the_credential_of_azure_identity_is_created(found, kind):
-    made = credential(found, HERE, {"disable_instance_discovery": "true"})
-    assert type(made) is getattr(azure.identity, kind)
+def test_the_credential_of_azure_identity_is_created(used_identity, kind):
+    created = credential(used_identity, CLOUD, {"disable_instance_discovery": "true"})
+    assert type(created) is getattr(azure.identity, kind)

@@ -65,7 +65,7 @@ def test_other_names_are_rejected(name, sentence):
 
 def test_the_primary_interfaces_of_the_workers():
     a, b = subnet_id("a"), subnet_id("b")
-    found = attachments(
+    attached_interfaces = attachments(
         [
             interface("other", b),
             interface(None, b),
@@ -75,11 +75,11 @@ def test_the_primary_interfaces_of_the_workers():
         ],
         [vm_id("w-0"), vm_id("w-1")],
     )
-    assert found == (
+    assert attached_interfaces == (
         Attachment(vm_id("W-0"), f"{NETWORK}/networkInterfaces/nic-W-0", (a,), "g"),
         Attachment(vm_id("w-1"), f"{NETWORK}/networkInterfaces/nic-w-1", (a,), None),
     )
-    assert subnet_ids(found) == (a,)
+    assert subnet_ids(attached_interfaces) == (a,)
 
 
 def test_workers_without_an_interface_are_named():
@@ -88,9 +88,9 @@ def test_workers_without_an_interface_are_named():
 
 
 def subnet(name: str, *prefixes: str, group: str | None = None, network: str = "vnet") -> dict:
-    one = {"addressPrefix": prefixes[0]} if len(prefixes) == 1 else {"addressPrefixes": prefixes}
-    nsg_ = {"networkSecurityGroup": {"id": group}} if group else {}
-    return {"id": subnet_id(name, network), "properties": one | nsg_}
+    prefix_property = {"addressPrefix": prefixes[0]} if len(prefixes) == 1 else {"addressPrefixes": prefixes}
+    group_property = {"networkSecurityGroup": {"id": group}} if group else {}
+    return {"id": subnet_id(name, network), "properties": prefix_property | group_property}
 
 
 def peering(*prefixes: str, state: str = "Connected", **properties: object) -> dict:
@@ -129,12 +129,12 @@ VNETS = [
 TAG = ("10.0.0.0/16", "fd00::/48", "10.9.0.0/16")
 
 
-def attached(name: str, subnet_: str, group: str | None = None) -> Attachment:
-    return Attachment(vm_id(name), f"nic-{name}", (subnet_,), group)
+def attached(name: str, subnet_of_nic: str, group: str | None = None) -> Attachment:
+    return Attachment(vm_id(name), f"nic-{name}", (subnet_of_nic,), group)
 
 
 @pytest.mark.parametrize(
-    ("subnets", "attached_", "found"),
+    ("subnets", "attachments_of_workers", "expected"),
     [
         (
             [
@@ -200,8 +200,8 @@ def attached(name: str, subnet_: str, group: str | None = None) -> Attachment:
         ),
     ],
 )
-def test_the_groups_between_the_workers_are_found(subnets, attached_, found):
-    assert targets(subnets, VNETS, attached_) == (tuple(found), ())
+def test_the_groups_between_the_workers_are_found(subnets, attachments_of_workers, expected):
+    assert targets(subnets, VNETS, attachments_of_workers) == (tuple(expected), ())
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,9 @@ def test_the_groups_between_the_workers_are_found(subnets, attached_, found):
 def test_unfiltered_traffic_is_reported(groups, unfiltered):
     nics = [attached(f"w-{n}", subnet_id("a"), group) for n, group in enumerate(groups)]
     _, sentences = targets([subnet("a", "10.0.1.0/24")], VNETS, nics)
-    assert sentences == tuple(f"No network security group filters {what}: all traffic passes." for what in unfiltered)
+    assert sentences == tuple(
+        f"No network security group filters {resource}: all traffic passes." for resource in unfiltered
+    )
 
 
 def test_the_virtual_network_of_a_subnet():

@@ -1,4 +1,4 @@
-"""Which rule of a network security group decides: as tables, and against brute force on small worlds."""
+"""Which rule of a network security group decides: as tables, and compared with brute force on small address spaces."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def flow(**changes: object) -> Flow:
 
 
 @pytest.mark.parametrize(
-    ("rules", "by"),
+    ("rules", "deciding"),
     [
         ([], {"AllowVnetInBound (65000)"}),
         ([DENY_VNET], {"DenyVnet (4096)"}),
@@ -90,14 +90,14 @@ def flow(**changes: object) -> Flow:
         ([rule("D", 100, "Deny", sourcePortRange="0-65535")], {"D (100)"}),
     ],
 )
-def test_the_deciding_rule_between_the_workers(rules, by):
+def test_the_deciding_rule_between_the_workers(rules, deciding):
     verdicts = decide(flow(), rules_of(nsg(*rules)), VNET)
-    assert {verdict.by + " partly" * verdict.partly for verdict in verdicts} == by
-    assert passes(verdicts) == all(name.startswith("A") for name in by)
+    assert {verdict.by + " partly" * verdict.partly for verdict in verdicts} == deciding
+    assert passes(verdicts) == all(name.startswith("A") for name in deciding)
 
 
 @pytest.mark.parametrize(
-    ("changes", "by"),
+    ("changes", "deciding"),
     [
         ({"source": ("168.63.129.16",)}, ["AllowAzureLoadBalancerInBound (65001)"]),
         ({"source": ("203.0.113.0/24",)}, ["DenyAllInBound (65500)"]),
@@ -107,10 +107,10 @@ def test_the_deciding_rule_between_the_workers(rules, by):
         ({"direction": "Outbound"}, ["no rule (65536)"]),
     ],
 )
-def test_the_default_rules(changes, by):
+def test_the_default_rules(changes, deciding):
     verdicts = decide(flow(**changes), DEFAULTS, VNET)
-    assert [verdict.by for verdict in verdicts] == by
-    assert passes(verdicts) == (by == ["AllowVnetInBound (65000)"] or "Balancer" in str(by))
+    assert [verdict.by for verdict in verdicts] == deciding
+    assert passes(verdicts) == (deciding == ["AllowVnetInBound (65000)"] or "Balancer" in str(deciding))
 
 
 def test_a_service_tag_decides_only_partly_and_only_outside_the_network():
@@ -176,20 +176,20 @@ flows = st.builds(
 
 
 @given(rule_lists, flows)
-def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, flow_):
+def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, traffic):
     rules += DEFAULTS
-    verdicts = decide(flow_, rules, SPACE)
+    verdicts = decide(traffic, rules, SPACE)
     for source in WORLD:
         for destination in WORLD:
             deciding_rules = [
                 v.rule for v in verdicts if contains(v.source, source) and contains(v.destination, destination)
             ]
-            asked = (
+            is_in_flow = (
                 source.version == destination.version
-                and contains(flow_.source, source)
-                and contains(flow_.destination, destination)
+                and contains(traffic.source, source)
+                and contains(traffic.destination, destination)
             )
-            assert deciding_rules == ([first_match(rules, flow_, source, destination)] if asked else [])
+            assert deciding_rules == ([first_match(rules, traffic, source, destination)] if is_in_flow else [])
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, flow_):
 )
 def test_rules_are_compared_by_their_meaning(changes, is_same):
     existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
-    wanted_ = security_rule(*desired(), 111)["properties"]
-    del wanted_["description"]
-    assert is_same_rule(existing["properties"] | changes, wanted_) == is_same
+    desired_properties = security_rule(*desired(), 111)["properties"]
+    del desired_properties["description"]
+    assert is_same_rule(existing["properties"] | changes, desired_properties) == is_same
 
 
 def test_lists_are_compared_as_sets_and_ids_without_case():
@@ -231,8 +231,8 @@ def test_lists_are_compared_as_sets_and_ids_without_case():
             destinationApplicationSecurityGroups=[{"id": asg}],
         )["properties"]
 
-    one = properties(["10.0.0.0/24", "10.0.1.0/24"], ASG["id"])
-    assert is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"].upper()))
-    assert not is_same_rule(one, properties(["10.0.1.0/24"], ASG["id"]))
-    assert not is_same_rule(one, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"] + "2"))
-    assert not is_same_rule(one, one | {"description": "wanted"})
+    original = properties(["10.0.0.0/24", "10.0.1.0/24"], ASG["id"])
+    assert is_same_rule(original, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"].upper()))
+    assert not is_same_rule(original, properties(["10.0.1.0/24"], ASG["id"]))
+    assert not is_same_rule(original, properties(["10.0.1.0/24", "10.0.0.0/24"], ASG["id"] + "2"))
+    assert not is_same_rule(original, original | {"description": "wanted"})

@@ -1,4 +1,4 @@
-"""The plans of nsg_rules: as tables, and against brute force on small worlds."""
+"""The plans of nsg_rules: as tables, and compared with brute force on small address spaces."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from tests.unit.module_utils._azure.rules import (
 )
 
 
-def stored(rule_: DesiredRule, priority: int | None = None, **changes: object) -> dict:
+def stored(desired_rule: DesiredRule, priority: int | None = None, **changes: object) -> dict:
     """A rule of the module as ARM stores it."""
-    body = security_rule(rule_, priority or rule_.priority)
+    body = security_rule(desired_rule, priority or desired_rule.priority)
     return rule(body["name"], 0) | {"properties": body["properties"] | changes}
 
 
 PAIRS = [(s, d) for s in WORLD for d in WORLD if s.version == d.version]
 
 
-def test_the_documented_rule_is_the_one_that_az_creates():
+def test_the_documented_rule_is_equal_to_the_rule_of_az():
     assert security_rule(*desired(option("Allow-VXLAN-Internal")), 111) == {
         "name": "Allow-VXLAN-Internal",
         "properties": {
@@ -91,43 +91,43 @@ def test_the_documented_rule_is_the_one_that_az_creates():
     ],
 )
 def test_a_single_value_is_a_string_and_several_are_a_list(changes, properties):
-    (rule_,) = desired(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
-    body = security_rule(rule_, 111)["properties"]
+    (desired_rule,) = desired(option(**changes), workers=("10.0.0.0/24", "10.0.1.0/24"))
+    body = security_rule(desired_rule, 111)["properties"]
     assert body.items() >= properties.items()
     kinds = {"sourceAddressPrefix", "sourceAddressPrefixes", "sourceApplicationSecurityGroups"}
     assert len(kinds & set(body)) == 1
 
 
-BOTH = ("10.0.0.0/24", "fd00::/64")
+DUAL_STACK = ("10.0.0.0/24", "fd00::/64")
 
 
 @pytest.mark.parametrize(
     ("changes", "workers", "halves"),
     [
-        ({}, BOTH, [("Ours", 111, "10.0.0.0/24"), ("Ours-IPv6", None, "fd00::/64")]),
+        ({}, DUAL_STACK, [("Ours", 111, "10.0.0.0/24"), ("Ours-IPv6", None, "fd00::/64")]),
         ({}, ("fd00::/64",), [("Ours", 111, "fd00::/64")]),
         (
             {"destination_address_prefixes": ["*"]},
-            BOTH,
+            DUAL_STACK,
             [("Ours", 111, "10.0.0.0/24"), ("Ours-IPv6", None, "fd00::/64")],
         ),
         (
             {"destination_address_prefixes": ["fd00::/56"]},
-            BOTH,
+            DUAL_STACK,
             [("Ours", 111, "fd00::/64")],
         ),
-        ({"source_address_prefixes": ["10.0.0.7"]}, BOTH, [("Ours", 111, "10.0.0.7")]),
+        ({"source_address_prefixes": ["10.0.0.7"]}, DUAL_STACK, [("Ours", 111, "10.0.0.7")]),
         (
             {"source_address_prefixes": ["VirtualNetwork"]},
-            BOTH,
+            DUAL_STACK,
             [("Ours", 111, "VirtualNetwork"), ("Ours-IPv6", None, "VirtualNetwork")],
         ),
     ],
 )
 def test_a_rule_for_both_ip_families_becomes_two_rules(changes, workers, halves):
-    found = desired(option(**changes), workers=workers)
-    assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in found] == halves
-    assert [r.ipv4_half for r in found] == [None, "Ours"][: len(halves)]
+    rules = desired(option(**changes), workers=workers)
+    assert [(r.name, r.priority, security_rule(r, 1)["properties"]["sourceAddressPrefix"]) for r in rules] == halves
+    assert [r.ipv4_half for r in rules] == [None, "Ours"][: len(halves)]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_rule_for_both_ip_families_becomes_two_rules(changes, workers, halves)
     ],
 )
 def test_groups_and_tags_cover_both_families_in_one_rule(changes):
-    assert [r.name for r in desired(option(**changes), workers=BOTH)] == ["Ours"]
+    assert [r.name for r in desired(option(**changes), workers=DUAL_STACK)] == ["Ours"]
     assert [r.name for r in desired(option(**changes), workers=())] == ["Ours"]
 
 
@@ -270,13 +270,13 @@ def test_a_deny_rule_is_unneeded_only_if_its_traffic_is_denied_already():
     assert summary(plan_present(nsg(DENY_VNET), [deny], VNET)) == {"covered": {"D": "DenyVnet (4096)"}}
 
 
-@pytest.mark.parametrize("other", [[], [rule("Other", 300, ports="9000")]])
-@pytest.mark.parametrize("there", [False, True])
-def test_traffic_that_another_desired_rule_would_deny_is_not_covered(other, there):
+@pytest.mark.parametrize("other_rules", [[], [rule("Other", 300, ports="9000")]])
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_traffic_that_another_desired_rule_would_deny_is_not_covered(other_rules, is_stored):
     rules = desired(option("A", 111), option("D", 4000, "*", protocol="*", access="Deny"))
-    group = nsg(*other, *[stored(rules[1])] * there)
+    group = nsg(*other_rules, *[stored(rules[1])] * is_stored)
     plan = plan_present(group, rules, VNET, on_shadowed="warn")
-    assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - there]
+    assert [body["name"] for body in plan.created] == ["A", "D"][: 2 - is_stored]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_rule_is_covered_only_if_every_port_and_protocol_is(rules, is_covered)
 
 
 @pytest.mark.parametrize(
-    ("taken", "priority_range", "given_"),
+    ("taken", "priority_range", "expected"),
     [
         ([111], (100, 4096), 112),
         ([111, 112, 113], (100, 4096), 114),
@@ -306,11 +306,11 @@ def test_a_rule_is_covered_only_if_every_port_and_protocol_is(rules, is_covered)
         ([111], (100, 105), 100),
     ],
 )
-def test_the_next_free_priority_of_the_range_is_used(taken, priority_range, given_):
+def test_the_next_free_priority_of_the_range_is_used(taken, priority_range, expected):
     group = nsg(*(rule(f"X{p}", p, ports="1") for p in taken))
     plan = plan_present(group, [A], VNET, on_covered="ensure", priority_range=priority_range)
-    assert summary(plan) == {"created": {"A": given_}}
-    assert plan.moved == (Move("A", 111, given_, "X111"),)
+    assert summary(plan) == {"created": {"A": expected}}
+    assert plan.moved == (Move("A", 111, expected, "X111"),)
 
 
 def test_a_priority_conflict_fails_if_requested_or_if_no_priority_is_free():
@@ -326,7 +326,7 @@ def test_a_priority_conflict_fails_if_requested_or_if_no_priority_is_free():
 
 
 def test_the_ipv6_rule_follows_the_ipv4_rule():
-    rules = desired(option("A"), option("B", 112), workers=BOTH)
+    rules = desired(option("A"), option("B", 112), workers=DUAL_STACK)
     first = plan_present(nsg(DENY_VNET), rules, VNET)
     assert summary(first) == {"created": {"A": 111, "A-IPv6": 113, "B": 112, "B-IPv6": 114}}
     assert first.moved == ()
@@ -340,7 +340,7 @@ def test_the_ipv6_rule_follows_the_ipv4_rule():
 
 
 def test_only_the_rule_for_the_denied_ip_family_is_needed():
-    rules = desired(option("A"), workers=BOTH)
+    rules = desired(option("A"), workers=DUAL_STACK)
     plan = plan_present(nsg(rule("D", 4096, "Deny", source="::/0")), rules, VNET)
     assert summary(plan) == {
         "created": {"A-IPv6": 112},
@@ -349,7 +349,7 @@ def test_only_the_rule_for_the_denied_ip_family_is_needed():
 
 
 @pytest.mark.parametrize(
-    ("properties", "by"),
+    ("properties", "reason"),
     [
         ({}, "D (100) denies 10.0.128.0/17 → 10.0.128.0/17 on 9000/tcp"),
         ({"source": "10.0.192.0/18"}, "D (100) denies 10.0.192.0/18 → 10.0.128.0/17 on 9000/tcp"),
@@ -364,16 +364,16 @@ def test_only_the_rule_for_the_denied_ip_family_is_needed():
         ({"priority": 112}, None),
     ],
 )
-@pytest.mark.parametrize("there", [False, True])
-def test_the_shadowing_rule_is_found(properties, by, there):
-    group = nsg(rule("D", **{"priority": 100, "access": "Deny"} | properties), *[stored(A)] * there)
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_the_shadowing_rule_is_found(properties, reason, is_stored):
+    group = nsg(rule("D", **{"priority": 100, "access": "Deny"} | properties), *[stored(A)] * is_stored)
     plan = plan_present(group, [A], VNET, on_covered="ensure", on_shadowed="warn")
-    assert plan.shadowed == ((("A", by),) if by else ())
+    assert plan.shadowed == ((("A", reason),) if reason else ())
 
 
 def test_a_later_rule_does_not_shadow():
-    ours = desired(option("A", source_application_security_groups=[ASG["id"]]))
-    assert summary(plan_present(nsg(DENY_VNET), ours, VNET)) == {"created": {"A": 111}}
+    desired_list = desired(option("A", source_application_security_groups=[ASG["id"]]))
+    assert summary(plan_present(nsg(DENY_VNET), desired_list, VNET)) == {"created": {"A": 111}}
 
 
 @pytest.mark.parametrize(
@@ -398,20 +398,20 @@ def test_a_shadowed_rule_fails_with_advice(priorities, advice):
 
 @pytest.mark.parametrize("taken", [[150], [150, 149], [150, 148], [150, 147]])
 @pytest.mark.parametrize("denied", ["*", "::/0"])
-@pytest.mark.parametrize("there", [False, True])
-def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied, there):
-    def ours(priority: int) -> tuple[DesiredRule, ...]:
-        return desired(option("A", priority), workers=BOTH)
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_the_suggested_priority_fits_the_rules_of_both_ip_families(taken, denied, is_stored):
+    def rules_of_both(priority: int) -> tuple[DesiredRule, ...]:
+        return desired(option("A", priority), workers=DUAL_STACK)
 
     group = nsg(
         rule("D", 150, "Deny", source=denied),
         *(rule(f"X{p}", p, ports="1") for p in taken[1:]),
-        *[stored(half, p) for half, p in zip(ours(200), (200, 201), strict=True)] * there,
+        *[stored(half, p) for half, p in zip(rules_of_both(200), (200, 201), strict=True)] * is_stored,
     )
     with pytest.raises(SecurityRuleError) as error:
-        plan_present(group, ours(200), VNET)
-    (would_do,) = re.findall(r"set a smaller one for A \(such as (\d+)\)", str(error.value))
-    assert plan_present(group, ours(int(would_do)), VNET).changes
+        plan_present(group, rules_of_both(200), VNET)
+    (suggested,) = re.findall(r"set a smaller one for A \(such as (\d+)\)", str(error.value))
+    assert plan_present(group, rules_of_both(int(suggested)), VNET).changes
 
 
 def test_a_desired_rule_may_precede_another_desired_rule():
@@ -420,7 +420,7 @@ def test_a_desired_rule_may_precede_another_desired_rule():
 
 
 @pytest.mark.parametrize(
-    ("before", "asked", "after"),
+    ("before", "requested", "after"),
     [
         (None, None, None),
         ("by hand", None, "by hand"),
@@ -431,26 +431,26 @@ def test_a_desired_rule_may_precede_another_desired_rule():
     ],
 )
 @pytest.mark.parametrize("differs", [False, True])
-def test_a_description_is_changed_only_on_request(before, asked, after, differs):
-    there = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
-    there["properties"]["description"] = before
-    plan = plan_present(nsg(there), desired(option("A", description=asked)), VNET)
+def test_a_description_is_changed_only_on_request(before, requested, after, differs):
+    existing = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
+    existing["properties"]["description"] = before
+    plan = plan_present(nsg(existing), desired(option("A", description=requested)), VNET)
     if differs or before != after:
         ((_, body),) = plan.updated
         assert body["properties"].get("description") == after
-        assert (body["properties"]["unknown"], body["etag"]) == ("kept", there["etag"])
+        assert (body["properties"]["unknown"], body["etag"]) == ("kept", existing["etag"])
     else:
         assert plan.unchanged == ("A",)
 
 
 def test_an_updated_rule_keeps_no_former_source_or_port():
-    there = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
-    ((_, body),) = plan_present(nsg(there), [A], VNET).updated
+    existing = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
+    ((_, body),) = plan_present(nsg(existing), [A], VNET).updated
     assert body["properties"] == security_rule(A, 111)["properties"]
 
 
 @pytest.mark.parametrize(
-    ("rule_", "removed", "reason"),
+    ("existing", "removed", "reason"),
     [
         (stored(A), True, None),
         (stored(A, 4000, protocol="Udp", description="osc.peerpods: x"), True, None),
@@ -468,42 +468,42 @@ def test_an_updated_rule_keeps_no_former_source_or_port():
         ),
     ],
 )
-def test_absent_removes_only_rules_of_the_collection(rule_, removed, reason):
-    plan = plan_absent(nsg(rule_, DENY_VNET), ["A"])
-    assert plan.removed == ((rule_,) if removed else ())
-    assert plan.kept == (((rule_["name"], reason),) if reason else ())
+def test_absent_removes_only_rules_of_the_collection(existing, removed, reason):
+    plan = plan_absent(nsg(existing, DENY_VNET), ["A"])
+    assert plan.removed == ((existing,) if removed else ())
+    assert plan.kept == (((existing["name"], reason),) if reason else ())
     assert plan.changes == removed
 
 
 def test_the_group_is_written_with_all_changes():
-    there, gone = stored(A, protocol="Udp"), stored(B)
-    group = nsg(DENY_VNET, there, gone)
+    existing, removed = stored(A, protocol="Udp"), stored(B)
+    group = nsg(DENY_VNET, existing, removed)
     plan = Plan(
         NSG_ID,
         created=(security_rule(A, 200) | {"name": "New"},),
-        updated=((there, stored(A)),),
-        removed=(gone,),
+        updated=((existing, stored(A)),),
+        removed=(removed,),
     )
     body = apply_to(group, plan)
     assert set(body) == {"location", "tags", "properties"}
     assert set(body["properties"]) == {"flushConnection", "securityRules"}
     names = [r["name"] for r in body["properties"]["securityRules"]]
     assert names == ["DenyVnet", "A", "New"]
-    for rule_ in body["properties"]["securityRules"]:
-        assert set(rule_) == {"name", "properties"}
-        assert "provisioningState" not in rule_["properties"]
+    for stored_rule in body["properties"]["securityRules"]:
+        assert set(stored_rule) == {"name", "properties"}
+        assert "provisioningState" not in stored_rule["properties"]
     assert body["properties"]["securityRules"][1]["properties"]["protocol"] == "Tcp"
-    assert group == nsg(DENY_VNET, there, gone)
+    assert group == nsg(DENY_VNET, existing, removed)
 
 
 def test_a_single_change_is_written_to_its_rule_only():
-    there = stored(A, protocol="Udp")
+    existing = stored(A, protocol="Udp")
     body = {"name": "A", "properties": security_rule(A, 111)["properties"]}
     assert single_change(Plan(NSG_ID)) is None
     assert single_change(Plan(NSG_ID, created=(body,))) == ("A", body)
-    assert single_change(Plan(NSG_ID, updated=((there, stored(A)),))) == ("A", body)
-    assert single_change(Plan(NSG_ID, removed=(there,))) == ("A", None)
-    assert single_change(Plan(NSG_ID, created=(body,), removed=(there,))) is None
+    assert single_change(Plan(NSG_ID, updated=((existing, stored(A)),))) == ("A", body)
+    assert single_change(Plan(NSG_ID, removed=(existing,))) == ("A", None)
+    assert single_change(Plan(NSG_ID, created=(body,), removed=(existing,))) is None
 
 
 @pytest.mark.parametrize(
@@ -521,15 +521,15 @@ def test_a_plan_needs_the_permission_of_its_request(changes, action):
     rules = {"A": stored(A), "B": stored(B)}
     plan = {kind: tuple(rules[name] for name in names) for kind, names in changes.items()}
     if "updated" in plan:
-        plan["updated"] = tuple((rule_, rule_) for rule_ in plan["updated"])
+        plan["updated"] = tuple((changed_rule, changed_rule) for changed_rule in plan["updated"])
     needed = needed_action(Plan(NSG_ID, **plan))
     assert needed == f"Microsoft.Network/networkSecurityGroups/{action}"
 
 
 def test_the_diff():
     line = f"A 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000"
-    there = stored(B, protocol="Udp", sourceApplicationSecurityGroups=[ASG])
-    plan = plan_present(nsg(DENY_VNET, there), [A, B], VNET)
+    existing = stored(B, protocol="Udp", sourceApplicationSecurityGroups=[ASG])
+    plan = plan_present(nsg(DENY_VNET, existing), [A, B], VNET)
     assert diff_of(plan) == {
         "before_header": NSG_ID,
         "after_header": NSG_ID,
@@ -546,10 +546,10 @@ def test_the_diff():
 OUR_NAMES = ["A", "B", "C"]
 group_rules = rule_lists.flatmap(
     lambda rules: st.permutations(["A", "B", "a-ipv6", *"WXYZ"]).map(
-        lambda names: [{**rule_, "name": name} for rule_, name in zip(rules, names, strict=False)]
+        lambda names: [{**drawn, "name": name} for drawn, name in zip(rules, names, strict=False)]
     )
 )
-our_options = st.lists(
+desired_options = st.lists(
     st.builds(
         lambda priority, access, protocol, ports, source: {
             "priority": priority,
@@ -567,7 +567,7 @@ our_options = st.lists(
     min_size=1,
     max_size=3,
     unique_by=lambda changes: changes["priority"],
-).map(lambda all_: [option(name, **changes) for name, changes in zip(OUR_NAMES, all_, strict=False)])
+).map(lambda drawn: [option(name, **changes) for name, changes in zip(OUR_NAMES, drawn, strict=False)])
 ways = st.fixed_dictionaries(
     {
         "on_covered": st.sampled_from(["skip", "ensure"]),
@@ -581,15 +581,15 @@ def written(group: dict, plan: Plan) -> dict:
     return group | {"properties": {**group["properties"], **apply_to(group, plan)["properties"]}}
 
 
-@given(group_rules, our_options, ways)
+@given(group_rules, desired_options, ways)
 def test_a_second_plan_changes_nothing(rules, options, ways):
     group = nsg(*rules)
-    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
-    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
+    desired_list = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    plan = plan_present(group, desired_list, SPACE, on_shadowed="warn", **ways)
     after = written(group, plan)
-    again = plan_present(after, ours, SPACE, on_shadowed="warn", **ways)
-    assert not again.changes
-    assert (again.covered, again.shadowed, again.moved) == (
+    second_plan = plan_present(after, desired_list, SPACE, on_shadowed="warn", **ways)
+    assert not second_plan.changes
+    assert (second_plan.covered, second_plan.shadowed, second_plan.moved) == (
         plan.covered,
         plan.shadowed,
         plan.moved,
@@ -598,33 +598,34 @@ def test_a_second_plan_changes_nothing(rules, options, ways):
     places = [(r["properties"]["direction"], r["properties"]["priority"]) for r in after["properties"]["securityRules"]]
     assert len(places) == len(set(places))
 
-    def of_others(rules_: list[dict]) -> list[dict]:
-        names = {r.name.lower() for r in ours}
-        return [r["properties"] | {"provisioningState": None} for r in rules_ if r["name"].lower() not in names]
+    def unmanaged_rules(stored_rules: list[dict]) -> list[dict]:
+        names = {r.name.lower() for r in desired_list}
+        return [r["properties"] | {"provisioningState": None} for r in stored_rules if r["name"].lower() not in names]
 
-    assert of_others(after["properties"]["securityRules"]) == of_others(rules)
+    assert unmanaged_rules(after["properties"]["securityRules"]) == unmanaged_rules(rules)
 
 
-@given(group_rules, our_options, ways)
+@given(group_rules, desired_options, ways)
 def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, options, ways):
     """The oracle: every pair of addresses of a desired rule, compared with the access of the rule."""
     group = nsg(*rules)
-    ours = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
-    plan = plan_present(group, ours, SPACE, on_shadowed="warn", **ways)
+    desired_list = desired(*options, workers=("10.0.0.0/31", "fd00::/128"))
+    plan = plan_present(group, desired_list, SPACE, on_shadowed="warn", **ways)
     after = rules_of(written(group, plan))
     access = {r["name"]: r["properties"]["access"] for r in after} | {"no rule": "Deny"}
-    names = {r.name.lower() for r in ours}
-    for rule_ in ours:
-        ports = [port for port in (1, 2, 3, 4) if in_ports(port, rule_.destination.port_ranges)]
+    names = {r.name.lower() for r in desired_list}
+    for desired_rule in desired_list:
+        ports = [port for port in (1, 2, 3, 4) if in_ports(port, desired_rule.destination.port_ranges)]
         deciding = {
             first_match(after, Flow("Inbound", protocol, port, (), ()), source, destination)
             for source, destination in PAIRS
-            if contains(rule_.source.prefixes, source) and contains(rule_.destination.prefixes, destination)
+            if contains(desired_rule.source.prefixes, source)
+            and contains(desired_rule.destination.prefixes, destination)
             for port in ports
-            for protocol in (["Tcp", "Udp", "Icmp"] if rule_.protocol == "*" else ["Tcp"])
+            for protocol in (["Tcp", "Udp", "Icmp"] if desired_rule.protocol == "*" else ["Tcp"])
         }
-        wrong = {name for name in deciding if access[name] != rule_.access}
-        shadowing_rule = dict(plan.shadowed).get(rule_.name, "")
+        wrong = {name for name in deciding if access[name] != desired_rule.access}
+        shadowing_rule = dict(plan.shadowed).get(desired_rule.name, "")
         assert {name for name in wrong if name.lower() not in names} == {
             part.split(" (")[0] for part in shadowing_rule.split("; ") if part
         }

@@ -19,8 +19,8 @@ NETWORK_CONTRIBUTOR = {
 }
 
 
-def role(*actions: str, but: tuple[str, ...] = ()) -> dict:
-    return {"actions": list(actions), "notActions": list(but)}
+def role(*actions: str, not_actions: tuple[str, ...] = ()) -> dict:
+    return {"actions": list(actions), "notActions": list(not_actions)}
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def role(*actions: str, but: tuple[str, ...] = ()) -> dict:
         ([role("*/delete")], RULE_WRITE, False),
         # Case is ignored.
         ([role("microsoft.network/NETWORKsecuritygroups/*")], RULE_WRITE, True),
-        ([role("*", but=("MICROSOFT.NETWORK/*/WRITE",))], RULE_WRITE, False),
+        ([role("*", not_actions=("MICROSOFT.NETWORK/*/WRITE",))], RULE_WRITE, False),
         # notActions reduce the actions of the same role.
-        ([role("*", but=("Microsoft.Authorization/*/Write",))], WRITE, True),
-        ([role("*", but=(WRITE,))], WRITE, False),
-        ([role("*", but=(WRITE,))], RULE_WRITE, True),
-        ([role("*", but=("Microsoft.Network/*",))], RULE_WRITE, False),
+        ([role("*", not_actions=("Microsoft.Authorization/*/Write",))], WRITE, True),
+        ([role("*", not_actions=(WRITE,))], WRITE, False),
+        ([role("*", not_actions=(WRITE,))], RULE_WRITE, True),
+        ([role("*", not_actions=("Microsoft.Network/*",))], RULE_WRITE, False),
         # They do not reduce the actions of another role.
-        ([role("*", but=("Microsoft.Network/*",)), NETWORK_CONTRIBUTOR], WRITE, True),
-        ([NETWORK_CONTRIBUTOR, role("*", but=("Microsoft.Network/*",))], WRITE, True),
-        ([READER, role("*", but=(WRITE,))], WRITE, False),
+        ([role("*", not_actions=("Microsoft.Network/*",)), NETWORK_CONTRIBUTOR], WRITE, True),
+        ([NETWORK_CONTRIBUTOR, role("*", not_actions=("Microsoft.Network/*",))], WRITE, True),
+        ([READER, role("*", not_actions=(WRITE,))], WRITE, False),
         # Data actions do not count.
         ([{"actions": [], "dataActions": ["*"]}], WRITE, False),
         ([{"actions": ["*"], "notActions": [], "notDataActions": ["*"]}], WRITE, True),

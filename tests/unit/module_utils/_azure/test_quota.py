@@ -6,14 +6,14 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_usage, vcpu_quota
 
 
-def sku(name="Standard_B2als_v2", family="standardBalsv2Family", vcpus="2", **more) -> dict:
+def sku(name="Standard_B2als_v2", family="standardBalsv2Family", vcpus="2", **fields) -> dict:
     return {
         "resourceType": "virtualMachines",
         "name": name,
         "family": family,
         "capabilities": [{"name": "MemoryGB", "value": "4"}, {"name": "vCPUs", "value": vcpus}],
         "restrictions": [],
-        **more,
+        **fields,
     }
 
 
@@ -22,8 +22,8 @@ def usage(name: str, used: int, limit: int) -> dict:
 
 
 def quota(size: str, skus: list[dict], usages: list[dict]) -> dict:
-    (found,) = vcpu_quota([size], skus, usages, "westeurope")
-    return found
+    (quota_of_size,) = vcpu_quota([size], skus, usages, "westeurope")
+    return quota_of_size
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def quota(size: str, skus: list[dict], usages: list[dict]) -> dict:
 def test_the_smaller_of_family_and_region_counts(family, regional, vcpus, instances):
     usages = [usage("standardBalsv2Family", *family)] if family else []
     usages += [usage("cores", *regional)] if regional else []
-    found = quota("Standard_B2als_v2", [sku(vcpus=vcpus)], usages)
-    assert (found["instances"], found["available"], found["reason"]) == (instances, True, None)
+    quota_of_size = quota("Standard_B2als_v2", [sku(vcpus=vcpus)], usages)
+    assert (quota_of_size["instances"], quota_of_size["available"], quota_of_size["reason"]) == (instances, True, None)
 
 
 def test_the_result_has_the_counted_amounts():
@@ -63,25 +63,25 @@ def test_the_result_has_the_counted_amounts():
     }
 
 
-def test_a_size_that_is_not_offered_here():
+def test_a_size_that_the_region_does_not_offer():
     disk = sku(resourceType="disks", name="Standard_X")
-    found = quota("Standard_X", [sku(), disk], [])
-    assert found["available"] is False
-    assert found["instances"] == 0
-    assert found["reason"] == "Azure has no VM size Standard_X in westeurope."
+    quota_of_size = quota("Standard_X", [sku(), disk], [])
+    assert quota_of_size["available"] is False
+    assert quota_of_size["instances"] == 0
+    assert quota_of_size["reason"] == "Azure has no VM size Standard_X in westeurope."
 
 
 @pytest.mark.parametrize(("kind", "available"), [("Location", False), ("Zone", True)])
 def test_a_size_that_this_subscription_may_not_have(kind, available):
     restricted = sku(restrictions=[{"type": kind, "reasonCode": "NotAvailableForSubscription"}])
-    found = quota("Standard_B2als_v2", [restricted], [usage("cores", 0, 10)])
-    assert found["available"] is available
-    assert found["instances"] == (5 if available else 0)
-    assert ("NotAvailableForSubscription" in (found["reason"] or "")) is not available
+    quota_of_size = quota("Standard_B2als_v2", [restricted], [usage("cores", 0, 10)])
+    assert quota_of_size["available"] is available
+    assert quota_of_size["instances"] == (5 if available else 0)
+    assert ("NotAvailableForSubscription" in (quota_of_size["reason"] or "")) is not available
 
 
-def test_a_size_named_twice_comes_once():
-    names = [one["name"] for one in vcpu_quota(["A", "B", "A"], [], [], "westeurope")]
+def test_a_size_that_is_named_twice_is_returned_once():
+    names = [quota_of_size["name"] for quota_of_size in vcpu_quota(["A", "B", "A"], [], [], "westeurope")]
     assert names == ["A", "B"]
 
 
@@ -109,9 +109,9 @@ SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualN
     ],
 )
 def test_the_used_addresses_of_a_subnet(usage, expected):
-    found = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
+    used_addresses = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
     known = expected["reason"] is None
-    assert found == {"id": SUBNET if known else SUBNET.upper(), **expected}
+    assert used_addresses == {"id": SUBNET if known else SUBNET.upper(), **expected}
 
 
 def test_a_missing_network_is_reported():

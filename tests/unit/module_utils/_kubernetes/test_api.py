@@ -27,7 +27,7 @@ def test_a_version_serves_policies_where_it_lists_them(names, serves):
     assert serves_mutating_policies({"resources": [{"name": name} for name in names]}) is serves
 
 
-def test_a_version_that_is_not_there_serves_none():
+def test_a_missing_version_does_not_serve_policies():
     assert serves_mutating_policies(None) is False
 
 

@@ -32,8 +32,8 @@ def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
     }
 
 
-def rollout_of(found, pools=None, since=None) -> Progress:
-    return check_rollout(found, pools or {}, "kata-remote", since or {}, NOW)
+def rollout_of(kata_config, pools=None, since=None) -> Progress:
+    return check_rollout(kata_config, pools or {}, "kata-remote", since or {}, NOW)
 
 
 class TestRoll:
@@ -61,7 +61,7 @@ class TestRoll:
         assert "w4 (for 0 s) and 15 more" in progress.summary
 
     @pytest.mark.parametrize(
-        ("found", "done"),
+        ("kata_config", "done"),
         [
             (kata(3, 3, "False", classes=["kata", "kata-remote"]), True),
             (kata(3, 3, "False", classes=["kata"]), False),
@@ -70,12 +70,12 @@ class TestRoll:
             ({"metadata": {"name": "new"}}, False),
         ],
     )
-    def test_completion(self, found, done):
-        progress = rollout_of(found)
+    def test_completion(self, kata_config, done):
+        progress = rollout_of(kata_config)
         assert (progress.done, progress.problem) == (done, "")
 
     @pytest.mark.parametrize(
-        ("found", "pools", "expected"),
+        ("kata_config", "pools", "expected"),
         [
             (kata(reason="Failed", message="Node w1 Degraded: disk full"), {}, "Node w1 Degraded: disk full"),
             (
@@ -88,8 +88,8 @@ class TestRoll:
             (None, {}, "There is no KataConfig"),
         ],
     )
-    def test_problems_that_stop_the_progress(self, found, pools, expected):
-        assert expected in rollout_of(found, pools).problem
+    def test_problems_that_stop_the_progress(self, kata_config, pools, expected):
+        assert expected in rollout_of(kata_config, pools).problem
 
     def test_a_pool_that_was_degraded_earlier_is_not_a_problem(self):
         assert not rollout_of(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
@@ -100,14 +100,14 @@ class TestRemoval:
         assert check_removal(None, {}, {}, NOW).done
 
     def test_the_summary_of_the_removal(self):
-        found = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
-        progress = check_removal(found, pool("worker"), {}, NOW)
+        kata_config = kata(0, 0, reason="Uninstalling", uninstalling=["w1"], waitingToUninstall=["w2"])
+        progress = check_removal(kata_config, pool("worker"), {}, NOW)
         assert progress.summary.startswith("nodes that still have kata: 2; working on w1 (for 0 s); 1 waiting")
         assert not progress.problem
 
     def test_blocking_pods_are_a_problem(self):
-        found = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
-        assert check_removal(found, {}, {}, NOW).problem == "The operator waits: existing pods found."
+        kata_config = kata(3, 3, "False", "BlockedByExistingKataPods", "existing pods found")
+        assert check_removal(kata_config, {}, {}, NOW).problem == "The operator waits: existing pods found."
 
 
 def test_pods_that_must_end():

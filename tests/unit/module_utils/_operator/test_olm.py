@@ -13,10 +13,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress im
 from tests.unit.module_utils._operator.objects import NOW, ago, condition
 
 PACKAGE = "sandboxed-containers-operator"
-V170, V180, V181 = (f"{PACKAGE}.v{one}" for one in ("1.7.0", "1.8.0", "1.8.1"))
+V170, V180, V181 = (f"{PACKAGE}.v{version}" for version in ("1.7.0", "1.8.0", "1.8.1"))
 
 
-def subscription(installed=None, current=None, conditions=(), written=None, **more) -> dict:
+def subscription(installed=None, current=None, conditions=(), written=None, **status) -> dict:
     return {
         "metadata": {
             "name": PACKAGE,
@@ -30,13 +30,13 @@ def subscription(installed=None, current=None, conditions=(), written=None, **mo
             "channel": "stable",
             "source": "redhat",
             "sourceNamespace": "market",
-            **more.pop("spec", {}),
+            **status.pop("spec", {}),
         },
         "status": {
             "installedCSV": installed,
             "currentCSV": current or installed,
             "conditions": list(conditions),
-            **more,
+            **status,
         },
     }
 
@@ -57,9 +57,11 @@ def csv(name, phase="Succeeded", replaces=None, **status) -> dict:
     }
 
 
-def installed(sub, a_plan=None, csvs=(), wanted="", source=True) -> Progress:
-    found = {one["metadata"]["name"]: one for one in csvs}
-    return check_installation(sub, {"metadata": {}} if source else None, a_plan, found, wanted, NOW)
+def installed(subscribed, install_plan=None, csvs=(), requested="", source=True) -> Progress:
+    csvs_by_name = {item["metadata"]["name"]: item for item in csvs}
+    return check_installation(
+        subscribed, {"metadata": {}} if source else None, install_plan, csvs_by_name, requested, NOW
+    )
 
 
 def manifest(name="redhat", namespace="market", **channels) -> dict:
@@ -69,7 +71,7 @@ def manifest(name="redhat", namespace="market", **channels) -> dict:
             "catalogSourceNamespace": namespace,
             "defaultChannel": "stable",
             "channels": [
-                {"name": channel, "currentCSV": names[-1], "entries": [{"name": one} for one in reversed(names)]}
+                {"name": channel, "currentCSV": names[-1], "entries": [{"name": entry} for entry in reversed(names)]}
                 for channel, names in channels.items()
             ],
         }
@@ -83,7 +85,7 @@ class TestApproval:
     """Exactly the requested version, or a step on the path to it from the installed version."""
 
     @pytest.mark.parametrize(
-        ("names", "here", "wanted", "needs_approval"),
+        ("names", "current", "requested", "needs_approval"),
         [
             ([V181], None, V181, True),
             ([V180], None, V181, False),
@@ -95,9 +97,9 @@ class TestApproval:
             ([V181], None, "", False),
         ],
     )
-    def test_only_the_requested_version_needs_approval(self, names, here, wanted, needs_approval):
-        csvs = [csv(here)] if here else []
-        progress = installed(subscription(here, names[0]), plan(*names), csvs, wanted)
+    def test_only_the_requested_version_needs_approval(self, names, current, requested, needs_approval):
+        csvs = [csv(current)] if current else []
+        progress = installed(subscription(current, names[0]), plan(*names), csvs, requested)
         assert progress.needs_approval is needs_approval
         assert bool(progress.problem) is not needs_approval
         assert ("spec.approved" in progress.remedy) is not needs_approval
@@ -118,7 +120,7 @@ class TestApproval:
 
 class TestInstallation:
     @pytest.mark.parametrize(
-        ("sub", "a_plan", "csvs", "wanted", "done"),
+        ("sub", "a_plan", "csvs", "requested", "done"),
         [
             (subscription(), None, [], "", False),
             (subscription(V181), None, [csv(V181)], "", True),
@@ -130,16 +132,16 @@ class TestInstallation:
             (subscription(V180, V181), plan(V181, approved=True), [csv(V180)], "", False),
         ],
     )
-    def test_completion(self, sub, a_plan, csvs, wanted, done):
-        progress = installed(sub, a_plan, csvs, wanted)
+    def test_completion(self, sub, a_plan, csvs, requested, done):
+        progress = installed(sub, a_plan, csvs, requested)
         assert (progress.done, progress.problem) == (done, "")
 
     @pytest.mark.parametrize(
-        ("found", "expected"),
+        ("arguments", "expected"),
         [
             (
                 {
-                    "sub": subscription(
+                    "subscribed": subscription(
                         conditions=[
                             condition(
                                 "ResolutionFailed", reason="ConstraintsNotSatisfiable", message="no operators found"
@@ -150,13 +152,13 @@ class TestInstallation:
                 "OLM reports ResolutionFailed: no operators found",
             ),
             (
-                {"sub": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
+                {"subscribed": subscription(conditions=[condition("BundleUnpackFailed", message="no image")])},
                 "OLM reports BundleUnpackFailed: no image",
             ),
             (
                 {
-                    "sub": subscription(current=V181),
-                    "a_plan": plan(
+                    "subscribed": subscription(current=V181),
+                    "install_plan": plan(
                         V181,
                         approved=True,
                         phase="Failed",
@@ -166,20 +168,26 @@ class TestInstallation:
                 "InstallPlan install-abc failed: not allowed",
             ),
             (
-                {"sub": subscription(V181), "csvs": [csv(V181, "Failed", reason="NoOperatorGroup", message="none")]},
+                {
+                    "subscribed": subscription(V181),
+                    "csvs": [csv(V181, "Failed", reason="NoOperatorGroup", message="none")],
+                },
                 f"ClusterServiceVersion {V181} failed: NoOperatorGroup, none",
             ),
-            ({"sub": subscription(), "source": False}, "CatalogSource market/redhat is gone"),
-            ({"sub": subscription(V181), "csvs": [csv(V181)], "wanted": V180}, "OLM does not downgrade operators"),
+            ({"subscribed": subscription(), "source": False}, "CatalogSource market/redhat is gone"),
             (
-                {"sub": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "wanted": V181},
+                {"subscribed": subscription(V181), "csvs": [csv(V181)], "requested": V180},
+                "OLM does not downgrade operators",
+            ),
+            (
+                {"subscribed": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "requested": V181},
                 f"Channel stable leads no further than {V170}",
             ),
-            ({"sub": None}, "There is no Subscription"),
+            ({"subscribed": None}, "There is no Subscription"),
         ],
     )
-    def test_problems_that_stop_the_progress(self, found, expected):
-        assert expected in installed(**found).problem
+    def test_problems_that_stop_the_progress(self, arguments, expected):
+        assert expected in installed(**arguments).problem
 
     @pytest.mark.parametrize(
         "passing",
@@ -205,7 +213,7 @@ class TestInstallation:
 
 class TestUpgrade:
     @pytest.mark.parametrize(
-        ("here", "to", "path"),
+        ("current", "target", "path"),
         [
             (V170, "", [V180, V181]),
             (V170, "1.8.0", [V180]),
@@ -213,12 +221,12 @@ class TestUpgrade:
             (V181, "", []),
         ],
     )
-    def test_the_upgrade_path(self, here, to, path):
-        found = plan_upgrade(subscription(here, spec={"installPlanApproval": "Manual"}), CATALOGS, to)
-        assert (found["path"], found["problem"]) == (path, "")
+    def test_the_upgrade_path(self, current, target, path):
+        upgrade = plan_upgrade(subscription(current, spec={"installPlanApproval": "Manual"}), CATALOGS, target)
+        assert (upgrade["path"], upgrade["problem"]) == (path, "")
 
     @pytest.mark.parametrize(
-        ("sub", "catalogs", "to", "expected"),
+        ("sub", "catalogs", "target", "expected"),
         [
             (subscription(), CATALOGS, "", "is not installed"),
             (None, CATALOGS, "", "is not installed"),
@@ -229,10 +237,10 @@ class TestUpgrade:
             (subscription(V170), [], "", "Set the version"),
         ],
     )
-    def test_versions_without_an_upgrade_path(self, sub, catalogs, to, expected):
-        found = plan_upgrade(sub, catalogs, to)
-        assert expected in found["problem"]
-        assert not found["path"]
+    def test_versions_without_an_upgrade_path(self, sub, catalogs, target, expected):
+        upgrade = plan_upgrade(sub, catalogs, target)
+        assert expected in upgrade["problem"]
+        assert not upgrade["path"]
 
     def test_the_versions_of_the_channel_are_unknown(self):
         assert plan_upgrade(subscription(V170), [], "1.8.0") == {
@@ -247,15 +255,15 @@ READY = {"status": {"connectionState": {"lastObservedState": "READY", "lastConne
 
 class TestCatalog:
     @staticmethod
-    def wanted(name="redhat", channel="stable", csv="") -> dict:
+    def requested_catalog(name="redhat", channel="stable", csv="") -> dict:
         return {"namespace": "market", "name": name, "channel": channel, "csv": csv}
 
     @pytest.mark.parametrize("catalogs", [CATALOGS, None])
     def test_a_catalog_with_the_requested_version(self, catalogs):
-        assert check_catalog(READY, catalogs, self.wanted(csv=V180), NOW).done
+        assert check_catalog(READY, catalogs, self.requested_catalog(csv=V180), NOW).done
 
     @pytest.mark.parametrize(
-        ("source", "wanted", "expected"),
+        ("source", "changes", "expected"),
         [
             (
                 None,
@@ -271,16 +279,16 @@ class TestCatalog:
             (READY, {"csv": f"{PACKAGE}.v9"}, f"has no {PACKAGE}.v9, but {V170}, {V180}, {V181}"),
         ],
     )
-    def test_a_catalog_without_the_requested_version(self, source, wanted, expected):
-        assert expected in check_catalog(source, CATALOGS, self.wanted(**wanted), NOW).problem
+    def test_a_catalog_without_the_requested_version(self, source, changes, expected):
+        assert expected in check_catalog(source, CATALOGS, self.requested_catalog(**changes), NOW).problem
 
     def test_a_catalog_that_is_not_reached(self):
         source = {"status": {"connectionState": {"lastObservedState": "TRANSIENT_FAILURE"}}}
-        progress = check_catalog(source, CATALOGS, self.wanted(), NOW)
+        progress = check_catalog(source, CATALOGS, self.requested_catalog(), NOW)
         assert (progress.done, progress.problem) == (False, "")
         assert "TRANSIENT_FAILURE, not READY" in progress.summary
 
     def test_a_catalog_whose_packages_are_not_listed_yet(self):
         source = {"status": {"connectionState": {"lastObservedState": "READY", "lastConnect": ago(seconds=5)}}}
-        progress = check_catalog(source, [], self.wanted(), NOW)
+        progress = check_catalog(source, [], self.requested_catalog(), NOW)
         assert (progress.done, progress.problem) == (False, "")

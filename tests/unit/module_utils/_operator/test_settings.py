@@ -5,7 +5,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings im
 
 
 def settings(*rows, **options) -> dict:
-    given = {
+    defaults = {
         "settings": list(rows),
         "credentials": [{"key": "AWS_KEY", "option": "role_key", "value": "k", "remedy": "Set it."}],
         "credentials_from": "variables",
@@ -15,11 +15,11 @@ def settings(*rows, **options) -> dict:
         "namespace": "osc",
         "objects": [],
     }
-    return operator_settings(given | options)
+    return operator_settings(defaults | options)
 
 
-def row(key: str, value: object, **more) -> dict:
-    return {"key": key, "option": f"role_{key.lower()}", "value": value, **more}
+def row(key: str, value: object, **fields) -> dict:
+    return {"key": key, "option": f"role_{key.lower()}", "value": value, **fields}
 
 
 def existing(kind: str, name: str, **labels: str) -> dict:
@@ -53,8 +53,8 @@ def test_the_limit_of_an_existing_config_map_is_kept():
 
 
 def test_credentials_of_a_credentials_request():
-    found = settings(credentials_from="credentials_request", credentials=[row("AWS_KEY", "", remedy="Set it.")])
-    assert (found["secret"], found["problems"]) == ({}, [])
+    planned = settings(credentials_from="credentials_request", credentials=[row("AWS_KEY", "", remedy="Set it.")])
+    assert (planned["secret"], planned["problems"]) == ({}, [])
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ def pod(node_name="n1", runtime_class=None, *requests) -> dict:
         "spec": {
             "nodeName": node_name,
             **({"runtimeClassName": runtime_class} if runtime_class else {}),
-            "containers": [{"name": str(i), "resources": {"requests": one}} for i, one in enumerate(requests)]
+            "containers": [{"name": str(i), "resources": {"requests": amounts}} for i, amounts in enumerate(requests)]
             or [{"name": "0", "resources": {}}],
         }
     }
 
 
-HERE = {"namespace": "operator", "agent_namespace": "agent", "adaptor_selector": {"kata": ""}}
+NAMESPACES = {"namespace": "operator", "agent_namespace": "agent", "adaptor_selector": {"kata": ""}}
 
 
 def entry(limit: object, **selector: str) -> str:

@@ -15,13 +15,13 @@ def test_the_advertiser_is_the_last_writer():
             }
         }
 
-    ours = "kata.peerpods.io/vm"
+    resource = "kata.peerpods.io/vm"
     assert advertisers(
         [
-            written("b", "manager", ours),
-            written("a", "manager", ours),
+            written("b", "manager", resource),
+            written("a", "manager", resource),
             written("c", "kubelet", "cpu"),
-            written("d", "oc-edit", ours, {"kata.peerpods.io/caa-owner": "d"}),
+            written("d", "oc-edit", resource, {"kata.peerpods.io/caa-owner": "d"}),
             {"metadata": {"name": "e"}},
         ]
     ) == [
@@ -31,17 +31,17 @@ def test_the_advertiser_is_the_last_writer():
     ]
 
 
-def test_of_another_resource():
+def test_the_advertisers_of_another_resource():
     fields = {"f:status": {"f:capacity": {"f:example.com/vm": {}}}}
     nodes = [
         {"metadata": {"name": "a", "managedFields": [{"manager": "x", "fieldsV1": fields}]}},
     ]
     assert advertisers(nodes) == []
-    assert [one["nodes"] for one in advertisers(nodes, "example.com/vm")] == [["a"]]
+    assert [advertiser["nodes"] for advertiser in advertisers(nodes, "example.com/vm")] == [["a"]]
 
 
 @pytest.mark.parametrize(
-    ("manager", "who"),
+    ("manager", "program"),
     [
         ("kubectl", "person"),
         ("kubectl-patch", "person"),
@@ -60,5 +60,5 @@ def test_of_another_resource():
         ("curler", "controller"),
     ],
 )
-def test_the_program_of_a_field_manager(manager: str, who: str):
-    assert kind(manager) == who
+def test_the_program_of_a_field_manager(manager: str, program: str):
+    assert kind(manager) == program

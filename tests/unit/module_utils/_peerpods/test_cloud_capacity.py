@@ -59,8 +59,8 @@ def test_the_smallest_bound_counts():
 
 
 def test_the_slots_that_a_node_must_advertise():
-    held = CloudShare("b", 20, 2, 60, 10)
-    assert [slots_of(limit, held) for limit in (30, 10, 9)] == [10, 10, 9]
+    share = CloudShare("b", 20, 2, 60, 10)
+    assert [slots_of(limit, share) for limit in (30, 10, 9)] == [10, 10, 9]
     assert slots_of(30, CloudShare("b", 60, 2, 60, None)) == 30
     assert slots_of(30, None) == 30
 

@@ -1,4 +1,4 @@
-"""What the cloud has room for, from what the modules for subnets and quotas returned."""
+"""The room in the cloud, from the results of the modules for subnets and quotas."""
 
 from __future__ import annotations
 

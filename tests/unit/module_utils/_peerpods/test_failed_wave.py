@@ -12,30 +12,30 @@ def report(pool: str, before: int | None = 10, *, changed: bool = True) -> dict:
 
 
 def test_the_failed_wave_is_rolled_back_first_and_not_waited_for():
-    found = failed_wave(WAVES, [report("canary")], report("general"))
-    assert found["roll_back"] == [
+    failure = failed_wave(WAVES, [report("canary")], report("general"))
+    assert failure["roll_back"] == [
         {"name": "general", "limit": 10, "wait": False},
         {"name": "canary", "limit": 10, "wait": True},
     ]
 
 
 def test_only_changed_pools_are_rolled_back():
-    found = failed_wave(WAVES, [report("canary", changed=False)], report("general"))
-    assert [pool["name"] for pool in found["roll_back"]] == ["general"]
+    failure = failed_wave(WAVES, [report("canary", changed=False)], report("general"))
+    assert [pool["name"] for pool in failure["roll_back"]] == ["general"]
     # The module failed before it read the limit.
-    found = failed_wave(WAVES, [report("canary")], {"failed": True, "changed": False, "msg": "no"})
-    assert [pool["name"] for pool in found["roll_back"]] == ["canary"]
+    failure = failed_wave(WAVES, [report("canary")], {"failed": True, "changed": False, "msg": "no"})
+    assert [pool["name"] for pool in failure["roll_back"]] == ["canary"]
 
 
 def test_the_result_of_an_earlier_wave_is_not_used():
     first = report("canary")
-    found = failed_wave(WAVES, [first], first)
-    assert found["roll_back"] == [{"name": "canary", "limit": 10, "wait": True}]
+    failure = failed_wave(WAVES, [first], first)
+    assert failure["roll_back"] == [{"name": "canary", "limit": 10, "wait": True}]
 
 
 def test_the_message_has_all_pools_and_limits():
     reason = "Task failed: Module failed: After 4 s the limit of 4 is not in force."
-    found = failed_wave(
+    failure = failed_wave(
         WAVES,
         [report("canary")],
         report("general"),
@@ -45,7 +45,7 @@ def test_the_message_has_all_pools_and_limits():
             {"item": {"name": "canary"}, "after": 10, "msg": "After 20 s the limit of 10 is not in force."},
         ],
     )
-    assert found["message"] == (
+    assert failure["message"] == (
         "Wave 2 of 3 (general) failed: After 4 s the limit of 4 is not in force. "
         "Rolled back: general to 10, canary to 10. "
         "Rolling back canary failed: After 20 s the limit of 10 is not in force. Not started: memory."
@@ -53,8 +53,8 @@ def test_the_message_has_all_pools_and_limits():
 
 
 def test_a_pool_without_a_valid_limit_keeps_the_new_one():
-    found = failed_wave(WAVES[:1], [], report("canary", None), "It is so.")
-    assert found == {
+    failure = failed_wave(WAVES[:1], [], report("canary", None), "It is so.")
+    assert failure == {
         "roll_back": [],
         "message": (
             "Wave 1 of 1 (canary) failed: It is so. Nothing was rolled back. "

@@ -68,7 +68,7 @@ def test_the_version_is_that_of_the_running_release(csvs, installed):
 
 
 @pytest.mark.parametrize(
-    ("installed", "served", "has_config", "found", "limit_in"),
+    ("installed", "served", "has_config", "adaptor_set", "limit_in"),
     [
         ("1.8.1", True, True, None, PEER_POD_CONFIG),
         # Left over from the release before.
@@ -79,8 +79,8 @@ def test_the_version_is_that_of_the_running_release(csvs, installed):
         (None, True, False, daemon_set("peerpodconfig-ctrl-caa-daemon"), PEER_POD_CONFIG),
     ],
 )
-def test_the_version_takes_precedence_over_leftovers(installed, served, has_config, found, limit_in):
-    operator = decide(installed, configs_served=served, has_config=has_config, daemon_set=found)
+def test_the_version_takes_precedence_over_leftovers(installed, served, has_config, adaptor_set, limit_in):
+    operator = decide(installed, configs_served=served, has_config=has_config, daemon_set=adaptor_set)
     assert operator.behaviour.limit_in == limit_in
 
 
@@ -91,10 +91,10 @@ def test_a_cluster_without_a_trace_of_an_operator(served):
 
 def test_whether_a_write_rolls_is_read_from_the_daemon_set():
     settings = {"configs_served": False, "has_config": False}
-    still = decide("1.13.0", **settings, daemon_set=daemon_set())
+    waiting = decide("1.13.0", **settings, daemon_set=daemon_set())
     rolling = decide("1.12.0", **settings, daemon_set=daemon_set(**{VERSION_ANNOTATION: "7"}))
     unknown = decide("1.13.0", **settings, daemon_set=None)
-    assert (still.rolls, rolling.rolls, unknown.rolls) == (False, True, NEWEST.rolls)
+    assert (waiting.rolls, rolling.rolls, unknown.rolls) == (False, True, NEWEST.rolls)
     assert rolling.node_selector == {"pool": ""}
 
 

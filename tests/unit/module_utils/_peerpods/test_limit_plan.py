@@ -20,7 +20,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools impor
     pools_of_second,
 )
 
-from tests.unit.module_utils._peerpods.objects import HERE, config, entry, node, operators_config
+from tests.unit.module_utils._peerpods.objects import NAMESPACES, config, entry, node, operators_config
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_anything_else_is_rejected(text):
         ("10", "9", True, True),
         ("9", "10", True, False),  # as numbers: compared as strings, the limit would be lower
         ("010", "10", True, False),
-        # Not written, it is 1.
+        # A limit that is not written is 1.
         (None, "2", True, False),
         (None, "0", True, True),
         ("many", "10", True, True),
@@ -131,9 +131,9 @@ def test_absent_removes_the_config_once():
     (plan,) = change.plans
     assert (change.changed, change.lowers, plan.resource_version) == (True, True, "7")
     assert plan.diff == {"before": {"spec": {"limit": "3"}}, "after": {}}
-    going = config(limit="3")
-    going["metadata"]["deletionTimestamp"] = "2024-11-04T08:00:00Z"
-    for settled in (None, going):
+    deleting = config(limit="3")
+    deleting["metadata"]["deletionTimestamp"] = "2024-11-04T08:00:00Z"
+    for settled in (None, deleting):
         change = plan_config_absent(settled)
         assert (change.changed, change.lowers) == (False, False)
 
@@ -182,7 +182,7 @@ BOUND_TO = r"operator/ours and operator/theirs overlap: every node that matches 
 
 
 @pytest.mark.parametrize(
-    ("ours", "other", "labels", "message"),
+    ("selector", "other_selector", "labels", "message"),
     [
         ({"kata": ""}, {"pool": "b"}, {"kata": ""}, None),
         ({"kata": ""}, {"pool": "b"}, {"kata": "", "pool": "a"}, None),
@@ -197,20 +197,22 @@ BOUND_TO = r"operator/ours and operator/theirs overlap: every node that matches 
         ({"pool": "a"}, {"pool": "b"}, {}, None),
     ],
 )
-def test_two_configs_must_not_share_a_node(ours, other, labels, message):
-    mine = pool_of_config(config(nodeSelector=ours))
-    theirs = pool_of_config(config("theirs", **({} if other is None else {"nodeSelector": other})))
+def test_two_configs_must_not_share_a_node(selector, other_selector, labels, message):
+    pool = pool_of_config(config(nodeSelector=selector))
+    other_pool = pool_of_config(
+        config("theirs", **({} if other_selector is None else {"nodeSelector": other_selector}))
+    )
     nodes = [node(**labels)] if labels else []
     if message:
         with pytest.raises(LimitError, match=message):
-            refuse_overlap(mine, [theirs], nodes)
+            refuse_overlap(pool, [other_pool], nodes)
     else:
-        refuse_overlap(mine, [theirs], nodes)
+        refuse_overlap(pool, [other_pool], nodes)
 
 
 def change_entry(name: str, limit: int | None, selector=None, limits: dict | None = None):
     data = (limits or {}).get("data") or {}
-    pools = pools_of_second([], data, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)
+    pools = pools_of_second([], data, {"PEERPODS_LIMIT_PER_NODE": "7"}, **NAMESPACES)
     pool = next((pool for pool in pools if pool.name == name), None)
     return plan_entry(
         pool,
@@ -231,20 +233,20 @@ def adaptors(owner: str, **selector: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("who", "selector", "follows", "moves"),
+    ("case", "selector", "follows", "moves"),
     [
         ("the same nodes", {"a": ""}, True, None),
-        ("others", {"b": ""}, True, ({"a": ""}, {"b": ""})),
-        ("others, where it stays", {"b": ""}, False, None),
+        ("other nodes", {"b": ""}, True, ({"a": ""}, {"b": ""})),
+        ("other nodes, and it stays", {"b": ""}, False, None),
         ("the default", None, True, ({"a": ""}, {"node.kubernetes.io/worker": ""})),
     ],
 )
-def test_when_cloud_api_adaptor_is_removed_with_a_peerpodconfig(who, selector, follows, moves):
+def test_when_cloud_api_adaptor_is_removed_with_a_peerpodconfig(case, selector, follows, moves):
     spec = {} if selector is None else {"nodeSelector": selector}
     change = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "4"})
     assert adaptor_moves(adaptors("ours", a=""), change, follows=follows) == moves
-    same = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "3"})
-    assert adaptor_moves(adaptors("ours", a=""), same, follows=follows) is None
+    unchanged = plan_config(config(limit="3", **spec), "operator", "ours", {"limit": "3"})
+    assert adaptor_moves(adaptors("ours", a=""), unchanged, follows=follows) is None
 
 
 @pytest.mark.parametrize(("owner", "moves"), [("ours", ({"a": ""}, None)), ("theirs", None)])
@@ -275,16 +277,16 @@ def test_a_named_pool_needs_its_nodes_once():
         change_entry("memory", 4)
     (plan,) = change_entry("memory", 4, {"pool": "memory"}).plans
     assert plan.after == {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'}
-    there = config_map(memory=entry(4, pool="memory"))
-    change = change_entry("memory", 5, limits=there)
+    limits = config_map(memory=entry(4, pool="memory"))
+    change = change_entry("memory", 5, limits=limits)
     assert (change.before.limit, change.after.limit, change.lowers) == (4, 5, False)
-    assert change_entry("memory", None, {"pool": "other"}, there).moves
+    assert change_entry("memory", None, {"pool": "other"}, limits).moves
 
 
 def test_without_an_entry_a_pool_falls_back():
     limits = config_map(default=entry(20), memory=entry(4, pool="memory"))
-    pools = {pool.name: pool for pool in pools_of_second([], limits["data"], {}, **HERE)}
-    fallback = pools_of_second([], {}, {}, **HERE)[0]
+    pools = {pool.name: pool for pool in pools_of_second([], limits["data"], {}, **NAMESPACES)}
+    fallback = pools_of_second([], {}, {}, **NAMESPACES)[0]
     change = plan_entry_absent(pools["default"], limits, None, fallback, pools["default"].store)
     assert (change.before.limit, change.after.limit) == (20, 10)
     assert change.plans[0].patch["data"] == {"default": None}
@@ -294,14 +296,14 @@ def test_without_an_entry_a_pool_falls_back():
 
 
 def test_without_the_agent_there_is_one_limit_in_peer_pods_cm():
-    pool = pools_of_second([], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)[0]
+    pool = pools_of_second([], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **NAMESPACES)[0]
     (plan,) = plan_settings(pool, 8).plans
     assert (plan.before, plan.after) == (
         {"PEERPODS_LIMIT_PER_NODE": "7"},
         {"PEERPODS_LIMIT_PER_NODE": "8"},
     )
     assert not plan_settings(pool, 7).changed
-    half_migrated = pools_of_second([operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **HERE)[0]
+    half_migrated = pools_of_second([operators_config("5")], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, **NAMESPACES)[0]
     assert not plan_settings(half_migrated, 5).changed
     with pytest.raises(LimitError, match="a limit that is set now would be lost"):
         plan_settings(half_migrated, 8)

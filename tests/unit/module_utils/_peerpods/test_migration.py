@@ -5,7 +5,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration i
 
 
 @pytest.mark.parametrize(
-    ("what", "is_second", "daemon_set", "configs", "limit", "has_settings", "state", "pools"),
+    ("case", "is_second", "daemon_set", "configs", "limit", "has_settings", "state", "pools"),
     [
         (
             "1.8",
@@ -34,20 +34,20 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration i
         ("no settings at all", True, None, [], None, False, "migrated", []),
     ],
 )
-def test_the_migration_between_the_generations(what, is_second, daemon_set, configs, limit, has_settings, state, pools):
-    found = migration_state(
+def test_the_migration_between_the_generations(case, is_second, daemon_set, configs, limit, has_settings, state, pools):
+    migration = migration_state(
         is_second=is_second,
         daemon_set=daemon_set,
         configs=configs,
         limit=limit,
         has_settings=has_settings,
     )
-    assert (found["state"], found["pools"]) == (state, pools)
-    assert bool(found["message"]) == bool(found["remedy"]) == (state not in ("", "migrated"))
+    assert (migration["state"], migration["pools"]) == (state, pools)
+    assert bool(migration["message"]) == bool(migration["remedy"]) == (state not in ("", "migrated"))
 
 
 def test_a_peerpodconfig_keeps_the_daemon_set_of_an_older_operator():
-    found = migration_state(
+    migration = migration_state(
         is_second=True,
         daemon_set="osc-caa-ds",
         configs=["memory"],
@@ -55,6 +55,6 @@ def test_a_peerpodconfig_keeps_the_daemon_set_of_an_older_operator():
         has_settings=True,
         older_daemon_set_of="memory",
     )
-    assert (found["state"], found["pools"]) == ("two_adaptors", ["memory"])
-    assert "two cloud-api-adaptor pods" in found["message"]
-    assert "delete the PeerPodConfig memory" in found["remedy"]
+    assert (migration["state"], migration["pools"]) == ("two_adaptors", ["memory"])
+    assert "two cloud-api-adaptor pods" in migration["message"]
+    assert "delete the PeerPodConfig memory" in migration["remedy"]

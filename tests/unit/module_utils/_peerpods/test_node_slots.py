@@ -53,9 +53,9 @@ def test_a_timeout_reports_the_bounded_limit():
 
 def test_nodes_without_a_config_must_stop_advertising():
     nodes = [node("a", "10", pool="a"), node("b", "2k", pool="b"), node("zero", "0"), node("none")]
-    others = [pool_of_config(config(nodeSelector={"pool": "a"}))]
-    assert [one["metadata"]["name"] for one in released(nodes, others)] == ["b", "zero", "none"]
-    assert still_advertising(nodes, others) == {"b": 2000}
+    remaining = [pool_of_config(config(nodeSelector={"pool": "a"}))]
+    assert [released_node["metadata"]["name"] for released_node in released(nodes, remaining)] == ["b", "zero", "none"]
+    assert still_advertising(nodes, remaining) == {"b": 2000}
     assert "any more still advertise peer pods: b shows 2000. Check" in explain_still_advertising({"b": 2000}, 5)
     assert explain_left_over({"a": 0, "b": 2, "zero": 0, "none": 1}, nodes) == (
         "Peer pods run on nodes that no pool would select any more: 2 on b, 1 on none."
@@ -68,19 +68,19 @@ def test_the_advertised_amount_of_a_node(quantity, count):
 
 
 def test_a_limit_is_in_force_if_every_node_advertises_it():
-    ten, twelve, silent = node("ten", "10"), node("twelve", "12"), node("silent")
-    assert in_force([ten, ten], 10)
-    assert not in_force([ten, twelve], 10)
+    node_of_10, node_of_12, not_advertising = node("ten", "10"), node("twelve", "12"), node("silent")
+    assert in_force([node_of_10, node_of_10], 10)
+    assert not in_force([node_of_10, node_of_12], 10)
     assert not in_force([], 10)
-    assert in_force([silent], 0), "a node that advertises nothing allows nothing"
-    assert lagging([ten, twelve, silent], 10) == {"twelve": 12, "silent": None}
-    message = explain_lagging([ten, twelve, silent], 10, "kata=", 30)
+    assert in_force([not_advertising], 0), "a node that advertises nothing allows nothing"
+    assert lagging([node_of_10, node_of_12, not_advertising], 10) == {"twelve": 12, "silent": None}
+    message = explain_lagging([node_of_10, node_of_12, not_advertising], 10, "kata=", 30)
     assert message.startswith("After 30 s the limit of 10 is not in force on every selected node: ")
     assert "twelve shows 12, silent shows nothing." in message
     assert "no node has the labels 'kata='" in explain_lagging([], 10, "kata=", 30)
-    for one in (twelve, silent):
-        one["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
-    assert "None of these nodes is Ready" in explain_lagging([twelve, silent], 10, "kata=", 30)
+    for not_ready in (node_of_12, not_advertising):
+        not_ready["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    assert "None of these nodes is Ready" in explain_lagging([node_of_12, not_advertising], 10, "kata=", 30)
 
 
 def test_only_nodes_with_more_than_the_limit_are_named():
@@ -91,11 +91,11 @@ def test_only_nodes_with_more_than_the_limit_are_named():
 
 
 def test_nodes_whose_adaptor_is_not_ready_are_named():
-    def adaptor(on: str, status: str, **metadata: str) -> dict:
+    def adaptor(node_name: str, status: str, **metadata: str) -> dict:
         conditions = [{"type": "Ready", "status": status}]
         return {
             "metadata": metadata,
-            "spec": {"nodeName": on},
+            "spec": {"nodeName": node_name},
             "status": {"conditions": conditions},
         }
 

@@ -10,7 +10,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools impor
     problems_of_entries,
 )
 
-from tests.unit.module_utils._peerpods.objects import HERE, config, entry, node, operators_config
+from tests.unit.module_utils._peerpods.objects import NAMESPACES, config, entry, node, operators_config
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ def test_the_limit_of_a_peerpodconfig(spec, limit):
 
 
 def test_the_same_name_in_another_namespace_is_another_config():
-    mine, theirs = config(), config(namespace="elsewhere")
-    pools = [pool_of_config(mine), pool_of_config(theirs)]
+    local, elsewhere = config(), config(namespace="elsewhere")
+    pools = [pool_of_config(local), pool_of_config(elsewhere)]
     assert others_than(pools, pools[0]) == [pools[1]]
-    assert find_config([theirs, mine], "operator", "ours") is mine
-    assert find_config([theirs], "operator", "ours") is None
+    assert find_config([elsewhere, local], "operator", "ours") is local
+    assert find_config([elsewhere], "operator", "ours") is None
 
 
 def test_entries_that_apply_to_no_node():
@@ -57,7 +57,7 @@ def test_entries_that_apply_to_no_node():
         ([], {"default": "{"}, {"PEERPODS_LIMIT_PER_NODE": "7"}, None, "peerpods-limits"),
         ([], {"default": entry(True)}, {}, None, "peerpods-limits"),
         ([], {}, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
-        # The operator has not migrated it yet.
+        # The operator has not migrated the PeerPodConfig yet.
         ([operators_config("5")], None, {}, 5, "peerpodconfig-openshift"),
         (
             [operators_config("5")],
@@ -66,12 +66,12 @@ def test_entries_that_apply_to_no_node():
             5,
             "peerpodconfig-openshift",
         ),
-        # It migrates one without a limit by deleting it.
+        # The operator migrates a PeerPodConfig without a limit by deleting it.
         ([operators_config(None)], None, {"PEERPODS_LIMIT_PER_NODE": "7"}, 7, "peer-pods-cm"),
     ],
 )
 def test_the_limit_of_the_operators_pool(configs, entries, settings, limit, stored):
-    pool = pools_of_second(configs, entries, settings, **HERE)[0]
+    pool = pools_of_second(configs, entries, settings, **NAMESPACES)[0]
     assert (pool.name, pool.selector, pool.limit, pool.store.name) == (
         "default",
         {"kata": ""},
@@ -82,11 +82,11 @@ def test_the_limit_of_the_operators_pool(configs, entries, settings, limit, stor
 
 
 def test_named_pools_count_only_if_the_agent_enforces_them():
-    left_over = config("left", limit="2", nodeSelector={"pool": "left"})
-    without = pools_of_second([left_over], None, {}, **HERE)
+    left_config = config("left", limit="2", nodeSelector={"pool": "left"})
+    without_entries = pools_of_second([left_config], None, {}, **NAMESPACES)
     entries = {"memory": entry(4, pool="memory"), "bad": entry(4)}
-    pools = pools_of_second([left_over], entries, {}, **HERE)
-    assert [pool.name for pool in without] == ["default"]
+    pools = pools_of_second([left_config], entries, {}, **NAMESPACES)
+    assert [pool.name for pool in without_entries] == ["default"]
     assert [(pool.name, pool.limit) for pool in pools] == [
         ("default", 10),
         ("left", 2),

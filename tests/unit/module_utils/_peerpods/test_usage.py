@@ -8,7 +8,7 @@ RESOURCE = "kata.peerpods.io/vm"
 
 
 def describe(configs, nodes, pods, runtime_classes=("kata-remote",), bounds=None) -> dict:
-    pools = [pool_of_config(one) for one in configs]
+    pools = [pool_of_config(body) for body in configs]
     return usage.describe(pools, configs, nodes, pods, runtime_classes, bounds or {})
 
 
@@ -24,11 +24,11 @@ def node(name="n1", capacity=None, allocatable=None, **labels) -> dict:
     }
 
 
-def pod(on=None, requests=("1",), runtime_class="kata-remote", namespace="a", **status) -> dict:
+def pod(node_name=None, requests=("1",), runtime_class="kata-remote", namespace="a", **status) -> dict:
     return {
         "metadata": {"name": "p", "namespace": namespace},
         "spec": {
-            "nodeName": on,
+            "nodeName": node_name,
             "runtimeClassName": runtime_class,
             "containers": [
                 {"name": str(index), "resources": {"requests": {RESOURCE: text}} if text else {}}
@@ -45,7 +45,7 @@ def only(rows: list[dict]) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("one", "pods", "used", "unaccounted", "free"),
+    ("worker", "pods", "used", "unaccounted", "free"),
     [
         (node(capacity="10", allocatable="10"), [], 0, 0, 10),
         (node(capacity="1k", allocatable="1k"), [pod("n1")], 1, 0, 999),
@@ -57,13 +57,13 @@ def only(rows: list[dict]) -> dict:
         (node(), [pod("n1")], 1, 0, 0),
     ],
 )
-def test_the_free_slots_of_a_node(one, pods, used, unaccounted, free):
-    row = only(describe([], [one], pods, ["kata-remote"])["nodes"])
+def test_the_free_slots_of_a_node(worker, pods, used, unaccounted, free):
+    row = only(describe([], [worker], pods, ["kata-remote"])["nodes"])
     assert (row["used"], row["unaccounted"], row["free"]) == (used, unaccounted, free)
 
 
 @pytest.mark.parametrize(
-    ("one", "shown"),
+    ("worker", "is_listed"),
     [
         (node(), False),
         (node(pool="a"), True),
@@ -71,13 +71,13 @@ def test_the_free_slots_of_a_node(one, pods, used, unaccounted, free):
         (node("n2"), True),
     ],
 )
-def test_nodes_without_peer_pods_are_left_out(one, shown):
+def test_nodes_without_peer_pods_are_left_out(worker, is_listed):
     configs = [config(nodeSelector={"pool": "a"})]
-    assert bool(describe(configs, [one], [pod("n2")], ["kata-remote"])["nodes"]) == shown
+    assert bool(describe(configs, [worker], [pod("n2")], ["kata-remote"])["nodes"]) == is_listed
 
 
 @pytest.mark.parametrize(
-    ("one", "counts"),
+    ("peer_pod", "counts"),
     [
         (pod("n1", runtime_class="kata-remote"), True),
         (pod("n1", [None], runtime_class="kata-cc"), True),
@@ -87,10 +87,10 @@ def test_nodes_without_peer_pods_are_left_out(one, shown):
         (pod("n1", runtime_class="kata"), True),
     ],
 )
-def test_peer_pods_are_recognised(one, counts):
-    found = describe([], [node()], [one], ["kata-remote", "kata-cc"])
-    assert found["totals"]["used"] == counts
-    assert bool(found["namespaces"]) == counts
+def test_peer_pods_are_recognised(peer_pod, counts):
+    described = describe([], [node()], [peer_pod], ["kata-remote", "kata-cc"])
+    assert described["totals"]["used"] == counts
+    assert bool(described["namespaces"]) == counts
 
 
 @pytest.mark.parametrize(
@@ -131,18 +131,18 @@ def test_a_limit_is_bounded_by_the_cloud(bounds, slots, bound, advertised):
         node("b", "4", "4", pool="b"),
         node("c", "100", "100", pool="c"),
     ]
-    found = describe(configs, nodes, [], bounds=bounds)
-    row = found["pools"][0]
+    described = describe(configs, nodes, [], bounds=bounds)
+    row = described["pools"][0]
     assert (row["limit"], row["selected_nodes"]) == (10, 2)
     assert (row["slots"], row["cloud_bound"], row["advertised_nodes"]) == (slots, bound, advertised)
-    assert found["cloud_bounds"] == bounds
+    assert described["cloud_bounds"] == bounds
 
 
 def test_the_smaller_limit_of_two_configs_applies_to_a_node():
     configs = [config("one", limit="2", nodeSelector={"a": ""}), config(limit="9", nodeSelector={})]
     nodes = [node("both", a=""), node("other")]
-    one, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
-    assert (one["slots"], ours["slots"], ours["cloud_bound"]) == (2, 8, "quota")
+    limited, other_pool = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
+    assert (limited["slots"], other_pool["slots"], other_pool["cloud_bound"]) == (2, 8, "quota")
 
 
 def test_a_pool_without_a_valid_limit_uses_the_advertised_slots():
@@ -151,9 +151,9 @@ def test_a_pool_without_a_valid_limit_uses_the_advertised_slots():
         config(limit="10", nodeSelector={"b": ""}),
     ]
     nodes = [node("a", "7", "7", a=""), node("b", b="")]
-    bad, ours = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
-    assert (bad["limit"], bad["slots"], bad["advertised_nodes"]) == (None, None, 0)
-    assert ours["slots"] == 5
+    invalid, valid = describe(configs, nodes, [], bounds={"quota": 10})["pools"]
+    assert (invalid["limit"], invalid["slots"], invalid["advertised_nodes"]) == (None, None, 0)
+    assert valid["slots"] == 5
 
 
 def test_a_node_lists_every_pool_that_selects_it():
@@ -172,7 +172,7 @@ UNSCHEDULED = {
 
 
 @pytest.mark.parametrize(
-    ("on", "status", "why"),
+    ("node_name", "status", "expected"),
     [
         (None, {"conditions": [UNSCHEDULED]}, ("Unschedulable", "0/3 nodes are available")),
         (None, {}, (None, None)),
@@ -188,18 +188,18 @@ UNSCHEDULED = {
         ),
     ],
 )
-def test_the_reason_of_a_pending_pod(on, status, why):
-    found = describe([], [], [pod(on, phase="Pending", **status)], ["kata-remote"])
-    row = only(found["pending"])
-    assert (row["node"], (row["reason"], row["message"])) == (on, why)
-    assert found["totals"]["unscheduled"] == (on is None)
+def test_the_reason_of_a_pending_pod(node_name, status, expected):
+    described = describe([], [], [pod(node_name, phase="Pending", **status)], ["kata-remote"])
+    row = only(described["pending"])
+    assert (row["node"], (row["reason"], row["message"])) == (node_name, expected)
+    assert described["totals"]["unscheduled"] == (node_name is None)
 
 
 def test_totals_are_the_sums_of_the_namespaces():
     nodes = [node("a", "4", "3"), node("b", "2", "2")]
     pods = [pod("a"), pod("b", namespace="b"), pod(None, namespace="b"), pod("b", namespace="b")]
-    found = describe([], nodes, pods, ["kata-remote"])
-    assert found["totals"] == {
+    described = describe([], nodes, pods, ["kata-remote"])
+    assert described["totals"] == {
         "nodes": 2,
         "capacity": 6,
         "allocatable": 5,
@@ -208,14 +208,14 @@ def test_totals_are_the_sums_of_the_namespaces():
         "free": 2,
         "unscheduled": 1,
     }
-    assert found["namespaces"] == [
+    assert described["namespaces"] == [
         {"name": "a", "used": 1, "unscheduled": 0},
         {"name": "b", "used": 2, "unscheduled": 1},
     ]
 
 
 def test_pools_of_the_second_generation():
-    """A node of a named pool has its limit; the operator's own pool has the rest."""
+    """A node of a named pool has the limit of the pool; the other nodes are in the operator's own pool."""
     pools = pools_of_second(
         [],
         {"memory": '{"limit":4,"nodeSelector":{"pool":"memory"}}'},
@@ -225,8 +225,8 @@ def test_pools_of_the_second_generation():
         adaptor_selector={"kata": ""},
     )
     nodes = [node("a", "7", "7", kata=""), node("b", "4", "4", kata="", pool="memory"), node("c")]
-    found = usage.describe(pools, [], nodes, [], ["kata-remote"], {})
-    assert {row["name"]: row["pools"] for row in found["nodes"]} == {
+    described = usage.describe(pools, [], nodes, [], ["kata-remote"], {})
+    assert {row["name"]: row["pools"] for row in described["nodes"]} == {
         "a": ["operator/default"],
         "b": ["operator/memory"],
     }
@@ -238,5 +238,5 @@ def test_pools_of_the_second_generation():
             row["advertised_nodes"],
             row["store"]["name"],
         )
-        for row in found["pools"]
+        for row in described["pools"]
     ] == [("default", 7, 1, 1, "peer-pods-cm"), ("memory", 4, 1, 1, "peerpods-limits")]

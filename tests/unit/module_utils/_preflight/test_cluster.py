@@ -168,5 +168,5 @@ def test_a_catalog_has_the_head_of_each_channel():
 
 
 def test_details_that_could_not_be_read_are_null():
-    found = details([], {}, {"version": "no"})
-    assert {value for key, value in found.items() if key not in ("advertisers", "unread")} == {None}
+    described = details([], {}, {"version": "no"})
+    assert {value for key, value in described.items() if key not in ("advertisers", "unread")} == {None}

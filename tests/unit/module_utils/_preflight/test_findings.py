@@ -169,18 +169,18 @@ def with_changes(readings: dict, *changes: tuple) -> dict:
 
 
 def finding_of(readings: dict, check: str) -> dict:
-    (found,) = [found for found in findings(readings) if found["check"] == check]
-    return found
+    (finding,) = [finding for finding in findings(readings) if finding["check"] == check]
+    return finding
 
 
 @pytest.mark.parametrize("readings", [AWS, AZURE], ids=["aws", "azure"])
 def test_without_problems_every_check_is_ok(readings):
-    found = findings(readings)
-    assert {finding["status"] for finding in found} == {"ok"}
-    checks = [finding["check"] for finding in found]
+    all_findings = findings(readings)
+    assert {finding["status"] for finding in all_findings} == {"ok"}
+    checks = [finding["check"] for finding in all_findings]
     # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
     assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "limit-pools", "migration"})
-    for finding in found:
+    for finding in all_findings:
         assert finding.keys() == {"check", "title", "status", "found", "why", "fix"}
         assert finding["found"].endswith(".")
         assert finding["why"] == finding["fix"] == ""
@@ -225,7 +225,7 @@ def installed(**fields: object) -> tuple:
 
 OPERATORS = {"configuration": "mutating-webhook-configuration", "name": "mwebhook.peerpods.io"}
 OTHER_WEBHOOK = {"configuration": "another-program", "name": "mwebhook.peerpods.io"}
-OURS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
+COLLECTIONS = {"configuration": "peerpods-webhook", "name": "mwebhook.peerpods.io"}
 CONTROLLER = {"kind": "controller", "manager": "manager", "summary": "manager on a, b"}
 ADAPTOR = {
     "kind": "controller",
@@ -378,10 +378,10 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("operator-version", [PINNED, detail("runtime_class", None), detail("catalogs", None)], "ok", "v1.4.1"),
         ("operator-version", [PINNED], "ok", "v1.10.1, which"),
         ("other-webhooks", [unread("webhooks")], "unknown", UNREAD),
-        ("other-webhooks", [detail("webhooks", [OURS])], "ok", "No other webhook"),
+        ("other-webhooks", [detail("webhooks", [COLLECTIONS])], "ok", "No other webhook"),
         (
             "other-webhooks",
-            [detail("webhooks", [OURS, OTHER_WEBHOOK])],
+            [detail("webhooks", [COLLECTIONS, OTHER_WEBHOOK])],
             "warning",
             "neither the operator nor this collection: another-program.",
         ),
@@ -559,13 +559,13 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
     ],
 )
 def test_the_findings_of_each_check_on_aws(check, changes, status, message):
-    found = finding_of(with_changes(AWS, *changes), check)
-    assert found["status"] == status
-    assert message in f"{found['found']} {found['fix']}"
+    finding = finding_of(with_changes(AWS, *changes), check)
+    assert finding["status"] == status
+    assert message in f"{finding['found']} {finding['fix']}"
 
 
 SIZE = ("sizes", "sizes", 0)
-LATE = [{"name": "x", "shadowed_by": "deny-all (100) denies it"}]
+SHADOWED = [{"name": "x", "shadowed_by": "deny-all (100) denies it"}]
 NSG = ("ports", "network_security_groups", 0)
 MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "a", "scope": "s"}]}
 
@@ -606,11 +606,11 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
         ("port-permissions", [("port_permissions", {"msg": "Azure rejected GET /x."})], "unknown", "rejected GET"),
         (
             "ports",
-            [(*NSG, "shadowed", LATE)],
+            [(*NSG, "shadowed", SHADOWED)],
             "error",
             "x would be shadowed in demo-nsg: deny-all (100) denies it. Move",
         ),
-        ("ports", [(*NSG, "shadowed", LATE), ("settings", "on_shadowed", "warn")], "warning", "shadowed in"),
+        ("ports", [(*NSG, "shadowed", SHADOWED), ("settings", "on_shadowed", "warn")], "warning", "shadowed in"),
         (
             "ports",
             [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],
@@ -629,15 +629,15 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
     ],
 )
 def test_the_findings_of_each_check_on_azure(check, changes, status, message):
-    found = finding_of(with_changes(AZURE, *changes), check)
-    assert found["status"] == status
-    assert message in f"{found['found']} {found['fix']}"
+    finding = finding_of(with_changes(AZURE, *changes), check)
+    assert finding["status"] == status
+    assert message in f"{finding['found']} {finding['fix']}"
 
 
 def test_without_a_cluster_there_is_one_finding():
-    (found,) = findings({**AWS, "cluster": {"msg": "It cannot be reached.", "failed": False}})
-    assert (found["check"], found["status"]) == ("cluster", "error")
-    assert found["found"] == "It cannot be reached."
+    (finding,) = findings({**AWS, "cluster": {"msg": "It cannot be reached.", "failed": False}})
+    assert (finding["check"], finding["status"]) == ("cluster", "error")
+    assert finding["found"] == "It cannot be reached."
 
 
 @pytest.mark.parametrize(
@@ -666,10 +666,10 @@ def test_without_a_cluster_there_is_one_finding():
     ],
 )
 def test_a_check_without_its_data_is_left_out(changes, absent):
-    assert not absent & {found["check"] for found in findings(with_changes(AWS, *changes))}
+    assert not absent & {finding["check"] for finding in findings(with_changes(AWS, *changes))}
 
 
-def test_a_later_patch_of_the_newest_openshift_that_is_known_is_known():
+def test_a_later_patch_release_of_the_newest_known_openshift_is_known():
     readings = with_changes(AWS, operator("1.13.0"), ("cluster", "version", "4.22.3"))
     assert finding_of(readings, "operator-version")["found"].endswith("needs OpenShift 4.18 or newer.")
 

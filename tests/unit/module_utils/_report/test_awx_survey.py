@@ -23,22 +23,27 @@ def questions_of(template: dict) -> list[dict]:
 TEMPLATES = {template["playbook"]: questions_of(template) for template in VARIABLES["awx_templates"]}
 SPECS = {
     role: yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
-    for role in {ask["role"] for asks in TEMPLATES.values() for ask in asks if "role" in ask}
+    for role in {
+        question_spec["role"]
+        for question_specs in TEMPLATES.values()
+        for question_spec in question_specs
+        if "role" in question_spec
+    }
 }
 
 
-def option_of(ask: dict) -> dict:
+def option_of(question_spec: dict) -> dict:
     """The argument specification of an option."""
-    if "spec" in ask:
-        return ask["spec"]
-    return SPECS[ask["role"]][ask.get("entry_point", "main")]["options"][ask["option"]]
+    if "spec" in question_spec:
+        return question_spec["spec"]
+    return SPECS[question_spec["role"]][question_spec.get("entry_point", "main")]["options"][question_spec["option"]]
 
 
 def question(**option: object) -> dict:
     """The question of one option, whose name is `an_option`."""
     specs = {"a": {"main": {"options": {"an_option": {"description": "What.", **option}}}}}
-    asks = [{"role": "a", "option": "an_option", "question": "Which?"}]
-    return survey(asks, specs)["survey_spec"]["spec"][0]
+    question_specs = [{"role": "a", "option": "an_option", "question": "Which?"}]
+    return survey(question_specs, specs)["survey_spec"]["spec"][0]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +106,8 @@ def test_the_description_has_no_markup():
 )
 def test_extra_variables_convert_answers_into_options(option: dict, expected: dict):
     """The option does not belong to a role, so the question contains its specification."""
-    asks = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
-    assert survey(asks, {})["extra_vars"] == expected
+    question_specs = [{"option": "x", "question": "Which?", "spec": {"description": "What.", **option}}]
+    assert survey(question_specs, {})["extra_vars"] == expected
 
 
 @pytest.mark.parametrize("option", [{"type": "bool"}, {"type": "dict"}, {"type": "list", "elements": "dict"}])
@@ -112,11 +117,12 @@ def test_option_types_without_a_question_in_awx_are_rejected(option: dict):
 
 
 @pytest.mark.parametrize(
-    "ask", [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state", "entry_point": "teardown"}]
+    "question_spec",
+    [{"role": "a", "option": "b"}, {"role": "policy", "option": "policy_state", "entry_point": "teardown"}],
 )
-def test_unknown_options_are_rejected(ask: dict):
-    with pytest.raises(SurveyError, match=f"The role {ask['role']} has no option {ask['option']} "):
-        survey([{**ask, "question": "Which?"}], SPECS)
+def test_unknown_options_are_rejected(question_spec: dict):
+    with pytest.raises(SurveyError, match=f"The role {question_spec['role']} has no option {question_spec['option']} "):
+        survey([{**question_spec, "question": "Which?"}], SPECS)
 
 
 @pytest.mark.parametrize("playbook", TEMPLATES)
@@ -126,25 +132,33 @@ class TestTemplates:
 
     def test_the_default_answers_are_valid_options(self, playbook: str):
         """Ansible's validation of each role accepts the default answers of the survey."""
-        asks = TEMPLATES[playbook]
-        for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
-            answer = asked["default"]
-            if asked["type"] in ("multiselect", "textarea"):
+        question_specs = TEMPLATES[playbook]
+        for question_spec, survey_question in zip(
+            question_specs, survey(question_specs, SPECS)["survey_spec"]["spec"], strict=True
+        ):
+            answer = survey_question["default"]
+            if survey_question["type"] in ("multiselect", "textarea"):
                 answer = answer.split()
-            if answer == "" and (asked["required"] or asked["type"] == "integer"):
+            if answer == "" and (survey_question["required"] or survey_question["type"] == "integer"):
                 continue  # The question has no default.
-            validated = ArgumentSpecValidator({ask["option"]: option_of(ask)}).validate({ask["option"]: answer})
+            validated = ArgumentSpecValidator({question_spec["option"]: option_of(question_spec)}).validate(
+                {question_spec["option"]: answer}
+            )
             assert validated.error_messages == []
 
     def test_the_default_answers_are_the_defaults_of_the_roles(self, playbook: str):
-        for ask in TEMPLATES[playbook]:
-            if "role" not in ask:
+        for question_spec in TEMPLATES[playbook]:
+            if "role" not in question_spec:
                 continue  # The option does not belong to a role.
-            defaults = yaml.safe_load((ROOT / f"roles/{ask['role']}/defaults/main.yml").read_text())
-            assert option_of(ask).get("default") == defaults.get(ask["option"])
+            defaults = yaml.safe_load((ROOT / f"roles/{question_spec['role']}/defaults/main.yml").read_text())
+            assert option_of(question_spec).get("default") == defaults.get(question_spec["option"])
 
     def test_secrets_are_password_questions(self, playbook: str):
-        asks = TEMPLATES[playbook]
-        for ask, asked in zip(asks, survey(asks, SPECS)["survey_spec"]["spec"], strict=True):
-            secret = option_of(ask).get("no_log") or re.search("secret$|password|_key$|token", ask["option"])
-            assert (asked["type"] == "password") == bool(secret)
+        question_specs = TEMPLATES[playbook]
+        for question_spec, survey_question in zip(
+            question_specs, survey(question_specs, SPECS)["survey_spec"]["spec"], strict=True
+        ):
+            secret = option_of(question_spec).get("no_log") or re.search(
+                "secret$|password|_key$|token", question_spec["option"]
+            )
+            assert (survey_question["type"] == "password") == bool(secret)

@@ -143,8 +143,8 @@ def pool(name: str = "ours", **fields: object) -> dict:
     }
 
 
-def pod(name: str, on: str | None, reason: str | None, message: str | None = None) -> dict:
-    return {"name": name, "namespace": "a", "node": on, "reason": reason, "message": message}
+def pod(name: str, node_name: str | None, reason: str | None, message: str | None = None) -> dict:
+    return {"name": name, "namespace": "a", "node": node_name, "reason": reason, "message": message}
 
 
 def peer_pods(nodes: list[dict], pools=(), namespaces=(), pending=(), bounds=None) -> dict:
@@ -219,15 +219,15 @@ def test_one_free_slot_of_many_is_not_full():
 
 
 def test_the_totals_of_the_nodes_of_a_pool():
-    ours, other = FULL["capacity"]["pools"]
-    assert [ours[key] for key in ("allocatable", "used", "free", "used_percent")] == [
+    own_pool, other_pool = FULL["capacity"]["pools"]
+    assert [own_pool[key] for key in ("allocatable", "used", "free", "used_percent")] == [
         37,
         22,
         18,
         59,
     ]
-    assert [other[key] for key in ("allocatable", "used", "free")] == [4, 6, 0]
-    assert (ours["slots"], other["limit"]) == (7, None)
+    assert [other_pool[key] for key in ("allocatable", "used", "free")] == [4, 6, 0]
+    assert (own_pool["slots"], other_pool["limit"]) == (7, None)
 
 
 def test_pods_with_the_same_reason_are_grouped():
@@ -286,13 +286,13 @@ def test_results_that_were_not_requested_or_were_rejected():
         "findings": FINDINGS,
     }
     refused = {"msg": "refused", "failed": False}
-    found = report(cluster=refused, operators=refused, peer_pods={"failed": False})
-    assert found["not_known"] == [
+    written_report = report(cluster=refused, operators=refused, peer_pods={"failed": False})
+    assert written_report["not_known"] == [
         {"what": "cluster", "why": "refused"},
         {"what": "operator", "why": "refused"},
         {"what": "capacity", "why": "The reason is unknown."},
     ]
-    assert (found["cluster"], found["operators"], found["capacity"]) == (None, None, None)
+    assert (written_report["cluster"], written_report["operators"], written_report["capacity"]) == (None, None, None)
 
 
 def test_arguments_of_modules_are_left_out():
@@ -302,7 +302,7 @@ def test_arguments_of_modules_are_left_out():
 
 # -- The page -------------------------------------------------------------------------------------
 
-# It begins like the operator's versions, or the page would not show it.
+# It begins like a version of the operator; otherwise the page would not show it.
 HOSTILE = (
     "sandboxed-containers-operator.</td></title></style><script>alert(1)</script><img onerror=x>"
     "<!-- ]]> \"'&amp; {{ 7 * 7 }} {% if %} é\n"
@@ -354,8 +354,8 @@ DOCUMENTS = {
     "refused": report(FINDINGS[:1], peer_pods={"msg": "The API server cannot be reached."}),
 }
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-# Elements that a browser puts on a line, or into a cell, of their own.
-APART = {"dd", "dt", "small", "td", "th"}
+# Elements that a browser displays on a separate line or in a separate cell.
+SEPARATE_TAGS = {"dd", "dt", "small", "td", "th"}
 
 
 class Page(HTMLParser):
@@ -371,7 +371,7 @@ class Page(HTMLParser):
         assert not self._open, self._open
 
     def handle_starttag(self, tag, attrs):
-        self.text += " " * (tag in APART)
+        self.text += " " * (tag in SEPARATE_TAGS)
         assert len(attrs) == len(dict(attrs)), attrs
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
@@ -441,7 +441,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
         ],
     }
     (directory / "play.yml").write_text(json.dumps([play]))
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["ansible-playbook", "play.yml"],
         env=ansible_environment(),
         cwd=directory,
@@ -449,7 +449,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     _before, *parts = re.split(r"~~~ (\S+) ~~~\n", (directory / "all").read_text())
     files = dict(zip(parts[::2], parts[1::2], strict=True))
     return lambda name, extension: files[f"{name}.{extension}"]
@@ -490,31 +490,31 @@ def test_a_page_is_self_contained(page: Page):
 def test_data_of_a_cluster_are_escaped(written):
     harmless, hostile = (Page(written(name, "html")) for name in ("harmless", "hostile"))
     assert hostile.elements == harmless.elements
-    shown = HOSTILE.strip() + " " + "\ufffd" * len(NO_TEXT)
+    visible = HOSTILE.strip() + " " + "\ufffd" * len(NO_TEXT)
     times = harmless.words.count("HARMLESS")
     assert times > 30
     assert hostile.words.count(" ".join(HOSTILE.split())) == times
-    assert shown in hostile.words
+    assert visible in hostile.words
     assert not set(NO_TEXT) & set(written("hostile", "html"))
     assert json.loads(written("hostile", "json")) == DOCUMENTS["hostile"]
 
 
 def suite(source: str) -> ElementTree.Element:
-    (found,) = ElementTree.fromstring(source.encode())
-    return found
+    (test_suite,) = ElementTree.fromstring(source.encode())
+    return test_suite
 
 
 def test_junit_has_each_finding_as_a_test(written):
-    found = suite(written("full", "junit.xml"))
-    assert {key: found.get(key) for key in ("name", "tests", "failures", "errors", "skipped")} == {
+    test_suite = suite(written("full", "junit.xml"))
+    assert {key: test_suite.get(key) for key in ("name", "tests", "failures", "errors", "skipped")} == {
         "name": "Peer pods",
         "tests": "4",
         "failures": "1",
         "errors": "0",
         "skipped": "1",
     }
-    assert found.get("timestamp") == "2026-11-25T10:15:16"
-    cases = {case.get("name"): case for case in found}
+    assert test_suite.get("timestamp") == "2026-11-25T10:15:16"
+    cases = {case.get("name"): case for case in test_suite}
     assert list(cases) == [finding["check"] for finding in FINDINGS]
     assert {name: [output.tag for output in case] for name, case in cases.items()} == {
         "version": [],
@@ -596,7 +596,7 @@ def test_data_that_could_not_be_read_are_reported(written):
 
 def luminance(colour: str) -> float:
     """The relative luminance of WCAG 2."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    parts = [int(colour[position : position + 2], 16) / 255 for position in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -665,10 +665,10 @@ def test_the_page_fits_a_phone(browser: Browser, written, tmp_path: Path, name: 
     page.goto((tmp_path / "report.html").as_uri())
     page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    beside = "all => all.filter((one) => one.getBoundingClientRect().right > 360.5).length"
-    assert page.locator("body *").evaluate_all(beside) == 0
-    seen, faint = page.evaluate(CONTRASTS)
-    assert seen > 5
+    overflowing = "all => all.filter((one) => one.getBoundingClientRect().right > 360.5).length"
+    assert page.locator("body *").evaluate_all(overflowing) == 0
+    checked, faint = page.evaluate(CONTRASTS)
+    assert checked > 5
     assert faint == []
     # Touch targets have at least the size that WCAG 2.2 requires.
     heights = "all => all.map((one) => one.getBoundingClientRect().height)"
