@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
     ModuleInController,
     preload,
+    renamed,
 )
 
 ORIGINAL = "amazon.aws.aws_caller_info"
@@ -21,7 +21,4 @@ class ActionModule(ModuleInController):
     """The strategy imports this file before it forks workers."""
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
-        # The name of the module to run is taken from the task.
-        original = copy.copy(task)
-        original.action = ORIGINAL
-        super().__init__(original, *args, **kwargs)
+        super().__init__(renamed(task, ORIGINAL), *args, **kwargs)

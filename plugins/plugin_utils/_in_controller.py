@@ -11,6 +11,7 @@ with its own arguments and output.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import importlib
 import json
@@ -44,6 +45,13 @@ def preload(module: str) -> None:
         importlib.import_module(_path(module))
     # The garbage collector of every fork would look at all of it, which also copies its memory.
     gc.freeze()
+
+
+def renamed(task: Any, module: str) -> Any:
+    """A copy of the task that runs that module of another collection, by its own name."""
+    original = copy.copy(task)
+    original.action = module
+    return original
 
 
 def _path(module: str) -> str:

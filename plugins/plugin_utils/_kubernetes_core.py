@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.action.k8s_info import (
     ActionModule as KubernetesCoreAction,
 )
-from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import InController
+from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import InController, renamed
 
 
 class KubernetesCoreInController(InController, KubernetesCoreAction):
@@ -21,6 +20,5 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
         # The action of kubernetes.core takes from it the name of the module, and which options that module has.
-        original = copy.copy(task)
-        original.action = f"kubernetes.core.{task.action.rpartition('.')[2]}"
-        super().__init__(original, *args, **kwargs)
+        original = f"kubernetes.core.{task.action.rpartition('.')[2]}"
+        super().__init__(renamed(task, original), *args, **kwargs)

@@ -141,15 +141,8 @@ class Role(RoleAlone):
 
     def write(self, node: str, slots: str | None, manager: str) -> None:
         """Set the `slots` that `node` advertises, as field manager `manager`."""
-        self.cluster.kubectl(
-            "patch",
-            "node",
-            node,
-            "--subresource=status",
-            "--type=merge",
-            f"--field-manager={manager}",
-            "-p",
-            json.dumps({"status": {"capacity": {RESOURCE: slots}}}),
+        self.cluster.merge(
+            f"node/{node}", {"status": {"capacity": {RESOURCE: slots}}}, subresource="status", manager=manager
         )
 
 

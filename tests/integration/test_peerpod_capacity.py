@@ -31,16 +31,7 @@ def nodes(cluster):
         cluster.apply(node)
         for slots, manager in enumerate(managers, 3):
             status = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
-            cluster.kubectl(
-                "patch",
-                "node",
-                name,
-                "--subresource=status",
-                "--type=merge",
-                f"--field-manager={manager}",
-                "-p",
-                json.dumps({"status": status}),
-            )
+            cluster.merge(f"node/{name}", {"status": status}, subresource="status", manager=manager)
     yield list(writers)
     cluster.kubectl("delete", "node", *writers)
 

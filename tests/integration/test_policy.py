@@ -198,16 +198,7 @@ class TestDeny:
             }
         )
         with pytest.raises(RuntimeError, match="Forbidden: pod updates may not change fields"):
-            cluster.kubectl(
-                "patch",
-                "pod",
-                "ordinary",
-                "-n",
-                NAMED,
-                "--type=merge",
-                "-p",
-                json.dumps({"spec": {"runtimeClassName": RUNTIME_CLASS}}),
-            )
+            cluster.merge("pod/ordinary", {"spec": {"runtimeClassName": RUNTIME_CLASS}}, NAMED)
 
     def test_a_deployment_is_stored_with_a_warning_and_its_pods_are_rejected(self, role: Role, cluster: Cluster):
         """The user gets a warning, and the ReplicaSet an event."""

@@ -197,16 +197,7 @@ class TestCredentialsOfVariables:
             "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE
         )
         by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}
-        site.cluster.kubectl(
-            "patch",
-            "configmap",
-            "peer-pods-cm",
-            "-n",
-            OPERATOR_NAMESPACE,
-            "--type=merge",
-            "-p",
-            json.dumps({"data": by_operator}),
-        )
+        site.cluster.merge("configmap/peer-pods-cm", {"data": by_operator}, OPERATOR_NAMESPACE)
         site.variables |= {
             "operator_install_extra_config": EXTRA_CONFIG,
             "operator_install_azure_instance_sizes": ["Standard_D2as_v5", "Standard_D4as_v5"],

@@ -46,15 +46,7 @@ class Upgrade(RoleAlone):
 def world() -> Iterator[World]:
     with first_generation(PODVM_AMI_ID="ami-0") as first:
         wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
-        first.cluster.kubectl(
-            "patch",
-            "peerpodconfig",
-            "peerpodconfig-openshift",
-            *NAMESPACE_ARGS,
-            "--type=merge",
-            "-p",
-            '{"spec":{"limit":"5"}}',
-        )
+        first.cluster.merge("peerpodconfig/peerpodconfig-openshift", {"spec": {"limit": "5"}}, OPERATOR_NAMESPACE)
         yield first
 
 

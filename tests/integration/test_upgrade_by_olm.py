@@ -36,14 +36,8 @@ def world() -> Iterator[World]:
         wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
         first.cluster.kubectl("create", "namespace", AGENT_NAMESPACE)
         start_agent(first.cluster)
-        first.cluster.kubectl(
-            "patch",
-            "peerpodconfig",
-            "peerpodconfig-openshift",
-            *NAMESPACE_ARGS,
-            "--type=merge",
-            "-p",
-            json.dumps({"spec": {"limit": str(LIMIT)}}),
+        first.cluster.merge(
+            "peerpodconfig/peerpodconfig-openshift", {"spec": {"limit": str(LIMIT)}}, OPERATOR_NAMESPACE
         )
         wait_for("the limit", lambda: set(first.advertised()) == {str(LIMIT)}, seconds=30)
         yield first
