@@ -128,6 +128,11 @@ infrastructure_name:
   returned: always
   type: str
   sample: demo-x7k2p
+cluster_id:
+  description: The id that the ClusterVersion C(version) has of the cluster, null if the cluster is not OpenShift.
+  returned: always
+  type: str
+  sample: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
 version:
   description: The OpenShift version that the cluster runs or is being updated to.
   returned: always

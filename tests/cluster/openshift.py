@@ -16,6 +16,7 @@ from .processes import free_ports, wait_for
 
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
+CLUSTER_ID = "0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11"
 
 # The region of workers that do not exist in a cloud.
 IMAGINED_REGION = {"aws": "eu-central-1", "azure": "westeurope"}
@@ -372,7 +373,7 @@ def _cluster_version() -> dict:
         "metadata": {"name": "version"},
         "spec": {
             "channel": "stable-" + VERSION.rpartition(".")[0],
-            "clusterID": "0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11",
+            "clusterID": CLUSTER_ID,
         },
     }
 

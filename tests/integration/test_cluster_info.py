@@ -29,6 +29,7 @@ def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_modu
         "cloud_name",
         "subscription_id",
         "infrastructure_name",
+        "cluster_id",
         "version",
         "is_cluster_admin",
     }
@@ -41,6 +42,7 @@ def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_modu
         "cloud_name": None,
         "subscription_id": None,
         "infrastructure_name": openshift.INFRASTRUCTURE_NAME,
+        "cluster_id": openshift.CLUSTER_ID,
         "version": openshift.VERSION,
         "is_cluster_admin": True,
     }

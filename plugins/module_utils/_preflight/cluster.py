@@ -47,6 +47,7 @@ def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict
         "cloud_name": None,
         "subscription_id": None,
         "infrastructure_name": status.get("infrastructureName"),
+        "cluster_id": (version or {}).get("spec", {}).get("clusterID"),
         "version": (version or {}).get("status", {}).get("desired", {}).get("version"),
         "is_cluster_admin": review["status"]["allowed"],
         "workers": [worker(node) for node in nodes],

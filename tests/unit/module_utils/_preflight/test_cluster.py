@@ -25,7 +25,9 @@ def azure(nodes: list[dict], **platform: str) -> dict:
             "platformStatus": {"type": "Azure", "azure": platform},
         }
     }
-    return describe(infrastructure, {"status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED)
+    return describe(
+        infrastructure, {"spec": {"clusterID": "id-1"}, "status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED
+    )
 
 
 def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
@@ -41,6 +43,7 @@ def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
         "cloud_name": "AzurePublicCloud",
         "subscription_id": "sub-1",
         "infrastructure_name": "demo-x",
+        "cluster_id": "id-1",
         "version": "4.13.5",
         "is_cluster_admin": True,
     }
