@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlencode
 
-Answer = tuple[int, bytes] | None  # status and body; None closes the connection
-Fault = Callable[[Callable[[], Answer]], Answer]  # called with a function that passes the request on
+Answer = tuple[int, bytes]  # status and body
+Fault = Callable[
+    [Callable[[], Answer]], Answer | None
+]  # called with a function that passes the request on; None closes the connection
 
 
 class Ec2Proxy(ThreadingHTTPServer):
@@ -106,13 +108,12 @@ def work(pass_on: Callable[[], Answer]) -> Answer:
     return pass_on()
 
 
-def hang_up(pass_on: Callable[[], Answer]) -> Answer:
-    return None
+def hang_up(pass_on: Callable[[], Answer]) -> None:
+    pass
 
 
-def lose_the_answer(pass_on: Callable[[], Answer]) -> Answer:
+def lose_the_answer(pass_on: Callable[[], Answer]) -> None:
     pass_on()
-    return None
 
 
 def cut_the_answer(pass_on: Callable[[], Answer]) -> Answer:

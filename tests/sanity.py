@@ -53,7 +53,7 @@ def sanity(programs: Path, checkout: Path, home: Path) -> bool:
     ).stdout.strip()
     environment = ansible_environment({"HOME": str(home)})
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    common = [python, programs / "ansible-test", "sanity", "--python", version, "--requirements"]
+    common: list[str | Path] = [python, programs / "ansible-test", "sanity", "--python", version, "--requirements"]
     skipped = [argument for test in SKIPPED for argument in ("--skip-test", test)]
     exit_codes = [
         subprocess.run([*common, *arguments], cwd=checkout, env=environment, check=False).returncode

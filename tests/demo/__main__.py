@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.cluster.adaptor import lost
@@ -104,7 +105,7 @@ class Demo:
         return report
 
     @contextmanager
-    def _timed(self, step: str):
+    def _timed(self, step: str) -> Iterator[None]:
         started = time.monotonic()
         yield
         self.seconds[step] = round(time.monotonic() - started, 1)
@@ -112,7 +113,8 @@ class Demo:
     def _site(self) -> int:
         """Run site.yml; returns the number of changed tasks."""
         output = self._ansible("ansible-playbook", "site.yml", "-e", json.dumps(self._variables))
-        return int(re.search(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)[1])
+        (changed,) = re.findall(r"^localhost\s+:.* changed=(\d+)", output, re.MULTILINE)
+        return int(changed)
 
     def _write_report_page(self) -> str:
         """Run report.yml; returns the page that it wrote, as a path in the checkout."""
@@ -132,7 +134,7 @@ class Demo:
             text=True,
         ) as process:
             lines = []
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line)
                 print(f"  {line}", end="", flush=True)
         if process.returncode:
@@ -233,7 +235,7 @@ def peer_pods(count: int) -> list[dict]:
     return [_pod(f"peer-{index:03}", "peer", resources, runtimeClassName="kata-remote") for index in range(count)]
 
 
-def _pod(name: str, kind: str, resources: dict, **spec) -> dict:
+def _pod(name: str, kind: str, resources: dict, **spec: object) -> dict:
     return {
         "apiVersion": "v1",
         "kind": "Pod",

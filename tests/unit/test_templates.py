@@ -1,0 +1,83 @@
+"""Expressions in roles and playbooks stay simple: a computation of more than four filters belongs in a module or in a filter plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from jinja2 import nodes
+
+from tests.support import ROOT
+
+MOST_FILTERS = 4
+
+# The keys whose values are expressions without braces.
+CONDITIONS = ("changed_when", "failed_when", "that", "until", "when")
+
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for directory in ("roles", "playbooks")
+    for path in (ROOT / directory).rglob("*")
+    if path.suffix in (".j2", ".yml")
+)
+
+
+class Loader(yaml.SafeLoader):
+    """Reads YAML as Ansible does; `!unsafe` marks a string that is not a template."""
+
+
+Loader.add_constructor("!unsafe", lambda loader, node: None)
+
+
+def templates(value: object, key: str = "") -> Iterator[str]:
+    """The strings of a YAML document as templates."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from templates(item, str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from templates(item, key)
+    elif isinstance(value, str):
+        yield "{{ " + value + " }}" if key in CONDITIONS and "{{" not in value else value
+
+
+def expressions(template: str) -> Iterator[nodes.Expr]:
+    for node in jinja2.Environment().parse(template).find_all((nodes.Output, nodes.Stmt)):
+        for child in node.iter_child_nodes():
+            if isinstance(child, nodes.Expr) and not isinstance(child, nodes.TemplateData):
+                yield child
+
+
+def count_filters(expression: nodes.Expr) -> int:
+    return isinstance(expression, nodes.Filter) + sum(1 for dummy in expression.find_all(nodes.Filter))
+
+
+@pytest.mark.parametrize(
+    ("template", "filters"),
+    [
+        ("text | text", []),
+        ("{{ a | b(c | d) | e }} {{ f }}", [3, 0]),
+        ("{{ {'a': b | c, 'd': e | f} }}", [2]),
+        ("{% if a | b %}{{ c | d | e }}{% endif %}", [1, 2]),
+        ("{% for a in b | c | d %}{% endfor %}", [0, 2]),
+    ],
+)
+def test_filters_are_counted_by_expression(template: str, filters: list[int]) -> None:
+    counted = [count_filters(expression) for expression in expressions(template)]
+    assert sorted(counted) == sorted(filters)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_expression_has_four_filters_at_most(file: str) -> None:
+    text = (ROOT / file).read_text()
+    documents = [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
+    complex_ones = [
+        template
+        for template in documents
+        for expression in expressions(template)
+        if count_filters(expression) > MOST_FILTERS
+    ]
+    assert complex_ones == []
