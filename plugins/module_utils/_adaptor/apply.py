@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Write the operator's settings and replace cloud-api-adaptor pods node by node (private to this collection).
 
-`plan.py` decides; this reads, writes and waits.
+`plan.py` decides; this module reads, writes and waits.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# The operator reconciles within seconds, unless it waits for another step: it is given this long. Seconds.
+# How long to wait for the operator. It reconciles within seconds, unless it waits for another step. Seconds.
 OPERATOR_SECONDS = 120.0
 
-# Between two looks at what the operator or its peer pods have come to. Seconds.
+# The polling intervals for the operator's objects and for peer pods. Seconds.
 INTERVAL = 0.5
 PEER_PODS_INTERVAL = 2.0
 
-# While a new CAA pod is waited for, its node is looked at this often. Seconds.
+# How often the node is read while its new CAA pod is not Ready. Seconds.
 NODE_INTERVAL = 15.0
 
 
@@ -106,10 +106,10 @@ def apply_settings(
 ) -> dict:
     """Write settings and replace the cloud-api-adaptor pods, without losing peer pods unless `disruption` allows it.
 
-    `disruption` is refuse, wait or allow. `timeout` is how many seconds one step may take: the operator's answer,
-    a new pod that becomes Ready, the end of the peer pods of a node. `lagging` are nodes that do not advertise what is
-    written: with `resume`, their pods are replaced like those with older settings. In check mode nothing is written.
-    Raises AdaptorError, and ClusterError from a request that failed before the first write.
+    `disruption` is refuse, wait or allow. `timeout` is the number of seconds that each step may take: the operator
+    applies the settings, a new pod becomes Ready, or the peer pods of a node end. `lagging` are the nodes that do not
+    advertise the stored limit: with `resume`, their pods are replaced like pods with older settings. In check mode
+    nothing is written. Raises AdaptorError, and ClusterError from a request that failed before the first write.
     """
     try:
         desired = DesiredSettings(
@@ -144,7 +144,7 @@ def is_held(cluster: Cluster, namespace: str) -> bool:
 def peer_pods_by_node(
     cluster: Cluster, runtime_classes: Collection[str], selector: str = RUNNING_PODS
 ) -> dict[str, list[str]]:
-    """The names of the peer pods that run on each node; takes a list of the cluster's running pods."""
+    """The names of the peer pods that run on each node; lists all running pods of the cluster."""
     by_node: dict[str, list[str]] = {}
     for pod in cluster.list(PODS_PATH, fieldSelector=selector):
         if is_peer_pod(pod, runtime_classes):
@@ -184,7 +184,7 @@ class _Run:
         self.strategy: dict[str, str | None] = {"before": None, "after": None}
         self.diff: dict = {}
 
-    # What was read
+        # Reads
 
     @property
     def _daemon_set(self) -> dict:
@@ -228,7 +228,8 @@ class _Run:
         if self.desired.secret:
             secret = self.cluster.get(self.path("Secret", PEER_PODS_SECRET))
         elif has_adaptor:
-            # Only for its time: a user may be allowed to write ConfigMaps and not to read Secrets.
+            # Only the time of the last write is needed. A user who may write ConfigMaps may not be permitted to read
+            # Secrets.
             try:
                 secret = self.cluster.get(self.path("Secret", PEER_PODS_SECRET))
             except ClusterError as error:
@@ -262,7 +263,7 @@ class _Run:
         return current, plan_settings(current, self.desired, self.operator, pods, stale)
 
     def _lags(self, pod: dict) -> bool:
-        # One that is not Ready may still be about to advertise.
+        # A pod that is not Ready may advertise later.
         return node_of(pod) in self.desired.lagging and is_ready(pod)
 
     def peer_pods(self, node: str | None = None) -> dict[str, list[str]]:
@@ -271,7 +272,7 @@ class _Run:
             selector = RUNNING_PODS.replace("spec.nodeName!=", f"spec.nodeName={node}")
         return peer_pods_by_node(self.cluster, self.runtime_classes, selector)
 
-    # What is done
+        # Writes and waits
 
     def apply(self) -> None:
         current, plan = self.look()
@@ -331,7 +332,7 @@ class _Run:
     def _write(
         self, current: dict | None, kind: str, name: str, plan: Callable[[dict | None], Write | None]
     ) -> dict | None:
-        """Write what `plan` makes of the object, and again of what another writer has made of it meanwhile."""
+        """Write what `plan` returns for the object; after a conflict with another writer, read and plan again."""
         first_read: list[dict | None] = [current]
 
         def attempt() -> dict | None:
@@ -354,7 +355,7 @@ class _Run:
     def _write_all(self, current: CurrentSettings, plan: Plan) -> None:
         gates = dict(plan.gates.data) if plan.gates else {}
         if plan.mode == HOLD:
-            # It is put back when all is done.
+            # _restore_strategy writes this value at the end.
             gates.pop(UPDATE_STRATEGY_KEY, None)
         if gates:
             feature_gates = (
@@ -394,7 +395,7 @@ class _Run:
         return True
 
     def _hold(self, current: CurrentSettings, plan: Plan) -> None:
-        """Set OnDelete and wait until the DaemonSet has it: a write before would have all pods replaced."""
+        """Set OnDelete and wait until the DaemonSet has it; an earlier write would replace all pods."""
         held = strategy_of(current.gates)
         self._write(
             current.gates,
@@ -423,7 +424,7 @@ class _Run:
         )
 
     def _before_roll(self, plan: Plan) -> None:
-        """The operator replaces all pods by itself, so the peer pods of all nodes have to have ended before."""
+        """Require that the peer pods of all nodes have ended, since the operator replaces all pods by itself."""
         if self.disruption == "allow":
             return
         affected: dict[str, list[str]] = {}
@@ -443,7 +444,7 @@ class _Run:
         raise AdaptorError(f"After {seconds:g} s: {message}", self.result())
 
     def _settle(self, plan: Plan) -> None:
-        """Wait until the operator has taken the settings up, so that new CAA pods get them."""
+        """Wait until the operator has applied the settings, so that new CAA pods start with them."""
 
         def is_taken_up() -> bool:
             config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
@@ -468,7 +469,7 @@ class _Run:
             )
 
     def _targets(self, plan: Plan) -> list[dict]:
-        """The CAA pods to replace, as they are now that everything is written."""
+        """The CAA pods to replace, read again after all writes."""
         now = self.daemon_set_now()
         if now is None or self.operator is None:
             return []
@@ -480,7 +481,7 @@ class _Run:
         return [pod for pod in pods if pod["metadata"]["uid"] in uids]
 
     def _replace(self, plan: Plan) -> dict[str, list[str]]:
-        """Replace the CAA pods node by node; the nodes that are left, with their peer pods."""
+        """Replace the CAA pods node by node; returns the nodes that remain, with their peer pods."""
         remaining = self._targets(plan)
         peer_pods = self.peer_pods() if remaining else {}
         following = self.cluster.follow(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=self._selector())
@@ -492,7 +493,7 @@ class _Run:
                 node = node_of(pod)
                 if peer_pods.get(node) and self.disruption != "allow":
                     continue
-                # Peer pods come and go: what counts is what runs there at this moment.
+                # Peer pods start and end: read them again directly before the replacement.
                 running = self.peer_pods(node).get(node, [])
                 if running and self.disruption != "allow":
                     peer_pods[node] = running
@@ -511,14 +512,14 @@ class _Run:
                 break
             began = time.monotonic()
             peer_pods = self.peer_pods()
-            # In a large cluster the list takes its time: it is not to be the API server's main work.
+            # In a large cluster this list is expensive for the API server.
             are_all_busy = all(peer_pods.get(node_of(pod)) for pod in remaining)
             if are_all_busy:
                 time.sleep(max(PEER_PODS_INTERVAL, 5 * (time.monotonic() - began)))
         return {**{node_of(pod): peer_pods.get(node_of(pod), []) for pod in remaining}, **unready}
 
     def _is_up(self, node: str) -> bool:
-        """Whether a node can run a new pod: one that is gone or NotReady cannot, and waits."""
+        """Whether a node exists and can run a new pod."""
         node_object = self.cluster.get(f"/api/v1/nodes/{node}")
         return node_object is not None and not is_down(node_object)
 
@@ -540,7 +541,7 @@ class _Run:
             if not self._is_up(node):
                 return
             if time.monotonic() >= deadline:
-                # Settings that one node cannot start with, the others cannot start with either.
+                # Other nodes would fail with these settings, too.
                 raise AdaptorError(
                     f"After {self.timeout:g} s the new cloud-api-adaptor pod of node {node} is not Ready, so no "
                     f"other one was replaced. {self.explain_written()} See oc logs -n {self.namespace} "
@@ -549,7 +550,7 @@ class _Run:
                 )
 
     def _watch_roll(self, plan: Plan) -> None:
-        """Wait until the operator has replaced every CAA pod by itself."""
+        """Wait until the operator has replaced every CAA pod."""
         nodes = sorted(map(node_of, plan.targets))
         self.replaced, self.lost = nodes, [pod for pods in self.affected.values() for pod in pods]
 
@@ -567,12 +568,12 @@ class _Run:
             )
 
     def _restore_strategy(self, plan: Plan) -> None:
-        """Give the user's strategy back, unless that would have the operator replace pods."""
+        """Restore the user's strategy, unless the operator would then replace pods."""
         daemon_set = self.daemon_set_now()
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
         version = config_map and config_map["metadata"]["resourceVersion"]
         if daemon_set is not None and (
-            # The write has the operator reconcile, and that has it note a newer version.
+            # After the write, the operator would reconcile and set the newer version in the pod template.
             (self._rolls and template_version(daemon_set) != version)
             or not all(is_of_template(pod, daemon_set) for pod in self.adaptor_pods())
         ):
@@ -592,14 +593,14 @@ class _Run:
             and (written["metadata"].get("labels") or {}).get(key) == value
             and not written.get("data")
         ):
-            # It was made for the time of the replacement only.
+            # This collection created it for the replacement only.
             self.cluster.delete(self.path("ConfigMap", FEATURE_GATES), written["metadata"]["resourceVersion"])
 
-    # What is returned
+        # Results
 
     @property
     def stays_held(self) -> bool:
-        """Whether caaUpdateStrategy is not, or not again, what the user has it at."""
+        """Whether caaUpdateStrategy is OnDelete instead of the value that the user has set."""
         return self.plan is not None and self.strategy["after"] == ON_DELETE != self.plan.strategy
 
     def explain_written(self) -> str:

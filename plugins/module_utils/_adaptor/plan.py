@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which writes to the operator's settings replace which cloud-api-adaptor pods (no I/O here).
 
-Private to this collection. A cloud-api-adaptor (CAA) pod reads its settings when its container starts, and loses
-the peer pods of its node when it ends. `apply.py` carries out what is planned here.
+Private to this collection. A cloud-api-adaptor (CAA) pod reads its settings when its container starts, and loses the
+peer pods of its node when it ends. `apply.py` executes the plan.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 ROLLING_UPDATE, ON_DELETE = UPDATE_STRATEGIES
 
-# The DaemonSet controller takes a pod for up to date by one of these two (IsPodUpdated in Kubernetes'
-# pkg/controller/daemon/util/daemonset_util.go).
+# A pod is up to date for the DaemonSet controller if its generation or its hash matches (IsPodUpdated in
+# pkg/controller/daemon/util/daemonset_util.go of Kubernetes).
 GENERATION_ANNOTATION = "deprecated.daemonset.template.generation"
 GENERATION_LABEL = "pod-template-generation"
 HASH_LABEL = "controller-revision-hash"
 
 CONTAINER = "caa-pod"
 
-# With this feature gate the operator itself writes a key of peer-pods-cm (handleFeatureConfidential in
-# SCO's controllers/confidential_handler.go).
+# With this feature gate, the operator itself writes DISABLECVM of peer-pods-cm (handleFeatureConfidential in
+# controllers/confidential_handler.go of sandboxed-containers-operator).
 CONFIDENTIAL = "confidential"
 DISABLE_CVM = "DISABLECVM"
 
-# Where a message lists peer pods, it names this many.
+# The number of peer pods that a message names.
 NAMED_PODS = 20
 
 # How a planned write takes effect.
 WRITE = "write"  # No CAA pod is replaced.
-REPLACE = "replace"  # The operator replaces no pod: this collection does, node by node.
-HOLD = "hold"  # The operator would replace all pods: it gets OnDelete first, then as REPLACE.
-ROLL = "roll"  # The operator replaces all pods, and has no option against it.
+REPLACE = "replace"  # This collection replaces pods node by node; the operator replaces none.
+HOLD = "hold"  # The operator would replace all pods: set OnDelete first, then as REPLACE.
+ROLL = "roll"  # The operator replaces all pods, and has no option to prevent this.
 
 
 class SettingsError(Exception):
@@ -60,7 +60,7 @@ class SettingsError(Exception):
 class Write:
     """The keys of a ConfigMap or Secret that change; None removes one.
 
-    `before` are their values until now. `resource_version` is the one that was read, None for a new object.
+    `before` has their current values. `resource_version` is that of the object that was read, None for a new object.
     """
 
     kind: str
@@ -91,7 +91,7 @@ class Write:
         return {"apiVersion": "v1", "kind": self.kind, "metadata": metadata, **opaque, "data": data}
 
     def diff(self) -> tuple[dict, dict]:
-        """Before and after; of a Secret the names of the keys alone."""
+        """Before and after; for a Secret only the names of the keys."""
         if self.kind != "Secret":
             before = {key: value for key, value in self.before.items() if value is not None}
             return before, {key: value for key, value in self.data.items() if value is not None}
@@ -115,7 +115,7 @@ def as_text(settings: Mapping[str, object], what: str) -> dict[str, str]:
 def refuse_bad_gates(gates: Mapping[str, str]) -> None:
     strategy = gates.get(UPDATE_STRATEGY_KEY)
     if strategy is not None and strategy not in UPDATE_STRATEGIES:
-        # The operator takes any other value for RollingUpdate (ParseCAAUpdateStrategy).
+        # The operator treats any other value as RollingUpdate (ParseCAAUpdateStrategy).
         raise SettingsError(
             f"{UPDATE_STRATEGY_KEY} must be {' or '.join(UPDATE_STRATEGIES)}, written exactly so; "
             f"got {strategy!r}. The operator ignores any other value."
@@ -151,19 +151,19 @@ def _encoded(value: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Strategy:
-    """caaUpdateStrategy in osc-feature-gates, and the value that a run of this collection has to put back."""
+    """caaUpdateStrategy in osc-feature-gates, and the value that a run of this collection must restore."""
 
     value: str | None = None
     kept_value: str | None = None
 
     @property
     def is_held(self) -> bool:
-        # A value that was changed by hand since is the user's.
+        # A value that was changed by hand since then is the user's.
         return self.kept_value is not None and self.value == ON_DELETE
 
     @property
     def own(self) -> str | None:
-        """What the user has it at."""
+        """The value that the user has set."""
         return (self.kept_value or None) if self.is_held else self.value
 
 
@@ -173,9 +173,10 @@ def strategy_of(gates: dict | None) -> Strategy:
 
 
 def written_at(*objects: dict | None) -> datetime | None:
-    """When the data of any of these objects was last written, by its managedFields.
+    """When the data of any of these objects was last written, according to their managedFields.
 
-    A writer's time is that of its last write to any field, so this may be later, never earlier.
+    The time of a field manager is that of its last write to any field, so the result may be too late, but not too
+    early.
     """
     times = [
         datetime.fromisoformat(entry["time"])
@@ -188,7 +189,7 @@ def written_at(*objects: dict | None) -> datetime | None:
 
 
 def started_at(pod: dict) -> datetime | None:
-    """When the container of a CAA pod started; None where it does not run, and so reads its settings next time."""
+    """When the container of a CAA pod started; None if it does not run, and will read the current settings."""
     for container in (pod.get("status") or {}).get("containerStatuses") or []:
         running = (container.get("state") or {}).get("running")
         if container["name"] == CONTAINER:
@@ -205,7 +206,7 @@ def is_ready(pod: dict) -> bool:
 
 
 def is_of_template(pod: dict, daemon_set: dict, revision: str | None = None) -> bool:
-    """Whether a CAA pod was made of the DaemonSet's template as it is; `revision` is its hash where known."""
+    """Whether a CAA pod has the DaemonSet's current template; `revision` is the hash of the template if known."""
     labels = pod["metadata"].get("labels") or {}
     generation = (daemon_set["metadata"].get("annotations") or {}).get(GENERATION_ANNOTATION)
     if revision is not None and labels.get(HASH_LABEL) == revision:
@@ -221,7 +222,7 @@ def stale_pods(
     revision: str | None = None,
     same_second: bool = False,
 ) -> list[dict]:
-    """The CAA pods that have other settings than are written now.
+    """The CAA pods whose settings differ from the stored ones.
 
     Times are whole seconds: with `same_second`, a pod that started in the second of the write counts.
     """
@@ -238,14 +239,14 @@ def stale_pods(
 
 
 def template_version(daemon_set: dict) -> str | None:
-    """The resourceVersion of peer-pods-cm that CAA pods are made for, on operators that note it."""
+    """The resourceVersion of peer-pods-cm in the template of CAA pods, if the operator sets it."""
     template = daemon_set["spec"]["template"].get("metadata") or {}
     return (template.get("annotations") or {}).get(VERSION_ANNOTATION)
 
 
 @dataclass(frozen=True)
 class CurrentSettings:
-    """The settings as they were read."""
+    """The objects with the settings, None if they do not exist."""
 
     config_map: dict | None = None
     secret: dict | None = None
@@ -262,7 +263,7 @@ class DesiredSettings:
     only_missing: Collection[str] = ()
     replace: bool = True
     resume: bool = False
-    # Nodes that do not advertise what is written: with `resume`, a CAA pod that is Ready there is replaced, too.
+    # Nodes that do not advertise the stored limit: with `resume`, their CAA pods that are Ready are replaced, too.
     lagging: Collection[str] = ()
 
 
@@ -270,9 +271,9 @@ class DesiredSettings:
 class Plan:
     """What to write, in this order, and how it takes effect.
 
-    `targets` are the CAA pods to replace; `mode` determines which program replaces them. `stale` are the pods that have other settings
-    than the written ones, or have not advertised them. `derived` are keys of peer-pods-cm that the operator writes because of the
-    gates. `strategy` is the final value of caaUpdateStrategy.
+    `targets` are the CAA pods to replace; `mode` determines which program replaces them. `stale` are the pods whose
+    settings differ from the stored ones, or that have not advertised them. `derived` are the keys of peer-pods-cm that
+    the operator sets from the gates. `strategy` is the final value of caaUpdateStrategy.
     """
 
     gates: Write | None
@@ -283,12 +284,12 @@ class Plan:
     stale: tuple[dict, ...]
     derived: Mapping[str, str]
     strategy: str | None
-    # Whether a strategy that an earlier run has changed can go back without replacing a pod.
+    # Whether the strategy that an earlier run has changed can be restored without replacing a pod.
     restores_strategy: bool = False
 
     @property
     def writes(self) -> tuple[Write, ...]:
-        # peer-pods-cm comes last: a write to it starts the roll where the operator does that.
+        # peer-pods-cm comes last, because some operators start to replace pods after a write to it.
         return tuple(write for write in (self.gates, self.secret, self.config_map) if write)
 
     @property
@@ -311,7 +312,7 @@ def plan_settings(
     pods: Iterable[dict],
     stale: Iterable[dict],
 ) -> Plan:
-    """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` those of them that are stale."""
+    """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` the stale pods among them."""
     pods, stale = tuple(pods), tuple(stale)
     config_map = plan_write(
         "ConfigMap", PEER_PODS_CM, current.config_map, desired.config_map, only_missing=desired.only_missing
@@ -337,7 +338,7 @@ def plan_settings(
     elif relaxes and stale:
         targets, starts_roll = stale, operator.rolls
     elif secret:
-        # The operator does not watch it.
+        # The operator does not watch the Secret.
         targets, starts_roll = pods, False
     elif desired.resume:
         targets, starts_roll = stale, False
@@ -358,7 +359,7 @@ def plan_settings(
 
 
 def _gates(gates: Mapping[str, str], held: Strategy) -> dict[str, str]:
-    """What osc-feature-gates has to say now. A strategy that is held already is put back at the end only."""
+    """The gates to write now; a strategy that is held already is restored at the end."""
     return {key: value for key, value in gates.items() if not (key == UPDATE_STRATEGY_KEY and held.is_held)}
 
 
@@ -372,7 +373,7 @@ def _derived(gates: Write | None, config_map: dict | None, settings: Mapping[str
 
 
 def hold_write(gates: dict | None, own: str | None) -> Write | None:
-    """Set OnDelete and remember `own`."""
+    """Set OnDelete, and keep `own` in an annotation."""
     return plan_write(
         "ConfigMap",
         FEATURE_GATES,

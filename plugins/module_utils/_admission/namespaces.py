@@ -17,7 +17,7 @@ SYSTEM_NAMES = ("openshift",)
 SYSTEM_PREFIXES = ("kube-", "openshift-")
 SYSTEM_NAMESPACES = "|".join([*(f"{name}$" for name in SYSTEM_NAMES), *SYSTEM_PREFIXES])
 
-# A refusal, a warning and the audit log have these words.
+# The text in a rejection, in a warning and in the audit log.
 REFUSAL = "Peer pods may not be created in namespace "
 
 POD_RULES = ({"apiGroups": [""], "resources": ["pods"]},)
@@ -28,7 +28,8 @@ WORKLOAD_RULES = (
     {"apiGroups": ["apps.openshift.io"], "resources": ["deploymentconfigs"]},
     {"apiGroups": ["batch"], "resources": ["cronjobs", "jobs"]},
 )
-# The kinds differ in where the template of the pod is, so that there is no one type to check against.
+# The path of the pod template depends on the kind, so the API server has no single type to check the expression
+# against.
 WORKLOAD_CLASS = (
     'dyn(object).spec.?jobTemplate.?spec.orValue(dyn(object).spec).?template.?spec.?runtimeClassName.orValue("")'
 )
@@ -56,7 +57,7 @@ def namespace_policies(
             matchConstraints={
                 "resourceRules": [{**rule, "apiVersions": ["v1"], "operations": operations} for rule in rules]
             },
-            # The rest is evaluated for peer pods only.
+            # The validations are evaluated for peer pods only.
             matchConditions=[{"name": "peer-pods", "expression": f"{runtime_class} in {_cel(runtime_classes)}"}],
             variables=[
                 {
@@ -76,7 +77,7 @@ def namespace_policies(
 
     # The API server rejects later changes of a pod's runtimeClassName by itself.
     pods = policy(POLICY, POD_RULES, ["CREATE"], POD_CLASS, explanation)
-    # The user who applies a Deployment does not see that its pods are refused; the controller of its ReplicaSet does.
+    # A user who applies a Deployment does not see the rejection of its pods; the ReplicaSet controller does.
     workloads = policy(
         WORKLOADS_POLICY, WORKLOAD_RULES, ["CREATE", "UPDATE"], WORKLOAD_CLASS, explanation + consequence
     )
@@ -104,7 +105,7 @@ def _binding(policy: str, actions: list[str]) -> dict:
 
 
 def _requirements(selector: Mapping) -> list[dict]:
-    """What a namespace's labels must meet, all in the form of matchExpressions."""
+    """The conditions on the labels of a namespace, all as matchExpressions."""
     labels = selector.get("matchLabels") or {}
     return [
         *({"key": key, "operator": "=", "values": [value]} for key, value in labels.items()),
@@ -124,10 +125,10 @@ def _as_kubectl(requirement: Mapping) -> str:
 
 
 def _explanation(runtime_classes: Sequence[str], namespaces: Sequence[str], label_selector: str) -> str:
-    """What a refusal adds after the namespace.
+    """The text of a rejection after the name of the namespace.
 
-    The role recognizes its policy by it: that of an earlier run has another explanation, and may answer until the API server
-    uses the new one.
+    The role recognizes its policy by this text. The policy of an earlier run has another text, and may be in force
+    until the API server uses the new policy.
     """
     allowed = [
         *([f"namespaces with the labels {label_selector} that are not system namespaces"] if label_selector else []),

@@ -29,12 +29,12 @@ _NAMESPACES = re.compile(r"[a-z0-9]([-a-z0-9]{0,62})\*?")
 
 
 class AdmissionError(Exception):
-    """Why a webhook or a policy cannot be set up with these options, as a sentence."""
+    """The reason why a webhook or a policy cannot be set up with these options, as a sentence."""
 
 
 @dataclass(frozen=True)
 class Namespaces:
-    """Namespaces by their names, and by what their names begin with."""
+    """Namespaces by name, and by the prefix of their names."""
 
     names: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Namespaces:
         return namespace in self.names or namespace.startswith(self.prefixes)
 
     def spelled_out(self, existing: Iterable[str]) -> Namespaces:
-        """The same by name alone, as far as they are among the `existing` ones."""
+        """The names of the `existing` namespaces that match."""
         return Namespaces(tuple(sorted({*self.names, *(name for name in existing if name in self)})))
 
     def begin_with(self) -> str:
@@ -52,7 +52,7 @@ class Namespaces:
 
 
 def namespaces(patterns: Iterable[str]) -> Namespaces:
-    """What `patterns` mean: each a name, or the beginning of names with a * after it."""
+    """Parse `patterns`: each is a name, or a prefix of names that ends in *."""
     patterns = sorted(set(patterns))
     for pattern in patterns:
         if not _NAMESPACES.fullmatch(pattern):
@@ -76,7 +76,7 @@ def excluded_namespaces(params: Mapping, own: Iterable[str] = ()) -> Namespaces:
 
 
 def validate_mutation(params: Mapping, excluded: Namespaces) -> None:
-    """Raise where the options in common cannot be met together."""
+    """Raise an error if the common options contradict each other."""
     if not params["target_runtime_classes"]:
         raise AdmissionError("target_runtime_classes is empty. Set at least one RuntimeClass.")
     if params["verify"] and params["verify_namespace"] in excluded:

@@ -14,7 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import is_accounted_for
 
-# How long to wait between two dry runs for the API server to use what was written. Seconds.
+# The pause between two dry runs, until the API server uses the new object. Seconds.
 PROBE_INTERVAL = 0.5
 
 
@@ -53,7 +53,7 @@ def _is_mutated(module: AnsibleModule, cluster: Cluster, subject: str, runtime_c
                 return False
             if error.status is None or error.status < 500:
                 raise
-            reason = str(error)  # What the API server answers where it cannot call the webhook.
+            reason = str(error)  # The error of the API server if it cannot call the webhook.
         if time.monotonic() > deadline:
             raise AdmissionError(
                 f"The {subject} is configured, but after {params['wait_timeout']} s it does not mutate a pod with the "

@@ -2,9 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """One webhook among others in a MutatingWebhookConfiguration (no I/O here).
 
-A configuration is shared: other webhooks in it, labels and annotations belong
-to others and stay. What is desired is spelled out with every default of the API
-server, so that it equals what the API server hands back.
+A configuration is shared: its other webhooks, labels and annotations are not changed. The desired webhook contains
+every default of the API server, so that it equals the webhook that the API server returns.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.options im
     stored_selector,
 )
 
-# By these annotations of a configuration others keep the caBundle of all of its webhooks:
-# OpenShift's service CA operator ("true"), and cert-manager (by the Certificate it names).
+# The annotations with which another controller manages the caBundle of all webhooks of a configuration: OpenShift's
+# service CA operator (the value is "true"), and cert-manager (the value names the Certificate).
 INJECT_CA_BUNDLE = "service.beta.openshift.io/inject-cabundle"
 INJECT_CA_FROM = "cert-manager.io/inject-ca-from"
 INJECTORS = (
@@ -39,11 +38,10 @@ INJECTORS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of the configuration.
+    """The change of the configuration.
 
-    `action` is None, "create", "replace" or "delete"; `configuration` is the whole
-    object to create, replace or delete, with the resourceVersion it was read at;
-    `before` and `after` are what a reader wants to compare.
+    `action` is None, "create", "replace" or "delete"; `configuration` is the whole object to create, replace or delete,
+    with the resourceVersion it was read at; `before` and `after` are its parts for the diff.
     """
 
     action: str | None
@@ -107,7 +105,7 @@ def service_client_config(namespace: str, name: str, path: str, port: int) -> di
 
 
 def encode_ca_bundle(bundle: str) -> str:
-    """PEM certificates, as they are or in base64, as a caBundle carries them: in base64."""
+    """PEM certificates, plain or in base64, in base64 as in a caBundle."""
     pem = bundle.strip()
     if not pem.startswith("-----BEGIN"):
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):
@@ -192,7 +190,7 @@ def plan_present(
 
 
 def plan_absent(current: dict | None, name: str) -> Plan:
-    """Have no webhook called `name`, and no configuration once nothing is left in it."""
+    """Remove the webhook called `name`, and the configuration if it has no other webhook."""
     old = find(current, name)
     if current is None or old is None:
         return Plan(None, current, {}, {})
@@ -230,7 +228,7 @@ def _only_runtime_classes(runtime_classes: list[str]) -> dict:
 
 
 def _shown(configuration: dict | None, entry: dict | None) -> dict:
-    """What of a configuration is ours, with the CA bundle as a fingerprint: it fills pages."""
+    """The webhook of this collection, with the CA bundle shortened to a fingerprint."""
     if configuration is None:
         return {}
     annotations = configuration["metadata"].get("annotations", {})

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What every family uses of the Kubernetes API: paths, and what an API server serves (no I/O here)."""
+"""Paths of the Kubernetes API, and what an API server serves (no I/O here)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ MATCH_CONDITIONS_SINCE = 28
 
 
 def label_selector(labels: Mapping[str, str]) -> str:
-    """`labels` as the API's `labelSelector` takes them."""
+    """`labels` in the format of the API's `labelSelector`."""
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def serves(resources: dict | None, *names: str) -> bool:
-    """Whether a version of a group, by its APIResourceList (None: no such version), has these."""
+    """Whether the APIResourceList of a group version (None if it does not exist) has all these resources."""
     return {*names} <= {resource["name"] for resource in (resources or {}).get("resources", ())}
 
 
 def serves_mutating_policies(resources: dict | None) -> bool:
-    """Whether a version of the group, by its APIResourceList (None: no such version), has MutatingAdmissionPolicies."""
+    """Whether the APIResourceList of a group version (None if it does not exist) has MutatingAdmissionPolicies."""
     return serves(resources, MUTATING_POLICIES, MUTATING_POLICY_BINDINGS)
 
 
 def serves_match_conditions(version: dict) -> bool:
-    """Whether an API server whose `/version` answers this takes matchConditions."""
+    """Whether the API server supports matchConditions, according to its `/version`."""
     minor = "".join(character for character in version["minor"] if character.isdigit())  # 27+
     return (int(version["major"]), int(minor)) >= (1, MATCH_CONDITIONS_SINCE)

@@ -40,8 +40,7 @@ FIELD_MANAGER = "osc.peerpods"
 
 MERGE_PATCH = "application/merge-patch+json"
 
-# Nodes come in pages of this size: a page of full Node objects stays around
-# 5 MB, well below what an API server answers comfortably.
+# The size of a page: 500 Node objects are about 5 MB, which an API server returns without trouble.
 PAGE_SIZE = 500
 
 # How often a read-plan-write cycle is repeated after a conflict with another writer.

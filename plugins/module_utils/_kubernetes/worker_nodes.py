@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The option `nodes`: the workers by what the cluster calls them to its cloud (private)."""
+"""The option `nodes`: the provider IDs of the worker nodes of a cluster (private)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NODES_OPTION = {
 
 
 class WorkerNodesError(Exception):
-    """Nodes that say not which instances they are, as a sentence."""
+    """The reason why the instances of the nodes are not known, as a sentence."""
 
 
 def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def worker_provider_ids(module: AnsibleModule, instead: str) -> tuple[str, ...]:
     options = module.params["nodes"]
     selector = options["label_selector"]
     try:
-        # Its log-in options are those in `nodes`; the module's own are those of its cloud.
+        # The log-in options of the cluster are those in `nodes`; those of the module are for its cloud.
         cluster = Cluster(SimpleNamespace(params=options, fail_json=module.fail_json))
         nodes = list(cluster.list(NODES_PATH, labelSelector=selector))
     except ClusterError as error:

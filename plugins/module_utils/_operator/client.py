@@ -25,7 +25,7 @@ CREDENTIALS_REQUESTS = (
     "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/credentialsrequests"
 )
 
-# The operator's configuration; layered-image-deploy-cm is the user's, for the feature gate of that name.
+# The operator's configuration; users create layered-image-deploy-cm for the feature gate of that name.
 CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm")
 SECRETS = ("peer-pods-secret", "ssh-key-secret")
 CLOUDS = ("aws", "azure")
@@ -34,7 +34,7 @@ PACKAGES_PATH = "/apis/packages.operators.coreos.com/v1/packagemanifests"
 
 
 def read_subscription(cluster: Cluster, namespace: str) -> dict | None:
-    """The operator's Subscription, whatever its name: a console chooses one of its own."""
+    """The operator's Subscription. Its name is not known: the web console chooses one."""
     subscriptions = items(cluster, f"{OLM}/namespaces/{namespace}/subscriptions")
     return next((subscription for subscription in subscriptions if subscription["spec"]["name"] == PACKAGE), None)
 
@@ -45,7 +45,7 @@ def read_plan(cluster: Cluster, namespace: str, subscription: dict | None) -> di
 
 
 def read_csvs(cluster: Cluster, namespace: str, subscription: dict | None) -> dict[str, dict]:
-    """The CSVs of the Subscription, and those that they replace, as far as they are there."""
+    """The existing CSVs of the Subscription, and the CSVs that they replace."""
     path = f"{OLM}/namespaces/{namespace}/clusterserviceversions"
     csvs: dict[str, dict] = {}
     for name in csv_names(subscription):
@@ -96,7 +96,7 @@ def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
 
 
 def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, dict]]:
-    """What a teardown may have to remove, in the order in which it does: apiVersion, kind, object."""
+    """The objects that a teardown may remove, in order: apiVersion, kind, object."""
     for kata in read_kata_configs(cluster):
         yield "kataconfiguration.openshift.io/v1", "KataConfig", kata
     core = f"/api/v1/namespaces/{namespace}"
@@ -131,7 +131,7 @@ def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, d
 
 
 def items(cluster: Cluster, path: str) -> list[dict]:
-    """A collection, empty where its kind is not served."""
+    """The objects of a collection; none if the API server does not serve their kind."""
     try:
         return list(cluster.list(path))
     except ClusterError as error:

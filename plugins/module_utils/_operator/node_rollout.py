@@ -29,9 +29,9 @@ def check_rollout(
     since: Mapping[str, str],
     now: datetime,
 ) -> Progress:
-    """How many nodes run kata, and whether the operator has made the RuntimeClass of peer pods.
+    """How many nodes run kata, and whether the operator has created the RuntimeClass of peer pods.
 
-    `since` is that of the Progress before this one.
+    `since` is that of the previous Progress.
     """
     if kata is None:
         return Progress("", problem="There is no KataConfig.")
@@ -41,7 +41,7 @@ def check_rollout(
     condition = _in_progress(status)
     pool = pools.get("kata-oc") or _updating(pools)
     done = (
-        # Only a KataConfig that has made the peer pods' RuntimeClass has seen enablePeerPods.
+        # The operator has applied enablePeerPods only after it has created the RuntimeClass of peer pods.
         runtime_class in (status.get("runtimeClasses") or [])
         and condition.get("status") == "False"
         and "kataNodes" in status
@@ -61,7 +61,7 @@ def check_rollout(
 
 
 def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
-    """How many nodes have let go of kata, once a KataConfig is deleted."""
+    """How many nodes no longer run kata, after a KataConfig was deleted."""
     if kata is None:
         return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
     status = kata.get("status") or {}
@@ -98,7 +98,7 @@ def _with_outcome(progress: Progress, done: bool, problem: str) -> Progress:
 
 
 def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
-    """The reason that the machine config operator reports for a roll that does not continue."""
+    """The reason that the machine config operator reports for a rollout that does not continue."""
     if done:
         return ""
     if condition.get("reason") == "Failed":

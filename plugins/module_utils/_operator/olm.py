@@ -73,7 +73,7 @@ def describe_plan(plan: dict | None) -> dict | None:
 
 
 def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
-    """Who offers the package, in which channels, which versions, the latest last."""
+    """The catalogs that offer the package, with their channels and versions, the latest version last."""
     return sorted(
         (
             {
@@ -97,14 +97,14 @@ def describe_catalogs(manifests: Iterable[dict]) -> list[dict]:
 
 
 def plan_name(subscription: dict | None) -> str | None:
-    """The InstallPlan that the Subscription refers to, by the newer of its two fields or the older."""
+    """The name of the InstallPlan of the Subscription, from the newer of its two fields, else from the older."""
     status = (subscription or {}).get("status") or {}
     reference = status.get("installPlanRef") or status.get("installplan") or {}
     return reference.get("name")
 
 
 def csv_names(subscription: dict | None) -> list[str]:
-    """The CSV that is installed, and the one that OLM is about to put in its place."""
+    """The installed CSV, and the CSV that OLM is about to install instead."""
     status = (subscription or {}).get("status") or {}
     names = (status.get("installedCSV"), status.get("currentCSV"))
     return list(dict.fromkeys(name for name in names if name))
@@ -167,7 +167,7 @@ def _channel(catalogs: list[dict], source: str, name: str | None) -> dict | None
 def check_catalog(
     source: dict | None, catalogs: list[dict] | None, requested: Mapping[str, str], now: datetime
 ) -> Progress:
-    """Whether the CatalogSource is ready and offers the wanted channel and CSV.
+    """Whether the CatalogSource is ready and offers the requested channel and CSV.
 
     `requested` has the namespace and name of the catalog, and the channel and CSV if these are known.
     `catalogs` is None if the cluster does not serve PackageManifests.
@@ -223,9 +223,9 @@ def check_installation(
     requested: str,
     now: datetime,
 ) -> Progress:
-    """How far OLM is on its way to `requested`, or to any version where that is empty.
+    """The progress of OLM towards the version `requested`, or towards any version if that is empty.
 
-    `csvs` are those of `csv_names`, and what they replace, that exist.
+    `csvs` are the existing CSVs of `csv_names`, and the CSVs that they replace.
     """
     if subscription is None:
         return Progress("", problem=f"There is no Subscription of {PACKAGE}.")
@@ -254,7 +254,7 @@ def check_installation(
 
 
 def _approval(plan: dict, installed: str | None, requested: str) -> tuple[bool, str]:
-    """Whether to approve an InstallPlan that waits for it, or why not."""
+    """Whether to approve the InstallPlan, or the reason why not."""
     names = plan["spec"]["clusterServiceVersionNames"]
     waiting = f"InstallPlan {plan['metadata']['name']} waits for approval. It installs {', '.join(names)}"
     if not requested:
@@ -284,7 +284,7 @@ def _failure(
     for condition in (subscription.get("status") or {}).get("conditions") or []:
         kind, reason = condition["type"], condition.get("reason")
         lasting = kind == "BundleUnpackFailed" or (
-            # For any other reason OLM tries again, such as a catalog that restarts.
+            # For any other reason, such as a catalog that restarts, OLM tries again.
             kind == "ResolutionFailed" and reason == "ConstraintsNotSatisfiable"
         )
         since = condition.get("lastTransitionTime")
@@ -338,6 +338,6 @@ def _plan_line(plan: dict | None) -> str:
 def _csv_line(csv: dict) -> str:
     status = csv.get("status") or {}
     phase = status.get("phase") or "new"
-    # In its last phase, nothing is left to say.
+    # The last phase needs no message.
     why = "" if phase == "Succeeded" else status.get("message") or status.get("reason") or ""
     return f"{csv['metadata']['name']} is {phase}" + (f" ({why})" if why else "")

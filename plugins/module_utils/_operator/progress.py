@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a step of the operator's installation reports (no I/O here)."""
+"""The progress of one step of the operator's installation (no I/O here)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-# What to do when a wait ends before it is done, by what is waited for. The options are those of the role operator_install.
+# What to do if a wait does not succeed, by the value of wait_for. The options are those of the role operator_install.
 REMEDIES = {
     "catalog": (
         "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the operator, and "
@@ -39,11 +39,11 @@ APPROVAL_REMEDY = (
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is.
+    """The progress of a step.
 
-    `summary` is one line for people, `status` the same without durations. `problem` is the reason why it cannot
-    continue, `remedy` what to do about it if REMEDIES does not have that, `needs_approval` whether the InstallPlan must
-    be approved, and `since` when the operator started to work on each node.
+    `summary` is one line for people, `status` the same without durations. `problem` is the reason why the step cannot
+    continue, `remedy` what to do about it instead of the entry in REMEDIES, `needs_approval` whether the InstallPlan
+    must be approved, and `since` when the operator started to work on each node.
     """
 
     summary: str
@@ -56,7 +56,7 @@ class Progress:
 
 
 def condition_messages(conditions: list[dict] | None, status: str, *types: str) -> str:
-    """The messages of the conditions with this status; with `types`, of these types alone."""
+    """The messages of the conditions with this status; with `types`, only of these types."""
     return ", ".join(
         condition.get("message") or condition.get("reason") or ""
         for condition in conditions or []
@@ -67,5 +67,5 @@ def condition_messages(conditions: list[dict] | None, status: str, *types: str) 
 
 
 def parse_time(text: Any) -> datetime | None:
-    """A time of the API; None where it is not set."""
+    """A time of the API; None if it is not set."""
     return datetime.fromisoformat(text) if text else None

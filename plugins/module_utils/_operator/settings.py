@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import PEER_PODS_CM, PEER_PODS_SECRET
 
-# The operator sets this label on the Secret that it makes of a CredentialsRequest, and reconciles only that Secret.
+# The operator sets this label on the Secret that it creates for a CredentialsRequest, and reconciles only that Secret.
 REQUESTED = "kataconfiguration.openshift.io/credentials-request-based"
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
@@ -20,13 +20,13 @@ KNOWN_GATES = {
     "confidential": ("true", "false"),
     "layeredImageDeployment": ("true", "false"),
     "deploymentMode": ("MachineConfig", "DaemonSet", "DaemonSetFallback"),
-    # The operator reads any other value, also in other letters, as RollingUpdate.
+    # The operator reads any other value as RollingUpdate, also if only the letter case differs.
     "caaUpdateStrategy": ("RollingUpdate", "OnDelete"),
 }
 
 
 def operator_settings(options: Mapping[str, Any]) -> dict:
-    """The data of the ConfigMaps and the Secret, and the problems that would make them useless."""
+    """The data of the ConfigMaps and the Secret, and the problems of these data."""
     settings, credentials = options["settings"], options["credentials"]
     gates = {name: _gate(value) for name, value in options["feature_gates"].items()}
     uses_variables = options["credentials_from"] == "variables"
@@ -56,7 +56,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
 
 
 def _gate(value: Any) -> str:
-    """As the operator reads it: true, not Python's True."""
+    """The value as the operator reads it: true, not Python's True."""
     return {"True": "true", "False": "false"}.get(str(value), str(value))
 
 
@@ -70,7 +70,7 @@ def _missing(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Each element of a list has to match."""
+    """Each element of a list must match."""
     if "pattern" not in entry:
         return
     value = entry["value"]

@@ -8,9 +8,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings im
 
 
 def plan_teardown(objects: list[dict]) -> dict:
-    """What a teardown removes, in this order, and what remains; `objects` as `describe_object` has them.
+    """What a teardown removes, in this order, and what remains; `objects` have the form of `describe_object`.
 
-    A KataConfig that this collection did not create needs all of them.
+    A KataConfig that this collection did not create needs all objects.
     """
     kata_config = next(
         (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["managed"]), None
@@ -23,10 +23,10 @@ def plan_teardown(objects: list[dict]) -> dict:
             "remain": [_reference(entry) for entry in objects],
         }
     subscribed = any(entry["kind"] == "Subscription" and entry["managed"] for entry in objects)
-    # OLM created them for the Subscription.
+    # OLM created the ClusterServiceVersions for the Subscription.
     csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion" and subscribed]
     unmanaged = [entry for entry in objects if not entry["managed"] and entry not in csvs]
-    # The operator's Secret is deleted with the CredentialsRequest that it was made of.
+    # The operator's Secret is deleted together with its CredentialsRequest.
     remain = [entry for entry in unmanaged if REQUESTED not in entry["labels"]]
     kept_kinds = {"KataConfig", "Namespace"} if remain else {"KataConfig"}
     return {

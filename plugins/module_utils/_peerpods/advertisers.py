@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who advertises peer pods on which nodes, by what the API server keeps of them (no I/O here)."""
+"""Which programs advertise peer pods on which nodes, according to managedFields (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# What cloud-api-adaptor leaves on each node on which it advertises.
+# The annotation that cloud-api-adaptor sets on each node on which it advertises.
 ADAPTOR_ANNOTATION = "kata.peerpods.io/caa-owner"
 
-# Field managers of what people run: kubectl, oc, curl, the console's browser, a script or a play in Python.
-# Whatever else has written a node's capacity is a controller, and will do so again.
+# The field managers of programs that users run: kubectl, oc, curl, a browser with the console, a script or a play in
+# Python. Any other field manager is a controller, which will write the capacity of the node again.
 PEOPLE = re.compile(r"(kubectl|oc)(-.*)?|curl|Wget|Mozilla|python-requests|OpenAPI-Generator|Swagger-Codegen")
 
 
 def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]:
-    """The field managers that wrote `resource` into the node's capacity and own it still."""
+    """The field managers that own `resource` in the node's capacity."""
     return {
         entry["manager"]
         for entry in node["metadata"].get("managedFields", ())
@@ -29,10 +29,10 @@ def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]
 
 
 def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> list[dict]:
-    """Who last wrote `resource` into the capacity of which nodes, and what it is.
+    """Which program last wrote `resource` into the capacity of which nodes, and its kind.
 
-    That is what the API server keeps of field managers. cloud-api-adaptor writes when it starts, so
-    that the last word may be another's until it starts again: it leaves an annotation.
+    The managedFields show the last writer. cloud-api-adaptor writes only when it starts, and may not be the last writer
+    until it starts again; its annotation shows that it advertises.
     """
     nodes_by_manager = defaultdict(set)
     for node in nodes:
@@ -55,7 +55,7 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
 def kind(manager: str) -> str:
     """The kind of a field manager: the agent of this collection, the kubelet, a person or a controller.
 
-    The kubelet advertises nothing: after a restart it sets to 0 whatever it does not know.
+    The kubelet advertises nothing: after a restart it sets unknown resources to 0.
     """
     if manager == AGENT:
         return "agent"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# What reading each bound takes.
+# The permissions that reading each bound requires.
 PERMISSIONS = {
     "aws": {
         "subnet-addresses": "ec2:DescribeSubnets",

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which generation of the operator a cluster has: where its limit is stored and what advertises it.
 
-Private to this collection. `BEHAVIOURS` is the one table of it; a new release with another behaviour is a new
-row. Sources: openshift/sandboxed-containers-operator (SCO) and confidential-containers/cloud-api-adaptor (CAA).
+Private to this collection. The table is `BEHAVIOURS`; a release with another behaviour needs a new row. Sources:
+openshift/sandboxed-containers-operator (SCO) and confidential-containers/cloud-api-adaptor (CAA).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     configs_path,
 )
 
-# On osc-feature-gates while this collection keeps caaUpdateStrategy at OnDelete: the value to put back.
+# The annotation of osc-feature-gates with the value of caaUpdateStrategy to restore, while this collection keeps it at
+# OnDelete.
 HOLD_ANNOTATION = "osc.peerpods/caa-update-strategy"
 
 # The field manager with which the product writes the extended resource, by where it stores the limit.
 OPERATORS_MANAGERS = {PEER_POD_CONFIG: "manager", PEER_PODS_CM: "cloud-api-adaptor"}
 
-# What the operator puts into the pod template of osc-caa-ds where a write to peer-pods-cm replaces its pods.
+# The annotation in the pod template of osc-caa-ds, on operators that replace its pods after a write to peer-pods-cm.
 VERSION_ANNOTATION = "peer-pods-cm/version"
 
 
@@ -55,7 +56,7 @@ class Behaviour:
 
     @property
     def is_second(self) -> bool:
-        """Whether it is of the second generation, which has no PeerPodConfig."""
+        """Whether this is the second generation, which has no PeerPodConfig."""
         return self.limit_in == PEER_PODS_CM
 
 
@@ -76,7 +77,7 @@ BEHAVIOURS = (
 FIRST, NEWEST = BEHAVIOURS[0], BEHAVIOURS[-1]
 NEWEST_OF_FIRST_GENERATION = next(row for row in reversed(BEHAVIOURS) if not row.is_second)
 
-# The newest release that the table was checked with. A newer one is taken to behave as this.
+# The newest release that the table was checked with. Newer releases are assumed to behave in the same way.
 NEWEST_KNOWN = (1, 13)
 
 DAEMON_SETS = tuple(dict.fromkeys(behaviour.daemon_set for behaviour in BEHAVIOURS))
@@ -121,7 +122,7 @@ class Operator:
 
 
 def behaviour_of(text: str) -> Behaviour:
-    """How the release `text` (1.8.1) behaves: as the newest row of the table that is not newer."""
+    """The behaviour of a release such as 1.8.1: the newest row of the table that is not newer."""
     release = _release(text)
     return next((row for row in reversed(BEHAVIOURS) if row.since <= release), FIRST)
 
@@ -148,23 +149,22 @@ def decide(
 
 
 def installed_version(csvs: Iterable[Mapping]) -> str | None:
-    """The version of the operator that is at work; while one replaces another, of the one that is replaced."""
+    """The version of the running operator; during an upgrade, the version that is being replaced."""
     at_work = [
         csv
         for csv in csvs
         if csv["metadata"]["name"].startswith(f"{PACKAGE}.")
         and (csv.get("status") or {}).get("phase") in ("Succeeded", "Replacing")
     ]
-    # Succeeded before Replacing, and of several the newest.
+    # Succeeded has precedence over Replacing, then the newest version.
     at_work.sort(key=lambda csv: (csv["status"]["phase"] == "Succeeded", csv_version(csv["metadata"]["name"])))
     return at_work[-1]["spec"].get("version") if at_work else None
 
 
 def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | None) -> Operator | None:
-    """The operator in `namespace`; `configs` are its PeerPodConfigs, None where they are not served.
+    """The operator in `namespace`; `configs` are its PeerPodConfigs, None if they are not served.
 
-    Takes two requests. A user who may not list ClusterServiceVersions or DaemonSets
-    gets what the rest shows.
+    Takes two requests. If the user may not list ClusterServiceVersions or DaemonSets, the other objects decide.
     """
     csvs = _readable(cluster, f"{OLM}/namespaces/{namespace}/clusterserviceversions")
     sets = _readable(cluster, f"/apis/apps/v1/namespaces/{namespace}/daemonsets")
@@ -182,7 +182,7 @@ def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | No
 
 
 def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
-    """The same as a module returns it, with the PeerPodConfigs read too; None without an operator."""
+    """The operator as a dict for a module's result, after reading the PeerPodConfigs; None without an operator."""
     configs = _readable(cluster, configs_path(namespace))
     operator = read_operator(cluster, namespace, configs)
     return operator.summary if operator else None

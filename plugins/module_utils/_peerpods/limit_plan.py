@@ -35,30 +35,30 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 LIMITS_LABELS = dict([PART_OF])
 
-# The spec of a new PeerPodConfig where a task does not name a field: the defaults of its CRD, and the limit that the
-# operator gives its own (sandboxed-containers-operator's controllers/openshift_controller.go, DEFAULT_PEER_PODS).
+# The fields of a new PeerPodConfig that a task does not set: the defaults of its CRD, and the operator's default limit
+# (DEFAULT_PEER_PODS in controllers/openshift_controller.go of sandboxed-containers-operator).
 DEFAULT_SPEC = {
     "cloudSecretName": PEER_PODS_SECRET,
     "configMapName": PEER_PODS_CM,
     "limit": str(DEFAULT_LIMIT),
 }
 
-# What Kubernetes takes for the name of an object, for a label's name and for its value.
+# The valid names of objects, names of labels, and values of labels in Kubernetes.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class LimitError(Exception):
-    """A limit that must not be set, or cannot be stored, as a sentence."""
+    """The reason why a limit must not be set, or cannot be stored, as a sentence."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """One write to a store.
 
-    `before` and `after` are the fields that the write is about: of the spec of a PeerPodConfig, or
-    of the data of a ConfigMap. `before` is None where the object must be created, `after` where it
-    must be deleted; `resource_version` is the one it was read at.
+    `before` and `after` are the fields to change: in the spec of a PeerPodConfig, or in the data of a ConfigMap.
+    `before` is None if the object must be created, `after` if it must be deleted; `resource_version` is that of the
+    object that was read.
     """
 
     store: Store
@@ -118,7 +118,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Change:
-    """What a task does to a pool: the pool `before` and `after` (None where it does not exist), and the writes."""
+    """The change of a pool: the pool `before` and `after` (None if it does not exist), and the writes."""
 
     before: Pool | None
     after: Pool | None
@@ -130,12 +130,12 @@ class Change:
 
     @property
     def moves(self) -> bool:
-        """Whether a pool that stays gets other nodes."""
+        """Whether the nodes of a remaining pool change."""
         return self.before is not None and self.after is not None and self.before.selector != self.after.selector
 
     @property
     def lowers(self) -> bool:
-        """Whether nodes may end up with less than they have (a limit that is not valid counts)."""
+        """Whether the limit of nodes may become lower; True if a limit is invalid."""
         if not self.changed:
             return False
         if self.before is None or self.after is None or self.moves:
@@ -145,7 +145,7 @@ class Change:
 
     @property
     def store(self) -> Store | None:
-        """Where the limit is stored afterwards, or was."""
+        """The store of the limit after the change, or before it if the pool is removed."""
         pool = self.after or self.before
         return pool.store if pool else None
 
@@ -158,10 +158,9 @@ def parse_limit(text: str) -> int:
 
 
 def refuse_bad_fields(fields: dict) -> None:
-    """Raise where Kubernetes could not use a task's options.
+    """Raise an error if Kubernetes cannot use a task's options.
 
-    The CRD accepts any text, also for the name of a Secret that cannot exist and for labels that
-    no node can carry.
+    The CRD accepts any text, also an invalid name of a Secret and invalid labels.
     """
     for option in ("namespace", "agent_namespace", "name", "cloud_secret_name", "config_map_name"):
         name = fields.get(option)
@@ -198,12 +197,11 @@ def _refuse_bad_selector(selector: dict) -> None:
 
 
 def refuse_overlap(pool: Pool, other_pools: Collection[Pool], nodes: Iterable[dict]) -> None:
-    """Raise where one of `other_pools` selects a node of `pool` too, or always will.
+    """Raise an error if one of `other_pools` selects a node of `pool` too, or always will.
 
-    The limit of such a node would not be well defined. It always will where one selector has all
-    labels of the other. Any two selectors of different labels could meet on a node that carries
-    both; they are refused only once such a node exists (in `nodes`, those that `pool` selects), or
-    pools by labels of their own would be impossible. A fallback has only what the others leave.
+    The limit of such a node would be ambiguous. Pools always overlap if one selector has all labels of the other. Two
+    selectors with different labels overlap only if a node has the labels of both (`nodes` are those that `pool`
+    selects). A fallback pool has only the nodes that no other pool selects.
     """
     if pool.is_fallback or pool.selector is None:
         return
@@ -232,9 +230,9 @@ def _shown(selector: Iterable[tuple[str, str]]) -> str:
 
 
 def plan_config(config: dict | None, namespace: str, name: str, fields: dict[str, str]) -> Change:
-    """First generation: a PeerPodConfig with `fields`, those of its spec that a task sets.
+    """First generation: a PeerPodConfig with `fields`, the fields of its spec that a task sets.
 
-    It keeps everything else; a new one gets the defaults.
+    Other fields of an existing PeerPodConfig stay; a new PeerPodConfig gets the defaults.
     """
     store = Store(PEER_POD_CONFIG, namespace, name)
     if config is None:
@@ -272,8 +270,8 @@ def adaptor_moves(
 ) -> tuple[Mapping[str, str], Mapping[str, str] | None] | None:
     """First generation: the labels of the nodes that run cloud-api-adaptor, before and after a change.
 
-    None if it is not moved. The second is None if the DaemonSet is deleted with the PeerPodConfig that owns it. With `follows`, the
-    operator moves it to the nodes of the PeerPodConfig that is written.
+    None if cloud-api-adaptor is not moved. The second element is None if the DaemonSet is deleted with the
+    PeerPodConfig that owns it. With `follows`, the operator moves it to the nodes of the PeerPodConfig that is written.
     """
     if not change.changed or change.store is None:
         return None
@@ -309,7 +307,7 @@ def plan_entry(
 ) -> Change:
     """Second generation with the agent: an entry of peerpods-limits, the ConfigMap `limits`.
 
-    `pool` is the pool as it is, wherever its limit is stored; None where it does not exist.
+    `pool` is the existing pool, wherever its limit is stored; None if it does not exist.
     """
     if limit is None and selector is None and pool is not None:
         return Change(pool, pool)
@@ -388,7 +386,7 @@ def plan_settings(pool: Pool, limit: int | None) -> Change:
 
 
 def refuse_without_agent(name: str, selector: Mapping[str, str] | None) -> None:
-    """Raise where a task is for a pool of its own on the second generation, and no agent runs."""
+    """Raise an error if a task is for another pool than the operator's on the second generation, and no agent runs."""
     if name == DEFAULT_POOL and selector is None:
         return
     target = f"pool {name}" if name != DEFAULT_POOL else "node_selector"
@@ -400,7 +398,7 @@ def refuse_without_agent(name: str, selector: Mapping[str, str] | None) -> None:
 
 
 def refuse_second_generation_fields(fields: Mapping[str, object], name: str) -> None:
-    """Raise where a task sets what the second generation stores elsewhere."""
+    """Raise an error if a task sets a field that the second generation does not store with the limit."""
     elsewhere = {
         "cloud_secret_name": (
             "the operator reads the Secret peer-pods-secret. The role osc.peerpods.operator_install writes it"

@@ -10,7 +10,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     OPERATORS_CONFIG,
 )
 
-# What a cluster looks like between the operator's two generations.
+# The states of a cluster between the operator's two generations.
 MIGRATED = "migrated"
 PENDING = "pending"
 LIMIT_MISSING = "limit_missing"
@@ -29,9 +29,9 @@ def migration_state(
 ) -> dict:
     """The state of a cluster between the two generations, with a sentence if the state needs attention.
 
-    `is_second` is the generation of the installed operator, `daemon_set` the name of the DaemonSet of cloud-api-adaptor,
-    `configs` the names of the PeerPodConfigs (None where the API server serves none), `limit`
-    PEERPODS_LIMIT_PER_NODE as written, `has_settings` whether peer-pods-cm exists, `older_daemon_set_of` the
+    `is_second` is the generation of the installed operator, `daemon_set` the name of the DaemonSet of
+    cloud-api-adaptor, `configs` the names of the PeerPodConfigs (None if the API server does not serve them), `limit`
+    the literal value of PEERPODS_LIMIT_PER_NODE, `has_settings` whether peer-pods-cm exists, `older_daemon_set_of` the
     PeerPodConfig that still owns the DaemonSet of an operator older than 1.9.
     """
     names = sorted(configs or ())
@@ -71,7 +71,7 @@ def migration_state(
 
 
 def explain_two_adaptors(config: str) -> tuple[str, str]:
-    """What is wrong where a PeerPodConfig keeps the DaemonSet of an older operator, and what to do."""
+    """The problem if a PeerPodConfig keeps the DaemonSet of an older operator, and what to do."""
     message = (
         "The DaemonSet peerpodconfig-ctrl-caa-daemon of an operator older than 1.9 is still in the cluster, because the "
         f"PeerPodConfig {config} owns it. Nodes that it selects run two cloud-api-adaptor pods."

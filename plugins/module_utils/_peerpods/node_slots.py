@@ -19,23 +19,23 @@ with contextlib.suppress(ImportError):  # The module reports the missing Kuberne
 
 
 def limit_at(node: dict, pool: Pool) -> int:
-    """What `pool` allows on a node that it selects; what the node has, where its limit is not valid."""
+    """The number of slots that `pool` allows on its node; the current number of the node if the limit is invalid."""
     return (advertised(node) or 0) if pool.limit is None else pool.limit
 
 
 def allowed(node: dict, pools: Iterable[Pool]) -> int:
-    """What `pools` together allow on a node, the smallest where several decide; 0 without any."""
+    """The number of slots that `pools` allow on a node: the smallest if several select it, else 0."""
     return min((limit_at(node, pool) for pool in deciding(node, pools)), default=0)
 
 
 def advertised(node: dict) -> int | None:
-    """How many peer pod VMs the node's status allows, or None where it does not advertise any number."""
+    """How many peer pod VMs the node's status allows; None if it advertises no number."""
     quantity = node.get("status", {}).get("allocatable", {}).get(EXTENDED_RESOURCE)
     return None if quantity is None else int(parse_quantity(quantity))
 
 
 def in_force(nodes: list[dict], limit: int) -> bool:
-    """Whether there are nodes and each of them allows exactly `limit` peer pods."""
+    """Whether `nodes` is not empty and each node allows exactly `limit` peer pods."""
     return bool(nodes) and not lagging(nodes, limit)
 
 
@@ -54,7 +54,7 @@ def is_down(node: dict) -> bool:
 
 
 def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:
-    """Those of `nodes` that none of `pools` selects."""
+    """The `nodes` that none of `pools` selects."""
     return [node for node in nodes if not any(pool.selects(node) for pool in pools)]
 
 
@@ -107,7 +107,7 @@ def explain_lagging(
 
 
 def nodes_without_adaptor(nodes: Iterable[str], pods: Iterable[dict]) -> list[str]:
-    """Those of `nodes` on which no pod of cloud-api-adaptor is Ready."""
+    """The `nodes` on which no pod of cloud-api-adaptor is Ready."""
     ready = {
         pod["spec"].get("nodeName")
         for pod in pods
@@ -121,13 +121,13 @@ def nodes_without_adaptor(nodes: Iterable[str], pods: Iterable[dict]) -> list[st
 
 
 def explain_overfull(limit: int, used: Mapping[str, int], nodes: Iterable[dict]) -> str | None:
-    """A sentence where `limit` is below what runs on a node already, else None."""
+    """A sentence if `limit` is below the number of running peer pods of a node, else None."""
     overfull = _more_than(limit, used, nodes)
     return overfull and f"The limit of {limit} is below the peer pods that run now: {overfull}."
 
 
 def explain_left_over(used: Mapping[str, int], nodes: Iterable[dict]) -> str | None:
-    """A sentence where peer pods run on `nodes`, which no pool will select, else None."""
+    """A sentence if peer pods run on `nodes`, which no pool will select, else None."""
     left_over = _more_than(0, used, nodes)
     return left_over and (f"Peer pods run on nodes that no pool would select any more: {left_over}.")
 
@@ -138,7 +138,7 @@ def _more_than(limit: int, used: Mapping[str, int], nodes: Iterable[dict]) -> st
 
 
 def node_rows(nodes: Iterable[dict], used: Mapping[str, int] | None) -> list[dict]:
-    """What the module returns of each node; `used` is None where the pods were not counted."""
+    """The module's result for each node; `used` is None if the pods were not counted."""
     return [
         {
             "name": node["metadata"]["name"],

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE, RUNTIME_CLASS
 
-# Pods that hold a VM or want one.
+# Pods that have a VM or need one.
 LIVE_PODS = "status.phase!=Succeeded,status.phase!=Failed"
 
-# Pods that have a VM on a node or are about to: bound, and not ended.
+# Pods that have a VM on a node or are about to get one: bound, and not ended.
 RUNNING_PODS = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 
@@ -25,12 +25,12 @@ def is_accounted_for(pod: dict) -> bool:
 
 
 def is_peer_pod(pod: dict, runtime_classes: Collection[str] = (RUNTIME_CLASS,)) -> bool:
-    """Whether a pod has a VM: a pod in a system namespace has one without being accounted for."""
+    """Whether a pod has a VM. A pod in a system namespace has a VM, too, without a slot of its node."""
     return pod["spec"].get("runtimeClassName") in runtime_classes or is_accounted_for(pod)
 
 
 def peer_pods_by_node(
     running_pods: Iterable[dict], runtime_classes: Collection[str] = (RUNTIME_CLASS,)
 ) -> Counter[str]:
-    """How many peer pods have a VM on each node, accounted for by the scheduler or not."""
+    """How many peer pods have a VM on each node, with or without a slot."""
     return Counter(pod["spec"]["nodeName"] for pod in running_pods if is_peer_pod(pod, runtime_classes))

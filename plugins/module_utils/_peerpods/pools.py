@@ -23,25 +23,25 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     configs_path,
 )
 
-# The limit of peer-pods-cm where none is written (cloud-api-adaptor's
-# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node), and that of a new pool.
+# The default limit of peer-pods-cm (flag peerpods-limit-per-node in src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go
+# of cloud-api-adaptor), and of a new pool.
 DEFAULT_LIMIT = 10
 
-# That of a PeerPodConfig where none is written, or an empty one (cloud-api-adaptor's
-# src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, removed by 059f6420).
+# The limit of a PeerPodConfig without a limit or with an empty one
+# (src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go of cloud-api-adaptor, removed by 059f6420).
 DEFAULT_CONFIG_LIMIT = 1
 
-# The largest number a Kubernetes quantity counts with, an int64.
+# The largest number in a Kubernetes quantity, an int64.
 LARGEST_LIMIT = 2**63 - 1
 
-# The kind of object that stores limits beside PeerPodConfigs.
+# The kind of object that stores limits in addition to PeerPodConfigs.
 CONFIG_MAP = "ConfigMap"
 
-# What the operator's controller takes where a PeerPodConfig has no nodeSelector.
+# The node selector of a PeerPodConfig without a nodeSelector, in the operator's controller.
 DEFAULT_NODE_SELECTOR = {"node.kubernetes.io/worker": ""}
 
-# The node selector of osc-caa-ds, for a user who may not read it and while it does not exist
-# (sandboxed-containers-operator's controllers/peerpods.go).
+# The node selector of osc-caa-ds (controllers/peerpods.go of sandboxed-containers-operator), for a user who may not
+# read it and while it does not exist.
 ADAPTOR_NODE_SELECTOR = {"node-role.kubernetes.io/kata-oc": ""}
 
 NEGATIVE_NUMBER = re.compile(r"-[0-9]*[1-9][0-9]*")
@@ -80,9 +80,8 @@ class Store:
 class Pool:
     """Nodes with a limit of their own.
 
-    `text` is the limit as it is written, None where it is not; `limit` is the number that counts,
-    None where there is no valid one. `selector` is None where it is not valid: the pool has no nodes.
-    A pool that `is_fallback` has only the nodes that no other pool selects.
+    `text` is the literal limit, None if it is not set; `limit` is its number, None if it is invalid. `selector` is None
+    if it is invalid: the pool has no nodes. A pool that `is_fallback` has only the nodes that no other pool selects.
     """
 
     name: str
@@ -104,7 +103,7 @@ class Pool:
 
     @property
     def problem(self) -> str | None:
-        """Why the pool has no limit, as a sentence; None where it has one."""
+        """The reason why the pool has no limit, as a sentence; None if it has a limit."""
         if self.limit is not None:
             return None
         if self.text is None:
@@ -145,16 +144,16 @@ def pool_of_config(config: dict) -> Pool:
 
 
 def pool_of_entry(name: str, text: str, namespace: str, store: Store) -> Pool:
-    """The pool of one entry of peerpods-limits; its limit or its selector is None where it is not valid."""
+    """The pool of one entry of peerpods-limits; an invalid limit or selector is None."""
     try:
         value = json.loads(text)
-    # A number with thousands of digits is a ValueError, too; deeply nested text is the other one.
+    # ValueError also for a number with thousands of digits; RecursionError for deeply nested text.
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         value = {}
     limit, selector = value.get("limit"), value.get("nodeSelector")
-    # To Python, true is a number.
+    # In Python, True is a number.
     if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= LARGEST_LIMIT:
         limit = None
     if not isinstance(selector, dict) or not all(isinstance(v, str) for v in selector.values()):
@@ -163,7 +162,7 @@ def pool_of_entry(name: str, text: str, namespace: str, store: Store) -> Pool:
 
 
 def problems_of_entries(entries: Mapping[str, str], namespace: str) -> list[str]:
-    """Why entries of peerpods-limits in `namespace` give no node a limit, a sentence each."""
+    """A sentence for each entry of peerpods-limits in `namespace` that gives no node a limit, with the reason."""
     problems = []
     for name, text in sorted(entries.items()):
         store = Store(CONFIG_MAP, namespace, LIMITS, name)
@@ -211,12 +210,12 @@ def pools_of_second(
 
 def _pool_of_settings(settings: Mapping[str, str] | None, operators: Pool | None, namespace: str) -> Pool:
     store = Store(CONFIG_MAP, namespace, PEER_PODS_CM, LIMIT_KEY)
-    # Not yet migrated: its limit will overwrite that of the settings, unless it has none
-    # (sandboxed-containers-operator's controllers/migrate.go).
+    # The operator will overwrite the limit in peer-pods-cm with that of this PeerPodConfig, if it has a limit
+    # (controllers/migrate.go of sandboxed-containers-operator).
     if operators and operators.text:
         return operators
     text = (settings or {}).get(LIMIT_KEY)
-    # An empty one is the default (cloud-api-adaptor's src/cloud-providers/util.go, IntWithEnv).
+    # An empty limit means the default (IntWithEnv in src/cloud-providers/util.go of cloud-api-adaptor).
     if text:
         return Pool(DEFAULT_POOL, namespace, None, text, whole_number(text), store)
     limit = None if settings is None else DEFAULT_LIMIT
@@ -224,10 +223,10 @@ def _pool_of_settings(settings: Mapping[str, str] | None, operators: Pool | None
 
 
 def whole_number(text: str | None) -> int | None:
-    """`text` as a whole number that Kubernetes can count with, or None where it is not one."""
+    """`text` as a whole number in the range of Kubernetes; None if it is not such a number."""
     text = (text or "").strip()
     digits = text.lstrip("0") or "0"
-    # Python refuses to convert thousands of digits.
+    # Python raises ValueError for thousands of digits.
     if not (text.isascii() and text.isdigit() and len(digits) < 20):
         return None
     return int(digits) if int(digits) <= LARGEST_LIMIT else None
@@ -246,6 +245,6 @@ def others_than(pools: Iterable[Pool], pool: Pool) -> list[Pool]:
 
 
 def deciding(node: dict, pools: Iterable[Pool]) -> list[Pool]:
-    """The pools that decide what `node` advertises: those that select it, a fallback only by itself."""
+    """The pools that decide what `node` advertises: those that select it, or a fallback pool if no other pool does."""
     selecting = [pool for pool in pools if pool.selects(node)]
     return [pool for pool in selecting if not pool.is_fallback] or selecting

@@ -33,10 +33,10 @@ def describe(
     runtime_classes: Collection[str],
     bounds: Mapping[str, int],
 ) -> dict:
-    """The module's result; `pods` are read one by one, and only what counts is kept.
+    """The module's result; `pods` is an iterator, and only counts are kept of it.
 
-    `configs` are the PeerPodConfigs that some of `pools` are stored in. `bounds` are what the cloud has room
-    for, each shared among the nodes of a namespace's pools.
+    `configs` are the PeerPodConfigs in which some of `pools` are stored. `bounds` are the numbers of peer pods that the
+    cloud has room for, each shared among the nodes of a namespace's pools.
     """
     used: Counter[str] = Counter()
     requested: Counter[str] = Counter()
@@ -73,7 +73,7 @@ def describe(
             "unaccounted": unaccounted[name],
         }
         row["free"] = max(0, (row["allocatable"] or 0) - requested[name])
-        # Every other node has nothing to do with peer pods.
+        # Other nodes do not run peer pods.
         if row["pools"] or row["capacity"] is not None or row["used"]:
             rows.append(row)
         for pool in decisive:
@@ -126,7 +126,7 @@ def _pool(pool: Pool, configs: Iterable[dict], rows: list[dict], share: CloudSha
 def _pending(pod: dict) -> dict:
     """A peer pod that does not run yet, with the reason in its status, if any."""
     status = pod.get("status", {})
-    # Without a node the scheduler sets the reason, with a node its kubelet.
+    # The scheduler sets the reason of a pod without a node, the kubelet that of a pod with a node.
     reasons = [
         condition
         for condition in status.get("conditions") or []
@@ -150,7 +150,7 @@ def _pending(pod: dict) -> dict:
 
 
 def _requested(pod: dict) -> int:
-    """How many VMs the scheduler takes off the node for a pod."""
+    """How many slots of the node the scheduler reserves for a pod."""
     return sum(
         int(parse_quantity(container.get("resources", {}).get("requests", {}).get(EXTENDED_RESOURCE, 0)))
         for container in pod["spec"]["containers"]

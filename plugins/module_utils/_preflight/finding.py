@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The shape of a finding, and the names of the checks (no I/O here).
+"""The structure of a finding, and the names of the checks (no I/O here).
 
 A finding reports what was checked, what was found, why it matters and what to do. Its status is `ok`, `warning`
 (a run continues), `error` (it would stop a role later) or `unknown` (it could not be checked).

@@ -17,7 +17,7 @@ FORMAT = 1
 
 OPERATOR = "sandboxed-containers-operator."
 
-# What has no place in XML or HTML, escaped or not, and half characters that no file can have.
+# Characters that XML and HTML do not allow, even escaped, and unpaired surrogates, which UTF-8 cannot encode.
 _NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
 
 # The order of the nodes in a report.
@@ -35,7 +35,7 @@ def document(
     peer_pods: Mapping[str, Any] | None = None,
     networking: Mapping[str, Any] | None = None,
 ) -> dict:
-    """The report, as its JSON has it."""
+    """The report as the data of its JSON file."""
     readings = {
         "cluster": (cluster, "workers"),
         "operator": (operators, "resources"),
@@ -76,7 +76,7 @@ def _cluster(reading: Mapping[str, Any]) -> dict:
 
 
 def _operators(versions: Iterable[Mapping[str, Any]]) -> list[dict]:
-    """The operator's ClusterServiceVersions; while it is updated there are two."""
+    """The operator's ClusterServiceVersions; during an upgrade there are two."""
     return [
         {
             "name": version["metadata"]["name"],
@@ -130,7 +130,7 @@ def _pool(pool: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> dict:
 
 
 def _pending(pods: Iterable[Mapping[str, Any]]) -> list[dict]:
-    """The pods that wait, together with those that wait for the same."""
+    """The pending pods, grouped by their reason."""
     groups: dict[tuple, list[dict]] = {}
     for pod in pods:
         where = {key: pod[key] for key in ("namespace", "name", "node")}
@@ -142,12 +142,12 @@ def _pending(pods: Iterable[Mapping[str, Any]]) -> list[dict]:
 
 
 def _percent(part: int, whole: int | None) -> int | None:
-    """A part that is not all is never rounded up to it."""
+    """A share of less than 100 % is not rounded up to 100 %."""
     return min(100, part * 100 // whole) if whole else None
 
 
 def _ports(reading: Mapping[str, Any]) -> dict:
-    """What the role cloud_networking found and did, on AWS and on Azure."""
+    """The results of the role cloud_networking on AWS and on Azure."""
     return {
         "reason": reading.get("reason"),
         "rules": [
@@ -185,7 +185,7 @@ def _of_network_security_group(group: Mapping[str, Any]) -> Iterable[dict]:
 
 
 def _clean(value: Any) -> Any:
-    """The same in plain text, whoever wrote it."""
+    """The value with its text cleaned, which may come from any user of the cluster."""
     if isinstance(value, Mapping):
         return {_clean(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
