@@ -29,14 +29,14 @@ class ActionModule(InController):
         while True:
             step = self._execute_module(module_args=arguments, task_vars=task_vars)
             if step.get("changed"):
-                # An InstallPlan was approved: each version has the whole time.
+                # An InstallPlan was approved: each version gets the whole timeout.
                 changed, deadline = True, time.monotonic() + seconds
             result.update(step, changed=changed)
             progress = step.get("progress")
             if step.get("failed") or not progress:
                 return result
             if progress["summary"]:
-                # On the standard error, since a callback may write a format for programs to the standard output.
+                # To standard error, since a callback may write output for programs, such as JSON, to standard output.
                 display.display(f"  {progress['summary']}", stderr=True)
             left = int(deadline - time.monotonic())
             if progress["done"] or progress["problem"] or progress["needs_approval"] or left <= 0:

@@ -181,7 +181,7 @@ def served_version(cluster: Cluster) -> str | None:
 
 
 def read_policy(cluster: Cluster, name: str) -> tuple[str | None, dict | None, dict | None]:
-    """(version, policy, binding), the version None where policies are not served."""
+    """(version, policy, binding); the version is None if policies are not served."""
     policy = cluster.get(policy_path(MUTATING_POLICY_VERSIONS[0], name))
     # An existing policy proves that its version is served. Only without a policy does the served version need requests.
     version = MUTATING_POLICY_VERSIONS[0] if policy else served_version(cluster)
@@ -220,7 +220,7 @@ def apply(cluster: Cluster, plan: Plan) -> None:
 
 
 def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
-    """Bring the policy and its binding into the desired state; the result of the run."""
+    """Bring the policy and its binding into the desired state; returns the result of the run."""
 
     def attempt() -> Plan:
         plan = plan_state(cluster, module.params)

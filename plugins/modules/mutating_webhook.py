@@ -444,7 +444,7 @@ def apply(cluster: Cluster, path: str, plan: Plan) -> None:
 
 
 def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
-    """Bring the webhook into the desired state; the result of the run."""
+    """Bring the webhook into the desired state; returns the result of the run."""
     params = module.params
     path = f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"
 
@@ -463,7 +463,7 @@ def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
 
     plan = retry_conflicts(attempt)
     if plan.action == "replace" and params["verify"] and not module.check_mode:
-        # What was registered before may work, and would be proved instead.
+        # Until the API server uses the new registration, a dry run would verify the previous one.
         time.sleep(REPLACEMENT_SECONDS)
     return {
         "changed": plan.action is not None,
@@ -473,10 +473,10 @@ def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
 
 
 def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> None:
-    """Raises AdmissionError where the webhook that was `written` has lost fields since.
+    """Raise AdmissionError if the webhook has lost fields since it was `written`.
 
-    Who injects the CA bundle and was built for an older Kubernetes writes the registration whole, but without the
-    fields that it does not know.
+    A controller that injects the CA bundle and was built for an older Kubernetes writes the whole registration, without
+    fields of newer versions.
     """
     path = f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"
     lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()

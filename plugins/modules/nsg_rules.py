@@ -430,7 +430,7 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
 
 
 def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Target) -> Plan:
-    """Carry out the plan, and return it. Plans again after each conflict with another client."""
+    """Apply the plan and return it; after a conflict with another client, plan again."""
     for attempt in range(CONFLICT_RETRIES + 1):
         if not plan.changes:
             break
@@ -441,12 +441,12 @@ def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Ta
             again = error.status == 412 or error.code in ("SecurityRuleConflict", *LATER)
             if not again or attempt == CONFLICT_RETRIES:
                 raise
-        # Writers that met once would meet again.
+        # The pause is random, so that two clients do not collide again.
         time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
         nsg = network_security_group(arm, nsg["id"])
         now = make_plan(module, nsg, target)
         if not now.changes:
-            # Our own write, whose answer was lost: what it was to do is done.
+            # The write succeeded, but its response was lost.
             break
         plan = now
     return plan
@@ -481,13 +481,13 @@ def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
 
 
 def run(module: AnsibleModule) -> dict:
-    # Before any request, because invalid rules are invalid whatever Azure returns.
+    # Invalid rules fail before the first request.
     anywhere = ("10.0.0.0/8", "fd00::/8")
     desired_rules(module.params["rules"], anywhere, anywhere)
     arm = Arm(module)
     network = worker_network(arm, module)
     targets = targets_with_groups(arm, network)
-    # All plans before the first write: what one NSG refuses must not leave another one changed.
+    # All plans are made before the first write, so that an error in one plan leaves all NSGs unchanged.
     plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in targets]
     dry_run = module.params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []

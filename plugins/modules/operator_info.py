@@ -286,7 +286,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 
 
 def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The installed operator, where its limit is, and how far a migration is."""
+    """The installed operator, the store of its limit, and the state of a migration."""
     state = read_operator_state(cluster, namespace)
     if state is None:
         return None

@@ -211,15 +211,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import REMEDIES, Progress
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OLM
 
-# Seconds between two looks: rolls take minutes, and each look is a handful of small requests.
+# The polling interval in seconds. A rollout takes minutes, and each poll is a few small requests.
 INTERVAL = 1.0
 
-# After how many seconds without news the last progress is reported again.
+# After this number of seconds without a change, the last progress is reported again.
 HEARTBEAT = 60
 
 
 def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
-    """How far it is now, and what else there is to return of it."""
+    """The current progress, and further values to return."""
     now = datetime.now(timezone.utc)
     since = params["previous"].get("since") or {}
     if params["wait_for"] == "catalog":

@@ -91,10 +91,11 @@ def slots_of(node: dict, resource: str) -> str | None:
 
 
 def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, check_mode: bool) -> str | None:
-    """Remove what `managers` advertise on a node: how many slots that was, or None where it stays or is gone.
+    """Remove the slots that `managers` advertise on a node; returns their number, or None if they stay or are gone
+    already.
 
-    The patch is valid only for the node as it was read, because another program may advertise on it by now. Kubelets
-    write their nodes all the time: after a conflict the node is read again.
+    The patch is valid only for the node that was read, because another program may advertise on it meanwhile. Kubelets
+    update their nodes often: after a conflict, the node is read again.
     """
     path = f"{NODES_PATH}/{node['metadata']['name']}"
     first_read = [node]

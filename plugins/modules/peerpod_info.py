@@ -359,7 +359,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage impor
 
 
 def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits: Limits, capacity: dict | None) -> dict:
-    """What a roll-out decides from, as far as `limits` do not have it."""
+    """The further facts that the role peerpodconfig_rollout needs."""
     labels = (capacity or {}).get("metadata", {}).get("labels", {})
     return {
         "agent_deployed": limits.has_agent if limits.is_second else read_agent(cluster, agent_namespace),

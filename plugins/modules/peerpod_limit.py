@@ -453,10 +453,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools impor
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# Between two looks at whether peer pods have ended. Seconds.
+# The interval of polling while peer pods run. Seconds.
 POLL_SECONDS = 2.0
 
-# What a task's options are called in the spec of a PeerPodConfig.
+# The fields in the spec of a PeerPodConfig, by the option that sets them.
 FIELDS = {
     "limit": "limit",
     "node_selector": "nodeSelector",
@@ -468,12 +468,12 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A change, and the nodes to watch once it is made.
+    """A change, and the nodes to watch after it.
 
-    `pools` are those of the cluster afterwards. `nodes` are those that the pool selects then; of
-    those in `left`, which it selected before, no node advertises any more that no pool selects.
-    Either is None where there is nothing to wait for. The cloud's `bounds` are shared with the
-    nodes of the other pools, whose limits are `elsewhere`.
+    `pools` are the pools of the cluster after the change, `nodes` the nodes that the pool then selects, and `left` the
+    nodes that it selected before: those that no pool selects must stop to advertise. `nodes` and `left` are None if
+    there is nothing to wait for. The cloud's `bounds` are shared with the nodes of the other pools, whose limits are
+    `elsewhere`.
     """
 
     limits: Limits
@@ -489,11 +489,11 @@ class Target:
         return self.change.after.limit if self.change.after else None
 
     def members(self, nodes: Iterable[dict]) -> list[dict]:
-        """Those of `nodes` whose limit the pool decides."""
+        """The `nodes` whose limit the pool decides."""
         return [node for node in nodes if self.change.after in deciding(node, self.pools)]
 
     def expected(self, nodes: Iterable[dict]) -> list[dict]:
-        """Those of them that have to advertise the limit: one that is down does when it is back."""
+        """The members that must advertise the limit now. A node that is down advertises it after it has recovered."""
         members = self.members(nodes)
         return [node for node in members if not is_down(node)] or members
 
@@ -505,14 +505,14 @@ class Target:
         return frozenset(lagging(self.members(self.nodes.objects), self.limit))
 
     def fallen(self, nodes: Iterable[dict]) -> tuple[Pool | None, list[dict]]:
-        """Those of `nodes` that the operator's own pool has again, with its limit; none of them where it has none."""
+        """The fallback pool and the `nodes` that it has again; no nodes if the pool does not exist or has no limit."""
         fallback = next((pool for pool in self.pools if pool.is_fallback), None)
         if fallback is None or fallback.limit is None:
             return None, []
         return fallback, [node for node in nodes if deciding(node, self.pools) == [fallback]]
 
     def share(self, nodes: Sequence[dict]) -> CloudShare | None:
-        """What the cloud leaves each of `nodes`, as long as they are the pool's."""
+        """The share of the cloud's capacity for each of `nodes`, the nodes of the pool."""
         own = [] if self.limit is None else [self.limit] * len(nodes)
         return cloud_share([*own, *self.elsewhere], self.bounds)
 
@@ -522,7 +522,7 @@ def nodes_of(cluster: Cluster, pool: Pool) -> Collection:
 
 
 def read_bounds(module: AnsibleModule, cluster: Cluster) -> dict[str, int]:
-    """What the cloud can hold, as far as it matters for this run."""
+    """The bounds of the cloud that matter for this run."""
     option = module.params["cloud_capacity"]
     if option["data"] is not None:
         return cloud_bounds(option["data"])
@@ -533,7 +533,7 @@ def read_bounds(module: AnsibleModule, cluster: Cluster) -> dict[str, int]:
 
 
 def limits_elsewhere(cluster: Cluster, pools: list[Pool], pool: Pool | None) -> tuple[int, ...]:
-    """What each node is allowed that the other `pools` select and `pool` does not."""
+    """The limit of each node that the other `pools` select and `pool` does not."""
     limits = {}
     for other_pool in pools if pool is None else others_than(pools, pool):
         if other_pool.selector is None:
@@ -629,14 +629,14 @@ def plan_target(
         refuse_overlap(change.after, other_pools, nodes.objects)
     if change.before and change.before.selector and (change.moves or not change.after):
         left = nodes_of(cluster, change.before)
-    # The agent reads no other namespace.
+    # The agent reads the pools of one namespace only.
     sharing = [pool for pool in pools if pool.namespace == namespace]
     elsewhere = limits_elsewhere(cluster, sharing, change.after) if bounds else ()
     return Target(limits, change, pools, nodes, left, bounds, elsewhere)
 
 
 def explain_loss(target: Target, used: Mapping[str, int]) -> str | None:
-    """A sentence where nodes would allow fewer peer pods than run there, else None."""
+    """A sentence if nodes would allow fewer peer pods than run there, else None."""
     sentences: list[str | None] = []
     if target.nodes and target.limit is not None:
         sentences.append(explain_overfull(target.limit, used, target.members(target.nodes.objects)))
@@ -660,9 +660,9 @@ def write(cluster: Cluster, plan: Plan) -> None:
 
 
 def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Target) -> frozenset[str]:
-    """The nodes whose cloud-api-adaptor has to advertise again.
+    """The nodes whose cloud-api-adaptor must advertise again.
 
-    Empty while an agent that is going to be removed runs: it would overwrite what they advertise.
+    Empty while an agent still runs that a role is about to remove: the agent would overwrite the advertised limit.
     """
     names, params = target.lagging, module.params
     if names and params["agent_deployed"] is False and not module.check_mode:
@@ -671,7 +671,7 @@ def lagging_without_agent(module: AnsibleModule, cluster: Cluster, target: Targe
 
 
 def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> dict:
-    """Write the limit to the operator's settings and restart their readers; in check mode, plan that."""
+    """Write the limit to the operator's settings and replace the pods that read them; in check mode, only plan this."""
     params, operator = module.params, target.limits.operator
     if operator is None:
         raise LimitError(
@@ -686,8 +686,8 @@ def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> d
         config_map={LIMIT_KEY: str(target.limit)} if target.change.changed else {},
         disruption=params["disruption"],
         timeout=params["wait_timeout"],
-        # A run that was interrupted has written the limit already, and not restarted all pods. Where the agent was
-        # removed, nodes have its limit until cloud-api-adaptor advertises again.
+        # An interrupted run may have written the limit without replacing all pods. After the agent was removed, nodes
+        # have its limit until cloud-api-adaptor advertises again.
         resume=True,
         lagging=lagging_without_agent(module, cluster, target),
         runtime_classes=params["runtime_classes"],
@@ -713,9 +713,9 @@ def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str
 
 
 def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target) -> str | None:
-    """Refuse a write that takes cloud-api-adaptor away from nodes, or wait for their peer pods, as disruption asks.
+    """Apply the option disruption to a write that removes cloud-api-adaptor from nodes: fail, wait or allow.
 
-    Returns what to warn of, None where no node loses it. Raises LimitError.
+    Returns the warning, None if no node loses cloud-api-adaptor. Raises LimitError.
     """
     nodes, is_deleted = nodes_that_adaptor_leaves(cluster, target)
     if not nodes or target.change.store is None:
@@ -743,11 +743,11 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
 
 
 def without_adaptor(params: dict[str, Any], cluster: Cluster, target: Target, nodes: list[dict]) -> list[str]:
-    """Those of `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
+    """The names of the `nodes` that advertise less than their limit because cloud-api-adaptor is not Ready there."""
     operator = target.limits.operator
     has_agent = target.limits.has_agent
     if operator and not operator.behaviour.is_second:
-        # The operator's own controller of that generation advertises all the same.
+        # In the first generation, the operator's controller advertises without cloud-api-adaptor.
         has_agent = read_agent(cluster, params["agent_namespace"])
     if operator is None or not (has_agent or operator.behaviour.is_second):
         return []
@@ -762,7 +762,7 @@ def without_adaptor(params: dict[str, Any], cluster: Cluster, target: Target, no
 
 
 def wait(params: dict[str, Any], cluster: Cluster, target: Target, deadline: float) -> str | None:
-    """Why the limit is not in force by the `deadline`, or None where it is."""
+    """Wait until the limit is in force; returns the reason if it is not by the `deadline`, else None."""
     seconds = params["wait_timeout"]
 
     def explain(nodes: list[dict], pool: Pool, limit: int, share: CloudShare | None) -> str:
@@ -833,7 +833,7 @@ def warn_of_problems(module: AnsibleModule, target: Target) -> None:
     before = change.before and change.before.problem
     if after:
         module.warn(after)
-    # With the agent the operator's settings keep what is written there.
+    # With the agent, the limit in the operator's settings is not changed.
     elif before and change.before and change.before.store != change.store:
         module.warn(before)
 
@@ -908,7 +908,7 @@ def run(module: AnsibleModule) -> None:
 
 
 def needs_settings(params: dict[str, Any], cluster: Cluster, target: Target) -> bool:
-    """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have the one of this task yet."""
+    """Whether cloud-api-adaptor gets its limit from the operator's settings and does not have this task's limit yet."""
     if not target.limits.is_second or target.limits.has_agent or params["limit"] is None:
         return False
     if params["state"] == "absent":

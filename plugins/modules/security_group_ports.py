@@ -299,7 +299,7 @@ def make_plans(
 
 
 def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> list[Plan]:
-    """Carry out the plans, and return what this module changed, without what another client did meanwhile."""
+    """Apply the plans, and return the changes of this module, without those that another client has made meanwhile."""
     plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
     rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
     tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)

@@ -1,11 +1,11 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs modules in the controller, where that is the machine and the Python that they would run on anyway.
+"""Runs modules in the controller, if they would run on the same machine and with the same Python anyway.
 
-A module that is started takes a Python, and imports of SDKs that take longer than what it then does. The strategy
-loads a task's action plugin before it forks the worker that runs the task, so that what an action plugin imports is
-imported once for a whole run. Here the worker forks once more, and the module runs there as if it had been started:
-with its own arguments and output.
+A module usually starts a Python of its own and imports SDKs, which takes longer than the work of the module. The
+strategy loads a task's action plugin before it forks the worker that runs the task, so an import in an action plugin
+happens once for a whole run. The worker forks once more, and the module runs in that fork as usual: with its own
+arguments and output.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.release import __version__
 
-# What follows uses methods of ActionBase that are ansible-core's own. Our tests run with each release up to this one;
-# a newer one starts modules as usual.
+# This module uses methods of ActionBase that are not public. The tests run with each release of ansible-core up to this
+# one; newer releases start modules as usual.
 NEWEST_KNOWN = (2, 21)
 CORE = tuple(int(part) for part in __version__.split(".")[:2])
 
-# How ansible-core from 2.19 on writes what it and a module tell each other, for modules that say nothing of it.
+# The serialization profile of arguments and results from ansible-core 2.19 on, for modules that do not choose one.
 PROFILE = "legacy"
 HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
 
 
 def preload(module: str) -> None:
-    """Import the module, so that each fork has it and its SDK. A failed import is reported when the module runs."""
+    """Import the module, so that each fork has it and its SDK. The module reports a failed import when it runs."""
     with contextlib.suppress(ImportError):
         importlib.import_module(_path(module))
-    # The garbage collector of every fork would look at all of it, which also copies its memory.
+    # Otherwise the garbage collector of every fork would visit all imported objects, and so copy their memory.
     gc.freeze()
 
 
 def renamed(task: Any, module: str) -> Any:
-    """A copy of the task that runs that module of another collection, by its own name."""
+    """A copy of the task that runs the `module` of another collection."""
     original = copy.copy(task)
     original.action = module
     return original
 
 
 def _path(module: str) -> str:
-    """Where Python finds a module of a collection, which is named in full: osc.peerpods.peerpod_info."""
+    """The Python path of a module with a full name such as osc.peerpods.peerpod_info."""
     namespace, collection, name = module.split(".")
     return f"ansible_collections.{namespace}.{collection}.plugins.modules.{name}"
 
 
 class InController(ActionBase):
-    """An action that runs modules of collections in the controller where it can, and else starts them as usual."""
+    """An action that runs modules of collections in the controller if possible, and otherwise starts them as usual."""
 
     def _execute_module(
         self,
@@ -86,11 +86,11 @@ class InController(ActionBase):
         self._update_module_args(name, arguments, task_vars)
         ran = run_forked(name, _encoded(arguments))
         result = self._parse_returned_data(ran, *([PROFILE] if HAS_PROFILES else []))
-        # From 2.21 on an object.
+        # From ansible-core 2.21 on, the result is an object.
         return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
 
     def _is_here(self, task_vars: Mapping[str, Any]) -> bool:
-        """Whether the module would run on the controller, as its user, by its Python, and leave nothing to look at."""
+        """Whether the module would run on the controller, as its user, with its Python, and without files to keep."""
         if (
             CORE > NEWEST_KNOWN
             or constants.DEFAULT_KEEP_REMOTE_FILES
@@ -98,7 +98,7 @@ class InController(ActionBase):
             or self._connection.become is not None
         ):
             return False
-        # SDKs read some of it when they are imported: kubernetes.config KUBECONFIG.
+        # SDKs read some variables when they are imported, such as KUBECONFIG in kubernetes.config.
         environment: dict[str, Any] = {}
         self._compute_environment_string(environment)
         if environment:
@@ -125,9 +125,9 @@ def _encoded(arguments: Mapping[str, Any]) -> bytes:
 
 
 def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
-    """Run a module in a fork; returns what ansible does of a command it executes.
+    """Run a module in a fork; returns a dict like that of a command which Ansible executes.
 
-    `parameters` is the JSON object that ansible hands to modules.
+    `parameters` is the JSON object that Ansible passes to modules.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         sys.stdout.flush()
@@ -139,7 +139,7 @@ def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
         try:
             _pid, status = os.waitpid(child, 0)
         finally:
-            # The task's timeout, or whoever ended the run.
+            # The timeout of the task, or the end of the run.
             if status is None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -168,12 +168,12 @@ def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[by
             from ansible.module_utils import _internal
 
             basic._ANSIBLE_PROFILE = PROFILE
-            # The warnings of a module are part of its result; those of a controller go to its display.
+            # The warnings of a module are part of its result; the controller would show them on its display.
             _internal.is_controller = False
         importlib.import_module(_path(module)).main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-    except Exception:  # noqa: BLE001 - whatever it is belongs to the module's output.
+    except Exception:  # noqa: BLE001 - any exception is part of the module's output.
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs modules of kubernetes.core in the controller, as those of this collection are."""
+"""Runs modules of kubernetes.core in the controller, like the modules of this collection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
 
 
 class KubernetesCoreInController(InController, KubernetesCoreAction):
-    """The action of osc.peerpods.k8s and k8s_info: does what the one of kubernetes.core with that name does."""
+    """The action of osc.peerpods.k8s and k8s_info, which behaves like the action of kubernetes.core with that name."""
 
-    # What is sent to other machines gets its directory when it is sent; here none is needed.
+    # A module in the controller needs no temporary directory. One that is sent to another machine gets it then.
     TRANSFERS_FILES = False
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
-        # The action of kubernetes.core takes from it the name of the module, and which options that module has.
+        # The action of kubernetes.core reads the name of the module from the task, and from it the module's options.
         original = f"kubernetes.core.{task.action.rpartition('.')[2]}"
         super().__init__(renamed(task, original), *args, **kwargs)
