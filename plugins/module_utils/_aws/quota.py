@@ -1,10 +1,10 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How many more instances of a type EC2 lets an account have in a region (private; no I/O here).
+"""How many more instances of a type the quotas of EC2 allow in a region (private; no I/O here).
 
-EC2 counts the vCPUs of On-Demand Instances, those of some families together
-("Amazon EC2 instance type quotas": Capacity Reservations count even if they are unused, Spot
-Instances, Capacity Blocks and Dedicated Hosts have quotas of their own).
+EC2 counts the vCPUs of On-Demand Instances, those of several families together ("Amazon EC2 instance type quotas":
+Capacity Reservations count even if they are unused, Spot Instances, Capacity Blocks and Dedicated Hosts have quotas of
+their own).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-# The quotas "Running On-Demand ... instances" by their codes in Service Quotas, and with what letters
-# the types that they are for begin.
+# The quotas "Running On-Demand ... instances": the code in Service Quotas, and the first letters of their instance
+# types.
 _FAMILIES = {
     "L-1216C47A": ("a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"),
     "L-43DA4232": ("u",),
@@ -38,10 +38,10 @@ def quota_code(instance_type: str) -> str | None:
 
 
 def counted(instances: Iterable[Mapping], reservations: Iterable[Mapping]) -> Counter[str]:
-    """How many of each instance type count against a quota.
+    """The number of instances of each type that count against a quota.
 
-    `instances` as DescribeInstances has those that run, `reservations` as
-    DescribeCapacityReservations has the active ones; the used part of a reservation is instances.
+    `instances` are the running ones of DescribeInstances, `reservations` the active ones of
+    DescribeCapacityReservations; the used part of a reservation consists of instances.
     """
     counts: Counter[str] = Counter()
     for instance in instances:
@@ -61,9 +61,9 @@ def vcpu_quota(
     quotas: Mapping[str, int],
     region: str,
 ) -> list[dict]:
-    """What ec2_vcpu_quota_info returns as `instance_types`, each once and in order.
+    """The value `instance_types` of ec2_vcpu_quota_info: each type once, in order.
 
-    `vcpus` of one instance by its type, `count` as `counted` returns it, `quotas` in vCPUs by code.
+    `vcpus` has the vCPUs of an instance by its type, `count` is the result of `counted`, `quotas` has vCPUs by code.
     `quotas` may lack quotas that these instance types do not count against.
     """
     used: Counter[str | None] = Counter()

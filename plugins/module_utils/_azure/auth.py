@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The identity for Azure, and the cloud environment (private to this collection).
 
-The options, the environment variables and the credentials file are those of
-azure.azcollection, beside the variables that Azure's own tools read. Its code
-is not used: it demands some sixty SDK packages and imports them all, where the
-four requests of these modules need two.
+The options, the environment variables and the credentials file are those of azure.azcollection, in addition to the
+variables of Azure's own tools. The code of azure.azcollection is not used, because it requires and imports some sixty
+SDK packages; these modules need two.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ AZURE_AUTH_ARGS = {
     "disable_instance_discovery": {"type": "bool"},
 }
 
-# What each option is called in the environment: azure.azcollection's name first, then that of
-# Azure's own tools (azure-identity's EnvironmentCredential and WorkloadIdentityCredential).
+# The environment variables of each option: first that of azure.azcollection, then that of Azure's own tools
+# (EnvironmentCredential and WorkloadIdentityCredential of azure-identity).
 ENVIRONMENT = {
     "profile": ("AZURE_PROFILE",),
     "subscription_id": ("AZURE_SUBSCRIPTION_ID",),
@@ -66,7 +65,7 @@ ENVIRONMENT = {
     "token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
 }
 
-# Settings about the connection, not the identity: each is taken from any source that sets it.
+# Settings of the connection, not of the identity: each may come from another source.
 _REACH = (
     "cloud_environment",
     "cert_validation_mode",
@@ -76,7 +75,7 @@ _REACH = (
 
 CREDENTIALS_FILE = "~/.azure/credentials"
 
-# The public client of the Azure CLI, for a user's name and password without a client of their own.
+# The public client of the Azure CLI, for a log-in with user name and password without a client ID.
 _AZURE_CLI_CLIENT_ID = "04b07795-8ddb-461a-bbee-02f9e1bf7b46"
 
 # The names of azure.azcollection and the Azure CLI, and those of OpenShift's Infrastructure.
@@ -96,12 +95,12 @@ HOW_TO_LOG_IN = (
 
 
 class LoginError(Exception):
-    """Why the options do not name a valid identity or cloud, as a sentence."""
+    """The reason why the options do not name a valid identity or cloud, as a sentence."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Where an Azure is: URLs without a slash at the end."""
+    """The endpoints of a cloud: URLs without a slash at the end."""
 
     resource_manager: str
     authority: str
@@ -179,7 +178,7 @@ def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str,
 
 
 def identity(login: Mapping[str, Any]) -> Identity:
-    """The credential that these settings make."""
+    """The credential that these settings describe."""
     source = login["auth_source"]
     present = login.keys()
     if source == "msi":
@@ -207,8 +206,8 @@ def identity(login: Mapping[str, Any]) -> Identity:
 
 
 def credential(principal: Identity, cloud: Cloud, login: Mapping[str, Any]) -> TokenCredential:
-    """azure-identity's credential object for this principal."""
-    # Half a second, which a run that fails before is spared.
+    """The credential object of azure-identity for this principal."""
+    # Importing azure.identity takes half a second.
     import azure.identity
 
     values = principal.values

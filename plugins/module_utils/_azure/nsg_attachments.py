@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which network security groups filter the workers' traffic, and between which addresses (private).
 
-Pure functions over ARM's own dicts. Ids are compared without regard to case,
-as ARM does, and kept as first spelled.
+Pure functions of dicts in the format of ARM. Ids are compared without regard to letter case, as ARM does, and keep
+their first spelling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCALE_SET = re.compile(r".*/virtualMachineScaleSets/[^/]+/virtualMachines/[^/]+
 
 @dataclass(frozen=True)
 class Attachment:
-    """A worker's network interface; ids as ARM first spells them."""
+    """A worker's network interface; ids have the first spelling that ARM returned."""
 
     virtual_machine_id: str
     network_interface_id: str
@@ -37,10 +37,9 @@ class Attachment:
 class Target:
     """A network security group between the workers, and the traffic that its rules cover.
 
-    It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or
-    both. `source` are the prefixes of all worker subnets of its virtual
-    networks, `destination` those of the subnets that it filters or where those
-    interfaces are; `virtual_network` is what the tag VirtualNetwork stands for.
+    It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or both. `source` has the prefixes of all
+    worker subnets of its virtual networks, `destination` those of the subnets that it filters or that contain those
+    interfaces, and `virtual_network` the prefixes of the tag VirtualNetwork.
     """
 
     network_security_group_id: str
@@ -52,7 +51,7 @@ class Target:
 
 
 def parse_virtual_machine_id(provider_id: str) -> str:
-    """The ARM id of a virtual machine, from itself or from a node's spec.providerID."""
+    """The ARM id of a virtual machine, from such an id or from a node's spec.providerID."""
     match = _VIRTUAL_MACHINE.fullmatch(provider_id)
     if match:
         return match.group(1)
@@ -69,9 +68,9 @@ def parse_virtual_machine_id(provider_id: str) -> str:
 
 
 def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequence[str]) -> tuple[Attachment, ...]:
-    """The network interfaces of these virtual machines; of several of one machine the primary.
+    """The network interfaces of these virtual machines; only the primary interface if a machine has several.
 
-    That one has the node's address. `network_interfaces` may be of any machines.
+    The primary interface has the address of the node. `network_interfaces` may include those of other machines.
     """
     by_machine: dict[str, list[Mapping]] = {id_.lower(): [] for id_ in virtual_machine_ids}
     for interface in network_interfaces:
@@ -101,7 +100,7 @@ def attachments(network_interfaces: Iterable[Mapping], virtual_machine_ids: Sequ
 
 
 def subnet_ids(attached: Iterable[Attachment]) -> tuple[str, ...]:
-    """The subnets that the workers are in, each once."""
+    """The subnets of the workers, each once."""
     return unique(id_ for attachment in attached for id_ in attachment.subnet_ids)
 
 
@@ -114,11 +113,10 @@ def targets(
     virtual_networks: Iterable[Mapping],
     attached: Sequence[Attachment] = (),
 ) -> tuple[tuple[Target, ...], tuple[str, ...]]:
-    """The network security groups between the workers, and what none filters, as sentences.
+    """The network security groups between the workers, and a sentence for each unfiltered subnet or interface.
 
-    `subnets` are those of the workers, `virtual_networks` at least the ones
-    that these are in, `attached` the workers' interfaces, which may have
-    groups of their own.
+    `subnets` are the subnets of the workers, `virtual_networks` at least their virtual networks, and `attached` the
+    workers' interfaces, which may have groups of their own.
     """
     groups = unique(
         filter(
@@ -175,7 +173,7 @@ def _target(
 
 
 def _unfiltered(subnets: Iterable[Mapping], attached: Iterable[Attachment]) -> Iterator[str]:
-    """The subnets without a group, or which interfaces there have none of their own."""
+    """The subnets without a group, or those of their interfaces that have no group of their own."""
     for subnet in subnets:
         inside = [a for a in attached if any(_is_same_id(id_, subnet["id"]) for id_ in a.subnet_ids)]
         without_group = names_of(a.network_interface_id for a in inside if not a.network_security_group_id)
@@ -193,11 +191,10 @@ def _is_same_id(first: str | None, second: str) -> bool:
 
 
 def _address_space(network: Mapping) -> list[str]:
-    """The prefixes of a virtual network and of those peered with it.
+    """The prefixes of a virtual network and of its peers.
 
-    Not of one whose peering has allowVirtualNetworkAccess off: that takes it
-    out of the tag VirtualNetwork ("Create, change, or delete a virtual network
-    peering").
+    Peers without allowVirtualNetworkAccess are left out: they do not belong to the tag VirtualNetwork ("Create, change,
+    or delete a virtual network peering").
     """
     properties = network["properties"]
     prefixes = list(properties["addressSpace"]["addressPrefixes"])
@@ -218,7 +215,7 @@ def _id_of(properties: Mapping, key: str) -> str | None:
 
 
 def unique(texts: Iterable[str]) -> tuple[str, ...]:
-    """Each once whatever its case, as first spelled."""
+    """Remove duplicates without regard to letter case; keep the first spelling."""
     first: dict[str, str] = {}
     for text in texts:
         first.setdefault(text.lower(), text)

@@ -2,9 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """How a network security group decides on traffic, over whole ranges of addresses (private).
 
-Pure functions over ARM's own dicts. Sources, on Microsoft Learn: "Network
-security groups", "How network security groups filter network traffic",
-"Application security groups", "Virtual network service tags".
+Pure functions of dicts in the format of ARM. Sources on Microsoft Learn: "Network security groups", "How network
+security groups filter network traffic", "Application security groups", "Virtual network service tags".
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from ipaddress import (
 from itertools import combinations
 from typing import Any
 
-"""Of the verdict on traffic that no rule decides."""
+"""The priority of the verdict on traffic that no rule decides."""
 
 
 PRIORITY_AFTER_ALL = 65536
 
-# Sets of addresses are sorted ranges, both ends included, on one number line on which the IPv6
-# addresses come after the IPv4 ones.
+# Sets of addresses are sorted ranges that include both ends. On the number line, the IPv6 addresses follow the IPv4
+# addresses.
 _Ranges = tuple[tuple[int, int], ...]
 _IPV6 = 1 << 32
 _EVERYWHERE: _Ranges = ((0, _IPV6 - 1), (_IPV6, _IPV6 + (1 << 128) - 1))
 
-# "Virtual network service tags": the host's virtual address, where health probes come from.
+# "Virtual network service tags": the virtual address of the host, the source of health probes.
 _AZURE_LOAD_BALANCER = IPv4Network("168.63.129.16/32")
 _ALL_PORTS = (0, 65535)
 _GROUPS = "ApplicationSecurityGroups"
@@ -58,11 +57,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of the traffic from each address of `source` to each of `destination`.
+    """The decision about the traffic from each address of `source` to each address of `destination`.
 
-    `partly`: the rule decides only some of it, and we cannot tell which: it
-    names application security groups, a service tag, source ports, or one of
-    all protocols. Then there are further verdicts on the same addresses.
+    With `partly`, the rule decides only an unknown part of the traffic, because it has application security groups, a
+    service tag, source ports, or one of several protocols. Further verdicts then apply to the same addresses.
     """
 
     source: tuple[str, ...]
@@ -81,9 +79,9 @@ class Verdict:
 class End:
     """The source or the destination of a security rule: its addresses and its ports.
 
-    `groups` are ids of application security groups. A rule has these or
-    prefixes (CIDRs, addresses, a service tag, `*`); a wanted one may have both
-    here, then the prefixes are where the members of the groups are taken to be.
+    `groups` are ids of application security groups. A rule has either groups or prefixes (CIDRs, addresses, a service
+    tag, `*`). A desired rule may have both here: its prefixes are then the assumed addresses of the members of the
+    groups.
     """
 
     prefixes: tuple[str, ...]
@@ -92,7 +90,7 @@ class End:
 
     @classmethod
     def of(cls, properties: Mapping, side: str) -> End:
-        """The end of this side, `source` or `destination`, of a rule's `properties`."""
+        """The end of a rule's `properties`; `side` is `source` or `destination`."""
 
         def values(key: str, plural: str) -> tuple[str, ...]:
             single = properties.get(key)
@@ -105,7 +103,7 @@ class End:
         )
 
     def properties(self, side: str) -> dict[str, Any]:
-        """The same as ARM takes it: one prefix or range as such, several as a list, as az does."""
+        """The properties for ARM: a single prefix or range as a string, several as a list, as az sends them."""
 
         def values(key: str, plural: str, texts: tuple[str, ...]) -> dict[str, Any]:
             return {key: texts[0]} if len(texts) == 1 else {key + plural: list(texts)}
@@ -122,7 +120,7 @@ class End:
 
 @dataclass(frozen=True)
 class ParsedRule:
-    """A security rule's matching half, its tags resolved and its ranges parsed."""
+    """The matching part of a security rule, with resolved tags and parsed ranges."""
 
     name: str
     priority: int
@@ -143,7 +141,7 @@ class ParsedRule:
 
 
 def rules_of(nsg: Mapping) -> list[Mapping]:
-    """All rules of a network security group, its own and the default ones."""
+    """All rules of a network security group, including the default rules."""
     properties = nsg["properties"]
     return [*properties.get("securityRules", ()), *properties.get("defaultSecurityRules", ())]
 
@@ -151,24 +149,23 @@ def rules_of(nsg: Mapping) -> list[Mapping]:
 def decide(flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
     """Which rules decide which parts of a flow, in order of priority, with as few verdicts as possible.
 
-    `security_rules` are those of rules_of. `virtual_network` is what the tag
-    VirtualNetwork stands for, at least: the address space of the virtual
-    network and those peered with it. Internet is all else; other service tags
-    are somewhere in that. IPv4 and IPv6 never meet.
+    `security_rules` are the result of rules_of. `virtual_network` has the addresses of the tag VirtualNetwork: at least
+    the address spaces of the virtual network and its peers. All other addresses are Internet, and contain those of
+    other service tags. IPv4 and IPv6 addresses do not communicate.
     """
     return decide_parsed(flow, parsed_rules(security_rules, virtual_network), virtual_network)
 
 
 def passes(verdicts: Sequence[Verdict]) -> bool:
-    """Whether all of the flow certainly gets through."""
+    """Whether all traffic of the flow is certainly allowed."""
     return bool(verdicts) and all(verdict.access == "Allow" for verdict in verdicts)
 
 
 def is_same_rule(existing: Mapping, desired: Mapping) -> bool:
-    """Whether two rules' `properties` mean the same; a description counts where wanted has one.
+    """Whether the `properties` of two rules are equivalent; the description matters only if `desired` has one.
 
-    A list of one is its only element, order and case do not matter, and
-    neither does how a CIDR or a range is spelled.
+    A list with one element equals the element. The order, the letter case, and the notation of a CIDR or a range do not
+    matter.
     """
     return _normalized(existing) == _normalized(desired) and (
         "description" not in desired or existing.get("description") == desired["description"]
@@ -194,7 +191,7 @@ def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequ
                 remaining.append((hit[0], _without(destination, hit[1])))
         undecided = [box for box in remaining if all(box)]
         verdicts += _verdicts(hits, rule.access, rule.name, rule.priority, partly)
-    # The default rules leave nothing; a group without them lets nothing through.
+    # The default rules decide all traffic; a group without default rules allows none.
     return (*verdicts, *_verdicts(undecided, "Deny", "no rule", PRIORITY_AFTER_ALL, False))
 
 
@@ -204,7 +201,7 @@ def _verdicts(boxes: Iterable[tuple[_Ranges, _Ranges]], *decision: Any) -> Itera
 
 
 def _merged(boxes: list[tuple[_Ranges, _Ranges]]) -> list[tuple[_Ranges, _Ranges]]:
-    """Boxes of the same source or the same destination made one, as long as there are any."""
+    """Merge boxes with the same source or the same destination until none remain."""
     for box1, box2 in combinations(boxes, 2):
         if box1[0] == box2[0] or box1[1] == box2[1]:
             remaining = [box for box in boxes if box not in (box1, box2)]
@@ -238,7 +235,7 @@ def parsed_rules(rules: Iterable[Mapping], virtual_network: Sequence[str]) -> li
 
 
 def _addresses(prefixes: Iterable[str], virtual_network: Sequence[str]) -> tuple[_Ranges, bool]:
-    """Where prefixes are, and whether they mean all that is there."""
+    """The addresses of the prefixes, and whether the prefixes cover all of them."""
     ranges: list[tuple[int, int]] = []
     is_exact = True
     inside = _union(_range(ip_network(prefix, strict=False)) for prefix in virtual_network)

@@ -1,9 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The required security rules, and which of them a network security group lacks (private).
+"""Plans of security rules: which required rules a network security group lacks (private).
 
-Pure functions over ARM's own dicts: options and groups go in, plans come out.
-Source: REST reference "Security Rules - Create Or Update".
+Pure functions of options and of groups in the format of ARM, which return plans. Source: REST reference "Security Rules
+- Create Or Update".
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ _READ_ONLY_PROPERTIES = (
 
 
 class SecurityRuleError(Exception):
-    """Why no plan can be made of the input, as a sentence."""
+    """The reason why no plan can be made, as a sentence."""
 
 
 @dataclass(frozen=True)
 class DesiredRule:
-    """A desired security rule; its priority changes if another rule has that already.
+    """A desired security rule; it gets another priority if another rule has its priority already.
 
     The IPv6 half of a rule for both address families has no priority of its own; it comes after the rule that
     `ipv4_half` names.
@@ -92,10 +92,10 @@ class DesiredRule:
 def desired_rules(
     options: Iterable[Mapping], sources: Sequence[str], destinations: Sequence[str]
 ) -> tuple[DesiredRule, ...]:
-    """The module's `rules` option as rules; prefixes that are not given are those of the workers.
+    """The rules of the option `rules`, with the prefixes of the workers as defaults.
 
-    A rule may not have prefixes of both IP families, so one for both becomes
-    two: the one for IPv6 has `-IPv6` after its name.
+    Azure does not allow prefixes of both IP families in one rule. A rule for both becomes two rules; the name of the
+    IPv6 rule ends in `-IPv6`.
     """
     rules: list[DesiredRule] = []
     for option in options:
@@ -123,7 +123,7 @@ def desired_rules(
 
 
 def security_rule(rule: DesiredRule, priority: int) -> dict:
-    """The rule as ARM takes it."""
+    """The rule in the format of ARM."""
     return {
         "name": rule.name,
         "properties": {
@@ -149,13 +149,13 @@ def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
             f"{side}_application_security_groups. A security rule has one or the other: leave "
             "one out."
         )
-    # Members of application security groups are in the virtual network in any case.
+    # Members of application security groups are always in the virtual network.
     network_tag = ("VirtualNetwork",) if groups else ()
     return End(prefixes or tuple(workers) or network_tag, groups, port_ranges)
 
 
 def _by_family(rule: DesiredRule) -> Iterator[DesiredRule]:
-    """The rule, or its two halves; tags, `*` and application security groups are for both."""
+    """The rule, or its two halves; tags, `*` and application security groups apply to both halves."""
 
     def half(end: End, version: int) -> End:
         if end.groups:
@@ -371,9 +371,9 @@ def apply_to(nsg: Mapping, plan: Plan) -> dict:
 
 
 def single_change(plan: Plan) -> tuple[str, dict | None] | None:
-    """The rule's name and the body to PUT, or None to DELETE it, where that is all of the plan.
+    """The name of the rule and the body to PUT (None to DELETE it), if the plan changes only one rule.
 
-    Then the group's `securityRules/{name}` does, and the rest stays out of it.
+    The request then goes to `securityRules/{name}` instead of the whole group.
     """
     changes = [
         *((rule["name"], _writable(rule)) for rule in plan.created),
@@ -384,7 +384,7 @@ def single_change(plan: Plan) -> tuple[str, dict | None] | None:
 
 
 def needed_action(plan: Plan) -> str:
-    """What Azure's roles call the one write that the plan takes."""
+    """The action in Azure's roles that the write of the plan requires."""
     change = single_change(plan)
     if change is None:
         return f"{_NSG_TYPE}/write"
@@ -393,12 +393,12 @@ def needed_action(plan: Plan) -> str:
 
 
 def diff_of(plan: Plan) -> dict:
-    """The plan as Ansible's before and after: a line for each rule that changes."""
+    """The plan as Ansible's before and after: a line for each changed rule."""
     before, after = list(plan.removed), list(plan.created)
     for old, new in plan.updated:
         before.append(old)
         after.append(new)
-    # A description only where it is all that changes.
+    # The description is shown only if nothing else changes.
     described = [new["name"] for old, new in plan.updated if _describe_rule(old) == _describe_rule(new)]
     return {
         "before_header": plan.nsg_id,
@@ -414,7 +414,7 @@ def _covered_by(
     unmanaged: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> str | None:
-    # Those that decide the other way count as if they came first: where they go may yet change.
+    # Required rules that decide differently count as if they came first, because their priorities may still change.
     opposite = [security_rule(desired_rule, 0) for desired_rule in desired if desired_rule.access != rule.access]
     rules = [*unmanaged, *parsed_rules(opposite, virtual_network)]
     verdicts = [verdict for dummy, verdict in _decide_rule(rule, rules, virtual_network)]
@@ -427,7 +427,7 @@ def _covered_by(
 def _decide_rule(
     rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
 ) -> Iterator[tuple[Flow, Verdict]]:
-    """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
+    """All flows of a rule with their verdicts; one port represents all ports that are treated alike."""
     edges = {edge for deciding_rule in rules for low, high in deciding_rule.ports for edge in (low, high + 1)}
     for low, high in map(port_range, rule.destination.port_ranges):
         for port in sorted({low, *(edge for edge in edges if low < edge <= high)}):
@@ -455,10 +455,9 @@ def _priorities(
     unmanaged: Iterable[Mapping],
     priority_range: tuple[int, int],
 ) -> dict[str, int]:
-    """The priority of each needed rule, by name: the requested one, the one it has, or the next free.
+    """The priority of each needed rule, by name: the requested priority, the current one, or the next free one.
 
-    An IPv6 half always has the next free one, lest it stay where a smaller
-    priority of its rule is to take it away from.
+    An IPv6 half always gets the next free priority, so that it follows its rule to a smaller priority.
     """
     priorities: dict[str, int] = {}
     used = set(_names_by_slot(unmanaged))
@@ -517,7 +516,8 @@ def _shadowed(
     managed: Sequence[ParsedRule],
     virtual_network: Sequence[str],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
-    """By the name of a managed rule: the first flow that each unmanaged rule before it decides differently."""
+    """By name of a managed rule: the unmanaged rules before it that decide its traffic differently, each with the first
+    such flow."""
     names = {rule.name for rule in unmanaged}
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:
@@ -545,7 +545,7 @@ def _explain_shadowed(
         shadowed_halves = [half.name for half in halves if half.name in shadowed]
         decisions = [pair for half in shadowed_halves for pair in shadowed[half]]
         first = min(verdict.priority for dummy, verdict in decisions)
-        # The IPv6 half comes after the priority of its rule, whether that one is needed or not.
+        # The IPv6 half comes after the priority of its rule, also if the rule itself is not needed.
         room = 2 if any(half.ipv4_half for half in halves) else 1
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
             slots = {_slot(halves[0], smaller + after) for after in range(room)}
@@ -574,7 +574,7 @@ def _describe_decision(verdict: Verdict, flow: Flow) -> str:
 
 
 def _writable(resource: Mapping) -> dict:
-    """A copy without what ARM alone writes."""
+    """A copy without the fields that only ARM writes."""
     body = {key: value for key, value in resource.items() if key not in _READ_ONLY}
     body["properties"] = {
         key: value for key, value in resource["properties"].items() if key not in _READ_ONLY_PROPERTIES

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether an identity may do something in Azure, out of the permissions it has there (private).
+"""Whether the permissions of an identity in Azure include an action (private).
 
 Source: REST reference "Permissions - List For Resource".
 """
@@ -15,9 +15,9 @@ PERMISSIONS_API_VERSION = "2022-04-01"
 
 
 def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether one of them has the action, and does not itself take it away again.
+    """Whether one of the permissions has the action, and does not exclude it by its notActions.
 
-    Each is of one role that was assigned: what one does not grant, another one may.
+    Each permission belongs to one assigned role. An action that one role excludes may be granted by another role.
     """
     return any(
         _is_among(action, permission.get("actions")) and not _is_among(action, permission.get("notActions"))

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """How many more VMs Azure has room for (private; no I/O here).
 
-Microsoft.Compute counts vCPUs: of each family of sizes, and of all in a region
-("Check vCPU quotas", Usage - List, Resource Skus - List). Microsoft.Network counts a
-subnet's addresses, without those that Azure keeps (Virtual Networks - List Usage).
+Microsoft.Compute counts vCPUs: by family of sizes, and of all families in a region ("Check vCPU quotas", Usage - List,
+Resource Skus - List). Microsoft.Network counts the addresses of a subnet, without those that Azure reserves (Virtual
+Networks - List Usage).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ REGIONAL = "cores"
 
 
 def vcpu_quota(sizes: Sequence[str], skus: Iterable[Mapping], usages: Iterable[Mapping], location: str) -> list[dict]:
-    """What azure_vcpu_quota_info returns as `sizes`, each size once and in order.
+    """The value `sizes` of azure_vcpu_quota_info: each size once, in order.
 
-    `skus` and `usages` as ARM lists them, for this location.
+    `skus` and `usages` are ARM's lists for this location.
     """
     by_size = {sku["name"].lower(): sku for sku in skus if sku["resourceType"] == "virtualMachines"}
     by_name = {usage["name"]["value"].lower(): usage for usage in usages}
@@ -63,15 +63,15 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
 
 
 def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
-    """What azure_subnet_usage_info returns of a subnet.
+    """The value `subnet` of azure_subnet_usage_info.
 
-    `usages` as ARM lists them for its virtual network, None where there is no such network.
+    `usages` is ARM's list for the virtual network of the subnet, None if this network does not exist.
     """
     result: dict[str, object] = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
     usage = next((u for u in usages or () if u["id"].lower() == subnet_id.lower()), None)
     if usage is None:
         result["reason"] = f"Azure has no subnet {subnet_id}."
-    # A subnet whose addresses Azure does not count, such as a gateway's, has -1.
+    # The limit is -1 if Azure does not count the addresses of a subnet, such as that of a gateway.
     elif usage["limit"] < 0:
         result["reason"] = f"Azure does not count the addresses of {subnet_id}."
     else:

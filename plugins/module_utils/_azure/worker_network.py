@@ -1,10 +1,9 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where the workers are in Azure's network, and what filters their traffic (private).
+"""The subnets of the workers in Azure, and the network security groups that filter their traffic (private).
 
-From the VMs by their network interfaces to subnets, from subnets to virtual
-networks and the network security groups that are attached, each by the id that
-the other has: no name is guessed and no list's first entry taken.
+The VMs lead to their network interfaces, these to subnets, and subnets to virtual networks and the attached network
+security groups. Each object is found by its id in the previous one; no name is guessed.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ _NSG_ID = re.compile(f"{_PROVIDER}/networkSecurityGroups/[^/]+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class WorkerNetwork:
-    """What the workers have: ARM's bodies of their subnets, and the groups that filter them.
+    """The subnets of the workers, as ARM returns them, and the groups that filter them.
 
-    `unfiltered` has a sentence for each subnet or network interface that no group filters,
-    `bodies` those groups, by id, that were read on the way here.
+    `unfiltered` has a sentence for each subnet or network interface without a group. `bodies` has the groups, by id,
+    that were read already.
     """
 
     subnets: tuple[dict, ...]
@@ -65,7 +64,7 @@ class WorkerNetwork:
 
 
 def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
-    """Find it: one request a resource group of VMs, one a virtual network."""
+    """Find the network of the workers, with one request for each resource group of VMs and for each virtual network."""
     params = module.params
     named = tuple(_validate_ids(params["network_security_groups"] or (), _NSG_ID))
     if params["subnets"]:
@@ -85,7 +84,7 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
 
 
 def targets_with_groups(arm: Arm, network: WorkerNetwork) -> list[tuple[Target, dict]]:
-    """Each target with ARM's body of its group: one request a group."""
+    """Each target with its group as ARM returns it; takes one request for each group."""
     return [
         (target, network.bodies.get(nsg_id) or network_security_group(arm, nsg_id))
         for target in network.targets
@@ -98,7 +97,7 @@ def network_security_group(arm: Arm, nsg_id: str) -> dict:
 
 
 def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
-    """Groups without workers: of their own subnets comes what VirtualNetwork means to them."""
+    """Groups that are given without workers: their subnets determine the addresses of VirtualNetwork."""
     bodies = {nsg["id"]: nsg for nsg in (network_security_group(arm, id_) for id_ in nsg_ids)}
     subnets = [subnet["id"] for nsg in bodies.values() for subnet in nsg["properties"].get("subnets", ())]
     spaces = {
@@ -136,7 +135,7 @@ def _of_subnets(arm: Arm, ids: Sequence[str], attached: Sequence[Attachment], re
 
 
 def _limit_to_groups(network: WorkerNetwork, nsg_ids: Sequence[str]) -> WorkerNetwork:
-    """The groups that were named, instead of those that are attached."""
+    """The groups that the task names, instead of the attached groups."""
     attached = {target.network_security_group_id.lower(): target for target in network.targets}
     sources = tuple(dict.fromkeys(p for subnet in network.subnets for p in subnet_prefixes(subnet)))
     spaces = tuple(dict.fromkeys(p for target in network.targets for p in target.virtual_network))
@@ -166,7 +165,7 @@ def _validate_ids(ids: Iterable[str], pattern: re.Pattern) -> Iterator[str]:
 
 
 def describe_subnets(network: WorkerNetwork) -> list[dict]:
-    """The subnets as modules return them."""
+    """The subnets for the result of a module."""
     return [
         {
             "id": subnet["id"],
