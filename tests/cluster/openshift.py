@@ -194,6 +194,13 @@ def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, we
         )
     start_kubelet(cluster, runtime)
 
+    def has_catalog() -> bool:
+        cluster.processes.check_alive()
+        return bool(cluster.get("packagemanifests", "-A")["items"]) or not cluster.get("catalogsources", "-A")["items"]
+
+    # Preflight does not wait for it: the catalog of a cluster that runs is ready.
+    wait_for("the catalog", has_catalog, seconds=30)
+
 
 def start_kubelet(cluster: Cluster, runtime: str) -> None:
     """Start the real node (kubelet.py), which runs pods with podman or as processes."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import NEEDED
 
 from tests.cluster import aws, azure
@@ -172,6 +173,29 @@ def user_of(cluster: Cluster, playbook: str) -> Path:
     )
     cluster.kubectl("create", "clusterrolebinding", playbook, f"--clusterrole={playbook}", f"--user={playbook}")
     return cluster.user_kubeconfig(playbook)
+
+
+def as_texts(variables: dict) -> tuple[str, str]:
+    """The arguments that give the site's roles the same options, each as a survey or a command line gives it: a text."""
+    options: dict[str, dict] = {}
+    for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
+        options |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    values = {name: option["default"] for name, option in options.items() if "default" in option} | variables
+    texts = {
+        name: _as_text(value)
+        for name, value in values.items()
+        # Ansible's validation rejects the text of a list of dictionaries.
+        if options[name].get("elements") != "dict"
+    }
+    return "-e", json.dumps(texts)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "y" if value else "n"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def play_of(role: str, directory: Path) -> Path:

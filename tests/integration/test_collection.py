@@ -25,7 +25,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.environments import ansible_core
-from tests.integration.site import NOTHING_CHANGED, Site, artifacts
+from tests.integration.site import NOTHING_CHANGED, Site, artifacts, as_texts
 from tests.support import ROOT, ansible_environment, build_collection
 
 pytestmark = pytest.mark.integration
@@ -192,7 +192,8 @@ class TestSecrets:
 @pytest.mark.parametrize("core", [*BETWEEN, None, *NEWER])
 def test_another_ansible_core_changes_nothing(installed: Installed, core: str | None):
     installed.core = core
-    completed = installed.run()
+    # Nor do the same options as texts, which is what each of them is on a command line.
+    completed = installed.run(*as_texts(installed.variables))
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout + completed.stderr
     assert list(installed.directory.iterdir()) == []
     # Numbers stay numbers.

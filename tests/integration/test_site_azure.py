@@ -17,7 +17,7 @@ from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, failure_message, report_on
+from tests.integration.site import NOTHING_CHANGED, Site, as_texts, failure_message, report_on
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment, local_play
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
@@ -126,7 +126,7 @@ class TestCredentialsOfTheCluster:
         assert request["metadata"]["name"] == "openshift-sandboxed-containers-azure"
 
     def test_a_second_run_changes_nothing(self, site: Site):
-        completed = site.run(*FROM_THE_CLUSTER)
+        completed = site.run(*as_texts(site.variables), *FROM_THE_CLUSTER)
         assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
 
     @pytest.mark.usefixtures("nothing_changes")

@@ -1,0 +1,34 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The options of roles as the types that Ansible validates them as (private to this collection).
+
+Validation does not change a variable: what is a string on a command line or in a survey stays one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ansible.module_utils.common.validation import check_type_bool, check_type_dict, check_type_list
+from ansible.module_utils.common.yaml import yaml_load
+
+
+def as_bool(value: Any) -> bool:
+    return check_type_bool(value)
+
+
+def as_dict(value: Any) -> dict:
+    return check_type_dict(value)
+
+
+def as_list(value: Any, elements: str = "str") -> list:
+    """Also of a list in JSON or YAML, which validation splits at its commas, and of one with an element per line."""
+    converted = _split(value) if isinstance(value, str) else check_type_list(value)
+    return [as_dict(element) for element in converted] if elements == "dict" else converted
+
+
+def _split(text: str) -> list:
+    if text.strip().startswith("["):
+        return yaml_load(text)
+    return [part.strip() for part in re.split("[,\n]", text) if part.strip()]

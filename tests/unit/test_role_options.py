@@ -1,0 +1,267 @@
+"""Every place that reads an option of a role uses the value that Ansible validated.
+
+Ansible validates `-e option=false` as a boolean and leaves the variable a string, which is true where nothing converts it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.osc.peerpods.plugins.module_utils._option_types import as_bool, as_dict, as_list
+from jinja2 import Environment, nodes
+
+from tests.support import ROOT
+
+# Roles that other roles of the collection use, with dictionaries and lists of their own.
+INTERNAL = ("image_build_", "own_namespace_")
+
+JINJA = Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"])
+
+# How a template converts an option of each type.
+CONVERSIONS = {
+    "bool": ["osc.peerpods.as_bool"],
+    "dict": ["osc.peerpods.as_dict"],
+    "int": ["int"],
+    "list": ["osc.peerpods.as_list"],
+}
+
+# Keywords of a task that are expressions without braces, and those that Ansible converts to a number.
+CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
+NUMBERS = ("retries", "delay")
+
+
+class Loader(yaml.SafeLoader):
+    """Reads the tags of Ansible, such as !unsafe, as what is behind them."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
+
+
+def load(path: Path) -> object:
+    return yaml.load(path.read_text(), Loader)  # noqa: S506
+
+
+def specifications() -> dict[str, dict]:
+    """Every option of every role and playbook, by name."""
+    entries = [
+        (name, option)
+        for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
+        for entry_point in load(path)["argument_specs"].values()
+        for name, option in entry_point["options"].items()
+    ]
+    # The options that only a playbook has.
+    questions = load(ROOT / "roles/awx/vars/main.yml")["awx_templates"]
+    entries += [
+        (question["option"], question["spec"])
+        for template in questions
+        if isinstance(template["questions"], list)
+        for question in template["questions"]
+        if "spec" in question
+    ]
+    return dict(entries)
+
+
+OPTIONS = specifications()
+TYPED = {
+    name: option
+    for name, option in OPTIONS.items()
+    if option.get("type", "str") in CONVERSIONS
+    and not (name.startswith(INTERNAL) and option["type"] in ("dict", "list"))
+}
+
+
+def module_options(module: str) -> dict[str, dict]:
+    """The options of one of our modules; those of the other modules are not converted by what is known here."""
+    if module == "osc.peerpods.k8s":
+        # As kubernetes.core documents it.
+        return {"wait_timeout": {"type": "int"}}
+    path = ROOT / f"plugins/modules/{module.removeprefix('osc.peerpods.')}.py"
+    if not path.exists():
+        return {}
+    (documentation,) = re.findall(r'^DOCUMENTATION = r"""\n(.*?)^"""', path.read_text(), re.MULTILINE | re.DOTALL)
+    document = yaml.safe_load(documentation)
+    fragments = document.get("extends_documentation_fragment", [])
+    options = dict(document.get("options", {}))
+    for fragment in fragments:
+        if fragment.startswith("osc.peerpods."):
+            source = (ROOT / f"plugins/doc_fragments/{fragment.rpartition('.')[2]}.py").read_text()
+            (text,) = re.findall(r'DOCUMENTATION = r"""\n(.*?)^"""', source, re.MULTILINE | re.DOTALL)
+            options |= yaml.safe_load(text).get("options", {})
+    return options
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A template, and what becomes of its result."""
+
+    file: str
+    template: str
+    # The type that a module converts the result to, or that the option has which gets it.
+    received_as: str | None = None
+    is_option: bool = False
+
+
+def expressions() -> Iterator[Expression]:
+    files = [*ROOT.glob("roles/*/*/**/*.yml"), *ROOT.glob("playbooks/*.yml")]
+    for path in sorted(path for path in files if path.parent.name != "meta" and not path.is_symlink()):
+        yield from _in_value(str(path.relative_to(ROOT)), load(path))
+    for path in sorted(ROOT.glob("roles/*/templates/*.j2")):
+        yield Expression(str(path.relative_to(ROOT)), path.read_text())
+
+
+def _in_value(
+    file: str, value: object, received_as: str | None = None, is_option: bool = False
+) -> Iterator[Expression]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in CONDITIONS:
+                for condition in inner if isinstance(inner, list) else [inner]:
+                    yield from _condition(file, condition)
+            elif key in NUMBERS:
+                yield from _in_value(file, inner, "int")
+            elif isinstance(inner, dict) and isinstance(key, str) and key.startswith("osc.peerpods."):
+                types = {name: option.get("type", "str") for name, option in module_options(key).items()}
+                for name, argument in inner.items():
+                    yield from _in_value(file, argument, types.get(name))
+            else:
+                # A variable that is an option as well is converted where that is read.
+                yield from _in_value(file, inner, OPTIONS.get(key, {}).get("type"), key in OPTIONS)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _in_value(file, inner)
+    elif isinstance(value, str):
+        yield Expression(file, value, received_as, is_option)
+
+
+def _condition(file: str, condition: object) -> Iterator[Expression]:
+    if isinstance(condition, dict):
+        yield from _in_value(file, condition)
+    elif isinstance(condition, str):
+        yield Expression(file, condition if "{{" in condition else f"{{{{ {condition} }}}}")
+
+
+def readings(expression: Expression) -> Iterator[tuple[str, str | None]]:
+    """(option, what is wrong with how it is read)."""
+    tree = JINJA.parse(expression.template)
+    parents = {child: node for node in tree.find_all(nodes.Node) for child in node.iter_child_nodes()}
+    outputs = [node for node in tree.find_all(nodes.Output)]
+    is_whole = len(outputs) == 1 and len(outputs[0].nodes) == 1 and tree.body == outputs
+    for name in tree.find_all(nodes.Name):
+        if name.ctx == "load" and name.name in TYPED:
+            yield name.name, _problem(name, parents, expression, is_whole)
+
+
+def _problem(name: nodes.Name, parents: dict, expression: Expression, is_whole: bool) -> str | None:
+    kind, elements = TYPED[name.name]["type"], TYPED[name.name].get("elements")
+    node: nodes.Node = name
+    while isinstance(parents[node], nodes.Filter) and parents[node].name == "default" and parents[node].node is node:
+        node = parents[node]
+    parent = parents[node]
+    if isinstance(parent, nodes.Test) and parent.name in ("defined", "undefined"):
+        return None
+    if isinstance(parent, nodes.Filter) and parent.node is node:
+        given = [parent.name, *(argument.value for argument in parent.args if isinstance(argument, nodes.Const))]
+        if given in (CONVERSIONS[kind], [*CONVERSIONS[kind], elements]):
+            return None
+        # AWX passes an answer that was left out as an empty string.
+        if given == ["string"]:
+            return None
+    while _is_result(node, parents[node]):
+        node = parents[node]
+    if isinstance(parents[node], nodes.Output):
+        # A number has the same text.
+        if kind == "int" and (not is_whole or expression.received_as in ("int", "str")):
+            return None
+        # A module splits a list at its commas, also one in JSON.
+        if expression.received_as == kind and (kind != "list" or elements == "dict" or expression.is_option):
+            return None
+    return f"is read without a conversion to {kind}"
+
+
+def _is_result(node: nodes.Node, parent: nodes.Node) -> bool:
+    """Whether the value of the parent can be that of the node."""
+    if isinstance(parent, nodes.Filter):
+        return parent.name == "default"
+    return isinstance(parent, nodes.CondExpr) and node is not parent.test
+
+
+def test_every_option_is_read_as_its_type():
+    problems = {
+        f"{expression.file}: {option} {problem} in {' '.join(expression.template.split())[:150]}"
+        for expression in expressions()
+        if "{{" in expression.template or "{%" in expression.template
+        for option, problem in readings(expression)
+        if problem
+    }
+    assert not problems, "\n".join(sorted(problems))
+
+
+# What people write on a command line, in a survey and in a file of variables, with the same value as YAML reads it.
+SPELLINGS: dict[str, list[tuple[object, object]]] = {
+    "bool": [
+        *((text, True) for text in ("true", "True", "TRUE", "yes", "Yes", "on", "y", "Y", "t", "1", " true ", 1)),
+        *((text, False) for text in ("false", "False", "FALSE", "no", "No", "off", "n", "N", "f", "0", " false ", 0)),
+    ],
+    "int": [("7", 7), (" 7", 7), (7, 7)],
+    "dict": [
+        ('{"a": "b", "c": "d"}', {"a": "b", "c": "d"}),
+        ("{'a': 'b'}", {"a": "b"}),
+        ("a=b,c=d", {"a": "b", "c": "d"}),
+        ("a=b c=d", {"a": "b", "c": "d"}),
+        ("{}", {}),
+    ],
+    "list": [("a,b", ["a", "b"]), ("a", ["a"])],
+    # Validation accepts these too, and only here they become what was meant.
+    "list of text": [
+        ("a, b", ["a", "b"]),
+        ('["a", "b"]', ["a", "b"]),
+        ("['a', 'b']", ["a", "b"]),
+        ("[a, b]", ["a", "b"]),
+        ("a\nb\n", ["a", "b"]),
+        ("[]", []),
+        ("", []),
+    ],
+}
+CONVERTERS = {"bool": as_bool, "dict": as_dict, "int": int, "list": as_list}
+
+
+def validated(option: dict, value: object) -> object:
+    """What Ansible makes of the value when it validates an option of this type."""
+    specification = {"type": option["type"], **({"elements": option["elements"]} if "elements" in option else {})}
+    result = ArgumentSpecValidator({"option": specification}).validate({"option": value})
+    assert not result.error_messages, result.error_messages
+    return result.validated_parameters["option"]
+
+
+@pytest.mark.parametrize("name", sorted(TYPED))
+def test_every_spelling_becomes_the_validated_value(name: str):
+    option = TYPED[name]
+    kind, elements = option["type"], option.get("elements")
+    spellings = SPELLINGS[kind]
+    if kind == "list":
+        numbers = [("1,2", [1, 2]), ("1", [1])]
+        spellings = {"dict": [('{"a": "b"}', [{"a": "b"}]), ("a=b", [{"a": "b"}])], "int": numbers}.get(
+            elements or "str", spellings
+        )
+    for value, expected in spellings:
+        converted = as_list(value, elements) if elements == "dict" else CONVERTERS[kind](value)
+        assert validated(option, value) == validated(option, converted) == expected
+        assert validated(option, expected) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), SPELLINGS["list of text"])
+def test_a_list_as_text_is_what_was_meant(text: str, expected: list):
+    assert validated({"type": "list", "elements": "str"}, text)
+    assert as_list(text) == expected
+
+
+@pytest.mark.parametrize("value", ["maybe", "", "2"])
+def test_what_is_no_boolean_is_not_guessed(value: object):
+    with pytest.raises(TypeError, match="not a valid boolean"):
+        as_bool(value)
