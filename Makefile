@@ -15,7 +15,7 @@ PYTEST := .venv/bin/python -m pytest -n 3 --dist loadfile --shard $(SHARD)
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration installations coverage molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
+.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration installations coverage screenshots molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint sanity docs unit integration    one part; the documentation is build/docs/html/index.html"
 	@echo "                      (CORES='2.17 2.21': run the sanity tests with these versions of ansible-core)"
 	@echo "make coverage         run the unit tests and report the branch coverage (ALL=1: with the integration tests)"
+	@echo "make screenshots      take the pictures of the documentation again"
 	@echo "make molecule         all scenarios of molecule, about 10 minutes (SCENARIO=…: one scenario)"
 	@echo "make fuzz             send a million mutated reviews to the webhook (COUNT=…; SEED=… repeats a run)"
 	@echo "make bench-modules    compare the modules with amazon.aws, kubernetes.core and the command lines"
@@ -127,6 +128,9 @@ programs: .venv/installed
 # conftest.py sorts the slow files first; by default, xdist would start with the files that have the most tests.
 integration: .venv/installed programs packages browser
 	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
+
+screenshots: .venv/installed programs packages browser
+	.venv/bin/python -m tests.screenshots
 
 molecule: .venv/installed
 	PATH=$(CURDIR)/.venv/bin:$$PATH molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)

@@ -79,7 +79,7 @@ class World(ABC):
     """What the cloud's API is called in a table."""
 
     packages: tuple[str, ...]
-    """Whose versions matter here, beside Kubernetes' and ansible's."""
+    """The packages whose versions matter here, in addition to Kubernetes and ansible."""
 
     cli: str
     """The command line tool of the documented commands."""

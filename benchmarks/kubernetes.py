@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tests import documented
 from tests.cluster import openshift
 from tests.support import OPERATOR_NAMESPACE
@@ -131,13 +129,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                 Contender("kubernetes.core, patch only", [patched_limit()]),
                 Contender(DOCUMENTED, script=documented.limit(LIMIT)),
             ),
-            lambda: world.cluster.kubectl(
-                "patch",
-                *CONFIG,
-                "--type=merge",
-                "-p",
-                json.dumps({"spec": {"limit": LIMIT_BEFORE}}),
-            ),
+            lambda: world.cluster.merge("/".join(CONFIG[:2]), {"spec": {"limit": LIMIT_BEFORE}}, OPERATOR_NAMESPACE),
             lambda: world.cluster.get(*CONFIG)["spec"]["limit"] == LIMIT,
         ),
         Job(

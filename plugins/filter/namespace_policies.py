@@ -72,11 +72,11 @@ _value:
     system_namespaces:
       description: A regular expression that matches the names of system namespaces.
       type: str
-    refusal:
-      description: What the API server returns before the name of the namespace of a refused pod.
+    rejection:
+      description: The text of a rejection before the name of the namespace.
       type: str
     explanation:
-      description: What the API server returns after that name.
+      description: The text after that name.
       type: str
 """
 

@@ -33,7 +33,7 @@ def render(report: dict, checks: list[Check]) -> str:
         "  seconds: " + ", ".join(f"{name} {value}" for name, value in seconds.items()),
         "",
         "All checks passed." if all(c.passed for c in checks) else "Some checks failed: see ✘.",
-        f"The report of osc.peerpods.report: {report['report_page']}",
+        f"The report page: {report['report_page']}",
     ]
     return "\n".join(lines)
 
@@ -43,4 +43,5 @@ def _advertiser(agent: dict | None) -> str:
 
 
 def _pods(deployment: dict) -> str:
-    return f"{deployment['ready']} pods by {deployment['runtime']}"
+    pods = "1 pod" if deployment["ready"] == 1 else f"{deployment['ready']} pods"
+    return f"{pods} in {deployment['runtime']}"

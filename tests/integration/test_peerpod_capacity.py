@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.integration.apiserver import between
@@ -57,17 +55,8 @@ def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
 def test_concurrent_writes_of_the_kubelet_and_removed_nodes_are_tolerated(cluster, run_module, nodes):
     owned, deleted = "capacity-ours", "capacity-gone"
     cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": deleted}})
-    advertise = json.dumps({"status": {"capacity": {RESOURCE: "3"}}})
-    cluster.kubectl(
-        "patch",
-        "node",
-        deleted,
-        "--subresource=status",
-        "--type=merge",
-        "--field-manager=peerpods-node-capacity",
-        "-p",
-        advertise,
-    )
+    advertised = {"status": {"capacity": {RESOURCE: "3"}}}
+    cluster.merge(f"node/{deleted}", advertised, subresource="status", manager="peerpods-node-capacity")
     other_writes = {
         owned: ("label", "node", owned, "written=meanwhile"),
         deleted: ("delete", "node", deleted),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 RUNTIME_CLASS = "kata-policy-role"
 LABEL = {"osc.peerpods.io/peer-pods": "allowed"}
 LABELLED, NAMED, UNLISTED = (f"policy-role-{name}" for name in ("labelled", "named", "other"))
-REFUSAL = f"Peer pods may not be created in namespace {UNLISTED}: "
+REJECTION = f"Peer pods may not be created in namespace {UNLISTED}: "
 AUDITED = "validation.policy.admission.k8s.io/validation_failure"
 KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 
@@ -170,7 +170,7 @@ class TestDeny:
         status, message, _ = role.create_pod(UNLISTED)
         assert status == 403
         assert message.endswith(
-            f"{REFUSAL}RuntimeClass {RUNTIME_CLASS} is allowed in namespaces with the labels "
+            f"{REJECTION}RuntimeClass {RUNTIME_CLASS} is allowed in namespaces with the labels "
             "osc.peerpods.io/peer-pods=allowed that are not system namespaces and in the namespaces "
             f"{NAMED}. Ask a cluster administrator to allow it in this namespace."
         )
@@ -207,7 +207,7 @@ class TestDeny:
         wait_for("a warning", lambda: role.create(UNLISTED, body, "apis/apps/v1")[2], seconds=10)
         status, _, warned = role.create(UNLISTED, body, "apis/apps/v1")
         assert status == 201
-        assert REFUSAL in warned
+        assert REJECTION in warned
         assert "Pods of this workload will be rejected." in warned
         cluster.apply({**body, "metadata": {"name": "refused", "namespace": UNLISTED}})
 
@@ -216,7 +216,7 @@ class TestDeny:
             return any(
                 event["reason"] == "FailedCreate"
                 and event["involvedObject"]["kind"] == "ReplicaSet"
-                and REFUSAL in event["message"]
+                and REJECTION in event["message"]
                 for event in events
             )
 
@@ -224,7 +224,7 @@ class TestDeny:
 
     def test_only_workloads_of_peer_pods_elsewhere_get_a_warning(self, role: Role):
         warned = role.create(UNLISTED, workload("CronJob"), "apis/batch/v1")[2]
-        assert REFUSAL in warned
+        assert REJECTION in warned
         for namespace, runtime_class in ((UNLISTED, None), (NAMED, RUNTIME_CLASS)):
             for kind, path in (("Deployment", "apis/apps/v1"), ("CronJob", "apis/batch/v1")):
                 created = role.create(namespace, workload(kind, runtime_class), path)
@@ -293,11 +293,11 @@ class TestWarnAndAudit:
         output = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
         assert "Action in other namespaces: Warn, Audit (not verified)." in output
         wait_for("a warning", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
-        assert REFUSAL in role.create_pod(UNLISTED)[2]
+        assert REJECTION in role.create_pod(UNLISTED)[2]
 
         def warned_of_pods_that_go_in() -> bool:
             warned = role.create(UNLISTED, workload("Deployment"), "apis/apps/v1")[2]
-            return REFUSAL in warned and "will be rejected" not in warned
+            return REJECTION in warned and "will be rejected" not in warned
 
         wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
         policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
@@ -317,7 +317,7 @@ class TestWarnAndAudit:
                 failure for event in events for failure in json.loads(event.get("annotations", {}).get(AUDITED, "[]"))
             ]
             return created == (201, "", "") and any(
-                REFUSAL in failure["message"] and failure["validationActions"] == ["Audit"] for failure in failures
+                REJECTION in failure["message"] and failure["validationActions"] == ["Audit"] for failure in failures
             )
 
         wait_for("an annotation in the audit log", audited, seconds=10)

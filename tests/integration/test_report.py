@@ -227,7 +227,10 @@ def test_a_report_of_findings_alone_needs_no_cluster_and_a_dry_run_writes_no_fil
     missing_kubeconfig = str(tmp_path / "none")
     completed = report.run("--check", "--diff", K8S_AUTH_KUBECONFIG=missing_kubeconfig, KUBECONFIG=missing_kubeconfig)
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert f"Would write {tmp_path}/deep/down/preflight: html, junit" in completed.stdout
+    assert (
+        f"Would write {tmp_path}/deep/down/preflight.html, {tmp_path}/deep/down/preflight.junit.xml."
+        in completed.stdout
+    )
     assert not (tmp_path / "deep").exists()
 
     completed = report.run(K8S_AUTH_KUBECONFIG=missing_kubeconfig, KUBECONFIG=missing_kubeconfig)
@@ -237,7 +240,7 @@ def test_a_report_of_findings_alone_needs_no_cluster_and_a_dry_run_writes_no_fil
     html = files["preflight.html"].read_text()
     assert "Closed: &#34;9000/tcp&#34;" in html
     assert "It is &lt;needed&gt;." in html
-    assert "The JSON file beside" not in html
+    assert "The JSON file next to" not in html
     (case,) = ElementTree.parse(files["preflight.junit.xml"]).iter("testcase")
     assert case.get("classname") == "osc.peerpods.preflight"
     assert case[0].get("message") == finding["found"]

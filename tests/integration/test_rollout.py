@@ -320,7 +320,7 @@ class TestCanary:
     @pytest.mark.usefixtures("counted")
     def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
         message = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
-        assert "The API server refused a peer pod in namespace nowhere in a dry run: " in message
+        assert "The API server rejected a peer pod in namespace nowhere in a dry run: " in message
         assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in message
 
 

@@ -248,7 +248,7 @@ def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
     assert findings["limit-storage"]["found"] == (
         "Operator 1.13.0 stores the limit in the ConfigMap peer-pods-cm; cloud-api-adaptor advertises it. "
         "The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
-        "or this one where that has none."
+        "and this limit for nodes without one there."
     )
     assert findings["other-advertisers"]["status"] == "ok"
     page = (reporting.report / "report.html").read_text()

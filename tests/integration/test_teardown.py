@@ -128,9 +128,8 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
         ],
     }
     ec2.authorize_security_group_ingress(**rule)
-    config = ("peerpodconfig", "peerpodconfig-openshift", "-n", OPERATOR_NAMESPACE)
     wait_for("the operator", lambda: site.cluster.get("peerpodconfigs", "-A")["items"], seconds=60)
-    site.cluster.kubectl("patch", *config, "--type=merge", "-p", '{"spec": {"limit": "7"}}')
+    site.cluster.merge("peerpodconfig/peerpodconfig-openshift", {"spec": {"limit": "7"}}, OPERATOR_NAMESPACE)
     workers = ("nodes", "-l", "node-role.kubernetes.io/worker")
 
     def advertised() -> set[str | None]:

@@ -106,10 +106,8 @@ def test_the_summary_names_the_cloud(cloud: str):
     text = render({**OBSERVED, **about}, checks(OBSERVED))
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
     assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in text
-    assert "webhook of the operator: 2 pods by podman" in text
-    assert "limits advertised by the agent: 1 pods by podman" in text
+    assert "webhook of the operator: 2 pods in podman" in text
+    assert "limits advertised by the agent: 1 pod in podman" in text
     without_agent = render({**OBSERVED, **about, "agent": None}, checks(OBSERVED))
     assert "limits advertised by the operator" in without_agent
-    assert text.endswith(
-        "All checks passed.\nThe report of osc.peerpods.report: build/demo/aws/peerpods-report/report.html"
-    )
+    assert text.endswith("All checks passed.\nThe report page: build/demo/aws/peerpods-report/report.html")

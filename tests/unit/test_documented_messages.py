@@ -1,4 +1,4 @@
-"""The messages and checks that the troubleshooting guide explains are those of the code."""
+"""The messages and checks that the documentation explains are those of the code."""
 
 from __future__ import annotations
 
@@ -42,3 +42,10 @@ def test_the_code_has_the_message(message: str):
 @pytest.mark.parametrize("check", re.findall(r"``([a-z-]+)``", "".join(re.findall(r"\* - (``.*)\n", CHECKS))))
 def test_the_check_exists(check: str):
     assert check in TITLES
+
+
+def test_the_readme_of_the_role_explains_each_check():
+    readme = (ROOT / "roles/cluster_prerequisites/README.md").read_text()
+    table = readme.partition("| check | what is checked |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`([a-z-]+)`", "".join(first_cells))) == sorted(TITLES)

@@ -25,7 +25,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     Write,
     affected_peer_pods,
     as_text,
-    explain_refusal,
+    explain_lost_peer_pods,
     explain_waiting,
     full_name,
     hold_write,
@@ -285,7 +285,7 @@ class _Run:
         if self.affected and self.disruption == "refuse":
             self.waiting = sorted(self.affected)
             self.replaced = []
-            raise AdaptorError(explain_refusal(plan, self.affected), self.result())
+            raise AdaptorError(explain_lost_peer_pods(plan, self.affected), self.result())
         if self.module.check_mode:
             self._predict(plan)
             return
@@ -438,7 +438,7 @@ class _Run:
         if self._until(is_idle, seconds):
             return
         self.affected, self.waiting = affected, sorted(affected)
-        message = explain_refusal(plan, affected)
+        message = explain_lost_peer_pods(plan, affected)
         if self.written:
             message = message.replace("Nothing was written", self.explain_written().rstrip("."))
         raise AdaptorError(f"After {seconds:g} s: {message}", self.result())

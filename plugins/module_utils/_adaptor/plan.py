@@ -418,7 +418,7 @@ ADVICE = (
 )
 
 
-def explain_refusal(plan: Plan, lost: Mapping[str, list[str]]) -> str:
+def explain_lost_peer_pods(plan: Plan, lost: Mapping[str, list[str]]) -> str:
     names = ", ".join(write.object_name for write in plan.writes) or "settings that are written already"
     count = sum(map(len, lost.values()))
     return (

@@ -18,7 +18,7 @@ SYSTEM_PREFIXES = ("kube-", "openshift-")
 SYSTEM_NAMESPACES = "|".join([*(f"{name}$" for name in SYSTEM_NAMES), *SYSTEM_PREFIXES])
 
 # The text in a rejection, in a warning and in the audit log.
-REFUSAL = "Peer pods may not be created in namespace "
+REJECTION = "Peer pods may not be created in namespace "
 
 POD_RULES = ({"apiGroups": [""], "resources": ["pods"]},)
 POD_CLASS = '(has(object.spec.runtimeClassName) ? object.spec.runtimeClassName : "")'
@@ -70,7 +70,7 @@ def namespace_policies(
                 {
                     "expression": _is_allowed(namespaces, requirements),
                     "reason": "Forbidden",
-                    "messageExpression": f"{_cel(REFUSAL)} + request.namespace + {_cel(message)}",
+                    "messageExpression": f"{_cel(REJECTION)} + request.namespace + {_cel(message)}",
                 }
             ],
         )
@@ -91,7 +91,7 @@ def namespace_policies(
         ],
         "label_selector": label_selector,
         "system_namespaces": SYSTEM_NAMESPACES,
-        "refusal": REFUSAL,
+        "rejection": REJECTION,
         "explanation": explanation,
     }
 

@@ -365,7 +365,7 @@ def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
     if has_agent and operator["limit_in"] == PEER_PODS_CM:
         summary += (
             " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
-            "or this one where that has none."
+            "and this limit for nodes without one there."
         )
     if operator["known"]:
         return finding("limit-storage", "ok", summary)

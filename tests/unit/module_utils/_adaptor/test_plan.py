@@ -15,7 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     SettingsError,
     affected_peer_pods,
     as_text,
-    explain_refusal,
+    explain_lost_peer_pods,
     hold_write,
     in_order,
     plan_settings,
@@ -304,7 +304,7 @@ def test_nodes_with_the_fewest_peer_pods_come_first():
 
 def test_a_rejection_lists_twenty_peer_pods_and_the_next_step():
     plan = plan_settings(CurrentSettings(config_map()), DesiredSettings(config_map=NEW), NEWEST, [pod()], [])
-    message = explain_refusal(plan, {"a": [f"n/{number}" for number in range(25)]})
+    message = explain_lost_peer_pods(plan, {"a": [f"n/{number}" for number in range(25)]})
     assert "ConfigMap/peer-pods-cm" in message
     assert "n/19 on a and 5 more" in message
     assert "n/20" not in message
