@@ -24,7 +24,7 @@ extends_documentation_fragment:
 options:
   worker_selector:
     description:
-      - The label selector of the nodes to return, as C(oc get nodes -l) takes it.
+      - The label selector of the nodes to return, in the format of C(oc get nodes -l).
     type: str
     default: node-role.kubernetes.io/worker
   permissions_for:
@@ -129,7 +129,7 @@ infrastructure_name:
   type: str
   sample: demo-x7k2p
 cluster_id:
-  description: The id that the ClusterVersion C(version) has of the cluster, null if the cluster is not OpenShift.
+  description: The ID of the cluster in the ClusterVersion C(version), null if the cluster is not OpenShift.
   returned: always
   type: str
   sample: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11

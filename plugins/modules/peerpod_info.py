@@ -244,7 +244,7 @@ nodes:
       type: str
     pools:
       description: >-
-        The pools that select the node, each as namespace/name. With more than one, the limit of the node is not well defined.
+        The pools that select the node, each as namespace/name. With more than one, the limit of the node is ambiguous.
       type: list
       elements: str
     capacity:

@@ -29,7 +29,7 @@ description:
     Writes only the fields that are set, and only if the object has not changed since it was read: after a conflict, the module reads and
     plans again. All other fields of the object stay.
   - >-
-    Rejects a pool that overlaps with another pool, because the limit of a node in both is not well defined. Pools overlap if a node exists
+    Rejects a pool that overlaps with another pool, because the limit of a node in both would be ambiguous. Pools overlap if a node exists
     that both select, or if one selector has all labels of the other. Selectors of different labels are accepted as long as no node matches
     both. The
     operator's own pool C(default) has the nodes that no other pool selects.
@@ -233,12 +233,12 @@ EXAMPLES = r"""
   loop_control:
     label: "{{ item.pool }}"
 
-- name: Use larger VMs in one of them (operators up to 1.8)
+- name: Use larger VMs in the pool peerpods-memory (operators up to 1.8)
   osc.peerpods.peerpod_limit:
     name: peerpods-memory
     instance_type: r6i.2xlarge
 
-- name: Remove that pool once no peer pod runs there
+- name: Remove the pool peerpods-memory once no peer pod runs there
   osc.peerpods.peerpod_limit:
     name: peerpods-memory
     state: absent
