@@ -37,14 +37,14 @@ NUMBERS = ("retries", "delay")
 
 
 class Loader(yaml.SafeLoader):
-    """Reads the tags of Ansible, such as !unsafe, as what is behind them."""
+    """Reads a value with a tag of Ansible, such as !unsafe, as the value without the tag."""
 
 
 Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
 
 
 def load(path: Path) -> object:
-    return yaml.load(path.read_text(), Loader)  # noqa: S506
+    return yaml.load(path.read_text(), Loader)
 
 
 def specifications() -> dict[str, dict]:
@@ -77,7 +77,7 @@ TYPED = {
 
 
 def module_options(module: str) -> dict[str, dict]:
-    """The options of one of our modules; those of the other modules are not converted by what is known here."""
+    """The options of a module of this collection; empty for the modules of other collections."""
     if module == "osc.peerpods.k8s":
         # As kubernetes.core documents it.
         return {"wait_timeout": {"type": "int"}}
@@ -98,11 +98,11 @@ def module_options(module: str) -> dict[str, dict]:
 
 @dataclass(frozen=True)
 class Expression:
-    """A template, and what becomes of its result."""
+    """A template, and the type that its result must have."""
 
     file: str
     template: str
-    # The type that a module converts the result to, or that the option has which gets it.
+    # The type to which a module converts the result, or the type of the option that is set to it.
     received_as: str | None = None
     is_option: bool = False
 
@@ -130,7 +130,7 @@ def _in_value(
                 for name, argument in inner.items():
                     yield from _in_value(file, argument, types.get(name))
             else:
-                # A variable that is an option as well is converted where that is read.
+                # A variable that is an option as well is converted where the option is read.
                 yield from _in_value(file, inner, OPTIONS.get(key, {}).get("type"), key in OPTIONS)
     elif isinstance(value, list):
         for inner in value:
@@ -147,10 +147,10 @@ def _condition(file: str, condition: object) -> Iterator[Expression]:
 
 
 def readings(expression: Expression) -> Iterator[tuple[str, str | None]]:
-    """(option, what is wrong with how it is read)."""
+    """(option, the problem with how it is read or None)."""
     tree = JINJA.parse(expression.template)
     parents = {child: node for node in tree.find_all(nodes.Node) for child in node.iter_child_nodes()}
-    outputs = [node for node in tree.find_all(nodes.Output)]
+    outputs = list(tree.find_all(nodes.Output))
     is_whole = len(outputs) == 1 and len(outputs[0].nodes) == 1 and tree.body == outputs
     for name in tree.find_all(nodes.Name):
         if name.ctx == "load" and name.name in TYPED:
