@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 
@@ -35,6 +37,16 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
         **(extra or {}),
+    }
+
+
+def role_options() -> dict[str, dict]:
+    """Every option of every role, by name, as the argument specifications have it."""
+    return {
+        name: option
+        for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
+        for entry_point in yaml.safe_load(path.read_text())["argument_specs"].values()
+        for name, option in entry_point["options"].items()
     }
 
 

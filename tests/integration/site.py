@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import NEEDED
 
 from tests.cluster import aws, azure
 from tests.cluster.adaptor import OWNER
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
-from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play
+from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play, role_options
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
 
@@ -177,9 +176,7 @@ def user_of(cluster: Cluster, playbook: str) -> Path:
 
 def as_texts(variables: dict) -> tuple[str, str]:
     """The arguments that give the site's roles the same options, each as a survey or a command line gives it: a text."""
-    options: dict[str, dict] = {}
-    for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
-        options |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    options = role_options()
     values = {name: option["default"] for name, option in options.items() if "default" in option} | variables
     texts = {
         name: _as_text(value)

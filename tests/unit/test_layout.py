@@ -61,7 +61,6 @@ def test_every_documented_file_exists(pattern: str):
 
 # Modules of module_utils that decide nothing, or whose decisions have one entry point; and the tests that cover them.
 TESTED_THROUGH = {
-    "_option_types": "unit/test_role_options.py",
     "_adaptor/apply": "integration/test_adaptor_config.py",
     "_aws/client": "integration/test_security_group_ports.py",
     "_azure/client": "integration/test_nsg_rules.py",

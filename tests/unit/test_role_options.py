@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import yaml
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.osc.peerpods.plugins.module_utils._option_types import as_bool, as_dict, as_list
 from jinja2 import Environment, nodes
 
-from tests.support import ROOT
+from tests.support import ROOT, role_options
 
 # Roles that other roles of the collection use, with dictionaries and lists of their own.
 INTERNAL = ("image_build_", "own_namespace_")
@@ -47,27 +44,14 @@ def load(path: Path) -> object:
     return yaml.load(path.read_text(), Loader)
 
 
-def specifications() -> dict[str, dict]:
-    """Every option of every role and playbook, by name."""
-    entries = [
-        (name, option)
-        for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
-        for entry_point in load(path)["argument_specs"].values()
-        for name, option in entry_point["options"].items()
-    ]
-    # The options that only a playbook has.
-    questions = load(ROOT / "roles/awx/vars/main.yml")["awx_templates"]
-    entries += [
-        (question["option"], question["spec"])
-        for template in questions
-        if isinstance(template["questions"], list)
-        for question in template["questions"]
-        if "spec" in question
-    ]
-    return dict(entries)
+def playbook_options() -> dict[str, dict]:
+    """The options that only a playbook has, by name."""
+    templates = load(ROOT / "roles/awx/vars/main.yml")["awx_templates"]
+    questions = [template["questions"] for template in templates if isinstance(template["questions"], list)]
+    return {question["option"]: question["spec"] for each in questions for question in each if "spec" in question}
 
 
-OPTIONS = specifications()
+OPTIONS = role_options() | playbook_options()
 TYPED = {
     name: option
     for name, option in OPTIONS.items()
@@ -200,68 +184,3 @@ def test_every_option_is_read_as_its_type():
         if problem
     }
     assert not problems, "\n".join(sorted(problems))
-
-
-# What people write on a command line, in a survey and in a file of variables, with the same value as YAML reads it.
-SPELLINGS: dict[str, list[tuple[object, object]]] = {
-    "bool": [
-        *((text, True) for text in ("true", "True", "TRUE", "yes", "Yes", "on", "y", "Y", "t", "1", " true ", 1)),
-        *((text, False) for text in ("false", "False", "FALSE", "no", "No", "off", "n", "N", "f", "0", " false ", 0)),
-    ],
-    "int": [("7", 7), (" 7", 7), (7, 7)],
-    "dict": [
-        ('{"a": "b", "c": "d"}', {"a": "b", "c": "d"}),
-        ("{'a': 'b'}", {"a": "b"}),
-        ("a=b,c=d", {"a": "b", "c": "d"}),
-        ("a=b c=d", {"a": "b", "c": "d"}),
-        ("{}", {}),
-    ],
-    "list": [("a,b", ["a", "b"]), ("a", ["a"])],
-    # Validation accepts these too, and only here they become what was meant.
-    "list of text": [
-        ("a, b", ["a", "b"]),
-        ('["a", "b"]', ["a", "b"]),
-        ("['a', 'b']", ["a", "b"]),
-        ("[a, b]", ["a", "b"]),
-        ("a\nb\n", ["a", "b"]),
-        ("[]", []),
-        ("", []),
-    ],
-}
-CONVERTERS = {"bool": as_bool, "dict": as_dict, "int": int, "list": as_list}
-
-
-def validated(option: dict, value: object) -> object:
-    """What Ansible makes of the value when it validates an option of this type."""
-    specification = {"type": option["type"], **({"elements": option["elements"]} if "elements" in option else {})}
-    result = ArgumentSpecValidator({"option": specification}).validate({"option": value})
-    assert not result.error_messages, result.error_messages
-    return result.validated_parameters["option"]
-
-
-@pytest.mark.parametrize("name", sorted(TYPED))
-def test_every_spelling_becomes_the_validated_value(name: str):
-    option = TYPED[name]
-    kind, elements = option["type"], option.get("elements")
-    spellings = SPELLINGS[kind]
-    if kind == "list":
-        numbers = [("1,2", [1, 2]), ("1", [1])]
-        spellings = {"dict": [('{"a": "b"}', [{"a": "b"}]), ("a=b", [{"a": "b"}])], "int": numbers}.get(
-            elements or "str", spellings
-        )
-    for value, expected in spellings:
-        converted = as_list(value, elements) if elements == "dict" else CONVERTERS[kind](value)
-        assert validated(option, value) == validated(option, converted) == expected
-        assert validated(option, expected) == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), SPELLINGS["list of text"])
-def test_a_list_as_text_is_what_was_meant(text: str, expected: list):
-    assert validated({"type": "list", "elements": "str"}, text)
-    assert as_list(text) == expected
-
-
-@pytest.mark.parametrize("value", ["maybe", "", "2"])
-def test_what_is_no_boolean_is_not_guessed(value: object):
-    with pytest.raises(TypeError, match="not a valid boolean"):
-        as_bool(value)
