@@ -52,7 +52,7 @@ async def run(settings: Settings) -> None:
     agent = Agent(kube, settings, f"{socket.gethostname()}_{uuid.uuid4()}")
     REGISTRY.register(SlotsCollector(agent.slots))
     address, port = settings.bind_address, settings.health_port
-    server = await health.serve(address, port, lambda: agent.ready, lambda: agent.status)
+    server = await health.serve(address, port, agent.is_live, agent.is_ready)
     log.info(
         "Watching limits and cloud-api-adaptor pods in namespace %s of %s. Serving health and metrics at %s:%d.",
         settings.peerpodconfig_namespace,

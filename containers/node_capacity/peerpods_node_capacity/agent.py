@@ -17,7 +17,7 @@ import msgspec
 from .kube import FIELD_MANAGER, STRATEGIC_MERGE_PATCH, ApiError, Kube, Metadata, OnlyMetadata, segment
 from .lease import Lease
 from .metrics import LAG_SECONDS, NodeSlots, PoolLimit, Slots
-from .mirror import Mirror, backoff
+from .mirror import STUCK_AFTER, Mirror, backoff
 from .plan import (
     ADAPTOR,
     UNCHANGED,
@@ -118,8 +118,10 @@ class _PeerPodConfigSpec(msgspec.Struct, rename="camel"):
 
 
 class _PeerPodConfigStatus(msgspec.Struct, rename="camel"):
-    setup_completed: bool = False
-    conditions: tuple[dict[str, Any], ...] = ()
+    """Written by other programs, too, so that it may contain anything that the CRD permits."""
+
+    setup_completed: Any = False
+    conditions: Any = None
 
 
 class _RawPeerPodConfig(msgspec.Struct):
@@ -326,30 +328,42 @@ class Agent:
         # False after the API server has dropped conditions: not every CRD has them.
         self._has_conditions = True
 
-    @property
-    def ready(self) -> bool:
-        """Whether all collections have been listed."""
-        return all(mirror.synced.is_set() for mirror in self._mirrors)
+    def is_live(self) -> tuple[bool, str]:
+        """Return whether the agent passes its liveness probe, and the reason.
 
-    @property
-    def status(self) -> str:
-        """The body of /readyz."""
-        if not self.ready:
-            return "the initial sync is not complete"
+        Not while the API server is away: a restart would not help, and would lose the last valid limits.
+        """
+        stuck = [mirror.path for mirror in self._mirrors if mirror.is_stuck()]
+        if stuck:
+            return False, f"no attempt to follow {', '.join(stuck)} for {STUCK_AFTER / 60:.0f} minutes"
+        return True, "ok"
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Return whether the agent does its work: it follows all collections, and some replica leads."""
+        if not self._is_synced:
+            return False, "the initial sync is not complete"
+        problems = (*(mirror.why_lost() for mirror in self._mirrors), self._lease.why_not_held())
+        if reason := next((problem for problem in problems if problem), None):
+            return False, reason
         if self._are_limits_found:
-            return "ok"
+            return True, "ok"
         if self._vanished:
-            return (
+            return True, (
                 "ok; no limit found any more: nodes of pools known before have free slots only "
                 "while cloud-api-adaptor is ready"
             )
-        return "ok; no limit found, so nodes are not changed"
+        return True, "ok; no limit found, so nodes are not changed"
+
+    @property
+    def _is_synced(self) -> bool:
+        """Whether all collections have been listed."""
+        return all(mirror.synced.is_set() for mirror in self._mirrors)
 
     async def run(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for mirror in self._mirrors:
-                tasks.create_task(mirror.run())
+                tasks.create_task(mirror.run(), name=mirror.path)
             # Before all sources have been read, nodes would appear to be in no pool.
             for mirror in self._mirrors:
                 await mirror.synced.wait()
@@ -400,7 +414,7 @@ class Agent:
 
     def _source_changed(self, *_: Any) -> None:
         # A source that has not been listed yet is not a missing one.
-        if self.ready:
+        if self._is_synced:
             self._merge_sources()
 
     def _merge_sources(self) -> None:
@@ -806,8 +820,8 @@ def _to_pool(raw: _RawPeerPodConfig, previous: Pool | None) -> Pool:
             uid=raw.metadata.uid,
             generation=raw.metadata.generation,
             version=raw.metadata.resource_version,
-            setup_completed=raw.status.setup_completed,
-            conditions=raw.status.conditions,
+            setup_completed=raw.status.setup_completed is True,
+            conditions=tuple(raw.status.conditions) if isinstance(raw.status.conditions, list) else (),
         ),
     )
 

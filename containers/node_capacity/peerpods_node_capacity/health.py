@@ -6,7 +6,6 @@ liveness probe."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,22 +13,35 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 # Seconds within which a client must send its request and read the response.
 TIMEOUT = 5
 
+# The maximum number of open connections. A further one takes the place of the oldest, so that kubelet gets an answer
+# and file descriptors remain for the API server.
+MAX_CONNECTIONS = 64
 
-async def serve(address: str, port: int, ready: Callable[[], bool], status: Callable[[], str]) -> asyncio.Server:
-    """Serve /healthz, /readyz (with `status`) and /metrics. Raises OSError if the port is in use."""
+# Whether the agent passes a probe, and the body of the response.
+Probe = Callable[[], tuple[bool, str]]
+
+
+async def serve(address: str, port: int, live: Probe, ready: Probe) -> asyncio.Server:
+    """Serve /healthz, /readyz and /metrics. Raises OSError if the port is in use."""
+    probes = {b"/healthz": live, b"/readyz": ready}
+    # In the order in which they were opened.
+    connections: dict[asyncio.StreamWriter, None] = {}
 
     def respond(path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
             return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
-        if path == b"/healthz":
-            return "200 OK", "text/plain", b"ok"
-        if path == b"/readyz":
-            code = "200 OK" if ready() else "503 Service Unavailable"
-            return code, "text/plain", status().encode()
+        if probe := probes.get(path):
+            is_ok, text = probe()
+            return "200 OK" if is_ok else "503 Service Unavailable", "text/plain", text.encode()
         return "404 Not Found", "text/plain", b"not found; paths: /healthz, /readyz, /metrics"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
+        connections[writer] = None
+        if len(connections) > MAX_CONNECTIONS:
+            oldest = next(iter(connections))
+            del connections[oldest]
+            oldest.transport.abort()
+        try:
             async with asyncio.timeout(TIMEOUT):
                 _method, path, *_rest = [*(await reader.readline()).split(), b"", b""]
                 while (await reader.readline()).strip():
@@ -41,5 +53,11 @@ async def serve(address: str, port: int, ready: Callable[[], bool], status: Call
                     + body
                 )
                 await writer.drain()
+        except (OSError, ValueError):
+            # The client is too slow, has disconnected, or sends a line that is too long.
+            pass
+        finally:
+            connections.pop(writer, None)
+            writer.close()
 
     return await asyncio.start_server(handle, address, port)

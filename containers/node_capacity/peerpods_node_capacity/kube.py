@@ -5,19 +5,23 @@
 lightkube reads the login (a kubeconfig or the pod's service account) and sets up TLS. aiohttp sends the
 requests: a patch takes an eighth of the time that it takes with lightkube's own HTTP client. Of a response,
 msgspec decodes only the fields that a Struct names.
+
+The login is loaded again whenever one of its files changes: kubelet replaces the token every hour, and the CA
+certificates when the cluster rotates its CA.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 import random
+import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -30,20 +34,26 @@ from yarl import URL
 
 from .metrics import REQUESTS
 
+log = logging.getLogger(__name__)
+
 FIELD_MANAGER = "peerpods-node-capacity"
 
 # Objects per page of a list: a page of full Nodes is a few MB.
 PAGE_SIZE = 500
 
-# Seconds without a response after which a request fails.
-REQUEST_TIMEOUT = 30.0
+# Seconds without a response after which a request fails, and without a connection. Packets to an API server that is
+# away may get lost without an answer: a short timeout finds it soon after it is back.
+REQUEST_TIMEOUT, CONNECT_TIMEOUT = 30.0, 5.0
+
+# The longest time, in seconds, for which a Retry-After of the API server, or of a proxy before it, is observed.
+LONGEST_RETRY_AFTER = 30
 
 # The shortest duration of a watch, in seconds; the API server ends it after this to twice as long.
 WATCH_DURATION = 240
 
-# Seconds without data on a watch after which its connection counts as broken: the API server sends a
-# bookmark every minute.
-WATCH_SILENCE = 90.0
+# Seconds without an event on a watch after which it counts as lost: the API server sends a bookmark every minute,
+# except if the resourceVersion of the watch is in the future, as after a restore of etcd from a backup.
+WATCH_SILENCE = 75.0
 
 Kind = TypeVar("Kind")
 
@@ -87,7 +97,7 @@ class ApiError(Exception):
 
 
 class WatchLostError(ApiError):
-    """The resourceVersion is too old for a watch: the collection must be listed again."""
+    """A watch that cannot be resumed from its resourceVersion: the collection must be listed again."""
 
 
 class _ListMetadata(msgspec.Struct):
@@ -110,26 +120,50 @@ class _Status(msgspec.Struct):
     code: int | None = None
 
 
-class Kube:
-    """A connection to one API server.
+class _Version(NamedTuple):
+    """What changes of a file when it is written or replaced, also by a symbolic link."""
 
-    Logs in with the file that KUBECONFIG names, else with the pod's service account. Raises ConfigError if
-    neither is usable.
-    """
+    inode: int
+    modified: int
+    size: int
 
-    def __init__(self) -> None:
+
+class _Login(NamedTuple):
+    """How to log in to the API server, and the version of each file that this was read from, if it existed."""
+
+    server: str
+    headers: dict[str, str]
+    tls: ssl.SSLContext
+    files: dict[str, _Version | None]
+
+    @classmethod
+    def load(cls) -> _Login:
+        """Load the file that KUBECONFIG names, else the pod's service account. Raises ConfigError if neither is
+        usable."""
+        files: dict[str, _Version | None] = {}
+
+        def following(path: str | os.PathLike[str]) -> str:
+            # The version from before the content: a later change is not missed.
+            files[str(path)] = _version(str(path))
+            return str(path)
+
         try:
             path = os.environ.get("KUBECONFIG")
-            kubeconfig = KubeConfig.from_file(path) if path else KubeConfig.from_service_account()
+            kubeconfig = KubeConfig.from_file(following(path)) if path else KubeConfig.from_service_account()
             config = kubeconfig.get()
             if config is None:
                 raise ConfigError("there is no current context")
-            user = config.user or User()
-            self._token_file = user.token_file and config.abs_file(user.token_file)
-            self._headers = {"User-Agent": FIELD_MANAGER, **self._login(user.token)}
-            if not ("Authorization" in self._headers or user.client_cert or user.client_cert_data):
+            user, cluster = config.user or User(), config.cluster
+            for name in (cluster.certificate_auth, user.client_cert, user.client_key):
+                if name:
+                    following(config.abs_file(name))
+            token = user.token
+            if user.token_file:
+                token = Path(following(config.abs_file(user.token_file))).read_text().strip()
+            headers = {"User-Agent": FIELD_MANAGER, **({"Authorization": f"Bearer {token}"} if token else {})}
+            if not (token or user.client_cert or user.client_cert_data):
                 raise ConfigError(f"user {config.context.user} has neither a token nor a client certificate")
-            tls = verify_cluster(config.cluster, user, config.abs_file)
+            return cls(cluster.server, headers, verify_cluster(cluster, user, config.abs_file), files)
         except Exception as error:  # of lightkube, PyYAML, msgspec, ssl and others
             # Not the message of a parser, which may quote a line with a secret.
             reason = error if isinstance(error, (ConfigError, OSError)) else repr(error)
@@ -137,14 +171,26 @@ class Kube:
                 f"Loading the Kubernetes login failed: {reason}. Run in a pod with a service account, or set "
                 "KUBECONFIG to a kubeconfig file with a current context."
             ) from error
-        self.server = config.cluster.server
+
+
+class Kube:
+    """A connection to one API server. Raises ConfigError if there is no usable login."""
+
+    def __init__(self) -> None:
+        self._login = _Login.load()
+        # The files of the login as of the last attempt to load it.
+        self._files = self._login.files
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             # The API server sets no cookies; looking for them takes time.
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
         )
         self._not_before = 0.0
+
+    @property
+    def server(self) -> str:
+        return self._login.server
 
     async def close(self) -> None:
         await self._http.close()
@@ -163,10 +209,19 @@ class Kube:
             query["continue"] = page.metadata.continue_
 
     async def watch(
-        self, path: str, kind: type[Kind], selectors: Mapping[str, str], version: str
+        self,
+        path: str,
+        kind: type[Kind],
+        selectors: Mapping[str, str],
+        version: str,
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[tuple[str, Kind | OnlyMetadata]]:
         """Yield the changes after `version` as (ADDED|MODIFIED|DELETED|BOOKMARK, object), a bookmark with its
-        metadata only, until the API server ends the watch. Raises WatchLostError if `version` is too old."""
+        metadata only, until the API server ends the watch. Calls `opened` when the watch has begun.
+
+        Raises WatchLostError if `version` is too old, and if it may be in the future: a broken connection or a watch
+        without bookmarks may be that of an etcd that was restored from a backup.
+        """
         try:
             response = await self._send(
                 "watch",
@@ -179,28 +234,30 @@ class Kube:
                     "timeoutSeconds": round(WATCH_DURATION * random.uniform(1, 2)),
                     **selectors,
                 },
-                timeout=aiohttp.ClientTimeout(sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE),
+                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=WATCH_SILENCE),
             )
+            opened()
+            try:
+                async for line in _lines(response):
+                    event = _decode(line, _Event, response)
+                    if event.type == "ERROR":
+                        status = _decode(event.object, _Status, response)
+                        raise WatchLostError(
+                            f"The watch of {path} from resourceVersion {version} ended with "
+                            f"{status.code} {status.message}",
+                            status.code,
+                        )
+                    if event.type == "BOOKMARK":
+                        # Its other fields need not be valid: a Pod's has no list of containers.
+                        yield event.type, _decode(event.object, OnlyMetadata, response)
+                    else:
+                        yield event.type, _decode(event.object, kind, response)
+            finally:
+                response.close()
         except ApiError as error:
-            if error.status == HTTPStatus.GONE:
+            if error.status in (HTTPStatus.GONE, None):
                 raise WatchLostError(str(error), error.status) from error
             raise
-        try:
-            async for line in _lines(response):
-                event = _decode(line, _Event, response)
-                if event.type == "ERROR":
-                    status = _decode(event.object, _Status, response)
-                    raise WatchLostError(
-                        f"The watch of {path} from resourceVersion {version} ended with {status.code} {status.message}",
-                        status.code,
-                    )
-                if event.type == "BOOKMARK":
-                    # Its other fields need not be valid: a Pod's has no list of containers.
-                    yield event.type, _decode(event.object, OnlyMetadata, response)
-                else:
-                    yield event.type, _decode(event.object, kind, response)
-        finally:
-            response.close()
 
     async def get(self, path: str, kind: type[Kind]) -> Kind:
         """Return the object at `path`."""
@@ -249,44 +306,50 @@ class Kube:
         # Retry-After applies to all requests of the agent, not only to the one that received it.
         while (wait := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        method, url = _METHODS[verb], URL(self.server + path + query, encoded=True)
-
-        async def request() -> aiohttp.ClientResponse:
-            code = "none"
-            try:
-                response = await self._http.request(
-                    method, url, headers={**self._headers, **(headers or {})}, **options
-                )
-                code = str(response.status)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise _no_response(method, path, error) from error
-            finally:
-                REQUESTS.labels(verb, code).inc()
-            return response
-
-        response = await request()
-        if response.status == HTTPStatus.UNAUTHORIZED and self._token_file:
-            # The token may have been rotated. If it cannot be read, the old one stays in use.
-            with contextlib.suppress(OSError):
-                self._headers.update(self._login(None))
-            response.release()
-            response = await request()
+        login = self._current_login()
+        method, url = _METHODS[verb], URL(login.server + path + query, encoded=True)
+        code = "none"
+        try:
+            response = await self._http.request(
+                method, url, headers={**login.headers, **(headers or {})}, ssl=login.tls, **options
+            )
+            code = str(response.status)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _no_response(method, path, error) from error
+        finally:
+            REQUESTS.labels(verb, code).inc()
         if response.ok:
             return response
         retry_after = response.headers.get("Retry-After", "")
         if retry_after.isdecimal():
-            self._not_before = time.monotonic() + int(retry_after)
+            self._not_before = time.monotonic() + min(int(retry_after), LONGEST_RETRY_AFTER)
         raise ApiError(
             f"{method} {path} failed: the API server returned "
             f"{response.status} {response.reason}: {_message(await _body(response))}",
             response.status,
         )
 
-    def _login(self, token: str | None) -> dict[str, str]:
-        """Return the Authorization header, with the current content of the token file if there is one."""
-        if self._token_file:
-            token = Path(self._token_file).read_text().strip()
-        return {"Authorization": f"Bearer {token}"} if token else {}
+    def _current_login(self) -> _Login:
+        """Return the login, from files as they are now. If they cannot be used, the previous one stays in use."""
+        files = {path: _version(path) for path in self._files}
+        if files != self._files:
+            self._files = files
+            try:
+                self._login = _Login.load()
+            except ConfigError as error:
+                log.warning("%s The previous login stays in use.", error)
+            else:
+                self._files = self._login.files
+                log.info("Loaded the Kubernetes login again, because its files have changed.")
+        return self._login
+
+
+def _version(path: str) -> _Version | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _Version(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def segment(name: str) -> str:
@@ -303,12 +366,16 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     # aiohttp's own lines are limited to the size of its buffer.
-    incomplete = b""
+    incomplete, last_line_at = b"", time.monotonic()
     try:
         async for chunk in response.content.iter_any():
             *lines, incomplete = (incomplete + chunk).split(b"\n")
             for line in lines:
                 yield line
+            if lines:
+                last_line_at = time.monotonic()
+            elif time.monotonic() - last_line_at > WATCH_SILENCE:
+                raise TimeoutError(f"no complete event within {WATCH_SILENCE:.0f} seconds")
     except (aiohttp.ClientError, TimeoutError) as error:
         raise _no_response(response.method, response.url.path, error) from error
 

@@ -10,17 +10,20 @@ a release immediately.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from .kube import ApiError, Kube, Metadata, OnlyMetadata, segment
 from .metrics import LEADER
-from .mirror import Mirror, backoff
+from .mirror import LONGEST_PAUSE_WITHOUT_ANSWER, Mirror, backoff
 
 # The leader renews the Lease after the first share of its duration. Without a renewal it stops leading after
 # the second one, before another replica may acquire the Lease.
@@ -68,6 +71,16 @@ class Lease:
         )
         self._changed = asyncio.Event()
         self._observed_at = 0.0
+        # The first failure to acquire the Lease while it was free, with its time.
+        self._failed_at = 0.0
+        self._failure: ApiError | None = None
+
+    def why_not_held(self) -> str | None:
+        """Return why this replica cannot acquire the Lease while it is free; None if a replica leads."""
+        seconds = time.monotonic() - self._failed_at
+        if self._failure is None or seconds < self._duration:
+            return None
+        return f"no replica leads for {seconds:.0f} seconds: {self._failure}"
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` while this replica holds the Lease, and again whenever it acquires it, until cancelled;
@@ -102,6 +115,7 @@ class Lease:
             if record and record.holder not in ("", self._identity):
                 left = self._observed_at + record.duration - now
                 if left > 0:
+                    self._failure = None
                     await self._wait_for_change(left)
                     continue
             try:
@@ -111,12 +125,15 @@ class Lease:
                     is_takeover = int(record.holder != self._identity)
                     await self._write(record, record.transitions + is_takeover, acquired=True)
             except ApiError as error:
-                # After a conflict, the watch delivers the new holder.
-                if error.status != 409:
+                if self._failure is None:
+                    self._failed_at = time.monotonic()
+                self._failure = error
+                if not await self._read_again(error):
                     log.warning("Retrying: %s", error)
-                await self._wait_for_change(backoff(failures))
+                await self._wait_for_change(backoff(failures, LONGEST_PAUSE_WITHOUT_ANSWER))
                 failures += 1
             else:
+                self._failure = None
                 return now
 
     async def _renew(self, renewed_at: float) -> None:
@@ -137,11 +154,24 @@ class Lease:
                         await self._write(record, record.transitions)
                     except ApiError as error:
                         log.warning("Retrying: %s", error)
+                        await self._read_again(error)
                         failures += 1
                     else:
                         renewed_at, failures = began_at, 0
         except TimeoutError:
             pass
+
+    async def _read_again(self, error: ApiError) -> bool:
+        """Read the Lease again if `error` shows that it is not as in the mirror.
+
+        Mostly, the watch delivers its new state soon. After a restore of etcd from a backup, the watch waits for a
+        resourceVersion that is in the future.
+        """
+        if error.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+            return False
+        with contextlib.suppress(ApiError):
+            await self.mirror.read()
+        return True
 
     async def _release(self) -> None:
         record = self._record

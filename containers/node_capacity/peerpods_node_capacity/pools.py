@@ -52,7 +52,7 @@ class Observed:
     generation: int = 0
     version: str = ""
     setup_completed: bool = False
-    conditions: tuple[Mapping[str, Any], ...] = ()
+    conditions: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

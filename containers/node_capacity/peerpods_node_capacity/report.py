@@ -110,7 +110,7 @@ def _invalid_message(pool: Pool) -> str:
     return f"spec.limit must be a whole number of 0 or more; got {written}. {in_force}"
 
 
-def conditions(report: Report, observed: Observed, resource: str, now: str) -> tuple[Mapping[str, Any], ...]:
+def conditions(report: Report, observed: Observed, resource: str, now: str) -> tuple[Any, ...]:
     """Return status.conditions for `report`, including the observed conditions of other writers.
 
     `now` (RFC 3339) becomes the lastTransitionTime of the conditions whose status has changed.
@@ -136,9 +136,9 @@ def conditions(report: Report, observed: Observed, resource: str, now: str) -> t
     for problem in PROBLEMS:
         message = report.problems.get(problem, "")
         current[problem] = ("True", problem, message) if message else ("False", AS_EXPECTED, "")
-    before = {condition.get("type"): condition for condition in observed.conditions}
+    before = {kind: condition for condition in observed.conditions if (kind := _type_of(condition)) in current}
     return (
-        *(condition for condition in observed.conditions if condition.get("type") not in current),
+        *(condition for condition in observed.conditions if _type_of(condition) not in current),
         *(
             {
                 "type": kind,
@@ -146,13 +146,23 @@ def conditions(report: Report, observed: Observed, resource: str, now: str) -> t
                 "reason": reason,
                 "message": message,
                 "observedGeneration": observed.generation,
-                "lastTransitionTime": before[kind]["lastTransitionTime"]
-                if before.get(kind, {}).get("status") == status
-                else now,
+                "lastTransitionTime": _last_transition(before.get(kind, {}), status) or now,
             }
             for kind, (status, reason, message) in current.items()
         ),
     )
+
+
+def _type_of(condition: Any) -> str | None:
+    """Return the type of a condition, which another program may have written in any form."""
+    kind = condition.get("type") if isinstance(condition, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _last_transition(before: Mapping[str, Any], status: str) -> str | None:
+    """Return the time of the last change to `status`, if the condition has this status already and names a time."""
+    at = before.get("lastTransitionTime")
+    return at if before.get("status") == status and isinstance(at, str) else None
 
 
 def event(config: Pool, namespace: str, problem: str, message: str, reporter: str, now: str) -> dict[str, Any]:

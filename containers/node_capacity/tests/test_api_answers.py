@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +21,7 @@ from peerpods_node_capacity.agent import Agent
 from peerpods_node_capacity.kube import ApiError, Kube, Metadata, OnlyMetadata
 from peerpods_node_capacity.mirror import Mirror
 from peerpods_node_capacity.settings import Settings
+from tests.cluster.pki import CertificateAuthority
 
 VM = "kata.peerpods.io/vm"
 
@@ -28,15 +30,19 @@ class HasMetadata(msgspec.Struct):
     metadata: Metadata
 
 
+Answer = tuple[int, dict, bytes | Iterator[bytes]]
+
+
 class ScriptedApi(ThreadingHTTPServer):
-    """A server that calls `answer(request)` for each request, which returns (status, headers, body).
+    """A server that calls `answer(request)` for each request, which returns (status, headers, body). The body is bytes,
+    or an iterator of chunks.
 
     `requests` has all requests, as `_Handler` describes them, in order.
     """
 
     daemon_threads = True
 
-    def __init__(self, answer: Callable[[dict], tuple[int, dict, bytes]]):
+    def __init__(self, answer: Callable[[dict], Answer]):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = answer
         self.requests: list[dict] = []
@@ -68,11 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        chunks = [body] if isinstance(body, bytes) else body
+        if isinstance(body, bytes):
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        # At the end of a test, the agent closes its watches.
+        # The agent closes its watches at the end of a test, and those that it gives up.
         with contextlib.suppress(ConnectionError):
-            self.wfile.write(body)
+            for chunk in chunks:
+                self.wfile.write(chunk)
 
     do_PATCH = do_POST = do_GET  # noqa: N815 (http.server's names)
 
@@ -85,7 +94,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     """Start a ScriptedApi with `answer`; KUBECONFIG has its address, and ./token the token."""
     started = []
 
-    def start(answer: Callable[[dict], tuple[int, dict, bytes]]) -> ScriptedApi:
+    def start(answer: Callable[[dict], Answer]) -> ScriptedApi:
         api = ScriptedApi(answer)
         started.append(api)
         threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
@@ -227,6 +236,175 @@ def test_an_expired_resource_version_causes_a_new_list(scripted, expired):
     run_until(mirror, lambda: api.count(watch=True, version="11"))
     assert changes == [("old", "item"), ("old", None), ("new", "item"), ("newer", "item")]
     assert api.count(watch=True, version="7") == 1
+
+
+def quiet(chunk: bytes = b"") -> Answer:
+    """A watch without an event, with a chunk every 50 ms."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(200):
+            yield chunk
+            time.sleep(0.05)
+
+    return 200, {"Content-Type": "application/json"}, chunks()
+
+
+@pytest.mark.parametrize("chunk", [b"", b" "], ids=["nothing", "white space"])
+def test_a_watch_that_stays_silent_causes_a_new_list(scripted, monkeypatch, chunk):
+    """After a restore of etcd, the resourceVersion of a watch is in the future: it has neither events nor bookmarks."""
+    monkeypatch.setattr("peerpods_node_capacity.kube.WATCH_SILENCE", 0.3)
+    lists = iter([page("1200", worker("lost", "1100")), page("1000", worker("kept", "900"))])
+
+    def answer(request):
+        match request:
+            case {"watch": False}:
+                return next(lists)
+            case {"version": "1200"}:
+                return quiet(chunk)
+            case _:
+                return bookmark("1001")
+
+    api = scripted(answer)
+    items = []
+
+    async def mirror(kube: Kube) -> None:
+        await Mirror(
+            kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", lambda *change: items.append(change)
+        ).run()
+
+    run_until(mirror, lambda: api.count(watch=True, version="1001"))
+    assert items == [("lost", None, "item"), ("lost", "item", None), ("kept", None, "item")]
+
+
+def test_a_watch_whose_connection_breaks_causes_a_new_list(scripted):
+    """The API server may have been away while etcd was restored."""
+    lists = iter([page("1200"), page("1000")])
+
+    def broken() -> Iterator[bytes]:
+        yield b'{"type": "MODIFIED", "object'
+        raise ConnectionError
+
+    def answer(request):
+        match request:
+            case {"watch": False}:
+                return next(lists)
+            case {"version": "1200"}:
+                return 200, {"Content-Length": "1000"}, broken()
+            case _:
+                return bookmark("1001")
+
+    api = scripted(answer)
+
+    async def mirror(kube: Kube) -> None:
+        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", lambda *_: None).run()
+
+    run_until(mirror, lambda: api.count(watch=True, version="1001"))
+
+
+@pytest.mark.parametrize(
+    ("answered", "longest"),
+    [(json_answer(status(500, "not now"), 500), 30), ((200, {"Content-Length": "1000"}, iter(())), 2)],
+    ids=["an error", "no answer"],
+)
+def test_the_longest_pause(scripted, monkeypatch, answered, longest):
+    """An API server that does not answer at all is tried every two seconds: a refused connection costs little."""
+    pauses = []
+
+    def backoff(failures: int, longest: float) -> float:
+        pauses.append(longest)
+        return 0
+
+    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", backoff)
+    scripted(lambda _request: answered)
+
+    async def mirror(kube: Kube) -> None:
+        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", lambda *_: None).run()
+
+    run_until(mirror, lambda: len(pauses) > 3)
+    assert set(pauses) == {longest}
+
+
+def test_the_pause_begins_again_when_the_api_server_is_back(scripted, monkeypatch):
+    """An API server that was away rejects the first requests, while it reads its roles."""
+    failed = []
+
+    def backoff(failures: int, _longest: float) -> float:
+        failed.append(failures)
+        return 0
+
+    def answer(_request):
+        if len(failed) < 5:
+            return 200, {"Content-Length": "1000"}, iter(())
+        return json_answer(status(403, "not yet"), 403)
+
+    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", backoff)
+    scripted(answer)
+
+    async def mirror(kube: Kube) -> None:
+        await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", lambda *_: None).run()
+
+    run_until(mirror, lambda: len(failed) > 7)
+    assert failed[:8] == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_the_lease_is_read_again_after_a_conflict(scripted):
+    """After a restore of etcd, the watch of the Lease waits for a resourceVersion that is in the future."""
+    lease = {"metadata": {"name": SETTINGS.lease_name, "resourceVersion": "1200"}, "spec": {"holderIdentity": ""}}
+    restored = {**lease, "metadata": {**lease["metadata"], "resourceVersion": "1000"}}
+    lists = iter([page("1200", lease), page("1001", restored)])
+
+    def answer(request):
+        match request:
+            case {"path": path, "watch": True} if path == LEASES:
+                return quiet()
+            case {"path": path, "method": "GET"} if path == LEASES:
+                return next(lists)
+            case {"method": "PATCH", "path": path, "body": body} if path == f"{LEASES}/{SETTINGS.lease_name}":
+                if json.loads(body)["metadata"]["resourceVersion"] != "1000":
+                    return json_answer(status(409, "the object has been modified"), 409)
+                return json_answer({**restored, "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15}})
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return page("5", worker("w", "5"))
+            case {"path": path, "watch": False} if path == CONFIGS:
+                return page("1", CONFIG)
+            case _:
+                return default_answer(request)
+
+    api = scripted(answer)
+    run_until(agent, lambda: api.count(method="PATCH", path=WORKER_STATUS))
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        None,
+        "text",
+        {"type": "Ready"},
+        [None, 1, "text", ["Ready"], {}],
+        [{"type": "Ready", "status": "True"}, {"type": ["Ready"]}, {"type": "InvalidLimit", "status": "False"}],
+        [{"type": "Ready", "status": {"a": 1}, "lastTransitionTime": 5}],
+    ],
+)
+def test_conditions_of_other_writers_in_any_form(scripted, conditions):
+    """The agent continues, and writes its own conditions."""
+    config = {**CONFIG, "status": {"conditions": conditions, "setupCompleted": None}}
+
+    def answer(request):
+        match request:
+            case {"path": "/api/v1/nodes", "watch": False}:
+                return page("5", worker("w", "5") | {"status": {"capacity": {VM: "3"}, "allocatable": {VM: "3"}}})
+            case {"path": path, "watch": False} if path == CONFIGS:
+                return page("1", config)
+            case _:
+                return default_answer(request)
+
+    api = scripted(answer)
+    run_until(agent, lambda: api.count(method="PATCH", path=f"{CONFIGS}/c/status"))
+    (written,) = (json.loads(r["body"])["status"] for r in api.requests if r["path"] == f"{CONFIGS}/c/status")
+    assert written["setupCompleted"] is True
+    own = [c for c in written["conditions"] if isinstance(c, dict) and "observedGeneration" in c]
+    assert [(c["type"], c["status"]) for c in own][:2] == [("Ready", "True"), ("InvalidLimit", "False")]
+    assert all(c["lastTransitionTime"].endswith("Z") for c in own)
 
 
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
@@ -450,7 +628,7 @@ class Contested:
 def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
     """If cloud-api-adaptor stops while another program keeps writing the node, the free slots are removed."""
     monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 60)
-    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda _failures: 0)
+    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda *_: 0)
     monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
     contested = Contested()
     scripted(contested)
@@ -525,3 +703,136 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
         await kube.close()
 
     asyncio.run(patch_around_a_rotation())
+
+
+def test_a_rotated_ca_is_read_again(scripted, tmp_path, caplog):
+    """kubelet replaces ca.crt before the API server presents a certificate of the new CA. The CAs have the same name, as
+    in OpenShift."""
+    old, new = CertificateAuthority("kube-apiserver-signer"), CertificateAuthority("kube-apiserver-signer")
+    presented = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def present(authority: CertificateAuthority) -> None:
+        pair = authority.server("kube-apiserver", "127.0.0.1")
+        (tmp_path / "tls.pem").write_bytes(pair.certificate + pair.key)
+        presented.load_cert_chain(tmp_path / "tls.pem")
+
+    api = scripted(default_answer)
+    present(old)
+    api.socket = presented.wrap_socket(api.socket, server_side=True)
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(old.pair.certificate)
+    kubeconfig = json.loads((tmp_path / "kubeconfig").read_text())
+    kubeconfig["clusters"][0]["cluster"] = {
+        "server": f"https://127.0.0.1:{api.server_port}",
+        # Relative to the kubeconfig.
+        "certificate-authority": "ca.crt",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+
+    async def follow_a_rotation() -> None:
+        kube = Kube()
+
+        async def request() -> None:
+            await kube.list("/api/v1/nodes", HasMetadata, {})
+
+        await request()
+        ca.write_text("not written completely")
+        await request()
+        assert "The previous login stays in use." in caplog.text
+        ca.write_bytes(old.pair.certificate + new.pair.certificate)
+        await request()
+        present(new)
+        await request()
+        # A CA that is withdrawn is no longer trusted.
+        ca.write_bytes(old.pair.certificate)
+        with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):
+            await request()
+        await kube.close()
+
+    asyncio.run(follow_a_rotation())
+
+
+def play(scenario: Callable[[Agent], Awaitable[None]]) -> None:
+    """Run an agent in this process during the scenario, which may take 20 seconds."""
+
+    async def run_in_time() -> None:
+        kube = Kube()
+        running = Agent(kube, SETTINGS, "me")
+        task = asyncio.create_task(running.run())
+        async with asyncio.timeout(20):
+            await scenario(running)
+        task.cancel()
+        await asyncio.wait([task])
+        await kube.close()
+
+    asyncio.run(run_in_time())
+
+
+async def becomes(probe: Callable[[], tuple[bool, str]], expected: bool) -> str:
+    while probe()[0] is not expected:
+        await asyncio.sleep(0.02)
+    return probe()[1]
+
+
+@pytest.mark.parametrize("lost", ["/api/v1/nodes", CONFIGS, LEASES])
+def test_an_agent_that_cannot_follow_a_collection_is_not_ready(scripted, monkeypatch, lost):
+    monkeypatch.setattr("peerpods_node_capacity.mirror.LOST_AFTER", 0.3)
+    is_served = True
+
+    def answer(request):
+        if request["path"] == lost and request["method"] == "GET" and not is_served:
+            return json_answer(status(403, "no longer permitted"), 403)
+        return default_answer(request)
+
+    scripted(answer)
+
+    async def scenario(agent: Agent) -> None:
+        nonlocal is_served
+        await becomes(agent.is_ready, True)
+        is_served = False
+        reason = await becomes(agent.is_ready, False)
+        assert reason.startswith(f"not following {lost} for ")
+        assert reason.endswith(f"GET {lost} failed: the API server returned 403 Forbidden: no longer permitted")
+        # A restart would lose the last valid limits, and would not help.
+        assert agent.is_live() == (True, "ok")
+        is_served = True
+        await becomes(agent.is_ready, True)
+
+    play(scenario)
+
+
+def test_an_agent_that_cannot_acquire_the_lease_is_not_ready(scripted, monkeypatch):
+    short = replace(SETTINGS, lease_duration_seconds=1)
+    monkeypatch.setattr(f"{__name__}.SETTINGS", short)
+    may_write = False
+
+    def answer(request):
+        if request["method"] == "POST" and not may_write:
+            return json_answer(status(403, "leases is forbidden"), 403)
+        return default_answer(request)
+
+    scripted(answer)
+
+    async def scenario(agent: Agent) -> None:
+        nonlocal may_write
+        reason = await becomes(agent.is_ready, True)
+        reason = await becomes(agent.is_ready, False)
+        assert reason.startswith("no replica leads for 1 seconds: POST ")
+        may_write = True
+        await becomes(agent.is_ready, True)
+
+    play(scenario)
+
+
+def test_an_agent_that_no_longer_tries_to_follow_a_collection_is_not_live(scripted, monkeypatch):
+    monkeypatch.setattr("peerpods_node_capacity.mirror.STUCK_AFTER", 1)
+    scripted(default_answer)
+
+    async def scenario(agent: Agent) -> None:
+        await becomes(agent.is_ready, True)
+        (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "/api/v1/nodes")
+        following.cancel()
+        reason = await becomes(agent.is_live, False)
+        assert "/api/v1/nodes" in reason
+
+    play(scenario)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerpods_node_capacity.plan import Ceiling, Node, Target
 from peerpods_node_capacity.pools import Observed, Pool
-from peerpods_node_capacity.report import Report, conditions, event, reports
+from peerpods_node_capacity.report import PROBLEMS, Report, conditions, event, reports
 
 VM = "kata.peerpods.io/vm"
 KATA = {"kata": ""}
@@ -185,6 +187,27 @@ def test_conditions_keep_the_time_at_which_they_changed():
     assert second["InvalidLimit"]["lastTransitionTime"] == NOW
     assert second["CloudBound"]["lastTransitionTime"] == EARLIER
     assert second["CloudBound"]["observedGeneration"] == 2
+
+
+# Not only what a condition should be.
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["Ready", "True", "status", EARLIER]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "status", "lastTransitionTime", "reason"]), inner, max_size=4)
+    ),
+)
+
+
+@given(st.lists(JSON, max_size=5))
+def test_conditions_of_other_writers_are_kept_in_any_form(observed):
+    """Our own conditions replace those of the same type."""
+    written = conditions(Report(selected=1), Observed(conditions=tuple(observed)), VM, NOW)
+    kept = [c for c in observed if not (isinstance(c, dict) and c.get("type") == "Ready")]
+    assert list(written[: len(kept)]) == kept
+    own = written[len(kept) :]
+    assert [c["type"] for c in own] == ["Ready", *PROBLEMS]
+    assert {c["lastTransitionTime"] for c in own} <= {"Ready", "True", "status", EARLIER, NOW}
 
 
 @pytest.mark.parametrize(
