@@ -759,7 +759,7 @@ class Agent:
         if config and self._may_write_status():
             await self._write_status(config, report, now)
         for problem, message in report.problems.items():
-            if problem in before.problems:
+            if problem in before.problems and report.version == before.version:
                 continue
             log.warning(
                 "%s %s: %s",

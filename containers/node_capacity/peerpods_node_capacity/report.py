@@ -26,8 +26,9 @@ AS_EXPECTED = "AsExpected"
 class Report:
     """The state of one pool: the number of selected nodes, the nodes that do not advertise their target (`missing`),
     the available nodes whose cloud-api-adaptor is not ready (`waiting`), and a message for each problem, by its name
-    in PROBLEMS."""
+    in PROBLEMS. A problem is reported once for each `version` of what was written."""
 
+    version: tuple[int, str | None] = (0, None)
     selected: int = 0
     missing: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -49,7 +50,7 @@ def reports(
 
     `targets` has the target of each node, `used` the slots in use on it, if they are counted.
     """
-    by_pool = {pool.name: Report() for pool in pools}
+    by_pool = {pool.name: Report((pool.observed.generation, pool.invalid)) for pool in pools}
     overlaps: dict[str, set[str]] = {pool.name: set() for pool in pools}
     shared: dict[str, list[str]] = {pool.name: [] for pool in pools}
     overcommitted: dict[str, list[str]] = {pool.name: [] for pool in pools}

@@ -31,6 +31,13 @@ def report(configs, nodes, desired, used=(), ceiling=None):
     return reports(configs, nodes, targets, dict(used), ceiling)
 
 
+def test_a_report_is_of_one_version_of_what_was_written():
+    """So that a problem of the next version is reported again."""
+    first = replace(C, observed=Observed(generation=1))
+    versions = [first, replace(first, observed=Observed(generation=2)), replace(first, invalid="three")]
+    assert len({report([pool], [], {})["c"].version for pool in versions}) == 3
+
+
 def test_a_pool_without_problems():
     nodes = [node("a"), node("b"), node("other", None, {})]
     reports = report([C], nodes, {"a": 10, "b": 10, "other": None}, {"a": 10})

@@ -80,7 +80,7 @@ def test_no_status_is_written_if_there_are_several_peerpodconfigs(workspace):
     until(lambda: workspace.status(operators), {"setupCompleted": True})
 
 
-def test_an_invalid_limit_is_reported_once(workspace):
+def test_an_invalid_limit_is_reported_once_for_each_version(workspace):
     node = workspace.node("a")
     workspace.config("c", "3")
     agent = workspace.start()
@@ -95,13 +95,17 @@ def test_an_invalid_limit_is_reported_once(workspace):
     until(lambda: [r["reason"] for r in successor.log("warning") if "pool" in r], ["InvalidLimit"])
     assert workspace.events() == [("c", "InvalidLimit", 1)]
 
+    # Another version, with the same problem.
+    workspace.config("c", "four")
+    until(workspace.events, [("c", "InvalidLimit", 1)] * 2)
+
     workspace.config("c", "4")
     until(
         lambda: ("peerpods_pool_problem", "c", "InvalidLimit") in successor.metrics(),
         False,
     )
     workspace.config("c", "four")
-    until(workspace.events, [("c", "InvalidLimit", 1)] * 2)
+    until(workspace.events, [("c", "InvalidLimit", 1)] * 3)
 
 
 def test_conditions_follow_the_state(workspace, crd_with_conditions):
