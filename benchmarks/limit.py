@@ -1,4 +1,6 @@
-"""`python -m benchmarks.limit`: a change of the limit on a cluster full of peer pods, on the operator's second generation.
+"""`python -m benchmarks.limit`: change the limit of a cluster that is full of peer pods.
+
+The operator is of the second generation.
 
 The collection's way is `limit.yml` with the agent, the other is the documented way: edit peer-pods-cm and replace the
 cloud-api-adaptor (CAA) pods. README.md explains the figures.
@@ -205,7 +207,10 @@ def _runs(pod: dict) -> bool:
 
 
 def table(changes: dict[str, Change]) -> str:
-    head = f"{'':24}{'all advertise it':>18}{'all is done':>14}{'CAA restarts':>14}{'peer pods lost':>16}{'nodes without slots':>21}"
+    head = (
+        f"{'':24}{'all advertise it':>18}{'all is done':>14}{'CAA restarts':>14}{'peer pods lost':>16}"
+        f"{'nodes without slots':>21}"
+    )
     return "\n".join(
         [
             head,

@@ -19,8 +19,8 @@ from tests.support import ROOT
 GUIDE = "docs/style.md"
 HEADING = "## Words that are not used"
 
-# The guide and the unit test of this check quote the words; released changelogs are history; the Korean quick start is not English; the definitions
-# are published by other projects.
+# The guide and the unit test of this check quote the words; released changelogs are history; the Korean quick start is
+# not English; the definitions are published by other projects.
 EXCLUDED = (
     GUIDE,
     "LICENSES/*",

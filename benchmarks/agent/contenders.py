@@ -1,4 +1,4 @@
-"""The contenders, programs that make nodes advertise their slots: the agent, a controller built on client-go, and curl."""
+"""The programs that make nodes advertise their slots: the agent, a controller built on client-go, and curl."""
 
 from __future__ import annotations
 

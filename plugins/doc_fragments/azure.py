@@ -13,8 +13,9 @@ options:
       - The source of the credentials.
       - V(auto) uses the first of O(profile), the options O(client_id) or O(ad_user), the environment, the profile
         C(default) of C(~/.azure/credentials), and the login of the Azure CLI.
-      - V(env) uses the environment only, V(credential_file) the file C(~/.azure/credentials), V(cli) the login of the Azure
-        CLI, V(msi) the managed identity of the machine, V(workload_identity) the federated token in
+      - >-
+        V(env) uses the environment only, V(credential_file) the file C(~/.azure/credentials), V(cli) the login of the
+        Azure CLI, V(msi) the managed identity of the machine, V(workload_identity) the federated token in
         E(AZURE_FEDERATED_TOKEN_FILE).
       - Defaults to E(ANSIBLE_AZURE_AUTH_SOURCE), else V(auto).
     type: str
@@ -50,8 +51,9 @@ options:
     type: str
   cloud_environment:
     description:
-      - The cloud environment, V(AzureCloud), V(AzureUSGovernment), V(AzureChinaCloud), or the C(https://) URL of another
-        Azure Resource Manager, such as that of an Azure Stack, which returns its endpoints.
+      - >-
+        The cloud environment, V(AzureCloud), V(AzureUSGovernment), V(AzureChinaCloud), or the C(https://) URL of
+        another Azure Resource Manager, such as that of an Azure Stack, which returns its endpoints.
       - Defaults to E(AZURE_CLOUD_ENVIRONMENT), else V(AzureCloud).
     type: str
   cert_validation_mode:
@@ -63,7 +65,9 @@ options:
     choices: [ignore, validate]
   adfs_authority_url:
     description:
-      - The URL of the authority for the login, instead of that of O(cloud_environment). Defaults to E(AZURE_ADFS_AUTHORITY_URL).
+      - >-
+        The URL of the authority for the login, instead of that of O(cloud_environment). Defaults to
+        E(AZURE_ADFS_AUTHORITY_URL).
     type: str
   x509_certificate_path:
     description:
@@ -76,7 +80,9 @@ options:
     type: str
   disable_instance_discovery:
     description:
-      - Whether to trust the authority without instance discovery, such as if Microsoft's public endpoints cannot be reached.
+      - >-
+        Whether to trust the authority without instance discovery, such as if Microsoft's public endpoints cannot be
+        reached.
       - Defaults to E(AZURE_DISABLE_INSTANCE_DISCOVERY), else V(false).
     type: bool
 requirements:
@@ -84,7 +90,8 @@ requirements:
   - azure-identity >= 1.16.0
   - azure-mgmt-core >= 1.5.0
 notes:
-  - The options, and the first environment variable of each, are those of M(azure.azcollection.azure_rm_securitygroup). The
-    Python packages of that collection are not required.
+  - >-
+    The options, and the first environment variable of each, are those of M(azure.azcollection.azure_rm_securitygroup).
+    The Python packages of that collection are not required.
   - With E(AZURE_FEDERATED_TOKEN_FILE), as the workload identity webhook sets it, O(auth_source=auto) needs no secret.
 """

@@ -12,8 +12,10 @@ options:
     description:
       - Reads the workers from the cluster, by the C(spec.providerID) of its nodes. Takes one request to the API server
         for every 500 nodes.
-      - The login to the cluster is that of M(kubernetes.core.k8s_info). Suboptions that do not exist here are set by the
-        environment variables of that module, such as E(K8S_AUTH_HOST), E(K8S_AUTH_API_KEY) and E(K8S_AUTH_VERIFY_SSL).
+      - >-
+        The login to the cluster is that of M(kubernetes.core.k8s_info). Suboptions that do not exist here are set by
+        the environment variables of that module, such as E(K8S_AUTH_HOST), E(K8S_AUTH_API_KEY) and
+        E(K8S_AUTH_VERIFY_SSL).
       - V({}) is enough if the kubeconfig is set in the environment or is C(~/.kube/config).
       - Needs the Python package C(kubernetes), and the permission to list nodes.
     type: dict

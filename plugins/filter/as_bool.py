@@ -9,10 +9,11 @@ version_added: "0.1.0"
 short_description: Convert an option of a role to a boolean
 description:
   - >-
-    Converts what Ansible accepts when it validates a boolean option of a role. Ansible does not use the result: a value given as
-    C(-e option=false), by a survey or in quotes stays a string, and each string but the empty one is true.
+    Converts what Ansible accepts when it validates a boolean option of a role. Ansible does not use the result: a value
+    given as C(-e option=false), by a survey or in quotes stays a string, and each string but the empty one is true.
   - >-
-    Unlike P(ansible.builtin.bool#filter), it converts V(y) and V(t) as the validation does, and fails if the value is not a boolean.
+    Unlike P(ansible.builtin.bool#filter), it converts V(y) and V(t) as the validation does, and fails if the value is
+    not a boolean.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input

@@ -9,8 +9,8 @@ version_added: "0.1.0"
 short_description: Convert an option of a role to a dictionary
 description:
   - >-
-    Converts what Ansible accepts when it validates an option of a role that is a dictionary: a dictionary, one in JSON, or V(a=1,b=2).
-    Ansible does not use the result: a value given as C(-e option=a=1) or by a survey stays a string.
+    Converts what Ansible accepts when it validates an option of a role that is a dictionary: a dictionary, one in JSON,
+    or V(a=1,b=2). Ansible does not use the result: a value given as C(-e option=a=1) or by a survey stays a string.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input

@@ -9,12 +9,13 @@ version_added: "0.1.0"
 short_description: Generate an AWX survey from the argument specifications of roles
 description:
   - >-
-    Generates the survey that the role P(osc.peerpods.awx#role) attaches to a job template. Types, choices, defaults and descriptions are
-    those of the options.
+    Generates the survey that the role P(osc.peerpods.awx#role) attaches to a job template. Types, choices, defaults and
+    descriptions are those of the options.
   - >-
-    An option that is a list of strings without choices becomes a text question with one string per line, in a variable whose name ends in
-    C(_lines); the extra variables split it. A boolean option becomes a choice of V(true) and V(false), in a variable whose name ends in
-    C(_answer); the extra variables convert it to a boolean. A boolean option must have a default.
+    An option that is a list of strings without choices becomes a text question with one string per line, in a variable
+    whose name ends in C(_lines); the extra variables split it. A boolean option becomes a choice of V(true) and
+    V(false), in a variable whose name ends in C(_answer); the extra variables convert it to a boolean. A boolean option
+    must have a default.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, specs, name
@@ -22,9 +23,9 @@ options:
   _input:
     description:
       - >-
-        The questions. Each has the C(role), its C(option), and the text of the C(question); also C(entry_point) if it is not
-        C(main), and C(required) if it differs from the option's. For an option that no role has, C(spec) is its argument
-        specification.
+        The questions. Each has the C(role), its C(option), and the text of the C(question); also C(entry_point) if it
+        is not C(main), and C(required) if it differs from the option's. For an option that no role has, C(spec) is its
+        argument specification.
     type: list
     elements: dict
     required: true
@@ -43,8 +44,12 @@ options:
 EXAMPLES = r"""
 - name: Show the survey
   ansible.builtin.debug:
-    msg: "{{ [{'role': 'policy', 'option': 'policy_state', 'question': 'State of the policy'}] | osc.peerpods.awx_survey({'policy': spec}) }}"
+    msg: "{{ questions | osc.peerpods.awx_survey({'policy': spec}) }}"
   vars:
+    questions:
+      - role: policy
+        option: policy_state
+        question: State of the policy
     spec: "{{ (lookup('ansible.builtin.file', 'roles/policy/meta/argument_specs.yml') | from_yaml).argument_specs }}"
 """
 

@@ -8,7 +8,9 @@ name: certificate_renewal_due
 version_added: "0.1.0"
 short_description: Decide whether a certificate must be renewed
 description:
-  - A certificate is due for renewal when a third of its lifetime or less is left, as the role P(osc.peerpods.webhook#role) decides.
+  - >-
+    A certificate is due for renewal when a third of its lifetime or less is left, as the role
+    P(osc.peerpods.webhook#role) decides.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, days

@@ -9,8 +9,8 @@ version_added: "0.1.0"
 short_description: Add up how many peer pods the cloud has room for
 description:
   - >-
-    Computes the bounds that the role P(osc.peerpods.peerpodconfig_rollout#role) writes for the node capacity agent from the results of the
-    modules for subnets and quotas, and a message for each bound.
+    Computes the bounds that the role P(osc.peerpods.peerpodconfig_rollout#role) writes for the node capacity agent from
+    the results of the modules for subnets and quotas, and a message for each bound.
   - A result may be that of a failed task. The bound is then unknown.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -19,8 +19,9 @@ options:
   _input:
     description:
       - >-
-        A dictionary with C(subnet), the return of M(osc.peerpods.ec2_subnet_usage_info) or M(osc.peerpods.azure_subnet_usage_info),
-        and C(quota), the return of M(osc.peerpods.ec2_vcpu_quota_info) or M(osc.peerpods.azure_vcpu_quota_info).
+        A dictionary with C(subnet), the return of M(osc.peerpods.ec2_subnet_usage_info) or
+        M(osc.peerpods.azure_subnet_usage_info), and C(quota), the return of M(osc.peerpods.ec2_vcpu_quota_info) or
+        M(osc.peerpods.azure_vcpu_quota_info).
     type: dict
     required: true
   provider:

@@ -9,7 +9,8 @@ version_added: "0.1.0"
 short_description: Plan and describe the roll-back after a failed wave
 description:
   - >-
-    Decides which pools the role P(osc.peerpods.peerpodconfig_rollout#role) rolls back after a wave failed, and describes the outcome.
+    Decides which pools the role P(osc.peerpods.peerpodconfig_rollout#role) rolls back after a wave failed, and
+    describes the outcome.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, passed, failed
@@ -28,7 +29,9 @@ options:
     required: true
   failed:
     description:
-      - The last return of M(osc.peerpods.peerpod_limit). It is that of the failed wave, unless that failed before the module ran.
+      - >-
+        The last return of M(osc.peerpods.peerpod_limit). It is that of the failed wave, unless that failed before the
+        module ran.
     type: dict
     required: true
   reason:
@@ -61,8 +64,9 @@ _value:
   contains:
     roll_back:
       description: >-
-        The pools to roll back, the failed wave's first, each with its C(name), the C(limit) that it had, and whether to C(wait) until
-        that is in force. The failed wave is not waited for, because its nodes may not advertise any limit.
+        The pools to roll back, the failed wave's first, each with its C(name), the C(limit) that it had, and whether to
+        C(wait) until that is in force. The failed wave is not waited for, because its nodes may not advertise any
+        limit.
       type: list
       elements: dict
       sample:
@@ -72,7 +76,9 @@ _value:
     message:
       description: Which wave failed, why, what was rolled back, and which waves were not started.
       type: str
-      sample: "Wave 2 of 3 (general) failed: After 300 s the limit of 5 is not in force. Rolled back: general to 10. Not started: memory."
+      sample: >-
+        Wave 2 of 3 (general) failed: After 300 s the limit of 5 is not in force. Rolled back: general to 10. Not
+        started: memory.
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.failed_wave import failed_wave

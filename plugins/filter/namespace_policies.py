@@ -9,8 +9,8 @@ version_added: "0.1.0"
 short_description: Build the admission policies that restrict peer pods to chosen namespaces
 description:
   - >-
-    Returns the ValidatingAdmissionPolicies and their bindings, as the role P(osc.peerpods.policy#role) applies them. The options are
-    those of that role.
+    Returns the ValidatingAdmissionPolicies and their bindings, as the role P(osc.peerpods.policy#role) applies them.
+    The options are those of that role.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input

@@ -17,11 +17,13 @@ options:
   _input:
     description:
       - >-
-        A dictionary with C(settings) and C(credentials), lists of C(key), C(option) and C(value), and of settings also C(pattern),
-        C(expected), C(remedy) and C(only_new); and with C(credentials_from), C(extra_config), C(tags), C(feature_gates) and
-        C(namespace), the values of the options.
+        A dictionary with C(settings) and C(credentials), lists of C(key), C(option) and C(value), and of settings also
+        C(pattern), C(expected), C(remedy) and C(only_new); and with C(credentials_from), C(extra_config), C(tags),
+        C(feature_gates) and C(namespace), the values of the options.
       - C(objects) is RV(osc.peerpods.operator_info#module:objects).
-      - A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not exist.
+      - >-
+        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
+        exist.
     type: dict
     required: true
 """

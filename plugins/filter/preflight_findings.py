@@ -16,10 +16,10 @@ options:
   _input:
     description:
       - >-
-        A dictionary of module results. Required are C(cluster), the result of M(osc.peerpods.cluster_info) with C(details=true), and
-        C(settings), the settings of the roles. Optional are C(caller), the identity that the cloud returns; C(ports), the rules that
-        filter the workers' traffic; C(port_permissions), the dry run of a change of these rules; C(sizes), the quota of the VM sizes; and
-        C(subnet), the available IP addresses of the VMs' subnet.
+        A dictionary of module results. Required are C(cluster), the result of M(osc.peerpods.cluster_info) with
+        C(details=true), and C(settings), the settings of the roles. Optional are C(caller), the identity that the cloud
+        returns; C(ports), the rules that filter the workers' traffic; C(port_permissions), the dry run of a change of
+        these rules; C(sizes), the quota of the VM sizes; and C(subnet), the available IP addresses of the VMs' subnet.
       - A result may be that of a task that failed or was skipped.
     type: dict
     required: true
@@ -28,7 +28,8 @@ options:
 EXAMPLES = r"""
 - name: Show the errors
   ansible.builtin.debug:
-    msg: "{{ readings | osc.peerpods.preflight_findings | selectattr('status', 'eq', 'error') | map(attribute='found') }}"
+    msg: >-
+      {{ readings | osc.peerpods.preflight_findings | selectattr('status', 'eq', 'error') | map(attribute='found') }}
 """
 
 RETURN = r"""

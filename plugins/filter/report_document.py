@@ -9,8 +9,8 @@ version_added: "0.1.0"
 short_description: Build a report from findings and module results
 description:
   - >-
-    Builds the report that the role P(osc.peerpods.report#role) writes as JSON and as an HTML page. The README.md of that role
-    describes its keys.
+    Builds the report that the role P(osc.peerpods.report#role) writes as JSON and as an HTML page. The README.md of
+    that role describes its keys.
   - Takes over only the values that the report shows, and replaces characters that HTML and XML do not allow.
 author:
   - The osc.peerpods authors (@osc-peerpods)

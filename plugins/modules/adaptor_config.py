@@ -12,19 +12,21 @@ version_added: "0.1.0"
 short_description: Manage the settings of cloud-api-adaptor without losing peer pods
 description:
   - >-
-    Writes keys of the ConfigMap C(peer-pods-cm), the Secret C(peer-pods-secret) and the ConfigMap C(osc-feature-gates) of the
-    OpenShift sandboxed containers operator. Only keys that differ are written. Other keys stay.
+    Writes keys of the ConfigMap C(peer-pods-cm), the Secret C(peer-pods-secret) and the ConfigMap C(osc-feature-gates)
+    of the OpenShift sandboxed containers operator. Only keys that differ are written. Other keys stay.
   - >-
-    A cloud-api-adaptor pod reads these settings when it starts, and every peer pod of its node is lost when it restarts. After a
-    write, this module replaces the cloud-api-adaptor pods node by node, nodes without peer pods first. Each new pod must be
-    Ready before the next one is replaced.
+    A cloud-api-adaptor pod reads these settings when it starts, and every peer pod of its node is lost when it
+    restarts. After a write, this module replaces the cloud-api-adaptor pods node by node, nodes without peer pods
+    first. Each new pod must be Ready before the next one is replaced.
   - >-
-    By default the module fails before the first write if a node with running peer pods would be affected. See O(disruption).
+    By default the module fails before the first write if a node with running peer pods would be affected. See
+    O(disruption).
   - >-
-    Operators of release 1.13 and later replace all cloud-api-adaptor pods after every write to C(peer-pods-cm). On these the module
-    sets C(caaUpdateStrategy) in C(osc-feature-gates) to V(OnDelete) before the write, and restores it when every pod is up to date.
-    The annotation C(osc.peerpods/caa-update-strategy) keeps the value to restore, so that an interrupted run can be resumed. If the operator
-    does not take up V(OnDelete) in time, the module fails and writes nothing else.
+    Operators of release 1.13 and later replace all cloud-api-adaptor pods after every write to C(peer-pods-cm). On
+    these the module sets C(caaUpdateStrategy) in C(osc-feature-gates) to V(OnDelete) before the write, and restores it
+    when every pod is up to date. The annotation C(osc.peerpods/caa-update-strategy) keeps the value to restore, so that
+    an interrupted run can be resumed. If the operator does not take up V(OnDelete) in time, the module fails and writes
+    nothing else.
   - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -69,8 +71,9 @@ options:
       - What to do about nodes that run peer pods and whose cloud-api-adaptor pod must be replaced.
       - V(refuse) fails before the first write and lists the peer pods.
       - >-
-        V(wait) replaces the pod of a node when no peer pod runs there any more. If the operator replaces all pods by itself and
-        does not apply C(caaUpdateStrategy), the module waits before the write until no peer pod runs on any of the nodes.
+        V(wait) replaces the pod of a node when no peer pod runs there any more. If the operator replaces all pods by
+        itself and does not apply C(caaUpdateStrategy), the module waits before the write until no peer pod runs on any
+        of the nodes.
       - V(allow) replaces the pods of these nodes last. Their peer pods are lost.
     type: str
     choices: [wait, refuse, allow]
@@ -106,7 +109,8 @@ requirements:
   - kubernetes >= 24.2.0
 attributes:
   check_mode:
-    description: Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would affect.
+    description: >-
+      Can run in check mode, where it writes nothing and returns which nodes and peer pods a write would affect.
     support: full
   diff_mode:
     description: Shows the keys that change. Values of the Secret are not shown.
@@ -158,8 +162,8 @@ adaptor:
       type: bool
     mode:
       description: >-
-        V(write) if no pod needs to be replaced, V(replace) if this module replaces them, V(hold) if it sets C(caaUpdateStrategy) to
-        V(OnDelete) for that time, V(roll) if the operator replaces them.
+        V(write) if no pod needs to be replaced, V(replace) if this module replaces them, V(hold) if it sets
+        C(caaUpdateStrategy) to V(OnDelete) for that time, V(roll) if the operator replaces them.
       type: str
     replaced:
       description: The nodes whose pod was replaced, or would be in check mode.

@@ -12,8 +12,9 @@ module: azure_subnet_usage_info
 version_added: "0.1.0"
 short_description: Gather the number of available IP addresses of a subnet in Azure
 description:
-  - Every peer pod is a VM with an IP address of its own. The available IP addresses of the subnet therefore limit how many more
-    peer pods can run.
+  - >-
+    Every peer pod is a VM with an IP address of its own. The available IP addresses of the subnet therefore limit how
+    many more peer pods can run.
   - Takes one request, for the usage of the subnet's virtual network.
 options:
   subnet:

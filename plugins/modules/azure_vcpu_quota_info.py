@@ -12,9 +12,10 @@ module: azure_vcpu_quota_info
 version_added: "0.1.0"
 short_description: Gather how many more VMs of a size the vCPU quotas in Azure allow
 description:
-  - Every peer pod is a VM of its own. Azure counts the vCPUs of VMs against a quota for the family of their size and
-    against a quota for all vCPUs in the region. The smaller room of the two limits how many peer pods can run, whatever limit
-    the nodes advertise.
+  - >-
+    Every peer pod is a VM of its own. Azure counts the vCPUs of VMs against a quota for the family of their size and
+    against a quota for all vCPUs in the region. The smaller room of the two limits how many peer pods can run, whatever
+    limit the nodes advertise.
   - Takes two requests for any number of sizes, one for the VM sizes of the location and one for its vCPU usage.
 options:
   location:

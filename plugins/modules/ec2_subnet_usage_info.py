@@ -12,8 +12,9 @@ module: ec2_subnet_usage_info
 version_added: "0.1.0"
 short_description: Gather the number of available IP addresses of a subnet in AWS
 description:
-  - Every peer pod is an EC2 instance with an IP address of its own. The available IP addresses of the subnet therefore limit
-    how many more peer pods can run.
+  - >-
+    Every peer pod is an EC2 instance with an IP address of its own. The available IP addresses of the subnet therefore
+    limit how many more peer pods can run.
   - Returns only that number. M(amazon.aws.ec2_vpc_subnet_info) returns other properties of the subnet.
 options:
   subnet:

@@ -12,11 +12,13 @@ module: ec2_vcpu_quota_info
 version_added: "0.1.0"
 short_description: Gather how many more EC2 instances of a type the vCPU quota allows
 description:
-  - Every peer pod is an EC2 instance of its own. AWS counts the vCPUs of On-Demand Instances against quotas of an account in a
-    region, each for a group of instance families. A quota limits how many peer pods can run, whatever limit the nodes
-    advertise.
-  - Takes one request to Service Quotas for each quota, and requests to EC2, one for every 1000 running instances, one for every
-    1000 Capacity Reservations and one for every 100 instance types.
+  - >-
+    Every peer pod is an EC2 instance of its own. AWS counts the vCPUs of On-Demand Instances against quotas of an
+    account in a region, each for a group of instance families. A quota limits how many peer pods can run, whatever
+    limit the nodes advertise.
+  - >-
+    Takes one request to Service Quotas for each quota, and requests to EC2, one for every 1000 running instances, one
+    for every 1000 Capacity Reservations and one for every 100 instance types.
 options:
   instance_types:
     description:
@@ -27,10 +29,12 @@ options:
 notes:
   - The credentials need C(servicequotas:GetServiceQuota), C(ec2:DescribeInstances), C(ec2:DescribeCapacityReservations)
     and C(ec2:DescribeInstanceTypes).
-  - Running and pending instances and the unused part of Capacity Reservations are counted. Spot Instances and instances in
-    Capacity Blocks or on Dedicated Hosts are not, because they have quotas of their own.
-  - An instance counts with the default vCPUs of its type. The returned number is a lower bound. The quota may have room for more if CPU
-    options or shared Capacity Reservations of other accounts are in use.
+  - >-
+    Running and pending instances and the unused part of Capacity Reservations are counted. Spot Instances and instances
+    in Capacity Blocks or on Dedicated Hosts are not, because they have quotas of their own.
+  - >-
+    An instance counts with the default vCPUs of its type. The returned number is a lower bound. The quota may have room
+    for more if CPU options or shared Capacity Reservations of other accounts are in use.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules

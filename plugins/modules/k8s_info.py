@@ -12,8 +12,8 @@ version_added: "0.1.0"
 short_description: Run kubernetes.core.k8s_info in the controller
 description:
   - >-
-    Runs M(kubernetes.core.k8s_info) with the same options and the same result, in a fork of the Ansible worker if possible, as
-    M(osc.peerpods.k8s) does.
+    Runs M(kubernetes.core.k8s_info) with the same options and the same result, in a fork of the Ansible worker if
+    possible, as M(osc.peerpods.k8s) does.
   - The roles of this collection use it.
 author:
   - The osc.peerpods authors (@osc-peerpods)

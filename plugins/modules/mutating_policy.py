@@ -12,18 +12,18 @@ version_added: "0.1.0"
 short_description: Manage the mutating admission policy of peer pods
 description:
   - >-
-    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource C(kata.peerpods.io/vm). This
-    module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, with which the API server mutates peer pods
-    accordingly when they are created. It calls no webhook.
+    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource
+    C(kata.peerpods.io/vm). This module manages a MutatingAdmissionPolicy and its MutatingAdmissionPolicyBinding, with
+    which the API server mutates peer pods accordingly when they are created. It calls no webhook.
   - The API server must serve MutatingAdmissionPolicies. It does so by default since Kubernetes 1.36.
   - >-
-    M(osc.peerpods.mutating_webhook) does the same with a webhook. Neither module changes the objects of the
-    other. If both are in place, the result is the same as with one of them. To switch without a gap in which pods are not mutated, set
-    up the new one with O(verify=true), then remove the old one with O(state=absent).
+    M(osc.peerpods.mutating_webhook) does the same with a webhook. Neither module changes the objects of the other. If
+    both are in place, the result is the same as with one of them. To switch without a gap in which pods are not
+    mutated, set up the new one with O(verify=true), then remove the old one with O(state=absent).
   - >-
-    The policy differs from the webhook of this collection in three details. It leaves a pod with a negative amount to the API
-    server, which rejects it whatever the resource is. It rejects a pod whose cpu, memory or nvidia.com/gpu add up to more than
-    9 * 10^15 (8 PiB), or with O(failure_policy=Ignore) leaves it unchanged. If a pod has the annotation
+    The policy differs from the webhook of this collection in three details. It leaves a pod with a negative amount to
+    the API server, which rejects it whatever the resource is. It rejects a pod whose cpu, memory or nvidia.com/gpu add
+    up to more than 9 * 10^15 (8 PiB), or with O(failure_policy=Ignore) leaves it unchanged. If a pod has the annotation
     C(osc.peerpods.io/mutated-by), it sets the annotation to the fingerprint of the policy.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -45,8 +45,8 @@ options:
   failure_policy:
     description:
       - >-
-        What happens to a peer pod when an expression of the policy fails. With V(Fail) the API server rejects it. With V(Ignore) it
-        is created unchanged, and the scheduler does not account for it.
+        What happens to a peer pod when an expression of the policy fails. With V(Fail) the API server rejects it. With
+        V(Ignore) it is created unchanged, and the scheduler does not account for it.
     type: str
     choices: [Fail, Ignore]
     default: Fail
@@ -67,11 +67,11 @@ attributes:
     support: full
 notes:
   - >-
-    The pods that O(verify) creates have the annotation C(osc.peerpods.io/mutated-by). The result therefore applies to the current policy,
-    even if a webhook mutates the pods in the same way.
+    The pods that O(verify) creates have the annotation C(osc.peerpods.io/mutated-by). The result therefore applies to
+    the current policy, even if a webhook mutates the pods in the same way.
   - >-
-    The policy and its binding are replaced only if they have not changed since they were read. If another client has changed them, the
-    module reads them again.
+    The policy and its binding are replaced only if they have not changed since they were read. If another client has
+    changed them, the module reads them again.
 seealso:
   - module: osc.peerpods.mutating_webhook
   - module: osc.peerpods.peerpod_limit
@@ -98,8 +98,8 @@ EXAMPLES = r"""
 RETURN = r"""
 policy:
   description: >-
-    The spec of the MutatingAdmissionPolicy, in check mode as it would be; null if O(state=absent). The expressions of the sample
-    are shortened.
+    The spec of the MutatingAdmissionPolicy, in check mode as it would be; null if O(state=absent). The expressions of
+    the sample are shortened.
   returned: success
   type: dict
   sample:

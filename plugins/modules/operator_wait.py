@@ -12,12 +12,14 @@ version_added: "0.1.0"
 short_description: Wait for the operator, its nodes or the end of kata pods, and show the progress
 description:
   - >-
-    Shows the progress while it waits, at least once a minute, as lines on the standard error: whether an InstallPlan requires approval or
-    is being installed, how many nodes have been rolled, which node is being updated and for how long.
+    Shows the progress while it waits, at least once a minute, as lines on the standard error: whether an InstallPlan
+    requires approval or is being installed, how many nodes have been rolled, which node is being updated and for how
+    long.
   - >-
-    Ends as soon as the state is reached, and fails as soon as the Operator Lifecycle Manager (OLM), the operator or the machine config
-    operator report that they do not continue by themselves, or after O(wait_timeout). The message has the reason, as reported,
-    and what to do next. Temporary conditions, such as a catalog that restarts, are shown as progress.
+    Ends as soon as the state is reached, and fails as soon as the Operator Lifecycle Manager (OLM), the operator or the
+    machine config operator report that they do not continue by themselves, or after O(wait_timeout). The message has
+    the reason, as reported, and what to do next. Temporary conditions, such as a catalog that restarts, are shown as
+    progress.
   - An interrupted wait resumes from the state of the cluster.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -65,8 +67,8 @@ options:
   approve:
     description:
       - >-
-        With O(wait_for=operator), whether to approve the InstallPlans that install O(csv) and nothing else, or one step from the
-        installed version to O(csv). Other InstallPlans are never approved.
+        With O(wait_for=operator), whether to approve the InstallPlans that install O(csv) and nothing else, or one step
+        from the installed version to O(csv). Other InstallPlans are never approved.
     type: bool
     default: false
   runtime_class:
@@ -76,7 +78,9 @@ options:
     default: kata-remote
   runtime_classes:
     description:
-      - With O(wait_for=pods), the RuntimeClasses of the pods that must end. Pods that request C(kata.peerpods.io/vm) are waited for, too.
+      - >-
+        With O(wait_for=pods), the RuntimeClasses of the pods that must end. Pods that request C(kata.peerpods.io/vm)
+        are waited for, too.
     type: list
     elements: str
     default: [kata-remote]
@@ -135,8 +139,8 @@ progress:
       type: str
     needs_approval:
       description: >-
-        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or one step from the installed version
-        to O(csv).
+        Whether RV(install_plan) requires approval, and installs O(csv) and nothing else, or one step from the installed
+        version to O(csv).
       type: bool
     remedy:
       description: What to do if there is no further progress.
@@ -156,7 +160,8 @@ progress:
     needs_approval: false
     remedy: See C(oc describe machineconfigpool kata-oc), …
     summary: >-
-      1 of 3 nodes run kata; working on worker-1 (for 4 min); 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated, for 9 min
+      1 of 3 nodes run kata; working on worker-1 (for 4 min); 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated, for
+      9 min
     status: >-
       1 of 3 nodes run kata; working on worker-1; 1 waiting; MachineConfigPool kata-oc: 1 of 3 updated
     since:

@@ -12,10 +12,11 @@ version_added: "0.1.0"
 short_description: Remove the slots of peer pods from nodes
 description:
   - >-
-    Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent advertised it. If another
-    program has written the resource of a node since, the node is not changed.
-  - When its limits disappear, as in an upgrade of the operator, the agent does not change what nodes advertise. Use this module after the
-    operator is removed.
+    Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent
+    advertised it. If another program has written the resource of a node since, the node is not changed.
+  - >-
+    When its limits disappear, as in an upgrade of the operator, the agent does not change what nodes advertise. Use
+    this module after the operator is removed.
   - Takes one request for each 500 nodes, and one for each node that is changed.
 author:
   - The osc.peerpods authors (@osc-peerpods)

@@ -12,14 +12,16 @@ version_added: "0.1.0"
 short_description: Gather the limits, slots and peer pods of a cluster
 description:
   - >-
-    Reads the limits of all pools of nodes from where the operator stores them, what the nodes advertise of the extended resource
-    C(kata.peerpods.io/vm), where peer pods run, and which peer pods are pending and why.
+    Reads the limits of all pools of nodes from where the operator stores them, what the nodes advertise of the extended
+    resource C(kata.peerpods.io/vm), where peer pods run, and which peer pods are pending and why.
   - >-
-    Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs, ClusterServiceVersions and DaemonSets of
-    the operator, on newer ones the Deployment of the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of
-    O(cloud_capacity), the Nodes and the Pods. Each list takes one more request for every further 500 objects.
+    Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs,
+    ClusterServiceVersions and DaemonSets of the operator, on newer ones the Deployment of the agent and the ConfigMaps
+    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. Each list takes
+    one more request for every further 500 objects.
   - >-
-    If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are returned.
+    If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are
+    returned.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -29,15 +31,15 @@ options:
   namespace:
     description:
       - >-
-        The namespace of the operator. If not set, C(openshift-sandboxed-containers-operator), and on operators up to 1.8 the PeerPodConfigs
-        of every namespace.
+        The namespace of the operator. If not set, C(openshift-sandboxed-containers-operator), and on operators up to
+        1.8 the PeerPodConfigs of every namespace.
       - Nodes and pods are those of the whole cluster in any case.
     type: str
   runtime_classes:
     description:
       - >-
-        The RuntimeClasses whose pods are peer pods. A pod that requests the extended resource is a peer pod, whatever its
-        RuntimeClass.
+        The RuntimeClasses whose pods are peer pods. A pod that requests the extended resource is a peer pod, whatever
+        its RuntimeClass.
     type: list
     elements: str
     default: [kata-remote]
@@ -45,8 +47,8 @@ options:
     description:
       - >-
         The ConfigMap with the number of peer pods that the cloud has room for. The role
-        P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its smallest
-        value is shared among the nodes of the pools of a namespace, as by M(osc.peerpods.peerpod_limit).
+        P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its
+        smallest value is shared among the nodes of the pools of a namespace, as by M(osc.peerpods.peerpod_limit).
       - If it does not exist, only the limits apply. The same is true, with a warning, if the user may not read it.
     type: dict
     suboptions:
@@ -72,9 +74,9 @@ requirements:
   - kubernetes >= 24.2.0
 notes:
   - >-
-    An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only the required fields
-    of peer pods are kept. On a two-core machine that also ran the API server, 1,000 pods of 6 kB took 6.4 MB of transfer and a quarter of a
-    second. The memory use is that of one page, about 100 MB in total.
+    An API server cannot select pods by RuntimeClass, so all pods that have not ended are read, 500 at a time, and only
+    the required fields of peer pods are kept. On a two-core machine that also ran the API server, 1,000 pods of 6 kB
+    took 6.4 MB of transfer and a quarter of a second. The memory use is that of one page, about 100 MB in total.
 seealso:
   - module: osc.peerpods.peerpod_limit
   - module: osc.peerpods.cluster_info
@@ -104,7 +106,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 operator:
-  description: The installed operator, as in RV(osc.peerpods.cluster_features_info#module:operator); null if it is not installed.
+  description: >-
+    The installed operator, as in RV(osc.peerpods.cluster_features_info#module:operator); null if it is not installed.
   returned: success
   type: dict
   sample:
@@ -118,7 +121,8 @@ msg:
   type: str
   sample: null
 pools:
-  description: The pools of nodes with a limit of their own. C(default) is the operator's own pool on operators from 1.9 on.
+  description: >-
+    The pools of nodes with a limit of their own. C(default) is the operator's own pool on operators from 1.9 on.
   returned: success
   type: list
   elements: dict
@@ -147,16 +151,17 @@ pools:
           type: str
     limit:
       description: >-
-        The number of peer pods per node, null if the stored limit is not valid. If no limit is stored, it is the default of the
-        product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
+        The number of peer pods per node, null if the stored limit is not valid. If no limit is stored, it is the
+        default of the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
       type: int
     slots:
       description: >-
-        The number that each node of the pool should advertise: the limit, or less if the cloud has no room for it. Null if
-        RV(pools[].limit) is null.
+        The number that each node of the pool should advertise: the limit, or less if the cloud has no room for it. Null
+        if RV(pools[].limit) is null.
       type: int
     cloud_bound:
-      description: The name of the cloud capacity bound that reduces RV(pools[].slots) below the limit, null if no bound does.
+      description: >-
+        The name of the cloud capacity bound that reduces RV(pools[].slots) below the limit, null if no bound does.
       type: str
     node_selector:
       description: The labels of the nodes of the pool. Those of the operator's default if the pool has no selector.
@@ -208,7 +213,9 @@ cloud_bounds:
     instance-quota: 64
     subnet-addresses: 251
 agent_deployed:
-  description: Whether the node capacity agent is deployed in the namespace of O(cloud_capacity); null if the user may not read its Deployment.
+  description: >-
+    Whether the node capacity agent is deployed in the namespace of O(cloud_capacity); null if the user may not read its
+    Deployment.
   returned: with O(details)
   type: bool
   sample: true
@@ -228,7 +235,8 @@ cloud_capacity:
     data:
       instance-quota: "64"
 peer_pods_cm:
-  description: The data of the ConfigMap C(peer-pods-cm), with the operator's settings of the VMs; empty if it does not exist.
+  description: >-
+    The data of the ConfigMap C(peer-pods-cm), with the operator's settings of the VMs; empty if it does not exist.
   returned: with O(details)
   type: dict
   sample:
@@ -258,8 +266,8 @@ nodes:
       type: int
     unaccounted:
       description: >-
-        The number of peer pods on the node that do not request the extended resource, because they were not mutated. The scheduler
-        does not count them.
+        The number of peer pods on the node that do not request the extended resource, because they were not mutated.
+        The scheduler does not count them.
       type: int
     free:
       description: The number of further peer pods that the scheduler can place on the node.
@@ -308,8 +316,8 @@ pending:
       type: str
     reason:
       description: >-
-        The reason in its condition C(PodScheduled) or, if it is scheduled, of its first waiting container. Null if its status has
-        no reason (yet).
+        The reason in its condition C(PodScheduled) or, if it is scheduled, of its first waiting container. Null if its
+        status has no reason (yet).
       type: str
     message:
       description: The message of this reason, if the status has one.
@@ -320,10 +328,11 @@ pending:
       node: null
       reason: Unschedulable
       message: >-
-        0/3 nodes are available: 3 Insufficient kata.peerpods.io/vm. preemption: 0/3 nodes are available: 3 No preemption
-        victims found for incoming pod.
+        0/3 nodes are available: 3 Insufficient kata.peerpods.io/vm. preemption: 0/3 nodes are available: 3 No
+        preemption victims found for incoming pod.
 totals:
-  description: The number of RV(nodes), the sums of their values, and the number of peer pods that are not scheduled yet.
+  description: >-
+    The number of RV(nodes), the sums of their values, and the number of peer pods that are not scheduled yet.
   returned: success
   type: dict
   sample:

@@ -12,27 +12,30 @@ version_added: "0.1.0"
 short_description: Read or set the limit of peer pods per node
 description:
   - >-
-    Sets the limit of a pool of nodes, which each of its nodes advertises as the extended resource C(kata.peerpods.io/vm). The scheduler
-    places no more peer pods than that on a node. Can also create and remove pools.
+    Sets the limit of a pool of nodes, which each of its nodes advertises as the extended resource
+    C(kata.peerpods.io/vm). The scheduler places no more peer pods than that on a node. Can also create and remove
+    pools.
   - >-
-    On operators up to 1.8 a pool is a PeerPodConfig, and the limit its C(spec.limit). On operators from 1.9 on, the operator has one pool,
-    C(default): its limit is C(PEERPODS_LIMIT_PER_NODE) in the ConfigMap C(peer-pods-cm), which cloud-api-adaptor reads only when it starts.
+    On operators up to 1.8 a pool is a PeerPodConfig, and the limit its C(spec.limit). On operators from 1.9 on, the
+    operator has one pool, C(default): its limit is C(PEERPODS_LIMIT_PER_NODE) in the ConfigMap C(peer-pods-cm), which
+    cloud-api-adaptor reads only when it starts.
   - >-
-    If the node capacity agent of the role P(osc.peerpods.node_capacity#role) is deployed on operators from 1.9 on, limits are stored in
-    the ConfigMap C(peerpods-limits) in O(agent_namespace) instead. A change then restarts no cloud-api-adaptor pod and takes effect within
-    seconds, and there can be further pools. PeerPodConfigs that an upgrade left behind stay pools.
+    If the node capacity agent of the role P(osc.peerpods.node_capacity#role) is deployed on operators from 1.9 on,
+    limits are stored in the ConfigMap C(peerpods-limits) in O(agent_namespace) instead. A change then restarts no
+    cloud-api-adaptor pod and takes effect within seconds, and there can be further pools. PeerPodConfigs that an
+    upgrade left behind stay pools.
   - >-
-    Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the cloud-api-adaptor pods, which
-    loses the peer pods of their nodes. O(disruption) decides about these nodes. Only pods that started before the change,
-    and pods of nodes that advertise another number, are restarted.
+    Without the agent, on operators from 1.9 on, a change of the limit takes effect only with a restart of the
+    cloud-api-adaptor pods, which loses the peer pods of their nodes. O(disruption) decides about these nodes. Only pods
+    that started before the change, and pods of nodes that advertise another number, are restarted.
   - >-
-    Writes only the fields that are set, and only if the object has not changed since it was read: after a conflict, the module reads and
-    plans again. All other fields of the object stay.
+    Writes only the fields that are set, and only if the object has not changed since it was read: after a conflict, the
+    module reads and plans again. All other fields of the object stay.
   - >-
-    Rejects a pool that overlaps with another pool, because the limit of a node in both would be ambiguous. Pools overlap if a node exists
-    that both select, or if one selector has all labels of the other. Selectors of different labels are accepted as long as no node matches
-    both. The
-    operator's own pool C(default) has the nodes that no other pool selects.
+    Rejects a pool that overlaps with another pool, because the limit of a node in both would be ambiguous. Pools
+    overlap if a node exists that both select, or if one selector has all labels of the other. Selectors of different
+    labels are accepted as long as no node matches both. The operator's own pool C(default) has the nodes that no other
+    pool selects.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -41,8 +44,9 @@ options:
   name:
     description:
       - >-
-        The name of the pool. The default is the operator's own pool: on operators up to 1.8 the PeerPodConfig that the operator creates when
-        a KataConfig enables peer pods, on newer operators the pool C(default), which accepts both names.
+        The name of the pool. The default is the operator's own pool: on operators up to 1.8 the PeerPodConfig that the
+        operator creates when a KataConfig enables peer pods, on newer operators the pool C(default), which accepts both
+        names.
     type: str
     default: peerpodconfig-openshift
   namespace:
@@ -52,12 +56,15 @@ options:
     default: openshift-sandboxed-containers-operator
   state:
     description:
-      - With V(present) the pool has the limit and the fields that are set. A pool that does not exist is created if O(node_selector) is set.
       - >-
-        With V(absent) the pool does not exist. Its nodes get the limit of the operator's own pool if that selects them, else none.
+        With V(present) the pool has the limit and the fields that are set. A pool that does not exist is created if
+        O(node_selector) is set.
       - >-
-        On operators from 1.9 on, V(absent) for the operator's own pool removes its entry in C(peerpods-limits), so that the limit of
-        C(peer-pods-cm) applies again.
+        With V(absent) the pool does not exist. Its nodes get the limit of the operator's own pool if that selects them,
+        else none.
+      - >-
+        On operators from 1.9 on, V(absent) for the operator's own pool removes its entry in C(peerpods-limits), so that
+        the limit of C(peer-pods-cm) applies again.
     type: str
     choices: [present, absent]
     default: present
@@ -69,8 +76,8 @@ options:
   node_selector:
     description:
       - >-
-        The labels of the nodes of the pool, all of which a node must have. Replaces the selector that the pool has. Write a label without a
-        value as C(label: "").
+        The labels of the nodes of the pool, all of which a node must have. Replaces the selector that the pool has.
+        Write a label without a value as C(label: "").
       - An empty selector is rejected, because it selects every node, the control plane's included.
       - >-
         Rejected on operators from 1.9 on for the operator's own pool, and for any pool if the agent is not deployed.
@@ -89,24 +96,26 @@ options:
     description:
       - The instance type of the VMs, as the cloud names it.
       - >-
-        Rejected on operators from 1.9 on, which read it from C(peer-pods-cm). The role P(osc.peerpods.operator_install#role) writes it.
+        Rejected on operators from 1.9 on, which read it from C(peer-pods-cm). The role
+        P(osc.peerpods.operator_install#role) writes it.
     type: str
   protect:
     description:
       - >-
-        Reject a limit below the number of peer pods that run on a node now, and a change that takes nodes out of every pool while peer pods
-        run there. If V(false), only a warning is issued: the pods keep running, and no new peer pod is placed on the
-        node until it has fewer than the limit.
+        Reject a limit below the number of peer pods that run on a node now, and a change that takes nodes out of every
+        pool while peer pods run there. If V(false), only a warning is issued: the pods keep running, and no new peer
+        pod is placed on the node until it has fewer than the limit.
     type: bool
     default: false
   disruption:
     description:
       - >-
-        What to do if cloud-api-adaptor pods must be restarted for the limit to take effect, on operators from 1.9 on without the agent. Nodes
-        without peer pods are restarted first.
+        What to do if cloud-api-adaptor pods must be restarted for the limit to take effect, on operators from 1.9 on
+        without the agent. Nodes without peer pods are restarted first.
       - >-
-        Also what to do on operators up to 1.8 if nodes would lose cloud-api-adaptor: 1.7 and 1.8 run it only on the nodes of the
-        PeerPodConfig that was written last, and removing the PeerPodConfig that owns its DaemonSet removes it.
+        Also what to do on operators up to 1.8 if nodes would lose cloud-api-adaptor: 1.7 and 1.8 run it only on the
+        nodes of the PeerPodConfig that was written last, and removing the PeerPodConfig that owns its DaemonSet removes
+        it.
       - V(refuse) changes nothing if peer pods would be lost, and lists them, or if nodes would lose cloud-api-adaptor.
       - V(wait) waits up to O(wait_timeout) seconds for the peer pods of a node to end.
       - V(allow) restarts the pods, and loses the peer pods of their nodes.
@@ -116,13 +125,15 @@ options:
   wait:
     description:
       - >-
-        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until the nodes that the change removes from
-        every pool advertise no peer pods. Nodes are watched, not polled. Check mode does not wait.
+        Wait until each node of the pool advertises the limit in its C(status.allocatable), and until the nodes that the
+        change removes from every pool advertise no peer pods. Nodes are watched, not polled. Check mode does not wait.
       - Nodes that are not Ready are not waited for, unless all are. A warning names them.
-      - If the cloud has no room for that many peer pods, each node must advertise its share of O(cloud_capacity) instead.
       - >-
-        With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message names these nodes if the
-        limit is not in force in time.
+        If the cloud has no room for that many peer pods, each node must advertise its share of O(cloud_capacity)
+        instead.
+      - >-
+        With the agent, a node whose cloud-api-adaptor pod is not Ready advertises less than its limit. The message
+        names these nodes if the limit is not in force in time.
     type: bool
     default: false
   wait_timeout:
@@ -144,18 +155,19 @@ options:
   agent_deployed:
     description:
       - >-
-        Whether the node capacity agent is deployed. If not set, it is deployed if its Deployment exists in O(agent_namespace). Set it
-        in a play that deploys or removes the agent, because check mode does not.
+        Whether the node capacity agent is deployed. If not set, it is deployed if its Deployment exists in
+        O(agent_namespace). Set it in a play that deploys or removes the agent, because check mode does not.
     type: bool
   cloud_capacity:
     description:
       - >-
-        The ConfigMap with the number of peer pods that the cloud has room for. The role P(osc.peerpods.peerpodconfig_rollout#role) writes it,
-        and the node capacity agent limits the nodes to it. Its smallest bound is shared evenly among the nodes of the pools of O(namespace).
-        The part that a node with a low limit does not use goes to the other nodes.
+        The ConfigMap with the number of peer pods that the cloud has room for. The role
+        P(osc.peerpods.peerpodconfig_rollout#role) writes it, and the node capacity agent limits the nodes to it. Its
+        smallest bound is shared evenly among the nodes of the pools of O(namespace). The part that a node with a low
+        limit does not use goes to the other nodes.
       - >-
-        It is read with O(wait) only. If it does not exist, only the limits apply. The same is true, with a warning, if the user may not read
-        it.
+        It is read with O(wait) only. If it does not exist, only the limits apply. The same is true, with a warning, if
+        the user may not read it.
     type: dict
     suboptions:
       namespace:
@@ -184,15 +196,16 @@ attributes:
     support: full
 notes:
   - >-
-    Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and DaemonSets, and the
-    nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits) if the agent is deployed, and
-    C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A change takes one more request, and so does a watch.
+    Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and
+    DaemonSets, and the nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits)
+    if the agent is deployed, and C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A
+    change takes one more request, and so does a watch.
   - >-
-    A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets what the other
-    objects show.
+    A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets
+    what the other objects show.
   - >-
-    Counting the peer pods takes a list of the cluster's running pods, which is the only expensive request of this module. It is sent only if the
-    change could lower what a node advertises.
+    Counting the peer pods takes a list of the cluster's running pods, which is the only expensive request of this
+    module. It is sent only if the change could lower what a node advertises.
 seealso:
   - module: osc.peerpods.peerpod_info
   - module: osc.peerpods.cluster_info
@@ -283,7 +296,8 @@ operator:
       description: Its version, null if it cannot be read.
       type: str
     known:
-      description: Whether the collection was tested with this version. If V(false), it is treated as the newest known version.
+      description: >-
+        Whether the collection was tested with this version. If V(false), it is treated as the newest known version.
       type: bool
     limit_in:
       description: Where it stores the limit of its own pool, V(PeerPodConfig) or V(peer-pods-cm).
@@ -298,15 +312,15 @@ operator:
     advertiser: cloud-api-adaptor
 before:
   description: >-
-    The limit before the change; null if the stored value is not a valid limit, or if the pool did not exist. If no limit was stored, it is the
-    default of the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
+    The limit before the change; null if the stored value is not a valid limit, or if the pool did not exist. If no
+    limit was stored, it is the default of the product: 1 for a PeerPodConfig, 10 for C(peer-pods-cm).
   returned: success, and when waiting failed
   type: int
   sample: 10
 after:
   description: >-
-    The limit after the change, or as it would be without check mode; null if it is not valid, or with O(state=absent) if the pool no longer
-    exists.
+    The limit after the change, or as it would be without check mode; null if it is not valid, or with O(state=absent)
+    if the pool no longer exists.
   returned: success, and when waiting failed
   type: int
   sample: 20
@@ -334,7 +348,8 @@ nodes:
       used: null
 cloud:
   description: >-
-    The smallest bound of O(cloud_capacity) and its effect on the nodes; null if there are no bounds or they were not read.
+    The smallest bound of O(cloud_capacity) and its effect on the nodes; null if there are no bounds or they were not
+    read.
   returned: success, and when waiting failed
   type: dict
   contains:
@@ -361,14 +376,15 @@ cloud:
     slots: 21
 advertised_nodes:
   description: >-
-    How many of the nodes advertise the limit, or their share of RV(cloud); 0 if the limit is not valid. If the pool no longer exists, how many
-    nodes that no pool selects still advertise peer pods.
+    How many of the nodes advertise the limit, or their share of RV(cloud); 0 if the limit is not valid. If the pool no
+    longer exists, how many nodes that no pool selects still advertise peer pods.
   returned: success, and when waiting failed
   type: int
   sample: 3
 adaptor:
   description: >-
-    What was done to the cloud-api-adaptor pods, as RV(osc.peerpods.adaptor_config#module:adaptor); null if the limit needs no restart.
+    What was done to the cloud-api-adaptor pods, as RV(osc.peerpods.adaptor_config#module:adaptor); null if the limit
+    needs no restart.
   returned: success, and when waiting failed or peer pods would be lost
   type: dict
   sample: null
@@ -695,7 +711,7 @@ def write_settings(module: AnsibleModule, cluster: Cluster, target: Target) -> d
 
 
 def nodes_that_adaptor_leaves(cluster: Cluster, target: Target) -> tuple[set[str], bool]:
-    """The names of the nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet is deleted."""
+    """The nodes that lose cloud-api-adaptor when a PeerPodConfig is written, and whether its DaemonSet is deleted."""
     operator = target.limits.operator
     if target.limits.is_second or operator is None or operator.daemon_set is None:
         return set(), False
@@ -735,9 +751,9 @@ def prepare_adaptor_move(module: AnsibleModule, cluster: Cluster, target: Target
     sentence = explain_adaptor_moves(target.change.store, nodes, lost, is_deleted=is_deleted)
     if disruption == "refuse" or (disruption == "wait" and lost and not module.check_mode):
         raise LimitError(
-            f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to wait to continue "
-            "when no peer pod runs there, or to allow. Operators from 1.9 on run cloud-api-adaptor on all nodes of the "
-            "KataConfig, and the node capacity agent gives pools their limits there."
+            f"{sentence} Nothing was changed. Set disruption (of a role, the variable that ends in _disruption) to "
+            "wait to continue when no peer pod runs there, or to allow. Operators from 1.9 on run cloud-api-adaptor "
+            "on all nodes of the KataConfig, and the node capacity agent gives pools their limits there."
         )
     return sentence
 
@@ -872,7 +888,8 @@ def run(module: AnsibleModule) -> None:
             loss = explain_loss(target, used)
             if loss and params["protect"]:
                 raise LimitError(
-                    f"{loss} Nothing was changed, because protect is set: stop peer pods first or choose a higher limit."
+                    f"{loss} Nothing was changed, because protect is set: stop peer pods first or choose a higher "
+                    "limit."
                 )
         if needs_settings(params, cluster, target):
             try:

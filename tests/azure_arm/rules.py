@@ -78,7 +78,8 @@ def stored_rule(rule_id: str, properties: dict, resource_exists: Callable[[str],
         by_lower = {value.lower(): value for value in values}
         if str(set_properties[key]).lower() not in by_lower:
             raise unparsable(
-                f"Error converting value \"{set_properties[key]}\" to type 'SecurityRule{key.title()}'. Path 'properties.{key}'."
+                f"Error converting value \"{set_properties[key]}\" to type 'SecurityRule{key.title()}'. Path "
+                f"'properties.{key}'."
             )
         stored[key] = by_lower[str(set_properties[key]).lower()]
     stored["priority"] = _priority(rule_id, set_properties)

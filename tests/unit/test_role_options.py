@@ -1,6 +1,7 @@
 """Every place that reads an option of a role uses the value that Ansible validated.
 
-Ansible validates `-e option=false` as a boolean and leaves the variable a string, which is true where nothing converts it.
+Ansible validates `-e option=false` as a boolean and leaves the variable a string, which is true where nothing converts
+it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Expressions in roles and playbooks stay simple: a computation of more than four filters belongs in a module or in a filter plugin."""
+"""Expressions in roles and playbooks are simple: more than four filters belong in a module or in a filter plugin."""
 
 from __future__ import annotations
 

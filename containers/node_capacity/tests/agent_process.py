@@ -1,8 +1,8 @@
 """Runs the agent as a process, with the permissions that its role grants, against a real API server.
 
 Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)`,
-`merge(name, patch, namespace)` and `kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test has
-its own namespace, resource name and nodes, and deletes them, so that tests can share the cluster.
+`merge(name, patch, namespace)` and `kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test
+has its own namespace, resource name and nodes, and deletes them, so that tests can share the cluster.
 """
 
 from __future__ import annotations

@@ -416,10 +416,10 @@ class _Run:
             self._write_strategy(held.own)
             self.written.remove(f"ConfigMap/{FEATURE_GATES}")
         raise AdaptorError(
-            f"After {seconds:g} s the operator has not set the update strategy of {self._daemon_set['metadata']['name']} to "
-            f"{ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces every cloud-api-adaptor pod and all peer pods are "
-            f"lost. {self.explain_written()} See the log of the operator's Deployment controller-manager, then run the task "
-            "again.",
+            f"After {seconds:g} s the operator has not set the update strategy of "
+            f"{self._daemon_set['metadata']['name']} to {ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces "
+            f"every cloud-api-adaptor pod and all peer pods are lost. {self.explain_written()} See the log of the "
+            "operator's Deployment controller-manager, then run the task again.",
             self.result(),
         )
 
@@ -618,8 +618,9 @@ class _Run:
             return
         nodes = join_names(self.waiting or self.stale)
         self.module.warn(
-            f"caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE}, because the cloud-api-adaptor pods of {nodes or 'some nodes'} have "
-            "older settings. Run osc.peerpods.adaptor_config with resume=true to replace them and to restore it."
+            f"caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE}, because the cloud-api-adaptor pods of "
+            f"{nodes or 'some nodes'} have older settings. Run osc.peerpods.adaptor_config with resume=true to "
+            "replace them and to restore it."
         )
 
     def result(self) -> dict:

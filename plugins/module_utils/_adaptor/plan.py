@@ -413,8 +413,8 @@ def _describe_peer_pods(lost: Mapping[str, list[str]]) -> str:
 
 
 ADVICE = (
-    "Set disruption (of a role, the variable that ends in _disruption) to wait to wait until they have ended, or to allow "
-    "to lose them; or drain the nodes first"
+    "Set disruption (of a role, the variable that ends in _disruption) to wait to wait until they have ended, or to "
+    "allow to lose them; or drain the nodes first"
 )
 
 

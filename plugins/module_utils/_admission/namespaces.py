@@ -12,7 +12,8 @@ WORKLOADS_POLICY = f"{POLICY}-workloads"
 LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 API = "admissionregistration.k8s.io/v1"
 
-# The webhook does not mutate pods in system namespaces, so that nodes would not count peer pods there: no label allows them.
+# The webhook does not mutate pods in system namespaces, so that nodes would not count peer pods there: no label allows
+# them.
 SYSTEM_NAMES = ("openshift",)
 SYSTEM_PREFIXES = ("kube-", "openshift-")
 SYSTEM_NAMESPACES = "|".join([*(f"{name}$" for name in SYSTEM_NAMES), *SYSTEM_PREFIXES])

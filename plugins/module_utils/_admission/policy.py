@@ -8,8 +8,8 @@ that they equal what the API server returns.
 
 Three things about quantities in CEL shape the expressions:
 - CEL has no fold, and `sum()` does not add quantities: amounts are converted to integers, which it adds.
-- The API server has rounded every amount up to thousandths before admission: an amount that is not an integer is a whole
-  number of thousandths.
+- The API server has rounded every amount up to thousandths before admission: an amount that is not an integer is a
+  whole number of thousandths.
 - In CEL, quantities are strings in canonical form: only a negative amount begins with "-".
 """
 
@@ -28,8 +28,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 
-# The policy sets this annotation, if a pod has it, to its fingerprint. With the fingerprint, a dry run distinguishes the policy from a
-# webhook that mutates in the same way, and the current policy from the previous one. Other pods do not get the annotation.
+# The policy sets this annotation, if a pod has it, to its fingerprint. With the fingerprint, a dry run distinguishes
+# the policy from a webhook that mutates in the same way, and the current policy from the previous one. Other pods do
+# not get the annotation.
 MUTATED_BY = "osc.peerpods.io/mutated-by"
 
 _MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
@@ -78,7 +79,8 @@ def binding_path(version: str, name: str = "") -> str:
 def not_served(version: str) -> str:
     return (
         f"This API server ({version}) serves no MutatingAdmissionPolicy: it comes with Kubernetes 1.36, or with 1.34 "
-        "where the API admissionregistration.k8s.io/v1beta1 and its feature gate are turned on. Use osc.peerpods.mutating_webhook."
+        "where the API admissionregistration.k8s.io/v1beta1 and its feature gate are turned on. Use "
+        "osc.peerpods.mutating_webhook."
     )
 
 
@@ -179,9 +181,10 @@ def _digest(spec: dict) -> str:
 def _matches(runtime_classes: list[str], excluded: Namespaces) -> str:
     """Peer pods that the policy has not mutated completely.
 
-    The API server invokes a policy that changed a pod again (IfNeeded), and each invocation encodes and decodes the whole
-    pod, even for an empty patch: the condition avoids that. Namespaces are excluded here because a namespaceSelector is
-    parsed for every created pod, twice for peer pods, while the condition is one table lookup, and for peer pods only.
+    The API server invokes a policy that changed a pod again (IfNeeded), and each invocation encodes and decodes the
+    whole pod, even for an empty patch: the condition avoids that. Namespaces are excluded here because a
+    namespaceSelector is parsed for every created pod, twice for peer pods, while the condition is one table lookup, and
+    for peer pods only.
     """
     vm = json.dumps({EXTENDED_RESOURCE: "1"})
     prefixes = excluded.begin_with()
@@ -242,8 +245,8 @@ def _thousandths(resource: str, side: str) -> str:
 def _size(resource: str, overcommits: bool) -> str:
     """A list with one element, in thousandths: the limit if it is at least the request, else the request.
 
-    The limit of a container has no effect without a request, the limit of the pod does. For a resource that cannot be overcommitted,
-    limit and request are equal.
+    The limit of a container has no effect without a request, the limit of the pod does. For a resource that cannot be
+    overcommitted, limit and request are equal.
     """
     requested = f"[{_thousandths(resource, 'requests')}]"
     if not overcommits:

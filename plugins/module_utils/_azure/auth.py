@@ -153,8 +153,8 @@ def described_cloud(cloud_environment: str, metadata: Mapping) -> Cloud:
 def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """All login settings in effect, by option name; settings without a value are left out.
 
-    The order is that of azure.azcollection for `auth_source: auto`: a profile that the options name; options that name an
-    identity; the environment; the default profile.
+    The order is that of azure.azcollection for `auth_source: auto`: a profile that the options name; options that name
+    an identity; the environment; the default profile.
     """
     from_options = {key: params[key] for key in AZURE_AUTH_ARGS if params.get(key) is not None}
     from_environment = {

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The progress of the operator's installation (no I/O here).
 
-For a Subscription, the Operator Lifecycle Manager (OLM) creates an InstallPlan, which creates a ClusterServiceVersion (CSV).
+For a Subscription, the Operator Lifecycle Manager (OLM) creates an InstallPlan, which creates a ClusterServiceVersion
+(CSV).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import Any
 # What to do if a wait does not succeed, by the value of wait_for. The options are those of the role operator_install.
 REMEDIES = {
     "catalog": (
-        "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the operator, and "
-        "operator_install_channel to one of its channels. In a disconnected cluster this is the CatalogSource of the mirror. "
-        "`oc get pods -n openshift-marketplace` lists the pods of the default catalogs."
+        "Set operator_install_source and operator_install_source_namespace to a CatalogSource that offers the "
+        "operator, and operator_install_channel to one of its channels. In a disconnected cluster this is the "
+        "CatalogSource of the mirror. `oc get pods -n openshift-marketplace` lists the pods of the default catalogs."
     ),
     "operator": (
         "Check operator_install_channel and operator_install_source. OLM does not repeat a failed InstallPlan or "
@@ -22,12 +22,12 @@ REMEDIES = {
         "ClusterServiceVersion. Then run the playbook again; it resumes from here."
     ),
     "nodes": (
-        "See `oc describe machineconfigpool kata-oc`, and `oc get nodes` for the node that is not updated. Fix the cause, "
-        "then run the playbook again; it resumes from here."
+        "See `oc describe machineconfigpool kata-oc`, and `oc get nodes` for the node that is not updated. Fix the "
+        "cause, then run the playbook again; it resumes from here."
     ),
     "removal": (
-        "See `oc describe machineconfigpool worker` and `oc get kataconfig -o yaml`. Fix the cause, then run the playbook "
-        "again; it resumes from here."
+        "See `oc describe machineconfigpool worker` and `oc get kataconfig -o yaml`. Fix the cause, then run the "
+        "playbook again; it resumes from here."
     ),
     "pods": "Delete these pods, or the workloads that create them, then run the playbook again.",
 }

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How many peer pods the cloud has room for, as a ConfigMap reports it, and each node's share (private to this collection)."""
+"""How many peer pods the cloud has room for, as a ConfigMap reports it, and each node's share (private)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
 class CloudShare:
     """The share of the cloud's smallest bound that each node may use.
 
-    `bound` is its name, `total` how many peer pods it allows, `limits` the sum of the limits of the `nodes`, and `slots` the largest
-    number that a node may advertise; None if all limits fit.
+    `bound` is its name, `total` how many peer pods it allows, `limits` the sum of the limits of the `nodes`, and
+    `slots` the largest number that a node may advertise; None if all limits fit.
     """
 
     bound: str

@@ -12,7 +12,8 @@ PERMISSIONS = {
     "aws": {
         "subnet-addresses": "ec2:DescribeSubnets",
         "instance-quota": (
-            "servicequotas:GetServiceQuota, ec2:DescribeInstances, ec2:DescribeInstanceTypes and ec2:DescribeCapacityReservations"
+            "servicequotas:GetServiceQuota, ec2:DescribeInstances, ec2:DescribeInstanceTypes and "
+            "ec2:DescribeCapacityReservations"
         ),
     },
     "azure": {

@@ -41,9 +41,9 @@ class Behaviour:
     """The behaviour of the operator from release `since` on.
 
     `limit_in` is where it stores the limit of its pool, `advertiser` the program that writes the limit to nodes,
-    `daemon_set` the DaemonSet of cloud-api-adaptor. With `moves_adaptor`, every write to a PeerPodConfig moves this DaemonSet to the
-    nodes of the PeerPodConfig, which then owns it. With `rolls`, every write to peer-pods-cm replaces all cloud-api-adaptor pods.
-    With `has_update_strategy`, caaUpdateStrategy in osc-feature-gates has an effect.
+    `daemon_set` the DaemonSet of cloud-api-adaptor. With `moves_adaptor`, every write to a PeerPodConfig moves this
+    DaemonSet to the nodes of the PeerPodConfig, which then owns it. With `rolls`, every write to peer-pods-cm replaces
+    all cloud-api-adaptor pods. With `has_update_strategy`, caaUpdateStrategy in osc-feature-gates has an effect.
     """
 
     since: tuple[int, int]
@@ -85,9 +85,9 @@ DAEMON_SETS = tuple(dict.fromkeys(behaviour.daemon_set for behaviour in BEHAVIOU
 
 @dataclass(frozen=True)
 class Operator:
-    """The operator of a cluster: its version (None if it could not be read), its behaviour, whether the table has its release, and the
-    DaemonSet of cloud-api-adaptor if it exists. `older_daemon_set` is that of the first generation, if it exists in addition to a
-    newer one."""
+    """The operator of a cluster: its version (None if it could not be read), its behaviour, whether the table has its
+    release, and the DaemonSet of cloud-api-adaptor if it exists. `older_daemon_set` is that of the first generation, if
+    it exists in addition to a newer one."""
 
     version: str | None
     behaviour: Behaviour
@@ -136,8 +136,8 @@ def decide(
 ) -> Operator | None:
     """The operator of a cluster, from its version if that is known, else from the objects that it has created.
 
-    None if no such object exists. `configs_served` is whether the API server serves PeerPodConfigs, `has_config` whether one
-    exists; a CustomResourceDefinition alone may be left over from an older release.
+    None if no such object exists. `configs_served` is whether the API server serves PeerPodConfigs, `has_config`
+    whether one exists; a CustomResourceDefinition alone may be left over from an older release.
     """
     if installed is not None:
         return Operator(installed, behaviour_of(installed), is_known(installed), daemon_set)
@@ -191,12 +191,11 @@ def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
 def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
     """The operator with its settings that decide about limits, as preflight needs them; None without an operator.
 
-    `limit` and `update_strategy` are the literal values of PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy, None if they are not set;
-    `strategy_is_held` is whether a run of this collection set the latter and did not restore it;
+    `limit` and `update_strategy` are the literal values of PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy, None if they
+    are not set; `strategy_is_held` is whether a run of this collection set the latter and did not restore it;
     `peer_pod_configs` are the names of the PeerPodConfigs, None if the API server does not serve them;
-    `older_daemon_set_of` is the PeerPodConfig that owns the DaemonSet of an older release, which exists in addition to the newer
-    one; None if no such DaemonSet exists.
-    Takes two more requests than `read_operator_summary`.
+    `older_daemon_set_of` is the PeerPodConfig that owns the DaemonSet of an older release, which exists in addition to
+    the newer one; None if no such DaemonSet exists. Takes two more requests than `read_operator_summary`.
     """
     served = cluster.get(configs_path(namespace))
     configs = None if served is None else served["items"]
@@ -221,7 +220,7 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
 
 
 def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
-    """The PeerPodConfig that owns the DaemonSet. The garbage collector keeps the DaemonSet as long as its owner exists."""
+    """The PeerPodConfig that owns the DaemonSet, which is kept as long as its owner exists."""
     owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
     uids = {owner["uid"] for owner in owners}
     return next((config["metadata"]["name"] for config in configs if config["metadata"]["uid"] in uids), None)

@@ -26,10 +26,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools impor
 class Limits:
     """The pools of a cluster, and the objects that a change of them needs.
 
-    `operator` is None if none of its objects can be read; `is_second` is set in this case, too. `configs` are the PeerPodConfigs,
-    None if the API server does not serve them. `limits` is the ConfigMap peerpods-limits, `settings` the data of peer-pods-cm;
-    both are None if they do not exist or were not needed. `has_agent` is None if the user may not read the Deployment of the
-    agent. `unread` has a sentence for each object that could not be read.
+    `operator` is None if none of its objects can be read; `is_second` is set in this case, too. `configs` are the
+    PeerPodConfigs, None if the API server does not serve them. `limits` is the ConfigMap peerpods-limits, `settings`
+    the data of peer-pods-cm; both are None if they do not exist or were not needed. `has_agent` is None if the user may
+    not read the Deployment of the agent. `unread` has a sentence for each object that could not be read.
     """
 
     operator: Operator | None
@@ -74,10 +74,10 @@ def read_limits(
 ) -> Limits:
     """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
 
-    Takes three requests on the first generation. On the second it takes up to three more: the agent's Deployment (unless
-    `agent_deployed` is given), peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's pool has no entry in
-    peerpods-limits). A removal always reads the last two. An object that the user may not read is left out if the other objects
-    still show the limits.
+    Takes three requests on the first generation. On the second it takes up to three more: the agent's Deployment
+    (unless `agent_deployed` is given), peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
+    pool has no entry in peerpods-limits). A removal always reads the last two. An object that the user may not read is
+    left out if the other objects still show the limits.
     """
     configs, refused = _configs(cluster, namespace, everywhere)
     own = configs and [config for config in configs if config["metadata"]["namespace"] == namespace]

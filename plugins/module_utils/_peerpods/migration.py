@@ -73,13 +73,13 @@ def migration_state(
 def explain_two_adaptors(config: str) -> tuple[str, str]:
     """The problem if a PeerPodConfig keeps the DaemonSet of an older operator, and what to do."""
     message = (
-        "The DaemonSet peerpodconfig-ctrl-caa-daemon of an operator older than 1.9 is still in the cluster, because the "
-        f"PeerPodConfig {config} owns it. Nodes that it selects run two cloud-api-adaptor pods."
+        "The DaemonSet peerpodconfig-ctrl-caa-daemon of an operator older than 1.9 is still in the cluster, because "
+        f"the PeerPodConfig {config} owns it. Nodes that it selects run two cloud-api-adaptor pods."
     )
     remedy = (
-        f"If the node capacity agent is deployed, set the limit of the pool {config} with osc.peerpods.peerpod_limit, which "
-        "stores it in peerpods-limits; without the agent, its nodes get the limit of peer-pods-cm. Then, when no peer pod "
-        f"runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
+        f"If the node capacity agent is deployed, set the limit of the pool {config} with osc.peerpods.peerpod_limit, "
+        "which stores it in peerpods-limits; without the agent, its nodes get the limit of peer-pods-cm. Then, when "
+        f"no peer pod runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
     )
     return message, remedy
 

@@ -13,8 +13,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# Results about the cloud: the identity, the rules that filter the workers' traffic, the permission to change them, the VM
-# sizes and their quota, and the available IP addresses of the VMs' subnet.
+# Results about the cloud: the identity, the rules that filter the workers' traffic, the permission to change them, the
+# VM sizes and their quota, and the available IP addresses of the VMs' subnet.
 ANSWERS = ("caller", "ports", "port_permissions", "sizes", "subnet")
 
 

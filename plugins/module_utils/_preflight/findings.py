@@ -15,8 +15,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
     """All findings, in the order in which to resolve them.
 
-    `readings` has the result `cluster` of cluster_info, the `settings` of the roles and, if the cloud is checked too, the
-    results that ANSWERS names.
+    `readings` has the result `cluster` of cluster_info, the `settings` of the roles and, if the cloud is checked too,
+    the results that ANSWERS names.
     """
     cluster, settings = readings["cluster"], readings["settings"]
     if "workers" not in cluster:

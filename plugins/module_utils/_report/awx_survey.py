@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The questions of an AWX survey, from the argument specifications of roles (no I/O here).
 
-AWX has no question types for lists of arbitrary strings and for booleans. A list becomes a text with one element per line, and a
-boolean becomes a choice of true and false, each in a variable of its own. The extra variables of the job template convert these
-variables to the options. Without this conversion, the choice would be a string that is not empty, and therefore true.
+AWX has no question types for lists of arbitrary strings and for booleans. A list becomes a text with one element per
+line, and a boolean becomes a choice of true and false, each in a variable of its own. The extra variables of the job
+template convert these variables to the options. Without this conversion, the choice would be a string that is not
+empty, and therefore true.
 """
 
 from __future__ import annotations

@@ -72,8 +72,9 @@ def test_all_requirements_must_be_met():
     plan = namespace_policies(["kata-remote"], namespaces=["here", "there"], selector=selector)
     assert plan["label_selector"] == "peer-pods=allowed,tier in (a,b),stage notin (test),team,!closed"
     assert plan["explanation"] == (
-        f": RuntimeClass kata-remote is allowed in namespaces with the labels {plan['label_selector']} that are not system "
-        "namespaces and in the namespaces here, there. Ask a cluster administrator to allow it in this namespace."
+        f": RuntimeClass kata-remote is allowed in namespaces with the labels {plan['label_selector']} that are not "
+        "system namespaces and in the namespaces here, there. Ask a cluster administrator to allow it in this "
+        "namespace."
     )
 
 

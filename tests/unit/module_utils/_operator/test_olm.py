@@ -268,12 +268,18 @@ class TestCatalog:
             (
                 None,
                 {},
-                "There is no CatalogSource market/redhat. sandboxed-containers-operator is offered by market/redhat (channels stable)",
+                (
+                    "There is no CatalogSource market/redhat. sandboxed-containers-operator is offered by "
+                    "market/redhat (channels stable)"
+                ),
             ),
             (
                 READY,
                 {"name": "mirror"},
-                "does not offer sandboxed-containers-operator. sandboxed-containers-operator is offered by market/redhat",
+                (
+                    "does not offer sandboxed-containers-operator. sandboxed-containers-operator is offered by "
+                    "market/redhat"
+                ),
             ),
             (READY, {"channel": "fast"}, "has no channel fast of sandboxed-containers-operator, but stable"),
             (READY, {"csv": f"{PACKAGE}.v9"}, f"has no {PACKAGE}.v9, but {V170}, {V180}, {V181}"),

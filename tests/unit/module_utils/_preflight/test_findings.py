@@ -334,14 +334,20 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "operator-version",
             [],
             "ok",
-            "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which needs OpenShift 4.15 or newer.",
+            (
+                "stable of redhat-operators has sandboxed-containers-operator.v1.10.1, which needs OpenShift 4.15 or "
+                "newer."
+            ),
         ),
         ("operator-version", [("cluster", "version", "4.15.0-rc.1")], "ok", "needs OpenShift 4.15 or newer."),
         (
             "operator-version",
             [("cluster", "version", "4.14.40")],
             "warning",
-            "needs OpenShift 4.15 or newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift 4.15, or",
+            (
+                "needs OpenShift 4.15 or newer; the cluster is OpenShift 4.14.40. Upgrade the cluster to OpenShift "
+                "4.15, or"
+            ),
         ),
         ("operator-version", [operator("1.9.0"), ("cluster", "version", "4.13.5")], "warning", "4.13.5"),
         ("operator-version", [operator("1.4.1"), ("cluster", "version", "4.13.5")], "ok", "needs OpenShift 4.13"),
@@ -358,7 +364,10 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "operator-version",
             [operator("1.14.0")],
             "ok",
-            "v1.14.0, newer than the newest release that this collection was tested with (1.13). Its release notes list",
+            (
+                "v1.14.0, newer than the newest release that this collection was tested with (1.13). Its release notes "
+                "list"
+            ),
         ),
         ("operator-version", [operator("2.0.0")], "ok", "v2.0.0, newer than"),
         (
@@ -427,7 +436,10 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "limit-storage",
             [detail("limits", {"agent_deployed": True, "problems": []})],
             "ok",
-            "The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits",
+            (
+                "The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap "
+                "peerpods-limits"
+            ),
         ),
         (
             "limit-storage",
