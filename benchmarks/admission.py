@@ -6,7 +6,7 @@ the machine affects all modes alike. Of peer pods: without any mutation (`none`)
 policy` (`policy`), with the least that a policy can do (`least`: one patch of one container, no
 sizes), with `mode: webhook` (`webhook`), and with another webhook, registered as its own manifest
 does (`peer`). Of other pods, which are not changed: with nothing registered (`others`), with
-our webhook as our module registers it (`others, filtered`: matchConditions, the API server never
+the webhook as the module mutating_webhook registers it (`others, filtered`: matchConditions, the API server never
 calls it), and with each webhook registered as the peer's manifest does (`others, webhook` and
 `others, peer`: called for every pod).
 
@@ -327,7 +327,7 @@ def summary(modes: list[Mode], measured: Rounds) -> dict:
     }
 
 
-def ours_to_peer(measured: Rounds) -> dict[str, dict[str, float]]:
+def ratios_to_peer(measured: Rounds) -> dict[str, dict[str, float]]:
     """Of peer pods, and of other pods as each is registered by its own means."""
     return {
         pods: {
@@ -372,7 +372,7 @@ def main() -> None:
         "connections": arguments.connections,
         "seconds": arguments.seconds,
     }
-    with start("ours") as (server, ca), Cluster() as cluster:
+    with start("osc") as (server, ca), Cluster() as cluster:
         cluster.apply(
             {
                 "apiVersion": "node.k8s.io/v1",
@@ -389,13 +389,13 @@ def main() -> None:
         measured = run_rounds(client, modes, arguments.rounds, arguments.seconds)
     about["load_average_at_end"] = os.getloadavg()
     results = summary(modes, measured)
-    compared = ours_to_peer(measured)
+    compared = ratios_to_peer(measured)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps({**about, "modes": results, "ours_to_peer": compared}, indent=2) + "\n")
+    REPORT.write_text(json.dumps({**about, "modes": results, "ratios_to_peer": compared}, indent=2) + "\n")
     print("\n".join(table(modes, results)), end="\n\n")
     for pods, ratios in compared.items():
         print(
-            f"Ours to the peer's, {pods}: {ratios['creations_per_second']:.2f} of the creations/s, "
+            f"The collection's webhook to the peer, {pods}: {ratios['creations_per_second']:.2f} of the creations/s, "
             f"{ratios['p99']:.2f} of the p99"
         )
     print(", ".join(f"{key} {value}" for key, value in about.items()))

@@ -60,7 +60,7 @@ class Run:
     """The figures of a run.
 
     `memory` is the largest resident set of one of its processes, in MB. `outcome` is what the
-    contender reports: "changed", "ok" (nothing changed, or not a playbook), or "refused" if the
+    contender reports: "changed", "ok" (nothing changed, or not a playbook), or "rejected" if the
     cloud rejected a rule that exists already.
     """
 
@@ -171,7 +171,7 @@ class World(ABC):
             if ran.returncode == 0:
                 return "changed" if re.search(r"changed=[1-9]", ran.stdout) else "ok"
         elif self.refusal and self.refusal in ran.stderr:
-            return "refused"
+            return "rejected"
         elif not ran.returncode and not ran.stderr:
             return "ok"
         sys.exit(f"A contender failed:\n{ran.stdout}\n{ran.stderr}")

@@ -79,7 +79,7 @@ class World:
             commands.append([*oc, "rollout", "restart", f"daemonset/{CAA}"])
         return self._measured(DOCUMENTED, commands)
 
-    def ours(self) -> Change:
+    def limit_playbook(self) -> Change:
         self._start_agent()
         limit = json.dumps({"peerpodconfig_rollout_limit": OURS})
         playbook = str(ROOT / "playbooks" / "limit.yml")
@@ -235,7 +235,7 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}; installing on {options.nodes} nodes", flush=True)
         world = World(cluster, options.nodes, options.peer_pods, options.operator)
         changes = {}
-        ways = {"the documented way": world.documented, "osc.peerpods": world.ours}
+        ways = {"the documented way": world.documented, "osc.peerpods": world.limit_playbook}
         for name, change in ways.items():
             world.run_peer_pods()
             load = f"load {os.getloadavg()[0]:.1f}"

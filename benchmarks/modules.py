@@ -107,14 +107,14 @@ def ratios(figures: list[Figure]) -> list[dict]:
     """The ratios of the collection to each contender: calls, time and CPU time, also without those of an empty play."""
     by_key = {figure.key: figure for figure in figures}
 
-    def shares(ours: Figure, peer: Figure) -> Iterator[tuple[str, float]]:
-        yield "calls", ours.calls / peer.calls
+    def shares(own: Figure, peer: Figure) -> Iterator[tuple[str, float]]:
+        yield "calls", own.calls / peer.calls
         for metric in ("seconds", "cpu_seconds", "memory"):
-            yield metric, getattr(ours.run, metric) / getattr(peer.run, metric)
+            yield metric, getattr(own.run, metric) / getattr(peer.run, metric)
         if peer.contender != DOCUMENTED:
             empty = by_key[IDLE, EMPTY.contenders[0].name, FIRST, peer.workers]
             for metric in ("seconds", "cpu_seconds"):
-                own_value, peer_value, idle = (getattr(figure.run, metric) for figure in (ours, peer, empty))
+                own_value, peer_value, idle = (getattr(figure.run, metric) for figure in (own, peer, empty))
                 yield f"{metric}_above_empty", (own_value - idle) / (peer_value - idle)
 
     return [
@@ -123,10 +123,10 @@ def ratios(figures: list[Figure]) -> list[dict]:
             "peer": peer.contender,
             "run": peer.kind,
             "workers": peer.workers,
-            **{metric: round(share, 2) for metric, share in shares(ours, peer)},
+            **{metric: round(share, 2) for metric, share in shares(own, peer)},
         }
         for peer in figures
-        if peer.contender != OURS and (ours := by_key.get((peer.job, OURS, peer.kind, peer.workers)))
+        if peer.contender != OURS and (own := by_key.get((peer.job, OURS, peer.kind, peer.workers)))
     ]
 
 
@@ -157,7 +157,7 @@ def table(figures: list[Figure], counts: list[int], api: str) -> Iterator[str]:
 def compared(shares: list[dict], count: int) -> Iterator[str]:
     columns = ("calls", "seconds", "cpu_seconds", "memory", "seconds_above_empty", "cpu_seconds_above_empty")
     yield f"{'':<77}above an empty play"
-    yield f"{f'Ours to theirs at {count} workers':<50}calls   time    CPU    RSS   time    CPU"
+    yield f"{f'Ratios at {count} workers':<50}calls   time    CPU    RSS   time    CPU"
     for share in shares:
         if share["workers"] == count:
             numbers = (f"{share[column]:>5.2f}" if column in share else f"{'':<5}" for column in columns)

@@ -2,8 +2,8 @@
 
 All servers receive the same reviews in turn: of 1.6, 8, 31 and 300 kB, over HTTP/1.1 and HTTP/2,
 of peer pods, of other pods and of both together. The floor is an application on the same server
-that returns a constant (webhook_floor.py). It and our webhook are started here, unless `--ours`
-names a running one. All servers run all the time, and those that receive no load are idle; h2load
+that returns a constant (webhook_floor.py). The program starts it and the webhook of the
+collection, unless `--webhook` names a running webhook. All servers run all the time, and those that receive no load are idle; h2load
 shares the cores with them.
 """
 
@@ -140,7 +140,7 @@ class Server:
 
 @contextlib.contextmanager
 def start(name: str, module: str = "peerpods_webhook") -> Iterator[tuple[Server, Path]]:
-    """Start our webhook, or another module with its settings. Yields the server and the file of its CA."""
+    """Start the webhook of the collection, or another module with its settings. Yields the server and the file of its CA."""
     with tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch:
         processes = Processes(Path(scratch))
         try:
@@ -250,21 +250,18 @@ def medians(rounds: list[Figures]) -> Figures:
 
 
 def ratios(servers: dict[str, list[Figures]]) -> dict[str, Figures]:
-    """For each other server, the medians of the ratios of ours to it in each round."""
+    """For each other server, the medians of the ratios of the collection's webhook to it in each round."""
 
-    def ratio(metric: str, ours: Figures, peer: Figures) -> float | None:
-        values = getattr(ours, metric), getattr(peer, metric)
+    def ratio(metric: str, own: Figures, peer: Figures) -> float | None:
+        values = getattr(own, metric), getattr(peer, metric)
         return None if None in values else values[0] / values[1]
 
     return {
         name: Figures(
-            *(
-                median([ratio(metric, *pair) for pair in zip(servers["ours"], rounds, strict=True)])
-                for metric in METRICS
-            )
+            *(median([ratio(metric, *pair) for pair in zip(servers["osc"], rounds, strict=True)]) for metric in METRICS)
         )
         for name, rounds in servers.items()
-        if name != "ours"
+        if name != "osc"
     }
 
 
@@ -314,9 +311,9 @@ def plot(measured: Rounds) -> str:
         for name, rounds in servers.items():
             line = lines.setdefault((scenario.peer_pods, name, scenario.protocol), {})
             line[scenario.kilobytes] = medians(rounds)
-    colors = {"ours": "#c00", "peer": "#666", "floor": "#69c"}
+    colors = {"osc": "#c00", "peer": "#666", "floor": "#69c"}
     legend = (
-        "Red: ours. Grey: the peer. Blue: the floor. Solid: HTTP/1.1. Dashed: HTTP/2. "
+        "Red: the collection. Grey: the peer. Blue: the floor. Solid: HTTP/1.1. Dashed: HTTP/2. "
         "From left to right: the size of the review in kB."
     )
     parts = [f'<text x="{left}" y="20" class="bold">{legend}</text>']
@@ -373,7 +370,7 @@ def plot(measured: Rounds) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peer", help="https:// URL of a running webhook, path included")
-    parser.add_argument("--ours", help="the same for our webhook (default: start it here)")
+    parser.add_argument("--webhook", help="the same for the webhook of the collection (default: start it here)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: 3)")
     parser.add_argument(
@@ -401,10 +398,10 @@ def main() -> None:
         for share in SHARES
     ]
     with contextlib.ExitStack() as stack:
-        if arguments.ours:
-            servers = [Server("ours", arguments.ours, listener(arguments.ours))]
+        if arguments.webhook:
+            servers = [Server("osc", arguments.webhook, listener(arguments.webhook))]
         else:
-            servers = [stack.enter_context(start("ours"))[0]]
+            servers = [stack.enter_context(start("osc"))[0]]
         if arguments.peer:
             servers.append(Server("peer", arguments.peer, listener(arguments.peer)))
         for server in servers:

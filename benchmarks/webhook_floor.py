@@ -1,4 +1,4 @@
-"""`python -m benchmarks.webhook_floor`: the least that a webhook on our server can do.
+"""`python -m benchmarks.webhook_floor`: the least that a webhook on this server can do.
 
 It takes the webhook's environment variables, reads the body of each request and returns a constant.
 """

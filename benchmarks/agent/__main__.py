@@ -29,10 +29,10 @@ from . import contenders
 from .contenders import (
     BEATS,
     COLD,
+    COLLECTION,
     CURL,
     LIMIT,
     LIMITED,
-    OURS,
     QUIET,
     SECOND,
     STORM,
@@ -78,24 +78,24 @@ def median(rounds: list[Phase]) -> Phase:
 
 def ratios(measured: Rounds, by_curl: Curl, nodes: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return the ratios of the agent to each contender, by phase: time, and CPU with and without the servers."""
-    ours = {name: median(rounds) for name, rounds in measured[OURS].items()}
+    own = {name: median(rounds) for name, rounds in measured[COLLECTION].items()}
     compared = {
         contender: {
             name: {
-                "seconds": ours[name].seconds / peer.seconds,
-                "cpu": ours[name].cpu / peer.cpu if peer.cpu else None,
-                "cpu_with_servers": total_cpu(ours[name]) / total_cpu(peer),
+                "seconds": own[name].seconds / peer.seconds,
+                "cpu": own[name].cpu / peer.cpu if peer.cpu else None,
+                "cpu_with_servers": total_cpu(own[name]) / total_cpu(peer),
             }
             for name in WRITING
-            if name in ours and name in measured[contender]
+            if name in own and name in measured[contender]
             for peer in [median(measured[contender][name])]
         }
         for contender in measured
-        if contender != OURS
+        if contender != COLLECTION
     }
     scaled = by_curl.scaled(nodes)
     compared[CURL] = {
-        name: {"seconds": ours[name].seconds / scaled.seconds, "cpu": ours[name].cpu / scaled.cpu}
+        name: {"seconds": own[name].seconds / scaled.seconds, "cpu": own[name].cpu / scaled.cpu}
         for name in (COLD, LIMIT)
     }
     return compared
@@ -164,7 +164,7 @@ def as_json(phase: Phase) -> dict:
     }
 
 
-COLORS = {OURS: "#c00", UNLIMITED: "#36c", LIMITED: "#666"}
+COLORS = {COLLECTION: "#c00", UNLIMITED: "#36c", LIMITED: "#666"}
 
 
 def plot(measured: Rounds, by_curl: Curl, nodes: int) -> str:
@@ -252,7 +252,7 @@ def main() -> None:
         log(f"{nodes:,} nodes are ready.")
         measured = run_rounds(world, arguments.agent, arguments.rounds)
         by_curl = contenders.curl(world, curls)
-        log(f"Libraries: {OURS}, {', '.join(LIBRARIES)}")
+        log(f"Libraries: {COLLECTION}, {', '.join(LIBRARIES)}")
         mirrored: dict[str, dict[str, Phase]] = {}
         for library, name, phase in libraries(world, arguments.agent):
             mirrored.setdefault(library, {})[name] = phase
@@ -281,7 +281,7 @@ def main() -> None:
     print("\n".join(table(measured, by_curl, nodes)), end="\n\n")
     for contender, of_phases in compared.items():
         for name, shares in of_phases.items():
-            print(f"Ours to {contender}, {name}: {shares['seconds']:.2f} of the time")
+            print(f"The agent to {contender}, {name}: {shares['seconds']:.2f} of the time")
     lags = {name: median(phases[STORM]).lags for name, phases in measured.items()}
     for name, values in lags.items():
         print(

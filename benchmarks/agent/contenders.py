@@ -30,7 +30,7 @@ from .world import (
 
 PEER = Path(__file__).with_name("peer")
 
-OURS = "ours"
+COLLECTION = "osc"
 LIMITED = "client-go, 20 QPS"
 UNLIMITED = "client-go, no limit"
 CURL = "curl per node"
@@ -85,7 +85,7 @@ def contenders(agent: Path) -> list[Contender]:
     # The agent of an older checkout reads PeerPodConfigs only.
     second = command if (agent / "peerpods_node_capacity" / "pools.py").exists() else None
     return [
-        Contender(OURS, command, environment, second=second),
+        Contender(COLLECTION, command, environment, second=second),
         Contender(UNLIMITED, unlimited, {}, second=[*unlimited, *limits]),
         Contender(LIMITED, [*program, "-qps=20", "-burst=30"], {}, per_second=20),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.environments import own_environment
 
-from .contenders import OURS, PATIENCE, STORM_SHARE, agent_process
+from .contenders import COLLECTION, PATIENCE, STORM_SHARE, agent_process
 from .figures import Phase, Subject, measure
 from .world import World
 
@@ -36,8 +36,8 @@ def libraries(world: World, agent: Path) -> Iterator[tuple[str, str, Phase]]:
     world.limit(None)
     world.reset(world.nodes)
     command, environment = agent_process(agent)
-    subject = Subject(world, OURS, command, environment)
-    yield from _of(world, OURS, subject, lambda: _ready(environment["HEALTH_PORT"]))
+    subject = Subject(world, COLLECTION, command, environment)
+    yield from _of(world, COLLECTION, subject, lambda: _ready(environment["HEALTH_PORT"]))
     for name, requirement in LIBRARIES.items():
         programs = own_environment(requirement) if requirement else Path(sys.executable).parent
         command = [str(programs / "python"), str(CLIENTS), name, str(len(world.nodes))]
