@@ -87,16 +87,16 @@ def actor(act: Callable[[], None]) -> Iterator[None]:
 def openshift_builds(cluster: Cluster, repository: str) -> Iterator[None]:
     """OpenShift's build API, with a stand-in for its controller that builds with podman.
 
-    What is built is named `repository`/NAME@sha256:…, and NAME in podman's own store.
+    An image is named `repository`/NAME@sha256:… in the cluster, and NAME in the store of podman.
     """
     openshift.custom_resource(cluster, "image.openshift.io", "ImageStream")
     openshift.custom_resource(cluster, "build.openshift.io", "BuildConfig")
     openshift.custom_resource(cluster, "build.openshift.io", "Build")
-    with actor(lambda: _build_what_is_asked_for(cluster, repository)):
+    with actor(lambda: _run_builds(cluster, repository)):
         yield
 
 
-def _build_what_is_asked_for(cluster: Cluster, repository: str) -> None:
+def _run_builds(cluster: Cluster, repository: str) -> None:
     """BuildConfig → Build, once; its source → image; → the ImageStream's tag."""
     for config in cluster.get("buildconfigs.build.openshift.io", "-A")["items"]:
         namespace, name = config["metadata"]["namespace"], config["metadata"]["name"]

@@ -79,13 +79,13 @@ def read_limits(
     pool has no entry in peerpods-limits). A removal always reads the last two. An object that the user may not read is
     left out if the other objects still show the limits.
     """
-    configs, refused = _configs(cluster, namespace, everywhere)
+    configs, forbidden = _configs(cluster, namespace, everywhere)
     own = configs and [config for config in configs if config["metadata"]["namespace"] == namespace]
     operator = read_operator(cluster, namespace, own)
-    is_second = operator.behaviour.is_second if operator else bool(refused) or configs is None
+    is_second = operator.behaviour.is_second if operator else bool(forbidden) or configs is None
     if not is_second:
-        if refused:
-            raise refused
+        if forbidden:
+            raise forbidden
         return Limits(operator, False, tuple(map(pool_of_config, configs or ())), configs)
     try:
         limits = _second(
@@ -98,13 +98,13 @@ def read_limits(
             agent_deployed,
         )
     except ClusterError as error:
-        if error.status != 403 or operator or not refused:
+        if error.status != 403 or operator or not forbidden:
             raise
-        raise refused from error
+        raise forbidden from error
     shows_second = limits.limits is not None or LIMIT_KEY in (limits.settings or {})
-    if operator is None and refused and not shows_second:
+    if operator is None and forbidden and not shows_second:
         # The generation is unknown: peer-pods-cm exists on the first, too, but without that key.
-        raise refused
+        raise forbidden
     return limits
 
 
@@ -121,9 +121,9 @@ def _second(
     has_agent = read_agent(cluster, agent_namespace) if agent_deployed is None else agent_deployed
     limits = None
     if has_agent is not False or for_removal:
-        limits, refused = _unless_refused(lambda: read_agent_limits(cluster, agent_namespace))
-        if refused:
-            unread.append(f"The limits of the node capacity agent are not known: {refused}")
+        limits, forbidden = _unless_forbidden(lambda: read_agent_limits(cluster, agent_namespace))
+        if forbidden:
+            unread.append(f"The limits of the node capacity agent are not known: {forbidden}")
     entries = (limits or {}).get("data") or {}
     settings = None
     if for_removal or DEFAULT_POOL not in entries:
@@ -152,8 +152,8 @@ def _second(
 def read_agent(cluster: Cluster, namespace: str) -> bool | None:
     """Whether the node capacity agent is deployed; None if the user may not read its Deployment."""
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{AGENT}"
-    deployment, refused = _unless_refused(lambda: cluster.get(path))
-    return None if refused else deployment is not None
+    deployment, forbidden = _unless_forbidden(lambda: cluster.get(path))
+    return None if forbidden else deployment is not None
 
 
 def read_settings(cluster: Cluster, namespace: str) -> dict | None:
@@ -176,7 +176,7 @@ def _configs(cluster: Cluster, namespace: str, everywhere: bool) -> tuple[tuple[
     if everywhere:
         # A user with permissions in one namespace may only read those of the operator.
         paths.insert(0, CONFIGS_PATH)
-    refused = None
+    forbidden = None
     for path in paths:
         try:
             return tuple(cluster.list(path)), None
@@ -185,11 +185,11 @@ def _configs(cluster: Cluster, namespace: str, everywhere: bool) -> tuple[tuple[
                 return None, None
             if error.status != 403:
                 raise
-            refused = refused or error
-    return (), refused
+            forbidden = forbidden or error
+    return (), forbidden
 
 
-def _unless_refused(
+def _unless_forbidden(
     read: Callable[[], dict | None],
 ) -> tuple[dict | None, ClusterError | None]:
     try:

@@ -79,7 +79,7 @@ def explain_two_adaptors(config: str) -> tuple[str, str]:
     remedy = (
         f"If the node capacity agent is deployed, set the limit of the pool {config} with osc.peerpods.peerpod_limit, "
         "which stores it in peerpods-limits; without the agent, its nodes get the limit of peer-pods-cm. Then, when "
-        f"no peer pod runs on its nodes, delete the PeerPodConfig {config}: the DaemonSet goes with it."
+        f"no peer pod runs on its nodes, delete the PeerPodConfig {config}, which also deletes the DaemonSet."
     )
     return message, remedy
 
