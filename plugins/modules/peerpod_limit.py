@@ -911,7 +911,7 @@ def run(module: AnsibleModule) -> None:
     if move:
         module.warn(move)
     if loss:
-        module.warn(f"{loss} They keep running; such a node gets no new one until it has room.")
+        module.warn(f"{loss} These pods keep running. The nodes get no new peer pod until they have room.")
     if params["wait"] and not module.check_mode:
         try:
             failure = target.change.after and target.change.after.problem

@@ -718,7 +718,7 @@ def test_a_timeout_reports_the_bounded_limit(installed: Cluster, set_limit):
     result = set_limit("bounded", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
     assert result["failed"]
     assert "the limit of 8, of which the cloud's budget leaves 3, is not in force" in result["msg"]
-    assert "capacity-a shows 8" in result["msg"]
+    assert "capacity-a advertises 8" in result["msg"]
     assert result["cloud"]["bound"] == "budget"
 
 

@@ -174,7 +174,7 @@ def test_a_timeout_reports_what_each_lagging_node_advertises(cluster, set_limit)
     result = set_limit(12, wait=True, wait_timeout=2)
     assert result["failed"]
     assert "After 2 s the limit of 12 is not in force" in result["msg"]
-    assert "limit-b shows 10" in result["msg"]
+    assert "limit-b advertises 10" in result["msg"]
     assert "limit-a" not in result["msg"]
     assert result["changed"]
     assert result["advertised_nodes"] == 1
@@ -386,7 +386,7 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
         assert spec_of(cluster, "own") == before
         timed_out = set_limit(None, wait=True, wait_timeout=1, **removal)
         assert timed_out["failed"]
-        assert "still advertise peer pods: limit-b shows 10." in timed_out["msg"]
+        assert "still advertise peer pods: limit-b advertises 10." in timed_out["msg"]
         assert (timed_out["changed"], timed_out["before"], timed_out["after"]) == (True, 10, None)
         assert timed_out["advertised_nodes"] == 1
         assert not set_limit(None, **removal)["changed"]
@@ -429,7 +429,7 @@ def test_a_moved_config_releases_its_former_nodes(cluster, set_limit):
     assert spec_of(cluster)["nodeSelector"] == {"moved": "here"}
     assert result["diff"]["before"]["spec"]["nodeSelector"] == {"pool": "limit"}
     assert result["failed"]
-    assert "still advertise peer pods: limit-a shows 10." in result["msg"]
+    assert "still advertise peer pods: limit-a advertises 10." in result["msg"]
 
 
 def test_overlapping_selectors_are_rejected_before_nodes_exist(cluster, set_limit):

@@ -324,7 +324,7 @@ class TestWithTheAgent:
         advertise(cluster, 0, "second-b")
         result = run(10, wait=True, wait_timeout=1)
         assert result["failed"]
-        assert "second-b shows 0" in result["msg"]
+        assert "second-b advertises 0" in result["msg"]
         assert "The cloud-api-adaptor pod is not Ready on second-b:" in result["msg"]
         assert "PeerPodConfig" not in result["msg"]
 
@@ -342,7 +342,7 @@ class TestWithTheAgent:
                 assert result["warnings"] == ["These nodes are not Ready and do not advertise the limit yet: second-b."]
                 assert result["advertised_nodes"] == 1
             else:
-                assert "second-b shows 0" in result["msg"]
+                assert "second-b advertises 0" in result["msg"]
 
 
 # -- Without the agent --------------------------------------------------------------------------

@@ -260,7 +260,7 @@ class TestWaves:
         with second_node_refuses(rollout.cluster):
             message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
             assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in message
-            assert "general shows 10. " in message
+            assert "general advertises 10. " in message
             # In the second generation, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
                 "Check that the program that adv",

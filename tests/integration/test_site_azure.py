@@ -141,7 +141,7 @@ class TestCredentialsOfTheCluster:
         assert "AZURE_REGION in operator_install_extra_config is set by another option" in message
         assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in message
         assert "TAGS in operator_install_extra_config is not a single value" in message
-        assert "The operator made peer-pods-secret of a CredentialsRequest" in message
+        assert "The operator created peer-pods-secret from a CredentialsRequest" in message
         assert stored(site, "secret", "peer-pods-secret") == before
 
 

@@ -544,7 +544,7 @@ class _Run:
                 # Other nodes would fail with these settings, too.
                 raise AdaptorError(
                     f"After {self.timeout:g} s the new cloud-api-adaptor pod of node {node} is not Ready, so no "
-                    f"other one was replaced. {self.explain_written()} See oc logs -n {self.namespace} "
+                    f"other pod was replaced. {self.explain_written()} See oc logs -n {self.namespace} "
                     f"-l {self._selector()}; correct the settings, then run the task again.",
                     self.result(),
                 )

@@ -117,7 +117,7 @@ def refuse_bad_gates(gates: Mapping[str, str]) -> None:
     if strategy is not None and strategy not in UPDATE_STRATEGIES:
         # The operator treats any other value as RollingUpdate (ParseCAAUpdateStrategy).
         raise SettingsError(
-            f"{UPDATE_STRATEGY_KEY} must be {' or '.join(UPDATE_STRATEGIES)}, written exactly so; "
+            f"{UPDATE_STRATEGY_KEY} must be {' or '.join(UPDATE_STRATEGIES)}, in these letters; "
             f"got {strategy!r}. The operator ignores any other value."
         )
 
@@ -432,6 +432,6 @@ def explain_waiting(waiting: Mapping[str, list[str]], seconds: float, disruption
     busy = {node: pods for node, pods in waiting.items() if pods}
     since = f"After {seconds:g} s these" if disruption == "wait" else "Since the check, these"
     return (
-        f"{since} peer pods run on {len(busy)} nodes whose cloud-api-adaptor pods have the settings of before: "
+        f"{since} peer pods run on {len(busy)} nodes whose cloud-api-adaptor pods have older settings: "
         f"{_describe_peer_pods(busy)}. Run the task again with resume=true to replace them. {ADVICE}."
     )

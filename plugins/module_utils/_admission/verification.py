@@ -45,7 +45,7 @@ def _is_mutated(module: AnsibleModule, cluster: Cluster, subject: str, runtime_c
             if not is_accounted_for(created):
                 reason = f"the pod was returned without {EXTENDED_RESOURCE}."
             elif mark and created["metadata"]["annotations"].get(MUTATED_BY) != mark:
-                reason = "the pod was mutated, but not by the policy as it is now."
+                reason = "the pod was mutated, but not by the current policy."
             else:
                 return True
         except ClusterError as error:

@@ -108,7 +108,7 @@ def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
     name, conditions = pool["metadata"]["name"], (pool.get("status") or {}).get("conditions")
     degraded = condition_messages(conditions, "True", "NodeDegraded", "RenderDegraded", "Degraded")
     if degraded or (pool.get("status") or {}).get("degradedMachineCount"):
-        return f"MachineConfigPool {name} is degraded: {degraded or 'it does not say why'}."
+        return f"MachineConfigPool {name} is degraded: {degraded or 'no reason is reported'}."
     if (pool.get("spec") or {}).get("paused"):
         return f"MachineConfigPool {name} is paused: no node is rolled until spec.paused is false."
     return ""

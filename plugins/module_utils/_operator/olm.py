@@ -250,7 +250,7 @@ def check_installation(
         problem = reason if _is_answer(subscription, plan["metadata"].get("creationTimestamp"), now) else ""
         remedy = APPROVAL_REMEDY if problem else ""
     elif not problem and is_installed and not moving and status.get("state") == "AtLatestKnown":
-        problem = f"Channel {subscription['spec'].get('channel')} leads no further than {installed}."
+        problem = f"Channel {subscription['spec'].get('channel')} has no version after {installed}."
     return Progress(summary, summary, problem=problem, needs_approval=needs_approval, remedy=remedy)
 
 

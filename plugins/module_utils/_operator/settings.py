@@ -137,12 +137,12 @@ def _cluster_problems(
         is_requested = entry["labels"].get(REQUESTED) == "true"
         if is_requested and uses_variables:
             yield (
-                "The operator made peer-pods-secret of a CredentialsRequest and would overwrite other credentials. Set "
+                "The operator created peer-pods-secret from a CredentialsRequest and would overwrite other credentials. Set "
                 "operator_install_credentials to credentials_request, or delete that CredentialsRequest and the Secret."
             )
         elif not is_requested and not uses_variables:
             yield (
-                "peer-pods-secret was not made of a CredentialsRequest, and the operator does not change it. Delete it, or set "
+                "peer-pods-secret was not created from a CredentialsRequest, and the operator does not change it. Delete it, or set "
                 "operator_install_credentials to variables."
             )
     needs_image = gates.get("layeredImageDeployment") == "true" and "KataConfig" not in names

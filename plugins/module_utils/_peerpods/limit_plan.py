@@ -214,14 +214,14 @@ def refuse_overlap(pool: Pool, other_pools: Collection[Pool], nodes: Iterable[di
         if labels <= other_labels or other_labels <= labels:
             raise LimitError(
                 f"{pools} overlap: every node that matches {_shown(max(other_labels, labels))} "
-                f"matches {_shown(min(labels, other_labels))}, so its limit is not well defined. "
+                f"matches {_shown(min(labels, other_labels))}, so its limit would be ambiguous. "
                 "Give them node selectors that no node matches twice."
             )
         node = next((node for node in nodes if other_pool.selects(node)), None)
         if node:
             raise LimitError(
-                f"{pools} both select the node {node['metadata']['name']}, so its limit is not well "
-                "defined. Give them node selectors that no node matches twice."
+                f"{pools} both select the node {node['metadata']['name']}, so its limit would "
+                "be ambiguous. Give them node selectors that no node matches twice."
             )
 
 
@@ -289,7 +289,7 @@ def explain_adaptor_moves(store: Store, nodes: Iterable[str], peer_pods: Collect
     why = (
         f"{store} owns the DaemonSet of cloud-api-adaptor, which is deleted with it"
         if is_deleted
-        else "This operator runs cloud-api-adaptor on the nodes of one PeerPodConfig only, that which was written last"
+        else "This operator runs cloud-api-adaptor only on the nodes of the PeerPodConfig that was written last"
     )
     lost = f" These peer pods would be lost: {join_names(sorted(peer_pods), 20)}." if peer_pods else ""
     return f"{why}: without it no peer pod can start on {join_names(sorted(nodes))} any more.{lost}"

@@ -65,7 +65,7 @@ def still_advertising(nodes: Iterable[dict], pools: Collection[Pool]) -> dict[st
 
 
 def explain_still_advertising(advertising: dict[str, int], seconds: float) -> str:
-    shown = ", ".join(f"{name} shows {count}" for name, count in advertising.items())
+    shown = ", ".join(f"{name} advertises {count}" for name, count in advertising.items())
     return (
         f"After {seconds:g} s nodes that no pool selects any more still advertise peer pods: "
         f"{shown}. Check that the node capacity agent (or the operator's controller) runs."
@@ -90,7 +90,7 @@ def explain_lagging(
             "labels the nodes while it rolls out a KataConfig: see its status."
         )
     behind = lagging(nodes, slots)
-    shown = ", ".join(f"{name} shows {'nothing' if count is None else count}" for name, count in behind.items())
+    shown = ", ".join(f"{name} advertises {'nothing' if count is None else count}" for name, count in behind.items())
     waited = f"{waited} on every selected node: {shown}."
     if all(is_down(node) for node in nodes):
         waited += " None of these nodes is Ready."

@@ -417,8 +417,8 @@ def _adaptor_settings(operator: Mapping) -> dict:
         return finding(
             "adaptor-settings",
             "warning",
-            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number that Kubernetes can count with.",
-            "At its next start cloud-api-adaptor does not run, or advertises another number, as its release does.",
+            f"{LIMIT_KEY} in peer-pods-cm is {limit!r}, which is not a whole number that Kubernetes supports.",
+            "When it next starts, cloud-api-adaptor fails or advertises another number; this depends on its release.",
             f"Correct {LIMIT_KEY} in peer-pods-cm with osc.peerpods.adaptor_config.",
         )
     if strategy is not None and strategy not in UPDATE_STRATEGIES:

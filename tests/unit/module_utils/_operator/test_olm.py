@@ -181,7 +181,7 @@ class TestInstallation:
             ),
             (
                 {"subscribed": subscription(V170, state="AtLatestKnown"), "csvs": [csv(V170)], "requested": V181},
-                f"Channel stable leads no further than {V170}",
+                f"Channel stable has no version after {V170}",
             ),
             ({"subscribed": None}, "There is no Subscription"),
         ],

@@ -92,12 +92,12 @@ def test_credentials_of_a_credentials_request():
         (
             [],
             {"objects": [existing("Secret", "peer-pods-secret", **REQUESTED)]},
-            "The operator made peer-pods-secret of a CredentialsRequest",
+            "The operator created peer-pods-secret from a CredentialsRequest",
         ),
         (
             [],
             {"objects": [existing("Secret", "peer-pods-secret")], "credentials_from": "credentials_request"},
-            "peer-pods-secret was not made of a CredentialsRequest",
+            "peer-pods-secret was not created from a CredentialsRequest",
         ),
         ([], {"feature_gates": {"layeredImageDeployment": True}}, "needs the ConfigMap layered-image-deploy-cm"),
     ],

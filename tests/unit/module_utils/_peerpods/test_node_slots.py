@@ -47,7 +47,7 @@ def test_a_timeout_reports_the_bounded_limit():
     message = explain_lagging([node("a", "30"), node("b", "10")], 30, "kata=", 5, share)
     assert message.startswith(
         "After 5 s the limit of 30, of which the cloud's instance-quota leaves 10, is not in force "
-        "on every selected node: a shows 30. "
+        "on every selected node: a advertises 30. "
     )
 
 
@@ -56,7 +56,7 @@ def test_nodes_without_a_config_must_stop_advertising():
     remaining = [pool_of_config(config(nodeSelector={"pool": "a"}))]
     assert [released_node["metadata"]["name"] for released_node in released(nodes, remaining)] == ["b", "zero", "none"]
     assert still_advertising(nodes, remaining) == {"b": 2000}
-    assert "any more still advertise peer pods: b shows 2000. Check" in explain_still_advertising({"b": 2000}, 5)
+    assert "any more still advertise peer pods: b advertises 2000. Check" in explain_still_advertising({"b": 2000}, 5)
     assert explain_left_over({"a": 0, "b": 2, "zero": 0, "none": 1}, nodes) == (
         "Peer pods run on nodes that no pool would select any more: 2 on b, 1 on none."
     )
@@ -76,7 +76,7 @@ def test_a_limit_is_in_force_if_every_node_advertises_it():
     assert lagging([node_of_10, node_of_12, not_advertising], 10) == {"twelve": 12, "silent": None}
     message = explain_lagging([node_of_10, node_of_12, not_advertising], 10, "kata=", 30)
     assert message.startswith("After 30 s the limit of 10 is not in force on every selected node: ")
-    assert "twelve shows 12, silent shows nothing." in message
+    assert "twelve advertises 12, silent advertises nothing." in message
     assert "no node has the labels 'kata='" in explain_lagging([], 10, "kata=", 30)
     for not_ready in (node_of_12, not_advertising):
         not_ready["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
