@@ -247,7 +247,7 @@ class TestDeny:
     def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
         """The probe runs in an allowed namespace, as if the API server had not loaded the policy yet."""
         completed = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
-        assert "The policy exists, but after 1 s the API server does not refuse" in failure_message(completed)
+        assert "The policy exists, but after 1 s the API server does not reject" in failure_message(completed)
 
     def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
