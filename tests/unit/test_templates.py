@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,33 @@ def test_an_expression_has_four_filters_at_most(file: str) -> None:
         if count_filters(expression) > MOST_FILTERS
     ]
     assert complex_ones == []
+
+
+def fallbacks(template: str) -> Iterator[tuple[str, object]]:
+    """(variable, value) of each `variable | default(value)`."""
+    for node in jinja2.Environment().parse(template).find_all(nodes.Filter):
+        if node.name == "default" and isinstance(node.node, nodes.Name) and node.args:
+            with contextlib.suppress(nodes.Impossible):
+                yield node.node.name, node.args[0].as_const()
+
+
+DEFAULTS = {
+    name: value
+    for path in sorted(ROOT.glob("roles/*/defaults/main.yml"))
+    for name, value in yaml.load(path.read_text(), Loader).items()
+    if "{{" not in str(value)
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_fallback_for_an_option_is_its_default(file: str) -> None:
+    """A role that reads an option of another role works without that role, as if it had its default."""
+    text = (ROOT / file).read_text()
+    documents = [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
+    different = [
+        (name, value, DEFAULTS[name])
+        for template in documents
+        for name, value in fallbacks(template)
+        if value and name in DEFAULTS and value != DEFAULTS[name]
+    ]
+    assert different == []
