@@ -1,10 +1,9 @@
 """`python -m benchmarks.webhook --peer URL`: compare the webhook with its floor and with a peer.
 
-All servers receive the same reviews in turn: of 1.6, 8, 31 and 300 kB, over HTTP/1.1 and HTTP/2,
-of peer pods, of other pods and of both together. The floor is an application on the same server
-that returns a constant (webhook_floor.py). The program starts it and the webhook of the
-collection, unless `--webhook` names a running webhook. All servers run all the time, and those that receive no load are idle; h2load
-shares the cores with them.
+All servers receive the same reviews in turn: of 1.6, 8, 31 and 300 kB, over HTTP/1.1 and HTTP/2, of peer pods, of other
+pods and of both together. The floor is an application on the same server that returns a constant (webhook_floor.py).
+The program starts it and the webhook of the collection, unless `--webhook` names a running webhook. All servers run all
+the time, and those that receive no load are idle; h2load shares the cores with them.
 """
 
 from __future__ import annotations
@@ -140,7 +139,7 @@ class Server:
 
 @contextlib.contextmanager
 def start(name: str, module: str = "peerpods_webhook") -> Iterator[tuple[Server, Path]]:
-    """Start the webhook of the collection, or another module with its settings. Yields the server and the file of its CA."""
+    """Start the webhook of the collection, or another module with its settings; yields the server and its CA file."""
     with tempfile.TemporaryDirectory(prefix="osc-peerpods-bench-") as scratch:
         processes = Processes(Path(scratch))
         try:

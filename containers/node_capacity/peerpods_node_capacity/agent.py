@@ -213,7 +213,7 @@ class Written(NamedTuple):
 
 
 class Agent:
-    """Makes the nodes of the cluster advertise the limits of their pools, while the replica `identity` is the leader."""
+    """Makes the nodes of the cluster advertise the limits of their pools while the replica `identity` leads."""
 
     def __init__(self, kube: Kube, settings: Settings, identity: str):
         self._kube = kube
@@ -498,7 +498,8 @@ class Agent:
     def _cloud_changed(self, _name: str, _old: CloudCapacity | None, new: CloudCapacity | None) -> None:
         for bound, text in new.invalid.items() if new else ():
             log.warning(
-                "%s in ConfigMap %s must be a whole number of 0 or more; got %.40r. The last valid value stays in force.",
+                "%s in ConfigMap %s must be a whole number of 0 or more; got %.40r. The last valid value stays in "
+                "force.",
                 bound,
                 self._settings.cloud_capacity_configmap,
                 text,

@@ -17,8 +17,8 @@ from .kube import ApiError, Kube, Metadata, OnlyMetadata, WatchLostError
 # The longest pause between two attempts, in seconds.
 LONGEST_PAUSE = 30.0
 
-# The same for an API server that does not answer at all: a refused connection costs little, and changes must be followed
-# soon after it is back.
+# The same for an API server that does not answer at all: a refused connection costs little, and changes must be
+# followed soon after it is back.
 LONGEST_PAUSE_WITHOUT_ANSWER = 2.0
 
 # Seconds between two requests for a collection that the API server does not serve.

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .plan import Node
 
-# The default limits: of a PeerPodConfig, whose CRD has none (CAA's src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, defaultPeerPodsLimitPerNode,
-# from 9fc762f8 until its removal by 059f6420), and in peer-pods-cm (CAA's
-# src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag peerpods-limit-per-node).
+# The default limits: of a PeerPodConfig, whose CRD has none (CAA's
+# src/peerpodconfig-ctrl/controllers/peerpodconfig_controller.go, defaultPeerPodsLimitPerNode, from 9fc762f8 until its
+# removal by 059f6420), and in peer-pods-cm (CAA's src/cloud-api-adaptor/cmd/cloud-api-adaptor/main.go, flag
+# peerpods-limit-per-node).
 CONFIG_DEFAULT_LIMIT, DEFAULT_LIMIT = 1, 10
 
 # The default of spec.nodeSelector in upstream's peerpodconfig-ctrl. An empty selector selects every node.

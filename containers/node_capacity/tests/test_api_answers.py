@@ -209,8 +209,8 @@ EXPIRED_MESSAGE = "too old resource version: 7 (9)"
     ids=["as a response", "as an event"],
 )
 def test_an_expired_resource_version_causes_a_new_list(scripted, expired):
-    """The second list, of two pages, does not have node old and has nodes new and newer. Then the next watch starts from
-    the resourceVersion of a bookmark."""
+    """The second list, of two pages, does not have node old and has nodes new and newer. Then the next watch starts
+    from the resourceVersion of a bookmark."""
     lists = iter([page("7", worker("old", "5")), page("9", worker("new", "8"), continue_token="page 2")])
 
     def answer(request):
@@ -706,8 +706,8 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
 
 
 def test_a_rotated_ca_is_read_again(scripted, tmp_path, caplog):
-    """kubelet replaces ca.crt before the API server presents a certificate of the new CA. The CAs have the same name, as
-    in OpenShift."""
+    """kubelet replaces ca.crt before the API server presents a certificate of the new CA. The CAs have the same name,
+    as in OpenShift."""
     old, new = CertificateAuthority("kube-apiserver-signer"), CertificateAuthority("kube-apiserver-signer")
     presented = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 

@@ -67,7 +67,8 @@ def test_a_pool_without_nodes_is_not_complete():
 def test_an_invalid_limit(last_valid, invalid, quoted, in_force):
     config = Pool("c", KATA, last_valid, invalid=invalid)
     assert report([config], [], {})["c"].problems == {
-        "InvalidLimit": f"spec.limit must be a whole number of 0 or more; got {quoted}. {in_force} until it is corrected."
+        "InvalidLimit": f"spec.limit must be a whole number of 0 or more; got {quoted}. "
+        f"{in_force} until it is corrected."
     }
 
 
@@ -137,8 +138,8 @@ def test_a_limit_below_the_running_peer_pods():
     nodes = [node(name, "2") for name in "edcba"]
     desired = dict.fromkeys("abcde", 2)
     assert report([C], nodes, desired, dict.fromkeys("abcd", 3))["c"].problems == {
-        "LimitBelowRunning": "Nodes run more peer pods than they have slots: a, b, c and 1 more. No peer pod is evicted, "
-        "and no more are scheduled there until enough of them have ended."
+        "LimitBelowRunning": "Nodes run more peer pods than they have slots: a, b, c and 1 more. "
+        "No peer pod is evicted, and no more are scheduled there until enough of them have ended."
     }
 
 

@@ -117,8 +117,8 @@ class Pool:
             return f"{written}: cloud-api-adaptor advertises nothing, so there is no limit."
         if self.store.is_settings:
             return (
-                f"{written}, which is not a whole number. Depending on its release, cloud-api-adaptor does not start, or "
-                "advertises another number. Correct that key."
+                f"{written}, which is not a whole number. Depending on its release, cloud-api-adaptor does not start, "
+                "or advertises another number. Correct that key."
             )
         if self.store.kind == CONFIG_MAP:
             return f"{written}, which is not a valid limit. Set the option limit to replace it."
