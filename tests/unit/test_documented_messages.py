@@ -49,3 +49,18 @@ def test_the_readme_of_the_role_explains_each_check():
     table = readme.partition("| check | what is checked |")[2].partition("\n\n")[0]
     first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     assert sorted(re.findall(r"`([a-z-]+)`", "".join(first_cells))) == sorted(TITLES)
+
+
+SHOWN_TASKS = sorted(
+    {
+        task
+        for path in [*ROOT.glob("docs/docsite/rst/*.rst"), *ROOT.glob("roles/*/README.md")]
+        for task in re.findall(r"TASK \[(?:osc\.peerpods\.(\w+) : )?([^\]]+)\]", path.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize(("role", "task"), SHOWN_TASKS)
+def test_the_tasks_in_documented_output_exist(role: str, task: str):
+    files = ROOT.glob(f"roles/{role}/tasks/*.yml" if role else "playbooks/*.yml")
+    assert task in {name for path in files for name in re.findall(r"^ *- name: (.+)$", path.read_text(), re.MULTILINE)}
