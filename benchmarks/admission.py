@@ -1,17 +1,23 @@
 """`python -m benchmarks.admission`: the cost of mutating peer pods at their creation.
 
-Pods are created in server-side dry runs through a real API server on this machine, over
-kept-alive connections, in alternating modes, so that other load of
-the machine affects all modes alike. Of peer pods: without any mutation (`none`), with `mode:
-policy` (`policy`), with the least that a policy can do (`least`: one patch of one container, no
-sizes), with `mode: webhook` (`webhook`), and with another webhook, registered as its own manifest
-does (`peer`). Of other pods, which are not changed: with nothing registered (`others`), with
-the webhook as the module mutating_webhook registers it (`others, filtered`: matchConditions, the API server never
-calls it), and with each webhook registered as the peer's manifest does (`others, webhook` and
-`others, peer`: called for every pod).
+Pods are created in server-side dry runs through a real API server on this machine, over persistent connections. The
+modes alternate, so that other load of the machine affects all modes alike. The modes for peer pods are:
 
-The cost of `least` is the API server's own cost of any policy that patches: the pod encoded,
-patched, decoded and admitted once more.
+- `none`: no mutation;
+- `policy`: the admission policy of the collection;
+- `least`: the least that a policy can do, which is one patch of one container, without sizes;
+- `webhook`: the webhook of the collection;
+- `peer`: another webhook, registered as in its own manifest.
+
+The modes for other pods, which are not changed, are:
+
+- `others`: nothing is registered;
+- `others, filtered`: the webhook as the module mutating_webhook registers it, which the API server never calls because
+  of matchConditions;
+- `others, webhook` and `others, peer`: each webhook registered as in the manifest of the peer, called for every pod.
+
+The cost of `least` is the cost of any policy that patches: the API server encodes, patches, decodes and admits the pod
+once more.
 """
 
 from __future__ import annotations
@@ -123,7 +129,7 @@ class Mode:
     """Whether the pods that are created are peer pods."""
 
     baseline: str = "none"
-    """The mode that its ratios are to: the same pods, and nothing registered."""
+    """The mode with which it is compared: the same pods, and nothing registered."""
 
 
 def manifest(url: str, ca: Path) -> dict:
@@ -166,8 +172,8 @@ def manifest(url: str, ca: Path) -> dict:
     }
 
 
-def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | None) -> list[Mode]:
-    by_module = {"url": our_url, "ca_bundle_file": str(our_ca)}
+def all_modes(own_url: str, own_ca: Path, peer_url: str | None, peer_ca: Path | None) -> list[Mode]:
+    by_module = {"url": own_url, "ca_bundle_file": str(own_ca)}
     other_pods = {"peer_pods": False, "baseline": "others"}
     modes = [
         Mode("none"),
@@ -176,7 +182,7 @@ def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | 
         Mode("webhook", "mutating_webhook", by_module),
         Mode("others", **other_pods),
         Mode("others, filtered", "mutating_webhook", by_module, **other_pods),
-        Mode("others, webhook", objects=(manifest(our_url, our_ca),), **other_pods),
+        Mode("others, webhook", objects=(manifest(own_url, own_ca),), **other_pods),
     ]
     if peer_url and peer_ca:
         registration = (manifest(peer_url, peer_ca),)
@@ -187,7 +193,7 @@ def all_modes(our_url: str, our_ca: Path, peer_url: str | None, peer_ca: Path | 
 
 @contextlib.contextmanager
 def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
-    """Put the mode in force during the block."""
+    """Register the mode during the block."""
     if not mode.module and not mode.objects:
         yield
         return

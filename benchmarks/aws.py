@@ -101,7 +101,7 @@ class AwsWorld(World):
         )
 
     def grow(self, count: int) -> None:
-        """Have `count` workers; each is a reservation of its own in EC2, as OpenShift's machines are.
+        """Add workers until there are `count`; each is a reservation of its own in EC2, as OpenShift's machines are.
 
         The first worker is in one group, the only case that the documented commands support; the others are in more
         groups.

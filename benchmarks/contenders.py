@@ -73,7 +73,7 @@ class Run:
 
 
 class World(ABC):
-    """The servers of a cloud, and on them a cluster that can be given more workers."""
+    """The servers of a cloud, with a cluster to which workers can be added."""
 
     api: str
     """What the cloud's API is called in a table."""
@@ -105,7 +105,7 @@ class World(ABC):
 
     @abstractmethod
     def grow(self, count: int) -> None:
-        """Have `count` workers, none fewer than before."""
+        """Add workers until there are `count`."""
 
     @abstractmethod
     def take_calls(self) -> int:

@@ -28,7 +28,7 @@ TAIL = 0.3
 
 @dataclass(frozen=True)
 class Stream:
-    """One body, sent over and over: `concurrency` requests are always under way.
+    """One body that is sent repeatedly: `concurrency` requests are always in progress.
 
     HTTP/1.1 takes a connection for each; HTTP/2 has them all on one.
     """

@@ -32,7 +32,7 @@ def report(configs, nodes, desired, used=(), ceiling=None):
 
 
 def test_a_report_is_of_one_version_of_what_was_written():
-    """So that a problem of the next version is reported again."""
+    """A problem of the next version of the spec is reported again."""
     first = replace(C, observed=Observed(generation=1))
     versions = [first, replace(first, observed=Observed(generation=2)), replace(first, invalid="three")]
     assert len({report([pool], [], {})["c"].version for pool in versions}) == 3
@@ -197,7 +197,7 @@ def test_conditions_keep_the_time_at_which_they_changed():
     assert second["CloudBound"]["observedGeneration"] == 2
 
 
-# Not only what a condition should be.
+# Conditions of any form.
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(["Ready", "True", "status", EARLIER]),
     lambda inner: (
@@ -209,7 +209,7 @@ JSON = st.recursive(
 
 @given(st.lists(JSON, max_size=5))
 def test_conditions_of_other_writers_are_kept_in_any_form(observed):
-    """Our own conditions replace those of the same type."""
+    """The conditions of the agent replace those of the same type."""
     written = conditions(Report(selected=1), Observed(conditions=tuple(observed)), VM, NOW)
     kept = [c for c in observed if not (isinstance(c, dict) and c.get("type") == "Ready")]
     assert list(written[: len(kept)]) == kept
