@@ -28,7 +28,7 @@ TITLES = {
     "adaptor-settings": "Settings of cloud-api-adaptor",
     "migration": "Migration of the limit",
     "other-webhooks": "Other webhooks for peer pods",
-    "other-advertisers": "Other advertisers of peer pods",
+    "other-advertisers": "Other advertisers",
     "api-features": "Features of the API server",
     "cloud-credentials": "Cloud credentials",
     "ports": "Ports between the workers",

@@ -695,3 +695,9 @@ def test_the_documented_operators_and_openshift_versions_are_those_of_the_code(p
         for minor in range(int(first), int(last or first) + 1)
     }
     assert documented == NEEDED_OPENSHIFT
+
+
+def test_titles_fit_the_column_of_the_output():
+    template = (ROOT / "roles/cluster_prerequisites/templates/findings.txt.j2").read_text()
+    (width,) = {int(width) for width in re.findall(r"%-(\d\d)s", template)}
+    assert max(map(len, TITLES.values())) < width
