@@ -34,6 +34,10 @@ SHARED_GROUPS = (
 )
 
 
+# Marks the rules.
+CLUSTER = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+
+
 def amazon_aws(instance_ids: str) -> list[dict]:
     """Two tasks of amazon.aws that do what security_group_ports does."""
     return [
@@ -141,7 +145,7 @@ class AwsWorld(World):
                 (
                     Contender(
                         OURS,
-                        [{f"{OURS}.security_group_ports": {"instance_ids": "{{ instance_ids }}"}}],
+                        [{f"{OURS}.security_group_ports": {**CLUSTER, "instance_ids": "{{ instance_ids }}"}}],
                     ),
                     Contender("amazon.aws", amazon_aws("{{ instance_ids }}")),
                 ),
@@ -151,7 +155,7 @@ class AwsWorld(World):
             Job(
                 "open the ports, given the cluster",
                 (
-                    Contender(OURS, [{f"{OURS}.security_group_ports": {"nodes": {}}}]),
+                    Contender(OURS, [{f"{OURS}.security_group_ports": {**CLUSTER, "nodes": {}}}]),
                     Contender(
                         "kubernetes.core + amazon.aws",
                         [

@@ -10,32 +10,53 @@ DOCUMENTATION = r"""
 ---
 module: security_group_ports
 version_added: "0.1.0"
-short_description: Open the ports of peer pods between the workers of a cluster on AWS
+short_description: Open the ports of peer pods between the workers and the VMs of peer pods on AWS
 description:
-  - Allows traffic between the members of EC2 security groups on the given ports,
-    with an ingress rule from each group to itself.
-  - Workers connect to the kata-agent of their peer pods on port 15150 and tunnel
+  - Allows traffic between the workers of a cluster and the VMs of its peer pods on the given ports, with rules of EC2 security groups
+    for each other.
+  - Workers connect to the kata-agent of their peer pods on port 15150, and both ends tunnel
     the traffic of the pods through port 9000. These two ports are the default.
-  - Reads the security groups of all workers, and opens the ports on
-    the groups that all of them share.
-  - Changes nothing if a port is already open, also by a wider range of ports,
-    a rule for all traffic, or CIDR blocks or prefix lists that contain
-    all CIDR blocks of the group's VPC.
-  - Rules that this module adds have the tag C(osc.peerpods/managed=true) and a
-    description. O(state=absent) removes no other rules.
+  - The workers' groups are those that all workers share, and by default the VMs have the same groups. O(group_ids) and
+    O(vm_group_ids) set others.
+  - >-
+    An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver admits the
+    traffic and one of the sender lets it out, also by a wider range of ports, a rule for all traffic, or CIDR blocks or prefix
+    lists that contain all IPv4 CIDR blocks of the VPC. Otherwise the narrowest group gets the missing rule: a group of the VMs
+    alone, then a group of the cluster, by the tag C(kubernetes.io/cluster/...) or its name, before others, then the one with the
+    fewest network interfaces that are not the workers'. The default group of the VPC comes last.
+  - >-
+    Rules that this module adds have the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME) with O(cluster_id) and
+    O(cluster_name). If the traffic depends on a rule that this module added for another cluster, that rule gets the tag of this
+    cluster as well, and no other change. Rules without these tags are never changed or removed.
+  - Network ACLs are not evaluated.
 options:
+  cluster_name:
+    description:
+      - The infrastructure name of the cluster, as M(osc.peerpods.cluster_info) returns it. It is a part of the tag C(Name) of new rules.
+    type: str
+    required: true
+  cluster_id:
+    description:
+      - The ID of the cluster, as M(osc.peerpods.cluster_info) returns it. It marks the rules of the cluster.
+    type: str
+    required: true
   instance_ids:
     description:
       - The workers, each as an EC2 instance id (V(i-0abc...)) or as the
         C(spec.providerID) of its node (V(aws:///us-east-2a/i-0abc...)).
-      - The security groups that all of them share are selected. If they share none, the module fails
-        and reports the groups of each instance.
-      - One of O(instance_ids), O(nodes) and O(group_ids) is required; they are mutually exclusive.
+      - One of O(instance_ids), O(nodes) and O(group_ids) is required to open ports. O(instance_ids) and O(nodes) are mutually exclusive.
     type: list
     elements: str
   group_ids:
     description:
-      - The security groups, by id (V(sg-0abc...)), instead of those that the workers share.
+      - The security groups of the workers that may get rules, by id (V(sg-0abc...)), instead of those that all workers share.
+      - Every worker must have at least one of them. Without O(instance_ids) or O(nodes), the ports are opened for each of these groups.
+    type: list
+    elements: str
+  vm_group_ids:
+    description:
+      - The security groups of the VMs of peer pods, all of which each VM has, as C(AWS_SG_IDS) of C(peer-pods-cm) lists them.
+      - Defaults to the groups of the workers, those of O(group_ids) or those that all workers share.
     type: list
     elements: str
   ports:
@@ -46,8 +67,10 @@ options:
     default:
       - port: 15150
         protocols: [tcp]
+        to: [vms]
       - port: 9000
         protocols: [tcp]
+        to: [vms, workers]
     suboptions:
       port:
         description:
@@ -63,20 +86,32 @@ options:
         elements: str
         choices: [tcp, udp]
         default: [tcp]
+      to:
+        description:
+          - Where the port is. V(vms) opens it from the workers to the VMs, V(workers) from the VMs to the workers.
+          - If workers and VMs have the same groups, one rule opens both directions.
+        type: list
+        elements: str
+        choices: [vms, workers]
+        default: [vms, workers]
   state:
     description:
-      - V(present) opens the ports. V(absent) removes the rules for these ports that this module
-        added.
+      - V(present) opens the ports.
+      - >-
+        V(absent) removes all rules of the region that have the tag of the cluster, whatever their port or group. From rules that
+        also have the tag of another cluster, only the tag of this cluster is removed. The options that name workers, groups and
+        ports are ignored.
     type: str
     choices: [present, absent]
     default: present
   tags:
     description:
-      - Tags of the rules that this module adds, in addition to C(osc.peerpods/managed).
-      - If a rule of this module exists already, missing tags and tags with another value are set,
-        those of all rules in one request. Other tags stay, and so do the tags of rules that this
+      - Tags of the rules that this module adds, in addition to its own. They may include C(Name), which is
+        C(NAME-peer-pods) with O(cluster_name) by default.
+      - >-
+        If a rule of the cluster exists already, missing tags and tags with another value are set,
+        those of all rules in one request. Other tags stay, and so do the tags of rules that other clusters use and of rules that this
         module did not add.
-      - If empty, the tags of existing rules are not read.
     type: dict
     default: {}
   dry_run:
@@ -87,13 +122,19 @@ options:
     type: bool
     default: false
 notes:
-  - The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and, to open
-    ports, C(ec2:AuthorizeSecurityGroupIngress) and C(ec2:CreateTags); to remove rules
-    C(ec2:DescribeSecurityGroupRules) and C(ec2:RevokeSecurityGroupIngress). With O(tags) also
-    C(ec2:DescribeSecurityGroupRules). If a group has CIDR
+  - >-
+    The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and C(ec2:DescribeSecurityGroupRules); to open
+    ports C(ec2:AuthorizeSecurityGroupIngress), C(ec2:AuthorizeSecurityGroupEgress) and C(ec2:CreateTags); to remove rules
+    C(ec2:RevokeSecurityGroupIngress), C(ec2:RevokeSecurityGroupEgress) and C(ec2:DeleteTags). If a group has CIDR
     rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with prefix lists, also
-    C(ec2:GetManagedPrefixListEntries).
+    C(ec2:GetManagedPrefixListEntries); to choose between several groups C(ec2:DescribeNetworkInterfaces).
   - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
+  - >-
+    If the module fails after it changed something, C(changed) is V(true), and RV(groups) has the changes that were made. It reads the
+    rules again to find out what a request changed whose response was lost.
+  - >-
+    A cluster that is deleted without C(state=absent) leaves its tag on rules of security groups that still exist. Remove the rule, or
+    the tag C(osc.peerpods/cluster/ID) if other clusters use the rule.
 extends_documentation_fragment:
   - osc.peerpods.worker_nodes
   - amazon.aws.common.modules
@@ -114,27 +155,35 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Open 15150 and 9000 between all workers of the cluster
-  osc.peerpods.security_group_ports:
-    region: us-east-2
-    nodes:
-      kubeconfig: ~/.kube/config
-
 - name: Gather the workers of the cluster
   osc.peerpods.cluster_info:
   register: cluster
 
-- name: Open the ports between these workers
+- name: Open 15150 and 9000 between the workers and the VMs of peer pods
   osc.peerpods.security_group_ports:
     region: "{{ cluster.region }}"
+    cluster_name: "{{ cluster.infrastructure_name }}"
+    cluster_id: "{{ cluster.cluster_id }}"
     instance_ids: "{{ cluster.workers | map(attribute='provider_id') }}"
+
+- name: Open the ports for VMs that have a security group of their own
+  osc.peerpods.security_group_ports:
+    region: us-east-2
+    cluster_name: demo-x7k2p
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+    nodes:
+      kubeconfig: ~/.kube/config
+    vm_group_ids: [sg-0f3a5b1c2d4e6f708]
 
 - name: Open the tunnel for TCP and UDP on a given group
   osc.peerpods.security_group_ports:
     region: us-east-2
+    cluster_name: demo-x7k2p
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
     group_ids: [sg-0f3a5b1c2d4e6f708]
     ports:
       - port: 15150
+        to: [vms]
       - port: 9000
         protocols: [tcp, udp]
     tags:
@@ -143,22 +192,26 @@ EXAMPLES = r"""
 - name: Check whether these credentials have the permission to open the ports
   osc.peerpods.security_group_ports:
     region: us-east-2
+    cluster_name: demo-x7k2p
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
     instance_ids: [i-0a1b2c3d4e5f60718]
     dry_run: true
 
-- name: Remove the rules that the module added
+- name: Remove the rules that the module added for the cluster
   osc.peerpods.security_group_ports:
     region: us-east-2
-    group_ids: [sg-0f3a5b1c2d4e6f708]
+    cluster_name: demo-x7k2p
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
     state: absent
 """
 
 RETURN = r"""
 groups:
   description:
-    - The security groups, with the changes and the state of their ports. In check mode and with O(dry_run=true), the changes
-      that would be made.
-  returned: success
+    - The security groups of the workers and the VMs, with the changes and the state of their ports; with O(state=absent) those that
+      have rules of the cluster. In check mode and with O(dry_run=true), the changes that would be made.
+    - If the module fails after it changed something, the changes that were made.
+  returned: success, or if something was changed
   type: list
   elements: dict
   contains:
@@ -171,19 +224,21 @@ groups:
       type: str
       sample: node
     vpc_id:
-      description: The id of the VPC of the group.
+      description: The id of the VPC of the workers that have the group, or else of the group.
       type: str
       sample: vpc-5eb5f62eeb5e2c05c
     opened:
-      description: The ports that were opened from the group to itself.
+      description: The rules that were added to the group, V(ingress) from its peer or V(egress) to its peer.
       type: list
       elements: dict
       sample:
         - port: 15150
           protocol: tcp
+          direction: ingress
+          peer: sg-f451f7b0118021613
     already_open:
       description:
-        - The ports that were open already, each with the rules that cover it. Empty with O(state=absent).
+        - The ports on which a rule of the group admitted the traffic already, each with the rules that cover it. Empty with O(state=absent).
       type: list
       elements: dict
       sample:
@@ -200,7 +255,7 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
     retagged:
       description:
-        - The ports whose existing rules got tags of O(tags), each with the tags that were set.
+        - The ports whose existing rules got tags of O(tags) or the tag of the cluster, each with the tags that were set.
       type: list
       elements: dict
       sample:
@@ -209,14 +264,32 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
           tags:
             cluster: production
+    kept:
+      description:
+        - >-
+          With O(state=absent), the rules of this module that stay, each with the reason: other clusters use them, or they have no
+          tag of a cluster. Rules with the tags of other clusters only are not listed.
+      type: list
+      elements: dict
+      sample:
+        - port: 9000
+          protocol: tcp
+          rule_id: sgr-e44f6f6a4d13d416b
+          reason: It is also used by demo-b (6f0c8d5e-3c1b-4d2a-8e9f-0a1b2c3d4e5f).
 reason:
   description: Which security groups were selected, and why.
   returned: success
   type: str
   sample: sg-f451f7b0118021613 (node) is on all 3 instances.
+vm_group_ids:
+  description: The security groups of the VMs of peer pods; empty with O(state=absent).
+  returned: success
+  type: list
+  elements: str
+  sample: [sg-f451f7b0118021613]
 instances:
   description:
-    - The instances of O(instance_ids) or O(nodes), in that order; empty with O(group_ids).
+    - The instances of O(instance_ids) or O(nodes), in that order; empty if only O(group_ids) is set, and with O(state=absent).
   returned: success
   type: list
   elements: dict
@@ -244,26 +317,43 @@ instances:
       sample: [sg-f451f7b0118021613]
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     MANAGED_TAG,
-    Group,
-    Plan,
+    Changes,
+    Cluster,
     Port,
+    Rule,
+    describe_changes,
+    diff_of,
+    kept_rules,
+    orphaned,
+    plan_absent,
+    plan_tags,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
+    VMS,
+    WORKERS,
+    Addresses,
+    Ends,
+    Flow,
+    Group,
     SecurityGroupError,
     check_instances,
-    diff_of,
+    describe_rules,
+    ends_of,
     facts_needed,
+    groups_of,
     instance_ids,
-    may_contain_our_rules,
-    plan_absent,
-    plan_present,
-    plan_tags,
-    shared_groups,
-    wanted_ports,
+    other_members,
+    plan_rules,
+    ranks_of,
+    undecided,
+    wanted_flows,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
     NODES_OPTION,
@@ -271,93 +361,223 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
     worker_provider_ids,
 )
 
+# How often a run plans again because another client changed the same rules at the same time.
+ATTEMPTS = 3
 
-def make_plans(
+
+@dataclass(frozen=True)
+class Plan:
+    """The changes, and what needs none: open ports with the rules that open them, and rules that a removal leaves."""
+
+    changes: Changes
+    already_open: tuple[tuple[Port, tuple[Rule, ...]], ...] = ()
+    kept: tuple[tuple[Rule, str], ...] = ()
+
+
+class InterruptionError(Exception):
+    """A request failed. `changes` are those that were made; without `is_known`, the last request may have made more."""
+
+    def __init__(self, error: Ec2Error, changes: Changes, is_known: bool):
+        super().__init__(str(error))
+        self.changes = changes
+        self.is_known = is_known
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the options request."""
+
+    cluster: Cluster
+    tags: dict[str, str]
+    dry_run: bool
+    check_mode: bool
+
+
+def converge(
+    ec2: Ec2, task: Task, read: Callable[[], tuple[Rule, ...]], plan_of: Callable[[tuple[Rule, ...]], Plan]
+) -> Plan:
+    """Carry out the plan, and plan again as long as other clients change the same rules.
+
+    The changes of the returned plan are those that this run made. If a request failed, or EC2 had what it requested
+    already, only the rules themselves show what this run changed: a request may have been carried out although its answer
+    was lost.
+    """
+    plan = plan_of(read())
+    if task.check_mode and not task.dry_run:
+        return plan
+    done = Changes()
+    for dummy in range(ATTEMPTS):
+        answered, error = send(ec2, task, plan.changes)
+        if task.dry_run:
+            if error:
+                raise error
+            return plan
+        if not error and len(answered) == len(plan.changes):
+            already_open = tuple((port, rules) for port, rules in plan.already_open if rules[0] not in done.opened)
+            return replace(plan, changes=done + answered, already_open=already_open)
+        try:
+            rules = read()
+        except Ec2Error as unread:
+            # EC2 does not carry out a request that it rejects.
+            raise InterruptionError(error or unread, done + answered, is_known=bool(error and error.code)) from unread
+        done += plan.changes.in_force(rules, task.cluster)
+        if error:
+            raise InterruptionError(error, done, is_known=True) from error
+        plan = plan_of(rules)
+    raise InterruptionError(
+        Ec2Error("Other clients change the same security group rules at the same time. Run the task again later."),
+        done,
+        is_known=True,
+    )
+
+
+def send(ec2: Ec2, task: Task, changes: Changes) -> tuple[Changes, Ec2Error | None]:
+    """Request the changes, and return those that these requests made, until the first error."""
+    done, dry_run = Changes(), task.dry_run
+    reference = task.cluster.reference
+    try:
+        for rules in by_request(changes.opened):
+            tags = task.cluster.tags_of_new_rules(task.tags)
+            done += Changes(opened=tuple(ec2.authorize(rules, tags, dry_run)))
+        for tags in (reference, task.tags):
+            taggings = {t.rule: t for t in changes.tagged if (t.tags == reference) == (tags is reference)}
+            if taggings:
+                done += Changes(tagged=tuple(taggings[rule] for rule in ec2.tag(list(taggings), tags, dry_run)))
+        for rules in by_request(changes.revoked):
+            done += Changes(revoked=tuple(ec2.revoke(rules, dry_run)))
+        if changes.released:
+            done += Changes(released=tuple(ec2.untag(changes.released, list(reference), dry_run)))
+            for rules in by_request(() if dry_run else orphaned(ec2.managed_rules(), changes.released)):
+                ec2.revoke(rules)
+    except Ec2Error as error:
+        return done, error
+    return done, None
+
+
+def by_request(rules: Iterable[Rule]) -> list[list[Rule]]:
+    """The rules of each group and direction, which one request changes."""
+    batches: dict[tuple[str, bool], list[Rule]] = {}
+    for rule in rules:
+        batches.setdefault((rule.group_id, rule.is_egress), []).append(rule)
+    return list(batches.values())
+
+
+def plan_present(
     module: AnsibleAWSModule,
     ec2: Ec2,
-    groups: list[Group],
-    ports: tuple[Port, ...],
-    tags: dict[str, str],
-) -> list[Plan]:
-    if module.params["state"] == "absent":
-        rules = ec2.security_group_rules([group.group_id for group in groups])
-        return [plan_absent(group, ports, rules) for group in groups]
-    vpc_ids, prefix_list_ids = facts_needed(groups, ports)
+    task: Task,
+    flows: tuple[Flow, ...],
+    ends: Ends,
+    vpc_ids: Sequence[str],
+    workers: Sequence[str],
+    rules: tuple[Rule, ...],
+) -> Plan:
+    needs_vpcs, prefix_list_ids = facts_needed(flows, ends, rules)
     prefix_lists = {}
     for prefix_list_id in prefix_list_ids:
         try:
             prefix_lists[prefix_list_id] = ec2.prefix_list_cidrs(prefix_list_id)
         except Ec2Error as error:
             module.warn(f"{prefix_list_id} cannot be read and is ignored: {error}")
-    vpc_cidrs = ec2.vpc_cidrs(vpc_ids)
-    plans = [plan_present(group, ports, vpc_cidrs, prefix_lists) for group in groups]
-    if module.params["tags"]:
-        managed_group_ids = [g.group_id for g in groups if may_contain_our_rules(g, ports)]
-        rules = ec2.security_group_rules(managed_group_ids)
-        plans = [plan_tags(plan, ports, tags, rules) for plan in plans]
-    return plans
+    addresses = Addresses(tuple(ec2.vpc_cidrs(vpc_ids)) if needs_vpcs else (), prefix_lists)
+    plan = plan_rules(flows, ends, rules, addresses, task.cluster.id)
+    if plan.opened and max(len(ends.worker_groups), len(ends.vm_groups)) > 1:
+        ranks = read_ranks(module, ec2, task.cluster, ends, workers)
+        plan = plan_rules(flows, ends, rules, addresses, task.cluster.id, ranks)
+    tagged = plan_tags(rules, plan.used, task.cluster, task.tags)
+    return Plan(Changes(opened=plan.opened) + tagged, plan.already_open)
 
 
-def apply(plans: list[Plan], ec2: Ec2, tags: dict[str, str], dry_run: bool) -> list[Plan]:
-    """Apply the plans, and return the changes of this module, without those that another client has made meanwhile."""
-    plans = [apply_rules(plan, ec2, tags, dry_run) for plan in plans]
-    rule_ids = [rule.rule_id for plan in plans for rule in plan.retagged]
-    tagged = rule_ids and ec2.tag(rule_ids, tags, dry_run)
-    return [replace(plan, retagged=tuple(rule for rule in plan.retagged if rule.rule_id in tagged)) for plan in plans]
-
-
-def apply_rules(plan: Plan, ec2: Ec2, tags: dict[str, str], dry_run: bool) -> Plan:
-    group_id = plan.group.group_id
-    opened = plan.opened and ec2.authorize(group_id, plan.opened, tags, dry_run)
-    by_rule_id = {rule_id: port for port, rule_id in plan.revoked}
-    revoked = by_rule_id and ec2.revoke(group_id, list(by_rule_id), dry_run)
-    return replace(
-        plan,
-        opened=tuple(opened),
-        already_open=plan.already_open
-        + tuple((port, "a rule added at the same time") for port in plan.opened if port not in opened),
-        revoked=tuple((by_rule_id[rule_id], rule_id) for rule_id in revoked),
-    )
+def read_ranks(
+    module: AnsibleAWSModule, ec2: Ec2, cluster: Cluster, ends: Ends, workers: Sequence[str]
+) -> dict[str, tuple]:
+    """How narrow each group is that may get rules."""
+    groups = ec2.groups(tuple(dict.fromkeys((*ends.worker_groups, *ends.vm_groups))))
+    ranks: dict[str, tuple] = dict(ranks_of(groups, cluster.name))
+    tied = undecided(ends, ranks)
+    if tied:
+        try:
+            members = other_members(tied, ec2.network_interfaces(tied), workers)
+        except Ec2Error as error:
+            module.warn(
+                f"The members of {', '.join(tied)} cannot be read, so the first of them may get the rules: {error}"
+            )
+        else:
+            ranks |= {group_id: (*ranks[group_id], members[group_id]) for group_id in tied}
+    return ranks
 
 
 def run(module: AnsibleAWSModule) -> dict:
     params = module.params
+    task = Task(
+        Cluster(params["cluster_name"], params["cluster_id"]),
+        {str(key): str(value) for key, value in params["tags"].items()} | {MANAGED_TAG: "true"},
+        params["dry_run"],
+        module.check_mode,
+    )
+    return (close_ports if params["state"] == "absent" else open_ports)(module, task)
+
+
+def close_ports(module: AnsibleAWSModule, task: Task) -> dict:
+    ec2 = Ec2(module)
+    groups: dict[str, Group] = {}
+
+    def plan_of(rules: tuple[Rule, ...]) -> Plan:
+        plan = Plan(plan_absent(rules, task.cluster), kept=kept_rules(rules, task.cluster))
+        group_ids = dict.fromkeys(rule.group_id for rule in (*plan.changes.revoked, *dict(plan.kept)))
+        groups.update((group.group_id, group) for group in ec2.groups([id_ for id_ in group_ids if id_ not in groups]))
+        return plan
+
+    def describe(plan: Plan) -> dict:
+        return result_of(task, plan, groups, list(groups))
+
+    try:
+        plan = converge(ec2, task, ec2.managed_rules, plan_of)
+    except InterruptionError as error:
+        return failure(error, describe)
+    reason = f"The rules in {ec2.region} with the tag of the cluster {task.cluster.name}."
+    return {**describe(plan), "reason": reason, "instances": [], "vm_group_ids": []}
+
+
+def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
+    params = module.params
     if params["nodes"] is None and not (params["instance_ids"] or params["group_ids"]):
         raise SecurityGroupError(
             "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the cluster, or "
-            "group_ids to the groups to open."
+            "group_ids to the groups of the workers."
         )
-    ports = wanted_ports(params["ports"])
-    tags = {**{str(key): str(value) for key, value in params["tags"].items()}, MANAGED_TAG: "true"}
+    flows = wanted_flows(params["ports"])
     workers = instance_ids(
-        params["instance_ids"] or () if params["nodes"] is None else worker_provider_ids(module, instead="group_ids")
+        params["instance_ids"] or () if params["nodes"] is None else worker_provider_ids(module, instead="instance_ids")
     )
     ec2 = Ec2(module)
     instances = ec2.instances(workers)
-    if workers:
-        check_instances(workers, instances, ec2.region)
-        group_ids, reason = shared_groups(instances)
-    else:
-        group_ids, reason = tuple(dict.fromkeys(params["group_ids"])), "Named by group_ids."
-    plans = make_plans(module, ec2, ec2.groups(group_ids), ports, tags)
+    check_instances(workers, instances, ec2.region)
+    ends, reason = ends_of(instances, params["group_ids"] or (), params["vm_group_ids"] or ())
+    groups = groups_of(instances)
+    groups |= {group.group_id: group for group in ec2.groups([id_ for id_ in ends.group_ids if id_ not in groups])}
+    vpc_ids = sorted(
+        {instance["VpcId"] for instance in instances}
+        | {groups[group_id].vpc_id for group_id in (*ends.worker_groups, *ends.vm_groups)}
+    )
 
-    if params["dry_run"] or not module.check_mode:
-        plans = apply(plans, ec2, tags, params["dry_run"])
+    def describe(plan: Plan) -> dict:
+        involved = {rules[0].group_id for dummy, rules in plan.already_open}
+        shown = (*ends.worker_groups, *ends.vm_groups)
+        group_ids = [group_id for group_id in ends.group_ids if group_id in shown or group_id in involved]
+        return result_of(task, plan, groups, group_ids)
+
+    def plan_of(rules: tuple[Rule, ...]) -> Plan:
+        return plan_present(module, ec2, task, flows, ends, vpc_ids, workers, rules)
+
+    try:
+        plan = converge(ec2, task, lambda: ec2.rules(ends.group_ids), plan_of)
+    except InterruptionError as error:
+        return failure(error, describe)
     return {
-        "changed": any(plan.changes for plan in plans) and (module.check_mode or not params["dry_run"]),
-        "groups": [
-            {
-                "group_id": plan.group.group_id,
-                "group_name": plan.group.group_name,
-                "vpc_id": plan.group.vpc_id,
-                "opened": [as_dict(port) for port in plan.opened],
-                "already_open": [as_dict(port, covered_by=covered_by) for port, covered_by in plan.already_open],
-                "revoked": [as_dict(port, rule_id=rule_id) for port, rule_id in plan.revoked],
-                "retagged": [as_dict(rule.port, rule_id=rule.rule_id, tags=dict(rule.after)) for rule in plan.retagged],
-            }
-            for plan in plans
-        ],
+        **describe(plan),
         "reason": reason,
+        "vm_group_ids": list(ends.vm_groups),
         "instances": [
             {
                 "instance_id": instance["InstanceId"],
@@ -368,12 +588,63 @@ def run(module: AnsibleAWSModule) -> dict:
             }
             for instance in instances
         ],
-        "diff": [diff_of(plan) for plan in plans],
     }
 
 
-def as_dict(port: Port, **details: str | dict) -> dict:
-    return {"port": port.port, "protocol": port.protocol, **details}
+def result_of(task: Task, plan: Plan, groups: Mapping[str, Group], group_ids: Iterable[str]) -> dict:
+    """The plan as the return value of the module, by group."""
+    shown = []
+    diffs = []
+    for group_id in group_ids:
+        changes = plan.changes.of_group(group_id)
+        already_open = [
+            (port, describe_rules(rules)) for port, rules in plan.already_open if rules[0].group_id == group_id
+        ]
+        shown.append(
+            {
+                "group_id": group_id,
+                "group_name": groups[group_id].group_name,
+                "vpc_id": groups[group_id].vpc_id,
+                "opened": [as_dict(rule, direction=rule.direction, peer=rule.peer) for rule in changes.opened],
+                "already_open": [
+                    {"port": port.port, "protocol": port.protocol, "covered_by": covered_by}
+                    for port, covered_by in already_open
+                ],
+                "revoked": [as_dict(rule, rule_id=rule.rule_id) for rule in changes.revoked],
+                "retagged": [
+                    as_dict(tagging.rule, rule_id=tagging.rule.rule_id, tags=dict(tagging.tags))
+                    for tagging in changes.tagged
+                ],
+                "kept": [
+                    as_dict(rule, rule_id=rule.rule_id, reason=reason)
+                    for rule, reason in plan.kept
+                    if rule.group_id == group_id
+                ],
+            }
+        )
+        diffs.append(diff_of(str(groups[group_id]), changes, already_open, task.cluster))
+    return {
+        "changed": len(plan.changes) > 0 and (task.check_mode or not task.dry_run),
+        "groups": shown,
+        "diff": diffs,
+    }
+
+
+def as_dict(rule: Rule, **details: str | dict) -> dict:
+    return {"port": rule.from_port, "protocol": rule.protocol, **details}
+
+
+def failure(error: InterruptionError, describe: Callable[[Plan], dict]) -> dict:
+    """The result of a failed run, with what it changed before."""
+    message = [str(error)]
+    result: dict = {}
+    if error.changes:
+        result = describe(Plan(error.changes))
+        message.append(f"Before, this run {describe_changes(error.changes)}.")
+    if not error.is_known:
+        result["changed"] = True
+        message.append("The request may have been carried out: no answer came, and the rules could not be read since.")
+    return {**result, "failed": True, "msg": " ".join(message)}
 
 
 def main() -> None:
@@ -382,12 +653,15 @@ def main() -> None:
             "instance_ids": {"type": "list", "elements": "str"},
             "nodes": NODES_OPTION,
             "group_ids": {"type": "list", "elements": "str"},
+            "vm_group_ids": {"type": "list", "elements": "str"},
+            "cluster_name": {"type": "str", "required": True},
+            "cluster_id": {"type": "str", "required": True},
             "ports": {
                 "type": "list",
                 "elements": "dict",
                 "default": [
-                    {"port": 15150, "protocols": ["tcp"]},
-                    {"port": 9000, "protocols": ["tcp"]},
+                    {"port": 15150, "protocols": ["tcp"], "to": [VMS]},
+                    {"port": 9000, "protocols": ["tcp"], "to": [VMS, WORKERS]},
                 ],
                 "options": {
                     "port": {"type": "int", "required": True},
@@ -397,21 +671,22 @@ def main() -> None:
                         "choices": ["tcp", "udp"],
                         "default": ["tcp"],
                     },
+                    "to": {"type": "list", "elements": "str", "choices": [VMS, WORKERS], "default": [VMS, WORKERS]},
                 },
             },
             "state": {"choices": ["present", "absent"], "default": "present"},
             "tags": {"type": "dict", "default": {}},
             "dry_run": {"type": "bool", "default": False},
         },
-        required_one_of=[("instance_ids", "nodes", "group_ids")],
-        mutually_exclusive=[("instance_ids", "nodes", "group_ids")],
+        required_if=[("state", "present", ("instance_ids", "nodes", "group_ids"), True)],
+        mutually_exclusive=[("instance_ids", "nodes")],
         supports_check_mode=True,
     )
     try:
         result = run(module)
     except (Ec2Error, SecurityGroupError, WorkerNodesError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    (module.fail_json if result.get("failed") else module.exit_json)(**result)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_m
     assert "Unknown options: sg-" in completed.stderr
     assert on_aws.rules() == before
 
-    (group,) = on_aws.run(run_module, "security_group_ports", region=aws.REGION)["groups"]
+    cluster = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+    (group,) = on_aws.run(run_module, "security_group_ports", region=aws.REGION, **cluster)["groups"]
     assert group["group_id"] == on_aws.group_id
     assert [rule["FromPort"] for rule in on_aws.rules() if rule not in before] == [9000, 15150]
 

@@ -24,10 +24,22 @@ from tests.ec2_proxy import (
 from tests.integration.apiserver import requests_of
 
 AUTHORIZE = "AuthorizeSecurityGroupIngress"
+AUTHORIZE_EGRESS = "AuthorizeSecurityGroupEgress"
 REVOKE = "RevokeSecurityGroupIngress"
+GROUPS = "DescribeSecurityGroups"
 RULES = "DescribeSecurityGroupRules"
-READS = ["DescribeInstances", "DescribeSecurityGroups"]
-OUR_TAG = {"Key": "osc.peerpods/managed", "Value": "true"}
+INTERFACES = "DescribeNetworkInterfaces"
+READS = ["DescribeInstances", RULES]
+
+A = {"cluster_name": "demo-a", "cluster_id": "id-of-a"}
+B = {"cluster_name": "demo-b", "cluster_id": "id-of-b"}
+MANAGED = {"osc.peerpods/managed": "true"}
+OF_A = {"osc.peerpods/cluster/id-of-a": "demo-a"}
+OF_B = {"osc.peerpods/cluster/id-of-b": "demo-b"}
+
+
+def tags_of(rule: dict) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in rule["Tags"]}
 
 
 def no_such_groups_yet(pass_on: Callable[[], Answer]) -> Answer:
@@ -81,11 +93,16 @@ DEFAULT_PORTS = [(9000, "tcp"), (15150, "tcp")]
 
 
 @pytest.fixture
-def world(moto: Moto) -> World:
+def world(moto: Moto) -> Iterator[World]:
     ec2 = moto.client("ec2")
     vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.0.0/24", AvailabilityZone=f"{REGION}a")
-    return World(ec2, vpc_id, subnet["Subnet"]["SubnetId"])
+    yield World(ec2, vpc_id, subnet["Subnet"]["SubnetId"])
+    # A removal finds rules in the whole region.
+    managed = ec2.describe_security_group_rules(Filters=[{"Name": "tag:osc.peerpods/managed", "Values": ["true"]}])
+    for rule in managed["SecurityGroupRules"]:
+        revoke = ec2.revoke_security_group_egress if rule["IsEgress"] else ec2.revoke_security_group_ingress
+        revoke(GroupId=rule["GroupId"], SecurityGroupRuleIds=[rule["SecurityGroupRuleId"]])
 
 
 @pytest.fixture
@@ -106,7 +123,7 @@ def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict]) -> Callabl
             "AWS_EC2_METADATA_DISABLED": "true",
             **(env or {}),
         }
-        return run_module("security_group_ports", args, env=environment, **modes)
+        return run_module("security_group_ports", {**A, **args}, env=environment, **modes)
 
     return run
 
@@ -137,10 +154,13 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
             "group_id": node,
             "group_name": "node",
             "vpc_id": world.vpc_id,
-            "opened": [{"port": 15150, "protocol": "tcp"}, {"port": 9000, "protocol": "tcp"}],
+            "opened": [
+                {"port": port, "protocol": "tcp", "direction": "ingress", "peer": node} for port in (15150, 9000)
+            ],
             "already_open": [],
             "revoked": [],
             "retagged": [],
+            "kept": [],
         }
     ]
     assert result["instances"][2] == {
@@ -156,8 +176,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     assert world.ports(node) == DEFAULT_PORTS
     for rule in world.rules(node):
         assert rule["ReferencedGroupInfo"]["GroupId"] == node
-        assert OUR_TAG in rule["Tags"]
-        assert {"Key": "team", "Value": "kata"} in rule["Tags"]
+        assert tags_of(rule) == {**MANAGED, **OF_A, "Name": "demo-a-peer-pods", "team": "kata"}
     (group,) = world.ec2.describe_security_groups(GroupIds=[node])["SecurityGroups"]
     for permission in group["IpPermissions"]:
         (pair,) = permission["UserIdGroupPairs"]
@@ -174,26 +193,35 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     ]
 
 
-def test_absent_removes_only_what_was_added(world, proxy, run):
-    group = world.group("node")
-    world.allow(group, 9000, UserIdGroupPairs=[{"GroupId": group}])
-    world.allow(group, 22, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
-    args = {"group_ids": [group], "ports": [{"port": 9000, "protocols": ["tcp", "udp"]}]}
-    assert run(args)["groups"][0]["opened"] == [{"port": 9000, "protocol": "udp"}]
-    added_rules = [rule["SecurityGroupRuleId"] for rule in world.rules(group) if rule["Tags"]]
+def test_absent_removes_the_rules_of_the_cluster_wherever_they_are(world, proxy, run):
+    """Not by today's workers: one is terminated, and another one is no longer in the group."""
+    node, other_group = world.group("node"), world.group("other")
+    world.allow(node, 9000, UserIdGroupPairs=[{"GroupId": node}])
+    world.allow(node, 22, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
+    workers = world.instances(2, node)
+    tunnel = {"ports": [{"port": 9000, "protocols": ["tcp", "udp"]}]}
+    run({"instance_ids": workers, **tunnel})
+    run({"instance_ids": workers, "ports": [{"port": 443}], "vm_group_ids": [other_group]})
+    assert world.ports(node) == [(22, "tcp"), (443, "tcp"), (9000, "tcp"), (9000, "udp")]
+    assert world.ports(other_group) == [(443, "tcp")]
+    world.ec2.terminate_instances(InstanceIds=workers[:1])
+    world.ec2.modify_instance_attribute(InstanceId=workers[1], Groups=[other_group])
     proxy.take_calls()
 
-    absent = {**args, "state": "absent"}
-    predicted = run(absent, check=True)
-    assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules"]
-    result = run(absent)
-    assert proxy.take_calls() == ["DescribeSecurityGroups", "DescribeSecurityGroupRules", REVOKE]
-    assert predicted["groups"] == result["groups"]
-    assert result["groups"][0]["revoked"] == [{"port": 9000, "protocol": "udp", "rule_id": added_rules[0]}]
-    assert world.ports(group) == [(22, "tcp"), (9000, "tcp")]
+    predicted = run({"state": "absent"}, check=True, diff=True)
+    assert proxy.take_calls() == [RULES, GROUPS]
+    result = run({"state": "absent"}, diff=True)
+    assert proxy.take_calls() == [RULES, GROUPS, REVOKE, REVOKE]
+    for key in ("changed", "groups", "diff"):
+        assert predicted[key] == result[key], key
+    revoked = {group["group_id"]: [rule["port"] for rule in group["revoked"]] for group in result["groups"]}
+    assert {group_id: sorted(ports) for group_id, ports in revoked.items()} == {node: [443, 9000], other_group: [443]}
+    assert world.ports(node) == [(22, "tcp"), (9000, "tcp")]
+    assert world.ports(other_group) == []
 
-    assert not run(absent)["changed"]
-    assert REVOKE not in proxy.take_calls()
+    second_result = run({"state": "absent"})
+    assert (second_result["changed"], second_result["groups"]) == (False, [])
+    assert proxy.take_calls() == [RULES]
 
 
 def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
@@ -211,11 +239,7 @@ def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
         "10.0.0.0/16 (tcp 15150)",
         f"{prefix_list} (tcp 9000)",
     ]
-    assert sorted(proxy.take_calls()) == [
-        "DescribeSecurityGroups",
-        "DescribeVpcs",
-        "GetManagedPrefixListEntries",
-    ]
+    assert proxy.take_calls() == [GROUPS, RULES, "GetManagedPrefixListEntries", "DescribeVpcs"]
 
     world.ec2.associate_vpc_cidr_block(VpcId=world.vpc_id, CidrBlock="172.16.0.0/16")
     assert run({"group_ids": [group]})["changed"]
@@ -227,7 +251,7 @@ def test_a_prefix_list_that_cannot_be_read_covers_nothing(world, proxy, run):
     proxy.faults["GetManagedPrefixListEntries"] = [refuse(403, "UnauthorizedOperation")]
 
     result = run({"group_ids": [group], "ports": [{"port": 9000}]})
-    assert result["groups"][0]["opened"] == [{"port": 9000, "protocol": "tcp"}]
+    assert [rule["port"] for rule in result["groups"][0]["opened"]] == [9000]
     assert result["warnings"][0].startswith("pl-0a1b2c3d cannot be read and is ignored: EC2 in ")
 
 
@@ -243,7 +267,7 @@ def test_the_last_of_many_workers_counts(world, proxy, run):
     assert [group["group_id"] for group in result["groups"]] == [node]
     assert [instance["instance_id"] for instance in result["instances"]] == workers
     assert world.ports(node) == DEFAULT_PORTS
-    assert proxy.take_calls() == ["DescribeInstances"] * 3 + ["DescribeSecurityGroups", AUTHORIZE]
+    assert proxy.take_calls() == ["DescribeInstances"] * 3 + [RULES, AUTHORIZE]
 
 
 def test_200_workers_in_many_groups_take_as_many_calls_as_one(world, proxy, run):
@@ -280,7 +304,7 @@ def test_the_workers_are_read_from_the_cluster(moto, cluster, cloud_side, proxy,
     assert proxy.take_calls() == []
 
 
-def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run):
+def test_the_tags_of_the_clusters_rules_are_set_in_one_call(world, proxy, run):
     first_group, second_group = world.group("one"), world.group("two")
     args = {"group_ids": [first_group, second_group]}
     run({**args, "tags": {"team": "kata", "stays": "so"}})
@@ -290,35 +314,238 @@ def test_the_tags_of_the_collections_rules_are_set_in_one_call(world, proxy, run
     ports = [{"port": port} for port in (15150, 9000, 443)]
     tagged = {**args, "ports": ports, "tags": {"team": "peer", "cost": 7}}
     predicted = run(tagged, check=True, diff=True)
-    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
-    run({**tagged, "group_ids": [first_group], "dry_run": True})
-    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES, "CreateTags"]
-    assert {"Key": "team", "Value": "kata"} in world.rules(first_group)[-1]["Tags"]
+    reads = [GROUPS, RULES, GROUPS, INTERFACES]
+    assert proxy.take_calls() == reads
+    run({**tagged, "ports": ports[:2], "dry_run": True})
+    assert proxy.take_calls() == [GROUPS, RULES, "CreateTags"]
+    assert tags_of(world.rules(first_group)[-1])["team"] == "kata"
 
     result = run(tagged, diff=True)
-    calls = proxy.take_calls()
-    assert calls == ["DescribeSecurityGroups", RULES, AUTHORIZE, "CreateTags"]
+    assert proxy.take_calls() == [*reads, AUTHORIZE, "CreateTags"]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     tunnel = world.rules(first_group)[1]
-    assert result["groups"][0]["retagged"][0] == {
+    assert {
         "port": 9000,
         "protocol": "tcp",
         "rule_id": tunnel["SecurityGroupRuleId"],
         "tags": {"cost": "7", "team": "peer"},
-    }
+    } in result["groups"][0]["retagged"]
     untagged_rule, *tagged_rules = world.rules(first_group)
     assert untagged_rule["Tags"] == []
     for rule in tagged_rules:
-        assert {tag["Key"]: tag["Value"] for tag in rule["Tags"]} == {
-            "osc.peerpods/managed": "true",
+        assert tags_of(rule) == {
+            **MANAGED,
+            **OF_A,
+            "Name": "demo-a-peer-pods",
             "stays": "so",
             "team": "peer",
             "cost": "7",
         }
 
     assert not run(tagged)["changed"]
-    assert proxy.take_calls() == ["DescribeSecurityGroups", RULES]
+    assert proxy.take_calls() == [GROUPS, RULES]
+
+
+# -- Which groups ------------------------------------------------------------------------------
+
+
+def test_of_the_groups_that_all_workers_share_the_narrowest_gets_the_rules(world, proxy, run):
+    """Other machines with the other groups do not reach the kata agent."""
+    groups = {name: world.group(name) for name in ("corporate", "workers", "database")}
+    workers = world.instances(2, *groups.values())
+    for other in ("corporate", "database"):
+        world.instance(groups[other])
+    result = run({"instance_ids": workers})
+    assert [(g["group_id"], len(g["opened"])) for g in result["groups"]] == sorted(
+        (group_id, 2 if name == "workers" else 0) for name, group_id in groups.items()
+    )
+    assert proxy.take_calls() == [*READS, GROUPS, INTERFACES, AUTHORIZE]
+    assert world.ports(groups["workers"]) == DEFAULT_PORTS
+    assert result["vm_group_ids"] == sorted(groups.values())
+
+    assert not run({"instance_ids": workers})["changed"]
+    assert proxy.take_calls() == READS
+
+
+def test_without_the_permission_to_count_members_one_group_gets_the_rules(world, proxy, run):
+    groups = [world.group("one"), world.group("two")]
+    proxy.faults[INTERFACES] = [refuse(403, "UnauthorizedOperation")]
+    result = run({"instance_ids": world.instances(1, *groups)})
+    assert [len(group["opened"]) for group in result["groups"]] == [2, 0]
+    assert result["warnings"][0].startswith(
+        f"The members of {min(groups)}, {max(groups)} cannot be read, so the first "
+    )
+
+
+def test_a_group_of_the_cluster_is_known_without_counting_members(world, proxy, run):
+    names = ("demo-a-node", "demo-a-lb", "corporate")
+    node, *others = [world.group(name) for name in names]
+    run({"instance_ids": world.instances(2, node, *others)})
+    assert proxy.take_calls() == [*READS, GROUPS, AUTHORIZE]
+    assert world.ports(node) == DEFAULT_PORTS
+
+
+def test_one_open_group_of_the_set_is_enough(world, run):
+    node, lb = world.group("node"), world.group("lb")
+    for port in (9000, 15150):
+        world.allow(lb, port, UserIdGroupPairs=[{"GroupId": node}])
+    result = run({"instance_ids": world.instances(2, node, lb)})
+    assert not result["changed"]
+    assert {group["group_id"]: len(group["already_open"]) for group in result["groups"]} == {node: 0, lb: 2}
+
+
+def test_vms_in_their_own_group(world, proxy, run):
+    """Also for workers that share no group."""
+    first, second, vms = world.group("one"), world.group("two"), world.group("vms")
+    args = {"instance_ids": [world.instance(first), world.instance(second)], "vm_group_ids": [vms]}
+    predicted = run(args, check=True, diff=True)
+    proxy.take_calls()
+    result = run(args, diff=True)
+    assert proxy.take_calls() == ["DescribeInstances", GROUPS, RULES, GROUPS, INTERFACES, *[AUTHORIZE] * 3]
+    for key in ("changed", "groups", "diff"):
+        assert predicted[key] == result[key], key
+    sources = {
+        group: sorted((rule["FromPort"], rule["ReferencedGroupInfo"]["GroupId"]) for rule in world.rules(group))
+        for group in (first, second, vms)
+    }
+    assert sources == {
+        first: [(9000, vms)],
+        second: [(9000, vms)],
+        vms: sorted((port, group) for port in (9000, 15150) for group in (first, second)),
+    }
+    assert result["vm_group_ids"] == [vms]
+    assert not run(args)["changed"]
+    assert run({"state": "absent"})["changed"]
+    assert [world.ports(group) for group in (first, second, vms)] == [[], [], []]
+
+
+def test_groups_without_egress_rules(world, proxy, run):
+    node, vms = world.group("node"), world.group("vms")
+    for group in (node, vms):
+        permission = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+        world.ec2.revoke_security_group_egress(GroupId=group, IpPermissions=[permission])
+    args = {"instance_ids": [world.instance(node)], "vm_group_ids": [vms]}
+    result = run(args)
+    opened = {
+        group["group_id"]: [(rule["direction"], rule["port"], rule["peer"]) for rule in group["opened"]]
+        for group in result["groups"]
+    }
+    assert opened == {
+        node: [("egress", 15150, vms), ("egress", 9000, vms), ("ingress", 9000, vms)],
+        vms: [("ingress", 15150, node), ("ingress", 9000, node), ("egress", 9000, node)],
+    }
+    assert not run(args)["changed"]
+    assert len(run({"state": "absent"})["groups"]) == 2
+    assert (
+        world.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [node, vms]}])[
+            "SecurityGroupRules"
+        ]
+        == []
+    )
+
+
+def test_named_groups_are_used_for_the_given_workers(world, run):
+    """The result has all that operator_install needs: instances with their VPC and subnet, and the groups of the VMs."""
+    first, second = world.group("one"), world.group("two")
+    workers = [world.instance(first), world.instance(second)]
+    result = run({"instance_ids": workers, "group_ids": [first, second]})
+    assert [len(group["opened"]) for group in result["groups"]] == [2, 2]
+    assert [instance["instance_id"] for instance in result["instances"]] == workers
+    assert result["vm_group_ids"] == [first, second]
+    assert run({"instance_ids": workers, "group_ids": [first], "ports": [{"port": 1}]})["msg"] == (
+        f"Workers with the security groups {second} have none of {first}, so 1/tcp cannot be opened for them. Add one of their "
+        "groups to group_ids."
+    )
+
+
+# -- Two clusters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", [A, B], ids=["the first cluster stays", "the second cluster stays"])
+def test_two_clusters_with_a_common_group(world, proxy, run, last):
+    group = world.group("common")
+    args = {"instance_ids": world.instances(2, group), "tags": {"team": "a"}}
+    run({**args, **A})
+    b_run = {**args, **B, "tags": {"team": "b"}}
+    predicted = run(b_run, check=True, diff=True)
+    proxy.take_calls()
+    result = run(b_run, diff=True)
+    assert proxy.take_calls() == [*READS, "CreateTags"]
+    for key in ("changed", "groups", "diff"):
+        assert predicted[key] == result[key], key
+    assert [rule["tags"] for rule in result["groups"][0]["retagged"]] == [OF_B, OF_B]
+    common = {**MANAGED, **OF_A, **OF_B, "Name": "demo-a-peer-pods", "team": "a"}
+    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 2
+    for cluster_run in ({**args, **A}, b_run):
+        assert not run(cluster_run)["changed"]
+    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 2
+
+    first, other, reference = (B, "demo-a (id-of-a)", OF_B) if last is A else (A, "demo-b (id-of-b)", OF_A)
+    predicted = run({**first, "state": "absent"}, check=True, diff=True)
+    proxy.take_calls()
+    result = run({**first, "state": "absent"}, diff=True)
+    assert proxy.take_calls() == [RULES, GROUPS, "DeleteTags", RULES]
+    for key in ("changed", "groups", "diff"):
+        assert predicted[key] == result[key], key
+    assert result["changed"]
+    assert [rule["reason"] for rule in result["groups"][0]["kept"]] == [f"It is also used by {other}."] * 2
+    assert [tags_of(rule) for rule in world.rules(group)] == [
+        {key: value for key, value in common.items() if key not in reference}
+    ] * 2
+    assert not run({**first, "state": "absent"})["changed"]
+
+    assert len(run({**last, "state": "absent"})["groups"][0]["revoked"]) == 2
+    assert world.rules(group) == []
+
+
+def test_clusters_that_leave_at_the_same_time_leave_no_rule(world, proxy, run):
+    group = world.group("common")
+    for cluster in (A, B):
+        run({**cluster, "group_ids": [group]})
+
+    def after_the_other_has_left(pass_on: Callable[[], Answer]) -> Answer:
+        (rule, *rest) = world.rules(group)
+        ids = [rule["SecurityGroupRuleId"] for rule in (rule, *rest)]
+        world.ec2.delete_tags(Resources=ids, Tags=[{"Key": key} for key in OF_B])
+        return pass_on()
+
+    proxy.faults["DeleteTags"] = [after_the_other_has_left]
+    assert run({"state": "absent"})["changed"]
+    assert world.rules(group) == []
+
+
+def test_a_rule_that_another_cluster_adds_at_the_same_time_gets_a_reference(world, proxy, run):
+    group = world.group("common")
+
+    def after_the_other_cluster(pass_on: Callable[[], Answer]) -> Answer:
+        run({**B, "group_ids": [group]})
+        return pass_on()
+
+    proxy.faults[AUTHORIZE] = [after_the_other_cluster]
+    result = run({"group_ids": [group]})
+    assert result["changed"]
+    assert result["groups"][0]["opened"] == []
+    assert [tags_of(rule) for rule in world.rules(group)] == [
+        {**MANAGED, **OF_B, **OF_A, "Name": "demo-b-peer-pods"}
+    ] * 2
+
+
+def test_rules_without_the_mark_of_a_cluster_stay(world, run):
+    """Those of a user, and those of a version of the collection that did not record the cluster."""
+    group = world.group("node")
+    run({"group_ids": [group]})
+    marked = [rule["SecurityGroupRuleId"] for rule in world.rules(group)]
+    world.ec2.delete_tags(Resources=marked, Tags=[{"Key": key} for key in OF_A])
+    before = world.rules(group)
+    assert not run({"group_ids": [group], "tags": {"team": "a"}})["changed"]
+    result = run({"state": "absent"})
+    assert not result["changed"]
+    kept = next(g["kept"] for g in result["groups"] if g["group_id"] == group)
+    assert {rule["reason"] for rule in kept} == {
+        "It has no tag osc.peerpods/cluster/…, so it is not known which clusters use it."
+    }
+    assert world.rules(group) == before
 
 
 # -- Invalid input -----------------------------------------------------------------------------
@@ -331,7 +558,8 @@ def test_workers_without_a_common_group(world, proxy, run):
     assert result["failed"]
     assert result["msg"] == (
         f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other_group}. Set group_ids to the groups to open."
+        f"{workers[1]} has {other_group}. Set group_ids to the groups of the workers to use, or vm_group_ids to those of the "
+        "VMs."
     )
     assert AUTHORIZE not in proxy.take_calls()
 
@@ -432,7 +660,7 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     group = world.group("node")
     args = {"group_ids": [group], "dry_run": True}
     result = run(args)
-    assert proxy.take_calls() == ["DescribeSecurityGroups", AUTHORIZE]
+    assert proxy.take_calls() == [GROUPS, RULES, AUTHORIZE]
     assert not result["changed"]
     assert len(result["groups"][0]["opened"]) == 2
     assert world.rules(group) == []
@@ -486,7 +714,7 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     proxy.faults["DescribeInstances"] = [work, refuse(400, "InvalidNextToken")]
     result = run({"instance_ids": workers})
     assert [instance["instance_id"] for instance in result["instances"]] == workers
-    assert proxy.take_calls() == ["DescribeInstances"] * 4 + ["DescribeSecurityGroups", AUTHORIZE]
+    assert proxy.take_calls() == ["DescribeInstances"] * 4 + [RULES, AUTHORIZE]
     assert world.ports(node) == DEFAULT_PORTS
     assert world.rules(other_group) == []
 
@@ -496,7 +724,7 @@ def test_a_list_with_an_expired_page_token_is_restarted(world, proxy, run):
     [
         ("DescribeInstances", cut_the_answer, f"Calling EC2 {{}} in {REGION} failed: Unable to parse "),
         ("DescribeInstances", refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} rejected {{}} with Unauth"),
-        ("DescribeSecurityGroups", refuse(400, "RequestExpired"), f"EC2 in {REGION} rejected {{}} with RequestExp"),
+        (RULES, refuse(400, "RequestExpired"), f"EC2 in {REGION} rejected {{}} with RequestExp"),
         (RULES, refuse(403, "UnauthorizedOperation"), f"EC2 in {REGION} rejected {{}} with Unauth"),
     ],
     ids=["cut off", "refused", "login expired", "rules refused"],
@@ -520,16 +748,80 @@ def test_a_truncated_response_is_not_used(world, proxy, run, action, second_page
 
 
 def test_a_lost_response_creates_no_duplicate(world, proxy, run):
+    """The request is sent again, and EC2 has everything already. The run made the changes all the same."""
     group = world.group("node")
     proxy.faults[AUTHORIZE] = [lose_the_answer]
     result = run({"group_ids": [group]})
-    assert not result.get("failed"), result
+    assert result["changed"], result
+    assert [rule["port"] for rule in result["groups"][0]["opened"]] == [15150, 9000]
+    assert result["groups"][0]["already_open"] == []
     assert world.ports(group) == DEFAULT_PORTS
 
+    proxy.faults["CreateTags"] = [lose_the_answer]
+    assert run({"group_ids": [group], "tags": {"team": "a"}})["changed"]
+
     proxy.faults[REVOKE] = [lose_the_answer]
-    result = run({"group_ids": [group], "state": "absent"})
-    assert not result.get("failed"), result
+    result = run({"state": "absent"})
+    assert result["changed"], result
+    assert sorted(rule["port"] for rule in result["groups"][0]["revoked"]) == [9000, 15150]
     assert world.rules(group) == []
+
+
+TOO_MANY = refuse(400, "RulesPerSecurityGroupLimitExceeded")
+NO_RETRIES = {"AWS_MAX_ATTEMPTS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("action", "fault", "before"),
+    [
+        (AUTHORIZE, [work, TOO_MANY], "opened 15150/tcp of {0}, 9000/tcp of {0}"),
+        (AUTHORIZE, [work, refuse(403, "UnauthorizedOperation")], "opened 15150/tcp of {0}, 9000/tcp of {0}"),
+        (AUTHORIZE, [TOO_MANY], None),
+        (REVOKE, [work, refuse(403, "UnauthorizedOperation")], "removed 15150/tcp of {0}, 9000/tcp of {0}"),
+        (REVOKE, [refuse(403, "UnauthorizedOperation")], None),
+        ("CreateTags", [refuse(403, "UnauthorizedOperation")], None),
+    ],
+)
+def test_a_failed_run_reports_what_it_changed(world, proxy, run, action, fault, before):
+    args = {"group_ids": [world.group("one"), world.group("two")]}
+    if action != AUTHORIZE:
+        run(args)
+        args = {"state": "absent"} if action == REVOKE else {**args, "tags": {"team": "a"}}
+    proxy.faults[action] = fault
+    result = run(args, diff=True)
+    assert result["failed"]
+    assert result["msg"].startswith(f"EC2 in {REGION} rejected {action} with ")
+    assert result.get("changed", False) == bool(before)
+    if before is None:
+        assert "groups" not in result
+        return
+    key = "opened" if action == AUTHORIZE else "revoked"
+    (changed, unchanged) = sorted(result["groups"], key=lambda group: -len(group[key]))
+    assert (len(changed[key]), len(unchanged[key])) == (2, 0)
+    assert result["msg"].endswith(f" Before, this run {before.format(changed['group_id'])}.")
+    assert len(result["diff"]) == 2
+    assert len(world.rules(changed["group_id"])) == (2 if action == AUTHORIZE else 0)
+    assert len(world.rules(unchanged["group_id"])) == (0 if action == AUTHORIZE else 2)
+
+
+def test_a_failed_run_reports_a_change_whose_response_was_lost(world, proxy, run):
+    """The connection breaks after each request, until no retry is left. The rules show what was changed."""
+    group = world.group("node")
+    proxy.faults[AUTHORIZE] = [lose_the_answer, *[hang_up] * 20]
+    result = run({"group_ids": [group]}, env=NO_RETRIES)
+    assert (result["failed"], result["changed"]) == (True, True)
+    assert result["msg"].startswith(f"Calling EC2 {AUTHORIZE} in {REGION} failed: ")
+    assert f" Before, this run opened 15150/tcp of {group}, 9000/tcp of {group}." in result["msg"]
+    assert world.ports(group) == DEFAULT_PORTS
+
+
+def test_a_change_that_may_have_been_made_is_reported_as_such(world, proxy, run):
+    group = world.group("node")
+    proxy.faults[AUTHORIZE] = [lose_the_answer, *[hang_up] * 20]
+    proxy.faults[RULES] = [work, refuse(403, "UnauthorizedOperation")]
+    result = run({"group_ids": [group]}, env=NO_RETRIES)
+    assert (result["failed"], result["changed"]) == (True, True)
+    assert "The request may have been carried out: no answer came, and the rules could not be read" in result["msg"]
 
 
 def test_two_concurrent_runs(world, proxy, run):

@@ -40,20 +40,26 @@ NAMESPACE = "osc-peerpods"
 @pytest.fixture(scope="module")
 def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
     ec2 = moto.client("ec2")
+    vm_group = ec2.create_security_group(GroupName="vms", Description="VMs of peer pods", VpcId=cloud_side.vpc_id)
     with Cluster() as cluster:
         openshift.fill(cluster, cloud_side.workers, aws.REGION)
         openshift.start_stand_ins(cluster, "process", "1.8")
         wait_for_machine_config_operator(cluster)
 
         def groups() -> list[dict]:
-            """The security groups and their rules, each with its tags."""
-            return [
-                *ec2.describe_security_groups()["SecurityGroups"],
-                *ec2.describe_security_group_rules()["SecurityGroupRules"],
-            ]
+            """The security groups of the cluster's VPC and their rules, each with its tags."""
+            vpc = {"Name": "vpc-id", "Values": [cloud_side.vpc_id]}
+            in_vpc = ec2.describe_security_groups(Filters=[vpc])["SecurityGroups"]
+            of_groups = {"Name": "group-id", "Values": [group["GroupId"] for group in in_vpc]}
+            return [*in_vpc, *ec2.describe_security_group_rules(Filters=[of_groups])["SecurityGroupRules"]]
 
         # A teardown waits for the end of the webhook's pods.
-        variables = {**site_variables("process"), "webhook_shutdown_delay": 0}
+        variables = {
+            **site_variables("process"),
+            "webhook_shutdown_delay": 0,
+            "cloud_networking_security_group_ids": [cloud_side.worker_group_id],
+            "operator_install_aws_security_group_ids": [vm_group["GroupId"]],
+        }
         yield Site(cluster, cloud_side, moto.environment, groups, variables)
 
 
@@ -141,6 +147,19 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
     succeed(site.run, "-e", "node_capacity_manager=collection")
     yield before
     ec2.revoke_security_group_ingress(**rule)
+
+
+def test_the_ports_are_open_between_the_named_groups(manual_setup, site: Site):
+    """In addition to a rule of the user, which does not admit the VMs. The operator's settings are complete."""
+    (vm_group,) = site.variables["operator_install_aws_security_group_ids"]
+    worker_group = site.cloud.worker_group_id
+    assert {
+        (rule["GroupId"], rule["FromPort"], rule["ReferencedGroupInfo"]["GroupId"])
+        for rule in site.rules()
+        if {"Key": "osc.peerpods/managed", "Value": "true"} in rule["Tags"]
+    } == {(vm_group, 15150, worker_group), (vm_group, 9000, worker_group), (worker_group, 9000, vm_group)}
+    data = site.cluster.get("configmap/peer-pods-cm", "-n", OPERATOR_NAMESPACE)["data"]
+    assert (data["AWS_SG_IDS"], data["AWS_VPC_ID"]) == (vm_group, site.cloud.vpc_id)
 
 
 def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleAlone):

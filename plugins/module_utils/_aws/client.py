@@ -22,12 +22,8 @@ from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
     ansible_dict_to_boto3_tag_list,
     boto3_tag_specifications,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
-    Group,
-    Port,
-    ip_permission,
-    rules_of,
-)
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, Rule, rules_of
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import Group, ip_permission
 
 try:
     from botocore import xform_name
@@ -173,68 +169,85 @@ class Ec2:
                 group_id,
                 by_id[group_id]["GroupName"],
                 by_id[group_id]["VpcId"],
-                rules_of(by_id[group_id]["IpPermissions"]),
+                {tag["Key"]: tag["Value"] for tag in by_id[group_id].get("Tags", ())},
             )
             for group_id in group_ids
         ]
 
-    def security_group_rules(self, group_ids: Sequence[str]) -> list[dict]:
-        return list(self._described("DescribeSecurityGroupRules", "SecurityGroupRules", "group-id", group_ids))
+    def rules(self, group_ids: Sequence[str]) -> tuple[Rule, ...]:
+        """The rules of these groups."""
+        return self._rules("group-id", group_ids)
 
-    def vpc_cidrs(self, vpc_ids: Sequence[str]) -> dict[str, list[str]]:
-        """The CIDR blocks in use, IPv4 and IPv6, by VPC id."""
-        return {
-            vpc["VpcId"]: [
-                association[block]
-                for associations, block, state in (
-                    ("CidrBlockAssociationSet", "CidrBlock", "CidrBlockState"),
-                    ("Ipv6CidrBlockAssociationSet", "Ipv6CidrBlock", "Ipv6CidrBlockState"),
-                )
-                for association in vpc.get(associations, ())
-                if association[state]["State"] == "associated"
-            ]
+    def managed_rules(self) -> tuple[Rule, ...]:
+        """The rules in all groups of the region that this collection added."""
+        return self._rules(f"tag:{MANAGED_TAG}", ["true"])
+
+    def _rules(self, filter_name: str, values: Sequence[str]) -> tuple[Rule, ...]:
+        return rules_of(self._described("DescribeSecurityGroupRules", "SecurityGroupRules", filter_name, values))
+
+    def network_interfaces(self, group_ids: Sequence[str]) -> list[dict]:
+        """The network interfaces that have one of these groups."""
+        return list(self._described("DescribeNetworkInterfaces", "NetworkInterfaces", "group-id", group_ids))
+
+    def vpc_cidrs(self, vpc_ids: Sequence[str]) -> list[str]:
+        """The IPv4 CIDR blocks in use in these VPCs."""
+        return [
+            association["CidrBlock"]
             for vpc in self._described("DescribeVpcs", "Vpcs", "vpc-id", vpc_ids)
-        }
+            for association in vpc["CidrBlockAssociationSet"]
+            if association["CidrBlockState"]["State"] == "associated"
+        ]
 
     def prefix_list_cidrs(self, prefix_list_id: str) -> list[str]:
         answer = self._query("GetManagedPrefixListEntries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id)
         return [entry["Cidr"] for entry in answer["Entries"]]
 
-    def authorize(
-        self, group_id: str, ports: Sequence[Port], tags: Mapping[str, str], dry_run: bool = False
-    ) -> list[Port]:
-        """Open the ports from the group to itself, and return the ports that this call opened.
+    def authorize(self, rules: Sequence[Rule], tags: Mapping[str, str], dry_run: bool = False) -> list[Rule]:
+        """Add these rules of one group and direction, and return those that this call added.
 
-        With `dry_run`, EC2 only checks the permission.
+        With `dry_run`, EC2 only checks the permission, in all writing methods.
         """
         return self._write(
-            "AuthorizeSecurityGroupIngress",
+            "AuthorizeSecurityGroupEgress" if rules[0].is_egress else "AuthorizeSecurityGroupIngress",
             lambda batch: {
-                "GroupId": group_id,
-                "IpPermissions": [ip_permission(group_id, port) for port in batch],
+                "GroupId": rules[0].group_id,
+                "IpPermissions": [ip_permission(rule) for rule in batch],
                 "TagSpecifications": boto3_tag_specifications(tags, ["security-group-rule"]),
             },
-            ports,
+            rules,
             done_before=("InvalidPermission.Duplicate",),
             dry_run=dry_run,
         )
 
-    def revoke(self, group_id: str, rule_ids: Sequence[str], dry_run: bool = False) -> list[str]:
-        """Remove ingress rules by their ids, and return the ids that this call removed."""
+    def revoke(self, rules: Sequence[Rule], dry_run: bool = False) -> list[Rule]:
+        """Remove these rules of one group and direction, and return those that this call removed."""
         return self._write(
-            "RevokeSecurityGroupIngress",
-            lambda batch: {"GroupId": group_id, "SecurityGroupRuleIds": batch},
-            rule_ids,
+            "RevokeSecurityGroupEgress" if rules[0].is_egress else "RevokeSecurityGroupIngress",
+            lambda batch: {"GroupId": rules[0].group_id, "SecurityGroupRuleIds": [rule.rule_id for rule in batch]},
+            rules,
             done_before=("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound"),
             dry_run=dry_run,
         )
 
-    def tag(self, rule_ids: Sequence[str], tags: Mapping[str, str], dry_run: bool = False) -> list[str]:
+    def tag(self, rules: Sequence[Rule], tags: Mapping[str, str], dry_run: bool = False) -> list[Rule]:
         """Add these tags to the rules, and return the rules that this call tagged."""
         return self._write(
             "CreateTags",
-            lambda batch: {"Resources": batch, "Tags": ansible_dict_to_boto3_tag_list(tags)},
-            rule_ids,
+            lambda batch: {
+                "Resources": [rule.rule_id for rule in batch],
+                "Tags": ansible_dict_to_boto3_tag_list(tags),
+            },
+            rules,
+            done_before=("InvalidSecurityGroupRuleId.NotFound",),
+            dry_run=dry_run,
+        )
+
+    def untag(self, rules: Sequence[Rule], keys: Sequence[str], dry_run: bool = False) -> list[Rule]:
+        """Remove the tags with these keys, and return the rules that this call untagged."""
+        return self._write(
+            "DeleteTags",
+            lambda batch: {"Resources": [rule.rule_id for rule in batch], "Tags": [{"Key": key} for key in keys]},
+            rules,
             done_before=("InvalidSecurityGroupRuleId.NotFound",),
             dry_run=dry_run,
         )

@@ -1,22 +1,26 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Plans of security group rules: the groups to open, the rules that already cover a port, and the missing rules (private).
+"""Plans of security group rules: what is open between workers and the VMs of peer pods, and the missing rules (private).
 
 Pure functions of plain data: the arguments are dicts in the shape of the EC2 API, the results are plans. No I/O here.
+
+EC2 attaches groups to an instance as a set: traffic passes if one of the sender's groups has an egress rule for it, and
+one of the receiver's groups an ingress rule.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, collapse_addresses, ip_network
 
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import Port, Rule
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-MANAGED_TAG = "osc.peerpods/managed"
+WORKERS, VMS = "workers", "vms"
 
-ALL_PROTOCOLS = "-1"
+ANYWHERE = "0.0.0.0/0"
 
 _INSTANCE_ID = re.compile(r"(?:aws://.*/)?(i-[0-9a-f]{8,17})")
 _GONE = ("shutting-down", "terminated")
@@ -27,101 +31,79 @@ class SecurityGroupError(Exception):
 
 
 @dataclass(frozen=True, order=True)
-class Port:
-    """One port of one protocol (`tcp` or `udp`)."""
+class Flow:
+    """Traffic to a port of the `receiver`, VMS or WORKERS, from the other side."""
 
-    port: int
-    protocol: str
-
-    def __str__(self) -> str:
-        return f"{self.port}/{self.protocol}"
-
-    @property
-    def description(self) -> str:
-        """The description of the rule for this port; `state: absent` also identifies the rule by it."""
-        return f"osc.peerpods: port {self} between workers and peer pods"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One ingress rule with one source: a group (`sg-…`), a prefix list (`pl-…`) or a CIDR.
-
-    The ports mean nothing where the protocol is not one with ports; for
-    `-1` EC2 leaves them out and they are None.
-    """
-
-    protocol: str
-    from_port: int | None
-    to_port: int | None
-    source: str
-
-    def admits(self, port: Port) -> bool:
-        if self.protocol == ALL_PROTOCOLS:
-            return True
-        return (
-            self.protocol == port.protocol
-            and self.from_port is not None
-            and self.to_port is not None
-            and self.from_port <= port.port <= self.to_port
-        )
-
-    @property
-    def is_cidr(self) -> bool:
-        return "/" in self.source
-
-    @property
-    def is_prefix_list(self) -> bool:
-        return self.source.startswith("pl-")
+    port: Port
+    receiver: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """A security group from DescribeSecurityGroups, with its ingress flattened to single rules."""
+    """A security group, as the instances that have it or DescribeSecurityGroups return it."""
 
     group_id: str
     group_name: str
     vpc_id: str
-    rules: tuple[Rule, ...]
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-
-@dataclass(frozen=True, order=True)
-class Retagging:
-    """A managed rule with missing or different tags: the current and the desired values of these tags."""
-
-    port: Port
-    rule_id: str
-    before: tuple[tuple[str, str], ...]
-    after: tuple[tuple[str, str], ...]
+    def __str__(self) -> str:
+        return f"{self.group_id} ({self.group_name})"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The changes of one security group.
+class Ends:
+    """Both ends of the traffic, by their security groups.
 
-    `already_open` pairs a port with a description of the rules that cover it; `revoked` pairs a port with the id of the
-    rule of this collection (`sgr-…`).
+    `workers` has each set of groups that a worker has; `worker_groups` those of them that may get rules.
     """
 
-    group: Group
-    opened: tuple[Port, ...] = ()
-    already_open: tuple[tuple[Port, str], ...] = ()
-    revoked: tuple[tuple[Port, str], ...] = ()
-    retagged: tuple[Retagging, ...] = ()
+    workers: tuple[frozenset[str], ...]
+    worker_groups: tuple[str, ...]
+    vm_groups: tuple[str, ...]
 
     @property
-    def changes(self) -> bool:
-        return bool(self.opened or self.revoked or self.retagged)
+    def group_ids(self) -> tuple[str, ...]:
+        """The groups that decide, those that may get rules first."""
+        others = sorted(set().union(*self.workers))
+        return tuple(dict.fromkeys((*self.worker_groups, *self.vm_groups, *others)))
+
+    def sides(self, flow: Flow, worker: Iterable[str]) -> tuple[tuple[bool, frozenset[str], frozenset[str]], ...]:
+        """The two verdicts about a flow: ingress of the receiver's groups, egress of the sender's; each with its peers."""
+        receiver, sender = frozenset(self.vm_groups), frozenset(worker)
+        if flow.receiver == WORKERS:
+            receiver, sender = sender, receiver
+        return (False, receiver, sender), (True, sender, receiver)
 
 
-def wanted_ports(ports: Iterable[Mapping]) -> tuple[Port, ...]:
-    """The module's `ports` option as Ports, in order, each once."""
-    unique_ports: dict[Port, None] = {}
+@dataclass(frozen=True)
+class Addresses:
+    """The IPv4 blocks of the VPCs of both ends, and those of prefix lists; unknown blocks contain nothing."""
+
+    vpc_cidrs: tuple[str, ...] = ()
+    prefix_lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewRules:
+    """The missing rules, and for each open port the rules that open it, by the group that has them."""
+
+    opened: tuple[Rule, ...]
+    already_open: tuple[tuple[Port, tuple[Rule, ...]], ...]
+    # All rules of the collection that flows depend on, in both directions.
+    used: tuple[Rule, ...]
+
+
+def wanted_flows(ports: Iterable[Mapping]) -> tuple[Flow, ...]:
+    """The module's `ports` option as flows, in order, each once."""
+    flows: dict[Flow, None] = {}
     for entry in ports:
         if not 1 <= entry["port"] <= 65535:
             raise SecurityGroupError(f"{entry['port']} is not a port. Set ports from 1 to 65535.")
         for protocol in entry["protocols"]:
-            unique_ports[Port(entry["port"], protocol)] = None
-    return tuple(unique_ports)
+            for receiver in entry["to"]:
+                flows[Flow(Port(entry["port"], protocol), receiver)] = None
+    return tuple(flows)
 
 
 def instance_ids(names: Iterable[str]) -> tuple[str, ...]:
@@ -155,250 +137,246 @@ def check_instances(requested: Sequence[str], instances: Iterable[Mapping], regi
         )
 
 
-def shared_groups(instances: Sequence[Mapping]) -> tuple[tuple[str, ...], str]:
-    """The ids of the groups that all instances have, and a sentence with the reason for this selection.
-
-    Only with a shared group does a rule from the group to itself let each worker connect to each other worker, and only
-    a shared group can be attached to the VMs of peer pods of every worker.
-    """
-    groups_by_instance = {
-        instance["InstanceId"]: {group["GroupId"]: group["GroupName"] for group in instance["SecurityGroups"]}
+def groups_of(instances: Iterable[Mapping]) -> dict[str, Group]:
+    """The groups of the instances by id."""
+    return {
+        group["GroupId"]: Group(group["GroupId"], group["GroupName"], instance["VpcId"])
         for instance in instances
+        for group in instance["SecurityGroups"]
     }
-    names = {group_id: name for groups in groups_by_instance.values() for group_id, name in groups.items()}
-    shared = sorted(set(names).intersection(*groups_by_instance.values()))
-    if not shared:
-        raise SecurityGroupError(
-            f"The {len(groups_by_instance)} instances share no security group: {_describe_instances(groups_by_instance)}. "
-            "Set group_ids to the groups to open."
-        )
-    reason = f"{_group_names(shared, names)} {'is' if len(shared) == 1 else 'are'} on " + (
-        f"all {len(groups_by_instance)} instances" if len(groups_by_instance) > 1 else "the only instance"
-    )
-    unshared = sorted(set(names).difference(shared))
-    if unshared:
-        reason += f"; {_group_names(unshared, names)} {'is' if len(unshared) == 1 else 'are'} not"
-    return tuple(shared), reason + "."
 
 
-def rules_of(ip_permissions: Iterable[Mapping]) -> tuple[Rule, ...]:
-    """IpPermissions of DescribeSecurityGroups, one Rule for each source."""
-    rules = []
-    for permission in ip_permissions:
-        sources = [
-            *(pair["GroupId"] for pair in permission.get("UserIdGroupPairs", ())),
-            *(block["CidrIp"] for block in permission.get("IpRanges", ())),
-            *(block["CidrIpv6"] for block in permission.get("Ipv6Ranges", ())),
-            *(prefixes["PrefixListId"] for prefixes in permission.get("PrefixListIds", ())),
-        ]
-        rules += [
-            Rule(
-                permission["IpProtocol"],
-                permission.get("FromPort"),
-                permission.get("ToPort"),
-                source,
-            )
-            for source in sources
-        ]
-    return tuple(rules)
+def ends_of(instances: Sequence[Mapping], group_ids: Sequence[str], vm_group_ids: Sequence[str]) -> tuple[Ends, str]:
+    """The ends of the traffic, and a sentence with the reason for this selection.
 
-
-def facts_needed(groups: Iterable[Group], ports: Sequence[Port]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The VPCs and prefix lists that must be read before these groups can be planned.
-
-    Empty if the groups' own rules decide, which is the usual case.
+    Without instances, each of `group_ids` counts as a worker that has only this group: then a rule is in force for every
+    worker that has one of them. `vm_group_ids` default to the groups of the workers.
     """
-    vpc_ids, prefix_list_ids = set(), set()
-    for group in groups:
-        for port in ports:
-            admitting = [rule for rule in group.rules if rule.admits(port)]
-            if any(rule.source == group.group_id for rule in admitting):
-                continue
-            prefix_list_ids |= {rule.source for rule in admitting if rule.is_prefix_list}
-            if any(rule.is_cidr or rule.is_prefix_list for rule in admitting):
-                vpc_ids.add(group.vpc_id)
-    return tuple(sorted(vpc_ids)), tuple(sorted(prefix_list_ids))
-
-
-def plan_present(
-    group: Group,
-    ports: Sequence[Port],
-    vpc_cidrs: Mapping[str, Sequence[str]],
-    prefix_lists: Mapping[str, Sequence[str]],
-) -> Plan:
-    """Open what is not open yet from the group to itself.
-
-    `vpc_cidrs` are the CIDR blocks (IPv4 and IPv6) by VPC id, `prefix_lists`
-    those by prefix list id, for what facts_needed named. A block or list that
-    is not known is taken to cover nothing.
-    """
-    opened, already_open = [], []
-    for port in ports:
-        covered_by = _covered_by(group, port, vpc_cidrs.get(group.vpc_id, ()), prefix_lists)
-        if covered_by is None:
-            opened.append(port)
+    names = groups_of(instances)
+    worker_sets = tuple(
+        dict.fromkeys(frozenset(group["GroupId"] for group in instance["SecurityGroups"]) for instance in instances)
+    ) or tuple(frozenset([group_id]) for group_id in group_ids)
+    if group_ids:
+        worker_groups, reason = tuple(dict.fromkeys(group_ids)), "Named by group_ids."
+    else:
+        worker_groups = tuple(sorted(frozenset.intersection(*worker_sets)))
+        if worker_groups:
+            reason = _shared(worker_groups, names, len(instances))
+        elif vm_group_ids:
+            worker_groups, reason = tuple(sorted(names)), f"The {len(instances)} instances share no security group."
         else:
-            already_open.append((port, covered_by))
-    return Plan(group, opened=tuple(opened), already_open=tuple(already_open))
-
-
-def plan_absent(group: Group, ports: Sequence[Port], security_group_rules: Iterable[Mapping]) -> Plan:
-    """Revoke the rules for these ports that this collection added, which have its tag or its description.
-
-    `security_group_rules` as DescribeSecurityGroupRules gives them, of any groups.
-    """
-    managed_rules = _our_rules(group, ports, security_group_rules)
-    return Plan(group, revoked=tuple(sorted((port, rule["SecurityGroupRuleId"]) for port, rule in managed_rules)))
-
-
-def may_contain_our_rules(group: Group, ports: Sequence[Port]) -> bool:
-    """Whether the group has rules that may be managed, whose tags must be read."""
-    return any(Rule(port.protocol, port.port, port.port, group.group_id) in group.rules for port in ports)
-
-
-def plan_tags(
-    plan: Plan,
-    ports: Sequence[Port],
-    tags: Mapping[str, str],
-    security_group_rules: Iterable[Mapping],
-) -> Plan:
-    """The plan with the tags that the collection's rules for these ports lack or have with another value.
-
-    Further tags of these rules stay.
-    """
-    retagged = []
-    for port, rule in _our_rules(plan.group, ports, security_group_rules):
-        current = _tags_of(rule)
-        missing = {key: value for key, value in tags.items() if current.get(key) != value}
-        if missing:
-            before = {key: current[key] for key in missing if key in current}
-            retagged.append(
-                Retagging(
-                    port,
-                    rule["SecurityGroupRuleId"],
-                    before=tuple(sorted(before.items())),
-                    after=tuple(sorted(missing.items())),
-                )
+            raise SecurityGroupError(
+                f"The {len(instances)} instances share no security group: {_describe_instances(instances)}. "
+                "Set group_ids to the groups of the workers to use, or vm_group_ids to those of the VMs."
             )
-    return replace(plan, retagged=tuple(sorted(retagged)))
+    vm_groups = tuple(dict.fromkeys(vm_group_ids)) or worker_groups
+    if vm_group_ids:
+        reason += f" The VMs have {', '.join(vm_groups)} (named by vm_group_ids)."
+    return Ends(worker_sets, worker_groups, vm_groups), reason
 
 
-def ip_permission(group_id: str, port: Port) -> dict:
-    """The IpPermissions entry that opens a port from a group to itself."""
-    return {
-        "IpProtocol": port.protocol,
-        "FromPort": port.port,
-        "ToPort": port.port,
-        "UserIdGroupPairs": [{"GroupId": group_id, "Description": port.description}],
-    }
+def facts_needed(flows: Sequence[Flow], ends: Ends, rules: Sequence[Rule]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the blocks of the VPCs, and which prefix lists must be read before these flows can be judged.
+
+    Nothing if rules for groups or for all addresses decide, which is the usual case.
+    """
+    needs_vpcs, prefix_list_ids = False, set()
+    for flow in flows:
+        for worker in ends.workers:
+            for is_egress, groups, peers in ends.sides(flow, worker):
+                if covering_rules(rules, flow.port, is_egress, groups, peers, Addresses(), ""):
+                    continue
+                admitting = _admitting(rules, flow.port, is_egress, groups)
+                lists = {rule.peer for rule in admitting if rule.peer.startswith("pl-")}
+                prefix_list_ids |= lists
+                needs_vpcs |= bool(lists) or any("/" in rule.peer for rule in admitting)
+    return needs_vpcs, tuple(sorted(prefix_list_ids))
 
 
-def diff_of(plan: Plan) -> dict:
-    """The plan as Ansible's before and after: a line for each port."""
-    unchanged = {port: f"open to {covered_by}" for port, covered_by in plan.already_open}
-    before = {
-        **unchanged,
-        **dict.fromkeys(plan.opened, "closed"),
-        **{port: f"opened by osc.peerpods ({rule_id})" for port, rule_id in plan.revoked},
-    }
-    after = dict(unchanged)
-    for port in plan.opened:
-        for rule in rules_of([ip_permission(plan.group.group_id, port)]):
-            after[port] = f"open to {_describe_rule(plan.group, rule)}"
-    for retagging in plan.retagged:
-        before[retagging.port] += f"; {retagging.rule_id} has {_describe_tags(retagging.before)}"
-        after[retagging.port] += f"; {retagging.rule_id} has {_describe_tags(retagging.after)}"
-    header = f"{plan.group.group_id} ({plan.group.group_name})"
-    return {
-        "before_header": header,
-        "after_header": header,
-        "before": _lines(before),
-        "after": _lines(after),
-    }
-
-
-def _covered_by(
-    group: Group,
+def covering_rules(
+    rules: Iterable[Rule],
     port: Port,
-    vpc_cidrs: Sequence[str],
-    prefix_lists: Mapping[str, Sequence[str]],
-) -> str | None:
-    admitting = [rule for rule in group.rules if rule.admits(port)]
-    for rule in admitting:
-        if rule.source == group.group_id:
-            return _describe_rule(group, rule)
-    by_address = [rule for rule in admitting if rule.is_cidr or rule.source in prefix_lists]
-    blocks = [block for rule in by_address for block in ([rule.source] if rule.is_cidr else prefix_lists[rule.source])]
-    if vpc_cidrs and _contain(blocks, vpc_cidrs):
-        return " and ".join(_describe_rule(group, rule) for rule in by_address)
-    return None
+    is_egress: bool,
+    groups: frozenset[str],
+    peers: frozenset[str],
+    addresses: Addresses,
+    cluster_id: str,
+) -> tuple[Rule, ...]:
+    """The rules with which members of `groups` receive from members of `peers`, or send to them; empty if none does.
+
+    Peer pods have IPv4 addresses only (cloud-api-adaptor takes the private IPv4 address of a VM), so the blocks of rules
+    must contain those of the VPCs in IPv4. Of several rules for a group, one that is not the collection's is preferred,
+    then one that the cluster references.
+    """
+    admitting = _admitting(rules, port, is_egress, groups)
+    by_group = [rule for rule in admitting if rule.peer in peers]
+    by_address = [rule for rule in admitting if addresses.prefix_lists.get(rule.peer) or "/" in rule.peer]
+    blocks = [block for rule in by_address for block in addresses.prefix_lists.get(rule.peer, [rule.peer])]
+    unmanaged = [rule for rule in by_group if not rule.is_managed]
+    if unmanaged:
+        return (unmanaged[0],)
+    if _contain(blocks, addresses.vpc_cidrs):
+        return tuple(rule for rule in by_address if ":" not in rule.peer)
+    return tuple(sorted(by_group, key=lambda rule: cluster_id not in rule.references)[:1])
+
+
+def plan_rules(
+    flows: Sequence[Flow],
+    ends: Ends,
+    rules: Sequence[Rule],
+    addresses: Addresses,
+    cluster_id: str,
+    ranks: Mapping[str, tuple] | None = None,
+) -> NewRules:
+    """Open what no rule of the set of groups opens, with no rule more than needed to serve all workers.
+
+    Of several groups, those with the lowest of `ranks` get the rules.
+    """
+
+    def verdicts(flow: Flow, worker: frozenset[str], added: Sequence[Rule]) -> list[tuple[Rule, ...]]:
+        sides = ends.sides(flow, worker)
+        return [covering_rules([*rules, *added], flow.port, *side, addresses, cluster_id) for side in sides]
+
+    opened: list[Rule] = []
+    for flow in flows:
+        while closed := [worker for worker in ends.workers if not all(verdicts(flow, worker, opened))]:
+            opened += _open(flow, closed, ends, [*rules, *opened], addresses, ranks or {})
+    for rule in tuple(opened):
+        others = [other for other in opened if other is not rule]
+        if all(all(verdicts(flow, worker, others)) for flow in flows for worker in ends.workers):
+            opened = others
+    decisive = [(flow.port, verdicts(flow, worker, opened)) for flow in flows for worker in ends.workers]
+    return NewRules(
+        tuple(opened),
+        tuple(dict.fromkeys((port, ingress) for port, (ingress, dummy) in decisive if ingress[0] not in opened)),
+        tuple({rule: None for dummy, sides in decisive for side in sides for rule in side if rule.is_managed}),
+    )
+
+
+def _open(
+    flow: Flow,
+    closed: Sequence[frozenset[str]],
+    ends: Ends,
+    rules: Sequence[Rule],
+    addresses: Addresses,
+    ranks: Mapping[str, tuple],
+) -> list[Rule]:
+    """The rules between one group of workers and one of the VMs, which serve some or all of the closed workers."""
+    candidates = [group for group in ends.worker_groups if any(group in worker for worker in closed)]
+    if not candidates:
+        raise SecurityGroupError(
+            f"Workers with the security groups {', '.join(sorted(closed[0]))} have none of {', '.join(ends.worker_groups)}, so "
+            f"{flow.port} cannot be opened for them. Add one of their groups to group_ids."
+        )
+
+    def breadth(group: str) -> tuple:
+        return (*ranks.get(group, ()), group)
+
+    worker_group = min(candidates, key=lambda group: (-sum(group in worker for worker in closed), breadth(group)))
+    # A group of the VMs alone is narrower than one that workers have as well.
+    vm_group = min(ends.vm_groups, key=lambda group: (any(group in worker for worker in ends.workers), breadth(group)))
+    if worker_group in ends.vm_groups and any(vm_group in worker for worker in ends.workers):
+        vm_group = worker_group
+    served = [worker for worker in closed if worker_group in worker]
+    added = []
+    for index, (group, peer) in enumerate(((vm_group, worker_group), (worker_group, vm_group))):
+        # Ingress is a matter of the receiver, egress of the sender.
+        is_egress = (index == 1) == (flow.receiver == VMS)
+        sides = [side for worker in served for side in ends.sides(flow, worker) if side[0] == is_egress]
+        if not all(covering_rules(rules, flow.port, *side, addresses, "") for side in sides):
+            added.append(Rule(group, is_egress, flow.port.protocol, flow.port.port, flow.port.port, peer))
+    return sorted(added, key=lambda rule: rule.is_egress)
+
+
+def ranks_of(groups: Iterable[Group], cluster_name: str) -> dict[str, tuple[bool, bool, bool]]:
+    """How narrow each group is by its name and tags: the cluster's own before others, that of its nodes before that of its
+    load balancers, and the VPC's default group last."""
+    return {
+        group.group_id: (
+            group.group_name == "default",
+            f"kubernetes.io/cluster/{cluster_name}" not in group.tags
+            and not group.group_name.startswith(f"{cluster_name}-"),
+            group.group_name.rpartition("-")[2] == "lb",
+        )
+        for group in groups
+    }
+
+
+def undecided(ends: Ends, ranks: Mapping[str, tuple]) -> tuple[str, ...]:
+    """The groups that have the lowest rank together with others, so that the number of their members decides."""
+    tied: dict[str, None] = {}
+    for group_ids in (ends.worker_groups, ends.vm_groups):
+        lowest = min(ranks[group_id] for group_id in group_ids)
+        first = [group_id for group_id in group_ids if ranks[group_id] == lowest]
+        if len(first) > 1:
+            tied |= dict.fromkeys(first)
+    return tuple(tied)
+
+
+def other_members(group_ids: Iterable[str], interfaces: Iterable[Mapping], workers: Iterable[str]) -> dict[str, int]:
+    """How many network interfaces have each group that are not those of workers, from DescribeNetworkInterfaces."""
+    counts, own = dict.fromkeys(group_ids, 0), set(workers)
+    for interface in interfaces:
+        if interface.get("Attachment", {}).get("InstanceId") in own:
+            continue
+        for group in interface["Groups"]:
+            if group["GroupId"] in counts:
+                counts[group["GroupId"]] += 1
+    return counts
+
+
+def ip_permission(rule: Rule) -> dict:
+    """The IpPermissions entry of a planned rule."""
+    return {
+        "IpProtocol": rule.protocol,
+        "FromPort": rule.from_port,
+        "ToPort": rule.to_port,
+        "UserIdGroupPairs": [
+            {"GroupId": rule.peer, "Description": f"osc.peerpods: port {rule.port} between workers and peer pods"}
+        ],
+    }
+
+
+def describe_rules(rules: Sequence[Rule]) -> str:
+    """What opens a port, for messages; rules of another group than the first one's with its name."""
+    return " and ".join(
+        f"{rule}{'' if rule.group_id == rules[0].group_id else f' of {rule.group_id}'}" for rule in rules
+    )
+
+
+def _admitting(rules: Iterable[Rule], port: Port, is_egress: bool, groups: frozenset[str]) -> list[Rule]:
+    return [rule for rule in rules if rule.group_id in groups and rule.is_egress == is_egress and rule.admits(port)]
 
 
 def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
-    """Whether the union of `blocks` contains every address of all `cidrs`."""
+    """Whether the union of `blocks` contains every IPv4 address of all `cidrs`. Without `cidrs`, it must contain all there are."""
     networks = [ip_network(block, strict=False) for block in blocks]
     # If a union of blocks contains a CIDR, one block of the collapsed union contains it.
-    ipv4 = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
-    ipv6 = list(collapse_addresses(network for network in networks if isinstance(network, IPv6Network)))
-    return all(
-        any(map(cidr.subnet_of, ipv4)) if isinstance(cidr, IPv4Network) else any(map(cidr.subnet_of, ipv6))
-        for cidr in map(ip_network, cidrs)
+    union = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
+    return all(any(map(IPv4Network(cidr).subnet_of, union)) for cidr in cidrs or (ANYWHERE,))
+
+
+def _shared(worker_groups: Sequence[str], groups: Mapping[str, Group], count: int) -> str:
+    reason = f"{_names(worker_groups, groups)} {'is' if len(worker_groups) == 1 else 'are'} on " + (
+        f"all {count} instances" if count > 1 else "the only instance"
     )
+    unshared = sorted(set(groups).difference(worker_groups))
+    if unshared:
+        reason += f"; {_names(unshared, groups)} {'is' if len(unshared) == 1 else 'are'} not"
+    return reason + "."
 
 
-def _our_rules(
-    group: Group, ports: Sequence[Port], security_group_rules: Iterable[Mapping]
-) -> Iterator[tuple[Port, Mapping]]:
-    """Our rules for these ports from the group to itself, out of those of any groups."""
-    for rule in security_group_rules:
-        port = Port(rule.get("FromPort", 0), rule["IpProtocol"])
-        if (
-            rule["GroupId"] == group.group_id
-            and not rule["IsEgress"]
-            and rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.group_id
-            and rule.get("FromPort") == rule.get("ToPort")
-            and port in ports
-            and _is_managed(rule, port)
-        ):
-            yield port, rule
-
-
-def _is_managed(rule: Mapping, port: Port) -> bool:
-    return _tags_of(rule).get(MANAGED_TAG) == "true" or rule.get("Description") == port.description
-
-
-def _tags_of(rule: Mapping) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in rule.get("Tags", ())}
-
-
-def _describe_tags(tags: Sequence[tuple[str, str]]) -> str:
-    return f"the tags {', '.join(f'{key}={value}' for key, value in tags)}" if tags else "no such tag"
-
-
-def _describe_rule(group: Group, rule: Rule) -> str:
-    source = "the group itself" if rule.source == group.group_id else rule.source
-    if rule.protocol == ALL_PROTOCOLS:
-        return f"{source} (all traffic)"
-    ports = str(rule.from_port)
-    if rule.to_port != rule.from_port:
-        ports += f"-{rule.to_port}"
-    return f"{source} ({rule.protocol} {ports})"
-
-
-def _describe_instances(groups_by_instance: Mapping[str, Mapping[str, str]]) -> str:
+def _describe_instances(instances: Iterable[Mapping]) -> str:
     """Instances by the set of groups they have: a few lines even for hundreds of workers."""
     by_groups: dict[tuple[str, ...], list[str]] = {}
-    for instance_id, groups in groups_by_instance.items():
-        by_groups.setdefault(tuple(sorted(groups)), []).append(instance_id)
+    for instance in instances:
+        group_ids = tuple(sorted(group["GroupId"] for group in instance["SecurityGroups"]))
+        by_groups.setdefault(group_ids, []).append(instance["InstanceId"])
     return "; ".join(
-        f"{join_names(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(groups) or 'none'}"
-        for groups, holders in by_groups.items()
+        f"{join_names(holders)} {'has' if len(holders) == 1 else 'have'} {', '.join(group_ids) or 'none'}"
+        for group_ids, holders in by_groups.items()
     )
 
 
-def _group_names(group_ids: Iterable[str], names: Mapping[str, str]) -> str:
-    return ", ".join(f"{group_id} ({names[group_id]})" for group_id in group_ids)
-
-
-def _lines(states: Mapping[Port, str]) -> str:
-    return "".join(f"{port} {state}\n" for port, state in sorted(states.items()))
+def _names(group_ids: Iterable[str], groups: Mapping[str, Group]) -> str:
+    return ", ".join(str(groups[group_id]) for group_id in group_ids)
