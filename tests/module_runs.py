@@ -10,9 +10,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+# These have no code of their own.
+OF_KUBERNETES_CORE = ("k8s", "k8s_info")
 
 
 def run(name: str, arguments: dict[str, Any], environment: dict[str, str], directory: Path) -> dict:
@@ -40,10 +44,16 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
 
 def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
     # The server has initialized the loader of collections.
-    from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import run_forked
+    from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import imported, run_forked
+    from ansible_collections.osc.peerpods.plugins.plugin_utils._kubernetes_core import run_persistently
 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
     parameters = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-    sender.send(run_forked(f"osc.peerpods.{name}", parameters))
+    main = (
+        imported(f"osc.peerpods.{name}").main
+        if name not in OF_KUBERNETES_CORE
+        else partial(run_persistently, f"kubernetes.core.{name}")
+    )
+    sender.send(run_forked(main, parameters))

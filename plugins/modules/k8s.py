@@ -18,6 +18,11 @@ description:
   - >-
     With another C(ansible_python_interpreter), another connection, C(become), C(async), C(environment) or
     C(ANSIBLE_KEEP_REMOTE_FILES), the module is started as usual.
+  - >-
+    On the controller, a request is repeated after a transient failure: 429, 502, 503, 504, a 5xx with C(Retry-After) of up to 30 seconds, or a
+    lost connection. After a write whose response was lost, the object is read: nothing is written twice, and the result is that of the
+    write. An object with a generated name, of which this cannot be found out, is only sent again if it was not processed. A process that is
+    started as usual has the retries of urllib3.
   - All options of M(kubernetes.core.k8s) can be set. The options below are those that the roles of this collection use.
 author:
   - The osc.peerpods authors (@osc-peerpods)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import importlib
 import json
@@ -20,7 +21,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from ansible import constants
@@ -42,7 +43,7 @@ HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
 def preload(module: str) -> None:
     """Import the module, so that each fork has it and its SDK. The module reports a failed import when it runs."""
     with contextlib.suppress(ImportError):
-        importlib.import_module(_path(module))
+        imported(module)
     # Otherwise the garbage collector of every fork would visit all imported objects, and so copy their memory.
     gc.freeze()
 
@@ -54,10 +55,10 @@ def renamed(task: Any, module: str) -> Any:
     return original
 
 
-def _path(module: str) -> str:
-    """The Python path of a module with a full name such as osc.peerpods.peerpod_info."""
+def imported(module: str) -> Any:
+    """The Python module of an Ansible module with a full name such as osc.peerpods.peerpod_info."""
     namespace, collection, name = module.split(".")
-    return f"ansible_collections.{namespace}.{collection}.plugins.modules.{name}"
+    return importlib.import_module(f"ansible_collections.{namespace}.{collection}.plugins.modules.{name}")
 
 
 class InController(ActionBase):
@@ -84,10 +85,14 @@ class InController(ActionBase):
             )
         arguments = dict(arguments)
         self._update_module_args(name, arguments, task_vars)
-        ran = run_forked(name, _encoded(arguments))
+        ran = run_forked(functools.partial(self._run_here, name), _encoded(arguments))
         result = self._parse_returned_data(ran, *([PROFILE] if HAS_PROFILES else []))
         # From ansible-core 2.21 on, the result is an object.
         return result if isinstance(result, dict) else result.as_result_dict(for_round_trip=True)
+
+    def _run_here(self, name: str) -> None:
+        """Run the module in this process, which was forked for it."""
+        imported(name).main()
 
     def _is_here(self, task_vars: Mapping[str, Any]) -> bool:
         """Whether the module would run on the controller, as its user, with its Python, and without files to keep."""
@@ -124,8 +129,8 @@ def _encoded(arguments: Mapping[str, Any]) -> bytes:
     return json.dumps(parameters, cls=AnsibleJSONEncoder, vault_to_text=True).encode()
 
 
-def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
-    """Run a module in a fork; returns a dict like that of a command which Ansible executes.
+def run_forked(main: Callable[[], None], parameters: bytes) -> dict[str, Any]:
+    """Run the `main` of a module in a fork; returns a dict like that of a command which Ansible executes.
 
     `parameters` is the JSON object that Ansible passes to modules.
     """
@@ -134,7 +139,7 @@ def run_forked(module: str, parameters: bytes) -> dict[str, Any]:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _run_module(module, parameters, stdout, stderr)
+            _run_module(main, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -155,7 +160,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Run the module in the forked process. Never returns: no code of the worker may run in this process afterwards."""
     code = 1
     try:
@@ -170,7 +175,7 @@ def _run_module(module: str, parameters: bytes, stdout: IO[bytes], stderr: IO[by
             basic._ANSIBLE_PROFILE = PROFILE
             # The warnings of a module are part of its result; the controller would show them on its display.
             _internal.is_controller = False
-        importlib.import_module(_path(module)).main()
+        main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     except Exception:  # noqa: BLE001 - any exception is part of the module's output.

@@ -9,7 +9,23 @@ from typing import Any
 from ansible_collections.kubernetes.core.plugins.action.k8s_info import (
     ActionModule as KubernetesCoreAction,
 )
-from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import InController, renamed
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s import runner
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import connect
+from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
+    InController,
+    imported,
+    renamed,
+)
+
+
+def run_persistently(module: str) -> None:
+    """Run a module of kubernetes.core with this collection's connection: with retries, and errors that name their cause."""
+    python_module = imported(module)
+    # kubernetes.core has no option for either; its modules call this function where they connect.
+    for caller in (python_module, runner):
+        if hasattr(caller, "get_api_client"):
+            caller.get_api_client = connect
+    python_module.main()
 
 
 class KubernetesCoreInController(InController, KubernetesCoreAction):
@@ -22,3 +38,6 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
         # The action of kubernetes.core reads the name of the module from the task, and from it the module's options.
         original = f"kubernetes.core.{task.action.rpartition('.')[2]}"
         super().__init__(renamed(task, original), *args, **kwargs)
+
+    def _run_here(self, name: str) -> None:
+        run_persistently(name)

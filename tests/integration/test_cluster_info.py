@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.cluster import aws, openshift
@@ -298,6 +300,57 @@ def test_a_wrong_kubeconfig_is_reported(tmp_path, run_module, content, message):
     assert "\n" not in result["msg"]
 
 
+@pytest.mark.parametrize("module", ["cluster_info", "k8s_info"])
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ("options", "ca_cert"),
+        ("options", "client_cert"),
+        ("options", "client_key"),
+        ("cluster", "certificate-authority"),
+        ("user", "client-certificate"),
+        ("user", "tokenFile"),
+    ],
+)
+def test_a_file_that_does_not_exist_is_reported_with_its_name(cluster, tmp_path, run_module, module, section, setting):
+    missing = str(tmp_path / "missing.pem")
+    arguments = {"kind": "Node"} if module == "k8s_info" else {}
+    if section == "options":
+        arguments |= {"host": cluster.server, "api_key": "any", setting: missing}
+        if setting == "client_key":
+            arguments["client_cert"] = str(cluster.directory / "ca.crt")
+    else:
+        parts = {"cluster": {"server": cluster.server, "insecure-skip-tls-verify": True}, "user": {}}
+        if section == "cluster":
+            del parts["cluster"]["insecure-skip-tls-verify"]
+        parts[section][setting] = missing
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": parts["cluster"]}],
+            "users": [{"name": "u", "user": parts["user"]}],
+        }
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(kubeconfig))
+        arguments["kubeconfig"] = str(path)
+    result = run_module(module, arguments)
+    assert result["failed"]
+    assert missing in result["msg"]
+    assert "\n" not in result["msg"]
+
+
+@pytest.mark.parametrize("module", ["cluster_info", "k8s_info"])
+def test_a_file_that_is_not_a_certificate_is_reported(cluster, tmp_path, run_module, module):
+    path = tmp_path / "ca.crt"
+    path.write_text("not a certificate")
+    arguments = {"kind": "Node"} if module == "k8s_info" else {}
+    result = run_module(module, {"host": cluster.server, "api_key": "any", "ca_cert": str(path), **arguments})
+    assert result["failed"]
+    assert "the files of ca_cert, client_cert and client_key" in result["msg"]
+
+
 def test_a_cluster_that_is_down_is_reported(run_module):
     # Port 1 is reserved: no server listens there.
     result = run_module("cluster_info", {"host": "https://127.0.0.1:1", "api_key": "token"})
@@ -311,7 +364,10 @@ def test_credentials_without_permissions_or_validity_are_reported(cluster, run_m
     result = run_module("cluster_info", {"kubeconfig": str(unprivileged)})
     assert result["failed"]
     assert '403 Forbidden: infrastructures.config.openshift.io "cluster" is forbidden' in result["msg"]
-    assert result["msg"].endswith("Log in as a user with the cluster-admin role.")
+    assert result["msg"].endswith(
+        "Grant cluster-info-unprivileged the verb get on infrastructures.config.openshift.io in the whole cluster, or log in as a user "
+        "with that permission, such as one with the role cluster-admin."
+    )
 
     result = run_module(
         "cluster_info",

@@ -7,8 +7,10 @@ afterwards and the result of the module.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -32,6 +34,8 @@ THROTTLED = status(429, "too many requests, please try again later", **{"Retry-A
 BROKEN = status(500, "etcdserver: leader changed")
 EXPIRED_EVENT = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410}}).encode() + b"\n"
 AWAY = status(503, "apiserver is shutting down")
+# What the API server makes of a timeout of etcd, for reads and writes (NewServerTimeout in apimachinery's pkg/api/errors).
+ETCD_TIMEOUT = status(500, "etcdserver: request timed out", **{"Retry-After": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +80,12 @@ def config(cluster, pool):
 def run_with_faults(cluster, config, run_module, request):
     """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
-    def run(intervene, module="peerpod_limit", **arguments) -> dict:
+    def run(intervene, module="peerpod_limit", check=False, **arguments) -> dict:
         kubeconfig = cluster.user_kubeconfig(user_of(request), "system:masters")
         if module == "peerpod_limit":
             arguments = {"name": "ours", "namespace": NAMESPACE, **arguments}
         with between(cluster, kubeconfig, intervene) as url:
-            return run_module(module, {"host": url, "api_key": "not-a-secret", **arguments})
+            return run_module(module, {"host": url, "api_key": "not-a-secret", **arguments}, check=check)
 
     return run
 
@@ -155,6 +159,230 @@ def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster,
     assert removal["changed"]
     assert (count_requests()["create"], count_requests()["delete"]) == (1, 1)
     assert "new" not in cluster.kubectl("get", "peerpodconfig", "-n", NAMESPACE, "-o", "name")
+
+
+@pytest.mark.parametrize(
+    ("methods", "faults"),
+    [
+        (("GET", "POST", "PATCH", "DELETE"), [THROTTLED, AWAY, ETCD_TIMEOUT, Break.BEFORE]),
+        (("POST", "PATCH", "DELETE"), [Break.AFTER]),
+        (("POST", "PATCH", "DELETE"), [Break.AMID]),
+    ],
+    ids=["refused", "lost", "truncated"],
+)
+def test_objects_of_kubernetes_core_are_written_once_and_with_their_result(
+    cluster, run_with_faults, count_requests, methods, faults
+):
+    """osc.peerpods.k8s, with which the roles write: in each of its ways to write, the first request of each method fails."""
+    name = {"name": "weather", "namespace": NAMESPACE}
+    next_fault = itertools.cycle(faults)
+
+    def run(**arguments) -> dict:
+        pending = set(methods)
+
+        def intervene(method, path):
+            # Discovery is cached by host.
+            if method not in pending or not ("/configmaps" in path or "/secrets" in path):
+                return None
+            pending.remove(method)
+            return next(next_fault)
+
+        result = run_with_faults(intervene, module="k8s", **arguments)
+        assert not result.get("failed"), result["msg"]
+        assert "warnings" not in result
+        return result
+
+    def definition(data: dict, kind: str = "ConfigMap", field: str = "data") -> dict:
+        return {"apiVersion": "v1", "kind": kind, "metadata": name, field: data}
+
+    created = run(definition=definition({"a": "1"}))
+    assert (created["changed"], created["result"]["data"]) == (True, {"a": "1"})
+    patched = run(definition=definition({"b": "2"}))
+    assert (patched["changed"], patched["result"]["data"]) == (True, {"a": "1", "b": "2"})
+    applied = run(
+        definition=definition({"b": "3"}),
+        apply=True,
+        server_side_apply={"field_manager": "weather", "force_conflicts": True},
+    )
+    assert (applied["changed"], applied["result"]["data"]) == (True, {"a": "1", "b": "3"})
+    assert not run(definition=definition({"b": "3"}))["changed"]
+    assert run(kind="ConfigMap", state="absent", **name)["changed"]
+    assert not run(kind="ConfigMap", state="absent", **name)["changed"]
+    secret = run(definition=definition({"a": "1"}, "Secret", "stringData"))
+    assert (secret["changed"], secret["result"]["data"]) == (True, {"a": "MQ=="})
+    assert run(kind="Secret", state="absent", **name)["changed"]
+    counts = count_requests()
+    # A lost patch that the object does not show is repeated, which changes nothing.
+    assert (counts["create"], counts["delete"]) == (2, 2)
+
+
+def test_an_object_with_a_generated_name_is_created_once(cluster, run_with_faults, count_requests):
+    definition = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"generateName": "weather-", "namespace": NAMESPACE},
+    }
+    unprocessed = run_with_faults(fault_each(post=[THROTTLED]), module="k8s", definition=definition)
+    assert not unprocessed.get("failed"), unprocessed["msg"]
+    lost = run_with_faults(fault_each(post=[Break.AFTER]), module="k8s", definition=definition)
+    assert lost["failed"]
+    assert "It is not known whether the change was made" in lost["msg"]
+    assert count_requests()["create"] == 2
+    # A dry run is repeated: it stores nothing.
+    dry = run_with_faults(fault_each(post=[Break.AFTER]), module="k8s", definition=definition, check=True)
+    assert not dry.get("failed"), dry["msg"]
+    cluster.kubectl("delete", "configmaps", "-n", NAMESPACE, "--all")
+
+
+def test_questions_are_asked_again(run_with_faults):
+    """The POST of a SelfSubjectAccessReview stores nothing."""
+    faults = fault_each(post=[AWAY, Break.AFTER])
+    info = run_with_faults(faults, module="cluster_info", permissions_for="site")
+    assert not info.get("failed"), info["msg"]
+    assert info["is_cluster_admin"]
+
+
+@pytest.mark.parametrize("path", ["/version", "/apis"])
+def test_a_connection_survives_transient_faults(run_with_faults, path):
+    faults = [AWAY, Break.BEFORE, Break.AMID]
+
+    def intervene(method, requested):
+        return faults.pop(0) if requested == path and faults else None
+
+    result = run_with_faults(intervene, module="k8s_info", kind="Node")
+    assert not result.get("failed"), result["msg"]
+    assert not faults
+
+
+NOT_OF_AN_API_SERVER = "is not that of a Kubernetes API server: "
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), [("k8s_info", "/api/v1/nodes"), ("cluster_info", "/version"), ("cluster_info", "/apis")]
+)
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, b"<html>Log in here</html>"), NOT_OF_AN_API_SERVER + "<html>Log in here</html>"),
+        ((200, b""), NOT_OF_AN_API_SERVER + "it is empty"),
+        ((200, b"null"), NOT_OF_AN_API_SERVER + "null"),
+        ((200, b'["a"]'), NOT_OF_AN_API_SERVER),
+        ((200, b'{"error": "no upstream"}'), NOT_OF_AN_API_SERVER),
+        ((403, b"<html>Blocked</html>"), "403 Forbidden: <html>Blocked</html>. The answer is not that of a"),
+        (status(503, "no", **{"Retry-After": "3600"}), "503 Service Unavailable: no. It requests a retry after 3600 s"),
+        (status(401, "Unauthorized"), "401 Unauthorized: Unauthorized. The credentials are invalid or have expired."),
+    ],
+    ids=["html", "empty", "null", "list", "other-json", "proxy", "long-retry-after", "expired"],
+)
+def test_an_answer_that_ends_a_run_is_reported_as_it_is(run_with_faults, module, path, answer, message):
+    def intervene(method, requested):
+        return answer if requested.partition("?")[0] == path else None
+
+    result = run_with_faults(intervene, module=module, **({"kind": "Node"} if module == "k8s_info" else {}))
+    assert result["failed"]
+    assert message in result["msg"]
+    assert "Traceback" not in result["msg"]
+
+
+@pytest.fixture
+def closed_namespace(cluster):
+    """A namespace that rejects a pod for one reason after the other, each named by a label of the pod."""
+    name = "faults-closed"
+    labels = {"kubernetes.io/metadata.name": name}
+    condition = "!has(object.metadata.labels) || object.metadata.labels.reason != 'policy'"
+    of_group = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "baseline"}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "LimitRange",
+            "metadata": {"name": "small", "namespace": name},
+            "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]},
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": [of_group]},
+                "validations": [{"expression": condition, "message": "no such pod"}],
+            },
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {
+                "policyName": name,
+                "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {"matchLabels": labels}},
+            },
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [
+                {
+                    "name": "closed.example.com",
+                    "admissionReviewVersions": ["v1"],
+                    "sideEffects": "None",
+                    "clientConfig": {"url": "https://127.0.0.1:1/"},
+                    "rules": [of_group],
+                    "namespaceSelector": {"matchLabels": labels},
+                    "objectSelector": {"matchLabels": {"reason": "webhook"}},
+                }
+            ],
+        },
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": name}, "spec": {}},
+    )
+    yield name
+    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name)
+    cluster.kubectl("delete", "validatingwebhookconfiguration", name)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def test_a_rejected_request_is_reported_with_the_cause_that_the_api_server_gives(cluster, closed_namespace, run_module):
+    def create(reason: str, user: str = "", **spec) -> str:
+        container = {"name": "c", "image": "i", **spec.pop("container", {})}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"generateName": "p-", "namespace": closed_namespace, "labels": {"reason": reason}},
+            "spec": {"containers": [container], **spec},
+        }
+        kubeconfig = cluster.user_kubeconfig(user) if user else cluster.kubeconfig
+        result = run_module("k8s", {"kubeconfig": str(kubeconfig), "definition": pod}, check=True)
+        return result["msg"] if result.get("failed") else ""
+
+    # The API server uses a policy and a webhook some moments after they were written.
+    deadline = time.monotonic() + 60
+    while not ((policy := create("policy")) and (webhook := create("webhook"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "The ValidatingAdmissionPolicy faults-closed rejects the request" in policy
+    assert "The API server could not call the admission webhook closed.example.com" in webhook
+    limits = {"resources": {"limits": {"cpu": "2"}}}
+    assert "A LimitRange of the namespace rejects the request" in create("limits", container=limits)
+    assert "only pods of the Pod Security Standard baseline:latest" in create("security", hostNetwork=True)
+    assert "The RuntimeClass none does not exist" in create("runtime-class", runtimeClassName="none")
+    denied = create("permission", user="faults-unprivileged")
+    assert f"Grant faults-unprivileged the verb create on pods in namespace {closed_namespace}, or" in denied
+    cluster.merge("resourcequota/full", {"spec": {"hard": {"pods": "0"}}}, closed_namespace)
+    while not (quota := create("quota")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "The ResourceQuota full of the namespace rejects the request" in quota
+
+
+def test_a_kind_of_an_api_that_is_away_is_not_reported_as_absent(run_with_faults):
+    """kubernetes.core takes a 503 of discovery for an API without kinds, and k8s_info then returns no objects."""
+    away = fault_each(v1=[AWAY] * 5)
+    result = run_with_faults(away, module="k8s_info", kind="Deployment", api_version="apps/v1")
+    assert result["failed"]
+    assert "GET /apis/apps/v1 was rejected by the API server with 503" in result["msg"]
 
 
 def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_with_faults, count_requests):

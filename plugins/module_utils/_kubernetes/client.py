@@ -1,40 +1,32 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The only client to the Kubernetes API (private to this collection).
+"""The client of the modules to the Kubernetes API (private to this collection).
 
-kubernetes.core handles the credentials: its options, environment variables and kubeconfig rules. Requests use plain paths
-and dicts, because all kinds are known in advance: no API discovery is needed, and each call is one request.
+Requests use plain paths and dicts, because all kinds are known in advance: no API discovery is needed, and each call is one request.
+`transport.py` connects, repeats requests and explains errors.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import (
+    KUBERNETES_IMPORT_ERROR,
+    ClusterError,
+    connect,
+)
 
-try:
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.client.rest import RESTClientObject
-    from kubernetes.config import ConfigException
-    from kubernetes.dynamic.exceptions import DynamicApiError
-    from urllib3.exceptions import HTTPError, SSLError
-    from urllib3.util.retry import Retry
-    from yaml import YAMLError
-
-    KUBERNETES_IMPORT_ERROR = None
-except ImportError:
-    KUBERNETES_IMPORT_ERROR = traceback.format_exc()
-
+# Without the library, Cluster fails with a message about it.
+with contextlib.suppress(ImportError):
+    from urllib3.exceptions import HTTPError
 
 FIELD_MANAGER = "osc.peerpods"
 
@@ -49,49 +41,10 @@ CONFLICT_RETRIES = 5
 # How often a list is restarted because the API server no longer accepts its continue token (410).
 RELISTS = 3
 
-# The pauses before a request is repeated after a transient failure: a load balancer that changes its backend, an API server
-# that restarts or is overloaded. Seconds.
-RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
-
-# The longest Retry-After of an API server that is waited for. Seconds.
-LONGEST_PAUSE = 30.0
-
-# The fields of an object's metadata that only the API server writes.
-BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
-
 # The pause before a new list if a watch does not stay open, such as behind a proxy that closes it. Seconds.
 RELIST_INTERVAL = 1.0
 
-# The maximum length of a server's error text in a message: a proxy may answer with a page of HTML.
-MESSAGE_LENGTH = 500
-
 T = TypeVar("T")
-
-
-class ClusterError(Exception):
-    """A failed request, as a sentence with the request, the response, and what to do.
-
-    `status` is the HTTP status, or None without a response. `transient` is true if the same request may succeed later, and
-    `retry_after` is the number of seconds that the API server requests until then.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        status: int | None = None,
-        *,
-        transient: bool = False,
-        retry_after: float = 0.0,
-    ):
-        super().__init__(message)
-        self.status = status
-        self.transient = transient
-        self.retry_after = retry_after
-
-    @property
-    def outcome_unknown(self) -> bool:
-        """Whether a write that failed with this error may have been applied nevertheless."""
-        return self.status is None or self.status >= 500
 
 
 def cluster_module(argument_spec: dict, **kwargs: Any) -> AnsibleModule:
@@ -114,27 +67,17 @@ class Cluster:
     def __init__(self, module: AnsibleModule):
         if KUBERNETES_IMPORT_ERROR:
             module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-        self._client = self._persist(lambda: self._connect(module))
+        self._client = connect(_AsK8SModule(module)).client
 
-    def _connect(self, module: AnsibleModule) -> Any:
-        try:
-            return _without_retries(get_api_client(_AsK8SModule(module)))
-        except (CoreException, ConfigException, YAMLError) as error:
-            raise _no_cluster(_sentence(error)) from error
-        # The library raises any of these if the file is not a kubeconfig, or if the server is not an API server.
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _no_cluster(
-                f"this is not a kubeconfig, or its server is not a Kubernetes API ({_sentence(error)})"
-            ) from error
-        except (ApiException, DynamicApiError) as error:
-            raise self._refused("GET", "/version", error) from error
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(error) from error
+    @property
+    def writes(self) -> list[str]:
+        """The writes so far, for the result of a module that fails: "PATCH /api/v1/…"."""
+        return self._client.writes
 
     def get(self, path: str) -> dict | None:
         """The object at `path`, or None if it does not exist or its kind is not served."""
         try:
-            return self._persist(lambda: self._request("GET", path))
+            return self._request("GET", path)
         except ClusterError as error:
             if error.status == 404:
                 return None
@@ -171,7 +114,7 @@ class Cluster:
         """
         pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
         while pending is not None:
-            page = self._persist(functools.partial(self._request, "GET", path, query=pending))
+            page = self._request("GET", path, query=pending)
             yield page
             token = page["metadata"].get("continue")
             pending = {**query, "limit": PAGE_SIZE, "continue": token} if token else None
@@ -179,14 +122,9 @@ class Cluster:
     def watch(self, path: str, query: dict[str, str], seconds: float) -> Iterator[dict]:
         """The collection's events as they come, for at most `seconds` (rounded up)."""
         for_seconds = math.ceil(seconds)
-        response = self._persist(
-            lambda: self._send(
-                "GET",
-                path,
-                query={**query, "watch": "true", "timeoutSeconds": for_seconds},
-                # The API server ends the watch. The timeout is for a server that does not respond any more.
-                timeout=for_seconds + 5,
-            )
+        # The API server ends the watch. The timeout is for a server that does not respond any more.
+        response = self._client.watch(
+            path, {**query, "watch": "true", "timeoutSeconds": for_seconds}, timeout=for_seconds + 5
         )
         try:
             for line in response:
@@ -198,14 +136,13 @@ class Cluster:
             response.close()
 
     def create(self, path: str, body: dict, **query: str) -> dict:
-        name = body.get("metadata", {}).get("name")
-        return self._write("POST", path, name and f"{path}/{name}", body, query)
+        return self._write("POST", path, body, query)
 
     def patch(self, path: str, body: Any, content_type: str = MERGE_PATCH, **query: str) -> dict:
-        return self._write("PATCH", path, path, body, query, content_type=content_type)
+        return self._write("PATCH", path, body, query, content_type=content_type)
 
     def replace(self, path: str, body: dict, **query: str) -> dict:
-        return self._write("PUT", path, path, body, query)
+        return self._write("PUT", path, body, query)
 
     def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
         """Delete the object at `path`; an object that does not exist is not an error.
@@ -216,135 +153,19 @@ class Cluster:
         if resource_version:
             options["preconditions"] = {"resourceVersion": resource_version}
         try:
-            self._write("DELETE", path, path, options, query)
+            self._request("DELETE", path, options, query)
         except ClusterError as error:
             if error.status != 404:
                 raise
 
-    def _write(
-        self,
-        method: str,
-        path: str,
-        object_path: str | None,
-        body: Any,
-        query: dict[str, str],
-        **kwargs: Any,
+    def _write(self, method: str, path: str, body: Any, query: dict[str, str], **params: Any) -> dict:
+        return self._request(method, path, body, {"fieldManager": FIELD_MANAGER, **query}, **params)
+
+    def _request(
+        self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None, **params: Any
     ) -> dict:
-        """Write, and repeat the write after a transient failure; if a response was lost, read the object to find out the result.
-
-        Repeating a write is safe: a name is created only once, and an update has the resourceVersion that was read, or is
-        idempotent. If the result cannot be found out from the object (the API server generates the name, or the body is a JSON
-        patch), the write is sent once.
-        """
-        if method != "DELETE":
-            query = {"fieldManager": FIELD_MANAGER, **query}
-        request = functools.partial(self._request, method, path, body=body, query=query, **kwargs)
-        if "dryRun" in query:
-            return self._persist(request)
-        if object_path is None or not isinstance(body, dict):
-            return request()
-
-        def settled() -> dict | None:
-            current = self.get(object_path)
-            return (current or {}) if _is_applied(method, body, current) else None
-
-        return self._persist(request, settled)
-
-    def _persist(self, request: Callable[[], T], settled: Callable[[], T | None] | None = None) -> T:
-        """Repeat a request after a transient failure, a limited number of times.
-
-        For a write, `settled` reads the result of the previous attempt, and returns None if it was not applied.
-        """
-        lost = False
-        for pause in (*RETRY_PAUSES, None):
-            try:
-                return request()
-            except ClusterError as error:
-                failure = error
-            # A conflict may be with a previous attempt that arrived after `settled` had read the object.
-            lost = lost or failure.outcome_unknown
-            if settled and lost and (failure.outcome_unknown or failure.status == 409):
-                result = settled()
-                if result is not None:
-                    return result
-            if pause is None or not failure.transient:
-                break
-            time.sleep(max(pause, failure.retry_after))
-        raise failure
-
-    def _request(self, method: str, path: str, **kwargs: Any) -> dict:
-        response = self._send(method, path, **kwargs)
-        try:
-            body = response.data
-        # The connection broke in the middle of the response.
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(error) from error
-        try:
-            return json.loads(body)
-        except ValueError as error:
-            raise ClusterError(
-                f"The response to {method} {path} is not that of a Kubernetes API server: "
-                f"{_sentence(body[:MESSAGE_LENGTH].decode(errors='replace'))}. Check that "
-                f"{self._server} is the API server."
-            ) from error
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: dict | None = None,
-        content_type: str = "application/json",
-        timeout: float | None = None,
-    ) -> Any:
-        try:
-            return self._client.request(
-                method.lower(),
-                path,
-                body=body,
-                query_params=list((query or {}).items()),
-                content_type=content_type,
-                serialize=False,
-                _request_timeout=timeout,
-            )
-        except (ApiException, DynamicApiError) as error:
-            raise self._refused(method, path, error) from error
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(error) from error
-
-    @property
-    def _server(self) -> str:
-        return self._client.client.configuration.host
-
-    def _refused(self, method: str, path: str, error: Any) -> ClusterError:
-        if not error.status:  # The library reports a failed TLS handshake in this way.
-            return self._unreachable(SSLError(error.reason))
-        retry_after = _seconds(error.headers)
-        advice = {
-            401: "The credentials are invalid or have expired. Log in again.",
-            403: "Log in as a user with the cluster-admin role.",
-        }.get(error.status, "")
-        if retry_after > LONGEST_PAUSE:
-            advice = f"It requests a retry after {retry_after:g} s. Try again then."
-        return ClusterError(
-            f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
-            f"{_status_message(error)}. {advice}".strip(),
-            status=error.status,
-            # A 500 in response to a write is usually that of an admission webhook, and permanent.
-            transient=retry_after <= LONGEST_PAUSE
-            and (error.status in (429, 502, 503, 504) or (error.status == 500 and method == "GET")),
-            retry_after=retry_after,
-        )
-
-    def _unreachable(self, error: Exception) -> ClusterError:
-        # urllib3 wraps the cause in a description of its own; only the innermost cause is useful.
-        cause = getattr(error, "reason", None) or error
-        server = f" at {self._server}" if hasattr(self, "_client") else ""
-        return ClusterError(
-            f"The Kubernetes API server{server} cannot be reached: {_sentence(cause)}. "
-            "Check that the kubeconfig names the right cluster and that the cluster is up.",
-            # An invalid certificate does not become valid within seconds.
-            transient=not isinstance(cause, SSLError),
+        return json.loads(
+            self._client.send(method, path, body, query_params=list((query or {}).items()), **params).data
         )
 
 
@@ -429,20 +250,6 @@ class _AsK8SModule(AnsibleK8SModule):
         return False
 
 
-def _without_retries(client: Any) -> Any:
-    """The dynamic client in kubernetes.core's `client`, without urllib3's retries: `Cluster` retries instead.
-
-    urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, and
-    would wait for as long as Retry-After requests.
-    """
-    rest_client = RESTClientObject(client.configuration)
-    rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
-        connect=0, read=0, status=0, other=0, respect_retry_after_header=False
-    )
-    client.client.client.rest_client = rest_client
-    return client.client
-
-
 def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
     for _again in range(times):
         try:
@@ -451,53 +258,3 @@ def _retry_on(status: int, times: int, attempt: Callable[[], T]) -> T:
             if error.status != status:
                 raise
     return attempt()
-
-
-def _is_applied(method: str, body: dict, current: dict | None) -> bool:
-    """Whether `current` is the object that a write of `body` results in."""
-    if method == "DELETE":
-        return current is None or "deletionTimestamp" in current["metadata"]
-    if current is None:
-        return False
-    metadata = body.get("metadata", {})
-    own_metadata = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
-    content = {key: value for key, value in body.items() if key != "metadata"}
-    return _contains(current, {**content, "metadata": own_metadata} if own_metadata else content)
-
-
-def _contains(current: Any, sent: Any) -> bool:
-    """Whether `current` has all values of `sent`; a None or an empty value must be absent or empty."""
-    if sent is None or sent in ({}, []):
-        return not current
-    if isinstance(sent, dict):
-        return isinstance(current, dict) and all(_contains(current.get(key), value) for key, value in sent.items())
-    if isinstance(sent, list):
-        return isinstance(current, list) and len(current) == len(sent) and all(map(_contains, current, sent))
-    return current == sent
-
-
-def _seconds(headers: Any) -> float:
-    """The value of Retry-After in seconds, as API servers send it; 0 for other forms."""
-    text = (headers or {}).get("Retry-After") or ""
-    return float(text) if text.isascii() and text.isdigit() else 0.0
-
-
-def _no_cluster(why: str) -> ClusterError:
-    return ClusterError(
-        f"No cluster is configured: {why}. Set kubeconfig (or host and api_key), or set "
-        "K8S_AUTH_KUBECONFIG or KUBECONFIG."
-    )
-
-
-def _sentence(error: object) -> str:
-    """An error's text on one line, shortened to MESSAGE_LENGTH, for use in a sentence."""
-    line = " ".join(str(error).split()).rstrip(".")
-    return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]}…"
-
-
-def _status_message(error: Any) -> str:
-    """The `message` of the Status object in an error's body, or the body itself."""
-    try:
-        return _sentence(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return _sentence(error.body or "no body")

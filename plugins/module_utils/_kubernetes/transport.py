@@ -1,0 +1,400 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The connection to the Kubernetes API: requests, retries, and errors as sentences (private to this collection).
+
+kubernetes.core handles the credentials: its options, environment variables and kubeconfig rules. `PersistentClient` takes the place of
+its client, for this collection's modules and for those of kubernetes.core that run in the controller.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.refusals import advise, is_uncalled_webhook
+
+try:
+    from ansible_collections.kubernetes.core.plugins.module_utils import k8sdynamicclient
+    from ansible_collections.kubernetes.core.plugins.module_utils.k8sdynamicclient import K8SDynamicClient
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.client.rest import RESTClientObject
+    from kubernetes.config import ConfigException
+    from kubernetes.dynamic.client import ResourceInstance
+    from kubernetes.dynamic.exceptions import (
+        BadRequestError,
+        ConflictError,
+        DynamicApiError,
+        ForbiddenError,
+        MethodNotAllowedError,
+        NotFoundError,
+    )
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+    from urllib3.util.retry import Retry
+    from yaml import YAMLError
+
+    KUBERNETES_IMPORT_ERROR = None
+except ImportError:
+    KUBERNETES_IMPORT_ERROR = traceback.format_exc()
+    K8SDynamicClient = object
+
+# The pauses before a request is repeated after a transient failure: a load balancer that changes its backend, an API server
+# that restarts or is overloaded. Seconds.
+RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
+
+# The longest Retry-After of an API server that is waited for. Seconds.
+LONGEST_PAUSE = 30.0
+
+# How long to wait for a connection, and for a response. An API server ends a request after 60 s, unless it is a watch. Seconds.
+CONNECT_TIMEOUT = 20.0
+READ_TIMEOUT = 75.0
+
+# The fields of an object's metadata that only the API server writes.
+BOOKKEEPING = ("generation", "managedFields", "resourceVersion")
+
+# The maximum length of a server's error text in a message: a proxy may answer with a page of HTML.
+MESSAGE_LENGTH = 500
+
+T = TypeVar("T")
+
+
+class ClusterError(CoreException):
+    """A failed request, as a sentence with the request, the response, and what to do.
+
+    `status` is the HTTP status, or None without a response. `transient` is true if the same request may succeed later, and
+    `retry_after` is the number of seconds that the API server requests until then. `is_unprocessed` is true if the request has certainly
+    changed nothing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        transient: bool = False,
+        retry_after: float = 0.0,
+        is_unprocessed: bool = False,
+    ):
+        super().__init__(message)
+        self.status = status
+        self.transient = transient
+        self.retry_after = retry_after
+        self.is_unprocessed = is_unprocessed
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether a write that failed with this error may have been applied nevertheless."""
+        return not self.is_unprocessed and (self.status is None or self.status >= 500)
+
+
+class LostWriteError(ClusterError):
+    """A failed write of which it could not be found out whether it was applied."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response as kubernetes.core reads it."""
+
+    data: bytes
+    headers: Mapping[str, str]
+
+
+# What an API server returns for the deletion of an object that is gone afterwards.
+DELETED = Response(b'{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}', {})
+
+
+def connect(module: Any) -> Any:
+    """kubernetes.core's get_api_client, with a PersistentClient, and with its failures as ClusterErrors."""
+    k8sdynamicclient.K8SDynamicClient = PersistentClient
+    try:
+        return get_api_client(module)
+    except ClusterError:
+        raise
+    except OSError as error:
+        raise ClusterError(
+            f"A file of the connection to the Kubernetes API cannot be read: {_sentence(error)}. Correct the path in the kubeconfig, or in "
+            "ca_cert, client_cert and client_key."
+        ) from error
+    except (CoreException, ConfigException, YAMLError) as error:
+        raise _no_cluster(_sentence(error)) from error
+    # The library raises any of these if the file is not a kubeconfig.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _no_cluster(f"this is not a kubeconfig ({_sentence(error)})") from error
+
+
+class PersistentClient(K8SDynamicClient):
+    """kubernetes.core's client, which repeats requests after transient failures, and reads the result of a write whose response was lost."""
+
+    def __init__(self, client: Any, *args: Any, **kwargs: Any):
+        self.host = client.configuration.host
+        # The writes so far, for the result of a module that fails later: "PATCH /api/v1/…".
+        self.writes: list[str] = []
+        client.rest_client = _without_retries(client.configuration)
+        super().__init__(client, *args, **kwargs)
+
+    def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        """What DynamicClient.request returns and raises, for kubernetes.core."""
+        serialize = params.pop("serialize", True)
+        serializer = params.pop("serializer", ResourceInstance)
+        try:
+            response = self.send(method.upper(), path, body, **params)
+        except ClusterError as error:
+            cause = error.__cause__
+            # From these, kubernetes.core concludes something else than a failure.
+            means_something = isinstance(cause, (BadRequestError, ConflictError, MethodNotAllowedError, NotFoundError))
+            if not means_something and not (isinstance(cause, ForbiddenError) and "/project.openshift.io/" in path):
+                raise
+            cause.body = str(error)
+            raise cause from None
+        return serializer(self, json.loads(response.data)) if serialize else response
+
+    def send(self, method: str, path: str, body: Any = None, **params: Any) -> Response:
+        """The response of the API server. Raises ClusterError.
+
+        A request that changes nothing is repeated after a transient failure. So is a write: a name is created only once, and an update
+        has the resourceVersion that was read, or is idempotent. If a response was lost, the object shows the result. Where no object can
+        show it (the API server generates the name, or the body is a JSON patch), a write is repeated only if it was not processed.
+        """
+        path = f"/{path.lstrip('/')}"
+        attempt = functools.partial(self._attempt, method, path, body, **params)
+        if method == "GET" or _is_dry_run(params) or _stores_nothing(body):
+            return _persist(attempt)
+        object_path = _object_path(method, path, body)
+        settled = None
+        if object_path is not None:
+            settled = functools.partial(self._settled, method, object_path, body)
+        try:
+            response = _persist_write(attempt, settled)
+        except LostWriteError:
+            self.writes.append(f"{method} {path} (perhaps)")
+            raise
+        self.writes.append(f"{method} {path}")
+        return response
+
+    def watch(self, path: str, query: Mapping[str, Any], timeout: float) -> Any:
+        """The response to a watch, to be read line by line."""
+        attempt = functools.partial(
+            self._send_once, "GET", path, None, query_params=list(query.items()), _request_timeout=timeout
+        )
+        return _persist(attempt)
+
+    def _settled(self, method: str, object_path: str, body: Any) -> Response | None:
+        """The response to a write whose response was lost, from its object; None if the write was not applied."""
+        try:
+            response = self.send("GET", object_path)
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+            return DELETED if method == "DELETE" else None
+        return response if _is_applied(method, body, json.loads(response.data)) else None
+
+    def _attempt(self, method: str, path: str, body: Any, **params: Any) -> Response:
+        params.setdefault("_request_timeout", (CONNECT_TIMEOUT, READ_TIMEOUT))
+        response = self._send_once(method, path, body, **params)
+        try:
+            data = response.data
+        # The connection broke in the middle of the response.
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        if not _is_of_api_server(path, data):
+            raise ClusterError(
+                f"The response to {method} {path} is not that of a Kubernetes API server: "
+                f"{_sentence(data[:MESSAGE_LENGTH].decode(errors='replace')) or 'it is empty'}. Check that {self.host} is the API server."
+            )
+        return Response(data, response.headers)
+
+    def _send_once(self, method: str, path: str, body: Any, **params: Any) -> Any:
+        try:
+            return super().request(method.lower(), path, body=body, serialize=False, **params)
+        except (ApiException, DynamicApiError) as error:
+            raise self._refused(method, path, error) from error
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _refused(self, method: str, path: str, error: Any) -> ClusterError:
+        if not error.status:  # The library reports a failed TLS handshake in this way.
+            return self._unreachable(SSLError(error.reason))
+        retry_after = _seconds(error.headers)
+        message, is_status = _status_message(error)
+        advice = advise(error.status, message, is_of_api_server=is_status)
+        if retry_after > LONGEST_PAUSE:
+            advice = f"It requests a retry after {retry_after:g} s. Try again then."
+        return ClusterError(
+            f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
+            f"{message}. {advice}".strip(),
+            status=error.status,
+            # A 500 in response to a write is usually that of an admission webhook, and permanent. That of etcd has a Retry-After.
+            transient=retry_after <= LONGEST_PAUSE
+            and (
+                error.status in (429, 502, 503, 504) or (error.status >= 500 and (method == "GET" or retry_after > 0))
+            ),
+            retry_after=retry_after,
+            is_unprocessed=error.status == 429 or is_uncalled_webhook(message),
+        )
+
+    def _unreachable(self, error: Exception) -> ClusterError:
+        # urllib3 wraps the cause in a description of its own; only the innermost cause is useful.
+        cause = getattr(error, "reason", None) or error
+        is_tls = isinstance(cause, SSLError)
+        advice = (
+            "Check the certificate of the API server, and the files of ca_cert, client_cert and client_key or of the kubeconfig."
+            if is_tls
+            else "Check that the kubeconfig names the right cluster and that the cluster is up."
+        )
+        return ClusterError(
+            f"The Kubernetes API server at {self.host} cannot be reached: {_sentence(cause)}. {advice}",
+            # An invalid certificate does not become valid within seconds.
+            transient=not is_tls,
+            is_unprocessed=is_tls or isinstance(cause, (ConnectTimeoutError, NewConnectionError)),
+        )
+
+
+def _persist(attempt: Callable[[], T]) -> T:
+    """Repeat a request that changes nothing after a transient failure, a limited number of times."""
+    for pause in RETRY_PAUSES:
+        try:
+            return attempt()
+        except ClusterError as error:
+            if not error.transient:
+                raise
+            time.sleep(max(pause, error.retry_after))
+    return attempt()
+
+
+def _persist_write(attempt: Callable[[], Response], settled: Callable[[], Response | None] | None) -> Response:
+    """Repeat a write after a transient failure, a limited number of times.
+
+    `settled` reads the result of the previous attempts, and returns None if none was applied.
+    """
+    is_lost = False
+    for pause in (*RETRY_PAUSES, None):
+        try:
+            return attempt()
+        except ClusterError as error:
+            failure = error
+        is_lost = is_lost or failure.outcome_unknown
+        if settled is None:
+            if is_lost:
+                raise _lost(failure)
+        # A conflict or an absence may be the result of a previous attempt that arrived after `settled` had read the object.
+        elif is_lost and (failure.outcome_unknown or failure.status in (404, 409)):
+            try:
+                response = settled()
+            except ClusterError as error:
+                raise _lost(failure) from error
+            if response is not None:
+                return response
+        if pause is None or not failure.transient:
+            break
+        time.sleep(max(pause, failure.retry_after))
+    raise failure
+
+
+def _lost(failure: ClusterError) -> LostWriteError:
+    message = f"{failure} It is not known whether the change was made: run the task again."
+    lost = LostWriteError(message, failure.status)
+    lost.__cause__ = failure.__cause__
+    return lost
+
+
+def _without_retries(configuration: Any) -> Any:
+    """The REST client without urllib3's retries.
+
+    urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, would not repeat a
+    POST or PATCH, and would wait for as long as Retry-After requests.
+    """
+    rest_client = RESTClientObject(configuration)
+    rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
+        connect=0, read=0, status=0, other=0, respect_retry_after_header=False
+    )
+    return rest_client
+
+
+def _is_dry_run(params: Mapping[str, Any]) -> bool:
+    return bool(params.get("dry_run")) or any(name == "dryRun" for name, _value in params.get("query_params", ()))
+
+
+def _stores_nothing(body: Any) -> bool:
+    """Whether a POST is a question: SelfSubjectAccessReview, TokenReview…"""
+    return isinstance(body, dict) and body.get("kind", "").endswith("Review")
+
+
+def _object_path(method: str, path: str, body: Any) -> str | None:
+    """The path of the object that shows the result of a write, or None."""
+    if method == "DELETE":
+        return path
+    if not isinstance(body, dict):
+        return None
+    if method != "POST":
+        return path
+    name = (body.get("metadata") or {}).get("name")
+    return f"{path}/{name}" if name else None
+
+
+def _is_applied(method: str, body: Any, current: dict) -> bool:
+    """Whether `current` is the object that a write of `body` results in."""
+    if method == "DELETE":
+        return "deletionTimestamp" in current["metadata"]
+    metadata = body.get("metadata", {})
+    own_metadata = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
+    content = {key: value for key, value in body.items() if key not in ("metadata", "stringData")}
+    if body.get("stringData"):
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in body["stringData"].items()}
+        content["data"] = {**(content.get("data") or {}), **encoded}
+    return _contains(current, {**content, "metadata": own_metadata} if own_metadata else content)
+
+
+def _contains(current: Any, sent: Any) -> bool:
+    """Whether `current` has all values of `sent`; a None or an empty value must be absent or empty."""
+    if sent is None or sent in ({}, []):
+        return not current
+    if isinstance(sent, dict):
+        return isinstance(current, dict) and all(_contains(current.get(key), value) for key, value in sent.items())
+    if isinstance(sent, list):
+        return isinstance(current, list) and len(current) == len(sent) and all(map(_contains, current, sent))
+    return current == sent
+
+
+def _is_of_api_server(path: str, data: bytes) -> bool:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(content, dict):
+        return False
+    return "gitVersion" in content if path.rstrip("/") == "/version" else "kind" in content
+
+
+def _seconds(headers: Any) -> float:
+    """The value of Retry-After in seconds, as API servers send it; 0 for other forms."""
+    text = (headers or {}).get("Retry-After") or ""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _no_cluster(why: str) -> ClusterError:
+    return ClusterError(
+        f"No cluster is configured: {why}. Set kubeconfig (or host and api_key), or set "
+        "K8S_AUTH_KUBECONFIG or KUBECONFIG."
+    )
+
+
+def _sentence(error: object) -> str:
+    """An error's text on one line, shortened to MESSAGE_LENGTH, for use in a sentence."""
+    line = " ".join(str(error).split()).rstrip(".")
+    return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]}…"
+
+
+def _status_message(error: Any) -> tuple[str, bool]:
+    """The `message` of the Status object in an error's body, or the body itself; and whether the body is a Status object."""
+    try:
+        status = json.loads(error.body)
+        return _sentence(status["message"]), status.get("kind") == "Status"
+    except (TypeError, ValueError, KeyError):
+        return _sentence(error.body or "no body"), False
