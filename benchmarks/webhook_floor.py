@@ -26,7 +26,7 @@ async def application(_scope: Scope, protocol: HTTPProtocol) -> None:
 async def main() -> None:
     settings = Settings.from_env(os.environ)
     listening = listening_socket(settings.address, settings.port)
-    await Listener(application, listening, read(settings), settings.tls_min_version).stopped()
+    await Listener(application, listening, read(settings), tls_min_version=settings.tls_min_version).stopped()
 
 
 if __name__ == "__main__":

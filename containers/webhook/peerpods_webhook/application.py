@@ -16,6 +16,7 @@ from granian._granian import RSGIProtocolClosed as ProtocolClosed
 from granian.rsgi import Scope
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from .connections import Requests
 from .log import log
 from .metrics import REVIEWS
 from .mutate import Policy
@@ -37,8 +38,8 @@ TEXT: Headers = [("content-type", "text/plain; charset=utf-8")]
 PROMETHEUS: Headers = [("content-type", CONTENT_TYPE_LATEST)]
 CLOSE = ("connection", "close")
 
-# The reason why the process is not ready, or None if it is.
-ReadinessCheck = Callable[[], str | None]
+# The reason why the process does not pass a probe, or None if it does.
+Check = Callable[[], str | None]
 
 
 class BodyError(Exception):
@@ -127,17 +128,22 @@ class ReviewApplication:
     If `closing` is set, responses ask HTTP/1.1 clients to open a new connection.
     """
 
-    def __init__(self, policy: Policy, settings: Settings, bodies: BodyReader, why_not_ready: ReadinessCheck):
+    def __init__(
+        self, policy: Policy, settings: Settings, bodies: BodyReader, probes: ProbeApplication, requests: Requests
+    ):
         self.closing = False
         self._policy = policy
         self._log_unchanged = settings.log_unchanged
         self._bodies = bodies
-        self._probe = ProbeApplication(why_not_ready, metrics=False)
+        self._probes = probes
+        self._requests = requests
 
     async def __call__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         if scope.path != REVIEW_PATH:
-            await self._probe(scope, protocol)
-        elif scope.method != "POST":
+            await self._probes(scope, protocol)
+            return
+        self._requests[scope.client] = monotonic()
+        if scope.method != "POST":
             _reject_method(scope, protocol, "POST")
         else:
             await self._review(scope, protocol)
@@ -167,15 +173,17 @@ class ReviewApplication:
 class ProbeApplication:
     """Serves liveness and readiness probes, and optionally metrics."""
 
-    def __init__(self, why_not_ready: ReadinessCheck, *, metrics: bool):
+    def __init__(self, why_not_live: Check, why_not_ready: Check, requests: Requests, *, metrics: bool):
+        self._requests = requests
         self._endpoints: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
-            "/healthz": lambda: (200, TEXT, b"ok"),
-            "/readyz": lambda: _readiness(why_not_ready()),
+            "/healthz": lambda: _state(why_not_live()),
+            "/readyz": lambda: _state(why_not_ready()),
         }
         if metrics:
             self._endpoints["/metrics"] = lambda: (200, PROMETHEUS, generate_latest(REGISTRY))
 
     async def __call__(self, scope: Scope, protocol: HTTPProtocol) -> None:
+        self._requests[scope.client] = monotonic()
         endpoint = self._endpoints.get(scope.path)
         if endpoint is None:
             protocol.response_bytes(404, TEXT, f"Nothing is served at {scope.path}.".encode())
@@ -185,7 +193,7 @@ class ProbeApplication:
             protocol.response_bytes(*endpoint())
 
 
-def _readiness(reason: str | None) -> tuple[int, Headers, bytes]:
+def _state(reason: str | None) -> tuple[int, Headers, bytes]:
     return (503, TEXT, reason.encode()) if reason else (200, TEXT, b"ok")
 
 

@@ -126,7 +126,7 @@ async def _check_in_child(certificate: str, key: str, client_ca: str, tls_min_ve
     async def application(_scope: object, _protocol: object) -> None:
         """This listener receives no requests."""
 
-    Listener(application, listening_socket("127.0.0.1", 0), files, tls_min_version)
+    Listener(application, listening_socket("127.0.0.1", 0), files, tls_min_version=tls_min_version)
     print(json.dumps(validity), flush=True)
     exit_immediately()
 

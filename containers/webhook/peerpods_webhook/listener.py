@@ -34,12 +34,11 @@ from .log import log
 # The type stubs of granian's own module are incomplete.
 _worker: Any = _granian
 
-# The maximum number of connections that wait to be accepted, and of open connections.
+# The maximum number of connections that wait to be accepted.
 BACKLOG = 1024
 
-# The API server does not retry a review that it sends while the server closes the connection. Go's
-# client closes connections after 90 idle seconds: with a longer timeout here, the client closes first.
-IDLE_SECONDS = 120
+# More than the bounds in connections.py: granian stops accepting connections when so many are open.
+MAX_CONNECTIONS = 4096
 
 Application = Callable[[Scope, HTTPProtocol], Coroutine[Any, Any, None]]
 
@@ -104,7 +103,9 @@ class Listener:
         application: Application,
         listening: socket.socket,
         files: Files | None = None,
+        *,
         tls_min_version: str = "",
+        idle_seconds: int = 120,
     ):
         self._stopped = asyncio.Event()
         notify = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stopped.set)
@@ -131,9 +132,9 @@ class Listener:
                 sock=(None, holder),
                 ipc=None,
                 blocking_threads=1,
-                backpressure=BACKLOG,
+                backpressure=MAX_CONNECTIONS,
                 http_mode=HTTPModes.auto,
-                http1_opts=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
+                http1_opts=HTTP1Settings(header_read_timeout=idle_seconds * 1000),
                 # The ping detects clients that disappeared without closing their connection.
                 http2_opts=HTTP2Settings(max_headers_size=2**16, keep_alive_interval=60_000),
                 **tls,

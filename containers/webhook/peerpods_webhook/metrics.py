@@ -74,3 +74,13 @@ LOG_LINES_LOST = Counter(
     "peerpods_webhook_log_lines_lost",
     "Log lines that could not be written because the reader of the log was too slow.",
 )
+CONNECTIONS = Gauge("peerpods_webhook_connections", "Open connections of clients by port.", ["port"])
+CONNECTIONS_CLOSED = Counter(
+    "peerpods_webhook_connections_closed",
+    "Connections that were closed by reason (client: more than a client may have; all: more than all may have; idle: no "
+    "request for too long; files: those waiting to be accepted, because no file descriptor was left).",
+    ["reason"],
+)
+for reason in ("client", "all", "idle", "files"):
+    # Exported from the start, so that an alert sees the first increase.
+    CONNECTIONS_CLOSED.labels(reason)

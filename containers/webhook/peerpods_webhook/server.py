@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import signal
 from datetime import datetime, timezone
-from typing import NamedTuple
+from time import monotonic
+from typing import NamedTuple, NoReturn
 
 from .application import BodyReader, ProbeApplication, ReviewApplication
 from .certificate import Certificate, check, read
+from .client import NewClient
+from .connections import Bounds, Guard, Requests
 from .listener import Files, Listener, listening_socket
 from .log import log
 from .metrics import CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOADS
@@ -27,6 +30,9 @@ DRAIN_SECONDS = 1.0
 # The interval of checks of the certificate's files for changes.
 POLL_SECONDS = 1.0
 
+# The interval of connections of a new client.
+CONNECT_SECONDS = 2.0
+
 # How long the listener with the previous certificate keeps serving after a renewal, and asks its
 # clients to reconnect. Connections that remain then have been idle all that time.
 HANDOVER_SECONDS = 10.0
@@ -37,13 +43,17 @@ class Serving(NamedTuple):
 
     listener: Listener
     application: ReviewApplication
+    since: float
 
 
 class Webhook:
-    def __init__(self, policy: Policy, settings: Settings):
+    def __init__(self, policy: Policy, settings: Settings, bounds: Bounds):
         self._policy = policy
         self._settings = settings
+        self._bounds = bounds
+        self._requests: Requests = {}
         self._bodies = BodyReader(settings)
+        self._new_client = NewClient(settings)
         self._stopping = asyncio.Event()
         self._skip_delay = asyncio.Event()
         self._serving: list[Serving] = []
@@ -62,14 +72,18 @@ class Webhook:
             listening_socket(settings.address, settings.port) as self._reviews,
             listening_socket(settings.address, settings.health_port) as health,
         ):
-            probes = Listener(ProbeApplication(self.why_not_ready, metrics=True), health)
+            probes = Listener(self._probe_application(metrics=True), health)
             self._start_listener()
+            Guard((self._reviews, health), self._requests, self._bounds).start()
+            await self._new_client.connect()
             log({"level": "info", "message": "Listening for admission reviews.", **self._configuration()})
             async with asyncio.TaskGroup() as tasks:
                 reloading = tasks.create_task(self._reload_certificates())
                 deadlines = tasks.create_task(self._bodies.enforce_deadlines())
+                connecting = tasks.create_task(self._connect())
                 await self._stopping.wait()
                 reloading.cancel()
+                connecting.cancel()
                 await self._drain()
                 await _stop([probes])
                 deadlines.cancel()
@@ -78,7 +92,7 @@ class Webhook:
         """The reason if the process must not receive reviews."""
         if self._stopping.is_set():
             return "The webhook is stopping."
-        return self._certificate.why_invalid(datetime.now(timezone.utc))
+        return self._certificate.why_invalid(datetime.now(timezone.utc)) or self._new_client.why_not_ready()
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
@@ -95,16 +109,34 @@ class Webhook:
             "certificateNotAfter": self._certificate.not_after,
         }
 
+    def _probe_application(self, *, metrics: bool) -> ProbeApplication:
+        return ProbeApplication(self._new_client.why_not_live, self.why_not_ready, self._requests, metrics=metrics)
+
     def _start_listener(self) -> None:
-        application = ReviewApplication(self._policy, self._settings, self._bodies, self.why_not_ready)
-        listener = Listener(application, self._reviews, self._certificate.files, self._settings.tls_min_version)
-        self._serving.append(Serving(listener, application))
+        probes = self._probe_application(metrics=False)
+        application = ReviewApplication(self._policy, self._settings, self._bodies, probes, self._requests)
+        listener = Listener(
+            application,
+            self._reviews,
+            self._certificate.files,
+            tls_min_version=self._settings.tls_min_version,
+            idle_seconds=self._settings.idle_seconds,
+        )
+        self._serving.append(Serving(listener, application, monotonic()))
         CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
+
+    async def _connect(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(CONNECT_SECONDS)
+            await self._new_client.connect()
 
     async def _reload_certificates(self) -> None:
         checked: Files | None = self._certificate.files
         while True:
             await asyncio.sleep(POLL_SECONDS)
+            if monotonic() - self._serving[-1].since > self._settings.connection_seconds:
+                # With HTTP/2, only a listener that stops asks its clients to open a new connection.
+                await self._replace_listener(self._certificate)
             files = self._read_files()
             if files in (checked, self._certificate.files):
                 continue
@@ -116,6 +148,8 @@ class Webhook:
                 CERTIFICATE_RELOADS.labels("failure").inc()
                 log({"level": "error", "message": f"{error} The previous certificate stays in use."})
             else:
+                CERTIFICATE_RELOADS.labels("success").inc()
+                log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": renewed.not_after})
                 await self._replace_listener(renewed)
 
     def _read_files(self) -> Files | None:
@@ -129,8 +163,6 @@ class Webhook:
         previous, self._certificate = self._certificate, renewed
         old = self._serving[-1]
         self._start_listener()
-        CERTIFICATE_RELOADS.labels("success").inc()
-        log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": renewed.not_after})
         old.application.closing = True
         # Clients of an expired certificate have failed already: no handover is needed.
         if previous.why_invalid(datetime.now(timezone.utc)) is None:

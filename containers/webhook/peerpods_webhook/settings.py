@@ -37,6 +37,10 @@ class Settings:
     tls_min_version: SSLProtocols = SSLProtocols.tls12
     # etcd stores objects of up to 1.5 MiB, and a review can contain two (object and oldObject).
     max_body_bytes: int = 3 * 2**20
+    # The API server does not retry a review that it sends while the server closes the connection. Go's
+    # client closes connections after 90 idle seconds: with a longer timeout here, the client closes first.
+    idle_seconds: int = 120
+    connection_seconds: int = 3600
     log_unchanged: bool = False
     shutdown_delay_seconds: int = 0
 
@@ -58,6 +62,8 @@ class Settings:
             client_ca=Path(client_ca) if client_ca else None,
             tls_min_version=_tls_min_version(env),
             max_body_bytes=_number(env, "MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31 - 1),
+            idle_seconds=_number(env, "IDLE_SECONDS", cls.idle_seconds, 1, 3600),
+            connection_seconds=_number(env, "CONNECTION_SECONDS", cls.connection_seconds, 1, 86400),
             log_unchanged=env.get("LOG_UNCHANGED", "").lower() in ("1", "true", "yes"),
             shutdown_delay_seconds=_number(env, "SHUTDOWN_DELAY_SECONDS", cls.shutdown_delay_seconds, 0, 3600),
         )

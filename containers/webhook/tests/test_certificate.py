@@ -9,15 +9,12 @@ import json
 import os
 import socket
 import ssl
-import threading
 import time
 from pathlib import Path
-from typing import Self
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from webhook_process import HOUR, Webhook, free_port, review, start, wait_until, write_pair
+from webhook_process import HOUR, SteadyClients, Webhook, free_port, review, start, wait_until, write_pair
 
 REVIEW = json.dumps(review()).encode()
 SECOND = datetime.timedelta(seconds=1)
@@ -38,39 +35,6 @@ def der(directory: Path) -> bytes:
 def metric(webhook: Webhook, name: str) -> float:
     lines = webhook.get("/metrics").text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
-class SteadyClients:
-    """Clients that send one review after the other on persistent connections, as API servers do."""
-
-    def __init__(self, webhook: Webhook, trust: ssl.SSLContext):
-        self._webhook, self._trust = webhook, trust
-        self.successes, self.errors = 0, []
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        # API servers use HTTP/1.1 for webhooks.
-        with httpx.Client(base_url=self._webhook.url, verify=self._trust, trust_env=False) as client:
-            while not self._end.is_set():
-                try:
-                    reply = client.post("/mutate-v1-pod", content=REVIEW)
-                except httpx.HTTPError as error:
-                    self.errors.append(error)
-                else:
-                    self.successes += reply.json()["response"]["patchType"] == "JSONPatch"
-                # The connection is sometimes idle, as with most API servers.
-                time.sleep(0.005)
 
 
 def trust_context(*directories: Path) -> ssl.SSLContext:

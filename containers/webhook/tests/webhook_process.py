@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import httpx
 import samples
@@ -70,9 +71,11 @@ def free_port() -> int:
             return port
 
 
-def start(env: dict[str, str]) -> subprocess.Popen:
+def start(env: dict[str, str], files: int | None = None) -> subprocess.Popen:
+    """Start the webhook, with at most `files` open files if that is set."""
+    limit = ["prlimit", f"--nofile={files}"] if files else []
     return subprocess.Popen(
-        [sys.executable, "-m", "peerpods_webhook"],
+        [*limit, sys.executable, "-m", "peerpods_webhook"],
         env={
             "PYTHONPATH": str(PACKAGE_ROOT),
             "BIND_ADDRESS": "127.0.0.1",
@@ -96,12 +99,12 @@ def wait_until(condition, seconds: float = 20):
 class Webhook:
     """A running webhook: its URL, its certificate, and its log."""
 
-    def __init__(self, directory: Path, pair: dict[str, str] | None = None, **env: str):
+    def __init__(self, directory: Path, pair: dict[str, str] | None = None, files: int | None = None, **env: str):
         pair = pair or write_pair(directory)
         self.port, self.health_port = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
-        self.process = start({**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env})
+        self.process = start({**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env}, files)
         first = self.process.stdout.readline()
         assert first, self.process.stderr.read()
         assert json.loads(first)["message"] == "Listening for admission reviews."
@@ -147,3 +150,36 @@ def review(runtime_class: str = "kata-remote", cpu: str = "1", **pod_fields) -> 
     """A review of the pod `demo`; `pod_fields` replace its fields."""
     demo = {**samples.pod(cpu, runtime_class), "metadata": {"name": "demo"}, **pod_fields}
     return samples.review(uid="705ab4f5", object=demo)
+
+
+class SteadyClients:
+    """Clients that send one review after the other on persistent connections, as API servers do."""
+
+    def __init__(self, webhook: Webhook, trust: ssl.SSLContext):
+        self._webhook, self._trust = webhook, trust
+        self.successes, self.errors = 0, []
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        # API servers use HTTP/1.1 for webhooks.
+        with httpx.Client(base_url=self._webhook.url, verify=self._trust, trust_env=False) as client:
+            while not self._end.is_set():
+                try:
+                    reply = client.post("/mutate-v1-pod", json=review())
+                except httpx.HTTPError as error:
+                    self.errors.append(error)
+                else:
+                    self.successes += reply.json()["response"]["patchType"] == "JSONPatch"
+                # The connection is sometimes idle, as with most API servers.
+                time.sleep(0.005)

@@ -1,0 +1,319 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bounds on the connections of clients, so that a new client always gets an answer.
+
+granian accepts every connection, bounds only the sum of those that have completed their TLS handshake, and keeps a
+connection over HTTP/2 open for as long as its client answers pings. This module looks at the sockets of the process, and
+shuts down those beyond the bounds: granian then finds that the client has disconnected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import select
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from .listener import BACKLOG
+from .log import log
+from .metrics import CONNECTIONS, CONNECTIONS_CLOSED
+
+# The bounds for one port, with enough file descriptors. An API server opens a connection for each concurrent review, and
+# keeps 25 of them.
+TOTAL, PER_CLIENT = 1024, 512
+
+# File descriptors that are used for other purposes, and those of them that only `Guard` may use.
+OTHER_FILES, SPARE_FILES = 64, 16
+
+# Far more than the bounds: between two passes of the guard, a client opens thousands of connections.
+WANTED_FILES = 16_384
+
+# Seconds between two passes of the guard: with, and without new connections.
+BUSY_SECONDS, QUIET_SECONDS = 0.02, 1.0
+
+# The shortest interval between two log lines about closed connections, in seconds.
+LOG_SECONDS = 10.0
+
+# Why a connection is closed.
+CLIENT, ALL, IDLE, FILES = "client", "all", "idle", "files"
+
+# The time of the last request, by the address of the client as in `Scope.client`.
+Requests = dict[str, float]
+
+
+class Bounds(NamedTuple):
+    """The maximum number of connections of one port, those of one client, and the time without a request."""
+
+    total: int
+    per_client: int
+    idle_seconds: float
+
+
+class Connection(NamedTuple):
+    """A connection of a client to a port of this process. `address` is that of the client, with its port."""
+
+    port: int
+    client: str
+    address: str
+    opened_at: float
+
+
+def bounds(files: int, idle_seconds: float) -> Bounds:
+    """The bounds for a process that may open so many files.
+
+    Each of two ports takes a quarter. The rest is for connections that are opened before the guard's next pass.
+    """
+    total = max(4, min(TOTAL, (files - OTHER_FILES) // 4))
+    return Bounds(total, min(PER_CLIENT, total // 2), idle_seconds)
+
+
+def excess(
+    connections: Iterable[Connection], requests: Mapping[str, float], limits: Bounds, now: float
+) -> Iterator[tuple[Connection, str]]:
+    """The connections of one port to close, each with the reason.
+
+    Of a client, those without any request are closed first, then those whose last request is the longest ago. If all
+    clients together have too many, the clients with the most connections lose them.
+    """
+    by_client: dict[str, list[tuple[bool, float, Connection]]] = defaultdict(list)
+    for connection in connections:
+        last_request = requests.get(connection.address)
+        used_at = connection.opened_at if last_request is None else last_request
+        if now - used_at > limits.idle_seconds:
+            yield connection, IDLE
+        else:
+            by_client[connection.client].append((last_request is not None, used_at, connection))
+    share = min(limits.per_client, _fair_share(map(len, by_client.values()), limits.total))
+    for held in by_client.values():
+        held.sort()
+        reason = CLIENT if len(held) > limits.per_client else ALL
+        for _has_requests, _used_at, connection in held[: max(0, len(held) - share)]:
+            yield connection, reason
+
+
+def _fair_share(counts: Iterable[int], total: int) -> int:
+    """The highest number of connections per client with which all clients together have at most `total`."""
+    ascending = sorted(counts)
+    left = total
+    for position, count in enumerate(ascending):
+        share = left // (len(ascending) - position)
+        if count > share:
+            return max(1, share)
+        left -= count
+    return total
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files as far as it is useful and permitted. Returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    useful = max(soft, WANTED_FILES)
+    soft = (useful if hard == resource.RLIM_INFINITY else min(useful, hard)) - SPARE_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+class Guard:
+    """Keeps the connections to the listening sockets within bounds, in a thread of its own.
+
+    `requests` is filled by the applications.
+    """
+
+    def __init__(self, listening: Iterable[socket.socket], requests: Requests, limits: Bounds):
+        self._listening = {sock.getsockname()[1]: sock for sock in listening}
+        for sock in self._listening.values():
+            sock.setblocking(False)
+        self._requests = requests
+        self._limits = limits
+        # By port: the name of the listening socket, and the file descriptors that granian has of it.
+        self._names = {port: _name(sock.fileno()) for port, sock in self._listening.items()}
+        self._granians: dict[int, list[int]] = {}
+        # A listening socket without an address that a client could know.
+        self._empty = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._empty.bind("")
+        self._empty.listen(1)
+        # By the name of a socket (socket:[inode]); None for other sockets, and for those that have been shut down.
+        self._known: dict[str, Connection | None] = {}
+        self._closed: Counter[tuple[str, str]] = Counter()
+        self._logged_at = -LOG_SECONDS
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        arrivals = select.epoll()
+        for listening in self._listening.values():
+            # Edge-triggered: one event for each arrival, no matter when granian accepts it.
+            arrivals.register(listening, select.EPOLLIN | select.EPOLLET)
+        while True:
+            arrivals.poll(QUIET_SECONDS)
+            time.sleep(BUSY_SECONDS)
+            # What fails, such as for want of memory, is tried again in the next pass.
+            with contextlib.suppress(OSError):
+                try:
+                    self._enforce()
+                except OSError as error:
+                    if error.errno == errno.EMFILE:
+                        self._free_files()
+            self._log()
+
+    def _enforce(self) -> None:
+        now = time.monotonic()
+        sockets = list(_open_sockets())
+        for port, listening in self._listening.items():
+            own = listening.fileno()
+            self._granians[port] = [file for name, file in sockets if name == self._names[port] and file != own]
+        files = dict(sockets)
+        self._forget(files.keys(), now)
+        for name in files.keys() - self._known.keys():
+            self._known[name] = self._connection(files[name], now)
+        by_port: dict[int, list[Connection]] = {port: [] for port in self._listening}
+        names = {}
+        for name, connection in self._known.items():
+            if connection:
+                by_port[connection.port].append(connection)
+                names[connection] = name
+        for port, connections in by_port.items():
+            CONNECTIONS.labels(port).set(len(connections))
+            for connection, reason in excess(connections, self._requests, self._limits, now):
+                name = names[connection]
+                if _shut_down(files[name], name):
+                    self._known[name] = None
+                    CONNECTIONS_CLOSED.labels(reason).inc()
+                    self._closed[reason, connection.client] += 1
+
+    def _forget(self, names: Iterable[str], now: float) -> None:
+        for name in self._known.keys() - names:
+            del self._known[name]
+        open_addresses = {connection.address for connection in self._known.values() if connection}
+        for address in list(self._requests):
+            # A newer one may be of a connection that was opened since.
+            if address not in open_addresses and self._requests[address] < now - QUIET_SECONDS:
+                del self._requests[address]
+
+    def _connection(self, file: int, now: float) -> Connection | None:
+        """The connection of a client behind a file descriptor."""
+        try:
+            with socket.socket(fileno=os.dup(file)) as sock:
+                if sock.family not in (socket.AF_INET, socket.AF_INET6):
+                    return None
+                port: int = sock.getsockname()[1]
+                if port not in self._listening:
+                    return None
+                client, client_port, *more = sock.getpeername()
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
+            # Not connected: a listening socket, or a client that has disconnected.
+            return None
+        if not more:
+            return Connection(port, client, f"{client}:{client_port}", now)
+        # In the form of Rust's SocketAddrV6.
+        client = client.partition("%")[0] + (f"%{more[1]}" if more[1] else "")
+        return Connection(port, client, f"[{client}]:{client_port}", now)
+
+    def _free_files(self) -> None:
+        """Recover when no file descriptor is left.
+
+        granian tries to accept the next connection until that succeeds, and does nothing else in the meantime. While it
+        gets a socket without any connection instead of the listening one, it continues, and the guard has the spare file
+        descriptors for itself.
+        """
+        with self._exchanged(self._empty), _more_files(SPARE_FILES):
+            for listening in self._listening.values():
+                closed = _close_waiting(listening)
+                CONNECTIONS_CLOSED.labels(FILES).inc(closed)
+                self._closed[FILES, "all clients"] += closed
+            self._enforce()
+            # Time for granian, to close what was shut down.
+            time.sleep(BUSY_SECONDS)
+
+    @contextlib.contextmanager
+    def _exchanged(self, empty: socket.socket) -> Iterator[None]:
+        """Exchange the sockets on which granian listens for an empty one during the block."""
+        exchanged = []
+        for port, files in self._granians.items():
+            listening = self._listening[port]
+            for file in files:
+                # A listener that has stopped since has closed its file descriptor.
+                if _name(file) == self._names[port]:
+                    os.dup2(empty.fileno(), file, inheritable=False)
+                    exchanged.append((file, listening))
+        try:
+            yield
+        finally:
+            for file, listening in exchanged:
+                if _name(file) == _name(empty.fileno()):
+                    os.dup2(listening.fileno(), file, inheritable=False)
+
+    def _log(self) -> None:
+        if time.monotonic() - self._logged_at < LOG_SECONDS:
+            return
+        by_reason: dict[str, Counter[str]] = defaultdict(Counter)
+        for (reason, client), count in self._closed.items():
+            by_reason[reason][client] += count
+        self._closed.clear()
+        for reason, clients in by_reason.items():
+            # HTTP/2 has no other way to end an idle connection.
+            if reason != IDLE:
+                self._logged_at = time.monotonic()
+                event = {"reason": reason, "closed": clients.total(), "clients": dict(clients.most_common(3))}
+                log({"level": "warning", "message": "Connections beyond a bound were closed.", **event})
+
+
+def _open_sockets() -> Iterator[tuple[str, int]]:
+    """The name and the file descriptor of each socket of this process."""
+    for file in map(int, os.listdir("/proc/self/fd")):
+        name = _name(file)
+        if name.startswith("socket:"):
+            yield name, file
+
+
+def _name(file: int) -> str:
+    """The name of an open file; empty if it is closed. Needs no file descriptor."""
+    try:
+        return os.readlink(f"/proc/self/fd/{file}")
+    except OSError:
+        return ""
+
+
+def _shut_down(file: int, name: str) -> bool:
+    """Shut down a socket, if the file descriptor is still that of the socket."""
+    try:
+        # A duplicate stays the same socket, even if granian closes its own meanwhile.
+        with socket.socket(fileno=os.dup(file)) as sock:
+            if _name(sock.fileno()) == name:
+                sock.shutdown(socket.SHUT_RDWR)
+                return True
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise
+    return False
+
+
+def _close_waiting(listening: socket.socket) -> int:
+    """Close the connections that wait to be accepted; returns their number."""
+    closed = 0
+    with contextlib.suppress(BlockingIOError):
+        while closed <= BACKLOG:
+            listening.accept()[0].close()
+            closed += 1
+    return closed
+
+
+@contextlib.contextmanager
+def _more_files(count: int) -> Iterator[None]:
+    """Raise the soft limit of open files during the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft + count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough if hard == resource.RLIM_INFINITY else min(enough, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
