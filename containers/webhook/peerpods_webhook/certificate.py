@@ -36,14 +36,11 @@ class Certificate:
     not_after: datetime
 
     def why_invalid(self, now: datetime) -> str | None:
-        """The reason if the certificate is not valid at `now`."""
+        """The reason if the certificate is not valid at `now`, without the subject of the sentence."""
         if now < self.not_before:
-            return f"The serving certificate is not valid before {self.not_before.isoformat()}."
+            return f"is not valid before {self.not_before.isoformat()}."
         if now > self.not_after:
-            return (
-                f"The serving certificate expired at {self.not_after.isoformat()}. "
-                "Check why its issuer has not renewed it."
-            )
+            return f"expired at {self.not_after.isoformat()}. Check why its issuer has not renewed it."
         return None
 
 

@@ -92,7 +92,9 @@ class Webhook:
         """The reason if the process must not receive reviews."""
         if self._stopping.is_set():
             return "The webhook is stopping."
-        return self._certificate.why_invalid(datetime.now(timezone.utc)) or self._new_client.why_not_ready()
+        if reason := self._certificate.why_invalid(datetime.now(timezone.utc)):
+            return f"The serving certificate {reason}"
+        return self._new_client.why_not_ready()
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
@@ -131,26 +133,45 @@ class Webhook:
             await self._new_client.connect()
 
     async def _reload_certificates(self) -> None:
+        # The files at the last check, and their pair, until it replaces that in use.
         checked: Files | None = self._certificate.files
+        candidate: Certificate | None = None
         while True:
             await asyncio.sleep(POLL_SECONDS)
             if monotonic() - self._serving[-1].since > self._settings.connection_seconds:
                 # With HTTP/2, only a listener that stops asks its clients to open a new connection.
                 await self._replace_listener(self._certificate)
             files = self._read_files()
-            if files in (checked, self._certificate.files):
-                continue
-            checked = files
-            try:
-                # If they could not be read, the second attempt raises the error.
-                renewed = await check(files or read(self._settings), self._settings)
-            except ValueError as error:
-                CERTIFICATE_RELOADS.labels("failure").inc()
-                log({"level": "error", "message": f"{error} The previous certificate stays in use."})
-            else:
+            if files == self._certificate.files:
+                checked, candidate = files, None
+            elif files != checked:
+                checked, candidate = files, await self._check(files)
+            if candidate and self._why_worse(candidate) is None:
                 CERTIFICATE_RELOADS.labels("success").inc()
-                log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": renewed.not_after})
-                await self._replace_listener(renewed)
+                log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": candidate.not_after})
+                await self._replace_listener(candidate)
+
+    async def _check(self, files: Files | None) -> Certificate | None:
+        """Check a new pair, and report if it does not replace that in use yet."""
+        certificate: Certificate | None = None
+        try:
+            # If they could not be read, the second attempt raises the error.
+            certificate = await check(files or read(self._settings), self._settings)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            why = self._why_worse(certificate)
+            if why is None:
+                return certificate
+            reason = f"The certificate in {self._settings.certificate} {why}"
+        CERTIFICATE_RELOADS.labels("failure").inc()
+        log({"level": "error", "message": f"{reason} The previous certificate stays in use."})
+        return certificate
+
+    def _why_worse(self, candidate: Certificate) -> str | None:
+        """The reason if `candidate` is not valid, while the certificate in use is."""
+        now = datetime.now(timezone.utc)
+        return candidate.why_invalid(now) if self._certificate.why_invalid(now) is None else None
 
     def _read_files(self) -> Files | None:
         """The current files of the certificate, or None if they cannot be read."""

@@ -87,8 +87,10 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
             lambda d: write_pair(d, rsa.generate_private_key(65537, 1024)),
             "that TLS accepts: EE_KEY_TOO_SMALL",
         ),
+        (lambda d: write_pair(d, until=-SECOND), "tls.crt expired at "),
+        (lambda d: write_pair(d, since=HOUR, until=2 * HOUR), "tls.crt is not valid before "),
     ],
-    ids=["invalid key", "missing", "P-521", "RSA 1024"],
+    ids=["invalid key", "missing", "P-521", "RSA 1024", "expired", "not yet valid"],
 )
 def test_an_unusable_pair_does_not_replace_the_previous_pair(webhook, tmp_path, break_pair, sentence):
     before = der(tmp_path)
@@ -109,6 +111,24 @@ def test_a_valid_pair_after_an_unusable_pair(webhook, tmp_path):
     write_pair(tmp_path)
     wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     assert len([line for line in webhook.stop() if line["level"] == "error"]) == 1
+
+
+def test_a_pair_replaces_the_previous_pair_when_it_becomes_valid(webhook, tmp_path):
+    before = der(tmp_path)
+    write_pair(tmp_path, since=4 * SECOND)
+    wait_until(lambda: 'reloads_total{result="failure"} 1.0' in webhook.get("/metrics").text)
+    assert webhook.served_certificate() == before
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path))
+    messages = [line["message"] for line in webhook.stop() if "message" in line]
+    assert [message for message in messages if "renewed" in message] == ["Certificate renewed."]
+
+
+def test_a_pair_that_is_not_valid_replaces_one_that_is_no_longer_valid(tmp_path):
+    webhook = Webhook(tmp_path, write_pair(tmp_path, until=-SECOND))
+    write_pair(tmp_path, since=HOUR, until=2 * HOUR)
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path))
+    assert "is not valid before" in webhook.get("/readyz").text
+    webhook.stop()
 
 
 @pytest.mark.parametrize(
