@@ -52,19 +52,24 @@ def build_images() -> dict[str, str]:
 
 
 def build_image(folder: Path, tag: str, *arguments: str) -> str:
-    """Build the Containerfile in `folder`; returns the image's digest."""
-    _podman(
-        "build",
-        "--quiet",
-        "--isolation=chroot",
-        "--network=host",
-        # The base exists. A missing one is reported immediately; podman would try to pull it for six seconds.
-        "--pull=never",
-        *_registry_access(),
-        *arguments,
-        f"--tag={tag}",
-        str(folder),
-    )
+    """Build the Containerfile in `folder`, as in a checkout with the umask 077; returns the image's digest."""
+    with tempfile.TemporaryDirectory() as directory:
+        private = Path(directory, folder.name)
+        shutil.copytree(folder, private, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+        for path in (private, *private.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        _podman(
+            "build",
+            "--quiet",
+            "--isolation=chroot",
+            "--network=host",
+            # The base exists. A missing one is reported immediately; podman would try to pull it for six seconds.
+            "--pull=never",
+            *_registry_access(),
+            *arguments,
+            f"--tag={tag}",
+            str(private),
+        )
     return _inspect(tag)["Digest"]
 
 
