@@ -19,8 +19,8 @@ description:
   - The workers' groups are those that all workers share, and by default the VMs have the same groups. O(group_ids) and
     O(vm_group_ids) set others.
   - >-
-    An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver admits the
-    traffic and one of the sender lets it out, also by a wider range of ports, a rule for all traffic, or CIDR blocks or prefix
+    An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver and one group
+    of the sender allow the traffic, also by a wider range of ports, a rule for all traffic, or CIDR blocks or prefix
     lists that contain all IPv4 CIDR blocks of the VPC. Otherwise the narrowest group gets the missing rule: a group of the VMs
     alone, then a group of the cluster, by the tag C(kubernetes.io/cluster/...) or its name, before others, then the one with the
     fewest network interfaces that are not the workers'. The default group of the VPC comes last.
@@ -399,7 +399,7 @@ def converge(
     """Carry out the plan, and plan again as long as other clients change the same rules.
 
     The changes of the returned plan are those that this run made. If a request failed, or EC2 had what it requested
-    already, only the rules themselves show what this run changed: a request may have been carried out although its answer
+    already, only the rules themselves show what this run changed: a request may have been applied although its response
     was lost.
     """
     plan = plan_of(read())
@@ -643,7 +643,9 @@ def failure(error: InterruptionError, describe: Callable[[Plan], dict]) -> dict:
         message.append(f"Before, this run {describe_changes(error.changes)}.")
     if not error.is_known:
         result["changed"] = True
-        message.append("The request may have been carried out: no answer came, and the rules could not be read since.")
+        message.append(
+            "The request may have been applied: no response was received, and the rules could not be read afterwards."
+        )
     return {**result, "failed": True, "msg": " ".join(message)}
 
 

@@ -241,7 +241,7 @@ def test_a_limit_below_the_running_peer_pods_is_a_warning_and_rejected_with_prot
     warned = set_limit(2, user="limit-lower")
     assert warned["changed"]
     assert spec_of(cluster)["limit"] == "2"
-    assert any("3 on limit-a. They keep running" in warning for warning in warned["warnings"])
+    assert any("3 on limit-a. These pods keep running" in warning for warning in warned["warnings"])
     assert {node["name"]: node["used"] for node in warned["nodes"]} == {"limit-a": 3, "limit-b": 0}
     pods = [path for verb, path in requests_of(cluster, "limit-lower") if "/pods?" in path]
     assert len(pods) == 1
@@ -327,7 +327,7 @@ def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit)
     for options in ({}, {"check": True}, {"disruption": "wait", "wait_timeout": 1}):
         result = set_limit(None, **own, **options)
         assert result["failed"]
-        assert "cloud-api-adaptor on the nodes of one PeerPodConfig only" in result["msg"]
+        assert "cloud-api-adaptor only on the nodes of the PeerPodConfig that was written last" in result["msg"]
         assert "no peer pod can start on limit-a any more" in result["msg"]
         assert f"would be lost: {NAMESPACE}/peer-0, {NAMESPACE}/peer-1" in result["msg"]
         assert "ends in _disruption) to wait" in result["msg"]

@@ -821,7 +821,9 @@ def test_a_change_that_may_have_been_made_is_reported_as_such(world, proxy, run)
     proxy.faults[RULES] = [work, refuse(403, "UnauthorizedOperation")]
     result = run({"group_ids": [group]}, env=NO_RETRIES)
     assert (result["failed"], result["changed"]) == (True, True)
-    assert "The request may have been carried out: no answer came, and the rules could not be read" in result["msg"]
+    assert (
+        "The request may have been applied: no response was received, and the rules could not be read" in result["msg"]
+    )
 
 
 def test_two_concurrent_runs(world, proxy, run):

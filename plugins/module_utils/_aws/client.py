@@ -42,12 +42,12 @@ except ImportError:
 # EC2 takes at most 200 values in a request's filters.
 FILTER_VALUES = 200
 
-# What EC2 puts into a page at most. Without a number it may throttle or cut a long answer.
+# The maximum size of a page. Without it, EC2 may throttle the request or truncate a long response.
 PAGE_SIZE = 1000
 PREFIX_LIST_PAGE_SIZE = 100
 INSTANCE_TYPES_PAGE_SIZE = 100
 
-# A new group shows up everywhere in EC2 within seconds.
+# A new group is visible everywhere in EC2 within seconds.
 _WAITS_FOR_A_GROUP = (0.5, 1, 2)
 
 _RETRY = AWSRetry.jittered_backoff(
@@ -55,9 +55,9 @@ _RETRY = AWSRetry.jittered_backoff(
     delay=1,
     max_delay=10,
     catch_extra_error_codes=[
-        # From a write to a group that was just described: it has not arrived everywhere yet.
+        # The error of a write to a group that was just described, because the group is not visible everywhere yet.
         "InvalidGroup.NotFound",
-        # From a page after the first one, whose token has expired: the pages start over.
+        # The error of a page after the first one, if its token has expired: the request starts again.
         "InvalidNextToken",
         "InvalidPaginationToken",
     ],
@@ -83,9 +83,9 @@ _ADVICE = {
 
 
 class Ec2Error(Exception):
-    """A request that failed, as a sentence: what was tried, what came back, what to do.
+    """A failed request, as a sentence with the request, the response, and what to do.
 
-    `code` is EC2's error code, or None where no answer came.
+    `code` is EC2's error code, or None without a response.
     """
 
     def __init__(self, message: str, code: str | None = None):
@@ -102,7 +102,7 @@ class Ec2:
         self._client = module.client("ec2", retry_decorator=_RETRY)
 
     def instances(self, instance_ids: Sequence[str]) -> list[dict]:
-        """DescribeInstances of those that exist, in the order of `instance_ids`."""
+        """The existing instances from DescribeInstances, in the order of `instance_ids`."""
         by_id = {
             instance["InstanceId"]: instance
             for reservation in self._described("DescribeInstances", "Reservations", "instance-id", instance_ids)
@@ -111,23 +111,23 @@ class Ec2:
         return [by_id[instance_id] for instance_id in instance_ids if instance_id in by_id]
 
     def live_instances(self) -> list[dict]:
-        """DescribeInstances of all that run or are about to."""
+        """The running and pending instances from DescribeInstances."""
         states = {"Name": "instance-state-name", "Values": ["pending", "running"]}
         answer = self._query("DescribeInstances", PAGE_SIZE, Filters=[states])
         return [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
 
     def subnet(self, subnet_id: str) -> dict | None:
-        """DescribeSubnets for one subnet; None if it does not exist."""
+        """The subnet from DescribeSubnets; None if it does not exist."""
         return next(self._described("DescribeSubnets", "Subnets", "subnet-id", [subnet_id]), None)
 
     def capacity_reservations(self) -> list[dict]:
-        """DescribeCapacityReservations of those that hold capacity now."""
+        """The reservations from DescribeCapacityReservations that have capacity now."""
         active = {"Name": "state", "Values": ["active"]}
         answer = self._query("DescribeCapacityReservations", PAGE_SIZE, Filters=[active])
         return answer["CapacityReservations"]
 
     def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
-        """The vCPUs that an instance has by default, by type, of the types that there are here."""
+        """The default number of vCPUs by instance type, for the types that the region offers."""
         return {
             instance_type["InstanceType"]: instance_type["VCpuInfo"]["DefaultVCpus"]
             for instance_type in self._described(
@@ -140,14 +140,14 @@ class Ec2:
         }
 
     def quota(self, quota_code: str) -> int:
-        """What Service Quotas lets this account have of EC2's quota with that code."""
+        """The value of EC2's quota with that code for this account, from Service Quotas."""
         client = self._module.client("service-quotas", retry_decorator=_RETRY)
         with self._calling("GetServiceQuota", "Service Quotas"):
             answer = client.get_service_quota(ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True)
         return int(answer["Quota"]["Value"])
 
     def groups(self, group_ids: Sequence[str]) -> list[Group]:
-        """The groups, in the order of `group_ids`; one that is new gets a moment to show up."""
+        """The groups, in the order of `group_ids`; waits a moment for a group that is new."""
         waits = iter(_WAITS_FOR_A_GROUP)
         while True:
             by_id = {
@@ -230,7 +230,7 @@ class Ec2:
         )
 
     def tag(self, rules: Sequence[Rule], tags: Mapping[str, str], dry_run: bool = False) -> list[Rule]:
-        """Add these tags to the rules, and return the rules that this call tagged."""
+        """Add these tags to the rules, and return the rules that this call has tagged."""
         return self._write(
             "CreateTags",
             lambda batch: {
@@ -243,7 +243,7 @@ class Ec2:
         )
 
     def untag(self, rules: Sequence[Rule], keys: Sequence[str], dry_run: bool = False) -> list[Rule]:
-        """Remove the tags with these keys, and return the rules that this call untagged."""
+        """Remove the tags with these keys, and return the rules from which this call has removed them."""
         return self._write(
             "DeleteTags",
             lambda batch: {"Resources": [rule.rule_id for rule in batch], "Tags": [{"Key": key} for key in keys]},
@@ -260,7 +260,7 @@ class Ec2:
         done_before: Collection[str],
         dry_run: bool,
     ) -> list:
-        """One request for all items, and what it did.
+        """Send one request for all items, and return the items that it changed.
 
         EC2 rejects the whole request if another client has just done one of its items (`done_before`). Then each item is
         sent in a request of its own, and an item that is already done counts as done.
@@ -293,7 +293,7 @@ class Ec2:
             yield from answer[key]
 
     def _query(self, operation: str, page_size: int, **params: Any) -> dict:
-        """All pages of a question, as one answer: where one page fails there is no answer."""
+        """All pages of a request as one response; if one page fails, the request fails."""
         with self._calling(operation):
             return paginated_query_with_retries(
                 self._client,
@@ -321,7 +321,7 @@ class Ec2:
                 f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_LOG_IN}"
             ) from error
         except (BotoCoreError, ResponseParserError) as error:
-            # Of an answer that was cut off, botocore appends all that came.
+            # botocore appends the whole received text to the message about a truncated response.
             reason = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
                 f"Calling {service} {operation} in {self.region} failed: {reason}. Check region "

@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Security group rules, whose they are, and how they change (private; no I/O here).
+"""Security group rules, the clusters that depend on them, and their changes (private; no I/O here).
 
 The marks of a rule are its tags: MANAGED_TAG on every rule that this collection added, and a tag for each cluster that
 depends on it. EC2 rejects a second rule for the same traffic, so clusters with a common security group share one; the
@@ -36,8 +36,8 @@ class Port:
 class Rule:
     """One rule of a group with one peer: a group (`sg-…`), a prefix list (`pl-…`) or a CIDR.
 
-    The ports mean nothing where the protocol is not one with ports. `rule_id` is empty for a rule that is planned. Two
-    rules for the same traffic are equal.
+    The ports have no meaning for protocols without ports. `rule_id` is empty for a planned rule. Two rules for the same
+    traffic are equal.
     """
 
     group_id: str
@@ -56,7 +56,7 @@ class Rule:
 
     @property
     def port(self) -> Port:
-        """The port of a rule that this collection added, which has one."""
+        """The port of a rule that this collection added, which has exactly one port."""
         return Port(self.from_port, self.protocol)
 
     @property
@@ -142,7 +142,7 @@ class Changes:
         )
 
     def in_force(self, rules: Iterable[Rule], cluster: Cluster) -> Changes:
-        """What of these changes the `rules` of a later reading have, whether its request was answered or not.
+        """The changes that `rules`, which were read later, contain, whether their requests were answered or not.
 
         A rule that another cluster added at the same time was not opened by this run.
         """

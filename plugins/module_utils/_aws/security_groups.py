@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Plans of security group rules: what is open between workers and the VMs of peer pods, and the missing rules (private).
+"""Plans of security group rules: open and missing traffic between workers and the VMs of peer pods (private).
 
 Pure functions of plain data: the arguments are dicts in the shape of the EC2 API, the results are plans. No I/O here.
 
@@ -27,7 +27,7 @@ _GONE = ("shutting-down", "terminated")
 
 
 class SecurityGroupError(Exception):
-    """Input that no plan can be made of, as a sentence."""
+    """The reason why no plan can be made, as a sentence."""
 
 
 @dataclass(frozen=True, order=True)
@@ -228,7 +228,7 @@ def plan_rules(
     cluster_id: str,
     ranks: Mapping[str, tuple] | None = None,
 ) -> NewRules:
-    """Open what no rule of the set of groups opens, with no rule more than needed to serve all workers.
+    """Open the traffic that no rule of the groups allows, with as few rules as all workers require.
 
     Of several groups, those with the lowest of `ranks` get the rules.
     """
@@ -280,7 +280,7 @@ def _open(
     served = [worker for worker in closed if worker_group in worker]
     added = []
     for index, (group, peer) in enumerate(((vm_group, worker_group), (worker_group, vm_group))):
-        # Ingress is a matter of the receiver, egress of the sender.
+        # The receiver needs ingress rules, the sender egress rules.
         is_egress = (index == 1) == (flow.receiver == VMS)
         sides = [side for worker in served for side in ends.sides(flow, worker) if side[0] == is_egress]
         if not all(covering_rules(rules, flow.port, *side, addresses, "") for side in sides):
@@ -349,7 +349,8 @@ def _admitting(rules: Iterable[Rule], port: Port, is_egress: bool, groups: froze
 
 
 def _contain(blocks: Iterable[str], cidrs: Iterable[str]) -> bool:
-    """Whether the union of `blocks` contains every IPv4 address of all `cidrs`. Without `cidrs`, it must contain all there are."""
+    """Whether the union of `blocks` contains every IPv4 address of all `cidrs`, or without `cidrs` every IPv4
+    address."""
     networks = [ip_network(block, strict=False) for block in blocks]
     # If a union of blocks contains a CIDR, one block of the collapsed union contains it.
     union = list(collapse_addresses(network for network in networks if isinstance(network, IPv4Network)))
