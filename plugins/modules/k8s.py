@@ -12,17 +12,17 @@ version_added: "0.1.0"
 short_description: Run kubernetes.core.k8s in the controller
 description:
   - >-
-    Runs M(kubernetes.core.k8s) with the same options and the same result. On the controller, it runs in a fork of the Ansible worker, which
-    has imported the Kubernetes client already, instead of in a new Python process: a second run of this collection's C(site.yml) takes less
-    than half of the CPU time.
+    Runs M(kubernetes.core.k8s) with the same options and the same result. On the controller, it runs in a fork of the
+    Ansible worker, which has imported the Kubernetes client already, instead of in a new Python process: a second run
+    of this collection's C(site.yml) takes less than half of the CPU time.
   - >-
     With another C(ansible_python_interpreter), another connection, C(become), C(async), C(environment) or
     C(ANSIBLE_KEEP_REMOTE_FILES), the module is started as usual.
   - >-
-    On the controller, a request is repeated after a transient failure: 429, 502, 503, 504, a 5xx with C(Retry-After) of up to 30 seconds, or a
-    lost connection. After a write whose response was lost, the object is read: nothing is written twice, and the result is that of the
-    write. An object with a generated name, of which this cannot be found out, is only sent again if it was not processed. A process that is
-    started as usual has the retries of urllib3.
+    On the controller, a request is repeated after a transient failure: 429, 502, 503, 504, a 5xx with C(Retry-After) of
+    up to 30 seconds, or a lost connection. After a write whose response was lost, the object is read: nothing is
+    written twice, and the result is that of the write. An object with a generated name, of which this cannot be found
+    out, is only sent again if it was not processed. A process that is started as usual has the retries of urllib3.
   - All options of M(kubernetes.core.k8s) can be set. The options below are those that the roles of this collection use.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -35,13 +35,17 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(present) creates the object, or changes it if it differs. V(patched) only changes an existing object. V(absent) deletes it.
+      - >-
+        V(present) creates the object, or changes it if it differs. V(patched) only changes an existing object.
+        V(absent) deletes it.
     type: str
     default: present
     choices: [absent, present, patched]
   apply:
     description:
-      - Whether to apply the definition. Fields of the previously applied definition that this one does not have are removed.
+      - >-
+        Whether to apply the definition. Fields of the previously applied definition that this one does not have are
+        removed.
     type: bool
     default: false
   server_side_apply:

@@ -19,7 +19,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
 
 
 def run_persistently(module: str) -> None:
-    """Run a module of kubernetes.core with this collection's connection: with retries, and errors that name their cause."""
+    """Run a module of kubernetes.core with this collection's connection, which retries and explains errors."""
     python_module = imported(module)
     # kubernetes.core has no option for either; its modules call this function where they connect.
     for caller in (python_module, runner):

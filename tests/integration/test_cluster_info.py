@@ -365,8 +365,8 @@ def test_credentials_without_permissions_or_validity_are_reported(cluster, run_m
     assert result["failed"]
     assert '403 Forbidden: infrastructures.config.openshift.io "cluster" is forbidden' in result["msg"]
     assert result["msg"].endswith(
-        "Grant cluster-info-unprivileged the verb get on infrastructures.config.openshift.io in the whole cluster, or log in as a user "
-        "with that permission, such as one with the role cluster-admin."
+        "Grant cluster-info-unprivileged the verb get on infrastructures.config.openshift.io in the whole cluster, or "
+        "log in as a user with that permission, such as one with the role cluster-admin."
     )
 
     result = run_module(

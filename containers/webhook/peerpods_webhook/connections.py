@@ -3,8 +3,8 @@
 """Bounds on the connections of clients, so that a new client always gets an answer.
 
 granian accepts every connection, bounds only the sum of those that have completed their TLS handshake, and keeps a
-connection over HTTP/2 open for as long as its client answers pings. This module looks at the sockets of the process, and
-shuts down those beyond the bounds: granian then finds that the client has disconnected.
+connection over HTTP/2 open for as long as its client answers pings. This module looks at the sockets of the process,
+and shuts down those beyond the bounds: granian then finds that the client has disconnected.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .listener import BACKLOG
 from .log import log
 from .metrics import CONNECTIONS, CONNECTIONS_CLOSED
 
-# The bounds for one port, with enough file descriptors. An API server opens a connection for each concurrent review, and
-# keeps 25 of them.
+# The bounds for one port, with enough file descriptors. An API server opens a connection for each concurrent review,
+# and keeps 25 of them.
 TOTAL, PER_CLIENT = 1024, 512
 
 # File descriptors that are used for other purposes, and those of them that only `Guard` may use.
@@ -222,8 +222,8 @@ class Guard:
         """Recover when no file descriptor is left.
 
         granian tries to accept the next connection until that succeeds, and does nothing else in the meantime. While it
-        gets a socket without any connection instead of the listening one, it continues, and the guard has the spare file
-        descriptors for itself.
+        gets a socket without any connection instead of the listening one, it continues, and the guard has the spare
+        file descriptors for itself.
         """
         with self._exchanged(self._empty), _more_files(SPARE_FILES):
             for listening in self._listening.values():

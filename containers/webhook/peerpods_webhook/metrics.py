@@ -77,8 +77,8 @@ LOG_LINES_LOST = Counter(
 CONNECTIONS = Gauge("peerpods_webhook_connections", "Open connections of clients by port.", ["port"])
 CONNECTIONS_CLOSED = Counter(
     "peerpods_webhook_connections_closed",
-    "Connections that were closed by reason (client: more than a client may have; all: more than all may have; idle: no "
-    "request for too long; files: those waiting to be accepted, because no file descriptor was left).",
+    "Connections that were closed by reason (client: more than a client may have; all: more than all may have; idle: "
+    "no request for too long; files: those waiting to be accepted, because no file descriptor was left).",
     ["reason"],
 )
 for reason in ("client", "all", "idle", "files"):

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Why an API server rejected a request, and what to do about that (private to this collection).
 
-The status alone does not name the cause: 403 is also the answer of a quota, of an admission plugin and of a namespace that is being
-deleted, where more permissions do not help. The cause is in the message, whose texts are those of the API server:
-kubernetes/kubernetes, staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go (permissions),
-pkg/admission/plugin/webhook/errors/statuserror.go (webhooks), pkg/admission/plugin/policy/validating/dispatcher.go (policies),
-plugin/pkg/admission (the others).
+The status alone does not name the cause: 403 is also the answer of a quota, of an admission plugin and of a namespace
+that is being deleted, where more permissions do not help. The cause is in the message, whose texts are those of the API
+server: kubernetes/kubernetes, staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go
+(permissions), pkg/admission/plugin/webhook/errors/statuserror.go (webhooks),
+pkg/admission/plugin/policy/validating/dispatcher.go (policies), plugin/pkg/admission (the others).
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import re
 
 MORE_PERMISSIONS_DO_NOT_HELP = "More permissions do not help."
 
-UNAUTHORIZED = "The credentials are invalid or have expired. Log in again. If the kubeconfig gets them from a command (exec), run that command."
-UNKNOWN_CAUSE = (
-    "If the message names a permission, grant it, or log in as a user with the role cluster-admin; if it names a policy or a quota, "
-    "change that."
+UNAUTHORIZED = (
+    "The credentials are invalid or have expired. Log in again. If the kubeconfig gets them from a command (exec), "
+    "run that command."
 )
-NO_API_SERVER = "The answer is not that of a Kubernetes API server: check the proxy, firewall or load balancer between this machine and the cluster."
+UNKNOWN_CAUSE = (
+    "If the message names a permission, grant it, or log in as a user with the role cluster-admin; if it names a "
+    "policy or a quota, change that."
+)
+NO_API_SERVER = (
+    "The answer is not that of a Kubernetes API server: check the proxy, firewall or load balancer between this machine "
+    "and the cluster."
+)
 
 _PERMISSION = re.compile(
     r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) '
@@ -33,49 +39,56 @@ _CAUSES = (
     (
         r"attempting to grant RBAC permissions not currently held",
         (
-            "A user can only grant permissions that it has: log in as a user with the role cluster-admin, or grant the verb escalate on "
-            "the role."
+            "A user can only grant permissions that it has: log in as a user with the role cluster-admin, or grant "
+            "the verb escalate on the role."
         ),
     ),
     (
         r"(?:exceeded|failed) quota: (?P<quota>[^:,]+)",
-        "The ResourceQuota {quota} of the namespace rejects the request: change it, or free what it counts. {no_permissions}",
+        (
+            "The ResourceQuota {quota} of the namespace rejects the request: change it, or free what it counts. "
+            "{no_permissions}"
+        ),
     ),
     (
-        r"(?:maximum|minimum) \S+ (?:usage|limit to request ratio|storage) ?.*per (?:Container|Pod|PersistentVolumeClaim)",
+        r"(?:maximum|minimum) \S+ (?:usage|limit to request ratio|storage) ?.*"
+        r"per (?:Container|Pod|PersistentVolumeClaim)",
         "A LimitRange of the namespace rejects the request: change it. {no_permissions}",
     ),
     (
         r'failed calling webhook "(?P<webhook>[^"]+)"',
         (
-            "The API server could not call the admission webhook {webhook}: check that its pods run and that its certificate is valid, "
-            "then try again."
+            "The API server could not call the admission webhook {webhook}: check that its pods run and that its "
+            "certificate is valid, then try again."
         ),
     ),
     (
         r'admission webhook "(?P<webhook>[^"]+)" denied the request',
         (
-            "The admission webhook {webhook} rejects the request: meet what it requires, or have its administrator make an exception. "
-            "{no_permissions}"
+            "The admission webhook {webhook} rejects the request: meet what it requires, or have its administrator "
+            "make an exception. {no_permissions}"
         ),
     ),
     (
         r"ValidatingAdmissionPolicy '(?P<policy>[^']+)'",
         (
-            "The ValidatingAdmissionPolicy {policy} rejects the request: meet what it requires, or have its administrator make an "
-            "exception. {no_permissions}"
+            "The ValidatingAdmissionPolicy {policy} rejects the request: meet what it requires, or have its "
+            "administrator make an exception. {no_permissions}"
         ),
     ),
     (
         r'violates PodSecurity "(?P<level>[^"]+)"',
         (
-            "The namespace admits only pods of the Pod Security Standard {level}: change its labels pod-security.kubernetes.io, or use "
-            "another namespace. {no_permissions}"
+            "The namespace admits only pods of the Pod Security Standard {level}: change its labels "
+            "pod-security.kubernetes.io, or use another namespace. {no_permissions}"
         ),
     ),
     (
         r"unable to validate against any security context constraint",
-        "No SecurityContextConstraints that the pod's service account may use admit the pod: grant it the verb use on one that does.",
+        (
+            "No SecurityContextConstraints that the pod's service account may use admit the pod: grant it the verb "
+            "use on one that does."
+        ),
     ),
     (
         r"because it is being terminated",
@@ -124,6 +137,6 @@ def _grant(
     kind = path or f"{resource}.{group}".rstrip(".")
     where = f" in namespace {namespace}" if namespace else " in the whole cluster"
     return (
-        f"Grant {user} the verb {verb} on {kind}{'' if path else where}, or log in as a user with that permission, such as one with the "
-        "role cluster-admin."
+        f"Grant {user} the verb {verb} on {kind}{'' if path else where}, or log in as a user with that permission, "
+        "such as one with the role cluster-admin."
     )

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The connection to the Kubernetes API: requests, retries, and errors as sentences (private to this collection).
 
-kubernetes.core handles the credentials: its options, environment variables and kubeconfig rules. `PersistentClient` takes the place of
-its client, for this collection's modules and for those of kubernetes.core that run in the controller.
+kubernetes.core handles the credentials: its options, environment variables and kubeconfig rules. `PersistentClient`
+takes the place of its client, for this collection's modules and for those of kubernetes.core that run in the
+controller.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ except ImportError:
     KUBERNETES_IMPORT_ERROR = traceback.format_exc()
     K8SDynamicClient = object
 
-# The pauses before a request is repeated after a transient failure: a load balancer that changes its backend, an API server
-# that restarts or is overloaded. Seconds.
+# The pauses before a request is repeated after a transient failure: a load balancer that changes its backend, an API
+# server that restarts or is overloaded. Seconds.
 RETRY_PAUSES = (0.25, 0.5, 1.0, 2.0)
 
 # The longest Retry-After of an API server that is waited for. Seconds.
 LONGEST_PAUSE = 30.0
 
-# How long to wait for a connection, and for a response. An API server ends a request after 60 s, unless it is a watch. Seconds.
+# How long to wait for a connection, and for a response. An API server ends a request after 60 s, unless it is a watch.
+# Seconds.
 CONNECT_TIMEOUT = 20.0
 READ_TIMEOUT = 75.0
 
@@ -68,9 +70,9 @@ T = TypeVar("T")
 class ClusterError(CoreException):
     """A failed request, as a sentence with the request, the response, and what to do.
 
-    `status` is the HTTP status, or None without a response. `transient` is true if the same request may succeed later, and
-    `retry_after` is the number of seconds that the API server requests until then. `is_unprocessed` is true if the request has certainly
-    changed nothing.
+    `status` is the HTTP status, or None without a response. `transient` is true if the same request may succeed later,
+    and `retry_after` is the number of seconds that the API server requests until then. `is_unprocessed` is true if the
+    request has certainly changed nothing.
     """
 
     def __init__(
@@ -119,8 +121,8 @@ def connect(module: Any) -> Any:
         raise
     except OSError as error:
         raise ClusterError(
-            f"A file of the connection to the Kubernetes API cannot be read: {_sentence(error)}. Correct the path in the kubeconfig, or in "
-            "ca_cert, client_cert and client_key."
+            f"A file of the connection to the Kubernetes API cannot be read: {_sentence(error)}. Correct the path in "
+            "the kubeconfig, or in ca_cert, client_cert and client_key."
         ) from error
     except (CoreException, ConfigException, YAMLError) as error:
         raise _no_cluster(_sentence(error)) from error
@@ -130,7 +132,7 @@ def connect(module: Any) -> Any:
 
 
 class PersistentClient(K8SDynamicClient):
-    """kubernetes.core's client, which repeats requests after transient failures, and reads the result of a write whose response was lost."""
+    """kubernetes.core's client, which repeats requests, and reads the result of a write whose response was lost."""
 
     def __init__(self, client: Any, *args: Any, **kwargs: Any):
         self.host = client.configuration.host
@@ -158,9 +160,10 @@ class PersistentClient(K8SDynamicClient):
     def send(self, method: str, path: str, body: Any = None, **params: Any) -> Response:
         """The response of the API server. Raises ClusterError.
 
-        A request that changes nothing is repeated after a transient failure. So is a write: a name is created only once, and an update
-        has the resourceVersion that was read, or is idempotent. If a response was lost, the object shows the result. Where no object can
-        show it (the API server generates the name, or the body is a JSON patch), a write is repeated only if it was not processed.
+        A request that changes nothing is repeated after a transient failure. So is a write: a name is created only
+        once, and an update has the resourceVersion that was read, or is idempotent. If a response was lost, the object
+        shows the result. Where no object can show it (the API server generates the name, or the body is a JSON patch),
+        a write is repeated only if it was not processed.
         """
         path = f"/{path.lstrip('/')}"
         attempt = functools.partial(self._attempt, method, path, body, **params)
@@ -206,7 +209,8 @@ class PersistentClient(K8SDynamicClient):
         if not _is_of_api_server(path, data):
             raise ClusterError(
                 f"The response to {method} {path} is not that of a Kubernetes API server: "
-                f"{_sentence(data[:MESSAGE_LENGTH].decode(errors='replace')) or 'it is empty'}. Check that {self.host} is the API server."
+                f"{_sentence(data[:MESSAGE_LENGTH].decode(errors='replace')) or 'it is empty'}. Check that "
+                f"{self.host} is the API server."
             )
         return Response(data, response.headers)
 
@@ -230,7 +234,8 @@ class PersistentClient(K8SDynamicClient):
             f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
             f"{message}. {advice}".strip(),
             status=error.status,
-            # A 500 in response to a write is usually that of an admission webhook, and permanent. That of etcd has a Retry-After.
+            # A 500 in response to a write is usually that of an admission webhook, and permanent. That of etcd has a
+            # Retry-After.
             transient=retry_after <= LONGEST_PAUSE
             and (
                 error.status in (429, 502, 503, 504) or (error.status >= 500 and (method == "GET" or retry_after > 0))
@@ -244,7 +249,8 @@ class PersistentClient(K8SDynamicClient):
         cause = getattr(error, "reason", None) or error
         is_tls = isinstance(cause, SSLError)
         advice = (
-            "Check the certificate of the API server, and the files of ca_cert, client_cert and client_key or of the kubeconfig."
+            "Check the certificate of the API server, and the files of ca_cert, client_cert and client_key or of the "
+            "kubeconfig."
             if is_tls
             else "Check that the kubeconfig names the right cluster and that the cluster is up."
         )
@@ -283,7 +289,8 @@ def _persist_write(attempt: Callable[[], Response], settled: Callable[[], Respon
         if settled is None:
             if is_lost:
                 raise _lost(failure)
-        # A conflict or an absence may be the result of a previous attempt that arrived after `settled` had read the object.
+        # A conflict or an absence may be the result of a previous attempt that arrived after `settled` had read the
+        # object.
         elif is_lost and (failure.outcome_unknown or failure.status in (404, 409)):
             try:
                 response = settled()
@@ -307,8 +314,8 @@ def _lost(failure: ClusterError) -> LostWriteError:
 def _without_retries(configuration: Any) -> Any:
     """The REST client without urllib3's retries.
 
-    urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change, would not repeat a
-    POST or PATCH, and would wait for as long as Retry-After requests.
+    urllib3 would repeat a PUT or DELETE whose response was lost, so that it is unknown which request made the change,
+    would not repeat a POST or PATCH, and would wait for as long as Retry-After requests.
     """
     rest_client = RESTClientObject(configuration)
     rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
@@ -392,7 +399,7 @@ def _sentence(error: object) -> str:
 
 
 def _status_message(error: Any) -> tuple[str, bool]:
-    """The `message` of the Status object in an error's body, or the body itself; and whether the body is a Status object."""
+    """The `message` of the Status object in an error's body, else the body; and whether it is a Status object."""
     try:
         status = json.loads(error.body)
         return _sentence(status["message"]), status.get("kind") == "Status"

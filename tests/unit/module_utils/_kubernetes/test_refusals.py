@@ -1,4 +1,4 @@
-"""What to do about a rejected request, by the texts that API servers return (their sources are named in refusals.py)."""
+"""What to do about a rejected request, by the texts that API servers return (refusals.py names their sources)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ FORBIDDEN_POD = 'pods "probe" is forbidden: '
         ),
         (
             (
-                'deployments.apps "web" is forbidden: User "system:serviceaccount:ci:bot" cannot patch resource "deployments/scale" in API '
-                'group "apps" in the namespace "team": RBAC: role.rbac.authorization.k8s.io "x" not found'
+                'deployments.apps "web" is forbidden: User "system:serviceaccount:ci:bot" cannot patch resource '
+                '"deployments/scale" in API group "apps" in the namespace "team": RBAC: role.rbac.authorization.k8s.io "x" not found'
             ),
             "Grant system:serviceaccount:ci:bot the verb patch on deployments/scale.apps in namespace team, or",
         ),
         ('forbidden: User "alice" cannot get path "/metrics"', "Grant alice the verb get on /metrics, or log in"),
         (
-            'nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" at the cluster scope',
+            (
+                'nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" '
+                "at the cluster scope"
+            ),
             "The request was sent without credentials. Log in.",
         ),
         (
             (
-                'clusterroles "x" is forbidden: user "alice" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not '
-                'currently held:\n{APIGroups:[""], Resources:["nodes"], Verbs:["get"]}'
+                'clusterroles "x" is forbidden: user "alice" (groups=["system:authenticated"]) is attempting to grant '
+                'RBAC permissions not currently held:\n{APIGroups:[""], Resources:["nodes"], Verbs:["get"]}'
             ),
             "A user can only grant permissions that it has",
         ),
@@ -68,7 +71,10 @@ FORBIDDEN_POD = 'pods "probe" is forbidden: '
             "No SecurityContextConstraints that the pod's service account may use",
         ),
         (
-            'configmaps "a" is forbidden: unable to create new content in namespace team because it is being terminated',
+            (
+                'configmaps "a" is forbidden: unable to create new content in namespace team because it is being '
+                "terminated"
+            ),
             "The namespace is being deleted",
         ),
         (
