@@ -24,8 +24,8 @@ UNKNOWN_CAUSE = (
     "policy or a quota, change that."
 )
 NO_API_SERVER = (
-    "The answer is not that of a Kubernetes API server: check the proxy, firewall or load balancer between this machine "
-    "and the cluster."
+    "The answer is not that of a Kubernetes API server: check the proxy, firewall or load balancer between this "
+    "machine and the cluster."
 )
 
 _PERMISSION = re.compile(
@@ -51,8 +51,10 @@ _CAUSES = (
         ),
     ),
     (
-        r"(?:maximum|minimum) \S+ (?:usage|limit to request ratio|storage) ?.*"
-        r"per (?:Container|Pod|PersistentVolumeClaim)",
+        (
+            r"(?:maximum|minimum) \S+ (?:usage|limit to request ratio|storage) ?.*"
+            r"per (?:Container|Pod|PersistentVolumeClaim)"
+        ),
         "A LimitRange of the namespace rejects the request: change it. {no_permissions}",
     ),
     (

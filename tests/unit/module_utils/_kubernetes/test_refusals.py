@@ -23,7 +23,8 @@ FORBIDDEN_POD = 'pods "probe" is forbidden: '
         (
             (
                 'deployments.apps "web" is forbidden: User "system:serviceaccount:ci:bot" cannot patch resource '
-                '"deployments/scale" in API group "apps" in the namespace "team": RBAC: role.rbac.authorization.k8s.io "x" not found'
+                '"deployments/scale" in API group "apps" in the namespace "team": RBAC: '
+                'role.rbac.authorization.k8s.io "x" not found'
             ),
             "Grant system:serviceaccount:ci:bot the verb patch on deployments/scale.apps in namespace team, or",
         ),
