@@ -416,7 +416,7 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
     cluster.kubectl("label", "node", "limit-b", "other-")
     assert not result.get("failed"), result["msg"]
     assert result["changed"]
-    assert any("any more: 3 on limit-a. They keep" in warning for warning in result["warnings"])
+    assert any("any more: 3 on limit-a. These pods keep" in warning for warning in result["warnings"])
     assert result["advertised_nodes"] == 0
     verbs = [verb for verb, _path in requests_of(cluster, "limit-remove")]
     assert verbs == ["list"] * 5 + ["delete", "watch"]
