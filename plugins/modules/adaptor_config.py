@@ -25,7 +25,7 @@ description:
     Operators of release 1.13 and later replace all cloud-api-adaptor pods after every write to C(peer-pods-cm). On
     these the module sets C(caaUpdateStrategy) in C(osc-feature-gates) to V(OnDelete) before the write, and restores it
     when every pod is up to date. The annotation C(osc.peerpods/caa-update-strategy) keeps the value to restore, so that
-    an interrupted run can be resumed. If the operator does not take up V(OnDelete) in time, the module fails and writes
+    an interrupted run can be resumed. If the operator does not apply V(OnDelete) in time, the module fails and writes
     nothing else.
   - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:

@@ -111,7 +111,7 @@ def _fair_share(counts: Iterable[int], total: int) -> int:
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files as far as it is useful and permitted. Returns it."""
+    """Raise the soft limit of open files to what is useful and permitted. Returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     useful = max(soft, WANTED_FILES)
     soft = (useful if hard == resource.RLIM_INFINITY else min(useful, hard)) - SPARE_FILES
