@@ -26,6 +26,7 @@ from .contenders import DOCUMENTED, IDLE, OURS, Contender, Job, World
 from .kubernetes import NODES
 
 RULES = ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal")
+IDENTITY = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
 
 # The package ansible has the collection; these are the further requirements of the collection.
 COLLECTIONS = Path(importlib.metadata.distribution("ansible").locate_file("."))
@@ -159,7 +160,7 @@ class AzureWorld(World):
             Job(
                 "open the ports, given the VMs",
                 (
-                    Contender(OURS, [{f"{OURS}.nsg_rules": {"virtual_machines": "{{ workers }}"}}]),
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {**IDENTITY, "virtual_machines": "{{ workers }}"}}]),
                     dataclasses.replace(azcollection, tasks=azure_azcollection("{{ workers }}")),
                 ),
                 self._close_ports,
@@ -168,7 +169,7 @@ class AzureWorld(World):
             Job(
                 "open the ports, given the cluster",
                 (
-                    Contender(OURS, [{f"{OURS}.nsg_rules": {"nodes": {}}}]),
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {**IDENTITY, "nodes": {}}}]),
                     dataclasses.replace(
                         azcollection,
                         name=f"kubernetes.core + {azcollection.name}",
@@ -196,11 +197,13 @@ class AzureWorld(World):
 
     def _close_ports(self) -> None:
         for name in RULES:
-            self._arm.delete(f"{self._nsg}/securityRules/{name}")
+            for suffix in ("", f"-{openshift.INFRASTRUCTURE_NAME}"):
+                self._arm.delete(f"{self._nsg}/securityRules/{name}{suffix}")
 
     def _ports_open(self) -> bool:
         rules = self._arm.resources[self._nsg.lower()]["properties"]["securityRules"]
-        return {rule["name"] for rule in rules}.issuperset(RULES)
+        # The names of the collection's rules end with that of the cluster.
+        return {rule["name"].removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}") for rule in rules}.issuperset(RULES)
 
 
 # -- Importing ---------------------------------------------------------------------------------

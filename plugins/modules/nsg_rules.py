@@ -12,20 +12,41 @@ module: nsg_rules
 version_added: "0.1.0"
 short_description: Open the ports of peer pods between the workers of a cluster on Azure
 description:
-  - Ensures a set of security rules on the network security groups (NSGs) that filter the workers' traffic.
-  - Workers connect to the kata-agent of their peer pods on port 15150 and tunnel the traffic of the pods through port 9000.
-    By default, the module manages rules for these two ports, from the workers' subnets to the workers' subnets.
+  - Ensures a set of security rules on the network security groups (NSGs) that filter the traffic between workers and the VMs of
+    peer pods.
+  - Workers connect to the kata-agent of their peer pods on port 15150. Port 9000 is the tunnel for the traffic of the pods, and
+    both ends send to it. By default, the module manages rules for these two ports.
   - Finds the subnets of all workers by their network interfaces, and manages the NSGs that are B(attached) to these subnets and
-    interfaces.
+    interfaces. By default, the VMs of peer pods are in the workers' subnets; see O(vm_subnets).
+  - The destination of the traffic must allow it inbound, and its source outbound. If an NSG denies the other direction of a rule,
+    a rule for that direction is added, with C(-Outbound) (or C(-Inbound)) in its name.
   - By default, Azure allows traffic between the VMs of a virtual network. If other rules allow all of the traffic already, no
     rule is added, and RV(network_security_groups[].covered) names these rules; see O(on_covered).
-  - Rules that this module adds have a description that begins with C(osc.peerpods:). O(state=absent) removes no other rules.
+  - Several clusters can share an NSG. Each has rules of its own, with O(cluster_name) in their names and a description that
+    begins with C(osc.peerpods) and O(cluster_id). Rules without this description are never changed or removed, also if they have
+    the name of a rule. The rules of other clusters do not replace those of this cluster, since they go with the other cluster.
 options:
+  cluster_name:
+    description:
+      - The infrastructure name of the cluster, as RV(osc.peerpods.cluster_info#module:infrastructure_name). The names of the rules
+        end with it.
+    type: str
+    required: true
+  cluster_id:
+    description:
+      - The id of the cluster, as RV(osc.peerpods.cluster_info#module:cluster_id). The descriptions of the rules have it, which
+        identifies the rules of the cluster.
+    type: str
+    required: true
   rules:
     description:
       - The security rules. The names of the options are those of the properties in Azure.
-      - Azure does not allow IPv4 and IPv6 addresses in one rule. If the workers' subnets have both and a rule sets no addresses, the
-        module manages two rules. The name of the second ends with C(-IPv6), and it gets the next free priority.
+      - Azure does not allow IPv4 and IPv6 addresses in one rule. If the subnets have both and a rule sets no addresses, the
+        module manages two rules, the second with C(-IPv6) in its name.
+      - If workers and the VMs of peer pods are in different subnets and a rule sets no addresses, the module manages a rule for
+        the traffic to the VMs, and one for the traffic to the workers, with C(-To-Workers) in its name; see O(rules[].to).
+      - The first rule of an entry has the requested priority. The others get the next free priorities.
+      - With O(state=absent), only the names are used, for RV(network_security_groups[].kept).
     type: list
     elements: dict
     default:
@@ -33,19 +54,31 @@ options:
         priority: 112
         protocol: Tcp
         destination_port_ranges: ["15150"]
+        to: [vms]
       - name: Allow-VXLAN-Internal
         priority: 111
         protocol: Tcp
         destination_port_ranges: ["9000"]
     suboptions:
       name:
-        description: The name of the rule.
+        description:
+          - The name of the rule, to which C(-) and O(cluster_name) are appended. If another rule has that name, C(-2) is appended
+            as well.
         type: str
         required: true
       priority:
         description: The priority of the rule, from 100 to 4096. Rules with smaller numbers are evaluated first.
         type: int
         required: true
+      to:
+        description:
+          - Where the ports are. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that from the VMs to
+            the workers.
+          - If workers and VMs have the same addresses, one rule is for both.
+        type: list
+        elements: str
+        choices: [vms, workers]
+        default: [vms, workers]
       protocol:
         description:
           - The protocol. If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add a rule with V(Udp) for port
@@ -59,12 +92,15 @@ options:
         choices: [Allow, Deny]
         default: Allow
       direction:
-        description: The direction of the traffic, from the viewpoint of the VMs behind the NSG.
+        description:
+          - The direction of the traffic, from the viewpoint of the VMs behind the NSG.
+          - Rules that allow traffic and set no addresses are added in the other direction as well, if other rules deny the traffic
+            there.
         type: str
         choices: [Inbound, Outbound]
         default: Inbound
       description:
-        description: The description of the rule, to which C(osc.peerpods:) is prepended. Azure allows 140 characters in total.
+        description: The description of the rule, after C(osc.peerpods) and O(cluster_id). Azure allows 140 characters in total.
         type: str
       source_port_ranges:
         description: The source ports, each a number, a range such as V(1024-65535), or V(*).
@@ -78,14 +114,14 @@ options:
         required: true
       source_address_prefixes:
         description:
-          - The source addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of all workers' subnets in
-            the virtual networks that the NSG serves. Required if only O(network_security_groups) is set.
+          - The source addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the workers, or of the VMs
+            of peer pods, that send this traffic. Required if only O(network_security_groups) is set.
         type: list
         elements: str
       destination_address_prefixes:
         description:
-          - The destination addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the workers' subnets
-            that the NSG filters. Required if only O(network_security_groups) is set.
+          - The destination addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the VMs of peer pods,
+            or of the workers, that receive this traffic. Required if only O(network_security_groups) is set.
         type: list
         elements: str
       source_application_security_groups:
@@ -98,7 +134,7 @@ options:
         elements: str
   on_priority_conflict:
     description:
-      - What to do if another rule of the same direction has the priority of a new rule.
+      - What to do if another rule of the same direction has the priority of a new rule, such as a rule of another cluster.
       - V(move) assigns the next free priority in O(priority_range) and issues a warning. V(fail) fails before anything is changed.
     type: str
     choices: [move, fail]
@@ -112,8 +148,8 @@ options:
   on_covered:
     description:
       - What to do with a rule that does not exist yet if other rules, such as C(AllowVnetInBound) of every NSG, already decide all of
-        its traffic in the same way.
-      - V(skip) leaves the rule out. V(ensure) adds it.
+        its traffic in the same way. Rules of other clusters that this module added do not count.
+      - V(skip) leaves the rule out. V(ensure) adds it, but not its counterpart in the other direction.
     type: str
     choices: [skip, ensure]
     default: skip
@@ -127,7 +163,9 @@ options:
     default: fail
   state:
     description:
-      - V(present) ensures that the rules exist. V(absent) removes the rules with these names that this module added.
+      - V(present) ensures that the rules exist.
+      - V(absent) removes all rules of the cluster, whatever their names, from all NSGs that this identity can read in the
+        subscriptions of the other options and in O(subscription_id). Workers, subnets and their NSGs need not exist any more.
     type: str
     choices: [present, absent]
     default: present
@@ -158,10 +196,12 @@ attributes:
   platform:
     platforms: posix
 notes:
-  - Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG. For each NSG
-    to change, it takes one write and the polling of its completion. A single rule is written by itself, several rules with the whole
+  - Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG; with
+    O(state=absent) one for each subscription. For each NSG to change, it takes one write and the polling of its completion. A single rule is written by itself, several rules with the whole
     NSG in one request. If another client has changed the rule or the NSG meanwhile (its C(etag)), Azure rejects the write, and the
-    module reads and plans again.
+    module reads and plans again. It does so as well if another operation replaced its write (C(Canceled)).
+  - If a request fails, the module reads the NSG again, so that the result of the failure has all changes that were made.
+  - O(state=absent) needs C(Microsoft.Network/networkSecurityGroups/read) on the subscription, as in the role Reader.
   - To change rules, the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
     C(.../securityRules/write) (C(.../securityRules/delete) to remove a rule), in addition to the permission to read.
   - O(dry_run=true) takes one more request, instead of a write, for each NSG that would be changed. It needs
@@ -175,27 +215,35 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Open 15150 and 9000 between all workers of the cluster
-  osc.peerpods.nsg_rules:
-    nodes:
-      kubeconfig: ~/.kube/config
-
 - name: Gather the workers of the cluster
   osc.peerpods.cluster_info:
   register: cluster
 
+- name: Open 15150 and 9000 between all workers of the cluster
+  osc.peerpods.nsg_rules: &rules
+    cluster_name: "{{ cluster.infrastructure_name }}"
+    cluster_id: "{{ cluster.cluster_id }}"
+    virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
+
+- name: Open the ports between the workers and pod VMs in a subnet of their own
+  osc.peerpods.nsg_rules:
+    <<: *rules
+    vm_subnets:
+      - "{{ network }}/virtualNetworks/demo-vnet/subnets/pod-vms"
+
 - name: Add the rules even if other rules allow the traffic already
   osc.peerpods.nsg_rules:
-    virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
+    <<: *rules
     on_covered: ensure
 
 - name: Open the tunnel for UDP, with priorities outside of the range of the network team
   osc.peerpods.nsg_rules:
-    nodes: {}
+    <<: *rules
     rules:
       - name: Allow-Kata-Agent-Internal
         priority: 2112
         destination_port_ranges: ["15150"]
+        to: [vms]
       - name: Allow-VXLAN-Internal
         priority: 2111
         protocol: Udp
@@ -204,12 +252,14 @@ EXAMPLES = r"""
 
 - name: Check whether this identity has the permission to add the rules
   osc.peerpods.nsg_rules:
-    virtual_machines: "{{ cluster.workers | map(attribute='provider_id') }}"
+    <<: *rules
     dry_run: true
 
-- name: Remove the rules that the module added
+- name: Remove the rules of the cluster
   osc.peerpods.nsg_rules:
-    nodes: {}
+    cluster_name: "{{ cluster.infrastructure_name }}"
+    cluster_id: "{{ cluster.cluster_id }}"
+    subscription_id: "{{ cluster.subscription_id }}"
     state: absent
 """
 
@@ -217,7 +267,9 @@ RETURN = r"""
 network_security_groups:
   description:
     - The NSGs, with the changes and the state of their rules. In check mode and with O(dry_run=true), the changes that would be made.
-  returned: success
+    - After a failed request, the NSGs up to the one that failed, with the changes that were made.
+    - With O(state=absent), the NSGs that have rules of the cluster.
+  returned: success, and if a change failed
   type: list
   elements: dict
   contains:
@@ -230,7 +282,7 @@ network_security_groups:
       type: str
       sample: demo-nsg
     subnets:
-      description: The workers' subnets that it is attached to, by ARM id.
+      description: The subnets of workers and pod VMs that it is attached to, by ARM id.
       type: list
       elements: str
     network_interfaces:
@@ -242,7 +294,7 @@ network_security_groups:
       type: list
       elements: dict
       sample:
-        - name: Allow-VXLAN-Internal
+        - name: Allow-VXLAN-Internal-demo-x7k2p
           properties:
             priority: 111
             direction: Inbound
@@ -252,7 +304,7 @@ network_security_groups:
             sourceAddressPrefix: 10.0.128.0/17
             destinationPortRange: '9000'
             destinationAddressPrefix: 10.0.128.0/17
-            description: 'osc.peerpods: port 9000/tcp between workers and peer pods'
+            description: 'osc.peerpods 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11: port 9000/tcp between workers and peer pods'
     updated:
       description: The rules that were changed, with their new content.
       type: list
@@ -306,7 +358,7 @@ network_security_groups:
           description: The unmanaged rules and the traffic that they decide, as a sentence.
           type: str
     kept:
-      description: The rules with these names that O(state=absent) did not remove.
+      description: The rules with the names in O(rules), with and without O(cluster_name), that are not rules of this cluster.
       type: list
       elements: dict
       contains:
@@ -352,6 +404,15 @@ subnets:
     network_security_group:
       description: The ARM id of the NSG that is attached to it, null where none is.
       type: str
+vm_subnets:
+  description: The subnets of the VMs of peer pods, with the same keys as RV(subnets).
+  returned: success
+  type: list
+  elements: dict
+vm_network_security_group:
+  description: The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
+  returned: success
+  type: str
 unfiltered:
   description: A sentence for each subnet or network interface that no NSG filters, where all traffic passes.
   returned: success
@@ -369,15 +430,19 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import 
     CONFLICT_RETRIES,
     LATER,
     NETWORK_API_VERSION,
+    SUPERSEDED,
     Arm,
     ArmError,
     arm_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import DIRECTIONS, ENDS
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
+    Owner,
     Plan,
     SecurityRuleError,
     apply_to,
+    changes_between,
     desired_rules,
     diff_of,
     needed_action,
@@ -387,10 +452,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan impor
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
+    ANYWHERE,
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
-    describe_subnets,
+    describe_ends,
+    groups_of_subscriptions,
     network_security_group,
     targets_with_groups,
     worker_network,
@@ -404,6 +471,7 @@ DEFAULT_RULES = [
         "priority": 112,
         "protocol": "Tcp",
         "destination_port_ranges": ["15150"],
+        "to": ["vms"],
     },
     {
         "name": "Allow-VXLAN-Internal",
@@ -414,14 +482,18 @@ DEFAULT_RULES = [
 ]
 
 
+def owner_of(module: AnsibleModule) -> Owner:
+    return Owner(module.params["cluster_name"], module.params["cluster_id"])
+
+
 def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
-    params = module.params
+    params, owner = module.params, owner_of(module)
     if params["state"] == "absent":
-        return plan_absent(nsg, [rule["name"] for rule in params["rules"]])
+        return plan_absent(nsg, [rule["name"] for rule in params["rules"]], owner)
     return plan_present(
         nsg,
-        desired_rules(params["rules"], target.source, target.destination),
-        target.virtual_network,
+        desired_rules(params["rules"], target.paths, target.virtual_networks, owner),
+        owner,
         on_priority_conflict=params["on_priority_conflict"],
         priority_range=tuple(params["priority_range"]),
         on_covered=params["on_covered"],
@@ -430,26 +502,23 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
 
 
 def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Target) -> Plan:
-    """Apply the plan and return it; after a conflict with another client, plan again."""
+    """Carry out the plan, and return it with all changes. Plans again after each conflict with another client."""
+    before = nsg
     for attempt in range(CONFLICT_RETRIES + 1):
-        if not plan.changes:
-            break
         try:
-            write(arm, nsg, plan, module.params["wait_timeout"])
+            if plan.changes:
+                write(arm, nsg, plan, module.params["wait_timeout"])
             break
         except ArmError as error:
-            again = error.status == 412 or error.code in ("SecurityRuleConflict", *LATER)
-            if not again or attempt == CONFLICT_RETRIES:
+            codes = {"SecurityRuleConflict", SUPERSEDED, *LATER}.intersection(error.codes)
+            if attempt == CONFLICT_RETRIES or not (codes or error.status == 412):
                 raise
-        # The pause is random, so that two clients do not collide again.
+        # Writers that met once would meet again.
         time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
         nsg = network_security_group(arm, nsg["id"])
-        now = make_plan(module, nsg, target)
-        if not now.changes:
-            # The write succeeded, but its response was lost.
-            break
-        plan = now
-    return plan
+        plan = make_plan(module, nsg, target)
+    # An earlier attempt may have changed rules, although it failed or its response was lost.
+    return plan if nsg is before else changes_between(plan, before, apply_to(nsg, plan), owner_of(module))
 
 
 def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
@@ -480,16 +549,34 @@ def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
     return missing
 
 
+def selected_groups(module: AnsibleModule, arm: Arm) -> tuple[list[tuple[Target, dict]], dict]:
+    """The groups to plan, and what the module returns about their selection."""
+    if module.params["state"] == "present":
+        network = worker_network(arm, module)
+        targets = targets_with_groups(arm, network)
+        names = ", ".join(nsg["name"] for dummy, nsg in targets) or "No network security group"
+        return targets, {"reason": f"{names}. {network.reason}", **describe_ends(network)}
+    groups, subscriptions = groups_of_subscriptions(arm, module)
+    targets = [(Target(nsg["id"], (), (), (), ()), nsg) for nsg in groups]
+    concerned = [
+        (target, nsg) for target, nsg in targets if (plan := make_plan(module, nsg, target)).changes or plan.kept
+    ]
+    names = ", ".join(nsg["name"] for dummy, nsg in concerned) or "None"
+    cluster, where = module.params["cluster_name"], ", ".join(subscriptions)
+    reason = f"{names} of {len(groups)} readable in {where}. Those with rules of the cluster {cluster}."
+    nothing: dict = {"subnets": [], "vm_subnets": [], "vm_network_security_group": None, "unfiltered": []}
+    return concerned, {"reason": reason, **nothing}
+
+
 def run(module: AnsibleModule) -> dict:
-    # Invalid rules fail before the first request.
-    anywhere = ("10.0.0.0/8", "fd00::/8")
-    desired_rules(module.params["rules"], anywhere, anywhere)
+    params, owner = module.params, owner_of(module)
+    # Before any request, because invalid rules are invalid whatever Azure returns.
+    desired_rules(params["rules"], ANYWHERE, (), owner)
     arm = Arm(module)
-    network = worker_network(arm, module)
-    targets = targets_with_groups(arm, network)
-    # All plans are made before the first write, so that an error in one plan leaves all NSGs unchanged.
+    targets, selection = selected_groups(module, arm)
+    # All plans before the first write: what one NSG refuses must not leave another one changed.
     plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in targets]
-    dry_run = module.params["dry_run"]
+    dry_run = params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []
     if missing:
         descriptions = ", or for ".join(f"{permission['action']} on {permission['scope']}" for permission in missing)
@@ -504,15 +591,7 @@ def run(module: AnsibleModule) -> dict:
             try:
                 plan = carry_out(module, arm, nsg, plan, target)
             except (ArmError, SecurityRuleError) as error:
-                finished = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
-                if finished:
-                    module.fail_json(
-                        msg=f"{error} Before that, {', '.join(finished)} was changed. "
-                        "Fix the cause, then run the module again.",
-                        changed=True,
-                        network_security_groups=[described(*target_plan) for target_plan in done],
-                    )
-                raise
+                fail_after_changes(module, arm, error, done, (target, nsg, plan))
         done.append((target, nsg, plan))
         for move in plan.moved:
             module.warn(
@@ -521,13 +600,44 @@ def run(module: AnsibleModule) -> dict:
             )
         for name, by in plan.shadowed:
             module.warn(f"{name} of {nsg['name']} is shadowed for some of its traffic: {by}.")
-    names = ", ".join(nsg["name"] for dummy, nsg in targets) or "No network security group"
+        for name, instead in plan.renamed:
+            module.warn(
+                f"{name} of {nsg['name']} is not a rule of this cluster and stays as it is. The rule of this cluster "
+                f"is {instead}."
+            )
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
+        **results(done),
+        **selection,
+    }
+
+
+def fail_after_changes(
+    module: AnsibleModule,
+    arm: Arm,
+    error: Exception,
+    done: list[tuple[Target, dict, Plan]],
+    failed: tuple[Target, dict, Plan],
+) -> None:
+    """Fail with the changes that were made, also those by the request that failed: its response may be lost."""
+    target, nsg, plan = failed
+    unread, owner = "", owner_of(module)
+    try:
+        changed = changes_between(plan, nsg, network_security_group(arm, nsg["id"]), owner)
+    except (ArmError, SecurityRuleError) as read_error:
+        changed = changes_between(plan, nsg, nsg, owner)
+        # A request that was rejected has changed nothing.
+        if isinstance(error, ArmError) and not 400 <= (error.status or 0) < 500:
+            unread = f" Whether {nsg['name']} was changed is unknown: {read_error}"
+    done = [*done, (target, nsg, changed)]
+    names = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
+    before = f" Before that, {', '.join(names)} was changed. Fix the cause, then run the module again." if names else ""
+    module.fail_json(msg=f"{error}{before}{unread}", changed=bool(names or unread), **results(done))
+
+
+def results(done: list[tuple[Target, dict, Plan]]) -> dict:
+    return {
         "network_security_groups": [described(*target_plan) for target_plan in done],
-        "reason": f"{names}. {network.reason}",
-        "subnets": describe_subnets(network),
-        "unfiltered": list(network.unfiltered),
         "diff": [diff_of(plan) for *dummy, plan in done],
     }
 
@@ -553,6 +663,8 @@ def main() -> None:
     module = arm_module(
         {
             **WORKER_NETWORK_ARGS,
+            "cluster_name": {"type": "str", "required": True},
+            "cluster_id": {"type": "str", "required": True},
             "rules": {
                 "type": "list",
                 "elements": "dict",
@@ -560,12 +672,13 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "priority": {"type": "int", "required": True},
+                    "to": {"type": "list", "elements": "str", "choices": list(ENDS), "default": list(ENDS)},
                     "protocol": {
                         "choices": ["Tcp", "Udp", "Icmp", "Esp", "Ah", "*"],
                         "default": "Tcp",
                     },
                     "access": {"choices": ["Allow", "Deny"], "default": "Allow"},
-                    "direction": {"choices": ["Inbound", "Outbound"], "default": "Inbound"},
+                    "direction": {"choices": list(DIRECTIONS), "default": "Inbound"},
                     "description": {"type": "str"},
                     "source_port_ranges": {**PREFIXES, "default": ["*"]},
                     "destination_port_ranges": {**PREFIXES, "required": True},
@@ -583,7 +696,7 @@ def main() -> None:
             "dry_run": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
         },
-        required_one_of=ONE_OF_WORKERS,
+        required_if=[("state", "present", ONE_OF_WORKERS, True)],
         mutually_exclusive=AT_MOST_ONE_OF_WORKERS,
     )
     low, *high = module.params["priority_range"]

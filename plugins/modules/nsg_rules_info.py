@@ -10,10 +10,10 @@ DOCUMENTATION = r"""
 ---
 module: nsg_rules_info
 version_added: "0.1.0"
-short_description: Gather which traffic Azure allows between the workers of a cluster, and which rules decide
+short_description: Gather which traffic Azure allows between workers and peer pods, and which rules decide
 description:
-  - Reads the network security groups (NSGs) that filter the workers' traffic, which it finds as M(osc.peerpods.nsg_rules) does.
-    Returns for each port which traffic passes between two sets of addresses, in both directions, and which rules decide.
+  - Reads the network security groups (NSGs) that filter the traffic between workers and the VMs of peer pods, which it finds as
+    M(osc.peerpods.nsg_rules) does. Returns for each port which traffic passes, in both directions, and which rules decide.
   - Evaluates rules as Azure does, the smallest priority number first, and for whole address ranges instead of a sample address.
 options:
   ports:
@@ -23,6 +23,7 @@ options:
     elements: dict
     default:
       - port: 15150
+        to: [vms]
       - port: 9000
     suboptions:
       port:
@@ -34,16 +35,24 @@ options:
         type: str
         choices: [Tcp, Udp, Icmp, Esp, Ah]
         default: Tcp
+      to:
+        description:
+          - Where the port is. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that from the VMs to the
+            workers.
+        type: list
+        elements: str
+        choices: [vms, workers]
+        default: [vms, workers]
   source_address_prefixes:
     description:
-      - The source addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers' subnets. Required if only
-        O(network_security_groups) is set.
+      - The source addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers, or of the VMs, that send it.
+        Required if only O(network_security_groups) is set.
     type: list
     elements: str
   destination_address_prefixes:
     description:
-      - The destination addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers' subnets. Required if
-        only O(network_security_groups) is set.
+      - The destination addresses of the traffic, as CIDRs. Defaults to the address prefixes of the VMs, or of the workers, that
+        receive it. Required if only O(network_security_groups) is set.
     type: list
     elements: str
 extends_documentation_fragment:
@@ -90,7 +99,7 @@ passes:
   returned: success
   type: bool
 flows:
-  description: The traffic of each NSG, direction and port.
+  description: The traffic of each NSG, direction and port. An NSG in several virtual networks has an entry for each of them.
   returned: success
   type: list
   elements: dict
@@ -101,6 +110,10 @@ flows:
     direction:
       description: V(Inbound) or V(Outbound), from the viewpoint of the VMs behind the NSG.
       type: str
+    to:
+      description: Where the traffic goes, V(vms) or V(workers), or both if they have the same addresses.
+      type: list
+      elements: str
     port:
       description: The destination port.
       type: int
@@ -139,6 +152,7 @@ flows:
   sample:
     - network_security_group: /subscriptions/0b1f6471-…/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
       direction: Inbound
+      to: [vms, workers]
       port: 9000
       protocol: Tcp
       passes: true
@@ -162,7 +176,7 @@ network_security_groups:
       description: Its name.
       type: str
     subnets:
-      description: The workers' subnets that it is attached to, by ARM id.
+      description: The subnets of workers and pod VMs that it is attached to, by ARM id.
       type: list
       elements: str
     network_interfaces:
@@ -195,6 +209,15 @@ subnets:
     network_security_group:
       description: The ARM id of the NSG that is attached to the subnet, null without an NSG.
       type: str
+vm_subnets:
+  description: The subnets of the VMs of peer pods, with the same keys as RV(subnets).
+  returned: success
+  type: list
+  elements: dict
+vm_network_security_group:
+  description: The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
+  returned: success
+  type: str
 unfiltered:
   description: A sentence for each subnet or network interface that no NSG filters, where all traffic passes.
   returned: success
@@ -208,36 +231,49 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachments import Target
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import Flow, decide, passes, rules_of
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    DIRECTIONS,
+    ENDS,
+    Flow,
+    decide,
+    passes,
+    rules_of,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import SecurityRuleError
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network import (
     AT_MOST_ONE_OF_WORKERS,
     ONE_OF_WORKERS,
     WORKER_NETWORK_ARGS,
-    describe_subnets,
+    describe_ends,
     targets_with_groups,
     worker_network,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
 
 
-def flows_of(params: dict, target: Target) -> Iterator[Flow]:
-    """The flows to evaluate for one NSG: inbound to its own subnets, and outbound from them."""
-    options = params["source_address_prefixes"], params["destination_address_prefixes"]
-    ends = {
-        "Inbound": (target.source, target.destination),
-        "Outbound": (target.destination, target.source),
-    }
-    for direction, defaults in ends.items():
-        source, destination = (
-            tuple(option) if option else default for option, default in zip(options, defaults, strict=True)
-        )
-        if not source or not destination:
-            raise SecurityRuleError(
-                "Without workers, source_address_prefixes and destination_address_prefixes are required."
-            )
+def flows_of(params: dict, target: Target) -> Iterator[tuple[list[str], Flow]]:
+    """The flows to evaluate for one NSG, each with where it goes: inbound to what it filters, and outbound from there."""
+    given = tuple(tuple(params[f"{side}_address_prefixes"] or ()) for side in ("source", "destination"))
+    for direction in DIRECTIONS:
         for port in params["ports"]:
-            yield Flow(direction, port["protocol"], port["port"], source, destination)
+            ends_of: dict[Flow, list[str]] = {}
+            for to in port["to"]:
+                paths = [
+                    (path.source, path.destination, path.virtual_network)
+                    for path in target.paths
+                    if (path.direction, path.to) == (direction, to)
+                ]
+                if not target.paths:
+                    paths = [((), (), network) for network in target.virtual_networks or [()]]
+                for source, destination, network in paths:
+                    ends = given[0] or source, given[1] or destination
+                    if not all(ends):
+                        raise SecurityRuleError(
+                            "Without workers, source_address_prefixes and destination_address_prefixes are required."
+                        )
+                    ends_of.setdefault(Flow(direction, port["protocol"], port["port"], *ends, network), []).append(to)
+            for flow, ends_of_flow in ends_of.items():
+                yield ends_of_flow, flow
 
 
 def run(module: AnsibleModule) -> dict:
@@ -258,12 +294,13 @@ def run(module: AnsibleModule) -> dict:
                 "rules": rules,
             }
         )
-        for flow in flows_of(module.params, target):
-            verdicts = decide(flow, rules, target.virtual_network)
+        for to, flow in flows_of(module.params, target):
+            verdicts = decide(flow, rules)
             flows.append(
                 {
                     "network_security_group": nsg["id"],
                     "direction": flow.direction,
+                    "to": to,
                     "port": flow.port,
                     "protocol": flow.protocol,
                     "passes": passes(verdicts),
@@ -277,8 +314,7 @@ def run(module: AnsibleModule) -> dict:
         "flows": flows,
         "network_security_groups": groups,
         "reason": f"{names}. {network.reason}",
-        "subnets": describe_subnets(network),
-        "unfiltered": list(network.unfiltered),
+        **describe_ends(network),
     }
 
 
@@ -290,19 +326,20 @@ def main() -> None:
             "ports": {
                 "type": "list",
                 "elements": "dict",
-                "default": [{"port": 15150}, {"port": 9000}],
+                "default": [{"port": 15150, "to": ["vms"]}, {"port": 9000}],
                 "options": {
                     "port": {"type": "int", "required": True},
                     "protocol": {
                         "choices": ["Tcp", "Udp", "Icmp", "Esp", "Ah"],
                         "default": "Tcp",
                     },
+                    "to": {"type": "list", "elements": "str", "choices": list(ENDS), "default": list(ENDS)},
                 },
             },
             "source_address_prefixes": prefixes,
             "destination_address_prefixes": prefixes,
         },
-        required_one_of=ONE_OF_WORKERS,
+        required_one_of=[ONE_OF_WORKERS],
         mutually_exclusive=AT_MOST_ONE_OF_WORKERS,
     )
     try:

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from . import compute, ids, roles
-from .errors import ArmError, authorization_failed, unparsable
+from .errors import CANCELED, ArmError, authorization_failed, unparsable
 from .faults import Fault
 from .ids import ResourceId
 from .login import Login
@@ -366,7 +366,8 @@ class Arm(Login):
         if not operation.done:
             return answered({"status": "InProgress"}, 200, **headers)
         if operation.error:
-            return answered({"status": "Failed", "error": operation.error.error})
+            status = CANCELED if operation.error.code == CANCELED else "Failed"
+            return answered({"status": status, "error": operation.error.error})
         return answered({"status": SUCCEEDED})
 
     def _advance(self, resource: ResourceId) -> None:
@@ -397,7 +398,9 @@ class Arm(Login):
     def _end(self, operation: Operation) -> None:
         operation.done = True
         if operation.error:
-            self.state.mark(operation.resource, "Failed")
+            # A later operation has replaced the canceled one, and sets the state.
+            if operation.error.code != CANCELED:
+                self.state.mark(operation.resource, "Failed")
         elif operation.deletes:
             self.state.delete(operation.resource)
         else:

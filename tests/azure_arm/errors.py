@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+# The code, and the status of the operation, if a later operation replaced it.
+CANCELED = "Canceled"
+
 
 @dataclass(eq=False)
 class ArmError(Exception):
@@ -32,6 +35,25 @@ def unparsable(detail: str) -> ArmError:
         "InvalidRequestFormat",
         "Cannot parse the request.",
         [{"code": "InvalidJson", "message": detail}],
+    )
+
+
+def superseded() -> ArmError:
+    """The error of an operation that a later one replaced, as logs of azurerm_network_security_rule quote it.
+
+    Kubernetes' own provider knows it too (k8s.io/legacy-cloud-providers, azure/azure_backoff.go).
+    """
+    return ArmError(
+        200,
+        CANCELED,
+        "Operation was canceled.",
+        [
+            {
+                "code": "CanceledAndSupersededDueToAnotherOperation",
+                "message": "Operation PutSecurityRuleOperation (2f130ac5-5e21-455a-a4b1-f2009bca24cc) was canceled and "
+                "superseded by operation PutSecurityRuleOperation (8da7af9d-879b-4a30-9839-7fa094257a3a).",
+            }
+        ],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .errors import ArmError
 from .errors import authorization_failed as _authorization_failed
+from .errors import superseded as _superseded
 from .state import precondition_failed as _precondition_failed
 from .state import scope_locked as _scope_locked
 from .wire import Answer, Request, retry_after
@@ -69,10 +70,16 @@ def cut_the_answer(request: Request, pass_on: PassOn) -> Answer:
     return replace(answer, content=answer.content[: len(answer.content) // 2], length=len(answer.content))
 
 
-def refuse(status: int, code: str, message: str = "rejected by the test", after: float | None = None) -> Act:
+def refuse(
+    status: int,
+    code: str,
+    message: str = "rejected by the test",
+    after: float | None = None,
+    details: list[dict] | None = None,
+) -> Act:
     """Any response, with a Retry-After of `after` seconds if it is given."""
     headers = {} if after is None else retry_after(after)
-    return lambda request, pass_on: _error(ArmError(status, code, message, headers=headers))
+    return lambda request, pass_on: _error(ArmError(status, code, message, details or [], headers))
 
 
 def throttled(after: float) -> Act:
@@ -124,6 +131,17 @@ def precondition_failed(request: Request, pass_on: PassOn) -> Answer:
 def operation_fails(code: str, message: str = "rejected by the test") -> Act:
     """ARM accepts the request, and the operation that it starts ends with Failed."""
     return lambda request, pass_on: pass_on(ArmError(200, code, message))
+
+
+def superseded(act_meanwhile: Callable[[], object]) -> Act:
+    """ARM accepts the request, but the write of another client replaces the operation, which ends with Canceled."""
+
+    def act(request: Request, pass_on: PassOn) -> Answer:
+        answer = pass_on(_superseded())
+        act_meanwhile()
+        return answer
+
+    return act
 
 
 def _error(error: ArmError) -> Answer:

@@ -54,7 +54,8 @@ class Machine:
     def run(self, run_module: Callable[..., dict], name: str, **options: str) -> dict:
         """The result of the module `name` for all workers."""
         environment = {**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
-        result = run_module(name, {"nodes": {}, **options}, env=environment)
+        identity = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+        result = run_module(name, {"nodes": {}, **identity, **options}, env=environment)
         assert not result.get("failed"), result["msg"]
         return result
 
@@ -178,7 +179,9 @@ def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_m
 
 AZURE_DIFFERENT = {
     "etag": "ARM's own, another after each write",
-    "description": "says what opened the port; state: absent knows the rules we added by it",
+    "description": "identifies the cluster whose rule it is, for its teardown",
+    "name": "ends with the name of the cluster, so that several clusters can share a group",
+    "id": "contains the name",
 }
 
 
@@ -188,10 +191,14 @@ class Azure(Machine):
     side: azure.CloudSide
 
     def rules(self) -> dict[str, dict]:
-        """All security rules of the cluster's group, by name, with their properties at the top level."""
+        """All security rules of the cluster's group, by name without that of the cluster, with their properties at the top."""
         group = self.arm.resources[self.side.nsg_id.lower()]
         return {
-            rule["name"]: {**rule, **rule["properties"], "properties": None}
+            rule["name"].removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}"): {
+                **rule,
+                **rule["properties"],
+                "properties": None,
+            }
             for rule in group["properties"]["securityRules"]
         }
 
@@ -267,7 +274,8 @@ def test_azure_ports_that_are_open_already(on_azure: Azure, run_module: Callable
     assert on_azure.arm.resources == before
     (group,) = result["network_security_groups"]
     assert group["covered"] == [
-        {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA_AGENT, VXLAN)
+        {"name": f"{name}-{openshift.INFRASTRUCTURE_NAME}", "covered_by": "AllowVnetInBound (65000)"}
+        for name in (KATA_AGENT, VXLAN)
     ]
 
 

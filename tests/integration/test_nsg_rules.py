@@ -22,7 +22,9 @@ from tests.azure_arm.faults import (
     operation_fails,
     refuse,
     retryable_error,
+    superseded,
     throttled,
+    work,
 )
 from tests.azure_arm.wire import Answer, Request
 from tests.cluster import openshift
@@ -30,8 +32,14 @@ from tests.integration.apiserver import requests_of
 
 LOCATION = {"location": "westeurope"}
 WORKERS = "10.0.128.0/17"
-KATA, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
-COLLECTION_DESCRIPTION = {"description": "osc.peerpods: of an earlier run"}
+CLUSTER, OTHER_CLUSTER = (
+    {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID},
+    {"cluster_name": "demo-b9f4t", "cluster_id": "5c1e7a90-3f0b-4d52-8a77-6f2f0e2f4b1d"},
+)
+DOCUMENTED = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
+KATA, VXLAN = (f"{name}-{openshift.INFRASTRUCTURE_NAME}" for name in DOCUMENTED)
+MARK = f"osc.peerpods {openshift.CLUSTER_ID}: "
+COLLECTION_DESCRIPTION = {"description": f"{MARK}of an earlier run"}
 
 GROUP = "networkSecurityGroups/demo-nsg"
 READS = ["GET networkInterfaces", "GET virtualNetworks/demo-vnet", f"GET {GROUP}"]
@@ -58,9 +66,9 @@ DENY = rule("deny-vnet", 4000, "Deny")
 
 
 def documented_rule(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict:
-    """The properties of a rule of the product documentation, with the description of the collection."""
+    """The properties of a rule of the product documentation, with the description for the cluster."""
     return {
-        "description": f"osc.peerpods: port {port}/tcp between workers and peer pods",
+        "description": f"{MARK}port {port}/tcp between workers and peer pods",
         "priority": priority,
         "direction": "Inbound",
         "access": "Allow",
@@ -178,7 +186,8 @@ def world(arm: AzureArm) -> Iterator[World]:
 @pytest.fixture
 def run(arm: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
     def run(args: dict, module: str = "nsg_rules", **modes: bool) -> dict:
-        return run_module(module, args, env=arm.environment, **modes)
+        cluster = CLUSTER if module == "nsg_rules" else {}
+        return run_module(module, {**cluster, **args}, env=arm.environment, **modes)
 
     return run
 
@@ -194,7 +203,7 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
 
     result = run(args, diff=True)
     assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
-    for key in ("changed", "network_security_groups", "reason", "subnets", "diff"):
+    for key in ("changed", "network_security_groups", "reason", "subnets", "vm_subnets", "diff"):
         assert predicted[key] == result[key], key
     assert result["changed"]
     assert result["reason"] == ("demo-nsg. Attached to the subnets and interfaces of all 2 workers.")
@@ -204,6 +213,8 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert done["id"] == nsg
     assert done["subnets"] == [subnet]
     assert result["subnets"] == [{"id": subnet, "address_prefixes": [WORKERS], "network_security_group": nsg}]
+    assert result["vm_subnets"] == result["subnets"]
+    assert result["vm_network_security_group"] == nsg
     assert result["unfiltered"] == []
     assert result["diff"][0]["before"] == ""
     assert result["diff"][0]["after"] == (
@@ -223,30 +234,199 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
 
-def test_absent_removes_only_rules_of_the_collection(world, run):
+LIST_GROUPS = "GET networkSecurityGroups"
+
+
+def test_absent_removes_only_rules_of_the_cluster(world, run):
     nsg, args = world.workers(
         DENY,
         rule(KATA, 112, **COLLECTION_DESCRIPTION),
         rule(VXLAN, 111, description="of the network team"),
-        rule("mine", 113, **COLLECTION_DESCRIPTION),
+        rule(DOCUMENTED[1], 113),
+        rule("of-another-cluster", 114, description="osc.peerpods 5c1e7a90: x"),
+        rule("of-an-earlier-release", 115, description="osc.peerpods: x"),
     )
     absent = {**args, "state": "absent"}
     predicted = run(absent, check=True, diff=True)
-    assert world.take_requests() == READS
+    assert world.take_requests() == [LIST_GROUPS]
     result = run(absent, diff=True)
-    assert world.take_requests() == [*READS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
+    assert world.take_requests() == [LIST_GROUPS, f"DELETE {GROUP}/securityRules/{KATA}", *DONE]
     for key in ("changed", "network_security_groups", "diff"):
         assert predicted[key] == result[key], key
     (done,) = result["network_security_groups"]
     assert done["removed"] == [KATA]
-    assert [kept_rule["name"] for kept_rule in done["kept"]] == [VXLAN]
-    assert "its description is 'of the network team'" in done["kept"][0]["reason"]
+    reasons = {kept_rule["name"]: kept_rule["reason"] for kept_rule in done["kept"]}
+    assert reasons == {
+        VXLAN: f"its description is 'of the network team' and does not begin with {MARK.strip()!r}",
+        DOCUMENTED[1]: f"its description is empty and does not begin with {MARK.strip()!r}",
+    }
     assert result["diff"][0]["before"].startswith(f"{KATA} 112 ")
     assert result["diff"][0]["after"] == ""
-    assert world.rules(nsg).keys() == {"deny-vnet", VXLAN, "mine"}
+    assert world.rules(nsg).keys() == {
+        "deny-vnet",
+        VXLAN,
+        DOCUMENTED[1],
+        "of-another-cluster",
+        "of-an-earlier-release",
+    }
 
     assert not run(absent)["changed"]
-    assert world.take_requests() == READS
+    assert world.take_requests() == [LIST_GROUPS]
+
+
+def test_absent_finds_rules_where_the_topology_no_longer_leads(world, arm, run):
+    """A group that was detached, one in another resource group, a rule by another name, and a worker that is gone."""
+    network = World(arm, "network-rg")
+    first_nsg, second_nsg, third_nsg = world.nsg("one", DENY), network.nsg("two", DENY), world.nsg("three")
+    first_subnet, second_subnet = world.subnets("v", (["10.0.0.0/24"], first_nsg), (["10.0.1.0/24"], second_nsg))
+    workers = [world.machine("w0", first_subnet), world.machine("w1", second_subnet)]
+    assert run({"virtual_machines": workers})["changed"]
+    arm.put(f"{third_nsg}/securityRules/old", rule("old", 200, **COLLECTION_DESCRIPTION))
+    world.subnets("v", (["10.0.0.0/24"], None), (["10.0.1.0/24"], second_nsg))
+    arm.delete(workers[0].removeprefix("azure://"))
+    assert "No network interface of w0 was found. " in run({"virtual_machines": workers})["msg"]
+    result = run({"virtual_machines": workers, "state": "absent"})
+    assert {nsg["name"]: nsg["removed"] for nsg in result["network_security_groups"]} == {
+        "one": [KATA, VXLAN],
+        "two": [KATA, VXLAN],
+        "three": ["old"],
+    }
+    assert result["reason"] == (
+        f"one, two, three of 3 readable in {arm.subscription_id}. Those with rules of the cluster "
+        f"{openshift.INFRASTRUCTURE_NAME}."
+    )
+    for nsg in (first_nsg, second_nsg, third_nsg):
+        assert world.rules(nsg).keys() <= {"deny-vnet"}
+    # The subscription of the login is enough, also if no worker is left.
+    assert not run({"state": "absent"})["changed"]
+
+
+# -- Several clusters in one network -----------------------------------------------------------
+
+
+def test_two_clusters_share_a_group(world, run):
+    """Neither changes, or relies on, a rule of the other, in any order; the second gets the next free priorities."""
+    nsg, args = world.workers(DENY)
+    other = {**args, **OTHER_CLUSTER}
+    assert run(args)["changed"]
+    of_first = world.rules(nsg)
+    assert "Priority conflict in" in run({**other, "on_priority_conflict": "fail"})["msg"]
+    result = run(other)
+    assert [move["taken_by"] for move in result["network_security_groups"][0]["moved"]] == [KATA, VXLAN]
+    assert world.priorities(nsg) == {
+        "deny-vnet": 4000,
+        KATA: 112,
+        VXLAN: 111,
+        f"{DOCUMENTED[0]}-demo-b9f4t": 113,
+        f"{DOCUMENTED[1]}-demo-b9f4t": 114,
+    }
+    assert not run(args)["changed"]
+    assert not run(other)["changed"]
+    assert run({**other, "state": "absent"})["network_security_groups"][0]["removed"] == [
+        f"{name}-demo-b9f4t" for name in DOCUMENTED
+    ]
+    assert world.rules(nsg) == of_first
+
+
+@pytest.mark.parametrize("name", [DOCUMENTED[1], VXLAN])
+def test_a_rule_by_hand_stays_as_it_is(world, run, name):
+    by_hand = rule(name, 111, port="9000", protocol="Tcp", sourceAddressPrefix="10.0.130.0/24")
+    nsg, args = world.workers(DENY, by_hand)
+    before = world.rules(nsg)[name]
+    result = run(args)
+    (done,) = result["network_security_groups"]
+    assert [kept["name"] for kept in done["kept"]] == [name]
+    own_name = VXLAN if name != VXLAN else f"{VXLAN}-2"
+    assert world.priorities(nsg) == {"deny-vnet": 4000, name: 111, own_name: 113, KATA: 112}
+    assert world.rules(nsg)[name] == before
+    renamed = (
+        f"{VXLAN} of demo-nsg is not a rule of this cluster and stays as it is. The rule of this cluster is {own_name}."
+    )
+    assert (renamed in result["warnings"]) is (name == VXLAN)
+    assert not run(args)["changed"]
+    run({**args, "state": "absent"})
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], name: before}
+
+
+# -- Workers and pod VMs in different subnets ---------------------------------------------------
+
+DENY_OUT = rule("deny-out", 4000, "Deny", direction="Outbound")
+VMS = "10.0.2.0/24"
+
+
+def opened(result: dict) -> dict[str, set[str]]:
+    """The created rules of each group: direction, port, source and destination."""
+    return {
+        nsg["name"]: {
+            " ".join(
+                created["properties"][key]
+                for key in ("direction", "destinationPortRange", "sourceAddressPrefix", "destinationAddressPrefix")
+            )
+            for created in nsg["created"]
+        }
+        for nsg in result["network_security_groups"]
+    }
+
+
+def test_pod_vms_in_a_subnet_of_their_own(world, run):
+    """Both groups are opened for the traffic that passes them, both ways where the tunnel needs it."""
+    of_workers, of_vms = world.nsg("of-workers", DENY, DENY_OUT), world.nsg("of-vms", DENY, DENY_OUT)
+    workers, vms = world.subnets("v", ([WORKERS], of_workers), ([VMS], of_vms))
+    args = {"virtual_machines": [world.machine("w", workers)], "vm_subnets": [vms]}
+    info = run({**args}, "nsg_rules_info")
+    assert not info["passes"]
+    result = run(args)
+    to_vms, back = f"{WORKERS} {VMS}", f"{VMS} {WORKERS}"
+    assert opened(result) == {
+        "of-workers": {f"Inbound 9000 {back}", f"Outbound 9000 {to_vms}", f"Outbound 15150 {to_vms}"},
+        "of-vms": {f"Inbound 9000 {to_vms}", f"Inbound 15150 {to_vms}", f"Outbound 9000 {back}"},
+    }
+    assert [subnet["id"] for subnet in result["subnets"]] == [workers]
+    assert [subnet["id"] for subnet in result["vm_subnets"]] == [vms]
+    assert result["vm_network_security_group"] == of_vms
+    assert not run(args)["changed"]
+    # The module that only reads agrees, by each of its flows.
+    info = run(args, "nsg_rules_info")
+    assert info["passes"]
+    assert {(flow["direction"], *flow["to"], flow["port"]) for flow in info["flows"]} == {
+        (direction, to, port)
+        for direction in ("Inbound", "Outbound")
+        for to, port in (("vms", 15150), ("vms", 9000), ("workers", 9000))
+    }
+    assert run({"state": "absent"})["changed"]
+    for nsg in (of_workers, of_vms):
+        assert world.rules(nsg).keys() == {"deny-vnet", "deny-out"}
+
+
+def test_the_group_of_the_network_interfaces_of_pod_vms(world, run):
+    of_workers, of_nics = world.nsg("of-workers"), world.nsg("of-nics", DENY)
+    workers, vms = world.subnets("v", ([WORKERS], of_workers), ([VMS], None))
+    args = {"subnets": [workers], "vm_subnets": [vms], "vm_network_security_groups": [of_nics]}
+    assert opened(run(args)) == {
+        "of-workers": set(),
+        "of-nics": {f"Inbound {port} {WORKERS} {VMS}" for port in (9000, 15150)},
+    }
+    del args["vm_network_security_groups"]
+    result = run(args)
+    # Without a group, the interfaces get that of the workers, which is the only one.
+    assert (result["vm_network_security_group"], result["unfiltered"]) == (of_workers, [])
+
+
+def test_outbound_traffic_that_is_denied_is_opened_or_reported(world, run):
+    nsg, args = world.workers(DENY_OUT)
+    result = run(args)
+    assert opened(result) == {"demo-nsg": {f"Outbound {port} {WORKERS} {WORKERS}" for port in (9000, 15150)}}
+    assert world.priorities(nsg) == {
+        "deny-out": 4000,
+        f"{DOCUMENTED[0]}-Outbound-{openshift.INFRASTRUCTURE_NAME}": 112,
+    } | {f"{DOCUMENTED[1]}-Outbound-{openshift.INFRASTRUCTURE_NAME}": 111}
+    assert not run(args)["changed"]
+    assert run({"state": "absent"})["changed"]
+
+    nsg, args = world.workers(rule("no-way", 105, "Deny", direction="Outbound"))
+    assert "-Outbound-demo-7x2kq (111) would be shadowed in " in run(args)["msg"]
+    (shadowed, _) = run({**args, "on_shadowed": "warn"}, check=True)["network_security_groups"][0]["shadowed"]
+    assert shadowed["shadowed_by"].startswith("no-way (105) denies ")
 
 
 def test_traffic_that_is_allowed_needs_no_rule(world, run):
@@ -262,9 +442,11 @@ def test_traffic_that_is_allowed_needs_no_rule(world, run):
 
 
 def test_a_different_rule_is_corrected(world, arm, run):
-    """The name identifies a rule of the module; unmanaged and unknown properties stay."""
+    """The description identifies a rule of the cluster; unknown properties stay."""
     nsg, args = world.workers(
-        DENY, rule(KATA, 300, "Deny", "1-2", description="theirs"), {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]}
+        DENY,
+        rule(KATA, 300, "Deny", "1-2", **COLLECTION_DESCRIPTION),
+        {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]},
     )
     stored = arm.state.stored[f"{nsg}/securityRules/{KATA}".lower()]["properties"]
     stored["futureProperty"] = {"a": 1}
@@ -272,7 +454,7 @@ def test_a_different_rule_is_corrected(world, arm, run):
     arm.faults += [Fault("PUT", KATA, looked_at(sent))]
     result = run(args, diff=True)
     assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{KATA}", *DONE]
-    assert world.rules(nsg)[KATA] == {**DEFAULT_RULES[KATA], "description": "theirs"}
+    assert world.rules(nsg)[KATA] == DEFAULT_RULES[KATA]
     assert sent[0]["properties"]["futureProperty"] == {"a": 1}
     (done,) = result["network_security_groups"]
     assert [stored_rule["name"] for stored_rule in done["updated"]] == [KATA]
@@ -398,17 +580,18 @@ def test_dual_stack_takes_two_rules_for_each_option(world, run):
     result = run(args)
     assert result["subnets"][0]["address_prefixes"] == prefixes
     rules = world.rules(nsg)
-    expected = {KATA: 112, VXLAN: 111, f"{KATA}-IPv6": 114, f"{VXLAN}-IPv6": 115}
+    kata_ipv6, vxlan_ipv6 = (f"{name}-IPv6-{openshift.INFRASTRUCTURE_NAME}" for name in DOCUMENTED)
+    expected = {KATA: 112, VXLAN: 111, kata_ipv6: 114, vxlan_ipv6: 115}
     assert {name: rules[name]["priority"] for name in expected} == expected
     assert rules[VXLAN]["sourceAddressPrefixes"] == prefixes[:2]
     assert rules[VXLAN]["destinationAddressPrefixes"] == prefixes[:2]
-    assert rules[f"{VXLAN}-IPv6"]["sourceAddressPrefix"] == prefixes[2]
-    assert rules[f"{VXLAN}-IPv6"]["destinationPortRange"] == "9000"
+    assert rules[vxlan_ipv6]["sourceAddressPrefix"] == prefixes[2]
+    assert rules[vxlan_ipv6]["destinationPortRange"] == "9000"
 
     assert not run(args)["changed"]
     world.take_requests()
     assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 4
-    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE]
+    assert world.take_requests() == [LIST_GROUPS, f"PUT {GROUP}", *DONE]
     assert world.rules(nsg).keys() == {"deny-vnet", "theirs"}
 
 
@@ -466,9 +649,9 @@ def test_rules_with_their_own_sources_and_destinations(world, run):
     }
     assert run(args)["changed"]
     assert world.take_requests() == [f"GET {GROUP}", READS[1], f"PUT {GROUP}", *DONE]
-    rules = world.rules(nsg)
+    rules = {name.removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}"): body for name, body in world.rules(nsg).items()}
     assert rules["groups"] == {
-        "description": "osc.peerpods: tunnel",
+        "description": f"{MARK}tunnel",
         "priority": 120,
         "direction": "Inbound",
         "access": "Allow",
@@ -484,7 +667,7 @@ def test_rules_with_their_own_sources_and_destinations(world, run):
     assert not run(args)["changed"]
 
     result = run({"network_security_groups": [nsg]})
-    assert result["msg"].startswith(f"The rule {KATA} matches nothing: ")
+    assert result["msg"].startswith(f"The rule {DOCUMENTED[0]} matches nothing: ")
 
 
 AZURE = "/subscriptions/0/resourceGroups/r/providers"
@@ -496,9 +679,10 @@ PORTS = {"destination_port_ranges": ["1"]}
     ("args", "msg"),
     [
         (
-            {"state": "absent"},
-            "one of the following is required: nodes, virtual_machines, subnets, network_sec",
+            {},
+            "state is present but any of the following are missing: nodes, virtual_machines, subnets, network_sec",
         ),
+        ({"subnets": ["s"], "cluster_id": "a b"}, "cluster_id is 'a b'. Set it to what osc.peerpods.cluster_info "),
         ({"subnets": ["s"], "virtual_machines": ["v"]}, "parameters are mutually exclusive: "),
         ({"virtual_machines": []}, "No worker, subnet or network security group is given. "),
         (
@@ -783,18 +967,58 @@ def not_again_before(seconds: float, act: Act) -> list[Act]:
     return [answer, check_the_time]
 
 
+INNER = {"code": "InvalidJson", "message": "Unexpected value. Path 'x'."}
+POLICY = {
+    "code": "RequestDisallowedByPolicy",
+    "message": "It was disallowed.",
+    "additionalInfo": [
+        {
+            "type": "PolicyViolation",
+            "info": {"policyDefinitionDisplayName": "no-open-ports", "policyAssignmentDisplayName": "corp"},
+        }
+    ],
+}
+PASSED_ON = {
+    "code": "LinkedAuthorizationFailed",
+    "message": "It may not join the group.",
+    "innererror": {"code": "ScopeLocked", "message": "A lock."},
+}
+
+
 @pytest.mark.parametrize(
     ("fault", "refused", "advice"),
     [
         (
             Fault("GET", "networkInterfaces$", authorization_failed),
             " with AuthorizationFailed: The client ",
-            "Give this identity the role Network Contributor on that scope ",
+            "Assign a role with this action to the identity, such as Network Contributor ",
         ),
         (
             Fault("PUT", "demo-nsg$", operation_fails("InternalServerError", "An error occurred.")),
             " with InternalServerError: An error occurred.",
             "",
+        ),
+        (
+            Fault(
+                "PUT", "demo-nsg$", refuse(400, "InvalidRequestFormat", "Cannot parse the request.", details=[INNER])
+            ),
+            " with InvalidRequestFormat: Cannot parse the request. InvalidJson: Unexpected value. Path 'x'.",
+            "",
+        ),
+        (
+            Fault("PUT", "demo-nsg$", refuse(400, "Failed", "No.", details=[POLICY])),
+            " with Failed: No. RequestDisallowedByPolicy: It was disallowed. policy no-open-ports, assigned as corp.",
+            "Have the owner of the policy exempt the resource",
+        ),
+        (
+            Fault("PUT", "demo-nsg$", refuse(409, "Conflict", json.dumps({"error": PASSED_ON}))),
+            " with LinkedAuthorizationFailed: It may not join the group. ScopeLocked: A lock.",
+            "Remove the lock (`az lock list`)",
+        ),
+        (
+            Fault("PUT", "demo-nsg$", refuse(429, "TooManyRequests", "Throttled.", after=900)),
+            " with TooManyRequests: Throttled.",
+            "Azure requests a pause of 900 s: run the module again after that.",
         ),
     ],
 )
@@ -836,9 +1060,139 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert result["changed"]
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
     assert " Before that, one was changed. Fix the cause" in result["msg"]
-    assert [nsg["name"] for nsg in result["network_security_groups"]] == ["one"]
+    created = {nsg["name"]: [body["name"] for body in nsg["created"]] for nsg in result["network_security_groups"]}
+    assert created == {"one": [KATA, VXLAN], "two": []}
     assert world.rules(first_nsg).keys() == {"deny-vnet", KATA, VXLAN}
     assert world.rules(second_nsg).keys() == {"deny-vnet"}
+
+
+def lost_for_good(request: Request, pass_on: PassOn) -> Answer:
+    """The change is made, and every response is an error."""
+    pass_on()
+    return refuse(400, "Lost")(request, pass_on)
+
+
+@pytest.mark.parametrize("act", [operation_fails("InternalServerError"), lost_for_good])
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_changes_by_the_request_that_failed_are_reported(world, arm, run, state, act):
+    """The group is read after a failure, because its response does not tell what the request changed."""
+    existing = [{"name": name, "properties": body} for name, body in DEFAULT_RULES.items()] if state == "absent" else []
+    nsg, args = world.workers(DENY, *existing)
+    before = world.rules(nsg)
+    arm.faults += [Fault("PUT", "demo-nsg$", act)]
+    result = run({**args, "state": state})
+    assert result["failed"]
+    assert result["changed"]
+    assert " Before that, demo-nsg was changed. " in result["msg"]
+    (done,) = result["network_security_groups"]
+    changes = [*(body["name"] for body in done["created"]), *done["removed"]]
+    assert set(changes) == before.keys() ^ world.rules(nsg).keys() == {KATA, VXLAN}
+
+
+def test_an_unknown_outcome_is_reported_as_such(world, arm, run):
+    _, args = world.workers(DENY)
+    arm.faults += [
+        Fault("PUT", "demo-nsg$", operation_fails("InternalServerError")),
+        Fault("GET", "demo-nsg$", work),
+        Fault("GET", "demo-nsg$", authorization_failed),
+    ]
+    result = run(args)
+    assert result["changed"]
+    assert " Whether demo-nsg was changed is unknown: Azure rejected GET " in result["msg"]
+
+
+def test_a_rule_of_a_failed_operation_is_written_again(world, arm, run):
+    """Azure stores a rule before it is in force."""
+    _, args = world.workers(DENY)
+    arm.faults += [Fault("PUT", "demo-nsg$", operation_fails("InternalServerError"))]
+    assert run(args)["failed"]
+    assert run(args)["changed"]
+    assert not run(args)["changed"]
+
+
+def test_an_operation_that_another_one_replaced_is_repeated(world, arm, run):
+    nsg, args = world.workers(DENY)
+    of_another_client = {**LOCATION, "properties": {"securityRules": [DENY, rule("theirs", 112, port="443")]}}
+    arm.faults += [Fault("PUT", "demo-nsg$", superseded(lambda: arm.put(nsg, of_another_client)))]
+    result = run(args)
+    assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE, f"GET {GROUP}", f"PUT {GROUP}", *DONE]
+    assert len(result["network_security_groups"][0]["created"]) == 2
+    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 113, VXLAN: 111}
+
+    # Its rules are part of what replaced it.
+    assert run({"state": "absent"})["changed"]
+    arm.faults += [Fault("PUT", "demo-nsg$", superseded(lambda: None))]
+    world.take_requests()
+    assert len(run(args)["network_security_groups"][0]["created"]) == 2
+    assert writes(world.take_requests()) == [f"PUT {GROUP}"]
+
+
+def every_third(arm: AzureArm, act: Act) -> Fault:
+    """A fault of every third request, also of those that repeat another."""
+    count = 0
+
+    def act_sometimes(request: Request, pass_on: PassOn) -> Answer | None:
+        nonlocal count
+        count += 1
+        arm.faults.append(fault)
+        return pass_on() if count % 3 else act(request, pass_on)
+
+    fault = Fault("*", "", act_sometimes)
+    return fault
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        throttled(0.01),
+        retryable_error(0.01),
+        another_operation_in_progress(0.01),
+        refuse(409, "AnotherOperationInProgress", after=0.01),
+        refuse(503, "ServerTimeout", after=0.01),
+        hang_up,
+        lose_the_answer,
+    ],
+    ids=["throttled", "retryable", "in-progress-429", "in-progress-409", "unavailable", "no-answer", "lost-answer"],
+)
+def test_every_third_request_fails(world, arm, run, act):
+    """Nothing is done twice, nothing is left, and the result has all changes."""
+    nsg, args = world.workers(DENY)
+    arm.faults += [every_third(arm, act)]
+    result = run(args)
+    assert [body["name"] for body in result["network_security_groups"][0]["created"]] == [KATA, VXLAN]
+    assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
+    assert not run(args)["changed"]
+    assert run({**args, "state": "absent"})["network_security_groups"][0]["removed"] == [KATA, VXLAN]
+    assert world.rules(nsg).keys() == {"deny-vnet"}
+
+
+def html(request: Request, pass_on: PassOn) -> Answer:
+    return Answer(200, b"<html>Log in to the network</html>")
+
+
+@pytest.mark.parametrize("path", ["networkInterfaces$", "demo-nsg$"])
+def test_a_response_that_is_not_json_is_reported(world, arm, run, path):
+    _, args = world.workers()
+    arm.faults += [Fault("GET", path, html)]
+    message = run(args)["msg"]
+    assert message.startswith(f"{arm.endpoint_url} returned ")
+    assert " instead of a JSON object for GET " in message
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"REQUESTS_CA_BUNDLE": "/missing.pem"},
+        {"AZURE_CLIENT_SECRET": "", "AZURE_SECRET": "", "AZURE_CLIENT_CERTIFICATE_PATH": "/missing.pem"},
+        {"AZURE_CLIENT_SECRET": "", "AZURE_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "/missing.pem"},
+    ],
+)
+def test_a_file_that_does_not_exist_is_reported(world, arm, run_module, environment):
+    _, args = world.workers()
+    result = run_module("nsg_rules", {**CLUSTER, **args}, env={**arm.environment, **environment})
+    assert result["msg"].startswith("A file for ")
+    assert "/missing.pem" in result["msg"]
+    assert "REQUESTS_CA_BUNDLE" in result["msg"]
 
 
 # -- nsg_rules_info ----------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_azure_without_problems(on_azure: Preflight):
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     ports = on_azure.findings()["ports"]["found"]
-    assert "Not open yet: Allow-Kata-Agent-Internal of" in ports
+    assert f"Not open yet: Allow-Kata-Agent-Internal-{openshift.INFRASTRUCTURE_NAME} of" in ports
 
 
 def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
@@ -277,7 +277,10 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38 more VMs of" in message
     assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in message
     assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in message
-    assert f"late would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny" in message
+    assert (
+        f"late-{openshift.INFRASTRUCTURE_NAME} would be shadowed in {on_azure.cloud.nsg_id.rpartition('/')[2]}: deny"
+        in message
+    )
     statuses = on_azure.statuses()
     assert {check for check, status in statuses.items() if status == "error"} == {
         "version",

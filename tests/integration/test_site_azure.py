@@ -148,31 +148,26 @@ class TestCredentialsOfTheCluster:
 def test_the_rules_are_those_of_the_product_documentation(site: Site):
     opened = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
     assert {name: rule["destinationPortRange"] for name, rule in opened.items()} == {
-        "Allow-Kata-Agent-Internal": "15150",
-        "Allow-VXLAN-Internal": "9000",
+        f"Allow-Kata-Agent-Internal-{openshift.INFRASTRUCTURE_NAME}": "15150",
+        f"Allow-VXLAN-Internal-{openshift.INFRASTRUCTURE_NAME}": "9000",
     }
     for rule in opened.values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
 
 
-def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
+def test_vms_use_the_first_subnet_and_the_security_group_of_the_report(tmp_path: Path):
+    """test_nsg_attachments.py tests which group that is."""
+    subnets = [{"id": "subnet-b"}, {"id": "subnet-a"}]
     cases = [
-        ({"nsg-a": ["subnet-b"], "nsg-b": ["subnet-a"]}, ["subnet-a", "nsg-b"]),
-        ({"nsg-b": [], "nsg-a": []}, ["subnet-a", "nsg-a"]),
-        ({}, ["subnet-a", ""]),
-    ]
-    reports = [
-        {
-            "subnets": [{"id": "subnet-b"}, {"id": "subnet-a"}],
-            "network_security_groups": [{"id": id, "subnets": subnets} for id, subnets in nsgs.items()],
-        }
-        for nsgs, _expected in cases
+        ({"subnets": subnets, "vm_network_security_group": "nsg"}, ["subnet-a", "nsg"]),
+        ({"subnets": subnets, "vm_network_security_group": None}, ["subnet-a", ""]),
+        ({}, ["", ""]),
     ]
     task = {
         "ansible.builtin.debug": {"msg": "{{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] }}"},
         "vars": {"cloud_networking_report": "{{ item }}"},
-        "loop": reports,
+        "loop": [report for report, _expected in cases],
     }
     playbook = tmp_path / "play.yml"
     defaults = f"{ROOT}/roles/operator_install/defaults/main.yml"
@@ -185,7 +180,7 @@ def test_vms_use_the_first_subnet_and_their_own_security_group(tmp_path: Path):
         check=True,
     )
     results = json.loads(completed.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["results"]
-    assert [result["msg"] for result in results] == [expected for _nsgs, expected in cases]
+    assert [result["msg"] for result in results] == [expected for _report, expected in cases]
 
 
 class TestCredentialsOfVariables:

@@ -188,7 +188,10 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
 
 
 def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_path: Path):
-    """The rest is the same on every cloud. test_nsg_rules.py tests the dry run and the second run of the module."""
+    """Also in a group that the workers' subnet no longer has, with pod VMs in a subnet of their own.
+
+    The rest is the same on every cloud. test_nsg_rules.py tests the dry run and the second run of the module.
+    """
     status = {"platformStatus": openshift.azure_status(f"{openshift.INFRASTRUCTURE_NAME}-rg")}
     openshift.set_status(site.cluster, "infrastructure/cluster", status)
     with AzureArm(tmp_path / "arm") as arm:
@@ -209,19 +212,31 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         def resources() -> dict[str, dict]:
             return json.loads(re.sub(r'"etag": "(\\.|[^"\\])*"', '"etag": ""', json.dumps(arm.resources)))
 
-        before = resources()
-        tags = (
-            "--tags",
-            "cloud_networking",
-            "-e",
-            json.dumps({"cloud_networking_subnet_ids": [side.worker_subnet_id]}),
-        )
+        def rule_names() -> set[str]:
+            return {rule["name"] for rule in arm.resources[side.nsg_id.lower()]["properties"]["securityRules"]}
+
+        variables = {
+            "cloud_networking_subnet_ids": [side.worker_subnet_id],
+            "operator_install_azure_subnet_id": side.worker_subnet_id.replace("-worker-", "-master-"),
+        }
+        tags = ("--tags", "cloud_networking", "-e", json.dumps(variables))
         on_azure = replace(teardown, cloud_environment=arm.environment, rules=resources)
+        detached = {"properties": {"addressPrefix": azure.WORKER_SUBNET_CIDR}}
+        arm.put(side.worker_subnet_id, detached)
+        before = resources()
+        attached = {"properties": {**detached["properties"], "networkSecurityGroup": {"id": side.nsg_id}}}
+        arm.put(side.worker_subnet_id, attached)
+        names_before = rule_names()
         succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
-        assert resources() != before
+        added = [
+            f"{name}-{openshift.INFRASTRUCTURE_NAME}"
+            for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal", "Allow-VXLAN-Internal-To-Workers")
+        ]
+        assert rule_names() - names_before == {*added}
+        arm.put(side.worker_subnet_id, detached)
         output = succeed(on_azure.run, *tags)
         assert resources() == before
-        assert "removed Allow-Kata-Agent-Internal." in output
+        assert f"removed {', '.join(added)}." in output
         assert "Allow-VXLAN-Internal stays: its description is" in output
         # A run with a tag reports only its own part.
         assert stays(output) == {

@@ -11,10 +11,11 @@ comes back as it was.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,9 +52,16 @@ else:
     AZURE_IMPORT_ERROR = None
 
     class Retries(policies.RetryPolicy):
-        """azure-core's retries, and a retry after each 409 whose code means that the request may succeed later."""
+        """azure-core's retries, and a retry after each 409 whose code means that the request may succeed later.
+
+        A pause that ends after the timeout is not begun: the response with its Retry-After is then the result.
+        """
 
         def is_retry(self, settings: dict, response: Any) -> bool:
+            pauses = settings.get("pauses", 0.0) + (self.get_retry_after(response) or 0.0)
+            if pauses > _TIMEOUT:
+                return False
+            settings["pauses"] = pauses
             if response.http_response.status_code == 409 and settings["total"]:
                 return error_of(response.http_response).get("code") in LATER
             return super().is_retry(settings, response)
@@ -75,6 +83,9 @@ CONFLICT_RETRIES = 5
 # The codes of writes that were refused only because another one is under way.
 LATER = ("AnotherOperationInProgress", "RetryableError")
 
+# The inner code of an operation that ended as Canceled, because a later one on the same resource replaced it.
+SUPERSEDED = "CanceledAndSupersededDueToAnotherOperation"
+
 # The polling interval of an operation without Retry-After. Seconds.
 _POLLING_INTERVAL = 2
 
@@ -82,12 +93,15 @@ _POLLING_INTERVAL = 2
 _TIMEOUT = 300
 
 _ADVICE = {
-    "AuthorizationFailed": "Give this identity the role Network Contributor on that scope (or "
-    "Reader, to look only), and wait some minutes until it is in force.",
+    "AuthorizationFailed": "Assign a role with this action to the identity, such as Network Contributor (Reader to look "
+    "only), and wait some minutes until the assignment takes effect.",
+    "DenyAssignmentAuthorizationFailed": "A deny assignment forbids it, whatever roles are assigned, as in the resource "
+    "group of a managed application. Make the change as an identity that it excludes.",
     "InvalidAuthenticationToken": HOW_TO_LOG_IN,
     "InvalidAuthenticationTokenTenant": "Log in to the tenant that the subscription belongs to.",
-    "LinkedAuthorizationFailed": "Give this identity the role Network Contributor on the linked scope, too.",
+    "LinkedAuthorizationFailed": "Assign a role with this action on the linked scope, such as Network Contributor.",
     "ReadOnlyDisabledSubscription": "The subscription is disabled: enable it first.",
+    "RequestDisallowedByPolicy": "Have the owner of the policy exempt the resource, or make the change there.",
     "ResourceGroupNotFound": "Check the subscription and the resource group.",
     "ResourceNotFound": "Check the id, and that these credentials are of the right tenant.",
     "ScopeLocked": "Remove the lock (`az lock list`), or have its owner make the change.",
@@ -98,12 +112,12 @@ _ADVICE = {
 class ArmError(Exception):
     """A request that failed, as a sentence: what was tried, what came back, what to do.
 
-    `code` is ARM's error code and `status` the HTTP status, or None where no answer came.
+    `codes` are ARM's error codes, the outer first, and `status` is the HTTP status, or None where no answer came.
     """
 
-    def __init__(self, message: str, code: str | None = None, status: int | None = None):
+    def __init__(self, message: str, codes: Sequence[str] = (), status: int | None = None):
         super().__init__(message)
-        self.code = code
+        self.codes = tuple(codes)
         self.status = status
 
 
@@ -131,6 +145,8 @@ class Arm:
             token = credential(principal, cloud, login)
         except (LoginError, ValueError) as error:
             raise ArmError(str(error)) from error
+        except OSError as error:
+            raise ArmError(_unreadable("logging in to Azure", error)) from error
         self._client = _client(
             cloud.resource_manager,
             verify,
@@ -141,18 +157,19 @@ class Arm:
     def get(self, path: str, api_version: str, **query: str) -> dict | None:
         """One resource by its id, or None where ARM has none."""
         try:
-            return self._request("GET", path, api_version, query=query).http_response.json()
+            answer = self._request("GET", path, api_version, query=query)
         except ArmError as error:
             if error.status == 404:
                 return None
             raise
+        return self._object_of(answer, f"GET {path}")
 
     def list(self, path: str, api_version: str, **query: str) -> Iterator[dict]:
         """All resources of a collection, page by page."""
         answer = self._request("GET", path, api_version, query=query)
         while True:
-            page = answer.http_response.json()
-            yield from page["value"]
+            page = self._object_of(answer, f"GET {path}")
+            yield from page.get("value", ())
             if not page.get("nextLink"):
                 return
             answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
@@ -217,6 +234,9 @@ class Arm:
             response.http_response.raise_for_status()
             return response
 
+    def _object_of(self, answer: Any, operation: str) -> dict:
+        return _object_of(answer.http_response, operation, self._host)
+
 
 def _cloud(name: str, verify: bool) -> Cloud:
     cloud = known_cloud(name)
@@ -226,7 +246,7 @@ def _cloud(name: str, verify: bool) -> Cloud:
     with arm_errors(f"GET {url}", name):
         answer = _client(name, verify).send_request(HttpRequest("GET", url))
         answer.raise_for_status()
-        return described_cloud(name, answer.json())
+    return described_cloud(name, _object_of(answer, f"GET {url}", name))
 
 
 def _client(base_url: str, verify: bool, authentication: Any = None) -> ARMPipelineClient:
@@ -252,19 +272,81 @@ def arm_errors(operation: str, host: str) -> Iterator[None]:
             status=getattr(error, "status_code", None),
         ) from error
     except HttpResponseError as error:
-        details = error_of(error.response)
-        code, message = details.get("code"), details.get("message") or _first_line(error)
-        raise ArmError(
-            f"Azure rejected {operation} with {code or error.status_code}: {message.rstrip('.')}. "
-            f"{_ADVICE.get(code or '', '')}".strip(),
-            code=code,
-            status=error.status_code,
-        ) from error
+        raise _rejection(error, operation) from error
     except (AzureError, ValueError) as error:
         raise ArmError(
             f"Sending {operation} to {host} failed: {_first_line(error)}. Check "
             "cloud_environment, and that this machine reaches Azure (DNS, proxy, certificates)."
         ) from error
+    except OSError as error:
+        raise ArmError(_unreadable(operation, error)) from error
+
+
+def _rejection(error: HttpResponseError, operation: str) -> ArmError:
+    """The error in ARM's response, with its inner errors."""
+    nested = _nested(error_of(error.response))
+    codes = [code for code, dummy in nested if code]
+    messages = [f"{code}: {message}." if code else f"{message}." for code, message in nested if message]
+    if not messages:
+        messages = [f"{codes[0] if codes else error.status_code}: {_first_line(error)}."]
+    advice = next((_ADVICE[code] for code in reversed(codes) if code in _ADVICE), None)
+    pause = _retry_after(error.response)
+    if error.status_code == 429 and pause:
+        advice = f"Azure requests a pause of {pause:g} s: run the module again after that."
+    sentences = [f"Azure rejected {operation} with {messages[0]}", *messages[1:], *([advice] if advice else [])]
+    return ArmError(" ".join(sentences), codes, error.status_code)
+
+
+def _nested(error: Mapping) -> list[tuple[str, str]]:
+    """The code and the message of an error of ARM and of its inner errors, the outer first.
+
+    A resource provider may pass on the error of another one as JSON in a message.
+    """
+    if not error:
+        return []
+    message = " ".join(str(error.get("message") or "").split())
+    try:
+        passed_on = json.loads(message)["error"] if message.startswith("{") else {}
+    except (KeyError, TypeError, ValueError):
+        passed_on = {}
+    inner = [passed_on, *(error.get("details") or ()), error.get("innererror")]
+    assignments = [
+        ("", f"policy {info.get('policyDefinitionDisplayName')}, assigned as {info.get('policyAssignmentDisplayName')}")
+        for addition in error.get("additionalInfo") or ()
+        if (info := addition.get("info") or {}).get("policyDefinitionDisplayName")
+    ]
+    return [
+        (str(error.get("code") or ""), "" if passed_on else message.rstrip(".")),
+        *(pair for nested in inner if isinstance(nested, Mapping) for pair in _nested(nested)),
+        *assignments,
+    ]
+
+
+def _retry_after(response: Any) -> float | None:
+    try:
+        return float(response.headers["Retry-After"])
+    except (AttributeError, KeyError, ValueError):
+        return None
+
+
+def _object_of(response: Any, operation: str, host: str) -> dict:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        return body
+    raise ArmError(
+        f"{host} returned {response.content_type or 'no content'} instead of a JSON object for {operation}. Check "
+        "cloud_environment, and that no proxy answers in place of Azure."
+    )
+
+
+def _unreadable(operation: str, error: OSError) -> str:
+    return (
+        f"A file for {operation} cannot be read: {_first_line(error)}. Check the option or environment variable that "
+        "names it: x509_certificate_path, AZURE_FEDERATED_TOKEN_FILE or REQUESTS_CA_BUNDLE."
+    )
 
 
 def error_of(response: Any) -> dict:

@@ -22,13 +22,15 @@ from ipaddress import (
 from itertools import combinations
 from typing import Any
 
-"""The priority of the verdict on traffic that no rule decides."""
-
-
+# Of the verdict on traffic that no rule decides.
 PRIORITY_AFTER_ALL = 65536
 
-# Sets of addresses are sorted ranges that include both ends. On the number line, the IPv6 addresses follow the IPv4
-# addresses.
+# Where the traffic of peer pods goes: from workers to the VMs of peer pods, and from these to workers.
+ENDS = VMS, WORKERS = "vms", "workers"
+DIRECTIONS = ("Inbound", "Outbound")
+
+# Sets of addresses are sorted ranges, both ends included, on one number line on which the IPv6
+# addresses come after the IPv4 ones.
 _Ranges = tuple[tuple[int, int], ...]
 _IPV6 = 1 << 32
 _EVERYWHERE: _Ranges = ((0, _IPV6 - 1), (_IPV6, _IPV6 + (1 << 128) - 1))
@@ -45,7 +47,8 @@ class Flow:
 
     `protocol` is that of a rule (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which a rule for one protocol decides only a
     part. The meaning of a rule's ports for a protocol without ports is not documented; they are taken literally.
-    `source` and `destination` are CIDRs, or other values that a rule allows there.
+    `source` and `destination` are CIDRs, or other values that a rule allows there. `virtual_network` has the
+    prefixes of the tag VirtualNetwork: at least those of the virtual network and of its peers.
     """
 
     direction: str
@@ -53,6 +56,22 @@ class Flow:
     port: int
     source: tuple[str, ...]
     destination: tuple[str, ...]
+    virtual_network: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Path:
+    """The traffic of peer pods that passes a group in one virtual network: `to` is one of ENDS.
+
+    The group filters the destination of traffic that is Inbound, and the source of traffic that is Outbound.
+    `virtual_network` is that of a Flow.
+    """
+
+    to: str
+    direction: str
+    source: tuple[str, ...]
+    destination: tuple[str, ...]
+    virtual_network: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -146,14 +165,13 @@ def rules_of(nsg: Mapping) -> list[Mapping]:
     return [*properties.get("securityRules", ()), *properties.get("defaultSecurityRules", ())]
 
 
-def decide(flow: Flow, security_rules: Iterable[Mapping], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
+def decide(flow: Flow, security_rules: Iterable[Mapping]) -> tuple[Verdict, ...]:
     """Which rules decide which parts of a flow, in order of priority, with as few verdicts as possible.
 
-    `security_rules` are the result of rules_of. `virtual_network` has the addresses of the tag VirtualNetwork: at least
-    the address spaces of the virtual network and its peers. All other addresses are Internet, and contain those of
-    other service tags. IPv4 and IPv6 addresses do not communicate.
+    `security_rules` are those of rules_of. The tag Internet is all that is not in the virtual network of the flow; other
+    service tags are somewhere in that. IPv4 and IPv6 never meet.
     """
-    return decide_parsed(flow, parsed_rules(security_rules, virtual_network), virtual_network)
+    return decide_parsed(flow, parsed_rules(security_rules, flow.virtual_network))
 
 
 def passes(verdicts: Sequence[Verdict]) -> bool:
@@ -172,9 +190,10 @@ def is_same_rule(existing: Mapping, desired: Mapping) -> bool:
     )
 
 
-def decide_parsed(flow: Flow, rules: Iterable[ParsedRule], virtual_network: Sequence[str]) -> tuple[Verdict, ...]:
-    source, dummy = _addresses(flow.source, virtual_network)
-    destination, dummy = _addresses(flow.destination, virtual_network)
+def decide_parsed(flow: Flow, rules: Iterable[ParsedRule]) -> tuple[Verdict, ...]:
+    """The same with rules that were parsed for the virtual network of the flow."""
+    source, dummy = _addresses(flow.source, flow.virtual_network)
+    destination, dummy = _addresses(flow.destination, flow.virtual_network)
     undecided = [(_common(source, (all_,)), _common(destination, (all_,))) for all_ in _EVERYWHERE]
     verdicts: list[Verdict] = []
     meeting = (rule for rule in rules if rule.meets(flow))

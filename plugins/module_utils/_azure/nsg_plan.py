@@ -11,12 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, count
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    DIRECTIONS,
+    ENDS,
+    WORKERS,
     End,
     Flow,
     ParsedRule,
+    Path,
     Verdict,
     decide_parsed,
     is_port_range,
@@ -28,21 +32,19 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-"""The prefix of the description of every rule that this collection adds; `state: absent` removes only these rules."""
-"""The first and the last that a security rule may have; the default rules come after."""
-
-
-OURS = "osc.peerpods: "
-
+# The first and the last that a security rule may have; the default rules come after.
 PRIORITIES = (100, 4096)
 
+# The beginning of the description of every rule that this collection adds; without an id it is of an earlier release.
+_MARK = re.compile(r"osc\.peerpods(?: (\S+))?: ")
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
 _PROTOCOLS = ("Tcp", "Udp", "Icmp", "Esp", "Ah")
-_IPV6_SUFFIX = "-IPv6"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _TAG = re.compile(r"\*|[A-Za-z][A-Za-z0-9.]*")
 _DESCRIPTION_LENGTH = 140
-_AS_GIVEN = ("name", "priority", "direction", "access", "protocol", "description")
+_AS_GIVEN = ("access", "protocol", "description")
 _END = re.compile(r"(source|destination)(AddressPrefix|ApplicationSecurityGroups|PortRange)")
 
 _NSG_TYPE = "Microsoft.Network/networkSecurityGroups"
@@ -58,53 +60,90 @@ _READ_ONLY_PROPERTIES = (
 )
 
 
+# The source, the destination and the virtual network of a part of a rule's traffic.
+Part = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
 class SecurityRuleError(Exception):
     """The reason why no plan can be made, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The cluster that owns rules: the infrastructure name is in their names, the id in their descriptions."""
+
+    name: str
+    id: str
+
+    def __post_init__(self) -> None:
+        for option, value in (("cluster_name", self.name), ("cluster_id", self.id)):
+            if not _ID.fullmatch(value):
+                raise SecurityRuleError(
+                    f"{option} is {value!r}. Set it to what osc.peerpods.cluster_info returns: at most 64 letters, "
+                    "digits and '-'."
+                )
+
+    @property
+    def mark(self) -> str:
+        return f"osc.peerpods {self.id}: "
+
+    def owns(self, rule: Mapping) -> bool:
+        return (rule["properties"].get("description") or "").startswith(self.mark)
+
+    def is_of_another(self, rule: Mapping) -> bool:
+        """Whether the rule is of this collection, but not of this cluster."""
+        return bool(_MARK.match(rule["properties"].get("description") or "")) and not self.owns(rule)
 
 
 @dataclass(frozen=True)
 class DesiredRule:
     """A desired security rule; it gets another priority if another rule has its priority already.
 
-    The IPv6 half of a rule for both address families has no priority of its own; it comes after the rule that
-    `ipv4_half` names.
+    `option` is the name of its entry in the module's option `rules`, which may take several: for the other traffic, the
+    other direction and the other address family. The first has the requested `priority`; the others have None and get the
+    next free one from `start`. `is_listed` is false for the other direction, where a rule is added only if it is needed.
+    `flows` are all of its traffic.
     """
 
     name: str
+    option: str
     priority: int | None
+    start: int
     direction: str
     access: str
     protocol: str
     source: End
     destination: End
+    flows: tuple[Part, ...]
+    owner: Owner
+    is_listed: bool = True
     description: str | None = None
-    ipv4_half: str | None = None
 
     @property
     def full_description(self) -> str:
         if self.description:
-            return OURS + self.description
+            return self.owner.mark + self.description
         ports = "-".join(self.destination.port_ranges)
         traffic = f"port {ports}/{self.protocol.lower()}" if ports.isdigit() else "traffic"
-        return f"{OURS}{traffic} between workers and peer pods"
+        return f"{self.owner.mark}{traffic} between workers and peer pods"
 
 
 def desired_rules(
-    options: Iterable[Mapping], sources: Sequence[str], destinations: Sequence[str]
+    options: Iterable[Mapping], paths: Sequence[Path], virtual_networks: Sequence[tuple[str, ...]], owner: Owner
 ) -> tuple[DesiredRule, ...]:
-    """The rules of the option `rules`, with the prefixes of the workers as defaults.
+    """The module's `rules` option as rules of one group; addresses that are not given are those of `paths`.
 
-    Azure does not allow prefixes of both IP families in one rule. A rule for both becomes two rules; the name of the
-    IPv6 rule ends in `-IPv6`.
+    Where workers and pod VMs are different sets, traffic both ways takes two rules. An allowed port takes a rule in the other
+    direction as well, if that is filtered. A rule may not have prefixes of both IP families, so one for both becomes two.
     """
     rules: list[DesiredRule] = []
     for option in options:
-        rule = DesiredRule(
-            **{key: option[key] for key in _AS_GIVEN},
-            source=_end(option, "source", sources),
-            destination=_end(option, "destination", destinations),
-        )
-        rules += _by_family(rule)
+        if not option["to"]:
+            raise SecurityRuleError(f"The rule {option['name']} has an empty list as to. Set vms, workers, or both.")
+        of_option = _rules_of(option, paths, virtual_networks, owner)
+        if of_option and of_option[0].is_listed:
+            of_option[0] = replace(of_option[0], priority=option["priority"])
+        rules += of_option
     for rule in rules:
         _check(rule)
     for first, second in combinations(rules, 2):
@@ -116,10 +155,94 @@ def desired_rules(
         is_same_slot = (first.priority, first.direction) == (second.priority, second.direction)
         if is_same_slot and first.priority is not None:
             raise SecurityRuleError(
-                f"The rules {first.name} and {second.name} both have the priority {first.priority} "
+                f"The rules {first.option} and {second.option} both have the priority {first.priority} "
                 f"and the direction {first.direction}. Give one of them another priority."
             )
     return tuple(rules)
+
+
+def _rules_of(
+    option: Mapping, paths: Sequence[Path], virtual_networks: Sequence[tuple[str, ...]], owner: Owner
+) -> list[DesiredRule]:
+    """The rules of one entry, those in its own direction first."""
+    rules: list[DesiredRule] = []
+    for direction, suffixes, parts in _traffic_of(option, paths, virtual_networks):
+        source, destination = (
+            _end(option, side, _outermost(prefix for part in parts for prefix in part[number]))
+            for number, side in enumerate(("source", "destination"))
+        )
+        rule = DesiredRule(
+            **{key: option[key] for key in _AS_GIVEN},
+            name="-".join([option["name"], *suffixes, owner.name]),
+            option=option["name"],
+            priority=None,
+            start=option["priority"],
+            direction=direction,
+            source=source,
+            destination=destination,
+            flows=tuple(
+                (_end(option, "source", from_).prefixes, _end(option, "destination", to).prefixes, network)
+                for from_, to, network in parts
+            ),
+            owner=owner,
+            is_listed=direction == option["direction"],
+        )
+        rules += _by_family(rule)
+    return rules
+
+
+def _traffic_of(
+    option: Mapping, paths: Sequence[Path], virtual_networks: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[str, list[str], list[Part]]]:
+    """The traffic of each rule of an entry: its direction, suffixes for the name, and its parts.
+
+    An entry with addresses of its own is one rule. Such an entry, and one that denies traffic, is in its own direction only.
+    """
+    ends = [to for to in ENDS if to in option["to"]]
+    is_given = any(
+        option.get(f"{side}_{kind}")
+        for side in ("source", "destination")
+        for kind in ("address_prefixes", "application_security_groups")
+    )
+    if not paths:
+        yield option["direction"], [], [((), (), network) for network in virtual_networks or [()]]
+        return
+    for direction in sorted(DIRECTIONS, key=lambda direction: direction != option["direction"]):
+        is_listed = direction == option["direction"]
+        if not is_listed and (is_given or option["access"] == "Deny"):
+            continue
+        by_end = {
+            to: list(
+                dict.fromkeys(
+                    (path.source, path.destination, path.virtual_network)
+                    for path in paths
+                    if (path.direction, path.to) == (direction, to)
+                )
+            )
+            for to in ends
+        }
+        if is_given:
+            by_end = {ends[0]: list(dict.fromkeys(part for parts in by_end.values() for part in parts))}
+        yielded: list[list[Part]] = []
+        for to, parts in by_end.items():
+            # Where workers and VMs have the same addresses, one rule is for both.
+            if parts and parts not in yielded:
+                yielded.append(parts)
+                suffixes = ["To-Workers"] if to == WORKERS != ends[0] else []
+                yield direction, [*suffixes, *([] if is_listed else [direction])], parts
+
+
+def _outermost(prefixes: Iterable[str]) -> tuple[str, ...]:
+    """Without prefixes inside of another, such as of networks with the same addresses: Azure rejects rules with both."""
+    networks = {prefix: network for prefix in prefixes if (network := network_of(prefix))}
+    return tuple(
+        prefix
+        for prefix, network in networks.items()
+        if not any(
+            network != other and network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
+            for other in networks.values()
+        )
+    )
 
 
 def security_rule(rule: DesiredRule, priority: int) -> dict:
@@ -138,7 +261,7 @@ def security_rule(rule: DesiredRule, priority: int) -> dict:
     }
 
 
-def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
+def _end(option: Mapping, side: str, prefixes_of_traffic: Iterable[str]) -> End:
     prefixes, groups, port_ranges = (
         tuple(dict.fromkeys(option.get(f"{side}_{key}") or ()))
         for key in ("address_prefixes", "application_security_groups", "port_ranges")
@@ -151,49 +274,60 @@ def _end(option: Mapping, side: str, workers: Sequence[str]) -> End:
         )
     # Members of application security groups are always in the virtual network.
     network_tag = ("VirtualNetwork",) if groups else ()
-    return End(prefixes or tuple(workers) or network_tag, groups, port_ranges)
+    return End(prefixes or tuple(prefixes_of_traffic) or network_tag, groups, port_ranges)
 
 
 def _by_family(rule: DesiredRule) -> Iterator[DesiredRule]:
     """The rule, or its two halves; tags, `*` and application security groups apply to both halves."""
 
+    def of_version(prefixes: Iterable[str], version: int) -> tuple[str, ...]:
+        return tuple(p for p in prefixes if getattr(network_of(p), "version", version) == version)
+
     def half(end: End, version: int) -> End:
-        if end.groups:
-            return end
-        of_version = (p for p in end.prefixes if getattr(network_of(p), "version", version) == version)
-        return replace(end, prefixes=tuple(of_version))
+        return end if end.groups else replace(end, prefixes=of_version(end.prefixes, version))
 
     halves = [
-        replace(rule, source=source, destination=destination)
+        replace(
+            rule,
+            source=source,
+            destination=destination,
+            flows=tuple(
+                (sources, destinations, network)
+                for from_, to, network in rule.flows
+                if (sources := of_version(from_, version)) and (destinations := of_version(to, version))
+            ),
+        )
         for version in (4, 6)
         if (source := half(rule.source, version)).prefixes and (destination := half(rule.destination, version)).prefixes
     ]
     if not halves:
         raise SecurityRuleError(
-            f"The rule {rule.name} matches nothing: no IP family is in both its source "
+            f"The rule {rule.option} matches nothing: no IP family is in both its source "
             f"({', '.join(rule.source.prefixes) or 'none'}) and its destination "
             f"({', '.join(rule.destination.prefixes) or 'none'}). Give source_address_prefixes "
             "and destination_address_prefixes of the same family."
         )
-    yield halves[0]
-    if halves[0] != halves[-1]:
-        yield replace(halves[1], name=rule.name + _IPV6_SUFFIX, priority=None, ipv4_half=rule.name)
+    if (halves[0].source, halves[0].destination) == (halves[-1].source, halves[-1].destination):
+        yield replace(halves[0], flows=rule.flows)
+    else:
+        yield halves[0]
+        yield replace(halves[1], name=f"{rule.name.removesuffix(rule.owner.name)}IPv6-{rule.owner.name}")
 
 
 def _check(rule: DesiredRule) -> None:
     problem = None
     if not _NAME.fullmatch(rule.name):
         problem = (
-            "has a name that Azure does not take. Give one of at most 80 letters, digits, '_', '.' "
-            "and '-' that begins with a letter or digit and ends with one or with '_'."
+            "has a name that Azure does not take. Give one of letters, digits, '_', '.' and '-' that begins with a "
+            "letter or digit, and with the name of the cluster has at most 80 characters."
         )
-    elif rule.priority and not PRIORITIES[0] <= rule.priority <= PRIORITIES[1]:
-        problem = f"has the priority {rule.priority}. Give one from 100 to 4096."
+    elif not PRIORITIES[0] <= rule.start <= PRIORITIES[1]:
+        problem = f"has the priority {rule.start}. Give one from 100 to 4096."
     elif len(rule.full_description) > _DESCRIPTION_LENGTH:
         problem = (
             f"has a description of {len(rule.description or '')} characters. Give at most "
-            f"{_DESCRIPTION_LENGTH - len(OURS)}: Azure takes {_DESCRIPTION_LENGTH}, and ours begin "
-            f"with {OURS!r}."
+            f"{_DESCRIPTION_LENGTH - len(rule.owner.mark)}: Azure takes {_DESCRIPTION_LENGTH}, and it begins "
+            f"with {rule.owner.mark!r}."
         )
     for end in (rule.source, rule.destination):
         problem = problem or _wrong_ports(end.port_ranges) or _wrong_prefixes(end.prefixes)
@@ -246,8 +380,8 @@ class Move:
 class Plan:
     """The changes of one network security group; rules have the shape of the ARM API.
 
-    `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` (by `state: absent`) pair the
-    name of a rule with the reason.
+    `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule with the
+    reason, `renamed` the name that another rule has with the one that is used instead.
     """
 
     nsg_id: str
@@ -259,6 +393,7 @@ class Plan:
     moved: tuple[Move, ...] = ()
     shadowed: tuple[tuple[str, str], ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -268,7 +403,7 @@ class Plan:
 def plan_present(
     nsg: Mapping,
     desired: Sequence[DesiredRule],
-    virtual_network: Sequence[str],
+    owner: Owner,
     *,
     on_priority_conflict: str = "move",
     priority_range: tuple[int, int] = PRIORITIES,
@@ -277,24 +412,29 @@ def plan_present(
 ) -> Plan:
     """Plan the required rules of a group, without those that other rules cover already.
 
+    A rule with the name of a required rule is managed if its description marks it as one of this cluster. All others stay as
+    they are: where one has the name, the required rule gets another.
+
     A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and no
-    other required rule decides any of it differently. An existing rule with the name of a required rule is managed: it gets the
-    content of the required rule, but keeps a description that this collection did not write.
+    other required rule decides any of it differently. Rules of other clusters do not count, because their teardown removes
+    them.
 
     Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in `priority_range`
     (both ends included) is free, and if an unmanaged rule with a smaller priority number decides differently
     (`on_shadowed` is `fail`).
     """
-    existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules", ())}
+    existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or ()}
+    requested_names = [rule.name for rule in desired]
+    desired = [_with_own_name(rule, existing) for rule in desired]
     managed_names = {rule.name.lower() for rule in desired}
     unmanaged = [rule for rule in rules_of(nsg) if rule["name"].lower() not in managed_names]
-    unmanaged_parsed = parsed_rules(unmanaged, virtual_network)
     covered = {}
-    if on_covered == "skip":
-        for rule in desired:
-            by = _covered_by(rule, desired, unmanaged_parsed, virtual_network)
-            if by and rule.name.lower() not in existing:
-                covered[rule.name] = by
+    for rule in desired:
+        if rule.name.lower() in existing or (rule.is_listed and on_covered == "ensure"):
+            continue
+        by = _covered_by(rule, desired, unmanaged)
+        if by:
+            covered[rule.name] = by
     needed = [rule for rule in desired if rule.name not in covered]
     priorities = _priorities(needed, desired, existing, unmanaged, priority_range)
     by_slot = _names_by_slot(unmanaged)
@@ -315,44 +455,93 @@ def plan_present(
     created, updated, unchanged, after = [], [], [], []
     for rule in needed:
         before = existing.get(rule.name.lower())
-        body = _merge_rule(before, rule, security_rule(rule, priorities[rule.name]))
+        body = _merge_rule(before, security_rule(rule, priorities[rule.name]))
         after.append(body)
         if before is None:
             created.append(body)
-        elif is_same_rule(before["properties"], body["properties"]):
+        elif is_same_rule(before["properties"], body["properties"]) and _is_provisioned(before):
             unchanged.append(rule.name)
         else:
             updated.append((before, body))
-    shadowed = _shadowed(needed, priorities, unmanaged_parsed, parsed_rules(after, virtual_network), virtual_network)
+    shadowed = _shadowed(needed, priorities, unmanaged, after)
     if shadowed and on_shadowed == "fail":
-        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, priorities, unmanaged))
+        raise SecurityRuleError(_explain_shadowed(nsg, shadowed, needed, desired, priorities, unmanaged))
+    needed_names = {rule.name for rule in needed}
+    options = {rule.option.lower() for rule in desired}
     return Plan(
         nsg["id"],
         created=tuple(created),
         updated=tuple(updated),
         unchanged=tuple(unchanged),
-        covered=tuple(covered.items()),
+        covered=tuple((rule.name, covered[rule.name]) for rule in desired if rule.is_listed and rule.name in covered),
         moved=moved,
         shadowed=tuple(
             (name, "; ".join(_describe_decision(verdict, flow) for flow, verdict in by))
             for name, by in shadowed.items()
         ),
+        kept=_kept(existing.values(), owner, {*options, *(name.lower() for name in requested_names)}),
+        renamed=tuple(
+            (requested, rule.name)
+            for requested, rule in zip(requested_names, desired, strict=True)
+            if requested != rule.name and rule.name in needed_names
+        ),
     )
 
 
-def plan_absent(nsg: Mapping, names: Iterable[str]) -> Plan:
-    """Plan the removal of the rules with these names and their IPv6 halves, if their description marks them as managed."""
-    removable = {suffixed.lower() for name in names for suffixed in (name, name + _IPV6_SUFFIX)}
-    removed, kept = [], []
-    for rule in nsg["properties"].get("securityRules", ()):
-        if rule["name"].lower() in removable:
+def plan_absent(nsg: Mapping, names: Iterable[str], owner: Owner) -> Plan:
+    """Plan the removal of all rules of this cluster, whatever their names.
+
+    `names` are those of the module's `rules` option: other rules with such a name stay, with a reason.
+    """
+    rules = nsg["properties"].get("securityRules") or ()
+    removed = tuple(rule for rule in rules if owner.owns(rule))
+    with_cluster = {f"{name}-{owner.name}".lower() for name in names}
+    kept = _kept(rules, owner, with_cluster | ({name.lower() for name in names} if removed else set()))
+    return Plan(nsg["id"], removed=removed, kept=kept)
+
+
+def changes_between(plan: Plan, before: Mapping, after: Mapping, owner: Owner) -> Plan:
+    """The plan with the changes that its cluster's rules went through, from one state of the group to another."""
+    old, new = (
+        {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or () if owner.owns(rule)}
+        for nsg in (before, after)
+    )
+    updated = {
+        name: (old[name], new[name])
+        for name in new
+        if name in old and not is_same_rule(old[name]["properties"], new[name]["properties"])
+    }
+    changed = {*updated, *(new.keys() ^ old.keys())}
+    return replace(
+        plan,
+        created=tuple(rule for name, rule in new.items() if name not in old),
+        updated=tuple(updated.values()),
+        removed=tuple(rule for name, rule in old.items() if name not in new),
+        unchanged=tuple(name for name in plan.unchanged if name.lower() not in changed),
+    )
+
+
+def _is_provisioned(rule: Mapping) -> bool:
+    """False for a rule that a failed operation left behind: it is stored, but not in force, until it is written again."""
+    return rule["properties"].get("provisioningState") not in ("Failed", "Canceled")
+
+
+def _with_own_name(rule: DesiredRule, existing: Mapping[str, Mapping]) -> DesiredRule:
+    """The rule with a name that is free, or that a rule of this cluster has."""
+    names = (rule.name if number == 1 else f"{rule.name}-{number}" for number in count(1))
+    free = next(n for n in names if n.lower() not in existing or rule.owner.owns(existing[n.lower()]))
+    return replace(rule, name=free)
+
+
+def _kept(rules: Iterable[Mapping], owner: Owner, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The rules with these names (in lower case) that are not of this cluster, and so are never changed."""
+    kept = []
+    for rule in rules:
+        if rule["name"].lower() in names and not owner.owns(rule):
             description = rule["properties"].get("description")
-            if _is_managed(description):
-                removed.append(rule)
-            else:
-                actual = f"is {description!r}" if description else "is empty"
-                kept.append((rule["name"], f"its description {actual} and does not begin with {OURS.strip()!r}"))
-    return Plan(nsg["id"], removed=tuple(removed), kept=tuple(kept))
+            actual = f"is {description!r}" if description else "is empty"
+            kept.append((rule["name"], f"its description {actual} and does not begin with {owner.mark.strip()!r}"))
+    return tuple(kept)
 
 
 def apply_to(nsg: Mapping, plan: Plan) -> dict:
@@ -408,39 +597,40 @@ def diff_of(plan: Plan) -> dict:
     }
 
 
-def _covered_by(
-    rule: DesiredRule,
-    desired: Sequence[DesiredRule],
-    unmanaged: Sequence[ParsedRule],
-    virtual_network: Sequence[str],
-) -> str | None:
-    # Required rules that decide differently count as if they came first, because their priorities may still change.
+def _covered_by(rule: DesiredRule, desired: Sequence[DesiredRule], unmanaged: Sequence[Mapping]) -> str | None:
+    # Those that decide the other way count as if they came first: where they go may yet change.
     opposite = [security_rule(desired_rule, 0) for desired_rule in desired if desired_rule.access != rule.access]
-    rules = [*unmanaged, *parsed_rules(opposite, virtual_network)]
-    verdicts = [verdict for dummy, verdict in _decide_rule(rule, rules, virtual_network)]
+    verdicts = [verdict for dummy, verdict in _decide_rule(rule, [*_lasting(rule, unmanaged), *opposite])]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
         return None
     deciding = sorted({(verdict.priority, verdict.by) for verdict in verdicts})
     return " and ".join(by for dummy, by in deciding)
 
 
-def _decide_rule(
-    rule: DesiredRule, rules: Sequence[ParsedRule], virtual_network: Sequence[str]
-) -> Iterator[tuple[Flow, Verdict]]:
-    """All flows of a rule with their verdicts; one port represents all ports that are treated alike."""
+def _lasting(rule: DesiredRule, unmanaged: Iterable[Mapping]) -> list[Mapping]:
+    """The rules without those of other clusters that decide in the same way: their teardown removes them."""
+    return [
+        other
+        for other in unmanaged
+        if other["properties"]["access"].lower() != rule.access.lower() or not rule.owner.is_of_another(other)
+    ]
+
+
+def _decide_rule(rule: DesiredRule, rules: Sequence[Mapping]) -> Iterator[tuple[Flow, Verdict]]:
+    """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
+    for source, destination, network in rule.flows:
+        parsed = parsed_rules(rules, network)
+        for port in _distinct_ports(rule, parsed):
+            for protocol in _PROTOCOLS if rule.protocol == "*" else (rule.protocol,):
+                flow = Flow(rule.direction, protocol, port, source, destination, network)
+                for verdict in decide_parsed(flow, parsed):
+                    yield flow, verdict
+
+
+def _distinct_ports(rule: DesiredRule, rules: Sequence[ParsedRule]) -> Iterator[int]:
     edges = {edge for deciding_rule in rules for low, high in deciding_rule.ports for edge in (low, high + 1)}
     for low, high in map(port_range, rule.destination.port_ranges):
-        for port in sorted({low, *(edge for edge in edges if low < edge <= high)}):
-            for protocol in _PROTOCOLS if rule.protocol == "*" else (rule.protocol,):
-                flow = Flow(
-                    rule.direction,
-                    protocol,
-                    port,
-                    rule.source.prefixes,
-                    rule.destination.prefixes,
-                )
-                for verdict in decide_parsed(flow, rules, virtual_network):
-                    yield flow, verdict
+        yield from sorted({low, *(edge for edge in edges if low < edge <= high)})
 
 
 def _names_by_slot(rules: Iterable[Mapping]) -> dict[tuple[str, int], str]:
@@ -457,7 +647,8 @@ def _priorities(
 ) -> dict[str, int]:
     """The priority of each needed rule, by name: the requested priority, the current one, or the next free one.
 
-    An IPv6 half always gets the next free priority, so that it follows its rule to a smaller priority.
+    All but the first rule of an option always have the next free one, lest they stay where a smaller
+    priority of the option is to take them away from.
     """
     priorities: dict[str, int] = {}
     used = set(_names_by_slot(unmanaged))
@@ -472,11 +663,10 @@ def _priorities(
                 priorities[rule.name] = current[1]
                 used.add(current)
     low, high = priority_range
-    starts = {rule.name: rule.priority for rule in desired if rule.priority}
+    first_of = {(rule.option, rule.direction): rule.name for rule in desired if rule.priority}
     for rule in needed:
         if rule.name not in priorities:
-            base = rule.ipv4_half or rule.name
-            start = priorities.get(base) or starts[base]
+            start = priorities.get(first_of.get((rule.option, rule.direction), ""), rule.start)
             upward = (*range(max(start, low), high + 1), *range(low, min(start, high + 1)))
             priority = next((p for p in upward if _slot(rule, p) not in used), None)
             if priority is None:
@@ -494,35 +684,26 @@ def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
     return rule.direction.lower(), priority
 
 
-def _merge_rule(before: Mapping | None, rule: DesiredRule, body: dict) -> dict:
-    """The rule with its unmanaged fields as they are, and with a description that this collection did not write."""
+def _merge_rule(before: Mapping | None, body: dict) -> dict:
+    """The rule with its unmanaged fields as they are."""
     if before is None:
         return body
     unmanaged = {k: v for k, v in before["properties"].items() if not _END.match(k)}
-    managed = dict(body["properties"])
-    if not rule.description and not _is_managed(unmanaged.get("description")):
-        del managed["description"]
-    return {**before, "properties": unmanaged | managed}
-
-
-def _is_managed(description: str | None) -> bool:
-    return (description or "").startswith(OURS)
+    return {**before, "properties": unmanaged | body["properties"]}
 
 
 def _shadowed(
     needed: Iterable[DesiredRule],
     priorities: Mapping[str, int],
-    unmanaged: Sequence[ParsedRule],
-    managed: Sequence[ParsedRule],
-    virtual_network: Sequence[str],
+    unmanaged: Sequence[Mapping],
+    managed: Sequence[Mapping],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
-    """By name of a managed rule: the unmanaged rules before it that decide its traffic differently, each with the first
-    such flow."""
-    names = {rule.name for rule in unmanaged}
+    """By the name of a managed rule: the first flow that each unmanaged rule before it decides differently."""
+    names = {rule["name"] for rule in unmanaged}
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:
         by: dict[str, tuple[Flow, Verdict]] = {}
-        for flow, verdict in _decide_rule(rule, [*unmanaged, *managed], virtual_network):
+        for flow, verdict in _decide_rule(rule, [*_lasting(rule, unmanaged), *managed]):
             before = verdict.rule in names and verdict.priority < priorities[rule.name]
             if before and verdict.access != rule.access:
                 by.setdefault(verdict.rule, (flow, verdict))
@@ -535,28 +716,30 @@ def _explain_shadowed(
     nsg: Mapping,
     shadowed: Mapping[str, Sequence[tuple[Flow, Verdict]]],
     needed: Iterable[DesiredRule],
+    desired: Sequence[DesiredRule],
     priorities: Mapping[str, int],
     unmanaged: Iterable[Mapping],
 ) -> str:
     sentences = []
     used = {*_names_by_slot(unmanaged), *(_slot(rule, priorities[rule.name]) for rule in needed)}
-    for name in dict.fromkeys(rule.ipv4_half or rule.name for rule in needed if rule.name in shadowed):
-        halves = [rule for rule in needed if name in (rule.name, rule.ipv4_half)]
-        shadowed_halves = [half.name for half in halves if half.name in shadowed]
-        decisions = [pair for half in shadowed_halves for pair in shadowed[half]]
+    entries = dict.fromkeys((rule.option, rule.direction) for rule in needed if rule.name in shadowed)
+    for option, direction in entries:
+        of_entry = [rule for rule in desired if (rule.option, rule.direction) == (option, direction)]
+        shadowed_rules = [rule.name for rule in of_entry if rule.name in shadowed]
+        decisions = [pair for name in shadowed_rules for pair in shadowed[name]]
         first = min(verdict.priority for dummy, verdict in decisions)
-        # The IPv6 half comes after the priority of its rule, also if the rule itself is not needed.
-        room = 2 if any(half.ipv4_half for half in halves) else 1
+        # The others come after the first rule of the option, whether that one is needed or not.
+        room = len(of_entry)
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
-            slots = {_slot(halves[0], smaller + after) for after in range(room)}
+            slots = {_slot(of_entry[0], smaller + after) for after in range(room)}
             if not slots & used:
                 used |= slots
-                advice = f"set a smaller one for {name} (such as {smaller})"
+                advice = f"set a smaller one for {option} (such as {smaller})"
                 break
         else:
             advice = f"free a priority number below {first}"
         sentences.append(
-            f"{' and '.join(f'{half} ({priorities[half]})' for half in shadowed_halves)} would be shadowed "
+            f"{' and '.join(f'{name} ({priorities[name]})' for name in shadowed_rules)} would be shadowed "
             f"in {nsg['id']}: "
             f"{'; '.join(_describe_decision(verdict, flow) for flow, verdict in decisions)}. Move "
             f"{' and '.join(dict.fromkeys(verdict.rule for dummy, verdict in decisions))} to a larger "

@@ -6,10 +6,14 @@ from functools import cache
 from ipaddress import ip_address, ip_network
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
+    DIRECTIONS,
+    ENDS,
     Flow,
+    Path,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan import (
     DesiredRule,
+    Owner,
     desired_rules,
 )
 from hypothesis import strategies as st
@@ -48,10 +52,17 @@ def rule(name: str, priority: int, access: str = "Allow", **properties: object) 
     }
 
 
+OWNER, OTHER_CLUSTER = Owner("c", "id-1"), Owner("d", "id-2")
+
 ALLOW_VNET = rule("AllowVnetInBound", 65000, source="VirtualNetwork", destination="VirtualNetwork")
 ALLOW_PROBES = rule("AllowAzureLoadBalancerInBound", 65001, source="AzureLoadBalancer")
 DENY_ALL = rule("DenyAllInBound", 65500, "Deny")
-DEFAULTS = [ALLOW_VNET, ALLOW_PROBES, DENY_ALL]
+ALLOW_VNET_OUT = rule(
+    "AllowVnetOutBound", 65000, source="VirtualNetwork", destination="VirtualNetwork", direction="Outbound"
+)
+ALLOW_INTERNET_OUT = rule("AllowInternetOutBound", 65001, destination="Internet", direction="Outbound")
+DENY_ALL_OUT = rule("DenyAllOutBound", 65500, "Deny", direction="Outbound")
+DEFAULTS = [ALLOW_VNET, ALLOW_PROBES, DENY_ALL, ALLOW_VNET_OUT, ALLOW_INTERNET_OUT, DENY_ALL_OUT]
 DENY_VNET = rule("DenyVnet", 4096, "Deny", source="VirtualNetwork")
 
 
@@ -79,6 +90,7 @@ def option(name: str = "Ours", priority: int = 111, ports: str = "9000", **chang
     return {
         "name": name,
         "priority": priority,
+        "to": ["vms", "workers"],
         "protocol": "Tcp",
         "access": "Allow",
         "direction": "Inbound",
@@ -92,8 +104,27 @@ def option(name: str = "Ours", priority: int = 111, ports: str = "9000", **chang
     } | changes
 
 
-def desired(*options: dict, workers: tuple[str, ...] = (WORKERS,)) -> tuple[DesiredRule, ...]:
-    return desired_rules(options or [option()], workers, workers)
+def desired(
+    *options: dict,
+    workers: tuple[str, ...] = (WORKERS,),
+    pod_vms: tuple[str, ...] | None = None,
+    space: tuple[str, ...] = VNET,
+    owner: Owner = OWNER,
+) -> tuple[DesiredRule, ...]:
+    """The rules of a group that filters all traffic, in one virtual network."""
+    ends = workers, workers if pod_vms is None else pod_vms
+    paths = [
+        Path(to, direction, *between, space)
+        for direction in DIRECTIONS
+        for to, between in zip(ENDS, (ends, ends[::-1]), strict=True)
+        if all(between)
+    ]
+    return desired_rules(options or [option()], paths, [space], owner)
+
+
+def listed(*options: dict, **context: object) -> tuple[DesiredRule, ...]:
+    """Those of `desired` in the direction of their option."""
+    return tuple(desired_rule for desired_rule in desired(*options, **context) if desired_rule.is_listed)
 
 
 # Small enough for brute force: 4 IPv4 and 2 IPv6 addresses. The tag VirtualNetwork stands for half of them.

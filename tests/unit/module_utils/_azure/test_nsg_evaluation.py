@@ -28,8 +28,8 @@ from tests.unit.module_utils._azure.rules import (
     WORLD,
     block_lists,
     contains,
-    desired,
     first_match,
+    listed,
     nsg,
     rule,
     rule_lists,
@@ -44,6 +44,7 @@ def flow(**changes: object) -> Flow:
             "port": 9000,
             "source": (WORKERS,),
             "destination": (WORKERS,),
+            "virtual_network": VNET,
         }
         | changes
     )
@@ -91,7 +92,7 @@ def flow(**changes: object) -> Flow:
     ],
 )
 def test_the_deciding_rule_between_the_workers(rules, deciding):
-    verdicts = decide(flow(), rules_of(nsg(*rules)), VNET)
+    verdicts = decide(flow(), rules_of(nsg(*rules)))
     assert {verdict.by + " partly" * verdict.partly for verdict in verdicts} == deciding
     assert passes(verdicts) == all(name.startswith("A") for name in deciding)
 
@@ -104,18 +105,24 @@ def test_the_deciding_rule_between_the_workers(rules, deciding):
         ({"source": ("fd00::/64",), "destination": ("fd00::/64",)}, ["AllowVnetInBound (65000)"]),
         ({"source": ("fd00::/64",)}, []),
         ({"source": ("10.0.0.0/8",)}, ["AllowVnetInBound (65000)", "DenyAllInBound (65500)"]),
-        ({"direction": "Outbound"}, ["no rule (65536)"]),
+        ({"direction": "Outbound"}, ["AllowVnetOutBound (65000)"]),
+        ({"direction": "Outbound", "destination": ("203.0.113.0/24",)}, ["AllowInternetOutBound (65001)"]),
     ],
 )
 def test_the_default_rules(changes, deciding):
-    verdicts = decide(flow(**changes), DEFAULTS, VNET)
+    verdicts = decide(flow(**changes), DEFAULTS)
     assert [verdict.by for verdict in verdicts] == deciding
-    assert passes(verdicts) == (deciding == ["AllowVnetInBound (65000)"] or "Balancer" in str(deciding))
+    assert passes(verdicts) == (deciding != [] and all(by.startswith("Allow") for by in deciding))
+
+
+def test_a_group_without_rules_lets_nothing_through():
+    (verdict,) = decide(flow(), [])
+    assert (verdict.by, passes([verdict])) == ("no rule (65536)", False)
 
 
 def test_a_service_tag_decides_only_partly_and_only_outside_the_network():
     rules = [rule("D", 100, "Deny", source="Storage"), rule("A", 200)]
-    verdicts = decide(flow(source=("8.0.0.0/6",), destination=(WORKERS,)), rules, VNET)
+    verdicts = decide(flow(source=("8.0.0.0/6",), destination=(WORKERS,)), rules)
     assert [(v.by, v.partly, v.source) for v in verdicts] == [
         (
             "D (100)",
@@ -138,7 +145,7 @@ def test_a_service_tag_decides_only_partly_and_only_outside_the_network():
 
 
 def test_a_rule_for_one_protocol_decides_part_of_all_protocols():
-    verdicts = decide(flow(protocol="*"), [rule("D", 100, "Deny", protocol="Tcp"), ALLOW_VNET], VNET)
+    verdicts = decide(flow(protocol="*"), [rule("D", 100, "Deny", protocol="Tcp"), ALLOW_VNET])
     assert [(v.by, v.partly) for v in verdicts] == [
         ("D (100)", True),
         ("AllowVnetInBound (65000)", False),
@@ -148,14 +155,14 @@ def test_a_rule_for_one_protocol_decides_part_of_all_protocols():
 def test_the_verdicts_are_merged():
     rules = [rule("D", 100, "Deny", source="10.0.128.0/24", destination="10.0.129.0/24"), DENY_VNET]
     workers = ("10.0.128.0/24", "10.0.129.0/24")
-    verdicts = decide(flow(source=workers, destination=workers), rules, VNET)
+    verdicts = decide(flow(source=workers, destination=workers), rules)
     assert verdicts == (
         Verdict(("10.0.128.0/24",), ("10.0.129.0/24",), "Deny", "D", 100),
         Verdict(("10.0.129.0/24",), ("10.0.128.0/23",), "Deny", "DenyVnet", 4096),
         Verdict(("10.0.128.0/24",), ("10.0.128.0/24",), "Deny", "DenyVnet", 4096),
     )
     rules = [rules[0], rule("E", 200, destination="10.0.128.0/24"), ALLOW_VNET]
-    verdicts = decide(flow(source=workers, destination=workers), rules, VNET)
+    verdicts = decide(flow(source=workers, destination=workers), rules)
     assert [(v.source, v.destination) for v in verdicts] == [
         (("10.0.128.0/24",), ("10.0.129.0/24",)),
         (("10.0.128.0/23",), ("10.0.128.0/24",)),
@@ -165,7 +172,7 @@ def test_the_verdicts_are_merged():
 
 flows = st.builds(
     lambda direction, protocol, port, source, destination: Flow(
-        direction, protocol, port, tuple(source), tuple(destination)
+        direction, protocol, port, tuple(source), tuple(destination), SPACE
     ),
     st.sampled_from(["Inbound", "Inbound", "Outbound"]),
     st.sampled_from(["Tcp", "Udp"]),
@@ -178,7 +185,7 @@ flows = st.builds(
 @given(rule_lists, flows)
 def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, traffic):
     rules += DEFAULTS
-    verdicts = decide(traffic, rules, SPACE)
+    verdicts = decide(traffic, rules)
     for source in WORLD:
         for destination in WORLD:
             deciding_rules = [
@@ -217,7 +224,7 @@ def test_every_pair_of_addresses_is_decided_once_and_correctly(rules, traffic):
 )
 def test_rules_are_compared_by_their_meaning(changes, is_same):
     existing = rule("R", 111, source=WORKERS, destination=WORKERS, ports="9000", protocol="Tcp")
-    desired_properties = security_rule(*desired(), 111)["properties"]
+    desired_properties = security_rule(*listed(), 111)["properties"]
     del desired_properties["description"]
     assert is_same_rule(existing["properties"] | changes, desired_properties) == is_same
 
