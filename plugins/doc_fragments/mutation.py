@@ -46,7 +46,7 @@ options:
         resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout).
       - >-
         If a RuntimeClass does not exist yet, no pod of it can be created. The module then issues a warning, and RV(verified) is false.
-        Check mode does not verify.
+        Check mode does not verify with O(state=present).
     type: bool
     default: false
   verify_namespace:

@@ -14,7 +14,7 @@ description:
   - Reads the features of a cluster that decide how the roles C(webhook) and C(node_capacity) deploy their containers.
   - >-
     Takes one request for O(namespace) and one for each of O(facts). V(service_monitors) and V(prometheus_rules) share a request;
-    V(advertisers) takes one for each 500 nodes.
+    V(advertisers) takes one for each 500 nodes, and one for each 500 pods if cloud-api-adaptor has annotated a node.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -151,7 +151,7 @@ advertisers:
   description:
     - >-
       The field managers that last wrote O(extended_resource) to the capacity of nodes, from the nodes' C(managedFields) and
-      cloud-api-adaptor's annotation.
+      cloud-api-adaptor's annotation. An annotation of a pod that does not run any more does not count.
   returned: when V(advertisers) is in O(facts)
   type: list
   elements: dict
@@ -186,7 +186,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import advertisers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_summary
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE, NAMESPACE
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS, describe_namespace
@@ -219,7 +219,7 @@ def main() -> None:
             result["operator"] = read_operator_summary(cluster, module.params["operator_namespace"])
         if "advertisers" in requested:
             nodes = cluster.list(NODES_PATH)
-            result["advertisers"] = advertisers(nodes, module.params["extended_resource"])
+            result["advertisers"] = read_advertisers(cluster, nodes, module.params["extended_resource"])
     except ClusterError as error:
         module.fail_json(msg=str(error))
     result |= {name: fact_of(objects[path]) for name, (path, fact_of) in facts.items()}

@@ -37,6 +37,14 @@ options:
         resource, about 75.
     type: str
     choices: [site, teardown]
+  tags:
+    description:
+      - >-
+        With O(permissions_for=teardown), the tags with which the playbook runs, as in C(ansible_run_tags). The permissions of other parts
+        are not checked.
+    type: list
+    elements: str
+    default: [all]
   details:
     description:
       - >-
@@ -47,7 +55,7 @@ options:
         RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator,
         for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
         O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up to two
-        more if MutatingAdmissionPolicies are not served as C(v1).
+        more if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has annotated a node.
     type: bool
     default: false
   operator_namespace:
@@ -147,7 +155,7 @@ missing_permissions:
   description:
     - >-
       The permissions in all namespaces that the playbook O(permissions_for) needs and the user does not have; empty for a
-      cluster administrator. Permissions that only some settings or some clusters need are not checked.
+      cluster administrator. Permissions that only some settings need are not checked.
   returned: with O(permissions_for)
   type: list
   elements: str
@@ -230,7 +238,7 @@ details:
       description:
         - >-
           The field managers that last wrote the extended resource C(kata.peerpods.io/vm) to the capacity of RV(workers), from
-          the nodes' C(managedFields) and cloud-api-adaptor's annotation.
+          the nodes' C(managedFields) and cloud-api-adaptor's annotation. An annotation of a pod that does not run any more does not count.
       type: list
       elements: dict
       contains:
@@ -362,6 +370,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import read_package_manifests
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
@@ -376,8 +385,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster im
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import (
     ACCESS_REVIEWS_PATH,
     CLUSTER_ADMIN_REVIEW,
-    NEEDED,
+    PLAYBOOKS,
     access_review,
+    needed,
 )
 
 
@@ -391,10 +401,11 @@ def admission_apis(cluster: Cluster) -> dict[str, dict | None]:
     return apis
 
 
-def missing_permissions(cluster: Cluster, playbook: str) -> list[str]:
+def missing_permissions(cluster: Cluster, playbook: str, tags: list[str]) -> list[str]:
+    groups = {group["name"] for group in (cluster.get("/apis") or {"groups": ()})["groups"]}
     return [
         f"{verb} {resource}.{group}".rstrip(".")
-        for (group, resource), verbs in NEEDED[playbook].items()
+        for (group, resource), verbs in needed(playbook, tags, groups).items()
         for verb in verbs
         if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"]["allowed"]
     ]
@@ -419,18 +430,20 @@ def read_details(cluster: Cluster, nodes: list[dict], operator_namespace: str, a
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
         "limits": lambda: describe_agent(cluster, agent_namespace),
+        "advertisers": lambda: read_advertisers(cluster, nodes),
     }.items():
         try:
             readings[name] = read()
         except ClusterError as error:
             unread[name] = str(error)
-    return details(nodes, readings, unread)
+    return details(readings, unread)
 
 
 def main() -> None:
     module = cluster_module(
         {
-            "permissions_for": {"type": "str", "choices": sorted(NEEDED)},
+            "permissions_for": {"type": "str", "choices": sorted(PLAYBOOKS)},
+            "tags": {"type": "list", "elements": "str", "default": ["all"]},
             "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
             "details": {"type": "bool", "default": False},
             "operator_namespace": {"type": "str", "default": NAMESPACE},
@@ -446,7 +459,9 @@ def main() -> None:
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
         facts = describe(infrastructure, version, nodes, review)
         if playbook:
-            facts["missing_permissions"] = [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook)
+            facts["missing_permissions"] = (
+                [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook, module.params["tags"])
+            )
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:

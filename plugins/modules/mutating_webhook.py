@@ -49,6 +49,9 @@ options:
       - >-
         With V(absent) the webhook is removed from the configuration, and the configuration is deleted if no other webhook is left
         in it.
+      - >-
+        With V(absent) and O(verify=true), the module first verifies in O(verify_namespace) that another webhook or a policy mutates peer
+        pods, and fails without a change if none does. The webhook that is removed must exclude that namespace by its name.
     type: str
     choices: [present, absent]
     default: present
@@ -285,7 +288,8 @@ webhook:
     sideEffects: None
     admissionReviewVersions: [v1]
 verified:
-  description: Whether O(verify) found that the webhook mutates pods; null if O(verify) is false.
+  description: >-
+    Whether O(verify) found that the webhook mutates pods, or with O(state=absent) that another one does; null if O(verify) is false.
   returned: success
   type: bool
   sample: true
@@ -309,6 +313,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook im
     Plan,
     bundle_of,
     encode_ca_bundle,
+    excludes,
     find,
     has_ready_endpoint,
     plan_absent,
@@ -488,11 +493,38 @@ def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> No
         )
 
 
+def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
+    """Whether peer pods are mutated without this webhook, before it is removed; None if it is not registered.
+
+    The pods of the dry run are in a namespace for which the API server does not call it. Also in check mode.
+    """
+    params = module.params
+    registered = find(cluster.get(f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"), params["webhook_name"])
+    if registered is None:
+        return None
+    namespace = params["verify_namespace"]
+    if not excludes(registered, namespace):
+        raise AdmissionError(
+            f"The webhook that would be removed mutates the pods of namespace {namespace} itself. Set verify_namespace to a namespace "
+            "that it excludes by name, such as that of its own pods."
+        )
+    try:
+        verified = verify(module, cluster, "other webhook")
+    except AdmissionError as error:
+        raise AdmissionError(f"{error} The webhook {params['name']} was not removed.") from error
+    if not verified:
+        raise AdmissionError(
+            f"Without the RuntimeClass, whether another webhook mutates peer pods is unknown. The webhook {params['name']} was not removed."
+        )
+    return verified
+
+
 def run(module: AnsibleModule) -> None:
     params = module.params
     validate(params)
     cluster = Cluster(module)
-    result = {**manage(module, cluster), "verified": None}
+    replaced = require_replacement(module, cluster) if params["verify"] and params["state"] == "absent" else None
+    result = {**manage(module, cluster), "verified": replaced}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
             result["verified"] = verify(module, cluster, "webhook")

@@ -31,6 +31,12 @@ options:
         Also return the upgrade path to this version, such as V(1.8.1) or V(sandboxed-containers-operator.v1.8.1). If empty, the path
         to the latest version in the channel of the Subscription.
     type: str
+  check_teardown:
+    description:
+      - >-
+        Also return RV(teardown.blockers). Takes two more requests, for the MachineConfigPools and for each 500 pods of the cluster.
+    type: bool
+    default: false
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -53,7 +59,8 @@ RETURN = r"""
 objects:
   description: >-
     The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and Subscription, its
-    configuration, CredentialsRequests and KataConfigs. Their content is left out.
+    configuration, CredentialsRequests and KataConfigs. Also Subscriptions of other operators in the namespace. Their content is left
+    out.
   returned: success
   type: list
   elements: dict
@@ -108,17 +115,28 @@ teardown:
       type: list
       elements: dict
     remove:
-      description: The objects to remove after the KataConfig, in this order, from RV(objects).
+      description: >-
+        The objects to remove after the KataConfig, in this order, from RV(objects). The namespace is removed by
+        M(osc.peerpods.own_namespace).
       type: list
       elements: dict
     remain:
       description: The objects that remain, each as kind/name.
       type: list
       elements: str
+    blockers:
+      description:
+        - >-
+          The reasons why the operator or the machine config operator would not remove the KataConfig of this collection: pods of its
+          RuntimeClasses, an operator that does not run, a MachineConfigPool that is degraded or paused.
+        - Null without O(check_teardown).
+      type: list
+      elements: str
   sample:
     kata_config: null
     label: []
     remove: []
+    blockers: []
     remain: [OperatorGroup/example]
 subscription:
   description: The Subscription, null if it does not exist.
@@ -256,6 +274,7 @@ upgrade:
 
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import PODS_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
@@ -265,6 +284,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
     read_objects,
     read_package_manifests,
     read_plan,
+    read_pools,
     read_subscription,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
@@ -275,7 +295,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     plan_upgrade,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import pod_vm_image
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import plan_teardown
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import find_blockers, plan_teardown
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
@@ -309,6 +329,7 @@ def main() -> None:
         {
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "upgrade_to": {"type": "str"},
+            "check_teardown": {"type": "bool", "default": False},
         }
     )
     namespace, upgrade_to = module.params["namespace"], module.params["upgrade_to"]
@@ -319,6 +340,11 @@ def main() -> None:
         manifests = read_package_manifests(cluster)
         existing = list(read_objects(cluster, namespace))
         objects = [describe_object(*entry) for entry in existing]
+        blockers = (
+            find_blockers(existing, cluster.list(PODS_PATH), read_pools(cluster))
+            if module.params["check_teardown"]
+            else None
+        )
         generation = None if upgrade_to is None else read_generation(cluster, namespace, objects)
     except ClusterError as error:
         module.fail_json(msg=str(error))
@@ -336,7 +362,7 @@ def main() -> None:
         changed=False,
         objects=objects,
         pod_vm_image=pod_vm_image(settings),
-        teardown=plan_teardown(objects),
+        teardown={**plan_teardown(objects), "blockers": blockers},
         subscription=describe_subscription(subscription),
         install_plan=describe_plan(plan),
         catalogs=catalogs,

@@ -123,6 +123,9 @@ WATCHED = (
 )
 
 SERVING_CERT_ANNOTATION = "service.beta.openshift.io/serving-cert-secret-name"
+# On the Secret, which the Service owns (pkg/controller/servingcert/controller/secret_creating_controller.go of
+# openshift/service-ca-operator).
+ORIGINATING_SERVICE_ANNOTATION = "service.beta.openshift.io/originating-service-name"
 INJECT_CA_ANNOTATION = "service.beta.openshift.io/inject-cabundle"
 
 # The root credentials that the cloud credential operator uses, and the keys that it passes on.
@@ -1396,7 +1399,13 @@ def service_ca_operator(api: Api, authority: CertificateAuthority) -> None:
                     "apiVersion": "v1",
                     "kind": "Secret",
                     "type": "kubernetes.io/tls",
-                    "metadata": {"name": secret},
+                    "metadata": {
+                        "name": secret,
+                        "annotations": {ORIGINATING_SERVICE_ANNOTATION: metadata["name"]},
+                        "ownerReferences": [
+                            {"apiVersion": "v1", "kind": "Service", "name": metadata["name"], "uid": metadata["uid"]}
+                        ],
+                    },
                     "data": {"tls.crt": _base64(pair.certificate), "tls.key": _base64(pair.key)},
                 },
             )

@@ -129,6 +129,18 @@ def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
     person = {"manager": "curl", "kind": "person", "nodes": ["a"], "summary": "curl on a"}
     assert gather("another", facts=["advertisers"], extended_resource="example.com/vm") == {"advertisers": [person]}
 
+    # The annotation of cloud-api-adaptor counts as long as its pod runs.
+    pod = {"spec": {"nodeName": "a", "containers": [{"name": "caa-pod", "image": "caa"}]}}
+    plain_cluster.apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "adaptor", "namespace": "default"}, **pod}
+    )
+    uid = plain_cluster.get("pod", "adaptor")["metadata"]["uid"]
+    plain_cluster.kubectl("annotate", "node", "a", f"kata.peerpods.io/caa-owner={uid}")
+    running = gather("running", facts=["advertisers"])["advertisers"]
+    assert [advertiser["manager"] for advertiser in running] == ["cloud-api-adaptor", "example-controller"]
+    plain_cluster.kubectl("delete", "pod", "adaptor", "--force", "--grace-period=0")
+    assert gather("ended", facts=["advertisers"])["advertisers"] == [controller]
+
     # In OpenShift, an APIServer without a profile means Intermediate.
     plain_cluster.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
     assert gather("no-profile", facts=["tls_profile"]) == {"tls_profile": None}

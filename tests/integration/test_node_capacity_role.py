@@ -191,9 +191,12 @@ class TestWithoutTheAgent:
         assert f"Operator of this cluster advertises {RESOURCE} itself" in output
         assert "the agent does not run." in output
 
-    def test_the_agent_needs_an_image(self, role: Role):
+    def test_the_agent_needs_an_image(self, role: Role, workers: list[str]):
+        """A cloud-api-adaptor that ended has left its annotation behind, and does not advertise."""
+        role.cluster.kubectl("annotate", "node", *workers, "kata.peerpods.io/caa-owner=uid-of-another-pod")
         with role.unchanged():
             message = failure_message(role.run("-e", "node_capacity_image="))
+        role.cluster.kubectl("annotate", "node", *workers, "kata.peerpods.io/caa-owner-")
         assert "node_capacity_image is not set" in message
         assert "node_capacity_image_source=build" in message
 

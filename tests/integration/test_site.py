@@ -257,7 +257,8 @@ def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
 
 
 def test_the_operators_webhook_takes_precedence(site: Site):
-    webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]
+    """The removal is tested in test_webhook_role.py."""
+    webhook = site.cluster.get("mutatingwebhookconfigurations")["items"][0]["webhooks"][0]
     site.cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -266,7 +267,8 @@ def test_the_operators_webhook_takes_precedence(site: Site):
             "webhooks": [
                 {
                     "name": "mwebhook.peerpods.io",
-                    "clientConfig": webhook["webhooks"][0]["clientConfig"],
+                    "clientConfig": webhook["clientConfig"],
+                    "rules": webhook["rules"],
                     "admissionReviewVersions": ["v1"],
                     "sideEffects": "None",
                     "failurePolicy": "Ignore",
@@ -275,10 +277,12 @@ def test_the_operators_webhook_takes_precedence(site: Site):
         }
     )
     try:
-        completed = site.run("--tags", "webhook")
+        with site.unchanged():
+            completed = site.run("--tags", "webhook", "--check", K8S_AUTH_KUBECONFIG=str(site.cluster.kubeconfig))
+            assert completed.returncode == 0, completed.stdout[-3000:]
     finally:
         site.cluster.kubectl("delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration")
-    assert "The webhook of this collection is not deployed" in completed.stdout
+    assert "The webhook of this collection was removed" in completed.stdout
     assert "Deploy the webhook" not in completed.stdout
     assert artifacts(completed.stdout) == {
         "peerpods_site": {
@@ -290,24 +294,65 @@ def test_the_operators_webhook_takes_precedence(site: Site):
     }
 
 
+USERS_OBJECTS = [
+    *(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "namespace": namespace}}
+        for namespace in (OPERATOR_NAMESPACE, "osc-peerpods")
+    ),
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "mine", "namespace": OPERATOR_NAMESPACE},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "mine"}},
+            "template": {
+                "metadata": {"labels": {"app": "mine"}},
+                "spec": {"containers": [{"name": "app", "image": "app"}]},
+            },
+        },
+    },
+]
+
+
 class TestTeardown:
     def test_a_teardown_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
+        """The operator waits for the end of all kata pods, those that are not peer pods included, before it removes kata."""
+        pods = {"app": "kata-remote", "plain": "kata"}
         installed.cluster.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": "app", "namespace": "default"},
-                "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "app", "image": "app"}]},
-            }
+            *(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": name, "namespace": "default"},
+                    "spec": {"runtimeClassName": runtime_class, "containers": [{"name": "app", "image": "app"}]},
+                }
+                for name, runtime_class in pods.items()
+            )
         )
         try:
             with installed.unchanged():
                 message = failure_message(teardown.run())
-                forced = succeed(teardown.run, "--check", "--diff", "-e", "teardown_force=true")
+                forced = failure_message(teardown.run("-e", "teardown_force=true"))
         finally:
-            installed.cluster.kubectl("delete", "pod", "app", "--force", "--grace-period=0")
+            installed.cluster.kubectl("delete", "pod", *pods, "--force", "--grace-period=0")
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
-        assert "changed: [localhost] => (item=Subscription/sandboxed-containers-operator)" in forced
+        assert "Pods with the RuntimeClass kata, kata-remote exist: default/app, default/plain. " in forced
+        assert "The operator and its KataConfig were not changed" in forced
+
+    def test_a_teardown_is_rejected_without_credentials_of_the_cloud(
+        self, installed: Site, teardown: RoleAlone, tmp_path: Path
+    ):
+        missing_file = str(tmp_path / "none")
+        environment = {
+            "AWS_ACCESS_KEY_ID": None,
+            "AWS_SECRET_ACCESS_KEY": None,
+            "AWS_CONFIG_FILE": missing_file,
+            "AWS_SHARED_CREDENTIALS_FILE": missing_file,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        with installed.unchanged():
+            assert "No AWS credentials for EC2 were found" in failure_message(teardown.run(**environment))
 
     def test_a_teardown_is_rejected_without_permission_to_remove_everything(self, installed: Site, teardown: RoleAlone):
         verbs = ("list", "watch", "get", "patch")
@@ -318,11 +363,39 @@ class TestTeardown:
         with installed.unchanged():
             message = failure_message(looks.run())
         cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
-        assert "The user of this kubeconfig may not delete configmaps, delete namespaces, " in message
-        assert "and 11 more" in message
+        assert "The user of this kubeconfig may not delete configmaps, delete deployments.apps, " in message
+        assert "and 12 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
+    def test_objects_of_a_user_stay_with_their_namespaces(self, installed: Site, teardown: RoleAlone):
+        """The kinds of objects are tested in test_own_namespace.py."""
+        cluster = installed.cluster
+        cluster.apply(*USERS_OBJECTS)
+        users = {(entry["kind"], entry["metadata"]["namespace"], entry["metadata"]["name"]) for entry in USERS_OBJECTS}
+        before = dump(cluster)
+        with installed.unchanged():
+            planned = succeed(teardown.run, "--check")
+        output = succeed(teardown.run)
+        after = dump(cluster)
+        assert {key: after.get(key) for key in users} == {key: before[key] for key in users}
+        assert stays(output) == {
+            "operator": [],
+            "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
+            "peerpodconfigs": [],
+            "advertising_nodes": 0,
+            "security_rules": None,
+        }
+        assert stays(planned) == stays(output)
+        for text in (planned, output):
+            assert f"Namespace {OPERATOR_NAMESPACE} stays: it contains ConfigMap/mine, Deployment/mine, " in text
+            assert (
+                "Namespace osc-peerpods stays: it contains ConfigMap/mine, which this collection did not create" in text
+            )
+
     def test_the_cluster_and_the_cloud_are_restored(self, initial_state, installed: Site, teardown: RoleAlone):
+        for entry in USERS_OBJECTS:
+            name, namespace = entry["metadata"]["name"], entry["metadata"]["namespace"]
+            installed.cluster.kubectl("delete", entry["kind"], name, "-n", namespace)
         output = succeed(teardown.run)
         cluster, cloud = initial_state
         assert differing(cluster, dump(installed.cluster)) == {}

@@ -594,3 +594,63 @@ class TestBuildInTheCluster:
         before = built.get(f"buildconfigs/{NAME}")["metadata"]["uid"]
         assert NOTHING_CHANGED.search(built.install().stdout)
         assert built.get(f"buildconfigs/{NAME}")["metadata"]["uid"] == before
+
+
+OPERATORS_REGISTRATION = "mutating-webhook-configuration"
+
+
+@pytest.fixture(scope="module")
+def operators_webhook(role: Callable[..., Role], cluster: Cluster) -> Iterator[dict]:
+    """What the operator registers: a webhook in another namespace, here with the program of the collection."""
+    role("operators", webhook_certificate="own").install()
+    yield {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": OPERATORS_REGISTRATION},
+        "webhooks": cluster.get(REGISTRATION)["webhooks"],
+    }
+    cluster.kubectl("delete", "mutatingwebhookconfiguration", OPERATORS_REGISTRATION, "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def replaced(role: Callable[..., Role], operators_webhook: dict) -> Role:
+    """The webhook of the collection before that of the operator appears."""
+    installed = role("replaced", webhook_certificate="own")
+    installed.install()
+    return installed
+
+
+class TestTheOperatorTakesOver:
+    def test_the_webhook_stays_if_the_operators_does_not_mutate(self, replaced: Role, operators_webhook: dict):
+        (webhook,) = operators_webhook["webhooks"]
+        service = {**webhook["clientConfig"]["service"], "name": "none"}
+        silent = {**webhook, "clientConfig": {**webhook["clientConfig"], "service": service}, "failurePolicy": "Ignore"}
+        replaced.cluster.apply({**operators_webhook, "webhooks": [silent]})
+        with replaced.unchanged():
+            message = failure_message(replaced.run("-e", "webhook_timeout=1"))
+        assert (
+            "The other webhook is configured, but after 1 s it does not mutate a pod with the RuntimeClass" in message
+        )
+        assert f"The webhook {NAME} was not removed." in message
+        assert accepts_peer_pods(replaced.cluster)
+
+    def test_the_webhook_is_removed_while_pods_are_created(self, replaced: Role, operators_webhook: dict):
+        replaced.cluster.apply(operators_webhook)
+        with replaced.unchanged():
+            assert "was removed" in replaced.install("--check").stdout
+        with peer_pods(replaced.cluster) as wait_for_more:
+            wait_for_more(5)
+            output = replaced.install().stdout
+            wait_for_more(5)
+        assert "The webhook of this collection was removed (webhook_manager=auto)" in output
+        registered = [
+            entry["metadata"]["name"] for entry in replaced.cluster.get("mutatingwebhookconfigurations")["items"]
+        ]
+        assert registered == [OPERATORS_REGISTRATION]
+        left = replaced.get("deployments,services,secrets,configmaps,poddisruptionbudgets,serviceaccounts")["items"]
+        assert {entry["metadata"]["name"] for entry in left} <= {"default", "kube-root-ca.crt"}
+
+    def test_a_second_run_changes_nothing(self, replaced: Role):
+        output = replaced.install().stdout
+        assert NOTHING_CHANGED.search(output)
+        assert "The webhook of this collection is not deployed" in output

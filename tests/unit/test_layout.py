@@ -66,6 +66,7 @@ TESTED_THROUGH = {
     "_azure/client": "integration/test_nsg_rules.py",
     "_azure/worker_network": "integration/test_nsg_rules.py",
     "_kubernetes/client": "integration/test_kubernetes_faults.py",
+    "_kubernetes/namespace_content": "integration/test_own_namespace.py",
     "_operator/client": "integration/test_operator_install.py",
     "_operator/progress": "unit/module_utils/_operator/test_olm.py",
     "_peerpods/limit_reads": "integration/test_peerpod_limit_second.py",
@@ -74,7 +75,6 @@ TESTED_THROUGH = {
     "_preflight/cluster_findings": "unit/module_utils/_preflight/test_findings.py",
     "_preflight/features": "integration/test_cluster_features_info.py",
     "_preflight/finding": "unit/module_utils/_preflight/test_findings.py",
-    "_preflight/permissions": "integration/site.py",
 }
 
 

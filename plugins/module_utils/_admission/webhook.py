@@ -140,6 +140,15 @@ def find(configuration: dict | None, name: str) -> dict | None:
     return next((entry for entry in webhooks if entry["name"] == name), None)
 
 
+def excludes(webhook: dict, namespace: str) -> bool:
+    """Whether the registered webhook is never called for pods of the namespace, by the namespace's name."""
+    expressions = (webhook.get("namespaceSelector") or {}).get("matchExpressions") or []
+    return any(
+        (entry["key"], entry["operator"]) == ("kubernetes.io/metadata.name", "NotIn") and namespace in entry["values"]
+        for entry in expressions
+    )
+
+
 def plan_present(
     current: dict | None,
     configuration_name: str,

@@ -25,6 +25,10 @@ MUTATING_POLICY_VERSIONS = ("v1", "v1beta1", "v1alpha1")
 MATCH_CONDITIONS_SINCE = 28
 
 
+# The Accept header for a list of objects without their content.
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
 def label_selector(labels: Mapping[str, str]) -> str:
     """`labels` in the format of the API's `labelSelector`."""
     return ",".join(f"{key}={value}" for key, value in labels.items())

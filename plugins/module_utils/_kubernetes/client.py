@@ -107,14 +107,14 @@ class Cluster:
         """A collection as it is now (one list), which can wait for changes (one watch)."""
         return Collection(self, path, query)
 
-    def pages(self, path: str, query: dict[str, str]) -> Iterator[dict]:
+    def pages(self, path: str, query: dict[str, str], accept: str = "application/json") -> Iterator[dict]:
         """The pages of a collection as the API server returns them, each with its `metadata`.
 
         A 410 after the first page means that the API server no longer has the remaining objects in the state of the first page.
         """
         pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
         while pending is not None:
-            page = self._request("GET", path, query=pending)
+            page = self._request("GET", path, query=pending, header_params={"Accept": accept})
             yield page
             token = page["metadata"].get("continue")
             pending = {**query, "limit": PAGE_SIZE, "continue": token} if token else None

@@ -117,9 +117,9 @@ def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, d
         if object_ is not None:
             yield api_version, kind, object_
     olm = f"{OLM}/namespaces/{namespace}"
+    # Also those of other operators, which need the OperatorGroup.
     for subscription in items(cluster, f"{olm}/subscriptions"):
-        if subscription["spec"]["name"] == PACKAGE:
-            yield "operators.coreos.com/v1alpha1", "Subscription", subscription
+        yield "operators.coreos.com/v1alpha1", "Subscription", subscription
     for csv in items(cluster, f"{olm}/clusterserviceversions"):
         if csv["metadata"]["name"].startswith(f"{PACKAGE}."):
             yield "operators.coreos.com/v1alpha1", "ClusterServiceVersion", csv

@@ -103,8 +103,11 @@ def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
         return ""
     if condition.get("reason") == "Failed":
         return f"The KataConfig reports: {condition.get('message')}."
-    if pool is None:
-        return ""
+    return "" if pool is None else pool_problem(pool)
+
+
+def pool_problem(pool: dict) -> str:
+    """Why the machine config operator rolls no further node of the pool, empty if it does."""
     name, conditions = pool["metadata"]["name"], (pool.get("status") or {}).get("conditions")
     degraded = condition_messages(conditions, "True", "NodeDegraded", "RenderDegraded", "Degraded")
     if degraded or (pool.get("status") or {}).get("degradedMachineCount"):

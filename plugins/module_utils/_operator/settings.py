@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import PEER_PODS_CM, PEER_PODS_SECRET
-
-# The operator sets this label on the Secret that it creates for a CredentialsRequest, and reconciles only that Secret.
-REQUESTED = "kataconfiguration.openshift.io/credentials-request-based"
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
 

@@ -1,18 +1,24 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which programs advertise peer pods on which nodes, according to managedFields (no I/O here)."""
+"""Which programs advertise peer pods on which nodes, according to managedFields."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import METADATA_ONLY, PODS_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# The annotation that cloud-api-adaptor sets on each node on which it advertises.
+# The annotation that cloud-api-adaptor sets on each node on which it advertises: the uid of its pod.
 ADAPTOR_ANNOTATION = "kata.peerpods.io/caa-owner"
+
+# The field manager of cloud-api-adaptor.
+ADAPTOR = "cloud-api-adaptor"
 
 # The field managers of programs that users run: kubectl, oc, curl, a browser with the console, a script or a play in
 # Python. Any other field manager is a controller, which will write the capacity of the node again.
@@ -28,19 +34,37 @@ def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]
     }
 
 
-def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> list[dict]:
+def read_advertisers(cluster: Cluster, nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> list[dict]:
+    """The advertisers of `resource` on the nodes. Lists the running pods if cloud-api-adaptor has annotated a node."""
+    nodes = list(nodes)
+    running: set[str] = set()
+    if any(map(_adaptor, nodes)):
+        for page in cluster.pages(PODS_PATH, {"fieldSelector": RUNNING_PODS}, METADATA_ONLY):
+            running.update(pod["metadata"]["uid"] for pod in page["items"] or ())
+    return advertisers(nodes, running, resource)
+
+
+def _adaptor(node: dict) -> str | None:
+    """The uid of the cloud-api-adaptor pod that annotated the node."""
+    return node["metadata"].get("annotations", {}).get(ADAPTOR_ANNOTATION)
+
+
+def advertisers(nodes: Iterable[dict], running: Collection[str], resource: str = EXTENDED_RESOURCE) -> list[dict]:
     """Which program last wrote `resource` into the capacity of which nodes, and its kind.
 
     The managedFields show the last writer. cloud-api-adaptor writes only when it starts, and may not be the last writer
-    until it starts again; its annotation shows that it advertises.
+    until it starts again; its annotation shows that it advertises. A pod that was killed leaves both behind: its node
+    counts only if the pod is among the uids of the `running` pods.
     """
     nodes_by_manager = defaultdict(set)
     for node in nodes:
-        metadata = node["metadata"]
+        name, adaptor = node["metadata"]["name"], _adaptor(node)
         for manager in capacity_managers(node, resource):
-            nodes_by_manager[manager].add(metadata["name"])
-        if ADAPTOR_ANNOTATION in metadata.get("annotations", {}):
-            nodes_by_manager["cloud-api-adaptor"].add(metadata["name"])
+            nodes_by_manager[manager].add(name)
+        if adaptor is not None:
+            nodes_by_manager[ADAPTOR].discard(name)
+        if adaptor in running:
+            nodes_by_manager[ADAPTOR].add(name)
     return [
         {
             "manager": manager,
@@ -49,6 +73,7 @@ def advertisers(nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> lis
             "summary": f"{manager} on {join_names(sorted(names))}",
         }
         for manager, names in sorted(nodes_by_manager.items())
+        if names
     ]
 
 

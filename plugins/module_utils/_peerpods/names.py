@@ -44,6 +44,10 @@ AGENT = "peerpods-node-capacity"
 LIMITS = "peerpods-limits"
 
 
+# The Service, the Deployment, the Certificate and the registration of the webhook.
+WEBHOOK = "peerpods-webhook"
+
+
 def configs_path(namespace: str) -> str:
     """The path of the PeerPodConfigs of one namespace."""
     group_version, dummy, plural = CONFIGS_PATH.rpartition("/")

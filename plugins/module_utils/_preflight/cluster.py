@@ -14,7 +14,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_match_conditions,
     serves_mutating_policies,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import advertisers
 
 INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
@@ -94,7 +93,7 @@ def worker(node: dict) -> dict:
     }
 
 
-def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
+def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
     """Further facts. `readings` lacks what could not be read; `unread` has the reasons."""
     version = readings.get("version")
     apis = readings.get("admission_apis")
@@ -111,7 +110,7 @@ def details(nodes: Iterable[dict], readings: Mapping[str, Any], unread: dict[str
         "validating_admission_policy": apis and serves(apis["v1"], VALIDATING_POLICIES),
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
-        "advertisers": advertisers(nodes),
+        "advertisers": readings.get("advertisers"),
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
         "catalogs": None if packages is None else [_catalog(package) for package in packages],

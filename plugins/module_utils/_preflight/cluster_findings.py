@@ -191,14 +191,13 @@ def _region(cluster: Mapping, leave_out: str) -> dict:
 
 
 def _details(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
-    details = cluster["details"]
     yield _runtime_class(cluster)
     if cluster["is_openshift"]:
         yield _channel(cluster, settings)
         yield from _operator_version(cluster, settings)
     yield _webhooks(cluster, settings["webhook_manager"])
     yield from _generation(cluster, settings["node_capacity_manager"])
-    yield _advertisers(details["operator"], details["advertisers"], settings["node_capacity_manager"])
+    yield _advertisers(cluster, settings["node_capacity_manager"])
     yield _api_features(cluster)
 
 
@@ -491,12 +490,14 @@ def _migration(operator: Mapping, manager: str) -> dict:
     )
 
 
-def _advertisers(operator: Mapping | None, advertisers: Iterable[Mapping], manager: str) -> dict:
+def _advertisers(cluster: Mapping, manager: str) -> dict:
     """Field managers that write the extended resource besides the operator's own program and the agent."""
-    expected = OPERATORS_MANAGERS.get((operator or {}).get("limit_in", ""))
+    if "advertisers" in cluster["details"]["unread"]:
+        return unknown_finding("other-advertisers", cluster, "advertisers")
+    expected = OPERATORS_MANAGERS.get((cluster["details"]["operator"] or {}).get("limit_in", ""))
     unexpected = [
         advertiser["summary"]
-        for advertiser in advertisers
+        for advertiser in cluster["details"]["advertisers"]
         if advertiser["kind"] in ("person", "controller") and advertiser["manager"] != expected
     ]
     if not unexpected:

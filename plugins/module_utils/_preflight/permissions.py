@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # Whether the user may do everything to every resource, as the role cluster-admin allows.
 ACCESS_REVIEWS_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 CLUSTER_ADMIN_REVIEW = {
@@ -12,88 +14,146 @@ CLUSTER_ADMIN_REVIEW = {
     "spec": {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}},
 }
 
-# The permissions that a playbook needs with any settings, by API group and resource. Left out are those that only some
-# settings need (an image built in the cluster, a CredentialsRequest that site.yml creates) and resources that only some
-# clusters have (cert-manager, the Prometheus operator).
 _READ = ("get", "list")
 _WRITE = ("get", "create", "patch")
 _REMOVE = (*_READ, "delete")
-NEEDED = {
-    "site": {
-        ("", "configmaps"): (*_WRITE, "delete"),
-        ("", "namespaces"): _WRITE,
-        ("", "nodes"): ("get", "list", "watch"),
-        # A change of the settings replaces cloud-api-adaptor pods.
-        ("", "pods"): ("list", "create", "watch", "delete"),
-        ("", "secrets"): _WRITE,
-        ("", "serviceaccounts"): _WRITE,
-        ("", "services"): _WRITE,
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): (
-            *_READ,
-            "create",
-            "update",
-        ),
-        ("apps", "controllerrevisions"): ("list",),
-        ("apps", "daemonsets"): ("get", "list"),
-        ("apps", "deployments"): _WRITE,
-        ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
-        ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
-        ("config.openshift.io", "apiservers"): ("get",),
-        ("config.openshift.io", "clusterversions"): ("get",),
-        ("config.openshift.io", "infrastructures"): ("get",),
-        ("discovery.k8s.io", "endpointslices"): ("list", "watch"),
-        ("kataconfiguration.openshift.io", "kataconfigs"): ("list", *_WRITE),
-        ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),
-        ("networking.k8s.io", "networkpolicies"): _WRITE,
-        ("node.k8s.io", "runtimeclasses"): ("get",),
-        ("operators.coreos.com", "catalogsources"): ("get",),
-        ("operators.coreos.com", "clusterserviceversions"): _READ,
-        ("operators.coreos.com", "installplans"): ("get", "patch"),
-        ("operators.coreos.com", "operatorgroups"): ("list", *_WRITE),
-        ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
-        ("packages.operators.coreos.com", "packagemanifests"): ("list",),
-        ("policy", "poddisruptionbudgets"): _WRITE,
-        # A user who grants permissions that they do not have themselves needs the verbs escalate and bind.
-        ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
-        ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
-        ("rbac.authorization.k8s.io", "roles"): (*_WRITE, "escalate", "bind"),
-        ("rbac.authorization.k8s.io", "rolebindings"): _WRITE,
-    },
-    "teardown": {
-        ("", "configmaps"): (*_REMOVE, "patch"),
-        ("", "namespaces"): ("get", "delete"),
+
+# The permissions that site.yml needs with any settings, by API group and resource. Left out are those that only some
+# settings need (an image built in the cluster, a CredentialsRequest that site.yml creates) and resources that only some
+# clusters have (cert-manager, the Prometheus operator).
+SITE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("", "configmaps"): (*_WRITE, "delete"),
+    ("", "namespaces"): _WRITE,
+    ("", "nodes"): ("get", "list", "watch"),
+    # A change of the settings replaces cloud-api-adaptor pods.
+    ("", "pods"): ("list", "create", "watch", "delete"),
+    ("", "secrets"): _WRITE,
+    ("", "serviceaccounts"): _WRITE,
+    ("", "services"): _WRITE,
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): (
+        *_READ,
+        "create",
+        "update",
+    ),
+    ("apps", "controllerrevisions"): ("list",),
+    ("apps", "daemonsets"): ("get", "list"),
+    ("apps", "deployments"): _WRITE,
+    ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
+    ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
+    ("config.openshift.io", "apiservers"): ("get",),
+    ("config.openshift.io", "clusterversions"): ("get",),
+    ("config.openshift.io", "infrastructures"): ("get",),
+    ("discovery.k8s.io", "endpointslices"): ("list", "watch"),
+    ("kataconfiguration.openshift.io", "kataconfigs"): ("list", *_WRITE),
+    ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),
+    ("networking.k8s.io", "networkpolicies"): _WRITE,
+    ("node.k8s.io", "runtimeclasses"): ("get",),
+    ("operators.coreos.com", "catalogsources"): ("get",),
+    ("operators.coreos.com", "clusterserviceversions"): _READ,
+    ("operators.coreos.com", "installplans"): ("get", "patch"),
+    ("operators.coreos.com", "operatorgroups"): ("list", *_WRITE),
+    ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
+    ("packages.operators.coreos.com", "packagemanifests"): ("list",),
+    ("policy", "poddisruptionbudgets"): _WRITE,
+    # A user who grants permissions that they do not have themselves needs the verbs escalate and bind.
+    ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
+    ("rbac.authorization.k8s.io", "roles"): (*_WRITE, "escalate", "bind"),
+    ("rbac.authorization.k8s.io", "rolebindings"): _WRITE,
+}
+
+# What the removal of a container needs.
+_CONTAINER = {
+    # A namespace is removed if nothing of another owner is in it, of any kind.
+    ("*", "*"): ("list",),
+    ("", "configmaps"): _REMOVE,
+    ("", "namespaces"): ("get", "delete"),
+    ("", "secrets"): _REMOVE,
+    ("", "serviceaccounts"): _REMOVE,
+    ("", "services"): _REMOVE,
+    ("apps", "deployments"): _REMOVE,
+    ("networking.k8s.io", "networkpolicies"): _REMOVE,
+    ("policy", "poddisruptionbudgets"): _REMOVE,
+    ("rbac.authorization.k8s.io", "roles"): _REMOVE,
+    ("rbac.authorization.k8s.io", "rolebindings"): _REMOVE,
+}
+
+# The permissions of teardown.yml by its tags.
+TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
+    "always": {
+        ("", "configmaps"): ("get",),
         ("", "nodes"): ("list",),
-        ("", "nodes/status"): ("patch",),
-        ("", "persistentvolumeclaims"): ("list",),
         ("", "pods"): ("list",),
-        ("", "secrets"): _REMOVE,
-        ("", "serviceaccounts"): _REMOVE,
-        ("", "services"): _REMOVE,
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): ("get", "delete"),
-        ("admissionregistration.k8s.io", "validatingadmissionpolicies"): _REMOVE,
-        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"): ("get", "delete"),
         ("apps", "daemonsets"): ("list",),
-        ("apps", "deployments"): _REMOVE,
-        ("cloudcredential.openshift.io", "credentialsrequests"): ("get", "delete"),
+        ("apps", "deployments"): ("get",),
         ("confidentialcontainers.org", "peerpodconfigs"): ("list",),
         ("config.openshift.io", "clusterversions"): ("get",),
         ("config.openshift.io", "infrastructures"): ("get",),
-        ("coordination.k8s.io", "leases"): ("get", "delete"),
+        ("operators.coreos.com", "clusterserviceversions"): ("list",),
+    },
+    "policy": {
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies"): _REMOVE,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"): _REMOVE,
+    },
+    "webhook": {
+        **_CONTAINER,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"): ("get", "update", "delete"),
+    },
+    "operator_install": {
+        ("*", "*"): ("list",),
+        ("", "configmaps"): ("get", "delete"),
+        ("", "namespaces"): ("get", "delete"),
+        ("", "secrets"): ("get", "delete"),
+        ("cloudcredential.openshift.io", "credentialsrequests"): ("get", "delete"),
         ("kataconfiguration.openshift.io", "kataconfigs"): _REMOVE,
         ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),
-        ("networking.k8s.io", "networkpolicies"): _REMOVE,
         ("operators.coreos.com", "clusterserviceversions"): (*_REMOVE, "patch"),
         ("operators.coreos.com", "installplans"): ("get",),
         ("operators.coreos.com", "operatorgroups"): _REMOVE,
         ("operators.coreos.com", "subscriptions"): _REMOVE,
         ("packages.operators.coreos.com", "packagemanifests"): ("list",),
-        ("policy", "poddisruptionbudgets"): _REMOVE,
+    },
+    "peerpodconfig_rollout": {
+        ("", "configmaps"): (*_REMOVE, "patch"),
+        ("confidentialcontainers.org", "peerpodconfigs"): ("list",),
+    },
+    "node_capacity": {
+        **_CONTAINER,
+        ("", "nodes/status"): ("patch",),
+        ("coordination.k8s.io", "leases"): ("get", "delete"),
         ("rbac.authorization.k8s.io", "clusterroles"): _REMOVE,
         ("rbac.authorization.k8s.io", "clusterrolebindings"): _REMOVE,
-        ("rbac.authorization.k8s.io", "roles"): _REMOVE,
-        ("rbac.authorization.k8s.io", "rolebindings"): _REMOVE,
     },
 }
+
+# The same for kinds that only some clusters serve.
+_CONTAINER_WHERE_SERVED = {
+    ("build.openshift.io", "buildconfigs"): _REMOVE,
+    ("cert-manager.io", "certificates"): _REMOVE,
+    ("grafana.integreatly.org", "grafanadashboards"): _REMOVE,
+    ("image.openshift.io", "imagestreams"): _REMOVE,
+    ("monitoring.coreos.com", "prometheusrules"): _REMOVE,
+    ("monitoring.coreos.com", "servicemonitors"): _REMOVE,
+}
+TEARDOWN_WHERE_SERVED = {"webhook": _CONTAINER_WHERE_SERVED, "node_capacity": _CONTAINER_WHERE_SERVED}
+
+
+PLAYBOOKS = ("site", "teardown")
+
+
+def needed(playbook: str, tags: Collection[str], groups: Collection[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The permissions for a run of the playbook with these tags, in a cluster that serves these API groups."""
+    if playbook == "site":
+        return SITE
+    verbs: dict[tuple[str, str], dict[str, None]] = {}
+    for table in (TEARDOWN, TEARDOWN_WHERE_SERVED):
+        for tag, permissions in table.items():
+            if tag != "always" and not {"all", tag} & {*tags}:
+                continue
+            for (group, resource), needed_verbs in permissions.items():
+                if table is TEARDOWN or group in groups:
+                    verbs.setdefault((group, resource), {}).update(dict.fromkeys(needed_verbs))
+    return {key: tuple(each) for key, each in verbs.items()}
 
 
 def access_review(verb: str, group: str, resource: str) -> dict:

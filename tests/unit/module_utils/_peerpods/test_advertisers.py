@@ -15,20 +15,24 @@ def test_the_advertiser_is_the_last_writer():
             }
         }
 
-    resource = "kata.peerpods.io/vm"
-    assert advertisers(
-        [
-            written("b", "manager", resource),
-            written("a", "manager", resource),
-            written("c", "kubelet", "cpu"),
-            written("d", "oc-edit", resource, {"kata.peerpods.io/caa-owner": "d"}),
-            {"metadata": {"name": "e"}},
-        ]
-    ) == [
+    resource, annotation = "kata.peerpods.io/vm", "kata.peerpods.io/caa-owner"
+    nodes = [
+        written("b", "manager", resource),
+        written("a", "manager", resource),
+        written("c", "kubelet", "cpu"),
+        written("d", "oc-edit", resource, {annotation: "uid-d"}),
+        # The pod ended and cleaned up, or it did not.
+        written("e", "kubelet", "cpu", {annotation: "uid-e"}),
+        written("f", "cloud-api-adaptor", resource, {annotation: "uid-f"}),
+        {"metadata": {"name": "g"}},
+    ]
+    assert advertisers(nodes, {"uid-d", "uid-other"}) == [
         {"manager": "cloud-api-adaptor", "kind": "controller", "nodes": ["d"], "summary": "cloud-api-adaptor on d"},
         {"manager": "manager", "kind": "controller", "nodes": ["a", "b"], "summary": "manager on a, b"},
         {"manager": "oc-edit", "kind": "person", "nodes": ["d"], "summary": "oc-edit on d"},
     ]
+    # Older releases leave no annotation.
+    assert [each["nodes"] for each in advertisers([written("h", "cloud-api-adaptor", resource)], ())] == [["h"]]
 
 
 def test_the_advertisers_of_another_resource():
@@ -36,8 +40,8 @@ def test_the_advertisers_of_another_resource():
     nodes = [
         {"metadata": {"name": "a", "managedFields": [{"manager": "x", "fieldsV1": fields}]}},
     ]
-    assert advertisers(nodes) == []
-    assert [advertiser["nodes"] for advertiser in advertisers(nodes, "example.com/vm")] == [["a"]]
+    assert advertisers(nodes, ()) == []
+    assert [advertiser["nodes"] for advertiser in advertisers(nodes, (), "example.com/vm")] == [["a"]]
 
 
 @pytest.mark.parametrize(

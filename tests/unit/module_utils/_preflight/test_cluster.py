@@ -133,14 +133,14 @@ def test_details_of_an_old_api_server_without_an_operator():
     policies = {"resources": [{"name": "mutatingadmissionpolicies"}, {"name": "mutatingadmissionpolicybindings"}]}
     apis = {"v1": {"resources": [{"name": "mutatingwebhookconfigurations"}]}, "v1beta1": policies}
     readings = {"version": version, "admission_apis": apis, "runtime_class": None, "packages": None}
-    assert details([], readings, {"webhooks": "no"}) == {
+    assert details(readings, {"webhooks": "no"}) == {
         "kubernetes_version": "v1.26.9",
         "match_conditions": False,
         "mutating_admission_policy": "v1beta1",
         "validating_admission_policy": False,
         "runtime_class": None,
         "webhooks": None,
-        "advertisers": [],
+        "advertisers": None,
         "operator": None,
         "limits": None,
         "catalogs": None,
@@ -159,7 +159,7 @@ def test_a_catalog_has_the_head_of_each_channel():
             ],
         }
     }
-    assert details([], {"packages": [package]}, {})["catalogs"] == [
+    assert details({"packages": [package]}, {})["catalogs"] == [
         {
             "name": "redhat-operators",
             "namespace": "openshift-marketplace",
@@ -171,5 +171,5 @@ def test_a_catalog_has_the_head_of_each_channel():
 
 
 def test_details_that_could_not_be_read_are_null():
-    described = details([], {}, {"version": "no"})
-    assert {value for key, value in described.items() if key not in ("advertisers", "unread")} == {None}
+    described = details({}, {"version": "no"})
+    assert {value for key, value in described.items() if key != "unread"} == {None}
