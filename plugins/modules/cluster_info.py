@@ -13,8 +13,9 @@ short_description: Gather the platform, version and worker nodes of a cluster
 description:
   - Reads the platform, region, version and worker nodes of an OpenShift cluster from the cluster itself.
   - >-
-    Takes four requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes (one
-    more request for each further 500), and a SelfSubjectAccessReview, which stores nothing. O(details) takes twelve more.
+    Takes four requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
+    (one more request for each further 500), and a SelfSubjectAccessReview, which stores nothing. O(details) takes
+    twelve more.
   - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -33,8 +34,8 @@ options:
         The playbook of this collection whose permissions to check, V(site) for C(osc.peerpods.site) or V(teardown) for
         C(osc.peerpods.teardown). RV(missing_permissions) has those that the user does not have.
       - >-
-        Takes no further request for a cluster administrator. For other users it takes a SelfSubjectAccessReview for each verb and
-        resource, about 75.
+        Takes no further request for a cluster administrator. For other users it takes a SelfSubjectAccessReview for
+        each verb and resource, about 75.
     type: str
     choices: [site, teardown]
   tags:
@@ -48,8 +49,8 @@ options:
   details:
     description:
       - >-
-        Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read is null and
-        does not fail the module.
+        Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
+        is null and does not fail the module.
       - >-
         Takes twelve more requests: the version of the API server, the resources of C(admissionregistration.k8s.io/v1), the
         RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator,
@@ -106,8 +107,8 @@ region:
   description:
     - The region of the cluster, null on other platforms than AWS and Azure.
     - >-
-      On AWS it is read from the Infrastructure, on Azure from the label C(topology.kubernetes.io/region) of the worker nodes;
-      null if the labels differ.
+      On AWS it is read from the Infrastructure, on Azure from the label C(topology.kubernetes.io/region) of the worker
+      nodes; null if the labels differ.
   returned: always
   type: str
   sample: eu-central-1
@@ -117,17 +118,20 @@ resource_group:
   type: str
   sample: null
 network_resource_group:
-  description: The Azure resource group of the cluster's network. Equals RV(resource_group) unless another was set at installation.
+  description: >-
+    The Azure resource group of the cluster's network. Equals RV(resource_group) unless another was set at installation.
   returned: always
   type: str
   sample: null
 cloud_name:
-  description: The Azure cloud as the Infrastructure names it, V(AzurePublicCloud) if it names none; null on other platforms.
+  description: >-
+    The Azure cloud as the Infrastructure names it, V(AzurePublicCloud) if it names none; null on other platforms.
   returned: always
   type: str
   sample: null
 subscription_id:
-  description: The Azure subscription in the provider IDs of the worker nodes, null if they differ and on other platforms.
+  description: >-
+    The Azure subscription in the provider IDs of the worker nodes, null if they differ and on other platforms.
   returned: always
   type: str
   sample: null
@@ -173,7 +177,8 @@ workers:
       description: The C(spec.providerID) of the node, null if it is not set.
       type: str
     instance_id:
-      description: The part of the provider ID after its last slash. On AWS the EC2 instance ID, on Azure the name of the VM.
+      description: >-
+        The part of the provider ID after its last slash. On AWS the EC2 instance ID, on Azure the name of the VM.
       type: str
     region:
       description: The region in the label C(topology.kubernetes.io/region) of the node.
@@ -263,8 +268,8 @@ details:
     operator:
       description:
         - >-
-          The installed operator as in RV(osc.peerpods.cluster_features_info#module:operator), and its settings that affect
-          limits; null if it is not installed.
+          The installed operator as in RV(osc.peerpods.cluster_features_info#module:operator), and its settings that
+          affect limits; null if it is not installed.
       type: dict
       contains:
         version:
@@ -296,8 +301,8 @@ details:
           sample: OnDelete
         strategy_is_held:
           description: >-
-            Whether it is V(OnDelete) because a run of this collection set it to replace cloud-api-adaptor pods one by one, and did not
-            restore it yet.
+            Whether it is V(OnDelete) because a run of this collection set it to replace cloud-api-adaptor pods one by
+            one, and did not restore it yet.
           type: bool
           sample: false
         peer_pod_configs:
@@ -307,8 +312,8 @@ details:
           sample: null
         older_daemon_set_of:
           description: >-
-            The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to that of the
-            installed operator; null if no such DaemonSet exists.
+            The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to
+            that of the installed operator; null if no such DaemonSet exists.
           type: str
           sample: null
     limits:
@@ -319,7 +324,8 @@ details:
           description: Whether the Deployment of the agent exists, null if the user may not read it.
           type: bool
         problems:
-          description: The reasons why entries of the ConfigMap C(peerpods-limits) give no node a limit, one sentence each.
+          description: >-
+            The reasons why entries of the ConfigMap C(peerpods-limits) give no node a limit, one sentence each.
           type: list
           elements: str
           sample: []

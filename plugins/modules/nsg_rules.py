@@ -24,7 +24,8 @@ description:
     rule is added, and RV(network_security_groups[].covered) names these rules; see O(on_covered).
   - Several clusters can share an NSG. Each has rules of its own, with O(cluster_name) in their names and a description that
     begins with C(osc.peerpods) and O(cluster_id). Rules without this description are never changed or removed, also if they have
-    the name of a rule. The rules of other clusters do not replace those of this cluster, since they go with the other cluster.
+    the name of a rule. The rules of other clusters do not replace those of this cluster, since they are removed with the other
+    cluster.
 options:
   cluster_name:
     description:
@@ -502,7 +503,7 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
 
 
 def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Target) -> Plan:
-    """Carry out the plan, and return it with all changes. Plans again after each conflict with another client."""
+    """Apply the plan and return it with all changes; after a conflict with another client, plan again."""
     before = nsg
     for attempt in range(CONFLICT_RETRIES + 1):
         try:
@@ -513,7 +514,7 @@ def carry_out(module: AnsibleModule, arm: Arm, nsg: dict, plan: Plan, target: Ta
             codes = {"SecurityRuleConflict", SUPERSEDED, *LATER}.intersection(error.codes)
             if attempt == CONFLICT_RETRIES or not (codes or error.status == 412):
                 raise
-        # Writers that met once would meet again.
+        # The pause is random, so that two clients do not collide again.
         time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
         nsg = network_security_group(arm, nsg["id"])
         plan = make_plan(module, nsg, target)
@@ -550,7 +551,7 @@ def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
 
 
 def selected_groups(module: AnsibleModule, arm: Arm) -> tuple[list[tuple[Target, dict]], dict]:
-    """The groups to plan, and what the module returns about their selection."""
+    """The groups to plan, and the return values about their selection."""
     if module.params["state"] == "present":
         network = worker_network(arm, module)
         targets = targets_with_groups(arm, network)
@@ -570,11 +571,11 @@ def selected_groups(module: AnsibleModule, arm: Arm) -> tuple[list[tuple[Target,
 
 def run(module: AnsibleModule) -> dict:
     params, owner = module.params, owner_of(module)
-    # Before any request, because invalid rules are invalid whatever Azure returns.
+    # Invalid rules fail before the first request.
     desired_rules(params["rules"], ANYWHERE, (), owner)
     arm = Arm(module)
     targets, selection = selected_groups(module, arm)
-    # All plans before the first write: what one NSG refuses must not leave another one changed.
+    # All plans are made before the first write, so that an error in one plan leaves all NSGs unchanged.
     plans = [(target, nsg, make_plan(module, nsg, target)) for target, nsg in targets]
     dry_run = params["dry_run"]
     missing = missing_permissions(arm, [plan for *dummy, plan in plans]) if dry_run else []

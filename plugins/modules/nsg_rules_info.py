@@ -12,9 +12,13 @@ module: nsg_rules_info
 version_added: "0.1.0"
 short_description: Gather which traffic Azure allows between workers and peer pods, and which rules decide
 description:
-  - Reads the network security groups (NSGs) that filter the traffic between workers and the VMs of peer pods, which it finds as
-    M(osc.peerpods.nsg_rules) does. Returns for each port which traffic passes, in both directions, and which rules decide.
-  - Evaluates rules as Azure does, the smallest priority number first, and for whole address ranges instead of a sample address.
+  - >-
+    Reads the network security groups (NSGs) that filter the traffic between workers and the VMs of peer pods, which it
+    finds as M(osc.peerpods.nsg_rules) does. Returns for each port which traffic passes, in both directions, and which
+    rules decide.
+  - >-
+    Evaluates rules as Azure does, the smallest priority number first, and for whole address ranges instead of a sample
+    address.
 options:
   ports:
     description:
@@ -37,22 +41,25 @@ options:
         default: Tcp
       to:
         description:
-          - Where the port is. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that from the VMs to the
-            workers.
+          - >-
+            Where the port is. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that
+            from the VMs to the workers.
         type: list
         elements: str
         choices: [vms, workers]
         default: [vms, workers]
   source_address_prefixes:
     description:
-      - The source addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers, or of the VMs, that send it.
-        Required if only O(network_security_groups) is set.
+      - >-
+        The source addresses of the traffic, as CIDRs. Defaults to the address prefixes of the workers, or of the VMs,
+        that send it. Required if only O(network_security_groups) is set.
     type: list
     elements: str
   destination_address_prefixes:
     description:
-      - The destination addresses of the traffic, as CIDRs. Defaults to the address prefixes of the VMs, or of the workers, that
-        receive it. Required if only O(network_security_groups) is set.
+      - >-
+        The destination addresses of the traffic, as CIDRs. Defaults to the address prefixes of the VMs, or of the
+        workers, that receive it. Required if only O(network_security_groups) is set.
     type: list
     elements: str
 extends_documentation_fragment:
@@ -62,10 +69,12 @@ extends_documentation_fragment:
   - osc.peerpods.info_module
 notes:
   - Takes one request for each resource group that VMs are in, one for each virtual network, and one for each NSG.
-  - The effect of a rule with an application security group depends on the network interfaces in that group, which are not read.
-    Such a rule, and a rule for certain source ports only, is returned with C(partly=true).
-  - The service tag VirtualNetwork is evaluated as the virtual network and its connected peers. Addresses that a virtual network
-    gateway adds to it are not considered.
+  - >-
+    The effect of a rule with an application security group depends on the network interfaces in that group, which are
+    not read. Such a rule, and a rule for certain source ports only, is returned with C(partly=true).
+  - >-
+    The service tag VirtualNetwork is evaluated as the virtual network and its connected peers. Addresses that a virtual
+    network gateway adds to it are not considered.
 seealso:
   - module: osc.peerpods.nsg_rules
 author:
@@ -99,7 +108,8 @@ passes:
   returned: success
   type: bool
 flows:
-  description: The traffic of each NSG, direction and port. An NSG in several virtual networks has an entry for each of them.
+  description: >-
+    The traffic of each NSG, direction and port. An NSG in several virtual networks has an entry for each of them.
   returned: success
   type: list
   elements: dict
@@ -150,7 +160,8 @@ flows:
           type: list
           elements: str
   sample:
-    - network_security_group: /subscriptions/0b1f6471-…/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
+    - network_security_group: >-
+        /subscriptions/0b1f6471-…/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
       direction: Inbound
       to: [vms, workers]
       port: 9000
@@ -184,7 +195,8 @@ network_security_groups:
       type: list
       elements: str
     rules:
-      description: All rules of the NSG, including Azure's default rules, as Azure returns them, in the order of evaluation.
+      description: >-
+        All rules of the NSG, including Azure's default rules, as Azure returns them, in the order of evaluation.
       type: list
       elements: dict
 reason:
@@ -215,7 +227,8 @@ vm_subnets:
   type: list
   elements: dict
 vm_network_security_group:
-  description: The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
+  description: >-
+    The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
   returned: success
   type: str
 unfiltered:
@@ -252,7 +265,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
 
 
 def flows_of(params: dict, target: Target) -> Iterator[tuple[list[str], Flow]]:
-    """The flows to evaluate for one NSG, each with where it goes: inbound to what it filters, and outbound from there."""
+    """The flows to evaluate for one NSG, each with its receivers: inbound to the resources that it filters, and
+    outbound from them."""
     given = tuple(tuple(params[f"{side}_address_prefixes"] or ()) for side in ("source", "destination"))
     for direction in DIRECTIONS:
         for port in params["ports"]:

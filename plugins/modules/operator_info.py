@@ -9,11 +9,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: operator_info
 version_added: "0.1.0"
-short_description: Gather the installed version of the operator, the versions in catalogs, and the objects of the operator
+short_description: >-
+  Gather the installed version of the operator, the versions in catalogs, and the objects of the operator
 description:
   - >-
-    Gathers the Subscription of the OpenShift sandboxed containers operator, its InstallPlan, the catalogs that offer it, and the
-    objects that belong to it. Marks the objects that this collection created.
+    Gathers the Subscription of the OpenShift sandboxed containers operator, its InstallPlan, the catalogs that offer
+    it, and the objects that belong to it. Marks the objects that this collection created.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -28,8 +29,8 @@ options:
   upgrade_to:
     description:
       - >-
-        Also return the upgrade path to this version, such as V(1.8.1) or V(sandboxed-containers-operator.v1.8.1). If empty, the path
-        to the latest version in the channel of the Subscription.
+        Also return the upgrade path to this version, such as V(1.8.1) or V(sandboxed-containers-operator.v1.8.1). If
+        empty, the path to the latest version in the channel of the Subscription.
     type: str
   check_teardown:
     description:
@@ -108,7 +109,9 @@ teardown:
   type: dict
   contains:
     kata_config:
-      description: The name of a KataConfig that this collection did not create, null if no such KataConfig exists. It needs all other objects.
+      description: >-
+        The name of a KataConfig that this collection did not create, null if no such KataConfig exists. It needs all
+        other objects.
       type: str
     label:
       description: The ClusterServiceVersions that belong to the Subscription of this collection, from RV(objects).
@@ -161,8 +164,8 @@ install_plan:
     phase: RequiresApproval
 catalogs:
   description: >-
-    The catalogs that offer the operator, with their channels and the versions in each channel, the latest last. Null if the
-    cluster does not serve C(packages.operators.coreos.com).
+    The catalogs that offer the operator, with their channels and the versions in each channel, the latest last. Null if
+    the cluster does not serve C(packages.operators.coreos.com).
   returned: success
   type: list
   elements: dict
@@ -176,8 +179,8 @@ catalogs:
           csvs: [sandboxed-containers-operator.v1.8.0, sandboxed-containers-operator.v1.8.1]
 generation:
   description: >-
-    Which generation of the operator is installed and where its limit is, null without an operator. Operators up to 1.8 store the
-    limit in the PeerPodConfig C(peerpodconfig-openshift), newer ones in C(peer-pods-cm).
+    Which generation of the operator is installed and where its limit is, null without an operator. Operators up to 1.8
+    store the limit in the PeerPodConfig C(peerpodconfig-openshift), newer ones in C(peer-pods-cm).
   returned: when O(upgrade_to) is given, also if it is empty
   type: dict
   contains:
@@ -214,8 +217,8 @@ generation:
       type: bool
     older_daemon_set_of:
       description: >-
-        The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to that of the
-        installed operator; null if no such DaemonSet exists.
+        The PeerPodConfig that owns the DaemonSet of an operator older than 1.9, which still exists in addition to that
+        of the installed operator; null if no such DaemonSet exists.
       type: str
     migration:
       description: >-
@@ -224,7 +227,8 @@ generation:
       type: dict
       contains:
         state:
-          description: V(migrated), V(pending), V(limit_missing), V(two_adaptors), V(downgraded), or empty if nothing was migrated.
+          description: >-
+            V(migrated), V(pending), V(limit_missing), V(two_adaptors), V(downgraded), or empty if nothing was migrated.
           type: str
         message:
           description: What is wrong, empty if nothing is.
@@ -259,8 +263,8 @@ upgrade:
       type: str
     path:
       description: >-
-        The versions in the channel after the installed version, up to RV(upgrade.csv). Empty if that is installed. OLM may skip
-        some of them.
+        The versions in the channel after the installed version, up to RV(upgrade.csv). Empty if that is installed. OLM
+        may skip some of them.
       type: list
       elements: str
     problem:

@@ -617,7 +617,9 @@ def cloud_credential_operator(api: Api) -> None:
                     "metadata": {
                         "name": reference["name"],
                         "annotations": {
-                            "cloudcredential.openshift.io/credentials-request": f"{metadata['namespace']}/{metadata['name']}"
+                            "cloudcredential.openshift.io/credentials-request": (
+                                f"{metadata['namespace']}/{metadata['name']}"
+                            )
                         },
                     },
                     "data": data,

@@ -191,7 +191,7 @@ class Azure(Machine):
     side: azure.CloudSide
 
     def rules(self) -> dict[str, dict]:
-        """All security rules of the cluster's group, by name without that of the cluster, with their properties at the top."""
+        """All security rules of the cluster's group, by name without the cluster's; their properties are at the top."""
         group = self.arm.resources[self.side.nsg_id.lower()]
         return {
             rule["name"].removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}"): {

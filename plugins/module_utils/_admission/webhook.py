@@ -69,8 +69,8 @@ def webhook(
 ) -> dict:
     """The webhook as the API server stores it; `match_conditions` is whether the API server serves them.
 
-    A namespaceSelector does not match prefixes. Without match conditions, it lists the namespaces that match the prefixes
-    of `excluded`.
+    A namespaceSelector does not match prefixes. Without match conditions, it lists the namespaces that match the
+    prefixes of `excluded`.
     """
     entry: dict[str, Any] = {
         "name": name,
@@ -112,8 +112,8 @@ def encode_ca_bundle(bundle: str) -> str:
             pem = base64.b64decode("".join(pem.split()), validate=True).decode().strip()
     if "PRIVATE KEY-----" in pem:
         raise AdmissionError(
-            "The CA bundle contains a private key, which every user with permission to read the configuration could read. Remove "
-            "the key from the CA bundle."
+            "The CA bundle contains a private key, which every user with permission to read the configuration could "
+            "read. Remove the key from the CA bundle."
         )
     if "-----BEGIN CERTIFICATE-----" not in pem:
         raise AdmissionError(
@@ -184,9 +184,9 @@ def plan_present(
         for name in set(injectors) - set(injection):
             if other_webhooks:
                 raise AdmissionError(
-                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}: another controller "
-                    f"manages the CA bundle of all of its webhooks, including {other_webhooks[0]['name']}. Set no CA bundle, or use "
-                    "a configuration of another name."
+                    f"The MutatingWebhookConfiguration {configuration_name} is annotated with {name}: another "
+                    f"controller manages the CA bundle of all of its webhooks, including {other_webhooks[0]['name']}. "
+                    "Set no CA bundle, or use a configuration of another name."
                 )
             del annotations[name]
     annotations.update(injection)

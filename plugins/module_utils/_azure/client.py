@@ -2,11 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The one thin client to Azure Resource Manager (private to this collection).
 
-It is the pipeline that azure-mgmt-network itself runs on (azure-mgmt-core: login,
-retries by Retry-After, polling of long-running operations), without that
-package's generated models, whose import takes seconds and 300 MB. Resources go
-in and out as ARM's own JSON, so that a property this code has never heard of
-comes back as it was.
+It uses the pipeline of azure-mgmt-network (azure-mgmt-core: login, retries by Retry-After, polling of long-running
+operations) without that package's generated models, whose import takes seconds and 300 MB. Resources are read and
+written as ARM's own JSON, so that unknown properties are preserved.
 """
 
 from __future__ import annotations
@@ -67,7 +65,7 @@ else:
             return super().is_retry(settings, response)
 
     class UntilDone(AzureAsyncOperationPolling):
-        """Ends with the operation, without a request for the final resource, which is not used."""
+        """Polls until the operation has ended, without a request for the final resource, which is not used."""
 
         def get_final_get_url(self, pipeline_response: Any) -> None:
             return None
@@ -80,23 +78,27 @@ COMPUTE_SKUS_API_VERSION = "2021-07-01"
 # How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
 
-# The codes of writes that were refused only because another one is under way.
+# The codes of writes that were rejected only because another write is in progress.
 LATER = ("AnotherOperationInProgress", "RetryableError")
 
-# The inner code of an operation that ended as Canceled, because a later one on the same resource replaced it.
+# The inner code of an operation that ended as Canceled, because a later operation on the same resource replaced it.
 SUPERSEDED = "CanceledAndSupersededDueToAnotherOperation"
 
 # The polling interval of an operation without Retry-After. Seconds.
 _POLLING_INTERVAL = 2
 
-# For all attempts of a request, including the pauses that ARM demands between them. Seconds.
+# The timeout for all attempts of a request, including the pauses that ARM requests between them. Seconds.
 _TIMEOUT = 300
 
 _ADVICE = {
-    "AuthorizationFailed": "Assign a role with this action to the identity, such as Network Contributor (Reader to look "
-    "only), and wait some minutes until the assignment takes effect.",
-    "DenyAssignmentAuthorizationFailed": "A deny assignment forbids it, whatever roles are assigned, as in the resource "
-    "group of a managed application. Make the change as an identity that it excludes.",
+    "AuthorizationFailed": (
+        "Assign a role with this action to the identity, such as Network Contributor (Reader to look only), and wait "
+        "some minutes until the assignment takes effect."
+    ),
+    "DenyAssignmentAuthorizationFailed": (
+        "A deny assignment forbids it, whatever roles are assigned, as in the resource group of a managed application. "
+        "Make the change as an identity that it excludes."
+    ),
     "InvalidAuthenticationToken": HOW_TO_LOG_IN,
     "InvalidAuthenticationTokenTenant": "Log in to the tenant that the subscription belongs to.",
     "LinkedAuthorizationFailed": "Assign a role with this action on the linked scope, such as Network Contributor.",
@@ -110,9 +112,9 @@ _ADVICE = {
 
 
 class ArmError(Exception):
-    """A request that failed, as a sentence: what was tried, what came back, what to do.
+    """A failed request, as a sentence with the request, the response, and what to do.
 
-    `codes` are ARM's error codes, the outer first, and `status` is the HTTP status, or None where no answer came.
+    `codes` are ARM's error codes, the outer code first. `status` is the HTTP status, or None without a response.
     """
 
     def __init__(self, message: str, codes: Sequence[str] = (), status: int | None = None):
@@ -122,7 +124,7 @@ class ArmError(Exception):
 
 
 def arm_module(argument_spec: Mapping[str, Any], **options: Any) -> AnsibleModule:
-    """An AnsibleModule that can log in to Azure, and has what it needs to."""
+    """An AnsibleModule with the options to log in to Azure, whose required libraries are installed."""
     module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **options)
     if AZURE_IMPORT_ERROR:
         module.fail_json(
@@ -155,7 +157,7 @@ class Arm:
         self._host = cloud.resource_manager
 
     def get(self, path: str, api_version: str, **query: str) -> dict | None:
-        """One resource by its id, or None where ARM has none."""
+        """The resource with this id, or None if it does not exist."""
         try:
             answer = self._request("GET", path, api_version, query=query)
         except ArmError as error:
@@ -175,11 +177,12 @@ class Arm:
             answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
 
     def put(self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float) -> None:
-        """Write a resource and wait until that is done; only over the one with this etag."""
+        """Write a resource and wait until the operation has ended; with `etag`, only over the version with this
+        etag."""
         self._operate("PUT", path, api_version, timeout, body, etag)
 
     def delete(self, path: str, api_version: str, etag: str | None, timeout: float) -> None:
-        """Delete a resource and wait until it is gone. One that is not there is gone."""
+        """Delete a resource and wait until the operation has ended. A missing resource is not an error."""
         self._operate("DELETE", path, api_version, timeout, etag=etag)
 
     def _operate(
@@ -228,7 +231,7 @@ class Arm:
         return self._send(request, f"{method} {path}")
 
     def _send(self, request: HttpRequest, operation: str) -> Any:
-        """The pipeline's response, which is what a poller begins with."""
+        """The response of the pipeline, from which a poller starts."""
         with arm_errors(operation, self._host):
             response = self._client.send_request(request, _return_pipeline_response=True)
             response.http_response.raise_for_status()

@@ -6,9 +6,9 @@ Pure functions of dicts in the format of ARM. Ids are compared without regard to
 their first spelling.
 
 Workers connect to the agent in the VM of a peer pod, and each end of the tunnel sends to the same port of the other
-(confidential-containers/cloud-api-adaptor, src/cloud-api-adaptor/pkg/podnetwork/tunneler/vxlan). The network interface of
-a VM is in AZURE_SUBNET_ID and has the group AZURE_NSG_ID (src/cloud-providers/azure/provider.go), so that its traffic
-passes this group and that of the subnet.
+(confidential-containers/cloud-api-adaptor, src/cloud-api-adaptor/pkg/podnetwork/tunneler/vxlan). The network interface
+of a VM is in AZURE_SUBNET_ID and has the group AZURE_NSG_ID (src/cloud-providers/azure/provider.go), so that its
+traffic passes this group and that of the subnet.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Attachment:
 class Target:
     """A network security group between workers and pod VMs, and the traffic that passes it.
 
-    It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or both. `virtual_networks` has the prefixes of
-    the tag VirtualNetwork in each virtual network that has the group.
+    It filters all of `subnet_ids`, or the workers' `network_interface_ids`, or both. `virtual_networks` has the
+    prefixes of the tag VirtualNetwork in each virtual network that has the group.
     """
 
     network_security_group_id: str
@@ -56,10 +56,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Ends:
-    """The two ends of the traffic: ARM's bodies of subnets.
+    """The two ends of the traffic, as subnets that ARM returned.
 
-    `pod_vms` is None where the VMs are in the workers' subnets. `pod_vm_groups` are the groups of the network interfaces of
-    VMs, by id.
+    `pod_vms` is None if the VMs are in the workers' subnets. `pod_vm_groups` are the groups of the network interfaces
+    of VMs, by id.
     """
 
     workers: tuple[Mapping, ...]
@@ -72,7 +72,7 @@ class Ends:
 
     @property
     def subnets(self) -> tuple[Mapping, ...]:
-        """All of them, each once."""
+        """All subnets of both ends, each once."""
         return tuple({subnet["id"].lower(): subnet for subnet in (*self.pod_vm_subnets, *self.workers)}.values())
 
 
@@ -154,7 +154,7 @@ def attached_groups(ends: Ends, attached: Sequence[Attachment]) -> tuple[str, ..
 
 
 def pod_vm_group(ends: Ends, groups: Sequence[str]) -> str | None:
-    """The group that the network interfaces of pod VMs get if none is set: that of their subnet, or the first of `groups`."""
+    """The default group of the network interfaces of pod VMs: that of their subnet, or the first of `groups`."""
     first = min(ends.pod_vm_subnets, key=lambda subnet: subnet["id"], default=None)
     group = group_of(first) if first else None
     if group and any(is_same_id(group, candidate) for candidate in groups):

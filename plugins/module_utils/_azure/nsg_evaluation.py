@@ -22,15 +22,15 @@ from ipaddress import (
 from itertools import combinations
 from typing import Any
 
-# Of the verdict on traffic that no rule decides.
+# The priority of the verdict on traffic that no rule decides.
 PRIORITY_AFTER_ALL = 65536
 
-# Where the traffic of peer pods goes: from workers to the VMs of peer pods, and from these to workers.
+# The receivers of the traffic of peer pods: the VMs of peer pods, from workers; and workers, from these VMs.
 ENDS = VMS, WORKERS = "vms", "workers"
 DIRECTIONS = ("Inbound", "Outbound")
 
-# Sets of addresses are sorted ranges, both ends included, on one number line on which the IPv6
-# addresses come after the IPv4 ones.
+# Sets of addresses are sorted ranges that include both ends. On the number line, the IPv6 addresses follow the IPv4
+# addresses.
 _Ranges = tuple[tuple[int, int], ...]
 _IPV6 = 1 << 32
 _EVERYWHERE: _Ranges = ((0, _IPV6 - 1), (_IPV6, _IPV6 + (1 << 128) - 1))
@@ -45,10 +45,10 @@ _GROUPS = "ApplicationSecurityGroups"
 class Flow:
     """Traffic from source addresses to one port of destination addresses.
 
-    `protocol` is that of a rule (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which a rule for one protocol decides only a
-    part. The meaning of a rule's ports for a protocol without ports is not documented; they are taken literally.
-    `source` and `destination` are CIDRs, or other values that a rule allows there. `virtual_network` has the
-    prefixes of the tag VirtualNetwork: at least those of the virtual network and of its peers.
+    `protocol` is that of a rule (`Tcp`, `Udp`, `Icmp`, `Esp`, `Ah`) or `*`, of which a rule for one protocol decides
+    only a part. The meaning of a rule's ports for a protocol without ports is not documented; they are taken literally.
+    `source` and `destination` are CIDRs, or other values that a rule allows there. `virtual_network` has the prefixes
+    of the tag VirtualNetwork: at least those of the virtual network and of its peers.
     """
 
     direction: str
@@ -168,8 +168,8 @@ def rules_of(nsg: Mapping) -> list[Mapping]:
 def decide(flow: Flow, security_rules: Iterable[Mapping]) -> tuple[Verdict, ...]:
     """Which rules decide which parts of a flow, in order of priority, with as few verdicts as possible.
 
-    `security_rules` are those of rules_of. The tag Internet is all that is not in the virtual network of the flow; other
-    service tags are somewhere in that. IPv4 and IPv6 never meet.
+    `security_rules` are those of rules_of. The tag Internet has all addresses outside of the virtual network of the
+    flow, which contain those of other service tags. IPv4 and IPv6 addresses do not communicate.
     """
     return decide_parsed(flow, parsed_rules(security_rules, flow.virtual_network))
 

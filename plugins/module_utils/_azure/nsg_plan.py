@@ -32,10 +32,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# The first and the last that a security rule may have; the default rules come after.
+# The first and the last priority of a security rule; the default rules come after.
 PRIORITIES = (100, 4096)
 
-# The beginning of the description of every rule that this collection adds; without an id it is of an earlier release.
+# The beginning of the description of every rule that this collection adds. Rules of an earlier release have no id.
 _MARK = re.compile(r"osc\.peerpods(?: (\S+))?: ")
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -99,10 +99,10 @@ class Owner:
 class DesiredRule:
     """A desired security rule; it gets another priority if another rule has its priority already.
 
-    `option` is the name of its entry in the module's option `rules`, which may take several: for the other traffic, the
-    other direction and the other address family. The first has the requested `priority`; the others have None and get the
-    next free one from `start`. `is_listed` is false for the other direction, where a rule is added only if it is needed.
-    `flows` are all of its traffic.
+    `option` is the name of its entry in the module's option `rules`. An entry may result in several rules: for the
+    other traffic, the other direction and the other address family. The first has the requested `priority`; the others
+    have None and get the next free one from `start`. `is_listed` is false for the other direction, where a rule is
+    added only if it is needed. `flows` are all of its traffic.
     """
 
     name: str
@@ -131,10 +131,11 @@ class DesiredRule:
 def desired_rules(
     options: Iterable[Mapping], paths: Sequence[Path], virtual_networks: Sequence[tuple[str, ...]], owner: Owner
 ) -> tuple[DesiredRule, ...]:
-    """The module's `rules` option as rules of one group; addresses that are not given are those of `paths`.
+    """The rules of the option `rules` for one group, with the addresses of `paths` as defaults.
 
-    Where workers and pod VMs are different sets, traffic both ways takes two rules. An allowed port takes a rule in the other
-    direction as well, if that is filtered. A rule may not have prefixes of both IP families, so one for both becomes two.
+    If workers and pod VMs have different addresses, traffic in both ways requires two rules. An allowed port also
+    requires a rule in the other direction, if that is filtered. Azure does not allow prefixes of both IP families in
+    one rule, so a rule for both becomes two rules.
     """
     rules: list[DesiredRule] = []
     for option in options:
@@ -196,7 +197,8 @@ def _traffic_of(
 ) -> Iterator[tuple[str, list[str], list[Part]]]:
     """The traffic of each rule of an entry: its direction, suffixes for the name, and its parts.
 
-    An entry with addresses of its own is one rule. Such an entry, and one that denies traffic, is in its own direction only.
+    An entry with addresses of its own is one rule. Such an entry, and one that denies traffic, is in its own direction
+    only.
     """
     ends = [to for to in ENDS if to in option["to"]]
     is_given = any(
@@ -225,7 +227,7 @@ def _traffic_of(
             by_end = {ends[0]: list(dict.fromkeys(part for parts in by_end.values() for part in parts))}
         yielded: list[list[Part]] = []
         for to, parts in by_end.items():
-            # Where workers and VMs have the same addresses, one rule is for both.
+            # If workers and VMs have the same addresses, one rule applies to both.
             if parts and parts not in yielded:
                 yielded.append(parts)
                 suffixes = ["To-Workers"] if to == WORKERS != ends[0] else []
@@ -233,7 +235,7 @@ def _traffic_of(
 
 
 def _outermost(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Without prefixes inside of another, such as of networks with the same addresses: Azure rejects rules with both."""
+    """The prefixes without those that another prefix contains, because Azure rejects rules with both."""
     networks = {prefix: network for prefix in prefixes if (network := network_of(prefix))}
     return tuple(
         prefix
@@ -380,8 +382,8 @@ class Move:
 class Plan:
     """The changes of one network security group; rules have the shape of the ARM API.
 
-    `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule with the
-    reason, `renamed` the name that another rule has with the one that is used instead.
+    `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule
+    with the reason, `renamed` the name that another rule has with the one that is used instead.
     """
 
     nsg_id: str
@@ -412,16 +414,16 @@ def plan_present(
 ) -> Plan:
     """Plan the required rules of a group, without those that other rules cover already.
 
-    A rule with the name of a required rule is managed if its description marks it as one of this cluster. All others stay as
-    they are: where one has the name, the required rule gets another.
+    A rule with the name of a required rule is managed if its description marks it as one of this cluster. Other rules
+    stay as they are: if such a rule has the name, the required rule gets another name.
 
-    A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and no
-    other required rule decides any of it differently. Rules of other clusters do not count, because their teardown removes
-    them.
+    A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and
+    no other required rule decides any of it differently. Rules of other clusters do not count, because their teardown
+    removes them.
 
-    Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in `priority_range`
-    (both ends included) is free, and if an unmanaged rule with a smaller priority number decides differently
-    (`on_shadowed` is `fail`).
+    Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in
+    `priority_range` (both ends included) is free, and if an unmanaged rule with a smaller priority number decides
+    differently (`on_shadowed` is `fail`).
     """
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or ()}
     requested_names = [rule.name for rule in desired]
@@ -501,7 +503,7 @@ def plan_absent(nsg: Mapping, names: Iterable[str], owner: Owner) -> Plan:
 
 
 def changes_between(plan: Plan, before: Mapping, after: Mapping, owner: Owner) -> Plan:
-    """The plan with the changes that its cluster's rules went through, from one state of the group to another."""
+    """The plan with the changes of its cluster's rules between two states of the group."""
     old, new = (
         {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or () if owner.owns(rule)}
         for nsg in (before, after)
@@ -522,7 +524,7 @@ def changes_between(plan: Plan, before: Mapping, after: Mapping, owner: Owner) -
 
 
 def _is_provisioned(rule: Mapping) -> bool:
-    """False for a rule that a failed operation left behind: it is stored, but not in force, until it is written again."""
+    """False for a rule that a failed operation left behind: it is not in force until it is written again."""
     return rule["properties"].get("provisioningState") not in ("Failed", "Canceled")
 
 
@@ -598,7 +600,7 @@ def diff_of(plan: Plan) -> dict:
 
 
 def _covered_by(rule: DesiredRule, desired: Sequence[DesiredRule], unmanaged: Sequence[Mapping]) -> str | None:
-    # Those that decide the other way count as if they came first: where they go may yet change.
+    # Required rules that decide differently count as if they came first, because their priorities may still change.
     opposite = [security_rule(desired_rule, 0) for desired_rule in desired if desired_rule.access != rule.access]
     verdicts = [verdict for dummy, verdict in _decide_rule(rule, [*_lasting(rule, unmanaged), *opposite])]
     if not verdicts or any(verdict.access != rule.access for verdict in verdicts):
@@ -608,7 +610,8 @@ def _covered_by(rule: DesiredRule, desired: Sequence[DesiredRule], unmanaged: Se
 
 
 def _lasting(rule: DesiredRule, unmanaged: Iterable[Mapping]) -> list[Mapping]:
-    """The rules without those of other clusters that decide in the same way: their teardown removes them."""
+    """The rules without those of other clusters that decide in the same way, because the teardown of those clusters
+    removes them."""
     return [
         other
         for other in unmanaged
@@ -617,7 +620,7 @@ def _lasting(rule: DesiredRule, unmanaged: Iterable[Mapping]) -> list[Mapping]:
 
 
 def _decide_rule(rule: DesiredRule, rules: Sequence[Mapping]) -> Iterator[tuple[Flow, Verdict]]:
-    """All of a rule's traffic and what rules make of it; one port stands for all treated alike."""
+    """All flows of a rule with their verdicts; one port represents all ports that are treated alike."""
     for source, destination, network in rule.flows:
         parsed = parsed_rules(rules, network)
         for port in _distinct_ports(rule, parsed):
@@ -647,8 +650,8 @@ def _priorities(
 ) -> dict[str, int]:
     """The priority of each needed rule, by name: the requested priority, the current one, or the next free one.
 
-    All but the first rule of an option always have the next free one, lest they stay where a smaller
-    priority of the option is to take them away from.
+    All rules of an option except the first always get the next free priority, so that they follow the option to a
+    smaller priority.
     """
     priorities: dict[str, int] = {}
     used = set(_names_by_slot(unmanaged))
@@ -685,7 +688,7 @@ def _slot(rule: DesiredRule, priority: int) -> tuple[str, int]:
 
 
 def _merge_rule(before: Mapping | None, body: dict) -> dict:
-    """The rule with its unmanaged fields as they are."""
+    """The rule with its unmanaged fields unchanged."""
     if before is None:
         return body
     unmanaged = {k: v for k, v in before["properties"].items() if not _END.match(k)}
@@ -698,7 +701,8 @@ def _shadowed(
     unmanaged: Sequence[Mapping],
     managed: Sequence[Mapping],
 ) -> dict[str, list[tuple[Flow, Verdict]]]:
-    """By the name of a managed rule: the first flow that each unmanaged rule before it decides differently."""
+    """By name of a managed rule: the unmanaged rules before it that decide its traffic differently, each with the first
+    such flow."""
     names = {rule["name"] for rule in unmanaged}
     shadowed: dict[str, list[tuple[Flow, Verdict]]] = {}
     for rule in needed:
@@ -728,7 +732,7 @@ def _explain_shadowed(
         shadowed_rules = [rule.name for rule in of_entry if rule.name in shadowed]
         decisions = [pair for name in shadowed_rules for pair in shadowed[name]]
         first = min(verdict.priority for dummy, verdict in decisions)
-        # The others come after the first rule of the option, whether that one is needed or not.
+        # The other rules come after the first rule of the option, also if that rule is not needed.
         room = len(of_entry)
         for smaller in range(first - room, PRIORITIES[0] - 1, -1):
             slots = {_slot(of_entry[0], smaller + after) for after in range(room)}

@@ -141,7 +141,7 @@ def network_security_group(arm: Arm, nsg_id: str) -> dict:
 def groups_of_subscriptions(arm: Arm, module: AnsibleModule) -> tuple[list[dict], tuple[str, ...]]:
     """All network security groups that can be read in the subscriptions that the options name, and these subscriptions.
 
-    Takes one request for each subscription and page. Workers and subnets need not exist any more.
+    Takes one request for each subscription and page. Workers and subnets may have been deleted.
     """
     params = module.params
     nodes = () if params["nodes"] is None else worker_provider_ids(module, "subscription_id")

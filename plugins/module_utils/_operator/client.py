@@ -87,7 +87,7 @@ def read_kata_configs(cluster: Cluster) -> list[dict]:
 
 
 def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
-    """The names of the pods that are on a node and have not ended, of these RuntimeClasses or with a peer pod's slot."""
+    """The names of the running pods that are on a node and have these RuntimeClasses or a peer pod's slot."""
     return sorted(
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)

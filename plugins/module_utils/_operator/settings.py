@@ -82,8 +82,8 @@ def _gate_problems(gates: Mapping[str, str]) -> Iterator[str]:
     for name, value in gates.items():
         if not re.fullmatch("[A-Za-z][A-Za-z0-9]*", name):
             yield (
-                f"'{name}' in operator_install_feature_gates is not the name of a feature gate, such as confidential or "
-                "deploymentMode."
+                f"'{name}' in operator_install_feature_gates is not the name of a feature gate, such as confidential "
+                "or deploymentMode."
             )
         values = KNOWN_GATES.get(name)
         if values and value not in values:
@@ -94,8 +94,8 @@ def _tag_problems(tags: Mapping[str, Any]) -> Iterator[str]:
     for name, value in tags.items():
         if re.search("[,=]", f"{name}{value}"):
             yield (
-                f"The tag '{name}' in operator_install_tags has a comma or an equals sign in its name or value, which separate "
-                "tags in peer-pods-cm."
+                f"The tag '{name}' in operator_install_tags has a comma or an equals sign in its name or value, which "
+                "separate tags in peer-pods-cm."
             )
 
 
@@ -126,8 +126,8 @@ def _cluster_problems(
     groups = names.get("OperatorGroup", [])
     if len(groups) > 1:
         yield (
-            f"Namespace {namespace} has the OperatorGroups {', '.join(groups)}. OLM installs nothing in a namespace with more "
-            "than one: delete all but one of them."
+            f"Namespace {namespace} has the OperatorGroups {', '.join(groups)}. OLM installs nothing in a namespace "
+            "with more than one: delete all but one of them."
         )
     for entry in objects:
         if entry["kind"] != "Secret" or entry["name"] != PEER_PODS_SECRET:
@@ -135,19 +135,20 @@ def _cluster_problems(
         is_requested = entry["labels"].get(REQUESTED) == "true"
         if is_requested and uses_variables:
             yield (
-                "The operator created peer-pods-secret from a CredentialsRequest and would overwrite other credentials. Set "
-                "operator_install_credentials to credentials_request, or delete that CredentialsRequest and the Secret."
+                "The operator created peer-pods-secret from a CredentialsRequest and would overwrite other "
+                "credentials. Set operator_install_credentials to credentials_request, or delete that "
+                "CredentialsRequest and the Secret."
             )
         elif not is_requested and not uses_variables:
             yield (
-                "peer-pods-secret was not created from a CredentialsRequest, and the operator does not change it. Delete it, or set "
-                "operator_install_credentials to variables."
+                "peer-pods-secret was not created from a CredentialsRequest, and the operator does not change it. "
+                "Delete it, or set operator_install_credentials to variables."
             )
     needs_image = gates.get("layeredImageDeployment") == "true" and "KataConfig" not in names
     if needs_image and LAYERED_IMAGE_CM not in names.get("ConfigMap", []):
         yield (
-            f"The feature gate layeredImageDeployment needs the ConfigMap {LAYERED_IMAGE_CM} (osImageURL, kernelArguments) in "
-            f"namespace {namespace}, which does not exist. Create it first."
+            f"The feature gate layeredImageDeployment needs the ConfigMap {LAYERED_IMAGE_CM} (osImageURL, "
+            f"kernelArguments) in namespace {namespace}, which does not exist. Create it first."
         )
 
 

@@ -32,8 +32,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# The oldest OpenShift that a release of the operator supports, with peer pods on AWS and Azure. The source of each entry is
-# the release's documentation, its bundle or its project.
+# The oldest OpenShift that a release of the operator supports, with peer pods on AWS and Azure. The source of each
+# entry is the release's documentation, its bundle or its project.
 NEEDED_OPENSHIFT = {
     # User guide of OpenShift sandboxed containers 1.4, section 3.3.1, the requirements of peer pods.
     "1.4": "4.13",
@@ -120,8 +120,8 @@ def _permissions(cluster: Mapping) -> Iterator[dict]:
             "cluster-admin",
             "warning",
             "The user of this kubeconfig is not a cluster administrator, but may do what the roles do.",
-            "Building images in the cluster, the cluster's own credentials and cert-manager need further permissions, which "
-            "were not checked.",
+            "Building images in the cluster, the cluster's own credentials and cert-manager need further permissions, "
+            "which were not checked.",
             log_in,
         )
 
@@ -214,7 +214,10 @@ def _runtime_class(cluster: Mapping) -> dict:
         "runtime-class",
         "warning",
         "It has no overhead.podFixed.",
-        "The scheduler counts no CPU and memory for the processes of a peer pod on its worker, and overcommits the worker.",
+        (
+            "The scheduler counts no CPU and memory for the processes of a peer pod on its worker, and overcommits the "
+            "worker."
+        ),
         "Set overhead.podFixed of the RuntimeClass, or delete the RuntimeClass so that the operator creates it again.",
     )
 
@@ -292,7 +295,10 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         )
         return
     if _version_numbers(openshift)[:2] > _version_numbers(NEWEST_OPENSHIFT):
-        summary += f". OpenShift {openshift} is newer than the newest version that this collection was tested with ({NEWEST_OPENSHIFT})"
+        summary += (
+            f". OpenShift {openshift} is newer than the newest version that this collection was tested with "
+            f"({NEWEST_OPENSHIFT})"
+        )
     yield finding("operator-version", "ok", f"{summary}.")
 
 
@@ -313,7 +319,10 @@ def _webhooks(cluster: Mapping, manager: str) -> dict:
         return finding(
             "other-webhooks",
             "warning",
-            f"Webhooks for peer pods exist that belong to neither the operator nor this collection: {join_names(other_webhooks)}.",
+            (
+                "Webhooks for peer pods exist that belong to neither the operator nor this collection: "
+                f"{join_names(other_webhooks)}."
+            ),
             why,
             "Delete these MutatingWebhookConfigurations, or keep them and set webhook_manager to operator.",
         )
@@ -363,8 +372,8 @@ def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
     summary = f"{name} stores the limit in {where}; {operator['advertiser']} advertises it."
     if has_agent and operator["limit_in"] == PEER_PODS_CM:
         summary += (
-            " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap peerpods-limits, "
-            "and this limit for nodes without one there."
+            " The agent of the role node_capacity sets what nodes advertise: the limits in the ConfigMap "
+            "peerpods-limits, and this limit for nodes without one there."
         )
     if operator["known"]:
         return finding("limit-storage", "ok", summary)
@@ -373,9 +382,12 @@ def _limit_storage(operator: Mapping, has_agent: bool | None) -> dict:
     return finding(
         "limit-storage",
         "warning",
-        f"Operator {version} is not one of the releases that this collection was tested with ({first} to {newest}). It is treated as "
-        f"{alike}: {summary}",
-        "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer pods.",
+        f"Operator {version} is not one of the releases that this collection was tested with ({first} to {newest}). "
+        f"It is treated as {alike}: {summary}",
+        (
+            "A release that stores the limit elsewhere, or restarts cloud-api-adaptor at other times, would lose peer "
+            "pods."
+        ),
         "Update this collection, or try a limit change on a test cluster first.",
     )
 
@@ -388,11 +400,11 @@ def _pools(operator: Mapping) -> Iterator[dict]:
         yield finding(
             "limit-pools",
             "warning",
-            f"There are several PeerPodConfigs: {join_names(names)}. The operator runs cloud-api-adaptor only on the nodes of "
-            "the one that was written last.",
+            f"There are several PeerPodConfigs: {join_names(names)}. The operator runs cloud-api-adaptor only on the "
+            "nodes of the one that was written last.",
             "No peer pod can start on the other nodes, and each write to another PeerPodConfig loses the running ones.",
-            "Keep one PeerPodConfig, or upgrade the operator to 1.9 or newer, where the agent of the role node_capacity gives "
-            "pools of nodes their limits.",
+            "Keep one PeerPodConfig, or upgrade the operator to 1.9 or newer, where the agent of the role "
+            "node_capacity gives pools of nodes their limits.",
         )
 
 
@@ -426,7 +438,10 @@ def _adaptor_settings(operator: Mapping) -> dict:
             "warning",
             f"{UPDATE_STRATEGY_KEY} in osc-feature-gates is {strategy!r}. The operator ignores it and uses "
             "RollingUpdate.",
-            "A write to peer-pods-cm then replaces every cloud-api-adaptor pod, and the peer pods of each node are lost.",
+            (
+                "A write to peer-pods-cm then replaces every cloud-api-adaptor pod, and the peer pods of each node are "
+                "lost."
+            ),
             f"Set {UPDATE_STRATEGY_KEY} to {' or '.join(UPDATE_STRATEGIES)}; the values are case-sensitive.",
         )
     if operator["strategy_is_held"]:
@@ -453,8 +468,8 @@ def _migration(operator: Mapping, manager: str) -> dict:
             "warning",
             f"PeerPodConfig {OPERATORS_CONFIG} is left over from an older release: the operator has not yet moved its "
             "limit to peer-pods-cm.",
-            "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until then "
-            "two limits exist.",
+            "The operator moves the limit and deletes the PeerPodConfig when it next reconciles the KataConfig. Until "
+            "then two limits exist.",
             "Check that the operator's pod runs: oc get pods -n openshift-sandboxed-containers-operator.",
         )
     if owner is not None:
@@ -470,8 +485,8 @@ def _migration(operator: Mapping, manager: str) -> dict:
         return finding(
             "migration",
             "warning",
-            f"PeerPodConfigs are left over from an older release: {join_names(left)}. With node_capacity_manager=operator "
-            "they have no effect.",
+            f"PeerPodConfigs are left over from an older release: {join_names(left)}. With "
+            "node_capacity_manager=operator they have no effect.",
             "The nodes that they select advertise the limit of peer-pods-cm.",
             "Set node_capacity_manager to auto and run site.yml, or remove them with osc.peerpods.peerpod_limit and "
             "state=absent.",

@@ -1,4 +1,4 @@
-"""Rules of network security groups as ARM stores them and as a task writes them, and their evaluation by brute force."""
+"""Rules of network security groups, as ARM stores them and as tasks have them, and their evaluation by brute force."""
 
 from __future__ import annotations
 

@@ -557,8 +557,8 @@ def test_an_updated_rule_keeps_no_former_source_or_port():
     assert body["properties"] == security_rule(A, 111)["properties"]
 
 
-# The beginnings of descriptions of rules that a run for the cluster id-1 never changes: of another cluster, of an earlier
-# release, of a person, of an id that begins in the same way.
+# The beginnings of descriptions of rules that a run for the cluster id-1 never changes: of another cluster, of an
+# earlier release, of a person, of an id that begins in the same way.
 NOT_OF_THE_CLUSTER = [
     "osc.peerpods id-2: x",
     "osc.peerpods: x",
