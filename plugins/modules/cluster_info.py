@@ -41,8 +41,8 @@ options:
   tags:
     description:
       - >-
-        With O(permissions_for=teardown), the tags with which the playbook runs, as in C(ansible_run_tags). The permissions of other parts
-        are not checked.
+        With O(permissions_for=teardown), the tags with which the playbook runs, as in C(ansible_run_tags). The
+        permissions of other parts are not checked.
     type: list
     elements: str
     default: [all]
@@ -52,11 +52,12 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes twelve more requests: the version of the API server, the resources of C(admissionregistration.k8s.io/v1), the
-        RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator,
-        for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
-        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up to two
-        more if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has annotated a node.
+        Takes twelve more requests: the version of the API server, the resources of C(admissionregistration.k8s.io/v1),
+        the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator, for
+        RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
+        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up
+        to two more if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor
+        has annotated a node.
     type: bool
     default: false
   operator_namespace:
@@ -158,8 +159,8 @@ is_cluster_admin:
 missing_permissions:
   description:
     - >-
-      The permissions in all namespaces that the playbook O(permissions_for) needs and the user does not have; empty for a
-      cluster administrator. Permissions that only some settings need are not checked.
+      The permissions in all namespaces that the playbook O(permissions_for) needs and the user does not have; empty for
+      a cluster administrator. Permissions that only some settings need are not checked.
   returned: with O(permissions_for)
   type: list
   elements: str
@@ -242,8 +243,9 @@ details:
     advertisers:
       description:
         - >-
-          The field managers that last wrote the extended resource C(kata.peerpods.io/vm) to the capacity of RV(workers), from
-          the nodes' C(managedFields) and cloud-api-adaptor's annotation. An annotation of a pod that does not run any more does not count.
+          The field managers that last wrote the extended resource C(kata.peerpods.io/vm) to the capacity of
+          RV(workers), from the nodes' C(managedFields) and cloud-api-adaptor's annotation. An annotation of a pod that
+          does not run any more does not count.
       type: list
       elements: dict
       contains:

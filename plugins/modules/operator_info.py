@@ -35,7 +35,8 @@ options:
   check_teardown:
     description:
       - >-
-        Also return RV(teardown.blockers). Takes two more requests, for the MachineConfigPools and for each 500 pods of the cluster.
+        Also return RV(teardown.blockers). Takes two more requests, for the MachineConfigPools and for each 500 pods of
+        the cluster.
     type: bool
     default: false
 requirements:
@@ -59,9 +60,9 @@ EXAMPLES = r"""
 RETURN = r"""
 objects:
   description: >-
-    The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and Subscription, its
-    configuration, CredentialsRequests and KataConfigs. Also Subscriptions of other operators in the namespace. Their content is left
-    out.
+    The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and
+    Subscription, its configuration, CredentialsRequests and KataConfigs. Also Subscriptions of other operators in the
+    namespace. Their content is left out.
   returned: success
   type: list
   elements: dict
@@ -130,8 +131,9 @@ teardown:
     blockers:
       description:
         - >-
-          The reasons why the operator or the machine config operator would not remove the KataConfig of this collection: pods of its
-          RuntimeClasses, an operator that does not run, a MachineConfigPool that is degraded or paused.
+          The reasons why the operator or the machine config operator would not remove the KataConfig of this
+          collection: pods of its RuntimeClasses, an operator that does not run, a MachineConfigPool that is degraded or
+          paused.
         - Null without O(check_teardown).
       type: list
       elements: str

@@ -12,14 +12,16 @@ version_added: "0.1.0"
 short_description: Remove a namespace of this collection that no other object needs
 description:
   - >-
-    Removes a namespace that has the label C(app.kubernetes.io/part-of=osc.peerpods), if all objects in it belong to this collection, to
-    the operator or to the cluster. The module lists the objects of every kind that the API server serves in namespaces.
+    Removes a namespace that has the label C(app.kubernetes.io/part-of=osc.peerpods), if all objects in it belong to
+    this collection, to the operator or to the cluster. The module lists the objects of every kind that the API server
+    serves in namespaces.
   - >-
-    The namespace stays if it contains any other object, such as a ConfigMap, a PersistentVolumeClaim or a custom resource of a user, or
-    if the objects of a kind cannot be listed. To remove it nevertheless, use C(oc delete namespace).
+    The namespace stays if it contains any other object, such as a ConfigMap, a PersistentVolumeClaim or a custom
+    resource of a user, or if the objects of a kind cannot be listed. To remove it nevertheless, use C(oc delete
+    namespace).
   - >-
-    An object belongs to the collection or the operator by its label, its owner or its documented name, so that the module decides the
-    same before and after these objects are deleted, and in check mode.
+    An object belongs to the collection or the operator by its label, its owner or its documented name, so that the
+    module decides the same before and after these objects are deleted, and in check mode.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -39,8 +41,8 @@ options:
   removed_names:
     description:
       - >-
-        The values of the label C(app.kubernetes.io/name) of those objects of this collection that are removed, an empty string for objects
-        without that label. Other objects of this collection keep the namespace.
+        The values of the label C(app.kubernetes.io/name) of those objects of this collection that are removed, an empty
+        string for objects without that label. Other objects of this collection keep the namespace.
       - If not set, all objects of this collection are removed.
     type: list
     elements: str
@@ -98,8 +100,8 @@ others:
   sample: [ConfigMap/settings]
 own:
   description: >-
-    The objects of this collection and of the operator that are removed together with the namespace, each as kind/name. Empty if the
-    namespace stays.
+    The objects of this collection and of the operator that are removed together with the namespace, each as kind/name.
+    Empty if the namespace stays.
   returned: success
   type: list
   elements: str
@@ -122,7 +124,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import plan_removal
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# Between two reads of a namespace that is being removed. Seconds.
+# The interval between two reads of a namespace that is being removed. Seconds.
 INTERVAL = 1.0
 
 
@@ -143,8 +145,8 @@ def judge(cluster: Cluster, params: dict[str, Any], namespace: dict) -> dict[str
     reason = ""
     if plan.others:
         reason = (
-            f"it contains {join_names(plan.others)}, which this collection did not create. To remove the namespace with all of it: "
-            f"oc delete namespace {name}"
+            f"it contains {join_names(plan.others)}, which this collection did not create. To remove the namespace "
+            f"with all of it: oc delete namespace {name}"
         )
     elif content.unread:
         reason = f"its content could not be read completely: {' '.join(content.unread)}".rstrip(".")
@@ -159,7 +161,7 @@ def judge(cluster: Cluster, params: dict[str, Any], namespace: dict) -> dict[str
 
 
 def wait_for_removal(cluster: Cluster, path: str, seconds: float) -> str:
-    """The conditions that the API server reports if the namespace still exists after `seconds`, else an empty string."""
+    """The conditions that the API server reports if the namespace still exists after `seconds`, else ""."""
     deadline = time.monotonic() + seconds
     while namespace := cluster.get(path):
         if time.monotonic() > deadline:
@@ -179,7 +181,7 @@ def remove(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
             return {"changed": False, "stays": False, "reason": "", "others": [], "own": []}
         judged = judge(cluster, module.params, namespace)
         if not judged["stays"] and not module.check_mode:
-            # Nothing is deleted by the state of another time.
+            # The deletion is valid only for the state that was read.
             cluster.delete(path, namespace["metadata"]["resourceVersion"])
         return {"changed": not judged["stays"], **judged}
 
@@ -191,8 +193,9 @@ def remove(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
         if remaining:
             module.fail_json(
                 msg=(
-                    f"Namespace {module.params['name']} is deleted, but still exists after {module.params['wait_timeout']} s: {remaining} "
-                    "Remove what the message names, or wait, then run the playbook again."
+                    f"Namespace {module.params['name']} is deleted, but still exists after "
+                    f"{module.params['wait_timeout']} s: {remaining} Remove what the message names, or wait, then run "
+                    "the playbook again."
                 ),
                 **result,
             )

@@ -16,8 +16,8 @@ NOT_LISTED = (404, 405)
 
 @dataclass
 class Content:
-    """`objects` are the stored objects, each with `kind`, `group` and `metadata`. `namespaced` are the served kinds of namespaces, as
-    (group, kind). `unread` has the reasons why `objects` is not complete."""
+    """`objects` are the stored objects, each with `kind`, `group` and `metadata`. `namespaced` are the served kinds of
+    namespaces, as (group, kind). `unread` has the reasons why `objects` is not complete."""
 
     objects: list[dict] = field(default_factory=list)
     namespaced: set[tuple[str, str]] = field(default_factory=set)
@@ -25,7 +25,8 @@ class Content:
 
 
 def read_content(cluster: Cluster, namespace: str) -> Content:
-    """The content of the namespace: one request for each version of each group, and one or more for each namespaced kind.
+    """The content of the namespace: one request for each version of each group, and one or more for each namespaced
+    kind.
 
     Only metadata is read, so that the content of Secrets is not.
     """
@@ -54,7 +55,7 @@ def _listed(cluster: Cluster, path: str) -> Iterator[dict]:
 
 
 def _resources(cluster: Cluster, content: Content) -> Iterator[tuple[str, str, dict]]:
-    """Each resource of namespaces: its group, the path of the first version that serves it, and its description there."""
+    """Each namespaced resource: its group, the path of the first version that serves it, and its description."""
     groups = (cluster.get("/apis") or {"groups": []})["groups"]
     versions = [("", "/api/v1")]
     versions += [

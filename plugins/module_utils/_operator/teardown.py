@@ -18,8 +18,9 @@ NAMED_PODS = 20
 def plan_teardown(objects: list[dict]) -> dict:
     """What a teardown removes, in this order, and what remains; `objects` have the form of `describe_object`.
 
-    A KataConfig that this collection did not create needs all objects. An OperatorGroup is needed by each Subscription in its
-    namespace. The namespace is removed by its content, which is read after the rest is deleted (`_peerpods/ownership.py`).
+    A KataConfig that this collection did not create needs all objects. An OperatorGroup is needed by each Subscription
+    in its namespace. The namespace is removed by its content, which is read after the rest is deleted
+    (`_peerpods/ownership.py`).
     """
     kata_config = next(
         (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["managed"]), None
@@ -57,11 +58,12 @@ def plan_teardown(objects: list[dict]) -> dict:
 def find_blockers(
     objects: Iterable[tuple[str, str, dict]], pods: Iterable[dict], pools: Mapping[str, dict]
 ) -> list[str]:
-    """Why the KataConfig of this collection would not be removed once it is deleted.
+    """The reasons why the KataConfig of this collection would not be removed after its deletion.
 
-    `objects` are those of `read_objects`, `pods` the pods of the cluster, and `pools` the MachineConfigPools by name. The operator
-    checks all pods with the RuntimeClasses of the KataConfig, also those that have ended (`listKataPods` in controllers/
-    openshift_controller.go of openshift/sandboxed-containers-operator), and then the machine config operator rolls the nodes.
+    `objects` are those of `read_objects`, `pods` the pods of the cluster, and `pools` the MachineConfigPools by name.
+    The operator checks all pods with the RuntimeClasses of the KataConfig, also those that have ended (`listKataPods`
+    in controllers/openshift_controller.go of openshift/sandboxed-containers-operator), and then the machine config
+    operator rolls the nodes.
     """
     existing = list(objects)
     katas = [kata for _version, kind, kata in existing if kind == "KataConfig"]
@@ -74,8 +76,9 @@ def find_blockers(
         names = sorted(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in blocking)
         used = sorted({pod["spec"]["runtimeClassName"] for pod in blocking})
         blockers.append(
-            f"Pods with the RuntimeClass {join_names(used)} exist: {join_names(names, NAMED_PODS)}. The operator removes kata from "
-            "no node while they exist, even if they have ended. Delete them, or the workloads that create them."
+            f"Pods with the RuntimeClass {join_names(used)} exist: {join_names(names, NAMED_PODS)}. The operator "
+            "removes kata from no node while they exist, even if they have ended. Delete them, or the workloads that "
+            "create them."
         )
     if any(kata["metadata"].get("finalizers") for kata in katas):
         phases = {
@@ -86,8 +89,9 @@ def find_blockers(
         if not {"Succeeded", "Replacing"} & {*phases.values()}:
             states = join_names([f"{name} is {phase}" for name, phase in sorted(phases.items())])
             blockers.append(
-                f"The operator does not run ({states or 'no ClusterServiceVersion of it exists'}), and only the operator removes kata "
-                "from the nodes. Repair its installation first, for example with the role operator_install."
+                f"The operator does not run ({states or 'no ClusterServiceVersion of it exists'}), and only the "
+                "operator removes kata from the nodes. Repair its installation first, for example with the role "
+                "operator_install."
             )
     # The nodes of both pools become nodes of the pool worker.
     problems = (pool_problem(pools[name]) for name in ("kata-oc", "worker") if name in pools)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which objects of a namespace a teardown may remove together with it (no I/O here).
 
-An object counts as the collection's or the operator's own by a mark that it has, never because it is unknown: what is not
-recognised keeps the namespace. Sources: openshift/sandboxed-containers-operator (SCO), operator-framework/api (OLM).
+An object belongs to the collection or to the operator only if it has one of their marks. An unknown object keeps the
+namespace. Sources: openshift/sandboxed-containers-operator (SCO), operator-framework/api (OLM).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 
 NAME_LABEL = "app.kubernetes.io/name"
 
-# What the cluster creates in every namespace: the root CA publisher and the service account controller of
+# The objects that the cluster creates in every namespace: the root CA publisher and the service account controller of
 # kube-controller-manager, and on OpenShift the service CA operator and openshift-controller-manager.
 CLUSTERS_OWN = {
     ("ConfigMap", "kube-root-ca.crt"),
@@ -35,8 +35,9 @@ CLUSTERS_OWN = {
     ("RoleBinding", "system:image-pullers"),
 }
 
-# What the operator creates in its namespace without an owner reference: main.go (the Lease), and in controllers/
-# credentials_controller.go, image_generator.go with config/peerpods/podvm, openshift_controller.go and ppwebhook.go of SCO.
+# The objects that the operator creates in its namespace without an owner reference: main.go (the Lease), and in
+# controllers/ credentials_controller.go, image_generator.go with config/peerpods/podvm, openshift_controller.go and
+# ppwebhook.go of SCO.
 OPERATORS_OWN = {
     ("ConfigMap", "aws-podvm-image-cm"),
     ("ConfigMap", "azure-podvm-image-cm"),
@@ -54,15 +55,16 @@ OPERATORS_OWN = {
 # An owner outside of the namespace that makes an object the operator's: it is removed before the namespace.
 KATA_CONFIG = ("kataconfiguration.openshift.io", "KataConfig")
 
-# The annotation of a Secret that the cloud credential operator makes of a CredentialsRequest, and those of the operator.
+# The annotation of a Secret that the cloud credential operator makes of a CredentialsRequest, and those of the
+# operator.
 CREDENTIALS_REQUEST = "cloudcredential.openshift.io/credentials-request"
 OPERATORS_REQUESTS = "openshift-cloud-credential-operator/openshift-sandboxed-containers-"
 
 # The operator sets this label on the Secret that it creates for a CredentialsRequest, and reconciles only that Secret.
 REQUESTED = "kataconfiguration.openshift.io/credentials-request-based"
 
-# The annotation of a Secret that a controller made for a ServiceAccount, and the name of such a Secret. A user can make Secrets with
-# the annotation, under other names.
+# The annotation of a Secret that a controller made for a ServiceAccount, and the name of such a Secret. A user can make
+# Secrets with the annotation, under other names.
 SERVICE_ACCOUNT = "kubernetes.io/service-account.name"
 TOKEN_NAME = "{}-(token|dockercfg)-[a-z0-9]{{5}}"
 
@@ -72,8 +74,8 @@ CERTIFICATE = "cert-manager.io/certificate-name"
 
 @dataclass(frozen=True)
 class Removal:
-    """What a removal of a namespace takes along (`own`), and what keeps the namespace: objects of other owners (`others`), and
-    objects of this collection that are not removed (`in_use`). Each is kind/name."""
+    """The objects that are removed with a namespace (`own`), and the objects that keep the namespace: objects of other
+    owners (`others`), and objects of this collection that are not removed (`in_use`). Each is kind/name."""
 
     own: list[str]
     others: list[str]
@@ -89,9 +91,9 @@ def plan_removal(
 ) -> Removal:
     """The verdict about each object, which is the same before and after the objects of the collection were deleted.
 
-    `objects` have `group`, `kind` and `metadata`. `removed_names` are the values of the label app.kubernetes.io/name of those
-    objects of the collection that are removed ("": objects without that label; None: all of them). With `of_operator`, the
-    operator is removed too.
+    `objects` have `group`, `kind` and `metadata`. `removed_names` are the values of the label app.kubernetes.io/name of
+    those objects of the collection that are removed ("": objects without that label; None: all of them). With
+    `of_operator`, the operator is removed too.
     """
     reader = _Reader(list(objects), namespaced, removed_names, of_operator)
     return Removal(
@@ -147,7 +149,7 @@ class _Reader:
         )
 
     def _follows(self, owner: dict) -> bool:
-        """Whether an owner decides about its object: an owner that is listed itself, or was deleted, so that the object is garbage."""
+        """Whether an owner decides about its object: it is listed itself, or was deleted and the object is garbage."""
         if owner["uid"] in self.uids:
             return True
         group = owner["apiVersion"].rpartition("/")[0]

@@ -50,7 +50,8 @@ OTHERS = [
     ("Deployment/app", [an("Deployment", "app"), REPLICA_SET, POD]),
     # A label of another part, and another value of ours.
     ("ConfigMap/mine", [an("ConfigMap", "mine", labels={"app.kubernetes.io/part-of": "another"})]),
-    # Its owner is outside of the namespace, or of a kind that the API server does not serve: no garbage collector deletes it.
+    # Its owner is outside of the namespace, or of a kind that the API server does not serve: no garbage collector
+    # deletes it.
     ("Pod/static", [an("Pod", "static", owners=(owner("Node", "worker-0"),))]),
     ("ConfigMap/mine", [an("ConfigMap", "mine", owners=(owner("Gone", "mine", "example.com/v1"),))]),
     # A token that a user made for a ServiceAccount of the cluster.
