@@ -7,6 +7,7 @@ between two requests of a run.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import urllib.error
 import urllib.request
@@ -36,6 +37,8 @@ class Ec2Proxy(ThreadingHTTPServer):
         self.page_size: int | None = None
         self.calls: list[str] = []
         self.faults: dict[str, list[Fault]] = defaultdict(list)
+        # What happens to the requests without a fault of their own.
+        self.weather: Iterator[Fault | None] = itertools.repeat(None)
 
     def take_calls(self) -> list[str]:
         calls, self.calls = self.calls, []
@@ -64,7 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         query = {key: values[0] for key, values in parse_qs(body.decode()).items()}
-        action = query["Action"]
+        # Service Quotas has its operations in a header.
+        action = query.get("Action") or self.headers["X-Amz-Target"]
         self.server.calls.append(action)
         if self.server.page_size and "MaxResults" in query:
             body = urlencode({**query, "MaxResults": self.server.page_size}).encode()
@@ -80,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return error.code, error.read()
 
         faults = self.server.faults[action]
-        answer = faults.pop(0)(pass_on) if faults else pass_on()
+        fault = faults.pop(0) if faults else next(self.server.weather)
+        answer = fault(pass_on) if fault else pass_on()
         if answer is None:
             self.close_connection = True
             return
@@ -101,6 +106,21 @@ def refuse(status: int, code: str, message: str = "rejected by the test") -> Fau
         "</Errors><RequestID>1</RequestID></Response>"
     )
     return lambda pass_on: (status, body.encode())
+
+
+def bad_weather(every: int) -> Iterator[Fault | None]:
+    """For one of `every` requests a fault that passes: throttling, an error of EC2, or a lost connection."""
+    passing = itertools.cycle(
+        (
+            lose_the_answer,
+            refuse(503, "RequestLimitExceeded"),
+            refuse(500, "InternalError"),
+            hang_up,
+            refuse(503, "Unavailable"),
+        )
+    )
+    for count in itertools.count(1):
+        yield next(passing) if count % every == 0 else None
 
 
 def work(pass_on: Callable[[], Answer]) -> Answer:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
@@ -19,6 +20,13 @@ preload(ORIGINAL)
 
 class ActionModule(ModuleInController):
     """The strategy imports this file before it forks workers."""
+
+    def _run_here(self, name: str) -> None:
+        try:
+            super()._run_here(name)
+        # A file that botocore opens itself, such as that of AWS_WEB_IDENTITY_TOKEN_FILE: the module would end in a traceback.
+        except OSError as error:
+            print(json.dumps({"failed": True, "msg": f"A file of the credentials cannot be read: {error}."}))
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(renamed(task, ORIGINAL), *args, **kwargs)

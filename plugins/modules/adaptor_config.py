@@ -202,9 +202,8 @@ adaptor:
 
 from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import AdaptorError, apply_settings
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
-    Cluster,
-    ClusterError,
     cluster_module,
+    reporting_writes,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PART_OF, RUNTIME_CLASS
@@ -231,30 +230,28 @@ def main() -> None:
         }
     )
     params = module.params
-    try:
-        cluster = Cluster(module)
-        # Without its DaemonSet nothing needs to be replaced, so PeerPodConfigs need not be read.
-        operator = read_operator(cluster, params["namespace"], [])
-        result = apply_settings(
-            module,
-            cluster,
-            operator,
-            params["namespace"],
-            config_map=params["config_map"],
-            secret=params["secret"],
-            gates=params["feature_gates"],
-            only_missing=params["only_missing"],
-            labels=params["labels"],
-            disruption=params["disruption"],
-            timeout=params["wait_timeout"],
-            replace=params["replace"],
-            resume=params["resume"],
-            runtime_classes=params["runtime_classes"],
-        )
-    except AdaptorError as error:
-        module.fail_json(msg=str(error), **error.result)
-    except ClusterError as error:
-        module.fail_json(msg=str(error))
+    with reporting_writes(module) as cluster:
+        try:
+            # Without its DaemonSet nothing needs to be replaced, so PeerPodConfigs need not be read.
+            operator = read_operator(cluster, params["namespace"], [])
+            result = apply_settings(
+                module,
+                cluster,
+                operator,
+                params["namespace"],
+                config_map=params["config_map"],
+                secret=params["secret"],
+                gates=params["feature_gates"],
+                only_missing=params["only_missing"],
+                labels=params["labels"],
+                disruption=params["disruption"],
+                timeout=params["wait_timeout"],
+                replace=params["replace"],
+                resume=params["resume"],
+                runtime_classes=params["runtime_classes"],
+            )
+        except AdaptorError as error:
+            module.fail_json(msg=str(error), **{"changed": bool(cluster.writes), **error.result})
     module.exit_json(**result)
 
 

@@ -168,6 +168,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     Cluster,
     ClusterError,
     cluster_module,
+    reporting_writes,
     retry_conflicts,
 )
 
@@ -230,17 +231,17 @@ def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
 
     plan = retry_conflicts(attempt)
     return {
-        "changed": bool(plan.changes),
+        # After a conflict, the last plan does not have what an earlier attempt wrote.
+        "changed": bool(plan.changes or cluster.writes),
         "policy": plan.after.get("policy"),
         "binding": plan.after.get("binding"),
         "diff": plan.diff,
     }
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
     validate_mutation(params, excluded_namespaces(params))
-    cluster = Cluster(module)
     result = {**manage(module, cluster), "verified": None}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
@@ -252,10 +253,8 @@ def run(module: AnsibleModule) -> None:
 
 def main() -> None:
     module = cluster_module({**MUTATION_OPTIONS, "name": {"type": "str", "default": "peerpods-mutating-policy"}})
-    try:
-        run(module)
-    except (ClusterError, AdmissionError) as error:
-        module.fail_json(msg=str(error))
+    with reporting_writes(module, AdmissionError) as cluster:
+        run(module, cluster)
 
 
 if __name__ == "__main__":

@@ -330,6 +330,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     Cluster,
     ClusterError,
     cluster_module,
+    reporting_writes,
     retry_conflicts,
 )
 
@@ -471,7 +472,8 @@ def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
         # Until the API server uses the new registration, a dry run would verify the previous one.
         time.sleep(REPLACEMENT_SECONDS)
     return {
-        "changed": plan.action is not None,
+        # After a conflict, the last plan does not have what an earlier attempt wrote.
+        "changed": plan.action is not None or bool(cluster.writes),
         "webhook": find(plan.configuration, params["webhook_name"]),
         "diff": plan.diff,
     }
@@ -519,10 +521,9 @@ def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
     return verified
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
     validate(params)
-    cluster = Cluster(module)
     replaced = require_replacement(module, cluster) if params["verify"] and params["state"] == "absent" else None
     result = {**manage(module, cluster), "verified": replaced}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
@@ -580,10 +581,8 @@ def main() -> None:
         mutually_exclusive=[("service", "url"), (*CA_BUNDLES, "cert_manager")],
         required_if=[("state", "present", ("service", "url"), True)],
     )
-    try:
-        run(module)
-    except (ClusterError, AdmissionError) as error:
-        module.fail_json(msg=str(error))
+    with reporting_writes(module, AdmissionError) as cluster:
+        run(module, cluster)
 
 
 if __name__ == "__main__":

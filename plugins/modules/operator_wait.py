@@ -189,8 +189,8 @@ from datetime import datetime, timezone
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
-    ClusterError,
     cluster_module,
+    reporting_writes,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
@@ -280,8 +280,7 @@ def main() -> None:
     deadline = time.monotonic() + min(module.params["wait_timeout"], HEARTBEAT)
     before = module.params["previous"].get("status")
     changed = False
-    try:
-        cluster = Cluster(module)
+    with reporting_writes(module) as cluster:
         while True:
             progress, result = look(cluster, module.params)
             if progress.needs_approval and module.params["approve"] and not module.check_mode:
@@ -294,8 +293,6 @@ def main() -> None:
             if settled or progress.status != before or time.monotonic() >= deadline:
                 break
             time.sleep(INTERVAL)
-    except ClusterError as error:
-        module.fail_json(msg=str(error))
     progress = dataclasses.replace(progress, remedy=progress.remedy or REMEDIES[module.params["wait_for"]])
     module.exit_json(changed=changed, progress=dataclasses.asdict(progress), **result)
 

@@ -115,8 +115,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NAMESPACES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
-    ClusterError,
     cluster_module,
+    reporting_writes,
     retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.namespace_content import read_content
@@ -212,10 +212,8 @@ def main() -> None:
             "wait_timeout": {"type": "int", "default": 300},
         }
     )
-    try:
-        module.exit_json(**remove(module, Cluster(module)))
-    except ClusterError as error:
-        module.fail_json(msg=str(error))
+    with reporting_writes(module) as cluster:
+        module.exit_json(**remove(module, cluster))
 
 
 if __name__ == "__main__":

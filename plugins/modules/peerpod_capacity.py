@@ -134,8 +134,8 @@ def main() -> None:
     )
     resource, managers = module.params["resource"], set(module.params["managers"])
     changed, kept, before = [], [], {}
+    cluster = Cluster(module)
     try:
-        cluster = Cluster(module)
         for node in list(cluster.list(NODES_PATH)):
             name = node["metadata"]["name"]
             if slots_of(node, resource) is None:
@@ -148,7 +148,7 @@ def main() -> None:
                 changed.append(name)
                 before[name] = slots
     except ClusterError as error:
-        module.fail_json(msg=str(error), changed=bool(changed), nodes=changed)
+        module.fail_json(msg=str(error), changed=bool(cluster.writes), nodes=changed)
     module.exit_json(changed=bool(changed), nodes=changed, kept=kept, diff={"before": before, "after": {}})
 
 

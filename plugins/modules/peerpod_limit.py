@@ -404,6 +404,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     ClusterError,
     Collection,
     cluster_module,
+    reporting_writes,
     retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
@@ -864,13 +865,12 @@ def warn_of_nodes_that_are_down(module: AnsibleModule, target: Target) -> None:
         module.warn(f"These nodes are not Ready and do not advertise the limit yet: {join_names(sorted(down))}.")
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
     refuse_bad_fields(params)
     fields = {FIELDS[option]: params[option] for option in FIELDS if params[option] is not None}
     if "limit" in fields:
         fields["limit"] = str(parse_limit(fields["limit"]))
-    cluster = Cluster(module)
     deadline = time.monotonic() + params["wait_timeout"]
     cached: list[dict[str, int]] = []
 
@@ -970,12 +970,11 @@ def main() -> None:
             },
         }
     )
-    try:
-        run(module)
-    except AdaptorError as error:
-        module.fail_json(msg=str(error), adaptor=error.result.get("adaptor"))
-    except (ClusterError, LimitError) as error:
-        module.fail_json(msg=str(error))
+    with reporting_writes(module, LimitError) as cluster:
+        try:
+            run(module, cluster)
+        except AdaptorError as error:
+            module.fail_json(msg=str(error), changed=bool(cluster.writes), adaptor=error.result.get("adaptor"))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import json
 import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -46,6 +48,18 @@ class Break(enum.Enum):
 Answer = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
 
 
+def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """A Status of an API server for a failure."""
+    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
+    return code, json.dumps({**body, "code": code}).encode(), headers
+
+
+THROTTLED = status(429, "too many requests, please try again later", **{"Retry-After": "1"})
+AWAY = status(503, "apiserver is shutting down")
+# What the API server makes of a timeout of etcd, for reads and writes (NewServerTimeout in apimachinery's pkg/api/errors).
+ETCD_TIMEOUT = status(500, "etcdserver: request timed out", **{"Retry-After": "1"})
+
+
 @contextlib.contextmanager
 def between(
     cluster: Cluster, kubeconfig: Path, intervene: Callable[[str, str], Answer | Break | None]
@@ -69,12 +83,19 @@ def between(
                 return self.reset()
             if isinstance(own, tuple):
                 return self.answer(*own)
+            is_watch = "watch=true" in self.path
             answer = upstream.request(
                 self.command,
                 cluster.server + self.path,
                 body=body,
-                headers={"Content-Type": self.headers.get("Content-Type", "application/json")},
+                headers={
+                    "Content-Type": self.headers.get("Content-Type", "application/json"),
+                    "User-Agent": self.headers.get("User-Agent", ""),
+                },
+                preload_content=not is_watch,
             )
+            if is_watch and answer.status == HTTPStatus.OK:
+                return self.follow(answer)
             if own is Break.AFTER:
                 return self.reset()
             if own is Break.AMID:
@@ -100,6 +121,16 @@ def between(
             if cut is not None:
                 self.reset()
 
+        def follow(self, answer: urllib3.BaseHTTPResponse) -> None:
+            """Pass the events of a watch on as they come."""
+            self.send_response(answer.status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            # The client closes the connection when it has seen enough.
+            with answer, contextlib.suppress(OSError):
+                for chunk in answer.stream():
+                    self.wfile.write(chunk)
+
         def reset(self) -> None:
             """Close the connection like a crashed peer: with RST, not FIN."""
             linger = struct.pack("ii", 1, 0)
@@ -110,8 +141,34 @@ def between(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        # A watch without a reader lasts until its timeout.
+        server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@contextlib.contextmanager
+def bad_weather(cluster: Cluster, kubeconfig: Path, every: int) -> Iterator[Path]:
+    """A kubeconfig of the same user, while the block runs, with which one of `every` requests fails in some way that passes."""
+    passing = itertools.cycle((Break.AFTER, AWAY, Break.AMID, THROTTLED, Break.BEFORE, ETCD_TIMEOUT))
+    count = itertools.count(1)
+
+    def intervene(_method: str, _path: str) -> Answer | Break | None:
+        return next(passing) if next(count) % every == 0 else None
+
+    with between(cluster, kubeconfig, intervene) as url:
+        path = kubeconfig.with_suffix(".bad-weather")
+        settings = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "proxy",
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": url}}],
+            "users": [{"name": "proxy", "user": {"token": "not-a-secret"}}],
+        }
+        path.write_text(json.dumps(settings))
+        yield path
+        assert next(count) > every, "No request has failed."

@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 
 from tests.cluster.openshift import set_status
-from tests.integration.apiserver import Break, between, requests_of
+from tests.integration.apiserver import AWAY, ETCD_TIMEOUT, THROTTLED, Break, between, requests_of, status
 
 NAMESPACE = "faults-test"
 NODES = ("faults-a", "faults-b")
@@ -24,18 +24,8 @@ RESOURCE = "kata.peerpods.io/vm"
 CONFIG = f"/namespaces/{NAMESPACE}/peerpodconfigs"
 
 
-def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    """A Status of an API server for a failure."""
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
-    return code, json.dumps({**body, "code": code}).encode(), headers
-
-
-THROTTLED = status(429, "too many requests, please try again later", **{"Retry-After": "1"})
 BROKEN = status(500, "etcdserver: leader changed")
 EXPIRED_EVENT = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410}}).encode() + b"\n"
-AWAY = status(503, "apiserver is shutting down")
-# What the API server makes of a timeout of etcd, for reads and writes (NewServerTimeout in apimachinery's pkg/api/errors).
-ETCD_TIMEOUT = status(500, "etcdserver: request timed out", **{"Retry-After": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +67,7 @@ def config(cluster, pool):
 
 
 @pytest.fixture
-def run_with_faults(cluster, config, run_module, request):
+def run_with_faults(cluster, config, run_module, request, tmp_path):
     """Run peerpod_limit as a user of this test through a proxy that calls `intervene`."""
 
     def run(intervene, module="peerpod_limit", check=False, **arguments) -> dict:
@@ -85,7 +75,9 @@ def run_with_faults(cluster, config, run_module, request):
         if module == "peerpod_limit":
             arguments = {"name": "ours", "namespace": NAMESPACE, **arguments}
         with between(cluster, kubeconfig, intervene) as url:
-            return run_module(module, {"host": url, "api_key": "not-a-secret", **arguments}, check=check)
+            # kubernetes.core caches discovery there by host, and the port may have been that of another proxy.
+            temporary = {"TMPDIR": str(tmp_path)}
+            return run_module(module, {"host": url, "api_key": "not-a-secret", **arguments}, check=check, env=temporary)
 
     return run
 
@@ -408,6 +400,92 @@ def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_with_faul
         assert stored["webhooks"] == [result["webhook"]]
     finally:
         cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
+
+
+WEBHOOK = {"name": "faults-partial", "url": "https://example.com/", "verify": False}
+POLICY = {"name": "faults-partial", "verify": False}
+SETTINGS = {
+    "namespace": NAMESPACE,
+    "config_map": {"PROXY_TIMEOUT": "5m"},
+    "secret": {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"},
+}
+CAPACITY = {"resource": "example.com/faults", "managers": ["faults-agent"]}
+
+
+@pytest.fixture
+def no_leftovers(cluster, config):
+    for name in NODES:
+        slots = {"status": {"capacity": {CAPACITY["resource"]: "1"}}}
+        cluster.merge(f"node/{name}", slots, subresource="status", manager=CAPACITY["managers"][0])
+    yield
+    kinds = "mutatingwebhookconfiguration,mutatingadmissionpolicy,mutatingadmissionpolicybinding"
+    cluster.kubectl("delete", kinds, "faults-partial", "--ignore-not-found")
+    cluster.kubectl(
+        "delete", "configmap/peer-pods-cm", "secret/peer-pods-secret", "-n", NAMESPACE, "--ignore-not-found"
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "written"),
+    [
+        ("peerpod_limit", {"limit": 20}, "PATCH /apis/confidentialcontainers.org/v1alpha1" + CONFIG + "/ours"),
+        ("mutating_webhook", WEBHOOK, "POST /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"),
+        ("mutating_policy", POLICY, "POST /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"),
+        ("adaptor_config", SETTINGS, ""),
+        ("peerpod_capacity", CAPACITY, ""),
+    ],
+)
+def test_a_write_of_which_the_result_is_not_known_is_reported_as_a_change(
+    no_leftovers, run_with_faults, module, arguments, written
+):
+    """The response to the first write is lost, and the credentials expire before the object can be read."""
+    writes = []
+
+    def intervene(method, path):
+        if writes:
+            return status(401, "Unauthorized")
+        if method == "GET":
+            return None
+        writes.append(path)
+        return Break.AFTER
+
+    result = run_with_faults(intervene, module=module, **arguments)
+    assert result["failed"]
+    assert result["changed"]
+    assert "It is not known whether the change was made: run the task again." in result["msg"]
+    if written:
+        assert result["msg"].endswith(f"Written before: {written} (perhaps).")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "reported"),
+    [
+        (
+            "mutating_policy",
+            POLICY,
+            "Written before: POST /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies.",
+        ),
+        ("adaptor_config", SETTINGS, "Written: Secret/peer-pods-secret."),
+        ("peerpod_capacity", CAPACITY, ""),
+    ],
+)
+def test_what_was_written_before_a_failure_is_reported(no_leftovers, run_with_faults, module, arguments, reported):
+    writes = []
+
+    def intervene(method, path):
+        if method == "GET":
+            return None
+        writes.append(path)
+        return status(403, "an administrator has stopped this") if len(writes) > 1 else None
+
+    result = run_with_faults(intervene, module=module, **arguments)
+    assert len(writes) == 2
+    assert result["failed"]
+    assert result["changed"]
+    assert "an administrator has stopped this" in result["msg"]
+    assert reported in result["msg"]
+    if module == "peerpod_capacity":
+        assert result["nodes"] == [writes[0].split("/")[4]]
 
 
 def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_with_faults):

@@ -623,7 +623,10 @@ def test_other_bad_input_is_rejected(run, args, msg):
                 "You are not authorized. Encoded authorization failure message: AbCd",
             ),
             f"EC2 in {REGION} rejected DescribeSecurityGroups with UnauthorizedOperation: ",
-            "You are not authorized. Grant these credentials the permissions",
+            (
+                "You are not authorized. aws sts decode-authorization-message --query DecodedMessage --output text --encoded-message AbCd shows the "
+                "reason to identities with sts:DecodeAuthorizationMessage. Grant ec2:DescribeSecurityGroups to the identity"
+            ),
         ),
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},

@@ -128,7 +128,7 @@ def apply_settings(
     try:
         run.apply()
     except ClusterError as error:
-        if not run.written:
+        if not cluster.writes:
             raise
         raise AdaptorError(f"{error} {run.explain_written()}", run.result()) from error
     run.warn_of_hold()
@@ -604,14 +604,15 @@ class _Run:
         return self.plan is not None and self.strategy["after"] == ON_DELETE != self.plan.strategy
 
     def explain_written(self) -> str:
+        replaced = f" Replaced: the cloud-api-adaptor pods of {join_names(self.replaced)}." if self.replaced else ""
         if not self.written:
-            return "Nothing was written."
+            return f"Nothing was written.{replaced}"
         note = (
             f" caaUpdateStrategy in {FEATURE_GATES} stays {ON_DELETE} until every pod is replaced."
             if self.stays_held
             else ""
         )
-        return f"Written: {', '.join(self.written)}.{note}"
+        return f"Written: {', '.join(self.written)}.{note}{replaced}"
 
     def warn_of_hold(self) -> None:
         if self.module.check_mode or not self.stays_held:
@@ -628,7 +629,7 @@ class _Run:
         replaces = bool(plan and plan.targets)
         daemon_set = self.daemon_set
         return {
-            "changed": bool(self.written or self.replaced),
+            "changed": bool(self.written or self.replaced or self.cluster.writes),
             "written": self.written,
             "diff": self.diff,
             "adaptor": {

@@ -22,6 +22,15 @@ from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
     ansible_dict_to_boto3_tag_list,
     boto3_tag_specifications,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.refusals import (
+    THROTTLING,
+    advise_code,
+    advise_exception,
+    decode_command,
+    explain_decoded,
+    is_of_credentials,
+    split_encoded,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, Rule, rules_of
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import Group, ip_permission
 
@@ -60,26 +69,12 @@ _RETRY = AWSRetry.jittered_backoff(
         # The error of a page after the first one, if its token has expired: the request starts again.
         "InvalidNextToken",
         "InvalidPaginationToken",
+        *THROTTLING,
     ],
 )
 
-_LOG_IN = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary "
-    "credentials), or name a profile with AWS_PROFILE or the profile option."
-)
-_EXPIRED = f"The credentials have expired: get new ones. {_LOG_IN}"
-_GRANT = "Grant these credentials the permissions that the module's documentation lists."
-_ADVICE = {
-    "AccessDeniedException": _GRANT,
-    "AuthFailure": _LOG_IN,
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "InvalidClientTokenId": _LOG_IN,
-    "RequestExpired": f"{_EXPIRED} If they have not, check this machine's clock.",
-    "SignatureDoesNotMatch": _LOG_IN,
-    "UnauthorizedOperation": _GRANT,
-    "UnrecognizedClientException": _LOG_IN,
-}
+# The prefixes of IAM actions.
+IAM_PREFIXES = {"EC2": "ec2", "Service Quotas": "servicequotas"}
 
 
 class Ec2Error(Exception):
@@ -99,7 +94,10 @@ class Ec2:
     def __init__(self, module: AnsibleAWSModule):
         self.region = module.region
         self._module = module
-        self._client = module.client("ec2", retry_decorator=_RETRY)
+        try:
+            self._client = module.client("ec2", retry_decorator=_RETRY)
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def instances(self, instance_ids: Sequence[str]) -> list[dict]:
         """The existing instances from DescribeInstances, in the order of `instance_ids`."""
@@ -113,8 +111,8 @@ class Ec2:
     def live_instances(self) -> list[dict]:
         """The running and pending instances from DescribeInstances."""
         states = {"Name": "instance-state-name", "Values": ["pending", "running"]}
-        answer = self._query("DescribeInstances", PAGE_SIZE, Filters=[states])
-        return [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
+        reservations = self._query("DescribeInstances", "Reservations", PAGE_SIZE, Filters=[states])
+        return [instance for reservation in reservations for instance in reservation["Instances"]]
 
     def subnet(self, subnet_id: str) -> dict | None:
         """The subnet from DescribeSubnets; None if it does not exist."""
@@ -123,8 +121,7 @@ class Ec2:
     def capacity_reservations(self) -> list[dict]:
         """The reservations from DescribeCapacityReservations that have capacity now."""
         active = {"Name": "state", "Values": ["active"]}
-        answer = self._query("DescribeCapacityReservations", PAGE_SIZE, Filters=[active])
-        return answer["CapacityReservations"]
+        return self._query("DescribeCapacityReservations", "CapacityReservations", PAGE_SIZE, Filters=[active])
 
     def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
         """The default number of vCPUs by instance type, for the types that the region offers."""
@@ -144,7 +141,7 @@ class Ec2:
         client = self._module.client("service-quotas", retry_decorator=_RETRY)
         with self._calling("GetServiceQuota", "Service Quotas"):
             answer = client.get_service_quota(ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True)
-        return int(answer["Quota"]["Value"])
+            return int(answer["Quota"]["Value"])
 
     def groups(self, group_ids: Sequence[str]) -> list[Group]:
         """The groups, in the order of `group_ids`; waits a moment for a group that is new."""
@@ -199,8 +196,10 @@ class Ec2:
         ]
 
     def prefix_list_cidrs(self, prefix_list_id: str) -> list[str]:
-        answer = self._query("GetManagedPrefixListEntries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id)
-        return [entry["Cidr"] for entry in answer["Entries"]]
+        entries = self._query(
+            "GetManagedPrefixListEntries", "Entries", PREFIX_LIST_PAGE_SIZE, PrefixListId=prefix_list_id
+        )
+        return [entry["Cidr"] for entry in entries]
 
     def authorize(self, rules: Sequence[Rule], tags: Mapping[str, str], dry_run: bool = False) -> list[Rule]:
         """Add these rules of one group and direction, and return those that this call added.
@@ -289,10 +288,9 @@ class Ec2:
     ) -> Iterator[dict]:
         for start in range(0, len(ids), FILTER_VALUES):
             values = list(ids[start : start + FILTER_VALUES])
-            answer = self._query(operation, page_size, Filters=[{"Name": filter_name, "Values": values}])
-            yield from answer[key]
+            yield from self._query(operation, key, page_size, Filters=[{"Name": filter_name, "Values": values}])
 
-    def _query(self, operation: str, page_size: int, **params: Any) -> dict:
+    def _query(self, operation: str, key: str, page_size: int, **params: Any) -> list[dict]:
         """All pages of a request as one response; if one page fails, the request fails."""
         with self._calling(operation):
             return paginated_query_with_retries(
@@ -301,7 +299,7 @@ class Ec2:
                 _RETRY,
                 PaginationConfig={"PageSize": page_size},
                 **params,
-            )
+            )[key]
 
     @contextmanager
     def _calling(self, operation: str, service: str = "EC2") -> Iterator[None]:
@@ -309,21 +307,57 @@ class Ec2:
             yield
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            # EC2 appends some kilobytes that only sts:DecodeAuthorizationMessage can read.
-            message = error.response["Error"]["Message"].split("Encoded authorization failure")[0]
-            raise Ec2Error(
-                f"{service} in {self.region} rejected {operation} with {code}: "
-                f"{message.strip().rstrip('.')}. {_ADVICE.get(code, '')}".strip(),
-                code=code,
-            ) from error
+            message, encoded = split_encoded(error.response["Error"]["Message"])
+            sent = error.operation_name
+            if is_of_credentials(sent):
+                what, action = (
+                    f"Getting credentials for {service} {operation} failed: AWS rejected {sent}",
+                    f"sts:{sent}",
+                )
+            else:
+                what, action = (
+                    f"{service} in {self.region} rejected {operation}",
+                    f"{IAM_PREFIXES[service]}:{operation}",
+                )
+            reasons = [f"{what} with {code}: {message}."]
+            if encoded:
+                reasons.append(self._explain_encoded(encoded))
+            reasons.append(advise_code(code, message, action))
+            raise Ec2Error(" ".join(filter(None, reasons)), code=code) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
             raise Ec2Error(
-                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_LOG_IN}"
+                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_advise(error)}"
+            ) from error
+        # botocore makes an empty answer of XML that is not that of AWS, such as a page of HTML.
+        except KeyError as error:
+            raise Ec2Error(
+                f"The answer to {service} {operation} in {self.region} is not that of AWS: it has no {error.args[0]}. Check endpoint_url, and "
+                "the proxy between this machine and AWS."
             ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # botocore appends the whole received text to the message about a truncated response.
             reason = str(error).splitlines()[0].rstrip(".:")
             raise Ec2Error(
-                f"Calling {service} {operation} in {self.region} failed: {reason}. Check region "
-                "and endpoint_url, and that this machine reaches AWS (DNS, proxy)."
+                f"Calling {service} {operation} in {self.region} failed: {reason}. {_advise(error)}"
             ) from error
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _explain_encoded(self, encoded: str) -> str:
+        """The reason of a denial, or the command that shows it if these credentials may not decode it."""
+        try:
+            answer = self._module.client("sts").decode_authorization_message(EncodedMessage=encoded)
+            return explain_decoded(answer["DecodedMessage"])
+        except (BotoCoreError, ClientError, ResponseParserError, ValueError):
+            return f"{decode_command(encoded)} shows the reason to identities with sts:DecodeAuthorizationMessage."
+
+
+def _unreadable(error: OSError) -> Ec2Error:
+    """botocore does not handle the absence of a token file or of the command that supplies credentials."""
+    return Ec2Error(
+        f"A file of the AWS credentials cannot be read: {error}. Correct the path in the environment or in the profile."
+    )
+
+
+def _advise(error: Exception) -> str:
+    return advise_exception({base.__name__ for base in type(error).__mro__})

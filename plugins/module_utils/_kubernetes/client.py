@@ -9,6 +9,7 @@ Requests use plain paths and dicts, because all kinds are known in advance: no A
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -21,8 +22,10 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import (
     KUBERNETES_IMPORT_ERROR,
     ClusterError,
+    PersistentClient,
     connect,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # Without the library, Cluster fails with a message about it.
 with contextlib.suppress(ImportError):
@@ -57,8 +60,20 @@ def retry_conflicts(attempt: Callable[[], T]) -> T:
     return _retry_on(409, CONFLICT_RETRIES, attempt)
 
 
+@contextlib.contextmanager
+def reporting_writes(module: AnsibleModule, *errors: type[Exception]) -> Iterator[Cluster]:
+    """A Cluster. After a ClusterError or one of `errors`, the module fails with what was written before."""
+    cluster = Cluster(module)
+    expected: tuple[type[Exception], ...] = (ClusterError, *errors)
+    try:
+        yield cluster
+    except expected as error:
+        written = f" Written before: {join_names(cluster.writes)}." if cluster.writes else ""
+        module.fail_json(msg=f"{error}{written}", changed=bool(cluster.writes))
+
+
 class Cluster:
-    """A connection to one API server; create one per module run.
+    """A connection to one API server, which is opened by the first request; create one per module run.
 
     Paths are the API's own, as the API reference prints them
     (`/api/v1/nodes`, `/apis/confidentialcontainers.org/v1alpha1/...`).
@@ -67,12 +82,15 @@ class Cluster:
     def __init__(self, module: AnsibleModule):
         if KUBERNETES_IMPORT_ERROR:
             module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-        self._client = connect(_AsK8SModule(module)).client
+        self._module = module
+        # What was written so far, for the result of a module that fails: "PATCH /api/v1/…".
+        self.writes: list[str] = []
 
-    @property
-    def writes(self) -> list[str]:
-        """The writes so far, for the result of a module that fails: "PATCH /api/v1/…"."""
-        return self._client.writes
+    @functools.cached_property
+    def _client(self) -> PersistentClient:
+        client = connect(_AsK8SModule(self._module)).client
+        client.writes = self.writes
+        return client
 
     def get(self, path: str) -> dict | None:
         """The object at `path`, or None if it does not exist or its kind is not served."""

@@ -1,0 +1,150 @@
+"""A request to AWS that is rejected or not sent: the module names the cause and what to do.
+
+One module stands for all: they share the client. Requests go through a proxy to moto.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.aws import REGION, Moto
+from tests.ec2_proxy import Ec2Proxy, Fault, ec2_proxy, refuse
+
+ACTION = "DescribeSubnets"
+ROLE = "arn:aws:iam::123456789012:role/peerpods"
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+ENCODED = refuse(403, "UnauthorizedOperation", "You are not authorized. Encoded authorization failure message: AbCd")
+
+
+@pytest.fixture
+def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
+    with ec2_proxy(moto.endpoint_url) as server:
+        yield server
+
+
+@pytest.fixture
+def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict], tmp_path: Path) -> Callable[..., str]:
+    """The message of the module, which fails; a value of `env` may name files in a directory with the profiles."""
+    (tmp_path / "config").write_text(
+        "[profile sso]\nsso_start_url = https://example.com/start\nsso_region = us-east-1\nsso_account_id = 123456789012\n"
+        "sso_role_name = admin\n"
+        f"[profile role]\nrole_arn = {ROLE}\nsource_profile = base\n"
+        "[profile command]\ncredential_process = /nonexistent/helper\n"
+        f"[profile loop]\nrole_arn = {ROLE}\nsource_profile = missing\n"
+        "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = example\n"
+    )
+
+    # The CA bundle is read before the handshake.
+    tls = proxy.url.replace("http:", "https:")
+
+    def run(**env: str) -> str:
+        environment = {
+            **moto.environment,
+            "HOME": str(tmp_path),
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            **{name: value.replace("DIRECTORY", str(tmp_path)).replace("TLS", tls) for name, value in env.items()},
+        }
+        result = run_module("ec2_subnet_usage_info", {"subnet": "subnet-1"}, env=environment)
+        assert result["failed"]
+        assert "\n" not in result["msg"]
+        return result["msg"].replace(str(tmp_path), "DIRECTORY")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {**NO_KEYS, "AWS_ROLE_ARN": ROLE, "AWS_WEB_IDENTITY_TOKEN_FILE": "DIRECTORY/missing"},
+            "No such file or directory: 'DIRECTORY/missing'. Correct the path in the environment or in the profile.",
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "TLS", "AWS_CA_BUNDLE": "DIRECTORY/missing", "AWS_MAX_ATTEMPTS": "1"},
+            "Check the CA bundle (AWS_CA_BUNDLE or the option aws_ca_bundle)",
+        ),
+        ({**NO_KEYS, "AWS_PROFILE": "sso"}, "The SSO session of the profile has ended: run aws sso login for it"),
+        (
+            {**NO_KEYS, "AWS_PROFILE": "command"},
+            "No such file or directory: '/nonexistent/helper'. Correct the path in the environment or in the profile.",
+        ),
+        (
+            {**NO_KEYS, "AWS_PROFILE": "loop"},
+            'The source_profile "missing" referenced in the profile "loop" does not exist.',
+        ),
+        (
+            {
+                "AWS_ENDPOINT_URL": "https://ec2.example.com",
+                "HTTPS_PROXY": "http://127.0.0.1:9",
+                "AWS_MAX_ATTEMPTS": "1",
+            },
+            "Check HTTPS_PROXY and NO_PROXY.",
+        ),
+    ],
+    ids=["token-file", "ca-bundle", "sso", "command", "profile", "proxy"],
+)
+def test_a_request_that_is_not_sent_is_reported_with_its_cause(run, env: dict[str, str], message: str):
+    assert message in run(**env)
+
+
+@pytest.mark.parametrize(
+    ("faults", "env", "message"),
+    [
+        (
+            {
+                "AssumeRole": refuse(
+                    403, "AccessDenied", f"User: a is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
+                )
+            },
+            {**NO_KEYS, "AWS_PROFILE": "role"},
+            (
+                f"Getting credentials for EC2 {ACTION} failed: AWS rejected AssumeRole with AccessDenied: User: a is not authorized to perform: "
+                f"sts:AssumeRole on resource: {ROLE}. Grant sts:AssumeRole on {ROLE} to the identity, and name the identity in the trust"
+            ),
+        ),
+        (
+            {ACTION: ENCODED, "DecodeAuthorizationMessage": refuse(403, "AccessDenied", "no")},
+            {},
+            (
+                f"EC2 in {REGION} rejected {ACTION} with UnauthorizedOperation: You are not authorized. aws sts decode-authorization-message "
+                "--query DecodedMessage --output text --encoded-message AbCd shows the reason to identities with "
+                "sts:DecodeAuthorizationMessage. Grant ec2:DescribeSubnets to the identity of these credentials."
+            ),
+        ),
+        (
+            {
+                ACTION: ENCODED,
+                "DecodeAuthorizationMessage": lambda pass_on: (
+                    200,
+                    b"<DecodeAuthorizationMessageResponse><DecodeAuthorizationMessageResult><DecodedMessage>"
+                    + json.dumps(
+                        {"explicitDeny": True, "matchedStatements": {"items": [{"statementId": "Sid1"}]}}
+                    ).encode()
+                    + b"</DecodedMessage></DecodeAuthorizationMessageResult></DecodeAuthorizationMessageResponse>",
+                ),
+            },
+            {},
+            "The identity may not do this on the resource: statement Sid1 denies it.",
+        ),
+        (
+            {ACTION: lambda pass_on: (200, b"<html>Log in here</html>")},
+            {},
+            f"The answer to EC2 {ACTION} in {REGION} is not that of AWS: it has no Subnets",
+        ),
+        ({ACTION: lambda pass_on: (200, b"Log in here")}, {}, f"Calling EC2 {ACTION} in {REGION} failed: "),
+    ],
+    ids=["assume-role", "encoded", "decoded", "html", "text"],
+)
+def test_a_rejection_is_reported_with_its_cause(
+    run, proxy, faults: dict[str, Fault], env: dict[str, str], message: str
+):
+    for action, fault in faults.items():
+        proxy.faults[action] = [fault]
+    assert message in run(**env)
