@@ -198,9 +198,9 @@ attributes:
     platforms: posix
 notes:
   - Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG; with
-    O(state=absent) one for each subscription. For each NSG to change, it takes one write and the polling of its completion. A single rule is written by itself, several rules with the whole
-    NSG in one request. If another client has changed the rule or the NSG meanwhile (its C(etag)), Azure rejects the write, and the
-    module reads and plans again. It does so as well if another operation replaced its write (C(Canceled)).
+    O(state=absent), one for each subscription. For each NSG to change, it takes one write and the polling of its completion. A single
+    rule is written by itself, several rules with the whole NSG in one request. If another client has changed the rule or the NSG
+    meanwhile (its C(etag)), or has replaced the operation (C(Canceled)), the module reads and plans again.
   - If a request fails, the module reads the NSG again, so that the result of the failure has all changes that were made.
   - O(state=absent) needs C(Microsoft.Network/networkSecurityGroups/read) on the subscription, as in the role Reader.
   - To change rules, the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
@@ -632,8 +632,8 @@ def fail_after_changes(
             unread = f" Whether {nsg['name']} was changed is unknown: {read_error}"
     done = [*done, (target, nsg, changed)]
     names = [nsg["name"] for dummy, nsg, plan in done if plan.changes]
-    before = f" Before that, {', '.join(names)} was changed. Fix the cause, then run the module again." if names else ""
-    module.fail_json(msg=f"{error}{before}{unread}", changed=bool(names or unread), **results(done))
+    made = f" Changes were made in {', '.join(names)}. Fix the cause, then run the module again." if names else ""
+    module.fail_json(msg=f"{error}{made}{unread}", changed=bool(names or unread), **results(done))
 
 
 def results(done: list[tuple[Target, dict, Plan]]) -> dict:

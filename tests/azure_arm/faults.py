@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Protocol
 
 from .errors import ArmError
@@ -142,6 +143,20 @@ def superseded(act_meanwhile: Callable[[], object]) -> Act:
         return answer
 
     return act
+
+
+def every_third(faults: list[Fault], *acts: Act) -> None:
+    """Apply one of `acts`, in turn, to every third request, also to those that repeat another."""
+    turns, count = cycle(acts), 0
+
+    def act_sometimes(request: Request, pass_on: PassOn) -> Answer | None:
+        nonlocal count
+        count += 1
+        faults.append(fault)
+        return pass_on() if count % 3 else next(turns)(request, pass_on)
+
+    fault = Fault("*", "", act_sometimes)
+    faults.append(fault)
 
 
 def _error(error: ArmError) -> Answer:

@@ -16,6 +16,7 @@ from tests.azure_arm.faults import (
     PassOn,
     another_operation_in_progress,
     authorization_failed,
+    every_third,
     first,
     hang_up,
     lose_the_answer,
@@ -1059,7 +1060,7 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert result["failed"]
     assert result["changed"]
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
-    assert " Before that, one was changed. Fix the cause" in result["msg"]
+    assert " Changes were made in one. Fix the cause" in result["msg"]
     created = {nsg["name"]: [body["name"] for body in nsg["created"]] for nsg in result["network_security_groups"]}
     assert created == {"one": [KATA, VXLAN], "two": []}
     assert world.rules(first_nsg).keys() == {"deny-vnet", KATA, VXLAN}
@@ -1083,7 +1084,7 @@ def test_changes_by_the_request_that_failed_are_reported(world, arm, run, state,
     result = run({**args, "state": state})
     assert result["failed"]
     assert result["changed"]
-    assert " Before that, demo-nsg was changed. " in result["msg"]
+    assert " Changes were made in demo-nsg. " in result["msg"]
     (done,) = result["network_security_groups"]
     changes = [*(body["name"] for body in done["created"]), *done["removed"]]
     assert set(changes) == before.keys() ^ world.rules(nsg).keys() == {KATA, VXLAN}
@@ -1127,20 +1128,6 @@ def test_an_operation_that_another_one_replaced_is_repeated(world, arm, run):
     assert writes(world.take_requests()) == [f"PUT {GROUP}"]
 
 
-def every_third(arm: AzureArm, act: Act) -> Fault:
-    """A fault of every third request, also of those that repeat another."""
-    count = 0
-
-    def act_sometimes(request: Request, pass_on: PassOn) -> Answer | None:
-        nonlocal count
-        count += 1
-        arm.faults.append(fault)
-        return pass_on() if count % 3 else act(request, pass_on)
-
-    fault = Fault("*", "", act_sometimes)
-    return fault
-
-
 @pytest.mark.parametrize(
     "act",
     [
@@ -1157,7 +1144,7 @@ def every_third(arm: AzureArm, act: Act) -> Fault:
 def test_every_third_request_fails(world, arm, run, act):
     """Nothing is done twice, nothing is left, and the result has all changes."""
     nsg, args = world.workers(DENY)
-    arm.faults += [every_third(arm, act)]
+    every_third(arm.faults, act)
     result = run(args)
     assert [body["name"] for body in result["network_security_groups"][0]["created"]] == [KATA, VXLAN]
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}

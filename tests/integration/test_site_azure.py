@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, faults
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
@@ -220,8 +220,12 @@ class TestCredentialsOfVariables:
             "id_rsa.pub": base64.b64encode(b"ssh-ed25519 AAAA you").decode()
         }
 
-    def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site):
+    def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site, arm: AzureArm):
+        """Although every third request to Azure fails, in one of the ways that Azure and networks fail."""
+        errors = faults.throttled(0.01), faults.refuse(503, "ServerTimeout", after=0.01), faults.hang_up
+        faults.every_third(arm.faults, *errors)
         completed = site.run("-vvv", "--diff")
+        arm.faults.clear()
         assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
         secret = site.cloud_environment["AZURE_CLIENT_SECRET"]
         for form in (secret, base64.b64encode(secret.encode()).decode()):
