@@ -405,7 +405,7 @@ class TestTeardown:
             "namespaces": [],
             "peerpodconfigs": [],
             "advertising_nodes": 0,
-            "security_rules": None,
+            "security_rules": [],
         }
 
     def test_a_second_run_changes_nothing(self, installed: Site, teardown: RoleAlone):

@@ -183,7 +183,7 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
         "namespaces": [NAMESPACE],
         "peerpodconfigs": ["peerpodconfig-openshift"],
         "advertising_nodes": len(nodes),
-        "security_rules": None,
+        "security_rules": [],
     }
 
 

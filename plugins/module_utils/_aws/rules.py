@@ -226,7 +226,12 @@ def kept_rules(rules: Iterable[Rule], cluster: Cluster) -> tuple[tuple[Rule, str
         if cluster.id in rule.references and others:
             kept.append((rule, f"It is also used by {join_names(others)}."))
         elif rule.is_managed and not rule.references:
-            kept.append((rule, f"It has no tag {REFERENCE_TAG}…, so it is not known which clusters use it."))
+            kept.append(
+                (
+                    rule,
+                    f"It has no tag {REFERENCE_TAG}…, so the clusters that use it are unknown.",
+                )
+            )
     return tuple(kept)
 
 

@@ -103,7 +103,10 @@ def test_rules_that_stay_are_reported_with_the_reason():
     rules = [rule(SHARED, 1), rule(MANAGED, 2), rule(THEIRS, 3), rule(OURS, 4), rule({}, 5)]
     assert [(r.from_port, reason) for r, reason in kept_rules(rules, A)] == [
         (1, "It is also used by demo-b (id-b)."),
-        (2, "It has no tag osc.peerpods/cluster/…, so it is not known which clusters use it."),
+        (
+            2,
+            "It has no tag osc.peerpods/cluster/…, so the clusters that use it are unknown.",
+        ),
     ]
 
 
