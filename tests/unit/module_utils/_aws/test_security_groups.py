@@ -222,6 +222,13 @@ def test_groups_without_egress_get_both_rules():
     assert opened == [("ingress", VM, NODE), ("egress", NODE, VM), ("ingress", NODE, VM), ("egress", VM, NODE)]
 
 
+def test_a_rule_that_a_later_one_makes_superfluous_is_not_added():
+    """The rules for the second worker serve the first one as well, and the third one has an ingress rule."""
+    between = ends({NODE, VM}, {VM}, {LB, NODE}, vms=(NODE,), worker_groups=(NODE, LB, VM))
+    opened = plan([ingress(NODE, LB)], between, [TO_VMS]).opened
+    assert list(map(planned, opened)) == [("egress", NODE, NODE), ("ingress", NODE, VM), ("egress", VM, NODE)]
+
+
 def test_a_worker_outside_of_the_named_groups_is_reported():
     with pytest.raises(SecurityGroupError, match=rf"groups {LB} have none of {NODE}, so 9000/tcp cannot be opened "):
         plan(ALL_OUT, ends({NODE}, {LB}, worker_groups=(NODE,)))
