@@ -352,17 +352,18 @@ def test_the_tags_of_the_clusters_rules_are_set_in_one_call(world, proxy, run):
 
 def test_of_the_groups_that_all_workers_share_the_narrowest_gets_the_rules(world, proxy, run):
     """Other machines with the other groups do not reach the kata agent."""
-    groups = {name: world.group(name) for name in ("corporate", "workers", "database")}
-    workers = world.instances(2, *groups.values())
-    for other in ("corporate", "database"):
-        world.instance(groups[other])
+    *others, narrowest = sorted(world.group(name) for name in ("one", "two", "three"))
+    workers = world.instances(2, narrowest, *others)
+    for other in others:
+        world.instance(other)
     result = run({"instance_ids": workers})
-    assert [(g["group_id"], len(g["opened"])) for g in result["groups"]] == sorted(
-        (group_id, 2 if name == "workers" else 0) for name, group_id in groups.items()
-    )
+    assert [(group["group_id"], len(group["opened"])) for group in result["groups"]] == [
+        *((other, 0) for other in others),
+        (narrowest, 2),
+    ]
     assert proxy.take_calls() == [*READS, GROUPS, INTERFACES, AUTHORIZE]
-    assert world.ports(groups["workers"]) == DEFAULT_PORTS
-    assert result["pod_vm_group_ids"] == sorted(groups.values())
+    assert world.ports(narrowest) == DEFAULT_PORTS
+    assert result["pod_vm_group_ids"] == [*others, narrowest]
 
     assert not run({"instance_ids": workers})["changed"]
     assert proxy.take_calls() == READS

@@ -111,9 +111,9 @@ def _aws_ports(answer: Mapping) -> dict:
     if "groups" not in answer:
         return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_PORTS)
     opened = [
-        f"{port['port']}/{port['protocol']} of {group['group_id']}"
+        f"{rule['port']}/{rule['protocol']}{' egress' if rule['direction'] == 'egress' else ''} of {group['group_id']}"
         for group in answer["groups"]
-        for port in group["opened"]
+        for rule in group["opened"]
     ]
     already_open = [
         f"{port['port']}/{port['protocol']} of {group['group_id']} (by {port['covered_by']})"

@@ -170,7 +170,8 @@ def _of_security_group(group: Mapping[str, Any]) -> Iterable[dict]:
     for state in ("opened", "already_open"):
         for port in group.get(state) or []:
             by = port.get("covered_by")
-            yield {"rule": f"{port['port']}/{port['protocol']}", "state": state, "by": by}
+            egress = " egress" if port.get("direction") == "egress" else ""
+            yield {"rule": f"{port['port']}/{port['protocol']}{egress}", "state": state, "by": by}
 
 
 def _of_network_security_group(group: Mapping[str, Any]) -> Iterable[dict]:

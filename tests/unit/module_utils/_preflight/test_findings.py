@@ -89,7 +89,7 @@ AWS = {
         "groups": [
             {
                 "group_id": "sg-1",
-                "opened": [{**PORT, "port": 15150}],
+                "opened": [{**PORT, "port": 15150, "direction": direction} for direction in ("ingress", "egress")],
                 "already_open": [{**PORT, "covered_by": "the group itself (tcp 9000)"}],
             }
         ],
@@ -528,7 +528,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "ports",
             [],
             "ok",
-            "Already open: 9000/tcp of sg-1 (by the group itself (tcp 9000)). Not open yet: 15150/tcp of sg-1.",
+            "(by the group itself (tcp 9000)). Not open yet: 15150/tcp of sg-1, 15150/tcp egress of sg-1.",
         ),
         (
             "vm-sizes",

@@ -83,7 +83,9 @@ AWS = {
         {
             "group_id": "sg-1",
             "group_name": "node",
-            "opened": [{"port": 15150, "protocol": "tcp"}],
+            "opened": [
+                {"port": 15150, "protocol": "tcp", "direction": direction} for direction in ("ingress", "egress")
+            ],
             "already_open": [{"port": 9000, "protocol": "tcp", "covered_by": "itself (tcp 9000)"}],
         },
     ],
@@ -256,6 +258,7 @@ def test_only_the_operator_is_shown():
             AWS,
             [
                 ("15150/tcp", "opened", None, "sg-1 (node)"),
+                ("15150/tcp egress", "opened", None, "sg-1 (node)"),
                 ("9000/tcp", "already_open", "itself (tcp 9000)", "sg-1 (node)"),
             ],
         ),
