@@ -17,7 +17,7 @@ description:
   - Workers connect to the kata-agent of their peer pods on port 15150, and both ends tunnel
     the traffic of the pods through port 9000. These two ports are the default.
   - The workers' groups are those that all workers share, and by default the VMs have the same groups. O(group_ids) and
-    O(pod_vm_group_ids) set others.
+    O(vm_group_ids) set others.
   - >-
     An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver and one group
     of the sender allow the traffic, also by a wider range of ports, a rule for all traffic, or CIDR blocks or prefix
@@ -53,7 +53,7 @@ options:
       - Every worker must have at least one of them. Without O(instance_ids) or O(nodes), the ports are opened for each of these groups.
     type: list
     elements: str
-  pod_vm_group_ids:
+  vm_group_ids:
     description:
       - The security groups of the VMs of peer pods, all of which each VM has, as C(AWS_SG_IDS) of C(peer-pods-cm) lists them.
       - Defaults to the groups of the workers, those of O(group_ids) or those that all workers share.
@@ -67,10 +67,10 @@ options:
     default:
       - port: 15150
         protocols: [tcp]
-        traffic: to_pod_vms
+        to: [vms]
       - port: 9000
         protocols: [tcp]
-        traffic: both
+        to: [vms, workers]
     suboptions:
       port:
         description:
@@ -86,13 +86,14 @@ options:
         elements: str
         choices: [tcp, udp]
         default: [tcp]
-      traffic:
+      to:
         description:
-          - The traffic to the port, from workers to the VMs of peer pods, from these to workers, or V(both).
-          - If workers and VMs have the same groups, one rule is for both.
-        type: str
-        choices: [both, to_pod_vms, to_workers]
-        default: both
+          - Where the port is. V(vms) opens it from the workers to the VMs, V(workers) from the VMs to the workers.
+          - If workers and VMs have the same groups, one rule opens both directions.
+        type: list
+        elements: str
+        choices: [vms, workers]
+        default: [vms, workers]
   state:
     description:
       - V(present) opens the ports.
@@ -172,7 +173,7 @@ EXAMPLES = r"""
     cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
     nodes:
       kubeconfig: ~/.kube/config
-    pod_vm_group_ids: [sg-0f3a5b1c2d4e6f708]
+    vm_group_ids: [sg-0f3a5b1c2d4e6f708]
 
 - name: Open the tunnel for TCP and UDP on a given group
   osc.peerpods.security_group_ports:
@@ -182,7 +183,7 @@ EXAMPLES = r"""
     group_ids: [sg-0f3a5b1c2d4e6f708]
     ports:
       - port: 15150
-        traffic: to_pod_vms
+        to: [vms]
       - port: 9000
         protocols: [tcp, udp]
     tags:
@@ -280,7 +281,7 @@ reason:
   returned: success
   type: str
   sample: sg-f451f7b0118021613 (node) is on all 3 instances.
-pod_vm_group_ids:
+vm_group_ids:
   description: The security groups of the VMs of peer pods; empty with O(state=absent).
   returned: success
   type: list
@@ -335,7 +336,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     plan_tags,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
-    TRAFFIC,
+    VMS,
+    WORKERS,
     Addresses,
     Ends,
     Flow,
@@ -540,7 +542,7 @@ def close_ports(module: AnsibleAWSModule, task: Task) -> dict:
     except InterruptionError as error:
         return failure(error, describe)
     reason = f"The rules in {ec2.region} with the tag of the cluster {task.cluster.name}."
-    return {**describe(plan), "reason": reason, "instances": [], "pod_vm_group_ids": []}
+    return {**describe(plan), "reason": reason, "instances": [], "vm_group_ids": []}
 
 
 def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
@@ -557,7 +559,7 @@ def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
     ec2 = Ec2(module)
     instances = ec2.instances(workers)
     check_instances(workers, instances, ec2.region)
-    ends, reason = ends_of(instances, params["group_ids"] or (), params["pod_vm_group_ids"] or ())
+    ends, reason = ends_of(instances, params["group_ids"] or (), params["vm_group_ids"] or ())
     groups = groups_of(instances)
     groups |= {group.group_id: group for group in ec2.groups([id_ for id_ in ends.group_ids if id_ not in groups])}
     vpc_ids = sorted(
@@ -581,7 +583,7 @@ def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
     return {
         **describe(plan),
         "reason": reason,
-        "pod_vm_group_ids": list(ends.vm_groups),
+        "vm_group_ids": list(ends.vm_groups),
         "instances": [
             {
                 "instance_id": instance["InstanceId"],
@@ -659,15 +661,15 @@ def main() -> None:
             "instance_ids": {"type": "list", "elements": "str"},
             "nodes": NODES_OPTION,
             "group_ids": {"type": "list", "elements": "str"},
-            "pod_vm_group_ids": {"type": "list", "elements": "str"},
+            "vm_group_ids": {"type": "list", "elements": "str"},
             "cluster_name": {"type": "str", "required": True},
             "cluster_id": {"type": "str", "required": True},
             "ports": {
                 "type": "list",
                 "elements": "dict",
                 "default": [
-                    {"port": 15150, "protocols": ["tcp"], "traffic": "to_pod_vms"},
-                    {"port": 9000, "protocols": ["tcp"], "traffic": "both"},
+                    {"port": 15150, "protocols": ["tcp"], "to": [VMS]},
+                    {"port": 9000, "protocols": ["tcp"], "to": [VMS, WORKERS]},
                 ],
                 "options": {
                     "port": {"type": "int", "required": True},
@@ -677,7 +679,7 @@ def main() -> None:
                         "choices": ["tcp", "udp"],
                         "default": ["tcp"],
                     },
-                    "traffic": {"choices": list(TRAFFIC), "default": "both"},
+                    "to": {"type": "list", "elements": "str", "choices": [VMS, WORKERS], "default": [VMS, WORKERS]},
                 },
             },
             "state": {"choices": ["present", "absent"], "default": "present"},

@@ -201,7 +201,7 @@ def test_absent_removes_the_rules_of_the_cluster_wherever_they_are(world, proxy,
     workers = world.instances(2, node)
     tunnel = {"ports": [{"port": 9000, "protocols": ["tcp", "udp"]}]}
     run({"instance_ids": workers, **tunnel})
-    run({"instance_ids": workers, "ports": [{"port": 443}], "pod_vm_group_ids": [other_group]})
+    run({"instance_ids": workers, "ports": [{"port": 443}], "vm_group_ids": [other_group]})
     assert world.ports(node) == [(22, "tcp"), (443, "tcp"), (9000, "tcp"), (9000, "udp")]
     assert world.ports(other_group) == [(443, "tcp")]
     world.ec2.terminate_instances(InstanceIds=workers[:1])
@@ -363,7 +363,7 @@ def test_of_the_groups_that_all_workers_share_the_narrowest_gets_the_rules(world
     ]
     assert proxy.take_calls() == [*READS, GROUPS, INTERFACES, AUTHORIZE]
     assert world.ports(narrowest) == DEFAULT_PORTS
-    assert result["pod_vm_group_ids"] == [*others, narrowest]
+    assert result["vm_group_ids"] == [*others, narrowest]
 
     assert not run({"instance_ids": workers})["changed"]
     assert proxy.take_calls() == READS
@@ -399,7 +399,7 @@ def test_one_open_group_of_the_set_is_enough(world, run):
 def test_vms_in_their_own_group(world, proxy, run):
     """Also for workers that share no group."""
     first, second, vms = world.group("one"), world.group("two"), world.group("vms")
-    args = {"instance_ids": [world.instance(first), world.instance(second)], "pod_vm_group_ids": [vms]}
+    args = {"instance_ids": [world.instance(first), world.instance(second)], "vm_group_ids": [vms]}
     predicted = run(args, check=True, diff=True)
     proxy.take_calls()
     result = run(args, diff=True)
@@ -415,7 +415,7 @@ def test_vms_in_their_own_group(world, proxy, run):
         second: [(9000, vms)],
         vms: sorted((port, group) for port in (9000, 15150) for group in (first, second)),
     }
-    assert result["pod_vm_group_ids"] == [vms]
+    assert result["vm_group_ids"] == [vms]
     assert not run(args)["changed"]
     assert run({"state": "absent"})["changed"]
     assert [world.ports(group) for group in (first, second, vms)] == [[], [], []]
@@ -426,7 +426,7 @@ def test_groups_without_egress_rules(world, proxy, run):
     for group in (node, vms):
         permission = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
         world.ec2.revoke_security_group_egress(GroupId=group, IpPermissions=[permission])
-    args = {"instance_ids": [world.instance(node)], "pod_vm_group_ids": [vms]}
+    args = {"instance_ids": [world.instance(node)], "vm_group_ids": [vms]}
     result = run(args)
     opened = {
         group["group_id"]: [(rule["direction"], rule["port"], rule["peer"]) for rule in group["opened"]]
@@ -453,7 +453,7 @@ def test_named_groups_are_used_for_the_given_workers(world, run):
     result = run({"instance_ids": workers, "group_ids": [first, second]})
     assert [len(group["opened"]) for group in result["groups"]] == [2, 2]
     assert [instance["instance_id"] for instance in result["instances"]] == workers
-    assert result["pod_vm_group_ids"] == [first, second]
+    assert result["vm_group_ids"] == [first, second]
     assert run({"instance_ids": workers, "group_ids": [first], "ports": [{"port": 1}]})["msg"] == (
         f"Workers with the security groups {second} have none of {first}, so 1/tcp cannot be opened for them. Add one of their "
         "groups to group_ids."
@@ -559,7 +559,7 @@ def test_workers_without_a_common_group(world, proxy, run):
     assert result["failed"]
     assert result["msg"] == (
         f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other_group}. Set group_ids to the groups of the workers to use, or pod_vm_group_ids to those of the "
+        f"{workers[1]} has {other_group}. Set group_ids to the groups of the workers to use, or vm_group_ids to those of the "
         "VMs."
     )
     assert AUTHORIZE not in proxy.take_calls()

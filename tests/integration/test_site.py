@@ -383,7 +383,7 @@ class TestTeardown:
             "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
             "peerpodconfigs": [],
             "advertising_nodes": 0,
-            "security_rules": None,
+            "security_rules": [],
         }
         assert stays(planned) == stays(output)
         for text in (planned, output):

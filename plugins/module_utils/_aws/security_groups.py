@@ -20,9 +20,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 WORKERS, VMS = "workers", "vms"
 
-# The receivers of a port by the option `traffic`.
-TRAFFIC = {"both": (VMS, WORKERS), "to_pod_vms": (VMS,), "to_workers": (WORKERS,)}
-
 ANYWHERE = "0.0.0.0/0"
 
 _INSTANCE_ID = re.compile(r"(?:aws://.*/)?(i-[0-9a-f]{8,17})")
@@ -104,7 +101,7 @@ def wanted_flows(ports: Iterable[Mapping]) -> tuple[Flow, ...]:
         if not 1 <= entry["port"] <= 65535:
             raise SecurityGroupError(f"{entry['port']} is not a port. Set ports from 1 to 65535.")
         for protocol in entry["protocols"]:
-            for receiver in TRAFFIC[entry["traffic"]]:
+            for receiver in entry["to"]:
                 flows[Flow(Port(entry["port"], protocol), receiver)] = None
     return tuple(flows)
 
@@ -149,13 +146,11 @@ def groups_of(instances: Iterable[Mapping]) -> dict[str, Group]:
     }
 
 
-def ends_of(
-    instances: Sequence[Mapping], group_ids: Sequence[str], pod_vm_group_ids: Sequence[str]
-) -> tuple[Ends, str]:
+def ends_of(instances: Sequence[Mapping], group_ids: Sequence[str], vm_group_ids: Sequence[str]) -> tuple[Ends, str]:
     """The ends of the traffic, and a sentence with the reason for this selection.
 
     Without instances, each of `group_ids` counts as a worker that has only this group: then a rule is in force for every
-    worker that has one of them. `pod_vm_group_ids` default to the groups of the workers.
+    worker that has one of them. `vm_group_ids` default to the groups of the workers.
     """
     names = groups_of(instances)
     worker_sets = tuple(
@@ -167,16 +162,16 @@ def ends_of(
         worker_groups = tuple(sorted(frozenset.intersection(*worker_sets)))
         if worker_groups:
             reason = _shared(worker_groups, names, len(instances))
-        elif pod_vm_group_ids:
+        elif vm_group_ids:
             worker_groups, reason = tuple(sorted(names)), f"The {len(instances)} instances share no security group."
         else:
             raise SecurityGroupError(
                 f"The {len(instances)} instances share no security group: {_describe_instances(instances)}. "
-                "Set group_ids to the groups of the workers to use, or pod_vm_group_ids to those of the VMs."
+                "Set group_ids to the groups of the workers to use, or vm_group_ids to those of the VMs."
             )
-    vm_groups = tuple(dict.fromkeys(pod_vm_group_ids)) or worker_groups
-    if pod_vm_group_ids:
-        reason += f" The VMs have {', '.join(vm_groups)} (named by pod_vm_group_ids)."
+    vm_groups = tuple(dict.fromkeys(vm_group_ids)) or worker_groups
+    if vm_group_ids:
+        reason += f" The VMs have {', '.join(vm_groups)} (named by vm_group_ids)."
     return Ends(worker_sets, worker_groups, vm_groups), reason
 
 

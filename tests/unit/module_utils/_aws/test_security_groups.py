@@ -440,7 +440,7 @@ def test_the_groups_that_all_instances_share(instances, shared, reason):
 
 
 @pytest.mark.parametrize(
-    ("instances", "group_ids", "pod_vm_group_ids", "expected", "reason"),
+    ("instances", "group_ids", "vm_group_ids", "expected", "reason"),
     [
         ([], ["sg-a", "sg-b"], [], ends({"sg-a"}, {"sg-b"}, worker_groups=("sg-a", "sg-b")), "Named by group_ids."),
         (
@@ -455,19 +455,19 @@ def test_the_groups_that_all_instances_share(instances, shared, reason):
             [],
             ["sg-v", "sg-w"],
             ends({"sg-a"}, vms=("sg-v", "sg-w")),
-            "sg-a (name-of-sg-a) is on the only instance. The VMs have sg-v, sg-w (named by pod_vm_group_ids).",
+            "sg-a (name-of-sg-a) is on the only instance. The VMs have sg-v, sg-w (named by vm_group_ids).",
         ),
         (
             [instance(1, "sg-a"), instance(2, "sg-b")],
             [],
             ["sg-v"],
             ends({"sg-a"}, {"sg-b"}, vms=("sg-v",), worker_groups=("sg-a", "sg-b")),
-            "The 2 instances share no security group. The VMs have sg-v (named by pod_vm_group_ids).",
+            "The 2 instances share no security group. The VMs have sg-v (named by vm_group_ids).",
         ),
     ],
 )
-def test_named_groups(instances, group_ids, pod_vm_group_ids, expected, reason):
-    assert ends_of(instances, group_ids, pod_vm_group_ids) == (expected, reason)
+def test_named_groups(instances, group_ids, vm_group_ids, expected, reason):
+    assert ends_of(instances, group_ids, vm_group_ids) == (expected, reason)
 
 
 def test_without_a_shared_group_the_groups_of_each_instance_are_listed():
@@ -475,7 +475,7 @@ def test_without_a_shared_group_the_groups_of_each_instance_are_listed():
         ends_of([instance(1, "sg-a"), instance(2, "sg-b", "sg-a"), instance(3), instance(4)], [], [])
     assert str(error.value) == (
         "The 4 instances share no security group: i-00000001 has sg-a; i-00000002 has sg-a, sg-b; "
-        "i-00000003, i-00000004 have none. Set group_ids to the groups of the workers to use, or pod_vm_group_ids to those of "
+        "i-00000003, i-00000004 have none. Set group_ids to the groups of the workers to use, or vm_group_ids to those of "
         "the VMs."
     )
 
@@ -521,9 +521,9 @@ def test_other_names_are_rejected(name):
 
 def test_flows_are_deduplicated_and_in_order():
     requested = [
-        {"port": 9000, "protocols": ["udp", "tcp"], "traffic": "to_pod_vms"},
-        {"port": 15150, "protocols": ["tcp"], "traffic": "to_workers"},
-        {"port": 9000, "protocols": ["tcp"], "traffic": "both"},
+        {"port": 9000, "protocols": ["udp", "tcp"], "to": [VMS]},
+        {"port": 15150, "protocols": ["tcp"], "to": [WORKERS]},
+        {"port": 9000, "protocols": ["tcp"], "to": [VMS, WORKERS]},
     ]
     assert wanted_flows(requested) == (
         Flow(Port(9000, "udp"), VMS),
@@ -536,4 +536,4 @@ def test_flows_are_deduplicated_and_in_order():
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_outside_the_range_is_rejected(port):
     with pytest.raises(SecurityGroupError, match=f"{port} is not a port"):
-        wanted_flows([{"port": port, "protocols": ["tcp"], "traffic": "to_pod_vms"}])
+        wanted_flows([{"port": port, "protocols": ["tcp"], "to": ["vms"]}])
