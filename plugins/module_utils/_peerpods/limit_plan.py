@@ -91,7 +91,10 @@ class Plan:
 
     @property
     def patch(self) -> dict:
-        """A merge patch of the fields that change, valid only for the object that was read."""
+        """A merge patch of the fields that change, valid only for the object that was read.
+
+        A ConfigMap without the label of this collection was created by another owner, and stays so.
+        """
         before, after = self.before or {}, self.after or {}
         fields: dict = {
             key: after.get(key)
@@ -100,7 +103,7 @@ class Plan:
         }
         metadata: dict = {"resourceVersion": self.resource_version}
         if self.store.kind == CONFIG_MAP:
-            return {"metadata": {**metadata, "labels": LIMITS_LABELS}, "data": fields}
+            return {"metadata": metadata, "data": fields}
         if "nodeSelector" in fields:
             # A merge patch merges maps: labels to remove must be set to null.
             removed_labels = dict.fromkeys(before.get("nodeSelector") or {})

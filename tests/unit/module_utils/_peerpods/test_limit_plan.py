@@ -266,7 +266,8 @@ def test_with_the_agent_a_limit_goes_to_peerpods_limits():
     assert plan.body["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
     (plan,) = change_entry("default", 20, limits=config_map(theirs="x")).plans
     assert plan.patch["data"] == {"default": '{"limit":20}'}
-    assert plan.patch["metadata"]["resourceVersion"] == "9"
+    # The label of the collection is not added to a ConfigMap of another owner.
+    assert plan.patch["metadata"] == {"resourceVersion": "9"}
     # The limit is unchanged, in either place.
     assert not change_entry("default", 7).changed
     assert not change_entry("default", 20, limits=config_map(default=entry(20))).changed
