@@ -47,11 +47,14 @@ options:
       - >-
         If a RuntimeClass does not exist yet, no pod of it can be created. The module then issues a warning, and RV(verified) is false.
         Check mode does not verify with O(state=present).
+      - >-
+        A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. This proves nothing,
+        and other namespaces are tried. If all of them reject it, the module issues a warning with the reason, and RV(verified) is false.
     type: bool
     default: false
   verify_namespace:
     description:
-      - The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded namespace.
+      - The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded namespace, and must admit the pods.
+      - By default, C(default), and if it is excluded or rejects a pod, up to 20 other namespaces that are not excluded.
     type: str
-    default: default
 """

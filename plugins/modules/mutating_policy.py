@@ -132,7 +132,8 @@ binding:
   sample:
     policyName: peerpods-mutating-policy
 verified:
-  description: Whether O(verify) found that the policy mutates pods; null if O(verify) is false.
+  description: >-
+    Whether O(verify) found that the policy mutates pods. False if no pod could be created in a dry run; null if O(verify) is false.
   returned: success
   type: bool
   sample: true
@@ -245,7 +246,14 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
     result = {**manage(module, cluster), "verified": None}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
-            result["verified"] = verify(module, cluster, "policy", fingerprint(result["policy"]))
+            result["verified"] = verify(
+                module,
+                cluster,
+                "policy",
+                params["name"],
+                excluded_namespaces(params),
+                fingerprint(result["policy"]),
+            )
         except (ClusterError, AdmissionError) as error:
             module.fail_json(msg=str(error), **result)
     module.exit_json(**result)

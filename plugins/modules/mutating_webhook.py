@@ -289,7 +289,8 @@ webhook:
     admissionReviewVersions: [v1]
 verified:
   description: >-
-    Whether O(verify) found that the webhook mutates pods, or with O(state=absent) that another one does; null if O(verify) is false.
+    Whether O(verify) found that the webhook mutates pods, or with O(state=absent) that another one does. False if no pod could be
+    created in a dry run; null if O(verify) is false.
   returned: success
   type: bool
   sample: true
@@ -505,13 +506,13 @@ def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
     if registered is None:
         return None
     namespace = params["verify_namespace"]
-    if not excludes(registered, namespace):
+    if not namespace or not excludes(registered, namespace):
         raise AdmissionError(
-            f"The webhook that would be removed mutates the pods of namespace {namespace} itself. Set verify_namespace to a namespace "
+            f"The webhook that would be removed mutates the pods of namespace {namespace or 'default'} itself. Set verify_namespace to a namespace "
             "that it excludes by name, such as that of its own pods."
         )
     try:
-        verified = verify(module, cluster, "other webhook")
+        verified = verify(module, cluster, "other webhook", params["webhook_name"], excluded(params))
     except AdmissionError as error:
         raise AdmissionError(f"{error} The webhook {params['name']} was not removed.") from error
     if not verified:
@@ -528,7 +529,7 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
     result = {**manage(module, cluster), "verified": replaced}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
-            result["verified"] = verify(module, cluster, "webhook")
+            result["verified"] = verify(module, cluster, "webhook", params["webhook_name"], excluded(params))
             if result["changed"] and injection(params):
                 refuse_losses(cluster, params, result["webhook"])
         except (ClusterError, AdmissionError) as error:

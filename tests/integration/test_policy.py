@@ -249,6 +249,29 @@ class TestDeny:
         completed = role.run("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
         assert "The policy exists, but after 1 s the API server does not reject" in failure_message(completed)
 
+    def test_another_policy_that_rejects_the_pod_proves_nothing(self, role: Role, cluster: Cluster):
+        metadata = {"name": "policy-role-other"}
+        api, rules = "admissionregistration.k8s.io/v1", {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+        spec = {
+            "matchConstraints": {"resourceRules": [{**rules, "operations": ["CREATE"]}]},
+            "matchConditions": [{"name": "here", "expression": f"request.namespace == '{LABELLED}'"}],
+            "validations": [{"expression": "false", "message": "closed"}],
+        }
+        binding = {"policyName": metadata["name"], "validationActions": ["Deny"]}
+        objects = [
+            {"apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": metadata, "spec": spec},
+            {"apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding", "metadata": metadata, "spec": binding},
+        ]
+        cluster.apply(*objects)
+        try:
+            wait_for("the other policy", lambda: role.create_pod(LABELLED)[0] != 201, seconds=10)
+            output = role.succeed("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
+        finally:
+            cluster.kubectl("delete", KINDS, metadata["name"])
+        wait_for("the other policy to go", lambda: role.create_pod(LABELLED)[0] == 201, seconds=10)
+        assert "Action in other namespaces: Deny (not verified). Something else rejects the peer pod that verifies" in output
+        assert "ValidatingAdmissionPolicy policy-role-other" in output
+
     def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
         requirements = [
             {"key": "tier", "operator": "In", "values": ["a", "b"]},

@@ -240,7 +240,7 @@ class TestWaves:
         assert "changed=3" in planned
         before = len(rollout.limits_written())
         output = rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6))
-        assert output.count("Peer pods are counted: the API server added kata.peerpods.io/vm") == 3
+        assert output.count("Peer pods are counted: the API server added kata.peerpods.io/vm") == 1 + len(POOLS)
         assert rollout.limits_written()[before:] == rollout.stored_in(*POOLS)
         assert rollout.advertised() == {"canary": "4", "general": "5", "memory": "6"}
         assert NOTHING_CHANGED.search(rollout.succeed(peerpodconfig_rollout_waves=waves(4, 5, 6)))
@@ -291,20 +291,16 @@ class TestWaves:
 @FIRST_GENERATION
 class TestCanary:
     def test_peer_pods_are_not_counted(self, rollout: Rollout):
-        with runtime_class(rollout.cluster):
-            message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6))
-            assert (
-                "Wave 1 of 3 (canary) failed: Peer pods are not counted: the API server did not add kata.peer"
-                in message
-            )
-            assert "Run the role webhook" in message
-            assert "Rolled back: canary to 10. Not started: general, memory." in " ".join(message.split())
-            assert rollout.advertised() == limit_of_all_pools("10")
-
-            # A single limit is set without waves, and is not rolled back.
-            single_limit = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
-            assert "Peer pods are not counted" in rollout.fail(**single_limit)
-            assert rollout.limits()["memory"] == "8"
+        """Nothing is changed, neither in waves nor without."""
+        single_limit = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 8}
+        with runtime_class(rollout.cluster), rollout.unchanged():
+            for variables in ({"peerpodconfig_rollout_waves": waves(4, 5, 6)}, single_limit):
+                message = rollout.fail(**variables)
+                assert (
+                    "Peer pods are not counted: in a dry run in namespace default, the pod was returned without"
+                    in message
+                )
+                assert "Run the role webhook" in message
 
     def test_without_a_canary_the_limit_is_set_for_all_waves_that_have_no_limit(self, rollout: Rollout):
         waves = [{"name": "canary"}, {"name": "memory", "limit": 3}]
@@ -318,10 +314,23 @@ class TestCanary:
         assert rollout.limits() == {"canary": "7", "general": "10", "memory": "3"}
 
     @pytest.mark.usefixtures("counted")
-    def test_the_canary_namespace_does_not_admit_peer_pods(self, rollout: Rollout):
-        message = rollout.fail(peerpodconfig_rollout_name="memory", policy_namespaces=["nowhere"])
-        assert "The API server rejected a peer pod in namespace nowhere in a dry run: " in message
-        assert "not found. If peer pods are not allowed there, set peerpodconfig_rollout_can" in message
+    def test_a_namespace_rejects_the_pod(self, rollout: Rollout):
+        """A quota of the site closes the namespace default: another one proves that peer pods are counted."""
+        metadata = {"name": "no-pods", "namespace": "default"}
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
+        rollout.cluster.apply(quota)
+        memory = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 9}
+        try:
+            with rollout.unchanged():
+                message = rollout.fail(**memory, peerpodconfig_rollout_canary_namespace="default")
+            assert "exceeded quota: no-pods" in message
+            assert (
+                "Set peerpodconfig_rollout_canary_namespace to a namespace that admits peer pods, or do not" in message
+            )
+            assert "Peer pods are counted" in rollout.succeed(**memory)
+        finally:
+            rollout.cluster.kubectl("delete", "resourcequota", "no-pods", "-n", "default")
+        assert rollout.limits()["memory"] == "9"
 
 
 class TestPlaybook:

@@ -21,6 +21,14 @@ SYSTEM_NAMESPACES = "|".join([*(f"{name}$" for name in SYSTEM_NAMES), *SYSTEM_PR
 # The text in a rejection, in a warning and in the audit log.
 REJECTION = "Peer pods may not be created in namespace "
 
+# The annotation of a pod in a dry run that verifies the mutation of peer pods. The policy lets it pass, wherever it is created: a dry
+# run stores nothing.
+PROBE = "osc.peerpods.io/probe"
+IS_NO_PROBE = (
+    "!has(request.dryRun) || !request.dryRun || !has(object.metadata.annotations) || "
+    f"!({json.dumps(PROBE)} in object.metadata.annotations)"
+)
+
 POD_RULES = ({"apiGroups": [""], "resources": ["pods"]},)
 POD_CLASS = '(has(object.spec.runtimeClassName) ? object.spec.runtimeClassName : "")'
 
@@ -50,7 +58,9 @@ def namespace_policies(
     warns = warn_workloads and not {"Deny", "Warn"}.isdisjoint(actions)
     consequence = " Pods of this workload will be rejected." if "Deny" in actions else ""
 
-    def policy(name: str, rules: Sequence[dict], operations: list[str], runtime_class: str, message: str) -> dict:
+    def policy(
+        name: str, rules: Sequence[dict], operations: list[str], runtime_class: str, message: str, **conditions: str
+    ) -> dict:
         return _object(
             "ValidatingAdmissionPolicy",
             name,
@@ -59,7 +69,10 @@ def namespace_policies(
                 "resourceRules": [{**rule, "apiVersions": ["v1"], "operations": operations} for rule in rules]
             },
             # The validations are evaluated for peer pods only.
-            matchConditions=[{"name": "peer-pods", "expression": f"{runtime_class} in {_cel(runtime_classes)}"}],
+            matchConditions=[
+                {"name": "peer-pods", "expression": f"{runtime_class} in {_cel(runtime_classes)}"},
+                *({"name": condition, "expression": expression} for condition, expression in conditions.items()),
+            ],
             variables=[
                 {
                     "name": "labels",
@@ -77,7 +90,7 @@ def namespace_policies(
         )
 
     # The API server rejects later changes of a pod's runtimeClassName by itself.
-    pods = policy(POLICY, POD_RULES, ["CREATE"], POD_CLASS, explanation)
+    pods = policy(POLICY, POD_RULES, ["CREATE"], POD_CLASS, explanation, probes=IS_NO_PROBE)
     # A user who applies a Deployment does not see the rejection of its pods; the ReplicaSet controller does.
     workloads = policy(
         WORKLOADS_POLICY, WORKLOAD_RULES, ["CREATE", "UPDATE"], WORKLOAD_CLASS, explanation + consequence

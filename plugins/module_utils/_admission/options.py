@@ -18,7 +18,7 @@ MUTATION_OPTIONS = {
     "failure_policy": {"type": "str", "choices": ["Fail", "Ignore"], "default": "Fail"},
     "reinvocation_policy": {"type": "str", "choices": ["IfNeeded", "Never"], "default": "IfNeeded"},
     "verify": {"type": "bool", "default": False},
-    "verify_namespace": {"type": "str", "default": "default"},
+    "verify_namespace": {"type": "str"},
     "wait_timeout": {"type": "int", "default": 120},
 }
 
@@ -79,7 +79,7 @@ def validate_mutation(params: Mapping, excluded: Namespaces) -> None:
     """Raise an error if the common options contradict each other."""
     if not params["target_runtime_classes"]:
         raise AdmissionError("target_runtime_classes is empty. Set at least one RuntimeClass.")
-    if params["verify"] and params["verify_namespace"] in excluded:
+    if params["verify"] and params["verify_namespace"] and params["verify_namespace"] in excluded:
         raise AdmissionError(f"verify_namespace {params['verify_namespace']} is excluded: no pod is mutated there.")
 
 

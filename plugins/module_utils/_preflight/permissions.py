@@ -23,7 +23,7 @@ _REMOVE = (*_READ, "delete")
 # clusters have (cert-manager, the Prometheus operator).
 SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "configmaps"): (*_WRITE, "delete"),
-    ("", "namespaces"): _WRITE,
+    ("", "namespaces"): ("list", *_WRITE),
     ("", "nodes"): ("get", "list", "watch"),
     # A change of the settings replaces cloud-api-adaptor pods.
     ("", "pods"): ("list", "create", "watch", "delete"),
