@@ -251,7 +251,10 @@ class TestDeny:
 
     def test_another_policy_that_rejects_the_pod_proves_nothing(self, role: Role, cluster: Cluster):
         metadata = {"name": "policy-role-other"}
-        api, rules = "admissionregistration.k8s.io/v1", {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+        api, rules = (
+            "admissionregistration.k8s.io/v1",
+            {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]},
+        )
         spec = {
             "matchConstraints": {"resourceRules": [{**rules, "operations": ["CREATE"]}]},
             "matchConditions": [{"name": "here", "expression": f"request.namespace == '{LABELLED}'"}],
@@ -269,7 +272,10 @@ class TestDeny:
         finally:
             cluster.kubectl("delete", KINDS, metadata["name"])
         wait_for("the other policy to go", lambda: role.create_pod(LABELLED)[0] == 201, seconds=10)
-        assert "Action in other namespaces: Deny (not verified). Something else rejects the peer pod that verifies" in output
+        assert (
+            "Action in other namespaces: Deny (not verified). Something else rejects the peer pod that verifies"
+            in output
+        )
         assert "ValidatingAdmissionPolicy policy-role-other" in output
 
     def test_label_requirements_have_the_meaning_of_kubernetes(self, role: Role, cluster: Cluster):
