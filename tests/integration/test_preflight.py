@@ -158,10 +158,32 @@ def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
     cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/another-program")
 
 
+@pytest.fixture
+def ports_of_another_cluster(on_aws: Preflight, moto: aws.Moto) -> Iterator[None]:
+    """The ports are open by rules of another cluster, which need the tag of this one."""
+    ec2, group = moto.client("ec2"), on_aws.cloud.worker_group_id
+    tags = {"osc.peerpods/managed": "true", "osc.peerpods/cluster/id-b": "demo-b"}
+    added = {
+        "GroupId": group,
+        "IpPermissions": [
+            {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "UserIdGroupPairs": [{"GroupId": group}]}
+            for port in (9000, 15150)
+        ],
+    }
+    specification = {
+        "ResourceType": "security-group-rule",
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }
+    ec2.authorize_security_group_ingress(**added, TagSpecifications=[specification])
+    yield
+    ec2.revoke_security_group_ingress(**added)
+
+
+@pytest.mark.usefixtures("ports_of_another_cluster")
 def test_all_problems_are_reported_in_one_run(
     on_aws: Preflight, defective_cluster: dict[str, str], proxy: Ec2Proxy, quotas: ServiceQuotas
 ):
-    proxy.faults["AuthorizeSecurityGroupIngress"] = [refuse(403, "UnauthorizedOperation")] * 2
+    proxy.faults["CreateTags"] = [refuse(403, "UnauthorizedOperation")] * 2
     quotas.values[STANDARD] = 1.0
     variables = {
         "cluster_prerequisites_minimum_version": "4.99",
@@ -179,7 +201,7 @@ def test_all_problems_are_reported_in_one_run(
         "is not a cluster administrator, and may not create configmaps",
         "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
         "does not have the channel preview. Set operator_install_source",
-        "rejected AuthorizeSecurityGroupIngress with UnauthorizedOperation",
+        "rejected CreateTags with UnauthorizedOperation",
         "10 peer pods on each of 4 nodes are 40 VMs, but AWS has room for 0 more VMs of t3.medium",
     ):
         assert words in message
