@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from itertools import chain
+from sys import intern
 from typing import Any, NamedTuple
 
 import msgspec
@@ -394,7 +395,8 @@ class Agent:
     def _to_node(self, raw: _RawNode, _previous: Node | None) -> Node:
         return Node(
             raw.metadata.name,
-            raw.metadata.labels,
+            # Nodes have many labels in common.
+            {intern(key): intern(value) for key, value in raw.metadata.labels.items()},
             raw.status.capacity.get(self._resource),
             raw.status.allocatable.get(self._resource),
             not raw.spec.unschedulable and all(c.status == "True" for c in raw.status.conditions if c.type == "Ready"),

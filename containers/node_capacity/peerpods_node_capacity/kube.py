@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 FIELD_MANAGER = "peerpods-node-capacity"
 
 # Objects per page of a list: a page of full Nodes is a few MB.
-PAGE_SIZE = 500
+PAGE_SIZE = 250
 
 # Seconds without a response after which a request fails, and without a connection. Packets to an API server that is
 # away may get lost without an answer: a short timeout finds it soon after it is back.
@@ -195,17 +195,18 @@ class Kube:
     async def close(self) -> None:
         await self._http.close()
 
-    async def list(self, path: str, kind: type[Kind], selectors: Mapping[str, str]) -> tuple[list[Kind], str]:
-        """Return all objects of the collection at `path` that match `selectors` (fieldSelector, labelSelector),
-        and the resourceVersion to watch it from."""
-        items: list[Kind] = []
+    async def pages(
+        self, path: str, kind: type[Kind], selectors: Mapping[str, str]
+    ) -> AsyncIterator[tuple[list[Kind], str]]:
+        """Yield the objects of the collection at `path` that match `selectors` (fieldSelector, labelSelector), page by
+        page, each with the resourceVersion to watch the collection from."""
         query: dict[str, Any] = {"limit": PAGE_SIZE, **selectors}
         while True:
             response = await self._send("list", path, params=query)
             page = _decode(await _body(response), _Page[kind], response)  # type: ignore[valid-type]
-            items += page.items
+            yield page.items, page.metadata.resource_version
             if not page.metadata.continue_:
-                return items, page.metadata.resource_version
+                return
             query["continue"] = page.metadata.continue_
 
     async def watch(

@@ -148,12 +148,17 @@ class Mirror(Generic[Raw, Item]):
 
     async def read(self) -> str:
         """List the collection; return its resourceVersion. Raises ApiError."""
-        raws, version = await self._kube.list(self.path, self._kind, self._selectors)
-        self._version = version
-        for name in self.items.keys() - {self._name(raw) for raw in raws}:
+        names: set[str] = set()
+        version = ""
+        # Page by page, because objects as the API server returns them take much more memory than items.
+        async for raws, listed_version in self._kube.pages(self.path, self._kind, self._selectors):
+            version = listed_version
+            for raw in raws:
+                self.put(raw)
+                names.add(self._name(raw))
+        for name in self.items.keys() - names:
             self._put(name, None)
-        for raw in raws:
-            self.put(raw)
+        self._version = version
         self.synced.set()
         return version
 

@@ -234,7 +234,7 @@ def test_an_expired_resource_version_causes_a_new_list(scripted, expired):
         await Mirror(kube, "/api/v1/nodes", HasMetadata, lambda raw, _: "item", changed).run()
 
     run_until(mirror, lambda: api.count(watch=True, version="11"))
-    assert changes == [("old", "item"), ("old", None), ("new", "item"), ("newer", "item")]
+    assert changes == [("old", "item"), ("new", "item"), ("newer", "item"), ("old", None)]
     assert api.count(watch=True, version="7") == 1
 
 
@@ -273,7 +273,7 @@ def test_a_watch_that_stays_silent_causes_a_new_list(scripted, monkeypatch, chun
         ).run()
 
     run_until(mirror, lambda: api.count(watch=True, version="1001"))
-    assert items == [("lost", None, "item"), ("lost", "item", None), ("kept", None, "item")]
+    assert items == [("lost", None, "item"), ("kept", None, "item"), ("lost", "item", None)]
 
 
 def test_a_watch_whose_connection_breaks_causes_a_new_list(scripted):
@@ -733,7 +733,7 @@ def test_a_rotated_ca_is_read_again(scripted, tmp_path, caplog):
         kube = Kube()
 
         async def request() -> None:
-            await kube.list("/api/v1/nodes", HasMetadata, {})
+            await anext(kube.pages("/api/v1/nodes", HasMetadata, {}))
 
         await request()
         ca.write_text("not written completely")
@@ -832,7 +832,8 @@ def test_an_agent_that_no_longer_tries_to_follow_a_collection_is_not_live(script
         await becomes(agent.is_ready, True)
         (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "/api/v1/nodes")
         following.cancel()
-        reason = await becomes(agent.is_live, False)
-        assert "/api/v1/nodes" in reason
+        # On a busy machine, another one may be late as well.
+        while "/api/v1/nodes" not in await becomes(agent.is_live, False):
+            await asyncio.sleep(0.02)
 
     play(scenario)
