@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 
-from .connections import bounds, raise_file_limit
+from .connections import bounds, set_file_limit
 from .listener import exit_immediately
 from .log import never_block
 from .mutate import Policy
@@ -18,7 +18,7 @@ from .settings import Settings
 
 async def run() -> None:
     policy, settings = Policy.from_env(os.environ), Settings.from_env(os.environ)
-    await Webhook(policy, settings, bounds(raise_file_limit(), settings.idle_seconds)).run()
+    await Webhook(policy, settings, bounds(set_file_limit(), settings.idle_seconds)).run()
 
 
 def main() -> None:

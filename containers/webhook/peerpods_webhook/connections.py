@@ -32,8 +32,9 @@ TOTAL, PER_CLIENT = 1024, 512
 # File descriptors that are used for other purposes, and those of them that only `Guard` may use.
 OTHER_FILES, SPARE_FILES = 64, 16
 
-# Far more than the bounds: between two passes of the guard, a client opens thousands of connections.
-WANTED_FILES = 16_384
+# More than the bounds, because a client opens thousands of connections between two passes of the guard, and not more than
+# the memory of the container permits.
+WANTED_FILES = 8192
 
 # Seconds between two passes of the guard: with, and without new connections.
 BUSY_SECONDS, QUIET_SECONDS = 0.02, 1.0
@@ -110,11 +111,10 @@ def _fair_share(counts: Iterable[int], total: int) -> int:
     return total
 
 
-def raise_file_limit() -> int:
-    """Raise the soft limit of open files to what is useful and permitted. Returns it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    useful = max(soft, WANTED_FILES)
-    soft = (useful if hard == resource.RLIM_INFINITY else min(useful, hard)) - SPARE_FILES
+def set_file_limit() -> int:
+    """Set the soft limit of open files to WANTED_FILES, or to what is permitted. Returns it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = (WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)) - SPARE_FILES
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
 

@@ -88,7 +88,7 @@ def test_the_bounds_are_kept_and_no_client_loses_more_than_necessary(counts, tot
 
 
 @pytest.mark.parametrize(
-    ("files", "total", "per_client"), [(16_368, 1024, 512), (1008, 236, 118), (240, 44, 22), (60, 4, 2)]
+    ("files", "total", "per_client"), [(8176, 1024, 512), (1008, 236, 118), (240, 44, 22), (60, 4, 2)]
 )
 def test_the_bounds_by_the_number_of_files(files, total, per_client):
     assert bounds(files, 120) == (total, per_client, 120)
