@@ -31,6 +31,7 @@ options:
       - advertisers
       - console_dashboards
       - grafana_dashboards
+      - host_network_namespace
       - operator
       - operator_webhook
       - prometheus_rules
@@ -118,6 +119,13 @@ operator_webhook:
 service_ca:
   description: Whether the cluster has OpenShift's service CA, which signs certificates for Services.
   returned: when V(service_ca) is in O(facts)
+  type: bool
+  sample: true
+host_network_namespace:
+  description: >-
+    Whether the namespace C(openshift-host-network) exists. With OpenShift's network plugins, a NetworkPolicy that selects it selects the
+    host network of nodes.
+  returned: when V(host_network_namespace) is in O(facts)
   type: bool
   sample: true
 tls_profile:

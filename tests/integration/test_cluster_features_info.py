@@ -16,6 +16,7 @@ ALL = {
     "advertisers",
     "console_dashboards",
     "grafana_dashboards",
+    "host_network_namespace",
     "operator",
     "operator_webhook",
     "prometheus_rules",
@@ -80,7 +81,7 @@ def test_only_the_requested_facts_are_read(plain_cluster: Cluster, run_module):
 
 
 def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
-    for namespace in ("openshift-service-ca", "openshift-config-managed"):
+    for namespace in ("openshift-service-ca", "openshift-config-managed", "openshift-host-network"):
         plain_cluster.kubectl("create", "namespace", namespace)
     openshift.custom_resource(plain_cluster, "config.openshift.io", "APIServer", scope="Cluster")
     openshift.monitoring(plain_cluster)

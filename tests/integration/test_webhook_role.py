@@ -381,12 +381,14 @@ def _aging(subject, issuer, key, days: int, days_left: int) -> x509.CertificateB
 def openshift_role(role: Callable[..., Role], cluster: Cluster) -> Role:
     openshift.monitoring(cluster)
     cluster.apply(
+        # OpenShift's network operator creates it.
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "openshift-host-network"}},
         {
             "apiVersion": "config.openshift.io/v1",
             "kind": "APIServer",
             "metadata": {"name": "cluster"},
             "spec": {"tlsSecurityProfile": {"type": "Modern", "modern": {}}},
-        }
+        },
     )
     installed = role("on-openshift")
     installed.install()
@@ -401,6 +403,14 @@ class TestOpenShiftIntegration:
         annotations = openshift_role.cluster.get(REGISTRATION)["metadata"]["annotations"]
         assert annotations["service.beta.openshift.io/inject-cabundle"] == "true"
         assert accepts_peer_pods(openshift_role.cluster)
+
+    def test_the_network_policy_admits_the_host_network_and_the_operator_of_the_api_server(self, openshift_role: Role):
+        reviews, _metrics = openshift_role.get(f"networkpolicy/{NAME}")["spec"]["ingress"]
+        host_network, operator = reviews["from"]
+        assert host_network == {
+            "namespaceSelector": {"matchLabels": {"policy-group.network.openshift.io/host-network": ""}}
+        }
+        assert operator["podSelector"] == {"matchLabels": {"app": "kube-apiserver-operator"}}
 
     def test_the_tls_profile_is_followed(self, openshift_role: Role):
         assert openshift_role.environment_of_pod()["TLS_MIN_VERSION"] == "VersionTLS13"

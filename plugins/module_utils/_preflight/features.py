@@ -50,6 +50,7 @@ FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
         _has_operators_webhook,
     ),
     "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _exists),
+    "host_network_namespace": (f"{NAMESPACES_PATH}/openshift-host-network", _exists),
     "tls_profile": (API_SERVER_PATH, _tls_profile),
     "service_monitors": (PROMETHEUS_PATH, lambda resources: serves(resources, "servicemonitors")),
     "prometheus_rules": (PROMETHEUS_PATH, lambda resources: serves(resources, "prometheusrules")),
