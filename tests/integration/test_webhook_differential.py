@@ -56,9 +56,9 @@ SIZES = (
     ("nvidia.com/gpu", f"{HYPERVISOR}default_gpus", 1),
 )
 
-# The webhook mutates pods in the first two namespaces. A LimitRange sets defaults for the containers of the second. The
-# reference pods are created in the third.
-PEER, LIMITED, REFERENCE = "peers", "peers-limited", "reference"
+# The webhook mutates pods in the first two namespaces. A LimitRange sets defaults for the containers of the second. A
+# webhook that validates resources mutates pods in the third. The reference pods are created in the fourth.
+PEER, LIMITED, VALIDATED, REFERENCE = "peers", "peers-limited", "peers-validated", "reference"
 LIMIT_RANGER = "kubernetes.io/limit-ranger"
 DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
 DEFAULT_REQUESTS = {"cpu": ("300m", Fraction(3, 10)), "memory": ("200Mi", Fraction(200 * 2**20))}
@@ -91,7 +91,7 @@ class Connection:
 def cluster() -> Iterator[Cluster]:
     """A separate cluster with the webhook, because thousands of requests fill its audit log."""
     with Cluster() as running:
-        labels = {PEER: {"reviewed": "yes"}, LIMITED: {"reviewed": "yes"}, REFERENCE: {}}
+        labels = {PEER: {"by": "default"}, LIMITED: {"by": "default"}, VALIDATED: {"by": "validating"}, REFERENCE: {}}
         running.apply(
             *(
                 {
@@ -133,22 +133,25 @@ def cluster() -> Iterator[Cluster]:
                 lambda namespace=namespace: "default" in running.kubectl("get", "sa", "-n", namespace, "-o", "name"),
                 seconds=30,
             )
-        install_webhook(running)
+        install_webhook(running, "default", PEER)
+        install_webhook(running, "validating", VALIDATED, VALIDATE_RESOURCES="true")
         yield running
 
 
-def install_webhook(cluster: Cluster) -> None:
-    """Start the webhook and register it for all pods, with any runtime class."""
+def install_webhook(cluster: Cluster, name: str, namespace: str, **environment: str) -> None:
+    """Start a webhook and register it for all pods, with any runtime class, of the namespaces with its name."""
+    directory = cluster.directory / f"webhook-{name}"
+    directory.mkdir()
     url, ca = start_webhook(
         cluster.processes,
-        cluster.directory,
-        {"TARGET_RUNTIME_CLASS": TARGET, "POD_VM_EXTENDED_RESOURCE": VM},
+        directory,
+        {"TARGET_RUNTIME_CLASS": TARGET, "POD_VM_EXTENDED_RESOURCE": VM, **environment},
     )
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": "differential"},
+            "metadata": {"name": name},
             "webhooks": [
                 {
                     "name": "mwebhook.peerpods.io",
@@ -164,7 +167,7 @@ def install_webhook(cluster: Cluster) -> None:
                             "resources": ["pods"],
                         }
                     ],
-                    "namespaceSelector": {"matchLabels": {"reviewed": "yes"}},
+                    "namespaceSelector": {"matchLabels": {"by": name}},
                     "reinvocationPolicy": "IfNeeded",
                     "failurePolicy": "Fail",
                     "sideEffects": "None",
@@ -178,7 +181,7 @@ def install_webhook(cluster: Cluster) -> None:
 
         def is_mutating() -> bool:
             cluster.processes.check_alive()
-            status, pod = api.create(PEER, probe.manifest())
+            status, pod = api.create(namespace, probe.manifest())
             return status == 201 and VM in json.dumps(pod["spec"])
 
         wait_for("the webhook's first change", is_mutating, seconds=30)
@@ -527,6 +530,83 @@ def repeatable(example: str, seed: int, check: Callable[..., str], *arguments: A
     except AssertionError as error:
         error.add_note(f"{example} of DIFFERENTIAL_SEED={seed}: {arguments[1:]}")
         raise
+
+
+# --- resources that the API server rejects ------------------------------------------------------
+
+# The names and amounts of resources, valid and invalid.
+NAMES = [
+    *("cpu", "memory", "ephemeral-storage", "hugepages-2Mi", "hugepages-1Gi", "example.com/device"),
+    *(
+        "hugepages-",
+        "hugepages-x",
+        "hugepages-1500m",
+        "hugepages-2Mi/x",
+        "pods",
+        "device",
+        "-device",
+        "a b",
+        "/x",
+        "a/b/c",
+    ),
+    *("kubernetes.io/x", "sub.kubernetes.io/x", "requests.example.com/x", "requests.cpu", "Example.com/x", "x" * 64),
+    *(f"{'a' * 60}.{'b' * 60}.{'c' * 60}.{'d' * 60}/x", f"{'a.' * 126}a/x"),
+]
+TEXTS = ["0", "1", "2", "3", "1500m", "1999999999n", "1n", "2Mi", "3Mi", "4Mi", "1Gi", "-1", "-1n"]
+
+
+def any_resources(random: Random, names: list[str]) -> dict:
+    resources: dict[str, dict[str, str]] = {}
+    for name in random.sample(names, random.choice((0, 1, 1, 2))):
+        sides = random.choice((("limits",), ("requests",), ("limits", "requests")))
+        text = random.choice(TEXTS)
+        for side in sides:
+            # Mostly the same amount, which a resource without overcommitment requires.
+            resources.setdefault(side, {})[name] = text if random.random() < 0.7 else random.choice(TEXTS)
+    return resources
+
+
+def any_pod(random: Random) -> dict:
+    """A pod in whose resources anything may be wrong, but mostly not everything."""
+    names = random.sample(NAMES, 2) + NAMES[:6] if random.random() < 0.5 else NAMES[:6]
+
+    def container(name: str, **fields: str) -> dict:
+        return {"name": name, "image": "example.com/x", "resources": any_resources(random, names), **fields}
+
+    spec: dict[str, Any] = {
+        "containers": [container("app"), container("second")][: random.choice((1, 2))],
+        "runtimeClassName": TARGET,
+    }
+    if random.random() < 0.3:
+        sidecar = random.choice(({}, {"restartPolicy": "Always"}))
+        spec["initContainers"] = [container("first"), container("init", **sidecar)][: random.choice((1, 2))]
+    if random.random() < 0.3:
+        spec["resources"] = any_resources(random, names)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec}
+
+
+def check_resources(api: Connection, pod: dict) -> str:
+    """The webhook that validates resources rejects what the API server rejects without a webhook."""
+    reference_status, reference = api.create(REFERENCE, pod)
+    status, answer = api.create(VALIDATED, pod)
+    assert reference_status in (201, 422), reference
+    assert (status == 201) == (reference_status == 201), (answer.get("message"), reference.get("message"))
+    if status == 201:
+        return "accepted"
+    assert "The pod cannot become a peer pod: " in answer["message"]
+    # As upstream's webhook, the webhook accepts it by default, except for a negative size of the VM.
+    status, answer = api.create(PEER, pod)
+    assert status == 201 or "is negative" in answer["message"], answer
+    return "rejected" if status == 201 else "negative"
+
+
+def test_resources_are_rejected_if_the_api_server_rejects_them(cluster, seed):
+    with contextlib.closing(Connection(cluster)) as api:
+        outcomes = [
+            repeatable(f"resources {index}", seed, check_resources, api, any_pod(Random(seed << 32 | index)))
+            for index in range(PODS // 3)
+        ]
+    assert min(outcomes.count(outcome) for outcome in ("accepted", "rejected", "negative")) > PODS / 60, outcomes
 
 
 # --- quantities --------------------------------------------------------------------------------

@@ -4,21 +4,21 @@
 
 The containers of a peer pod run in a VM of their own in the cloud. Their resources size that VM
 and must not count against the worker node. There, the VM itself counts: one extended resource.
-
-The types below decode only the fields of a pod that the patch depends on. Their names are those
-of the API.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from . import quantity
+from .pod import NO_RESOURCES, Amounts, Container, ObjectMeta, Pod, PodSpec, Resources, Side
+from .validate import violations
 
 DEFAULT_RUNTIME_CLASS = "kata-remote"
 DEFAULT_EXTENDED_RESOURCE = "kata.peerpods.io/vm"
@@ -30,46 +30,8 @@ MEBIBYTE = 2**20
 MAX_CACHED_PATCHES = 1024
 MAX_CACHED_BYTES = 4096
 
-Side = Literal["requests", "limits"]
-Amounts = dict[str, str | int | float]
-
-
-class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
-    """ResourceRequirements of a container or of a whole pod.
-
-    The API server sends quantities as strings in canonical form. It accepts JSON numbers, too.
-    """
-
-    claims: list[Any] | None = None
-    limits: Amounts | None = None
-    requests: Amounts | None = None
-
-
-NO_RESOURCES = Resources()
-
-
-class Container(msgspec.Struct, frozen=True, omit_defaults=True):
-    name: str = ""
-    resources: Resources | None = None
-    restartPolicy: str | None = None  # noqa: N815
-
-
-class PodSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    containers: list[Container] | None = None
-    initContainers: list[Container] | None = None  # noqa: N815
-    resources: Resources | None = None
-    runtimeClassName: str | None = None  # noqa: N815
-
-
-class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
-    annotations: dict[str, str] | None = None
-    generateName: str | None = None  # noqa: N815
-    name: str | None = None
-
-
-class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
-    metadata: ObjectMeta | None = None
-    spec: PodSpec | None = None
+# How many reasons for a rejection are returned.
+MAX_SENTENCES = 5
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,11 +57,13 @@ class Sizing(StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True, cache_hash=True):
-    """Which pods are peer pods, how their VM is sized, and the extended resource that counts VMs."""
+    """Which pods are peer pods, how their VM is sized, the extended resource that counts VMs, and whether pods are
+    rejected whose resources the API server would reject."""
 
     runtime_classes: frozenset[str] = frozenset({DEFAULT_RUNTIME_CLASS})
     extended_resource: str = DEFAULT_EXTENDED_RESOURCE
     sizing: Sizing = Sizing.UPSTREAM
+    validates_resources: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Policy:
@@ -119,6 +83,7 @@ class Policy(msgspec.Struct, frozen=True, cache_hash=True):
             runtime_classes,
             env.get("POD_VM_EXTENDED_RESOURCE") or DEFAULT_EXTENDED_RESOURCE,
             Sizing(sizing),
+            env.get("VALIDATE_RESOURCES", "").lower() in ("1", "true", "yes"),
         )
 
 
@@ -162,11 +127,24 @@ def mutate(pod: Pod, policy: Policy) -> bytes:
 def _patch(decisive: bytes, policy: Policy) -> bytes:
     """The patch, which depends on nothing but the decisive fields of the pod and the policy."""
     metadata, spec = _decode(decisive)
+    sizes = _vm_sizes(spec, policy.sizing)
+    if policy.validates_resources:
+        _require_valid_resources(spec)
     patch = [
-        *_annotation_operations(metadata, _vm_sizes(spec, policy.sizing)),
+        *_annotation_operations(metadata, sizes),
         *_resources_operations(spec, policy.extended_resource),
     ]
     return _encode(patch) if patch else b""
+
+
+def _require_valid_resources(spec: PodSpec) -> None:
+    try:
+        sentences = list(itertools.islice(violations(spec), MAX_SENTENCES))
+    except ValueError as error:
+        # The API server rejects what is not a quantity before admission.
+        sentences = [f"resources: {error}."]
+    if sentences:
+        raise InvalidPodError(" ".join(sentences))
 
 
 _cached_patch = functools.lru_cache(MAX_CACHED_PATCHES)(_patch)

@@ -80,6 +80,11 @@ _repr.maxstring = _repr.maxother = 100
 quote = _repr.repr
 
 
+def printable(text: str) -> str:
+    """The text for a message, quoted if it is not a short line of printable characters."""
+    return text if text.isprintable() and 0 < len(text) < 100 else quote(text)
+
+
 def ceil_divide(amount: int, unit: int) -> int:
     """`amount` in whole units, rounded up."""
     return -(-amount // unit)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .mutate import InvalidPodError, Pod, Policy, mutate
-from .quantity import quote
+from .mutate import InvalidPodError, Policy, mutate
+from .pod import Pod
+from .quantity import printable
 
 API_VERSIONS = frozenset({"admission.k8s.io/v1", "admission.k8s.io/v1beta1"})
 
@@ -95,7 +96,7 @@ def answer(body: bytes, policy: Policy) -> Answer:
         return _malformed(f"The request body is not JSON: {error}.")
     if review.kind != "AdmissionReview" or review.apiVersion not in API_VERSIONS:
         return _malformed(
-            f"The request body has kind {_printable(review.kind)} and apiVersion {_printable(review.apiVersion)}; "
+            f"The request body has kind {printable(review.kind)} and apiVersion {printable(review.apiVersion)}; "
             f"expected AdmissionReview and {' or '.join(sorted(API_VERSIONS))}."
         )
     request = review.request
@@ -135,10 +136,6 @@ def _event(request: Request) -> dict[str, Any]:
     if request.dryRun:
         event["dryRun"] = True
     return event
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() and 0 < len(text) < 100 else quote(text)
 
 
 def _malformed(message: str) -> Answer:

@@ -19,6 +19,7 @@ from peerpods_webhook.review import Answer, answer
 from .reviews import MACHINE_TYPE, SECRET, SIZES, TARGET, VM_RESOURCE
 
 POLICY = Policy(frozenset({TARGET}), VM_RESOURCE)
+VALIDATING_POLICY = Policy(frozenset({TARGET}), VM_RESOURCE, validates_resources=True)
 VM = {"limits": {VM_RESOURCE: "1"}, "requests": {VM_RESOURCE: "1"}}
 
 # The maximum length of a message, whatever it quotes.
@@ -44,6 +45,7 @@ def check(body: bytes) -> str:
     Raises InvariantError.
     """
     reply = _answer(body)
+    _check_validation(body, reply)
     with _higher_recursion_limit():
         if reply.status == 400:
             _check_bad_request(body, reply)
@@ -59,9 +61,21 @@ def require(condition: bool, message: str) -> None:
         raise InvariantError(message)
 
 
-def _answer(body: bytes) -> Answer:
+def _check_validation(body: bytes, reply: Answer) -> None:
+    """With VALIDATE_RESOURCES, a peer pod is mutated in the same way, or rejected."""
+    validated = _answer(body, VALIDATING_POLICY)
+    if validated != reply:
+        require(reply.event["outcome"] in ("mutated", "unchanged"), f"validated: {validated}")
+        require(validated.event["outcome"] == "rejected", f"validated: {validated}")
+        message = json.loads(validated.body)["response"]["status"]["message"]
+        require(message.startswith("The pod cannot become a peer pod: "), message[:200])
+        require(len(message) <= MAX_MESSAGE, f"a message of {len(message)} characters")
+        require(message.isprintable(), f"a message that cannot be printed: {message[:200]!r}")
+
+
+def _answer(body: bytes, policy: Policy = POLICY) -> Answer:
     try:
-        reply = answer(body, POLICY)
+        reply = answer(body, policy)
         # As the server logs it.
         logged = msgspec.json.encode(reply.event)
     except Exception as error:
