@@ -545,12 +545,14 @@ def test_clients_without_a_certificate_are_rejected(strict: Role):
 def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
     settings, passed = readme_settings("webhook"), strict.environment_of_pod().keys()
     assert passed <= settings
-    # Not passed: upstream's name for a setting that is passed, a value on which the rest of the collection depends, and
-    # a limit that the API server's own limits make unnecessary.
+    # Not passed: upstream's name for a setting that is passed, a value on which the rest of the collection depends, a
+    # limit that the API server's own limits make unnecessary, and times that suit any API server.
     assert settings - passed == {
         "TARGET_RUNTIMECLASS",
         "POD_VM_EXTENDED_RESOURCE",
         "MAX_BODY_BYTES",
+        "IDLE_SECONDS",
+        "CONNECTION_SECONDS",
     }
 
 
