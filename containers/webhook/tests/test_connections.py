@@ -342,8 +342,10 @@ def frames(tls: ssl.SSLSocket) -> Iterator[tuple[int, bytes]]:
             yield kind, payload
 
 
-def test_a_client_that_answers_pings_is_closed_after_its_last_request(tmp_path):
-    webhook = Webhook(tmp_path, IDLE_SECONDS="2")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::"])
+def test_a_client_that_answers_pings_is_closed_after_its_last_request(tmp_path, address):
+    """A socket for both versions of IP has the addresses of IPv4 in another form."""
+    webhook = Webhook(tmp_path, IDLE_SECONDS="2", BIND_ADDRESS=address)
     used = webhook.client(http2=True, http1=False)
     with hold_tls(webhook.port, HOLDER, PREFACE, "h2") as tls, used:
         tls.settimeout(0.2)
