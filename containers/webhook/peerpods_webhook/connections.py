@@ -25,9 +25,12 @@ from .listener import BACKLOG
 from .log import log
 from .metrics import CONNECTIONS, CONNECTIONS_CLOSED
 
-# The bounds for one port, with enough file descriptors. An API server opens a connection for each concurrent review,
-# and keeps 25 of them.
+# The bounds for one port, with enough file descriptors.
 TOTAL, PER_CLIENT = 1024, 512
+
+# Connections that were opened or used within so many seconds do not count as those of one client: an API server opens a
+# connection for each concurrent review, and keeps 25 of them.
+BURST_SECONDS = 2.0
 
 # File descriptors that are used for other purposes, and those of them that only `Guard` may use.
 OTHER_FILES, SPARE_FILES = 64, 16
@@ -81,7 +84,7 @@ def excess(
     """The connections of one port to close, each with the reason.
 
     Of a client, those without any request are closed first, then those whose last request is the longest ago. If all
-    clients together have too many, the clients with the most connections lose them.
+    clients together have too many, the clients with the most connections lose them, also in a burst.
     """
     by_client: dict[str, list[tuple[bool, float, Connection]]] = defaultdict(list)
     for connection in connections:
@@ -91,12 +94,15 @@ def excess(
             yield connection, IDLE
         else:
             by_client[connection.client].append((last_request is not None, used_at, connection))
-    share = min(limits.per_client, _fair_share(map(len, by_client.values()), limits.total))
+    share = _fair_share(map(len, by_client.values()), limits.total)
     for held in by_client.values():
         held.sort()
-        reason = CLIENT if len(held) > limits.per_client else ALL
-        for _has_requests, _used_at, connection in held[: max(0, len(held) - share)]:
-            yield connection, reason
+        for position, (_has_requests, used_at, connection) in enumerate(held):
+            left = len(held) - position
+            if left > share:
+                yield connection, ALL
+            elif left > limits.per_client and now - used_at > BURST_SECONDS:
+                yield connection, CLIENT
 
 
 def _fair_share(counts: Iterable[int], total: int) -> int:

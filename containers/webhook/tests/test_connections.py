@@ -56,6 +56,14 @@ def test_of_one_client_those_without_a_request_are_closed_first_and_then_the_lea
         assert closed(held, requests, limits._replace(per_client=5 - count)) == dict.fromkeys(order[:count], CLIENT)
 
 
+def test_a_burst_of_one_client_stays_within_the_bound_of_all():
+    held = [connection("a", number, opened_at=99) for number in range(6)] + [connection("a", 6, opened_at=50)]
+    limits = Bounds(total=6, per_client=2, idle_seconds=120)
+    assert closed(held, {}, limits) == {"a:6": ALL}
+    assert closed(held, {}, limits._replace(total=7)) == {"a:6": CLIENT}
+    assert closed(held, {}, limits, now=102) == dict.fromkeys(["a:0", "a:1", "a:2", "a:3"], CLIENT) | {"a:6": ALL}
+
+
 def test_the_client_with_the_most_connections_loses_them():
     held = [connection(name, number) for name, count in (("a", 6), ("b", 3), ("c", 1)) for number in range(count)]
     limits = Bounds(total=8, per_client=6, idle_seconds=120)
@@ -212,8 +220,9 @@ def test_one_client_that_keeps_connections_does_not_keep_another_out(webhook, na
         api_server.continues()
         assert webhook.get("/readyz").status_code == 200
     lines = [line for line in webhook.stop() if line.get("message") == "Connections beyond a bound were closed."]
-    assert {line["reason"] for line in lines} == {CLIENT}
-    assert set(lines[0]["clients"]) == {HOLDER}
+    # At first, the connections may be those of a burst.
+    assert {line["reason"] for line in lines} <= {CLIENT, ALL}
+    assert {client for line in lines for client in line["clients"]} == {HOLDER}
 
 
 def test_many_clients_that_keep_connections_do_not_keep_another_out(webhook):
