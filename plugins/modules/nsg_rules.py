@@ -419,6 +419,11 @@ unfiltered:
   returned: success
   type: list
   elements: str
+unconnected:
+  description: A sentence for each virtual network of O(vm_subnets) that is not peered with one of the workers.
+  returned: success
+  type: list
+  elements: str
 """
 
 import random
@@ -565,7 +570,13 @@ def selected_groups(module: AnsibleModule, arm: Arm) -> tuple[list[tuple[Target,
     names = ", ".join(nsg["name"] for dummy, nsg in concerned) or "None"
     cluster, where = module.params["cluster_name"], ", ".join(subscriptions)
     reason = f"{names} of {len(groups)} readable in {where}. Those with rules of the cluster {cluster}."
-    nothing: dict = {"subnets": [], "vm_subnets": [], "vm_network_security_group": None, "unfiltered": []}
+    nothing: dict = {
+        "subnets": [],
+        "vm_subnets": [],
+        "vm_network_security_group": None,
+        "unfiltered": [],
+        "unconnected": [],
+    }
     return concerned, {"reason": reason, **nothing}
 
 

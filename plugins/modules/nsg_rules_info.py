@@ -236,6 +236,11 @@ unfiltered:
   returned: success
   type: list
   elements: str
+unconnected:
+  description: A sentence for each virtual network of O(vm_subnets) that is not peered with one of the workers.
+  returned: success
+  type: list
+  elements: str
 """
 
 from collections.abc import Iterator

@@ -107,7 +107,12 @@ class World:
     def nsg(self, name: str, *rules: dict, **properties: object) -> str:
         return self.put("networkSecurityGroups", name, {"securityRules": rules, **properties})
 
-    def subnets(self, vnet: str, *subnets: tuple[Sequence[str], str | None]) -> list[str]:
+    def subnets(
+        self,
+        vnet: str,
+        *subnets: tuple[Sequence[str], str | None],
+        space: Sequence[str] = ("10.0.0.0/8", "fd00::/16"),
+    ) -> list[str]:
         """A virtual network of these subnets, each with its prefixes and NSG; returns their ids."""
         properties = [
             {
@@ -121,7 +126,7 @@ class World:
             "virtualNetworks",
             vnet,
             {
-                "addressSpace": {"addressPrefixes": ["10.0.0.0/8", "fd00::/16"]},
+                "addressSpace": {"addressPrefixes": list(space)},
                 "subnets": [{"name": f"s{i}", "properties": p} for i, p in enumerate(properties)],
             },
         )
@@ -385,6 +390,7 @@ def test_pod_vms_in_a_subnet_of_their_own(world, run):
     assert [subnet["id"] for subnet in result["subnets"]] == [workers]
     assert [subnet["id"] for subnet in result["vm_subnets"]] == [vms]
     assert result["vm_network_security_group"] == of_vms
+    assert result["unconnected"] == []
     assert not run(args)["changed"]
     # The module that only reads agrees, by each of its flows.
     info = run(args, "nsg_rules_info")
@@ -411,6 +417,19 @@ def test_the_group_of_the_network_interfaces_of_pod_vms(world, run):
     result = run(args)
     # Without a group, the interfaces get that of the workers, which is the only one.
     assert (result["vm_network_security_group"], result["unfiltered"]) == (of_workers, [])
+
+
+def test_pod_vms_in_another_virtual_network(world, run):
+    """The tag VirtualNetwork does not stand for it without a peering, so that Azure's default rules do not allow the traffic."""
+    of_workers, of_vms = world.nsg("of-workers"), world.nsg("of-vms")
+    (workers,) = world.subnets("v", ([WORKERS], of_workers))
+    (vms,) = world.subnets("w", (["192.168.1.0/24"], of_vms), space=["192.168.0.0/16"])
+    result = run({"subnets": [workers], "vm_subnets": [vms]})
+    assert opened(result)["of-vms"] == {f"Inbound {port} {WORKERS} 192.168.1.0/24" for port in (9000, 15150)}
+    (sentence,) = result["unconnected"]
+    assert sentence.endswith(
+        "/w of the VMs of peer pods is not peered with " + workers.partition("/subnets/")[0] + " of workers."
+    )
 
 
 def test_outbound_traffic_that_is_denied_is_opened_or_reported(world, run):

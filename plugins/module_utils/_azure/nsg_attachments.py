@@ -208,7 +208,7 @@ def _paths(network: Mapping, ends: Ends, workers: Sequence[Mapping], pod_vms: Se
     Workers in virtual networks that are not peered do not reach each other. VMs with subnets of their own are reached,
     through a peering or another route, because the user chose these subnets.
     """
-    connected = [network["id"], *(id_ for id_, dummy in _peers(network))]
+    connected = _connected(network)
     all_workers, all_pod_vms = (
         prefixes_of(subnet for subnet in subnets if ends.pod_vms is not None or _is_in(subnet, connected))
         for subnets in (ends.workers, ends.pod_vm_subnets)
@@ -251,6 +251,20 @@ def _unfiltered(ends: Ends, attached: Sequence[Attachment]) -> Iterator[str]:
             yield f"{interfaces}the subnet {subnet['id']}"
 
 
+def unconnected(ends: Ends, virtual_networks: Sequence[Mapping]) -> tuple[str, ...]:
+    """A sentence for each two virtual networks, one of pod VMs and one of workers, that are not peered."""
+    of_workers, of_pod_vms = (
+        [network for network in virtual_networks if any(_is_in(subnet, [network["id"]]) for subnet in subnets)]
+        for subnets in (ends.workers, ends.pod_vm_subnets)
+    )
+    return tuple(
+        f"The virtual network {of_vms['id']} of the VMs of peer pods is not peered with {of_worker['id']} of workers."
+        for of_vms in of_pod_vms
+        for of_worker in of_workers
+        if not any(is_same_id(id_, of_worker["id"]) for id_ in _connected(of_vms))
+    )
+
+
 def group_of(subnet: Mapping) -> str | None:
     return _id_of(subnet["properties"], "networkSecurityGroup")
 
@@ -267,6 +281,11 @@ def address_space(network: Mapping) -> list[str]:
     """The prefixes of a virtual network and of its peers, which are those of the tag VirtualNetwork."""
     own = (network["properties"].get("addressSpace") or {}).get("addressPrefixes") or ()
     return [*own, *(prefix for dummy, prefixes in _peers(network) for prefix in prefixes)]
+
+
+def _connected(network: Mapping) -> list[str]:
+    """The ids of a virtual network and of its peers."""
+    return [network["id"], *(id_ for id_, dummy in _peers(network))]
 
 
 def _peers(network: Mapping) -> Iterator[tuple[str, Sequence[str]]]:

@@ -28,6 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachment
     subnet_ids,
     subnet_prefixes,
     target,
+    unconnected,
     unfiltered,
     unique,
     virtual_network_id,
@@ -70,7 +71,8 @@ _SUBSCRIPTION = re.compile("(?:azure://)?/subscriptions/([^/]+)/", re.IGNORECASE
 class WorkerNetwork:
     """The subnets of both ends of the traffic, as ARM returns them, and the groups that filter it.
 
-    `unfiltered` has a sentence for each subnet or network interface without a group. `bodies` has the groups, by id,
+    `unfiltered` has a sentence for each subnet or network interface without a group, `unconnected` one for each two virtual
+    networks that are not peered. `bodies` has the groups, by id,
     that were read already.
     """
 
@@ -78,6 +80,7 @@ class WorkerNetwork:
     targets: tuple[Target, ...]
     unfiltered: tuple[str, ...]
     reason: str
+    unconnected: tuple[str, ...] = ()
     bodies: Mapping[str, dict] = field(default_factory=dict)
 
 
@@ -122,6 +125,7 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
         ),
         () if named else unfiltered(ends, attached),
         _BY_NAME if named else reason,
+        unconnected(ends, networks) if pod_vms else (),
     )
 
 
@@ -188,7 +192,7 @@ def _of_security_groups(arm: Arm, nsg_ids: Sequence[str]) -> WorkerNetwork:
         )
         for id_, ids in subnets.items()
     )
-    return WorkerNetwork(Ends(()), group_targets, (), _BY_NAME, bodies)
+    return WorkerNetwork(Ends(()), group_targets, (), _BY_NAME, bodies=bodies)
 
 
 def _attachments(arm: Arm, vm_ids: Sequence[str]) -> tuple[Attachment, ...]:
@@ -242,6 +246,7 @@ def describe_ends(network: WorkerNetwork) -> dict:
         "vm_subnets": [_describe_subnet(subnet) for subnet in network.ends.pod_vm_subnets],
         "vm_network_security_group": groups[0] if groups else None,
         "unfiltered": list(network.unfiltered),
+        "unconnected": list(network.unconnected),
     }
 
 

@@ -154,7 +154,7 @@ def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
         *(f"{name} of {group['name']}" for group in groups for name in group["unchanged"]),
         *answer["unfiltered"],
     ]
-    summary = _ports_summary(answer, already_open, opened)
+    summary = " ".join([_ports_summary(answer, already_open, opened), *answer["unconnected"]])
     shadowed = [
         f"{rule['name']} would be shadowed in {group['name']}: {rule['shadowed_by']}"
         for group in groups
@@ -168,6 +168,10 @@ def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
             WHY_PORTS,
             "Move the rules that deny to larger priority numbers, or set smaller ones for the collection's rules in "
             "cloud_networking_security_rules.",
+        )
+    if answer["unconnected"]:
+        return finding(
+            "ports", "warning", summary, WHY_PORTS, "Peer the virtual networks, unless another route connects them."
         )
     return finding("ports", "ok", summary)
 

@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_attachment
     pod_vm_group,
     subnet_ids,
     target,
+    unconnected,
     unfiltered,
     virtual_network_id,
 )
@@ -355,6 +356,17 @@ def test_unfiltered_traffic_is_reported(groups, unfiltered_places):
 def test_an_unfiltered_subnet_of_pod_vms_is_reported(pod_vm_groups, count):
     sentences = unfiltered(Ends((OF_WORKERS,), (subnet("v", *VM_PREFIX),), pod_vm_groups), [])
     assert sentences == (f"No network security group filters the subnet {subnet_id('v')}: all traffic passes.",)[:count]
+
+
+@pytest.mark.parametrize(("network", "is_connected"), [("vnet", True), ("hub", True), ("other", False)])
+def test_pod_vms_without_a_peering_are_reported(network, is_connected):
+    ends = Ends((OF_WORKERS,), (subnet("v", *VM_PREFIX, network=network),))
+    sentences = unconnected(ends, VNETS)
+    networks = f"{NETWORK}/virtualNetworks"
+    sentence = (
+        f"The virtual network {networks}/other of the VMs of peer pods is not peered with {networks}/VNet of workers."
+    )
+    assert sentences == (() if is_connected else (sentence,))
 
 
 def test_the_virtual_network_of_a_subnet():

@@ -133,6 +133,7 @@ AZURE = {
             }
         ],
         "unfiltered": [],
+        "unconnected": [],
     },
     "port_permissions": {"network_security_groups": []},
     "sizes": {
@@ -623,6 +624,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
             "x would be shadowed in demo-nsg: deny-all (100) denies it. Move",
         ),
         ("ports", [(*NSG, "shadowed", SHADOWED), ("settings", "on_shadowed", "warn")], "warning", "shadowed in"),
+        ("ports", [("ports", "unconnected", ["V is not peered."])], "warning", "V is not peered. Peer the virtual"),
         (
             "ports",
             [("ports", "network_security_groups", []), ("ports", "unfiltered", ["No NSG on x."])],
