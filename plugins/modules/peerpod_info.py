@@ -17,7 +17,8 @@ description:
   - >-
     Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs,
     ClusterServiceVersions and DaemonSets of the operator, on newer ones the Deployment of the agent and the ConfigMaps
-    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. Each list takes
+    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. If a node has a taint of its own, O(runtime_classes) are
+    read as well. Each list takes
     one more request for every further 500 objects.
   - >-
     If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are
@@ -269,8 +270,14 @@ nodes:
         The number of peer pods on the node that do not request the extended resource, because they were not mutated.
         The scheduler does not count them.
       type: int
+    blocked:
+      description: >-
+        Why the scheduler places no further peer pod on the node, although it advertises some: V(cordoned), V(not ready), or
+        V(tainted) with its taints that no RuntimeClass of O(runtime_classes) tolerates. Tolerations of single pods do not count.
+        Null if it can.
+      type: str
     free:
-      description: The number of further peer pods that the scheduler can place on the node.
+      description: The number of further peer pods that the scheduler can place on the node, 0 if RV(nodes[].blocked) is set.
       type: int
   sample:
     - name: ip-10-0-0-10.eu-central-1.compute.internal
@@ -279,6 +286,7 @@ nodes:
       allocatable: 2
       used: 2
       unaccounted: 0
+      blocked: null
       free: 0
 namespaces:
   description: The namespaces that have peer pods.
@@ -345,7 +353,14 @@ totals:
     unscheduled: 1
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH
+import functools
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    NODES_PATH,
+    PODS_PATH,
+    RUNTIME_CLASSES_PATH,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
@@ -378,6 +393,18 @@ def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits:
     }
 
 
+def read_tolerations(module: AnsibleModule, cluster: Cluster) -> list[list[dict]]:
+    """The tolerations that the API server adds to the pods of each RuntimeClass; none, with a warning, if they may not be read."""
+    try:
+        existing = [cluster.get(f"{RUNTIME_CLASSES_PATH}/{name}") for name in module.params["runtime_classes"]]
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        module.warn(f"Which taints peer pods tolerate is unknown, so nodes with taints have no free slots: {error}")
+        return []
+    return [(item.get("scheduling") or {}).get("tolerations") or [] for item in existing if item]
+
+
 def main() -> None:
     module = cluster_module(
         {
@@ -408,6 +435,7 @@ def main() -> None:
             cluster.list(PODS_PATH, fieldSelector=LIVE_PODS),
             params["runtime_classes"],
             cloud_bounds((capacity or {}).get("data") or {}),
+            functools.cache(lambda: read_tolerations(module, cluster)),
         )
         if params["details"]:
             facts |= read_details(cluster, namespace, agent_namespace, limits, capacity)

@@ -42,12 +42,14 @@ def peer_pods(cluster):
             "kind": "RuntimeClass",
             "metadata": {"name": RUNTIME_CLASS},
             "handler": "kata-remote",
+            "scheduling": {"tolerations": [{"key": "info", "operator": "Exists"}]},
         },
         *(
             {
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": {"name": name, "labels": {"pool": name}},
+                "spec": {"taints": [{"key": "info", "value": name, "effect": "NoSchedule"}]},
             }
             for name in NODES
         ),
@@ -97,7 +99,7 @@ def named(rows: list[dict], *names: str) -> dict[str, dict]:
     return {row["name"]: row for row in rows if row["name"] in names}
 
 
-def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
+def test_all_facts_take_six_requests_and_one_for_tolerations(cluster, peer_pods, run_module):
     kubeconfig = cluster.user_kubeconfig("peerpod-info", "system:masters")
     result = run_module(
         "peerpod_info",
@@ -135,6 +137,7 @@ def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
             "allocatable": 3,
             "used": 2,
             "unaccounted": 1,
+            "blocked": None,
             "free": 2,
         },
         "info-b": {
@@ -144,6 +147,7 @@ def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
             "allocatable": 2000,
             "used": 1,
             "unaccounted": 0,
+            "blocked": None,
             "free": 1999,
         },
     }
@@ -165,7 +169,9 @@ def test_all_facts_take_six_requests(cluster, peer_pods, run_module):
     assert totals["free"] == sum(node["free"] for node in result["nodes"])
     assert totals["used"] == sum(row["used"] for row in result["namespaces"])
     requests = requests_of(cluster, "peerpod-info")
-    assert [verb for verb, _ in requests] == ["list", "list", "list", "get", "list", "list"]
+    # The last one is for a RuntimeClass, since nodes have taints.
+    assert [verb for verb, _ in requests] == ["list", "list", "list", "get", "list", "list", "get"]
+    assert requests[-1][1].endswith(f"/runtimeclasses/{RUNTIME_CLASS}")
     assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
 
 
@@ -230,6 +236,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
     unread = read("info-looker")
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
     assert "The cloud capacity is unknown" in " ".join(unread["warnings"])
+    assert "Which taints peer pods tolerate is unknown" in " ".join(unread["warnings"])
     cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
 
 
@@ -244,6 +251,9 @@ def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_mod
     assert not result.get("failed"), result["msg"]
     assert (result["operator"], result["pools"]) == (None, [])
     assert result["msg"].startswith("No operator for OpenShift sandboxed containers is installed")
-    assert named(result["nodes"], "info-b")["info-b"]["free"] == 1999
+    # No RuntimeClass of the default name tolerates the taint of the nodes.
+    tainted = named(result["nodes"], "info-b")["info-b"]
+    assert (tainted["allocatable"], tainted["free"]) == (2000, 0)
+    assert tainted["blocked"] == "tainted (info=info-b:NoSchedule)"
     # Pods with another RuntimeClass count if they request the extended resource.
     assert named(result["nodes"], "info-a")["info-a"]["used"] == 1

@@ -271,9 +271,26 @@ def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factor
     )
 
 
+def running_peer_pod(node: str) -> dict:
+    requests = {"limits": {"kata.peerpods.io/vm": "1"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"peer-pod-on-{node}", "namespace": "default"},
+        "spec": {"nodeName": node, "containers": [{"name": "a", "image": "a", "resources": requests}]},
+    }
+
+
 def test_azure_without_problems(on_azure: Preflight):
+    """39 peer pods fit, since two of them run and Azure has room for 38 more."""
+    pods = [running_peer_pod(worker.name) for worker in on_azure.cloud.workers[:2]]
+    on_azure.cluster.apply(*pods)
+    for pod in pods:
+        openshift.set_status(on_azure.cluster, f"pod/{pod['metadata']['name']}", {"phase": "Running"}, "default")
     with on_azure.unchanged():
-        completed = on_azure.run("-e", "peerpodconfig_rollout_limit=12")
+        completed = on_azure.run("-e", "peerpodconfig_rollout_limit=13")
+    names = [pod["metadata"]["name"] for pod in pods]
+    on_azure.cluster.kubectl("delete", "pods", *names, "-n", "default", "--force", "--grace-period=0")
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert on_azure.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     ports = on_azure.findings()["ports"]["found"]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import CloudShare, slots_of
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
@@ -51,6 +51,44 @@ def is_down(node: dict) -> bool:
     """Whether a node's kubelet does not respond, or reports that the node cannot run pods."""
     conditions = node.get("status", {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] != "True" for condition in conditions)
+
+
+def why_blocked(node: dict, tolerations: Callable[[], Iterable[Collection[dict]]]) -> str | None:
+    """Why the scheduler places no further peer pod on a node, whatever the node advertises; None if it does.
+
+    `tolerations` returns those of the RuntimeClasses of peer pods, and is called only if the node has a taint of its own.
+    """
+    spec = node.get("spec", {})
+    if spec.get("unschedulable"):
+        return "cordoned"
+    if is_down(node):
+        return "not ready"
+    taints = [taint for taint in spec.get("taints") or [] if taint["effect"] in ("NoSchedule", "NoExecute")]
+    if taints and not any(all(_is_tolerated(taint, own) for taint in taints) for own in tolerations()):
+        return f"tainted ({', '.join(map(_describe_taint, taints))})"
+    return None
+
+
+def _is_tolerated(taint: dict, tolerations: Iterable[dict]) -> bool:
+    """As the scheduler decides: an empty key or effect matches all."""
+    return any(
+        toleration.get("key") in (taint["key"], "", None)
+        and toleration.get("effect") in (taint["effect"], "", None)
+        and (
+            toleration.get("operator") == "Exists"
+            or (
+                toleration.get("operator") in ("Equal", "", None)
+                and toleration.get("key")
+                and (toleration.get("value") or "") == (taint.get("value") or "")
+            )
+        )
+        for toleration in tolerations
+    )
+
+
+def _describe_taint(taint: dict) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}:{taint['effect']}"
 
 
 def released(nodes: Iterable[dict], pools: Collection[Pool]) -> list[dict]:

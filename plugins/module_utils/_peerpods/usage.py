@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 
 with contextlib.suppress(ImportError):  # The Kubernetes client reports the missing library.
@@ -17,7 +17,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capac
     slots_of,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import allowed
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import allowed, why_blocked
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import (
     is_accounted_for,
     is_peer_pod,
@@ -32,11 +32,12 @@ def describe(
     pods: Iterable[dict],
     runtime_classes: Collection[str],
     bounds: Mapping[str, int],
+    tolerations: Callable[[], Iterable[Collection[dict]]] = tuple,
 ) -> dict:
     """The module's result; `pods` is an iterator, and only counts are kept of it.
 
     `configs` are the PeerPodConfigs in which some of `pools` are stored. `bounds` are the numbers of peer pods that the
-    cloud has room for, each shared among the nodes of a namespace's pools.
+    cloud has room for, each shared among the nodes of a namespace's pools. `tolerations` returns those of the RuntimeClasses.
     """
     used: Counter[str] = Counter()
     requested: Counter[str] = Counter()
@@ -72,7 +73,8 @@ def describe(
             "used": used[name],
             "unaccounted": unaccounted[name],
         }
-        row["free"] = max(0, (row["allocatable"] or 0) - requested[name])
+        row["blocked"] = why_blocked(node, tolerations) if row["allocatable"] else None
+        row["free"] = 0 if row["blocked"] else max(0, (row["allocatable"] or 0) - requested[name])
         # Other nodes do not run peer pods.
         if row["pools"] or row["capacity"] is not None or row["used"]:
             rows.append(row)

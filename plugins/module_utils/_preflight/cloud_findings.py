@@ -14,8 +14,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding im
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # Results about the cloud: the identity, the rules that filter the workers' traffic, the permission to change them, the
-# VM sizes and their quota, and the available IP addresses of the VMs' subnet.
-ANSWERS = ("caller", "ports", "port_permissions", "sizes", "subnet")
+# VM sizes and their quota, the available IP addresses of the VMs' subnet, and the running peer pods.
+ANSWERS = ("caller", "ports", "port_permissions", "sizes", "subnet", "peer_pods")
 
 
 def cloud_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
@@ -188,7 +188,7 @@ def _ports_summary(answer: Mapping, already_open: list[str], opened: list[str]) 
 
 def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
     """Whether the cloud has room for the limit on all workers."""
-    sizes, subnet = answers["sizes"], answers["subnet"]
+    sizes, subnet, running = answers["sizes"], answers["subnet"], _running(answers["peer_pods"])
     if sizes:
         unavailable = _unavailable(cluster, sizes)
         yield from unavailable
@@ -198,9 +198,9 @@ def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator
     if settings["quota"] == "ignore" or not cluster["workers"] or _limit(settings) is None:
         return
     if sizes:
-        yield _quota(cluster, settings, sizes)
+        yield _quota(cluster, settings, sizes, running)
     if subnet:
-        yield _addresses(cluster, settings, subnet)
+        yield _addresses(cluster, settings, subnet, running)
     elif settings["check_cloud_resources"]:
         yield finding(
             "subnet-addresses",
@@ -214,18 +214,35 @@ def _limit(settings: Mapping) -> int | None:
     return int(limit) if limit.isdecimal() else None
 
 
-def _compare(cluster: Mapping, settings: Mapping, check: str, room: int, reading: str, otherwise: str) -> dict:
-    """Whether there is `room` for as many VMs as the limit allows on all workers; `reading` has the figures."""
+def _running(result: Mapping | None) -> int:
+    """How many VMs of running peer pods the cloud counts as used, and the limit allows; 0 if that is not known.
+
+    A pending peer pod may have no VM yet, and one that was not mutated does not count against the limit.
+    """
+    if not result or "totals" not in result:
+        return 0
+    totals = result["totals"]
+    return totals["used"] - totals["unaccounted"] - sum(pod["node"] is not None for pod in result["pending"])
+
+
+def _compare(
+    cluster: Mapping, settings: Mapping, check: str, room: int, running: int, reading: str, otherwise: str
+) -> dict:
+    """Whether there is `room` for as many VMs as the limit allows on all workers and do not run yet.
+
+    `reading` has the figures.
+    """
     # Called with a valid limit only.
     limit, nodes = _limit(settings) or 0, len(cluster["workers"])
-    if room >= limit * nodes:
+    if room + running >= limit * nodes:
         return finding(check, "ok", f"{reading[0].upper()}{reading[1:]}.")
+    existing = f", of which {running} run" if running else ""
     return finding(
         check,
         {"fail": "error", "warn": "warning"}[settings["quota"]],
-        f"{limit} peer pods on each of {nodes} nodes are {limit * nodes} VMs, but {reading}.",
+        f"{limit} peer pods on each of {nodes} nodes are {limit * nodes} VMs{existing}, but {reading}.",
         ONE_VM_EACH,
-        f"Set peerpodconfig_rollout_limit to {room // nodes}, or {otherwise}.",
+        f"Set peerpodconfig_rollout_limit to {(room + running) // nodes}, or {otherwise}.",
     )
 
 
@@ -258,7 +275,7 @@ def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
     return [finding("vm-sizes", "ok", f"{region} offers {join_names(offered)}.")] if offered else []
 
 
-def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
+def _quota(cluster: Mapping, settings: Mapping, answer: Mapping, running: int) -> dict:
     platform, region = cluster["platform"], cluster["region"]
     size = next(iter(answer.get("instance_types") or answer.get("sizes") or ()), None)
     if size is None or size["instances"] is None:
@@ -284,11 +301,11 @@ def _quota(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
             f"{size['regional_used']} of {size['regional_limit']} of all families"
         )
     return _compare(
-        cluster, settings, "quota", size["instances"], f"{room} ({used})", f"request a higher quota {subject}"
+        cluster, settings, "quota", size["instances"], running, f"{room} ({used})", f"request a higher quota {subject}"
     )
 
 
-def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
+def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping, running: int) -> dict:
     subnet = answer.get("subnet") or {"free": None, "reason": answer.get("msg")}
     if subnet["free"] is None:
         return finding(
@@ -304,6 +321,7 @@ def _addresses(cluster: Mapping, settings: Mapping, answer: Mapping) -> dict:
         settings,
         "subnet-addresses",
         subnet["free"],
+        running,
         f"the subnet {name} has {subnet['free']} free addresses",
         "give the VMs a larger subnet",
     )

@@ -21,7 +21,7 @@ OPERATOR = "sandboxed-containers-operator."
 _NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
 
 # The order of the nodes in a report.
-STATES = ("full", "in_use", "unused", "no_slots")
+STATES = ("full", "in_use", "unused", "blocked", "no_slots")
 
 
 def document(
@@ -110,6 +110,8 @@ def _node(node: Mapping[str, Any]) -> dict:
     slots = node["allocatable"] or 0
     if not slots:
         state = "no_slots"
+    elif node["blocked"]:
+        state = "blocked"
     elif not node["free"]:
         state = "full"
     else:

@@ -62,6 +62,63 @@ def test_the_free_slots_of_a_node(worker, pods, used, unaccounted, free):
     assert (row["used"], row["unaccounted"], row["free"]) == (used, unaccounted, free)
 
 
+TAINT = {"key": "team", "value": "a", "effect": "NoSchedule"}
+NOT_READY = [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": "Unknown"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "conditions", "tolerations", "blocked"),
+    [
+        ({}, [{"type": "Ready", "status": "True"}], [], None),
+        ({"unschedulable": True, "taints": [TAINT]}, [], [], "cordoned"),
+        ({}, NOT_READY, [], "not ready"),
+        ({"taints": [TAINT]}, [], [], "tainted (team=a:NoSchedule)"),
+        ({"taints": [TAINT]}, [], [[]], "tainted (team=a:NoSchedule)"),
+        ({"taints": [{"key": "x", "effect": "NoExecute"}]}, [], [[]], "tainted (x:NoExecute)"),
+        # The scheduler prefers other nodes.
+        ({"taints": [{**TAINT, "effect": "PreferNoSchedule"}]}, [], [], None),
+        ({"taints": [TAINT]}, [], [[{"key": "team", "value": "a"}]], None),
+        ({"taints": [TAINT]}, [], [[{"key": "team", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]], None),
+        ({"taints": [TAINT]}, [], [[{"key": "team", "operator": "Exists"}]], None),
+        ({"taints": [TAINT]}, [], [[{"operator": "Exists"}]], None),
+        ({"taints": [TAINT]}, [], [[{"key": "team", "value": "b"}]], "tainted (team=a:NoSchedule)"),
+        (
+            {"taints": [TAINT]},
+            [],
+            [[{"key": "team", "operator": "Exists", "effect": "NoExecute"}]],
+            "tainted (team=a:NoSchedule)",
+        ),
+        ({"taints": [TAINT]}, [], [[{"value": "a"}]], "tainted (team=a:NoSchedule)"),
+        # One of two RuntimeClasses suffices, and each must tolerate all taints.
+        ({"taints": [TAINT]}, [], [[], [{"operator": "Exists"}]], None),
+        (
+            {"taints": [TAINT, {"key": "x", "effect": "NoExecute"}]},
+            [],
+            [[{"key": "team", "operator": "Exists"}], [{"key": "x", "operator": "Exists"}]],
+            "tainted (team=a:NoSchedule, x:NoExecute)",
+        ),
+    ],
+)
+def test_a_node_that_takes_no_further_pod_has_no_free_slot(spec, conditions, tolerations, blocked):
+    worker = {**node(capacity="3", allocatable="3"), "spec": spec}
+    worker["status"]["conditions"] = conditions
+    result = usage.describe([], [], [worker], [pod("n1")], ["kata-remote"], {}, lambda: tolerations)
+    row = only(result["nodes"])
+    assert (row["blocked"], row["free"]) == (blocked, 0 if blocked else 2)
+    assert (row["allocatable"], row["used"], result["totals"]["free"]) == (3, 1, row["free"])
+
+
+def test_tolerations_are_read_only_for_a_taint():
+    def read() -> list:
+        raise AssertionError("The RuntimeClasses were read.")
+
+    tainted = {**node("without-slots"), "spec": {"taints": [TAINT]}}
+    rows = usage.describe(
+        [], [], [tainted, node(capacity="3", allocatable="3")], [pod("without-slots")], ["x"], {}, read
+    )
+    assert [row["blocked"] for row in rows["nodes"]] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("worker", "is_listed"),
     [

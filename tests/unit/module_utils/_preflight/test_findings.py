@@ -79,6 +79,14 @@ CLUSTER = {
         "unread": {},
     },
 }
+
+
+def running(used: int, unaccounted: int = 0, pending: int = 0) -> tuple[str, dict]:
+    """The change of the readings for that many peer pods on nodes; one without a node is pending as well."""
+    starting = [{"node": "a"}] * pending + [{"node": None}]
+    return "peer_pods", {"totals": {"used": used, "unaccounted": unaccounted}, "pending": starting}
+
+
 PORT = {"port": 9000, "protocol": "tcp"}
 AWS = {
     "cluster": CLUSTER,
@@ -548,6 +556,46 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             ),
         ),
         ("quota", [("settings", "limit", "11"), ("settings", "quota", "fail")], "error", "22 VMs"),
+        # The VMs of running peer pods are used, and are a part of the limit.
+        (
+            "quota",
+            [(*TYPE, "instances", 0), ("settings", "limit", 6), ("settings", "quota", "fail"), running(12)],
+            "ok",
+            "AWS has room for 0 more VMs of t3.medium",
+        ),
+        (
+            "quota",
+            [(*TYPE, "instances", 1), ("settings", "limit", 7), running(12)],
+            "warning",
+            "7 peer pods on each of 2 nodes are 14 VMs, of which 12 run, but AWS has room for 1 more VMs of",
+        ),
+        ("quota", [(*TYPE, "instances", 1), ("settings", "limit", 7), running(12)], "warning", "limit to 6, or"),
+        # A pending peer pod may have no VM yet, and one that was not mutated is not a part of the limit.
+        (
+            "quota",
+            [(*TYPE, "instances", 0), ("settings", "limit", 6), running(13, pending=1)],
+            "ok",
+            "AWS has room for 0",
+        ),
+        (
+            "quota",
+            [(*TYPE, "instances", 0), ("settings", "limit", 6), running(12, pending=1)],
+            "warning",
+            "of which 11 run",
+        ),
+        (
+            "quota",
+            [(*TYPE, "instances", 0), ("settings", "limit", 6), running(12, unaccounted=1)],
+            "warning",
+            "of which 11",
+        ),
+        ("quota", [("settings", "limit", 11), ("peer_pods", {"msg": "No."})], "warning", "are 22 VMs, but AWS has"),
+        (
+            "subnet-addresses",
+            [("subnet", "subnet", "free", 0), ("settings", "limit", 6), running(12)],
+            "ok",
+            "The subnet subnet-1 has 0 free addresses.",
+        ),
         ("quota", [("sizes", {"msg": "Service Quotas refused."})], "unknown", "Service Quotas ref"),
         (
             "quota",

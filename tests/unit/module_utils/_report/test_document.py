@@ -122,6 +122,7 @@ def node(name: str, slots: int | None, used: int, unaccounted: int = 0, pools=("
         "allocatable": slots,
         "used": used,
         "unaccounted": unaccounted,
+        "blocked": None,
         "free": max(0, (slots or 0) - used + unaccounted),
     }
 
@@ -213,6 +214,14 @@ def test_nodes_are_sorted_by_usage():
         ("unused", "unused", 0),
         ("none", "no_slots", None),
     ]
+
+
+CORDONED = report(peer_pods=peer_pods([{**node("n", 10, 2), "blocked": "cordoned", "free": 0}]))
+
+
+def test_a_node_that_takes_no_further_peer_pod_is_not_full():
+    (row,) = CORDONED["capacity"]["nodes"]
+    assert (row["state"], row["used_percent"]) == ("blocked", 20)
 
 
 def test_one_free_slot_of_many_is_not_full():
@@ -350,6 +359,7 @@ def all_of(text: str) -> dict:
 DOCUMENTS = {
     "full": FULL,
     "azure": report(networking=AZURE),
+    "cordoned": CORDONED,
     "harmless": all_of("sandboxed-containers-operator.HARMLESS"),
     "hostile": all_of(HOSTILE + NO_TEXT),
     "large": report(peer_pods=LARGE),
@@ -555,6 +565,10 @@ def test_findings_are_sorted_by_severity_and_have_a_next_step(written):
     assert "1 error, 1 warning, 1 unknown" in page.words
     assert "1 check passed" in page.words
     assert '9000/tcp of "node" is closed.' in page.words
+
+
+def test_the_page_explains_a_blocked_node(written: Callable[[str, str], str]):
+    assert "Takes no further peer pod: cordoned." in Page(written("cordoned", "html")).words
 
 
 def test_the_page_of_a_small_cluster(written):
