@@ -7,10 +7,11 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 from jinja2 import Environment, nodes
 
@@ -185,3 +186,139 @@ def test_every_option_is_read_as_its_type():
         if problem
     }
     assert not problems, "\n".join(sorted(problems))
+
+
+# -- Options that more than one role or playbook reads ----------------------------------------------
+
+# The option that decides, by what it names; all others with that value, and all modules that take it, follow that option.
+OWNERS = {
+    "openshift-sandboxed-containers-operator": {"operator_install_namespace"},
+    "osc-peerpods": {"node_capacity_namespace"},
+    "peerpods-cloud-capacity": {"node_capacity_cloud_capacity_configmap"},
+    "kata-remote": {"webhook_target_runtime_classes", "operator_install_runtime_class"},
+}
+# The webhook runs in the same namespace by default only.
+INDEPENDENT = {"webhook_namespace"}
+
+
+@dataclass(frozen=True)
+class Reads:
+    """An option of a module that takes such a value, and whether a task with these arguments uses it."""
+
+    module: str
+    option: str
+    owner: str
+    is_used: Callable[[dict], bool] = lambda arguments: True
+
+
+READERS = [
+    Reads("adaptor_config", "namespace", "operator_install_namespace"),
+    Reads("adaptor_config", "runtime_classes", "webhook_target_runtime_classes"),
+    Reads("cluster_features_info", "operator_namespace", "operator_install_namespace", lambda a: "extended" in str(a)),
+    Reads("cluster_info", "agent_namespace", "node_capacity_namespace", lambda a: "details" in a),
+    Reads("cluster_info", "operator_namespace", "operator_install_namespace", lambda a: "details" in a),
+    Reads("mutating_webhook", "target_runtime_classes", "webhook_target_runtime_classes", lambda a: "state" not in a),
+    Reads("mutation_info", "runtime_class", "webhook_target_runtime_classes"),
+    Reads("operator_info", "namespace", "operator_install_namespace"),
+    Reads("operator_wait", "namespace", "operator_install_namespace", lambda a: a["wait_for"] == "operator"),
+    Reads("operator_wait", "runtime_classes", "webhook_target_runtime_classes", lambda a: a["wait_for"] == "pods"),
+    # Without a namespace, the pools of all namespaces are read.
+    Reads("peerpod_info", "namespace", "operator_install_namespace", lambda a: "namespace" in a),
+    Reads("peerpod_info", "runtime_classes", "webhook_target_runtime_classes"),
+    # Bounds of the cloud are those of pools.
+    Reads("peerpod_info", "cloud_capacity.name", "node_capacity_cloud_capacity_configmap", lambda a: len(a) > 1),
+    Reads("peerpod_info", "cloud_capacity.namespace", "node_capacity_namespace", lambda a: len(a) > 1),
+    Reads("peerpod_limit", "agent_namespace", "node_capacity_namespace"),
+    Reads("peerpod_limit", "cloud_capacity.name", "node_capacity_cloud_capacity_configmap", lambda a: "wait" in a),
+    Reads("peerpod_limit", "namespace", "operator_install_namespace"),
+    Reads("peerpod_limit", "runtime_classes", "webhook_target_runtime_classes", lambda a: "disruption" in a),
+]
+
+
+def module_tasks(value: object) -> Iterator[tuple[str, dict]]:
+    """(name of our module, its arguments) of every task."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from module_tasks(inner)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(key, str) and key.startswith("osc.peerpods."):
+                yield key.removeprefix("osc.peerpods."), inner or {}
+            else:
+                yield from module_tasks(inner)
+
+
+def definitions(path: Path) -> dict[str, object]:
+    """The variables that the file sees: those of the playbook, or the defaults and variables of the role."""
+    found: dict[str, object] = {}
+    if path.parent.name == "playbooks":
+        for play in load(path):
+            found |= play.get("vars", {})
+    else:
+        for directory in ("defaults", "vars"):
+            for file in sorted((ROOT / "roles" / path.parts[path.parts.index("roles") + 1] / directory).rglob("*.yml")):
+                found |= load(file)
+    return found
+
+
+def names_in(value: object, known: dict[str, object]) -> set[str]:
+    """The variables that a value depends on, also by other variables."""
+    names: set[str] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, (dict, list)):
+            pending += list(current.values()) if isinstance(current, dict) else current
+        elif isinstance(current, str) and "{{" in current:
+            for name in {node.name for node in JINJA.parse(current).find_all(nodes.Name)} - names:
+                names.add(name)
+                pending.append(known.get(name))
+    return names
+
+
+def argument(arguments: dict, option: str, known: dict[str, object]) -> object:
+    """The value of an option, or None; `cloud_capacity.name` may be in a variable."""
+    outer, dummy, inner = option.partition(".")
+    value = arguments.get(outer)
+    if not inner:
+        return value
+    if isinstance(value, str):
+        value = known[value.strip("{} ")]
+    if isinstance(value, dict):
+        # The bounds may be given instead of the ConfigMap that has them.
+        return value.get(inner, value.get("data"))
+    return None
+
+
+FILES_WITH_TASKS = sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/*.yml")])
+
+
+@pytest.mark.parametrize("path", FILES_WITH_TASKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_shared_option_reaches_every_task_that_needs_it(path: Path):
+    known = definitions(path)
+    missing = [
+        f"{reads.module}.{reads.option} does not follow {reads.owner}"
+        for module, arguments in module_tasks(load(path))
+        for reads in READERS
+        if reads.module == module and reads.is_used(arguments)
+        if reads.owner not in names_in(argument(arguments, reads.option, known), known)
+        and "bounds" not in str(argument(arguments, reads.option, known))
+    ]
+    assert missing == []
+
+
+def test_every_reader_exists():
+    for reads in READERS:
+        assert reads.option.partition(".")[0] in module_options(f"osc.peerpods.{reads.module}"), reads
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_option_with_the_default_of_another_follows_it(name: str):
+    default = OPTIONS[name].get("default")
+    literal = default[0] if isinstance(default, list) and default else default
+    owners = OWNERS.get(literal, set()) if isinstance(literal, str) else set()
+    if not owners or name in owners | INDEPENDENT:
+        return
+    role = next(path for path in ROOT.glob("roles/*") if name.startswith(f"{path.name}_"))
+    known = definitions(role / "defaults" / "main.yml")
+    assert owners & names_in(known[name], known)
