@@ -11,9 +11,10 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import needed
@@ -22,6 +23,9 @@ from tests.cluster import aws, azure
 from tests.cluster.adaptor import OWNER
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
+from tests.ec2_proxy import bad_weather as bad_weather_of_ec2
+from tests.ec2_proxy import ec2_proxy
+from tests.integration.apiserver import bad_weather as bad_weather_of_kubernetes
 from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play, role_options
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
@@ -145,8 +149,8 @@ def report_on(site: Site, playbook: str, directory: Path, *formats: str) -> tupl
     path = ROOT / "playbooks" / f"{playbook}.yml"
     variables = {**site.variables, "report_formats": ["json", *formats]}
     reporting = Reporting(**{**vars(site), "playbook": path, "directory": directory, "variables": variables})
-    with site.unchanged():
-        completed = reporting.run()
+    with site.unchanged(), bad_weather(reporting) as troubled:
+        completed = troubled.run()
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return reporting, completed.stdout
 
@@ -217,10 +221,28 @@ def stays(message: str) -> dict:
     return artifacts(message)["peerpods_teardown"]["stays"]
 
 
+AnySite = TypeVar("AnySite", bound=Site)
+
+
 def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: str) -> str:
     completed = run(*arguments)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return completed.stdout
+
+
+@contextmanager
+def bad_weather(site: AnySite) -> Iterator[AnySite]:
+    """The site for a user whose requests to the API server and to AWS fail every so often, in a way that passes."""
+    cluster = site.cluster
+    kubeconfig = site.kubeconfig or cluster.user_kubeconfig("bad-weather", "system:masters")
+    with ExitStack() as proxies:
+        proxied = proxies.enter_context(bad_weather_of_kubernetes(cluster, kubeconfig, every=13))
+        environment = site.cloud_environment
+        if "AWS_ENDPOINT_URL" in environment:
+            proxy = proxies.enter_context(ec2_proxy(environment["AWS_ENDPOINT_URL"]))
+            proxy.weather = bad_weather_of_ec2(every=3)
+            environment = {**environment, "AWS_ENDPOINT_URL": proxy.url}
+        yield replace(site, kubeconfig=proxied, cloud_environment=environment)
 
 
 def failure_message(completed: subprocess.CompletedProcess[str]) -> str:

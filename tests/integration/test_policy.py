@@ -16,7 +16,7 @@ import urllib3
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, bad_weather, failure_message
 from tests.support import ROOT, local_play
 
 pytestmark = pytest.mark.integration
@@ -153,7 +153,9 @@ class TestBefore:
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
     """The output of the installation. A system namespace has the label as well."""
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
-    yield role.succeed()
+    with bad_weather(role) as troubled:
+        output = troubled.succeed()
+    yield output
     cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
 
 

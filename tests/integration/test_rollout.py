@@ -18,7 +18,7 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message, play_of
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, bad_weather, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
 pytestmark = pytest.mark.integration
@@ -368,7 +368,8 @@ class TestPlaybook:
     @FIRST_GENERATION
     def test_the_playbook_reports_the_cluster_and_sets_the_limits(self, limit: Rollout):
         waves = [{"name": "canary", "limit": 2}, {"name": "general", "limit": 10}]
-        completed = limit.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
+        with bad_weather(limit) as troubled:
+            completed = troubled.run("-e", json.dumps({"peerpodconfig_rollout_waves": waves}))
         assert f"{openshift.INFRASTRUCTURE_NAME}: OpenShift {openshift.VERSION} on AWS" in completed.stdout
         assert limit.advertised() == {**limit_of_all_pools("10"), "canary": "2"}
         assert artifacts(completed.stdout) == {

@@ -24,6 +24,7 @@ from tests.integration.site import (
     RoleAlone,
     Site,
     artifacts,
+    bad_weather,
     differing,
     dump,
     failure_message,
@@ -141,8 +142,9 @@ def test_a_run_that_is_killed(site: Site, tags: str, task: str):
 
 @pytest.fixture(scope="module")
 def installed(site: Site, initial_state) -> Site:
-    """The site after a run that completed."""
-    succeed(site.run)
+    """The site after a run that completed, while requests to the API server and to AWS failed every so often."""
+    with bad_weather(site) as troubled:
+        succeed(troubled.run)
     return site
 
 
@@ -375,7 +377,8 @@ class TestTeardown:
         before = dump(cluster)
         with installed.unchanged():
             planned = succeed(teardown.run, "--check")
-        output = succeed(teardown.run)
+        with bad_weather(teardown) as troubled:
+            output = succeed(troubled.run)
         after = dump(cluster)
         assert {key: after.get(key) for key in users} == {key: before[key] for key in users}
         assert stays(output) == {

@@ -12,7 +12,7 @@ from tests.cluster import openshift
 from tests.cluster.operators import IMAGE_JOB_FAILS, IMAGES
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
-from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, failure_message
+from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, bad_weather, failure_message
 from tests.integration.test_stand_ins import NAMESPACE_ARGS, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
@@ -109,7 +109,8 @@ def test_the_upgrade_across_the_migration(world: World, upgrade: Upgrade):
         }
     )
     start_agent(world.cluster)
-    completed = upgrade.succeeds(operator_install_upgrade_disruption="allow")
+    with bad_weather(upgrade) as troubled:
+        completed = troubled.succeeds(operator_install_upgrade_disruption="allow")
     assert (
         "from the PeerPodConfig peerpodconfig-openshift (5) to PEERPODS_LIMIT_PER_NODE of peer-pods-cm (5)"
         in completed.stdout
