@@ -182,9 +182,7 @@ class Cluster:
     def _request(
         self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None, **params: Any
     ) -> dict:
-        return json.loads(
-            self._client.send(method, path, body, query_params=list((query or {}).items()), **params).data
-        )
+        return self._client.send(method, path, body, query_params=list((query or {}).items()), **params).content
 
 
 class Collection:

@@ -102,14 +102,16 @@ class LostWriteError(ClusterError):
 
 @dataclass(frozen=True)
 class Response:
-    """A response as kubernetes.core reads it."""
+    """A response; kubernetes.core reads `data` and `headers`."""
 
+    content: dict[str, Any]
     data: bytes
     headers: Mapping[str, str]
 
 
 # What an API server returns for the deletion of an object that is gone afterwards.
-DELETED = Response(b'{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}', {})
+_SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+DELETED = Response(_SUCCESS, json.dumps(_SUCCESS).encode(), {})
 
 
 def connect(module: Any) -> Any:
@@ -155,7 +157,7 @@ class PersistentClient(K8SDynamicClient):
                 raise
             cause.body = str(error)
             raise cause from None
-        return serializer(self, json.loads(response.data)) if serialize else response
+        return serializer(self, response.content) if serialize else response
 
     def send(self, method: str, path: str, body: Any = None, **params: Any) -> Response:
         """The response of the API server. Raises ClusterError.
@@ -196,7 +198,7 @@ class PersistentClient(K8SDynamicClient):
             if error.status != 404:
                 raise
             return DELETED if method == "DELETE" else None
-        return response if _is_applied(method, body, json.loads(response.data)) else None
+        return response if _is_applied(method, body, response.content) else None
 
     def _attempt(self, method: str, path: str, body: Any, **params: Any) -> Response:
         params.setdefault("_request_timeout", (CONNECT_TIMEOUT, READ_TIMEOUT))
@@ -206,13 +208,14 @@ class PersistentClient(K8SDynamicClient):
         # The connection broke in the middle of the response.
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from error
-        if not _is_of_api_server(path, data):
+        content = _content(path, data)
+        if content is None:
             raise ClusterError(
                 f"The response to {method} {path} is not that of a Kubernetes API server: "
                 f"{_sentence(data[:MESSAGE_LENGTH].decode(errors='replace')) or 'it is empty'}. Check that "
                 f"{self.host} is the API server."
             )
-        return Response(data, response.headers)
+        return Response(content, data, response.headers)
 
     def _send_once(self, method: str, path: str, body: Any, **params: Any) -> Any:
         try:
@@ -369,14 +372,14 @@ def _contains(current: Any, sent: Any) -> bool:
     return current == sent
 
 
-def _is_of_api_server(path: str, data: bytes) -> bool:
+def _content(path: str, data: bytes) -> dict[str, Any] | None:
+    """The content of a response, or None if it is not that of an API server."""
     try:
         content = json.loads(data)
     except ValueError:
-        return False
-    if not isinstance(content, dict):
-        return False
-    return "gitVersion" in content if path.rstrip("/") == "/version" else "kind" in content
+        return None
+    mark = "gitVersion" if path == "/version" else "kind"
+    return content if isinstance(content, dict) and mark in content else None
 
 
 def _seconds(headers: Any) -> float:
