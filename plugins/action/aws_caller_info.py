@@ -24,7 +24,8 @@ class ActionModule(ModuleInController):
     def _run_here(self, name: str) -> None:
         try:
             super()._run_here(name)
-        # A file that botocore opens itself, such as that of AWS_WEB_IDENTITY_TOKEN_FILE: the module would end in a traceback.
+        # A file that botocore opens itself, such as that of AWS_WEB_IDENTITY_TOKEN_FILE: the module would end in a
+        # traceback.
         except OSError as error:
             print(json.dumps({"failed": True, "msg": f"A file of the credentials cannot be read: {error}."}))
 

@@ -19,8 +19,8 @@ options:
       - >-
         The namespaces whose pods are never mutated. Each is a name, or a prefix of names followed by C(*).
       - >-
-        The default is the namespaces that Kubernetes and OpenShift reserve, C(kube-*), C(openshift) and C(openshift-*), also those
-        that are created later.
+        The default is the namespaces that Kubernetes and OpenShift reserve, C(kube-*), C(openshift) and C(openshift-*),
+        also those that are created later.
     type: list
     elements: str
   extra_excluded_namespaces:
@@ -42,19 +42,23 @@ options:
   verify:
     description:
       - >-
-        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with the extended
-        resource. A change takes a second or two to reach the API server, so this is repeated until O(wait_timeout).
+        Create a pod of each of O(target_runtime_classes) in a server-side dry run, and check that it is returned with
+        the extended resource. A change takes a second or two to reach the API server, so this is repeated until
+        O(wait_timeout).
       - >-
-        If a RuntimeClass does not exist yet, no pod of it can be created. The module then issues a warning, and RV(verified) is false.
-        Check mode does not verify with O(state=present).
+        If a RuntimeClass does not exist yet, no pod of it can be created. The module then issues a warning, and
+        RV(verified) is false. Check mode does not verify with O(state=present).
       - >-
-        A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. This proves nothing,
-        and other namespaces are tried. If all of them reject it, the module issues a warning with the reason, and RV(verified) is false.
+        A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. This
+        proves nothing, and other namespaces are tried. If all of them reject it, the module issues a warning with the
+        reason, and RV(verified) is false.
     type: bool
     default: false
   verify_namespace:
     description:
-      - The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded namespace, and must admit the pods.
+      - >-
+        The namespace of the pods that O(verify) creates in a dry run. Must not be an excluded namespace, and must admit
+        the pods.
       - By default, C(default), and if it is excluded or rejects a pod, up to 20 other namespaces that are not excluded.
     type: str
 """

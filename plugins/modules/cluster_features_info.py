@@ -13,8 +13,9 @@ short_description: Gather the features of a cluster that the webhook and the age
 description:
   - Reads the features of a cluster that decide how the roles C(webhook) and C(node_capacity) deploy their containers.
   - >-
-    Takes one request for O(namespace) and one for each of O(facts). V(service_monitors) and V(prometheus_rules) share a request;
-    V(advertisers) takes one for each 500 nodes, and one for each 500 pods if cloud-api-adaptor has annotated a node.
+    Takes one request for O(namespace) and one for each of O(facts). V(service_monitors) and V(prometheus_rules) share a
+    request; V(advertisers) takes one for each 500 nodes, and one for each 500 pods if cloud-api-adaptor has annotated a
+    node.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -70,8 +71,8 @@ EXAMPLES = r"""
 - name: Show the result
   ansible.builtin.debug:
     msg: >-
-      {{ 'The operator has a webhook' if features.operator_webhook else 'The operator has no webhook' }}; slots are advertised
-      by {{ features.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
+      {{ 'The operator has a webhook' if features.operator_webhook else 'The operator has no webhook' }}; slots are
+      advertised by {{ features.advertisers | map(attribute='manager') | join(', ') or 'no program' }}.
 """
 
 RETURN = r"""
@@ -90,13 +91,16 @@ namespace:
       sample: {app.kubernetes.io/part-of: osc.peerpods}
 operator:
   description:
-    - The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and which program
-      advertises it. An unknown release is treated as the newest known release.
+    - >-
+      The installed operator, null if it is not installed. It decides where the limit of peer pods is stored and which
+      program advertises it. An unknown release is treated as the newest known release.
   returned: when V(operator) is in O(facts)
   type: dict
   contains:
     version:
-      description: The version of the operator, null if it cannot be read. The generation is then detected from the operator's objects.
+      description: >-
+        The version of the operator, null if it cannot be read. The generation is then detected from the operator's
+        objects.
       type: str
       sample: 1.13.0
     known:
@@ -108,7 +112,9 @@ operator:
       type: str
       sample: peer-pods-cm
     advertiser:
-      description: The program of the product that advertises the limit, V(peerpodconfig-ctrl) up to 1.8 and V(cloud-api-adaptor) from 1.9 on.
+      description: >-
+        The program of the product that advertises the limit, V(peerpodconfig-ctrl) up to 1.8 and V(cloud-api-adaptor)
+        from 1.9 on.
       type: str
       sample: cloud-api-adaptor
 operator_webhook:
@@ -123,8 +129,8 @@ service_ca:
   sample: true
 host_network_namespace:
   description: >-
-    Whether the namespace C(openshift-host-network) exists. With OpenShift's network plugins, a NetworkPolicy that selects it selects the
-    host network of nodes.
+    Whether the namespace C(openshift-host-network) exists. With OpenShift's network plugins, a NetworkPolicy that
+    selects it selects the host network of nodes.
   returned: when V(host_network_namespace) is in O(facts)
   type: bool
   sample: true
@@ -151,15 +157,16 @@ grafana_dashboards:
   type: bool
   sample: false
 console_dashboards:
-  description: Whether the namespace C(openshift-config-managed) exists, from which the OpenShift console reads dashboards.
+  description: >-
+    Whether the namespace C(openshift-config-managed) exists, from which the OpenShift console reads dashboards.
   returned: when V(console_dashboards) is in O(facts)
   type: bool
   sample: true
 advertisers:
   description:
     - >-
-      The field managers that last wrote O(extended_resource) to the capacity of nodes, from the nodes' C(managedFields) and
-      cloud-api-adaptor's annotation. An annotation of a pod that does not run any more does not count.
+      The field managers that last wrote O(extended_resource) to the capacity of nodes, from the nodes' C(managedFields)
+      and cloud-api-adaptor's annotation. An annotation of a pod that does not run any more does not count.
   returned: when V(advertisers) is in O(facts)
   type: list
   elements: dict
@@ -171,9 +178,9 @@ advertisers:
     kind:
       description:
         - >-
-          The kind of the field manager. V(agent) is the agent of the role C(node_capacity). V(kubelet) is the kubelet, which sets
-          the resource to 0 when it starts. V(person) is a user with C(oc), C(kubectl), C(curl), a browser or a Kubernetes
-          client library. V(controller) is any other program.
+          The kind of the field manager. V(agent) is the agent of the role C(node_capacity). V(kubelet) is the kubelet,
+          which sets the resource to 0 when it starts. V(person) is a user with C(oc), C(kubectl), C(curl), a browser or
+          a Kubernetes client library. V(controller) is any other program.
       type: str
       sample: person
     nodes:

@@ -133,7 +133,8 @@ binding:
     policyName: peerpods-mutating-policy
 verified:
   description: >-
-    Whether O(verify) found that the policy mutates pods. False if no pod could be created in a dry run; null if O(verify) is false.
+    Whether O(verify) found that the policy mutates pods. False if no pod could be created in a dry run; null if
+    O(verify) is false.
   returned: success
   type: bool
   sample: true

@@ -12,22 +12,23 @@ version_added: "0.1.0"
 short_description: Manage the mutating webhook of peer pods
 description:
   - >-
-    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource C(kata.peerpods.io/vm). This
-    module registers a webhook that the API server calls to mutate peer pods accordingly when they are created.
+    A peer pod uses CPU and memory in the cloud. On its node it uses one unit of the extended resource
+    C(kata.peerpods.io/vm). This module registers a webhook that the API server calls to mutate peer pods accordingly
+    when they are created.
   - >-
     Manages one webhook in a MutatingWebhookConfiguration. Other webhooks in the same configuration are not changed.
   - >-
-    M(osc.peerpods.mutating_policy) does the same without a webhook. Neither module changes the objects of the
-    other. If both are in place, the result is the same as with one of them. To switch without a gap in which pods are not mutated, set
-    up the new one with O(verify=true), then remove the old one with O(state=absent).
+    M(osc.peerpods.mutating_policy) does the same without a webhook. Neither module changes the objects of the other. If
+    both are in place, the result is the same as with one of them. To switch without a gap in which pods are not
+    mutated, set up the new one with O(verify=true), then remove the old one with O(state=absent).
   - >-
-    The API server calls the webhook only for pods with a RuntimeClass from O(target_runtime_classes), by a CEL match condition.
-    API servers before Kubernetes 1.28 (OpenShift 4.15) do not have match conditions. There, the API server calls the webhook for
-    every pod outside of the excluded namespaces, a prefix in O(excluded_namespaces) is replaced by the names of the namespaces
-    that exist, and the module warns. Run it again when further namespaces are created.
+    The API server calls the webhook only for pods with a RuntimeClass from O(target_runtime_classes), by a CEL match
+    condition. API servers before Kubernetes 1.28 (OpenShift 4.15) do not have match conditions. There, the API server
+    calls the webhook for every pod outside of the excluded namespaces, a prefix in O(excluded_namespaces) is replaced
+    by the names of the namespaces that exist, and the module warns. Run it again when further namespaces are created.
   - >-
-    With O(failure_policy=Fail) the configuration is written only when the webhook's Service has a ready endpoint, because
-    the API server would reject the pods until then.
+    With O(failure_policy=Fail) the configuration is written only when the webhook's Service has a ready endpoint,
+    because the API server would reject the pods until then.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -47,11 +48,12 @@ options:
   state:
     description:
       - >-
-        With V(absent) the webhook is removed from the configuration, and the configuration is deleted if no other webhook is left
-        in it.
+        With V(absent) the webhook is removed from the configuration, and the configuration is deleted if no other
+        webhook is left in it.
       - >-
-        With V(absent) and O(verify=true), the module first verifies in O(verify_namespace) that another webhook or a policy mutates peer
-        pods, and fails without a change if none does. The webhook that is removed must exclude that namespace by its name.
+        With V(absent) and O(verify=true), the module first verifies in O(verify_namespace) that another webhook or a
+        policy mutates peer pods, and fails without a change if none does. The webhook that is removed must exclude that
+        namespace by its name.
     type: str
     choices: [present, absent]
     default: present
@@ -64,8 +66,8 @@ options:
       namespace:
         description:
           - >-
-            The namespace of the Service. It is always excluded, because the webhook's own pods could not start without the webhook
-            otherwise.
+            The namespace of the Service. It is always excluded, because the webhook's own pods could not start without
+            the webhook otherwise.
         type: str
         required: true
       name:
@@ -91,8 +93,8 @@ options:
     description:
       - The CA certificates that verify the certificate of the webhook, as PEM text or as base64 of it.
       - >-
-        If none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is set, an existing CA
-        bundle is kept. Without a CA bundle the API server trusts the CAs of its system.
+        If none of O(ca_bundle), O(ca_bundle_file), O(ca_bundle_secret) and O(ca_bundle_config_map) is set, an existing
+        CA bundle is kept. Without a CA bundle the API server trusts the CAs of its system.
     type: str
   ca_bundle_file:
     description:
@@ -100,7 +102,9 @@ options:
     type: path
   ca_bundle_secret:
     description:
-      - A Secret in the cluster with these CA certificates. It is read only when the module runs; later changes are not followed.
+      - >-
+        A Secret in the cluster with these CA certificates. It is read only when the module runs; later changes are not
+        followed.
     type: dict
     suboptions: &reference
       namespace:
@@ -120,15 +124,19 @@ options:
         default: ca.crt
   ca_bundle_config_map:
     description:
-      - A ConfigMap in the cluster with these CA certificates. It is read only when the module runs; later changes are not followed.
+      - >-
+        A ConfigMap in the cluster with these CA certificates. It is read only when the module runs; later changes are
+        not followed.
     type: dict
     suboptions: *reference
   cert_manager:
     description:
-      - Let cert-manager manage the CA bundle, by an annotation of the configuration with the Certificate of the webhook.
       - >-
-        cert-manager before 1.12 removes C(matchConditions) when it writes the CA bundle. O(verify) then fails. API servers without
-        C(matchConditions), before OpenShift 4.15, are not affected.
+        Let cert-manager manage the CA bundle, by an annotation of the configuration with the Certificate of the
+        webhook.
+      - >-
+        cert-manager before 1.12 removes C(matchConditions) when it writes the CA bundle. O(verify) then fails. API
+        servers without C(matchConditions), before OpenShift 4.15, are not affected.
       - The annotation applies to all webhooks in the configuration.
     type: dict
     suboptions:
@@ -158,8 +166,8 @@ options:
   failure_policy:
     description:
       - >-
-        What happens to a peer pod when the webhook does not answer. With V(Fail) the API server rejects it. With V(Ignore) it is
-        created unchanged, and the scheduler does not account for it.
+        What happens to a peer pod when the webhook does not answer. With V(Fail) the API server rejects it. With
+        V(Ignore) it is created unchanged, and the scheduler does not account for it.
     type: str
     choices: [Fail, Ignore]
     default: Fail
@@ -193,13 +201,14 @@ attributes:
     support: full
 notes:
   - >-
-    If a webhook was registered before, O(verify) starts after two seconds, because the API server may call the previous webhook until then.
+    If a webhook was registered before, O(verify) starts after two seconds, because the API server may call the previous
+    webhook until then.
   - >-
-    If a policy of M(osc.peerpods.mutating_policy) is in place, O(verify) only verifies that the webhook accepts the pods: the API server
-    evaluates the policy first, which leaves nothing to change for the webhook.
+    If a policy of M(osc.peerpods.mutating_policy) is in place, O(verify) only verifies that the webhook accepts the
+    pods: the API server evaluates the policy first, which leaves nothing to change for the webhook.
   - >-
-    The configuration is replaced only if it has not changed since it was read. If another client has changed it, the module reads it
-    again.
+    The configuration is replaced only if it has not changed since it was read. If another client has changed it, the
+    module reads it again.
 seealso:
   - module: osc.peerpods.mutating_policy
   - module: osc.peerpods.peerpod_limit
@@ -289,8 +298,8 @@ webhook:
     admissionReviewVersions: [v1]
 verified:
   description: >-
-    Whether O(verify) found that the webhook mutates pods, or with O(state=absent) that another one does. False if no pod could be
-    created in a dry run; null if O(verify) is false.
+    Whether O(verify) found that the webhook mutates pods, or with O(state=absent) that another one does. False if no
+    pod could be created in a dry run; null if O(verify) is false.
   returned: success
   type: bool
   sample: true
@@ -490,9 +499,9 @@ def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> No
     lost = written.keys() - (find(cluster.get(path), params["webhook_name"]) or {}).keys()
     if lost:
         raise AdmissionError(
-            f"MutatingWebhookConfiguration {params['name']} lost {', '.join(sorted(lost))} when its CA bundle was injected: "
-            "the webhook works, but is called for more pods than configured. cert-manager before 1.12 removes "
-            "matchConditions: update it, or use another CA. Until then, state=absent ends the calls."
+            f"MutatingWebhookConfiguration {params['name']} lost {', '.join(sorted(lost))} when its CA bundle was "
+            "injected: the webhook works, but is called for more pods than configured. cert-manager before 1.12 "
+            "removes matchConditions: update it, or use another CA. Until then, state=absent ends the calls."
         )
 
 
@@ -508,8 +517,8 @@ def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
     namespace = params["verify_namespace"]
     if not namespace or not excludes(registered, namespace):
         raise AdmissionError(
-            f"The webhook that would be removed mutates the pods of namespace {namespace or 'default'} itself. Set verify_namespace to a namespace "
-            "that it excludes by name, such as that of its own pods."
+            f"The webhook that would be removed mutates the pods of namespace {namespace or 'default'} itself. Set "
+            "verify_namespace to a namespace that it excludes by name, such as that of its own pods."
         )
     try:
         verified = verify(module, cluster, "other webhook", params["webhook_name"], excluded(params))
@@ -517,7 +526,8 @@ def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
         raise AdmissionError(f"{error} The webhook {params['name']} was not removed.") from error
     if not verified:
         raise AdmissionError(
-            f"Without the RuntimeClass, whether another webhook mutates peer pods is unknown. The webhook {params['name']} was not removed."
+            "Without the RuntimeClass, whether another webhook mutates peer pods is unknown. The webhook "
+            f"{params['name']} was not removed."
         )
     return verified
 

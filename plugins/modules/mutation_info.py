@@ -12,11 +12,11 @@ version_added: "0.1.0"
 short_description: Gather whether the API server mutates peer pods
 description:
   - >-
-    Creates a peer pod in a server-side dry run, which stores nothing, and checks that it is returned with the extended resource
-    C(kata.peerpods.io/vm). The scheduler counts only such peer pods against the limit of their node.
+    Creates a peer pod in a server-side dry run, which stores nothing, and checks that it is returned with the extended
+    resource C(kata.peerpods.io/vm). The scheduler counts only such peer pods against the limit of their node.
   - >-
-    A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. Then the module tries other
-    namespaces, and distinguishes such a rejection from a pod that is not mutated.
+    A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. Then the
+    module tries other namespaces, and distinguishes such a rejection from a pod that is not mutated.
   - The policies of the role P(osc.peerpods.policy#role) do not reject this pod.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -32,7 +32,9 @@ options:
   namespace:
     description:
       - The namespace of the pod.
-      - By default, C(default), and if it does not admit or mutate the pod, up to 20 other namespaces that are not system namespaces.
+      - >-
+        By default, C(default), and if it does not admit or mutate the pod, up to 20 other namespaces that are not
+        system namespaces.
     type: str
 seealso:
   - module: osc.peerpods.mutating_webhook
@@ -55,8 +57,8 @@ state:
   description:
     - V(mutated) if the pod got the extended resource.
     - >-
-      V(not_mutated) if a namespace admitted it without the extended resource, or if the API server could not call the webhook
-      C(mwebhook.peerpods.io).
+      V(not_mutated) if a namespace admitted it without the extended resource, or if the API server could not call the
+      webhook C(mwebhook.peerpods.io).
     - V(rejected) if every namespace that was tried rejected it for another reason.
     - V(no_runtime_class) if the RuntimeClass does not exist.
   returned: success

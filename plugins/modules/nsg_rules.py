@@ -12,40 +12,51 @@ module: nsg_rules
 version_added: "0.1.0"
 short_description: Open the ports of peer pods between the workers of a cluster on Azure
 description:
-  - Ensures a set of security rules on the network security groups (NSGs) that filter the traffic between workers and the VMs of
-    peer pods.
-  - Workers connect to the kata-agent of their peer pods on port 15150. Port 9000 is the tunnel for the traffic of the pods, and
-    both ends send to it. By default, the module manages rules for these two ports.
-  - Finds the subnets of all workers by their network interfaces, and manages the NSGs that are B(attached) to these subnets and
-    interfaces. By default, the VMs of peer pods are in the workers' subnets; see O(vm_subnets).
-  - The destination of the traffic must allow it inbound, and its source outbound. If an NSG denies the other direction of a rule,
-    a rule for that direction is added, with C(-Outbound) (or C(-Inbound)) in its name.
-  - By default, Azure allows traffic between the VMs of a virtual network. If other rules allow all of the traffic already, no
-    rule is added, and RV(network_security_groups[].covered) names these rules; see O(on_covered).
-  - Several clusters can share an NSG. Each has rules of its own, with O(cluster_name) in their names and a description that
-    begins with C(osc.peerpods) and O(cluster_id). Rules without this description are never changed or removed, also if they have
-    the name of a rule. The rules of other clusters do not replace those of this cluster, since they are removed with the other
-    cluster.
+  - >-
+    Ensures a set of security rules on the network security groups (NSGs) that filter the traffic between workers and
+    the VMs of peer pods.
+  - >-
+    Workers connect to the kata-agent of their peer pods on port 15150. Port 9000 is the tunnel for the traffic of the
+    pods, and both ends send to it. By default, the module manages rules for these two ports.
+  - >-
+    Finds the subnets of all workers by their network interfaces, and manages the NSGs that are B(attached) to these
+    subnets and interfaces. By default, the VMs of peer pods are in the workers' subnets; see O(vm_subnets).
+  - >-
+    The destination of the traffic must allow it inbound, and its source outbound. If an NSG denies the other direction
+    of a rule, a rule for that direction is added, with C(-Outbound) (or C(-Inbound)) in its name.
+  - >-
+    By default, Azure allows traffic between the VMs of a virtual network. If other rules allow all of the traffic
+    already, no rule is added, and RV(network_security_groups[].covered) names these rules; see O(on_covered).
+  - >-
+    Several clusters can share an NSG. Each has rules of its own, with O(cluster_name) in their names and a description
+    that begins with C(osc.peerpods) and O(cluster_id). Rules without this description are never changed or removed,
+    also if they have the name of a rule. The rules of other clusters do not replace those of this cluster, since they
+    are removed with the other cluster.
 options:
   cluster_name:
     description:
-      - The infrastructure name of the cluster, as RV(osc.peerpods.cluster_info#module:infrastructure_name). The names of the rules
-        end with it.
+      - >-
+        The infrastructure name of the cluster, as RV(osc.peerpods.cluster_info#module:infrastructure_name). The names
+        of the rules end with it.
     type: str
     required: true
   cluster_id:
     description:
-      - The id of the cluster, as RV(osc.peerpods.cluster_info#module:cluster_id). The descriptions of the rules have it, which
-        identifies the rules of the cluster.
+      - >-
+        The id of the cluster, as RV(osc.peerpods.cluster_info#module:cluster_id). The descriptions of the rules have
+        it, which identifies the rules of the cluster.
     type: str
     required: true
   rules:
     description:
       - The security rules. The names of the options are those of the properties in Azure.
-      - Azure does not allow IPv4 and IPv6 addresses in one rule. If the subnets have both and a rule sets no addresses, the
-        module manages two rules, the second with C(-IPv6) in its name.
-      - If workers and the VMs of peer pods are in different subnets and a rule sets no addresses, the module manages a rule for
-        the traffic to the VMs, and one for the traffic to the workers, with C(-To-Workers) in its name; see O(rules[].to).
+      - >-
+        Azure does not allow IPv4 and IPv6 addresses in one rule. If the subnets have both and a rule sets no addresses,
+        the module manages two rules, the second with C(-IPv6) in its name.
+      - >-
+        If workers and the VMs of peer pods are in different subnets and a rule sets no addresses, the module manages a
+        rule for the traffic to the VMs, and one for the traffic to the workers, with C(-To-Workers) in its name; see
+        O(rules[].to).
       - The first rule of an entry has the requested priority. The others get the next free priorities.
       - With O(state=absent), only the names are used, for RV(network_security_groups[].kept).
     type: list
@@ -63,8 +74,9 @@ options:
     suboptions:
       name:
         description:
-          - The name of the rule, to which C(-) and O(cluster_name) are appended. If another rule has that name, C(-2) is appended
-            as well.
+          - >-
+            The name of the rule, to which C(-) and O(cluster_name) are appended. If another rule has that name, C(-2)
+            is appended as well.
         type: str
         required: true
       priority:
@@ -73,8 +85,9 @@ options:
         required: true
       to:
         description:
-          - Where the ports are. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that from the VMs to
-            the workers.
+          - >-
+            Where the ports are. V(vms) is for the traffic from the workers to the VMs of peer pods, V(workers) for that
+            from the VMs to the workers.
           - If workers and VMs have the same addresses, one rule is for both.
         type: list
         elements: str
@@ -82,8 +95,9 @@ options:
         default: [vms, workers]
       protocol:
         description:
-          - The protocol. If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add a rule with V(Udp) for port
-            9000, or use V(*).
+          - >-
+            The protocol. If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add a rule with V(Udp)
+            for port 9000, or use V(*).
         type: str
         choices: [Tcp, Udp, Icmp, Esp, Ah, '*']
         default: Tcp
@@ -95,13 +109,15 @@ options:
       direction:
         description:
           - The direction of the traffic, from the viewpoint of the VMs behind the NSG.
-          - Rules that allow traffic and set no addresses are added in the other direction as well, if other rules deny the traffic
-            there.
+          - >-
+            Rules that allow traffic and set no addresses are added in the other direction as well, if other rules deny
+            the traffic there.
         type: str
         choices: [Inbound, Outbound]
         default: Inbound
       description:
-        description: The description of the rule, after C(osc.peerpods) and O(cluster_id). Azure allows 140 characters in total.
+        description: >-
+          The description of the rule, after C(osc.peerpods) and O(cluster_id). Azure allows 140 characters in total.
         type: str
       source_port_ranges:
         description: The source ports, each a number, a range such as V(1024-65535), or V(*).
@@ -115,14 +131,17 @@ options:
         required: true
       source_address_prefixes:
         description:
-          - The source addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the workers, or of the VMs
-            of peer pods, that send this traffic. Required if only O(network_security_groups) is set.
+          - >-
+            The source addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the workers,
+            or of the VMs of peer pods, that send this traffic. Required if only O(network_security_groups) is set.
         type: list
         elements: str
       destination_address_prefixes:
         description:
-          - The destination addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the VMs of peer pods,
-            or of the workers, that receive this traffic. Required if only O(network_security_groups) is set.
+          - >-
+            The destination addresses, each a CIDR, a service tag, or V(*). Defaults to the address prefixes of the VMs
+            of peer pods, or of the workers, that receive this traffic. Required if only O(network_security_groups) is
+            set.
         type: list
         elements: str
       source_application_security_groups:
@@ -135,8 +154,12 @@ options:
         elements: str
   on_priority_conflict:
     description:
-      - What to do if another rule of the same direction has the priority of a new rule, such as a rule of another cluster.
-      - V(move) assigns the next free priority in O(priority_range) and issues a warning. V(fail) fails before anything is changed.
+      - >-
+        What to do if another rule of the same direction has the priority of a new rule, such as a rule of another
+        cluster.
+      - >-
+        V(move) assigns the next free priority in O(priority_range) and issues a warning. V(fail) fails before anything
+        is changed.
     type: str
     choices: [move, fail]
     default: move
@@ -148,16 +171,18 @@ options:
     default: [100, 4096]
   on_covered:
     description:
-      - What to do with a rule that does not exist yet if other rules, such as C(AllowVnetInBound) of every NSG, already decide all of
-        its traffic in the same way. Rules of other clusters that this module added do not count.
+      - >-
+        What to do with a rule that does not exist yet if other rules, such as C(AllowVnetInBound) of every NSG, already
+        decide all of its traffic in the same way. Rules of other clusters that this module added do not count.
       - V(skip) leaves the rule out. V(ensure) adds it, but not its counterpart in the other direction.
     type: str
     choices: [skip, ensure]
     default: skip
   on_shadowed:
     description:
-      - What to do if an unmanaged rule with a smaller priority number decides some traffic of a managed rule differently, so that the
-        managed rule does not have its full effect.
+      - >-
+        What to do if an unmanaged rule with a smaller priority number decides some traffic of a managed rule
+        differently, so that the managed rule does not have its full effect.
       - V(fail) fails before anything is changed. V(warn) issues a warning and continues.
     type: str
     choices: [fail, warn]
@@ -165,18 +190,22 @@ options:
   state:
     description:
       - V(present) ensures that the rules exist.
-      - V(absent) removes all rules of the cluster, whatever their names, from all NSGs that this identity can read in the
-        subscriptions of the other options and in O(subscription_id). Workers, subnets and their NSGs need not exist any more.
+      - >-
+        V(absent) removes all rules of the cluster, whatever their names, from all NSGs that this identity can read in
+        the subscriptions of the other options and in O(subscription_id). Workers, subnets and their NSGs need not exist
+        any more.
     type: str
     choices: [present, absent]
     default: present
   dry_run:
     description:
-      - Change nothing, but check for each NSG that would be changed whether the identity has the permission for the change, and fail if
-        it does not.
+      - >-
+        Change nothing, but check for each NSG that would be changed whether the identity has the permission for the
+        change, and fail if it does not.
       - The check is also made in check mode.
-      - Azure has no dry run of a change. The permissions that the identity's roles grant on the NSG are checked; a lock, a deny
-        assignment or Azure Policy can still reject the change.
+      - >-
+        Azure has no dry run of a change. The permissions that the identity's roles grant on the NSG are checked; a
+        lock, a deny assignment or Azure Policy can still reject the change.
     type: bool
     default: false
   wait_timeout:
@@ -197,14 +226,20 @@ attributes:
   platform:
     platforms: posix
 notes:
-  - Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG; with
-    O(state=absent), one for each subscription. For each NSG to change, it takes one write and the polling of its completion. A single
-    rule is written by itself, several rules with the whole NSG in one request. If another client has changed the rule or the NSG
-    meanwhile (its C(etag)), or has replaced the operation (C(Canceled)), the module reads and plans again.
-  - If a request fails, the module reads the NSG again, so that the result of the failure has all changes that were made.
+  - >-
+    Takes one request for each resource group with VMs of workers, one for each virtual network, and one for each NSG;
+    with O(state=absent), one for each subscription. For each NSG to change, it takes one write and the polling of its
+    completion. A single rule is written by itself, several rules with the whole NSG in one request. If another client
+    has changed the rule or the NSG meanwhile (its C(etag)), or has replaced the operation (C(Canceled)), the module
+    reads and plans again.
+  - >-
+    If a request fails, the module reads the NSG again, so that the result of the failure has all changes that were
+    made.
   - O(state=absent) needs C(Microsoft.Network/networkSecurityGroups/read) on the subscription, as in the role Reader.
-  - To change rules, the identity needs the role Network Contributor, or C(Microsoft.Network/networkSecurityGroups/write) and
-    C(.../securityRules/write) (C(.../securityRules/delete) to remove a rule), in addition to the permission to read.
+  - >-
+    To change rules, the identity needs the role Network Contributor, or
+    C(Microsoft.Network/networkSecurityGroups/write) and C(.../securityRules/write) (C(.../securityRules/delete) to
+    remove a rule), in addition to the permission to read.
   - O(dry_run=true) takes one more request, instead of a write, for each NSG that would be changed. It needs
     C(Microsoft.Authorization/permissions/read), which the role Reader grants.
   - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
@@ -267,7 +302,9 @@ EXAMPLES = r"""
 RETURN = r"""
 network_security_groups:
   description:
-    - The NSGs, with the changes and the state of their rules. In check mode and with O(dry_run=true), the changes that would be made.
+    - >-
+      The NSGs, with the changes and the state of their rules. In check mode and with O(dry_run=true), the changes that
+      would be made.
     - After a failed request, the NSGs up to the one that failed, with the changes that were made.
     - With O(state=absent), the NSGs that have rules of the cluster.
   returned: success, and if a change failed
@@ -277,7 +314,8 @@ network_security_groups:
     id:
       description: The ARM id of the NSG.
       type: str
-      sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
+      sample: >-
+        /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
     name:
       description: The name of the NSG.
       type: str
@@ -348,7 +386,8 @@ network_security_groups:
           description: The name of the rule that has the requested priority.
           type: str
     shadowed:
-      description: The rules that do not have their full effect because of unmanaged rules with smaller priority numbers.
+      description: >-
+        The rules that do not have their full effect because of unmanaged rules with smaller priority numbers.
       type: list
       elements: dict
       contains:
@@ -359,7 +398,8 @@ network_security_groups:
           description: The unmanaged rules and the traffic that they decide, as a sentence.
           type: str
     kept:
-      description: The rules with the names in O(rules), with and without O(cluster_name), that are not rules of this cluster.
+      description: >-
+        The rules with the names in O(rules), with and without O(cluster_name), that are not rules of this cluster.
       type: list
       elements: dict
       contains:
@@ -382,7 +422,8 @@ missing_permissions:
     scope:
       description: The ARM id of the NSG.
       type: str
-      sample: /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
+      sample: >-
+        /subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo-rg/providers/Microsoft.Network/networkSecurityGroups/demo-nsg
 reason:
   description: Which NSGs were selected, and why.
   returned: success
@@ -411,7 +452,8 @@ vm_subnets:
   type: list
   elements: dict
 vm_network_security_group:
-  description: The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
+  description: >-
+    The ARM id of the NSG of the VMs' network interfaces, see O(vm_network_security_groups). Null without an NSG.
   returned: success
   type: str
 unfiltered:

@@ -12,27 +12,32 @@ module: security_group_ports
 version_added: "0.1.0"
 short_description: Open the ports of peer pods between the workers and the VMs of peer pods on AWS
 description:
-  - Allows traffic between the workers of a cluster and the VMs of its peer pods on the given ports, with rules of EC2 security groups
-    for each other.
+  - >-
+    Allows traffic between the workers of a cluster and the VMs of its peer pods on the given ports, with rules of EC2
+    security groups for each other.
   - Workers connect to the kata-agent of their peer pods on port 15150, and both ends tunnel
     the traffic of the pods through port 9000. These two ports are the default.
   - The workers' groups are those that all workers share, and by default the VMs have the same groups. O(group_ids) and
     O(vm_group_ids) set others.
   - >-
-    An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver and one group
-    of the sender allow the traffic, also by a wider range of ports, a rule for all traffic, or CIDR blocks or prefix
-    lists that contain all IPv4 CIDR blocks of the VPC. Otherwise the narrowest group gets the missing rule: a group of the VMs
-    alone, then a group of the cluster, by the tag C(kubernetes.io/cluster/...) or its name, before others, then the one with the
-    fewest network interfaces that are not the workers'. The default group of the VPC comes last.
+    An instance with several groups may do what one of them allows. So nothing changes if one group of the receiver and
+    one group of the sender allow the traffic, also by a wider range of ports, a rule for all traffic, or CIDR blocks or
+    prefix lists that contain all IPv4 CIDR blocks of the VPC. Otherwise the narrowest group gets the missing rule: a
+    group of the VMs alone, then a group of the cluster, by the tag C(kubernetes.io/cluster/...) or its name, before
+    others, then the one with the fewest network interfaces that are not the workers'. The default group of the VPC
+    comes last.
   - >-
-    Rules that this module adds have the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME) with O(cluster_id) and
-    O(cluster_name). If the traffic depends on a rule that this module added for another cluster, that rule gets the tag of this
-    cluster as well, and no other change. Rules without these tags are never changed or removed.
+    Rules that this module adds have the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME) with
+    O(cluster_id) and O(cluster_name). If the traffic depends on a rule that this module added for another cluster, that
+    rule gets the tag of this cluster as well, and no other change. Rules without these tags are never changed or
+    removed.
   - Network ACLs are not evaluated.
 options:
   cluster_name:
     description:
-      - The infrastructure name of the cluster, as M(osc.peerpods.cluster_info) returns it. It is a part of the tag C(Name) of new rules.
+      - >-
+        The infrastructure name of the cluster, as M(osc.peerpods.cluster_info) returns it. It is a part of the tag
+        C(Name) of new rules.
     type: str
     required: true
   cluster_id:
@@ -44,18 +49,26 @@ options:
     description:
       - The workers, each as an EC2 instance id (V(i-0abc...)) or as the
         C(spec.providerID) of its node (V(aws:///us-east-2a/i-0abc...)).
-      - One of O(instance_ids), O(nodes) and O(group_ids) is required to open ports. O(instance_ids) and O(nodes) are mutually exclusive.
+      - >-
+        One of O(instance_ids), O(nodes) and O(group_ids) is required to open ports. O(instance_ids) and O(nodes) are
+        mutually exclusive.
     type: list
     elements: str
   group_ids:
     description:
-      - The security groups of the workers that may get rules, by id (V(sg-0abc...)), instead of those that all workers share.
-      - Every worker must have at least one of them. Without O(instance_ids) or O(nodes), the ports are opened for each of these groups.
+      - >-
+        The security groups of the workers that may get rules, by id (V(sg-0abc...)), instead of those that all workers
+        share.
+      - >-
+        Every worker must have at least one of them. Without O(instance_ids) or O(nodes), the ports are opened for each
+        of these groups.
     type: list
     elements: str
   vm_group_ids:
     description:
-      - The security groups of the VMs of peer pods, all of which each VM has, as C(AWS_SG_IDS) of C(peer-pods-cm) lists them.
+      - >-
+        The security groups of the VMs of peer pods, all of which each VM has, as C(AWS_SG_IDS) of C(peer-pods-cm) lists
+        them.
       - Defaults to the groups of the workers, those of O(group_ids) or those that all workers share.
     type: list
     elements: str
@@ -98,9 +111,9 @@ options:
     description:
       - V(present) opens the ports.
       - >-
-        V(absent) removes all rules of the region that have the tag of the cluster, whatever their port or group. From rules that
-        also have the tag of another cluster, only the tag of this cluster is removed. The options that name workers, groups and
-        ports are ignored.
+        V(absent) removes all rules of the region that have the tag of the cluster, whatever their port or group. From
+        rules that also have the tag of another cluster, only the tag of this cluster is removed. The options that name
+        workers, groups and ports are ignored.
     type: str
     choices: [present, absent]
     default: present
@@ -109,9 +122,9 @@ options:
       - Tags of the rules that this module adds, in addition to its own. They may include C(Name), which is
         C(NAME-peer-pods) with O(cluster_name) by default.
       - >-
-        If a rule of the cluster exists already, missing tags and tags with another value are set,
-        those of all rules in one request. Other tags stay, and so do the tags of rules that other clusters use and of rules that this
-        module did not add.
+        If a rule of the cluster exists already, missing tags and tags with another value are set, those of all rules in
+        one request. Other tags stay, and so do the tags of rules that other clusters use and of rules that this module
+        did not add.
     type: dict
     default: {}
   dry_run:
@@ -123,18 +136,18 @@ options:
     default: false
 notes:
   - >-
-    The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and C(ec2:DescribeSecurityGroupRules); to open
-    ports C(ec2:AuthorizeSecurityGroupIngress), C(ec2:AuthorizeSecurityGroupEgress) and C(ec2:CreateTags); to remove rules
-    C(ec2:RevokeSecurityGroupIngress), C(ec2:RevokeSecurityGroupEgress) and C(ec2:DeleteTags). If a group has CIDR
-    rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with prefix lists, also
+    The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and C(ec2:DescribeSecurityGroupRules);
+    to open ports C(ec2:AuthorizeSecurityGroupIngress), C(ec2:AuthorizeSecurityGroupEgress) and C(ec2:CreateTags); to
+    remove rules C(ec2:RevokeSecurityGroupIngress), C(ec2:RevokeSecurityGroupEgress) and C(ec2:DeleteTags). If a group
+    has CIDR rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with prefix lists, also
     C(ec2:GetManagedPrefixListEntries); to choose between several groups C(ec2:DescribeNetworkInterfaces).
   - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
   - >-
-    If the module fails after it changed something, C(changed) is V(true), and RV(groups) has the changes that were made. It reads the
-    rules again to find out what a request changed whose response was lost.
+    If the module fails after it changed something, C(changed) is V(true), and RV(groups) has the changes that were
+    made. It reads the rules again to find out what a request changed whose response was lost.
   - >-
-    A cluster that is deleted without C(state=absent) leaves its tag on rules of security groups that still exist. Remove the rule, or
-    the tag C(osc.peerpods/cluster/ID) if other clusters use the rule.
+    A cluster that is deleted without C(state=absent) leaves its tag on rules of security groups that still exist.
+    Remove the rule, or the tag C(osc.peerpods/cluster/ID) if other clusters use the rule.
 extends_documentation_fragment:
   - osc.peerpods.worker_nodes
   - amazon.aws.common.modules
@@ -208,8 +221,10 @@ EXAMPLES = r"""
 RETURN = r"""
 groups:
   description:
-    - The security groups of the workers and the VMs, with the changes and the state of their ports; with O(state=absent) those that
-      have rules of the cluster. In check mode and with O(dry_run=true), the changes that would be made.
+    - >-
+      The security groups of the workers and the VMs, with the changes and the state of their ports; with
+      O(state=absent) those that have rules of the cluster. In check mode and with O(dry_run=true), the changes that
+      would be made.
     - If the module fails after it changed something, the changes that were made.
   returned: success, or if something was changed
   type: list
@@ -238,7 +253,9 @@ groups:
           peer: sg-f451f7b0118021613
     already_open:
       description:
-        - The ports on which a rule of the group admitted the traffic already, each with the rules that cover it. Empty with O(state=absent).
+        - >-
+          The ports on which a rule of the group admitted the traffic already, each with the rules that cover it. Empty
+          with O(state=absent).
       type: list
       elements: dict
       sample:
@@ -255,7 +272,9 @@ groups:
           rule_id: sgr-e44f6f6a4d13d416b
     retagged:
       description:
-        - The ports whose existing rules got tags of O(tags) or the tag of the cluster, each with the tags that were set.
+        - >-
+          The ports whose existing rules got tags of O(tags) or the tag of the cluster, each with the tags that were
+          set.
       type: list
       elements: dict
       sample:
@@ -267,8 +286,8 @@ groups:
     kept:
       description:
         - >-
-          With O(state=absent), the rules of this module that stay, each with the reason: other clusters use them, or they have no
-          tag of a cluster. Rules with the tags of other clusters only are not listed.
+          With O(state=absent), the rules of this module that stay, each with the reason: other clusters use them, or
+          they have no tag of a cluster. Rules with the tags of other clusters only are not listed.
       type: list
       elements: dict
       sample:
@@ -289,7 +308,9 @@ vm_group_ids:
   sample: [sg-f451f7b0118021613]
 instances:
   description:
-    - The instances of O(instance_ids) or O(nodes), in that order; empty if only O(group_ids) is set, and with O(state=absent).
+    - >-
+      The instances of O(instance_ids) or O(nodes), in that order; empty if only O(group_ids) is set, and with
+      O(state=absent).
   returned: success
   type: list
   elements: dict
@@ -549,8 +570,8 @@ def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
     params = module.params
     if params["nodes"] is None and not (params["instance_ids"] or params["group_ids"]):
         raise SecurityGroupError(
-            "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the cluster, or "
-            "group_ids to the groups of the workers."
+            "No worker and no security group is given: the list is empty. Set instance_ids to all workers of the "
+            "cluster, or group_ids to the groups of the workers."
         )
     flows = wanted_flows(params["ports"])
     workers = instance_ids(

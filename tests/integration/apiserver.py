@@ -56,7 +56,8 @@ def status(code: int, message: str, **headers: str) -> tuple[int, bytes, dict[st
 
 THROTTLED = status(429, "too many requests, please try again later", **{"Retry-After": "1"})
 AWAY = status(503, "apiserver is shutting down")
-# What the API server makes of a timeout of etcd, for reads and writes (NewServerTimeout in apimachinery's pkg/api/errors).
+# What the API server makes of a timeout of etcd, for reads and writes (NewServerTimeout in apimachinery's
+# pkg/api/errors).
 ETCD_TIMEOUT = status(500, "etcdserver: request timed out", **{"Retry-After": "1"})
 
 

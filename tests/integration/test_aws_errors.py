@@ -30,12 +30,10 @@ def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
 def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict], tmp_path: Path) -> Callable[..., str]:
     """The message of the module, which fails; a value of `env` may name files in a directory with the profiles."""
     (tmp_path / "config").write_text(
-        "[profile sso]\nsso_start_url = https://example.com/start\nsso_region = us-east-1\nsso_account_id = 123456789012\n"
-        "sso_role_name = admin\n"
-        f"[profile role]\nrole_arn = {ROLE}\nsource_profile = base\n"
-        "[profile command]\ncredential_process = /nonexistent/helper\n"
-        f"[profile loop]\nrole_arn = {ROLE}\nsource_profile = missing\n"
-        "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = example\n"
+        "[profile sso]\nsso_start_url = https://example.com/start\nsso_region = us-east-1\nsso_account_id = "
+        f"123456789012\nsso_role_name = admin\n[profile role]\nrole_arn = {ROLE}\nsource_profile = base\n[profile "
+        f"command]\ncredential_process = /nonexistent/helper\n[profile loop]\nrole_arn = {ROLE}\nsource_profile = "
+        "missing\n[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = example\n"
     )
 
     # The CA bundle is read before the handshake.
@@ -105,17 +103,19 @@ def test_a_request_that_is_not_sent_is_reported_with_its_cause(run, env: dict[st
             },
             {**NO_KEYS, "AWS_PROFILE": "role"},
             (
-                f"Getting credentials for EC2 {ACTION} failed: AWS rejected AssumeRole with AccessDenied: User: a is not authorized to perform: "
-                f"sts:AssumeRole on resource: {ROLE}. Grant sts:AssumeRole on {ROLE} to the identity, and name the identity in the trust"
+                f"Getting credentials for EC2 {ACTION} failed: AWS rejected AssumeRole with AccessDenied: User: a is "
+                f"not authorized to perform: sts:AssumeRole on resource: {ROLE}. Grant sts:AssumeRole on {ROLE} to "
+                "the identity, and name the identity in the trust"
             ),
         ),
         (
             {ACTION: ENCODED, "DecodeAuthorizationMessage": refuse(403, "AccessDenied", "no")},
             {},
             (
-                f"EC2 in {REGION} rejected {ACTION} with UnauthorizedOperation: You are not authorized. aws sts decode-authorization-message "
-                "--query DecodedMessage --output text --encoded-message AbCd shows the reason to identities with "
-                "sts:DecodeAuthorizationMessage. Grant ec2:DescribeSubnets to the identity of these credentials."
+                f"EC2 in {REGION} rejected {ACTION} with UnauthorizedOperation: You are not authorized. aws sts "
+                "decode-authorization-message --query DecodedMessage --output text --encoded-message AbCd shows the "
+                "reason to identities with sts:DecodeAuthorizationMessage. Grant ec2:DescribeSubnets to the identity "
+                "of these credentials."
             ),
         ),
         (

@@ -455,8 +455,8 @@ def test_named_groups_are_used_for_the_given_workers(world, run):
     assert [instance["instance_id"] for instance in result["instances"]] == workers
     assert result["vm_group_ids"] == [first, second]
     assert run({"instance_ids": workers, "group_ids": [first], "ports": [{"port": 1}]})["msg"] == (
-        f"Workers with the security groups {second} have none of {first}, so 1/tcp cannot be opened for them. Add one of their "
-        "groups to group_ids."
+        f"Workers with the security groups {second} have none of {first}, so 1/tcp cannot be opened for them. Add one "
+        "of their groups to group_ids."
     )
 
 
@@ -558,9 +558,8 @@ def test_workers_without_a_common_group(world, proxy, run):
     result = run({"instance_ids": workers})
     assert result["failed"]
     assert result["msg"] == (
-        f"The 2 instances share no security group: {workers[0]} has {node}; "
-        f"{workers[1]} has {other_group}. Set group_ids to the groups of the workers to use, or vm_group_ids to those of the "
-        "VMs."
+        f"The 2 instances share no security group: {workers[0]} has {node}; {workers[1]} has {other_group}. Set "
+        "group_ids to the groups of the workers to use, or vm_group_ids to those of the VMs."
     )
     assert AUTHORIZE not in proxy.take_calls()
 
@@ -627,8 +626,9 @@ def test_other_bad_input_is_rejected(run, args, msg):
             ),
             f"EC2 in {REGION} rejected DescribeSecurityGroups with UnauthorizedOperation: ",
             (
-                "You are not authorized. aws sts decode-authorization-message --query DecodedMessage --output text --encoded-message AbCd shows the "
-                "reason to identities with sts:DecodeAuthorizationMessage. Grant ec2:DescribeSecurityGroups to the identity"
+                "You are not authorized. aws sts decode-authorization-message --query DecodedMessage --output text "
+                "--encoded-message AbCd shows the reason to identities with sts:DecodeAuthorizationMessage. Grant "
+                "ec2:DescribeSecurityGroups to the identity"
             ),
         ),
         (

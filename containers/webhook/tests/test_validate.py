@@ -71,7 +71,10 @@ def test_valid_resources(spec):
         ),
         (
             one_container(limits={"device": "1"}),
-            "container app: resources.limits[device]: the resource is not cpu, memory, ephemeral-storage or huge pages.",
+            (
+                "container app: resources.limits[device]: the resource is not cpu, memory, ephemeral-storage or huge "
+                "pages."
+            ),
         ),
         (
             one_container(limits={"\0": "1"}),

@@ -21,8 +21,8 @@ SYSTEM_NAMESPACES = "|".join([*(f"{name}$" for name in SYSTEM_NAMES), *SYSTEM_PR
 # The text in a rejection, in a warning and in the audit log.
 REJECTION = "Peer pods may not be created in namespace "
 
-# The annotation of a pod in a dry run that verifies the mutation of peer pods. The policy lets it pass, wherever it is created: a dry
-# run stores nothing.
+# The annotation of a pod in a dry run that verifies the mutation of peer pods. The policy lets it pass, wherever it is
+# created: a dry run stores nothing.
 PROBE = "osc.peerpods.io/probe"
 IS_NO_PROBE = (
     "!has(request.dryRun) || !request.dryRun || !has(object.metadata.annotations) || "

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Verify a mutation by pods that are created in dry runs (private to this collection).
 
-A dry run in one namespace proves little if it is rejected: a quota, a policy or another webhook of that namespace rejects a pod
-after it was mutated, and the API server then does not return it. So the next namespace is tried.
+A dry run in one namespace proves little if it is rejected: a quota, a policy or another webhook of that namespace
+rejects a pod after it was mutated, and the API server then does not return it. So the next namespace is tried.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def verify(
 ) -> bool:
     """Whether a pod of each target RuntimeClass is mutated; False, with a warning, if that could not be verified.
 
-    `subject` is the webhook or the policy, for messages, and `name` is its name. With `mark`, only a mutation by the policy with that
-    fingerprint counts. Raises AdmissionError if a pod is not mutated within wait_timeout.
+    `subject` is the webhook or the policy, for messages, and `name` is its name. With `mark`, only a mutation by the
+    policy with that fingerprint counts. Raises AdmissionError if a pod is not mutated within wait_timeout.
     """
     params = module.params
     proofs = {}
@@ -100,8 +100,9 @@ def _problem(subject: str, runtime_class: str, proof: Proof, params: dict) -> st
         )
     if proof.state == REJECTED and params["verify_namespace"]:
         return (
-            f"The {subject} is configured, but could not be verified. {describe_rejection(runtime_class, proof.reasons)} "
-            f"Set verify_namespace to another namespace than {params['verify_namespace']}, or do not set it."
+            f"The {subject} is configured, but could not be verified. "
+            f"{describe_rejection(runtime_class, proof.reasons)} Set verify_namespace to another namespace than "
+            f"{params['verify_namespace']}, or do not set it."
         )
     return ""
 
@@ -128,13 +129,15 @@ def describe_proof(runtime_class: str, proof: Proof) -> str:
     if proof.state == REJECTED:
         return f"Could not verify that peer pods are counted. {describe_rejection(runtime_class, proof.reasons)}"
     return (
-        f"Peer pods are not counted: in a dry run in namespace {proof.namespace}, {' '.join(proof.reasons)} Nodes would get more peer "
-        "pods than the limit allows. Run the role webhook, or find out why the API server does not call the webhook."
+        f"Peer pods are not counted: in a dry run in namespace {proof.namespace}, {' '.join(proof.reasons)} Nodes "
+        "would get more peer pods than the limit allows. Run the role webhook, or find out why the API server does "
+        "not call the webhook."
     )
 
 
 def candidates(cluster: Cluster, chosen: str | None, excluded: Namespaces) -> Iterator[str]:
-    """The namespaces to create the pod in, one after the other until one admits it; only the chosen one if there is one.
+    """The namespaces to create the pod in, one after the other until one admits it; only the chosen one if there is
+    one.
 
     The others are read only when they are needed.
     """
@@ -170,8 +173,8 @@ def prove(
 ) -> Proof:
     """Create the pod in dry runs, in one namespace after the other, until one admits it.
 
-    `names` are those of the webhook or policy, whose own rejection is a result. With `looks_everywhere`, the pod counts as not mutated
-    only if no namespace mutates it: which namespaces are excluded is not known.
+    `names` are those of the webhook or policy, whose own rejection is a result. With `looks_everywhere`, the pod counts
+    as not mutated only if no namespace mutates it: which namespaces are excluded is not known.
     """
     rejections: list[str] = []
     first_unchanged: Proof | None = None

@@ -261,8 +261,8 @@ class Ec2:
     ) -> list:
         """Send one request for all items, and return the items that it changed.
 
-        EC2 rejects the whole request if another client has just done one of its items (`done_before`). Then each item is
-        sent in a request of its own, and an item that is already done counts as done.
+        EC2 rejects the whole request if another client has just done one of its items (`done_before`). Then each item
+        is sent in a request of its own, and an item that is already done counts as done.
         """
         try:
             with self._calling(operation):
@@ -331,8 +331,8 @@ class Ec2:
         # botocore makes an empty answer of XML that is not that of AWS, such as a page of HTML.
         except KeyError as error:
             raise Ec2Error(
-                f"The answer to {service} {operation} in {self.region} is not that of AWS: it has no {error.args[0]}. Check endpoint_url, and "
-                "the proxy between this machine and AWS."
+                f"The answer to {service} {operation} in {self.region} is not that of AWS: it has no {error.args[0]}. "
+                "Check endpoint_url, and the proxy between this machine and AWS."
             ) from error
         except (BotoCoreError, ResponseParserError) as error:
             # botocore appends the whole received text to the message about a truncated response.

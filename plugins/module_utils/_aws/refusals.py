@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Why AWS rejected a request, or why none was sent, and what to do about that (private to this collection).
 
-The texts of denials are those of the IAM User Guide, "Troubleshoot access denied error messages", and the names of exceptions those of
-botocore/botocore, botocore/exceptions.py.
+The texts of denials are those of the IAM User Guide, "Troubleshoot access denied error messages", and the names of
+exceptions those of botocore/botocore, botocore/exceptions.py.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ _BY_EXCEPTION = (
     ({"NoCredentialsError", "PartialCredentialsError"}, _LOG_IN),
     (
         {"CredentialRetrievalError", "MetadataRetrievalError"},
-        "Check the command (credential_process) or the service that supplies the credentials of the profile, or use others.",
+        (
+            "Check the command (credential_process) or the service that supplies the credentials of the profile, or "
+            "use others."
+        ),
     ),
     (
         {"ConfigNotFound", "ConfigParseError", "InvalidConfigError", "ProfileNotFound", "UnknownCredentialError"},
@@ -70,7 +73,10 @@ _BY_EXCEPTION = (
     ),
     (
         {"SSLError"},
-        "Check the CA bundle (AWS_CA_BUNDLE or the option aws_ca_bundle): it must exist and have the authority of the endpoint or proxy.",
+        (
+            "Check the CA bundle (AWS_CA_BUNDLE or the option aws_ca_bundle): it must exist and have the authority of "
+            "the endpoint or proxy."
+        ),
     ),
     ({"ProxyConnectionError"}, "Check HTTPS_PROXY and NO_PROXY."),
     ({"NoRegionError", "InvalidRegionError", "UnknownEndpointError", "UnknownRegionError"}, "Correct the region."),
@@ -129,8 +135,8 @@ def _advise_denial(message: str, action: str) -> str:
     explicit = "explicit deny" in message
     if "service control policy" in message or "resource control policy" in message:
         return (
-            f"A policy of the AWS organization does not allow {action}: its administrators must change it. Permissions of the identity do "
-            "not help."
+            f"A policy of the AWS organization does not allow {action}: its administrators must change it. "
+            "Permissions of the identity do not help."
         )
     if "permissions boundary" in message:
         return f"The permissions boundary of the identity does not allow {action}: an administrator must extend it."

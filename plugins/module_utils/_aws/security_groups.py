@@ -149,8 +149,8 @@ def groups_of(instances: Iterable[Mapping]) -> dict[str, Group]:
 def ends_of(instances: Sequence[Mapping], group_ids: Sequence[str], vm_group_ids: Sequence[str]) -> tuple[Ends, str]:
     """The ends of the traffic, and a sentence with the reason for this selection.
 
-    Without instances, each of `group_ids` counts as a worker that has only this group: then a rule is in force for every
-    worker that has one of them. `vm_group_ids` default to the groups of the workers.
+    Without instances, each of `group_ids` counts as a worker that has only this group: then a rule is in force for
+    every worker that has one of them. `vm_group_ids` default to the groups of the workers.
     """
     names = groups_of(instances)
     worker_sets = tuple(
@@ -204,9 +204,9 @@ def covering_rules(
 ) -> tuple[Rule, ...]:
     """The rules with which members of `groups` receive from members of `peers`, or send to them; empty if none does.
 
-    Peer pods have IPv4 addresses only (cloud-api-adaptor takes the private IPv4 address of a VM), so the blocks of rules
-    must contain those of the VPCs in IPv4. Of several rules for a group, one that is not the collection's is preferred,
-    then one that the cluster references.
+    Peer pods have IPv4 addresses only (cloud-api-adaptor takes the private IPv4 address of a VM), so the blocks of
+    rules must contain those of the VPCs in IPv4. Of several rules for a group, one that is not the collection's is
+    preferred, then one that the cluster references.
     """
     admitting = _admitting(rules, port, is_egress, groups)
     by_group = [rule for rule in admitting if rule.peer in peers]
@@ -265,8 +265,9 @@ def _open(
     candidates = [group for group in ends.worker_groups if any(group in worker for worker in closed)]
     if not candidates:
         raise SecurityGroupError(
-            f"Workers with the security groups {', '.join(sorted(closed[0]))} have none of {', '.join(ends.worker_groups)}, so "
-            f"{flow.port} cannot be opened for them. Add one of their groups to group_ids."
+            f"Workers with the security groups {', '.join(sorted(closed[0]))} have none of "
+            f"{', '.join(ends.worker_groups)}, so {flow.port} cannot be opened for them. Add one of their groups to "
+            "group_ids."
         )
 
     def breadth(group: str) -> tuple:
@@ -289,8 +290,8 @@ def _open(
 
 
 def ranks_of(groups: Iterable[Group], cluster_name: str) -> dict[str, tuple[bool, bool, bool]]:
-    """How narrow each group is by its name and tags: the cluster's own before others, that of its nodes before that of its
-    load balancers, and the VPC's default group last."""
+    """How narrow each group is by its name and tags: the cluster's own before others, that of its nodes before that of
+    its load balancers, and the VPC's default group last."""
     return {
         group.group_id: (
             group.group_name == "default",

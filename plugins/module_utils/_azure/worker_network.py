@@ -71,9 +71,8 @@ _SUBSCRIPTION = re.compile("(?:azure://)?/subscriptions/([^/]+)/", re.IGNORECASE
 class WorkerNetwork:
     """The subnets of both ends of the traffic, as ARM returns them, and the groups that filter it.
 
-    `unfiltered` has a sentence for each subnet or network interface without a group, `unconnected` one for each two virtual
-    networks that are not peered. `bodies` has the groups, by id,
-    that were read already.
+    `unfiltered` has a sentence for each subnet or network interface without a group, `unconnected` one for each two
+    virtual networks that are not peered. `bodies` has the groups, by id, that were read already.
     """
 
     ends: Ends

@@ -81,8 +81,9 @@ def _aws_identity(caller: Mapping) -> dict:
         "error",
         f"Authenticating to AWS failed: {reason}.",
         "These credentials are used to open the ports and to create the VMs.",
-        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the account in which the cluster runs. If they "
-        "are set, renew what the message names: an SSO session with aws sso login, a token, or the permission to assume a role.",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the account in which the "
+        "cluster runs. If they are set, renew what the message names: an SSO session with aws sso login, a token, or "
+        "the permission to assume a role.",
     )
 
 

@@ -76,8 +76,8 @@ def test_whose_rejection_it_is(text: str, own: bool):
 def test_a_result_names_its_reason():
     rejected = Proof("rejected", reasons=("default says no.", "a says no.", "b says no."))
     assert describe_proof("kata", rejected) == (
-        "Could not verify that peer pods are counted. A dry run of a pod with the RuntimeClass kata was rejected, but not by what mutates "
-        "peer pods: default says no. 2 more namespaces reject it as well."
+        "Could not verify that peer pods are counted. A dry run of a pod with the RuntimeClass kata was rejected, but "
+        "not by what mutates peer pods: default says no. 2 more namespaces reject it as well."
     )
     unchanged = Proof("not_mutated", "a", ("the pod was returned without x.",))
     assert describe_proof("kata", unchanged).startswith(

@@ -474,9 +474,8 @@ def test_without_a_shared_group_the_groups_of_each_instance_are_listed():
     with pytest.raises(SecurityGroupError) as error:
         ends_of([instance(1, "sg-a"), instance(2, "sg-b", "sg-a"), instance(3), instance(4)], [], [])
     assert str(error.value) == (
-        "The 4 instances share no security group: i-00000001 has sg-a; i-00000002 has sg-a, sg-b; "
-        "i-00000003, i-00000004 have none. Set group_ids to the groups of the workers to use, or vm_group_ids to those of "
-        "the VMs."
+        "The 4 instances share no security group: i-00000001 has sg-a; i-00000002 has sg-a, sg-b; i-00000003, "
+        "i-00000004 have none. Set group_ids to the groups of the workers to use, or vm_group_ids to those of the VMs."
     )
 
 
