@@ -17,13 +17,14 @@ options:
   _input:
     description:
       - >-
-        A dictionary with C(settings) and C(credentials), lists of C(key), C(option) and C(value), and of settings also
-        C(pattern), C(expected), C(remedy) and C(only_new); and with C(credentials_from), C(extra_config), C(tags),
-        C(feature_gates) and C(namespace), the values of the options.
-      - C(objects) is RV(osc.peerpods.operator_info#module:objects).
+        A dictionary with C(settings) and C(credentials), lists of C(key), C(option), C(value) and C(initial), and of settings also
+        C(pattern), C(expected), C(remedy) and C(only_new); with C(subscription) and C(kata_config), lists of the same for these objects; and with
+        C(credentials_from), C(extra_config), C(tags), C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the
+        options.
+      - C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is RV(osc.peerpods.operator_info#module:objects).
       - >-
-        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
-        exist.
+        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not exist. One whose
+        C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
     type: dict
     required: true
 """
@@ -40,11 +41,30 @@ _value:
   type: dict
   contains:
     config_map:
-      description: The data of C(peer-pods-cm), without empty values.
+      description: The data of C(peer-pods-cm), without empty values and without what an existing ConfigMap keeps.
       type: dict
       sample: {CLOUD_PROVIDER: aws, VXLAN_PORT: "9000"}
+    only_missing:
+      description: The keys of C(config_map) that are written only if the ConfigMap does not have them.
+      type: list
+      elements: str
+      sample: []
+    subscription:
+      description: The fields of the Subscription as it will be.
+      type: dict
+      sample: {channel: stable, source: redhat-operators, sourceNamespace: openshift-marketplace, installPlanApproval: Automatic}
+    kata_config:
+      description: The fields of the KataConfig that are written.
+      type: dict
+      sample: {enablePeerPods: true, logLevel: info}
+    takes_over:
+      description: The changes of objects that this collection did not create, each as a line.
+      type: list
+      elements: str
+      sample: ["Subscription mine: installPlanApproval from Manual to Automatic"]
     secret:
-      description: The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest.
+      description: >-
+        The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest, or if it belongs to another owner.
       type: dict
     feature_gates:
       description: The data of C(osc-feature-gates).

@@ -62,7 +62,7 @@ objects:
   description: >-
     The existing objects with which the operator is installed and configured: its namespace, OperatorGroup and
     Subscription, its configuration, CredentialsRequests and KataConfigs. Also Subscriptions of other operators in the
-    namespace. Their content is left out.
+    namespace.
   returned: success
   type: list
   elements: dict
@@ -85,6 +85,11 @@ objects:
     managed:
       description: Whether this collection created the object, from its label C(app.kubernetes.io/part-of=osc.peerpods).
       type: bool
+    content:
+      description: >-
+        The C(spec) of a Subscription or a KataConfig, the C(data) of a ConfigMap, and the keys of a Secret with null values; null for other
+        kinds.
+      type: dict
   sample:
     - api_version: kataconfiguration.openshift.io/v1
       kind: KataConfig
@@ -92,6 +97,7 @@ objects:
       namespace: null
       labels: {app.kubernetes.io/part-of: osc.peerpods}
       managed: true
+      content: {enablePeerPods: true, logLevel: info}
 pod_vm_image:
   description: The image of the pod VMs in C(peer-pods-cm).
   returned: success

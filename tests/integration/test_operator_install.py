@@ -235,6 +235,23 @@ class TestManualApproval:
             "KataConfig/example-kataconfig",
         }
 
+    def test_options_that_are_left_out_keep_the_settings(self, role: Role):
+        completed = role.succeeds()
+        assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
+        subscription = role.cluster.get("subscription", PACKAGE, *NAMESPACE_ARGS)["spec"]
+        assert subscription["installPlanApproval"] == "Manual"
+
+    def test_changing_the_objects_of_another_owner_is_a_choice(self, role: Role):
+        """The settings of another owner are listed before anything is changed."""
+        gates = {"operator_install_feature_gates": {"confidential": True}}
+        with role.unchanged():
+            message = failure_message(role.run_with(gates))
+        assert "ConfigMap osc-feature-gates: confidential from false to true" in message
+        assert "set operator_install_take_over to true" in message
+        planned = role.run_with({**gates, "operator_install_take_over": True}, "--check", "--diff")
+        assert planned.returncode == 0, planned.stdout
+        assert "ConfigMap osc-feature-gates: confidential from false to true" in planned.stdout
+
 
 class TestUpgrade:
     def test_a_version_that_is_not_offered_is_rejected(self, upgrade: Role):

@@ -134,9 +134,9 @@ class TestCredentialsOfTheCluster:
         """The reverse, a Secret of the user, is tested in test_settings.py."""
         before = stored(site, "secret", "peer-pods-secret")
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
-        variables = {"operator_install_extra_config": extra, "operator_install_azure_tenant_id": ""}
+        variables = {"operator_install_extra_config": extra, "operator_install_proxy_timeout": "5 minutes"}
         message = failure_message(site.run(*ONLY_THE_OPERATOR, "-e", json.dumps(variables)))
-        assert "operator_install_azure_tenant_id is empty. Set it, or AZURE_TENANT_ID, to the tenant" in message
+        assert "operator_install_proxy_timeout must be a Go duration" in message
         assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in message
         assert "AZURE_REGION in operator_install_extra_config is set by another option" in message
         assert "AZURE_CLIENT_SECRET in operator_install_extra_config is a credential" in message
@@ -165,7 +165,9 @@ def test_vms_use_the_first_subnet_and_the_security_group_of_the_report(tmp_path:
         ({}, ["", ""]),
     ]
     task = {
-        "ansible.builtin.debug": {"msg": "{{ [operator_install_azure_subnet_id, operator_install_azure_nsg_id] }}"},
+        "ansible.builtin.debug": {
+            "msg": "{{ [operator_install_found_azure_subnet_id, operator_install_found_azure_nsg_id] }}"
+        },
         "vars": {"cloud_networking_report": "{{ item }}"},
         "loop": [report for report, _expected in cases],
     }

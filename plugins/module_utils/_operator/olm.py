@@ -44,7 +44,17 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
         "namespace": metadata.get("namespace"),
         "labels": metadata.get("labels") or {},
         "managed": is_managed(object_),
+        "content": _content(kind, object_),
     }
+
+
+def _content(kind: str, object_: dict) -> dict | None:
+    """The settings that an object has: of a Secret only the names of its keys."""
+    if kind in ("KataConfig", "Subscription"):
+        return object_.get("spec") or {}
+    if kind == "ConfigMap":
+        return object_.get("data") or {}
+    return dict.fromkeys(object_.get("data") or {}) if kind == "Secret" else None
 
 
 def describe_subscription(subscription: dict | None) -> dict | None:

@@ -8,7 +8,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import PEER_PODS_CM, PEER_PODS_SECRET
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    FEATURE_GATES,
+    PACKAGE,
+    PEER_PODS_CM,
+    PEER_PODS_SECRET,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
@@ -24,22 +29,53 @@ KNOWN_GATES = {
 
 
 def operator_settings(options: Mapping[str, Any]) -> dict:
-    """The data of the ConfigMaps and the Secret, and the problems of these data."""
+    """What is written to each object, the problems that would make it useless, and the changes of objects of other owners.
+
+    An object that exists keeps what it has where no option is set. Only what the operator requires is added if it is missing.
+    """
     settings, credentials = options["settings"], options["credentials"]
-    gates = {name: _gate(value) for name, value in options["feature_gates"].items()}
+    existing = _Existing(options["objects"])
+    gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     uses_variables = options["credentials_from"] == "variables"
-    exists = any(entry["name"] == PEER_PODS_CM for entry in options["objects"])
+    is_kept = existing.is_foreign(existing.secret) and not any(_is_set(entry) for entry in credentials)
+    written_credentials = credentials if uses_variables and not is_kept else []
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
-    config = {entry["key"]: _text(entry["value"]) for entry in settings} | {"TAGS": tags}
-    only_new = {entry["key"] for entry in settings if exists and entry.get("only_new")}
-    written = {key: value for key, value in config.items() if key not in only_new} | dict(options["extra_config"])
+    config = {entry["key"]: _text(_value(entry)) for entry in settings} | {"TAGS": tags}
+    if existing.settings:
+        kept = {entry["key"] for entry in settings if entry.get("only_new") or not _is_set(entry)}
+        required = {entry["key"] for entry in settings if entry.get("remedy") or "option" not in entry} & kept
+    else:
+        kept, required = set(), set()
+    written = {key: value for key, value in config.items() if key not in kept or key in required}
+    written |= {key: _as_read(value) for key, value in options["extra_config"].items() if value is not None}
+    written = {key: value for key, value in written.items() if value}
+    stored = existing.content(existing.settings)
+    secret = {entry["key"]: _value(entry) for entry in written_credentials}
+    desired = {
+        "subscription": _spec(options, "subscription", existing.subscription),
+        "kata_config": {"enablePeerPods": True, **_spec(options, "kata_config", existing.kata_config)},
+    }
+    takes_over = [
+        *existing.changes(existing.subscription, desired["subscription"]),
+        *existing.changes(
+            existing.settings, {key: value for key, value in written.items() if key not in required & stored.keys()}
+        ),
+        *existing.changes(existing.secret, dict.fromkeys(secret, HIDDEN)),
+        *existing.changes(existing.ssh_key, {"id_rsa.pub": HIDDEN} if options["public_key"] else {}),
+        *existing.changes(existing.gates, gates),
+        *existing.changes(existing.kata_config, desired["kata_config"]),
+    ]
     return {
-        "config_map": {key: value for key, value in written.items() if value not in (None, "")},
-        "secret": {entry["key"]: entry["value"] for entry in credentials} if uses_variables else {},
+        **desired,
+        "config_map": written,
+        "only_missing": sorted(required),
+        "secret": secret,
         "feature_gates": gates,
+        "takes_over": takes_over,
         "problems": [
-            *(problem for entry in (credentials if uses_variables else []) for problem in _missing(entry)),
-            *(problem for entry in settings for problem in (*_missing(entry), *_malformed(entry))),
+            *(problem for entry in written_credentials for problem in _missing(entry)),
+            *(problem for entry in settings if entry["key"] not in stored for problem in _missing(entry)),
+            *(problem for entry in settings for problem in _malformed(entry)),
             *_gate_problems(gates),
             *_tag_problems(options["tags"]),
             *_extra_problems(
@@ -49,11 +85,99 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
                 gates,
             ),
             *_cluster_problems(options["namespace"], options["objects"], uses_variables, gates),
+            *_take_over_problems(takes_over, options["take_over"]),
         ],
     }
 
 
-def _gate(value: Any) -> str:
+# The values of an option that is not set: those of an empty answer in a survey as well.
+UNSET: tuple[Any, ...] = (None, "", [], {})
+
+# What is shown of a value of a Secret.
+HIDDEN = "(not shown)"
+
+
+class _Existing:
+    """The objects of a cluster that the role may change, as `describe_object` describes them; each is None if it does not exist."""
+
+    def __init__(self, objects: Iterable[Mapping[str, Any]]):
+        by_name = {(entry["kind"], entry["name"]): entry for entry in objects}
+        self.settings = by_name.get(("ConfigMap", PEER_PODS_CM))
+        self.gates = by_name.get(("ConfigMap", FEATURE_GATES))
+        self.secret = by_name.get(("Secret", PEER_PODS_SECRET))
+        self.ssh_key = by_name.get(("Secret", "ssh-key-secret"))
+        self.kata_config = next((entry for (kind, _name), entry in by_name.items() if kind == "KataConfig"), None)
+        # Other Subscriptions in the namespace are those of other operators.
+        self.subscription = next(
+            (
+                entry
+                for (kind, _name), entry in by_name.items()
+                if kind == "Subscription" and self.content(entry).get("name") == PACKAGE
+            ),
+            None,
+        )
+
+    @staticmethod
+    def content(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return (entry or {}).get("content") or {}
+
+    @staticmethod
+    def is_foreign(entry: Mapping[str, Any] | None) -> bool:
+        """Whether the object exists, and neither this collection nor the operator created it."""
+        return entry is not None and not entry["managed"] and REQUESTED not in entry["labels"]
+
+    def changes(self, entry: Mapping[str, Any] | None, desired: Mapping[str, Any]) -> Iterator[str]:
+        """The changes of an object of another owner, each as a line for a message."""
+        if entry is None or not self.is_foreign(entry):
+            return
+        content = self.content(entry)
+        for key, value in desired.items():
+            if not _has(content.get(key), value):
+                before = HIDDEN if value == HIDDEN and key in content else _shown(content.get(key))
+                yield f"{entry['kind']} {entry['name']}: {key} from {before} to {_shown(value)}"
+
+
+def _has(current: Any, value: Any) -> bool:
+    """Whether a merge patch with `value` changes nothing."""
+    if isinstance(value, dict):
+        return isinstance(current, dict) and all(_has(current.get(key), each) for key, each in value.items())
+    return current == value
+
+
+def _shown(value: Any) -> str:
+    if value in (None, ""):
+        return "not set"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_set(entry: Mapping[str, Any]) -> bool:
+    return entry.get("value") not in UNSET
+
+
+def _value(entry: Mapping[str, Any]) -> Any:
+    """The value of an option, or what a new object gets without it."""
+    return entry["value"] if _is_set(entry) else entry.get("initial", "")
+
+
+def _spec(options: Mapping[str, Any], name: str, existing: Mapping[str, Any] | None) -> dict:
+    """The fields that are set; without the object also the others, and with it what it has of them."""
+    content = _Existing.content(existing)
+    values = {
+        entry["key"]: _value(entry) if existing is None or _is_set(entry) else content.get(entry["key"])
+        for entry in options[name]
+    }
+    return {key: value for key, value in values.items() if value not in (None, "", {})}
+
+
+def _take_over_problems(takes_over: list[str], is_allowed: bool) -> Iterator[str]:
+    if takes_over and not is_allowed:
+        yield (
+            f"This run would change objects that this collection did not create: {'; '.join(takes_over)}. To keep what they have, leave "
+            "the options out. To change them, set operator_install_take_over to true."
+        )
+
+
+def _as_read(value: Any) -> str:
     """The value as the operator reads it: true, not Python's True."""
     return {"True": "true", "False": "false"}.get(str(value), str(value))
 
@@ -63,7 +187,7 @@ def _text(value: Any) -> str:
 
 
 def _missing(entry: Mapping[str, Any]) -> Iterator[str]:
-    if entry.get("remedy") and not entry["value"]:
+    if entry.get("remedy") and _value(entry) in UNSET:
         yield f"{entry['option']} is empty. {entry['remedy']}"
 
 
@@ -71,7 +195,7 @@ def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
     """Each element of a list must match."""
     if "pattern" not in entry:
         return
-    value = entry["value"]
+    value = _value(entry)
     values = value if isinstance(value, (list, tuple)) else [value]
     invalid = [str(element) for element in values if str(element) and not re.fullmatch(entry["pattern"], str(element))]
     if invalid:

@@ -12,6 +12,10 @@ def settings(*rows, **options) -> dict:
         "extra_config": {},
         "tags": {},
         "feature_gates": {},
+        "subscription": [],
+        "kata_config": [],
+        "public_key": "",
+        "take_over": False,
         "namespace": "osc",
         "objects": [],
     }
@@ -22,8 +26,8 @@ def row(key: str, value: object, **fields) -> dict:
     return {"key": key, "option": f"role_{key.lower()}", "value": value, **fields}
 
 
-def existing(kind: str, name: str, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "labels": labels}
+def existing(kind: str, name: str, content: dict | None = None, *, managed: bool = True, **labels: str) -> dict:
+    return {"kind": kind, "name": name, "labels": labels, "content": content, "managed": managed}
 
 
 LIMIT = row("LIMIT", 10, only_new=True)
@@ -42,14 +46,159 @@ def test_the_written_settings():
     )
     assert written == {
         "config_map": {"SIZES": "a,b", "PORT": "9000", "LIMIT": "10", "INITDATA": "x", "TAGS": "team=a,cost=b"},
+        "only_missing": [],
         "secret": {"AWS_KEY": "k"},
         "feature_gates": {"confidential": "true", "deploymentMode": "DaemonSet"},
+        "subscription": {},
+        "kata_config": {"enablePeerPods": True},
+        "takes_over": [],
         "problems": [],
     }
 
 
 def test_the_limit_of_an_existing_config_map_is_kept():
     assert settings(LIMIT, objects=[existing("ConfigMap", "peer-pods-cm")])["config_map"] == {}
+
+
+OF_CLUSTER = {"key": "REGION", "initial": "eu"}
+
+
+def rows(*, are_set: bool) -> dict:
+    """The options of each object, set or with what a new object gets without them."""
+    name = "value" if are_set else "initial"
+    return {
+        "settings": [
+            {"key": "VPC", "option": "role_vpc", name: "vpc-0", "remedy": "Set it."},
+            {"key": "PORT", "option": "role_port", name: 9000},
+            OF_CLUSTER,
+            LIMIT,
+        ],
+        "credentials": [{"key": "AWS_KEY", "option": "role_key", name: "k", "remedy": "Set it."}],
+        "subscription": [{"key": "channel", name: "stable"}, {"key": "installPlanApproval", name: "Automatic"}],
+        "kata_config": [{"key": "logLevel", name: "info"}],
+    }
+
+
+UNSET, SET = rows(are_set=False), rows(are_set=True)
+
+
+def subscription(*, managed: bool, **spec: str) -> dict:
+    return existing("Subscription", "mine", {"name": "sandboxed-containers-operator", **spec}, managed=managed)
+
+
+OF_USER = [
+    subscription(managed=False, channel="mirror", installPlanApproval="Manual"),
+    existing("ConfigMap", "peer-pods-cm", {"VPC": "vpc-1", "PORT": "9001", "REGION": "us"}, managed=False),
+    existing("Secret", "peer-pods-secret", {"AWS_KEY": None}, managed=False),
+    existing("ConfigMap", "osc-feature-gates", {"confidential": "true"}, managed=False),
+    existing("KataConfig", "mine", {"enablePeerPods": True, "logLevel": "debug"}, managed=False),
+]
+OURS = [{**entry, "managed": True} for entry in OF_USER]
+
+
+@pytest.mark.parametrize("objects", [OF_USER, OURS])
+def test_options_that_are_not_set_keep_what_exists(objects: list[dict]):
+    planned = settings(objects=objects, **UNSET)
+    assert planned["subscription"] == {"channel": "mirror", "installPlanApproval": "Manual"}
+    assert planned["kata_config"] == {"enablePeerPods": True, "logLevel": "debug"}
+    # What the operator requires is written only if it is missing.
+    assert planned["config_map"] == {"VPC": "vpc-0", "REGION": "eu"}
+    assert planned["only_missing"] == ["REGION", "VPC"]
+    assert planned["secret"] == ({} if objects is OF_USER else {"AWS_KEY": "k"})
+    assert (planned["takes_over"], planned["problems"]) == ([], [])
+
+
+def test_options_that_are_set_change_the_objects_of_the_collection():
+    planned = settings(objects=OURS, **SET)
+    assert planned["subscription"] == {"channel": "stable", "installPlanApproval": "Automatic"}
+    assert planned["kata_config"] == {"enablePeerPods": True, "logLevel": "info"}
+    assert planned["config_map"] == {"VPC": "vpc-0", "PORT": "9000", "REGION": "eu"}
+    assert planned["only_missing"] == ["REGION"]
+    assert (planned["takes_over"], planned["problems"]) == ([], [])
+
+
+def test_the_changes_of_other_owners_are_listed_and_need_a_choice():
+    changed = {"objects": OF_USER, "feature_gates": {"confidential": False}, **SET}
+    expected = [
+        "Subscription mine: channel from mirror to stable",
+        "Subscription mine: installPlanApproval from Manual to Automatic",
+        "ConfigMap peer-pods-cm: VPC from vpc-1 to vpc-0",
+        "ConfigMap peer-pods-cm: PORT from 9001 to 9000",
+        "Secret peer-pods-secret: AWS_KEY from (not shown) to (not shown)",
+        "ConfigMap osc-feature-gates: confidential from true to false",
+        "KataConfig mine: logLevel from debug to info",
+    ]
+    refused = settings(**changed)
+    assert refused["takes_over"] == expected
+    (problem,) = refused["problems"]
+    assert "; ".join(expected) in problem
+    assert "set operator_install_take_over to true" in problem
+    allowed = settings(**changed, take_over=True)
+    assert (allowed["takes_over"], allowed["problems"]) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "line"),
+    [
+        (
+            existing("KataConfig", "mine", {}, managed=False),
+            {},
+            "KataConfig mine: enablePeerPods from not set to true",
+        ),
+        # What the operator requires is missing.
+        (
+            existing("ConfigMap", "peer-pods-cm", {}, managed=False),
+            {},
+            "ConfigMap peer-pods-cm: VPC from not set to vpc-0",
+        ),
+        (
+            existing("ConfigMap", "peer-pods-cm", {"VPC": "v"}, managed=False),
+            {"tags": {"a": "b"}},
+            "ConfigMap peer-pods-cm: TAGS from not set to a=b",
+        ),
+        (
+            existing("ConfigMap", "peer-pods-cm", {"VPC": "v"}, managed=False),
+            {"extra_config": {"INITDATA": "x"}},
+            "ConfigMap peer-pods-cm: INITDATA from not set to x",
+        ),
+        (
+            existing("Secret", "ssh-key-secret", {"id_rsa.pub": None}, managed=False),
+            {"public_key": "ssh-ed25519 a"},
+            "Secret ssh-key-secret: id_rsa.pub from (not shown) to (not shown)",
+        ),
+    ],
+)
+def test_each_change_of_another_owner_is_listed(entry: dict, options: dict, line: str):
+    required = {"key": "VPC", "option": "role_vpc", "initial": "vpc-0", "remedy": "Set it."}
+    assert settings(required, objects=[entry], **options)["takes_over"] == [line]
+
+
+def test_the_subscriptions_of_other_operators_are_not_changed():
+    other = existing("Subscription", "other", {"name": "other-operator", "channel": "x"}, managed=False)
+    planned = settings(objects=[other], **SET)
+    assert planned["subscription"] == {"channel": "stable", "installPlanApproval": "Automatic"}
+    assert planned["takes_over"] == []
+
+
+def test_a_new_object_gets_the_values_of_options_that_are_not_set():
+    planned = settings(**UNSET)
+    assert planned["config_map"] == {"VPC": "vpc-0", "PORT": "9000", "REGION": "eu", "LIMIT": "10"}
+    assert planned["subscription"] == {"channel": "stable", "installPlanApproval": "Automatic"}
+    assert planned["kata_config"] == {"enablePeerPods": True, "logLevel": "info"}
+    assert (planned["secret"], planned["problems"]) == ({"AWS_KEY": "k"}, [])
+
+
+def test_false_is_a_value():
+    eligibility = [{"key": "checkNodeEligibility", "value": False}]
+    kata = existing("KataConfig", "k", {"enablePeerPods": True, "checkNodeEligibility": True})
+    planned = settings(objects=[kata], kata_config=eligibility)
+    assert planned["kata_config"] == {"enablePeerPods": True, "checkNodeEligibility": False}
+
+
+def test_a_missing_option_is_no_problem_if_the_config_map_has_its_value():
+    missing = row("VPC", "", remedy="Set it.")
+    assert settings(missing)["problems"] == ["role_vpc is empty. Set it."]
+    assert settings(missing, objects=[existing("ConfigMap", "peer-pods-cm", {"VPC": "v"})])["problems"] == []
 
 
 def test_credentials_of_a_credentials_request():
