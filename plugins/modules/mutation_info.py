@@ -73,7 +73,8 @@ message:
   description: The result as sentences, with the reason and what to do.
   returned: success
   type: str
-  sample: "Peer pods are counted: the API server added kata.peerpods.io/vm to a peer pod in a dry run (namespace default)."
+  sample: >-
+    Peer pods are counted: the API server added kata.peerpods.io/vm to a peer pod in a dry run (namespace default).
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import SYSTEM_NAMESPACES, namespaces

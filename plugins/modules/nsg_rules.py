@@ -343,7 +343,8 @@ network_security_groups:
             sourceAddressPrefix: 10.0.128.0/17
             destinationPortRange: '9000'
             destinationAddressPrefix: 10.0.128.0/17
-            description: 'osc.peerpods 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11: port 9000/tcp between workers and peer pods'
+            description: >-
+              osc.peerpods 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11: port 9000/tcp between workers and peer pods
     updated:
       description: The rules that were changed, with their new content.
       type: list

@@ -17,9 +17,9 @@ description:
   - >-
     Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs,
     ClusterServiceVersions and DaemonSets of the operator, on newer ones the Deployment of the agent and the ConfigMaps
-    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. If a node has a taint of its own, O(runtime_classes) are
-    read as well. Each list takes
-    one more request for every further 500 objects.
+    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. If a node has a
+    taint of its own, O(runtime_classes) are read as well. Each list takes one more request for every further 500
+    objects.
   - >-
     If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are
     returned.
@@ -272,12 +272,13 @@ nodes:
       type: int
     blocked:
       description: >-
-        Why the scheduler places no further peer pod on the node, although it advertises some: V(cordoned), V(not ready), or
-        V(tainted) with its taints that no RuntimeClass of O(runtime_classes) tolerates. Tolerations of single pods do not count.
-        Null if it can.
+        Why the scheduler places no further peer pod on the node, although it advertises some: V(cordoned), V(not
+        ready), or V(tainted) with its taints that no RuntimeClass of O(runtime_classes) tolerates. Tolerations of
+        single pods do not count. Null if it can.
       type: str
     free:
-      description: The number of further peer pods that the scheduler can place on the node, 0 if RV(nodes[].blocked) is set.
+      description: >-
+        The number of further peer pods that the scheduler can place on the node, 0 if RV(nodes[].blocked) is set.
       type: int
   sample:
     - name: ip-10-0-0-10.eu-central-1.compute.internal
@@ -394,7 +395,7 @@ def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits:
 
 
 def read_tolerations(module: AnsibleModule, cluster: Cluster) -> list[list[dict]]:
-    """The tolerations that the API server adds to the pods of each RuntimeClass; none, with a warning, if they may not be read."""
+    """The tolerations that the API server adds to pods by RuntimeClass; none, with a warning, if unreadable."""
     try:
         existing = [cluster.get(f"{RUNTIME_CLASSES_PATH}/{name}") for name in module.params["runtime_classes"]]
     except ClusterError as error:

@@ -153,7 +153,7 @@ def between(
 
 @contextlib.contextmanager
 def bad_weather(cluster: Cluster, kubeconfig: Path, every: int) -> Iterator[Path]:
-    """A kubeconfig of the same user, while the block runs, with which one of `every` requests fails in some way that passes."""
+    """A kubeconfig of the same user during the block, with which one of `every` requests fails temporarily."""
     passing = itertools.cycle((Break.AFTER, AWAY, Break.AMID, THROTTLED, Break.BEFORE, ETCD_TIMEOUT))
     count = itertools.count(1)
 

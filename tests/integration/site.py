@@ -183,7 +183,7 @@ def user_of(cluster: Cluster, playbook: str) -> Path:
 
 
 def as_texts(variables: dict) -> tuple[str, str]:
-    """The arguments that give the site's roles the same options, each as a survey or a command line gives it: a text."""
+    """The arguments that give the site's roles the same options as text, as a survey or a command line does."""
     options = role_options()
     values = {name: option["default"] for name, option in options.items() if "default" in option} | variables
     texts = {

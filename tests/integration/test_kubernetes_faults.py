@@ -165,7 +165,7 @@ def test_a_creation_and_a_deletion_are_recognised_after_a_lost_response(cluster,
 def test_objects_of_kubernetes_core_are_written_once_and_with_their_result(
     cluster, run_with_faults, count_requests, methods, faults
 ):
-    """osc.peerpods.k8s, with which the roles write: in each of its ways to write, the first request of each method fails."""
+    """osc.peerpods.k8s, with which the roles write: the first request of each method fails, in each way to write."""
     name = {"name": "weather", "namespace": NAMESPACE}
     next_fault = itertools.cycle(faults)
 

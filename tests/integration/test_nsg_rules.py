@@ -420,7 +420,7 @@ def test_the_group_of_the_network_interfaces_of_pod_vms(world, run):
 
 
 def test_pod_vms_in_another_virtual_network(world, run):
-    """The tag VirtualNetwork does not stand for it without a peering, so that Azure's default rules do not allow the traffic."""
+    """Without a peering, it is not in the tag VirtualNetwork, so Azure's default rules do not allow the traffic."""
     of_workers, of_vms = world.nsg("of-workers"), world.nsg("of-vms")
     (workers,) = world.subnets("v", ([WORKERS], of_workers))
     (vms,) = world.subnets("w", (["192.168.1.0/24"], of_vms), space=["192.168.0.0/16"])

@@ -447,7 +447,7 @@ def test_groups_without_egress_rules(world, proxy, run):
 
 
 def test_named_groups_are_used_for_the_given_workers(world, run):
-    """The result has all that operator_install needs: instances with their VPC and subnet, and the groups of the VMs."""
+    """The result has the values for operator_install: instances with VPC and subnet, and the groups of the VMs."""
     first, second = world.group("one"), world.group("two")
     workers = [world.instance(first), world.instance(second)]
     result = run({"instance_ids": workers, "group_ids": [first, second]})

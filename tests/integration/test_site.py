@@ -1,5 +1,5 @@
-"""site.yml on a bare cluster in AWS with the current operator: it rejects bad input, resumes, creates nothing twice, and
-needs only the permissions that preflight checks. Then teardown.yml restores the cluster and the cloud.
+"""site.yml on a bare cluster in AWS with the current operator: it rejects bad input, resumes, creates nothing twice,
+and needs only the permissions that preflight checks. Then teardown.yml restores the cluster and the cloud.
 
 The tests depend on their order.
 """
@@ -319,7 +319,7 @@ USERS_OBJECTS = [
 
 class TestTeardown:
     def test_a_teardown_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
-        """The operator waits for the end of all kata pods, those that are not peer pods included, before it removes kata."""
+        """The operator waits for the end of all kata pods, not only of peer pods, before it removes kata."""
         pods = {"app": "kata-remote", "plain": "kata"}
         installed.cluster.apply(
             *(

@@ -190,7 +190,8 @@ def test_every_option_is_read_as_its_type():
 
 # -- Options that more than one role or playbook reads ----------------------------------------------
 
-# The option that decides, by what it names; all others with that value, and all modules that take it, follow that option.
+# The option that decides, by what it names; all others with that value, and all modules that take it, follow that
+# option.
 OWNERS = {
     "openshift-sandboxed-containers-operator": {"operator_install_namespace"},
     "osc-peerpods": {"node_capacity_namespace"},

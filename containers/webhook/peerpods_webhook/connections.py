@@ -35,8 +35,8 @@ BURST_SECONDS = 2.0
 # File descriptors that are used for other purposes, and those of them that only `Guard` may use.
 OTHER_FILES, SPARE_FILES = 64, 16
 
-# More than the bounds, because a client opens thousands of connections between two passes of the guard, and not more than
-# the memory of the container permits.
+# More than the bounds, because a client opens thousands of connections between two passes of the guard, and not more
+# than the memory of the container permits.
 WANTED_FILES = 8192
 
 # Seconds between two passes of the guard: with, and without new connections.

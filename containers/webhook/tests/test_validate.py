@@ -1,4 +1,4 @@
-"""Resources that the API server rejects. tests/integration/test_webhook_differential.py compares them with an API server."""
+"""Resources that the API server rejects; test_webhook_differential.py compares them with an API server."""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ def _problem(subject: str, runtime_class: str, proof: Proof, params: dict) -> st
 
 def describe_rejection(runtime_class: str, reasons: tuple[str, ...]) -> str:
     if not reasons:
-        return f"Every namespace is excluded, so that no pod with the RuntimeClass {runtime_class} can be created in a dry run."
+        return (
+            f"Every namespace is excluded, so that no pod with the RuntimeClass {runtime_class} can be created in a "
+            "dry run."
+        )
     more = f" {len(reasons) - 1} more namespaces reject it as well." if len(reasons) > 1 else ""
     return (
         f"A dry run of a pod with the RuntimeClass {runtime_class} was rejected, but not by what mutates peer pods: "

@@ -141,13 +141,22 @@ def _advise_denial(message: str, action: str) -> str:
     if "permissions boundary" in message:
         return f"The permissions boundary of the identity does not allow {action}: an administrator must extend it."
     if "session policy" in message:
-        return f"The session policy that was passed when the role was assumed does not allow {action}: assume the role without it."
+        return (
+            f"The session policy that was passed when the role was assumed does not allow {action}: assume the role "
+            "without it."
+        )
     if "VPC endpoint policy" in message:
         return f"The policy of the VPC endpoint does not allow {action}: an administrator of the VPC must change it."
     if explicit:
-        return f"A policy denies {action} explicitly: an administrator must remove that statement. Another grant does not help."
+        return (
+            f"A policy denies {action} explicitly: an administrator must remove that statement. Another grant does not "
+            "help."
+        )
     if action.startswith("sts:AssumeRole") and role:
-        return f"Grant {action} on {role[1]} to the identity, and name the identity in the trust policy of the role, or use another profile."
+        return (
+            f"Grant {action} on {role[1]} to the identity, and name the identity in the trust policy of the role, or "
+            "use another profile."
+        )
     return f"Grant {action} to {who[1] if who else 'the identity of these credentials'}."
 
 

@@ -213,7 +213,7 @@ def plan_absent(rules: Iterable[Rule], cluster: Cluster) -> Changes:
 
 
 def orphaned(rules: Iterable[Rule], released: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The released rules that no cluster references any more: another cluster gave up its reference at the same time."""
+    """The released rules that no cluster references: another cluster gave up its reference at the same time."""
     released_ids = {rule.rule_id for rule in released}
     return tuple(rule for rule in rules if rule.rule_id in released_ids and not rule.references)
 

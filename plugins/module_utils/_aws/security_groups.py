@@ -69,7 +69,7 @@ class Ends:
         return tuple(dict.fromkeys((*self.worker_groups, *self.vm_groups, *others)))
 
     def sides(self, flow: Flow, worker: Iterable[str]) -> tuple[tuple[bool, frozenset[str], frozenset[str]], ...]:
-        """The two verdicts about a flow: ingress of the receiver's groups, egress of the sender's; each with its peers."""
+        """The verdicts about a flow, ingress of the receiver's groups and egress of the sender's, with their peers."""
         receiver, sender = frozenset(self.vm_groups), frozenset(worker)
         if flow.receiver == WORKERS:
             receiver, sender = sender, receiver

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The client of the modules to the Kubernetes API (private to this collection).
 
-Requests use plain paths and dicts, because all kinds are known in advance: no API discovery is needed, and each call is one request.
-`transport.py` connects, repeats requests and explains errors.
+Requests use plain paths and dicts, because all kinds are known in advance: no API discovery is needed, and each call is
+one request. `transport.py` connects, repeats requests and explains errors.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Cluster:
     def list(self, path: str, **query: str) -> Iterator[dict]:
         """Every object of a collection, page by page; `query` has the names of the API (labelSelector).
 
-        If the list must be restarted in the middle, an object that was yielded before is not yielded again; an object that
-        has been deleted meanwhile stays yielded.
+        If the list must be restarted in the middle, an object that was yielded before is not yielded again; an object
+        that has been deleted meanwhile stays yielded.
         """
         seen: set[str] = set()
         for relists in range(RELISTS + 1):
@@ -128,7 +128,8 @@ class Cluster:
     def pages(self, path: str, query: dict[str, str], accept: str = "application/json") -> Iterator[dict]:
         """The pages of a collection as the API server returns them, each with its `metadata`.
 
-        A 410 after the first page means that the API server no longer has the remaining objects in the state of the first page.
+        A 410 after the first page means that the API server no longer has the remaining objects in the state of the
+        first page.
         """
         pending: dict[str, Any] | None = {**query, "limit": PAGE_SIZE}
         while pending is not None:

@@ -56,7 +56,8 @@ def is_down(node: dict) -> bool:
 def why_blocked(node: dict, tolerations: Callable[[], Iterable[Collection[dict]]]) -> str | None:
     """Why the scheduler places no further peer pod on a node, whatever the node advertises; None if it does.
 
-    `tolerations` returns those of the RuntimeClasses of peer pods, and is called only if the node has a taint of its own.
+    `tolerations` returns those of the RuntimeClasses of peer pods, and is called only if the node has a taint of its
+    own.
     """
     spec = node.get("spec", {})
     if spec.get("unschedulable"):

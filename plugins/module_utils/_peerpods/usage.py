@@ -37,7 +37,8 @@ def describe(
     """The module's result; `pods` is an iterator, and only counts are kept of it.
 
     `configs` are the PeerPodConfigs in which some of `pools` are stored. `bounds` are the numbers of peer pods that the
-    cloud has room for, each shared among the nodes of a namespace's pools. `tolerations` returns those of the RuntimeClasses.
+    cloud has room for, each shared among the nodes of a namespace's pools. `tolerations` returns those of the
+    RuntimeClasses.
     """
     used: Counter[str] = Counter()
     requested: Counter[str] = Counter()
