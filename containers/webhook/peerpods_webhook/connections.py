@@ -173,8 +173,10 @@ class Guard:
         now = time.monotonic()
         sockets = list(_open_sockets())
         for port, listening in self._listening.items():
-            own = listening.fileno()
-            self._granians[port] = [file for name, file in sockets if name == self._names[port] and file != own]
+            files_of_port = [file for name, file in sockets if name == self._names[port]]
+            # While they are exchanged, there is only that of this class.
+            if granians := [file for file in files_of_port if file != listening.fileno()]:
+                self._granians[port] = granians
         files = dict(sockets)
         self._forget(files.keys(), now)
         for name in files.keys() - self._known.keys():
