@@ -127,8 +127,8 @@ def test_another_writer_causes_backoff(workspace: Workspace):
     until(lambda: workspace.slots(node), ("3", "3"))
     for _ in range(30):
         workspace.set_status(node, "0")
-    (warning,) = agent.log("warning")
-    assert warning["node"] == node
+    # Others, such as about a slow API server, do not matter here.
+    (warning,) = (record for record in agent.log("warning") if record.get("node") == node)
     assert "managedFields" in warning["message"]
     until(lambda: workspace.slots(node), ("3", "3"), seconds=60)
     assert len(agent.patched(node)) < 20
