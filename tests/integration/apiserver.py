@@ -144,11 +144,14 @@ def between(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         # A watch without a reader lasts until its timeout.
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            # Otherwise the thread would keep the process of a failed test running.
+            server.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager

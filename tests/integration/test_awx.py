@@ -248,7 +248,7 @@ def controller() -> Iterator[tuple[Controller, str]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield stored_controller, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

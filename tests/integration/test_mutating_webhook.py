@@ -89,7 +89,7 @@ class Admission:
 def admission(tmp_path_factory):
     (port,) = free_ports(1)
     admission = Admission(port, CertificateAuthority("webhook"), tmp_path_factory.mktemp("tls"))
-    thread = threading.Thread(target=admission.server.serve_forever)
+    thread = threading.Thread(target=admission.server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield admission
     admission.server.shutdown()
