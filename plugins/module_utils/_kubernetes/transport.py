@@ -133,6 +133,14 @@ def connect(module: Any) -> Any:
         raise _no_cluster(f"this is not a kubeconfig ({_sentence(error)})") from error
 
 
+def _result_for_kubernetes_core(error: ClusterError, path: str) -> Any:
+    """The error of the library from which kubernetes.core concludes something else than a failure, or None."""
+    cause = error.__cause__
+    if isinstance(cause, (BadRequestError, ConflictError, MethodNotAllowedError, NotFoundError)):
+        return cause
+    return cause if isinstance(cause, ForbiddenError) and "/project.openshift.io/" in path else None
+
+
 class PersistentClient(K8SDynamicClient):
     """kubernetes.core's client, which repeats requests, and reads the result of a write whose response was lost."""
 
@@ -150,13 +158,11 @@ class PersistentClient(K8SDynamicClient):
         try:
             response = self.send(method.upper(), path, body, **params)
         except ClusterError as error:
-            cause = error.__cause__
-            # From these, kubernetes.core concludes something else than a failure.
-            means_something = isinstance(cause, (BadRequestError, ConflictError, MethodNotAllowedError, NotFoundError))
-            if not means_something and not (isinstance(cause, ForbiddenError) and "/project.openshift.io/" in path):
+            result = _result_for_kubernetes_core(error, path)
+            if result is None:
                 raise
-            cause.body = str(error)
-            raise cause from None
+            result.body = str(error)
+            raise result from None
         return serializer(self, response.content) if serialize else response
 
     def send(self, method: str, path: str, body: Any = None, **params: Any) -> Response:
