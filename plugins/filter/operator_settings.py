@@ -17,14 +17,16 @@ options:
   _input:
     description:
       - >-
-        A dictionary with C(settings) and C(credentials), lists of C(key), C(option), C(value) and C(initial), and of settings also
-        C(pattern), C(expected), C(remedy) and C(only_new); with C(subscription) and C(kata_config), lists of the same for these objects; and with
-        C(credentials_from), C(extra_config), C(tags), C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the
-        options.
-      - C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is RV(osc.peerpods.operator_info#module:objects).
+        A dictionary with C(settings) and C(credentials), lists of C(key), C(option), C(value) and C(initial), and of
+        settings also C(pattern), C(expected), C(remedy) and C(only_new); with C(subscription) and C(kata_config), lists
+        of the same for these objects; and with C(credentials_from), C(extra_config), C(tags), C(feature_gates),
+        C(public_key), C(take_over) and C(namespace), the values of the options.
       - >-
-        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not exist. One whose
-        C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
+        C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is
+        RV(osc.peerpods.operator_info#module:objects).
+      - >-
+        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
+        exist. One whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
     type: dict
     required: true
 """
@@ -52,7 +54,7 @@ _value:
     subscription:
       description: The fields of the Subscription as it will be.
       type: dict
-      sample: {channel: stable, source: redhat-operators, sourceNamespace: openshift-marketplace, installPlanApproval: Automatic}
+      sample: {channel: stable, source: redhat-operators, installPlanApproval: Automatic}
     kata_config:
       description: The fields of the KataConfig that are written.
       type: dict
@@ -64,7 +66,8 @@ _value:
       sample: ["Subscription mine: installPlanApproval from Manual to Automatic"]
     secret:
       description: >-
-        The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest, or if it belongs to another owner.
+        The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest, or if it belongs to
+        another owner.
       type: dict
     feature_gates:
       description: The data of C(osc-feature-gates).

@@ -68,8 +68,8 @@ def teardown(site: Site) -> RoleAlone:
     return teardown_of(site)
 
 
-# The differences if the KataConfig of another installation is in use, and their reasons. site.yml keeps its settings: the manual
-# approval, the configuration of cloud-api-adaptor and the credentials, although the environment has others.
+# The differences if the KataConfig of another installation is in use, and their reasons. site.yml keeps its settings:
+# the manual approval, the configuration of cloud-api-adaptor and the credentials, although the environment has others.
 DIFFERENT = {
     ("PeerPodConfig", OPERATOR_NAMESPACE, "peerpodconfig-openshift"): (
         {"status"},

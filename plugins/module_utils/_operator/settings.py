@@ -29,9 +29,10 @@ KNOWN_GATES = {
 
 
 def operator_settings(options: Mapping[str, Any]) -> dict:
-    """What is written to each object, the problems that would make it useless, and the changes of objects of other owners.
+    """What is written to each object, the problems of that, and the changes of objects of other owners.
 
-    An object that exists keeps what it has where no option is set. Only what the operator requires is added if it is missing.
+    An object that exists keeps what it has where no option is set. Only what the operator requires is added if it is
+    missing.
     """
     settings, credentials = options["settings"], options["credentials"]
     existing = _Existing(options["objects"])
@@ -98,7 +99,7 @@ HIDDEN = "(not shown)"
 
 
 class _Existing:
-    """The objects of a cluster that the role may change, as `describe_object` describes them; each is None if it does not exist."""
+    """The objects that the role may change, as `describe_object` describes them; None if one does not exist."""
 
     def __init__(self, objects: Iterable[Mapping[str, Any]]):
         by_name = {(entry["kind"], entry["name"]): entry for entry in objects}
@@ -172,8 +173,8 @@ def _spec(options: Mapping[str, Any], name: str, existing: Mapping[str, Any] | N
 def _take_over_problems(takes_over: list[str], is_allowed: bool) -> Iterator[str]:
     if takes_over and not is_allowed:
         yield (
-            f"This run would change objects that this collection did not create: {'; '.join(takes_over)}. To keep what they have, leave "
-            "the options out. To change them, set operator_install_take_over to true."
+            f"This run would change objects that this collection did not create: {'; '.join(takes_over)}. To keep what "
+            "they have, leave the options out. To change them, set operator_install_take_over to true."
         )
 
 
