@@ -24,6 +24,7 @@ from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.apiserver import requests_of
 from tests.integration.site import NOTHING_CHANGED, play_of
+from tests.playbook_runs import run_playbook
 from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
 # moto separates regions, and no other test uses this region.
@@ -424,12 +425,9 @@ class World:
 
     def run(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
         extra = {"peerpodconfig_rollout_timeout": 30, **self.variables, **variables}
-        return subprocess.run(
+        return run_playbook(
             ["ansible-playbook", str(self.playbook), *arguments, "-e", json.dumps(extra)],
-            env=ansible_environment({**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}),
-            capture_output=True,
-            text=True,
-            check=False,
+            ansible_environment({**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}),
         )
 
     def rolled_out(self, *arguments: str, **variables: object) -> str:
