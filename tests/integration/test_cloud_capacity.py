@@ -230,15 +230,15 @@ def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, m
     if missing_action == "quota":
         aws.quotas.error = "AccessDeniedException"
         expected = f"Service Quotas in {REGION} rejected GetServiceQuota with AccessDeniedException"
+        permission = "servicequotas:GetServiceQuota"
     else:
         operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[missing_action]
         aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         expected = f"EC2 in {REGION} rejected {operation} with UnauthorizedOperation"
+        permission = f"ec2:{operation}"
     quotas = quota("t3.medium")
     assert quotas["failed"]
-    assert quotas["msg"] == (
-        f"{expected}: not authorized to. Grant these credentials the permissions that the module's documentation lists."
-    )
+    assert quotas["msg"] == (f"{expected}: not authorized to. Grant {permission} to the identity of these credentials.")
 
 
 def test_a_quota_that_service_quotas_does_not_list(aws: Aws, quota):
