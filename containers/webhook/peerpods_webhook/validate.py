@@ -4,8 +4,8 @@
 
 The API server validates a pod after its mutation, which removes these resources. The rules are those of
 validateResourceRequirements, validatePodResources and what they call, in pkg/apis/core/validation and
-pkg/apis/core/helper of k8s.io/kubernetes. From 1.37 on, the API server sets the defaults of the resources of a whole pod
-after its mutation as well: those of defaultHugePagePodLimits and defaultPodRequests in pkg/apis/core/v1.
+pkg/apis/core/helper of k8s.io/kubernetes. From 1.37 on, the API server also sets the defaults of the resources of a
+whole pod after its mutation: those of defaultHugePagePodLimits and defaultPodRequests in pkg/apis/core/v1.
 """
 
 from __future__ import annotations
