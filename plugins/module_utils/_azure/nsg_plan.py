@@ -35,7 +35,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 # The first and the last priority of a security rule; the default rules come after.
 PRIORITIES = (100, 4096)
 
-# The beginning of the description of every rule that this collection adds. Rules of an earlier release have no id.
+# The beginning of the description of every rule that this collection adds. Those of versions before 0.1.0 have no id.
 _MARK = re.compile(r"osc\.peerpods(?: (\S+))?: ")
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
