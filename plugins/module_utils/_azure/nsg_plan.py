@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, count
+from itertools import chain, combinations
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation import (
     DIRECTIONS,
@@ -529,10 +529,13 @@ def _is_provisioned(rule: Mapping) -> bool:
 
 
 def _with_own_name(rule: DesiredRule, existing: Mapping[str, Mapping]) -> DesiredRule:
-    """The rule with a name that is free, or that a rule of this cluster has."""
-    names = (rule.name if number == 1 else f"{rule.name}-{number}" for number in count(1))
-    free = next(n for n in names if n.lower() not in existing or rule.owner.owns(existing[n.lower()]))
-    return replace(rule, name=free)
+    """The rule with the name that it has in this group, or else with a name that is free."""
+    names = [rule.name, *(f"{rule.name}-{number}" for number in range(2, len(existing) + 3))]
+    own = (name for name in names if name.lower() in existing and rule.owner.owns(existing[name.lower()]))
+    free = (name for name in names if name.lower() not in existing)
+    named = replace(rule, name=next(chain(own, free)))
+    _check(named)
+    return named
 
 
 def _kept(rules: Iterable[Mapping], owner: Owner, names: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -613,6 +613,26 @@ def test_two_clusters_have_rules_of_their_own_in_one_group():
     assert {r["name"] for r in without_first["properties"]["securityRules"]} == {"DenyVnet", "A-d", "B-d"}
 
 
+def test_a_rule_keeps_its_name_when_the_cluster_of_the_same_name_is_gone():
+    """Otherwise a changed option would leave the rule of before under that name."""
+    namesake = replace(OTHER_CLUSTER, name=OWNER.name)
+    group = written(nsg(DENY_VNET), present(nsg(DENY_VNET), [A]))
+    both = written(group, plan_present(group, listed(option("A"), owner=namesake), namesake))
+    alone = written(both, plan_absent(both, ["A"], OWNER))
+    changed = plan_present(alone, listed(option("A", protocol="Udp"), owner=namesake), namesake)
+    assert summary(changed) == {"updated": {"A-c-2": 111}}
+
+
+def test_a_name_that_becomes_too_long_is_rejected():
+    """The rule of another owner has the name, and with a number it has more than 80 characters."""
+    suffix = max((rule.name.removeprefix("A") for rule in desired(option("A"))), key=len)
+    rules = desired(option("A" * (80 - len(suffix))))
+    (longest,) = (rule for rule in rules if len(rule.name) == 80)
+    other = stored(longest, 111, description=None)
+    with pytest.raises(SecurityRuleError, match=f"{suffix}-2 has a name that Azure does not take"):
+        present(nsg(DENY_VNET, other), rules)
+
+
 def test_absent_removes_all_rules_of_the_cluster_whatever_their_names():
     owned = [stored(A), stored(B, 300, protocol="Udp", description="osc.peerpods id-1: x") | {"name": "renamed"}]
     by_hand = stored(A, 200, description=None) | {"name": "A"}
