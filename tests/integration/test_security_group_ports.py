@@ -676,6 +676,14 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     assert result["failed"]
     assert f"rejected {AUTHORIZE} with UnauthorizedOperation" in result["msg"]
 
+    run({"group_ids": [group]})
+    proxy.take_calls()
+    assert not run({"state": "absent", "dry_run": True})["changed"]
+    assert REVOKE in proxy.take_calls()
+    proxy.faults[REVOKE] = [refuse(403, "UnauthorizedOperation")]
+    assert run({"state": "absent", "dry_run": True}, check=True)["failed"]
+    assert world.ports(group) == DEFAULT_PORTS
+
 
 # -- Faults and races, and their end state -----------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
@@ -24,6 +24,7 @@ from tests.integration.site import (
     Site,
     differing,
     dump,
+    failure_message,
     play_of,
     stays,
     succeed,
@@ -239,6 +240,11 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         ]
         assert rule_names() - names_before == {*added}
         arm.put(side.worker_subnet_id, detached)
+        permissions, arm.permissions = arm.permissions, [roles.READER]
+        refused = on_azure.run(*tags, "--tags", "policy")
+        assert "This identity lacks permission for" in failure_message(refused)
+        assert "Read the policies" not in refused.stdout
+        arm.permissions = permissions
         output = succeed(on_azure.run, *tags)
         assert resources() == before
         assert f"removed {', '.join(added)}." in output

@@ -52,6 +52,11 @@ OPERATORS_OWN = {
     ("Service", "peer-pods-webhook-svc"),
 }
 
+# Users create some of them before the operator does, or edit them, to build another image of the pod VMs
+# (config/peerpods/podvm of SCO). The field manager shows which of them the operator alone has written.
+USERS_EDIT = ("ConfigMap", "Secret")
+OPERATORS_MANAGER = "manager"
+
 # An owner outside of the namespace that makes an object the operator's: it is removed before the namespace.
 KATA_CONFIG = ("kataconfiguration.openshift.io", "KataConfig")
 
@@ -144,8 +149,9 @@ class _Reader:
             (kind, name) in CLUSTERS_OWN
             # OLM copies the ClusterServiceVersion of an operator for all namespaces into each of them.
             or "olm.copiedFrom" in labels
-            # The endpoints controller makes Endpoints for a Service.
-            or kind in ("Endpoints", "Event")
+            # The endpoints controller makes Endpoints for a Service. An AppliedClusterResourceQuota is not stored: it
+            # shows a ClusterResourceQuota, with the uid of that (quota.openshift.io).
+            or kind in ("AppliedClusterResourceQuota", "Endpoints", "Event")
         )
 
     def _follows(self, owner: dict) -> bool:
@@ -177,17 +183,21 @@ def _name_in_collection(metadata: dict) -> str | None:
     if annotations.get(CERTIFICATE) == WEBHOOK:
         return WEBHOOK
     # The agent creates its Lease.
-    managers = {entry["manager"] for entry in metadata.get("managedFields") or ()}
-    return AGENT if managers == {AGENT} else None
+    return AGENT if _managers(metadata) == {AGENT} else None
+
+
+def _managers(metadata: dict) -> set[str]:
+    return {entry["manager"] for entry in metadata.get("managedFields") or ()}
 
 
 def _is_of_operator(entry: dict) -> bool:
     metadata = entry["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    if (entry["kind"], metadata["name"]) in OPERATORS_OWN:
+        return entry["kind"] not in USERS_EDIT or _managers(metadata) <= {OPERATORS_MANAGER}
     return (
-        (entry["kind"], metadata["name"]) in OPERATORS_OWN
         # OLM labels what it creates for a Subscription or a ClusterServiceVersion.
-        or labels.get("olm.owner", "").startswith(f"{PACKAGE}.")
+        labels.get("olm.owner", "").startswith(f"{PACKAGE}.")
         or any(label.startswith(f"operators.coreos.com/{PACKAGE}.") for label in labels)
         or labels.get(REQUESTED) == "true"
         or annotations.get(CREDENTIALS_REQUEST, "").startswith(OPERATORS_REQUESTS)

@@ -18,6 +18,10 @@ OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 CSV = "sandboxed-containers-operator.v1.13.0"
 
 
+def written_by(*managers: str) -> dict:
+    return {"managedFields": [{"manager": manager} for manager in managers]}
+
+
 def an(kind: str, name: str, *, owners: tuple[dict, ...] = (), **metadata: object) -> dict:
     return {
         "group": "",
@@ -54,6 +58,10 @@ OTHERS = [
     # deletes it.
     ("Pod/static", [an("Pod", "static", owners=(owner("Node", "worker-0"),))]),
     ("ConfigMap/mine", [an("ConfigMap", "mine", owners=(owner("Gone", "mine", "example.com/v1"),))]),
+    # What a user created or edited, so that the operator builds another image.
+    ("ConfigMap/aws-podvm-image-cm", [an("ConfigMap", "aws-podvm-image-cm", **written_by("kubectl-create"))]),
+    ("ConfigMap/azure-podvm-image-cm", [an("ConfigMap", "azure-podvm-image-cm", **written_by("manager", "Mozilla"))]),
+    ("Secret/auth-json-secret", [an("Secret", "auth-json-secret", **written_by("argocd-controller"))]),
     # A token that a user made for a ServiceAccount of the cluster.
     (
         "Secret/ci-token",
@@ -82,6 +90,8 @@ OWN = [
     (True, an("Role", "peerpods-node-capacity", labels={**OURS, "app.kubernetes.io/name": "peerpods-node-capacity"})),
     (True, an("PeerPodConfig", "peerpodconfig-openshift")),
     (True, an("Job", "osc-podvm-image-creation")),
+    (True, an("ConfigMap", "aws-podvm-image-cm", **written_by("manager"))),
+    (True, an("PeerPodConfig", "peerpodconfig-openshift", **written_by("manager", "OpenAPI-Generator"))),
     (True, an("Lease", "290f4947.kataconfiguration.openshift.io")),
     (
         True,
@@ -122,6 +132,7 @@ OWN = [
     ),
     (False, an("Event", "any")),
     (False, an("Endpoints", "app")),
+    (False, an("AppliedClusterResourceQuota", "of-a-team")),
     (False, an("ConfigMap", "mine", deletionTimestamp="2026-01-01T00:00:00Z")),
 ]
 
@@ -170,14 +181,10 @@ def test_containers_that_share_a_namespace(removed_names: list[str] | None, own:
     assert (plan.own, plan.in_use, plan.others) == (own, in_use, [])
 
 
-def written_by(*managers: str) -> dict:
-    return an("Lease", "any", managedFields=[{"manager": manager} for manager in managers])
-
-
 @pytest.mark.parametrize(
     ("entry", "name"),
     [
-        (written_by("peerpods-node-capacity"), "peerpods-node-capacity"),
+        (an("Lease", "any", **written_by("peerpods-node-capacity")), "peerpods-node-capacity"),
         (an("Secret", "any", annotations={"cert-manager.io/certificate-name": "peerpods-webhook"}), "peerpods-webhook"),
     ],
 )
@@ -187,7 +194,8 @@ def test_objects_that_a_controller_creates_for_a_container(entry: dict, name: st
 
 
 def test_an_object_that_a_user_has_written_is_not_the_agents():
-    assert planned(written_by("peerpods-node-capacity", "kubectl")).others == ["Lease/any"]
+    lease = an("Lease", "any", **written_by("peerpods-node-capacity", "kubectl"))
+    assert planned(lease).others == ["Lease/any"]
 
 
 @pytest.mark.parametrize(
