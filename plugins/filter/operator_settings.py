@@ -18,15 +18,20 @@ options:
     description:
       - >-
         A dictionary with C(settings) and C(credentials), lists of C(key), C(option), C(value) and C(initial), and of
-        settings also C(pattern), C(expected), C(remedy) and C(only_new); with C(subscription) and C(kata_config), lists
-        of the same for these objects; and with C(credentials_from), C(extra_config), C(tags), C(feature_gates),
-        C(public_key), C(take_over) and C(namespace), the values of the options.
+        settings also C(pattern), C(expected), C(remedy), C(only_new) and C(opened_for); with C(subscription) and
+        C(kata_config), lists of the same for these objects; and with C(credentials_from), C(extra_config), C(tags),
+        C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the options.
       - >-
         C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is
         RV(osc.peerpods.operator_info#module:objects).
       - >-
+        C(opened_for) are the groups or subnets of VMs for which the role P(osc.peerpods.cloud_networking#role) opened
+        the ports.
+      - >-
         A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
         exist. One whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
+      - >-
+        The C(initial) of a credential with C(of_cluster) is a property of the cluster, not of an identity.
     type: dict
     required: true
 """
@@ -64,6 +69,13 @@ _value:
       type: list
       elements: str
       sample: ["Subscription mine: installPlanApproval from Manual to Automatic"]
+    closed:
+      description: >-
+        A sentence for each setting that gives the VMs other groups or another subnet than those for which the ports
+        were opened.
+      type: list
+      elements: str
+      sample: []
     secret:
       description: >-
         The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest, or if it belongs to

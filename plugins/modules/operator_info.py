@@ -139,7 +139,7 @@ teardown:
         - >-
           The reasons why the operator or the machine config operator would not remove the KataConfig of this
           collection: pods of its RuntimeClasses, an operator that does not run, a MachineConfigPool that is degraded or
-          paused.
+          paused. Also an interrupted renewal of the image, after which only a ConfigMap has the KataConfig.
         - Null without O(check_teardown).
       type: list
       elements: str

@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     plan_name,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    KEPT_KATA_CONFIG,
     OLM,
     PACKAGE,
 )
@@ -26,7 +27,7 @@ CREDENTIALS_REQUESTS = (
 )
 
 # The operator's configuration; users create layered-image-deploy-cm for the feature gate of that name.
-CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm")
+CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm", KEPT_KATA_CONFIG)
 SECRETS = ("peer-pods-secret", "ssh-key-secret")
 CLOUDS = ("aws", "azure")
 

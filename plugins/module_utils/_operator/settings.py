@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
+    KEPT_KATA_CONFIG,
     PACKAGE,
     PEER_PODS_CM,
     PEER_PODS_SECRET,
@@ -17,6 +18,13 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
+
+# Otherwise a new KataConfig would have other settings, such as another pool of nodes.
+INTERRUPTED_RENEWAL = (
+    "A renewal of the pod VM image was interrupted after it deleted the KataConfig, which the ConfigMap "
+    f"{KEPT_KATA_CONFIG} keeps. Run the playbook upgrade with operator_install_renew_image=true again, which creates "
+    "it again. To give the KataConfig up, delete the ConfigMap."
+)
 
 # The known values of feature gates. Newer operators have more gates.
 KNOWN_GATES = {
@@ -39,6 +47,11 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     uses_variables = options["credentials_from"] == "variables"
     is_kept = existing.is_foreign(existing.secret) and not any(_is_set(entry) for entry in credentials)
+    # Neither an option nor the environment has credentials, and those of an earlier run are complete.
+    is_kept = is_kept or (
+        {entry["key"] for entry in credentials} <= existing.content(existing.secret).keys()
+        and all((entry.get("value") if entry.get("of_cluster") else _value(entry)) in UNSET for entry in credentials)
+    )
     written_credentials = credentials if uses_variables and not is_kept else []
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
     config = {entry["key"]: _text(_value(entry)) for entry in settings} | {"TAGS": tags}
@@ -56,11 +69,10 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "subscription": _spec(options, "subscription", existing.subscription),
         "kata_config": {"enablePeerPods": True, **_spec(options, "kata_config", existing.kata_config)},
     }
+    changed = {key: value for key, value in written.items() if key not in required & stored.keys()}
     takes_over = [
         *existing.changes(existing.subscription, desired["subscription"]),
-        *existing.changes(
-            existing.settings, {key: value for key, value in written.items() if key not in required & stored.keys()}
-        ),
+        *existing.changes(existing.settings, changed),
         *existing.changes(existing.secret, dict.fromkeys(secret, HIDDEN)),
         *existing.changes(existing.ssh_key, {"id_rsa.pub": HIDDEN} if options["public_key"] else {}),
         *existing.changes(existing.gates, gates),
@@ -73,6 +85,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "secret": secret,
         "feature_gates": gates,
         "takes_over": takes_over,
+        "closed": [sentence for entry in settings for sentence in _closed(entry, {**stored, **changed})],
         "problems": [
             *(problem for entry in written_credentials for problem in _missing(entry)),
             *(problem for entry in settings if entry["key"] not in stored for problem in _missing(entry)),
@@ -148,7 +161,16 @@ def _has(current: Any, value: Any) -> bool:
 def _shown(value: Any) -> str:
     if value in (None, ""):
         return "not set"
+    if isinstance(value, dict):
+        value = _without_nulls(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_nulls(value: Any) -> Any:
+    """What is left of an object after a merge patch of it."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(each) for key, each in value.items() if each is not None}
 
 
 def _is_set(entry: Mapping[str, Any]) -> bool:
@@ -164,10 +186,19 @@ def _spec(options: Mapping[str, Any], name: str, existing: Mapping[str, Any] | N
     """The fields that are set; without the object also the others, and with it what it has of them."""
     content = _Existing.content(existing)
     values = {
-        entry["key"]: _value(entry) if existing is None or _is_set(entry) else content.get(entry["key"])
+        entry["key"]: _replacing(content.get(entry["key"]), _value(entry))
+        if existing is None or _is_set(entry)
+        else content.get(entry["key"])
         for entry in options[name]
     }
     return {key: value for key, value in values.items() if value not in (None, "", {})}
+
+
+def _replacing(current: Any, value: Any) -> Any:
+    """The merge patch that leaves nothing of `current`, such as a label of a selector that was set before."""
+    if not (isinstance(current, dict) and isinstance(value, dict)):
+        return value
+    return {key: _replacing(current.get(key), value.get(key)) for key in {**value, **current}}
 
 
 def _take_over_problems(takes_over: list[str], is_allowed: bool) -> Iterator[str]:
@@ -201,6 +232,21 @@ def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
     invalid = [str(element) for element in values if str(element) and not re.fullmatch(entry["pattern"], str(element))]
     if invalid:
         yield f"{entry['option']} must be {entry['expected']}; got '{_text(invalid)}'."
+
+
+def _closed(entry: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[str]:
+    """A sentence if peer-pods-cm, which keeps what it has, gives the VMs other groups or another subnet than those for
+    which the ports were opened."""
+    opened, actual = (
+        {name.lower(): name for name in names if name}
+        for names in (entry.get("opened_for") or (), (data.get(entry["key"]) or "").replace(" ", "").split(","))
+    )
+    if opened and actual and not opened.keys() & actual.keys():
+        yield (
+            f"The ports of peer pods were opened for {', '.join(opened.values())}, but {entry['key']} of peer-pods-cm "
+            f"is {', '.join(actual.values())}. Unless another rule allows this traffic, workers do not reach the VMs. "
+            f"Set {entry['option']} to that value, so that the role cloud_networking opens the ports for it."
+        )
 
 
 def _gate_problems(gates: Mapping[str, str]) -> Iterator[str]:
@@ -269,6 +315,8 @@ def _cluster_problems(
                 "peer-pods-secret was not created from a CredentialsRequest, and the operator does not change it. "
                 "Delete it, or set operator_install_credentials to variables."
             )
+    if KEPT_KATA_CONFIG in names.get("ConfigMap", []) and "KataConfig" not in names:
+        yield INTERRUPTED_RENEWAL
     needs_image = gates.get("layeredImageDeployment") == "true" and "KataConfig" not in names
     if needs_image and LAYERED_IMAGE_CM not in names.get("ConfigMap", []):
         yield (

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import pool_problem
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import is_managed
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import INTERRUPTED_RENEWAL
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import KEPT_KATA_CONFIG
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -58,7 +60,7 @@ def plan_teardown(objects: list[dict]) -> dict:
 def find_blockers(
     objects: Iterable[tuple[str, str, dict]], pods: Iterable[dict], pools: Mapping[str, dict]
 ) -> list[str]:
-    """The reasons why the KataConfig of this collection would not be removed after its deletion.
+    """The reasons why the KataConfig of this collection would not be removed after its deletion, or would be lost.
 
     `objects` are those of `read_objects`, `pods` the pods of the cluster, and `pools` the MachineConfigPools by name.
     The operator checks all pods with the RuntimeClasses of the KataConfig, also those that have ended (`listKataPods`
@@ -67,6 +69,8 @@ def find_blockers(
     """
     existing = list(objects)
     katas = [kata for _version, kind, kata in existing if kind == "KataConfig"]
+    if not katas and any(entry["metadata"]["name"] == KEPT_KATA_CONFIG for _version, _kind, entry in existing):
+        return [INTERRUPTED_RENEWAL]
     if not katas or not all(map(is_managed, katas)):
         return []
     blockers = []

@@ -20,6 +20,9 @@ RUNTIME_CLASS = "kata-remote"
 PEER_POD_CONFIG = "PeerPodConfig"
 PEER_PODS_CM = "peer-pods-cm"
 
+# The ConfigMap that keeps the KataConfig while the role operator_install renews the image of the pod VMs.
+KEPT_KATA_CONFIG = "peerpods-kataconfig"
+
 CONFIGS_PATH = "/apis/confidentialcontainers.org/v1alpha1/peerpodconfigs"
 
 # The key of the limit in peer-pods-cm.

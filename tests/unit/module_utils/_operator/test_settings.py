@@ -52,8 +52,34 @@ def test_the_written_settings():
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
         "takes_over": [],
+        "closed": [],
         "problems": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("stored", "entry", "is_closed"),
+    [
+        # Kept, with groups that the role cloud_networking does not know.
+        ({"IDS": "sg-vm"}, {"initial": ["sg-node"], "opened_for": ["sg-node"]}, True),
+        ({"IDS": "sg-vm, sg-node"}, {"initial": ["sg-node"], "opened_for": ["sg-node"]}, False),
+        ({"IDS": "/Subnets/A"}, {"initial": "/subnets/b", "opened_for": ["/subnets/b", "/subnets/a"]}, False),
+        # Set, or missing.
+        ({"IDS": "sg-old"}, {"value": ["sg-vm"], "opened_for": ["sg-vm"]}, False),
+        ({"IDS": "sg-vm"}, {"value": ["sg-new"], "opened_for": ["sg-vm"]}, True),
+        ({}, {"initial": ["sg-node"], "opened_for": ["sg-node"]}, False),
+        # A group that is not filtered, and a run without the role cloud_networking.
+        ({}, {"initial": "", "opened_for": ["/nsg"]}, False),
+        ({"IDS": "sg-vm"}, {"initial": [], "opened_for": []}, False),
+    ],
+)
+def test_vms_for_which_no_ports_were_opened_are_reported(stored: dict, entry: dict, is_closed: bool):
+    planned = settings(
+        {"key": "IDS", "option": "role_ids", "remedy": "Set it.", **entry},
+        objects=[existing("ConfigMap", "peer-pods-cm", stored)],
+    )
+    assert len(planned["closed"]) == is_closed
+    assert all("Set role_ids to that value" in sentence for sentence in planned["closed"])
 
 
 def test_the_limit_of_an_existing_config_map_is_kept():
@@ -195,10 +221,52 @@ def test_false_is_a_value():
     assert planned["kata_config"] == {"enablePeerPods": True, "checkNodeEligibility": False}
 
 
+@pytest.mark.parametrize(
+    ("selector", "patch"),
+    [
+        ({"matchLabels": {"pool": "a"}}, {"matchLabels": {"pool": "b"}}),
+        ({"matchLabels": {"zone": "1"}}, {"matchLabels": {"pool": "b", "zone": None}}),
+        (
+            {"matchExpressions": [{"key": "pool", "operator": "Exists"}]},
+            {"matchLabels": {"pool": "b"}, "matchExpressions": None},
+        ),
+        (None, {"matchLabels": {"pool": "b"}}),
+    ],
+)
+def test_another_selector_replaces_the_one_before(selector: dict | None, patch: dict):
+    """A merge patch keeps what it does not name: no node would have the labels of both."""
+    options = [{"key": "kataConfigPoolSelector", "value": {"matchLabels": {"pool": "b"}}}]
+    content = {"enablePeerPods": True, **({"kataConfigPoolSelector": selector} if selector else {})}
+    planned = settings(objects=[existing("KataConfig", "k", content, managed=False)], kata_config=options)
+    assert planned["kata_config"] == {"enablePeerPods": True, "kataConfigPoolSelector": patch}
+    assert planned["takes_over"] == [
+        f"KataConfig k: kataConfigPoolSelector from {selector or 'not set'} to {{'matchLabels': {{'pool': 'b'}}}}"
+    ]
+
+
 def test_a_missing_option_is_no_problem_if_the_config_map_has_its_value():
     missing = row("VPC", "", remedy="Set it.")
     assert settings(missing)["problems"] == ["role_vpc is empty. Set it."]
     assert settings(missing, objects=[existing("ConfigMap", "peer-pods-cm", {"VPC": "v"})])["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "is_kept"),
+    [
+        (("ID", "KEY"), {}, True),
+        # Credentials of two identities do not belong together.
+        (("ID", "KEY"), {"ID": "i"}, False),
+        (("ID",), {}, False),
+        ((), {}, False),
+    ],
+)
+def test_credentials_of_an_earlier_run_are_kept_without_new_ones(keys: tuple[str, ...], values: dict, is_kept: bool):
+    credentials = [row(key, "", initial=values.get(key, ""), remedy="Set it.") for key in ("ID", "KEY")]
+    credentials.append(row("SUBSCRIPTION", "", initial="s", of_cluster=True))
+    secret = existing("Secret", "peer-pods-secret", dict.fromkeys([*keys, "SUBSCRIPTION"]))
+    planned = settings(credentials=credentials, objects=[secret])
+    assert (planned["problems"] == []) is is_kept
+    assert not is_kept or planned["secret"] == {}
 
 
 def test_credentials_of_a_credentials_request():
@@ -249,6 +317,11 @@ def test_credentials_of_a_credentials_request():
             "peer-pods-secret was not created from a CredentialsRequest",
         ),
         ([], {"feature_gates": {"layeredImageDeployment": True}}, "needs the ConfigMap layered-image-deploy-cm"),
+        (
+            [],
+            {"objects": [existing("ConfigMap", "peerpods-kataconfig")]},
+            "A renewal of the pod VM image was interrupted after it deleted the KataConfig",
+        ),
     ],
 )
 def test_invalid_settings_have_a_problem(rows: list[dict], options: dict, expected: str):
@@ -272,6 +345,7 @@ def test_invalid_settings_have_a_problem(rows: list[dict], options: dict, expect
             },
         ),
         ([], {"feature_gates": {"layeredImageDeployment": True}, "objects": [existing("KataConfig", "k")]}),
+        ([], {"objects": [existing("ConfigMap", "peerpods-kataconfig"), existing("KataConfig", "k")]}),
         (
             [],
             {

@@ -109,6 +109,17 @@ def test_what_blocks_the_removal_of_a_kata_config(found: list[str], words: list[
         assert text in sentence
 
 
+KEPT = ("v1", "ConfigMap", {"metadata": {"name": "peerpods-kataconfig"}})
+
+
+def test_a_kata_config_that_a_renewal_deleted_is_not_lost():
+    """The ConfigMap that keeps it would be deleted together with the namespace."""
+    (sentence,) = find_blockers([KEPT], [], {})
+    assert "the ConfigMap peerpods-kataconfig keeps" in sentence
+    created_again = ("kataconfiguration.openshift.io/v1", "KataConfig", kata_config(managed=False))
+    assert find_blockers([created_again, KEPT], [], {}) == []
+
+
 def test_all_blockers_are_reported_together():
     found = blockers(
         kata_config(classes=INSTALLED), pods=(pod("kata"),), pools=(pool("worker", paused=True),), phases=()
