@@ -21,7 +21,8 @@ description:
     namespace).
   - >-
     An object belongs to the collection or the operator by its label, its owner or its documented name, so that the
-    module decides the same before and after these objects are deleted, and in check mode.
+    module decides the same before and after these objects are deleted, and in check mode. A ConfigMap
+    or Secret with a name of the operator, such as C(aws-podvm-image-cm), belongs to the user who created or edited it.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
