@@ -126,7 +126,15 @@ class TestCredentialsOfTheCluster:
         assert request["metadata"]["name"] == "openshift-sandboxed-containers-azure"
 
     def test_a_second_run_changes_nothing(self, site: Site):
+        """Not even a CredentialsRequest that another owner created with other permissions."""
+        name = "credentialsrequest/openshift-sandboxed-containers-azure"
+        namespace = "openshift-cloud-credential-operator"
+        request = site.cluster.get(name, "-n", namespace)
+        of_another = {"metadata": {"labels": None}, "spec": {"providerSpec": {"roleBindings": [{"role": "Reader"}]}}}
+        site.cluster.merge(name, of_another, namespace)
         completed = site.run(*as_texts(site.variables), *FROM_THE_CLUSTER)
+        labels = {"labels": request["metadata"]["labels"]}
+        site.cluster.merge(name, {"metadata": labels, "spec": request["spec"]}, namespace)
         assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
 
     @pytest.mark.usefixtures("nothing_changes")
