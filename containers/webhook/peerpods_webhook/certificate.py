@@ -63,7 +63,10 @@ def read(settings: Settings) -> Files:
 
 
 async def check(files: Files, settings: Settings) -> Certificate:
-    """Load the files in a child process. Raises ValueError with a sentence if the server cannot use them."""
+    """Load the files in a child process.
+
+    Raises ValueError with a sentence if the server cannot use them, and OSError if that cannot be found out now.
+    """
     with files.in_memory() as paths:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -81,7 +84,7 @@ async def check(files: Files, settings: Settings) -> Certificate:
         except TimeoutError:
             child.kill()
             await child.wait()
-            raise ValueError(f"Checking {settings.certificate} took longer than {CHECK_SECONDS} seconds.") from None
+            raise TimeoutError(f"it took longer than {CHECK_SECONDS} seconds") from None
     if child.returncode == 1:
         raise ValueError(f"{settings.certificate} and {settings.key} {err.decode().strip()}")
     if child.returncode:

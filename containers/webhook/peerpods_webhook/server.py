@@ -73,7 +73,7 @@ class Webhook:
             listening_socket(settings.address, settings.health_port) as health,
         ):
             probes = Listener(self._probe_application(metrics=True), health)
-            self._start_listener()
+            self._start_listener(self._certificate)
             Guard((self._reviews, health), self._requests, self._bounds).start()
             await self._new_client.connect()
             log({"level": "info", "message": "Listening for admission reviews.", **self._configuration()})
@@ -114,18 +114,19 @@ class Webhook:
     def _probe_application(self, *, metrics: bool) -> ProbeApplication:
         return ProbeApplication(self._new_client.why_not_live, self.why_not_ready, self._requests, metrics=metrics)
 
-    def _start_listener(self) -> None:
+    def _start_listener(self, certificate: Certificate) -> None:
+        """Raises OSError if the process has no file descriptor or memory left."""
         probes = self._probe_application(metrics=False)
         application = ReviewApplication(self._policy, self._settings, self._bodies, probes, self._requests)
         listener = Listener(
             application,
             self._reviews,
-            self._certificate.files,
+            certificate.files,
             tls_min_version=self._settings.tls_min_version,
             idle_seconds=self._settings.idle_seconds,
         )
         self._serving.append(Serving(listener, application, monotonic()))
-        CERTIFICATE_NOT_AFTER.set(self._certificate.not_after.timestamp())
+        CERTIFICATE_NOT_AFTER.set(certificate.not_after.timestamp())
 
     async def _connect(self) -> NoReturn:
         while True:
@@ -138,18 +139,21 @@ class Webhook:
         candidate: Certificate | None = None
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if monotonic() - self._serving[-1].since > self._settings.connection_seconds:
-                # With HTTP/2, only a listener that stops asks its clients to open a new connection.
-                await self._replace_listener(self._certificate)
-            files = self._read_files()
-            if files == self._certificate.files:
-                checked, candidate = files, None
-            elif files != checked:
-                checked, candidate = files, await self._check(files)
-            if candidate and self._why_worse(candidate) is None:
-                CERTIFICATE_RELOADS.labels("success").inc()
-                log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": candidate.not_after})
-                await self._replace_listener(candidate)
+            try:
+                if monotonic() - self._serving[-1].since > self._settings.connection_seconds:
+                    # With HTTP/2, only a listener that stops asks its clients to open a new connection.
+                    await self._replace_listener(self._certificate)
+                files = self._read_files()
+                if files == self._certificate.files:
+                    checked, candidate = files, None
+                elif files != checked:
+                    checked, candidate = files, await self._check(files)
+                if candidate and self._why_worse(candidate) is None:
+                    await self._replace_listener(candidate)
+            except OSError as error:
+                # For want of time, memory or file descriptors, not because of the files: tried again.
+                reason = error.strerror or error
+                log({"level": "error", "message": f"Loading the certificate failed: {reason}. It is tried again."})
 
     async def _check(self, files: Files | None) -> Certificate | None:
         """Check a new pair, and report if it does not replace that in use yet."""
@@ -181,9 +185,12 @@ class Webhook:
             return None
 
     async def _replace_listener(self, renewed: Certificate) -> None:
-        previous, self._certificate = self._certificate, renewed
         old = self._serving[-1]
-        self._start_listener()
+        self._start_listener(renewed)
+        previous, self._certificate = self._certificate, renewed
+        if renewed is not previous:
+            CERTIFICATE_RELOADS.labels("success").inc()
+            log({"level": "info", "message": "Certificate renewed.", "certificateNotAfter": renewed.not_after})
         old.application.closing = True
         # Clients of an expired certificate have failed already: no handover is needed.
         if previous.why_invalid(datetime.now(timezone.utc)) is None:

@@ -7,6 +7,7 @@ import datetime
 import http.client
 import json
 import os
+import resource
 import socket
 import ssl
 import time
@@ -121,6 +122,22 @@ def test_a_pair_replaces_the_previous_pair_when_it_becomes_valid(webhook, tmp_pa
     wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     messages = [line["message"] for line in webhook.stop() if "message" in line]
     assert [message for message in messages if "renewed" in message] == ["Certificate renewed."]
+
+
+def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
+    """For want of file descriptors, as in a flood of connections."""
+    soft, hard = resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE)
+    before = der(tmp_path)
+    opened = len(os.listdir(f"/proc/{webhook.process.pid}/fd"))
+    # Enough to read the files, and too few to start the process that checks them.
+    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (opened + 3, hard))
+    write_pair(tmp_path)
+    wait_until(lambda: any("Loading the certificate failed" in line for line in webhook.lines()))
+    assert webhook.process.poll() is None
+    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path) != before)
+    errors = [line["message"] for line in webhook.stop() if line["level"] == "error"]
+    assert set(errors) == {"Loading the certificate failed: Too many open files. It is tried again."}
 
 
 def test_a_pair_that_is_not_valid_replaces_one_that_is_no_longer_valid(tmp_path):

@@ -133,6 +133,10 @@ class Webhook:
         plain = socket.create_connection(("127.0.0.1", self.port))
         return self.trust.wrap_socket(plain, server_hostname="127.0.0.1")
 
+    def lines(self) -> list[str]:
+        """The log lines so far."""
+        return list(self._lines)
+
     def stop(self) -> list[dict]:
         """Stop it with SIGTERM and return its log lines."""
         self.process.send_signal(signal.SIGTERM)
