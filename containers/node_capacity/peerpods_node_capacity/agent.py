@@ -739,17 +739,19 @@ class Agent:
                 self._used,
                 self._ceiling,
             )
-            try:
-                for name, report in self._reports.items():
-                    if pool := self._pools.get(name):
+            failed = False
+            for name, report in list(self._reports.items()):
+                if pool := self._pools.get(name):
+                    try:
                         await self._publish(pool, report, before.get(name, Report()))
-            except ApiError as error:
-                log.warning("Retrying: %s", error)
-                self._reports = before
+                    except ApiError as error:
+                        # The other pools are reported all the same.
+                        log.warning("Retrying: %s", error)
+                        self._reports[name] = before.get(name, Report())
+                        failed = True
+            if failed:
                 self._to_report.set()
-                failures += 1
-            else:
-                failures = 0
+            failures = failures + 1 if failed else 0
             await asyncio.sleep(REPORT_INTERVAL + (backoff(failures) if failures else 0))
 
     async def _publish(self, pool: Pool, report: Report, before: Report) -> None:

@@ -407,6 +407,26 @@ def test_conditions_of_other_writers_in_any_form(scripted, conditions):
     assert all(c["lastTransitionTime"].endswith("Z") for c in own)
 
 
+def test_a_status_that_cannot_be_written_does_not_keep_other_pools_from_being_reported(scripted):
+    other = {"metadata": {"name": "d", "resourceVersion": "1", "generation": 2}, "spec": {"limit": "many"}}
+
+    def answer(request):
+        match request:
+            case {"path": path, "watch": False, "method": "GET"} if path == CONFIGS:
+                return page("1", CONFIG, other)
+            case {"method": "PATCH", "path": path} if path == f"{CONFIGS}/c/status":
+                return json_answer(status(422, "status.conditions: Invalid value"), 422)
+            case {"method": "POST", "path": "/api/v1/namespaces/ns/events"}:
+                return json_answer({"metadata": {"resourceVersion": "7"}}, 201)
+            case _:
+                return default_answer(request)
+
+    api = scripted(answer)
+    run_until(agent, lambda: api.count(method="POST", path="/api/v1/namespaces/ns/events"))
+    (event, *_rest) = (json.loads(r["body"]) for r in api.requests if r["path"].endswith("/events"))
+    assert (event["involvedObject"]["name"], event["reason"]) == ("d", "InvalidLimit")
+
+
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
     """Its objects are removed from the mirror without an event, and the mirror stays synced."""
     served = True
