@@ -11,7 +11,9 @@ description:
   - >-
     Converts what Ansible accepts when it validates an option of a role that is a list: a list, or a text with commas.
     Ansible does not use the result: a value given as C(-e option=a,b) or by a survey stays a string.
-  - Also converts a list in JSON or YAML and a text with one element per line. An empty text is an empty list.
+  - >-
+    Also converts a list in JSON or YAML and a text with one element per line. An empty text is an empty list, and so is
+    a variable without a value.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, elements

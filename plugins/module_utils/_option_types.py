@@ -23,12 +23,17 @@ def as_dict(value: Any) -> dict:
 
 
 def as_list(value: Any, elements: str = "str") -> list:
-    """Also of a list in JSON or YAML, which validation splits at its commas, and of one with an element per line."""
+    """Also of a list in JSON or YAML, which validation splits at its commas, and of one with an element per line.
+
+    None, which validation accepts for an option without a default, is an empty list.
+    """
+    if value is None:
+        return []
     converted = _split(value) if isinstance(value, str) else check_type_list(value)
     return [as_dict(element) for element in converted] if elements == "dict" else converted
 
 
 def _split(text: str) -> list:
-    if text.strip().startswith("["):
+    if text.strip().startswith(("[", "- ")):
         return yaml_load(text)
     return [part.strip() for part in re.split("[,\n]", text) if part.strip()]

@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.action.k8s_info import (
     ActionModule as KubernetesCoreAction,
 )
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s import runner
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import connect
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import LostWriteError, connect
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import (
     InController,
     imported,
     renamed,
 )
+
+PERFORM_ACTION = runner.perform_action
 
 
 def run_persistently(module: str) -> None:
@@ -25,7 +30,32 @@ def run_persistently(module: str) -> None:
     for caller in (python_module, runner):
         if hasattr(caller, "get_api_client"):
             caller.get_api_client = connect
+    runner.perform_action = reporting_changes(PERFORM_ACTION)
     python_module.main()
+
+
+def reporting_changes(perform_action: Callable[..., dict]) -> Callable[..., dict]:
+    """`perform_action`, whose failure has the changes of the definitions before it.
+
+    kubernetes.core takes the result of a failure from the exception.
+    """
+    changed: list[str] = []
+
+    def perform(service: Any, definition: dict, params: dict) -> dict:
+        try:
+            result = perform_action(service, definition, params)
+        except Exception as error:
+            if not changed and not any(isinstance(each, LostWriteError) for each in (error, error.__cause__)):
+                raise
+            before = f" Changed before: {join_names(changed)}." if changed else ""
+            failure = CoreException(f"{str(error).rstrip('.')}.{before}")
+            failure.result = {**getattr(error, "result", {}), "changed": True}
+            raise failure from error.__cause__ or error
+        if result["changed"] and not service.module.check_mode:
+            changed.append(f"{definition['kind']} {definition['metadata'].get('name', '')}".strip())
+        return result
+
+    return perform
 
 
 class KubernetesCoreInController(InController, KubernetesCoreAction):

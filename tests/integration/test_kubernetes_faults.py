@@ -410,6 +410,12 @@ SETTINGS = {
     "secret": {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"},
 }
 CAPACITY = {"resource": "example.com/faults", "managers": ["faults-agent"]}
+DEFINITIONS = {
+    "definition": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": NAMESPACE}}
+        for name in ("faults-partial", "faults-other")
+    ]
+}
 
 
 @pytest.fixture
@@ -420,9 +426,8 @@ def no_leftovers(cluster, config):
     yield
     kinds = "mutatingwebhookconfiguration,mutatingadmissionpolicy,mutatingadmissionpolicybinding"
     cluster.kubectl("delete", kinds, "faults-partial", "--ignore-not-found")
-    cluster.kubectl(
-        "delete", "configmap/peer-pods-cm", "secret/peer-pods-secret", "-n", NAMESPACE, "--ignore-not-found"
-    )
+    settings = ("configmap/peer-pods-cm", "configmap/faults-partial", "secret/peer-pods-secret")
+    cluster.kubectl("delete", *settings, "-n", NAMESPACE, "--ignore-not-found")
 
 
 @pytest.mark.parametrize(
@@ -433,6 +438,7 @@ def no_leftovers(cluster, config):
         ("mutating_policy", POLICY, "POST /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"),
         ("adaptor_config", SETTINGS, ""),
         ("peerpod_capacity", CAPACITY, ""),
+        ("k8s", DEFINITIONS, ""),
     ],
 )
 def test_a_write_of_which_the_result_is_not_known_is_reported_as_a_change(
@@ -467,6 +473,7 @@ def test_a_write_of_which_the_result_is_not_known_is_reported_as_a_change(
         ),
         ("adaptor_config", SETTINGS, "Written: Secret/peer-pods-secret."),
         ("peerpod_capacity", CAPACITY, ""),
+        ("k8s", DEFINITIONS, "Changed before: ConfigMap faults-partial."),
     ],
 )
 def test_what_was_written_before_a_failure_is_reported(no_leftovers, run_with_faults, module, arguments, reported):

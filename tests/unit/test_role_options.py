@@ -149,7 +149,7 @@ def _problem(name: nodes.Name, parents: dict, expression: Expression, is_whole: 
     while isinstance(parents[node], nodes.Filter) and parents[node].name == "default" and parents[node].node is node:
         node = parents[node]
     parent = parents[node]
-    if isinstance(parent, nodes.Test) and parent.name in ("defined", "undefined"):
+    if isinstance(parent, nodes.Test) and parent.name in ("defined", "undefined", "none"):
         return None
     if isinstance(parent, nodes.Filter) and parent.node is node:
         given = [parent.name, *(argument.value for argument in parent.args if isinstance(argument, nodes.Const))]

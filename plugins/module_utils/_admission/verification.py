@@ -8,9 +8,10 @@ rejects a pod after it was mutated, and the API server then does not return it. 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
@@ -64,8 +65,8 @@ def verify(
     proofs = {}
     for runtime_class in params["target_runtime_classes"]:
         pod = probe_pod(runtime_class, params["object_selector"], {MUTATED_BY: ""} if mark else None)
-        namespaces = candidates(cluster, params["verify_namespace"], excluded)
-        proofs[runtime_class] = _wait(cluster, pod, namespaces, name, mark, params["wait_timeout"])
+        find = functools.partial(candidates, cluster, params["verify_namespace"], excluded)
+        proofs[runtime_class] = _wait(cluster, pod, find, name, mark, params["wait_timeout"])
         if problem := _problem(subject, runtime_class, proofs[runtime_class], params):
             raise AdmissionError(problem)
     missing = [name for name, proof in proofs.items() if proof.state == NO_RUNTIME_CLASS]
@@ -80,15 +81,25 @@ def verify(
     return all(proof.state == MUTATED for proof in proofs.values())
 
 
-def _wait(cluster: Cluster, pod: dict, namespaces: Iterable[str], name: str, mark: str | None, seconds: float) -> Proof:
+def _wait(
+    cluster: Cluster, pod: dict, find: Callable[[], Iterable[str]], name: str, mark: str | None, seconds: float
+) -> Proof:
+    """The proof once the pod is no longer returned without the mutation. `find` returns the namespaces to try."""
     deadline = time.monotonic() + seconds
+    first: list[str] = []
     while True:
-        proof = prove(cluster, pod, namespaces, [name], mark)
-        if proof.state != NOT_MUTATED or time.monotonic() > deadline:
-            return proof
+        # The namespaces before it rejected the pod. It may reject the mutated pod too, such as by a quota of peer pods.
+        namespaces = itertools.chain(first, (namespace for namespace in find() if namespace not in first))
+        try:
+            proof = prove(cluster, pod, namespaces, [name], mark)
+        except ClusterError as error:
+            if not error.transient or time.monotonic() > deadline:
+                raise
+        else:
+            if proof.state != NOT_MUTATED or time.monotonic() > deadline:
+                return proof
+            first = [proof.namespace or FIRST_NAMESPACE]
         time.sleep(PROBE_INTERVAL)
-        # The namespaces before it rejected the pod.
-        namespaces = [proof.namespace or FIRST_NAMESPACE]
 
 
 def _problem(subject: str, runtime_class: str, proof: Proof, params: dict) -> str:
@@ -186,7 +197,8 @@ def prove(
             created = cluster.create(f"/api/v1/namespaces/{namespace}/pods", pod, dryRun="All")
         except ClusterError as error:
             text = str(error)
-            if error.status is None:
+            # Neither says anything about the pod: credentials that have expired, and an API server that is away.
+            if error.status in (None, 401) or (error.transient and not is_of(text, names)):
                 raise
             if error.status == 403 and not rejections and _lacks_runtime_class(cluster, pod):
                 return Proof(NO_RUNTIME_CLASS)

@@ -37,7 +37,7 @@ try:
         MethodNotAllowedError,
         NotFoundError,
     )
-    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
     from urllib3.util.retry import Retry
     from yaml import YAMLError
 
@@ -158,7 +158,8 @@ class PersistentClient(K8SDynamicClient):
         try:
             response = self.send(method.upper(), path, body, **params)
         except ClusterError as error:
-            result = _result_for_kubernetes_core(error, path)
+            # kubernetes.core takes a conflict with an object that it creates for a success.
+            result = None if isinstance(error, LostWriteError) else _result_for_kubernetes_core(error, path)
             if result is None:
                 raise
             result.body = str(error)
@@ -255,19 +256,27 @@ class PersistentClient(K8SDynamicClient):
 
     def _unreachable(self, error: Exception) -> ClusterError:
         # urllib3 wraps the cause in a description of its own; only the innermost cause is useful.
-        cause = getattr(error, "reason", None) or error
+        cause: Any = getattr(error, "reason", None) or error
+        is_proxy = isinstance(cause, ProxyError)
+        if is_proxy:
+            cause = cause.original_error
         is_tls = isinstance(cause, SSLError)
-        advice = (
-            "Check the certificate of the API server, and the files of ca_cert, client_cert and client_key or of the "
-            "kubeconfig."
-            if is_tls
-            else "Check that the kubeconfig names the right cluster and that the cluster is up."
-        )
+        if is_proxy:
+            advice = "Check the proxy: the option proxy, proxy-url in the kubeconfig, or HTTPS_PROXY and NO_PROXY."
+        elif is_tls:
+            advice = (
+                "Check the certificate of the API server, and the files of ca_cert, client_cert and client_key or of "
+                "the kubeconfig."
+            )
+        else:
+            advice = "Check that the kubeconfig names the right cluster and that the cluster is up."
         return ClusterError(
-            f"The Kubernetes API server at {self.host} cannot be reached: {_sentence(cause)}. {advice}",
+            f"The Kubernetes API server at {self.host} cannot be reached{' through the proxy' if is_proxy else ''}: "
+            f"{_sentence(cause)}. {advice}",
             # An invalid certificate does not become valid within seconds.
             transient=not is_tls,
-            is_unprocessed=is_tls or isinstance(cause, (ConnectTimeoutError, NewConnectionError)),
+            # Without a connection to the proxy, and with one that the proxy refuses to forward, nothing was sent.
+            is_unprocessed=is_proxy or is_tls or isinstance(cause, (ConnectTimeoutError, NewConnectionError)),
         )
 
 
@@ -310,6 +319,10 @@ def _persist_write(attempt: Callable[[], Response], settled: Callable[[], Respon
         if pause is None or not failure.transient:
             break
         time.sleep(max(pause, failure.retry_after))
+    # The object is not as it was sent: it may be that of another writer, or what the API server made of a previous
+    # attempt.
+    if is_lost and failure.status in (404, 409):
+        raise _lost(failure)
     raise failure
 
 

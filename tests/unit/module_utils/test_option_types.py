@@ -30,6 +30,7 @@ SPELLINGS: dict[str, list[tuple[object, object]]] = {
         ("['a', 'b']", ["a", "b"]),
         ("[a, b]", ["a", "b"]),
         ("a\nb\n", ["a", "b"]),
+        ("- a\n- b\n", ["a", "b"]),
         ("[]", []),
         ("", []),
     ],
@@ -68,6 +69,15 @@ def test_every_spelling_becomes_the_validated_value(name: str):
 def test_a_list_as_text_is_what_was_meant(text: str, expected: list):
     assert validated({"type": "list", "elements": "str"}, text)
     assert as_list(text) == expected
+
+
+@pytest.mark.parametrize("name", sorted(name for name, option in OPTIONS.items() if option.get("type") == "list"))
+def test_a_list_without_a_value_is_rejected_or_empty(name: str):
+    """`option:` in a file of variables, which validation accepts if the option has no default."""
+    option = OPTIONS[name]
+    specification = {key: option[key] for key in ("type", "elements", "default") if key in option}
+    result = ArgumentSpecValidator({"option": specification}).validate({"option": None})
+    assert result.error_messages or as_list(None, option.get("elements", "str")) == []
 
 
 @pytest.mark.parametrize("value", ["maybe", "", "2"])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._admission import verification
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import SYSTEM_NAMESPACES, namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import (
     OTHER_NAMESPACES,
@@ -12,7 +14,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.verificati
     describe_proof,
     is_of,
     probe_pod,
+    prove,
+    verify,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 
 
 def test_the_probe_matches_the_selector_and_has_resources():
@@ -71,6 +77,58 @@ def test_a_large_cluster_is_not_tried_out():
 )
 def test_whose_rejection_it_is(text: str, own: bool):
     assert is_of(text, ["mwebhook.peerpods.io", "peerpods-mutating-policy"]) is own
+
+
+class Answers:
+    """A cluster that answers each dry run in a namespace with the next of these: a pod, or an error."""
+
+    def __init__(self, **answers: list):
+        self.answers = {namespace: iter(each) for namespace, each in answers.items()}
+        self.list = namespaces_of(*answers).list
+
+    def create(self, path: str, pod: dict, **query: str) -> dict:
+        answer = next(self.answers[path.split("/")[4]])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def get(self, path: str) -> dict:
+        return {}
+
+
+UNCHANGED = probe_pod("kata", None)
+MUTATED_POD = copy.deepcopy(UNCHANGED)
+MUTATED_POD["spec"]["containers"][0]["resources"] = {"requests": {EXTENDED_RESOURCE: "1"}}
+# A quota of peer pods closes a namespace only once pods are mutated.
+NO_PEER_PODS = ClusterError("pods is forbidden: exceeded quota: no-peer-pods", 403)
+AWAY = ClusterError("503", 503, transient=True)
+EXPIRED = ClusterError("401 Unauthorized", 401)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"default": [UNCHANGED, NO_PEER_PODS], "a": [MUTATED_POD]},
+        {"default": [NO_PEER_PODS] * 2, "a": [UNCHANGED, NO_PEER_PODS], "b": [MUTATED_POD]},
+        {"default": [UNCHANGED, AWAY, AWAY, MUTATED_POD]},
+        {"default": [AWAY, NO_PEER_PODS], "a": [MUTATED_POD]},
+    ],
+)
+def test_the_proof_survives_what_comes_in_between(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list]):
+    monkeypatch.setattr(verification, "PROBE_INTERVAL", 0.0)
+    params = {
+        "target_runtime_classes": ["kata"],
+        "object_selector": None,
+        "verify_namespace": None,
+        "wait_timeout": 60,
+    }
+    assert verify(SimpleNamespace(params=params), Answers(**answers), "webhook", "w", namespaces([]))
+
+
+@pytest.mark.parametrize("error", [EXPIRED, AWAY], ids=["expired", "away"])
+def test_an_error_that_says_nothing_about_the_pod_is_no_proof(error: ClusterError):
+    with pytest.raises(ClusterError):
+        prove(Answers(default=[error], a=[MUTATED_POD]), UNCHANGED, ["default", "a"], ["w"])
 
 
 def test_a_result_names_its_reason():
