@@ -818,6 +818,16 @@ def test_a_failed_run_reports_what_it_changed(world, proxy, run, action, fault, 
     assert len(world.rules(unchanged["group_id"])) == (0 if action == AUTHORIZE else 2)
 
 
+def test_an_answer_that_is_not_that_of_aws_is_not_a_change(world, proxy, run):
+    group = world.group("node")
+    proxy.faults[AUTHORIZE] = [lambda pass_on: (200, b"<html>Log in here</html>")]
+    result = run({"group_ids": [group]})
+    assert result["failed"]
+    assert result["msg"].startswith(f"The answer to EC2 {AUTHORIZE} in {REGION} is not that of AWS")
+    assert not result.get("changed")
+    assert world.rules(group) == []
+
+
 def test_a_failed_run_reports_a_change_whose_response_was_lost(world, proxy, run):
     """The connection breaks after each request, until no retry is left. The rules show what was changed."""
     group = world.group("node")

@@ -267,7 +267,9 @@ class Ec2:
         try:
             with self._calling(operation):
                 call = getattr(self._client, xform_name(operation))
-                call(**arguments(items), DryRun=dry_run, aws_retry=True)
+                answer = call(**arguments(items), DryRun=dry_run, aws_retry=True)
+                if "RequestId" not in answer["ResponseMetadata"]:
+                    raise KeyError("RequestId")
         except Ec2Error as error:
             if error.code == "DryRunOperation":
                 return list(items)

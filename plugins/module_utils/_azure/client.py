@@ -32,7 +32,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.auth import (
 )
 
 try:
-    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, DecodeError, HttpResponseError
     from azure.core.pipeline import policies
     from azure.core.polling import LROPoller
     from azure.core.polling.base_polling import LocationPolling, StatusCheckPolling
@@ -89,6 +89,8 @@ _POLLING_INTERVAL = 2
 
 # The timeout for all attempts of a request, including the pauses that ARM requests between them. Seconds.
 _TIMEOUT = 300
+
+NO_AZURE = "Check cloud_environment, and that no proxy answers in place of Azure."
 
 _ADVICE = {
     "AuthorizationFailed": (
@@ -161,7 +163,8 @@ class Arm:
         try:
             answer = self._request("GET", path, api_version, query=query)
         except ArmError as error:
-            if error.status == 404:
+            # Without a code, it is the answer of a proxy.
+            if error.status == 404 and error.codes:
                 return None
             raise
         return self._object_of(answer, f"GET {path}")
@@ -196,6 +199,10 @@ class Arm:
     ) -> None:
         began = time.monotonic()
         response = self._request(method, path, api_version, body, etag=etag)
+        # The answer to a PUT is the resource, to a DELETE nothing.
+        status, content = response.http_response.status_code, response.http_response.content
+        if content not in (b"", b"null") or (method == "PUT" and status != 202):
+            self._object_of(response, f"{method} {path}")
         algorithms = [UntilDone(), LocationPolling(), BodyContentPolling(), StatusCheckPolling()]
         with arm_errors(f"{method} {path}", self._host):
             poller = LROPoller(
@@ -274,6 +281,10 @@ def arm_errors(operation: str, host: str) -> Iterator[None]:
             f"Authenticating to Azure failed: {_first_line(error)}. {HOW_TO_LOG_IN}",
             status=getattr(error, "status_code", None),
         ) from error
+    except DecodeError as error:
+        raise ArmError(
+            f"The answer to {operation} of {host} is not a JSON object: {_first_line(error)}. {NO_AZURE}"
+        ) from error
     except HttpResponseError as error:
         raise _rejection(error, operation) from error
     except (AzureError, ValueError) as error:
@@ -340,8 +351,7 @@ def _object_of(response: Any, operation: str, host: str) -> dict:
     if isinstance(body, dict):
         return body
     raise ArmError(
-        f"{host} returned {response.content_type or 'no content'} instead of a JSON object for {operation}. Check "
-        "cloud_environment, and that no proxy answers in place of Azure."
+        f"{host} returned {response.content_type or 'no content'} instead of a JSON object for {operation}. {NO_AZURE}"
     )
 
 
