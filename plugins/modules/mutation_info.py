@@ -59,7 +59,9 @@ state:
     - >-
       V(not_mutated) if a namespace admitted it without the extended resource, or if the API server could not call the
       webhook C(mwebhook.peerpods.io).
-    - V(rejected) if every namespace that was tried rejected it for another reason.
+    - >-
+      V(rejected) if every namespace that was tried rejected it for another reason, or if the webhook excludes all
+      namespaces that are not system namespaces.
     - V(no_runtime_class) if the RuntimeClass does not exist.
   returned: success
   type: str
@@ -77,13 +79,20 @@ message:
     Peer pods are counted: the API server added kata.peerpods.io/vm to a peer pod in a dry run (namespace default).
 """
 
+import itertools
+from collections.abc import Callable
+
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import SYSTEM_NAMESPACES, namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import (
+    NOT_MUTATED,
+    Proof,
     candidates,
     describe_proof,
     probe_pod,
     prove,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import excludes, find
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import MUTATING_WEBHOOKS_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
@@ -91,7 +100,34 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 )
 
 # What mutates peer pods: the webhook of this collection and the operator's, which have the same name, and the policy.
-MUTATORS = ("mwebhook.peerpods.io", "peerpods-mutating-policy")
+WEBHOOK = "mwebhook.peerpods.io"
+MUTATORS = (WEBHOOK, "peerpods-mutating-policy")
+
+
+def gather(cluster: Cluster, runtime_class: str, namespace: str | None) -> Proof:
+    pod = probe_pod(runtime_class, None)
+
+    def prove_in(excluded: Callable[[str], bool]) -> Proof:
+        tried = candidates(cluster, namespace, namespaces(SYSTEM_NAMESPACES))
+        return prove(cluster, pod, itertools.filterfalse(excluded, tried), MUTATORS, looks_everywhere=True)
+
+    proof = prove_in(lambda name: False)
+    if proof.state != NOT_MUTATED or namespace:
+        return proof
+    # A namespace that every webhook excludes proves nothing.
+    webhooks = registered(cluster)
+    return prove_in(lambda name: all(excludes(webhook, name) for webhook in webhooks)) if webhooks else proof
+
+
+def registered(cluster: Cluster) -> list[dict]:
+    """The registered webhooks that mutate peer pods; none without the permission to read them."""
+    try:
+        configurations = list(cluster.list(MUTATING_WEBHOOKS_PATH))
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        return []
+    return [webhook for each in configurations if (webhook := find(each, WEBHOOK))]
 
 
 def main() -> None:
@@ -100,14 +136,7 @@ def main() -> None:
     )
     runtime_class = module.params["runtime_class"]
     try:
-        cluster = Cluster(module)
-        proof = prove(
-            cluster,
-            probe_pod(runtime_class, None),
-            candidates(cluster, module.params["namespace"], namespaces(SYSTEM_NAMESPACES)),
-            MUTATORS,
-            looks_everywhere=True,
-        )
+        proof = gather(Cluster(module), runtime_class, module.params["namespace"])
     except ClusterError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

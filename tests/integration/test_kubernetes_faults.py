@@ -261,10 +261,11 @@ NOT_OF_AN_API_SERVER = "is not that of a Kubernetes API server: "
         ((200, b'["a"]'), NOT_OF_AN_API_SERVER),
         ((200, b'{"error": "no upstream"}'), NOT_OF_AN_API_SERVER),
         ((403, b"<html>Blocked</html>"), "403 Forbidden: <html>Blocked</html>. The answer is not that of a"),
+        ((404, b"<html>Not here</html>"), "404 Not Found: <html>Not here</html>. The answer is not that of a"),
         (status(503, "no", **{"Retry-After": "3600"}), "503 Service Unavailable: no. It requests a retry after 3600 s"),
         (status(401, "Unauthorized"), "401 Unauthorized: Unauthorized. The credentials are invalid or have expired."),
     ],
-    ids=["html", "empty", "null", "list", "other-json", "proxy", "long-retry-after", "expired"],
+    ids=["html", "empty", "null", "list", "other-json", "proxy", "absent", "long-retry-after", "expired"],
 )
 def test_an_answer_that_ends_a_run_is_reported_as_it_is(run_with_faults, module, path, answer, message):
     def intervene(method, requested):

@@ -174,6 +174,22 @@ def test_a_webhook_that_does_not_answer_does_not_mutate(info: Info, close: Calla
     assert 'failed calling webhook "mwebhook.peerpods.io"' in result["message"]
 
 
+def test_a_webhook_that_excludes_every_namespace_is_not_a_missing_mutation(cluster: Cluster, info: Info, close):
+    """As on a new cluster with webhook_extra_excluded_namespaces: [default]: the others are those of the system."""
+    names = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
+    registration = webhook("Mutating", "mwebhook.peerpods.io", f'!(request.namespace.startsWith("{OPEN[:4]}"))')
+    (entry,) = registration[0]["webhooks"]
+    entry["matchConditions"][0]["name"] = "not-in-excluded-namespaces"
+    others = [name for name in names if name != OPEN]
+    entry["namespaceSelector"] = {
+        "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": others}]
+    }
+    close(registration, "not_mutated")
+    result = info()
+    assert (result["state"], result["namespace"]) == ("rejected", None)
+    assert "Every namespace is excluded" in result["message"]
+
+
 def test_a_mutation(info: Info, policy: Callable[..., dict]):
     result = info()
     assert (result["state"], result["namespace"]) == ("mutated", "default")

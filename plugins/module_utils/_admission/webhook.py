@@ -14,6 +14,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,10 @@ INJECTORS = (
     "cert-manager.io/inject-ca-from-secret",
     "cert-manager.io/inject-apiserver-ca",
 )
+
+# The name of the match condition that excludes namespaces by the prefixes of their names, and a prefix in it.
+EXCLUDED_PREFIXES = "not-in-excluded-namespaces"
+_PREFIX = re.compile(r'startsWith\("([^"]+)"\)')
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def webhook(
     if match_conditions:
         entry["matchConditions"] = [_only_runtime_classes(runtime_classes)]
         if prefixes := excluded.begin_with():
-            entry["matchConditions"].append({"name": "not-in-excluded-namespaces", "expression": f"!({prefixes})"})
+            entry["matchConditions"].append({"name": EXCLUDED_PREFIXES, "expression": f"!({prefixes})"})
     return entry
 
 
@@ -143,7 +148,9 @@ def find(configuration: dict | None, name: str) -> dict | None:
 def excludes(webhook: dict, namespace: str) -> bool:
     """Whether the registered webhook is never called for pods of the namespace, by the namespace's name."""
     expressions = (webhook.get("namespaceSelector") or {}).get("matchExpressions") or []
-    return any(
+    conditions = [entry for entry in webhook.get("matchConditions") or [] if entry["name"] == EXCLUDED_PREFIXES]
+    prefixes = [prefix for entry in conditions for prefix in _PREFIX.findall(entry["expression"])]
+    return namespace.startswith(tuple(prefixes)) or any(
         (entry["key"], entry["operator"]) == ("kubernetes.io/metadata.name", "NotIn") and namespace in entry["values"]
         for entry in expressions
     )

@@ -134,7 +134,12 @@ def connect(module: Any) -> Any:
 
 
 def _result_for_kubernetes_core(error: ClusterError, path: str) -> Any:
-    """The error of the library from which kubernetes.core concludes something else than a failure, or None."""
+    """The error of the library from which kubernetes.core concludes something else than a failure, or None.
+
+    It concludes from a conflict that it has created the object, which is unknown after a lost response.
+    """
+    if isinstance(error, LostWriteError) or error.status is None:
+        return None
     cause = error.__cause__
     if isinstance(cause, (BadRequestError, ConflictError, MethodNotAllowedError, NotFoundError)):
         return cause
@@ -158,8 +163,7 @@ class PersistentClient(K8SDynamicClient):
         try:
             response = self.send(method.upper(), path, body, **params)
         except ClusterError as error:
-            # kubernetes.core takes a conflict with an object that it creates for a success.
-            result = None if isinstance(error, LostWriteError) else _result_for_kubernetes_core(error, path)
+            result = _result_for_kubernetes_core(error, path)
             if result is None:
                 raise
             result.body = str(error)
@@ -240,10 +244,12 @@ class PersistentClient(K8SDynamicClient):
         advice = advise(error.status, message, is_of_api_server=is_status)
         if retry_after > LONGEST_PAUSE:
             advice = f"It requests a retry after {retry_after:g} s. Try again then."
+        # An API server answers in plain text if it does not serve a path. Another 404 is that of a proxy.
+        is_of_proxy = error.status == 404 and not is_status and message != "404 page not found"
         return ClusterError(
             f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
             f"{message}. {advice}".strip(),
-            status=error.status,
+            status=None if is_of_proxy else error.status,
             # A 500 in response to a write is usually that of an admission webhook, and permanent. That of etcd has a
             # Retry-After.
             transient=retry_after <= LONGEST_PAUSE
