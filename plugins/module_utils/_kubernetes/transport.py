@@ -244,8 +244,8 @@ class PersistentClient(K8SDynamicClient):
         advice = advise(error.status, message, is_of_api_server=is_status)
         if retry_after > LONGEST_PAUSE:
             advice = f"It requests a retry after {retry_after:g} s. Try again then."
-        # An API server answers in plain text if it does not serve a path. Another 404 is that of a proxy.
-        is_of_proxy = error.status == 404 and not is_status and message != "404 page not found"
+        # An API server answers in plain text if it does not serve a path, a proxy with a page.
+        is_of_proxy = error.status == 404 and not is_status and message.startswith("<")
         return ClusterError(
             f"{method} {path} was rejected by the API server with {error.status} {error.reason}: "
             f"{message}. {advice}".strip(),
