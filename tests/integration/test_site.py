@@ -132,7 +132,7 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
     [
         ("operator_install", "Wait until the nodes run kata"),
         ("operator_install,webhook", "Register the webhook"),
-        ("node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
+        ("webhook,node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
 )
 def test_a_run_that_is_killed(site: Site, tags: str, task: str):
