@@ -9,8 +9,8 @@ CLOUD ?= aws
 SHARD ?= 1/1
 SHARD_NUMBER := $(word 1,$(subst /, ,$(SHARD)))
 SHARDS := $(word 2,$(subst /, ,$(SHARD)))
-# One process more than CI has cores: tests also wait.
-PYTEST := .venv/bin/python -m pytest -n 3 --dist loadfile --shard $(SHARD)
+# Two processes more than CI has cores: tests also wait.
+PYTEST := .venv/bin/python -m pytest -n 4 --dist loadfile --shard $(SHARD)
 
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap

@@ -26,6 +26,7 @@ from tests.cluster.processes import wait_for
 from tests.ec2_proxy import bad_weather as bad_weather_of_ec2
 from tests.ec2_proxy import ec2_proxy
 from tests.integration.apiserver import bad_weather as bad_weather_of_kubernetes
+from tests.playbook_runs import run_playbook
 from tests.support import KUBERNETES_CLIENT, ROOT, ansible_environment, local_play, role_options
 
 NOTHING_CHANGED = re.compile(r"changed=0 +unreachable=0 +failed=0")
@@ -70,14 +71,11 @@ class Site:
     def run(self, *arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
         """Run to the end; `environment` replaces variables, None removes one."""
         changed = {**self.environment, **environment}
-        return subprocess.run(
-            [*self.command(), *arguments],
-            env={name: value for name, value in changed.items() if value is not None},
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.directory,
-        )
+        remaining = {name: value for name, value in changed.items() if value is not None}
+        return self._run([*self.command(), *arguments], remaining)
+
+    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return run_playbook(command, environment, self.directory)
 
     def run_and_kill(self, task: str, *arguments: str) -> None:
         """Run until `task` has begun, then kill -9 the playbook and all that it started."""
@@ -116,7 +114,8 @@ class Site:
     def unchanged(self) -> Iterator[None]:
         written, rules = self.written(), self.rules()
         yield
-        assert self.written() == written
+        written_since = self.written()[len(written) :]
+        assert not written_since, written_since
         assert self.rules() == rules
 
 

@@ -24,6 +24,7 @@ from tests.ec2_proxy import Ec2Proxy, ec2_proxy, refuse
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.apiserver import requests_of
 from tests.integration.site import NOTHING_CHANGED, play_of
+from tests.playbook_runs import run_playbook
 from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
 # moto separates regions, and no other test uses this region.
@@ -229,15 +230,15 @@ def test_a_missing_permission_is_reported_instead_of_a_number(aws: Aws, quota, m
     if missing_action == "quota":
         aws.quotas.error = "AccessDeniedException"
         expected = f"Service Quotas in {REGION} rejected GetServiceQuota with AccessDeniedException"
+        permission = "servicequotas:GetServiceQuota"
     else:
         operation = {"reservations": "DescribeCapacityReservations", "instances": "DescribeInstances"}[missing_action]
         aws.proxy.faults[operation] = [refuse(403, "UnauthorizedOperation", "not authorized to")]
         expected = f"EC2 in {REGION} rejected {operation} with UnauthorizedOperation"
+        permission = f"ec2:{operation}"
     quotas = quota("t3.medium")
     assert quotas["failed"]
-    assert quotas["msg"] == (
-        f"{expected}: not authorized to. Grant these credentials the permissions that the module's documentation lists."
-    )
+    assert quotas["msg"] == (f"{expected}: not authorized to. Grant {permission} to the identity of these credentials.")
 
 
 def test_a_quota_that_service_quotas_does_not_list(aws: Aws, quota):
@@ -424,12 +425,9 @@ class World:
 
     def run(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
         extra = {"peerpodconfig_rollout_timeout": 30, **self.variables, **variables}
-        return subprocess.run(
+        return run_playbook(
             ["ansible-playbook", str(self.playbook), *arguments, "-e", json.dumps(extra)],
-            env=ansible_environment({**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}),
-            capture_output=True,
-            text=True,
-            check=False,
+            ansible_environment({**self.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}),
         )
 
     def rolled_out(self, *arguments: str, **variables: object) -> str:

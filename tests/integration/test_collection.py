@@ -82,6 +82,17 @@ class Installed(Site):
     def command(self) -> list[str]:
         return ["ansible-playbook", "osc.peerpods.site", "-e", json.dumps(self.variables)]
 
+    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """As its own process, of the installed programs."""
+        return subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.directory,
+        )
+
 
 @pytest.fixture(scope="module")
 def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:

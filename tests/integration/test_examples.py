@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
 from tests.cluster.pki import CertificateAuthority
+from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment
 
 RESOURCE = "kata.peerpods.io/vm"
@@ -39,13 +39,8 @@ class Installation:
         path = directory / "play.yml"
         path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
         environment = {**self.moto.environment, "K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
-        completed = subprocess.run(
-            ["ansible-playbook", str(path)],
-            env=ansible_environment({**JSON_OUTPUT, **environment}),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=directory,
+        completed = run_playbook(
+            ["ansible-playbook", str(path)], ansible_environment({**JSON_OUTPUT, **environment}), directory
         )
         assert completed.returncode == 0, completed.stdout + completed.stderr
         return [

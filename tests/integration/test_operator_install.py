@@ -205,6 +205,10 @@ class TestManualApproval:
         assert (LATEST_CSV, False) in plans(role.cluster)
 
     def test_the_installation_resumes_and_reports_its_progress(self, role: Role):
+        def reported() -> str:
+            return role.cluster.kubectl("get", "machineconfigpools,kataconfigs", "-o", "json")
+
+        wait_for("the end of the reports about the node", lambda: "disk full" not in reported(), seconds=30)
         settings = {
             "operator_install_tags": {"team": "a", "cost": "b"},
             "operator_install_feature_gates": {"confidential": False},

@@ -169,13 +169,21 @@ def counted(cluster: Cluster, run_module: Callable[..., dict]) -> Iterator[None]
         yield
         run_module("mutating_policy", {**mutation, "state": "absent"})
 
+        def is_mutated() -> bool:
+            return run_module("mutation_info", {**mutation, "namespace": "default"})["state"] == "mutated"
+
+        # The API server uses a policy for a while after it was deleted.
+        wait_for("the end of the mutation", lambda: not is_mutated(), seconds=30)
+
 
 @contextmanager
 def runtime_class(cluster: Cluster) -> Iterator[None]:
     name = {"metadata": {"name": "kata-remote"}, "handler": "kata-remote"}
     cluster.apply({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", **name})
-    yield
-    cluster.kubectl("delete", "runtimeclass", "kata-remote")
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "runtimeclass", "kata-remote")
 
 
 @contextmanager
@@ -319,6 +327,11 @@ class TestCanary:
         metadata = {"name": "no-pods", "namespace": "default"}
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
         rollout.cluster.apply(quota)
+
+        def is_in_force() -> bool:
+            return "hard" in rollout.cluster.get("resourcequota", "no-pods", "-n", "default").get("status", {})
+
+        wait_for("the quota", is_in_force, seconds=30)
         memory = {"peerpodconfig_rollout_name": "memory", "peerpodconfig_rollout_limit": 9}
         try:
             with rollout.unchanged():

@@ -132,6 +132,7 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
     [
         ("operator_install", "Wait until the nodes run kata"),
         ("operator_install,webhook", "Register the webhook"),
+        # The limit is set only where peer pods are counted, for which the webhook must be registered.
         ("webhook,node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
 )

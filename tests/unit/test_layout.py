@@ -94,3 +94,10 @@ def test_unit_tests_mirror_module_utils():
 @pytest.mark.parametrize("test", sorted(set(TESTED_THROUGH.values())))
 def test_the_tests_of_the_other_modules_exist(test: str):
     assert (ROOT / "tests" / test).is_file()
+
+
+def test_the_readme_lists_every_module():
+    _, _, table = (ROOT / "README.md").read_text().partition("| Module | What it does |")
+    rows, _, _ = table.partition("\n\n")
+    listed = [name for row in rows.split("\n")[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))

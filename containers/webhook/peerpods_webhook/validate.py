@@ -4,7 +4,8 @@
 
 The API server validates a pod after its mutation, which removes these resources. The rules are those of
 validateResourceRequirements, validatePodResources and what they call, in pkg/apis/core/validation and
-pkg/apis/core/helper of k8s.io/kubernetes.
+pkg/apis/core/helper of k8s.io/kubernetes. From 1.37 on, the API server also sets the defaults of the resources of a
+whole pod after its mutation: those of defaultHugePagePodLimits and defaultPodRequests in pkg/apis/core/v1.
 """
 
 from __future__ import annotations
@@ -34,15 +35,42 @@ Amounts = Mapping[str, int]
 def violations(spec: PodSpec) -> Iterator[str]:
     """A sentence for each reason why the API server would reject the resources of the pod."""
     for container in chain(spec.containers or (), spec.initContainers or ()):
-        for sentence in _of_resources(container.resources or NO_RESOURCES, CONTAINER_RESOURCES):
+        resources = container.resources or NO_RESOURCES
+        limits, requests = _amounts(resources, "limits"), _amounts(resources, "requests")
+        for sentence in _of_resources(limits, requests, CONTAINER_RESOURCES):
             yield f"container {printable(container.name)}: {sentence}"
     if spec.resources:
-        for sentence in chain(_of_resources(spec.resources, POD_RESOURCES), _of_whole_pod(spec, spec.resources)):
+        if spec.resources.claims is not None:
+            yield "spec: resources.claims is not supported for a whole pod."
+        limits, requests = _with_defaults(spec, spec.resources)
+        for sentence in chain(_of_resources(limits, requests, POD_RESOURCES), _of_whole_pod(spec, limits, requests)):
             yield f"spec: {sentence}"
 
 
-def _of_resources(resources: Resources, names: tuple[str, ...]) -> Iterator[str]:
-    limits, requests = _amounts(resources, "limits"), _amounts(resources, "requests")
+def _with_defaults(spec: PodSpec, resources: Resources) -> tuple[Amounts, Amounts]:
+    """The limits and requests of a whole pod, with the defaults that those of its containers imply."""
+    limits, requests = dict(_amounts(resources, "limits")), dict(_amounts(resources, "requests"))
+    if limits or requests:
+        for name in filter(_is_huge_pages, _names(spec, "limits")):
+            if name not in requests:
+                limits.setdefault(name, _aggregate(spec, "limits", name))
+    if limits:
+        for name in POD_RESOURCES:
+            if name in _names(spec, "requests"):
+                requests.setdefault(name, _aggregate(spec, "requests", name))
+        for name, limit in limits.items():
+            if name in POD_RESOURCES or _is_huge_pages(name):
+                requests.setdefault(name, limit)
+    return limits, requests
+
+
+def _names(spec: PodSpec, side: Side) -> set[str]:
+    """The resources that at least one container has."""
+    containers = chain(spec.containers or (), spec.initContainers or ())
+    return {name for each in containers for name in _amounts(each.resources or NO_RESOURCES, side)}
+
+
+def _of_resources(limits: Amounts, requests: Amounts, names: tuple[str, ...]) -> Iterator[str]:
     for side, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
             if reason := _why_invalid_name(name, names) or _why_invalid_amount(name, amount):
@@ -58,11 +86,8 @@ def _of_resources(resources: Resources, names: tuple[str, ...]) -> Iterator[str]
         yield "huge pages require a request or a limit of cpu or memory."
 
 
-def _of_whole_pod(spec: PodSpec, resources: Resources) -> Iterator[str]:
-    limits = _amounts(resources, "limits")
-    if resources.claims is not None:
-        yield "resources.claims is not supported for a whole pod."
-    for name, request in _amounts(resources, "requests").items():
+def _of_whole_pod(spec: PodSpec, limits: Amounts, requests: Amounts) -> Iterator[str]:
+    for name, request in requests.items():
         if _aggregate(spec, "requests", name) > request:
             yield f"resources.requests[{printable(name)}] is less than the requests of the containers."
     for name, limit in limits.items():

@@ -35,6 +35,9 @@ def both(name: str, amount: str, **further: str) -> dict:
         both("example.com/device", "0.9999"),
         both("hugepages-2Mi", "4Mi", cpu="1"),
         {**one_container(requests={"cpu": "1"}), "resources": {"requests": {"cpu": "1"}}},
+        # The request of the pod is that of its containers by default.
+        {**one_container(requests={"cpu": "1"}), "resources": {"limits": {"hugepages-2Mi": "2Mi"}}},
+        {**both("hugepages-2Mi", "2Mi", cpu="1"), "resources": {"requests": {"memory": "1Gi"}}},
     ],
 )
 def test_valid_resources(spec):
@@ -100,6 +103,10 @@ def test_valid_resources(spec):
         (
             {**one_container(limits={"cpu": "2"}), "resources": {"limits": {"cpu": "1"}}},
             "spec: resources.limits[cpu] is less than that of container app.",
+        ),
+        (
+            {**one_container(requests={"memory": "4Mi"}), "resources": {"limits": {"memory": "0"}}},
+            "spec: resources.requests[memory] is more than the limit.",
         ),
     ],
 )

@@ -397,6 +397,7 @@ class _Run:
     def _hold(self, current: CurrentSettings, plan: Plan) -> None:
         """Set OnDelete and wait until the DaemonSet has it; an earlier write would replace all pods."""
         held = strategy_of(current.gates)
+        writes_before = len(self.cluster.writes)
         self._write(
             current.gates,
             "ConfigMap",
@@ -415,6 +416,8 @@ class _Run:
         if not held.is_held:
             self._write_strategy(held.own)
             self.written.remove(f"ConfigMap/{FEATURE_GATES}")
+            # The ConfigMap is as it was.
+            del self.cluster.writes[writes_before:]
         raise AdaptorError(
             f"After {seconds:g} s the operator has not set the update strategy of "
             f"{self._daemon_set['metadata']['name']} to {ON_DELETE}. Without it, a write to {PEER_PODS_CM} replaces "
