@@ -107,6 +107,9 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
 # The values of an option that is not set: those of an empty answer in a survey as well.
 UNSET: tuple[Any, ...] = (None, "", [], {})
 
+# What an object has if it does not set a field.
+DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
+
 # What is shown of a value of a Secret.
 HIDDEN = "(not shown)"
 
@@ -144,7 +147,7 @@ class _Existing:
         """The changes of an object of another owner, each as a line for a message."""
         if entry is None or not self.is_foreign(entry):
             return
-        content = self.content(entry)
+        content = {**DEFAULTS.get(entry["kind"], {}), **self.content(entry)}
         for key, value in desired.items():
             if not _has(content.get(key), value):
                 before = HIDDEN if value == HIDDEN and key in content else _shown(content.get(key))

@@ -199,6 +199,12 @@ def test_each_change_of_another_owner_is_listed(entry: dict, options: dict, line
     assert settings(required, objects=[entry], **options)["takes_over"] == [line]
 
 
+def test_a_field_that_is_set_to_its_default_is_no_change():
+    mine = {"name": "sandboxed-containers-operator", "channel": "stable"}
+    planned = settings(objects=[existing("Subscription", "mine", mine, managed=False)], **SET)
+    assert planned["takes_over"] == []
+
+
 def test_the_subscriptions_of_other_operators_are_not_changed():
     other = existing("Subscription", "other", {"name": "other-operator", "channel": "x"}, managed=False)
     planned = settings(objects=[other], **SET)
