@@ -81,6 +81,12 @@ def peer_pods(cluster):
     waiting = {"reason": "ContainerCreating"}
     status = {"name": "c", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
     set_status(cluster, "pod/big-node", {"containerStatuses": [{**status, "state": {"waiting": waiting}}]}, NAMESPACE)
+    # The API server adds one to a new node (the admission plugin TaintNodesByCondition), and a controller removes it.
+    wait_for(
+        "the removal of the taint node.kubernetes.io/not-ready",
+        lambda: all(len(cluster.get("node", name)["spec"]["taints"]) == 1 for name in NODES),
+        seconds=30,
+    )
     wait_for(
         "the scheduler to have looked",
         lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
