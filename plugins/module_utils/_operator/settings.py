@@ -26,6 +26,15 @@ INTERRUPTED_RENEWAL = (
     "it again. To give the KataConfig up, delete the ConfigMap."
 )
 
+# The values of an option that is not set: those of an empty answer in a survey as well.
+UNSET: tuple[Any, ...] = (None, "", [], {})
+
+# What an object has if it does not set a field.
+DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
+
+# What is shown of a value of a Secret.
+HIDDEN = "(not shown)"
+
 # The known values of feature gates. Newer operators have more gates.
 KNOWN_GATES = {
     "confidential": ("true", "false"),
@@ -46,13 +55,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     existing = _Existing(options["objects"])
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     uses_variables = options["credentials_from"] == "variables"
-    is_kept = existing.is_foreign(existing.secret) and not any(_is_set(entry) for entry in credentials)
-    # Neither an option nor the environment has credentials, and those of an earlier run are complete.
-    is_kept = is_kept or (
-        {entry["key"] for entry in credentials} <= existing.content(existing.secret).keys()
-        and all((entry.get("value") if entry.get("of_cluster") else _value(entry)) in UNSET for entry in credentials)
-    )
-    written_credentials = credentials if uses_variables and not is_kept else []
+    written_credentials = credentials if uses_variables and not _keeps_secret(existing, credentials) else []
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
     config = {entry["key"]: _text(_value(entry)) for entry in settings} | {"TAGS": tags}
     if existing.settings:
@@ -104,16 +107,6 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     }
 
 
-# The values of an option that is not set: those of an empty answer in a survey as well.
-UNSET: tuple[Any, ...] = (None, "", [], {})
-
-# What an object has if it does not set a field.
-DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
-
-# What is shown of a value of a Secret.
-HIDDEN = "(not shown)"
-
-
 class _Existing:
     """The objects that the role may change, as `describe_object` describes them; None if one does not exist."""
 
@@ -152,6 +145,17 @@ class _Existing:
             if not _has(content.get(key), value):
                 before = HIDDEN if value == HIDDEN and key in content else _shown(content.get(key))
                 yield f"{entry['kind']} {entry['name']}: {key} from {before} to {_shown(value)}"
+
+
+def _keeps_secret(existing: _Existing, credentials: list[Mapping[str, Any]]) -> bool:
+    """Whether peer-pods-secret stays as it is: that of another owner without options for the credentials, or a complete
+    one of an earlier run if neither an option nor the environment has credentials."""
+    if existing.is_foreign(existing.secret) and not any(_is_set(entry) for entry in credentials):
+        return True
+    is_complete = {entry["key"] for entry in credentials} <= existing.content(existing.secret).keys()
+    return is_complete and all(
+        (entry.get("value") if entry.get("of_cluster") else _value(entry)) in UNSET for entry in credentials
+    )
 
 
 def _has(current: Any, value: Any) -> bool:
