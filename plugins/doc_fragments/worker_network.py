@@ -36,6 +36,16 @@ options:
         then evaluated only if these are peered.
     type: list
     elements: str
+  current_vm_subnets:
+    description:
+      - >-
+        The subnets in which cloud-api-adaptor creates the VMs of peer pods now, by ARM id, as
+        RV(osc.peerpods.cluster_info#module:pod_vms.subnets).
+      - >-
+        Used like O(vm_subnets) if that is not set, and if one of these subnets is not a subnet of workers. Otherwise
+        the VMs can be in any subnet of workers.
+    type: list
+    elements: str
   vm_network_security_groups:
     description:
       - >-

@@ -26,7 +26,7 @@ options:
         RV(osc.peerpods.operator_info#module:objects).
       - >-
         C(opened_for) are the groups or subnets of VMs for which the role P(osc.peerpods.cloud_networking#role) opened
-        the ports.
+        the ports, and C(opened_by) is its option that names others than the default.
       - >-
         A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
         exist. One whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.

@@ -13,9 +13,9 @@ short_description: Gather the platform, version and worker nodes of a cluster
 description:
   - Reads the platform, region, version and worker nodes of an OpenShift cluster from the cluster itself.
   - >-
-    Takes four requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
-    (one more request for each further 500), and a SelfSubjectAccessReview, which stores nothing. O(details) takes
-    twelve more.
+    Takes five requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
+    (one more request for each further 500), the ConfigMap C(peer-pods-cm), and a SelfSubjectAccessReview, which stores
+    nothing. O(details) takes twelve more.
   - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -62,7 +62,7 @@ options:
     default: false
   operator_namespace:
     description:
-      - The namespace of the operator that RV(details.operator) describes.
+      - The namespace of the operator that RV(details.operator) describes, with the ConfigMap of RV(pod_vms).
     type: str
     default: openshift-sandboxed-containers-operator
   agent_namespace:
@@ -197,6 +197,39 @@ workers:
       region: eu-central-1
       zone: eu-central-1a
       ready: true
+pod_vms:
+  description: >-
+    What the ConfigMap C(peer-pods-cm) in O(operator_namespace) sets for the VMs of peer pods. The lists are empty if it
+    does not exist, does not set them, or if the user may not read it.
+  returned: always
+  type: dict
+  contains:
+    subnets:
+      description: The subnet, C(AWS_SUBNET_ID) or C(AZURE_SUBNET_ID).
+      type: list
+      elements: str
+    security_groups:
+      description: On AWS, the security groups, C(AWS_SG_IDS).
+      type: list
+      elements: str
+    network_security_groups:
+      description: On Azure, the network security group of the network interfaces, C(AZURE_NSG_ID).
+      type: list
+      elements: str
+    default_sizes:
+      description: The default instance type (C(PODVM_INSTANCE_TYPE)) or VM size (C(AZURE_INSTANCE_SIZE)).
+      type: list
+      elements: str
+    sizes:
+      description: The instance types (C(PODVM_INSTANCE_TYPES)) or VM sizes (C(AZURE_INSTANCE_SIZES)) to choose from.
+      type: list
+      elements: str
+  sample:
+    subnets: [subnet-0a1b2c3d4e5f60001]
+    security_groups: [sg-0a1b2c3d4e5f60001]
+    network_security_groups: []
+    default_sizes: [t3.medium]
+    sizes: [t3.small, t3.medium]
 details:
   description: Further facts. A fact that could not be read is null; RV(details.unread) has the reason.
   returned: with O(details=true)
@@ -381,7 +414,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PEER_PODS_CM
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import problems_of_entries
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import (
     CLUSTER_VERSION_PATH,
@@ -417,6 +450,16 @@ def missing_permissions(cluster: Cluster, playbook: str, tags: list[str]) -> lis
         for verb in verbs
         if not cluster.create(ACCESS_REVIEWS_PATH, access_review(verb, group, resource))["status"]["allowed"]
     ]
+
+
+def read_adaptor_settings(cluster: Cluster, namespace: str) -> dict | None:
+    """peer-pods-cm; None if it does not exist, or if the user may not read it."""
+    try:
+        return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        return None
 
 
 def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
@@ -464,8 +507,9 @@ def main() -> None:
         infrastructure = cluster.get(INFRASTRUCTURE_PATH)
         version = cluster.get(CLUSTER_VERSION_PATH) if infrastructure else None
         nodes = list(cluster.list(NODES_PATH, labelSelector=module.params["worker_selector"]))
+        settings = read_adaptor_settings(cluster, module.params["operator_namespace"])
         review = cluster.create(ACCESS_REVIEWS_PATH, CLUSTER_ADMIN_REVIEW)
-        facts = describe(infrastructure, version, nodes, review)
+        facts = describe(infrastructure, version, nodes, settings, review)
         if playbook:
             facts["missing_permissions"] = (
                 [] if facts["is_cluster_admin"] else missing_permissions(cluster, playbook, module.params["tags"])

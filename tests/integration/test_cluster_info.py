@@ -8,7 +8,7 @@ from tests.cluster import aws, openshift
 from tests.integration.apiserver import requests_of
 
 
-def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_module):
+def test_the_facts_of_the_roles_take_five_requests(cluster, cloud_side, run_module):
     kubeconfig = cluster.user_kubeconfig("cluster-info", "system:masters")
     result = run_module("cluster_info", {"kubeconfig": str(kubeconfig)})
 
@@ -51,7 +51,7 @@ def test_the_facts_of_the_roles_take_four_requests(cluster, cloud_side, run_modu
     assert not result["changed"]
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info")]
     # The created object is a review, which is not stored.
-    assert sorted(verbs) == ["create", "get", "get", "list"]
+    assert sorted(verbs) == ["create", "get", "get", "get", "list"]
 
 
 RUNTIME_CLASS = {
@@ -111,7 +111,7 @@ def operator_of(namespace: str) -> list[dict]:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {**metadata, "name": "peer-pods-cm"},
-            "data": {"PEERPODS_LIMIT_PER_NODE": "ten"},
+            "data": {"PEERPODS_LIMIT_PER_NODE": "ten", "AWS_SG_IDS": "sg-1,sg-2"},
         },
         {
             "apiVersion": "v1",
@@ -170,6 +170,7 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
     )
     details = result["details"]
     assert result["missing_permissions"] == []
+    assert result["pod_vms"]["security_groups"] == ["sg-1", "sg-2"]
     assert details.pop("operator") == {
         "version": None,
         "known": True,
@@ -216,7 +217,7 @@ def test_details_take_twelve_requests_more(cluster, run_module, with_peer_pods):
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # The count does not include the request for /version, which kubernetes.core sends as well. The last one lists the
     # pods, because of the annotation of cloud-api-adaptor.
-    assert sorted(verbs) == ["create"] + ["get"] * 8 + ["list"] * 7
+    assert sorted(verbs) == ["create"] + ["get"] * 9 + ["list"] * 7
 
 
 def test_details_of_a_user_with_few_permissions(cluster, run_module):
@@ -237,6 +238,7 @@ def test_details_of_a_user_with_few_permissions(cluster, run_module):
     details = result["details"]
     assert details["unread"].keys() == {"limits", "operator", "webhooks", "packages"}
     assert "403 Forbidden" in details["unread"]["webhooks"]
+    assert not any(result["pod_vms"].values())
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None
     assert details["validating_admission_policy"] is True
     missing = result["missing_permissions"]

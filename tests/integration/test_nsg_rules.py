@@ -405,6 +405,23 @@ def test_pod_vms_in_a_subnet_of_their_own(world, run):
         assert world.rules(nsg).keys() == {"deny-vnet", "deny-out"}
 
 
+def test_pod_vms_where_cloud_api_adaptor_creates_them(world, run):
+    """A subnet of a worker changes nothing of an earlier run; another one is like vm_subnets."""
+    of_workers, of_vms = world.nsg("of-workers", DENY), world.nsg("of-vms", DENY)
+    zone_1, zone_2, vms = world.subnets("v", ([WORKERS], of_workers), (["10.0.3.0/24"], of_workers), ([VMS], of_vms))
+    args = {"virtual_machines": [world.machine("w1", zone_1), world.machine("w2", zone_2)]}
+    assert run(args)["changed"]
+    again = run({**args, "current_vm_subnets": [zone_2.upper()]})
+    assert not again["changed"]
+    assert [subnet["id"] for subnet in again["vm_subnets"]] == [zone_1, zone_2]
+    outside = run({**args, "current_vm_subnets": [vms]})
+    assert [subnet["id"] for subnet in outside["vm_subnets"]] == [vms]
+    assert {nsg["name"]: len(nsg["created"]) for nsg in outside["network_security_groups"]}["of-vms"] == 2
+    # An option that is set comes first.
+    chosen = run({**args, "vm_subnets": [zone_1], "current_vm_subnets": [vms]}, check=True)
+    assert [subnet["id"] for subnet in chosen["vm_subnets"]] == [zone_1]
+
+
 def test_the_group_of_the_network_interfaces_of_pod_vms(world, run):
     of_workers, of_nics = world.nsg("of-workers"), world.nsg("of-nics", DENY)
     workers, vms = world.subnets("v", ([WORKERS], of_workers), ([VMS], None))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.integration.site import NOTHING_CHANGED, Site, as_texts, failure_message, report_on
-from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment, local_play
+from tests.support import OPERATOR_NAMESPACE
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
 ONLY_THE_OPERATOR = ("--tags", "operator_install")
@@ -162,35 +161,6 @@ def test_the_rules_are_those_of_the_product_documentation(site: Site):
     for rule in opened.values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
-
-
-def test_vms_use_the_first_subnet_and_the_security_group_of_the_report(tmp_path: Path):
-    """test_nsg_attachments.py tests which group that is."""
-    subnets = [{"id": "subnet-b"}, {"id": "subnet-a"}]
-    cases = [
-        ({"subnets": subnets, "vm_network_security_group": "nsg"}, ["subnet-a", "nsg"]),
-        ({"subnets": subnets, "vm_network_security_group": None}, ["subnet-a", ""]),
-        ({}, ["", ""]),
-    ]
-    task = {
-        "ansible.builtin.debug": {
-            "msg": "{{ [operator_install_found_azure_subnet_id, operator_install_found_azure_nsg_id] }}"
-        },
-        "vars": {"cloud_networking_report": "{{ item }}"},
-        "loop": [report for report, _expected in cases],
-    }
-    playbook = tmp_path / "play.yml"
-    defaults = f"{ROOT}/roles/operator_install/defaults/main.yml"
-    playbook.write_text(json.dumps(local_play(tasks=[task], vars_files=[defaults])))
-    completed = subprocess.run(
-        ["ansible-playbook", playbook],
-        env=ansible_environment(JSON_OUTPUT),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    results = json.loads(completed.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]["results"]
-    assert [result["msg"] for result in results] == [expected for _report, expected in cases]
 
 
 class TestCredentialsOfVariables:

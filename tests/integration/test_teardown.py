@@ -37,11 +37,13 @@ pytestmark = pytest.mark.integration
 
 NAMESPACE = "osc-peerpods"
 
+VM_GROUP = "vms"
+
 
 @pytest.fixture(scope="module")
 def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
     ec2 = moto.client("ec2")
-    vm_group = ec2.create_security_group(GroupName="vms", Description="VMs of peer pods", VpcId=cloud_side.vpc_id)
+    ec2.create_security_group(GroupName=VM_GROUP, Description="VMs of peer pods", VpcId=cloud_side.vpc_id)
     with Cluster() as cluster:
         openshift.fill(cluster, cloud_side.workers, aws.REGION)
         openshift.start_stand_ins(cluster, "process", "1.8")
@@ -59,9 +61,13 @@ def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
             **site_variables("process"),
             "webhook_shutdown_delay": 0,
             "cloud_networking_security_group_ids": [cloud_side.worker_group_id],
-            "operator_install_aws_security_group_ids": [vm_group["GroupId"]],
         }
         yield Site(cluster, cloud_side, moto.environment, groups, variables)
+
+
+def vm_group_of(site: Site) -> str:
+    (group_id,) = [group["GroupId"] for group in site.rules() if group.get("GroupName") == VM_GROUP]
+    return group_id
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ DIFFERENT = {
 @pytest.fixture(scope="module")
 def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
     """The cluster and the cloud with objects that were created by hand; site.yml has been run since."""
-    (vm_group,) = site.variables["operator_install_aws_security_group_ids"]
+    vm_group = vm_group_of(site)
     site.cluster.apply(
         *(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -155,9 +161,9 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
     ec2.revoke_security_group_ingress(**rule)
 
 
-def test_the_ports_are_open_between_the_named_groups(manual_setup, site: Site):
+def test_the_ports_are_open_between_the_workers_and_the_group_in_peer_pods_cm(manual_setup, site: Site):
     """In addition to a rule of the user, which does not admit the VMs. The operator's settings are complete."""
-    (vm_group,) = site.variables["operator_install_aws_security_group_ids"]
+    vm_group = vm_group_of(site)
     worker_group = site.cloud.worker_group_id
     assert {
         (rule["GroupId"], rule["FromPort"], rule["ReferencedGroupInfo"]["GroupId"])

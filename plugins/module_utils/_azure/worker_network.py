@@ -47,6 +47,7 @@ WORKER_NETWORK_ARGS = {
     "subnets": {"type": "list", "elements": "str"},
     "network_security_groups": {"type": "list", "elements": "str"},
     "vm_subnets": {"type": "list", "elements": "str"},
+    "current_vm_subnets": {"type": "list", "elements": "str"},
     "vm_network_security_groups": {"type": "list", "elements": "str"},
 }
 ONE_OF_WORKERS = ("nodes", "virtual_machines", "subnets", "network_security_groups")
@@ -108,6 +109,8 @@ def worker_network(arm: Arm, module: AnsibleModule) -> WorkerNetwork:
             "No worker, subnet or network security group is given. Set one of nodes, virtual_machines, "
             "subnets and network_security_groups to a value that is not empty."
         )
+    if pod_vms is None:
+        pod_vms = _outside(workers, tuple(_validate_ids(params["current_vm_subnets"] or (), _SUBNET_ID)))
     networks = _virtual_networks(arm, (*workers, *(pod_vms or ())))
     ends = Ends(_subnets(networks, workers), None if pod_vms is None else _subnets(networks, pod_vms), pod_vm_groups)
     groups = named or attached_groups(ends, attached)
@@ -153,6 +156,7 @@ def groups_of_subscriptions(arm: Arm, module: AnsibleModule) -> tuple[list[dict]
         "subnets",
         "network_security_groups",
         "vm_subnets",
+        "current_vm_subnets",
         "vm_network_security_groups",
     )
     ids = [*nodes, *(id_ for option in options for id_ in params[option] or ())]
@@ -201,6 +205,12 @@ def _attachments(arm: Arm, vm_ids: Sequence[str]) -> tuple[Attachment, ...]:
         for interface in arm.list(f"{group}/providers/Microsoft.Network/networkInterfaces", NETWORK_API_VERSION)
     ]
     return attachments(interfaces, vm_ids)
+
+
+def _outside(workers: Iterable[str], subnets: Sequence[str]) -> tuple[str, ...] | None:
+    """The subnets if one of them is not a worker's. Rules for all subnets of workers are for the others as well."""
+    known = {id_.lower() for id_ in workers}
+    return tuple(subnets) if any(id_.lower() not in known for id_ in subnets) else None
 
 
 def _virtual_networks(arm: Arm, subnets: Iterable[str]) -> list[dict]:

@@ -242,8 +242,8 @@ def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _closed(entry: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[str]:
-    """A sentence if peer-pods-cm, which keeps what it has, gives the VMs other groups or another subnet than those for
-    which the ports were opened."""
+    """A sentence if the ports were opened for other groups or another subnet than those that peer-pods-cm, which keeps
+    what it has, gives the VMs: the options of the role cloud_networking name others."""
     opened, actual = (
         {name.lower(): name for name in names if name}
         for names in (entry.get("opened_for") or (), (data.get(entry["key"]) or "").replace(" ", "").split(","))
@@ -252,7 +252,7 @@ def _closed(entry: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[str]:
         yield (
             f"The ports of peer pods were opened for {', '.join(opened.values())}, but {entry['key']} of peer-pods-cm "
             f"is {', '.join(actual.values())}. Unless another rule allows this traffic, workers do not reach the VMs. "
-            f"Set {entry['option']} to that value, so that the role cloud_networking opens the ports for it."
+            f"Correct {entry['opened_by']}, then run the role cloud_networking again."
         )
 
 

@@ -28,12 +28,31 @@ WEBHOOK_DOMAIN = "peerpods.io"
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
+# The keys of peer-pods-cm by platform.
+POD_VM_KEYS = {
+    "AWS": {
+        "subnets": "AWS_SUBNET_ID",
+        "security_groups": "AWS_SG_IDS",
+        "default_sizes": "PODVM_INSTANCE_TYPE",
+        "sizes": "PODVM_INSTANCE_TYPES",
+    },
+    "Azure": {
+        "subnets": "AZURE_SUBNET_ID",
+        "network_security_groups": "AZURE_NSG_ID",
+        "default_sizes": "AZURE_INSTANCE_SIZE",
+        "sizes": "AZURE_INSTANCE_SIZES",
+    },
+}
+
 # The cloud if azure.cloudName of the Infrastructure is empty.
 AZURE_PUBLIC_CLOUD = "AzurePublicCloud"
 
 
-def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict], review: dict) -> dict:
-    """The result of the module; `infrastructure` and `version` are None if the cluster is not OpenShift."""
+def describe(
+    infrastructure: dict | None, version: dict | None, nodes: list[dict], settings: dict | None, review: dict
+) -> dict:
+    """The result of the module; `infrastructure` and `version` are None if the cluster is not OpenShift, and `settings`
+    is peer-pods-cm, None if it cannot be read."""
     status = (infrastructure or {}).get("status", {})
     platform = status.get("platformStatus", {})
     azure = platform.get("azure", {})
@@ -50,6 +69,7 @@ def describe(infrastructure: dict | None, version: dict | None, nodes: list[dict
         "version": (version or {}).get("status", {}).get("desired", {}).get("version"),
         "is_cluster_admin": review["status"]["allowed"],
         "workers": [worker(node) for node in nodes],
+        "pod_vms": pod_vms(platform.get("type"), (settings or {}).get("data") or {}),
         **(_azure(azure, nodes) if platform.get("type") == "Azure" else {}),
     }
 
@@ -90,6 +110,16 @@ def worker(node: dict) -> dict:
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in node.get("status", {}).get("conditions", [])
         ),
+    }
+
+
+def pod_vms(platform: str | None, settings: Mapping[str, str]) -> dict[str, list[str]]:
+    """What the data of peer-pods-cm sets for the VMs of peer pods."""
+    keys = POD_VM_KEYS.get(platform or "", {})
+    return {
+        # Lists in peer-pods-cm are separated by commas.
+        name: [part.strip() for part in (settings.get(keys.get(name, "")) or "").split(",") if part.strip()]
+        for name in ("subnets", "security_groups", "network_security_groups", "default_sizes", "sizes")
     }
 
 

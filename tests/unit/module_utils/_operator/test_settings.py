@@ -60,7 +60,7 @@ def test_the_written_settings():
 @pytest.mark.parametrize(
     ("stored", "entry", "is_closed"),
     [
-        # Kept, with groups that the role cloud_networking does not know.
+        # Kept, with groups other than those in the options of the role cloud_networking.
         ({"IDS": "sg-vm"}, {"initial": ["sg-node"], "opened_for": ["sg-node"]}, True),
         ({"IDS": "sg-vm, sg-node"}, {"initial": ["sg-node"], "opened_for": ["sg-node"]}, False),
         ({"IDS": "/Subnets/A"}, {"initial": "/subnets/b", "opened_for": ["/subnets/b", "/subnets/a"]}, False),
@@ -75,11 +75,11 @@ def test_the_written_settings():
 )
 def test_vms_for_which_no_ports_were_opened_are_reported(stored: dict, entry: dict, is_closed: bool):
     planned = settings(
-        {"key": "IDS", "option": "role_ids", "remedy": "Set it.", **entry},
+        {"key": "IDS", "option": "role_ids", "opened_by": "networking_ids", "remedy": "Set it.", **entry},
         objects=[existing("ConfigMap", "peer-pods-cm", stored)],
     )
     assert len(planned["closed"]) == is_closed
-    assert all("Set role_ids to that value" in sentence for sentence in planned["closed"])
+    assert all("Correct networking_ids" in sentence for sentence in planned["closed"])
 
 
 def test_the_limit_of_an_existing_config_map_is_kept():

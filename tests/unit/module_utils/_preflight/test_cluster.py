@@ -4,6 +4,13 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import describe, details, worker
 
 ALLOWED = {"status": {"allowed": True}}
+NO_SETTINGS: dict[str, list] = {
+    "subnets": [],
+    "security_groups": [],
+    "network_security_groups": [],
+    "default_sizes": [],
+    "sizes": [],
+}
 
 
 VM = "/subscriptions/{}/resourceGroups/demo-x-rg/providers/Microsoft.Compute/virtualMachines/{}"
@@ -25,9 +32,8 @@ def azure(nodes: list[dict], **platform: str) -> dict:
             "platformStatus": {"type": "Azure", "azure": platform},
         }
     }
-    return describe(
-        infrastructure, {"spec": {"clusterID": "id-1"}, "status": {"desired": {"version": "4.13.5"}}}, nodes, ALLOWED
-    )
+    version = {"spec": {"clusterID": "id-1"}, "status": {"desired": {"version": "4.13.5"}}}
+    return describe(infrastructure, version, nodes, None, ALLOWED)
 
 
 def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
@@ -46,6 +52,7 @@ def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
         "cluster_id": "id-1",
         "version": "4.13.5",
         "is_cluster_admin": True,
+        "pod_vms": NO_SETTINGS,
     }
 
 
@@ -84,7 +91,7 @@ def test_azure_region_and_subscription_are_those_of_all_nodes(workers, region, s
 
 def test_the_region_of_aws_comes_from_the_infrastructure():
     infrastructure = {"status": {"platformStatus": {"type": "AWS", "aws": {"region": "eu-central-1"}}}}
-    facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], ALLOWED)
+    facts = describe(infrastructure, None, [node("aws:///z/i-1", "elsewhere")], None, ALLOWED)
     assert facts["region"] == "eu-central-1"
     assert {facts[key] for key in ("resource_group", "network_resource_group", "cloud_name", "subscription_id")} == {
         None
@@ -92,11 +99,48 @@ def test_the_region_of_aws_comes_from_the_infrastructure():
 
 
 def test_a_cluster_that_is_not_openshift_has_only_workers():
-    facts = describe(None, None, [node("kind://docker/kind/worker")], ALLOWED)
+    facts = describe(None, None, [node("kind://docker/kind/worker")], None, ALLOWED)
+    assert facts.pop("pod_vms") == NO_SETTINGS
     assert facts.pop("is_openshift") is False
     assert facts.pop("is_cluster_admin") is True
     assert [row["instance_id"] for row in facts.pop("workers")] == ["worker"]
     assert set(facts.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("platform", "settings", "expected"),
+    [
+        ("AWS", {"metadata": {}}, {}),
+        (
+            "AWS",
+            {
+                "data": {
+                    "AWS_SUBNET_ID": "subnet-1",
+                    "AWS_SG_IDS": "sg-1, sg-2",
+                    "PODVM_INSTANCE_TYPE": "t3.medium",
+                    "PODVM_INSTANCE_TYPES": "t3.small,t3.medium",
+                }
+            },
+            {
+                "subnets": ["subnet-1"],
+                "security_groups": ["sg-1", "sg-2"],
+                "default_sizes": ["t3.medium"],
+                "sizes": ["t3.small", "t3.medium"],
+            },
+        ),
+        (
+            "Azure",
+            {"data": {"AZURE_SUBNET_ID": "/s", "AZURE_NSG_ID": "/n", "AZURE_INSTANCE_SIZE": "B2"}},
+            {"subnets": ["/s"], "network_security_groups": ["/n"], "default_sizes": ["B2"]},
+        ),
+        # Left over from a copy.
+        ("Azure", {"data": {"AWS_SUBNET_ID": "subnet-1"}}, {}),
+        (None, {"data": {"AWS_SUBNET_ID": "subnet-1"}}, {}),
+    ],
+)
+def test_the_settings_of_the_vms(platform, settings, expected):
+    infrastructure = {"status": {"platformStatus": {"type": platform}}}
+    assert describe(infrastructure, None, [], settings, ALLOWED)["pod_vms"] == {**NO_SETTINGS, **expected}
 
 
 @pytest.mark.parametrize(
