@@ -51,7 +51,8 @@ options:
       - >-
         A namespace may reject the pod for another reason, such as a ResourceQuota, a policy or another webhook. This
         proves nothing, and other namespaces are tried. If all of them reject it, the module issues a warning with the
-        reason, and RV(verified) is false.
+        reason, and RV(verified) is false. After a change, it first tries again for ten seconds, because a namespace may
+        reject only pods that are not mutated.
     type: bool
     default: false
   verify_namespace:

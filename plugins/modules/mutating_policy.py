@@ -140,6 +140,7 @@ verified:
   sample: true
 """
 
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -160,7 +161,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy imp
     policy_path,
     policy_spec,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import verify
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import candidates, verify
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
     ADMISSION_PATH,
     MUTATING_POLICY_VERSIONS,
@@ -243,7 +244,8 @@ def manage(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
 
 def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
-    validate_mutation(params, excluded_namespaces(params))
+    excluded = excluded_namespaces(params)
+    validate_mutation(params, excluded)
     result = {**manage(module, cluster), "verified": None}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
@@ -252,8 +254,9 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
                 cluster,
                 "policy",
                 params["name"],
-                excluded_namespaces(params),
+                partial(candidates, cluster, params["verify_namespace"], excluded.__contains__),
                 fingerprint(result["policy"]),
+                is_new=result["changed"],
             )
         except (ClusterError, AdmissionError) as error:
             module.fail_json(msg=str(error), **result)

@@ -51,9 +51,10 @@ options:
         With V(absent) the webhook is removed from the configuration, and the configuration is deleted if no other
         webhook is left in it.
       - >-
-        With V(absent) and O(verify=true), the module first verifies in O(verify_namespace) that another webhook or a
-        policy mutates peer pods, and fails without a change if none does. The webhook that is removed must exclude that
-        namespace by its name.
+        With V(absent) and O(verify=true), the module first verifies that another webhook or a policy mutates peer pods,
+        and fails without a change if none does. It creates the pods in a namespace that only the webhook that is
+        removed excludes by its name or prefix: the namespace of its Service, or else another one, or
+        O(verify_namespace).
     type: str
     choices: [present, absent]
     default: present
@@ -306,6 +307,7 @@ verified:
 """
 
 import time
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -316,7 +318,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.options im
     excluded_namespaces,
     validate_mutation,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import verify
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import (
+    Mutator,
+    candidates,
+    candidates_without,
+    is_excluded_by_all,
+    registered,
+    verify,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
@@ -343,6 +352,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     reporting_writes,
     retry_conflicts,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # For how many seconds after the replacement of a registration the API server may still call the previous webhook.
 REPLACEMENT_SECONDS = 2.0
@@ -511,23 +521,43 @@ def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
     The pods of the dry run are in a namespace for which the API server does not call it. Also in check mode.
     """
     params = module.params
-    registered = find(cluster.get(f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"), params["webhook_name"])
-    if registered is None:
+    registration = find(cluster.get(f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"), params["webhook_name"])
+    if registration is None:
         return None
-    namespace = params["verify_namespace"]
-    if not namespace or not excludes(registered, namespace):
+
+    def others() -> list[Mutator]:
+        own = f"MutatingWebhookConfiguration {params['name']}"
+        return [mutator for mutator in registered(cluster) if mutator.name != own]
+
+    chosen = params["verify_namespace"]
+    if chosen and not excludes(registration, chosen):
         raise AdmissionError(
-            f"The webhook that would be removed mutates the pods of namespace {namespace or 'default'} itself. Set "
-            "verify_namespace to a namespace that it excludes by name, such as that of its own pods."
+            f"The webhook that would be removed mutates the pods of namespace {chosen} itself. Set verify_namespace to "
+            "a namespace that it excludes by name, or do not set it."
+        )
+    if chosen and is_excluded_by_all(excluding := others(), chosen):
+        raise AdmissionError(
+            f"{join_names([mutator.name for mutator in excluding])} excludes namespace {chosen} as well, so that no "
+            "pod is mutated there. Set verify_namespace to a namespace that only the webhook that would be removed "
+            "excludes, or do not set it."
         )
     try:
-        verified = verify(module, cluster, "other webhook", params["webhook_name"], excluded(params))
+        verified = verify(
+            module,
+            cluster,
+            "other webhook",
+            params["webhook_name"],
+            # The other one may be registered meanwhile.
+            lambda: candidates_without(cluster, chosen, registration, others()),
+            is_new=True,
+        )
     except AdmissionError as error:
         raise AdmissionError(f"{error} The webhook {params['name']} was not removed.") from error
     if not verified:
         raise AdmissionError(
-            "Without the RuntimeClass, whether another webhook mutates peer pods is unknown. The webhook "
-            f"{params['name']} was not removed."
+            "Whether another webhook mutates peer pods could not be verified, for the reason in the warning. The "
+            f"webhook {params['name']} was not removed. If the reason is a namespace, create one that this webhook "
+            "excludes (extra_excluded_namespaces) and the other one does not, and set verify_namespace to it."
         )
     return verified
 
@@ -539,7 +569,10 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
     result = {**manage(module, cluster), "verified": replaced}
     if params["verify"] and params["state"] == "present" and not module.check_mode:
         try:
-            result["verified"] = verify(module, cluster, "webhook", params["webhook_name"], excluded(params))
+            find_namespaces = partial(candidates, cluster, params["verify_namespace"], excluded(params).__contains__)
+            result["verified"] = verify(
+                module, cluster, "webhook", params["webhook_name"], find_namespaces, is_new=result["changed"]
+            )
             if result["changed"] and injection(params):
                 refuse_losses(cluster, params, result["webhook"])
         except (ClusterError, AdmissionError) as error:

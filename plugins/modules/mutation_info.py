@@ -60,8 +60,8 @@ state:
       V(not_mutated) if a namespace admitted it without the extended resource, or if the API server could not call the
       webhook C(mwebhook.peerpods.io).
     - >-
-      V(rejected) if every namespace that was tried rejected it for another reason, or if the webhook excludes all
-      namespaces that are not system namespaces.
+      V(rejected) if every namespace that was tried rejected it for another reason, or if the webhook or policy excludes
+      all namespaces that are not system namespaces.
     - V(no_runtime_class) if the RuntimeClass does not exist.
   returned: success
   type: str
@@ -79,55 +79,54 @@ message:
     Peer pods are counted: the API server added kata.peerpods.io/vm to a peer pod in a dry run (namespace default).
 """
 
-import itertools
-from collections.abc import Callable
+from dataclasses import replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import SYSTEM_NAMESPACES, namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.verification import (
     NOT_MUTATED,
+    WEBHOOK,
+    Mutator,
     Proof,
     candidates,
     describe_proof,
+    is_excluded_by_all,
     probe_pod,
     prove,
+    registered,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import excludes, find
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import MUTATING_WEBHOOKS_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
     cluster_module,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # What mutates peer pods: the webhook of this collection and the operator's, which have the same name, and the policy.
-WEBHOOK = "mwebhook.peerpods.io"
 MUTATORS = (WEBHOOK, "peerpods-mutating-policy")
 
 
 def gather(cluster: Cluster, runtime_class: str, namespace: str | None) -> Proof:
     pod = probe_pod(runtime_class, None)
+    system = namespaces(SYSTEM_NAMESPACES)
 
-    def prove_in(excluded: Callable[[str], bool]) -> Proof:
-        tried = candidates(cluster, namespace, namespaces(SYSTEM_NAMESPACES))
-        return prove(cluster, pod, itertools.filterfalse(excluded, tried), MUTATORS, looks_everywhere=True)
+    def prove_except(mutators: list[Mutator]) -> Proof:
+        def is_left_out(name: str) -> bool:
+            return name in system or is_excluded_by_all(mutators, name)
 
-    proof = prove_in(lambda name: False)
-    if proof.state != NOT_MUTATED or namespace:
+        tried = candidates(cluster, namespace, is_left_out)
+        return prove(cluster, pod, tried, MUTATORS, looks_everywhere=True)
+
+    proof = prove_except([])
+    if proof.state != NOT_MUTATED:
         return proof
-    # A namespace that every webhook excludes proves nothing.
-    webhooks = registered(cluster)
-    return prove_in(lambda name: all(excludes(webhook, name) for webhook in webhooks)) if webhooks else proof
-
-
-def registered(cluster: Cluster) -> list[dict]:
-    """The registered webhooks that mutate peer pods; none without the permission to read them."""
-    try:
-        configurations = list(cluster.list(MUTATING_WEBHOOKS_PATH))
-    except ClusterError as error:
-        if error.status != 403:
-            raise
-        return []
-    return [webhook for each in configurations if (webhook := find(each, WEBHOOK))]
+    # A namespace that every webhook and policy excludes proves nothing.
+    mutators = registered(cluster)
+    if not namespace:
+        return prove_except(mutators) if mutators else proof
+    if is_excluded_by_all(mutators, namespace):
+        names = join_names([mutator.name for mutator in mutators])
+        return replace(proof, reasons=(*proof.reasons, f"{names} excludes this namespace."))
+    return proof
 
 
 def main() -> None:

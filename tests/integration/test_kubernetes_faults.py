@@ -208,6 +208,80 @@ def test_objects_of_kubernetes_core_are_written_once_and_with_their_result(
     assert (counts["create"], counts["delete"]) == (2, 2)
 
 
+@pytest.fixture
+def created_again(cluster, config):
+    """Deletes the ConfigMap or PeerPodConfig `again` as another client, and creates a new one of that name."""
+    label = {"app.kubernetes.io/part-of": "faults-again"}
+    metadata = {"name": "again", "namespace": NAMESPACE, "labels": label}
+    settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+    pool = {
+        "apiVersion": "confidentialcontainers.org/v1alpha1",
+        "kind": "PeerPodConfig",
+        "metadata": metadata,
+        "spec": {"cloudSecretName": "a", "configMapName": "a", "limit": "3", "nodeSelector": {"pool": "again"}},
+    }
+    cluster.apply(settings, pool)
+
+    def recreate() -> None:
+        cluster.kubectl("delete", "configmap/again", "peerpodconfig/again", "-n", NAMESPACE)
+        cluster.apply(settings, pool)
+
+    yield recreate
+    cluster.kubectl("delete", "configmap/again", "peerpodconfig/again", "-n", NAMESPACE, "--ignore-not-found")
+
+
+DELETIONS = {
+    "configmap": ("k8s", {"kind": "ConfigMap", "name": "again", "namespace": NAMESPACE}),
+    "configmap-by-label": (
+        "k8s",
+        {
+            "kind": "ConfigMap",
+            "namespace": NAMESPACE,
+            "label_selectors": ["app.kubernetes.io/part-of=faults-again"],
+        },
+    ),
+    "peerpodconfig": ("peerpod_limit", {"name": "again"}),
+}
+
+
+@pytest.mark.parametrize("deletion", DELETIONS)
+def test_a_deletion_whose_response_was_lost_spares_what_another_client_created_since(
+    cluster, run_with_faults, count_requests, created_again, deletion
+):
+    module, arguments = DELETIONS[deletion]
+    pending = ["lost"]
+
+    def intervene(method, _path):
+        if method != "DELETE" or not pending:
+            return None
+        pending.clear()
+        # The deletion takes effect, and its response is lost.
+        created_again()
+        return Break.BEFORE
+
+    result = run_with_faults(intervene, module=module, state="absent", **arguments)
+    assert not result.get("failed"), result["msg"]
+    assert result["changed"]
+    assert not pending
+    kind = deletion.partition("-")[0]
+    assert cluster.get(kind, "again", "-n", NAMESPACE)["metadata"]["name"] == "again"
+    assert count_requests()["delete"] == 0
+
+
+@pytest.mark.parametrize("deletion", ["configmap", "configmap-by-label"])
+def test_a_deletion_applies_to_the_object_that_was_read(cluster, run_with_faults, created_again, deletion):
+    module, arguments = DELETIONS[deletion]
+
+    def intervene(method, _path):
+        return created_again() if method == "DELETE" else None
+
+    result = run_with_faults(intervene, module=module, state="absent", **arguments)
+    assert result["failed"]
+    assert "409 Conflict" in result["msg"]
+    assert "Run the task again" in result["msg"]
+    assert cluster.get("configmap", "again", "-n", NAMESPACE)["metadata"]["name"] == "again"
+
+
 def test_an_object_with_a_generated_name_is_created_once(cluster, run_with_faults, count_requests):
     definition = {
         "apiVersion": "v1",

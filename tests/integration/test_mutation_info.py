@@ -231,7 +231,30 @@ def test_an_excluded_namespace_proves_nothing(info: Info, policy: Callable[..., 
     result = info()
     assert result["state"] == "mutated"
     assert result["namespace"] != "default"
-    assert info(namespace="default")["state"] == "not_mutated"
+    chosen = info(namespace="default")
+    assert chosen["state"] == "not_mutated"
+    assert "MutatingAdmissionPolicy peerpods-mutating-policy excludes this namespace." in chosen["message"]
+
+
+def test_a_policy_that_excludes_every_namespace_is_not_a_missing_mutation(
+    cluster: Cluster, info: Info, policy: Callable[..., dict]
+):
+    names = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"]]
+    assert policy(extra_excluded_namespaces=names)["verified"] is False
+    result = info()
+    assert (result["state"], result["namespace"]) == ("rejected", None)
+    assert "Every namespace is excluded" in result["message"]
+
+
+def test_namespaces_that_reject_only_pods_that_are_not_mutated_are_waited_for(
+    info: Info, policy: Callable[..., dict], close: Callable[..., None]
+):
+    policy(state="absent")
+    resources = "object.spec.containers[0].resources"
+    close(validating_policy(f'!(has({resources}.requests) && "kata.peerpods.io/vm" in {resources}.requests)'))
+    assert info()["state"] == "rejected"
+    assert policy()["verified"] is True
+    assert policy(verify_namespace="default")["verified"] is True
 
 
 def test_the_policy_of_the_collection_closes_no_namespace(cluster: Cluster, info: Info, policy: Callable[..., dict]):

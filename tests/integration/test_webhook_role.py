@@ -611,23 +611,38 @@ class TestBuildInTheCluster:
 OPERATORS_REGISTRATION = "mutating-webhook-configuration"
 
 
+# Some of the namespaces that the operator's webhook excludes, by their names only (controllers/ppwebhook.go of
+# sandboxed-containers-operator).
+OPERATORS_EXCLUDED = ["openshift-sandboxed-containers-operator", "openshift", "openshift-config", "kube-system"]
+
+
 @pytest.fixture(scope="module")
 def operators_webhook(role: Callable[..., Role], cluster: Cluster) -> Iterator[dict]:
     """What the operator registers: a webhook in another namespace, here with the program of the collection."""
     role("operators", webhook_certificate="own").install()
+    (webhook,) = cluster.get(REGISTRATION)["webhooks"]
+    by_name = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": OPERATORS_EXCLUDED}
     yield {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
         "metadata": {"name": OPERATORS_REGISTRATION},
-        "webhooks": cluster.get(REGISTRATION)["webhooks"],
+        "webhooks": [
+            {
+                **{key: field for key, field in webhook.items() if key != "matchConditions"},
+                "namespaceSelector": {"matchExpressions": [by_name]},
+            }
+        ],
     }
     cluster.kubectl("delete", "mutatingwebhookconfiguration", OPERATORS_REGISTRATION, "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")
 def replaced(role: Callable[..., Role], operators_webhook: dict) -> Role:
-    """The webhook of the collection before that of the operator appears."""
-    installed = role("replaced", webhook_certificate="own")
+    """The webhook of the collection before that of the operator appears.
+
+    It excludes its own namespace twice: by its name, and with all namespaces of the system.
+    """
+    installed = role("openshift-replaced", webhook_certificate="own")
     installed.install()
     return installed
 

@@ -529,7 +529,7 @@ class _Run:
     def _replace_one(self, following: Followed, pod: dict, peer_pods: Iterable[str]) -> None:
         node, name, uid = node_of(pod), pod["metadata"]["name"], pod["metadata"]["uid"]
         self.module.log(f"Replacing the cloud-api-adaptor pod {name} of node {node}")
-        self.cluster.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+        self.cluster.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}", uid=uid)
         self.lost += peer_pods
         self.replaced.append(node)
 

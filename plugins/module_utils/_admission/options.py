@@ -39,8 +39,8 @@ class Namespaces:
     names: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
 
-    def __contains__(self, namespace: str) -> bool:
-        return namespace in self.names or namespace.startswith(self.prefixes)
+    def __contains__(self, namespace: str | None) -> bool:
+        return namespace is not None and (namespace in self.names or namespace.startswith(self.prefixes))
 
     def spelled_out(self, existing: Iterable[str]) -> Namespaces:
         """The names of the `existing` namespaces that match."""
@@ -79,7 +79,7 @@ def validate_mutation(params: Mapping, excluded: Namespaces) -> None:
     """Raise an error if the common options contradict each other."""
     if not params["target_runtime_classes"]:
         raise AdmissionError("target_runtime_classes is empty. Set at least one RuntimeClass.")
-    if params["verify"] and params["verify_namespace"] and params["verify_namespace"] in excluded:
+    if params["verify"] and params["state"] == "present" and params["verify_namespace"] in excluded:
         raise AdmissionError(f"verify_namespace {params['verify_namespace']} is excluded: no pod is mutated there.")
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import Namespaces
@@ -44,6 +45,14 @@ _DIMENSIONS = (
 )
 
 SIDES = ("limits", "requests")
+
+# The name of the match condition that selects peer pods and excludes namespaces, and the latter part of it.
+SELECTS_PEER_PODS = "peer-pods-that-are-not-yet-changed"
+_EXCLUDED = re.compile(
+    r"!\(request\.namespace in (?P<names>\[[^\]]*\])"
+    r'(?P<prefixes>(?: \|\| request\.namespace\.startsWith\("[^"]+"\))*)\)'
+)
+_PREFIX = re.compile(r'startsWith\("([^"]+)"\)')
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def policy_spec(
         },
         "matchConditions": [
             {
-                "name": "peer-pods-that-are-not-yet-changed",
+                "name": SELECTS_PEER_PODS,
                 "expression": _matches(runtime_classes, excluded),
             }
         ],
@@ -127,6 +136,15 @@ def policy_spec(
 def fingerprint(spec: dict) -> str:
     """The value that a policy with this spec sets for the annotation MUTATED_BY."""
     return json.loads(spec["variables"][-1]["expression"])
+
+
+def exclusions(spec: dict) -> Namespaces | None:
+    """The namespaces that a policy with this spec excludes; None if it is not a policy of this collection."""
+    for condition in spec.get("matchConditions") or ():
+        excluded = _EXCLUDED.search(condition["expression"])
+        if condition["name"] == SELECTS_PEER_PODS and excluded:
+            return Namespaces(tuple(json.loads(excluded["names"])), tuple(_PREFIX.findall(excluded["prefixes"])))
+    return None
 
 
 def plan_policy(name: str, version: str, spec: dict, policy: dict | None, binding: dict | None) -> Plan:

@@ -8,17 +8,20 @@ rejects a pod after it was mutated, and the API server then does not return it. 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.namespaces import PROBE
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import AdmissionError, Namespaces
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import MUTATED_BY
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import AdmissionError
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import MUTATED_BY, exclusions, policy_path
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import excludes
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
+    MUTATING_POLICY_VERSIONS,
+    MUTATING_WEBHOOKS_PATH,
     NAMESPACES_PATH,
     RUNTIME_CLASSES_PATH,
 )
@@ -29,9 +32,18 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import
 # The pause between two dry runs, until the API server uses the new object. Seconds.
 PROBE_INTERVAL = 0.5
 
+# For how long a namespace may reject the pod only because the API server does not use the new object yet. Seconds.
+SETTLE_SECONDS = 10.0
+
 # The namespace that every cluster has, and how many others are tried if it rejects the pod.
 FIRST_NAMESPACE = "default"
 OTHER_NAMESPACES = 20
+
+# The name of the collection's webhook and of the operator's.
+WEBHOOK = "mwebhook.peerpods.io"
+
+# Whether a namespace, by its name, is left out.
+Excludes = Callable[[str], bool]
 
 MUTATED, NOT_MUTATED, REJECTED, NO_RUNTIME_CLASS = "mutated", "not_mutated", "rejected", "no_runtime_class"
 
@@ -48,25 +60,65 @@ class Proof:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Mutator:
+    """A registered webhook or policy that mutates peer pods, for messages, and the namespaces that it excludes."""
+
+    name: str
+    excludes: Excludes
+
+
+def registered(cluster: Cluster) -> list[Mutator]:
+    """The webhooks called WEBHOOK, and the policies of this collection; without the permission to read them, none."""
+    mutators = [
+        Mutator(f"MutatingWebhookConfiguration {configuration['metadata']['name']}", partial(excludes, webhook))
+        for configuration in _readable(cluster, MUTATING_WEBHOOKS_PATH)
+        for webhook in configuration.get("webhooks") or ()
+        if webhook["name"] == WEBHOOK
+    ]
+    for version in MUTATING_POLICY_VERSIONS:
+        if policies := _readable(cluster, policy_path(version)):
+            for policy in policies:
+                excluded = exclusions(policy["spec"])
+                if excluded is not None:
+                    name = f"MutatingAdmissionPolicy {policy['metadata']['name']}"
+                    mutators.append(Mutator(name, excluded.__contains__))
+            break
+    return mutators
+
+
+def _readable(cluster: Cluster, path: str) -> list[dict]:
+    """The objects of a collection; none if it is not served, or may not be read."""
+    try:
+        return list(cluster.list(path))
+    except ClusterError as error:
+        if error.status not in (403, 404):
+            raise
+        return []
+
+
 def verify(
     module: AnsibleModule,
     cluster: Cluster,
     subject: str,
     name: str,
-    excluded: Namespaces,
+    find: Callable[[], Iterable[str]],
     mark: str | None = None,
+    *,
+    is_new: bool,
 ) -> bool:
     """Whether a pod of each target RuntimeClass is mutated; False, with a warning, if that could not be verified.
 
-    `subject` is the webhook or the policy, for messages, and `name` is its name. With `mark`, only a mutation by the
-    policy with that fingerprint counts. Raises AdmissionError if a pod is not mutated within wait_timeout.
+    `subject` is the webhook or the policy, for messages, and `name` is its name. `find` returns the namespaces to try.
+    With `mark`, only a mutation by the policy with that fingerprint counts. With `is_new`, the API server may not use
+    it yet. Raises AdmissionError if a pod is not mutated within wait_timeout.
     """
     params = module.params
     proofs = {}
     for runtime_class in params["target_runtime_classes"]:
         pod = probe_pod(runtime_class, params["object_selector"], {MUTATED_BY: ""} if mark else None)
-        find = functools.partial(candidates, cluster, params["verify_namespace"], excluded)
-        proofs[runtime_class] = _wait(cluster, pod, find, name, mark, params["wait_timeout"])
+        settle_seconds = SETTLE_SECONDS if is_new else 0.0
+        proofs[runtime_class] = _wait(cluster, pod, find, name, mark, params["wait_timeout"], settle_seconds)
         if problem := _problem(subject, runtime_class, proofs[runtime_class], params):
             raise AdmissionError(problem)
     missing = [name for name, proof in proofs.items() if proof.state == NO_RUNTIME_CLASS]
@@ -82,10 +134,21 @@ def verify(
 
 
 def _wait(
-    cluster: Cluster, pod: dict, find: Callable[[], Iterable[str]], name: str, mark: str | None, seconds: float
+    cluster: Cluster,
+    pod: dict,
+    find: Callable[[], Iterable[str]],
+    name: str,
+    mark: str | None,
+    seconds: float,
+    settle_seconds: float,
 ) -> Proof:
-    """The proof once the pod is no longer returned without the mutation. `find` returns the namespaces to try."""
-    deadline = time.monotonic() + seconds
+    """The proof once the pod is no longer returned without the mutation.
+
+    Until `settle_seconds` have passed, a namespace may reject the pod because it is not mutated yet, such as by a quota
+    of cpu.
+    """
+    began = time.monotonic()
+    deadline, settled_at = began + seconds, began + min(seconds, settle_seconds)
     first: list[str] = []
     while True:
         # The namespaces before it rejected the pod. It may reject the mutated pod too, such as by a quota of peer pods.
@@ -96,9 +159,10 @@ def _wait(
             if not error.transient or time.monotonic() > deadline:
                 raise
         else:
-            if proof.state != NOT_MUTATED or time.monotonic() > deadline:
+            is_final = proof.state in (MUTATED, NO_RUNTIME_CLASS)
+            if is_final or time.monotonic() > (settled_at if proof.state == REJECTED else deadline):
                 return proof
-            first = [proof.namespace or FIRST_NAMESPACE]
+            first = [proof.namespace] if proof.namespace else []
         time.sleep(PROBE_INTERVAL)
 
 
@@ -149,7 +213,9 @@ def describe_proof(runtime_class: str, proof: Proof) -> str:
     )
 
 
-def candidates(cluster: Cluster, chosen: str | None, excluded: Namespaces) -> Iterator[str]:
+def candidates(
+    cluster: Cluster, chosen: str | None, is_excluded: Excludes, first: str = FIRST_NAMESPACE
+) -> Iterator[str]:
     """The namespaces to create the pod in, one after the other until one admits it; only the chosen one if there is
     one.
 
@@ -158,11 +224,29 @@ def candidates(cluster: Cluster, chosen: str | None, excluded: Namespaces) -> It
     if chosen:
         yield chosen
         return
-    if FIRST_NAMESPACE not in excluded:
-        yield FIRST_NAMESPACE
-    yield from itertools.islice(
-        (name for name in _existing(cluster) if name != FIRST_NAMESPACE and name not in excluded), OTHER_NAMESPACES
-    )
+    if not is_excluded(first):
+        yield first
+    others = (name for name in _existing(cluster) if name != first and not is_excluded(name))
+    yield from itertools.islice(others, OTHER_NAMESPACES)
+
+
+def candidates_without(
+    cluster: Cluster, chosen: str | None, registration: dict, others: Iterable[Mutator]
+) -> Iterator[str]:
+    """The namespaces that show whether `others` mutate peer pods without the webhook of this registration: it excludes
+    them, and not all of the others do. Its own namespace is the first one."""
+
+    def is_useless(name: str) -> bool:
+        return not excludes(registration, name) or is_excluded_by_all(others, name)
+
+    own = (registration["clientConfig"].get("service") or {}).get("namespace", FIRST_NAMESPACE)
+    return candidates(cluster, chosen, is_useless, own)
+
+
+def is_excluded_by_all(mutators: Iterable[Mutator], namespace: str) -> bool:
+    """Whether no pod of the namespace is mutated; False if no webhook or policy is known."""
+    verdicts = [mutator.excludes(namespace) for mutator in mutators]
+    return bool(verdicts) and all(verdicts)
 
 
 def _existing(cluster: Cluster) -> Iterator[str]:

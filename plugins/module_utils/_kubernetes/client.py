@@ -163,16 +163,19 @@ class Cluster:
     def replace(self, path: str, body: dict, **query: str) -> dict:
         return self._write("PUT", path, body, query)
 
-    def delete(self, path: str, resource_version: str | None = None, **query: str) -> None:
+    def delete(self, path: str, resource_version: str | None = None, *, uid: str | None = None) -> None:
         """Delete the object at `path`; an object that does not exist is not an error.
 
-        With `resource_version`, the object is deleted only if it still has that version (otherwise a 409).
+        With `resource_version` or `uid`, only an object that still has them is deleted (otherwise a 409).
         """
-        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if resource_version:
-            options["preconditions"] = {"resourceVersion": resource_version}
+        preconditions = {"resourceVersion": resource_version, "uid": uid}
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {key: value for key, value in preconditions.items() if value},
+        }
         try:
-            self._request("DELETE", path, options, query)
+            self._request("DELETE", path, options)
         except ClusterError as error:
             if error.status != 404:
                 raise

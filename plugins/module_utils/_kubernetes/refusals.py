@@ -101,6 +101,10 @@ _CAUSES = (
         "The RuntimeClass {runtime_class} does not exist: the operator creates it for a KataConfig. {no_permissions}",
     ),
     (
+        r"UID in (?:the )?precondition",
+        "Another client has deleted this object and created a new one of the same name. Run the task again.",
+    ),
+    (
         r'namespaces "(?P<namespace>[^"]+)" not found',
         "Create the namespace {namespace} first.",
     ),

@@ -153,6 +153,8 @@ class PersistentClient(K8SDynamicClient):
         self.host = client.configuration.host
         # The writes so far, for the result of a module that fails later: "PATCH /api/v1/…".
         self.writes: list[str] = []
+        # The uids of the objects that were read, by path.
+        self._uids: dict[str, str] = {}
         client.rest_client = _without_retries(client.configuration)
         super().__init__(client, *args, **kwargs)
 
@@ -168,6 +170,10 @@ class PersistentClient(K8SDynamicClient):
                 raise
             result.body = str(error)
             raise result from None
+        if method.upper() == "GET":
+            # kubernetes.core deletes objects that it has listed.
+            for item in response.content.get("items") or ():
+                self._remember(f"/{path.strip('/')}/{item['metadata'].get('name')}", item)
         return serializer(self, response.content) if serialize else response
 
     def send(self, method: str, path: str, body: Any = None, **params: Any) -> Response:
@@ -176,11 +182,19 @@ class PersistentClient(K8SDynamicClient):
         A request that changes nothing is repeated after a transient failure. So is a write: a name is created only
         once, and an update has the resourceVersion that was read, or is idempotent. If a response was lost, the object
         shows the result. Where no object can show it (the API server generates the name, or the body is a JSON patch),
-        a write is repeated only if it was not processed.
+        a write is repeated only if it was not processed. A deletion applies to the object that was read: another
+        client may have created a new one of the same name since.
         """
         path = f"/{path.lstrip('/')}"
+        if method == "GET":
+            response = _persist(functools.partial(self._attempt, method, path, body, **params))
+            self._remember(path, response.content)
+            return response
+        is_stored = not (_is_dry_run(params) or _stores_nothing(body))
+        if method == "DELETE" and is_stored:
+            body = self._of_one_object(path, body)
         attempt = functools.partial(self._attempt, method, path, body, **params)
-        if method == "GET" or _is_dry_run(params) or _stores_nothing(body):
+        if not is_stored:
             return _persist(attempt)
         object_path = _object_path(method, path, body)
         settled = None
@@ -192,6 +206,8 @@ class PersistentClient(K8SDynamicClient):
             self.writes.append(f"{method} {path} (perhaps)")
             raise
         self.writes.append(f"{method} {path}")
+        if object_path is not None:
+            self._remember(object_path, response.content)
         return response
 
     def watch(self, path: str, query: Mapping[str, Any], timeout: float) -> Any:
@@ -200,6 +216,27 @@ class PersistentClient(K8SDynamicClient):
             self._send_once, "GET", path, None, query_params=list(query.items()), _request_timeout=timeout
         )
         return _persist(attempt)
+
+    def _remember(self, path: str, content: Mapping[str, Any]) -> None:
+        if uid := (content.get("metadata") or {}).get("uid"):
+            self._uids[path] = uid
+
+    def _of_one_object(self, path: str, options: Any) -> Any:
+        """The DeleteOptions for the object that was read, or else for the one that exists now."""
+        preconditions = (options or {}).get("preconditions") or {}
+        if "uid" in preconditions:
+            return options
+        if path not in self._uids:
+            try:
+                self.send("GET", path)
+            except ClusterError as error:
+                # A user may have the permission to delete an object, but not to read it.
+                if error.status != 403:
+                    raise
+        if path not in self._uids:
+            return options
+        preconditions = {**preconditions, "uid": self._uids[path]}
+        return {"apiVersion": "v1", "kind": "DeleteOptions", **(options or {}), "preconditions": preconditions}
 
     def _settled(self, method: str, object_path: str, body: Any) -> Response | None:
         """The response to a write whose response was lost, from its object; None if the write was not applied."""
@@ -376,7 +413,8 @@ def _object_path(method: str, path: str, body: Any) -> str | None:
 def _is_applied(method: str, body: Any, current: dict) -> bool:
     """Whether `current` is the object that a write of `body` results in."""
     if method == "DELETE":
-        return "deletionTimestamp" in current["metadata"]
+        uid = ((body or {}).get("preconditions") or {}).get("uid")
+        return "deletionTimestamp" in current["metadata"] or uid not in (None, current["metadata"]["uid"])
     metadata = body.get("metadata", {})
     own_metadata = {key: value for key, value in metadata.items() if key not in BOOKKEEPING}
     content = {key: value for key, value in body.items() if key not in ("metadata", "stringData")}
