@@ -743,26 +743,28 @@ class Agent:
             for name, report in list(self._reports.items()):
                 if pool := self._pools.get(name):
                     try:
-                        await self._publish(pool, report, before.get(name, Report()))
+                        await self._announce(pool, report, before.get(name, Report()))
                     except ApiError as error:
-                        # The other pools are reported all the same.
+                        # The status, and the other pools, are reported all the same.
                         log.warning("Retrying: %s", error)
                         self._reports[name] = before.get(name, Report())
+                        failed = True
+                    try:
+                        await self._write_status(pool, report)
+                    except ApiError as error:
+                        log.warning("Retrying: %s", error)
                         failed = True
             if failed:
                 self._to_report.set()
             failures = failures + 1 if failed else 0
             await asyncio.sleep(REPORT_INTERVAL + (backoff(failures) if failures else 0))
 
-    async def _publish(self, pool: Pool, report: Report, before: Report) -> None:
-        """Log the new problems of a pool. For a PeerPodConfig, write its status and Events as well.
+    async def _announce(self, pool: Pool, report: Report, before: Report) -> None:
+        """Log the new problems of a pool. For a PeerPodConfig, create Events as well.
 
         Problems of other pools are only in the log and the metrics: an Event about a ConfigMap is rarely noticed.
         """
-        config = self._configs.items.get(pool.name) if pool.source == PEER_POD_CONFIG else None
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if config and self._may_write_status():
-            await self._write_status(config, report, now)
+        config = self._config_of(pool)
         for problem, message in report.problems.items():
             if problem in before.problems and report.version == before.version:
                 continue
@@ -779,12 +781,16 @@ class Agent:
             try:
                 await self._kube.create(
                     f"{NAMESPACE.format(namespace=segment(namespace))}/events",
-                    event(config, namespace, problem, message, FIELD_MANAGER, now),
+                    event(config, namespace, problem, message, FIELD_MANAGER, _now()),
                     OnlyMetadata,
                 )
             except ApiError as error:
                 if error.status != 409:  # the Event exists
                     raise
+
+    def _config_of(self, pool: Pool) -> Pool | None:
+        """Return the PeerPodConfig of a pool as of now; None if the pool has another source."""
+        return self._configs.items.get(pool.name) if pool.source == PEER_POD_CONFIG else None
 
     def _may_write_status(self) -> bool:
         """Return whether a write to the status of a PeerPodConfig does not cost any peer pod.
@@ -796,13 +802,16 @@ class Agent:
         """
         return self._generation != 1 or len(self._configs.items) < 2
 
-    async def _write_status(self, config: Pool, report: Report, now: str) -> None:
-        """Write the fields that have changed in the status of a PeerPodConfig."""
+    async def _write_status(self, pool: Pool, report: Report) -> None:
+        """Write the fields that have changed in the status of the pool's PeerPodConfig, if it has one."""
+        config = self._config_of(pool)
+        if config is None or not self._may_write_status():
+            return
         observed = config.observed
         status: dict[str, Any] = {}
         if report.complete and not observed.setup_completed:
             status["setupCompleted"] = True
-        current = conditions(report, observed, self._resource, now)
+        current = conditions(report, observed, self._resource, _now())
         if self._has_conditions and current != observed.conditions:
             status["conditions"] = current
         if status:
@@ -842,6 +851,10 @@ def _to_ready_node(raw: _RawAdaptor, _previous: str | None) -> str | None:
     """Return the node of a cloud-api-adaptor pod if it is Ready and not being deleted."""
     is_ready = any(c.type == "Ready" and c.status == "True" for c in raw.status.conditions)
     return raw.spec.node_name if is_ready and raw.metadata.deletion_timestamp is None else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _completed(request: Awaitable[Any]) -> None:

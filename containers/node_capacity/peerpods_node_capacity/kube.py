@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import ssl
@@ -54,6 +55,10 @@ WATCH_DURATION = 240
 # Seconds without an event on a watch after which it counts as lost: the API server sends a bookmark every minute,
 # except if the resourceVersion of the watch is in the future, as after a restore of etcd from a backup.
 WATCH_SILENCE = 75.0
+
+# Seconds until the files of the login, after they could not be loaded, are loaded again even if they are unchanged: the
+# process may have had no file descriptor left.
+LOGIN_INTERVAL = 5.0
 
 Kind = TypeVar("Kind")
 
@@ -180,6 +185,9 @@ class Kube:
         self._login = _Login.load()
         # The files of the login as of the last attempt to load it.
         self._files = self._login.files
+        # When to load it again although its files are unchanged, and why the last attempt failed.
+        self._load_again_at = math.inf
+        self._load_failure = ""
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             # The API server sets no cookies; looking for them takes time.
@@ -333,14 +341,18 @@ class Kube:
     def _current_login(self) -> _Login:
         """Return the login, from files as they are now. If they cannot be used, the previous one stays in use."""
         files = {path: _version(path) for path in self._files}
-        if files != self._files:
+        if files != self._files or time.monotonic() > self._load_again_at:
             self._files = files
             try:
                 self._login = _Login.load()
             except ConfigError as error:
-                log.warning("%s The previous login stays in use.", error)
+                self._load_again_at = time.monotonic() + LOGIN_INTERVAL
+                if str(error) != self._load_failure:
+                    self._load_failure = str(error)
+                    log.warning("%s The previous login stays in use. The files are loaded again soon.", error)
             else:
                 self._files = self._login.files
+                self._load_again_at, self._load_failure = math.inf, ""
                 log.info("Loaded the Kubernetes login again, because its files have changed.")
         return self._login
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import ssl
 import threading
 import time
@@ -427,6 +428,46 @@ def test_a_status_that_cannot_be_written_does_not_keep_other_pools_from_being_re
     assert (event["involvedObject"]["name"], event["reason"]) == ("d", "InvalidLimit")
 
 
+def test_a_problem_has_an_event_although_the_status_cannot_be_written(scripted, caplog):
+    invalid = {"metadata": {"name": "c", "resourceVersion": "1", "uid": "1"}, "spec": {"limit": "many"}}
+
+    def answer(request):
+        match request:
+            case {"path": path, "watch": False, "method": "GET"} if path == CONFIGS:
+                return page("1", invalid)
+            case {"method": "PATCH", "path": path} if path == f"{CONFIGS}/c/status":
+                return json_answer(status(403, "peerpodconfigs/status is forbidden"), 403)
+            case {"method": "POST", "path": "/api/v1/namespaces/ns/events"}:
+                return json_answer({"metadata": {"resourceVersion": "7"}}, 201)
+            case _:
+                return default_answer(request)
+
+    api = scripted(answer)
+    # The status is tried again.
+    run_until(agent, lambda: api.count(method="PATCH", path=f"{CONFIGS}/c/status") > 1)
+    (event,) = (json.loads(r["body"]) for r in api.requests if r["path"].endswith("/events"))
+    assert (event["involvedObject"]["name"], event["reason"]) == ("c", "InvalidLimit")
+    # It is announced once, while it is tried again.
+    assert caplog.text.count("spec.limit must be a whole number") == 1
+
+
+def test_a_status_is_written_although_an_event_cannot_be_created(scripted):
+    invalid = {"metadata": {"name": "c", "resourceVersion": "1", "uid": "1"}, "spec": {"limit": "many"}}
+
+    def answer(request):
+        match request:
+            case {"path": path, "watch": False, "method": "GET"} if path == CONFIGS:
+                return page("1", invalid)
+            case {"method": "POST", "path": "/api/v1/namespaces/ns/events"}:
+                return json_answer(status(403, "exceeded quota: no-events"), 403)
+            case _:
+                return default_answer(request)
+
+    api = scripted(answer)
+    run_until(agent, lambda: api.count(method="PATCH", path=f"{CONFIGS}/c/status"))
+    run_until(agent, lambda: api.count(method="POST", path="/api/v1/namespaces/ns/events") > 1)
+
+
 def test_a_collection_that_is_no_longer_served_is_empty(scripted):
     """Its objects are removed from the mirror without an event, and the mirror stays synced."""
     served = True
@@ -723,6 +764,32 @@ def test_a_rotated_token_is_read_again(scripted, tmp_path):
         await kube.close()
 
     asyncio.run(patch_around_a_rotation())
+
+
+def test_a_token_that_was_rotated_while_no_file_descriptor_was_left_is_read_again(scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr("peerpods_node_capacity.kube.LOGIN_INTERVAL", 0.0)
+    scripted(
+        lambda request: (
+            default_answer(request)
+            if request["token"] == "Bearer second"
+            else json_answer(status(401, "Unauthorized"), 401)
+        )
+    )
+
+    async def patch_around_a_shortage() -> None:
+        kube = Kube()
+        (tmp_path / "token").write_text("second")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(ApiError, match="no response"):
+                await kube.patch("/api/v1/nodes/a/status", {}, OnlyMetadata)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await kube.patch("/api/v1/nodes/a/status", {}, OnlyMetadata)
+        await kube.close()
+
+    asyncio.run(patch_around_a_shortage())
 
 
 def test_a_rotated_ca_is_read_again(scripted, tmp_path, caplog):
