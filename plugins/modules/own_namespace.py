@@ -42,11 +42,19 @@ options:
   removed_names:
     description:
       - >-
-        The values of the label C(app.kubernetes.io/name) of those objects of this collection that are removed, an empty
-        string for objects without that label. Other objects of this collection keep the namespace.
+        The values of the label C(app.kubernetes.io/name) of those objects of this collection that are removed. Other
+        objects of this collection keep the namespace, except O(removed_objects).
       - If not set, all objects of this collection are removed.
     type: list
     elements: str
+  removed_objects:
+    description:
+      - >-
+        With O(removed_names), the objects of this collection without that label that are removed, each as kind/name,
+        such as V(ConfigMap/peer-pods-cm).
+    type: list
+    elements: str
+    default: []
   of_operator:
     description:
       - Whether the namespace is that of the operator, and the operator is removed.
@@ -141,6 +149,7 @@ def judge(cluster: Cluster, params: dict[str, Any], namespace: dict) -> dict[str
         content.objects,
         content.namespaced,
         removed_names=params["removed_names"],
+        removed_objects=params["removed_objects"],
         of_operator=params["of_operator"],
     )
     reason = ""
@@ -209,6 +218,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["absent"], "default": "absent"},
             "removed_names": {"type": "list", "elements": "str"},
+            "removed_objects": {"type": "list", "elements": "str", "default": []},
             "of_operator": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
         }

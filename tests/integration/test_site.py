@@ -173,6 +173,8 @@ def test_the_next_run_creates_no_object_twice(installed: Site):
     assert sorted(opened) == [(9000, "tcp"), (15150, "tcp")]
 
 
+MARK = "app.kubernetes.io/part-of=osc.peerpods"
+
 CLUSTER = {
     "infrastructure_name": openshift.INFRASTRUCTURE_NAME,
     "platform": "AWS",
@@ -411,6 +413,28 @@ class TestTeardown:
             "advertising_nodes": 0,
             "security_rules": [],
         }
+
+    def test_the_agent_stays_in_the_operators_namespace(self, installed: Site, teardown: RoleAlone):
+        """If only the operator is removed, and the agent and its limits are in the same namespace."""
+        label = {"app.kubernetes.io/part-of": "osc.peerpods"}
+        metadata = {"namespace": OPERATOR_NAMESPACE, "labels": label}
+        agent = {**metadata, "labels": {**label, "app.kubernetes.io/name": "peerpods-node-capacity"}}
+        installed.cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE, "labels": label}},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"}},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peerpods-limits"}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**agent, "name": "agent"}},
+        )
+        shared = ("-e", f"node_capacity_namespace={OPERATOR_NAMESPACE}")
+        output = succeed(teardown.run, *shared, "--tags", "operator_install")
+        assert stays(output)["namespaces"] == [OPERATOR_NAMESPACE]
+        assert "this collection still uses ConfigMap/peerpods-limits, ServiceAccount/agent." in output
+        remaining = installed.cluster.get("configmaps,serviceaccounts", "-n", OPERATOR_NAMESPACE, "-l", MARK)["items"]
+        assert [item["metadata"]["name"] for item in remaining] == ["peerpods-limits", "agent"]
+        output = succeed(teardown.run, *shared)
+        assert stays(output)["namespaces"] == []
+        namespaces = installed.cluster.get("namespaces")["items"]
+        assert OPERATOR_NAMESPACE not in [item["metadata"]["name"] for item in namespaces]
 
     def test_a_second_run_changes_nothing(self, installed: Site, teardown: RoleAlone):
         with installed.unchanged():

@@ -92,15 +92,16 @@ def plan_removal(
     namespaced: Collection[tuple[str, str]],
     *,
     removed_names: Collection[str] | None = None,
+    removed_objects: Collection[str] = (),
     of_operator: bool = False,
 ) -> Removal:
     """The verdict about each object, which is the same before and after the objects of the collection were deleted.
 
     `objects` have `group`, `kind` and `metadata`. `removed_names` are the values of the label app.kubernetes.io/name of
-    those objects of the collection that are removed ("": objects without that label; None: all of them). With
-    `of_operator`, the operator is removed too.
+    those objects of the collection that are removed, `removed_objects` those without that label, each as kind/name; if
+    `removed_names` is None, all of them. With `of_operator`, the operator is removed too.
     """
-    reader = _Reader(list(objects), namespaced, removed_names, of_operator)
+    reader = _Reader(list(objects), namespaced, removed_names, removed_objects, of_operator)
     return Removal(
         own=reader.named("own"),
         others=reader.named("other"),
@@ -114,11 +115,13 @@ class _Reader:
         objects: list[dict],
         namespaced: Collection[tuple[str, str]],
         removed_names: Collection[str] | None,
+        removed_objects: Collection[str],
         of_operator: bool,
     ):
         self.objects = objects
         self.namespaced = namespaced
         self.removed_names = removed_names
+        self.removed_objects = removed_objects
         self.of_operator = of_operator
         self.uids = {entry["metadata"]["uid"] for entry in objects}
         self.names = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
@@ -134,13 +137,18 @@ class _Reader:
             return ""
         name = _name_in_collection(metadata)
         if name is not None:
-            return "own" if self.removed_names is None or name in self.removed_names else "in use"
+            return "own" if self._is_removed(name, entry) else "in use"
         if self.of_operator and _is_of_operator(entry):
             return "own"
         owners = metadata.get("ownerReferences") or []
         if owners:
             return "" if all(map(self._follows, owners)) else "other"
         return "" if self._is_made_for_another(entry) else "other"
+
+    def _is_removed(self, name: str, entry: dict) -> bool:
+        if self.removed_names is None:
+            return True
+        return name in self.removed_names if name else _reference(entry) in self.removed_objects
 
     def _is_of_cluster(self, entry: dict) -> bool:
         name, kind = entry["metadata"]["name"], entry["kind"]

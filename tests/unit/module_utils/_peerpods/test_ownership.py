@@ -168,16 +168,31 @@ def labelled(name: str | None) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("removed_names", "own", "in_use"),
+    ("removed_names", "removed_objects", "own", "in_use"),
     [
-        (["webhook"], ["Deployment/webhook"], ["Deployment/agent", "Deployment/limits"]),
-        (["webhook", "agent"], ["Deployment/agent", "Deployment/webhook"], ["Deployment/limits"]),
-        (["webhook", "agent", ""], ["Deployment/agent", "Deployment/limits", "Deployment/webhook"], []),
-        (None, ["Deployment/agent", "Deployment/limits", "Deployment/webhook"], []),
+        (["webhook"], [], ["Deployment/webhook"], ["Deployment/agent", "Deployment/limits"]),
+        (["webhook", "agent"], [], ["Deployment/agent", "Deployment/webhook"], ["Deployment/limits"]),
+        (
+            ["webhook", "agent"],
+            ["Deployment/limits"],
+            ["Deployment/agent", "Deployment/limits", "Deployment/webhook"],
+            [],
+        ),
+        # A container is named by its label, and other objects by their kind as well.
+        (
+            [],
+            ["Deployment/agent", "ConfigMap/limits"],
+            [],
+            ["Deployment/agent", "Deployment/limits", "Deployment/webhook"],
+        ),
+        (None, [], ["Deployment/agent", "Deployment/limits", "Deployment/webhook"], []),
     ],
 )
-def test_containers_that_share_a_namespace(removed_names: list[str] | None, own: list[str], in_use: list[str]):
-    plan = planned(labelled("webhook"), labelled("agent"), labelled(None), removed_names=removed_names)
+def test_parts_that_share_a_namespace(
+    removed_names: list[str] | None, removed_objects: list[str], own: list[str], in_use: list[str]
+):
+    objects = labelled("webhook"), labelled("agent"), labelled(None)
+    plan = planned(*objects, removed_names=removed_names, removed_objects=removed_objects)
     assert (plan.own, plan.in_use, plan.others) == (own, in_use, [])
 
 
