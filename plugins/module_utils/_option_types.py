@@ -7,11 +7,16 @@ Validation does not change a variable: what is a string on a command line or in 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_dict, check_type_list
 from ansible.module_utils.common.yaml import yaml_load
+
+# Ansible reads YAML with it.
+with contextlib.suppress(ImportError):
+    from yaml import YAMLError
 
 
 def as_bool(value: Any) -> bool:
@@ -35,5 +40,15 @@ def as_list(value: Any, elements: str = "str") -> list:
 
 def _split(text: str) -> list:
     if text.strip().startswith(("[", "- ")):
-        return yaml_load(text)
+        return _of_yaml(text)
     return [part.strip() for part in re.split("[,\n]", text) if part.strip()]
+
+
+def _of_yaml(text: str) -> list:
+    try:
+        value = yaml_load(text)
+    except YAMLError:
+        value = None
+    if not isinstance(value, list):
+        raise TypeError(f'{text!r} is not a list. Write it as a,b or as a list in JSON or YAML, such as ["a", "b"].')
+    return value

@@ -15,7 +15,7 @@ description:
   - >-
     Takes five requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
     (one more request for each further 500), the ConfigMap C(peer-pods-cm), and a SelfSubjectAccessReview, which stores
-    nothing. O(details) takes twelve more.
+    nothing. O(details) takes thirteen more.
   - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -52,12 +52,13 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes twelve more requests: the version of the API server, the resources of C(admissionregistration.k8s.io/v1),
-        the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the PackageManifests of the operator, for
-        RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of
-        O(operator_namespace), and for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up
-        to two more if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor
-        has annotated a node.
+        Takes thirteen more requests: the version of the API server, the resources of
+        C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the
+        PackageManifests of the operator, the Subscriptions of O(operator_namespace), for RV(details.operator) the
+        PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that namespace, and for
+        RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up to two more if
+        MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has annotated
+        a node.
     type: bool
     default: false
   operator_namespace:
@@ -364,6 +365,34 @@ details:
           type: list
           elements: str
           sample: []
+    subscription:
+      description: >-
+        The Subscription of the operator, as in RV(osc.peerpods.operator_info#module:subscription); null if it does not
+        exist.
+      type: dict
+      contains:
+        name:
+          description: The name of the Subscription.
+          type: str
+        channel:
+          description: The channel, null if the Subscription uses the default channel of the catalog.
+          type: str
+        source:
+          description: The name of the CatalogSource.
+          type: str
+        source_namespace:
+          description: The namespace of the CatalogSource.
+          type: str
+        approval:
+          description: V(Automatic) or V(Manual).
+          type: str
+        installed_csv:
+          description: The installed ClusterServiceVersion, null if none is installed.
+          type: str
+        current_csv:
+          description: The ClusterServiceVersion that OLM installs or has installed, null if none is known.
+          type: str
+      sample: null
     catalogs:
       description: The catalogs that have the operator, null if the cluster serves no PackageManifests.
       type: list
@@ -410,7 +439,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     ClusterError,
     cluster_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import read_package_manifests
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
+    read_package_manifests,
+    read_subscription,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import describe_subscription
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
@@ -478,6 +511,7 @@ def read_details(cluster: Cluster, nodes: list[dict], operator_namespace: str, a
         "admission_apis": lambda: admission_apis(cluster),
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
         "webhooks": lambda: list(cluster.list(MUTATING_WEBHOOKS_PATH)),
+        "subscription": lambda: describe_subscription(read_subscription(cluster, operator_namespace)),
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
         "limits": lambda: describe_agent(cluster, agent_namespace),

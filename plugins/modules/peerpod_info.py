@@ -32,8 +32,9 @@ options:
   namespace:
     description:
       - >-
-        The namespace of the operator. If not set, C(openshift-sandboxed-containers-operator), and on operators up to
-        1.8 the PeerPodConfigs of every namespace.
+        The namespace of the operator, which has the limits. If not set, C(openshift-sandboxed-containers-operator), and
+        on operators up to 1.8 the PeerPodConfigs of every namespace. An operator in another namespace is then not
+        found.
       - Nodes and pods are those of the whole cluster in any case.
     type: str
   runtime_classes:

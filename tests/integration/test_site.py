@@ -342,6 +342,7 @@ class TestTeardown:
         finally:
             installed.cluster.kubectl("delete", "pod", *pods, "--force", "--grace-period=0")
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
+        assert "A KataConfig of this collection is not removed while they exist, also with teardown_force" in message
         assert "Pods with the RuntimeClass kata, kata-remote exist: default/app, default/plain. " in forced
         assert "The operator and its KataConfig were not changed" in forced
 

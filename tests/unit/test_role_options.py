@@ -223,8 +223,8 @@ READERS = [
     Reads("operator_info", "namespace", "operator_install_namespace"),
     Reads("operator_wait", "namespace", "operator_install_namespace", lambda a: a["wait_for"] == "operator"),
     Reads("operator_wait", "runtime_classes", "webhook_target_runtime_classes", lambda a: a["wait_for"] == "pods"),
-    # Without a namespace, the pools of all namespaces are read.
-    Reads("peerpod_info", "namespace", "operator_install_namespace", lambda a: "namespace" in a),
+    # Pods are those of all namespaces, pools those of the operator.
+    Reads("peerpod_info", "namespace", "operator_install_namespace", lambda a: len(a) > 1),
     Reads("peerpod_info", "runtime_classes", "webhook_target_runtime_classes"),
     # Bounds of the cloud are those of pools.
     Reads("peerpod_info", "cloud_capacity.name", "node_capacity_cloud_capacity_configmap", lambda a: len(a) > 1),

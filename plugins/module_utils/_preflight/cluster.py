@@ -143,6 +143,7 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "advertisers": readings.get("advertisers"),
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
+        "subscription": readings.get("subscription"),
         "catalogs": None if packages is None else [_catalog(package) for package in packages],
         "unread": unread,
     }

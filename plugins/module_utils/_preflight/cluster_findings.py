@@ -224,7 +224,7 @@ def _runtime_class(cluster: Mapping) -> dict:
 
 def _channel(cluster: Mapping, settings: Mapping) -> dict:
     catalogs = cluster["details"]["catalogs"]
-    channel = settings["channel"]
+    channel = _requested_channel(catalogs or (), settings)
     source, namespace = settings["source"], settings["source_namespace"]
     if "packages" in cluster["details"]["unread"]:
         return unknown_finding("operator-channel", cluster, "packages")
@@ -236,17 +236,13 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
             "If the catalog does not have the channel, OLM does not install the operator.",
             "Check that the Operator Lifecycle Manager (OLM) runs.",
         )
-    channels = [
-        catalog["channels"] for catalog in catalogs if (catalog["name"], catalog["namespace"]) == (source, namespace)
-    ]
+    channels = [catalog["channels"] for catalog in _requested_catalogs(catalogs, settings)]
     if any(channel in names for names in channels):
         return finding("operator-channel", "ok", f"{source} has the channel {channel}.")
     offered = [
         f"{catalog['name']} in {catalog['namespace']} ({', '.join(catalog['channels'])})" for catalog in catalogs
     ]
-    # An installed operator needs its catalog only for an upgrade.
-    needed = settings["installs"] and not cluster["details"]["runtime_class"]
-    status = "error" if needed else "warning"
+    status = "error" if settings["installs"] and not _keeps_operator(cluster["details"], settings) else "warning"
     lack = f"does not have the channel {channel}" if channels else "does not have the operator"
     return finding(
         "operator-channel",
@@ -261,12 +257,13 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
 
 def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     """Whether the version to install supports this OpenShift; other findings report an unknown version."""
-    openshift, channel, source = cluster["version"], settings["channel"], settings["source"]
+    catalogs, openshift, source = cluster["details"]["catalogs"] or (), cluster["version"], settings["source"]
+    channel = _requested_channel(catalogs, settings)
     # An installed operator is not installed again; the head of the channel is the version to which it can be upgraded.
-    csv = None if cluster["details"]["runtime_class"] else settings["starting_csv"]
+    csv = None if _is_installed(cluster["details"]) else settings["starting_csv"]
     summary = f"operator_install_starting_csv is {csv}"
     if not csv:
-        csv = _head(cluster["details"]["catalogs"] or (), settings)
+        csv = next((catalog["heads"].get(channel) for catalog in _requested_catalogs(catalogs, settings)), None)
         summary = f"{channel} of {source} has {csv}"
     if not csv or not openshift:
         return
@@ -302,11 +299,28 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     yield finding("operator-version", "ok", f"{summary}.")
 
 
-def _head(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
-    """The newest CSV of the requested channel."""
+def _is_installed(details: Mapping) -> bool:
+    """Whether an operator is installed; without a Subscription, its RuntimeClass shows it."""
+    subscription = details["subscription"]
+    return bool(subscription["installed_csv"] if subscription else details["runtime_class"])
+
+
+def _keeps_operator(details: Mapping, settings: Mapping) -> bool:
+    """Whether a run leaves the installed operator in its channel. It then needs its catalog only for an upgrade."""
+    subscription = details["subscription"] or settings
+    names = ("channel", "source", "source_namespace")
+    return _is_installed(details) and all(subscription[name] == settings[name] for name in names)
+
+
+def _requested_catalogs(catalogs: Iterable[Mapping], settings: Mapping) -> list[Mapping]:
     requested = (settings["source"], settings["source_namespace"])
-    heads = (catalog["heads"] for catalog in catalogs if (catalog["name"], catalog["namespace"]) == requested)
-    return next((head[settings["channel"]] for head in heads if settings["channel"] in head), None)
+    return [catalog for catalog in catalogs if (catalog["name"], catalog["namespace"]) == requested]
+
+
+def _requested_channel(catalogs: Iterable[Mapping], settings: Mapping) -> str | None:
+    """The channel that is set, or else the default channel of the catalog; None if the catalog is unknown."""
+    defaults = (catalog["default_channel"] for catalog in _requested_catalogs(catalogs, settings))
+    return settings["channel"] or next(defaults, None)
 
 
 def _webhooks(cluster: Mapping, manager: str) -> dict:

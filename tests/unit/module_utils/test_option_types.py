@@ -80,6 +80,12 @@ def test_a_list_without_a_value_is_rejected_or_empty(name: str):
     assert result.error_messages or as_list(None, option.get("elements", "str")) == []
 
 
+@pytest.mark.parametrize("text", ["[a", "[a]: b", "- a\n b: c", "['a", "[a] b"])
+def test_what_begins_like_a_list_is_one(text: str):
+    with pytest.raises(TypeError, match="is not a list"):
+        as_list(text)
+
+
 @pytest.mark.parametrize("value", ["maybe", "", "2"])
 def test_what_is_no_boolean_is_not_guessed(value: object):
     with pytest.raises(TypeError, match="not a valid boolean"):

@@ -187,6 +187,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "advertisers": None,
         "operator": None,
         "limits": None,
+        "subscription": None,
         "catalogs": None,
         "unread": {"webhooks": "no"},
     }

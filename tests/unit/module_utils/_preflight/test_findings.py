@@ -18,6 +18,7 @@ CATALOG = {
     "namespace": "openshift-marketplace",
     "channels": ["stable"],
     "heads": {"stable": "sandboxed-containers-operator.v1.10.1"},
+    "default_channel": "stable",
 }
 OVERHEAD = {"handler": "kata-remote", "overhead": {"memory": "350Mi", "cpu": "250m"}}
 
@@ -75,6 +76,7 @@ CLUSTER = {
         "advertisers": [],
         "operator": OPERATOR,
         "limits": {"agent_deployed": False, "problems": []},
+        "subscription": None,
         "catalogs": [CATALOG],
         "unread": {},
     },
@@ -248,7 +250,20 @@ AGENT = {
 }
 TYPE = ("sizes", "instance_types", 0)
 MANY = [{**WORKER, "name": f"n{index:02}", "ready": False} for index in range(12)]
-PREVIEW = {**CATALOG, "channels": ["preview"], "heads": {"preview": "x.v1"}}
+PREVIEW = {
+    **CATALOG,
+    "channels": ["preview"],
+    "heads": {"preview": "sandboxed-containers-operator.v1.12.1"},
+    "default_channel": "preview",
+}
+SUBSCRIPTION = {
+    "channel": "stable",
+    "source": "redhat-operators",
+    "source_namespace": "openshift-marketplace",
+    "installed_csv": "sandboxed-containers-operator.v1.10.1",
+}
+NOT_INSTALLED = {**SUBSCRIPTION, "installed_csv": None}
+DEFAULT_CHANNEL = ("settings", "channel", None)
 
 
 def head(csv: str) -> tuple:
@@ -339,6 +354,34 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "error",
             "does not have the channel stable",
         ),
+        # An installed operator in the same channel does not need its catalog.
+        (
+            "operator-channel",
+            [detail("catalogs", [PREVIEW]), detail("subscription", SUBSCRIPTION)],
+            "warning",
+            "stable",
+        ),
+        (
+            "operator-channel",
+            [detail("catalogs", [PREVIEW]), detail("subscription", SUBSCRIPTION), detail("runtime_class", None)],
+            "warning",
+            "does not have the channel stable",
+        ),
+        (
+            "operator-channel",
+            [detail("catalogs", [PREVIEW]), detail("subscription", {**SUBSCRIPTION, "channel": "candidate"})],
+            "error",
+            "does not have the channel stable",
+        ),
+        ("operator-channel", [detail("catalogs", [PREVIEW]), detail("subscription", NOT_INSTALLED)], "error", "stable"),
+        # A Subscription without a channel has the default channel of its catalog.
+        ("operator-channel", [detail("catalogs", [PREVIEW]), DEFAULT_CHANNEL], "ok", "has the channel preview."),
+        (
+            "operator-version",
+            [detail("catalogs", [PREVIEW]), DEFAULT_CHANNEL],
+            "warning",
+            "preview of redhat-operators",
+        ),
         (
             "operator-version",
             [],
@@ -395,6 +438,8 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ),
         ("operator-version", [PINNED, detail("runtime_class", None), detail("catalogs", None)], "ok", "v1.4.1"),
         ("operator-version", [PINNED], "ok", "v1.10.1, which"),
+        ("operator-version", [PINNED, detail("subscription", SUBSCRIPTION)], "ok", "v1.10.1, which"),
+        ("operator-version", [PINNED, detail("subscription", NOT_INSTALLED)], "ok", "v1.4.1"),
         ("other-webhooks", [unread("webhooks")], "unknown", UNREAD),
         ("other-webhooks", [detail("webhooks", [COLLECTIONS])], "ok", "No other webhook"),
         (
