@@ -34,8 +34,12 @@ SHARED_GROUPS = (
 )
 
 
-# Marks the rules.
-CLUSTER = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+# Marks the rules. The ports are those of the product documentation, as in the other contenders, without 9000/udp.
+CLUSTER = {
+    "cluster_name": openshift.INFRASTRUCTURE_NAME,
+    "cluster_id": openshift.CLUSTER_ID,
+    "ports": [{"port": port} for port in PORTS],
+}
 
 
 def amazon_aws(instance_ids: str) -> list[dict]:

@@ -25,8 +25,16 @@ from tests.support import ROOT
 from .contenders import DOCUMENTED, IDLE, OURS, Contender, Job, World
 from .kubernetes import NODES
 
-RULES = ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal")
-IDENTITY = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+# Those of the product documentation: name, priority and port.
+RULES = (("Allow-Kata-Agent-Internal", 112, 15150), ("Allow-VXLAN-Internal", 111, 9000))
+# Every contender adds the same rules.
+CLUSTER = {
+    "cluster_name": openshift.INFRASTRUCTURE_NAME,
+    "cluster_id": openshift.CLUSTER_ID,
+    "rules": [
+        {"name": name, "priority": priority, "destination_port_ranges": [str(port)]} for name, priority, port in RULES
+    ],
+}
 
 # The package ansible has the collection; these are the further requirements of the collection.
 COLLECTIONS = Path(importlib.metadata.distribution("ansible").locate_file("."))
@@ -113,7 +121,7 @@ def azure_azcollection(virtual_machines: str) -> list[dict]:
                         "destination_address_prefix": prefix,
                         "destination_port_range": port,
                     }
-                    for name, priority, port in zip(RULES, (112, 111), (15150, 9000), strict=True)
+                    for name, priority, port in RULES
                 ],
             },
             "loop": "{{ subnets.results | map(attribute='subnets') | flatten }}",
@@ -160,7 +168,7 @@ class AzureWorld(World):
             Job(
                 "open the ports, given the VMs",
                 (
-                    Contender(OURS, [{f"{OURS}.nsg_rules": {**IDENTITY, "virtual_machines": "{{ workers }}"}}]),
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {**CLUSTER, "virtual_machines": "{{ workers }}"}}]),
                     dataclasses.replace(azcollection, tasks=azure_azcollection("{{ workers }}")),
                 ),
                 self._close_ports,
@@ -169,7 +177,7 @@ class AzureWorld(World):
             Job(
                 "open the ports, given the cluster",
                 (
-                    Contender(OURS, [{f"{OURS}.nsg_rules": {**IDENTITY, "nodes": {}}}]),
+                    Contender(OURS, [{f"{OURS}.nsg_rules": {**CLUSTER, "nodes": {}}}]),
                     dataclasses.replace(
                         azcollection,
                         name=f"kubernetes.core + {azcollection.name}",
@@ -196,14 +204,15 @@ class AzureWorld(World):
         )
 
     def _close_ports(self) -> None:
-        for name in RULES:
+        for name, *_ in RULES:
             for suffix in ("", f"-{openshift.INFRASTRUCTURE_NAME}"):
                 self._arm.delete(f"{self._nsg}/securityRules/{name}{suffix}")
 
     def _ports_open(self) -> bool:
         rules = self._arm.resources[self._nsg.lower()]["properties"]["securityRules"]
         # The names of the collection's rules end with that of the cluster.
-        return {rule["name"].removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}") for rule in rules}.issuperset(RULES)
+        names = {rule["name"].removesuffix(f"-{openshift.INFRASTRUCTURE_NAME}") for rule in rules}
+        return names.issuperset(name for name, *_ in RULES)
 
 
 # -- Importing ---------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ description:
     Workers connect to the kata-agent of their peer pods on port 15150. Port 9000 is the tunnel for the traffic of the
     pods, and both ends send to it. By default, the module manages rules for these two ports.
   - >-
+    The tunnel is VXLAN over UDP, so port 9000 has a rule for UDP. The documented procedure has a rule for TCP, which is
+    managed as well, with the same name and priority.
+  - >-
     Finds the subnets of all workers by their network interfaces, and manages the NSGs that are B(attached) to these
     subnets and interfaces. By default, the VMs of peer pods are in the workers' subnets; see O(vm_subnets).
   - >-
@@ -71,6 +74,10 @@ options:
         priority: 111
         protocol: Tcp
         destination_port_ranges: ["9000"]
+      - name: Allow-VXLAN-UDP-Internal
+        priority: 110
+        protocol: Udp
+        destination_port_ranges: ["9000"]
     suboptions:
       name:
         description:
@@ -95,9 +102,7 @@ options:
         default: [vms, workers]
       protocol:
         description:
-          - >-
-            The protocol. If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add a rule with V(Udp)
-            for port 9000, or use V(*).
+          - The protocol.
         type: str
         choices: [Tcp, Udp, Icmp, Esp, Ah, '*']
         default: Tcp
@@ -272,7 +277,7 @@ EXAMPLES = r"""
     <<: *rules
     on_covered: ensure
 
-- name: Open the tunnel for UDP, with priorities outside of the range of the network team
+- name: Open the tunnel for UDP only, with priorities outside of the range of the network team
   osc.peerpods.nsg_rules:
     <<: *rules
     rules:
@@ -526,6 +531,12 @@ DEFAULT_RULES = [
         "name": "Allow-VXLAN-Internal",
         "priority": 111,
         "protocol": "Tcp",
+        "destination_port_ranges": ["9000"],
+    },
+    {
+        "name": "Allow-VXLAN-UDP-Internal",
+        "priority": 110,
+        "protocol": "Udp",
         "destination_port_ranges": ["9000"],
     },
 ]

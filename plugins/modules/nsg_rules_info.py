@@ -29,6 +29,8 @@ options:
       - port: 15150
         to: [vms]
       - port: 9000
+      - port: 9000
+        protocol: Udp
     suboptions:
       port:
         description: The port, from 0 to 65535.
@@ -345,7 +347,7 @@ def main() -> None:
             "ports": {
                 "type": "list",
                 "elements": "dict",
-                "default": [{"port": 15150, "to": ["vms"]}, {"port": 9000}],
+                "default": [{"port": 15150, "to": ["vms"]}, {"port": 9000}, {"port": 9000, "protocol": "Udp"}],
                 "options": {
                     "port": {"type": "int", "required": True},
                     "protocol": {

@@ -17,6 +17,9 @@ description:
     security groups for each other.
   - Workers connect to the kata-agent of their peer pods on port 15150, and both ends tunnel
     the traffic of the pods through port 9000. These two ports are the default.
+  - >-
+    The tunnel is VXLAN over UDP, so port 9000 is opened for UDP. The documented procedure opens it for TCP, which is
+    opened as well.
   - The workers' groups are those that all workers share, and by default the VMs have the same groups. O(group_ids) and
     O(vm_group_ids) set others.
   - >-
@@ -82,7 +85,7 @@ options:
         protocols: [tcp]
         to: [vms]
       - port: 9000
-        protocols: [tcp]
+        protocols: [tcp, udp]
         to: [vms, workers]
     suboptions:
       port:
@@ -93,8 +96,6 @@ options:
       protocols:
         description:
           - The protocols of the port.
-          - If the tunnel is VXLAN over UDP, as in the upstream cloud-api-adaptor, add V(udp) for
-            port 9000.
         type: list
         elements: str
         choices: [tcp, udp]
@@ -188,7 +189,7 @@ EXAMPLES = r"""
       kubeconfig: ~/.kube/config
     vm_group_ids: [sg-0f3a5b1c2d4e6f708]
 
-- name: Open the tunnel for TCP and UDP on a given group
+- name: Open the tunnel for UDP only on a given group
   osc.peerpods.security_group_ports:
     region: us-east-2
     cluster_name: demo-x7k2p
@@ -198,7 +199,7 @@ EXAMPLES = r"""
       - port: 15150
         to: [vms]
       - port: 9000
-        protocols: [tcp, udp]
+        protocols: [udp]
     tags:
       cluster: production
 
@@ -690,7 +691,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [
                     {"port": 15150, "protocols": ["tcp"], "to": [VMS]},
-                    {"port": 9000, "protocols": ["tcp"], "to": [VMS, WORKERS]},
+                    {"port": 9000, "protocols": ["tcp", "udp"], "to": [VMS, WORKERS]},
                 ],
                 "options": {
                     "port": {"type": "int", "required": True},

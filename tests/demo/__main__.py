@@ -281,7 +281,9 @@ def checks(report: dict) -> list[Check]:
             f"changed={report['second_run_changed']}",
         ),
         Check(
-            "the ports are open", report["ports_opened"] == ["15150/tcp", "9000/tcp"], ", ".join(report["ports_opened"])
+            "the ports are open",
+            report["ports_opened"] == ["15150/tcp", "9000/tcp", "9000/udp"],
+            ", ".join(report["ports_opened"]),
         ),
         Check(
             "every node advertises the limit",

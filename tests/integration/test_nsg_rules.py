@@ -38,7 +38,10 @@ CLUSTER, OTHER_CLUSTER = (
     {"cluster_name": "demo-b9f4t", "cluster_id": "5c1e7a90-3f0b-4d52-8a77-6f2f0e2f4b1d"},
 )
 DOCUMENTED = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
-KATA, VXLAN = (f"{name}-{openshift.INFRASTRUCTURE_NAME}" for name in DOCUMENTED)
+# The tunnel is VXLAN over UDP, which the documented rule does not allow.
+BASE_NAMES = *DOCUMENTED, "Allow-VXLAN-UDP-Internal"
+NAMES = [f"{name}-{openshift.INFRASTRUCTURE_NAME}" for name in BASE_NAMES]
+KATA, VXLAN, UDP = NAMES
 MARK = f"osc.peerpods {openshift.CLUSTER_ID}: "
 COLLECTION_DESCRIPTION = {"description": f"{MARK}of an earlier run"}
 
@@ -66,14 +69,14 @@ def rule(name: str, priority: int, access: str = "Allow", port: str = "*", **ext
 DENY = rule("deny-vnet", 4000, "Deny")
 
 
-def documented_rule(name: str, priority: int, port: str, prefix: str = WORKERS) -> dict:
+def documented_rule(priority: int, port: str, protocol: str = "Tcp", prefix: str = WORKERS) -> dict:
     """The properties of a rule of the product documentation, with the description for the cluster."""
     return {
-        "description": f"{MARK}port {port}/tcp between workers and peer pods",
+        "description": f"{MARK}port {port}/{protocol.lower()} between workers and peer pods",
         "priority": priority,
         "direction": "Inbound",
         "access": "Allow",
-        "protocol": "Tcp",
+        "protocol": protocol,
         "sourcePortRange": "*",
         "sourceAddressPrefix": prefix,
         "destinationPortRange": port,
@@ -81,7 +84,11 @@ def documented_rule(name: str, priority: int, port: str, prefix: str = WORKERS) 
     }
 
 
-DEFAULT_RULES = {KATA: documented_rule(KATA, 112, "15150"), VXLAN: documented_rule(VXLAN, 111, "9000")}
+DEFAULT_RULES = {
+    KATA: documented_rule(112, "15150"),
+    VXLAN: documented_rule(111, "9000"),
+    UDP: documented_rule(110, "9000", "Udp"),
+}
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,7 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     assert result["unfiltered"] == []
     assert result["diff"][0]["before"] == ""
     assert result["diff"][0]["after"] == (
+        f"{UDP} 110 Inbound Allow Udp {WORKERS}:* → {WORKERS}:9000\n"
         f"{VXLAN} 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000\n"
         f"{KATA} 112 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:15150\n"
     )
@@ -232,10 +240,10 @@ def test_opens_the_ports_between_all_workers_once(world, arm, run):
     second_result = run(args)
     assert world.take_requests() == READS
     assert not second_result["changed"]
-    assert second_result["network_security_groups"][0]["unchanged"] == [KATA, VXLAN]
+    assert second_result["network_security_groups"][0]["unchanged"] == NAMES
 
     arm.delete(f"{nsg}/securityRules/{VXLAN}")
-    assert run(args)["network_security_groups"][0]["unchanged"] == [KATA]
+    assert run(args)["network_security_groups"][0]["unchanged"] == [KATA, UDP]
     assert world.take_requests() == [*READS, f"PUT {GROUP}/securityRules/{VXLAN}", *DONE]
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
@@ -293,8 +301,8 @@ def test_absent_finds_rules_where_the_topology_no_longer_leads(world, arm, run):
     assert "No network interface of w0 was found. " in run({"virtual_machines": workers})["msg"]
     result = run({"virtual_machines": workers, "state": "absent"})
     assert {nsg["name"]: nsg["removed"] for nsg in result["network_security_groups"]} == {
-        "one": [KATA, VXLAN],
-        "two": [KATA, VXLAN],
+        "one": NAMES,
+        "two": NAMES,
         "three": ["old"],
     }
     assert result["reason"] == (
@@ -318,18 +326,20 @@ def test_two_clusters_share_a_group(world, run):
     of_first = world.rules(nsg)
     assert "Priority conflict in" in run({**other, "on_priority_conflict": "fail"})["msg"]
     result = run(other)
-    assert [move["taken_by"] for move in result["network_security_groups"][0]["moved"]] == [KATA, VXLAN]
+    assert [move["taken_by"] for move in result["network_security_groups"][0]["moved"]] == NAMES
     assert world.priorities(nsg) == {
         "deny-vnet": 4000,
         KATA: 112,
         VXLAN: 111,
-        f"{DOCUMENTED[0]}-demo-b9f4t": 113,
-        f"{DOCUMENTED[1]}-demo-b9f4t": 114,
+        UDP: 110,
+        f"{BASE_NAMES[0]}-demo-b9f4t": 113,
+        f"{BASE_NAMES[1]}-demo-b9f4t": 114,
+        f"{BASE_NAMES[2]}-demo-b9f4t": 115,
     }
     assert not run(args)["changed"]
     assert not run(other)["changed"]
     assert run({**other, "state": "absent"})["network_security_groups"][0]["removed"] == [
-        f"{name}-demo-b9f4t" for name in DOCUMENTED
+        f"{name}-demo-b9f4t" for name in BASE_NAMES
     ]
     assert world.rules(nsg) == of_first
 
@@ -343,7 +353,7 @@ def test_a_rule_by_hand_stays_as_it_is(world, run, name):
     (done,) = result["network_security_groups"]
     assert [kept["name"] for kept in done["kept"]] == [name]
     own_name = VXLAN if name != VXLAN else f"{VXLAN}-2"
-    assert world.priorities(nsg) == {"deny-vnet": 4000, name: 111, own_name: 113, KATA: 112}
+    assert world.priorities(nsg) == {"deny-vnet": 4000, name: 111, own_name: 113, KATA: 112, UDP: 110}
     assert world.rules(nsg)[name] == before
     renamed = (
         f"{VXLAN} of demo-nsg is not a rule of this cluster and stays as it is. The rule of this cluster is {own_name}."
@@ -455,14 +465,17 @@ def test_outbound_traffic_that_is_denied_is_opened_or_reported(world, run):
     assert opened(result) == {"demo-nsg": {f"Outbound {port} {WORKERS} {WORKERS}" for port in (9000, 15150)}}
     assert world.priorities(nsg) == {
         "deny-out": 4000,
-        f"{DOCUMENTED[0]}-Outbound-{openshift.INFRASTRUCTURE_NAME}": 112,
-    } | {f"{DOCUMENTED[1]}-Outbound-{openshift.INFRASTRUCTURE_NAME}": 111}
+        **{
+            f"{name}-Outbound-{openshift.INFRASTRUCTURE_NAME}": priority
+            for name, priority in zip(BASE_NAMES, (112, 111, 110), strict=True)
+        },
+    }
     assert not run(args)["changed"]
     assert run({"state": "absent"})["changed"]
 
     nsg, args = world.workers(rule("no-way", 105, "Deny", direction="Outbound"))
     assert "-Outbound-demo-7x2kq (111) would be shadowed in " in run(args)["msg"]
-    (shadowed, _) = run({**args, "on_shadowed": "warn"}, check=True)["network_security_groups"][0]["shadowed"]
+    shadowed, *_ = run({**args, "on_shadowed": "warn"}, check=True)["network_security_groups"][0]["shadowed"]
     assert shadowed["shadowed_by"].startswith("no-way (105) denies ")
 
 
@@ -472,7 +485,7 @@ def test_traffic_that_is_allowed_needs_no_rule(world, run):
     assert world.take_requests() == READS
     assert not result["changed"]
     assert result["network_security_groups"][0]["covered"] == [
-        {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in (KATA, VXLAN)
+        {"name": name, "covered_by": "AllowVnetInBound (65000)"} for name in NAMES
     ]
     assert run({**args, "on_covered": "ensure"})["changed"]
     assert world.rules(nsg) == DEFAULT_RULES
@@ -483,7 +496,7 @@ def test_a_different_rule_is_corrected(world, arm, run):
     nsg, args = world.workers(
         DENY,
         rule(KATA, 300, "Deny", "1-2", **COLLECTION_DESCRIPTION),
-        {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]},
+        *({"name": name, "properties": DEFAULT_RULES[name]} for name in (VXLAN, UDP)),
     )
     stored = arm.state.stored[f"{nsg}/securityRules/{KATA}".lower()]["properties"]
     stored["futureProperty"] = {"a": 1}
@@ -495,7 +508,7 @@ def test_a_different_rule_is_corrected(world, arm, run):
     assert sent[0]["properties"]["futureProperty"] == {"a": 1}
     (done,) = result["network_security_groups"]
     assert [stored_rule["name"] for stored_rule in done["updated"]] == [KATA]
-    assert done["unchanged"] == [VXLAN]
+    assert done["unchanged"] == [VXLAN, UDP]
     assert "300 Inbound Deny * VirtualNetwork:* → VirtualNetwork:1-2" in result["diff"][0]["before"]
     assert not run(args)["changed"]
 
@@ -605,7 +618,7 @@ def test_every_worker_counts_in_any_network(world, arm, run, monkeypatch):
         f"No network security group filters bare-nic in the subnet {nic_subnet}: all traffic passes."
     ]
     for nsg in (front_nsg, back_nsg, on_nic):
-        assert world.rules(nsg).keys() == {KATA, VXLAN}
+        assert world.rules(nsg).keys() == set(NAMES)
     assert not run(arguments)["changed"]
 
 
@@ -617,8 +630,8 @@ def test_dual_stack_takes_two_rules_for_each_option(world, run):
     result = run(args)
     assert result["subnets"][0]["address_prefixes"] == prefixes
     rules = world.rules(nsg)
-    kata_ipv6, vxlan_ipv6 = (f"{name}-IPv6-{openshift.INFRASTRUCTURE_NAME}" for name in DOCUMENTED)
-    expected = {KATA: 112, VXLAN: 111, kata_ipv6: 114, vxlan_ipv6: 115}
+    kata_ipv6, vxlan_ipv6, udp_ipv6 = (f"{name}-IPv6-{openshift.INFRASTRUCTURE_NAME}" for name in BASE_NAMES)
+    expected = {KATA: 112, VXLAN: 111, UDP: 110, kata_ipv6: 114, vxlan_ipv6: 115, udp_ipv6: 116}
     assert {name: rules[name]["priority"] for name in expected} == expected
     assert rules[VXLAN]["sourceAddressPrefixes"] == prefixes[:2]
     assert rules[VXLAN]["destinationAddressPrefixes"] == prefixes[:2]
@@ -627,7 +640,7 @@ def test_dual_stack_takes_two_rules_for_each_option(world, run):
 
     assert not run(args)["changed"]
     world.take_requests()
-    assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 4
+    assert len(run({**args, "state": "absent"})["network_security_groups"][0]["removed"]) == 6
     assert world.take_requests() == [LIST_GROUPS, f"PUT {GROUP}", *DONE]
     assert world.rules(nsg).keys() == {"deny-vnet", "theirs"}
 
@@ -789,14 +802,14 @@ def test_a_priority_conflict(world, run):
     assert result["network_security_groups"][0]["moved"] == [
         {"name": KATA, "requested": 112, "assigned": 2000, "taken_by": "theirs"}
     ]
-    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 2000, VXLAN: 111}
+    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 2000, VXLAN: 111, UDP: 110}
     assert not run(args)["changed"]
 
 
 def test_a_rule_that_would_be_shadowed(world, run):
     unshadowed, shadowing = (
         world.nsg(name, DENY, *extra_rules)
-        for name, extra_rules in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000")]))
+        for name, extra_rules in (("good", ()), ("bad", [rule("no-tunnel", 105, "Deny", "9000", protocol="Tcp")]))
     )
     unshadowed_subnet, shadowing_subnet = world.subnets(
         "demo-vnet", (["10.0.0.0/24"], unshadowed), (["10.0.1.0/24"], shadowing)
@@ -867,12 +880,12 @@ def test_dry_run_fails_without_permission(world, arm, run):
     [
         ("present", [], "/write", True),
         ("present", [], "/securityRules/*", False),
-        ("present", [VXLAN], "/securityRules/write", True),
-        ("present", [VXLAN], "/write", False),
+        ("present", [VXLAN, UDP], "/securityRules/write", True),
+        ("present", [VXLAN, UDP], "/write", False),
         ("absent", [KATA], "/securityRules/delete", True),
         ("absent", [KATA], "/securityRules/write", False),
-        ("absent", [KATA, VXLAN], "/write", True),
-        ("absent", [KATA, VXLAN], "/securityRules/*", False),
+        ("absent", [KATA, UDP], "/write", True),
+        ("absent", [KATA, UDP], "/securityRules/*", False),
     ],
 )
 def test_dry_run_predicts_the_outcome_of_a_run(world, arm, run, state, existing, allowed, is_allowed):
@@ -917,14 +930,14 @@ def test_dry_run_without_permission_to_list_permissions(world, arm, run):
 
 
 def test_a_priority_that_is_taken_during_the_run_is_replaced(world, arm, run):
-    nsg, args = world.workers(DENY, {"name": VXLAN, "properties": DEFAULT_RULES[VXLAN]})
+    nsg, args = world.workers(DENY, *({"name": name, "properties": DEFAULT_RULES[name]} for name in (VXLAN, UDP)))
     other_rule = rule("theirs", 112, port="443")
     arm.faults += [Fault("PUT", f"securityRules/{KATA}", world.added_meanwhile(nsg, other_rule))]
     result = run(args)
     put = f"PUT {GROUP}/securityRules/{KATA}"
     assert world.take_requests() == [*READS, put, f"GET {GROUP}", put, *DONE]
     assert result["network_security_groups"][0]["moved"][0]["assigned"] == 113
-    assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, "theirs": 112, KATA: 113}
+    assert world.priorities(nsg) == {"deny-vnet": 4000, VXLAN: 111, UDP: 110, "theirs": 112, KATA: 113}
 
 
 def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
@@ -942,10 +955,11 @@ def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     arm.faults += [Fault("PUT", "demo-nsg$", lose_the_answer)]
     result = run(args)
     assert result["changed"]
-    assert len(result["network_security_groups"][0]["created"]) == 2
+    assert len(result["network_security_groups"][0]["created"]) == 3
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
 
-    arm.delete(f"{nsg}/securityRules/{VXLAN}")
+    for name in (VXLAN, UDP):
+        arm.delete(f"{nsg}/securityRules/{name}")
     arm.faults += [Fault("DELETE", KATA, lose_the_answer)]
     result = run({**args, "state": "absent"})
     assert result["network_security_groups"][0]["removed"] == [KATA]
@@ -1098,8 +1112,8 @@ def test_changes_before_a_failure_are_reported(world, arm, run):
     assert "networkSecurityGroups/two with AuthorizationFailed: " in result["msg"]
     assert " Changes were made in one. Fix the cause" in result["msg"]
     created = {nsg["name"]: [body["name"] for body in nsg["created"]] for nsg in result["network_security_groups"]}
-    assert created == {"one": [KATA, VXLAN], "two": []}
-    assert world.rules(first_nsg).keys() == {"deny-vnet", KATA, VXLAN}
+    assert created == {"one": NAMES, "two": []}
+    assert world.rules(first_nsg).keys() == {"deny-vnet", *NAMES}
     assert world.rules(second_nsg).keys() == {"deny-vnet"}
 
 
@@ -1123,7 +1137,7 @@ def test_changes_by_the_request_that_failed_are_reported(world, arm, run, state,
     assert " Changes were made in demo-nsg. " in result["msg"]
     (done,) = result["network_security_groups"]
     changes = [*(body["name"] for body in done["created"]), *done["removed"]]
-    assert set(changes) == before.keys() ^ world.rules(nsg).keys() == {KATA, VXLAN}
+    assert set(changes) == before.keys() ^ world.rules(nsg).keys() == set(NAMES)
 
 
 def test_an_unknown_outcome_is_reported_as_such(world, arm, run):
@@ -1153,14 +1167,14 @@ def test_an_operation_that_another_one_replaced_is_repeated(world, arm, run):
     arm.faults += [Fault("PUT", "demo-nsg$", superseded(lambda: arm.put(nsg, of_another_client)))]
     result = run(args)
     assert world.take_requests() == [*READS, f"PUT {GROUP}", *DONE, f"GET {GROUP}", f"PUT {GROUP}", *DONE]
-    assert len(result["network_security_groups"][0]["created"]) == 2
-    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 113, VXLAN: 111}
+    assert len(result["network_security_groups"][0]["created"]) == 3
+    assert world.priorities(nsg) == {"deny-vnet": 4000, "theirs": 112, KATA: 113, VXLAN: 111, UDP: 110}
 
     # Its rules are part of what replaced it.
     assert run({"state": "absent"})["changed"]
     arm.faults += [Fault("PUT", "demo-nsg$", superseded(lambda: None))]
     world.take_requests()
-    assert len(run(args)["network_security_groups"][0]["created"]) == 2
+    assert len(run(args)["network_security_groups"][0]["created"]) == 3
     assert writes(world.take_requests()) == [f"PUT {GROUP}"]
 
 
@@ -1182,10 +1196,10 @@ def test_every_third_request_fails(world, arm, run, act):
     nsg, args = world.workers(DENY)
     every_third(arm.faults, act)
     result = run(args)
-    assert [body["name"] for body in result["network_security_groups"][0]["created"]] == [KATA, VXLAN]
+    assert [body["name"] for body in result["network_security_groups"][0]["created"]] == NAMES
     assert world.rules(nsg) == {"deny-vnet": DENY["properties"], **DEFAULT_RULES}
     assert not run(args)["changed"]
-    assert run({**args, "state": "absent"})["network_security_groups"][0]["removed"] == [KATA, VXLAN]
+    assert run({**args, "state": "absent"})["network_security_groups"][0]["removed"] == NAMES
     assert world.rules(nsg).keys() == {"deny-vnet"}
 
 

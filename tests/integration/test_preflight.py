@@ -166,8 +166,8 @@ def ports_of_another_cluster(on_aws: Preflight, moto: aws.Moto) -> Iterator[None
     added = {
         "GroupId": group,
         "IpPermissions": [
-            {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "UserIdGroupPairs": [{"GroupId": group}]}
-            for port in (9000, 15150)
+            {"IpProtocol": protocol, "FromPort": port, "ToPort": port, "UserIdGroupPairs": [{"GroupId": group}]}
+            for port, protocol in ((9000, "tcp"), (9000, "udp"), (15150, "tcp"))
         ],
     }
     specification = {

@@ -73,23 +73,27 @@ class World:
         )
         return [instance["InstanceId"] for instance in reservation["Instances"]]
 
-    def allow(self, group_id: str, port: int, **source: list) -> None:
+    def allow(self, group_id: str, port: int, protocol: str = "tcp", **source: list) -> None:
         self.ec2.authorize_security_group_ingress(
             GroupId=group_id,
-            IpPermissions=[{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **source}],
+            IpPermissions=[{"IpProtocol": protocol, "FromPort": port, "ToPort": port, **source}],
         )
 
     def rules(self, group_id: str) -> list[dict]:
         response = self.ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group_id]}])[
             "SecurityGroupRules"
         ]
-        return sorted((r for r in response if not r["IsEgress"]), key=lambda rule: rule["FromPort"])
+        return sorted(
+            (r for r in response if not r["IsEgress"]), key=lambda rule: (rule["FromPort"], rule["IpProtocol"])
+        )
 
     def ports(self, group_id: str) -> list[tuple[int, str]]:
         return [(rule["FromPort"], rule["IpProtocol"]) for rule in self.rules(group_id)]
 
 
-DEFAULT_PORTS = [(9000, "tcp"), (15150, "tcp")]
+DEFAULT_PORTS = [(9000, "tcp"), (9000, "udp"), (15150, "tcp")]
+# In the order in which the option has them.
+DEFAULT_RULES = [(15150, "tcp"), (9000, "tcp"), (9000, "udp")]
 
 
 @pytest.fixture
@@ -155,7 +159,8 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
             "group_name": "node",
             "vpc_id": world.vpc_id,
             "opened": [
-                {"port": port, "protocol": "tcp", "direction": "ingress", "peer": node} for port in (15150, 9000)
+                {"port": port, "protocol": protocol, "direction": "ingress", "peer": node}
+                for port, protocol in DEFAULT_RULES
             ],
             "already_open": [],
             "revoked": [],
@@ -170,7 +175,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
         "availability_zone": f"{REGION}a",
         "group_ids": [node],
     }
-    assert result["diff"][0]["before"] == "9000/tcp closed\n15150/tcp closed\n"
+    assert result["diff"][0]["before"] == "9000/tcp closed\n9000/udp closed\n15150/tcp closed\n"
     assert "9000/tcp open to the group itself (tcp 9000)\n" in result["diff"][0]["after"]
 
     assert world.ports(node) == DEFAULT_PORTS
@@ -180,7 +185,9 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     (group,) = world.ec2.describe_security_groups(GroupIds=[node])["SecurityGroups"]
     for permission in group["IpPermissions"]:
         (pair,) = permission["UserIdGroupPairs"]
-        assert pair["Description"].startswith(f"osc.peerpods: port {permission['FromPort']}/tcp ")
+        assert pair["Description"].startswith(
+            f"osc.peerpods: port {permission['FromPort']}/{permission['IpProtocol']} "
+        )
     assert world.rules(lb) == []
 
     second_result = run({**args, "tags": {}})
@@ -188,8 +195,8 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
     assert not second_result["changed"]
     assert second_result["groups"][0]["opened"] == []
     assert second_result["groups"][0]["already_open"] == [
-        {"port": 15150, "protocol": "tcp", "covered_by": "the group itself (tcp 15150)"},
-        {"port": 9000, "protocol": "tcp", "covered_by": "the group itself (tcp 9000)"},
+        {"port": port, "protocol": protocol, "covered_by": f"the group itself ({protocol} {port})"}
+        for port, protocol in DEFAULT_RULES
     ]
 
 
@@ -231,6 +238,7 @@ def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
         PrefixListName="inside", MaxEntries=5, AddressFamily="IPv4", Entries=entries
     )["PrefixList"]["PrefixListId"]
     world.allow(group, 9000, PrefixListIds=[{"PrefixListId": prefix_list}])
+    world.allow(group, 9000, "udp", UserIdGroupPairs=[{"GroupId": group}])
     world.allow(group, 15150, IpRanges=[{"CidrIp": "10.0.0.0/16"}])
 
     result = run({"group_ids": [group]})
@@ -238,6 +246,7 @@ def test_a_port_that_is_open_to_the_whole_vpc_is_unchanged(world, proxy, run):
     assert [port["covered_by"] for port in result["groups"][0]["already_open"]] == [
         "10.0.0.0/16 (tcp 15150)",
         f"{prefix_list} (tcp 9000)",
+        "the group itself (udp 9000)",
     ]
     assert proxy.take_calls() == [GROUPS, RULES, "GetManagedPrefixListEntries", "DescribeVpcs"]
 
@@ -359,7 +368,7 @@ def test_of_the_groups_that_all_workers_share_the_narrowest_gets_the_rules(world
     result = run({"instance_ids": workers})
     assert [(group["group_id"], len(group["opened"])) for group in result["groups"]] == [
         *((other, 0) for other in others),
-        (narrowest, 2),
+        (narrowest, 3),
     ]
     assert proxy.take_calls() == [*READS, GROUPS, INTERFACES, AUTHORIZE]
     assert world.ports(narrowest) == DEFAULT_PORTS
@@ -373,7 +382,7 @@ def test_without_the_permission_to_count_members_one_group_gets_the_rules(world,
     groups = [world.group("one"), world.group("two")]
     proxy.faults[INTERFACES] = [refuse(403, "UnauthorizedOperation")]
     result = run({"instance_ids": world.instances(1, *groups)})
-    assert [len(group["opened"]) for group in result["groups"]] == [2, 0]
+    assert [len(group["opened"]) for group in result["groups"]] == [3, 0]
     assert result["warnings"][0].startswith(
         f"The members of {min(groups)}, {max(groups)} cannot be read, so the first "
     )
@@ -389,11 +398,11 @@ def test_a_group_of_the_cluster_is_known_without_counting_members(world, proxy, 
 
 def test_one_open_group_of_the_set_is_enough(world, run):
     node, lb = world.group("node"), world.group("lb")
-    for port in (9000, 15150):
-        world.allow(lb, port, UserIdGroupPairs=[{"GroupId": node}])
+    for port, protocol in DEFAULT_PORTS:
+        world.allow(lb, port, protocol, UserIdGroupPairs=[{"GroupId": node}])
     result = run({"instance_ids": world.instances(2, node, lb)})
     assert not result["changed"]
-    assert {group["group_id"]: len(group["already_open"]) for group in result["groups"]} == {node: 0, lb: 2}
+    assert {group["group_id"]: len(group["already_open"]) for group in result["groups"]} == {node: 0, lb: 3}
 
 
 def test_vms_in_their_own_group(world, proxy, run):
@@ -407,13 +416,16 @@ def test_vms_in_their_own_group(world, proxy, run):
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     sources = {
-        group: sorted((rule["FromPort"], rule["ReferencedGroupInfo"]["GroupId"]) for rule in world.rules(group))
+        group: sorted(
+            (rule["FromPort"], rule["IpProtocol"], rule["ReferencedGroupInfo"]["GroupId"])
+            for rule in world.rules(group)
+        )
         for group in (first, second, vms)
     }
     assert sources == {
-        first: [(9000, vms)],
-        second: [(9000, vms)],
-        vms: sorted((port, group) for port in (9000, 15150) for group in (first, second)),
+        first: [(9000, "tcp", vms), (9000, "udp", vms)],
+        second: [(9000, "tcp", vms), (9000, "udp", vms)],
+        vms: sorted((*port, group) for port in DEFAULT_PORTS for group in (first, second)),
     }
     assert result["vm_group_ids"] == [vms]
     assert not run(args)["changed"]
@@ -429,12 +441,20 @@ def test_groups_without_egress_rules(world, proxy, run):
     args = {"instance_ids": [world.instance(node)], "vm_group_ids": [vms]}
     result = run(args)
     opened = {
-        group["group_id"]: [(rule["direction"], rule["port"], rule["peer"]) for rule in group["opened"]]
+        group["group_id"]: [
+            (rule["direction"], rule["port"], rule["protocol"], rule["peer"]) for rule in group["opened"]
+        ]
         for group in result["groups"]
     }
     assert opened == {
-        node: [("egress", 15150, vms), ("egress", 9000, vms), ("ingress", 9000, vms)],
-        vms: [("ingress", 15150, node), ("ingress", 9000, node), ("egress", 9000, node)],
+        node: [
+            ("egress", 15150, "tcp", vms),
+            *((direction, 9000, protocol, vms) for direction in ("egress", "ingress") for protocol in ("tcp", "udp")),
+        ],
+        vms: [
+            ("ingress", 15150, "tcp", node),
+            *((direction, 9000, protocol, node) for direction in ("ingress", "egress") for protocol in ("tcp", "udp")),
+        ],
     }
     assert not run(args)["changed"]
     assert len(run({"state": "absent"})["groups"]) == 2
@@ -451,7 +471,7 @@ def test_named_groups_are_used_for_the_given_workers(world, run):
     first, second = world.group("one"), world.group("two")
     workers = [world.instance(first), world.instance(second)]
     result = run({"instance_ids": workers, "group_ids": [first, second]})
-    assert [len(group["opened"]) for group in result["groups"]] == [2, 2]
+    assert [len(group["opened"]) for group in result["groups"]] == [3, 3]
     assert [instance["instance_id"] for instance in result["instances"]] == workers
     assert result["vm_group_ids"] == [first, second]
     assert run({"instance_ids": workers, "group_ids": [first], "ports": [{"port": 1}]})["msg"] == (
@@ -475,12 +495,12 @@ def test_two_clusters_with_a_common_group(world, proxy, run, last):
     assert proxy.take_calls() == [*READS, "CreateTags"]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
-    assert [rule["tags"] for rule in result["groups"][0]["retagged"]] == [OF_B, OF_B]
+    assert [rule["tags"] for rule in result["groups"][0]["retagged"]] == [OF_B] * 3
     common = {**MANAGED, **OF_A, **OF_B, "Name": "demo-a-peer-pods", "team": "a"}
-    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 2
+    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 3
     for cluster_run in ({**args, **A}, b_run):
         assert not run(cluster_run)["changed"]
-    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 2
+    assert [tags_of(rule) for rule in world.rules(group)] == [common] * 3
 
     first, other, reference = (B, "demo-a (id-of-a)", OF_B) if last is A else (A, "demo-b (id-of-b)", OF_A)
     predicted = run({**first, "state": "absent"}, check=True, diff=True)
@@ -490,13 +510,13 @@ def test_two_clusters_with_a_common_group(world, proxy, run, last):
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     assert result["changed"]
-    assert [rule["reason"] for rule in result["groups"][0]["kept"]] == [f"It is also used by {other}."] * 2
+    assert [rule["reason"] for rule in result["groups"][0]["kept"]] == [f"It is also used by {other}."] * 3
     assert [tags_of(rule) for rule in world.rules(group)] == [
         {key: value for key, value in common.items() if key not in reference}
-    ] * 2
+    ] * 3
     assert not run({**first, "state": "absent"})["changed"]
 
-    assert len(run({**last, "state": "absent"})["groups"][0]["revoked"]) == 2
+    assert len(run({**last, "state": "absent"})["groups"][0]["revoked"]) == 3
     assert world.rules(group) == []
 
 
@@ -529,7 +549,7 @@ def test_a_rule_that_another_cluster_adds_at_the_same_time_gets_a_reference(worl
     assert result["groups"][0]["opened"] == []
     assert [tags_of(rule) for rule in world.rules(group)] == [
         {**MANAGED, **OF_B, **OF_A, "Name": "demo-b-peer-pods"}
-    ] * 2
+    ] * 3
 
 
 def test_rules_without_the_mark_of_a_cluster_stay(world, run):
@@ -668,7 +688,7 @@ def test_dry_run_checks_permissions_and_changes_nothing(world, proxy, run):
     result = run(args)
     assert proxy.take_calls() == [GROUPS, RULES, AUTHORIZE]
     assert not result["changed"]
-    assert len(result["groups"][0]["opened"]) == 2
+    assert len(result["groups"][0]["opened"]) == 3
     assert world.rules(group) == []
 
     proxy.faults[AUTHORIZE] = [refuse(403, "UnauthorizedOperation")]
@@ -767,7 +787,7 @@ def test_a_lost_response_creates_no_duplicate(world, proxy, run):
     proxy.faults[AUTHORIZE] = [lose_the_answer]
     result = run({"group_ids": [group]})
     assert result["changed"], result
-    assert [rule["port"] for rule in result["groups"][0]["opened"]] == [15150, 9000]
+    assert [rule["port"] for rule in result["groups"][0]["opened"]] == [15150, 9000, 9000]
     assert result["groups"][0]["already_open"] == []
     assert world.ports(group) == DEFAULT_PORTS
 
@@ -777,7 +797,7 @@ def test_a_lost_response_creates_no_duplicate(world, proxy, run):
     proxy.faults[REVOKE] = [lose_the_answer]
     result = run({"state": "absent"})
     assert result["changed"], result
-    assert sorted(rule["port"] for rule in result["groups"][0]["revoked"]) == [9000, 15150]
+    assert sorted(rule["port"] for rule in result["groups"][0]["revoked"]) == [9000, 9000, 15150]
     assert world.rules(group) == []
 
 
@@ -788,10 +808,18 @@ NO_RETRIES = {"AWS_MAX_ATTEMPTS": "1"}
 @pytest.mark.parametrize(
     ("action", "fault", "before"),
     [
-        (AUTHORIZE, [work, TOO_MANY], "opened 15150/tcp of {0}, 9000/tcp of {0}"),
-        (AUTHORIZE, [work, refuse(403, "UnauthorizedOperation")], "opened 15150/tcp of {0}, 9000/tcp of {0}"),
+        (AUTHORIZE, [work, TOO_MANY], "opened 15150/tcp of {0}, 9000/tcp of {0}, 9000/udp of {0}"),
+        (
+            AUTHORIZE,
+            [work, refuse(403, "UnauthorizedOperation")],
+            "opened 15150/tcp of {0}, 9000/tcp of {0}, 9000/udp of {0}",
+        ),
         (AUTHORIZE, [TOO_MANY], None),
-        (REVOKE, [work, refuse(403, "UnauthorizedOperation")], "removed 15150/tcp of {0}, 9000/tcp of {0}"),
+        (
+            REVOKE,
+            [work, refuse(403, "UnauthorizedOperation")],
+            "removed 15150/tcp of {0}, 9000/tcp of {0}, 9000/udp of {0}",
+        ),
         (REVOKE, [refuse(403, "UnauthorizedOperation")], None),
         ("CreateTags", [refuse(403, "UnauthorizedOperation")], None),
     ],
@@ -811,11 +839,11 @@ def test_a_failed_run_reports_what_it_changed(world, proxy, run, action, fault, 
         return
     key = "opened" if action == AUTHORIZE else "revoked"
     (changed, unchanged) = sorted(result["groups"], key=lambda group: -len(group[key]))
-    assert (len(changed[key]), len(unchanged[key])) == (2, 0)
+    assert (len(changed[key]), len(unchanged[key])) == (3, 0)
     assert result["msg"].endswith(f" Before, this run {before.format(changed['group_id'])}.")
     assert len(result["diff"]) == 2
-    assert len(world.rules(changed["group_id"])) == (2 if action == AUTHORIZE else 0)
-    assert len(world.rules(unchanged["group_id"])) == (0 if action == AUTHORIZE else 2)
+    assert len(world.rules(changed["group_id"])) == (3 if action == AUTHORIZE else 0)
+    assert len(world.rules(unchanged["group_id"])) == (0 if action == AUTHORIZE else 3)
 
 
 def test_an_answer_that_is_not_that_of_aws_is_not_a_change(world, proxy, run):
@@ -835,7 +863,7 @@ def test_a_failed_run_reports_a_change_whose_response_was_lost(world, proxy, run
     result = run({"group_ids": [group]}, env=NO_RETRIES)
     assert (result["failed"], result["changed"]) == (True, True)
     assert result["msg"].startswith(f"Calling EC2 {AUTHORIZE} in {REGION} failed: ")
-    assert f" Before, this run opened 15150/tcp of {group}, 9000/tcp of {group}." in result["msg"]
+    assert f" Before, this run opened 15150/tcp of {group}, 9000/tcp of {group}, 9000/udp of {group}." in result["msg"]
     assert world.ports(group) == DEFAULT_PORTS
 
 

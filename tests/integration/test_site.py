@@ -170,7 +170,7 @@ def test_the_next_run_creates_no_object_twice(installed: Site):
         and rule["GroupId"] == site.cloud.worker_group_id
         and rule["FromPort"] not in aws.PORTS_OPEN_BEFORE
     ]
-    assert sorted(opened) == [(9000, "tcp"), (15150, "tcp")]
+    assert sorted(opened) == [(9000, "tcp"), (9000, "udp"), (15150, "tcp")]
 
 
 MARK = "app.kubernetes.io/part-of=osc.peerpods"

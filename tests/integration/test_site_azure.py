@@ -152,11 +152,17 @@ class TestCredentialsOfTheCluster:
         assert stored(site, "secret", "peer-pods-secret") == before
 
 
-def test_the_rules_are_those_of_the_product_documentation(site: Site):
-    opened = {rule["name"]: rule["properties"] for rule in site.rules() if rule["properties"]["priority"] in (111, 112)}
-    assert {name: rule["destinationPortRange"] for name, rule in opened.items()} == {
-        f"Allow-Kata-Agent-Internal-{openshift.INFRASTRUCTURE_NAME}": "15150",
-        f"Allow-VXLAN-Internal-{openshift.INFRASTRUCTURE_NAME}": "9000",
+def test_the_rules_are_those_of_the_product_documentation_and_one_for_udp(site: Site):
+    suffix = f"-{openshift.INFRASTRUCTURE_NAME}"
+    opened = {rule["name"]: rule["properties"] for rule in site.rules() if rule["name"].endswith(suffix)}
+    assert {
+        name.removesuffix(suffix): (rule["priority"], rule["destinationPortRange"], rule["protocol"])
+        for name, rule in opened.items()
+    } == {
+        "Allow-Kata-Agent-Internal": (112, "15150", "Tcp"),
+        "Allow-VXLAN-Internal": (111, "9000", "Tcp"),
+        # The tunnel is VXLAN over UDP.
+        "Allow-VXLAN-UDP-Internal": (110, "9000", "Udp"),
     }
     for rule in opened.values():
         assert rule["sourceAddressPrefix"] == azure.WORKER_SUBNET_CIDR
