@@ -27,7 +27,10 @@ class ActionModule(ModuleInController):
         # A file that botocore opens itself, such as that of AWS_WEB_IDENTITY_TOKEN_FILE: the module would end in a
         # traceback.
         except OSError as error:
-            print(json.dumps({"failed": True, "msg": f"A file of the credentials cannot be read: {error}."}))
+            message = (
+                f"A file of the credentials cannot be read: {error}. Correct the path in the environment or profile."
+            )
+            print(json.dumps({"failed": True, "msg": message}))
 
     def __init__(self, task: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(renamed(task, ORIGINAL), *args, **kwargs)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.cluster.aws import REGION, Moto
 from tests.ec2_proxy import Ec2Proxy, Fault, ec2_proxy, refuse
+from tests.playbook_runs import run_playbook
+from tests.support import JSON_OUTPUT, ansible_environment, local_play
 
 ACTION = "DescribeSubnets"
 ROLE = "arn:aws:iam::123456789012:role/peerpods"
@@ -27,8 +29,9 @@ def proxy(moto: Moto) -> Iterator[Ec2Proxy]:
 
 
 @pytest.fixture
-def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict], tmp_path: Path) -> Callable[..., str]:
-    """The message of the module, which fails; a value of `env` may name files in a directory with the profiles."""
+def environment_of(moto: Moto, proxy: Ec2Proxy, tmp_path: Path) -> Callable[[dict[str, str]], dict[str, str]]:
+    """The environment with these variables, whose values may name files in a directory with the profiles."""
+    (tmp_path / "invalid").write_text("[profile\n")
     (tmp_path / "config").write_text(
         "[profile sso]\nsso_start_url = https://example.com/start\nsso_region = us-east-1\nsso_account_id = "
         f"123456789012\nsso_role_name = admin\n[profile role]\nrole_arn = {ROLE}\nsource_profile = base\n[profile "
@@ -39,17 +42,23 @@ def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict], tmp_path: 
     # The CA bundle is read before the handshake.
     tls = proxy.url.replace("http:", "https:")
 
+    return lambda env: {
+        **moto.environment,
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": proxy.url,
+        "AWS_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        **{name: value.replace("DIRECTORY", str(tmp_path)).replace("TLS", tls) for name, value in env.items()},
+    }
+
+
+@pytest.fixture
+def run(environment_of, run_module: Callable[..., dict], tmp_path: Path) -> Callable[..., str]:
+    """The message of the module, which fails."""
+
     def run(**env: str) -> str:
-        environment = {
-            **moto.environment,
-            "HOME": str(tmp_path),
-            "AWS_ENDPOINT_URL": proxy.url,
-            "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": str(tmp_path / "config"),
-            **{name: value.replace("DIRECTORY", str(tmp_path)).replace("TLS", tls) for name, value in env.items()},
-        }
-        result = run_module("ec2_subnet_usage_info", {"subnet": "subnet-1"}, env=environment)
+        result = run_module("ec2_subnet_usage_info", {"subnet": "subnet-1"}, env=environment_of(env))
         assert result["failed"]
         assert "\n" not in result["msg"]
         return result["msg"].replace(str(tmp_path), "DIRECTORY")
@@ -90,6 +99,36 @@ def run(moto: Moto, proxy: Ec2Proxy, run_module: Callable[..., dict], tmp_path: 
 )
 def test_a_request_that_is_not_sent_is_reported_with_its_cause(run, env: dict[str, str], message: str):
     assert message in run(**env)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {**NO_KEYS, "AWS_ROLE_ARN": ROLE, "AWS_WEB_IDENTITY_TOKEN_FILE": "DIRECTORY/missing"},
+            "No such file or directory: 'DIRECTORY/missing'. Correct the path in the environment or profile.",
+        ),
+        ({**NO_KEYS, "AWS_PROFILE": "command"}, "No such file or directory: '/nonexistent/helper'. Correct the path"),
+        ({**NO_KEYS, "AWS_SHARED_CREDENTIALS_FILE": "DIRECTORY/missing"}, "Unable to locate credentials"),
+        ({**NO_KEYS, "AWS_CONFIG_FILE": "DIRECTORY/invalid"}, "Unable to parse config file: DIRECTORY/invalid"),
+        (
+            {"AWS_ENDPOINT_URL": "TLS", "AWS_CA_BUNDLE": "DIRECTORY/missing", "AWS_MAX_ATTEMPTS": "1"},
+            "SSL validation failed for",
+        ),
+    ],
+    ids=["token-file", "command", "credentials-file", "config-file", "ca-bundle"],
+)
+def test_a_file_of_the_identity_that_cannot_be_read_is_reported(environment_of, tmp_path: Path, env, message: str):
+    """aws_caller_info is amazon.aws's module, and preflight reports its message."""
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps(local_play(tasks=[{"osc.peerpods.aws_caller_info": {"region": REGION}}])))
+    environment = ansible_environment({**JSON_OUTPUT, **environment_of(env)})
+    completed = run_playbook(["ansible-playbook", str(playbook)], environment)
+    (task,) = json.loads(completed.stdout)["plays"][0]["tasks"]
+    result = task["hosts"]["localhost"]
+    assert result["failed"]
+    assert message in result["msg"].replace(str(tmp_path), "DIRECTORY")
+    assert "Traceback" not in completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import (
@@ -70,6 +71,13 @@ def _answer(result: Mapping | None) -> Mapping | None:
     return None if not result or result.get("skipped") else result
 
 
+WHY_LOGIN = "These credentials are used to open the ports and to create the VMs."
+FIX_CAUSE = "Fix the cause, then run preflight again."
+
+# What botocore reports if no answer was received (botocore/botocore, botocore/exceptions.py).
+NOT_REACHED = re.compile("endpoint URL|proxy URL|SSL validation failed|Connection was closed")
+
+
 def _aws_identity(caller: Mapping) -> dict:
     if "account" in caller:
         return finding(
@@ -80,10 +88,13 @@ def _aws_identity(caller: Mapping) -> dict:
         "cloud-credentials",
         "error",
         f"Authenticating to AWS failed: {reason}.",
-        "These credentials are used to open the ports and to create the VMs.",
-        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the account in which the "
-        "cluster runs. If they are set, renew what the message names: an SSO session with aws sso login, a token, or "
-        "the permission to assume a role.",
+        WHY_LOGIN,
+        "Check that this machine reaches AWS: DNS, HTTPS_PROXY and NO_PROXY, and that the CA bundle (AWS_CA_BUNDLE) "
+        "exists and has the authority of the endpoint or proxy."
+        if NOT_REACHED.search(reason)
+        else "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to credentials of the account in which "
+        "the cluster runs. If they are set, correct or renew what the message names: a profile, a file, an SSO session "
+        "with aws sso login, a token, or the permission to assume a role.",
     )
 
 
@@ -98,19 +109,20 @@ def _azure_identity(sizes: Mapping, cluster: Mapping) -> dict:
         "cloud-credentials",
         "error",
         sizes["msg"],
-        "These credentials are used to open the ports and to create the VMs.",
+        WHY_LOGIN,
         "Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID to those of a service principal that "
-        "has permission to read the subscription of the cluster.",
+        "has permission to read the subscription of the cluster."
+        if sizes["msg"].startswith("Authenticating")
+        else FIX_CAUSE,
     )
 
 
 WHY_PORTS = "A worker connects to the VMs of its peer pods on these ports."
-FIX_PORTS = "Fix the cause, then run preflight again."
 
 
 def _aws_ports(answer: Mapping) -> dict:
     if "groups" not in answer:
-        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_PORTS)
+        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_CAUSE)
     opened = [
         f"{rule['port']}/{rule['protocol']}{' egress' if rule['direction'] == 'egress' else ''} of {group['group_id']}"
         for group in answer["groups"]
@@ -141,7 +153,7 @@ def _port_permissions(answer: Mapping, platform: str) -> dict:
 
 def _azure_ports(answer: Mapping, on_shadowed: str) -> dict:
     if "network_security_groups" not in answer:
-        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_PORTS)
+        return finding("ports", "error", answer["msg"], WHY_PORTS, FIX_CAUSE)
     groups = answer["network_security_groups"]
     opened = [
         f"{rule['name']} of {group['name']}" for group in groups for rule in (*group["created"], *group["updated"])

@@ -309,7 +309,8 @@ def _keeps_operator(details: Mapping, settings: Mapping) -> bool:
     """Whether a run leaves the installed operator in its channel. It then needs its catalog only for an upgrade."""
     subscription = details["subscription"] or settings
     names = ("channel", "source", "source_namespace")
-    return _is_installed(details) and all(subscription[name] == settings[name] for name in names)
+    # The text of a null is empty in ansible-core before 2.19.
+    return _is_installed(details) and all((subscription[name] or "") == (settings[name] or "") for name in names)
 
 
 def _requested_catalogs(catalogs: Iterable[Mapping], settings: Mapping) -> list[Mapping]:

@@ -374,6 +374,16 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "does not have the channel stable",
         ),
         ("operator-channel", [detail("catalogs", [PREVIEW]), detail("subscription", NOT_INSTALLED)], "error", "stable"),
+        (
+            "operator-channel",
+            [
+                detail("catalogs", []),
+                detail("subscription", {**SUBSCRIPTION, "channel": None}),
+                ("settings", "channel", ""),
+            ],
+            "warning",
+            "does not have the operator",
+        ),
         # A Subscription without a channel has the default channel of its catalog.
         ("operator-channel", [detail("catalogs", [PREVIEW]), DEFAULT_CHANNEL], "ok", "has the channel preview."),
         (
@@ -566,6 +576,20 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "error",
             "Authenticating to AWS failed: Unable to locate credentials. Set AWS_ACCESS_KEY_ID and",
         ),
+        *(
+            (
+                "cloud-credentials",
+                [("caller", {"msg": message})],
+                "error",
+                f"{message}. Check that this machine reaches",
+            )
+            for message in (
+                'Failed: Could not connect to the endpoint URL: "https://sts.example.com/"',
+                'Failed: Connect timeout on endpoint URL: "https://sts.example.com/"',
+                "Failed: SSL validation failed for https://sts.example.com/ [Errno 2] No such file or directory",
+                'Failed: Failed to connect to proxy URL: "http://proxy:3128"',
+            )
+        ),
         ("cloud-credentials", [("cluster", "platform", "GCP")], "unknown", "Not checked"),
         (
             "cloud-credentials",
@@ -686,6 +710,7 @@ MAY_NOT = {"msg": "This identity may not.", "missing_permissions": [{"action": "
             "error",
             "Authenticating to Azure failed. Set AZURE_CLIENT_ID, AZURE_CLIENT_SECRET",
         ),
+        ("cloud-credentials", [("sizes", {"msg": "Sending it failed."})], "error", "Sending it failed. Fix the cause"),
         ("quota", [("sizes", {"msg": "Authenticating to Azure failed."})], "unknown", "the login to Azure failed"),
         (
             "vm-sizes",
