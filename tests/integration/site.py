@@ -19,6 +19,7 @@ from typing import TypeVar
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import needed
 
+from tests.azure_arm import AzureArm, faults
 from tests.cluster import aws, azure
 from tests.cluster.adaptor import OWNER
 from tests.cluster.launcher import Cluster
@@ -54,6 +55,8 @@ class Site:
     directory: Path = field(default=ROOT, kw_only=True)
     # The user's kubeconfig; None: that of the cluster's administrator.
     kubeconfig: Path | None = field(default=None, kw_only=True)
+    # The cloud, if it is Azure.
+    arm: AzureArm | None = field(default=None, kw_only=True)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -231,7 +234,7 @@ def succeed(run: Callable[..., subprocess.CompletedProcess[str]], *arguments: st
 
 @contextmanager
 def bad_weather(site: AnySite) -> Iterator[AnySite]:
-    """The site for a user whose requests to the API server and to AWS fail every so often, in a way that passes."""
+    """The site for a user whose requests to the API server and the cloud fail every so often, in a way that passes."""
     cluster = site.cluster
     kubeconfig = site.kubeconfig or cluster.user_kubeconfig("bad-weather", "system:masters")
     with ExitStack() as proxies:
@@ -241,7 +244,19 @@ def bad_weather(site: AnySite) -> Iterator[AnySite]:
             proxy = proxies.enter_context(ec2_proxy(environment["AWS_ENDPOINT_URL"]))
             proxy.weather = bad_weather_of_ec2(every=3)
             environment = {**environment, "AWS_ENDPOINT_URL": proxy.url}
+        if site.arm:
+            proxies.enter_context(bad_weather_of_azure(site.arm))
         yield replace(site, kubeconfig=proxied, cloud_environment=environment)
+
+
+@contextmanager
+def bad_weather_of_azure(arm: AzureArm) -> Iterator[None]:
+    busy = faults.throttled(0.01), faults.refuse(503, "ServerTimeout", after=0.01)
+    faults.every_third(arm.faults, *busy, faults.hang_up, faults.lose_the_answer)
+    try:
+        yield
+    finally:
+        arm.faults.clear()
 
 
 def failure_message(completed: subprocess.CompletedProcess[str]) -> str:

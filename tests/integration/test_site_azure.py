@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_arm import AzureArm, faults
+from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, as_texts, failure_message, report_on
+from tests.integration.site import NOTHING_CHANGED, Site, as_texts, bad_weather, failure_message, report_on, succeed
 from tests.support import OPERATOR_NAMESPACE
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
@@ -42,7 +42,7 @@ def site(arm: AzureArm) -> Iterator[Site]:
         def rules() -> list[dict]:
             return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
 
-        yield Site(cluster, cloud, arm.environment, rules, site_variables("process"))
+        yield Site(cluster, cloud, arm.environment, rules, site_variables("process"), arm=arm)
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ class TestCredentialsOfTheCluster:
                 "stringData": {**root, "azure_region": azure.REGION},
             }
         )
-        completed = site.run(*FROM_THE_CLUSTER)
-        assert completed.returncode == 0, completed.stdout + completed.stderr
+        with bad_weather(site) as troubled:
+            succeed(troubled.run, *FROM_THE_CLUSTER)
         assert credentials(site) == expected_credentials(site)
         (request,) = site.cluster.get("credentialsrequests", "-A")["items"]
         # The operator creates its own CredentialsRequest only if none of this name exists.
@@ -206,12 +206,10 @@ class TestCredentialsOfVariables:
             "id_rsa.pub": base64.b64encode(b"ssh-ed25519 AAAA you").decode()
         }
 
-    def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site, arm: AzureArm):
+    def test_a_second_run_changes_nothing_and_prints_no_secret(self, site: Site):
         """Although every third request to Azure fails, in one of the ways that Azure and networks fail."""
-        errors = faults.throttled(0.01), faults.refuse(503, "ServerTimeout", after=0.01), faults.hang_up
-        faults.every_third(arm.faults, *errors)
-        completed = site.run("-vvv", "--diff")
-        arm.faults.clear()
+        with bad_weather(site) as troubled:
+            completed = troubled.run("-vvv", "--diff")
         assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
         secret = site.cloud_environment["AZURE_CLIENT_SECRET"]
         for form in (secret, base64.b64encode(secret.encode()).decode()):

@@ -22,6 +22,7 @@ from tests.integration.site import (
     Key,
     RoleAlone,
     Site,
+    bad_weather_of_azure,
     differing,
     dump,
     failure_message,
@@ -239,7 +240,8 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         attached = {"properties": {**detached["properties"], "networkSecurityGroup": {"id": side.nsg_id}}}
         arm.put(side.worker_subnet_id, attached)
         names_before = rule_names()
-        succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
+        with bad_weather_of_azure(arm):
+            succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
         added = [
             f"{name}-{openshift.INFRASTRUCTURE_NAME}"
             for name in (
@@ -257,7 +259,8 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         assert "This identity lacks permission for" in failure_message(refused)
         assert "Read the policies" not in refused.stdout
         arm.permissions = permissions
-        output = succeed(on_azure.run, *tags)
+        with bad_weather_of_azure(arm):
+            output = succeed(on_azure.run, *tags)
         assert resources() == before
         assert f"removed {', '.join(added)}." in output
         assert "Allow-VXLAN-Internal stays: its description is" in output
