@@ -200,7 +200,7 @@ adaptor:
     strategy: {before: null, after: null}
 """
 
-from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import AdaptorError, apply_settings
+from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.apply import apply_settings
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     cluster_module,
     reporting_writes,
@@ -231,27 +231,24 @@ def main() -> None:
     )
     params = module.params
     with reporting_writes(module) as cluster:
-        try:
-            # Without its DaemonSet nothing needs to be replaced, so PeerPodConfigs need not be read.
-            operator = read_operator(cluster, params["namespace"], [])
-            result = apply_settings(
-                module,
-                cluster,
-                operator,
-                params["namespace"],
-                config_map=params["config_map"],
-                secret=params["secret"],
-                gates=params["feature_gates"],
-                only_missing=params["only_missing"],
-                labels=params["labels"],
-                disruption=params["disruption"],
-                timeout=params["wait_timeout"],
-                replace=params["replace"],
-                resume=params["resume"],
-                runtime_classes=params["runtime_classes"],
-            )
-        except AdaptorError as error:
-            module.fail_json(msg=str(error), **{"changed": bool(cluster.writes), **error.result})
+        # Without its DaemonSet nothing needs to be replaced, so PeerPodConfigs need not be read.
+        operator = read_operator(cluster, params["namespace"], [])
+        result = apply_settings(
+            module,
+            cluster,
+            operator,
+            params["namespace"],
+            config_map=params["config_map"],
+            secret=params["secret"],
+            gates=params["feature_gates"],
+            only_missing=params["only_missing"],
+            labels=params["labels"],
+            disruption=params["disruption"],
+            timeout=params["wait_timeout"],
+            replace=params["replace"],
+            resume=params["resume"],
+            runtime_classes=params["runtime_classes"],
+        )
     module.exit_json(**result)
 
 

@@ -170,6 +170,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
+    TaskError,
     cluster_module,
     reporting_writes,
     retry_conflicts,
@@ -259,7 +260,7 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
                 is_new=result["changed"],
             )
         except (ClusterError, AdmissionError) as error:
-            module.fail_json(msg=str(error), **result)
+            raise TaskError(str(error), result) from error
     module.exit_json(**result)
 
 

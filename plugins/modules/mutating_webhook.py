@@ -348,6 +348,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
+    TaskError,
     cluster_module,
     reporting_writes,
     retry_conflicts,
@@ -576,7 +577,7 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
             if result["changed"] and injection(params):
                 refuse_losses(cluster, params, result["webhook"])
         except (ClusterError, AdmissionError) as error:
-            module.fail_json(msg=str(error), **result)
+            raise TaskError(str(error), result) from error
     module.exit_json(**result)
 
 

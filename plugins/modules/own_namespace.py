@@ -124,6 +124,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NAMESPACES_PATH
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
+    TaskError,
     cluster_module,
     reporting_writes,
     retry_conflicts,
@@ -201,13 +202,11 @@ def remove(module: AnsibleModule, cluster: Cluster) -> dict[str, Any]:
         result["diff"] = {"before": before, "after": {}}
         remaining = "" if module.check_mode else wait_for_removal(cluster, path, module.params["wait_timeout"])
         if remaining:
-            module.fail_json(
-                msg=(
-                    f"Namespace {module.params['name']} is deleted, but still exists after "
-                    f"{module.params['wait_timeout']} s: {remaining} Remove what the message names, or wait, then run "
-                    "the playbook again."
-                ),
-                **result,
+            raise TaskError(
+                f"Namespace {module.params['name']} is deleted, but still exists after "
+                f"{module.params['wait_timeout']} s: {remaining} Remove what the message names, or wait, then run the "
+                "playbook again.",
+                result,
             )
     return result
 

@@ -80,7 +80,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
+    TaskError,
     cluster_module,
+    reporting_writes,
     retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import capacity_managers
@@ -134,21 +136,21 @@ def main() -> None:
     )
     resource, managers = module.params["resource"], set(module.params["managers"])
     changed, kept, before = [], [], {}
-    cluster = Cluster(module)
-    try:
-        for node in list(cluster.list(NODES_PATH)):
-            name = node["metadata"]["name"]
-            if slots_of(node, resource) is None:
-                continue
-            if not capacity_managers(node, resource) <= managers:
-                kept.append(name)
-                continue
-            slots = remove(cluster, node, resource, managers, check_mode=module.check_mode)
-            if slots is not None:
-                changed.append(name)
-                before[name] = slots
-    except ClusterError as error:
-        module.fail_json(msg=str(error), changed=bool(cluster.writes), nodes=changed)
+    with reporting_writes(module) as cluster:
+        try:
+            for node in list(cluster.list(NODES_PATH)):
+                name = node["metadata"]["name"]
+                if slots_of(node, resource) is None:
+                    continue
+                if not capacity_managers(node, resource) <= managers:
+                    kept.append(name)
+                    continue
+                slots = remove(cluster, node, resource, managers, check_mode=module.check_mode)
+                if slots is not None:
+                    changed.append(name)
+                    before[name] = slots
+        except ClusterError as error:
+            raise TaskError(str(error), {"nodes": changed}) from error
     module.exit_json(changed=bool(changed), nodes=changed, kept=kept, diff={"before": before, "after": {}})
 
 

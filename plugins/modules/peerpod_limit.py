@@ -403,6 +403,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     Cluster,
     ClusterError,
     Collection,
+    TaskError,
     cluster_module,
     reporting_writes,
     retry_conflicts,
@@ -895,9 +896,10 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
             try:
                 adaptor = write_settings(module, cluster, target)
             except AdaptorError as error:
-                if not error.result.get("changed"):
-                    raise
-                module.fail_json(msg=str(error), **result_of(target, used, error.result))
+                done = dict(error.result)
+                # The limit of the target is in force only if it was written.
+                described = result_of(target, used, done) if done.get("changed") else {"adaptor": done.get("adaptor")}
+                raise TaskError(str(error), described) from error
             return target, used, loss, adaptor, None
         move = prepare_adaptor_move(module, cluster, target)
         if not module.check_mode:
@@ -907,6 +909,12 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
         return target, used, loss, adaptor, move
 
     target, used, loss, adaptor, move = retry_conflicts(attempt)
+
+    def result() -> dict[str, Any]:
+        described = result_of(target, used, adaptor)
+        # After a conflict, the last plan does not have what an earlier attempt wrote.
+        return {**described, "changed": described["changed"] or bool(cluster.writes)}
+
     warn_of_problems(module, target)
     if move:
         module.warn(move)
@@ -919,9 +927,9 @@ def run(module: AnsibleModule, cluster: Cluster) -> None:
         except ClusterError as error:
             failure = str(error)
         if failure:
-            module.fail_json(msg=failure, **result_of(target, used, adaptor))
+            raise TaskError(failure, result())
         warn_of_nodes_that_are_down(module, target)
-    module.exit_json(**result_of(target, used, adaptor))
+    module.exit_json(**result())
 
 
 def needs_settings(params: dict[str, Any], cluster: Cluster, target: Target) -> bool:
@@ -971,10 +979,7 @@ def main() -> None:
         }
     )
     with reporting_writes(module, LimitError) as cluster:
-        try:
-            run(module, cluster)
-        except AdaptorError as error:
-            module.fail_json(msg=str(error), changed=bool(cluster.writes), adaptor=error.result.get("adaptor"))
+        run(module, cluster)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,14 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from tests.cluster.openshift import set_status
-from tests.integration.apiserver import AWAY, ETCD_TIMEOUT, THROTTLED, Break, between, requests_of, status
+from tests.integration.apiserver import AWAY, ETCD_TIMEOUT, THROTTLED, Answer, Break, between, requests_of, status
+from tests.playbook_runs import run_playbook
+from tests.support import JSON_OUTPUT, ansible_environment, local_play
 
 NAMESPACE = "faults-test"
 NODES = ("faults-a", "faults-b")
@@ -485,6 +488,11 @@ SETTINGS = {
     "secret": {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"},
 }
 CAPACITY = {"resource": "example.com/faults", "managers": ["faults-agent"]}
+OWN_NAMESPACE = {"name": "faults-own"}
+CSV = "sandboxed-containers-operator.v1.8.1"
+APPROVAL = {"wait_for": "operator", "namespace": NAMESPACE, "csv": CSV, "approve": True}
+OLM = "operators.coreos.com/v1alpha1"
+INSTALL_PLAN = f"/apis/{OLM}/namespaces/{NAMESPACE}/installplans/faults"
 DEFINITIONS = {
     "definition": [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": NAMESPACE}}
@@ -493,8 +501,37 @@ DEFINITIONS = {
 }
 
 
+def installation_that_waits_for_approval() -> list[dict]:
+    metadata = {"name": "faults", "namespace": NAMESPACE}
+    return [
+        {
+            "apiVersion": OLM,
+            "kind": "Subscription",
+            "metadata": metadata,
+            "spec": {
+                "name": "sandboxed-containers-operator",
+                "source": "redhat-operators",
+                "sourceNamespace": "openshift-marketplace",
+                "installPlanApproval": "Manual",
+            },
+        },
+        {
+            "apiVersion": OLM,
+            "kind": "InstallPlan",
+            "metadata": metadata,
+            "spec": {"approval": "Manual", "approved": False, "clusterServiceVersionNames": [CSV]},
+        },
+    ]
+
+
 @pytest.fixture
 def no_leftovers(cluster, config):
+    namespace = {**OWN_NAMESPACE, "labels": {"app.kubernetes.io/part-of": "osc.peerpods"}}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}, *installation_that_waits_for_approval()
+    )
+    planned = {"installPlanRef": {"name": "faults"}, "lastUpdated": "2026-01-01T00:00:00Z"}
+    set_status(cluster, "subscription/faults", planned, NAMESPACE)
     for name in NODES:
         slots = {"status": {"capacity": {CAPACITY["resource"]: "1"}}}
         cluster.merge(f"node/{name}", slots, subresource="status", manager=CAPACITY["managers"][0])
@@ -503,6 +540,8 @@ def no_leftovers(cluster, config):
     cluster.kubectl("delete", kinds, "faults-partial", "--ignore-not-found")
     settings = ("configmap/peer-pods-cm", "configmap/faults-partial", "secret/peer-pods-secret")
     cluster.kubectl("delete", *settings, "-n", NAMESPACE, "--ignore-not-found")
+    cluster.kubectl("delete", "subscription,installplan", "faults", "-n", NAMESPACE)
+    cluster.kubectl("delete", "namespace", OWN_NAMESPACE["name"], "--ignore-not-found")
 
 
 @pytest.mark.parametrize(
@@ -513,6 +552,8 @@ def no_leftovers(cluster, config):
         ("mutating_policy", POLICY, "POST /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"),
         ("adaptor_config", SETTINGS, ""),
         ("peerpod_capacity", CAPACITY, ""),
+        ("own_namespace", OWN_NAMESPACE, "DELETE /api/v1/namespaces/faults-own"),
+        ("operator_wait", APPROVAL, f"PATCH {INSTALL_PLAN}"),
         ("k8s", DEFINITIONS, ""),
     ],
 )
@@ -568,6 +609,44 @@ def test_what_was_written_before_a_failure_is_reported(no_leftovers, run_with_fa
     assert reported in result["msg"]
     if module == "peerpod_capacity":
         assert result["nodes"] == [writes[0].split("/")[4]]
+
+
+def after_the_first_write() -> Callable[[str, str], Answer | None]:
+    """The credentials expire after the first write."""
+    writes = []
+
+    def intervene(method, path):
+        if writes:
+            return status(401, "Unauthorized")
+        if method != "GET":
+            writes.append(path)
+        return None
+
+    return intervene
+
+
+def test_a_namespace_of_which_the_end_is_not_seen_is_reported_as_deleted(no_leftovers, run_with_faults):
+    result = run_with_faults(after_the_first_write(), module="own_namespace", **OWN_NAMESPACE)
+    assert result["failed"]
+    assert result["changed"]
+    assert "401 Unauthorized" in result["msg"]
+    assert result["msg"].endswith("Written before: DELETE /api/v1/namespaces/faults-own.")
+
+
+def test_an_approval_is_reported_if_a_later_step_of_the_wait_fails(cluster, no_leftovers, tmp_path):
+    """The action repeats the module, which has approved the InstallPlan in an earlier step."""
+    kubeconfig = cluster.user_kubeconfig("faults-approval", "system:masters")
+    with between(cluster, kubeconfig, after_the_first_write()) as url:
+        task = {"osc.peerpods.operator_wait": {**APPROVAL, "host": url, "api_key": "x", "wait_timeout": 30}}
+        playbook = tmp_path / "play.yml"
+        playbook.write_text(json.dumps(local_play(tasks=[task])))
+        completed = run_playbook(["ansible-playbook", str(playbook)], ansible_environment(JSON_OUTPUT))
+    (task,) = json.loads(completed.stdout)["plays"][0]["tasks"]
+    result = task["hosts"]["localhost"]
+    assert result["failed"]
+    assert result["changed"]
+    assert "401 Unauthorized" in result["msg"]
+    assert cluster.get("installplan", "faults", "-n", NAMESPACE)["spec"]["approved"]
 
 
 def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_with_faults):

@@ -46,6 +46,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
+    TaskError,
     retry_conflicts,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
@@ -75,15 +76,9 @@ PEER_PODS_INTERVAL = 2.0
 NODE_INTERVAL = 15.0
 
 
-class AdaptorError(Exception):
-    """Why settings were not written or do not take effect, as a sentence.
-
-    `result` is what the module returns with the message: what was written, and which pods were replaced.
-    """
-
-    def __init__(self, message: str, result: dict | None = None):
-        super().__init__(message)
-        self.result = result or {}
+class AdaptorError(TaskError):
+    """Why settings were not written or do not take effect; `result` has what was written and which pods were
+    replaced."""
 
 
 def apply_settings(

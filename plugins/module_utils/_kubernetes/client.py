@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -60,16 +60,27 @@ def retry_conflicts(attempt: Callable[[], T]) -> T:
     return _retry_on(409, CONFLICT_RETRIES, attempt)
 
 
+class TaskError(Exception):
+    """Why a module fails, as a sentence, and `result`, what it returns nevertheless, with what was changed before."""
+
+    def __init__(self, message: str, result: Mapping[str, Any] | None = None):
+        super().__init__(message)
+        self.result = result or {}
+
+
 @contextlib.contextmanager
 def reporting_writes(module: AnsibleModule, *errors: type[Exception]) -> Iterator[Cluster]:
-    """A Cluster. After a ClusterError or one of `errors`, the module fails with what was written before."""
+    """A Cluster. After a ClusterError, a TaskError or one of `errors`, the module fails with what it wrote before."""
     cluster = Cluster(module)
-    expected: tuple[type[Exception], ...] = (ClusterError, *errors)
+    expected: tuple[type[Exception], ...] = (ClusterError, TaskError, *errors)
     try:
         yield cluster
     except expected as error:
-        written = f" Written before: {join_names(cluster.writes)}." if cluster.writes else ""
-        module.fail_json(msg=f"{error}{written}", changed=bool(cluster.writes))
+        result = error.result if isinstance(error, TaskError) else {}
+        # A module that returns what it changed also describes it.
+        is_listed = bool(cluster.writes) and "changed" not in result
+        written = f" Written before: {join_names(cluster.writes)}." if is_listed else ""
+        module.fail_json(msg=f"{error}{written}", **{"changed": bool(cluster.writes), **result})
 
 
 class Cluster:
