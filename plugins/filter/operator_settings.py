@@ -17,10 +17,13 @@ options:
   _input:
     description:
       - >-
-        A dictionary with C(settings) and C(credentials), lists of C(key), C(option), C(value) and C(initial), and of
+        A dictionary with C(settings), C(credentials) and C(token), lists of C(key), C(option), C(value) and
+        C(initial), and of
         settings also C(pattern), C(expected), C(remedy), C(only_new) and C(opened_for); with C(subscription) and
         C(kata_config), lists of the same for these objects; and with C(credentials_from), C(extra_config), C(tags),
-        C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the options.
+        C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the options; C(platform);
+        C(facts), RV(osc.peerpods.cluster_info#module:details.credentials); C(installed_csv); and C(catalogs),
+        RV(osc.peerpods.operator_info#module:catalogs).
       - >-
         C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is
         RV(osc.peerpods.operator_info#module:objects).
@@ -31,7 +34,8 @@ options:
         A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
         exist. One whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
       - >-
-        The C(initial) of a credential with C(of_cluster) is a property of the cluster, not of an identity.
+        A credential with C(shared) names no identity. Credentials of the same C(group) belong together. One that is
+        C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).
     type: dict
     required: true
 """
@@ -78,9 +82,13 @@ _value:
       sample: []
     secret:
       description: >-
-        The data of C(peer-pods-secret), empty if the operator makes it of a CredentialsRequest, or if it belongs to
-        another owner.
+        The keys of C(peer-pods-secret) that are written, null if one is removed. Empty if the Secret is kept, or if the
+        operator creates it.
       type: dict
+    credentials:
+      description: How cloud-api-adaptor gets its credentials, why, and what to watch out for.
+      type: dict
+      sample: {way: given, reason: operator_install_credentials is given., warnings: []}
     feature_gates:
       description: The data of C(osc-feature-gates).
       type: dict

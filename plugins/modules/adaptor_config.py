@@ -46,6 +46,7 @@ options:
   secret:
     description:
       - Keys of C(peer-pods-secret) and their values, not encoded. The names of the keys are shown, the values never.
+      - A key with the value V(null) is removed.
     type: dict
     default: {}
   feature_gates:

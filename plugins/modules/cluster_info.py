@@ -393,6 +393,35 @@ details:
           description: The ClusterServiceVersion that OLM installs or has installed, null if none is known.
           type: str
       sample: null
+    credentials:
+      description: What decides how cloud-api-adaptor can get its credentials.
+      type: dict
+      contains:
+        mode:
+          description: >-
+            The mode of the cloud credential operator (C(spec.credentialsMode) of CloudCredential C(cluster)), empty for
+            its default; null if the cluster has none.
+          type: str
+          sample: Manual
+        issuer:
+          description: >-
+            The issuer of service account tokens (C(spec.serviceAccountIssuer) of Authentication C(cluster)), empty or
+            null if it is that of the API server, which the cloud cannot reach.
+          type: str
+          sample: https://demo-7x2kq-oidc.s3.us-east-2.amazonaws.com
+        root:
+          description: >-
+            What the root credential of the cloud credential operator is sufficient for, V(mint), V(passthrough),
+            V(insufficient), or empty if it is not known; null if the Secret does not exist. Only the metadata of the
+            Secret are read.
+          type: str
+          sample: null
+        secret:
+          description: >-
+            The way that C(peer-pods-secret) came from, V(given), V(credentials_request) or V(token); null if it does
+            not exist.
+          type: str
+          sample: token
     catalogs:
       description: The catalogs that have the operator, null if the cluster serves no PackageManifests.
       type: list
@@ -445,6 +474,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import describe_subscription
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import read_credentials
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PEER_PODS_CM
@@ -503,7 +533,9 @@ def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
     }
 
 
-def read_details(cluster: Cluster, nodes: list[dict], operator_namespace: str, agent_namespace: str) -> dict[str, Any]:
+def read_details(
+    cluster: Cluster, platform: str | None, nodes: list[dict], operator_namespace: str, agent_namespace: str
+) -> dict[str, Any]:
     readings: dict[str, Any] = {}
     unread: dict[str, str] = {}
     for name, read in {
@@ -515,6 +547,7 @@ def read_details(cluster: Cluster, nodes: list[dict], operator_namespace: str, a
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
         "limits": lambda: describe_agent(cluster, agent_namespace),
+        "credentials": lambda: read_credentials(cluster, platform, operator_namespace),
         "advertisers": lambda: read_advertisers(cluster, nodes),
     }.items():
         try:
@@ -552,7 +585,11 @@ def main() -> None:
         module.fail_json(msg=str(error))
     if module.params["details"]:
         facts["details"] = read_details(
-            cluster, nodes, module.params["operator_namespace"], module.params["agent_namespace"]
+            cluster,
+            facts["platform"],
+            nodes,
+            module.params["operator_namespace"],
+            module.params["agent_namespace"],
         )
     module.exit_json(changed=False, **facts)
 

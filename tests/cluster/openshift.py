@@ -126,6 +126,7 @@ def fill(
         *(node(worker, region) for worker in workers),
         _infrastructure(platform["type"]),
         _cluster_version(),
+        *_credential_settings(),
         _catalog_source(),
         *(_machine_config_pool(role) for role in ("master", "worker")),
         _security_context_constraints("restricted-v2", privileged=False),
@@ -243,8 +244,10 @@ def _published() -> Iterator[Path]:
     for file in (
         "config/v1/{}/0000_00_cluster-version-operator_01_clusterversions-Default.crd.yaml",
         "config/v1/{}/0000_10_config-operator_01_apiservers.crd.yaml",
+        "config/v1/{}/0000_10_config-operator_01_authentications-SelfManagedHA-Default.crd.yaml",
         "config/v1/{}/0000_10_config-operator_01_infrastructures-Default.crd.yaml",
         "machineconfiguration/v1/{}/0000_80_machine-config_01_machineconfigpools-Default.crd.yaml",
+        "operator/v1/{}/0000_40_cloud-credential_00_cloudcredentials.crd.yaml",
         "security/v1/{}/0000_03_config-operator_01_securitycontextconstraints.crd.yaml",
     ):
         yield openshift / file.format("zz_generated.crd-manifests")
@@ -383,6 +386,39 @@ def _cluster_version() -> dict:
             "clusterID": CLUSTER_ID,
         },
     }
+
+
+def _credential_settings() -> Iterator[dict]:
+    """The settings of an installation without short-lived credentials, as the installer creates them."""
+    yield {
+        "apiVersion": "operator.openshift.io/v1",
+        "kind": "CloudCredential",
+        "metadata": {"name": "cluster"},
+        "spec": {
+            "credentialsMode": "",
+            "logLevel": "Normal",
+            "managementState": "Managed",
+            "operatorLogLevel": "Normal",
+        },
+    }
+    yield {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "Authentication",
+        "metadata": {"name": "cluster"},
+        "spec": {"serviceAccountIssuer": ""},
+    }
+
+
+def use_tokens(cluster: Cluster, issuer: str) -> None:
+    """The settings of an installation with short-lived credentials of ccoctl."""
+    cluster.merge("cloudcredential/cluster", {"spec": {"credentialsMode": "Manual"}})
+    cluster.merge("authentication/cluster", {"spec": {"serviceAccountIssuer": issuer}})
+
+
+def use_root_credential(cluster: Cluster) -> None:
+    """The settings of `fill` again."""
+    cluster.merge("cloudcredential/cluster", {"spec": {"credentialsMode": ""}})
+    cluster.merge("authentication/cluster", {"spec": {"serviceAccountIssuer": ""}})
 
 
 def _catalog_source() -> dict:

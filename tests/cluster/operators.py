@@ -112,6 +112,7 @@ WATCHED = (
     "/apis/cloudcredential.openshift.io/v1/credentialsrequests",
     "/apis/confidentialcontainers.org/v1alpha1/peerpodconfigs",
     "/apis/config.openshift.io/v1/infrastructures",
+    "/apis/operator.openshift.io/v1/cloudcredentials",
     "/apis/kataconfiguration.openshift.io/v1/kataconfigs",
     "/apis/machineconfiguration.openshift.io/v1/machineconfigpools",
     "/apis/node.k8s.io/v1/runtimeclasses",
@@ -148,6 +149,10 @@ ROOT_CREDENTIALS = {
     ),
 }
 
+# What the cloud credential operator says of the root credential (pkg/operator/secretannotator of
+# openshift/cloud-credential-operator).
+ROOT_MODE = {"cloudcredential.openshift.io/mode": "passthrough"}
+
 # The keys that the sandboxed containers operator copies, in capital letters, and the label of its Secret.
 PEER_POD_CREDENTIALS = {
     "aws_access_key_id",
@@ -157,6 +162,10 @@ PEER_POD_CREDENTIALS = {
     "azure_subscription_id",
     "azure_tenant_id",
 }
+# In the format of ccoctl, which newer releases take as well (ccoDataMapping in controllers/credentials_controller.go).
+TOKEN_CREDENTIALS = {"azure_federated_token_file"}
+TOKEN_FIELDS = {"role_arn": "AWS_ROLE_ARN", "web_identity_token_file": "AWS_WEB_IDENTITY_TOKEN_FILE"}
+TOKEN_FILE = "/var/run/secrets/openshift/serviceaccount/token"
 CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
@@ -582,8 +591,15 @@ CSV_REASONS = {
 
 
 def cloud_credential_operator(api: Api) -> None:
-    """CredentialsRequest → the Secret that it names. In passthrough mode, the Secret has the root credentials."""
+    """CredentialsRequest → the Secret that it names. In passthrough mode, the Secret has the root credentials; in
+    manual mode, nothing happens."""
     root = "/apis/cloudcredential.openshift.io/v1"
+    if _credentials_mode(api) == "Manual":
+        return
+    for name, _keys in ROOT_CREDENTIALS.values():
+        path = f"/api/v1/namespaces/kube-system/secrets/{name}"
+        if (secret := api.get(path)) and not ROOT_MODE.items() <= secret["metadata"].get("annotations", {}).items():
+            api.merge(path, {"metadata": {"annotations": ROOT_MODE}})
     for request in api.list(f"{root}/credentialsrequests"):
         metadata, spec = request["metadata"], request["spec"]
         request_path = f"{root}/namespaces/{metadata['namespace']}/credentialsrequests/{metadata['name']}"
@@ -631,6 +647,11 @@ def cloud_credential_operator(api: Api) -> None:
             api.merge(f"{request_path}/status", {"status": status})
 
 
+def _credentials_mode(api: Api) -> str:
+    settings = api.get("/apis/operator.openshift.io/v1/cloudcredentials/cluster") or {"spec": {}}
+    return settings["spec"].get("credentialsMode", "")
+
+
 def _aws_credentials_file(data: dict) -> str:
     """The credentials file of AWS SDKs, from base64 values."""
     return "[default]\n" + "".join(f"{key} = {base64.b64decode(value).decode()}\n" for key, value in data.items())
@@ -653,18 +674,20 @@ def sandboxed_containers_operator(api: Api) -> None:
     """KataConfig → nodes of the pool kata-oc → cloud-api-adaptor, RuntimeClasses and, up to 1.8, the
     PeerPodConfig, and back.
 
-    Before that, as the credentials controller of the operator: cco-secret → peer-pods-secret.
+    Before that, as the credentials controller of the operator: cco-secret → peer-pods-secret, or the environment of
+    its Subscription → peer-pods-secret. It creates no CredentialsRequest of its own: the role has created it.
     """
     latest = _installed(api)
     if latest is None:
         return
-    _map_credentials(api)
+    _map_credentials(api, release_of(latest))
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
         # An installation is completed before it is removed (isInstalling, in SCO's
         # controllers/openshift_controller.go).
         if "deletionTimestamp" in kata["metadata"] and not _is_installing(kata):
             _let_go(api, kata, release_of(latest))
         else:
+            _use_token(api, kata, release_of(latest))
             try:
                 _roll_out(api, kata, latest)
             except RetryError:
@@ -676,13 +699,74 @@ def _is_installing(kata: dict) -> bool:
     return any((condition["status"], condition.get("reason")) == ("True", "Installing") for condition in conditions)
 
 
-def _map_credentials(api: Api) -> None:
+PEER_PODS_SECRET = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/peer-pods-secret"
+STS_LABEL = "kataconfiguration.openshift.io/sts"
+
+# The environment and the KataConfig of the last event that the credentials controller handled, by uid.
+_handled: dict[str, object] = {}
+
+
+def _use_token(api: Api, kata: dict, release: Release) -> None:
+    """Create peer-pods-secret from the environment if no such Secret exists (setupPeerPodsCredentials and
+    checkAndSetupSTSWorkflow in controllers/credentials_controller.go of SCO).
+
+    It does this when the KataConfig is created or changed, and when it starts: OLM restarts it for a new environment.
+    """
+    env = _environment(api)
+    event = (kata["metadata"]["resourceVersion"], tuple(sorted(env.items())))
+    uid, enabled = kata["metadata"]["uid"], (kata.get("spec") or {}).get("enablePeerPods")
+    if _handled.get(uid) == event or not enabled or api.get(PEER_PODS_SECRET):
+        return
+    _handled[uid] = event
+    data: dict[str, str] = {}
+    if "Azure" in release.takes_tokens and all(map(env.get, ("CLIENTID", "TENANTID", "SUBSCRIPTIONID"))):
+        data = {
+            "AZURE_CLIENT_ID": env["CLIENTID"],
+            "AZURE_TENANT_ID": env["TENANTID"],
+            "AZURE_SUBSCRIPTION_ID": env["SUBSCRIPTIONID"],
+            "AZURE_FEDERATED_TOKEN_FILE": TOKEN_FILE,
+        }
+    elif "AWS" in release.takes_tokens and env.get("ROLEARN"):
+        data = {"AWS_ROLE_ARN": env["ROLEARN"], "AWS_WEB_IDENTITY_TOKEN_FILE": TOKEN_FILE}
+    if not data:
+        return
+    label = {STS_LABEL: "azure" if "AZURE_CLIENT_ID" in data else "aws"}
+    api.ensure(
+        PEER_PODS_SECRET.rpartition("/")[0],
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "Opaque",
+            "metadata": {"name": "peer-pods-secret", "labels": label},
+            "data": {key: _base64(value.encode()) for key, value in data.items()},
+        },
+    )
+
+
+def _environment(api: Api) -> dict[str, str]:
+    """What OLM sets in the Deployment of the operator: spec.config.env of its Subscription."""
+    subscriptions = api.list(f"/apis/operators.coreos.com/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/subscriptions")
+    return {
+        entry["name"]: entry.get("value", "")
+        for subscription in subscriptions
+        if subscription["spec"]["name"] == PACKAGE
+        for entry in (subscription["spec"].get("config") or {}).get("env") or []
+    }
+
+
+def _map_credentials(api: Api, release: Release) -> None:
     """Copy the credentials, unless a user created peer-pods-secret."""
     secrets = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets"
     cco_secret = api.get(f"{secrets}/cco-secret")
     if cco_secret is None:
         return
-    data = {key.upper(): value for key, value in cco_secret["data"].items() if key in PEER_POD_CREDENTIALS}
+    keys = PEER_POD_CREDENTIALS | (TOKEN_CREDENTIALS if release.maps_tokens else set())
+    data = {key.upper(): value for key, value in cco_secret["data"].items() if key in keys}
+    if release.maps_tokens:
+        file = base64.b64decode(cco_secret["data"].get("credentials", "")).decode()
+        for name, _equals, value in (line.partition("=") for line in file.splitlines()):
+            if name.strip() in TOKEN_FIELDS:
+                data[TOKEN_FIELDS[name.strip()]] = _base64(value.strip().encode())
     api.ensure(
         secrets,
         {
@@ -807,7 +891,11 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
     builds_image = release.builds_image and (kata.get("spec") or {}).get("enablePeerPods")
     if builds_image and (condition := _delete_image(api, kata, release)):
         return api.status(_kata_path(kata), kata, {"conditions": [condition]})
-    return api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
+    api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
+    # teardownPeerPodsCredentials, after the KataConfig is gone.
+    if STS_LABEL in ((api.get(PEER_PODS_SECRET) or {}).get("metadata") or {}).get("labels", {}):
+        api.delete(PEER_PODS_SECRET)
+    return None
 
 
 def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | None:
@@ -861,10 +949,9 @@ def _are_settings_complete(api: Api, release: Release) -> bool:
     if platform is None:
         return False
     of_secret, of_settings = REQUIRED[platform]
-    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/peer-pods-secret"
-    secret, settings = (api.get(path) or {}).get("data") or {}, _settings(api)
+    secret, settings = (api.get(PEER_PODS_SECRET) or {}).get("data") or {}, _settings(api)
     has_credentials = all(map(secret.get, of_secret)) or (
-        release.takes_tokens and all(map(secret.get, TOKENS[platform]))
+        platform in release.takes_tokens and all(map(secret.get, TOKENS[platform]))
     )
     return has_credentials and all(map(settings.get, of_settings))
 

@@ -15,18 +15,19 @@ from dataclasses import dataclass
 class Release:
     """The behaviour of the operator and its cloud-api-adaptor from release `since` on.
 
-    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`: the
-    operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older releases only create it.
-    `builds_image`: if peer-pods-cm does not name an image of the pod VMs, a job creates the image and writes its name
-    there. When the KataConfig is deleted, a job deletes the image and empties the key. Before each job, the operator
-    requires certain keys in peer-pods-cm and peer-pods-secret. `takes_tokens`: for these jobs, credentials in
-    peer-pods-secret that name a role or an identity are sufficient. `takes_pod_uid`: a cloud-api-adaptor that has
-    POD_UID in its environment names itself in an annotation of the node, and removes what it advertised only while it
-    is the owner. `takes_leading_digits`: cloud-api-adaptor uses the digits with which PEERPODS_LIMIT_PER_NODE begins,
-    or 10 without digits; older releases do not start if the value is not a number. `rolls`: the operator watches
-    peer-pods-cm and replaces cloud-api-adaptor's pods after each change of its data. `has_update_strategy`:
-    caaUpdateStrategy in osc-feature-gates decides whether it replaces them or waits until they are deleted.
-    `has_webhook`: the operator deploys a mutating webhook.
+    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`:
+    the operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older releases only create
+    it. `builds_image`: if peer-pods-cm does not name an image of the pod VMs, a job creates the image and writes
+    its name there. When the KataConfig is deleted, a job deletes the image and empties the key. Before each job,
+    the operator requires certain keys in peer-pods-cm and peer-pods-secret. `takes_tokens`: the clouds on which the
+    operator creates peer-pods-secret from the role or identity in its environment, and on which such a Secret is
+    sufficient for these jobs. `maps_tokens`: it does the same with cco-secret in the format of ccoctl.
+    `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the
+    node, and removes what it advertised only while it is the owner. `takes_leading_digits`: cloud-api-adaptor uses
+    the digits with which PEERPODS_LIMIT_PER_NODE begins, or 10 without digits; older releases do not start if the
+    value is not a number. `rolls`: the operator watches peer-pods-cm and replaces cloud-api-adaptor's pods after
+    each change of its data. `has_update_strategy`: caaUpdateStrategy in osc-feature-gates decides whether it
+    replaces them or waits until they are deleted. `has_webhook`: the operator deploys a mutating webhook.
     """
 
     since: tuple[int, int]
@@ -34,7 +35,8 @@ class Release:
     daemon_set: str
     builds_image: bool = True
     rewrites_set: bool = True
-    takes_tokens: bool = False
+    takes_tokens: tuple[str, ...] = ()
+    maps_tokens: bool = False
     takes_pod_uid: bool = False
     takes_leading_digits: bool = False
     rolls: bool = False
@@ -71,6 +73,9 @@ RELEASES = (
     # at each reconcile; it was closed, and what it names (defaults that the API server adds) does not change a
     # DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
+    # SCO's pull request 879 (Azure; config/peerpods/podvm/osc-podvm-create-job.yaml of 1.12.0 mounts the token).
+    Release((1, 12), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=("Azure",)),
+    # SCO's pull request 2189 (AWS) and config/peerpods/credentials-requests/ccoctl.
     # SCO's pull request 1950, controllers/fg_handler.go, cm_event_handler.go, docs/CONFIG-OPTIONS.md and
     # docs/credentials-handling.md; controllers/peerpods.go at 00b58ece, where the environment is NODE_NAME,
     # TLS_MIN_VERSION, TLS_CIPHER_SUITES and a proxy's, and so no POD_UID. CAA's 62d8abbd, and IntWithEnv in
@@ -79,7 +84,8 @@ RELEASES = (
         (1, 13),
         has_peer_pod_config=False,
         daemon_set="osc-caa-ds",
-        takes_tokens=True,
+        takes_tokens=("AWS", "Azure"),
+        maps_tokens=True,
         takes_pod_uid=True,
         takes_leading_digits=True,
         rolls=True,

@@ -154,7 +154,7 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_thirteen_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_seventeen_requests_more(cluster, run_module, with_peer_pods):
     # The API server answers the first request for a new kind with 429, until its storage is ready.
     cluster.get("peerpodconfigs", "-n", "cluster-info")
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
@@ -189,6 +189,7 @@ def test_details_take_thirteen_requests_more(cluster, run_module, with_peer_pods
     }
     assert details.pop("kubernetes_version").startswith("v1.")
     assert details == {
+        "credentials": {"mode": "", "issuer": "", "root": None, "secret": None},
         "match_conditions": True,
         "mutating_admission_policy": "v1",
         "validating_admission_policy": True,
@@ -218,7 +219,7 @@ def test_details_take_thirteen_requests_more(cluster, run_module, with_peer_pods
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # The count does not include the request for /version, which kubernetes.core sends as well. The last one lists the
     # pods, because of the annotation of cloud-api-adaptor.
-    assert sorted(verbs) == ["create"] + ["get"] * 9 + ["list"] * 8
+    assert sorted(verbs) == ["create"] + ["get"] * 13 + ["list"] * 8
 
 
 def test_details_of_a_user_with_few_permissions(cluster, run_module):
@@ -237,7 +238,8 @@ def test_details_of_a_user_with_few_permissions(cluster, run_module):
         {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
     )
     details = result["details"]
-    assert details["unread"].keys() == {"limits", "operator", "subscription", "webhooks", "packages"}
+    unread = {"credentials", "limits", "operator", "subscription", "webhooks", "packages"}
+    assert details["unread"].keys() == unread
     assert "403 Forbidden" in details["unread"]["webhooks"]
     assert not any(result["pod_vms"].values())
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None

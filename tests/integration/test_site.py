@@ -246,6 +246,25 @@ def test_credentials_of_a_credentials_request(site: Site):
     site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
+def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site):
+    """The operator creates peer-pods-secret as for a user of the web console."""
+    site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
+    site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE)
+    openshift.use_tokens(site.cluster, "https://demo-oidc.s3.eu-central-1.amazonaws.com")
+    arn = "arn:aws:iam::123456789012:role/peer-pods"
+    assert "Set operator_install_aws_role_arn, or" in failure_message(site.run("--tags", "operator_install"))
+    succeed(site.run, "--tags", "operator_install", "-e", f"operator_install_aws_role_arn={arn}")
+    openshift.use_root_credential(site.cluster)
+    (subscription,) = site.cluster.get("subscriptions", "-n", OPERATOR_NAMESPACE)["items"]
+    assert subscription["spec"]["config"] == {"env": [{"name": "ROLEARN", "value": arn}]}
+    secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
+    assert secret["metadata"]["labels"] == {"kataconfiguration.openshift.io/sts": "aws"}
+    assert {key: base64.b64decode(value).decode() for key, value in secret["data"].items()} == {
+        "AWS_ROLE_ARN": arn,
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/openshift/serviceaccount/token",
+    }
+
+
 def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):
     """The report does not list PeerPodConfigs, because this cluster never had any."""
     reporting, printed = report_on(site, "report", tmp_path, "html")

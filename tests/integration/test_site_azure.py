@@ -98,11 +98,20 @@ class TestBeforeAnything:
 
 
 class TestCredentialsOfTheCluster:
-    def test_a_cluster_without_a_credentials_request(self, site: Site):
-        message = failure_message(site.run(*FROM_THE_CLUSTER, "-e", "operator_install_credentials_timeout=2"))
+    def test_a_cluster_without_a_root_credential(self, site: Site):
+        message = failure_message(site.run(*FROM_THE_CLUSTER))
+        assert (
+            "has no root credential (kube-system/azure-credentials). Fix this, or set operator_install_cred" in message
+        )
+        assert not site.cluster.get("subscriptions", "-A")["items"]
+
+    def test_a_request_that_is_not_granted(self, site: Site):
+        """The preflight, whose errors are ignored here, reports it before."""
+        variables = {"operator_install_credentials_timeout": 2, "cluster_prerequisites_fail": False}
+        message = failure_message(site.run(*FROM_THE_CLUSTER, "-e", json.dumps(variables)))
         assert "The operator has no cloud credentials after 2 s" in message
         assert "root secret kube-system/azure-credentials not found" in message
-        assert "set operator_install_credentials to variables" in message
+        assert "set operator_install_credentials to given" in message
         assert not site.cluster.get("kataconfigs")["items"]
 
     def test_a_cluster_with_a_credentials_request(self, site: Site):
@@ -142,6 +151,7 @@ class TestCredentialsOfTheCluster:
         before = stored(site, "secret", "peer-pods-secret")
         extra = {"tags": "a=b", "AZURE_REGION": "x", "AZURE_CLIENT_SECRET": "x", "TAGS": {"a": "b"}}
         variables = {"operator_install_extra_config": extra, "operator_install_proxy_timeout": "5 minutes"}
+        variables["operator_install_credentials"] = "given"
         message = failure_message(site.run(*ONLY_THE_OPERATOR, "-e", json.dumps(variables)))
         assert "operator_install_proxy_timeout must be a Go duration" in message
         assert "tags in operator_install_extra_config is not a key of peer-pods-cm" in message
@@ -180,6 +190,8 @@ class TestCredentialsOfVariables:
         by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}
         site.cluster.merge("configmap/peer-pods-cm", {"data": by_operator}, OPERATOR_NAMESPACE)
         site.variables |= {
+            # The cluster could grant other ones.
+            "operator_install_credentials": "given",
             "operator_install_extra_config": EXTRA_CONFIG,
             "operator_install_azure_instance_sizes": ["Standard_D2as_v5", "Standard_D4as_v5"],
             "operator_install_azure_ssh_public_key": "ssh-ed25519 AAAA you",

@@ -67,6 +67,7 @@ TESTED_THROUGH = {
     "_kubernetes/client": "integration/test_kubernetes_faults.py",
     "_kubernetes/namespace_content": "integration/test_own_namespace.py",
     "_operator/client": "integration/test_operator_install.py",
+    "_operator/option_rows": "unit/module_utils/_operator/test_settings.py",
     "_operator/progress": "unit/module_utils/_operator/test_olm.py",
     "_peerpods/limit_reads": "integration/test_peerpod_limit_second.py",
     "_peerpods/names": "unit/module_utils/_peerpods/test_generation.py",

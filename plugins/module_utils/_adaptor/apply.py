@@ -24,6 +24,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     SettingsError,
     Write,
     affected_peer_pods,
+    as_secret,
     as_text,
     explain_lost_peer_pods,
     explain_waiting,
@@ -109,7 +110,7 @@ def apply_settings(
     try:
         desired = DesiredSettings(
             as_text(config_map, "config_map"),
-            as_text(secret or {}, "secret"),
+            as_secret(secret or {}),
             as_text(gates or {}, "feature_gates"),
             only_missing,
             replace,

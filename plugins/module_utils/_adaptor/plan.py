@@ -112,6 +112,12 @@ def as_text(settings: Mapping[str, object], what: str) -> dict[str, str]:
     return texts
 
 
+def as_secret(settings: Mapping[str, object]) -> dict[str, str | None]:
+    """The same for a Secret, of which None removes a key."""
+    removed = dict.fromkeys(key for key, value in settings.items() if value is None)
+    return {**as_text({key: settings[key] for key in settings if key not in removed}, "secret"), **removed}
+
+
 def refuse_bad_gates(gates: Mapping[str, str]) -> None:
     strategy = gates.get(UPDATE_STRATEGY_KEY)
     if strategy is not None and strategy not in UPDATE_STRATEGIES:
@@ -258,7 +264,7 @@ class DesiredSettings:
     """The settings that a task requests. Other keys stay as they are."""
 
     config_map: Mapping[str, str] = field(default_factory=dict)
-    secret: Mapping[str, str] = field(default_factory=dict)
+    secret: Mapping[str, str | None] = field(default_factory=dict)
     gates: Mapping[str, str] = field(default_factory=dict)
     only_missing: Collection[str] = ()
     replace: bool = True

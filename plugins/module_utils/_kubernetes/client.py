@@ -35,6 +35,9 @@ FIELD_MANAGER = "osc.peerpods"
 
 MERGE_PATCH = "application/merge-patch+json"
 
+# An object without its spec, status and data, such as a Secret of which no value must be read.
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
 # The size of a page: 500 Node objects are about 5 MB, which an API server returns without trouble.
 PAGE_SIZE = 500
 
@@ -103,10 +106,10 @@ class Cluster:
         client.writes = self.writes
         return client
 
-    def get(self, path: str) -> dict | None:
+    def get(self, path: str, accept: str = "application/json") -> dict | None:
         """The object at `path`, or None if it does not exist or its kind is not served."""
         try:
-            return self._request("GET", path)
+            return self._request("GET", path, header_params={"Accept": accept})
         except ClusterError as error:
             if error.status == 404:
                 return None

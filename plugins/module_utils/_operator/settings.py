@@ -8,6 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.credentials import plan_credentials
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.option_rows import (
+    as_text,
+    is_set,
+    malformed,
+    missing,
+    value_of,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
     KEPT_KATA_CONFIG,
@@ -15,7 +23,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PEER_PODS_CM,
     PEER_PODS_SECRET,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED, STS
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
 
@@ -25,9 +33,6 @@ INTERRUPTED_RENEWAL = (
     f"{KEPT_KATA_CONFIG} keeps. Run the playbook upgrade with operator_install_renew_image=true again, which creates "
     "it again. To give the KataConfig up, delete the ConfigMap."
 )
-
-# The values of an option that is not set: those of an empty answer in a survey as well.
-UNSET: tuple[Any, ...] = (None, "", [], {})
 
 # What an object has if it does not set a field.
 DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
@@ -51,15 +56,15 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     An object that exists keeps what it has where no option is set. Only what the operator requires is added if it is
     missing.
     """
-    settings, credentials = options["settings"], options["credentials"]
+    settings = options["settings"]
     existing = _Existing(options["objects"])
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
-    uses_variables = options["credentials_from"] == "variables"
-    written_credentials = credentials if uses_variables and not _keeps_secret(existing, credentials) else []
+    subscription = _spec(options, "subscription", existing.subscription)
+    credentials = plan_credentials(options, existing.secret, options["installed_csv"] or _csv(options, subscription))
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
-    config = {entry["key"]: _text(_value(entry)) for entry in settings} | {"TAGS": tags}
+    config = {entry["key"]: as_text(value_of(entry)) for entry in settings} | {"TAGS": tags}
     if existing.settings:
-        kept = {entry["key"] for entry in settings if entry.get("only_new") or not _is_set(entry)}
+        kept = {entry["key"] for entry in settings if entry.get("only_new") or not is_set(entry)}
         required = {entry["key"] for entry in settings if entry.get("remedy") or "option" not in entry} & kept
     else:
         kept, required = set(), set()
@@ -67,16 +72,15 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     written |= {key: _as_read(value) for key, value in options["extra_config"].items() if value is not None}
     written = {key: value for key, value in written.items() if value}
     stored = existing.content(existing.settings)
-    secret = {entry["key"]: _value(entry) for entry in written_credentials}
     desired = {
-        "subscription": _spec(options, "subscription", existing.subscription),
+        "subscription": {**subscription, **_with_env(existing.content(existing.subscription), credentials.env)},
         "kata_config": {"enablePeerPods": True, **_spec(options, "kata_config", existing.kata_config)},
     }
     changed = {key: value for key, value in written.items() if key not in required & stored.keys()}
     takes_over = [
         *existing.changes(existing.subscription, desired["subscription"]),
         *existing.changes(existing.settings, changed),
-        *existing.changes(existing.secret, dict.fromkeys(secret, HIDDEN)),
+        *existing.changes(existing.secret, dict.fromkeys(credentials.secret, HIDDEN)),
         *existing.changes(existing.ssh_key, {"id_rsa.pub": HIDDEN} if options["public_key"] else {}),
         *existing.changes(existing.gates, gates),
         *existing.changes(existing.kata_config, desired["kata_config"]),
@@ -85,23 +89,24 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         **desired,
         "config_map": written,
         "only_missing": sorted(required),
-        "secret": secret,
+        "secret": credentials.secret,
+        "credentials": {"way": credentials.way, "reason": credentials.reason, "warnings": list(credentials.warnings)},
         "feature_gates": gates,
         "takes_over": takes_over,
         "closed": [sentence for entry in settings for sentence in _closed(entry, {**stored, **changed})],
         "problems": [
-            *(problem for entry in written_credentials for problem in _missing(entry)),
-            *(problem for entry in settings if entry["key"] not in stored for problem in _missing(entry)),
-            *(problem for entry in settings for problem in _malformed(entry)),
+            *credentials.problems,
+            *(problem for entry in settings if entry["key"] not in stored for problem in missing(entry)),
+            *(problem for entry in settings for problem in malformed(entry)),
             *_gate_problems(gates),
             *_tag_problems(options["tags"]),
             *_extra_problems(
                 options["extra_config"],
                 {key for key, value in config.items() if value},
-                {entry["key"] for entry in credentials},
+                {entry["key"] for entry in options["credentials"]},
                 gates,
             ),
-            *_cluster_problems(options["namespace"], options["objects"], uses_variables, gates),
+            *_cluster_problems(options["namespace"], options["objects"], gates),
             *_take_over_problems(takes_over, options["take_over"]),
         ],
     }
@@ -134,7 +139,7 @@ class _Existing:
     @staticmethod
     def is_foreign(entry: Mapping[str, Any] | None) -> bool:
         """Whether the object exists, and neither this collection nor the operator created it."""
-        return entry is not None and not entry["managed"] and REQUESTED not in entry["labels"]
+        return entry is not None and not entry["managed"] and not {REQUESTED, STS} & entry["labels"].keys()
 
     def changes(self, entry: Mapping[str, Any] | None, desired: Mapping[str, Any]) -> Iterator[str]:
         """The changes of an object of another owner, each as a line for a message."""
@@ -145,17 +150,6 @@ class _Existing:
             if not _has(content.get(key), value):
                 before = HIDDEN if value == HIDDEN and key in content else _shown(content.get(key))
                 yield f"{entry['kind']} {entry['name']}: {key} from {before} to {_shown(value)}"
-
-
-def _keeps_secret(existing: _Existing, credentials: list[Mapping[str, Any]]) -> bool:
-    """Whether peer-pods-secret stays as it is: that of another owner without options for the credentials, or a complete
-    one of an earlier run if neither an option nor the environment has credentials."""
-    if existing.is_foreign(existing.secret) and not any(_is_set(entry) for entry in credentials):
-        return True
-    is_complete = {entry["key"] for entry in credentials} <= existing.content(existing.secret).keys()
-    return is_complete and all(
-        (entry.get("value") if entry.get("of_cluster") else _value(entry)) in UNSET for entry in credentials
-    )
 
 
 def _has(current: Any, value: Any) -> bool:
@@ -180,25 +174,41 @@ def _without_nulls(value: Any) -> Any:
     return {key: _without_nulls(each) for key, each in value.items() if each is not None}
 
 
-def _is_set(entry: Mapping[str, Any]) -> bool:
-    return entry.get("value") not in UNSET
-
-
-def _value(entry: Mapping[str, Any]) -> Any:
-    """The value of an option, or what a new object gets without it."""
-    return entry["value"] if _is_set(entry) else entry.get("initial", "")
-
-
 def _spec(options: Mapping[str, Any], name: str, existing: Mapping[str, Any] | None) -> dict:
     """The fields that are set; without the object also the others, and with it what it has of them."""
     content = _Existing.content(existing)
     values = {
-        entry["key"]: _replacing(content.get(entry["key"]), _value(entry))
-        if existing is None or _is_set(entry)
+        entry["key"]: _replacing(content.get(entry["key"]), value_of(entry))
+        if existing is None or is_set(entry)
         else content.get(entry["key"])
         for entry in options[name]
     }
     return {key: value for key, value in values.items() if value not in (None, "", {})}
+
+
+def _csv(options: Mapping[str, Any], subscription: Mapping[str, Any]) -> str:
+    """The ClusterServiceVersion that OLM installs for the Subscription, empty if that is not known."""
+    # With automatic approval, the operator does not stay at the version that it starts with.
+    if subscription.get("startingCSV") and subscription.get("installPlanApproval") == "Manual":
+        return subscription["startingCSV"]
+    source = (subscription.get("source"), subscription.get("sourceNamespace"))
+    heads = (
+        channel["head"]
+        for catalog in options["catalogs"] or ()
+        if (catalog["name"], catalog["namespace"]) == source
+        for channel in catalog["channels"]
+        if channel["name"] == subscription.get("channel")
+    )
+    return next(heads, "")
+
+
+def _with_env(subscription: Mapping[str, Any], env: Mapping[str, str]) -> dict:
+    """spec.config with the variables, and with all others that it has: a merge patch replaces a list."""
+    if not env:
+        return {}
+    entries = {entry["name"]: entry for entry in (subscription.get("config") or {}).get("env") or []}
+    entries |= {name: {"name": name, "value": value} for name, value in env.items()}
+    return {"config": {"env": list(entries.values())}}
 
 
 def _replacing(current: Any, value: Any) -> Any:
@@ -219,26 +229,6 @@ def _take_over_problems(takes_over: list[str], is_allowed: bool) -> Iterator[str
 def _as_read(value: Any) -> str:
     """The value as the operator reads it: true, not Python's True."""
     return {"True": "true", "False": "false"}.get(str(value), str(value))
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _missing(entry: Mapping[str, Any]) -> Iterator[str]:
-    if entry.get("remedy") and _value(entry) in UNSET:
-        yield f"{entry['option']} is empty. {entry['remedy']}"
-
-
-def _malformed(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Each element of a list must match."""
-    if "pattern" not in entry:
-        return
-    value = _value(entry)
-    values = value if isinstance(value, (list, tuple)) else [value]
-    invalid = [str(element) for element in values if str(element) and not re.fullmatch(entry["pattern"], str(element))]
-    if invalid:
-        yield f"{entry['option']} must be {entry['expected']}; got '{_text(invalid)}'."
 
 
 def _closed(entry: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[str]:
@@ -295,9 +285,7 @@ def _extra_problems(
             yield f"{where} contradicts the feature gate confidential, with which the operator sets it. Remove it."
 
 
-def _cluster_problems(
-    namespace: str, objects: Iterable[Mapping[str, Any]], uses_variables: bool, gates: Mapping[str, str]
-) -> Iterator[str]:
+def _cluster_problems(namespace: str, objects: Iterable[Mapping[str, Any]], gates: Mapping[str, str]) -> Iterator[str]:
     names: dict[str, list[str]] = {}
     for entry in objects:
         names.setdefault(entry["kind"], []).append(entry["name"])
@@ -307,21 +295,6 @@ def _cluster_problems(
             f"Namespace {namespace} has the OperatorGroups {', '.join(groups)}. OLM installs nothing in a namespace "
             "with more than one: delete all but one of them."
         )
-    for entry in objects:
-        if entry["kind"] != "Secret" or entry["name"] != PEER_PODS_SECRET:
-            continue
-        is_requested = entry["labels"].get(REQUESTED) == "true"
-        if is_requested and uses_variables:
-            yield (
-                "The operator created peer-pods-secret from a CredentialsRequest and would overwrite other "
-                "credentials. Set operator_install_credentials to credentials_request, or delete that "
-                "CredentialsRequest and the Secret."
-            )
-        elif not is_requested and not uses_variables:
-            yield (
-                "peer-pods-secret was not created from a CredentialsRequest, and the operator does not change it. "
-                "Delete it, or set operator_install_credentials to variables."
-            )
     if KEPT_KATA_CONFIG in names.get("ConfigMap", []) and "KataConfig" not in names:
         yield INTERRUPTED_RENEWAL
     needs_image = gates.get("layeredImageDeployment") == "true" and "KataConfig" not in names

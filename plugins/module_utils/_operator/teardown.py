@@ -10,7 +10,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollou
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import is_managed
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import INTERRUPTED_RENEWAL
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import KEPT_KATA_CONFIG
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED, STS
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # The number of pods that a message names.
@@ -43,8 +43,8 @@ def plan_teardown(objects: list[dict]) -> dict:
         entry
         for entry in objects
         if entry["kind"] in kept_kinds
-        # The operator's Secret is deleted together with its CredentialsRequest.
-        or not (entry["managed"] or entry in csvs or REQUESTED in entry["labels"])
+        # The operator's Secret is deleted together with its CredentialsRequest, or with the KataConfig.
+        or not (entry["managed"] or entry in csvs or {REQUESTED, STS} & entry["labels"].keys())
     ]
     if remain:
         remain += [entry for entry in objects if entry["kind"] == "Namespace" and entry not in remain]

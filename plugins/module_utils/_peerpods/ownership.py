@@ -68,6 +68,10 @@ OPERATORS_REQUESTS = "openshift-cloud-credential-operator/openshift-sandboxed-co
 # The operator sets this label on the Secret that it creates for a CredentialsRequest, and reconciles only that Secret.
 REQUESTED = "kataconfiguration.openshift.io/credentials-request-based"
 
+# The operator sets this label on the Secret that it creates from the environment in its Subscription (labelSTS in
+# controllers/credentials_controller.go). It creates this Secret only if none exists, and never changes it.
+STS = "kataconfiguration.openshift.io/sts"
+
 # The annotation of a Secret that a controller made for a ServiceAccount, and the name of such a Secret. A user can make
 # Secrets with the annotation, under other names.
 SERVICE_ACCOUNT = "kubernetes.io/service-account.name"
@@ -208,6 +212,7 @@ def _is_of_operator(entry: dict) -> bool:
         labels.get("olm.owner", "").startswith(f"{PACKAGE}.")
         or any(label.startswith(f"operators.coreos.com/{PACKAGE}.") for label in labels)
         or labels.get(REQUESTED) == "true"
+        or STS in labels
         or annotations.get(CREDENTIALS_REQUEST, "").startswith(OPERATORS_REQUESTS)
     )
 

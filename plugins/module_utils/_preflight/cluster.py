@@ -144,6 +144,7 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
         "subscription": readings.get("subscription"),
+        "credentials": readings.get("credentials"),
         "catalogs": None if packages is None else [_catalog(package) for package in packages],
         "unread": unread,
     }

@@ -263,7 +263,7 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     csv = None if _is_installed(cluster["details"]) else settings["starting_csv"]
     summary = f"operator_install_starting_csv is {csv}"
     if not csv:
-        csv = next((catalog["heads"].get(channel) for catalog in _requested_catalogs(catalogs, settings)), None)
+        csv = channel_head(cluster, settings)
         summary = f"{channel} of {source} has {csv}"
     if not csv or not openshift:
         return
@@ -322,6 +322,13 @@ def _requested_channel(catalogs: Iterable[Mapping], settings: Mapping) -> str | 
     """The channel that is set, or else the default channel of the catalog; None if the catalog is unknown."""
     defaults = (catalog["default_channel"] for catalog in _requested_catalogs(catalogs, settings))
     return settings["channel"] or next(defaults, None)
+
+
+def channel_head(cluster: Mapping, settings: Mapping) -> str | None:
+    """The newest CSV of the requested channel."""
+    catalogs = cluster["details"]["catalogs"] or ()
+    channel = _requested_channel(catalogs, settings)
+    return next((catalog["heads"].get(channel) for catalog in _requested_catalogs(catalogs, settings)), None)
 
 
 def _webhooks(cluster: Mapping, manager: str) -> dict:

@@ -30,6 +30,7 @@ TITLES = {
     "other-webhooks": "Other webhooks for peer pods",
     "other-advertisers": "Other advertisers",
     "api-features": "Features of the API server",
+    "vm-credentials": "Credentials of the VMs",
     "cloud-credentials": "Cloud credentials",
     "ports": "Ports between the workers",
     "port-permissions": "Permission to open the ports",

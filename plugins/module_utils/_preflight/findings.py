@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cloud_findings import cloud_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import cluster_findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import credential_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
 
 
@@ -29,4 +30,8 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
                 "Fix the cause, then run preflight again.",
             )
         ]
-    return [*cluster_findings(cluster, settings), *cloud_findings(cluster, settings, readings)]
+    return [
+        *cluster_findings(cluster, settings),
+        *credential_findings(cluster, settings),
+        *cloud_findings(cluster, settings, readings),
+    ]

@@ -8,7 +8,12 @@ def settings(*rows, **options) -> dict:
     defaults = {
         "settings": list(rows),
         "credentials": [{"key": "AWS_KEY", "option": "role_key", "value": "k", "remedy": "Set it."}],
-        "credentials_from": "variables",
+        "credentials_from": "given",
+        "token": [],
+        "platform": "AWS",
+        "facts": None,
+        "installed_csv": "",
+        "catalogs": None,
         "extra_config": {},
         "tags": {},
         "feature_gates": {},
@@ -31,6 +36,7 @@ def existing(kind: str, name: str, content: dict | None = None, *, managed: bool
 
 
 LIMIT = row("LIMIT", 10, only_new=True)
+STS = {"kataconfiguration.openshift.io/sts": "aws"}
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
@@ -48,6 +54,7 @@ def test_the_written_settings():
         "config_map": {"SIZES": "a,b", "PORT": "9000", "LIMIT": "10", "INITDATA": "x", "TAGS": "team=a,cost=b"},
         "only_missing": [],
         "secret": {"AWS_KEY": "k"},
+        "credentials": {"way": "given", "reason": "operator_install_credentials is given.", "warnings": []},
         "feature_gates": {"confidential": "true", "deploymentMode": "DaemonSet"},
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
@@ -108,7 +115,7 @@ def rows(*, are_set: bool) -> dict:
 UNSET, SET = rows(are_set=False), rows(are_set=True)
 
 
-def subscription(*, managed: bool, **spec: str) -> dict:
+def subscription(*, managed: bool, **spec: object) -> dict:
     return existing("Subscription", "mine", {"name": "sandboxed-containers-operator", **spec}, managed=managed)
 
 
@@ -130,7 +137,7 @@ def test_options_that_are_not_set_keep_what_exists(objects: list[dict]):
     # What the operator requires is written only if it is missing.
     assert planned["config_map"] == {"VPC": "vpc-0", "REGION": "eu"}
     assert planned["only_missing"] == ["REGION", "VPC"]
-    assert planned["secret"] == ({} if objects is OF_USER else {"AWS_KEY": "k"})
+    assert planned["secret"] == {}
     assert (planned["takes_over"], planned["problems"]) == ([], [])
 
 
@@ -205,6 +212,56 @@ def test_a_field_that_is_set_to_its_default_is_no_change():
     assert planned["takes_over"] == []
 
 
+ROLE = [{"key": "ROLEARN", "secret_key": "AWS_ROLE_ARN", "option": "role_arn", "value": "arn:new"}]
+
+
+@pytest.mark.parametrize("before", ["", "arn:old", "arn:new"])
+def test_other_variables_in_the_subscription_are_kept_in_their_order(before: str):
+    """A merge patch replaces a list, and another order would be a change."""
+    env = [{"name": "ROLEARN", "value": before}, {"name": "HTTP_PROXY", "valueFrom": {"fieldRef": {}}}]
+    found = subscription(managed=True, config={"env": env if before else env[1:], "resources": {}})
+    planned = settings(objects=[found], credentials_from="token", token=ROLE)["subscription"]["config"]["env"]
+    assert sorted(planned, key=str) == sorted([{"name": "ROLEARN", "value": "arn:new"}, env[1]], key=str)
+    assert (planned == env) is (before == "arn:new")
+
+
+def test_a_role_in_the_subscription_of_another_owner_needs_a_choice():
+    found = [subscription(managed=False), existing("Secret", "peer-pods-secret", {}, managed=False, **STS)]
+    planned = settings(objects=found, credentials_from="token", token=ROLE)
+    # The Secret is that of the operator.
+    assert planned["secret"] == {"AWS_ROLE_ARN": "arn:new"}
+    (line,) = planned["takes_over"]
+    assert line.startswith("Subscription mine: config from not set to {'env': [{'name': 'ROLEARN'")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"installed_csv": "sandboxed-containers-operator.v1.12.1"}, True),
+        # The installed version counts, not the one that the channel offers.
+        ({"installed_csv": "sandboxed-containers-operator.v1.13.0", "head": "1.12.1"}, False),
+        ({"head": "1.12.1"}, True),
+        ({"head": "1.13.1"}, False),
+        ({"head": "1.12.1", "namespace": "other"}, False),
+        ({"head": "1.13.1", "startingCSV": "sandboxed-containers-operator.v1.12.1"}, True),
+        ({"head": "1.13.1", "startingCSV": "sandboxed-containers-operator.v1.12.1", "approval": "Automatic"}, False),
+    ],
+)
+def test_the_release_that_takes_no_tokens(options: dict, problem: bool):
+    head = f"sandboxed-containers-operator.v{options.get('head', '1.13.1')}"
+    channels = [{"name": "stable", "head": head}, {"name": "old", "head": "x.v1.8.1"}]
+    spec = {"channel": "stable", "source": "redhat", "sourceNamespace": "marketplace"}
+    spec |= {"installPlanApproval": options.get("approval", "Manual"), "startingCSV": options.get("startingCSV", "")}
+    planned = settings(
+        credentials_from="token",
+        token=ROLE,
+        subscription=[{"key": key, "value": value} for key, value in spec.items()],
+        catalogs=[{"name": "redhat", "namespace": options.get("namespace", "marketplace"), "channels": channels}],
+        installed_csv=options.get("installed_csv", ""),
+    )
+    assert bool(planned["problems"]) is problem
+
+
 def test_the_subscriptions_of_other_operators_are_not_changed():
     other = existing("Subscription", "other", {"name": "other-operator", "channel": "x"}, managed=False)
     planned = settings(objects=[other], **SET)
@@ -257,30 +314,6 @@ def test_a_missing_option_is_no_problem_if_the_config_map_has_its_value():
 
 
 @pytest.mark.parametrize(
-    ("keys", "values", "is_kept"),
-    [
-        (("ID", "KEY"), {}, True),
-        # Credentials of two identities do not belong together.
-        (("ID", "KEY"), {"ID": "i"}, False),
-        (("ID",), {}, False),
-        ((), {}, False),
-    ],
-)
-def test_credentials_of_an_earlier_run_are_kept_without_new_ones(keys: tuple[str, ...], values: dict, is_kept: bool):
-    credentials = [row(key, "", initial=values.get(key, ""), remedy="Set it.") for key in ("ID", "KEY")]
-    credentials.append(row("SUBSCRIPTION", "", initial="s", of_cluster=True))
-    secret = existing("Secret", "peer-pods-secret", dict.fromkeys([*keys, "SUBSCRIPTION"]))
-    planned = settings(credentials=credentials, objects=[secret])
-    assert (planned["problems"] == []) is is_kept
-    assert not is_kept or planned["secret"] == {}
-
-
-def test_credentials_of_a_credentials_request():
-    planned = settings(credentials_from="credentials_request", credentials=[row("AWS_KEY", "", remedy="Set it.")])
-    assert (planned["secret"], planned["problems"]) == ({}, [])
-
-
-@pytest.mark.parametrize(
     ("rows", "options", "expected"),
     [
         ([row("VPC", "", remedy="Set it.")], {}, "role_vpc is empty. Set it."),
@@ -311,16 +344,6 @@ def test_credentials_of_a_credentials_request():
             [],
             {"objects": [existing("OperatorGroup", "a"), existing("OperatorGroup", "b")]},
             "Namespace osc has the OperatorGroups a, b.",
-        ),
-        (
-            [],
-            {"objects": [existing("Secret", "peer-pods-secret", **REQUESTED)]},
-            "The operator created peer-pods-secret from a CredentialsRequest",
-        ),
-        (
-            [],
-            {"objects": [existing("Secret", "peer-pods-secret")], "credentials_from": "credentials_request"},
-            "peer-pods-secret was not created from a CredentialsRequest",
         ),
         ([], {"feature_gates": {"layeredImageDeployment": True}}, "needs the ConfigMap layered-image-deploy-cm"),
         (

@@ -9,6 +9,7 @@ def entry(kind: str, name: str = "a", *, managed: bool = True, **labels: str) ->
 
 
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
+STS = {"kataconfiguration.openshift.io/sts": "aws"}
 CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
 
 
@@ -21,6 +22,7 @@ CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
         ([entry("Subscription", managed=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
         ([entry("OperatorGroup", managed=False), entry("Namespace")], [], ["OperatorGroup/a", "Namespace/a"]),
         ([entry("Secret", managed=False, **REQUESTED), entry("Namespace")], [], []),
+        ([entry("Secret", managed=False, **STS), entry("Namespace")], [], []),
         # Another operator in the namespace, or a Subscription of the user, needs the OperatorGroup.
         (
             [entry("Subscription"), entry("Subscription", "b", managed=False), CSV_OF_OLM, entry("OperatorGroup")],

@@ -106,6 +106,7 @@ OWN = [
         True,
         an("Secret", "peer-pods-secret", labels={"kataconfiguration.openshift.io/credentials-request-based": "true"}),
     ),
+    (True, an("Secret", "peer-pods-secret", labels={"kataconfiguration.openshift.io/sts": "aws"})),
     (
         True,
         an(

@@ -188,6 +188,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "operator": None,
         "limits": None,
         "subscription": None,
+        "credentials": None,
         "catalogs": None,
         "unread": {"webhooks": "no"},
     }

@@ -56,6 +56,7 @@ SETTINGS = {
     "webhook_manager": "auto",
     "node_capacity_manager": "auto",
     "on_shadowed": "fail",
+    "credentials": {"requested": "auto", "given": [], "token": []},
 }
 CLUSTER = {
     "is_openshift": True,
@@ -77,6 +78,7 @@ CLUSTER = {
         "operator": OPERATOR,
         "limits": {"agent_deployed": False, "problems": []},
         "subscription": None,
+        "credentials": {"mode": "", "issuer": "", "root": "mint", "secret": "given"},
         "catalogs": [CATALOG],
         "unread": {},
     },

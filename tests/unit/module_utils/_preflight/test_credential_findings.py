@@ -1,0 +1,92 @@
+"""The findings about the credentials of cloud-api-adaptor."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import credential_findings
+
+NEW = {"mode": "", "issuer": "", "root": "mint", "secret": None}
+TOKENS = {**NEW, "mode": "Manual", "issuer": "https://issuer", "root": None}
+
+
+def findings(facts: dict | None = NEW, platform: str = "AWS", *, installs: bool = True, **options) -> list[dict]:
+    defaults = {"requested": "auto", "given": [], "token": []}
+    source = {"name": "redhat-operators", "namespace": "marketplace"}
+    head = {"stable": f"sandboxed-containers-operator.v{options.pop('head', '1.13.0')}"}
+    version = options.pop("version", None)
+    cluster = {
+        "platform": platform,
+        "details": {
+            "credentials": facts,
+            "subscription": version and {"installed_csv": f"sandboxed-containers-operator.v{version}"},
+            "catalogs": [{**source, "heads": head, "default_channel": "stable"}],
+            "unread": {} if facts else {"credentials": "GET /x was rejected."},
+        },
+    }
+    settings = {
+        "installs": installs,
+        "channel": "stable",
+        "starting_csv": options.pop("starting_csv", ""),
+        "source": source["name"],
+        "source_namespace": source["namespace"],
+        "credentials": defaults | options,
+    }
+    return list(credential_findings(cluster, settings))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, "by a CredentialsRequest. The cloud credential operator can grant credentials."),
+        ({"facts": {**NEW, "root": None}}, "has no root credential (kube-system/aws-creds). The environment has"),
+        ({"facts": {**TOKENS, "secret": "token"}}, "by a token of its service account. The existing peer-pods-secret"),
+        ({"facts": TOKENS, "token": ["operator_install_aws_role_arn"]}, "operator_install_aws_role_arn is set."),
+        ({"facts": TOKENS, "head": "1.12.1"}, "sandboxed-containers-operator.v1.12.1 takes no tokens on AWS"),
+        # The head of the channel is not what runs.
+        ({"facts": TOKENS, "version": "1.12.0"}, "sandboxed-containers-operator.v1.12.0 takes no tokens on AWS"),
+        ({"facts": TOKENS, "starting_csv": "sandboxed-containers-operator.v1.12.1"}, "v1.12.1 takes no tokens on AWS"),
+        # No answer of the cloud credential operator is known.
+        (
+            {"facts": {**NEW, "mode": None, "root": None}, "requested": "credentials_request"},
+            "by a CredentialsRequest.",
+        ),
+    ],
+)
+def test_the_way_and_its_reason(options: dict, found: str):
+    (finding,) = findings(**options)
+    assert (finding["check"], finding["status"]) == ("vm-credentials", "ok")
+    assert found in finding["found"]
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (
+            {"facts": TOKENS},
+            "Set operator_install_aws_role_arn, or set operator_install_credentials to given to use an",
+        ),
+        ({"requested": "token"}, "Set operator_install_aws_role_arn, or"),
+        ({"facts": TOKENS, "platform": "Azure"}, "Set operator_install_azure_identity_client_id, or"),
+        ({"requested": "token", "version": "1.12.0"}, "1.13 is the first release that does. Upgrade the operator"),
+        ({"requested": "credentials_request", "facts": TOKENS}, "is in mode Manual"),
+        ({"requested": "credentials_request", "facts": {**NEW, "root": None}}, "has no root credential"),
+        ({"given": ["a"], "token": ["b"]}, "a and b are set. Set operator_install_credentials to given or token"),
+    ],
+)
+def test_what_is_missing(options: dict, fix: str):
+    (finding,) = findings(**options)
+    assert finding["status"] == "error"
+    assert fix in finding["fix"]
+    # A run of other roles does not need them.
+    (finding,) = findings(**options, installs=False)
+    assert finding["status"] == "warning"
+
+
+def test_a_cluster_that_could_not_be_read():
+    (finding,) = findings(None)
+    assert finding["status"] == "unknown"
+    assert finding["found"].endswith("the environment has the credentials. GET /x was rejected.")
+
+
+def test_another_cloud_has_no_finding():
+    assert findings(platform="GCP") == []
