@@ -26,10 +26,11 @@ from tests.support import ROOT
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
 
 # Checks without a finding here: the first three need an installed operator, the others report only an error.
-SILENT = {"adaptor-settings", "limit-pools", "migration", "cluster", "limit"}
+SILENT = {"adaptor-settings", "limit-pools", "migration", "cluster", "limit", "options", "images"}
 
+IMAGE = {"node_capacity_image": "registry.example.com/agent:1"}
 # The other formats have the same content.
-ONLY_FINDINGS = {"report_formats": ["json"]}
+ONLY_FINDINGS = {**IMAGE, "report_formats": ["json"]}
 
 PACKAGE = {
     "apiVersion": "packages.operators.coreos.com/v1",
@@ -130,7 +131,7 @@ def answers(proxy: Ec2Proxy, quotas: ServiceQuotas) -> None:
 
 def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
-        completed = replace(on_aws, variables={}).run()
+        completed = replace(on_aws, variables=IMAGE).run()
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert on_aws.statuses() == dict.fromkeys(TITLES.keys() - SILENT, "ok")
     for finding in on_aws.findings().values():
@@ -189,14 +190,17 @@ def test_all_problems_are_reported_in_one_run(
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
         "operator_install_channel": "preview",
+        # The roles of later steps would fail, with a message of their own.
+        "webhook_replicas": "two",
         # Not reported, since the approval is automatic.
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
     with on_aws.unchanged():
         completed = on_aws.run("-e", json.dumps(variables), **defective_cluster)
     message = failure_message(completed)
-    assert "6 checks failed." in message
+    assert "7 checks failed." in message
     for words in (
+        "argument 'webhook_replicas' is of type str and we were unable to convert to int",
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
         "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",
@@ -208,6 +212,7 @@ def test_all_problems_are_reported_in_one_run(
     statuses = on_aws.statuses()
     errors = {check for check, status in statuses.items() if status == "error"}
     assert errors == {
+        "options",
         "version",
         "cluster-admin",
         "provider-ids",
@@ -218,7 +223,7 @@ def test_all_problems_are_reported_in_one_run(
     assert statuses["other-webhooks"] == "warning"
     # Later jobs of a workflow can read the result of a failed preflight.
     published = artifacts(completed.stdout)["peerpods_preflight"]
-    assert (published["errors"], set(published["failed_checks"])) == (6, errors)
+    assert (published["errors"], set(published["failed_checks"])) == (7, errors)
     assert published["warnings"] == list(statuses.values()).count("warning")
     assert statuses["ports"] == statuses["subnet-addresses"] == "ok"
     assert "operator-version" not in statuses

@@ -257,16 +257,13 @@ def _channel(cluster: Mapping, settings: Mapping) -> dict:
 
 def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
     """Whether the version to install supports this OpenShift; other findings report an unknown version."""
-    catalogs, openshift, source = cluster["details"]["catalogs"] or (), cluster["version"], settings["source"]
-    channel = _requested_channel(catalogs, settings)
-    # An installed operator is not installed again; the head of the channel is the version to which it can be upgraded.
-    csv = None if _is_installed(cluster["details"]) else settings["starting_csv"]
-    summary = f"operator_install_starting_csv is {csv}"
-    if not csv:
-        csv = channel_head(cluster, settings)
-        summary = f"{channel} of {source} has {csv}"
+    openshift, csv = cluster["version"], planned_csv(cluster, settings)
     if not csv or not openshift:
         return
+    summary = f"operator_install_starting_csv is {csv}"
+    if csv != settings["starting_csv"] or _is_installed(cluster["details"]):
+        channel = _requested_channel(cluster["details"]["catalogs"] or (), settings)
+        summary = f"{channel} of {settings['source']} has {csv}"
     release, newest = csv_version(csv)[:2], max(NEEDED_OPENSHIFT, key=_version_numbers)
     needed = NEEDED_OPENSHIFT.get(".".join(map(str, release)))
     if needed is None:
@@ -297,6 +294,16 @@ def _operator_version(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             f"({NEWEST_OPENSHIFT})"
         )
     yield finding("operator-version", "ok", f"{summary}.")
+
+
+def planned_csv(cluster: Mapping, settings: Mapping) -> str | None:
+    """The CSV that a run would install; of an installed operator, the head of its channel, to which it can be upgraded.
+
+    None if it is not known.
+    """
+    if settings["starting_csv"] and not _is_installed(cluster["details"]):
+        return settings["starting_csv"]
+    return channel_head(cluster, settings)
 
 
 def _is_installed(details: Mapping) -> bool:

@@ -14,6 +14,8 @@ CLOUDS = ("AWS", "Azure")
 
 TITLES = {
     "cluster": "Cluster",
+    "options": "Options",
+    "images": "Images of the containers",
     "platform": "Platform",
     "version": "Cluster version",
     "cluster-admin": "Permissions in the cluster",

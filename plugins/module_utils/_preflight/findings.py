@@ -11,13 +11,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cloud_find
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import cluster_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import credential_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.option_findings import option_findings
 
 
 def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
     """All findings, in the order in which to resolve them.
 
-    `readings` has the result `cluster` of cluster_info, the `settings` of the roles and, if the cloud is checked too,
-    the results that ANSWERS names.
+    `readings` has the result `cluster` of cluster_info, the `settings` of the roles, the validations of their `options`
+    and, if the cloud is checked too, the results that ANSWERS names.
     """
     cluster, settings = readings["cluster"], readings["settings"]
     if "workers" not in cluster:
@@ -31,6 +32,7 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
             )
         ]
     return [
+        *option_findings(cluster, settings, readings.get("options") or ()),
         *cluster_findings(cluster, settings),
         *credential_findings(cluster, settings),
         *cloud_findings(cluster, settings, readings),

@@ -49,6 +49,9 @@ SETTINGS = {
     "quota": "warn",
     "limit": 10,
     "installs": True,
+    "roles": ["cloud_networking", "operator_install", "webhook", "node_capacity", "peerpodconfig_rollout"],
+    "fails": True,
+    "images": {"webhook": "registry.example.com/webhook:1", "node_capacity": "registry.example.com/agent:1"},
     "channel": "stable",
     "starting_csv": "",
     "source": "redhat-operators",
@@ -192,7 +195,9 @@ def test_without_problems_every_check_is_ok(readings):
     assert {finding["status"] for finding in all_findings} == {"ok"}
     checks = [finding["check"] for finding in all_findings]
     # These are reported only for an invalid limit, an unreadable cluster and a served PeerPodConfig API.
-    assert sorted(checks) == sorted(TITLES.keys() - {"cluster", "limit", "limit-pools", "migration"})
+    assert sorted(checks) == sorted(
+        TITLES.keys() - {"cluster", "images", "limit", "limit-pools", "migration", "options"}
+    )
     for finding in all_findings:
         assert finding.keys() == {"check", "title", "status", "found", "why", "fix"}
         assert finding["found"].endswith(".")

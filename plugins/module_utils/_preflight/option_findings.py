@@ -1,0 +1,81 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Findings about the options of the roles, which each role would validate only when it starts (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import behaviour_of
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import (
+    OUR_CONFIGURATION,
+    planned_csv,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import OPERATORS_CONFIGURATION
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+# What an invalid option that is noticed late costs.
+WHY = "Each role validates its options when it starts, after the roles before it have changed the cluster."
+
+
+def option_findings(cluster: Mapping, settings: Mapping, validations: Iterable[Mapping]) -> Iterator[dict]:
+    """`validations` are the results of validate_argument_spec, one for each role."""
+    errors = [error.rstrip(".") for validation in validations for error in _errors(validation)]
+    if errors:
+        yield finding("options", "error", f"{'. '.join(errors)}.", WHY, "Correct these options.")
+    missing = [f"{role}_image" for role in _roles_with_image(cluster, settings) if not settings["images"][role]]
+    if missing:
+        sources = join_names([f"{name}_source=build" for name in missing])
+        yield finding(
+            "images",
+            # Another run may have the option, such as that of another job template.
+            "error" if settings["fails"] else "warning",
+            f"{join_names(missing)} {'is' if len(missing) == 1 else 'are'} not set.",
+            "The cluster pulls the images of the webhook and of the agent from a registry, or builds them.",
+            "Build containers/webhook or containers/node_capacity, push it to a registry that the cluster can pull "
+            f"from, and name it. Or set {sources}, so that OpenShift builds it.",
+        )
+
+
+def _errors(validation: Mapping) -> list[str]:
+    """The validation fails itself if an option refers to an undefined variable."""
+    return validation.get("argument_errors") or ([validation["msg"]] if validation.get("failed") else [])
+
+
+def _roles_with_image(cluster: Mapping, settings: Mapping) -> Iterator[str]:
+    """The roles that deploy a container in this run; a role is left out if only the run itself can decide."""
+    details = cluster["details"]
+    configurations = {webhook["configuration"] for webhook in details["webhooks"] or ()}
+    is_deployed = {
+        "webhook": OUR_CONFIGURATION in configurations,
+        "node_capacity": (details["limits"] or {}).get("agent_deployed"),
+    }
+    deploys = {
+        "webhook": _deploys_webhook(details, settings["webhook_manager"], configurations),
+        "node_capacity": _deploys_agent(cluster, settings),
+    }
+    for role, is_needed in deploys.items():
+        # A run that changes nothing does not need the image of what is deployed.
+        if is_needed and role in settings["roles"] and (settings["fails"] or not is_deployed[role]):
+            yield role
+
+
+def _deploys_webhook(details: Mapping, manager: str, configurations: set[str]) -> bool:
+    """An operator that is not installed yet may deploy its own webhook."""
+    if manager == "auto":
+        return bool(details["operator"]) and OPERATORS_CONFIGURATION not in configurations
+    return manager == "collection"
+
+
+def _deploys_agent(cluster: Mapping, settings: Mapping) -> bool:
+    """By the version of the operator that is installed or would be installed."""
+    details, manager = cluster["details"], settings["node_capacity_manager"]
+    if manager == "auto":
+        is_upstream = any(advertiser["kind"] == "controller" for advertiser in details["advertisers"] or ())
+        if is_upstream and not details["operator"] and "operator_install" not in settings["roles"]:
+            return False
+        csv = planned_csv(cluster, settings)
+        version = (details["operator"] or {}).get("version") or (csv or "").partition(".v")[2]
+        return bool(version) and behaviour_of(version).is_second
+    return manager == "collection"
