@@ -80,6 +80,24 @@ def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
     assert "Peer pods that would be lost: 1 running: default/kept" in completed.stdout
 
 
+RENEW = {"operator_install_renew_image": True}
+CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
+
+
+def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
+    """Before the upgrade, as all that a renewal requires."""
+    with upgrade.unchanged():
+        message = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
+    assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in message
+
+
+def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
+    with upgrade.unchanged():
+        message = failure_message(upgrade.run_with(**CONFIRMED, operator_install_upgrade_disruption="allow"))
+    assert "default/kept" in message
+    assert "The KataConfig was not changed" in message
+
+
 def test_the_loss_of_the_limit_of_a_pool_is_reported(world: World, upgrade: Upgrade):
     """The new operator ignores the PeerPodConfig of the pool, and no agent that enforces its limit is deployed."""
     other_config = openshift.peer_pod_config("none")
@@ -128,23 +146,6 @@ def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
         completed = upgrade.succeeds()
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     assert "nothing to upgrade" in completed.stdout
-
-
-RENEW = {"operator_install_renew_image": True}
-CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
-
-
-def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
-    with upgrade.unchanged():
-        message = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
-    assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in message
-
-
-def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
-    with upgrade.unchanged():
-        message = failure_message(upgrade.run_with(**CONFIRMED))
-    assert "default/kept" in message
-    assert "Nothing was changed" in message
 
 
 def test_a_renewal(world: World, upgrade: Upgrade):
