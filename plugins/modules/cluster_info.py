@@ -15,7 +15,7 @@ description:
   - >-
     Takes five requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
     (one more request for each further 500), the ConfigMap C(peer-pods-cm), and a SelfSubjectAccessReview, which stores
-    nothing. O(details) takes thirteen more.
+    nothing. O(details) takes eighteen more.
   - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -52,13 +52,13 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes thirteen more requests: the version of the API server, the resources of
+        Takes eighteen more requests: the version and the API groups of the API server, the resources of
         C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the
         PackageManifests of the operator, the Subscriptions of O(operator_namespace), for RV(details.operator) the
-        PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that namespace, and for
-        RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace). Takes up to two more if
-        MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has annotated
-        a node.
+        PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that namespace, for RV(details.limits)
+        a Deployment and a ConfigMap of O(agent_namespace), and four for RV(details.credentials). Takes up to two more
+        if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has
+        annotated a node.
     type: bool
     default: false
   operator_namespace:
@@ -249,6 +249,11 @@ details:
       sample: null
     validating_admission_policy:
       description: Whether ValidatingAdmissionPolicies are served as C(v1).
+      type: bool
+    image_builds:
+      description: >-
+        Whether the cluster can build images, with the capabilities Build and ImageRegistry of OpenShift: whether it
+        serves C(build.openshift.io) and C(image.openshift.io).
       type: bool
     runtime_class:
       description: The RuntimeClass C(kata-remote), null if it does not exist.
@@ -505,8 +510,12 @@ def admission_apis(cluster: Cluster) -> dict[str, dict | None]:
     return apis
 
 
+def served_groups(cluster: Cluster) -> set[str]:
+    return {group["name"] for group in (cluster.get("/apis") or {"groups": ()})["groups"]}
+
+
 def missing_permissions(cluster: Cluster, playbook: str, tags: list[str]) -> list[str]:
-    groups = {group["name"] for group in (cluster.get("/apis") or {"groups": ()})["groups"]}
+    groups = served_groups(cluster)
     return [
         f"{verb} {resource}.{group}".rstrip(".")
         for (group, resource), verbs in needed(playbook, tags, groups).items()
@@ -540,6 +549,7 @@ def read_details(
     unread: dict[str, str] = {}
     for name, read in {
         "version": lambda: cluster.get("/version"),
+        "groups": lambda: served_groups(cluster),
         "admission_apis": lambda: admission_apis(cluster),
         "runtime_class": lambda: cluster.get(RUNTIME_CLASS_PATH),
         "webhooks": lambda: list(cluster.list(MUTATING_WEBHOOKS_PATH)),

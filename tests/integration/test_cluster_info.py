@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster import aws, openshift
 from tests.integration.apiserver import requests_of
+from tests.integration.site import served_groups
 
 
 def test_the_facts_of_the_roles_take_five_requests(cluster, cloud_side, run_module):
@@ -154,7 +155,7 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_seventeen_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_eighteen_requests_more(cluster, run_module, with_peer_pods):
     # The API server answers the first request for a new kind with 429, until its storage is ready.
     cluster.get("peerpodconfigs", "-n", "cluster-info")
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
@@ -193,6 +194,8 @@ def test_details_take_seventeen_requests_more(cluster, run_module, with_peer_pod
         "match_conditions": True,
         "mutating_admission_policy": "v1",
         "validating_admission_policy": True,
+        # Tests of other roles may add the APIs.
+        "image_builds": served_groups(cluster) >= {"build.openshift.io", "image.openshift.io"},
         "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},
         "webhooks": [{"configuration": "cluster-info", "name": "mwebhook.peerpods.io"}],
         # The pod of cloud-api-adaptor that annotated the node does not exist.
@@ -217,8 +220,8 @@ def test_details_take_seventeen_requests_more(cluster, run_module, with_peer_pod
         "unread": {},
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
-    # The count does not include the request for /version, which kubernetes.core sends as well. The last one lists the
-    # pods, because of the annotation of cloud-api-adaptor.
+    # The count does not include the requests for /version and /apis, which kubernetes.core sends as well. The last one
+    # lists the pods, because of the annotation of cloud-api-adaptor.
     assert sorted(verbs) == ["create"] + ["get"] * 13 + ["list"] * 8
 
 

@@ -20,6 +20,9 @@ CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
 
 RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
 
+# The APIs with which the role image_build builds an image.
+BUILD_GROUPS = {"build.openshift.io", "image.openshift.io"}
+
 VALIDATING_POLICIES = "validatingadmissionpolicies"
 
 # The names of all webhooks for peer pods end with this domain, also those of other programs.
@@ -125,7 +128,7 @@ def pod_vms(platform: str | None, settings: Mapping[str, str]) -> dict[str, list
 
 def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
     """Further facts. `readings` lacks what could not be read; `unread` has the reasons."""
-    version = readings.get("version")
+    version, groups = readings.get("version"), readings.get("groups")
     apis = readings.get("admission_apis")
     packages = readings.get("packages")
     return {
@@ -138,6 +141,7 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
             )
         ),
         "validating_admission_policy": apis and serves(apis["v1"], VALIDATING_POLICIES),
+        "image_builds": None if groups is None else groups >= BUILD_GROUPS,
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
         "advertisers": readings.get("advertisers"),

@@ -15,6 +15,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features i
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
+# In place of the name of an image that OpenShift builds.
+BUILT = "built"
+
 # What an invalid option that is noticed late costs.
 WHY = "Each role validates its options when it starts, after the roles before it have changed the cluster."
 
@@ -24,17 +27,33 @@ def option_findings(cluster: Mapping, settings: Mapping, validations: Iterable[M
     errors = [error.rstrip(".") for validation in validations for error in _errors(validation)]
     if errors:
         yield finding("options", "error", f"{'. '.join(errors)}.", WHY, "Correct these options.")
-    missing = [f"{role}_image" for role in _roles_with_image(cluster, settings) if not settings["images"][role]]
+    yield from _images(cluster, settings)
+
+
+def _images(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
+    roles = list(_roles_with_image(cluster, settings))
+    missing = [f"{role}_image" for role in roles if not settings["images"][role]]
+    unbuilt = [f"{role}_image_source" for role in roles if settings["images"][role] == BUILT]
+    lacks = []
     if missing:
+        lacks.append(f"{join_names(missing)} {'is' if len(missing) == 1 else 'are'} not set")
+    can_build = cluster["details"]["image_builds"] is not False
+    if unbuilt and not can_build:
+        lacks.append(
+            f"{join_names(unbuilt)} {'is' if len(unbuilt) == 1 else 'are'} build, but this cluster does not build "
+            "images: its capabilities Build and ImageRegistry are disabled"
+        )
+    if lacks:
         sources = join_names([f"{name}_source=build" for name in missing])
         yield finding(
             "images",
             # Another run may have the option, such as that of another job template.
             "error" if settings["fails"] else "warning",
-            f"{join_names(missing)} {'is' if len(missing) == 1 else 'are'} not set.",
+            f"{'. '.join(lacks)}.",
             "The cluster pulls the images of the webhook and of the agent from a registry, or builds them.",
             "Build containers/webhook or containers/node_capacity, push it to a registry that the cluster can pull "
-            f"from, and name it. Or set {sources}, so that OpenShift builds it.",
+            "from, and name it in webhook_image or node_capacity_image."
+            + (f" Or set {sources}, so that OpenShift builds it." if sources and can_build else ""),
         )
 
 

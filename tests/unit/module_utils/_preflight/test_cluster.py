@@ -182,6 +182,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "match_conditions": False,
         "mutating_admission_policy": "v1beta1",
         "validating_admission_policy": False,
+        "image_builds": None,
         "runtime_class": None,
         "webhooks": None,
         "advertisers": None,

@@ -75,6 +75,7 @@ CLUSTER = {
         "match_conditions": True,
         "mutating_admission_policy": None,
         "validating_admission_policy": False,
+        "image_builds": True,
         "runtime_class": OVERHEAD,
         "webhooks": [],
         "advertisers": [],

@@ -26,6 +26,7 @@ def found(details: dict | None = None, validations: list[dict] | None = None, **
     nothing = {
         "webhooks": [],
         "limits": {"agent_deployed": False},
+        "image_builds": True,
         "operator": None,
         "subscription": None,
         "runtime_class": None,
@@ -78,6 +79,28 @@ def test_a_missing_image_is_an_error_before_the_first_change(details: dict, sett
     findings = found(details, **settings)
     assert [(finding["check"], finding["status"]) for finding in findings] == ([("images", "error")] if missing else [])
     assert not missing or findings[0]["found"] == f"{missing} not set."
+
+
+BUILT = {"images": {"webhook": "built", "node_capacity": ""}}
+
+
+@pytest.mark.parametrize(
+    ("can_build", "sentence", "advice"),
+    [
+        (True, "node_capacity_image is not set.", "node_capacity_image. Or set node_capacity_image_source=build, so"),
+        (None, "node_capacity_image is not set.", "node_capacity_image. Or set node_capacity_image_source=build, so"),
+        (
+            False,
+            "node_capacity_image is not set. webhook_image_source is build, but this cluster does not build images",
+            "node_capacity_image.",
+        ),
+    ],
+)
+def test_an_image_is_built_only_by_a_cluster_that_can(can_build: bool | None, sentence: str, advice: str):
+    (finding,) = found(installed("1.13.0", image_builds=can_build), **BUILT)
+    assert finding["found"].startswith(sentence)
+    assert finding["fix"].endswith(advice) or advice in finding["fix"]
+    assert ("Or set" in finding["fix"]) is (can_build is not False)
 
 
 @pytest.mark.parametrize(
