@@ -45,7 +45,12 @@ CASES: list[tuple[dict, dict]] = [
     # test_nsg_attachments.py tests which group that is.
     (
         {"cloud_networking_report": {"subnets": SUBNETS, "vm_network_security_group": "nsg"}},
-        {"operator_install_found_azure_subnet_id": "subnet-a", "operator_install_found_azure_nsg_id": "nsg"},
+        {
+            "operator_install_found_azure_subnet_id": "subnet-a",
+            "operator_install_found_azure_nsg_id": "nsg",
+            # The role cloud_networking may run again in the same play.
+            "cloud_networking_vm_subnet_ids": [],
+        },
     ),
     (
         {"cloud_networking_report": {"subnets": SUBNETS, "vm_network_security_group": None}},
