@@ -217,7 +217,8 @@ READERS = [
     Reads("adaptor_config", "runtime_classes", "webhook_target_runtime_classes"),
     Reads("cluster_features_info", "operator_namespace", "operator_install_namespace", lambda a: "extended" in str(a)),
     Reads("cluster_info", "agent_namespace", "node_capacity_namespace", lambda a: "details" in a),
-    Reads("cluster_info", "operator_namespace", "operator_install_namespace", lambda a: "details" in a),
+    # site.yml and teardown.yml use the VMs of peer-pods-cm.
+    Reads("cluster_info", "operator_namespace", "operator_install_namespace", lambda a: "permissions_for" in a),
     Reads("mutating_webhook", "target_runtime_classes", "webhook_target_runtime_classes", lambda a: "state" not in a),
     Reads("mutation_info", "runtime_class", "webhook_target_runtime_classes"),
     Reads("operator_info", "namespace", "operator_install_namespace"),
