@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 
-from .openshift import INFRASTRUCTURE_NAME, Worker
+from .openshift import INFRASTRUCTURE_NAME, PYTHON, Worker
 from .processes import Processes, free_ports, wait_for
 
 REGION = "eu-central-1"
@@ -30,7 +30,11 @@ class Moto:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://127.0.0.1:{port}"
         try:
-            self.processes.start("moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
+            self.processes.start(
+                "moto",
+                [sys.executable, "-m", "tests.cluster.moto_server", "-H", "127.0.0.1", "-p", str(port)],
+                environment=PYTHON,
+            )
             wait_for("moto", self._ready, seconds=60)
         except BaseException:
             self.processes.stop()

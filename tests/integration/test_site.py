@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from tests.cluster import aws, openshift
@@ -36,6 +38,9 @@ from tests.integration.site import (
     wait_for_machine_config_operator,
 )
 from tests.support import OPERATOR_NAMESPACE
+
+ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
+PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https://')}"
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             )
     finally:
         moto.processes.stop()
+
+
+@pytest.fixture(scope="module")
+def iam(site: Site) -> Any:
+    environment = site.cloud_environment
+    return boto3.client(
+        "iam",
+        region_name=aws.REGION,
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -246,21 +263,29 @@ def test_credentials_of_a_credentials_request(site: Site):
     site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
-def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site):
-    """The operator creates peer-pods-secret as for a user of the web console."""
+def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, iam):
+    """The operator creates peer-pods-secret as for a user of the web console. The role may create an image until an
+    image exists."""
     site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
     site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE)
-    openshift.use_tokens(site.cluster, "https://demo-oidc.s3.eu-central-1.amazonaws.com")
-    arn = "arn:aws:iam::123456789012:role/peer-pods"
-    assert "Set operator_install_aws_role_arn, or" in failure_message(site.run("--tags", "operator_install"))
-    succeed(site.run, "--tags", "operator_install", "-e", f"operator_install_aws_role_arn={arn}")
+    site.cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
+    openshift.use_tokens(site.cluster, ISSUER)
+    assert "set operator_install_create_identity to true" in failure_message(site.run("--tags", "operator_install"))
+    create = ("--tags", "operator_install", "-e", "operator_install_create_identity=true")
+    assert f"has no identity provider {PROVIDER}" in failure_message(site.run(*create))
+    assert not iam.list_roles()["Roles"]
+    iam.create_open_id_connect_provider(Url=ISSUER, ClientIDList=["openshift"], ThumbprintList=[])
+    output = succeed(site.run, *create)
     openshift.use_root_credential(site.cluster)
+    assert "TASK [osc.peerpods.operator_install : Remove the permissions to create an image]" in output
+    (role,) = iam.list_roles()["Roles"]
+    assert iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"] == ["peer-pod-vms"]
     (subscription,) = site.cluster.get("subscriptions", "-n", OPERATOR_NAMESPACE)["items"]
-    assert subscription["spec"]["config"] == {"env": [{"name": "ROLEARN", "value": arn}]}
+    assert subscription["spec"]["config"] == {"env": [{"name": "ROLEARN", "value": role["Arn"]}]}
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
     assert secret["metadata"]["labels"] == {"kataconfiguration.openshift.io/sts": "aws"}
     assert {key: base64.b64decode(value).decode() for key, value in secret["data"].items()} == {
-        "AWS_ROLE_ARN": arn,
+        "AWS_ROLE_ARN": role["Arn"],
         "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/openshift/serviceaccount/token",
     }
 
@@ -392,7 +417,7 @@ class TestTeardown:
         assert "and 12 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
-    def test_objects_of_a_user_stay_with_their_namespaces(self, installed: Site, teardown: RoleAlone):
+    def test_objects_of_a_user_stay_with_their_namespaces(self, installed: Site, teardown: RoleAlone, iam):
         """The kinds of objects are tested in test_own_namespace.py."""
         cluster = installed.cluster
         cluster.apply(*USERS_OBJECTS)
@@ -412,6 +437,7 @@ class TestTeardown:
             "security_rules": [],
         }
         assert stays(planned) == stays(output)
+        assert not iam.list_roles()["Roles"]
         for text in (planned, output):
             assert f"Namespace {OPERATOR_NAMESPACE} stays: it contains ConfigMap/mine, Deployment/mine, " in text
             assert (

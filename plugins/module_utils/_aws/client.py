@@ -1,6 +1,6 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The only client to EC2 and to its quotas in Service Quotas (private to this collection).
+"""The clients to EC2 and to its quotas in Service Quotas, and what clients to other AWS APIs need (private).
 
 amazon.aws handles the credentials (its options and environment variables) and the retries. Objects are requested with
 filters, not by id, so that EC2 returns those that exist instead of rejecting the whole request, and in pages.
@@ -74,7 +74,7 @@ _RETRY = AWSRetry.jittered_backoff(
 )
 
 # The prefixes of IAM actions.
-IAM_PREFIXES = {"EC2": "ec2", "Service Quotas": "servicequotas"}
+IAM_PREFIXES = {"EC2": "ec2", "IAM": "iam", "STS": "sts", "Service Quotas": "servicequotas"}
 
 
 class Ec2Error(Exception):
@@ -88,16 +88,73 @@ class Ec2Error(Exception):
         self.code = code
 
 
-class Ec2:
-    """A connection to EC2 in one region; create one per module run."""
+class AwsConnection:
+    """A connection to one AWS API, and its errors as sentences."""
 
-    def __init__(self, module: AnsibleAWSModule):
+    def __init__(self, module: AnsibleAWSModule, api: str):
         self.region = module.region
         self._module = module
         try:
-            self._client = module.client("ec2", retry_decorator=_RETRY)
+            self._client = module.client(api, retry_decorator=_RETRY)
         except OSError as error:
             raise _unreadable(error) from error
+
+    @contextmanager
+    def _calling(self, operation: str, service: str = "EC2") -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            message, encoded = split_encoded(error.response["Error"]["Message"])
+            sent = error.operation_name
+            if is_of_credentials(sent):
+                what, action = (
+                    f"Getting credentials for {service} {operation} failed: AWS rejected {sent}",
+                    f"sts:{sent}",
+                )
+            else:
+                what, action = (
+                    f"{service} in {self.region} rejected {operation}",
+                    f"{IAM_PREFIXES[service]}:{operation}",
+                )
+            reasons = [f"{what} with {code}: {message}."]
+            if encoded:
+                reasons.append(self._explain_encoded(encoded))
+            reasons.append(advise_code(code, message, action))
+            raise Ec2Error(" ".join(filter(None, reasons)), code=code) from error
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+            raise Ec2Error(
+                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_advise(error)}"
+            ) from error
+        # botocore makes an empty answer of XML that is not that of AWS, such as a page of HTML.
+        except KeyError as error:
+            raise Ec2Error(
+                f"The answer to {service} {operation} in {self.region} is not that of AWS: it has no {error.args[0]}. "
+                "Check endpoint_url, and the proxy between this machine and AWS."
+            ) from error
+        except (BotoCoreError, ResponseParserError) as error:
+            # botocore appends the whole received text to the message about a truncated response.
+            reason = str(error).splitlines()[0].rstrip(".:")
+            raise Ec2Error(
+                f"Calling {service} {operation} in {self.region} failed: {reason}. {_advise(error)}"
+            ) from error
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _explain_encoded(self, encoded: str) -> str:
+        """The reason of a denial, or the command that shows it if these credentials may not decode it."""
+        try:
+            answer = self._module.client("sts").decode_authorization_message(EncodedMessage=encoded)
+            return explain_decoded(answer["DecodedMessage"])
+        except (BotoCoreError, ClientError, ResponseParserError, ValueError):
+            return f"{decode_command(encoded)} shows the reason to identities with sts:DecodeAuthorizationMessage."
+
+
+class Ec2(AwsConnection):
+    """A connection to EC2 in one region; create one per module run."""
+
+    def __init__(self, module: AnsibleAWSModule):
+        super().__init__(module, "ec2")
 
     def instances(self, instance_ids: Sequence[str]) -> list[dict]:
         """The existing instances from DescribeInstances, in the order of `instance_ids`."""
@@ -302,56 +359,6 @@ class Ec2:
                 PaginationConfig={"PageSize": page_size},
                 **params,
             )[key]
-
-    @contextmanager
-    def _calling(self, operation: str, service: str = "EC2") -> Iterator[None]:
-        try:
-            yield
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            message, encoded = split_encoded(error.response["Error"]["Message"])
-            sent = error.operation_name
-            if is_of_credentials(sent):
-                what, action = (
-                    f"Getting credentials for {service} {operation} failed: AWS rejected {sent}",
-                    f"sts:{sent}",
-                )
-            else:
-                what, action = (
-                    f"{service} in {self.region} rejected {operation}",
-                    f"{IAM_PREFIXES[service]}:{operation}",
-                )
-            reasons = [f"{what} with {code}: {message}."]
-            if encoded:
-                reasons.append(self._explain_encoded(encoded))
-            reasons.append(advise_code(code, message, action))
-            raise Ec2Error(" ".join(filter(None, reasons)), code=code) from error
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise Ec2Error(
-                f"No AWS credentials for {service} were found: {str(error).rstrip('.')}. {_advise(error)}"
-            ) from error
-        # botocore makes an empty answer of XML that is not that of AWS, such as a page of HTML.
-        except KeyError as error:
-            raise Ec2Error(
-                f"The answer to {service} {operation} in {self.region} is not that of AWS: it has no {error.args[0]}. "
-                "Check endpoint_url, and the proxy between this machine and AWS."
-            ) from error
-        except (BotoCoreError, ResponseParserError) as error:
-            # botocore appends the whole received text to the message about a truncated response.
-            reason = str(error).splitlines()[0].rstrip(".:")
-            raise Ec2Error(
-                f"Calling {service} {operation} in {self.region} failed: {reason}. {_advise(error)}"
-            ) from error
-        except OSError as error:
-            raise _unreadable(error) from error
-
-    def _explain_encoded(self, encoded: str) -> str:
-        """The reason of a denial, or the command that shows it if these credentials may not decode it."""
-        try:
-            answer = self._module.client("sts").decode_authorization_message(EncodedMessage=encoded)
-            return explain_decoded(answer["DecodedMessage"])
-        except (BotoCoreError, ClientError, ResponseParserError, ValueError):
-            return f"{decode_command(encoded)} shows the reason to identities with sts:DecodeAuthorizationMessage."
 
 
 def _unreadable(error: OSError) -> Ec2Error:

@@ -16,9 +16,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import channel_head
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, finding
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-CHECK = "vm-credentials"
+CHECK, IDENTITY_CHECK = "vm-credentials", "vm-identity"
 WHY = "cloud-api-adaptor creates the VMs of peer pods with these credentials."
+POLICIES = "The files in docs/policies have the policies. Give them to those who administrate the cloud."
 
 WAYS = {
     GIVEN: "access keys or a service principal that are given",
@@ -26,16 +28,22 @@ WAYS = {
     TOKEN: "a token of its service account",
 }
 
+CREATE = "operator_install_create_identity"
+
 # The option that names the identity, by cloud.
 IDENTITIES = {"AWS": "operator_install_aws_role_arn", "Azure": "operator_install_azure_identity_client_id"}
 
 
-def credential_findings(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
-    """The findings about the way that `choose_credentials` chooses for the options of the role operator_install."""
+def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping | None) -> Iterator[dict]:
+    """The findings about the way that `choose_credentials` chooses for the options of the role operator_install.
+
+    `identity` is the result of the module that checks the role or managed identity, if one was checked.
+    """
     platform, facts = cluster["platform"], cluster["details"]["credentials"]
-    if platform not in CLOUDS:
-        return
     options = settings["credentials"]
+    # The finding about the options reports an invalid one.
+    if platform not in CLOUDS or options["requested"] not in ("auto", *WAYS):
+        return
     installed = (cluster["details"]["subscription"] or {}).get("installed_csv")
     csv = installed or settings["starting_csv"] or channel_head(cluster, settings)
     choice = choose_credentials(
@@ -54,15 +62,50 @@ def credential_findings(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
         yield finding(CHECK, "unknown", f"{summary} {cluster['details']['unread']['credentials']}")
     else:
         yield finding(CHECK, "ok", summary)
+    if identity and not identity.get("skipped"):
+        error = "error" if settings["installs"] else "warning"
+        yield (_created if CREATE in options["token"] else _given)(identity, error)
+
+
+def _created(result: Mapping, error: str) -> dict:
+    """The finding about the role or managed identity that operator_install creates: the result of a dry run."""
+    if "changes" not in result:
+        return finding(IDENTITY_CHECK, error, result["msg"], WHY, POLICIES)
+    name = (result.get("role") or result["identity"])["name"]
+    if result["changes"]:
+        return finding(IDENTITY_CHECK, "ok", f"{name} will be changed: {join_names(result['changes'])}.")
+    return finding(IDENTITY_CHECK, "ok", f"{name} is complete.")
+
+
+def _given(result: Mapping, error: str) -> dict:
+    """The finding about the role or managed identity that is set."""
+    if "problems" not in result:
+        # Who may not read a role may still use it.
+        return finding(IDENTITY_CHECK, "unknown", result["msg"])
+    if result["problems"]:
+        return finding(IDENTITY_CHECK, error, " ".join(result["problems"]), WHY, POLICIES)
+    if result["denied"]:
+        denied = join_names(result["denied"])
+        return finding(
+            IDENTITY_CHECK,
+            "warning",
+            f"The policies of the role do not allow {denied} on every resource.",
+            WHY,
+            f"If they allow it on the resources of the cluster, ignore this. {POLICIES}",
+        )
+    if result["unknown"]:
+        return finding(IDENTITY_CHECK, "unknown", result["unknown"])
+    return finding(IDENTITY_CHECK, "ok", "cloud-api-adaptor can use it, and its policies allow what is needed.")
 
 
 def _missing(choice: Choice, options: Mapping, platform: str, facts: Mapping | None) -> str:
     """What the chosen way lacks, as a sentence; empty if it lacks nothing that the cluster shows."""
     if facts is None or facts["secret"] == choice.way:
         return ""
-    if choice.way == TOKEN and IDENTITIES[platform] not in options["token"]:
+    if choice.way == TOKEN and not options["token"]:
         return (
-            f"Set {IDENTITIES[platform]}, or set operator_install_credentials to {GIVEN} to use "
+            f"Set {IDENTITIES[platform]}, set {CREATE} to true to create it, or set "
+            f"operator_install_credentials to {GIVEN} to use "
             f"{'an access key' if platform == 'AWS' else 'a service principal'}."
         )
     # Without settings of the cloud credential operator, its own answer to the CredentialsRequest is waited for.

@@ -33,6 +33,7 @@ TITLES = {
     "other-advertisers": "Other advertisers",
     "api-features": "Features of the API server",
     "vm-credentials": "Credentials of the VMs",
+    "vm-identity": "Role or identity of the VMs",
     "cloud-credentials": "Cloud credentials",
     "ports": "Ports between the workers",
     "port-permissions": "Permission to open the ports",

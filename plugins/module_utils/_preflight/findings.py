@@ -34,6 +34,6 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         *option_findings(cluster, settings, readings.get("options") or ()),
         *cluster_findings(cluster, settings),
-        *credential_findings(cluster, settings),
+        *credential_findings(cluster, settings, readings.get("identity")),
         *cloud_findings(cluster, settings, readings),
     ]

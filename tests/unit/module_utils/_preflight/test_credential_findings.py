@@ -9,7 +9,9 @@ NEW = {"mode": "", "issuer": "", "root": "mint", "secret": None}
 TOKENS = {**NEW, "mode": "Manual", "issuer": "https://issuer", "root": None}
 
 
-def findings(facts: dict | None = NEW, platform: str = "AWS", *, installs: bool = True, **options) -> list[dict]:
+def findings(
+    facts: dict | None = NEW, platform: str = "AWS", *, installs: bool = True, identity: dict | None = None, **options
+) -> list[dict]:
     defaults = {"requested": "auto", "given": [], "token": []}
     source = {"name": "redhat-operators", "namespace": "marketplace"}
     head = {"stable": f"sandboxed-containers-operator.v{options.pop('head', '1.13.0')}"}
@@ -31,7 +33,7 @@ def findings(facts: dict | None = NEW, platform: str = "AWS", *, installs: bool 
         "source_namespace": source["namespace"],
         "credentials": defaults | options,
     }
-    return list(credential_findings(cluster, settings))
+    return list(credential_findings(cluster, settings, identity))
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,10 @@ def test_the_way_and_its_reason(options: dict, found: str):
     [
         (
             {"facts": TOKENS},
-            "Set operator_install_aws_role_arn, or set operator_install_credentials to given to use an",
+            "Set operator_install_aws_role_arn, set operator_install_create_identity to true to",
         ),
-        ({"requested": "token"}, "Set operator_install_aws_role_arn, or"),
-        ({"facts": TOKENS, "platform": "Azure"}, "Set operator_install_azure_identity_client_id, or"),
+        ({"requested": "token"}, "or set operator_install_credentials to given to use an access key."),
+        ({"facts": TOKENS, "platform": "Azure"}, "Set operator_install_azure_identity_client_id, set"),
         ({"requested": "token", "version": "1.12.0"}, "1.13 is the first release that does. Upgrade the operator"),
         ({"requested": "credentials_request", "facts": TOKENS}, "is in mode Manual"),
         ({"requested": "credentials_request", "facts": {**NEW, "root": None}}, "has no root credential"),
@@ -90,3 +92,46 @@ def test_a_cluster_that_could_not_be_read():
 
 def test_another_cloud_has_no_finding():
     assert findings(platform="GCP") == []
+
+
+def test_an_invalid_option_has_no_finding():
+    assert findings(requested="variables") == []
+
+
+CHECKED = {"problems": [], "denied": [], "unknown": ""}
+
+
+@pytest.mark.parametrize(
+    ("result", "token", "status", "message"),
+    [
+        (CHECKED, "arn", "ok", "cloud-api-adaptor can use it"),
+        (
+            {**CHECKED, "problems": ["It does not exist."]},
+            "arn",
+            "error",
+            "It does not exist. The files in docs/policies",
+        ),
+        (
+            {**CHECKED, "denied": ["ec2:RunInstances"]},
+            "arn",
+            "warning",
+            "do not allow ec2:RunInstances on every resource",
+        ),
+        ({**CHECKED, "denied": None, "unknown": "Not of this account."}, "arn", "unknown", "Not of this account."),
+        ({"msg": "IAM rejected GetRole."}, "arn", "unknown", "IAM rejected GetRole."),
+        # The role would fail.
+        ({"msg": "IAM rejected GetRole."}, "operator_install_create_identity", "error", "IAM rejected GetRole."),
+        (
+            {"changes": ["create role", "put policy x"], "role": {"name": "r"}},
+            "operator_install_create_identity",
+            "ok",
+            "r will be changed: create role, put policy x.",
+        ),
+        ({"changes": [], "identity": {"name": "i"}}, "operator_install_create_identity", "ok", "i is complete."),
+    ],
+)
+def test_the_role_or_identity(result: dict, token: str, status: str, message: str):
+    _way, finding = findings(TOKENS, token=[token], identity=result)
+    assert (finding["check"], finding["status"]) == ("vm-identity", status)
+    assert message in f"{finding['found']} {finding['fix']}"
+    assert findings(TOKENS, token=[token], identity={"skipped": True})[1:] == []

@@ -1,0 +1,220 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: iam_token_role
+version_added: "0.1.0"
+short_description: Manage the IAM role that creates the VMs of peer pods
+description:
+  - >-
+    Creates the role that cloud-api-adaptor assumes with the tokens of its service account, on clusters with short-lived
+    credentials. The trust policy of the role admits the service account C(default) of the operator's namespace, with
+    tokens of the cluster's issuer for the audience C(openshift).
+  - >-
+    The permissions are inline policies of the role: C(peer-pod-vms) for cloud-api-adaptor, and C(peer-pod-image) for
+    the job that creates the image of the VMs, only with O(image). They are those of the files in C(docs/policies).
+  - >-
+    The role has the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME). A role without them is not
+    changed, and the module fails.
+options:
+  name:
+    description:
+      - The name of the role. Defaults to O(cluster_name) with C(-peer-pods).
+    type: str
+  cluster_name:
+    description:
+      - The infrastructure name of the cluster.
+    type: str
+    required: true
+  cluster_id:
+    description:
+      - The ID of the cluster.
+    type: str
+    required: true
+  issuer:
+    description:
+      - >-
+        The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster). The account
+        must have an identity provider for it. Required with O(state=present).
+    type: str
+    default: ""
+  namespace:
+    description:
+      - The namespace of the operator.
+    type: str
+    default: openshift-sandboxed-containers-operator
+  image:
+    description:
+      - >-
+        Whether the role has the permissions to create an image of the VMs: an S3 bucket, the role C(vmimport) and the
+        import of a snapshot. They are needed only while the operator creates an image.
+    type: bool
+    default: false
+  state:
+    description:
+      - Whether the role exists. With V(absent), a role of another owner stays.
+    type: str
+    choices: [present, absent]
+    default: present
+notes:
+  - >-
+    The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole), C(iam:GetRolePolicy), C(iam:CreateRole),
+    C(iam:TagRole), C(iam:UpdateAssumeRolePolicy), C(iam:PutRolePolicy) and C(iam:DeleteRolePolicy); for
+    O(state=absent) also C(iam:DeleteRole).
+attributes:
+  check_mode:
+    description: Can run in check mode and return the changes that it would make.
+    support: full
+  diff_mode:
+    description: Returns the policies before and after the change.
+    support: full
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+seealso:
+  - module: osc.peerpods.iam_token_role_info
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Create the role
+  osc.peerpods.iam_token_role:
+    cluster_name: demo-7x2kq
+    cluster_id: 0b5c8d2e-3a6f-4e21-9d4b-1f2a3b4c5d6e
+    issuer: https://demo-7x2kq-oidc.s3.us-east-2.amazonaws.com
+    region: us-east-2
+    image: true
+  register: identity
+
+- name: Remove the permissions to create an image
+  osc.peerpods.iam_token_role:
+    cluster_name: demo-7x2kq
+    cluster_id: 0b5c8d2e-3a6f-4e21-9d4b-1f2a3b4c5d6e
+    issuer: https://demo-7x2kq-oidc.s3.us-east-2.amazonaws.com
+    region: us-east-2
+"""
+
+RETURN = r"""
+role:
+  description: The role, also if it will be created or was removed.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: The name of the role.
+      type: str
+      sample: demo-7x2kq-peer-pods
+    arn:
+      description: The ARN of the role.
+      type: str
+      sample: arn:aws:iam::123456789012:role/demo-7x2kq-peer-pods
+    owned:
+      description: Whether this collection created the role for this cluster, or will create it.
+      type: bool
+      sample: true
+changes:
+  description: The changes, in order.
+  returned: success
+  type: list
+  elements: str
+  sample: [create role, put policy peer-pod-vms, put policy peer-pod-image]
+"""
+
+import json
+from typing import Any
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
+    IMAGE_POLICY,
+    VM_POLICY,
+    Change,
+    Cluster,
+    Role,
+    owner_problem,
+    plan_removal,
+    plan_role,
+    provider_problem,
+    role_name,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+TRUST = "trust policy"
+
+
+def diff_of(role: Role | None, changes: list[Change]) -> dict[str, str]:
+    before: dict[str, Any] = {TRUST: role.trust, **role.policies} if role else {}
+    after = dict(before)
+    for change in changes:
+        if change.action == "delete_role":
+            after = {}
+        elif change.action == "delete_policy":
+            del after[change.policy]
+        else:
+            after[change.policy or TRUST] = change.document
+    return {name: json.dumps(policies, indent=2) + "\n" for name, policies in (("before", before), ("after", after))}
+
+
+def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
+    params = module.params
+    cluster = Cluster(params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"])
+    name = role_name(cluster, params["name"])
+    account = iam.account(cluster.issuer)
+    role = iam.role(name, (VM_POLICY, IMAGE_POLICY))
+    if params["state"] == "absent":
+        changes = plan_removal(role, cluster)
+    else:
+        problem = provider_problem(account, cluster) or owner_problem(role, name, cluster)
+        if problem:
+            raise Ec2Error(problem)
+        changes = plan_role(role, account, cluster, image=params["image"])
+    if not module.check_mode:
+        for change in changes:
+            iam.apply(name, change, cluster.tags)
+    return {
+        "changed": bool(changes),
+        "changes": [str(change) for change in changes],
+        "role": {
+            "name": name,
+            "arn": role.arn if role else account.role_arn(name),
+            "owned": role.is_of(cluster) if role else params["state"] == "present",
+        },
+        "diff": diff_of(role, changes),
+    }
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "name": {"type": "str"},
+            "cluster_name": {"type": "str", "required": True},
+            "cluster_id": {"type": "str", "required": True},
+            "issuer": {"type": "str", "default": ""},
+            "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
+            "image": {"type": "bool", "default": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    iam = None
+    try:
+        iam = Iam(module)
+        result = run(module, iam)
+    except Ec2Error as error:
+        changes = iam.changes if iam else []
+        before = f" Before, this run did: {join_names(changes)}." if changes else ""
+        module.fail_json(msg=f"{error}{before}", changed=bool(changes))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""moto's server, with what it lacks of IAM: `python -m tests.cluster.moto_server` has its options."""
+
+from __future__ import annotations
+
+from moto.core.responses import ActionResult
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.iam.exceptions import NotFoundException
+from moto.iam.models import Role
+from moto.iam.responses import IamResponse
+from moto.server import main
+
+# EvalDecision of SimulatePrincipalPolicy in the API reference of IAM.
+DECISIONS = {
+    PermissionResult.PERMITTED: "allowed",
+    PermissionResult.DENIED: "explicitDeny",
+    PermissionResult.NEUTRAL: "implicitDeny",
+}
+
+
+def simulate_principal_policy(self: IamResponse) -> ActionResult:
+    """Evaluate the policies of a role for each action and resource, as moto itself does to authorize requests."""
+    arn = self._get_param("PolicySourceArn")
+    if arn.split(":")[5].partition("/")[0] != "role":
+        raise NotFoundException(f"ARN {arn} cannot be found.")
+    role = self.backend.get_role(arn.rpartition("/")[2])
+    policies = [IAMPolicy(document) for document in _documents(role)]
+    return ActionResult(
+        {
+            "EvaluationResults": [
+                {
+                    "EvalActionName": action,
+                    "EvalResourceName": resource,
+                    "EvalDecision": DECISIONS[_verdict(policies, action, resource)],
+                }
+                for action in self._get_param("ActionNames", [])
+                for resource in self._get_param("ResourceArns", ["*"])
+            ],
+            "IsTruncated": False,
+        }
+    )
+
+
+def _documents(role: Role) -> list[str]:
+    attached = [
+        version.document
+        for policy in role.managed_policies.values()
+        for version in policy.versions
+        if version.is_default
+    ]
+    return [*role.policies.values(), *attached]
+
+
+def _verdict(policies: list[IAMPolicy], action: str, resource: str) -> PermissionResult:
+    verdicts = {policy.is_action_permitted(action, resource) for policy in policies}
+    for verdict in (PermissionResult.DENIED, PermissionResult.PERMITTED):
+        if verdict in verdicts:
+            return verdict
+    return PermissionResult.NEUTRAL
+
+
+IamResponse.simulate_principal_policy = simulate_principal_policy  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+    main()

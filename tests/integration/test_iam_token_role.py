@@ -1,0 +1,131 @@
+"""The modules iam_token_role and iam_token_role_info against moto: IAM roles, identity providers, and simulations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.aws import REGION, Moto
+
+ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
+CLUSTER = {"cluster_name": "demo-7x2kq", "cluster_id": "uuid", "issuer": ISSUER, "region": REGION}
+NAME = "demo-7x2kq-peer-pods"
+ARN = f"arn:aws:iam::123456789012:role/{NAME}"
+PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https://')}"
+
+
+@pytest.fixture(scope="module")
+def iam(moto: Moto) -> Any:
+    return moto.client("iam")
+
+
+@pytest.fixture
+def run(run_module: Callable[..., dict], moto: Moto) -> Callable[..., dict]:
+    def run(args: dict, module: str = "iam_token_role", **modes: bool) -> dict:
+        defaults = CLUSTER if module == "iam_token_role" else {"issuer": ISSUER, "region": REGION}
+        return run_module(module, {**defaults, **args}, env=moto.environment, **modes)
+
+    return run
+
+
+@pytest.fixture
+def info(run: Callable[..., dict]) -> Callable[..., dict]:
+    def info(**args: Any) -> dict:
+        return run({"role_arn": ARN, **args}, "iam_token_role_info")
+
+    return info
+
+
+def policies(iam: Any) -> set[str]:
+    return set(iam.list_role_policies(RoleName=NAME)["PolicyNames"])
+
+
+def exists(iam: Any) -> bool:
+    return NAME in {role["RoleName"] for role in iam.list_roles()["Roles"]}
+
+
+def test_without_an_identity_provider_nothing_is_changed(run, info, iam):
+    message = f"Account 123456789012 has no identity provider {PROVIDER}"
+    failed = run({})
+    assert message in failed["msg"]
+    assert not failed["changed"]
+    assert not exists(iam)
+    (problem,) = info()["problems"]
+    assert message in problem
+
+
+def test_a_role_is_created_once_with_the_permissions_for_an_image(run, info, iam):
+    iam.create_open_id_connect_provider(Url=ISSUER, ClientIDList=["openshift", "sts.amazonaws.com"], ThumbprintList=[])
+    assert info()["problems"] == [f"The role {ARN} does not exist. Check operator_install_aws_role_arn."]
+    changes = ["create role", "put policy peer-pod-vms", "put policy peer-pod-image"]
+    predicted = run({"image": True}, check=True, diff=True)
+    assert (predicted["changed"], predicted["changes"]) == (True, changes)
+    assert predicted["role"] == {"name": NAME, "arn": ARN, "owned": True}
+    assert "ec2:RunInstances" in predicted["diff"]["after"]
+    assert not exists(iam)
+
+    created = run({"image": True})
+    assert created["changes"] == changes
+    assert created["role"] == predicted["role"]
+    role = iam.get_role(RoleName=NAME)["Role"]
+    assert role["Tags"] == [
+        {"Key": "osc.peerpods/managed", "Value": "true"},
+        {"Key": "osc.peerpods/cluster/uuid", "Value": "demo-7x2kq"},
+    ]
+    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Federated": PROVIDER}
+    assert policies(iam) == {"peer-pod-vms", "peer-pod-image"}
+    again = run({"image": True})
+    assert (again["changed"], again["changes"]) == (False, [])
+    # What the module writes is what the check requires.
+    checked = info(image=True)
+    assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
+
+
+def test_the_permissions_for_an_image_are_removed(run, info, iam):
+    assert run({})["changes"] == ["delete policy peer-pod-image"]
+    assert policies(iam) == {"peer-pod-vms"}
+    assert info()["denied"] == []
+    denied = info(image=True)["denied"]
+    assert {"ec2:ImportSnapshot", "s3:PutObject", "iam:PassRole"} < {*denied}
+
+
+def test_a_role_that_was_given_is_checked(info, iam):
+    """Another service account may assume it, and a policy denies what it allows elsewhere."""
+    arn = iam.create_role(RoleName="given", AssumeRolePolicyDocument=json.dumps({"Statement": []}))["Role"]["Arn"]
+    (problem,) = info(role_arn=arn)["problems"]
+    assert problem.startswith(f"cloud-api-adaptor cannot assume the role {arn}. Its trust policy does not allow tokens")
+    trust = iam.get_role(RoleName=NAME)["Role"]["AssumeRolePolicyDocument"]
+    iam.update_assume_role_policy(RoleName="given", PolicyDocument=json.dumps(trust))
+    allow = {"Effect": "Allow", "Action": "ec2:*", "Resource": "*"}
+    deny = {"Effect": "Deny", "Action": ["ec2:RunInstances"], "Resource": "*"}
+    for name, statements in (("all", [allow]), ("but", [deny])):
+        document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        iam.put_role_policy(RoleName="given", PolicyName=name, PolicyDocument=document)
+    checked = info(role_arn=arn)
+    assert (checked["problems"], checked["denied"]) == ([], ["ec2:RunInstances"])
+    other = info(role_arn=arn.replace("123456789012", "210987654321"))
+    assert (other["problems"], other["denied"]) == ([], None)
+    assert "is not of account 123456789012" in other["unknown"]
+    (problem,) = info(role_arn=arn, namespace="other")["problems"]
+    assert "the service account system:serviceaccount:other:default" in problem
+
+
+def test_a_role_of_another_owner_is_neither_changed_nor_removed(run, iam):
+    before = iam.get_role(RoleName="given")["Role"]
+    failed = run({"name": "given"})
+    assert "The role given exists, and this collection did not create it for this cluster" in failed["msg"]
+    assert run({"name": "given", "state": "absent"})["changes"] == []
+    assert run({"cluster_id": "another", "state": "absent"})["changes"] == []
+    assert iam.get_role(RoleName="given")["Role"] == before
+
+
+def test_the_role_is_removed(run, iam):
+    expected = ["delete policy peer-pod-vms", "delete role"]
+    assert run({"state": "absent"}, check=True)["changes"] == expected
+    assert run({"state": "absent", "issuer": ""})["changes"] == expected
+    assert not exists(iam)
+    assert not run({"state": "absent"})["changed"]

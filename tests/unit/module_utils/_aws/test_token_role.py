@@ -1,0 +1,137 @@
+"""Which changes give a role its policies, and what keeps cloud-api-adaptor from assuming one that was given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import image_policy, trust_policy, vm_policy
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
+    IMAGE_POLICY,
+    VM_POLICY,
+    Account,
+    Cluster,
+    Role,
+    owner_problem,
+    plan_removal,
+    plan_role,
+    provider_problem,
+    role_name,
+    trust_problems,
+)
+
+CLUSTER = Cluster("demo-7x2kq", "uuid", "https://oidc.example.com/demo", "osc")
+HOST = "oidc.example.com/demo"
+SUBJECT = "system:serviceaccount:osc:default"
+ACCOUNT = Account("123456789012", "aws", {"ClientIDList": ["openshift", "sts.amazonaws.com"]})
+ARN = f"arn:aws:iam::123456789012:oidc-provider/{HOST}"
+TRUST = trust_policy(ARN, CLUSTER.issuer, [SUBJECT])
+VMS, IMAGE = vm_policy(), image_policy("aws", "123456789012")
+TAGS = {"osc.peerpods/managed": "true", "osc.peerpods/cluster/uuid": "demo-7x2kq"}
+ROLE = Role("arn:aws:iam::123456789012:role/r", {**TAGS, "team": "a"}, TRUST, {VM_POLICY: VMS})
+WITH_IMAGE = replace(ROLE, policies={VM_POLICY: VMS, IMAGE_POLICY: IMAGE})
+
+
+def test_the_marks_are_those_of_other_resources_of_the_collection():
+    assert CLUSTER.tags == TAGS
+
+
+@pytest.mark.parametrize(
+    ("role", "image", "changes"),
+    [
+        (None, False, ["create role", "put policy peer-pod-vms"]),
+        (None, True, ["create role", "put policy peer-pod-vms", "put policy peer-pod-image"]),
+        (ROLE, False, []),
+        (ROLE, True, ["put policy peer-pod-image"]),
+        (WITH_IMAGE, True, []),
+        # The image exists.
+        (WITH_IMAGE, False, ["delete policy peer-pod-image"]),
+        (replace(ROLE, trust={}), False, ["update trust"]),
+        (replace(ROLE, policies={VM_POLICY: {}}), False, ["put policy peer-pod-vms"]),
+        # A run that was interrupted.
+        (replace(ROLE, policies={}), False, ["put policy peer-pod-vms"]),
+    ],
+)
+def test_the_changes_of_a_role(role: Role | None, image: bool, changes: list[str]):
+    assert [str(change) for change in plan_role(role, ACCOUNT, CLUSTER, image=image)] == changes
+
+
+def test_a_role_is_removed_with_its_policies():
+    assert [str(change) for change in plan_removal(WITH_IMAGE, CLUSTER)] == [
+        "delete policy peer-pod-vms",
+        "delete policy peer-pod-image",
+        "delete role",
+    ]
+
+
+OF_OTHERS = [replace(ROLE, tags={}), replace(ROLE, tags={**TAGS, "osc.peerpods/cluster/uuid": None})]
+
+
+@pytest.mark.parametrize("role", [None, *OF_OTHERS])
+def test_a_role_of_another_owner_is_not_removed(role: Role | None):
+    assert plan_removal(role, CLUSTER) == []
+
+
+@pytest.mark.parametrize("role", OF_OTHERS)
+def test_a_role_of_another_owner_is_not_changed(role: Role):
+    problem = owner_problem(role, "r", CLUSTER)
+    assert "this collection did not create it for this cluster" in problem
+    assert f"set operator_install_aws_role_arn to {ROLE.arn}" in problem
+    assert owner_problem(ROLE, "r", CLUSTER) == owner_problem(None, "r", CLUSTER) == ""
+
+
+@pytest.mark.parametrize(
+    ("account", "issuer", "problem"),
+    [
+        (ACCOUNT, CLUSTER.issuer, ""),
+        (ACCOUNT, "", "have no public issuer"),
+        (replace(ACCOUNT, provider=None), CLUSTER.issuer, f"Account 123456789012 has no identity provider {ARN}"),
+        (replace(ACCOUNT, provider={"ClientIDList": ["x"]}), CLUSTER.issuer, "does not accept tokens for the audience"),
+    ],
+)
+def test_an_account_that_does_not_accept_the_tokens(account: Account, issuer: str, problem: str):
+    found = provider_problem(account, replace(CLUSTER, issuer=issuer))
+    assert problem in found
+    assert bool(found) is bool(problem)
+
+
+def trust(condition: dict | None, **fields: object) -> dict:
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Federated": ARN},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        **({"Condition": condition} if condition else {}),
+    }
+    return {"Statement": [statement | fields]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        (TRUST, ""),
+        # ccoctl has no condition of the audience, and a list of actions is valid.
+        (trust({"StringEquals": {f"{HOST}:sub": [SUBJECT]}}), ""),
+        (trust({"StringLike": {f"{HOST}:sub": "system:serviceaccount:osc:*"}}), ""),
+        (trust({"StringLike": {f"{HOST}:sub": "system:serviceaccount:os?:default"}}), ""),
+        (trust(None, Action=["sts:AssumeRoleWithWebIdentity", "sts:TagSession"]), ""),
+        (trust({"Bool": {"aws:SecureTransport": "true"}}), ""),
+        ({"Statement": trust(None)["Statement"][0]}, ""),
+        (trust({"StringEquals": {f"{HOST}:sub": "system:serviceaccount:osc:other"}}), "the service account"),
+        (trust({"StringEquals": {f"{HOST}:aud": "sts.amazonaws.com"}}), "with the audience openshift"),
+        (trust({"StringLike": {f"{HOST}:sub": "system:serviceaccount:[o]sc:default"}}), "the service account"),
+        (trust(None, Principal={"Federated": "arn:aws:iam::1:oidc-provider/x"}), "does not allow tokens of"),
+        (trust(None, Principal="*"), "does not allow tokens of"),
+        (trust(None, Action="sts:AssumeRole"), "does not allow tokens of"),
+        (trust(None, Effect="Deny"), "does not allow tokens of"),
+        ({}, "does not allow tokens of"),
+    ],
+)
+def test_what_a_trust_policy_admits(policy: dict, problem: str):
+    problems = list(trust_problems(policy, ACCOUNT, CLUSTER))
+    assert [problem in each for each in problems] == ([True] if problem else [])
+
+
+def test_names_of_roles_have_64_characters_at_most():
+    assert role_name(CLUSTER, "") == "demo-7x2kq-peer-pods"
+    assert role_name(CLUSTER, "mine") == "mine"
+    assert len(role_name(replace(CLUSTER, name="x" * 70), "")) == 64
