@@ -10,7 +10,7 @@ import traceback
 import uuid
 from dataclasses import dataclass, replace
 
-from . import compute, ids, roles
+from . import compute, ids, machines, roles
 from .errors import CANCELED, ArmError, authorization_failed, unparsable
 from .faults import Fault
 from .ids import ResourceId
@@ -96,6 +96,13 @@ _COMPUTE = re.compile(
     r"/subscriptions/([^/]+)/providers/Microsoft\.Compute/(?:locations/([^/]+)/usages|skus)",
     re.IGNORECASE,
 )
+_BOOT_DIAGNOSTICS = re.compile(
+    r"(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute/virtualMachines/[^/]+)"
+    r"/retrieveBootDiagnosticsData",
+    re.IGNORECASE,
+)
+# The storage of boot diagnostics, which has no tokens: a signature in the query authorizes the request.
+_CONSOLES = "/bootdiagnostics"
 _NETWORK_USAGES = re.compile(
     r"(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+)"
     r"/usages",
@@ -134,6 +141,9 @@ class Arm(Login):
         self.limits = dict(compute.DEFAULT_LIMITS)
         # The permissions of the caller: an entry for each role, for all scopes.
         self.permissions: list[dict] = [roles.CONTRIBUTOR]
+        # What machines wrote to their consoles, by lower-case ID, if it is not that of a machine that has booted.
+        self.consoles: dict[str, str] = {}
+        self._signatures: dict[str, str] = {}
         self._operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
 
@@ -179,6 +189,8 @@ class Arm(Login):
         logged_in = super().answer(request)
         if logged_in is not None:
             return logged_in
+        if request.path.startswith(_CONSOLES):
+            return self._console(request)
         self.requests.append((request.method, request.path))
 
         def pass_on(operation_error: ArmError | None = None) -> Answer:
@@ -246,6 +258,8 @@ class Arm(Login):
         if match := _NETWORK_USAGES.fullmatch(path):
             self._require_version(request, "Microsoft.Network", "virtualNetworks")
             return self._page(request, self.state.usages(ids.known(match[1])))
+        if match := _BOOT_DIAGNOSTICS.fullmatch(path):
+            return self._boot_diagnostics(request, ids.known(match[1]))
         resource = ids.parse(path)
         if resource is None:
             raise ArmError(404, "NotFound", f"No such path: {path}")
@@ -264,6 +278,8 @@ class Arm(Login):
         match request.method:
             case "GET":
                 body = self.state.get(resource)
+                if resource.type == ids.VMS and request.query.get("$expand", "").lower() == "instanceview":
+                    body["properties"]["instanceView"] = machines.instance_view(body)
                 return answered(body, **({"ETag": body["etag"]} if "etag" in body else {}))
             case "HEAD":
                 return Answer(204 if self.state.exists(resource.text) else 404)
@@ -283,8 +299,34 @@ class Arm(Login):
         self.state.get(scope)  # The scope must exist.
         return self._page(request, self.permissions)
 
+    def _boot_diagnostics(self, request: Request, machine: ResourceId) -> Answer:
+        self._require_version(request, "Microsoft.Compute", "virtualMachines")
+        if request.method != "POST":
+            raise _method_not_allowed(request, machine)
+        action = f"{ids.VMS}/retrieveBootDiagnosticsData/action"
+        if not roles.allowed(action, self.permissions):
+            raise authorization_failed(action, machine.text)
+        body = self.state.get(machine)
+        signature = uuid.uuid4().hex
+        self._signatures[signature] = machine.key
+        blob = f"{self.endpoint_url}{_CONSOLES}-{body['properties']['vmId']}/{body['name']}"
+        return answered(
+            {
+                "consoleScreenshotBlobUri": f"{blob}.screenshot.bmp?sv=2018-03-28&sig={signature}",
+                "serialConsoleLogBlobUri": f"{blob}.serialconsole.log?sv=2018-03-28&sig={signature}",
+            }
+        )
+
+    def _console(self, request: Request) -> Answer:
+        machine = self._signatures.get(request.query.get("sig", ""))
+        if machine is None:
+            return Answer(403, b"<Error><Code>AuthenticationFailed</Code></Error>")
+        return Answer(200, self.consoles.get(machine, machines.BOOTED).encode(), {"Content-Type": "text/plain"})
+
     def _put(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
         self._finish(resource)
+        if resource.type == ids.VMS and not self.state.exists(resource.text):
+            self._require_quota(_body(request))
         slow = resource.type not in (ids.RESOURCE_GROUPS, ids.LOCKS)
         ends_later = slow and (self.polls > 0 or operation_error)
         created = self.state.put(
@@ -330,6 +372,16 @@ class Arm(Login):
             return self._page(request, compute.usages(machines, self.limits))
         location_filter = re.search(r"location eq '([^']+)'", request.query.get("$filter", ""))
         return self._page(request, compute.skus(location_filter[1] if location_filter else "westeurope"))
+
+    def _require_quota(self, body: dict) -> None:
+        location = str(body.get("location") or "").replace(" ", "").lower()
+        existing = [
+            machine
+            for machine in self.state.stored.values()
+            if machine["type"] == ids.VMS and machine["location"] == location
+        ]
+        size = ((body.get("properties") or {}).get("hardwareProfile") or {}).get("vmSize", "")
+        machines.require_quota(size, location, existing, self.limits)
 
     # -- Operations ----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator
 
-from . import ids, rules
+from . import ids, machines, rules
 from .errors import ArmError, unparsable
 from .ids import ResourceId
 from .wire import Headers
@@ -166,9 +166,12 @@ class State:
 
     def delete(self, resource: ResourceId) -> None:
         """Delete the resource with its children. This changes the parent."""
+        deleted_too = machines.deleted_with(self.stored[resource.key]) if resource.type == ids.VMS else []
         for key in [key for key in self.stored if f"{key}/".startswith(resource.key + "/")]:
             del self.stored[key]
         self._touch(resource, SUCCEEDED)
+        for other in deleted_too:
+            self.delete(ids.known(other))
 
     def mark(self, resource: ResourceId, state: str) -> None:
         """Set the provisioningState of the resource, its children, and its parent.
@@ -216,6 +219,8 @@ class State:
                 self._complete_nic(new, old)
             case ids.VMS:
                 properties["vmId"] = old.get("vmId", str(uuid.uuid4()))
+                for nic_id, nic in machines.interfaces_of(new):
+                    self.put(ids.known(nic_id), nic, conditions={})
                 for nic in (properties.get("networkProfile") or {}).get("networkInterfaces", ()):
                     self._require_reference(new["id"], nic)
             case ids.LOCKS:

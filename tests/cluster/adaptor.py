@@ -7,41 +7,47 @@ their shims close (openshift/sandboxed-containers-operator's pull request 1917).
 
 This program, not kwok, also runs the peer pods of the operator's RuntimeClass: only on a node with a running CAA,
 otherwise they wait in ContainerCreating. Each has a PeerPod (pkg/adaptor/k8sops/peerpod.go), and another one for each
-VM that it lost.
+VM that it lost. Without a cloud, pods only report that they run; with a cloud, sandboxes.py runs each in a VM of it.
 
 A CAA pod has a finalizer, so that it still exists while its stop is simulated. Tests restart its container with another
 value of the annotation RESTART: the process is killed, and removes nothing.
 
-Not modelled: a lost peer pod that hangs in Terminating when it is deleted, and the clean-up of orphaned VMs.
+Not modelled: a lost peer pod that hangs in Terminating when it is deleted.
 
-Run it as `python -m tests.cluster.adaptor KUBECONFIG`. Tests count the lost peer pods with `lost`.
+Run it as `python -m tests.cluster.adaptor KUBECONFIG [DIRECTORY]`; with the directory of the cluster, in the cloud that
+the environment names. Tests count the lost peer pods with `lost`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import sys
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
 from .operators import KATA_OC_LABEL, Api, advertise, is_passing
+from .pod_network import PodNetwork
+from .pod_vms import cloud_of
 from .releases import RELEASES, Release, release_of
+from .sandboxes import MANAGER, PEER_POD_FINALIZER, PEER_PODS, Sandboxes
 
-MANAGER = "cloud-api-adaptor"
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
 DEFAULT_LIMIT = "10"
-PEER_PODS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{}/peerpods"
-PEER_POD_FINALIZER = "peer.pod/finalizer"
 SETS = {row.daemon_set for row in RELEASES}
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -65,8 +71,11 @@ def lost(pod: dict) -> bool:
 class Adaptors:
     """All CAA pods of a cluster, updated with each event of the pods."""
 
-    def __init__(self, api: Api):
+    def __init__(self, api: Api, sandboxes: Sandboxes | None = None):
         self._api = api
+        self._sandboxes = sandboxes
+        # The settings and the credentials that the CAA of each node has read when it started.
+        self._settings: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
         # CAA pods with a started container, by uid; those that serve, by node; and those that crash.
         self._started: dict[str, dict] = {}
         self._serving: dict[str, set[str]] = defaultdict(set)
@@ -143,10 +152,20 @@ class Adaptors:
                 self._patch(f"/api/v1/nodes/{node}", {"metadata": {"annotations": annotations}})
             advertise(self._api, node, str(limit), MANAGER)
         self._serving[node].add(uid)
+        if self._sandboxes:
+            self._settings[node] = self._environment()
+            self._sandboxes.log(node, "adaptor", "server started")
         for peer_pod in list(self._waiting.values()):
             if peer_pod["spec"]["nodeName"] == node:
                 self._run(peer_pod)
         return True
+
+    def _environment(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """peer-pods-cm and peer-pods-secret."""
+        path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}"
+        settings = (self._api.get(f"{path}/configmaps/peer-pods-cm") or {}).get("data") or {}
+        secret = (self._api.get(f"{path}/secrets/peer-pods-secret") or {}).get("data") or {}
+        return settings, {key: base64.b64decode(value).decode() for key, value in secret.items()}
 
     def _limit(self, pod: dict) -> int | None:
         """The limit in the pod's environment; None if CAA does not start with this limit."""
@@ -194,6 +213,8 @@ class Adaptors:
         if ended:
             self._running.pop(uid, None)
             self._waiting.pop(uid, None)
+            if self._sandboxes:
+                self._sandboxes.stop(pod)
             for name in self._objects.pop(uid, ()):
                 path = PEER_PODS.format(pod["metadata"]["namespace"])
                 self._patch(f"{path}/{name}", {"metadata": {"finalizers": None}})
@@ -214,12 +235,17 @@ class Adaptors:
         uid = pod["metadata"]["uid"]
         self._waiting.pop(uid, None)
         self._running[uid] = pod
+        if self._sandboxes:
+            self._sandboxes.start(pod, *self._settings[pod["spec"]["nodeName"]])
+            return
         self._make_object(pod)
         self._container(pod, ready=True)
 
     def _lose(self, pod: dict) -> None:
         uid = pod["metadata"]["uid"]
         self._running.pop(uid)
+        if self._sandboxes:
+            self._sandboxes.lose(pod)
         if pod["spec"].get("restartPolicy") == "Never":
             self._patch(f"{_path(pod)}/status", {"status": {"phase": "Failed", "reason": CLOSED}})
             return
@@ -308,8 +334,9 @@ def _release(pod: dict) -> Release:
 
 
 def main() -> None:
-    api = Api(sys.argv[1])
-    adaptors = Adaptors(api)
+    kubeconfig, *directory = sys.argv[1:]
+    api = Api(kubeconfig)
+    adaptors = Adaptors(api, _sandboxes(api, kubeconfig, Path(directory[0])) if directory else None)
     version = ""
     while True:
         try:
@@ -325,6 +352,20 @@ def main() -> None:
             # A new list has the events that were missed.
             version = ""
             time.sleep(BACK_OFF_SECONDS)
+
+
+def _sandboxes(api: Api, kubeconfig: str, directory: Path) -> Sandboxes:
+    vms = cloud_of(os.environ)
+    if vms is None:
+        raise SystemExit("The environment names no cloud.")
+    server = config.kube_config.new_client_from_config(kubeconfig).configuration.host
+
+    def log_of(namespace: str, pod: str) -> str | None:
+        return sandboxes.log_of(namespace, pod)
+
+    network = PodNetwork(directory, log_of)
+    sandboxes = Sandboxes(api, vms, network, int(server.rpartition(":")[2]), directory / "peer-pods")
+    return sandboxes
 
 
 def _follow(api: Api, adaptors: Adaptors, version: str) -> str:

@@ -91,10 +91,12 @@ def bare_cluster(name: str, workers: int, runtime: str, operator: str = NEWEST) 
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-")))
         binaries()
         cloud = CLOUDS[name](directory / name, workers, stack)
-        cluster = stack.enter_context(Cluster(directory / "cluster"))
+        cluster = stack.enter_context(Cluster(directory / "cluster", has_pod_network=True))
         openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False)
         webhook = _images(runtime)["webhook"] if operator == NEWEST else ""
-        openshift.start_stand_ins(cluster, runtime, operator, webhook_image=webhook)
+        openshift.start_stand_ins(
+            cluster, runtime, operator, webhook_image=webhook, cloud_environment=cloud.environment
+        )
         yield cluster, cloud
 
 

@@ -19,6 +19,7 @@ import yaml
 from .binaries import binaries
 from .client import Client
 from .pki import CertificateAuthority, KeyPair
+from .pod_network import SOCKET
 from .processes import Processes, free_ports, wait_for
 
 # The service network of OpenShift. It is not routed here: the API server connects to the endpoints of a webhook's
@@ -57,8 +58,10 @@ AUDIT_POLICY = {
 class Cluster:
     """One running control plane. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, directory: Path | None = None):
+    def __init__(self, directory: Path | None = None, *, has_pod_network: bool = False):
         self._temporary = None
+        # Whether the API server reaches nodes, pods and Services by the network of pod_network.py.
+        self._has_pod_network = has_pod_network
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="osc-peerpods-cluster-")
             directory = Path(self._temporary.name)
@@ -224,6 +227,7 @@ class Cluster:
                 "--shutdown-watch-termination-grace-period=1s",
                 f"--audit-log-path={self.audit_log}",
                 f"--audit-policy-file={audit_policy}",
+                *self._egress_selector(),
             ],
         )
         self.user_kubeconfig("admin", "system:masters")
@@ -281,6 +285,20 @@ class Cluster:
             seconds=30,
         )
         self.processes.check_alive()
+
+    def _egress_selector(self) -> list[str]:
+        """See Set up Konnectivity service in the documentation of Kubernetes."""
+        if not self._has_pod_network:
+            return []
+        transport = {"uds": {"udsName": str(self.directory / SOCKET)}}
+        connection = {"proxyProtocol": "HTTPConnect", "transport": transport}
+        configuration = {
+            "apiVersion": "apiserver.k8s.io/v1beta1",
+            "kind": "EgressSelectorConfiguration",
+            "egressSelections": [{"name": "cluster", "connection": connection}],
+        }
+        path = self._write("egress-selector.yaml", yaml.safe_dump(configuration))
+        return [f"--egress-selector-config-file={path}"]
 
     def _admission_configuration(self, certificate_file: str, key_file: str) -> str:
         """The configuration of the client certificate that the API server presents to webhooks.

@@ -12,6 +12,7 @@ from tests.support import OPERATOR_NAMESPACE
 
 from .binaries import source
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
+from .pod_network import SOCKET
 from .processes import free_ports, wait_for
 
 VERSION = "4.16.21"
@@ -178,21 +179,29 @@ def fill(
     )
 
 
-def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, webhook_image: str = "") -> None:
+def start_stand_ins(
+    cluster: Cluster,
+    runtime: str,
+    operator: str = "1.8",
+    *,
+    webhook_image: str = "",
+    cloud_environment: dict[str, str] | None = None,
+) -> None:
     """Start the controllers of the cluster (operators.py), the cloud-api-adaptors (adaptor.py) and the real node
     (kubelet.py).
 
     The head of the channel `stable` is the release `operator`, which deploys its own webhook only with `webhook_image`:
-    an image of containers/webhook, or "webhook:source" if pods run as processes.
+    an image of containers/webhook, or "webhook:source" if pods run as processes. With `cloud_environment`, the
+    variables of a client of a cloud, peer pods have VMs in it; the cluster then needs `has_pod_network`.
     """
     kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
     webhook = ["--webhook", webhook_image, *map(str, free_ports(2))] if webhook_image else []
-    for name, *arguments in (("operators", operator, *webhook), ("adaptor",)):
-        cluster.processes.start(
-            name,
-            [sys.executable, "-m", f"tests.cluster.{name}", kubeconfig, *arguments],
-            environment=PYTHON,
-        )
+    cluster.processes.start(
+        "operators",
+        [sys.executable, "-m", "tests.cluster.operators", kubeconfig, operator, *webhook],
+        environment=PYTHON,
+    )
+    start_adaptor(cluster, kubeconfig, cloud_environment)
     start_kubelet(cluster, runtime)
 
     def has_catalog() -> bool:
@@ -201,6 +210,28 @@ def start_stand_ins(cluster: Cluster, runtime: str, operator: str = "1.8", *, we
 
     # Preflight does not wait for it: the catalog of a cluster that runs is ready.
     wait_for("the catalog", has_catalog, seconds=30)
+
+
+def start_adaptor(cluster: Cluster, kubeconfig: str, cloud_environment: dict[str, str] | None = None) -> None:
+    """Start the cloud-api-adaptors (adaptor.py), and wait for the pod network."""
+    cluster.processes.start(
+        "adaptor",
+        [
+            sys.executable,
+            "-m",
+            "tests.cluster.adaptor",
+            kubeconfig,
+            *([str(cluster.directory)] if cloud_environment else []),
+        ],
+        environment={**PYTHON, **(cloud_environment or {})},
+    )
+    if cloud_environment:
+
+        def has_socket() -> bool:
+            cluster.processes.check_alive()
+            return (cluster.directory / SOCKET).exists()
+
+        wait_for("the pod network", has_socket, seconds=30)
 
 
 def start_kubelet(cluster: Cluster, runtime: str) -> None:

@@ -917,7 +917,8 @@ def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | N
 
 # The key of peer-pods-cm with the image of the pod VMs, and the result of the image job.
 IMAGES = {
-    "AWS": ("PODVM_AMI_ID", "ami-0123456789abcdef0"),
+    # An image that moto has.
+    "AWS": ("PODVM_AMI_ID", "ami-12c6146b"),
     "Azure": (
         "AZURE_IMAGE_ID",
         "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/PodVMGallery",

@@ -66,8 +66,8 @@ def arm(server: AzureArm) -> Iterator[AzureArm]:
     server.put(server_id(server), {"location": "westeurope"})
     server.put(nsg_id(server), {"location": "westeurope"})
     server.put(vnet_id(server), vnet("10.0.0.0/16", {"default": "10.0.0.0/24"}))
-    changed = ("polls", "page_size", "token_lifetime", "permissions")
-    settings = {name: getattr(server, name) for name in changed}
+    changed = ("polls", "page_size", "token_lifetime", "permissions", "limits", "consoles")
+    settings = {name: copy.copy(getattr(server, name)) for name in changed}
     server.take_requests()
     yield server
     for name, value in settings.items():
@@ -269,6 +269,48 @@ def test_a_machine_uses_its_nic_and_its_family_of_cores(arm: AzureArm, network: 
     assert skus["Standard_B2als_v2"].locations == ["eastus"]
     compute.virtual_machines.begin_delete("rg1", "vm1").result()
     assert network.network_interfaces.get("rg1", "card").properties.virtual_machine is None
+
+
+def test_a_machine_as_cloud_api_adaptor_creates_it(arm: AzureArm, network: NetworkManagementClient) -> None:
+    """src/cloud-providers/azure/provider.go: its network interface is created and deleted with it."""
+    compute = client(arm, ComputeManagementClient, retry_total=0)
+    address = {"name": "ip-config", "properties": {"subnet": {"id": f"{vnet_id(arm)}/subnets/default"}}}
+    interface = {"name": "vm1-net", "properties": {"deleteOption": "Delete", "ipConfigurations": [address]}}
+    body = {
+        "location": "westeurope",
+        "tags": {"a": "b"},
+        "properties": {
+            "hardwareProfile": {"vmSize": "Standard_D8s_v5"},
+            "networkProfile": {"networkApiVersion": "2021-11-01", "networkInterfaceConfigurations": [interface]},
+            "diagnosticsProfile": {"bootDiagnostics": {"enabled": True}},
+        },
+    }
+    created = compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
+    (reference,) = created.properties.network_profile.network_interfaces
+    assert reference.id == network_id(arm, "networkInterfaces/vm1-net")
+    assert reference.properties.delete_option == "Delete"
+    card = network.network_interfaces.get("rg1", "vm1-net").properties
+    assert (card.ip_configurations[0].properties.private_ip_address, card.virtual_machine.id) == (
+        "10.0.0.4",
+        created.id,
+    )
+
+    view = compute.virtual_machines.get("rg1", "vm1", expand="instanceView").properties.instance_view
+    assert [status.code for status in view.statuses] == ["ProvisioningState/succeeded", "PowerState/running"]
+    data = compute.virtual_machines.retrieve_boot_diagnostics_data("rg1", "vm1")
+    unsigned = data.serial_console_log_blob_uri.partition("?")[0]
+    arm.consoles[created.id.lower()] = "Kernel panic"
+    assert requests.get(data.serial_console_log_blob_uri, verify=str(arm.ca_file), timeout=30).text == "Kernel panic"
+    assert requests.get(unsigned, verify=str(arm.ca_file), timeout=30).status_code == 403
+
+    arm.limits["standardDSv5Family"] = 8
+    with pytest.raises(HttpResponseError, match="exceeding approved standardDSv5Family Cores quota") as refused:
+        compute.virtual_machines.begin_create_or_update("rg1", "vm2", body)
+    assert (refused.value.status_code, refused.value.error.code) == (409, "OperationNotAllowed")
+    # A machine that exists may be written again.
+    compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
+    compute.virtual_machines.begin_delete("rg1", "vm1").result()
+    assert not [name for name in arm.resources if "networkinterfaces" in name]
 
 
 def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:

@@ -1,0 +1,447 @@
+"""The VMs of peer pods in a cloud, as cloud-api-adaptor (CAA) creates and deletes them, and which traffic reaches them.
+
+The settings are those of peer-pods-cm, the credentials those of peer-pods-secret, and the cloud is moto's EC2 or
+tests/azure_arm, so that images, subnets, security groups, quotas and permissions count. Requests, log lines and errors
+are those of src/cloud-providers/aws/provider.go, aws/imds.go and azure/provider.go of
+confidential-containers/cloud-api-adaptor.
+
+No packets are sent to a VM. Whether the cloud would let them pass is decided by its rules at that time: security groups
+are stateful (docs.aws.amazon.com/vpc/latest/userguide/security-groups.html), and so are network security groups
+(learn.microsoft.com/azure/virtual-network/network-security-groups-overview).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import urllib3
+
+# A tag in TAGS of peer-pods-cm: the VM boots, but nothing listens at its port 15150.
+NO_AGENT = "tests.osc.peerpods/no-agent"
+
+# Any address outside of the cloud's network.
+INTERNET = "198.51.100.7"
+
+AGENT_PORT, VXLAN_PORT = 15150, 9000
+
+Log = Callable[[str, str], None]
+
+
+class RejectedError(Exception):
+    """The cloud did not create the VM; the message is that of CAA's provider."""
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A VM that was created, with the node whose CAA created it."""
+
+    id: str
+    name: str
+    address: str
+    node: dict
+    has_agent: bool
+
+
+class PodVms(Protocol):
+    """The VMs of a cloud."""
+
+    provider: str
+
+    def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
+        """Create a VM for a sandbox of the node."""
+
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
+        """Delete a VM, also if it does not exist."""
+
+    def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
+        """Whether packets from the node reach this port of the VM."""
+
+    def is_reached_by(self, vm: Vm, protocol: str, port: int) -> bool:
+        """Whether packets from the VM reach this port of the node."""
+
+    def has_egress(self, vm: Vm) -> bool:
+        """Whether the VM reaches a registry on the Internet."""
+
+
+def cloud_of(environment: Mapping[str, str]) -> PodVms | None:
+    """The cloud that these environment variables of a client name; None if they name none."""
+    if "AWS_ENDPOINT_URL" in environment:
+        return Aws(environment["AWS_ENDPOINT_URL"])
+    if "AZURE_CLOUD_ENVIRONMENT" in environment:
+        return Azure(environment["AZURE_CLOUD_ENVIRONMENT"], environment["REQUESTS_CA_BUNDLE"])
+    return None
+
+
+def instance_name(pod_name: str, sandbox: str) -> str:
+    """GenerateInstanceName in src/cloud-providers/util/instancename.go."""
+    return f"podvm-{pod_name[: 63 - len('podvm-') - 9]}-{sandbox[:8]}"
+
+
+def _tags(settings: Mapping[str, str]) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in settings.get("TAGS", "").split(",") if pair)
+    return {key: value for key, _equals, value in pairs}
+
+
+class Aws:
+    provider = "aws"
+
+    def __init__(self, endpoint_url: str):
+        self._endpoint_url = endpoint_url
+        # Creating a client takes much longer than a request.
+        self._clients: dict[tuple, Any] = {}
+        self._lock = threading.Lock()
+
+    def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
+        from botocore.exceptions import ClientError
+
+        ec2 = self._client(settings, secret)
+        worker = self._instance(ec2, node["spec"]["providerID"].rpartition("/")[2])
+        # What peer-pods-cm does not have, CAA reads from the metadata of its node (imds.go).
+        groups = [group for group in settings.get("AWS_SG_IDS", "").split(",") if group]
+        groups = groups or [group["GroupId"] for group in worker["SecurityGroups"]]
+        tags = {"Name": name, **_tags(settings)}
+        log("adaptor/cloud/aws", f"Creating instance {name} for sandbox {sandbox}")
+        try:
+            # moto creates an instance of any image.
+            ec2.describe_images(ImageIds=[settings["PODVM_AMI_ID"]])
+            answer = ec2.run_instances(
+                MinCount=1,
+                MaxCount=1,
+                ImageId=settings["PODVM_AMI_ID"],
+                InstanceType=settings.get("PODVM_INSTANCE_TYPE") or "m6a.large",
+                SecurityGroupIds=groups,
+                SubnetId=settings.get("AWS_SUBNET_ID") or worker["SubnetId"],
+                TagSpecifications=[
+                    {"ResourceType": "instance", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
+                ],
+            )
+        except ClientError as error:
+            # As the SDK for Go prints it.
+            metadata, reason = error.response["ResponseMetadata"], error.response["Error"]
+            raise RejectedError(
+                f"creating instance {name} (<nil>): operation error EC2: RunInstances, https response error "
+                f"StatusCode: {metadata['HTTPStatusCode']}, RequestID: {metadata.get('RequestId', '')}, "
+                f"api error {reason['Code']}: {reason['Message']}"
+            ) from error
+        (instance,) = answer["Instances"]
+        vm_id, address = instance["InstanceId"], instance["PrivateIpAddress"]
+        log("adaptor/cloud/aws", f"Created instance {name} ({vm_id}) for sandbox {sandbox}")
+        log("adaptor/cloud/aws", f"instance {vm_id}: podNodeIP[0]={address}")
+        return Vm(vm_id, name, address, node, NO_AGENT not in tags)
+
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
+        from botocore.exceptions import ClientError
+
+        log("adaptor/cloud/aws", f"Deleting instance {vm_id}")
+        try:
+            self._client(settings, secret).terminate_instances(InstanceIds=[vm_id])
+        except ClientError as error:
+            log("adaptor/cloud/aws", f"failed to delete instance {vm_id}: {error} and the response is <nil>")
+            return
+        log("adaptor/cloud/aws", f"Deleted instance {vm_id}")
+
+    def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
+        worker, machine = self._ends(vm)
+        return self._passes(worker, machine, protocol, port)
+
+    def is_reached_by(self, vm: Vm, protocol: str, port: int) -> bool:
+        worker, machine = self._ends(vm)
+        return self._passes(machine, worker, protocol, port)
+
+    def has_egress(self, vm: Vm) -> bool:
+        _worker, machine = self._ends(vm)
+        permissions = self._permissions(machine, "IpPermissionsEgress")
+        return any(_allows(permission, "tcp", 443, INTERNET, ()) for permission in permissions)
+
+    def _passes(self, source: dict, target: dict, protocol: str, port: int) -> bool:
+        """Whether the groups of both instances allow the first packet."""
+
+        def any_allows(owner: dict, direction: str, other: dict) -> bool:
+            groups = [group["GroupId"] for group in other["SecurityGroups"]]
+            return any(
+                _allows(permission, protocol, port, other["PrivateIpAddress"], groups)
+                for permission in self._permissions(owner, direction)
+            )
+
+        return any_allows(source, "IpPermissionsEgress", target) and any_allows(target, "IpPermissions", source)
+
+    def _permissions(self, instance: dict, direction: str) -> list[dict]:
+        groups = [group["GroupId"] for group in instance["SecurityGroups"]]
+        described = self._client({}, {}).describe_security_groups(GroupIds=groups)["SecurityGroups"]
+        return [permission for group in described for permission in group[direction]]
+
+    def _ends(self, vm: Vm) -> tuple[dict, dict]:
+        ec2 = self._client({}, {})
+        return self._instance(ec2, vm.node["spec"]["providerID"].rpartition("/")[2]), self._instance(ec2, vm.id)
+
+    @staticmethod
+    def _instance(ec2: Any, instance_id: str) -> dict:
+        return ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
+
+    def _client(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> Any:
+        """EC2 with the credentials of the Secret; without one, that of the network itself."""
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        region = settings.get("AWS_REGION") or "eu-central-1"
+        key = (region, *(secret.get(name) for name in names))
+        with self._lock:
+            if key not in self._clients:
+                self._clients[key] = self._new_client(region, *(secret.get(name) for name in names))
+            return self._clients[key]
+
+    def _new_client(self, region: str, key_id: str | None, secret_key: str | None, token: str | None) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "ec2",
+            region_name=region,
+            endpoint_url=self._endpoint_url,
+            aws_access_key_id=key_id or "network",
+            aws_secret_access_key=secret_key or "network",
+            aws_session_token=token,
+            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
+        )
+
+
+def _allows(permission: Mapping[str, Any], protocol: str, port: int, address: str, groups: Iterable[str]) -> bool:
+    """Whether a permission of a security group allows a packet to `port`, from or to an instance."""
+    if permission["IpProtocol"] not in ("-1", protocol):
+        return False
+    if permission["IpProtocol"] != "-1" and not permission["FromPort"] <= port <= permission["ToPort"]:
+        return False
+    return any(pair["GroupId"] in groups for pair in permission.get("UserIdGroupPairs", ())) or any(
+        ipaddress.ip_address(address) in ipaddress.ip_network(entry["CidrIp"])
+        for entry in permission.get("IpRanges", ())
+    )
+
+
+class Azure:
+    provider = "azure"
+
+    def __init__(self, endpoint_url: str, ca_file: str):
+        self._endpoint_url = endpoint_url
+        self._http = urllib3.PoolManager(ca_certs=ca_file, maxsize=8, retries=False, timeout=60)
+        self._tokens: dict[tuple[str, str], str] = {}
+
+    def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
+        log("adaptor/cloud/azure", f'CreateInstance: name: "{name}"')
+        vm_id = (
+            f"/subscriptions/{secret['AZURE_SUBSCRIPTION_ID']}/resourceGroups/{settings['AZURE_RESOURCE_GROUP']}"
+            f"/providers/Microsoft.Compute/virtualMachines/{name}"
+        )
+        tags = _tags(settings)
+        try:
+            token = self._token(secret)
+            self._request("PUT", vm_id, token, _machine(name, settings, tags))
+            machine = self._request("GET", vm_id, token)
+            (reference,) = machine["properties"]["networkProfile"]["networkInterfaces"]
+            nic = self._request("GET", reference["id"], token, version=NETWORK_VERSION)
+        except AzureError as error:
+            raise RejectedError(f"Creating instance (<nil>): {error}") from error
+        log("adaptor/cloud/azure", f"created VM successfully: {vm_id}")
+        address = nic["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"]
+        log("adaptor/cloud/azure", f"pod vm IP[0][private]={address}")
+        return Vm(vm_id, name, address, node, NO_AGENT not in tags)
+
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
+        try:
+            self._request("DELETE", vm_id, self._token(secret))
+        except AzureError as error:
+            log("adaptor/cloud", f"Error deleting an instance {vm_id}: beginning VM deletion: {error}")
+            return
+        log("adaptor/cloud/azure", f"deleted VM successfully: {vm_id.rpartition('/')[2]}")
+
+    def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
+        return self._passes(*self._ends(vm), protocol, port)
+
+    def is_reached_by(self, vm: Vm, protocol: str, port: int) -> bool:
+        worker, machine = self._ends(vm)
+        return self._passes(machine, worker, protocol, port)
+
+    def has_egress(self, vm: Vm) -> bool:
+        _worker, machine = self._ends(vm)
+        return machine.has_way_out and self._is_allowed(machine, "Outbound", "tcp", 443, machine.address, INTERNET)
+
+    def _passes(self, source: _End, target: _End, protocol: str, port: int) -> bool:
+        packet = (protocol, port, source.address, target.address)
+        return self._is_allowed(source, "Outbound", *packet) and self._is_allowed(target, "Inbound", *packet)
+
+    def _is_allowed(self, end: _End, direction: str, protocol: str, port: int, source: str, target: str) -> bool:
+        """Every group at the subnet and at the interface must allow the packet."""
+        return all(
+            _decides(group, direction, protocol, port, source, target, end.space) == "Allow" for group in end.groups
+        )
+
+    def _ends(self, vm: Vm) -> tuple[_End, _End]:
+        return self._end(vm.node["spec"]["providerID"].removeprefix("azure://")), self._end(vm.id)
+
+    def _end(self, machine_id: str) -> _End:
+        token = self._token(self._own_secret)
+        machine = self._request("GET", machine_id, token)
+        nic_id = machine["properties"]["networkProfile"]["networkInterfaces"][0]["id"]
+        nic = self._request("GET", nic_id, token, version=NETWORK_VERSION)["properties"]
+        address = nic["ipConfigurations"][0]["properties"]
+        subnet_id = address["subnet"]["id"]
+        subnet = self._request("GET", subnet_id, token, version=NETWORK_VERSION)["properties"]
+        network = self._request("GET", subnet_id.partition("/subnets/")[0], token, version=NETWORK_VERSION)
+        attached = (owner.get("networkSecurityGroup") for owner in (nic, subnet))
+        groups = [self._request("GET", each["id"], token, version=NETWORK_VERSION) for each in attached if each]
+        space = network["properties"]["addressSpace"]["addressPrefixes"]
+        # learn.microsoft.com/azure/virtual-network/ip-services/default-outbound-access
+        has_way_out = subnet.get("defaultOutboundAccess") is not False or bool(
+            subnet.get("natGateway") or subnet.get("routeTable")
+        )
+        return _End(address["privateIPAddress"], groups, space, has_way_out)
+
+    @property
+    def _own_secret(self) -> dict[str, str]:
+        """The network's own identity: that of the environment of this process."""
+        names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+        return {name: os.environ[name] for name in names}
+
+    def _token(self, secret: Mapping[str, str]) -> str:
+        """ClientSecretCredential of azidentity, which keeps its token."""
+        key = (secret["AZURE_CLIENT_ID"], secret["AZURE_CLIENT_SECRET"])
+        if key in self._tokens:
+            return self._tokens[key]
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": secret["AZURE_CLIENT_ID"],
+            "client_secret": secret["AZURE_CLIENT_SECRET"],
+            "scope": f"{self._endpoint_url}/.default",
+        }
+        url = f"{self._endpoint_url}/{secret['AZURE_TENANT_ID']}/oauth2/v2.0/token"
+        answer = self._http.request("POST", url, body=urlencode(form))
+        if answer.status >= 400:
+            described = answer.json()["error_description"]
+            raise AzureError(
+                f"ClientSecretCredential authentication failed. POST {url} RESPONSE {answer.status}: {described}"
+            )
+        self._tokens[key] = answer.json()["access_token"]
+        return self._tokens[key]
+
+    def _request(
+        self, method: str, resource_id: str, token: str, body: dict | None = None, *, version: str = "2024-07-01"
+    ) -> dict:
+        url = f"{self._endpoint_url}{resource_id}?api-version={version}"
+        what = "beginning VM creation or update" if method == "PUT" else method
+        status, headers, content = self._sent(method, url, token, body)
+        if status >= 400:
+            raise AzureError(f"{what}: {_response_error(method, url, status, content)}")
+        # PollUntilDone.
+        operation = headers.get("Azure-AsyncOperation")
+        while operation and method != "GET":
+            _status, _headers, content_of = self._sent("GET", operation, token, None)
+            polled = json.loads(content_of)
+            if polled["status"] in ("Failed", "Canceled"):
+                raise AzureError(f"waiting for the VM creation: {_response_error('GET', operation, 200, content_of)}")
+            if polled["status"] == "Succeeded":
+                break
+            time.sleep(0.02)
+        return json.loads(content) if content else {}
+
+    def _sent(self, method: str, url: str, token: str, body: dict | None) -> tuple[int, Any, bytes]:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        answer = self._http.request(method, url, body=None if body is None else json.dumps(body), headers=headers)
+        return answer.status, answer.headers, answer.data
+
+
+NETWORK_VERSION = "2024-05-01"
+
+
+class AzureError(Exception):
+    """An error as azcore's ResponseError prints it."""
+
+
+def _response_error(method: str, url: str, status: int, content: bytes) -> str:
+    """azcore's ResponseError.Error(); quoted in cloud-barista/cb-spider#1558."""
+    line = "-" * 80
+    body = json.loads(content)
+    shown = json.dumps(body, indent=2)
+    return (
+        f"{method} {url.partition('?')[0]}\n{line}\nRESPONSE {status}: {status}\nERROR CODE: {body['error']['code']}\n"
+        f"{line}\n{shown}\n{line}\n"
+    )
+
+
+def _machine(name: str, settings: Mapping[str, str], tags: dict[str, str]) -> dict:
+    """getVMParameters in azure/provider.go, without the fields that ARM does not require."""
+    interface: dict[str, Any] = {
+        "deleteOption": "Delete",
+        "ipConfigurations": [
+            {"name": "ip-config", "properties": {"subnet": {"id": settings.get("AZURE_SUBNET_ID", "")}}}
+        ],
+    }
+    if settings.get("AZURE_NSG_ID"):
+        interface["networkSecurityGroup"] = {"id": settings["AZURE_NSG_ID"]}
+    return {
+        "location": settings["AZURE_REGION"],
+        "tags": tags,
+        "properties": {
+            "hardwareProfile": {"vmSize": settings.get("AZURE_INSTANCE_SIZE") or "Standard_DC2as_v5"},
+            "storageProfile": {"imageReference": {"id": settings.get("AZURE_IMAGE_ID", "")}},
+            "osProfile": {"computerName": name, "adminUsername": "peerpod"},
+            "networkProfile": {
+                "networkApiVersion": "2021-11-01",
+                "networkInterfaceConfigurations": [{"name": f"{name}-net", "properties": interface}],
+            },
+            "diagnosticsProfile": {"bootDiagnostics": {"enabled": True}},
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of a flow: its address, the groups that filter it, the address space of its virtual network, and whether
+    its subnet has a way to the Internet."""
+
+    address: str
+    groups: list[dict]
+    space: list[str]
+    has_way_out: bool
+
+
+def _decides(group: dict, direction: str, protocol: str, port: int, source: str, target: str, space: list[str]) -> str:
+    """The access of the first rule of a group that matches the packet, by priority."""
+    rules = [*group["properties"]["securityRules"], *group["properties"]["defaultSecurityRules"]]
+    for rule in sorted((rule["properties"] for rule in rules), key=lambda rule: rule["priority"]):
+        if (
+            rule["direction"] == direction
+            and rule["protocol"].lower() in ("*", protocol)
+            and any(_has_port(ports, port) for ports in _values(rule, "destinationPortRange"))
+            and any(_has_address(prefix, source, space) for prefix in _values(rule, "sourceAddressPrefix", "es"))
+            and any(_has_address(prefix, target, space) for prefix in _values(rule, "destinationAddressPrefix", "es"))
+        ):
+            return rule["access"]
+    return "Deny"
+
+
+def _values(rule: Mapping[str, Any], name: str, plural: str = "s") -> Iterator[str]:
+    if rule.get(name):
+        yield rule[name]
+    yield from rule.get(f"{name}{plural}") or ()
+
+
+def _has_port(ports: str, port: int) -> bool:
+    first, _dash, last = ports.partition("-")
+    return ports == "*" or int(first) <= port <= int(last or first)
+
+
+def _has_address(prefix: str, address: str, space: list[str]) -> bool:
+    is_inside = any(ipaddress.ip_address(address) in ipaddress.ip_network(each) for each in space)
+    tags = {"*": True, "VirtualNetwork": is_inside, "Internet": not is_inside, "AzureLoadBalancer": False}
+    if prefix in tags:
+        return tags[prefix]
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(prefix)
+    except ValueError:
+        # Another service tag.
+        return False
