@@ -17,7 +17,9 @@ author:
 options:
   _input:
     description:
-      - The findings, each with the keys C(check), C(title), C(status), C(found), C(why) and C(fix).
+      - >-
+        The findings, each with the keys C(check), C(title), C(status), C(found), C(why) and C(fix), and optionally
+        C(cause).
     type: list
     elements: dict
     required: true

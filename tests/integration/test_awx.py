@@ -30,7 +30,7 @@ RUNNER = "ansible-runner==2.4.3"
 BUILDER = "ansible-builder==3.2.0"
 TOKEN = "a-token-of-the-controllers"
 SECRET = "a-secret-access-key"
-TEMPLATES = ["preflight", "site", "limit", "report", "policy", "upgrade", "teardown"]
+TEMPLATES = ["preflight", "site", "limit", "report", "verify", "policy", "upgrade", "teardown"]
 
 # AWX's own credential types, with the fields that matter here.
 MANAGED = {

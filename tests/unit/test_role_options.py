@@ -234,6 +234,8 @@ READERS = [
     Reads("peerpod_limit", "cloud_capacity.name", "node_capacity_cloud_capacity_configmap", lambda a: "wait" in a),
     Reads("peerpod_limit", "namespace", "operator_install_namespace"),
     Reads("peerpod_limit", "runtime_classes", "webhook_target_runtime_classes", lambda a: "disruption" in a),
+    Reads("verification_pods", "operator_namespace", "operator_install_namespace", lambda a: "nodes" in a),
+    Reads("verification_pods", "runtime_class", "webhook_target_runtime_classes", lambda a: "nodes" in a),
 ]
 
 

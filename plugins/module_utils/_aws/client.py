@@ -171,6 +171,18 @@ class Ec2(AwsConnection):
         reservations = self._query("DescribeInstances", "Reservations", PAGE_SIZE, Filters=[states])
         return [instance for reservation in reservations for instance in reservation["Instances"]]
 
+    def console(self, instance_id: str) -> str:
+        """The console of an instance, the latest output if its type supports that (Nitro)."""
+        for latest in (True, False):
+            try:
+                with self._calling("GetConsoleOutput"):
+                    answer = self._client.get_console_output(InstanceId=instance_id, Latest=latest, aws_retry=True)
+                return answer.get("Output") or ""
+            except Ec2Error as error:
+                if not latest or error.code != "UnsupportedOperation":
+                    raise
+        return ""
+
     def subnet(self, subnet_id: str) -> dict | None:
         """The subnet from DescribeSubnets; None if it does not exist."""
         return next(self._described("DescribeSubnets", "Subnets", "subnet-id", [subnet_id]), None)

@@ -74,6 +74,7 @@ else:
 NETWORK_API_VERSION = "2024-05-01"
 COMPUTE_USAGES_API_VERSION = "2024-07-01"
 COMPUTE_SKUS_API_VERSION = "2021-07-01"
+VMS_API_VERSION = "2024-07-01"
 
 # How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
@@ -144,6 +145,7 @@ class Arm:
             login = settings(module.params, os.environ)
             principal = identity(login)
             verify = login.get("cert_validation_mode") != "ignore"
+            self._verify = verify
             self.subscription_id: str | None = login.get("subscription_id")
             cloud = _cloud(login.get("cloud_environment", "AzureCloud"), verify)
             token = credential(principal, cloud, login)
@@ -178,6 +180,22 @@ class Arm:
             if not page.get("nextLink"):
                 return
             answer = self._send(HttpRequest("GET", page["nextLink"]), f"GET {path}")
+
+    def post(self, path: str, api_version: str, **query: str) -> dict:
+        """The response to an action of a resource that changes nothing."""
+        return self._object_of(self._request("POST", path, api_version, query=query), f"POST {path}")
+
+    def blob(self, url: str) -> str:
+        """The text of a blob whose address has its authorization; empty without an address.
+
+        No message has the address.
+        """
+        if not url:
+            return ""
+        with arm_errors("GET of a blob", "Azure Storage"):
+            answer = _client(url, self._verify).send_request(HttpRequest("GET", url))
+            answer.raise_for_status()
+        return answer.content.decode(errors="replace")
 
     def put(self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float) -> None:
         """Write a resource and wait until the operation has ended; with `etag`, only over the version with this

@@ -115,6 +115,10 @@ class Cluster:
                 return None
             raise
 
+    def text(self, path: str, **query: str) -> str:
+        """The text at `path`, such as a log or what a pod answers, by one attempt."""
+        return self._client.text(path, query)
+
     def list(self, path: str, **query: str) -> Iterator[dict]:
         """Every object of a collection, page by page; `query` has the names of the API (labelSelector).
 

@@ -238,6 +238,16 @@ class PersistentClient(K8SDynamicClient):
         preconditions = {**preconditions, "uid": self._uids[path]}
         return {"apiVersion": "v1", "kind": "DeleteOptions", **(options or {}), "preconditions": preconditions}
 
+    def text(self, path: str, query: Mapping[str, Any]) -> str:
+        """The text at `path`. Not repeated: a 503 may be the answer of a pod."""
+        params = {"query_params": list(query.items()), "header_params": {"Accept": "*/*"}}
+        response = self._send_once("GET", path, None, _request_timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), **params)
+        try:
+            return response.data.decode(errors="replace")
+        # The connection broke in the middle of the response.
+        except (HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+
     def _settled(self, method: str, object_path: str, body: Any) -> Response | None:
         """The response to a write whose response was lost, from its object; None if the write was not applied."""
         try:

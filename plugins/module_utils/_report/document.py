@@ -56,7 +56,10 @@ def document(
             "cluster": known["cluster"] and _cluster(known["cluster"]),
             "operators": known["operator"] and _operators(known["operator"]["resources"]),
             "findings": [
-                {key: finding.get(key) or "" for key in ("check", "title", "status", "found", "why", "fix")}
+                {
+                    **{key: finding.get(key) or "" for key in ("check", "title", "status", "found", "why", "fix")},
+                    **({"cause": finding["cause"]} if finding.get("cause") else {}),
+                }
                 for finding in findings
             ],
             "capacity": known["capacity"] and _capacity(known["capacity"]),

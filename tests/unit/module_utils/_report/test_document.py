@@ -704,3 +704,11 @@ def test_a_browser_runs_no_script_from_data_of_a_cluster(browser: Browser, writt
     assert page.title() != "ran"
     assert len(complaints) == 1
     assert "Content Security Policy" in complaints[0]
+
+
+def test_the_cause_of_a_finding_is_kept():
+    plain = dict.fromkeys(("check", "title", "status", "found", "why", "fix"), "x")
+    assert report([{**plain, "cause": "quota"}, {**plain, "cause": ""}])["findings"] == [
+        {**plain, "cause": "quota"},
+        plain,
+    ]

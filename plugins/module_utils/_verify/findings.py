@@ -1,0 +1,361 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The findings of a verification, from the evidence about its pods and their VMs (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import KINDS, Cause, diagnose
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import STATES
+
+TITLES = {
+    "verify-pods": "Pods of the verification",
+    "verify-slot": "Scheduled by slot",
+    "verify-vm": "VM in the cloud",
+    "verify-agent": "VM reachable from its node",
+    "verify-pull": "Image pulled in the VM",
+    "verify-answer": "Pod network to the pod",
+    "verify-service": "Pod network from the pod",
+    "verify-dns": "DNS in the pod",
+    "verify-egress": "Egress from the pod",
+    "verify-deleted": "Pod and VM deleted",
+    "verify-leftovers": "Leftovers of an earlier run",
+}
+
+WHY = {
+    "verify-pods": "Without a peer pod, nothing can be verified.",
+    "verify-slot": "Without slots, more peer pods are placed on a node than the cloud has room for.",
+    "verify-vm": "Every peer pod is a VM of its own.",
+    "verify-agent": "The node starts the containers by the agent in the VM, at port 15150 of the VM.",
+    "verify-pull": "The agent pulls the images of a peer pod in its VM, not on the node.",
+    "verify-answer": "All traffic of a peer pod passes a VXLAN tunnel (9000/udp) between its node and its VM.",
+    "verify-service": "All traffic of a peer pod passes a VXLAN tunnel (9000/udp) between its node and its VM.",
+    "verify-dns": "A pod without DNS finds no Service.",
+    "verify-egress": "The pod was to reach this target.",
+    "verify-deleted": "A VM that stays costs money, and counts against the quota.",
+    "verify-leftovers": "",
+}
+
+# What to do, by kind of the cause.
+FIX = {
+    "slot": (
+        f"Raise the limit (playbook osc.peerpods.limit), delete peer pods of the node, or choose other nodes with "
+        f"verify_nodes. `oc describe node` shows the slots ({EXTENDED_RESOURCE})."
+    ),
+    "mutation": (
+        "Choose a namespace whose pods are mutated (verify_namespace): the webhook excludes system namespaces. If it "
+        "is not excluded, run site.yml with --tags webhook."
+    ),
+    "image": (
+        "Check PODVM_AMI_ID or AZURE_IMAGE_ID of peer-pods-cm: the image must exist in the region and the account, be "
+        "available, and fit the instance type in architecture and boot mode. Run preflight for the details."
+    ),
+    "quota": (
+        "Request a higher quota, use a smaller size (operator_install_aws_instance_type, "
+        "operator_install_azure_instance_size), or stop other VMs. Run preflight for the numbers."
+    ),
+    "capacity": (
+        "Choose another size, or a subnet in another zone or with available addresses. A shortage of the cloud may "
+        "pass by itself."
+    ),
+    "permissions": (
+        "Check peer-pods-secret: the credentials must be valid, and allow what the message names. On AWS, "
+        "`aws sts decode-authorization-message` decodes an encoded message."
+    ),
+    "settings": "Correct the key of peer-pods-cm that the message names, by the options of the role operator_install.",
+    "adaptor": (
+        "See `oc get pods -n openshift-sandboxed-containers-operator -o wide` and `oc logs` of the cloud-api-adaptor "
+        "pod of the node."
+    ),
+    "port": (
+        "Open 15150/tcp from the nodes to the VMs: run site.yml with --tags cloud_networking. If preflight reports the "
+        "port as open, check network ACLs, the route tables of both subnets, and that the VM has booted."
+    ),
+    "agent": (
+        "The image is not that of a pod VM, or does not boot: see the end of the console below, and create the image "
+        "again (operator_install_renew_image). If the console is empty, the VM may have needed more time: raise "
+        "verify_boot_timeout."
+    ),
+    "egress": (
+        "Give the subnet of the VMs a way out: a NAT gateway, a route to a firewall, or the proxy of the cluster; on "
+        "AWS also an egress rule of the security group. The VM pulls images itself, from its own subnet. Run preflight "
+        "for what is missing."
+    ),
+    "pull": (
+        "Check the image (verify_image) and its pull secret (verify_pull_secrets): the VM pulls it with the secrets of "
+        "the pod, not with those of the node."
+    ),
+    "tunnel": (
+        "Open 9000/udp between the nodes and the VMs, in both directions: run site.yml with --tags cloud_networking. "
+        "Also check that no NetworkPolicy of the namespace forbids traffic from the API server."
+    ),
+    "program": "See `oc logs` of the pod with verify_keep=true: the image (verify_image) must have python3.",
+    "unknown": "Run again with verify_keep=true, and see `oc describe pod` and the log of cloud-api-adaptor.",
+}
+
+# The check that reports a cause.
+CHECK_OF = {
+    "slot": "verify-slot",
+    "mutation": "verify-slot",
+    "image": "verify-vm",
+    "quota": "verify-vm",
+    "capacity": "verify-vm",
+    "permissions": "verify-vm",
+    "settings": "verify-vm",
+    "adaptor": "verify-vm",
+    "port": "verify-agent",
+    "agent": "verify-agent",
+    "egress": "verify-pull",
+    "pull": "verify-pull",
+    "tunnel": "verify-answer",
+    "program": "verify-answer",
+}
+
+# The state that a pod has passed if a check succeeded.
+_PASSED = {"verify-vm": "booting", "verify-agent": "pulling", "verify-pull": "running", "verify-answer": "answered"}
+_FROM_POD = {"verify-service": "service", "verify-dns": "dns", "verify-egress": "egress"}
+_ORDER = list(STATES)
+
+# The end of a console for a message.
+CONSOLE_LINES = 5
+
+Status = tuple[str, str, str, str]
+
+
+def findings(readings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The findings of the checks, in the order in which a pod passes them.
+
+    `readings` has the results `pods` of verification_pods, `instances` of the module for the cloud, `deleted` of
+    verification_pods with state=absent, `remaining` of the module for the cloud after it, and `egress`, the target.
+    """
+    created = readings["pods"]
+    pods = created.get("pods") or []
+    if not pods:
+        reason = created.get("msg") or "No pod was created."
+        return [_finding("verify-pods", "error", reason, "Fix the cause, then run the verification again.", "")]
+    instances = (readings.get("instances") or {}).get("instances") or []
+    unread = _unread(readings.get("instances"))
+    causes = {pod["name"]: _cause(pod, instances) for pod in pods}
+    found = [
+        _of_slots(pods, causes),
+        *(_of_state(check, pods, causes, instances, unread) for check in _PASSED),
+        *(_of_test(check, pods) for check in _FROM_POD if check != "verify-egress" or readings.get("egress")),
+    ]
+    if readings.get("deleted") is not None:
+        found.append(_of_deletion(pods, readings["deleted"], readings.get("remaining")))
+    if created.get("leftovers"):
+        found.append(
+            _finding(
+                "verify-leftovers",
+                "warning",
+                f"An earlier run was interrupted or kept its pods: {join_names(created['leftovers'])}. They were "
+                "deleted.",
+                "",
+                "",
+            )
+        )
+    return found
+
+
+def _cause(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> Cause | None:
+    if pod["state"] == "answered":
+        return None
+    return diagnose(pod, [instance for instance in instances if instance["id"] in pod["instances"]])
+
+
+def _finding(check: str, status: str, found: str, fix: str, cause: str) -> dict[str, Any]:
+    why = WHY[check] if status != "ok" else ""
+    return {
+        "check": check,
+        "title": TITLES[check],
+        "status": status,
+        "found": found,
+        "why": why,
+        "fix": fix,
+        "cause": cause,
+    }
+
+
+def _merged(check: str, statuses: Iterable[tuple[str, Status]]) -> dict[str, Any]:
+    """One finding for all nodes: the worst status, with the sentences of the nodes that have it."""
+    by_node = list(statuses)
+    worst = next(status for status in ("error", "unknown", "warning", "ok") if any(s[0] == status for _n, s in by_node))
+    chosen = [(node, status) for node, status in by_node if status[0] == worst]
+    found = " ".join(f"{node}: {status[1]}" for node, status in chosen)
+    fixes = list(dict.fromkeys(status[2] for _node, status in chosen if status[2]))
+    causes = list(dict.fromkeys(status[3] for _node, status in chosen if status[3]))
+    return _finding(check, worst, found, " ".join(fixes), ", ".join(causes))
+
+
+def _of_slots(pods: Sequence[Mapping[str, Any]], causes: Mapping[str, Cause | None]) -> dict[str, Any]:
+    def one(pod: Mapping[str, Any]) -> Status:
+        cause = causes[pod["name"]]
+        if not pod["requests_slot"]:
+            return "error", f"{KINDS['mutation']}: no {EXTENDED_RESOURCE} in its requests.", FIX["mutation"], "mutation"
+        if pod["state"] == "unscheduled":
+            message = cause.quote if cause else "The scheduler has not placed it."
+            return "error", f"{KINDS['slot']}. {_sentence(message)}", FIX["slot"], "slot"
+        return "ok", f"1 of {pod['slots']} slots.", "", ""
+
+    return _merged("verify-slot", ((pod["wanted_node"], one(pod)) for pod in pods))
+
+
+def _of_state(
+    check: str,
+    pods: Sequence[Mapping[str, Any]],
+    causes: Mapping[str, Cause | None],
+    instances: Sequence[Mapping[str, Any]],
+    unread: str,
+) -> dict[str, Any]:
+    state = _PASSED[check]
+
+    def one(pod: Mapping[str, Any]) -> Status:
+        cause = causes[pod["name"]]
+        if _ORDER.index(pod["state"]) >= _ORDER.index(state) and not (cause and CHECK_OF.get(cause.kind) == check):
+            return _reached(check, pod, instances, unread)
+        reported = cause and CHECK_OF.get(cause.kind, _next_check(pod["state"]))
+        if cause is None and check == _next_check(pod["state"]):
+            return "error", f"Not within the time: {STATES[pod['state']]}.", FIX["unknown"], "unknown"
+        if cause is None or reported != check:
+            return "unknown", "Not reached, because an earlier step failed.", "", ""
+        console = _console(pod, instances) if cause.kind in ("agent", "port") else ""
+        found = f"{cause.kind}: {KINDS[cause.kind]}. From {cause.source}: {_sentence(cause.quote)}{console}"
+        return "error", found, FIX[cause.kind], cause.kind
+
+    return _merged(check, ((pod["wanted_node"], one(pod)) for pod in pods))
+
+
+def _next_check(state: str) -> str:
+    """The check that a pod in this state does not pass."""
+    return next(
+        (check for check, passed in _PASSED.items() if _ORDER.index(passed) > _ORDER.index(state)), "verify-answer"
+    )
+
+
+def _reached(check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str) -> Status:
+    if check == "verify-vm":
+        return _of_instances(pod, instances, unread)
+    if check == "verify-agent":
+        return "ok", "The runtime has created the sandbox by the agent in the VM.", "", ""
+    if check == "verify-pull":
+        return "ok", "The container runs.", "", ""
+    answer = pod["answer"]
+    if answer.get("boot_id") and answer["boot_id"] == pod.get("node_boot_id"):
+        found = "The pod answered, but runs on the kernel of its node, not in a VM."
+        return "error", found, "Check that its RuntimeClass is the one of peer pods.", "unknown"
+    return "ok", "The pod answered the API server, from a kernel of its own.", "", ""
+
+
+def _of_instances(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str) -> Status:
+    """Whether the instance that the PeerPod names exists in the cloud."""
+    if not pod["instances"]:
+        found = "The pod runs, but no PeerPod names its VM."
+        return (
+            "warning",
+            f"{found} Its VM may stay if its node fails.",
+            "Check the permissions of cloud-api-adaptor.",
+            "",
+        )
+    latest = pod["instances"][-1]
+    if unread:
+        return "unknown", f"PeerPod names {latest}, which could not be read: {unread}", "", ""
+    instance = next((each for each in instances if each["id"] == latest), None)
+    if instance is None or instance["state"] == "missing":
+        found = f"PeerPod names {latest}, which does not exist in this account and region."
+        return "error", found, "Use the credentials of the account of peer-pods-secret.", "settings"
+    return "ok", f"{latest} is {instance['state']}.", "", ""
+
+
+def _of_test(check: str, pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    key = _FROM_POD[check]
+
+    def one(pod: Mapping[str, Any]) -> Status:
+        result = (pod.get("answer") or pod.get("output") or {}).get(key)
+        if result is None:
+            return "unknown", "Not reached, because an earlier step failed.", "", ""
+        found = result["found"]
+        text = join_names(found) if isinstance(found, list) else str(found)
+        if result["ok"]:
+            return "ok", f"{text}.", "", ""
+        return "error", _sentence(text), _FIX_OF_TEST[check], "tunnel" if check == "verify-service" else "egress"
+
+    return _merged(check, ((pod["wanted_node"], one(pod)) for pod in pods))
+
+
+_FIX_OF_TEST = {
+    "verify-service": (
+        "If the pod does not answer either, see there. Otherwise check the NetworkPolicies of the namespace, and that "
+        "9000/udp is open in both directions."
+    ),
+    "verify-dns": (
+        "Check the pods of the namespace openshift-dns, the NetworkPolicies of the namespace, and that 9000/udp is "
+        "open in both directions."
+    ),
+    "verify-egress": (
+        "The traffic of the pod leaves through its node, not through its VM: check the NetworkPolicies, "
+        "EgressFirewalls and the proxy of the cluster. Set verify_egress to a target that pods may "
+        "reach, or to an empty text."
+    ),
+}
+
+
+def _of_deletion(
+    pods: Sequence[Mapping[str, Any]], deleted: Mapping[str, Any], remaining: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    fix = (
+        "See the log of cloud-api-adaptor. It deletes the VM before the PeerPod; as soon as the VM is gone, remove the "
+        "finalizer of the PeerPod."
+    )
+    if "remaining_pods" not in deleted:
+        return _finding("verify-deleted", "error", str(deleted.get("msg", "")), "Delete the pods.", "")
+    stays = [*(deleted.get("remaining_pods") or []), *(deleted.get("remaining_peer_pods") or [])]
+    if stays:
+        return _finding("verify-deleted", "error", f"Not deleted within the time: {join_names(stays)}.", fix, "")
+    ids = [instance for pod in pods for instance in pod["instances"]]
+    if not ids:
+        return _finding("verify-deleted", "ok", "The pods are deleted. No VM was created.", "", "")
+    unread = _unread(remaining)
+    if unread:
+        return _finding("verify-deleted", "unknown", f"The pods are deleted. Their VMs: {unread}", "", "")
+    live = [f"{each['id']} ({each['state']})" for each in (remaining or {})["instances"] if not is_gone(each)]
+    if live:
+        found = f"The pods are deleted, but VMs stay: {join_names(live)}."
+        return _finding("verify-deleted", "error", found, f"Delete them. {fix}", "")
+    return _finding(
+        "verify-deleted", "ok", f"{len(ids)} VMs are deleted." if len(ids) > 1 else "The VM is deleted.", "", ""
+    )
+
+
+def is_gone(instance: Mapping[str, Any]) -> bool:
+    return instance["state"] in ("missing", "terminated")
+
+
+def _console(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> str:
+    """The state and the end of the console of the VMs."""
+    return "".join(
+        f" {instance['id']} is {instance['state']}"
+        + (f"; the end of its console: {_end(instance['console'])}" if instance.get("console") else "; no console")
+        + "."
+        for instance in instances
+        if instance["id"] in pod["instances"]
+    )
+
+
+def _end(console: str) -> str:
+    lines: Iterator[str] = filter(None, (line.strip() for line in console.splitlines()))
+    return " / ".join(list(lines)[-CONSOLE_LINES:]).rstrip(".")
+
+
+def _unread(reading: Mapping[str, Any] | None) -> str:
+    """Why the cloud was not read; empty if it was."""
+    if reading is None:
+        return "the cloud was not read."
+    return "" if "instances" in reading else str(reading.get("msg") or "the cloud was not read.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('.')}."

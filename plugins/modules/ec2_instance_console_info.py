@@ -1,0 +1,119 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ec2_instance_console_info
+version_added: "0.1.0"
+short_description: Gather the states and consoles of the VMs of peer pods in AWS
+description:
+  - >-
+    Every peer pod is an EC2 instance. Its state shows whether it exists, and its console why it does not boot.
+  - Returns only these. M(amazon.aws.ec2_instance_info) returns other properties of instances.
+options:
+  instance_ids:
+    description:
+      - The ids of the instances, as PeerPods have them.
+    type: list
+    elements: str
+    required: true
+  console:
+    description:
+      - Whether to read the consoles, with one request for each instance that exists.
+    type: bool
+    default: true
+notes:
+  - The credentials need C(ec2:DescribeInstances), and C(ec2:GetConsoleOutput) for the consoles.
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+  - osc.peerpods.info_module
+seealso:
+  - module: osc.peerpods.verification_pods
+  - module: osc.peerpods.azure_vm_console_info
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Gather the state and the console of the VM of a peer pod
+  osc.peerpods.ec2_instance_console_info:
+    region: us-east-2
+    instance_ids: [i-0abc5d1e2f3a4b5c6]
+  register: vms
+
+- name: Show the console
+  ansible.builtin.debug:
+    msg: "{{ vms.instances[0].console }}"
+"""
+
+RETURN = r"""
+instances:
+  description: The instances, in the order of O(instance_ids).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The id of the instance.
+      type: str
+      sample: i-0abc5d1e2f3a4b5c6
+    state:
+      description: The state of the instance, or V(missing) if it does not exist.
+      type: str
+      sample: running
+    console:
+      description: The end of the console; empty if it has no output yet, or could not be read.
+      type: str
+      sample: ""
+    console_error:
+      description: The reason why the console could not be read; empty if it was read.
+      type: str
+      sample: ""
+"""
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+
+# Characters of a console that are returned.
+CONSOLE_LENGTH = 16_000
+
+NO_CONSOLE = ("terminated", "missing", "pending")
+
+
+def describe(ec2: Ec2, instance_id: str, state: str, with_console: bool) -> dict:
+    console, error = "", ""
+    if with_console and state not in NO_CONSOLE:
+        try:
+            console = ec2.console(instance_id)
+        except Ec2Error as failure:
+            error = str(failure)
+    return {"id": instance_id, "state": state, "console": console[-CONSOLE_LENGTH:], "console_error": error}
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "instance_ids": {"type": "list", "elements": "str", "required": True},
+            "console": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    ids = list(dict.fromkeys(module.params["instance_ids"]))
+    try:
+        ec2 = Ec2(module)
+        states = {instance["InstanceId"]: instance["State"]["Name"] for instance in ec2.instances(ids)}
+        instances = [describe(ec2, each, states.get(each, "missing"), module.params["console"]) for each in ids]
+    except Ec2Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, instances=instances)
+
+
+if __name__ == "__main__":
+    main()

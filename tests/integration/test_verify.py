@@ -1,0 +1,543 @@
+"""A verification of peer pods with VMs in a cloud: what it proves, and that each failure has its own cause.
+
+The stand-ins (tests/cluster/sandboxes.py and pod_vms.py) create the VMs in moto and in the emulated Azure, whose rules
+decide which traffic passes; the program of the pod really runs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.findings import findings
+
+from tests.azure_arm import AzureArm, faults, roles
+from tests.azure_arm.faults import Fault
+from tests.cluster import aws, azure, openshift
+from tests.cluster.adaptor import RESTART
+from tests.cluster.launcher import Cluster
+from tests.cluster.operators import KATA_OC_LABEL, _adaptors
+from tests.cluster.pod_vms import NO_AGENT
+from tests.cluster.processes import wait_for
+from tests.cluster.releases import NEWEST, release_of
+from tests.ec2_proxy import Ec2Proxy, ec2_proxy
+from tests.ec2_proxy import refuse as refuse_ec2
+from tests.module_runs import run
+from tests.playbook_runs import run_playbook
+from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
+
+pytestmark = pytest.mark.integration
+
+RESOURCE = "kata.peerpods.io/vm"
+AZURE_OPTIONS = ("subscription_id",)
+
+
+@dataclass
+class World:
+    """A cluster whose nodes run cloud-api-adaptor in a cloud."""
+
+    cluster: Cluster
+    cloud: str
+    environment: dict[str, str]
+    nodes: list[str]
+    directory: Path
+    settings: dict[str, str]
+    steps: list[str] = field(default_factory=list)
+
+    def run(self, name: str, **arguments: object) -> dict:
+        kubeconfig = {"K8S_AUTH_KUBECONFIG": str(self.cluster.kubeconfig)}
+        environment = ansible_environment({**self.environment, **kubeconfig})
+        return run(name, arguments, environment, self.directory)
+
+    def verify(self, **options: object) -> dict[str, dict]:
+        """The findings of a verification, by check, as the role and the action plugin make them."""
+        arguments: dict = {
+            "nodes": self.nodes[:1],
+            "egress": "quay.io:443",
+            "answer_timeout": 1,
+            "wait_timeout": 60,
+            **options,
+        }
+        self.steps = []
+        created = self.run("verification_pods", **arguments)
+        while not created.get("failed") and not created["progress"]["done"]:
+            self.steps.append(created["progress"]["status"].rpartition(": ")[2])
+            created = self.run("verification_pods", **arguments, previous=created["progress"])
+        ids = [instance for pod in created.get("pods", ()) for instance in pod["instances"]]
+        instances = self.consoles(ids)
+        deleted = self.run("verification_pods", state="absent", wait_timeout=60)
+        readings = {
+            "pods": created,
+            "instances": instances,
+            "deleted": deleted,
+            "remaining": self.consoles(ids),
+            "egress": arguments["egress"],
+        }
+        return {finding["check"]: finding for finding in findings(readings)}
+
+    def consoles(self, ids: list[str]) -> dict:
+        module = {"aws": "ec2_instance_console_info", "azure": "azure_vm_console_info"}[self.cloud]
+        region = {"region": aws.REGION} if self.cloud == "aws" else {}
+        return self.run(module, instance_ids=ids, **region) if ids else {"instances": []}
+
+    @contextmanager
+    def set(self, **changed: str) -> Iterator[None]:
+        """cloud-api-adaptor with other settings, which it reads when it starts."""
+        self._write({**self.settings, **changed})
+        yield
+        self._write(self.settings)
+
+    def _write(self, settings: dict[str, str]) -> None:
+        self.cluster.merge("configmap/peer-pods-cm", {"data": None}, OPERATOR_NAMESPACE)
+        self.cluster.merge("configmap/peer-pods-cm", {"data": settings}, OPERATOR_NAMESPACE)
+        before = {pod["metadata"]["name"]: _restarts(pod) for pod in self.adaptors()}
+        for name, restarts in before.items():
+            annotations = {RESTART: str(restarts + 1)}
+            self.cluster.merge(f"pod/{name}", {"metadata": {"annotations": annotations}}, OPERATOR_NAMESPACE)
+        wait_for(
+            "cloud-api-adaptor to start again",
+            lambda: all(_restarts(pod) > before[pod["metadata"]["name"]] and _is_ready(pod) for pod in self.adaptors()),
+            seconds=30,
+        )
+
+    def adaptors(self) -> list[dict]:
+        return self.cluster.get("pods", "-n", OPERATOR_NAMESPACE, "-l", "name=osc-caa-ds")["items"]
+
+    def vms(self) -> set[str]:
+        """What the PeerPods of the namespace name."""
+        return {peer_pod["spec"]["instanceID"] for peer_pod in self.cluster.get("peerpods")["items"]}
+
+
+def _restarts(pod: dict) -> int:
+    return sum(container["restartCount"] for container in pod["status"].get("containerStatuses") or ())
+
+
+def _is_ready(pod: dict) -> bool:
+    return all(container["ready"] for container in pod["status"].get("containerStatuses") or ())
+
+
+def advertises(node: dict) -> bool:
+    return RESOURCE in node["status"]["allocatable"]
+
+
+@contextmanager
+def world_of(
+    cloud: str,
+    workers: tuple,
+    region: str,
+    status: dict | None,
+    environments: tuple[dict, dict],
+    settings: dict[str, str],
+    secret: dict[str, str],
+    directory: Path,
+) -> Iterator[World]:
+    """`environments` are those of the user and of cloud-api-adaptor."""
+    with Cluster(has_pod_network=True) as cluster:
+        openshift.fill(cluster, workers, region, status, peer_pod_configs=False)
+        metadata = {"namespace": OPERATOR_NAMESPACE}
+        daemon_set = _adaptors(release_of(NEWEST), f"{NEWEST}.0", {KATA_OC_LABEL: ""}, {})
+        daemon_set["metadata"] = {"name": "osc-caa-ds", **metadata}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
+            *({**openshift.node(worker, region)} for worker in workers),
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": "kata-remote"},
+                "handler": "kata-remote",
+                "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "peer-pods-cm", **metadata},
+                "data": settings,
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "peer-pods-secret", **metadata},
+                "stringData": secret,
+            },
+        )
+        for worker in workers:
+            cluster.merge(f"node/{worker.name}", {"metadata": {"labels": {KATA_OC_LABEL: ""}}})
+        kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
+        openshift.start_adaptor(cluster, kubeconfig, environments[1])
+        cluster.apply(daemon_set)
+        names = [worker.name for worker in workers]
+        world = World(cluster, cloud, environments[0], names, directory, settings)
+        mutated = world.run("mutating_policy", verify=True)
+        assert "failed" not in mutated, mutated
+        wait_for(
+            "the slots of the nodes",
+            lambda: all(map(advertises, cluster.get("nodes", "-l", KATA_OC_LABEL)["items"])),
+            seconds=60,
+        )
+        yield world
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: aws.Moto) -> Iterator[Ec2Proxy]:
+    """Between cloud-api-adaptor and EC2."""
+    with ec2_proxy(moto.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def side(moto: aws.Moto) -> aws.CloudSide:
+    side = aws.create_cloud_side(moto, workers=2)
+    open_ports(moto, side)
+    return side
+
+
+def permissions(side: aws.CloudSide, *ports: tuple[int, str]) -> list[dict]:
+    group = [{"GroupId": side.worker_group_id}]
+    return [
+        {"IpProtocol": protocol, "FromPort": port, "ToPort": port, "UserIdGroupPairs": group}
+        for port, protocol in ports or ((15150, "tcp"), (9000, "udp"))
+    ]
+
+
+def open_ports(moto: aws.Moto, side: aws.CloudSide, *ports: tuple[int, str]) -> None:
+    moto.client("ec2").authorize_security_group_ingress(
+        GroupId=side.worker_group_id, IpPermissions=permissions(side, *ports)
+    )
+
+
+@contextmanager
+def closed(moto: aws.Moto, side: aws.CloudSide, port: int, protocol: str) -> Iterator[None]:
+    moto.client("ec2").revoke_security_group_ingress(
+        GroupId=side.worker_group_id, IpPermissions=permissions(side, (port, protocol))
+    )
+    yield
+    open_ports(moto, side, (port, protocol))
+
+
+@pytest.fixture(scope="module")
+def on_aws(moto: aws.Moto, side: aws.CloudSide, proxy: Ec2Proxy, tmp_path_factory) -> Iterator[World]:
+    settings = {
+        "CLOUD_PROVIDER": "aws",
+        "AWS_REGION": aws.REGION,
+        "PODVM_AMI_ID": "ami-12c6146b",
+        "PROXY_TIMEOUT": "1s",
+        "PEERPODS_LIMIT_PER_NODE": "1",
+    }
+    secret = {name: moto.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    adaptor = {**moto.environment, "AWS_ENDPOINT_URL": proxy.url}
+    directory = tmp_path_factory.mktemp("verify")
+    with world_of(
+        "aws", side.workers, aws.REGION, None, (moto.environment, adaptor), settings, secret, directory
+    ) as world:
+        yield world
+
+
+def failed(found: dict[str, dict]) -> dict[str, str]:
+    """The causes of the checks that failed."""
+    return {check: finding["cause"] for check, finding in found.items() if finding["status"] == "error"}
+
+
+def test_a_peer_pod_that_runs_passes_every_check(on_aws: World, moto: aws.Moto):
+    found = on_aws.verify()
+    assert {finding["status"] for finding in found.values()} == {"ok"}, found
+    assert "answered" in found["verify-answer"]["found"]
+    assert "quay.io:443" in found["verify-egress"]["found"]
+    assert "172.30.0.1" in found["verify-dns"]["found"]
+    assert on_aws.vms() == set()
+    assert not on_aws.cluster.get("pods")["items"]
+
+
+REJECTIONS = {
+    "quota": refuse_ec2(400, "VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit"),
+    "capacity": refuse_ec2(500, "InsufficientInstanceCapacity", "We currently do not have sufficient capacity"),
+    "permissions": refuse_ec2(403, "UnauthorizedOperation", "You are not authorized to perform this operation."),
+}
+
+
+@pytest.mark.parametrize("cause", REJECTIONS)
+def test_ec2_rejects_the_instance(on_aws: World, proxy: Ec2Proxy, cause: str):
+    # Kubelet tries again until the pod is deleted.
+    proxy.faults["RunInstances"] += [REJECTIONS[cause]] * 20
+    found = on_aws.verify()
+    proxy.faults["RunInstances"].clear()
+    assert failed(found) == {"verify-vm": cause}
+    assert "event FailedCreatePodSandBox" in found["verify-vm"]["found"]
+    assert found["verify-deleted"]["found"] == "The pods are deleted. No VM was created."
+
+
+def test_ec2_does_not_have_the_image(on_aws: World):
+    with on_aws.set(PODVM_AMI_ID="ami-0123456789abcdef0"):
+        found = on_aws.verify()
+    assert failed(found) == {"verify-vm": "image"}
+    assert "InvalidAMIID.NotFound" in found["verify-vm"]["found"]
+
+
+def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
+    """cloud-api-adaptor deletes the VM after PROXY_TIMEOUT, and kubelet has another one created."""
+    with closed(moto, side, 15150, "tcp"):
+        found = on_aws.verify()
+    assert failed(found) == {"verify-agent": "port"}
+    assert "10.0.0." in found["verify-agent"]["found"]
+    assert "15150: i/o timeout" in found["verify-agent"]["found"]
+    assert found["verify-deleted"]["status"] == "ok"
+
+
+def test_the_wait_ends_before_cloud_api_adaptor_deletes_the_vm(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
+    """Otherwise its console would be lost."""
+    with closed(moto, side, 15150, "tcp"), on_aws.set(PROXY_TIMEOUT="5m"):
+        found = on_aws.verify(boot_timeout=1)
+    assert failed(found) == {"verify-agent": "port"}
+    # moto's console, which every instance has.
+    assert "running; the end of its console: " in found["verify-agent"]["found"]
+
+
+def test_the_tunnel_is_closed(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
+    with closed(moto, side, 9000, "udp"):
+        found = on_aws.verify()
+    assert failed(found) == {
+        "verify-answer": "tunnel",
+        "verify-service": "tunnel",
+        "verify-dns": "egress",
+        "verify-egress": "egress",
+    }
+    assert "i/o timeout" in found["verify-answer"]["found"]
+    assert "Temporary failure in name resolution" in found["verify-dns"]["found"]
+
+
+def test_the_vm_has_no_agent(on_aws: World):
+    with on_aws.set(TAGS=f"{NO_AGENT}=yes"):
+        found = on_aws.verify()
+    assert failed(found) == {"verify-agent": "agent"}
+    assert "connection refused" in found["verify-agent"]["found"]
+
+
+@contextmanager
+def without_egress(moto: aws.Moto, side: aws.CloudSide) -> Iterator[None]:
+    """VMs and nodes reach only each other."""
+    ec2 = moto.client("ec2")
+    everywhere = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    inside = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": aws.VPC_CIDR}]}]
+    of_vpc = [{"Name": "vpc-id", "Values": [side.vpc_id]}]
+    groups = [group["GroupId"] for group in ec2.describe_security_groups(Filters=of_vpc)["SecurityGroups"]]
+    for group in groups:
+        ec2.authorize_security_group_egress(GroupId=group, IpPermissions=inside)
+        ec2.revoke_security_group_egress(GroupId=group, IpPermissions=everywhere)
+    yield
+    for group in groups:
+        ec2.authorize_security_group_egress(GroupId=group, IpPermissions=everywhere)
+        ec2.revoke_security_group_egress(GroupId=group, IpPermissions=inside)
+
+
+def test_the_vm_does_not_reach_the_registry(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
+    with without_egress(moto, side):
+        found = on_aws.verify()
+    assert failed(found) == {"verify-pull": "egress"}
+    assert "tcp connect error" in found["verify-pull"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("image", "cause"), [("quay.io/a/b:no-such-tag", "pull"), ("registry.invalid/a/b:1", "egress")]
+)
+def test_the_image_cannot_be_pulled(on_aws: World, image: str, cause: str):
+    assert failed(on_aws.verify(image=image)) == {"verify-pull": cause}
+
+
+def test_the_node_has_no_free_slot(on_aws: World):
+    """Its only slot is taken."""
+    taken = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "taken", "namespace": "default"},
+        "spec": {"runtimeClassName": "kata-remote", "containers": [{"name": "main", "image": "app"}]},
+    }
+    taken["spec"]["nodeSelector"] = {"kubernetes.io/hostname": on_aws.nodes[0]}
+    on_aws.cluster.apply(taken)
+
+    def phase() -> str:
+        return on_aws.cluster.get("pod", "taken")["status"]["phase"]
+
+    wait_for("the other peer pod", lambda: phase() == "Running", seconds=30)
+    found = on_aws.verify(wait_timeout=2)
+    assert failed(found) == {"verify-slot": "slot"}
+    assert f"Insufficient {RESOURCE}" in found["verify-slot"]["found"]
+    # The other pod is not that of a verification.
+    assert phase() == "Running"
+    on_aws.cluster.kubectl("delete", "pod", "taken")
+    wait_for("its VM to go", lambda: not on_aws.vms(), seconds=30)
+
+
+def test_two_nodes_are_verified_at_the_same_time_after_an_interrupted_run(on_aws: World):
+    (left,) = on_aws.run("verification_pods", nodes=on_aws.nodes[1:])["progress"]["pods"].values()
+    found = on_aws.verify(nodes=on_aws.nodes)
+    assert failed(found) == {}
+    assert f"interrupted or kept its pods: {left}." in found["verify-leftovers"]["found"]
+    assert found["verify-deleted"]["found"] == "2 VMs are deleted."
+    assert on_aws.vms() == set()
+
+
+def test_a_dry_run_creates_nothing(on_aws: World):
+    result = on_aws.run("verification_pods", nodes=on_aws.nodes, _ansible_check_mode=True)
+    assert result["changed"]
+    assert result["progress"]["done"]
+    assert not on_aws.cluster.get("pods")["items"]
+
+
+def playbook(world: World, name: str, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    environment = ansible_environment({**world.environment, "K8S_AUTH_KUBECONFIG": str(world.cluster.kubeconfig)})
+    command = ["ansible-playbook", str(ROOT / "playbooks" / f"{name}.yml"), "-e", json.dumps(variables), *arguments]
+    return run_playbook(command, environment, world.directory)
+
+
+def test_the_playbook_fails_with_the_cause_and_writes_it_into_the_report(on_aws: World):
+    ran = playbook(on_aws, "verify", verify_image="quay.io/a/b:no-such-tag", report_formats=["json"])
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert f"{on_aws.nodes[0]}: VM reachable, pulling the image in it" in ran.stderr
+    report = json.loads((on_aws.directory / "peerpods-report/verify.json").read_text())
+    statuses = {finding["check"]: finding["status"] for finding in report["findings"]}
+    assert [check for check, status in statuses.items() if status == "error"] == ["verify-pull"]
+    assert "manifest unknown" in ran.stdout
+    assert [finding["cause"] for finding in report["findings"] if "cause" in finding] == ["pull"]
+    assert on_aws.vms() == set()
+
+
+def test_site_runs_it_alone_with_its_tag(on_aws: World):
+    planned = playbook(on_aws, "site", "--tags", "verify", "--check")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "Would create a peer pod in namespace default on" in planned.stdout
+    ran = playbook(on_aws, "site", "--tags", "verify")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "The pod answered the API server" in ran.stdout
+    assert "webhook : Read" not in ran.stdout
+
+
+@pytest.fixture(scope="module")
+def azure_side(arm: AzureArm) -> Iterator[azure.CloudSide]:
+    """A site that denies all traffic in its network except for the ports of peer pods."""
+    before, limits = arm.snapshot(), dict(arm.limits)
+    arm.restore({})
+    side = azure.create_cloud_side(arm, workers=1)
+    for name, rule in PEER_POD_RULES.items():
+        arm.put(f"{side.nsg_id}/securityRules/{name}", {"properties": rule})
+    yield side
+    arm.restore(before)
+    arm.limits = limits
+
+
+def rule_for(priority: int, port: str, protocol: str) -> dict:
+    prefixes = dict.fromkeys(("sourceAddressPrefix", "destinationAddressPrefix"), azure.WORKER_SUBNET_CIDR)
+    ports = {"sourcePortRange": "*", "destinationPortRange": port}
+    return {
+        "priority": priority,
+        "direction": "Inbound",
+        "access": "Allow",
+        "protocol": protocol,
+        **prefixes,
+        **ports,
+    }
+
+
+PEER_POD_RULES = {"agent": rule_for(111, "15150", "Tcp"), "tunnel": rule_for(112, "9000", "Udp")}
+
+
+@pytest.fixture(scope="module")
+def on_azure(arm: AzureArm, azure_side: azure.CloudSide, tmp_path_factory) -> Iterator[World]:
+    settings = {
+        "CLOUD_PROVIDER": "azure",
+        "AZURE_REGION": azure.REGION,
+        "AZURE_RESOURCE_GROUP": azure_side.resource_group,
+        "AZURE_SUBNET_ID": azure_side.worker_subnet_id,
+        "AZURE_NSG_ID": azure_side.nsg_id,
+        "AZURE_INSTANCE_SIZE": "Standard_B2als_v2",
+        "AZURE_IMAGE_ID": "/CommunityGalleries/cocopodvm/Images/podvm/Versions/0.1.0",
+        "PROXY_TIMEOUT": "1s",
+        "PEERPODS_LIMIT_PER_NODE": "1",
+    }
+    names = ("AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+    secret = {name: arm.environment[name] for name in names}
+    status = openshift.azure_status(azure_side.resource_group)
+    directory = tmp_path_factory.mktemp("verify-azure")
+    environments = (arm.environment, arm.environment)
+    with world_of(
+        "azure", azure_side.workers, azure.REGION, status, environments, settings, secret, directory
+    ) as world:
+        yield world
+
+
+def test_a_peer_pod_that_runs_on_azure(on_azure: World, arm: AzureArm):
+    before = set(arm.resources)
+    found = on_azure.verify()
+    assert {finding["status"] for finding in found.values()} == {"ok"}, found
+    assert "virtualMachines/podvm-peerpods-verify-" in found["verify-vm"]["found"]
+    # Its network interface is deleted as well.
+    assert set(arm.resources) == before
+
+
+def test_the_quota_of_azure_is_used_up(on_azure: World, arm: AzureArm):
+    arm.limits["standardBasv2Family"] = 1
+    found = on_azure.verify()
+    arm.limits["standardBasv2Family"] = 100
+    assert failed(found) == {"verify-vm": "quota"}
+    assert "Current Limit: 1, Current Usage: 0, Additional Required: 2" in found["verify-vm"]["found"]
+
+
+def test_azure_has_no_capacity(on_azure: World, arm: AzureArm):
+    message = "The requested VM size for resource 'v' is currently not available in location 'westeurope'."
+    arm.faults += [Fault("PUT", "/virtualMachines/podvm-", faults.refuse(409, "SkuNotAvailable", message))] * 20
+    found = on_azure.verify()
+    arm.faults.clear()
+    assert failed(found) == {"verify-vm": "capacity"}
+
+
+def test_the_identity_may_not_create_vms(on_azure: World, arm: AzureArm):
+    """The emulated Azure has one identity, so that the user may not read the consoles either."""
+    before = arm.permissions
+    arm.permissions = [roles.READER]
+    found = on_azure.verify()
+    arm.permissions = before
+    assert failed(found) == {"verify-vm": "permissions"}
+    assert "does not have authorization to perform action" in found["verify-vm"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "check", "cause"), [("agent", "verify-agent", "port"), ("tunnel", "verify-answer", "tunnel")]
+)
+def test_a_rule_is_missing(
+    on_azure: World, arm: AzureArm, azure_side: azure.CloudSide, rule: str, check: str, cause: str
+):
+    rule_id = f"{azure_side.nsg_id}/securityRules/{rule}"
+    arm.delete(rule_id)
+    found = on_azure.verify()
+    arm.put(rule_id, {"properties": PEER_POD_RULES[rule]})
+    assert failed(found)[check] == cause
+
+
+def test_the_boot_diagnostics_show_why_a_vm_does_not_answer(
+    on_azure: World, arm: AzureArm, azure_side: azure.CloudSide
+):
+    rule_id = f"{azure_side.nsg_id}/securityRules/agent"
+    arm.delete(rule_id)
+    panic = "[    2.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"
+    arm.consoles = _Consoles(panic)
+    with on_azure.set(PROXY_TIMEOUT="5m"):
+        found = on_azure.verify(boot_timeout=1)
+    arm.consoles = {}
+    arm.put(rule_id, {"properties": PEER_POD_RULES["agent"]})
+    assert failed(found) == {"verify-agent": "agent"}
+    assert f"From the console of /subscriptions/{arm.subscription_id}" in found["verify-agent"]["found"]
+    assert panic in found["verify-agent"]["found"]
+
+
+class _Consoles(dict):
+    """Every machine writes the same."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self._text = text
+
+    def get(self, _machine: str, _default: str = "") -> str:
+        return self._text
