@@ -33,6 +33,9 @@ RESOURCE = "kata.peerpods.io/vm"
 WORKERS = 3
 ORDINARY_PODS = 3
 
+# The checks of a verification with a target for egress.
+VERIFIED = 9
+
 # The increase of the default limit, 10, at the end.
 RAISED_BY = 5
 
@@ -99,6 +102,8 @@ class Demo:
         report["adaptor_restarts"] = len(adaptors - self._adaptors())
         report["peer_pods_lost"] = sum(lost(pod) for pod in self._peer_pods())
         report["peer_pods_scheduled_after_raise"] = self._placed()
+        with self._timed("verify"):
+            report["verified"] = self._verify()
         with self._timed("report_page"):
             report["report_page"] = self._write_report_page()
         report["seconds"] = self.seconds
@@ -122,6 +127,14 @@ class Demo:
         variables = {**self._variables, "report_directory": str(directory)}
         self._ansible("ansible-playbook", "playbooks/report.yml", "-e", json.dumps(variables))
         return str((directory / "report.html").relative_to(ROOT))
+
+    def _verify(self) -> dict[str, str]:
+        """Run verify.yml, which runs a peer pod in a VM of the cloud; returns the status of each check."""
+        directory = BUILD / self.cloud.name / "peerpods-report"
+        variables = {**self._variables, "report_directory": str(directory)}
+        self._ansible("ansible-playbook", "playbooks/verify.yml", "-e", json.dumps(variables))
+        findings = json.loads((directory / "verify.json").read_text())["findings"]
+        return {finding["check"]: finding["status"] for finding in findings}
 
     def _ansible(self, *command: str) -> str:
         """Run an ansible command as in a user's shell, and show its output."""
@@ -319,6 +332,12 @@ def checks(report: dict) -> list[Check]:
             "the raised limit lost no running peer pod",
             report["adaptor_restarts"] == report["peer_pods_lost"] == 0,
             f"{report['adaptor_restarts']} cloud-api-adaptor restarts, {report['peer_pods_lost']} peer pods lost",
+        ),
+        Check(
+            "a peer pod answered from its VM, which is deleted",
+            set(report["verified"].values()) == {"ok"} and len(report["verified"]) == VERIFIED,
+            ", ".join(f"{check} {status}" for check, status in report["verified"].items() if status != "ok")
+            or f"{len(report['verified'])} checks of verify.yml",
         ),
     ]
 

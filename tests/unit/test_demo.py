@@ -24,6 +24,7 @@ OBSERVED = {
     "peer_pods_scheduled_after_raise": 31,
     "adaptor_restarts": 0,
     "peer_pods_lost": 0,
+    "verified": {f"verify-{number}": "ok" for number in range(9)},
     "report_page": "build/demo/aws/peerpods-report/report.html",
 }
 
@@ -50,6 +51,8 @@ def test_each_promise_of_the_demo_is_verified():
         ("peer_pods_scheduled_after_raise", 30),
         ("adaptor_restarts", 1),
         ("peer_pods_lost", 1),
+        ("verified", {}),
+        ("verified", {f"verify-{number}": "unknown" for number in range(9)}),
     ],
 )
 def test_an_unmet_promise_is_found(key: str, value: object):
