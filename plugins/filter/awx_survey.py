@@ -12,10 +12,9 @@ description:
     Generates the survey that the role P(osc.peerpods.awx#role) attaches to a job template. Types, choices, defaults and
     descriptions are those of the options.
   - >-
-    An option that is a list of strings without choices becomes a text question with one string per line, in a variable
-    whose name ends in C(_lines); the extra variables split it. A boolean option becomes a choice of V(true) and
-    V(false), in a variable whose name ends in C(_answer); the extra variables convert it to a boolean. A boolean option
-    must have a default.
+    An option that is a list of strings without choices becomes a text question with one string per line, which the
+    roles split. A boolean option becomes a choice of V(true) and V(false), in a variable whose name ends in C(_answer);
+    the extra variables convert it to a boolean. A boolean option must have a default.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 positional: _input, specs, name
@@ -24,8 +23,8 @@ options:
     description:
       - >-
         The questions. Each has the C(role), its C(option), and the text of the C(question); also C(entry_point) if it
-        is not C(main), and C(required) if it differs from the option's. For an option that no role has, C(spec) is its
-        argument specification.
+        is not C(main), and C(required) and C(default) if they differ from the option's. For an option that no role has,
+        C(spec) is its argument specification.
     type: list
     elements: dict
     required: true

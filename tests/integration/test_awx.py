@@ -356,7 +356,7 @@ def test_answers_become_valid_options_of_the_roles(provisioned: Controller):
         **launched(
             provisioned,
             "policy",
-            {"policy_namespaces_lines": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"},
+            {"policy_namespaces": "team-a\nteam-b\n", "policy_warn_workloads_answer": "false"},
         ),
         # Without answers, the defaults of the survey apply.
         **launched(provisioned, "teardown", {}),
@@ -368,6 +368,8 @@ def test_answers_become_valid_options_of_the_roles(provisioned: Controller):
         "teardown_force": False,
     }
     message = {option: f"{{{{ {option} }}}}" for option in expected}
+    # The role converts a list.
+    message["policy_namespaces"] = "{{ policy_namespaces | osc.peerpods.as_list }}"
     completed = subprocess.run(
         ["ansible", "localhost", "-m", "debug", "-a", json.dumps({"msg": message}), "-e", json.dumps(variables)],
         env=ansible_environment(JSON_OUTPUT),
@@ -432,7 +434,7 @@ def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_temp
     try:
         artifacts = run_template(
             "policy",
-            policy_namespaces_lines="team-a\nteam-b\n",
+            policy_namespaces="team-a\nteam-b\n",
             policy_actions=["Warn"],
             policy_warn_workloads_answer="false",
         )

@@ -243,8 +243,12 @@ class TestDeny:
         type_checks = [item.get("status", {}).get("typeChecking") for item in role.policy_objects().values()]
         assert [warnings for warnings in type_checks if warnings] == []
 
-    def test_a_second_run_changes_nothing(self, role: Role):
-        assert NOTHING_CHANGED.search(role.succeed())
+    def test_a_second_run_changes_nothing_also_without_options(self, role: Role):
+        """An option that is not set keeps its value: names, RuntimeClasses, actions."""
+        bare = Role(role.cluster, None, {}, list, {}, role.playbook)
+        output = bare.succeed()
+        assert NOTHING_CHANGED.search(output)
+        assert f"Peer pods may be created in {LABELLED}, {NAMED}. Action in other namespaces: Deny." in output
 
     def test_a_policy_that_does_not_take_effect_is_reported(self, role: Role):
         """The probe runs in an allowed namespace, as if the API server had not loaded the policy yet."""
@@ -335,10 +339,14 @@ class TestWarnAndAudit:
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
     def test_audit_admits_and_writes_to_the_audit_log_only(self, role: Role, cluster: Cluster):
-        output = role.succeed(policy_actions=["Audit"])
+        output = role.succeed(policy_actions=["Audit"], policy_namespaces="")
         assert "Action in other namespaces: Audit (not verified)." in output
         # Audit does not have the warnings for workloads of Deny and Warn.
         assert len(role.policy_objects()) == 2
+        # A survey of AWX passes an answer that was left out as an empty text.
+        policy = role.policy_objects()["ValidatingAdmissionPolicy osc-peerpods-namespaces"]
+        options = json.loads(policy["metadata"]["annotations"]["osc.peerpods.io/options"])
+        assert (options["namespaces"], options["failure_policy"]) == ([NAMED], "Ignore")
 
         def audited() -> bool:
             before = len(cluster.audit_log.read_text().splitlines())

@@ -663,6 +663,11 @@ class TestTheOperatorTakesOver:
 
     def test_the_webhook_is_removed_while_pods_are_created(self, replaced: Role, operators_webhook: dict):
         replaced.cluster.apply(operators_webhook)
+        # One that cert-manager issued before, and one of another owner.
+        pair = {"tls.crt": b"certificate", "tls.key": b"key"}
+        issued = tls_secret(replaced.namespace, f"{NAME}-cert-manager-tls", pair)
+        issued["metadata"]["annotations"] = {"cert-manager.io/certificate-name": NAME}
+        replaced.cluster.apply(issued, tls_secret(replaced.namespace, f"{NAME}-tls", pair))
         with replaced.unchanged():
             assert "was removed" in replaced.install("--check").stdout
         with peer_pods(replaced.cluster) as wait_for_more:
@@ -675,7 +680,7 @@ class TestTheOperatorTakesOver:
         ]
         assert registered == [OPERATORS_REGISTRATION]
         left = replaced.get("deployments,services,secrets,configmaps,poddisruptionbudgets,serviceaccounts")["items"]
-        assert {entry["metadata"]["name"] for entry in left} <= {"default", "kube-root-ca.crt"}
+        assert {entry["metadata"]["name"] for entry in left} - {"default", "kube-root-ca.crt"} == {f"{NAME}-tls"}
 
     def test_a_second_run_changes_nothing(self, replaced: Role):
         output = replaced.install().stdout

@@ -12,6 +12,10 @@ WORKLOADS_POLICY = f"{POLICY}-workloads"
 LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 API = "admissionregistration.k8s.io/v1"
 
+# The annotation of the policy of pods with the options that it was made of, as JSON: the next run keeps those that it
+# does not set.
+OPTIONS = "osc.peerpods.io/options"
+
 # The webhook does not mutate pods in system namespaces, so that nodes would not count peer pods there: no label allows
 # them.
 SYSTEM_NAMES = ("openshift",)
@@ -91,6 +95,15 @@ def namespace_policies(
 
     # The API server rejects later changes of a pod's runtimeClassName by itself.
     pods = policy(POLICY, POD_RULES, ["CREATE"], POD_CLASS, explanation, probes=IS_NO_PROBE)
+    options = {
+        "runtime_classes": list(runtime_classes),
+        "namespaces": list(namespaces),
+        "selector": selector or {},
+        "actions": list(actions),
+        "failure_policy": failure_policy,
+        "warn_workloads": warn_workloads,
+    }
+    pods["metadata"]["annotations"] = {OPTIONS: json.dumps(options, sort_keys=True)}
     # A user who applies a Deployment does not see the rejection of its pods; the ReplicaSet controller does.
     workloads = policy(
         WORKLOADS_POLICY, WORKLOAD_RULES, ["CREATE", "UPDATE"], WORKLOAD_CLASS, explanation + consequence

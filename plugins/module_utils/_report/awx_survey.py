@@ -3,8 +3,8 @@
 """The questions of an AWX survey, from the argument specifications of roles (no I/O here).
 
 AWX has no question types for lists of arbitrary strings and for booleans. A list becomes a text with one element per
-line, and a boolean becomes a choice of true and false, each in a variable of its own. The extra variables of the job
-template convert these variables to the options. Without this conversion, the choice would be a string that is not
+line, which the roles split. A boolean becomes a choice of true and false in a variable of its own, which the extra
+variables of the job template convert to the option. Without this conversion, the choice would be a string that is not
 empty, and therefore true.
 """
 
@@ -13,9 +13,6 @@ from __future__ import annotations
 import re
 
 _MARKUP = re.compile(r"\b[A-Z]\(([^()]*)\)")
-
-# The filter that makes an option of its answer, by the option's type.
-_FILTERS = {"list": "split", "bool": "bool"}
 
 
 class SurveyError(Exception):
@@ -30,7 +27,7 @@ def survey(entries: list[dict], specs: dict[str, dict], name: str = "") -> dict:
         questions.append(_question(entry, option))
         variable = questions[-1]["variable"]
         if variable != entry["option"]:
-            extra_vars[entry["option"]] = f"{{{{ {variable} | {_FILTERS[option['type']]} }}}}"
+            extra_vars[entry["option"]] = f"{{{{ {variable} | bool }}}}"
     return {
         "survey_spec": {"name": name, "description": "", "spec": questions},
         "extra_vars": extra_vars,
@@ -44,7 +41,8 @@ def _option(entry: dict, specs: dict[str, dict]) -> dict:
     options = specs.get(entry["role"], {}).get(entry_point, {}).get("options", {})
     if entry["option"] not in options:
         raise SurveyError(f"The role {entry['role']} has no option {entry['option']} (entry point {entry_point}).")
-    return options[entry["option"]]
+    default = {"default": entry["default"]} if "default" in entry else {}
+    return {**options[entry["option"]], **default}
 
 
 def _question(entry: dict, option: dict) -> dict:
@@ -67,7 +65,7 @@ def _kind(name: str, option: dict) -> tuple[str, str]:
     """(type of the question, variable that has its answer)."""
     kind, elements = option.get("type", "str"), option.get("elements", "str")
     if kind == "list" and elements == "str":
-        return ("multiselect", name) if "choices" in option else ("textarea", f"{name}_lines")
+        return ("multiselect" if "choices" in option else "textarea"), name
     # AWX leaves out unanswered questions, and an absent answer cannot be converted to a boolean.
     if kind == "bool" and "default" in option:
         return "multiplechoice", f"{name}_answer"

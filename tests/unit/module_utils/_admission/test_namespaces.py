@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -26,6 +27,18 @@ def test_each_policy_has_a_binding_of_its_name():
     assert kinds == ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] * 2
     actions = [item["definition"]["spec"]["validationActions"] for item in objects[1::2]]
     assert actions == [["Deny"], ["Warn"]]
+
+
+def test_the_next_run_can_read_the_options():
+    options = {
+        "namespaces": ["b", "a"],
+        "selector": {"matchLabels": {"on": "true"}},
+        "actions": ["Warn"],
+        "failure_policy": "Ignore",
+        "warn_workloads": False,
+    }
+    annotations = namespace_policies(["kata-remote"], **options)["objects"][0]["definition"]["metadata"]["annotations"]
+    assert json.loads(annotations["osc.peerpods.io/options"]) == {"runtime_classes": ["kata-remote"], **options}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def question(**option: object) -> dict:
         ),
         (
             {"type": "list", "elements": "str", "default": ["x", "y"]},
-            {"type": "textarea", "variable": "an_option_lines", "default": "x\ny"},
+            {"type": "textarea", "variable": "an_option", "default": "x\ny"},
         ),
         (
             {"type": "bool", "default": False},
@@ -87,6 +87,14 @@ def test_an_option_becomes_a_question(option: dict, expected: dict):
     assert question(**option).items() >= expected.items()
 
 
+def test_a_question_may_have_a_default_of_its_own():
+    specs = {"a": {"main": {"options": {"b": {"description": "What.", "type": "bool"}}}}}
+    result = survey([{"role": "a", "option": "b", "question": "Which?", "default": True}], specs)
+    (asked,) = result["survey_spec"]["spec"]
+    assert (asked["variable"], asked["default"]) == ("b_answer", "true")
+    assert result["extra_vars"] == {"b": "{{ b_answer | bool }}"}
+
+
 def test_the_description_has_no_markup():
     text = question(
         type="str",
@@ -98,7 +106,7 @@ def test_the_description_has_no_markup():
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ({"type": "list", "elements": "str"}, {"x": "{{ x_lines | split }}"}),
+        ({"type": "list", "elements": "str"}, {}),
         ({"type": "bool", "default": True}, {"x": "{{ x_answer | bool }}"}),
         ({"type": "int"}, {}),
         ({"type": "list", "elements": "str", "choices": ["a"]}, {}),
@@ -137,7 +145,7 @@ class TestTemplates:
             question_specs, survey(question_specs, SPECS)["survey_spec"]["spec"], strict=True
         ):
             answer = survey_question["default"]
-            if survey_question["type"] in ("multiselect", "textarea"):
+            if survey_question["type"] == "multiselect":
                 answer = answer.split()
             if answer == "" and (survey_question["required"] or survey_question["type"] == "integer"):
                 continue  # The question has no default.
@@ -148,8 +156,8 @@ class TestTemplates:
 
     def test_the_default_answers_are_the_defaults_of_the_roles(self, playbook: str):
         for question_spec in TEMPLATES[playbook]:
-            if "role" not in question_spec:
-                continue  # The option does not belong to a role.
+            if "role" not in question_spec or "default" in question_spec:
+                continue  # The option does not belong to a role, or keeps what exists.
             defaults = yaml.safe_load((ROOT / f"roles/{question_spec['role']}/defaults/main.yml").read_text())
             assert option_of(question_spec).get("default") == defaults.get(question_spec["option"])
 
