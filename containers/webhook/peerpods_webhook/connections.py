@@ -42,6 +42,9 @@ WANTED_FILES = 8192
 # Seconds between two passes of the guard: with, and without new connections.
 BUSY_SECONDS, QUIET_SECONDS = 0.02, 1.0
 
+# How long granian may take to close connections that were shut down, and how often that is checked, in seconds.
+CLOSE_SECONDS, CLOSE_INTERVAL = 1.0, 0.002
+
 # The shortest interval between two log lines about closed connections, in seconds.
 LOG_SECONDS = 10.0
 
@@ -84,7 +87,8 @@ def excess(
     """The connections of one port to close, each with the reason.
 
     Of a client, those without any request are closed first, then those whose last request is the longest ago. If all
-    clients together have too many, the clients with the most connections lose them, also in a burst.
+    clients together have too many, the clients with the most connections lose them, also in a burst. If there are more
+    clients than that, those without any request lose theirs first.
     """
     by_client: dict[str, list[tuple[bool, float, Connection]]] = defaultdict(list)
     for connection in connections:
@@ -95,6 +99,7 @@ def excess(
         else:
             by_client[connection.client].append((last_request is not None, used_at, connection))
     share = _fair_share(map(len, by_client.values()), limits.total)
+    remaining = []
     for held in by_client.values():
         held.sort()
         for position, (_has_requests, used_at, connection) in enumerate(held):
@@ -103,6 +108,11 @@ def excess(
                 yield connection, ALL
             elif left > limits.per_client and now - used_at > BURST_SECONDS:
                 yield connection, CLIENT
+            else:
+                remaining.append(held[position])
+    # One connection of each client is left.
+    for _has_requests, _used_at, connection in sorted(remaining)[: max(0, len(remaining) - limits.total)]:
+        yield connection, ALL
 
 
 def _fair_share(counts: Iterable[int], total: int) -> int:
@@ -169,7 +179,9 @@ class Guard:
                         self._free_files()
             self._log()
 
-    def _enforce(self) -> None:
+    def _enforce(self, instead_of_all: str = ALL) -> set[str]:
+        """Shut down what is beyond the bounds, with the reason `instead_of_all` for ALL. Returns the names of the
+        sockets that are shut down and not closed yet."""
         now = time.monotonic()
         sockets = list(_open_sockets())
         for port, listening in self._listening.items():
@@ -182,19 +194,21 @@ class Guard:
         for name in files.keys() - self._known.keys():
             self._known[name] = self._connection(files[name], now)
         by_port: dict[int, list[Connection]] = {port: [] for port in self._listening}
-        names = {}
+        names, shut_down = {}, set()
         for name, connection in self._known.items():
             if connection:
                 by_port[connection.port].append(connection)
                 names[connection] = name
         for port, connections in by_port.items():
             CONNECTIONS.labels(port).set(len(connections))
-            for connection, reason in excess(connections, self._requests, self._limits, now):
-                name = names[connection]
+            for connection, bound in excess(connections, self._requests, self._limits, now):
+                name, reason = names[connection], instead_of_all if bound == ALL else bound
                 if _shut_down(files[name], name):
                     self._known[name] = None
+                    shut_down.add(name)
                     CONNECTIONS_CLOSED.labels(reason).inc()
                     self._closed[reason, connection.client] += 1
+        return shut_down
 
     def _forget(self, names: Iterable[str], now: float) -> None:
         for name in self._known.keys() - names:
@@ -230,17 +244,24 @@ class Guard:
         """Recover when no file descriptor is left.
 
         granian tries to accept the next connection until that succeeds, and does nothing else in the meantime. While it
-        gets a socket without any connection instead of the listening one, it continues, and the guard has the spare
-        file descriptors for itself.
+        gets a socket without any connection instead of the listening one, it continues and closes what was shut down,
+        and the guard has the spare file descriptors for itself. Connections that wait to be accepted keep waiting: one
+        of them may be that of an API server.
         """
-        with self._exchanged(self._empty), _more_files(SPARE_FILES):
-            for listening in self._listening.values():
-                closed = _close_waiting(listening)
-                CONNECTIONS_CLOSED.labels(FILES).inc(closed)
-                self._closed[FILES, "all clients"] += closed
-            self._enforce()
-            # Time for granian, to close what was shut down.
-            time.sleep(BUSY_SECONDS)
+        with contextlib.ExitStack() as arrivals:
+            # The limit is lowered before granian can use the spare file descriptors.
+            with self._exchanged(self._empty), _more_files(SPARE_FILES):
+                shut_down = self._enforce(FILES)
+                deadline = time.monotonic() + CLOSE_SECONDS
+                while shut_down and time.monotonic() < deadline:
+                    time.sleep(CLOSE_INTERVAL)
+                    shut_down &= dict(_open_sockets()).keys()
+                clients = [
+                    (listening, arrivals.enter_context(_non_blocking(listening.family)))
+                    for listening in self._listening.values()
+                ]
+            for listening, client in clients:
+                _announce_waiting(listening, client)
 
     @contextlib.contextmanager
     def _exchanged(self, empty: socket.socket) -> Iterator[None]:
@@ -305,14 +326,32 @@ def _shut_down(file: int, name: str) -> bool:
     return False
 
 
-def _close_waiting(listening: socket.socket) -> int:
-    """Close the connections that wait to be accepted; returns their number."""
-    closed = 0
-    with contextlib.suppress(BlockingIOError):
-        while closed <= BACKLOG:
-            listening.accept()[0].close()
-            closed += 1
-    return closed
+def _non_blocking(family: int) -> socket.socket:
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+def _announce_waiting(listening: socket.socket, client: socket.socket) -> None:
+    """Make granian accept the connections that wait: it looks for them only after a further one has arrived, that of
+    `client`."""
+    # Room for one more, also if the queue is full.
+    listening.listen(BACKLOG + 1)
+    if not _arrives(client, listening):
+        # The system does not permit a longer queue.
+        listening.accept()[0].close()
+        with _non_blocking(listening.family) as another:
+            _arrives(another, listening)
+    listening.listen(BACKLOG)
+
+
+def _arrives(client: socket.socket, listening: socket.socket) -> bool:
+    """Whether the queue of the listening socket has room for the connection of `client`."""
+    address, *more = listening.getsockname()
+    client.connect_ex(({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), *more))
+    try:
+        client.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -34,8 +34,9 @@ from .log import log
 # The type stubs of granian's own module are incomplete.
 _worker: Any = _granian
 
-# The maximum number of connections that wait to be accepted.
-BACKLOG = 1024
+# The maximum number of connections that wait to be accepted. Linux permits 4096 by default, and drops further ones
+# without an answer, so that their clients try again after a second.
+BACKLOG = 4000
 
 # More than the bounds in connections.py: granian stops accepting connections when so many are open.
 MAX_CONNECTIONS = 4096
