@@ -6,6 +6,11 @@ for the fields that the webhook's README.md lists. Amounts are drawn as numbers 
 syntaxes, so that the specification does not have to parse them.
 
 `DIFFERENTIAL_SEED` repeats a run; `DIFFERENTIAL_PODS` is the number of pods, which differ in each run.
+
+`DIFFERENTIAL_PEER` is the URL of cloud-api-adaptor's webhook, and `DIFFERENTIAL_PEER_CA` the file with the CA of its
+certificate. It must have been started with TARGET_RUNTIMECLASS=kata-differential and
+POD_VM_EXTENDED_RESOURCE=example.com/vm. Then the pods that it stores are compared as well: the differences must be
+those that the README.md lists.
 """
 
 from __future__ import annotations
@@ -21,10 +26,12 @@ import re
 import secrets
 import ssl
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Context, Decimal
 from fractions import Fraction
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -41,6 +48,7 @@ from peerpods_webhook import quantity
 pytestmark = pytest.mark.integration
 
 PODS = int(os.environ.get("DIFFERENTIAL_PODS", "1500"))
+PEER_URL, PEER_CA = os.environ.get("DIFFERENTIAL_PEER"), os.environ.get("DIFFERENTIAL_PEER_CA", "")
 # The number of these pods that are stored and read again.
 STORED = PODS // 20
 CONNECTIONS = 4
@@ -57,8 +65,10 @@ SIZES = (
 )
 
 # The webhook mutates pods in the first two namespaces. A LimitRange sets defaults for the containers of the second. A
-# webhook that validates resources mutates pods in the third. The reference pods are created in the fourth.
+# webhook that validates resources mutates pods in the third. The reference pods are created in the fourth. The webhook
+# of cloud-api-adaptor mutates pods in the last one.
 PEER, LIMITED, VALIDATED, REFERENCE = "peers", "peers-limited", "peers-validated", "reference"
+UPSTREAM = "peers-upstream"
 LIMIT_RANGER = "kubernetes.io/limit-ranger"
 DEFAULT_LIMITS = {"cpu": ("700m", Fraction(7, 10)), "memory": ("300Mi", Fraction(300 * 2**20))}
 DEFAULT_REQUESTS = {"cpu": ("300m", Fraction(3, 10)), "memory": ("200Mi", Fraction(200 * 2**20))}
@@ -91,7 +101,8 @@ class Connection:
 def cluster() -> Iterator[Cluster]:
     """A separate cluster with the webhook, because thousands of requests fill its audit log."""
     with Cluster() as running:
-        labels = {PEER: {"by": "default"}, LIMITED: {"by": "default"}, VALIDATED: {"by": "validating"}, REFERENCE: {}}
+        by = {PEER: "default", LIMITED: "default", VALIDATED: "validating", REFERENCE: "none", UPSTREAM: "upstream"}
+        labels = {name: {"by": webhook} for name, webhook in by.items()}
         running.apply(
             *(
                 {
@@ -135,11 +146,13 @@ def cluster() -> Iterator[Cluster]:
             )
         install_webhook(running, "default", PEER)
         install_webhook(running, "validating", VALIDATED, VALIDATE_RESOURCES="true")
+        if PEER_URL:
+            register_webhook(running, "upstream", UPSTREAM, PEER_URL, Path(PEER_CA))
         yield running
 
 
 def install_webhook(cluster: Cluster, name: str, namespace: str, **environment: str) -> None:
-    """Start a webhook and register it for all pods, with any runtime class, of the namespaces with its name."""
+    """Start a webhook and register it."""
     directory = cluster.directory / f"webhook-{name}"
     directory.mkdir()
     url, ca = start_webhook(
@@ -147,6 +160,11 @@ def install_webhook(cluster: Cluster, name: str, namespace: str, **environment: 
         directory,
         {"TARGET_RUNTIME_CLASS": TARGET, "POD_VM_EXTENDED_RESOURCE": VM, **environment},
     )
+    register_webhook(cluster, name, namespace, url, ca)
+
+
+def register_webhook(cluster: Cluster, name: str, namespace: str, url: str, ca: Path) -> None:
+    """Register a webhook for all pods, with any runtime class, of the namespaces with its name."""
     cluster.apply(
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -446,6 +464,34 @@ def as_specified(pod: Pod, reference: dict) -> dict:
     return after
 
 
+def as_upstream(pod: Pod, reference: dict) -> dict:
+    """The same for the webhook of cloud-api-adaptor (src/webhook/pkg/mutating/remove-resourcespec.go)."""
+    after = copy.deepcopy(reference)
+    if pod.runtime_class != TARGET:
+        return after
+    for side in ("containers", "initContainers"):
+        for container in after["spec"].get(side, ()):
+            container["resources"] = {}
+    after["spec"]["containers"][0]["resources"] = {"limits": {VM: "1"}, "requests": {VM: "1"}}
+    after["status"]["qosClass"] = "BestEffort"
+    if pod.pod_level and (whole := after["spec"].pop("resources", None)):
+        # The API server completes them from the containers after admission, which have no amounts then.
+        limits = {resource: whole["limits"][resource] for resource in pod.pod_level.limits}
+        requests = limits | {resource: whole["requests"][resource] for resource in pod.pod_level.requests}
+        sides = {"limits": limits, "requests": requests}
+        if given := {side: amounts for side, amounts in sides.items() if amounts}:
+            after["spec"]["resources"] = given
+        del after["status"]["qosClass"]
+    notes = dict(pod.metadata.get("annotations", {}))
+    for resource, annotation, unit in SIZES:
+        amounts = [defaulted(owner, resource) for _, owner in (*pod.containers, *pod.init)]
+        if vm_size := math.ceil(size_of_vm(pod._replace(pod_level=None), amounts, resource) / unit):
+            notes[annotation] = str(vm_size)
+    if notes:
+        after["metadata"]["annotations"] = notes
+    return after
+
+
 def comparable(pod: dict) -> dict:
     """A pod as the API server returned it, without what differs each time it is created."""
     metadata = {
@@ -521,6 +567,65 @@ def test_stored_pods_are_as_the_webhook_specifies(cluster, seed):
     assert len(outcomes) == PODS
     assert outcomes.count("mutated") > PODS / 2
     assert {"unchanged", "refused", "limited", "refused by the API server"} <= set(outcomes)
+
+
+def check_upstream(api: Connection, pod: Pod) -> str:
+    """Compare a pod with that of cloud-api-adaptor's webhook; returns the documented difference to this webhook."""
+    manifest = pod.manifest()
+    status, answer = api.create(UPSTREAM, manifest)
+    own_status, own = api.create(PEER, manifest)
+    if pod.wrong:
+        if pod.runtime_class != TARGET:
+            assert (status, own_status) == (422, 422), (answer, own)
+            return "equal"
+        # It does not reject them, and the API server does not see those that are removed.
+        assert own_status == 400, own
+        return "negative amount"
+    reference_status, reference = api.create(REFERENCE, manifest)
+    assert reference_status == 201, reference.get("message")
+    assert status == 201, answer.get("message")
+    theirs, expected = comparable(answer), as_upstream(pod, comparable(reference))
+    if "qosClass" not in expected["status"]:
+        theirs["status"] = {key: field for key, field in theirs["status"].items() if key != "qosClass"}
+    assert theirs["spec"].get("resources") == expected["spec"].get("resources")
+    assert theirs == expected
+    if pod.runtime_class != TARGET:
+        assert comparable(own) == comparable(answer)
+        return "equal"
+    notes = pod.metadata.get("annotations", {})
+    kinds = [
+        *(["pod-level resources"] if pod.pod_level and "resources" in reference["spec"] else []),
+        *(
+            ["claims"]
+            if any("claims" in fields.get("resources", {}) for fields, _ in (*pod.containers, *pod.init))
+            else []
+        ),
+        *(["existing annotations"] if notes.get(MACHINE_TYPE) or {key for _, key, _ in SIZES} & notes.keys() else []),
+    ]
+    assert kinds or comparable(own) == comparable(answer)
+    return "equal" if comparable(own) == comparable(answer) else " and ".join(kinds)
+
+
+@pytest.mark.skipif(not PEER_URL, reason="DIFFERENTIAL_PEER names no webhook")
+def test_the_webhook_of_cloud_api_adaptor_differs_only_as_documented(cluster, seed):
+    def run(first: int) -> list[str]:
+        with contextlib.closing(Connection(cluster)) as api:
+            return [
+                repeatable(
+                    f"pod {index}",
+                    seed,
+                    check_upstream,
+                    api,
+                    generated(Random(seed << 32 | index), f"pod-{index}")._replace(limited=False),
+                )
+                for index in range(first, PODS, CONNECTIONS)
+            ]
+
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        outcomes = Counter(word for words in threads.map(run, range(CONNECTIONS)) for word in words)
+    print(f"DIFFERENTIAL_SEED={seed}: {dict(outcomes.most_common())}")
+    assert outcomes.total() == PODS
+    assert outcomes["equal"] > PODS / 3
 
 
 def repeatable(example: str, seed: int, check: Callable[..., str], *arguments: Any) -> str:

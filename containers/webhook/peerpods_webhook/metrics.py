@@ -78,7 +78,7 @@ CONNECTIONS = Gauge("peerpods_webhook_connections", "Open connections of clients
 CONNECTIONS_CLOSED = Counter(
     "peerpods_webhook_connections_closed",
     "Connections that were closed by reason (client: more than a client may have; all: more than all may have; idle: "
-    "no request for too long; files: those waiting to be accepted, because no file descriptor was left).",
+    "no request for too long; files: beyond that of all clients, when no file descriptor was left).",
     ["reason"],
 )
 for reason in ("client", "all", "idle", "files"):
