@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -31,6 +33,9 @@ BODY_SECONDS = 10
 # How many bodies of the largest size may be read concurrently.
 LARGEST_BODIES = 16
 
+# API servers send a body together with its headers. A body that takes longer makes room for others, in seconds.
+EVICTION_SECONDS = 0.5
+
 Headers = list[tuple[str, str]]
 
 JSON: Headers = [("content-type", "application/json")]
@@ -52,16 +57,30 @@ class BodyError(Exception):
         self.headers = [*TEXT, *headers]
 
 
+@dataclass(eq=False, slots=True)
+class Reading:
+    """A body that is being read: the address of its client, the memory reserved for it, the start of its request, and
+    what is awaited."""
+
+    client: str
+    size: int
+    began: float
+    pending: Any = None
+    is_evicted: bool = False
+
+
 class BodyReader:
-    """Reads the bodies of all listeners, within limits of memory and time."""
+    """Reads the bodies of all listeners, within limits of memory and time.
+
+    A client that announces bodies without sending them does not keep other clients out: its bodies make room.
+    """
 
     def __init__(self, settings: Settings):
         self._limit = settings.max_body_bytes
         self._free_bytes = settings.max_body_bytes * LARGEST_BODIES
         # Each listener has a thread.
         self._lock = threading.Lock()
-        # The start time of the request, for each pending read.
-        self._pending: dict[Any, float] = {}
+        self._readings: set[Reading] = set()
 
     async def read(self, scope: Scope, protocol: HTTPProtocol, began: float) -> bytes:
         """Raises BodyError if the body is too large, takes too long or exceeds the free memory."""
@@ -69,39 +88,70 @@ class BodyReader:
         size = self._limit if content_length is None else int(content_length)
         if size > self._limit:
             raise self._too_large()
-        with self._lock:
-            if size > self._free_bytes:
-                message = "Too many large reviews are being read. Retry after a second."
-                raise BodyError("busy", 503, message, ("retry-after", "1"))
-            self._free_bytes -= size
+        reading = Reading(scope.client.rpartition(":")[0], size, began)
+        self._reserve(reading)
         try:
             if content_length is None:
-                return await self._read_chunks(protocol, began)
+                return await self._read_chunks(protocol, reading)
             # The HTTP server enforces the announced length.
-            return await self._within_deadline(protocol(), began)
+            return await self._within_deadline(protocol(), reading)
         finally:
             with self._lock:
+                self._readings.remove(reading)
                 self._free_bytes += size
 
-    async def _read_chunks(self, protocol: HTTPProtocol, began: float) -> bytes:
+    def _reserve(self, reading: Reading) -> None:
+        """Reserve memory; raises BodyError if other bodies need it all."""
+        while True:
+            with self._lock:
+                if reading.size <= self._free_bytes:
+                    self._free_bytes -= reading.size
+                    self._readings.add(reading)
+                    return
+                victim = self._victim(reading)
+                if victim is None:
+                    raise _busy()
+                victim.is_evicted = True
+                pending = victim.pending
+            # Runs the application of that request, in this thread, which releases its memory.
+            pending.cancel()
+
+    def _victim(self, reading: Reading) -> Reading | None:
+        """The body that makes room for another: the oldest one that is overdue, or else one of the client that has
+        reserved the most, and more than the client of the new body will have."""
+        evictable = [other for other in self._readings if other.pending is not None and not other.is_evicted]
+        oldest_first = sorted(evictable, key=lambda other: other.began)
+        if oldest_first and reading.began - oldest_first[0].began > EVICTION_SECONDS:
+            return oldest_first[0]
+        reserved: Counter[str] = Counter()
+        for other in evictable:
+            reserved[other.client] += other.size
+        for client, size in reserved.most_common(1):
+            if size > reserved[reading.client] + reading.size:
+                return next(other for other in oldest_first if other.client == client)
+        return None
+
+    async def _read_chunks(self, protocol: HTTPProtocol, reading: Reading) -> bytes:
         body = bytearray()
         chunks = aiter(protocol)
         with contextlib.suppress(StopAsyncIteration):
             while len(body) <= self._limit:
-                body += await self._within_deadline(anext(chunks), began)
+                body += await self._within_deadline(anext(chunks), reading)
             raise self._too_large()
         return bytes(body)
 
-    async def _within_deadline(self, pending: Any, began: float) -> bytes:
-        self._pending[pending] = began
+    async def _within_deadline(self, pending: Any, reading: Reading) -> bytes:
+        reading.pending = pending
         try:
             content: bytes = await pending
             return content
         except asyncio.CancelledError:
+            if reading.is_evicted:
+                raise _busy() from None
             message = f"The request body took longer than {BODY_SECONDS} seconds."
             raise BodyError("too_slow", 408, message, CLOSE) from None
         finally:
-            del self._pending[pending]
+            reading.pending = None
 
     def _too_large(self) -> BodyError:
         return BodyError("too_large", 413, f"The request body is larger than {self._limit} bytes.")
@@ -117,9 +167,15 @@ class BodyReader:
 
     # A separate function: a local variable that outlived the check would keep a connection open.
     def _cancel_overdue(self, latest_start: float) -> None:
-        for pending, began in list(self._pending.items()):
-            if began < latest_start:
-                pending.cancel()
+        with self._lock:
+            overdue = [reading.pending for reading in self._readings if reading.began < latest_start]
+        for pending in filter(None, overdue):
+            pending.cancel()
+
+
+def _busy() -> BodyError:
+    message = "Too many large reviews are being read. Retry after a second."
+    return BodyError("busy", 503, message, ("retry-after", "1"), CLOSE)
 
 
 class ReviewApplication:

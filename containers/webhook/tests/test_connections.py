@@ -243,6 +243,23 @@ def test_many_clients_that_keep_connections_do_not_keep_another_out(webhook):
         assert metric(webhook, 'peerpods_webhook_connections_closed_total{reason="all"}') > 0
 
 
+# The largest body, announced and not sent.
+ANNOUNCED = b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: 3145728\r\n\r\n"
+
+
+@pytest.mark.parametrize("holders", [[HOLDER], [OTHER_HOLDERS.format(number) for number in range(2, 22)]])
+def test_clients_that_announce_bodies_do_not_keep_another_out(webhook, holders):
+    with ApiServer(webhook) as api_server, contextlib.ExitStack() as held:
+        # More than may be read concurrently.
+        for _ in range(20 // len(holders)):
+            for holder in holders:
+                hold_many(lambda port, source: hold_tls(port, source, ANNOUNCED), webhook.port, holder, 1, held)
+        api_server.continues()
+    busy = metric(webhook, 'peerpods_webhook_reviews_total{outcome="busy"}')
+    # Those that made room, and only they.
+    assert busy > 0
+
+
 def test_kubelet_gets_an_answer_from_a_health_port_with_many_connections(webhook):
     with contextlib.ExitStack() as held:
         hold_many(hold_tcp, webhook.health_port, HOLDER, 4 * SMALL.per_client, held)
