@@ -78,6 +78,19 @@ az network nsg rule create \
   --destination-address-prefixes $AZURE_SUBNET_PREFIX  \
   --destination-port-range 9000
 """
+# "Configuring outbound connections" of "Deploying OpenShift sandboxed containers" on Azure and on Azure Red Hat OpenShift.
+# The region and the subnet are read by commands before, which are left out here.
+AZURE_OUTBOUND = (
+    AZURE_FACTS
+    + r"""
+PEERPOD_NAT_GW=peerpod-nat-gw
+PEERPOD_NAT_GW_IP=peerpod-nat-gw-ip
+az network public-ip create -g "${AZURE_RESOURCE_GROUP}" -n "${PEERPOD_NAT_GW_IP}" -l "${AZURE_REGION}" --sku Standard
+az network nat gateway create -g "${AZURE_RESOURCE_GROUP}" -l "${AZURE_REGION}" \
+  --public-ip-addresses "${PEERPOD_NAT_GW_IP}" -n "${PEERPOD_NAT_GW}"
+az network vnet subnet update --nat-gateway "${PEERPOD_NAT_GW}" --ids "${AZURE_SUBNET_ID}"
+"""
+)
 AZURE_PORTS = AZURE_FACTS + AZURE_NETWORK + AZURE_KATA_AGENT + AZURE_VXLAN
 
 

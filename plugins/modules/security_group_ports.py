@@ -34,7 +34,7 @@ description:
     O(cluster_id) and O(cluster_name). If the traffic depends on a rule that this module added for another cluster, that
     rule gets the tag of this cluster as well, and no other change. Rules without these tags are never changed or
     removed.
-  - Network ACLs are not evaluated.
+  - Network ACLs are not evaluated; see M(osc.peerpods.ec2_subnet_network_info).
 options:
   cluster_name:
     description:
@@ -358,8 +358,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     plan_tags,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
-    VMS,
-    WORKERS,
+    DEFAULT_PORTS,
+    PORTS_OPTION,
     Addresses,
     Ends,
     Flow,
@@ -686,24 +686,7 @@ def main() -> None:
             "vm_group_ids": {"type": "list", "elements": "str"},
             "cluster_name": {"type": "str", "required": True},
             "cluster_id": {"type": "str", "required": True},
-            "ports": {
-                "type": "list",
-                "elements": "dict",
-                "default": [
-                    {"port": 15150, "protocols": ["tcp"], "to": [VMS]},
-                    {"port": 9000, "protocols": ["tcp", "udp"], "to": [VMS, WORKERS]},
-                ],
-                "options": {
-                    "port": {"type": "int", "required": True},
-                    "protocols": {
-                        "type": "list",
-                        "elements": "str",
-                        "choices": ["tcp", "udp"],
-                        "default": ["tcp"],
-                    },
-                    "to": {"type": "list", "elements": "str", "choices": [VMS, WORKERS], "default": [VMS, WORKERS]},
-                },
-            },
+            "ports": {"type": "list", "elements": "dict", "default": DEFAULT_PORTS, "options": PORTS_OPTION},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "tags": {"type": "dict", "default": {}},
             "dry_run": {"type": "bool", "default": False},

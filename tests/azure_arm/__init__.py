@@ -1,8 +1,8 @@
 """An Azure Resource Manager on this machine, with the part of Azure that peer pods use.
 
-Networks, subnets, network interfaces, security groups and their rules, machines,
-quota, locks and permissions behave as in Azure towards a client: API versions, ETags, long-running operations,
-pages, error codes. No packets are sent, and no machines run.
+Networks, subnets, network interfaces, security groups and their rules, NAT gateways, public IP addresses, route tables,
+machines, quota, locks and permissions behave as in Azure towards a client: API versions, ETags, long-running
+operations, pages, error codes. No packets are sent, and no machines run.
 """
 
 from __future__ import annotations

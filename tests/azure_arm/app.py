@@ -10,8 +10,8 @@ import traceback
 import uuid
 from dataclasses import dataclass, replace
 
-from . import compute, ids, machines, roles
-from .errors import CANCELED, ArmError, authorization_failed, unparsable
+from . import compute, egress, ids, machines, roles
+from .errors import CANCELED, ArmError, authorization_failed, linked_authorization_failed, unparsable
 from .faults import Fault
 from .ids import ResourceId
 from .login import Login
@@ -103,6 +103,9 @@ _BOOT_DIAGNOSTICS = re.compile(
 )
 # The storage of boot diagnostics, which has no tokens: a signature in the query authorizes the request.
 _CONSOLES = "/bootdiagnostics"
+_LOCATION_USAGES = re.compile(
+    r"/subscriptions/([^/]+)/providers/Microsoft\.Network/locations/([^/]+)/usages", re.IGNORECASE
+)
 _NETWORK_USAGES = re.compile(
     r"(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+)"
     r"/usages",
@@ -255,6 +258,10 @@ class Arm(Login):
         if match := _COMPUTE.fullmatch(path):
             self._require_subscription(match[1])
             return self._compute(request, match[2])
+        if match := _LOCATION_USAGES.fullmatch(path):
+            self._require_version(request, "Microsoft.Network", "locations")
+            self._require_subscription(match[1])
+            return self._page(request, egress.usages(self.state.stored.values(), match[2], self.state.limits))
         if match := _NETWORK_USAGES.fullmatch(path):
             self._require_version(request, "Microsoft.Network", "virtualNetworks")
             return self._page(request, self.state.usages(ids.known(match[1])))
@@ -472,6 +479,10 @@ class Arm(Login):
         verb = {"PUT": "write", "PATCH": "write", "DELETE": "delete"}.get(request.method, "read")
         if not roles.allowed(f"{resource.type}/{verb}", self.permissions):
             raise authorization_failed(f"{resource.type}/{verb}", resource.text)
+        if request.method == "PUT":
+            for action, linked in egress.joined(resource.type, _body(request)):
+                if not roles.allowed(action, self.permissions):
+                    raise linked_authorization_failed(f"{resource.type}/{verb}", resource.text, action, linked)
 
     def _require_type(self, resource: ResourceId, request: Request) -> None:
         provider, _, kind = resource.type.partition("/")

@@ -65,3 +65,14 @@ def authorization_failed(action: str, scope: str) -> ArmError:
         f"perform action '{action}' over scope '{scope}' or the scope is invalid. If access was "
         "recently granted, please refresh your credentials.",
     )
+
+
+def linked_authorization_failed(action: str, scope: str, linked_action: str, linked: str) -> ArmError:
+    """The error of a write that refers to another resource, without the permission to join that."""
+    return ArmError(
+        403,
+        "LinkedAuthorizationFailed",
+        f"The client 'emulated' with object id 'emulated' has permission to perform action '{action}' on scope "
+        f"'{scope}'; however, it does not have permission to perform action(s) '{linked_action}' on the linked "
+        f"scope(s) '{linked}' (respectively) or the linked scope(s) are invalid.",
+    )

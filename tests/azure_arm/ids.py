@@ -14,6 +14,10 @@ ASGS = "Microsoft.Network/applicationSecurityGroups"
 NSGS = "Microsoft.Network/networkSecurityGroups"
 RULES = f"{NSGS}/securityRules"
 DEFAULT_RULES = f"{NSGS}/defaultSecurityRules"
+PUBLIC_IPS = "Microsoft.Network/publicIPAddresses"
+NAT_GATEWAYS = "Microsoft.Network/natGateways"
+ROUTE_TABLES = "Microsoft.Network/routeTables"
+ROUTES = f"{ROUTE_TABLES}/routes"
 VMS = "Microsoft.Compute/virtualMachines"
 
 TYPES = {
@@ -29,6 +33,10 @@ TYPES = {
         NSGS,
         RULES,
         DEFAULT_RULES,
+        PUBLIC_IPS,
+        NAT_GATEWAYS,
+        ROUTE_TABLES,
+        ROUTES,
         VMS,
     )
 }

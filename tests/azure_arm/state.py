@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator
 
-from . import ids, machines, rules
+from . import egress, ids, machines, rules
 from .errors import ArmError, unparsable
 from .ids import ResourceId
 from .wire import Headers
@@ -23,10 +23,29 @@ _READ_ONLY = {
     ids.VNETS: {"subnets"},
     ids.SUBNETS: {"ipConfigurations"},
     ids.NICS: {"virtualMachine", "macAddress"},
+    ids.PUBLIC_IPS: {"natGateway", "ipConfiguration", "ipAddress"},
+    ids.NAT_GATEWAYS: {"subnets"},
+    ids.ROUTE_TABLES: {"subnets", "routes"},
 }
-_PARTS = {ids.NSGS: ids.RULES, ids.VNETS: ids.SUBNETS}
+_PARTS = {ids.NSGS: ids.RULES, ids.VNETS: ids.SUBNETS, ids.ROUTE_TABLES: ids.ROUTES}
 _NAME = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
-_LOCATED = (ids.RESOURCE_GROUPS, ids.VNETS, ids.NICS, ids.ASGS, ids.NSGS, ids.VMS)
+_LOCATED = (
+    ids.RESOURCE_GROUPS,
+    ids.VNETS,
+    ids.NICS,
+    ids.ASGS,
+    ids.NSGS,
+    ids.PUBLIC_IPS,
+    ids.NAT_GATEWAYS,
+    ids.ROUTE_TABLES,
+    ids.VMS,
+)
+# Resources that subnets refer to, and the property of a subnet that has the reference.
+_REFERENCES = {
+    ids.NSGS: "networkSecurityGroup",
+    ids.NAT_GATEWAYS: "natGateway",
+    ids.ROUTE_TABLES: "routeTable",
+}
 # The types that can be changed by PATCH with {"tags": {...}}.
 TAGGED = _LOCATED
 
@@ -41,6 +60,8 @@ class State:
     def __init__(self, subscription_id: str):
         self.subscription_id = subscription_id
         self.stored: dict[str, dict] = {}
+        # The limits of the usages of Microsoft.Network, by name, for every location.
+        self.limits = dict(egress.DEFAULT_LIMITS)
 
     # -- Reading -------------------------------------------------------------------------------
 
@@ -123,7 +144,9 @@ class State:
         }
         if resource.type in _LOCATED:
             new["location"] = self._location(resource, before, body)
-            new |= {key: body[key] for key in ("tags", "zones", "identity") if body.get(key)}
+            new |= {key: body[key] for key in ("tags", "zones", "identity", "sku") if body.get(key)}
+            if before is None:
+                egress.require_room(self.stored.values(), resource.type, str(new["location"]), self.limits)
         new["properties"] = {
             key: value
             for key, value in properties.items()
@@ -217,6 +240,18 @@ class State:
                 self._complete_subnet(new, network, self._named(siblings, except_key=resource.key))
             case ids.NICS:
                 self._complete_nic(new, old)
+            case ids.PUBLIC_IPS:
+                egress.complete_public_ip(new, before, len(self._of_type(ids.PUBLIC_IPS)))
+            case ids.NAT_GATEWAYS:
+                for address in properties.get("publicIpAddresses") or ():
+                    self._require_reference(new["id"], address)
+                others = [gateway for gateway in self._of_type(ids.NAT_GATEWAYS) if gateway is not before]
+                egress.complete_nat_gateway(new, before, others)
+            case ids.ROUTE_TABLES:
+                properties.setdefault("disableBgpRoutePropagation", False)
+                return self._children_given(new, ids.ROUTES, properties_given.get("routes") or [])
+            case ids.ROUTES:
+                new["properties"] = egress.stored_route(new["name"], properties)
             case ids.VMS:
                 properties["vmId"] = old.get("vmId", str(uuid.uuid4()))
                 for nic_id, nic in machines.interfaces_of(new):
@@ -249,6 +284,8 @@ class State:
             }
             if kind == ids.RULES:
                 body["properties"] = rules.stored_rule(body["id"], properties, self.exists)
+            elif kind == ids.ROUTES:
+                body["properties"] = egress.stored_route(body["name"], properties)
             else:
                 self._complete_subnet(body, new, self._named(children))
             if child_id.lower() in children:
@@ -300,7 +337,10 @@ class State:
                     f"Subnet '{new['name']}' is not valid because its IP address range overlaps "
                     f"with that of an existing subnet in virtual network '{network['name']}'.",
                 )
-        self._require_reference(new["id"], properties.get("networkSecurityGroup"))
+        for reference in _REFERENCES.values():
+            self._require_reference(new["id"], properties.get(reference))
+        if gateway := properties.get("natGateway"):
+            self._require_one_network(gateway["id"], network["id"])
         properties.setdefault("delegations", [])
         properties.setdefault("privateEndpointNetworkPolicies", "Disabled")
         properties.setdefault("privateLinkServiceNetworkPolicies", "Enabled")
@@ -374,9 +414,18 @@ class State:
                 properties["securityRules"] = self._answers(body["id"], ids.RULES)
                 properties["defaultSecurityRules"] = self._default_rules(stored)
                 for key, kind in (("networkInterfaces", ids.NICS), ("subnets", ids.SUBNETS)):
-                    users = [{"id": user["id"]} for user in self._users(body["id"], kind)]
+                    users = [{"id": user["id"]} for user in self._users(body, kind)]
                     if users:
                         properties[key] = users
+            case ids.NAT_GATEWAYS | ids.ROUTE_TABLES:
+                if body["type"] == ids.ROUTE_TABLES:
+                    properties["routes"] = self._answers(body["id"], ids.ROUTES)
+                users = [{"id": user["id"]} for user in self._users(body, ids.SUBNETS)]
+                if users:
+                    properties["subnets"] = users
+            case ids.PUBLIC_IPS:
+                for gateway in self._gateways_with(body["id"]):
+                    properties["natGateway"] = {"id": gateway["id"]}
             case ids.VNETS:
                 properties["subnets"] = self._answers(body["id"], ids.SUBNETS)
             case ids.SUBNETS:
@@ -421,12 +470,22 @@ class State:
     def _of_type(self, kind: str) -> list[dict]:
         return [body for body in self.stored.values() if body["type"] == kind]
 
-    def _users(self, group_id: str, kind: str) -> list[dict]:
-        """The subnets or network interfaces that use a security group."""
+    def _users(self, used: dict, kind: str) -> list[dict]:
+        """The subnets or network interfaces that use a security group, a NAT gateway or a route table."""
+        reference = _REFERENCES[used["type"]]
         return [
             body
             for body in self._of_type(kind)
-            if (body["properties"].get("networkSecurityGroup") or {}).get("id", "").lower() == group_id.lower()
+            if (body["properties"].get(reference) or {}).get("id", "").lower() == used["id"].lower()
+        ]
+
+    def _gateways_with(self, address_id: str) -> list[dict]:
+        """The NAT gateways with a public IP address."""
+        return [
+            gateway
+            for gateway in self._of_type(ids.NAT_GATEWAYS)
+            for address in gateway["properties"]["publicIpAddresses"]
+            if address["id"].lower() == address_id.lower()
         ]
 
     def _ip_configurations(self, subnet_id: str) -> list[dict]:
@@ -512,12 +571,23 @@ class State:
                 "are in the same region.",
             )
 
+    def _require_one_network(self, gateway_id: str, network_id: str) -> None:
+        """ "NAT gateway can't span beyond a single virtual network." """
+        for subnet in self._users(self.stored[gateway_id.lower()], ids.SUBNETS):
+            if not subnet["id"].lower().startswith(f"{network_id.lower()}/"):
+                raise ArmError(
+                    400,
+                    "NatGatewayCannotBeUsedBySubnetsBelongingToDifferentVirtualNetworks",
+                    f"NAT gateway {gateway_id} cannot be used by subnets of different virtual networks: it is used by "
+                    f"{subnet['id']}.",
+                )
+
     def _require_unused(self, key: str) -> None:
         body = self.stored[key]
         name = body["name"]
         match body["type"]:
             case ids.NSGS:
-                users = [*self._users(key, ids.NICS), *self._users(key, ids.SUBNETS)]
+                users = [*self._users(body, ids.NICS), *self._users(body, ids.SUBNETS)]
                 code = "InUseNetworkSecurityGroupCannotBeDeleted"
                 description, hint = "Network security group", "aka.ms/deletensg"
             case ids.SUBNETS:
@@ -533,6 +603,29 @@ class State:
             case ids.NICS:
                 users = self._machines(key)
                 code, description, hint = "NicInUse", "Network Interface", "aka.ms/deletenic"
+            case ids.ROUTE_TABLES:
+                users = self._users(body, ids.SUBNETS)
+                code, description, hint = "InUseRouteTableCannotBeDeleted", "Route table", "aka.ms/deleteroutetable"
+            case ids.NAT_GATEWAYS:
+                if users := self._users(body, ids.SUBNETS):
+                    # As hashicorp/terraform-provider-azurerm and Azure-Samples quote it.
+                    raise ArmError(
+                        400,
+                        "CannotDeleteNatGatewayAssociatedToSubnet",
+                        f"NAT Gateway {body['id']} is still configured on {len(users)} subnets. Remove NAT Gateway "
+                        "from all referenced subnets and then delete NAT Gateway.",
+                    )
+                return
+            case ids.PUBLIC_IPS:
+                for gateway in self._gateways_with(key):
+                    raise ArmError(
+                        400,
+                        "PublicIPAddressCannotBeDeleted",
+                        f"Public IP address {body['id']} can not be deleted since it is still allocated to resource "
+                        f"{gateway['id']}. In order to delete the public IP, disassociate/detach the Public IP address "
+                        "from the resource.",
+                    )
+                return
             case _:
                 return
         if users:

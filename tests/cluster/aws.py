@@ -78,7 +78,7 @@ class CloudSide:
 
 
 def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
-    """A VPC with one subnet in each zone, the installer's two security groups and `workers` instances.
+    """A VPC with one subnet in each zone, the installer's two security groups, `workers` instances and a NAT gateway.
 
     Every worker is in the node group and, as on a real cluster with a load balancer, in a second
     group: the documented commands fail in this case.
@@ -92,6 +92,7 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
         ]
         for index, zone in enumerate(zones)
     }
+    _route_to_internet(ec2, vpc_id, list(subnets.values()))
     groups = [
         ec2.create_security_group(GroupName=f"{INFRASTRUCTURE_NAME}-{role}", Description=description, VpcId=vpc_id)[
             "GroupId"
@@ -131,3 +132,17 @@ def create_cloud_side(moto: Moto, workers: int) -> CloudSide:
             )
         )
     return CloudSide(vpc_id, groups[0], tuple(created_workers))
+
+
+def _route_to_internet(ec2: Any, vpc_id: str, subnet_ids: list[str]) -> None:
+    """A NAT gateway for private subnets, as the installer creates them (openshift/installer, pkg/infrastructure/aws).
+
+    The installer creates a public subnet and a NAT gateway in each zone; one of both is enough here.
+    """
+    public = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.96.0/24")["Subnet"]["SubnetId"]
+    address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    gateway = ec2.create_nat_gateway(SubnetId=public, AllocationId=address)["NatGateway"]["NatGatewayId"]
+    table = ec2.create_route_table(VpcId=vpc_id)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
+    for subnet_id in subnet_ids:
+        ec2.associate_route_table(RouteTableId=table, SubnetId=subnet_id)

@@ -68,10 +68,12 @@ def arm(server: AzureArm) -> Iterator[AzureArm]:
     server.put(vnet_id(server), vnet("10.0.0.0/16", {"default": "10.0.0.0/24"}))
     changed = ("polls", "page_size", "token_lifetime", "permissions", "limits", "consoles")
     settings = {name: copy.copy(getattr(server, name)) for name in changed}
+    limits = dict(server.state.limits)
     server.take_requests()
     yield server
     for name, value in settings.items():
         setattr(server, name, value)
+    server.state.limits.update(limits)
 
 
 def server_id(arm: AzureArm) -> str:
@@ -202,6 +204,9 @@ TOP_LEVEL = {
     "network_interfaces": nic,
     "application_security_groups": lambda arm: {"location": "westeurope"},
     "network_security_groups": lambda arm: {"location": "westeurope"},
+    "public_ip_addresses": lambda arm: {"location": "westeurope", "sku": {"name": "Standard"}},
+    "nat_gateways": lambda arm: {"location": "westeurope", "sku": {"name": "Standard"}},
+    "route_tables": lambda arm: {"location": "westeurope"},
 }
 
 
@@ -237,6 +242,81 @@ def test_a_subnet_has_its_prefix_in_the_property_that_was_set(
     assert [subnet.name for subnet in network.subnets.list("rg1", "vnet1")] == ["default", "a"]
     network.subnets.begin_delete("rg1", "vnet1", "a").result()
     assert [subnet.name for subnet in network.subnets.list("rg1", "vnet1")] == ["default"]
+
+
+def attach(network: NetworkManagementClient, subnet: str, **references: str) -> HttpResponseError | None:
+    """Write a subnet with these references; returns the error."""
+    current = network.subnets.get("rg1", "vnet1", subnet)
+    for key, resource_id in references.items():
+        current.properties[key] = {"id": resource_id}
+    try:
+        network.subnets.begin_create_or_update("rg1", "vnet1", subnet, current).result()
+    except HttpResponseError as error:
+        return error
+    return None
+
+
+def test_a_subnet_has_a_nat_gateway_with_a_public_ip_address_and_a_route_table(
+    arm: AzureArm, network: NetworkManagementClient
+) -> None:
+    """Each names the others, and none is deleted while another uses it."""
+    standard = {"location": "westeurope", "sku": {"name": "Standard"}, "zones": ["1"]}
+    address = network.public_ip_addresses.begin_create_or_update("rg1", "ip", standard).result()
+    assert (address.sku.name, address.properties.public_ip_allocation_method) == ("Standard", "Static")
+    body = {**standard, "properties": {"publicIpAddresses": [{"id": address.id}]}}
+    gateway = network.nat_gateways.begin_create_or_update("rg1", "nat", body).result()
+    route = {"name": "out", "properties": {"addressPrefix": "0.0.0.0/0", "nextHopType": "Internet"}}
+    table = network.route_tables.begin_create_or_update(
+        "rg1", "rt", {"location": "westeurope", "properties": {"routes": [route]}}
+    ).result()
+    assert attach(network, "default", natGateway=gateway.id, routeTable=table.id) is None
+    subnet = network.subnets.get("rg1", "vnet1", "default").id
+    gateway = network.nat_gateways.get("rg1", "nat")
+    assert (gateway.zones, [s.id for s in gateway.properties.subnets]) == (["1"], [subnet])
+    assert network.public_ip_addresses.get("rg1", "ip").properties.nat_gateway.id == gateway.id
+    table = network.route_tables.get("rg1", "rt")
+    assert [s.id for s in table.properties.subnets] == [subnet]
+    assert [(r.name, r.properties.next_hop_type) for r in network.routes.list("rg1", "rt")] == [("out", "Internet")]
+    for delete, expected in (
+        (lambda: network.nat_gateways.begin_delete("rg1", "nat"), "CannotDeleteNatGatewayAssociatedToSubnet"),
+        (lambda: network.public_ip_addresses.begin_delete("rg1", "ip"), "PublicIPAddressCannotBeDeleted"),
+        (lambda: network.route_tables.begin_delete("rg1", "rt"), "InUseRouteTableCannotBeDeleted"),
+        (lambda: network.nat_gateways.begin_create_or_update("rg1", "second", body), "PublicIPAddressInUse"),
+        (
+            lambda: network.nat_gateways.begin_create_or_update("rg1", "nat", {**body, "zones": ["2"]}),
+            "ResourceAvailabilityZonesCannotBeModified",
+        ),
+    ):
+        with pytest.raises(HttpResponseError) as refused:
+            delete()
+        assert refused.value.error.code == expected
+    missing = attach(network, "default", natGateway=f"{gateway.id}x")
+    assert missing is not None
+    assert missing.error.code == "InvalidResourceReference"
+
+
+def test_a_nat_gateway_is_of_one_virtual_network(arm: AzureArm, network: NetworkManagementClient) -> None:
+    gateway = network.nat_gateways.begin_create_or_update("rg1", "nat", {"location": "westeurope"}).result()
+    assert attach(network, "default", natGateway=gateway.id) is None
+    arm.put(network_id(arm, "virtualNetworks/vnet2"), vnet("10.1.0.0/16", {"a": "10.1.0.0/24"}))
+    body = {"properties": {"addressPrefix": "10.1.0.0/24", "natGateway": {"id": gateway.id}}}
+    with pytest.raises(HttpResponseError) as refused:
+        network.subnets.begin_create_or_update("rg1", "vnet2", "a", body)
+    assert "NatGatewayCannotBeUsedBySubnets" in refused.value.error.code
+
+
+def test_the_limits_of_networks_count(arm: AzureArm, network: NetworkManagementClient) -> None:
+    arm.state.limits["PublicIPAddresses"] = 1
+    body = {"location": "westeurope", "sku": {"name": "Standard"}}
+    network.public_ip_addresses.begin_create_or_update("rg1", "one", body).result()
+    usages = {usage.name.value: usage for usage in network.usages.list("westeurope")}
+    assert (usages["PublicIPAddresses"].current_value, usages["PublicIPAddresses"].limit) == (1, 1)
+    with pytest.raises(HttpResponseError) as refused:
+        network.public_ip_addresses.begin_create_or_update("rg1", "two", body)
+    assert refused.value.error.code == "PublicIPCountLimitReached"
+    # An existing address can be written.
+    network.public_ip_addresses.begin_create_or_update("rg1", "one", {**body, "tags": {"a": "b"}}).result()
+    assert network.usages.list("northeurope").next().current_value == 0
 
 
 def test_a_machine_uses_its_nic_and_its_family_of_cores(arm: AzureArm, network: NetworkManagementClient) -> None:

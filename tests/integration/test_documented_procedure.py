@@ -359,6 +359,53 @@ def test_azure_gaps_in_the_documented_commands(
         assert rule["destinationAddressPrefix"] == azure.WORKER_SUBNET_CIDR
 
 
+# -- Outbound connections ----------------------------------------------------------------------
+
+OUTBOUND_DIFFERENT = {
+    "id": "contains the name",
+    "name": "that of the cluster, so that several clusters can share a resource group",
+    "etag": "ARM's own",
+    "resourceGuid": "ARM's own",
+    "tags": "identify the cluster, for its teardown",
+    # az requests all zones if none is given, and the module none, which is the same for an address of Azure.
+    "zones": "see test_azure_outbound",
+    "references": "contain the names",
+}
+
+
+def test_azure_outbound(on_azure: Azure, run_module: Callable[..., dict]):
+    before = on_azure.arm.snapshot()
+    subnet_id = on_azure.side.worker_subnet_id
+    variables = f"AZURE_REGION={azure.REGION}\nAZURE_SUBNET_ID={subnet_id}\n"
+    completed = on_azure.type(variables + documented.AZURE_OUTBOUND)
+    assert completed.returncode == 0, completed.stderr
+    documented_ones = outbound(on_azure, before)
+    on_azure.arm.restore(before)
+
+    identity = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+    result = run_module("azure_nat_gateway", {**identity, "subnet": subnet_id}, env=on_azure.environment)
+    assert result["changed"], result
+    different = differing(documented_ones, outbound(on_azure, before))
+    assert different <= OUTBOUND_DIFFERENT.keys()
+    assert {"tags", "references"} <= different
+
+
+def outbound(world: Azure, before: dict[str, dict]) -> list[dict]:
+    """The new resources and the subnet, by type, with their properties at the top and their references by type."""
+    subnet = world.side.worker_subnet_id.lower()
+    resources = [body for key, body in world.arm.resources.items() if key not in before or key == subnet]
+    flat = []
+    for body in sorted(resources, key=lambda body: body["type"]):
+        properties = dict(body["properties"])
+        references = {
+            key: json.dumps(properties.pop(key))
+            for key in ("natGateway", "publicIpAddresses", "subnets", "ipAddress")
+            if key in properties
+        }
+        flat.append({**body, **properties, "properties": None, "references": references, "has": sorted(references)})
+    return flat
+
+
 # -- The limit (3.1.1.1) -----------------------------------------------------------------------
 
 

@@ -435,6 +435,7 @@ class TestTeardown:
             "peerpodconfigs": [],
             "advertising_nodes": 0,
             "security_rules": [],
+            "nat_gateways": None,
         }
         assert stays(planned) == stays(output)
         assert not iam.list_roles()["Roles"]
@@ -458,6 +459,7 @@ class TestTeardown:
             "peerpodconfigs": [],
             "advertising_nodes": 0,
             "security_rules": [],
+            "nat_gateways": None,
         }
 
     def test_the_agent_stays_in_the_operators_namespace(self, installed: Site, teardown: RoleAlone):

@@ -197,6 +197,7 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
         "peerpodconfigs": ["peerpodconfig-openshift"],
         "advertising_nodes": len(nodes),
         "security_rules": [],
+        "nat_gateways": None,
     }
 
 
@@ -231,6 +232,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         variables = {
             "cloud_networking_subnet_ids": [side.worker_subnet_id],
             "operator_install_azure_subnet_id": side.worker_subnet_id.replace("-worker-", "-master-"),
+            "cloud_networking_azure_nat_gateway": True,
         }
         tags = ("--tags", "cloud_networking", "-e", json.dumps(variables))
         on_azure = replace(teardown, cloud_environment=arm.environment, rules=resources)
@@ -253,6 +255,10 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             )
         ]
         assert rule_names() - names_before == {*added}
+        (gateway,) = (body for body in resources().values() if body["type"].endswith("/natGateways"))
+        assert [subnet["id"] for subnet in gateway["properties"]["subnets"]] == [
+            variables["operator_install_azure_subnet_id"]
+        ]
         arm.put(side.worker_subnet_id, detached)
         permissions, arm.permissions = arm.permissions, [roles.READER]
         refused = on_azure.run(*tags, "--tags", "policy")
@@ -264,6 +270,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
         assert resources() == before
         assert f"removed {', '.join(added)}." in output
         assert "Allow-VXLAN-Internal stays: its description is" in output
+        assert f"removed {gateway['name']}, removed {gateway['name']}-ip." in output
         # A run with a tag reports only its own part.
         assert stays(output) == {
             "operator": None,
@@ -271,6 +278,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             "peerpodconfigs": None,
             "advertising_nodes": None,
             "security_rules": ["Allow-VXLAN-Internal"],
+            "nat_gateways": [],
         }
 
 

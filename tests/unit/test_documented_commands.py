@@ -17,13 +17,13 @@ def one_line(text: str) -> str:
 
 
 def commands() -> list[str]:
-    scripts = (documented.AWS_PORTS, documented.AZURE_PORTS, documented.limit("<value>"))
+    scripts = (documented.AWS_PORTS, documented.AZURE_PORTS, documented.AZURE_OUTBOUND, documented.limit("<value>"))
     lines = re.sub(r"\\\n", " ", "\n".join(scripts)).splitlines()
     return sorted({one_line(line) for line in lines if line.strip() and not line.startswith("oc()")})
 
 
 def test_there_are_commands():
-    assert len(commands()) == 14
+    assert len(commands()) == 19
 
 
 @pytest.mark.parametrize("command", commands())

@@ -55,6 +55,7 @@ FILTER_VALUES = 200
 PAGE_SIZE = 1000
 PREFIX_LIST_PAGE_SIZE = 100
 INSTANCE_TYPES_PAGE_SIZE = 100
+ROUTE_TABLES_PAGE_SIZE = 100
 
 # A new group is visible everywhere in EC2 within seconds.
 _WAITS_FOR_A_GROUP = (0.5, 1, 2)
@@ -185,7 +186,23 @@ class Ec2(AwsConnection):
 
     def subnet(self, subnet_id: str) -> dict | None:
         """The subnet from DescribeSubnets; None if it does not exist."""
-        return next(self._described("DescribeSubnets", "Subnets", "subnet-id", [subnet_id]), None)
+        return next(iter(self.subnets([subnet_id])), None)
+
+    def subnets(self, subnet_ids: Sequence[str]) -> list[dict]:
+        """The existing subnets from DescribeSubnets."""
+        return list(self._described("DescribeSubnets", "Subnets", "subnet-id", subnet_ids))
+
+    def network_acls(self, subnet_ids: Sequence[str]) -> list[dict]:
+        """The network ACLs of these subnets."""
+        return list(self._described("DescribeNetworkAcls", "NetworkAcls", "association.subnet-id", subnet_ids))
+
+    def route_tables(self, vpc_id: str) -> list[dict]:
+        """The route tables of a VPC. Its main route table has no association with the subnets that use it."""
+        return list(self._described("DescribeRouteTables", "RouteTables", "vpc-id", [vpc_id], ROUTE_TABLES_PAGE_SIZE))
+
+    def endpoints(self, vpc_id: str) -> list[dict]:
+        """The VPC endpoints of a VPC."""
+        return list(self._described("DescribeVpcEndpoints", "VpcEndpoints", "vpc-id", [vpc_id]))
 
     def capacity_reservations(self) -> list[dict]:
         """The reservations from DescribeCapacityReservations that have capacity now."""

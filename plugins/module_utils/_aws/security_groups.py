@@ -22,6 +22,17 @@ WORKERS, VMS = "workers", "vms"
 
 ANYWHERE = "0.0.0.0/0"
 
+# The option `ports` of modules: the ports between workers and VMs.
+DEFAULT_PORTS = [
+    {"port": 15150, "protocols": ["tcp"], "to": [VMS]},
+    {"port": 9000, "protocols": ["tcp", "udp"], "to": [VMS, WORKERS]},
+]
+PORTS_OPTION = {
+    "port": {"type": "int", "required": True},
+    "protocols": {"type": "list", "elements": "str", "choices": ["tcp", "udp"], "default": ["tcp"]},
+    "to": {"type": "list", "elements": "str", "choices": [VMS, WORKERS], "default": [VMS, WORKERS]},
+}
+
 _INSTANCE_ID = re.compile(r"(?:aws://.*/)?(i-[0-9a-f]{8,17})")
 _GONE = ("shutting-down", "terminated")
 

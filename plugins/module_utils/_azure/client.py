@@ -105,6 +105,7 @@ _ADVICE = {
     "InvalidAuthenticationToken": HOW_TO_LOG_IN,
     "InvalidAuthenticationTokenTenant": "Log in to the tenant that the subscription belongs to.",
     "LinkedAuthorizationFailed": "Assign a role with this action on the linked scope, such as Network Contributor.",
+    "PublicIPCountLimitReached": "Delete an address that is not used, or request a higher quota.",
     "ReadOnlyDisabledSubscription": "The subscription is disabled: enable it first.",
     "RequestDisallowedByPolicy": "Have the owner of the policy exempt the resource, or make the change there.",
     "ResourceGroupNotFound": "Check the subscription and the resource group.",

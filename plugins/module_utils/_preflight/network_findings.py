@@ -1,0 +1,195 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Findings about the network that the VMs of peer pods are in (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+WHY_EGRESS = "The VM of a peer pod pulls its images itself, so its subnet needs a way to the registry."
+
+# The endpoints that a VM pulls images of Amazon ECR through; the layers are in S3.
+ECR = ("ecr.api", "ecr.dkr", "s3")
+
+
+def network_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
+    """The findings of the readings `network`, the result of ec2_subnet_network_info or azure_subnet_network_info, and
+    `nat_gateway`, that of a dry run of azure_nat_gateway."""
+    network = readings.get("network")
+    if not network or network.get("skipped"):
+        return
+    if cluster["platform"] == "AWS":
+        yield from _aws(cluster, settings, network)
+    elif cluster["platform"] == "Azure":
+        yield _azure_egress(settings, network, readings.get("nat_gateway") or {})
+
+
+def _aws(cluster: Mapping, settings: Mapping, network: Mapping) -> Iterator[dict]:
+    if "subnets" not in network:
+        yield finding("egress", "unknown", network["msg"], WHY_EGRESS)
+        return
+    if settings["vm_subnet"] in network["missing"]:
+        yield finding(
+            "egress",
+            "error",
+            f"EC2 has no subnet {settings['vm_subnet']} in {cluster['region']}.",
+            "Every peer pod is a VM in this subnet.",
+            "Set operator_install_aws_subnet_id to a subnet of the cluster's VPC.",
+        )
+        return
+    yield _network_acls(network)
+    yield _aws_egress(settings, network)
+    yield from _vm_zone(settings, network)
+
+
+def _network_acls(network: Mapping) -> dict:
+    if not network["denied"]:
+        return finding("network-acls", "ok", "No network ACL denies the traffic between the VMs and the workers.")
+    return finding(
+        "network-acls",
+        "error",
+        " ".join(map(_denial, network["denied"])),
+        "Network ACLs are stateless, and filter what security groups allow: traffic between two subnets needs rules in "
+        "both directions at each.",
+        "Allow it in the network ACLs, or set operator_install_aws_subnet_id to a subnet of the workers.",
+    )
+
+
+def _denial(denial: Mapping) -> str:
+    to_or_from = "to" if denial["direction"] == "outbound" else "from"
+    return (
+        f"{denial['network_acl']} of {denial['subnet']} denies {denial['direction']} {denial['ports']} "
+        f"{to_or_from} {denial['peer']} (rule {denial['rules']})."
+    )
+
+
+def _aws_egress(settings: Mapping, network: Mapping) -> dict:
+    route, subnet, table = network["default_route"], settings["vm_subnet"], network["route_table"]
+    found, problems = [], []
+    if route is None:
+        missing = [service for service in ECR if service not in network["endpoints"]]
+        existing = f"VPC endpoints: {join_names(network['endpoints']) or 'none'}"
+        sentence = f"{table} of {subnet} has no route to the internet ({existing})."
+        if missing:
+            problems.append(f"{sentence} Images of Amazon ECR need endpoints of {join_names(missing)} as well.")
+        else:
+            found.append(f"{sentence} VMs pull images of Amazon ECR, or of a registry in the VPC.")
+    elif not route["active"]:
+        problems.append(f"The route of {table} to the internet leads to {route['target']}, which does not exist.")
+    elif route["kind"] == "internet gateway" and not network["public_addresses"]:
+        problems.append(
+            f"{subnet} reaches the internet through the internet gateway {route['target']}, but its VMs get no public "
+            "IP address."
+        )
+    else:
+        found.append(f"{subnet} reaches the internet through the {route['kind']} {route['target']}.")
+    if network.get("https_allowed_by") == "":
+        problems.append("No security group of the VMs has an egress rule that allows 443/tcp to all addresses.")
+    problems += map(_denial, network["denied_to_internet"])
+    if not problems:
+        return finding("egress", "ok", " ".join(found))
+    return finding(
+        "egress",
+        "warning",
+        " ".join([*found, *problems]),
+        WHY_EGRESS,
+        "Route 0.0.0.0/0 of this subnet to a NAT gateway, a transit gateway or a firewall, and allow HTTPS, or set "
+        "operator_install_aws_subnet_id to a subnet that has this. If all images are in a registry of the VPC, ignore "
+        "this.",
+    )
+
+
+def _vm_zone(settings: Mapping, network: Mapping) -> Iterator[dict]:
+    vms, *dummy = network["subnets"]
+    zones = sorted(
+        {subnet["availability_zone"] for subnet in network["subnets"] if subnet["id"] in settings["worker_subnets"]}
+    )
+    if not zones:
+        return
+    if zones == [vms["availability_zone"]]:
+        yield finding("vm-zone", "ok", f"Workers and VMs are in {vms['availability_zone']}.")
+        return
+    found = (
+        f"All VMs are in {vms['availability_zone']}, the zone of {vms['id']}; the workers are in {join_names(zones)}."
+    )
+    if settings["vm_subnet_is_set"]:
+        yield finding("vm-zone", "ok", found)
+        return
+    yield finding(
+        "vm-zone",
+        "warning",
+        found,
+        "The operator has one subnet for all VMs, and a subnet of EC2 is in one zone. Without this zone, no worker can "
+        "start peer pods, and traffic between zones costs money.",
+        f"Set operator_install_aws_subnet_id to the subnet to use. If this one is right, set it to {vms['id']}.",
+    )
+
+
+def _azure_egress(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> dict:
+    if "way_out" not in network:
+        return finding("egress", "unknown", network["msg"], WHY_EGRESS)
+    if network["subnet"] is None:
+        return finding(
+            "egress",
+            "error",
+            f"Azure has no subnet {settings['vm_subnet']}.",
+            "Every peer pod is a VM in this subnet.",
+            "Set operator_install_azure_subnet_id to a subnet of the cluster's virtual network.",
+        )
+    found, problems = _azure_way_out(network), []
+    if network["way_out"] == "none":
+        if network["route"]:
+            problems.append("Route 0.0.0.0/0 of this subnet to a firewall, or remove the route")
+        elif nat_gateway.get("failed"):
+            return finding(
+                "egress",
+                "error",
+                f"{found} A NAT gateway cannot be added: {nat_gateway['msg']}",
+                WHY_EGRESS,
+                "Fix the cause, or attach a NAT gateway to the subnet and set cloud_networking_azure_nat_gateway to "
+                "false.",
+            )
+        elif settings["azure_nat_gateway"]:
+            found = f"{found} The role cloud_networking adds a NAT gateway."
+        else:
+            problems.append(
+                "Set cloud_networking_azure_nat_gateway to true, so that the role cloud_networking adds a NAT gateway, "
+                "or attach a NAT gateway or a route table to the subnet"
+            )
+    if network["https_denied_by"]:
+        found = f"{found} 443/tcp to the internet is denied by {join_names(network['https_denied_by'])}."
+        problems.append("Allow 443/tcp outbound with a smaller priority number")
+    if not problems:
+        return finding("egress", "ok", found)
+    return finding(
+        "egress",
+        "warning",
+        found,
+        WHY_EGRESS,
+        f"{'. '.join(problems)}. If all images are in a registry that the subnet reaches, ignore this.",
+    )
+
+
+def _azure_way_out(network: Mapping) -> str:
+    vms, route, way_out = f"The VMs in {_name(network['subnet'])}", network["route"], network["way_out"]
+    if route:
+        hop = " ".join(filter(None, [route["next_hop_type"], route["next_hop"]]))
+        by_route = f"the route {route['name']} of {_name(network['route_table'])} to {hop}"
+        if way_out == "none":
+            return f"{vms} do not reach the internet: {by_route} drops this traffic."
+        return f"{vms} reach the internet by {by_route}."
+    if way_out == "nat_gateway":
+        return f"{vms} reach the internet by the NAT gateway {_name(network['nat_gateway'])}."
+    if way_out == "default":
+        return f"{vms} reach the internet by Azure's default outbound access. Its address may change."
+    return (
+        f"{vms} do not reach the internet: the subnet has no NAT gateway, no route to a firewall, and no default "
+        "outbound access."
+    )
+
+
+def _name(resource_id: str) -> str:
+    return resource_id.rpartition("/")[2]

@@ -1,0 +1,260 @@
+"""The findings about the network of the VMs, as tables: each row changes one reading of a network without problems."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.network_findings import network_findings
+
+CLUSTER = {"platform": "AWS", "region": "eu-central-1"}
+SETTINGS = {"vm_subnet": "subnet-a", "vm_subnet_is_set": False, "worker_subnets": ["subnet-a"]}
+AWS = {
+    "subnets": [{"id": "subnet-a", "availability_zone": "eu-central-1a"}],
+    "missing": [],
+    "route_table": "rtb-1",
+    "default_route": {"target": "nat-1", "kind": "NAT gateway", "active": True},
+    "public_addresses": False,
+    "endpoints": [],
+    "https_allowed_by": "0.0.0.0/0 (all traffic)",
+    "denied": [],
+    "denied_to_internet": [],
+}
+DENIAL = {
+    "network_acl": "acl-1",
+    "subnet": "subnet-a",
+    "direction": "inbound",
+    "peer": "10.0.1.0/24",
+    "ports": "9000/udp",
+    "rules": "*",
+}
+INTERNET_GATEWAY = {"target": "igw-1", "kind": "internet gateway", "active": True}
+BY_NAT = "subnet-a reaches the internet through the NAT gateway nat-1."
+ECR = ["ecr.api", "ecr.dkr", "s3"]
+
+
+def found(network: dict | None, settings: dict | None = None, platform: str = "AWS") -> dict[str, dict]:
+    readings = {"network": network}
+    findings = network_findings({**CLUSTER, "platform": platform}, {**SETTINGS, **(settings or {})}, readings)
+    return {finding["check"]: finding for finding in findings}
+
+
+def test_a_network_without_problems():
+    findings = found(AWS)
+    assert {check: finding["status"] for check, finding in findings.items()} == {
+        "network-acls": "ok",
+        "egress": "ok",
+        "vm-zone": "ok",
+    }
+    assert findings["egress"]["found"] == BY_NAT
+    assert findings["vm-zone"]["found"] == "Workers and VMs are in eu-central-1a."
+
+
+@pytest.mark.parametrize("network", [None, {}, {"skipped": True}])
+def test_nothing_was_read(network: dict | None):
+    assert found(network) == {}
+    assert found(AWS, platform="None") == {}
+
+
+def test_a_network_that_cannot_be_read():
+    findings = found({"failed": True, "msg": "EC2 rejected DescribeRouteTables with UnauthorizedOperation."})
+    assert [(check, finding["status"]) for check, finding in findings.items()] == [("egress", "unknown")]
+    assert findings["egress"]["found"].startswith("EC2 rejected ")
+
+
+def test_a_subnet_that_does_not_exist():
+    findings = found({**AWS, "subnets": [], "missing": ["subnet-a"]})
+    assert [(check, finding["status"]) for check, finding in findings.items()] == [("egress", "error")]
+    assert findings["egress"]["found"] == "EC2 has no subnet subnet-a in eu-central-1."
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        (
+            {"default_route": None},
+            "warning",
+            (
+                "rtb-1 of subnet-a has no route to the internet (VPC endpoints: none). Images of Amazon ECR need "
+                "endpoints of ecr.api, ecr.dkr, s3 as well."
+            ),
+        ),
+        (
+            {"default_route": None, "endpoints": ["ec2", "s3"]},
+            "warning",
+            (
+                "rtb-1 of subnet-a has no route to the internet (VPC endpoints: ec2, s3). Images of Amazon ECR need "
+                "endpoints of ecr.api, ecr.dkr as well."
+            ),
+        ),
+        (
+            {"default_route": None, "endpoints": ECR},
+            "ok",
+            (
+                "rtb-1 of subnet-a has no route to the internet (VPC endpoints: ecr.api, ecr.dkr, s3). VMs pull images "
+                "of Amazon ECR, or of a registry in the VPC."
+            ),
+        ),
+        (
+            {"default_route": {**AWS["default_route"], "active": False}},
+            "warning",
+            "The route of rtb-1 to the internet leads to nat-1, which does not exist.",
+        ),
+        (
+            {"default_route": INTERNET_GATEWAY},
+            "warning",
+            "subnet-a reaches the internet through the internet gateway igw-1, but its VMs get no public IP address.",
+        ),
+        (
+            {"default_route": INTERNET_GATEWAY, "public_addresses": True},
+            "ok",
+            "subnet-a reaches the internet through the internet gateway igw-1.",
+        ),
+        (
+            {"https_allowed_by": ""},
+            "warning",
+            f"{BY_NAT} No security group of the VMs has an egress rule that allows 443/tcp to all addresses.",
+        ),
+        (
+            {"denied_to_internet": [{**DENIAL, "direction": "outbound", "ports": "443/tcp", "peer": "0.0.0.0/0"}]},
+            "warning",
+            f"{BY_NAT} acl-1 of subnet-a denies outbound 443/tcp to 0.0.0.0/0 (rule *).",
+        ),
+    ],
+)
+def test_outbound_access(change: dict, status: str, sentence: str):
+    egress = found({**AWS, **change})["egress"]
+    assert (egress["status"], egress["found"]) == (status, sentence)
+    assert ("operator_install_aws_subnet_id" in egress["fix"]) is (status == "warning")
+
+
+def test_without_the_groups_of_the_vms_their_rules_do_not_count():
+    without = {key: value for key, value in AWS.items() if key != "https_allowed_by"}
+    assert found(without)["egress"]["status"] == "ok"
+
+
+def test_network_acls():
+    finding = found({**AWS, "denied": [DENIAL, {**DENIAL, "direction": "outbound", "rules": "90"}]})["network-acls"]
+    assert finding["status"] == "error"
+    assert finding["found"] == (
+        "acl-1 of subnet-a denies inbound 9000/udp from 10.0.1.0/24 (rule *). "
+        "acl-1 of subnet-a denies outbound 9000/udp to 10.0.1.0/24 (rule 90)."
+    )
+
+
+WORKERS_IN_THREE_ZONES = {
+    "subnets": [{"id": f"subnet-{zone}", "availability_zone": f"eu-central-1{zone}"} for zone in "abc"],
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "zones"),
+    [
+        ({"worker_subnets": ["subnet-a", "subnet-b", "subnet-c"]}, "warning", "a, eu-central-1b, eu-central-1c"),
+        ({"worker_subnets": ["subnet-b"]}, "warning", "b"),
+        # The user has chosen it.
+        ({"worker_subnets": ["subnet-b"], "vm_subnet_is_set": True}, "ok", "b"),
+    ],
+)
+def test_the_zone_of_the_vms(settings: dict, status: str, zones: str):
+    finding = found({**AWS, **WORKERS_IN_THREE_ZONES}, settings)["vm-zone"]
+    assert finding["status"] == status
+    assert finding["found"] == (
+        f"All VMs are in eu-central-1a, the zone of subnet-a; the workers are in eu-central-1{zones}."
+    )
+    assert ("set it to subnet-a." in finding["fix"]) is (status == "warning")
+
+
+def test_without_workers_there_is_no_zone_to_compare():
+    assert "vm-zone" not in found(AWS, {"worker_subnets": []})
+
+
+# -- Azure -------------------------------------------------------------------------------------
+
+AZURE = {
+    "subnet": "/s/virtualNetworks/v/subnets/workers",
+    "way_out": "nat_gateway",
+    "nat_gateway": "/s/natGateways/demo-nat",
+    "route_table": None,
+    "route": None,
+    "https_denied_by": [],
+}
+NONE = {"way_out": "none", "nat_gateway": None}
+BY_DEMO_NAT = "The VMs in workers reach the internet by the NAT gateway demo-nat."
+NOT_REACHED = "The VMs in workers do not reach the internet: "
+BY_FIREWALL = {
+    "way_out": "route",
+    "route_table": "/s/routeTables/rt",
+    "route": {"name": "out", "next_hop_type": "VirtualAppliance", "next_hop": "10.0.0.4"},
+}
+DROPPED = {
+    "way_out": "none",
+    "route_table": "/s/routeTables/rt",
+    "route": {"name": "out", "next_hop_type": "None", "next_hop": None},
+}
+
+
+def azure_egress(change: dict, nat_gateway: dict | None = None, requested: bool = False) -> dict:
+    settings = {"vm_subnet": "/s/subnets/workers", "azure_nat_gateway": requested}
+    readings = {"network": {**AZURE, **change}, "nat_gateway": nat_gateway}
+    (finding,) = network_findings({"platform": "Azure", "region": "westeurope"}, settings, readings)
+    assert finding["check"] == "egress"
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence", "fix"),
+    [
+        ({}, "ok", BY_DEMO_NAT, ""),
+        (
+            BY_FIREWALL,
+            "ok",
+            "The VMs in workers reach the internet by the route out of rt to VirtualAppliance 10.0.0.4.",
+            "",
+        ),
+        (
+            {"way_out": "default", "nat_gateway": None},
+            "ok",
+            "The VMs in workers reach the internet by Azure's default outbound access. Its address may change.",
+            "",
+        ),
+        (
+            NONE,
+            "warning",
+            f"{NOT_REACHED}the subnet has no NAT gateway, no route to a firewall, and no default outbound access.",
+            "Set cloud_networking_azure_nat_gateway to true, so that the role",
+        ),
+        (
+            DROPPED,
+            "warning",
+            f"{NOT_REACHED}the route out of rt to None drops this traffic.",
+            "Route 0.0.0.0/0 of this",
+        ),
+        (
+            {"https_denied_by": ["rest (200) of demo-nsg"]},
+            "warning",
+            f"{BY_DEMO_NAT} 443/tcp to the internet is denied by rest (200) of demo-nsg.",
+            "Allow 443/tcp outbound",
+        ),
+    ],
+)
+def test_outbound_access_on_azure(change: dict, status: str, sentence: str, fix: str):
+    finding = azure_egress(change)
+    assert (finding["status"], finding["found"]) == (status, sentence)
+    assert finding["fix"].startswith(fix)
+    assert bool(finding["fix"]) is (status == "warning")
+
+
+def test_a_nat_gateway_that_is_requested():
+    finding = azure_egress(NONE, {"changes": []}, requested=True)
+    assert finding["status"] == "ok"
+    assert finding["found"].endswith("default outbound access. The role cloud_networking adds a NAT gateway.")
+    refused = {"failed": True, "msg": "All 20 NAT gateways that this subscription may have in westeurope exist."}
+    finding = azure_egress(NONE, refused, requested=True)
+    assert finding["status"] == "error"
+    assert finding["found"].endswith(f"A NAT gateway cannot be added: {refused['msg']}")
+
+
+def test_a_subnet_on_azure_that_cannot_be_read():
+    assert azure_egress({"subnet": None, "way_out": None})["found"] == "Azure has no subnet /s/subnets/workers."
+    readings = {"network": {"failed": True, "msg": "Azure rejected GET."}}
+    (finding,) = network_findings({"platform": "Azure"}, SETTINGS, readings)
+    assert (finding["status"], finding["found"]) == ("unknown", "Azure rejected GET.")
