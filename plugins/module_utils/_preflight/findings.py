@@ -18,8 +18,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.option_fin
 def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
     """All findings, in the order in which to resolve them.
 
-    `readings` has the result `cluster` of cluster_info, the `settings` of the roles, the validations of their `options`
-    and, if the cloud is checked too, the results that ANSWERS names.
+    `readings` has the result `cluster` of cluster_info, the `settings` of the roles, the validations of their
+    `options`, the names of those that are `nulls` and, if the cloud is checked too, the results that ANSWERS names.
     """
     cluster, settings = readings["cluster"], readings["settings"]
     if "workers" not in cluster:
@@ -33,7 +33,7 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
             )
         ]
     return [
-        *option_findings(cluster, settings, readings.get("options") or ()),
+        *option_findings(cluster, settings, readings.get("options") or (), readings.get("nulls") or ()),
         *cluster_findings(cluster, settings),
         *credential_findings(cluster, settings, readings.get("identity")),
         *cloud_findings(cluster, settings, readings),

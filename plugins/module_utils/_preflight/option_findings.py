@@ -22,11 +22,16 @@ BUILT = "built"
 WHY = "Each role validates its options when it starts, after the roles before it have changed the cluster."
 
 
-def option_findings(cluster: Mapping, settings: Mapping, validations: Iterable[Mapping]) -> Iterator[dict]:
-    """`validations` are the results of validate_argument_spec, one for each role."""
+def option_findings(
+    cluster: Mapping, settings: Mapping, validations: Iterable[Mapping], nulls: Iterable[str]
+) -> Iterator[dict]:
+    """`validations` are the results of validate_argument_spec, one for each role; `nulls` are options without a value,
+    although they have a default."""
     errors = [error.rstrip(".") for validation in validations for error in _errors(validation)]
+    # The validation rejects a null of other types than a string.
+    errors += [f"{name} is null" for name in nulls if not any(name in error for error in errors)]
     if errors:
-        yield finding("options", "error", f"{'. '.join(errors)}.", WHY, "Correct these options.")
+        yield finding("options", "error", f"{'. '.join(errors)}.", WHY, "Correct these options, or leave them out.")
     yield from _images(cluster, settings)
 
 

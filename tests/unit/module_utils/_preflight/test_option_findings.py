@@ -10,7 +10,12 @@ OURS = {"configuration": "peerpods-webhook"}
 CONTROLLER = {"kind": "controller"}
 
 
-def found(details: dict | None = None, validations: list[dict] | None = None, **settings: object) -> list[dict]:
+def found(
+    details: dict | None = None,
+    validations: list[dict] | None = None,
+    nulls: list[str] | None = None,
+    **settings: object,
+) -> list[dict]:
     """The findings of a first installation without images, with these differences."""
     defaults = {
         "roles": ["operator_install", "webhook", "node_capacity"],
@@ -34,7 +39,7 @@ def found(details: dict | None = None, validations: list[dict] | None = None, **
         "advertisers": [],
     }
     cluster = {"details": {**nothing, **(details or {})}}
-    return list(option_findings(cluster, {**defaults, **settings}, validations or []))
+    return list(option_findings(cluster, {**defaults, **settings}, validations or [], nulls or []))
 
 
 def installed(version: str | None, **details: object) -> dict:
@@ -122,8 +127,8 @@ def test_invalid_options_of_all_roles_are_one_error():
         {"argument_errors": ["value of a must be one of: x, y, got: z", "argument 'b' is of type str."]},
         {"failed": True, "msg": "'nope' is undefined"},
     ]
-    (finding,) = found(validations=validations, roles=[])
+    (finding,) = found(validations=validations, nulls=["a", "c"], roles=[])
     assert (finding["check"], finding["status"]) == ("options", "error")
     assert finding["found"] == (
-        "value of a must be one of: x, y, got: z. argument 'b' is of type str. 'nope' is undefined."
+        "value of a must be one of: x, y, got: z. argument 'b' is of type str. 'nope' is undefined. c is null."
     )
