@@ -68,6 +68,10 @@ _value:
       description: The fields of the KataConfig that are written.
       type: dict
       sample: {enablePeerPods: true, logLevel: info}
+    changes_nodes:
+      description: Whether the KataConfig is created or changed, after which the operator changes nodes.
+      type: bool
+      sample: true
     takes_over:
       description: The changes of objects that this collection did not create, each as a line.
       type: list

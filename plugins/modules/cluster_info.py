@@ -15,7 +15,7 @@ description:
   - >-
     Takes five requests for up to 500 workers: the Infrastructure C(cluster), the ClusterVersion C(version), the Nodes
     (one more request for each further 500), the ConfigMap C(peer-pods-cm), and a SelfSubjectAccessReview, which stores
-    nothing. O(details) takes eighteen more.
+    nothing. O(details) takes twenty-three more, on Azure twenty-four.
   - On a Kubernetes cluster that is not OpenShift, the OpenShift facts are null.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -52,13 +52,16 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes eighteen more requests: the version and the API groups of the API server, the resources of
+        Takes twenty-three more requests: the version and the API groups of the API server, the resources of
         C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the
         PackageManifests of the operator, the Subscriptions of O(operator_namespace), for RV(details.operator) the
         PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that namespace, for RV(details.limits)
-        a Deployment and a ConfigMap of O(agent_namespace), and four for RV(details.credentials). Takes up to two more
-        if MutatingAdmissionPolicies are not served as C(v1), and one for each 500 pods if cloud-api-adaptor has
-        annotated a node.
+        a Deployment and a ConfigMap of O(agent_namespace), four for RV(details.credentials), and the
+        MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and the ImageContentSourcePolicies.
+      - >-
+        Takes up to two more if MutatingAdmissionPolicies are not served as C(v1), one if no MachineConfigPools are
+        served, one for the object of Azure Red Hat OpenShift on Azure, and one for each 500 pods if cloud-api-adaptor
+        has annotated a node.
     type: bool
     default: false
   operator_namespace:
@@ -152,6 +155,26 @@ version:
   returned: always
   type: str
   sample: 4.16.9
+topology:
+  description: Where the control plane runs.
+  returned: always
+  type: dict
+  contains:
+    control_plane:
+      description: >-
+        C(status.controlPlaneTopology) of the Infrastructure, such as V(HighlyAvailable), V(SingleReplica) for a single
+        node, or V(External) for a hosted control plane; null if the cluster is not OpenShift.
+      type: str
+      sample: HighlyAvailable
+    infrastructure:
+      description: C(status.infrastructureTopology) of the Infrastructure.
+      type: str
+      sample: HighlyAvailable
+    control_plane_workers:
+      description: The nodes of RV(workers) that also belong to the control plane, with their labels.
+      type: list
+      elements: dict
+      sample: []
 is_cluster_admin:
   description: Whether the user has all permissions on all resources, as the role cluster-admin grants.
   returned: always
@@ -340,6 +363,18 @@ details:
           description: The literal value of C(caaUpdateStrategy) in osc-feature-gates, null if it is not set.
           type: str
           sample: OnDelete
+        deployment_mode:
+          description: The literal value of C(deploymentMode) in osc-feature-gates, null if it is not set.
+          type: str
+          sample: null
+        has_proxy:
+          description: Whether peer-pods-cm has a proxy for cloud-api-adaptor.
+          type: bool
+          sample: false
+        has_initdata:
+          description: Whether peer-pods-cm has the initdata of the VMs.
+          type: bool
+          sample: false
         strategy_is_held:
           description: >-
             Whether it is V(OnDelete) because a run of this collection set it to replace cloud-api-adaptor pods one by
@@ -453,6 +488,47 @@ details:
           description: The channel that is used if a Subscription names none.
           type: str
           sample: stable
+    machine_configs:
+      description: What the machine config operator does, null if the cluster is not OpenShift.
+      type: dict
+      contains:
+        served:
+          description: Whether the API server serves MachineConfigs.
+          type: bool
+        pools:
+          description: >-
+            The MachineConfigPools, null if they are not served. RV(details.machine_configs.pools[].problem) is the
+            reason why no further node of the pool is updated, else empty.
+          type: list
+          elements: dict
+      sample:
+        served: true
+        pools:
+          - {name: worker, machines: 3, updated: 3, paused: false, updating: false, problem: ""}
+    proxy:
+      description: >-
+        The cluster-wide proxy in force, without the credentials in its URLs, and the ConfigMap with further
+        certification authorities. Null if the cluster is not OpenShift.
+      type: dict
+      sample: {http_proxy: null, https_proxy: null, no_proxy: [], trusted_ca: null}
+    mirrors:
+      description: >-
+        The image sources with mirrors, from ImageDigestMirrorSets and ImageContentSourcePolicies. Null if the cluster
+        is not OpenShift.
+      type: list
+      elements: dict
+      sample: []
+    disabled_catalogs:
+      description: The default catalogs that the OperatorHub disables. Null if the cluster is not OpenShift.
+      type: list
+      elements: str
+      sample: []
+    aro:
+      description: >-
+        On Azure Red Hat OpenShift, the resource group that it manages, and whether it attaches its own network security
+        group to the subnets; null on other clusters.
+      type: dict
+      sample: null
     unread:
       description: The reasons why facts could not be read, one sentence each, by the name of the reading.
       type: dict
@@ -474,6 +550,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
+    items,
+    read_machine_configs,
     read_package_manifests,
     read_subscription,
 )
@@ -497,6 +575,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permission
     PLAYBOOKS,
     access_review,
     needed,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology import (
+    ARO_PATH,
+    MIRRORS,
+    OPERATOR_HUB_PATH,
+    PROXY_PATH,
 )
 
 
@@ -542,11 +626,23 @@ def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
     }
 
 
+def read_mirrors(cluster: Cluster) -> list[tuple[str, dict]]:
+    return [(field, object_) for path, field in MIRRORS.items() for object_ in items(cluster, path)]
+
+
 def read_details(
     cluster: Cluster, platform: str | None, nodes: list[dict], operator_namespace: str, agent_namespace: str
 ) -> dict[str, Any]:
     readings: dict[str, Any] = {}
     unread: dict[str, str] = {}
+    # Only OpenShift, which has a platform, serves them.
+    of_openshift = {
+        "machine_configs": lambda: read_machine_configs(cluster),
+        "proxy": lambda: cluster.get(PROXY_PATH),
+        "mirrors": lambda: read_mirrors(cluster),
+        "operator_hub": lambda: cluster.get(OPERATOR_HUB_PATH),
+        **({"aro": lambda: cluster.get(ARO_PATH)} if platform == "Azure" else {}),
+    }
     for name, read in {
         "version": lambda: cluster.get("/version"),
         "groups": lambda: served_groups(cluster),
@@ -559,6 +655,7 @@ def read_details(
         "limits": lambda: describe_agent(cluster, agent_namespace),
         "credentials": lambda: read_credentials(cluster, platform, operator_namespace),
         "advertisers": lambda: read_advertisers(cluster, nodes),
+        **(of_openshift if platform else {}),
     }.items():
         try:
             readings[name] = read()

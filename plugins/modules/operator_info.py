@@ -35,10 +35,24 @@ options:
   check_teardown:
     description:
       - >-
-        Also return RV(teardown.blockers). Takes two more requests, for the MachineConfigPools and for each 500 pods of
-        the cluster.
+        Also return RV(teardown.blockers) and RV(rollout). Takes three more requests, for the Infrastructure, the
+        MachineConfigPools, and for each 500 pods of the cluster.
     type: bool
     default: false
+  check_rollout:
+    description:
+      - >-
+        Also return RV(rollout). Takes two more requests, for the Infrastructure and the MachineConfigPools, and another
+        one if no MachineConfigPools are served.
+    type: bool
+    default: false
+  deployment_mode:
+    description:
+      - >-
+        The value of C(deploymentMode) that C(osc-feature-gates) is going to have, for RV(rollout). If empty, the value
+        that it has.
+    type: str
+    default: ""
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -149,6 +163,42 @@ teardown:
     remove: []
     blockers: []
     remain: [OperatorGroup/example]
+rollout:
+  description:
+    - How the operator installs kata on the nodes and removes it.
+    - Without an installed operator, RV(rollout) is that of the newest release that this collection knows.
+  returned: with O(check_rollout) or O(check_teardown)
+  type: dict
+  contains:
+    mode:
+      description: >-
+        V(MachineConfig) or V(DaemonSet); null if the operator cannot install kata on this cluster, for the reason in
+        RV(rollout.problem).
+      type: str
+    pool:
+      description: >-
+        The MachineConfigPool whose nodes are rebooted; V(master) on a cluster without other workers. Null with
+        V(DaemonSet).
+      type: str
+    problem:
+      description: Why kata cannot be installed, else empty.
+      type: str
+    remedy:
+      description: What to do about RV(rollout.problem), else empty.
+      type: str
+    reboot:
+      description: What the reboots mean for the control plane, empty if its nodes are not rebooted.
+      type: str
+    infrastructure_name:
+      description: The infrastructure name of the cluster.
+      type: str
+  sample:
+    mode: MachineConfig
+    pool: kata-oc
+    problem: ""
+    remedy: ""
+    reboot: ""
+    infrastructure_name: demo-x7k2p
 subscription:
   description: The Subscription, null if it does not exist.
   returned: success
@@ -284,6 +334,7 @@ upgrade:
     problem: ""
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import PODS_PATH
@@ -293,10 +344,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
+    read_machine_configs,
     read_objects,
     read_package_manifests,
     read_plan,
-    read_pools,
     read_subscription,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
@@ -308,13 +359,24 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import find_blockers, plan_teardown
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import (
+    DEPLOYMENT_MODE_KEY,
+    Deployment,
+    explain_reboot,
+    plan_deployment,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import (
+    installed_version,
+    read_operator_state,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.migration import migration_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    FEATURE_GATES,
     OPERATORS_CONFIG,
     PEER_PODS_CM,
     configs_path,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import INFRASTRUCTURE_PATH
 
 
 def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -336,15 +398,38 @@ def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, An
     return {**state, "config_limit": limit, "migration": migration}
 
 
+def deployment_of(
+    existing: list[tuple[str, str, dict]], machine_configs: dict[str, Any], requested_mode: str
+) -> Deployment:
+    csvs = [entry for _version, kind, entry in existing if kind == "ClusterServiceVersion"]
+    gates = next((entry for _version, _kind, entry in existing if entry["metadata"]["name"] == FEATURE_GATES), {})
+    mode = requested_mode or (gates.get("data") or {}).get(DEPLOYMENT_MODE_KEY)
+    return plan_deployment(installed_version(csvs), mode, machine_configs)
+
+
+def describe_rollout(cluster: Cluster, deployment: Deployment, machine_configs: dict[str, Any]) -> dict[str, Any]:
+    infrastructure = cluster.get(INFRASTRUCTURE_PATH) or {}
+    return {
+        **asdict(deployment),
+        "reboot": explain_reboot(deployment, machine_configs["pools"]),
+        "infrastructure_name": (infrastructure.get("status") or {}).get("infrastructureName"),
+    }
+
+
 def main() -> None:
     module = cluster_module(
         {
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "upgrade_to": {"type": "str"},
             "check_teardown": {"type": "bool", "default": False},
+            "check_rollout": {"type": "bool", "default": False},
+            "deployment_mode": {"type": "str", "default": ""},
         }
     )
     namespace, upgrade_to = module.params["namespace"], module.params["upgrade_to"]
+    check_teardown = module.params["check_teardown"]
+    blockers: list[str] | None = None
+    result: dict[str, Any] = {}
     try:
         cluster = Cluster(module)
         subscription = read_subscription(cluster, namespace)
@@ -352,24 +437,20 @@ def main() -> None:
         manifests = read_package_manifests(cluster)
         existing = list(read_objects(cluster, namespace))
         objects = [describe_object(*entry) for entry in existing]
-        blockers = (
-            find_blockers(existing, cluster.list(PODS_PATH), read_pools(cluster))
-            if module.params["check_teardown"]
-            else None
-        )
+        if check_teardown or module.params["check_rollout"]:
+            machine_configs = read_machine_configs(cluster)
+            deployment = deployment_of(existing, machine_configs, module.params["deployment_mode"])
+            result["rollout"] = describe_rollout(cluster, deployment, machine_configs)
+            if check_teardown:
+                pools = machine_configs["pools"] or []
+                blockers = find_blockers(existing, cluster.list(PODS_PATH), deployment, pools)
         generation = None if upgrade_to is None else read_generation(cluster, namespace, objects)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
     settings = next((entry for _version, _kind, entry in existing if entry["metadata"]["name"] == PEER_PODS_CM), None)
-    result = (
-        {}
-        if upgrade_to is None
-        else {
-            "generation": generation,
-            "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to),
-        }
-    )
+    if upgrade_to is not None:
+        result |= {"generation": generation, "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to)}
     module.exit_json(
         changed=False,
         objects=objects,

@@ -194,6 +194,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
+    read_install_states,
     read_kata_configs,
     read_package_manifests,
     read_plan,
@@ -214,6 +215,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     describe_plan,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import REMEDIES, Progress
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import KATA_POOL
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OLM
 
 # The polling interval in seconds. A rollout takes minutes, and each poll is a few small requests.
@@ -247,9 +249,11 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
         return check_pods_ended(pods), {"pods": pods}
     kata = next(iter(read_kata_configs(cluster)), None)
     pools = read_pools(cluster)
+    # The nodes of its pool are installed by MachineConfigs.
+    states = {} if pools and KATA_POOL in pools else read_install_states(cluster)
     if params["wait_for"] == "nodes":
-        return check_rollout(kata, pools, params["runtime_class"], since, now), {}
-    return check_removal(kata, pools, since, now), {}
+        return check_rollout(kata, pools, params["runtime_class"], since, now, states), {}
+    return check_removal(kata, pools, since, now, states), {}
 
 
 def approve(cluster: Cluster, namespace: str, install_plan: str) -> None:

@@ -128,6 +128,8 @@ def fill(
         _infrastructure(platform["type"]),
         _cluster_version(),
         *_credential_settings(),
+        _of_cluster("Proxy", {"trustedCA": {"name": ""}}),
+        _of_cluster("OperatorHub", {}),
         _catalog_source(),
         *(_machine_config_pool(role) for role in ("master", "worker")),
         _security_context_constraints("restricted-v2", privileged=False),
@@ -166,17 +168,18 @@ def fill(
             "versionHash": "hash",
         },
     )
-    set_status(
-        cluster,
-        "machineconfigpool/worker",
-        {
-            "machineCount": len(workers),
-            "updatedMachineCount": len(workers),
-            "readyMachineCount": len(workers),
-            "unavailableMachineCount": 0,
-            "degradedMachineCount": 0,
-        },
-    )
+    for role, count in (("master", 3), ("worker", len(workers))):
+        set_status(
+            cluster,
+            f"machineconfigpool/{role}",
+            {
+                "machineCount": count,
+                "updatedMachineCount": count,
+                "readyMachineCount": count,
+                "unavailableMachineCount": 0,
+                "degradedMachineCount": 0,
+            },
+        )
 
 
 def start_stand_ins(
@@ -276,9 +279,13 @@ def _published() -> Iterator[Path]:
         "config/v1/{}/0000_00_cluster-version-operator_01_clusterversions-Default.crd.yaml",
         "config/v1/{}/0000_10_config-operator_01_apiservers.crd.yaml",
         "config/v1/{}/0000_10_config-operator_01_authentications-SelfManagedHA-Default.crd.yaml",
+        "config/v1/{}/0000_10_config-operator_01_imagedigestmirrorsets.crd.yaml",
         "config/v1/{}/0000_10_config-operator_01_infrastructures-Default.crd.yaml",
+        "config/v1/{}/0000_03_config-operator_01_proxies.crd.yaml",
+        "config/v1/{}/0000_03_marketplace_01_operatorhubs.crd.yaml",
         "machineconfiguration/v1/{}/0000_80_machine-config_01_machineconfigpools-Default.crd.yaml",
         "operator/v1/{}/0000_40_cloud-credential_00_cloudcredentials.crd.yaml",
+        "operator/v1alpha1/{}/0000_10_config-operator_01_imagecontentsourcepolicies.crd.yaml",
         "security/v1/{}/0000_03_config-operator_01_securitycontextconstraints.crd.yaml",
     ):
         yield openshift / file.format("zz_generated.crd-manifests")
@@ -405,6 +412,11 @@ def _infrastructure(platform: str) -> dict:
         "metadata": {"name": "cluster"},
         "spec": {"platformSpec": {"type": platform, platform.lower(): {}}},
     }
+
+
+def _of_cluster(kind: str, spec: dict) -> dict:
+    """An object of which the installer creates one, with the name `cluster`."""
+    return {"apiVersion": "config.openshift.io/v1", "kind": kind, "metadata": {"name": "cluster"}, "spec": spec}
 
 
 def _cluster_version() -> dict:

@@ -35,6 +35,7 @@ def test_the_facts_of_the_roles_take_five_requests(cluster, cloud_side, run_modu
         "cluster_id",
         "version",
         "is_cluster_admin",
+        "topology",
     }
     assert {key: result[key] for key in facts} == {
         "is_openshift": True,
@@ -48,6 +49,11 @@ def test_the_facts_of_the_roles_take_five_requests(cluster, cloud_side, run_modu
         "cluster_id": openshift.CLUSTER_ID,
         "version": openshift.VERSION,
         "is_cluster_admin": True,
+        "topology": {
+            "control_plane": "HighlyAvailable",
+            "infrastructure": "HighlyAvailable",
+            "control_plane_workers": [],
+        },
     }
     assert not result["changed"]
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info")]
@@ -155,9 +161,10 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_eighteen_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_pods):
     # The API server answers the first request for a new kind with 429, until its storage is ready.
     cluster.get("peerpodconfigs", "-n", "cluster-info")
+    cluster.get("imagedigestmirrorsets,imagecontentsourcepolicies")
     kubeconfig = cluster.user_kubeconfig("cluster-info-details", "system:masters")
     result = run_module(
         "cluster_info",
@@ -181,6 +188,9 @@ def test_details_take_eighteen_requests_more(cluster, run_module, with_peer_pods
         "limit": "ten",
         "update_strategy": "OnDelete",
         "strategy_is_held": False,
+        "deployment_mode": None,
+        "has_proxy": False,
+        "has_initdata": False,
         "peer_pod_configs": [],
         "older_daemon_set_of": None,
     }
@@ -189,6 +199,9 @@ def test_details_take_eighteen_requests_more(cluster, run_module, with_peer_pods
         "problems": ["default of ConfigMap cluster-info/peerpods-limits is 'ten', which is not a valid limit."],
     }
     assert details.pop("kubernetes_version").startswith("v1.")
+    pools = {pool["name"]: pool for pool in details.pop("machine_configs")["pools"]}
+    assert pools["master"]["machines"] == 3
+    assert pools["worker"]["problem"] == ""
     assert details == {
         "credentials": {"mode": "", "issuer": "", "root": None, "secret": None},
         "match_conditions": True,
@@ -217,12 +230,61 @@ def test_details_take_eighteen_requests_more(cluster, run_module, with_peer_pods
             }
         ],
         "subscription": None,
+        "proxy": {"http_proxy": None, "https_proxy": None, "no_proxy": [], "trusted_ca": None},
+        "mirrors": [],
+        "disabled_catalogs": [],
+        "aro": None,
         "unread": {},
     }
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # The count does not include the requests for /version and /apis, which kubernetes.core sends as well. The last one
     # lists the pods, because of the annotation of cloud-api-adaptor.
-    assert sorted(verbs) == ["create"] + ["get"] * 13 + ["list"] * 8
+    assert sorted(verbs) == ["create"] + ["get"] * 15 + ["list"] * 11
+
+
+def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module):
+    """A single node behind a proxy, with mirrors and without the default catalogs."""
+    mirrors = [{"source": "registry.redhat.io", "mirrors": ["mirror.example.com:5000"]}]
+    mirror_sets = [
+        {
+            "apiVersion": "config.openshift.io/v1",
+            "kind": "ImageDigestMirrorSet",
+            "metadata": {"name": "cluster-info"},
+            "spec": {"imageDigestMirrors": mirrors},
+        },
+        {
+            "apiVersion": "operator.openshift.io/v1alpha1",
+            "kind": "ImageContentSourcePolicy",
+            "metadata": {"name": "cluster-info"},
+            "spec": {"repositoryDigestMirrors": [{**mirrors[0], "source": "quay.io/team"}]},
+        },
+    ]
+    node, label = cloud_side.workers[0].name, "node-role.kubernetes.io/master"
+    proxy = {"httpsProxy": "http://me:secret@proxy:3128", "noProxy": ".svc,10.0.0.0/16"}
+    cluster.apply(*mirror_sets)
+    cluster.kubectl("label", "node", node, f"{label}=")
+    openshift.set_status(cluster, "infrastructure/cluster", {"controlPlaneTopology": "SingleReplica"})
+    openshift.set_status(cluster, "proxy/cluster", proxy)
+    cluster.merge("operatorhub/cluster", {"spec": {"disableAllDefaultSources": True}})
+    cluster.merge("machineconfigpool/worker", {"spec": {"paused": True}})
+    try:
+        result = run_module("cluster_info", {"kubeconfig": str(cluster.kubeconfig), "details": True})
+    finally:
+        cluster.kubectl("delete", "imagedigestmirrorset/cluster-info", "imagecontentsourcepolicy/cluster-info")
+        cluster.kubectl("label", "node", node, f"{label}-")
+        openshift.set_status(cluster, "infrastructure/cluster", {"controlPlaneTopology": "HighlyAvailable"})
+        openshift.set_status(cluster, "proxy/cluster", dict.fromkeys(proxy))
+        cluster.merge("operatorhub/cluster", {"spec": {"disableAllDefaultSources": None}})
+        cluster.merge("machineconfigpool/worker", {"spec": {"paused": False}})
+    assert result["topology"]["control_plane"] == "SingleReplica"
+    assert [entry["name"] for entry in result["topology"]["control_plane_workers"]] == [node]
+    details = result["details"]
+    assert details["proxy"]["https_proxy"] == "http://***@proxy:3128"
+    assert details["proxy"]["no_proxy"] == [".svc", "10.0.0.0/16"]
+    assert {entry["source"] for entry in details["mirrors"]} == {"registry.redhat.io", "quay.io/team"}
+    assert "redhat-operators" in details["disabled_catalogs"]
+    assert any(pool["paused"] and "is paused" in pool["problem"] for pool in details["machine_configs"]["pools"])
+    assert "secret" not in json.dumps(result)
 
 
 def test_details_of_a_user_with_few_permissions(cluster, run_module):
@@ -241,8 +303,10 @@ def test_details_of_a_user_with_few_permissions(cluster, run_module):
         {"kubeconfig": str(kubeconfig), "details": True, "permissions_for": "site"},
     )
     details = result["details"]
-    unread = {"credentials", "limits", "operator", "subscription", "webhooks", "packages"}
+    of_openshift = {"machine_configs", "proxy", "mirrors", "operator_hub"}
+    unread = {"credentials", "limits", "operator", "subscription", "webhooks", "packages", *of_openshift}
     assert details["unread"].keys() == unread
+    assert details["machine_configs"] is details["proxy"] is details["disabled_catalogs"] is None
     assert "403 Forbidden" in details["unread"]["webhooks"]
     assert not any(result["pod_vms"].values())
     assert details["webhooks"] is details["catalogs"] is details["runtime_class"] is None

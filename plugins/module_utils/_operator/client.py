@@ -6,8 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import PODS_PATH
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH, serves
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
+    INSTALL_STATE_LABEL,
+    describe_pool,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     csv_names,
     plan_name,
@@ -21,7 +25,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import
 
 OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"
 KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
-POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
+MACHINE_CONFIGURATION = "/apis/machineconfiguration.openshift.io/v1"
+POOLS = f"{MACHINE_CONFIGURATION}/machineconfigpools"
 CREDENTIALS_REQUESTS = (
     "/apis/cloudcredential.openshift.io/v1/namespaces/openshift-cloud-credential-operator/credentialsrequests"
 )
@@ -79,8 +84,28 @@ def read_package_manifests(cluster: Cluster) -> list[dict] | None:
     return [manifest for page in pages for manifest in page["items"]]
 
 
-def read_pools(cluster: Cluster) -> dict[str, dict]:
-    return {pool["metadata"]["name"]: pool for pool in items(cluster, POOLS)}
+def read_pools(cluster: Cluster) -> dict[str, dict] | None:
+    """The MachineConfigPools by name; None if the API server does not serve them, as on hosted control planes."""
+    try:
+        return {pool["metadata"]["name"]: pool for pool in cluster.list(POOLS)}
+    except ClusterError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def read_machine_configs(cluster: Cluster) -> dict:
+    """What `plan_deployment` needs to know about the machine config operator."""
+    pools = read_pools(cluster)
+    if pools is None:
+        return {"served": serves(cluster.get(MACHINE_CONFIGURATION), "machineconfigs"), "pools": None}
+    return {"served": True, "pools": [describe_pool(pool) for pool in pools.values()]}
+
+
+def read_install_states(cluster: Cluster) -> dict[str, str]:
+    """The state of each node on which a DaemonSet of the operator installs or removes kata, by node."""
+    nodes = cluster.list(NODES_PATH, labelSelector=INSTALL_STATE_LABEL)
+    return {node["metadata"]["name"]: node["metadata"]["labels"][INSTALL_STATE_LABEL] for node in nodes}
 
 
 def read_kata_configs(cluster: Cluster) -> list[dict]:

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The progress of the operator's rollout of nodes (no I/O here).
 
-For a KataConfig, the operator creates a MachineConfigPool, whose nodes then run kata.
+For a KataConfig, the operator creates a MachineConfigPool, whose nodes then run kata; without separate workers it uses
+that of the control plane. With deploymentMode=DaemonSet, and where no MachineConfigPools are served, the pods of a
+DaemonSet install kata instead (controllers/daemonset_reconcile.go of openshift/sandboxed-containers-operator). They
+report the state of their node in a label (scripts/kata-install/osc-kata-install.sh).
 """
 
 from __future__ import annotations
@@ -21,17 +24,29 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 NAMED_NODES = 5
 NAMED_PODS = 20
 
+# The label of nodes with the state of an installation by a DaemonSet, and the state in which the operator waits for a
+# reboot that nothing starts.
+INSTALL_STATE_LABEL = "kataconfiguration.openshift.io/kata-ds-rpm-install"
+WAITS_FOR_REBOOT = "waiting_for_reboot"
+
+DAEMON_SET_REMEDY = (
+    "A DaemonSet of the operator changes the nodes: see `oc get pods -n openshift-sandboxed-containers-operator -o "
+    "wide` for its pods osc-rpm-…, and their logs. Fix the cause, then run the playbook again; it resumes from here."
+)
+
 
 def check_rollout(
     kata: dict | None,
-    pools: Mapping[str, dict],
+    pools: Mapping[str, dict] | None,
     runtime_class: str,
     since: Mapping[str, str],
     now: datetime,
+    states: Mapping[str, str] | None = None,
 ) -> Progress:
     """How many nodes run kata, and whether the operator has created the RuntimeClass of peer pods.
 
-    `since` is that of the previous Progress.
+    `since` is that of the previous Progress. `pools` are None if they are not served; `states` are those of
+    INSTALL_STATE_LABEL by node.
     """
     if kata is None:
         return Progress("", problem="There is no KataConfig.")
@@ -39,6 +54,8 @@ def check_rollout(
     nodes = status.get("kataNodes") or {}
     count, ready = nodes.get("nodeCount", 0), nodes.get("readyNodeCount", 0)
     condition = _in_progress(status)
+    is_daemon_set = pools is None or bool(states)
+    pools = {} if is_daemon_set else pools or {}
     pool = pools.get("kata-oc") or _updating(pools)
     done = (
         # The operator has applied enablePeerPods only after it has created the RuntimeClass of peer pods.
@@ -57,16 +74,25 @@ def check_rollout(
         since,
         now,
     )
-    return _with_outcome(progress, done and not problem, problem or _stuck(condition, pool, done))
+    problem = problem or _stuck(condition, pool, done) or _needs_reboot(states, done)
+    return _with_outcome(progress, done and not problem, problem, is_daemon_set)
 
 
-def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[str, str], now: datetime) -> Progress:
+def check_removal(
+    kata: dict | None,
+    pools: Mapping[str, dict] | None,
+    since: Mapping[str, str],
+    now: datetime,
+    states: Mapping[str, str] | None = None,
+) -> Progress:
     """How many nodes no longer run kata, after a KataConfig was deleted."""
     if kata is None:
         return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
     status = kata.get("status") or {}
     nodes = status.get("kataNodes") or {}
     condition = _in_progress(status)
+    is_daemon_set = pools is None or bool(states)
+    pools = {} if is_daemon_set else pools or {}
     pool = _updating(pools) or pools.get("worker")
     left = sum(
         len(nodes.get(key) or []) for key in ("installed", "uninstalling", "waitingToUninstall", "failedToUninstall")
@@ -82,7 +108,8 @@ def check_removal(kata: dict | None, pools: Mapping[str, dict], since: Mapping[s
     )
     if condition.get("reason") == "BlockedByExistingKataPods":
         return _with_outcome(progress, False, f"The operator waits: {condition.get('message')}.")
-    return _with_outcome(progress, False, _stuck(condition, pool, False))
+    problem = _stuck(condition, pool, False) or _needs_reboot(states, False)
+    return _with_outcome(progress, False, problem, is_daemon_set)
 
 
 def check_pods_ended(pods: list[str]) -> Progress:
@@ -93,8 +120,9 @@ def check_pods_ended(pods: list[str]) -> Progress:
     return Progress(summary, summary)
 
 
-def _with_outcome(progress: Progress, done: bool, problem: str) -> Progress:
-    return Progress(progress.summary, progress.status, done, problem, since=progress.since)
+def _with_outcome(progress: Progress, done: bool, problem: str, is_daemon_set: bool = False) -> Progress:
+    remedy = DAEMON_SET_REMEDY if is_daemon_set else ""
+    return Progress(progress.summary, progress.status, done, problem, remedy=remedy, since=progress.since)
 
 
 def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
@@ -104,6 +132,30 @@ def _stuck(condition: dict, pool: dict | None, done: bool) -> str:
     if condition.get("reason") == "Failed":
         return f"The KataConfig reports: {condition.get('message')}."
     return "" if pool is None else pool_problem(pool)
+
+
+def _needs_reboot(states: Mapping[str, str] | None, done: bool) -> str:
+    """The nodes that an administrator must reboot, if no other node is worked on."""
+    waiting = sorted(node for node, state in (states or {}).items() if state == WAITS_FOR_REBOOT)
+    if done or not waiting or any(state in ("installing", "uninstalling") for state in (states or {}).values()):
+        return ""
+    return (
+        f"A change of the packages of kata takes effect at the next boot of {join_names(waiting, NAMED_NODES)}, and "
+        "the operator does not reboot nodes without MachineConfigs. Reboot or replace them, one after the other."
+    )
+
+
+def describe_pool(pool: dict) -> dict:
+    """What else is decided about a MachineConfigPool needs."""
+    status = pool.get("status") or {}
+    return {
+        "name": pool["metadata"]["name"],
+        "machines": status.get("machineCount") or 0,
+        "updated": status.get("updatedMachineCount") or 0,
+        "paused": bool((pool.get("spec") or {}).get("paused")),
+        "updating": _updating({"": pool}) is not None,
+        "problem": pool_problem(pool),
+    }
 
 
 def pool_problem(pool: dict) -> str:

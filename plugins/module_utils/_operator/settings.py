@@ -93,6 +93,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "credentials": {"way": credentials.way, "reason": credentials.reason, "warnings": list(credentials.warnings)},
         "feature_gates": gates,
         "takes_over": takes_over,
+        "changes_nodes": not _has(existing.content(existing.kata_config) or None, desired["kata_config"]),
         "closed": [sentence for entry in settings for sentence in _closed(entry, {**stored, **changed})],
         "problems": [
             *credentials.problems,

@@ -6,9 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import pool_problem
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import is_managed
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import INTERRUPTED_RENEWAL
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import (
+    KATA_POOL,
+    WORKER_POOL,
+    Deployment,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import KEPT_KATA_CONFIG
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED, STS
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
@@ -58,11 +62,15 @@ def plan_teardown(objects: list[dict]) -> dict:
 
 
 def find_blockers(
-    objects: Iterable[tuple[str, str, dict]], pods: Iterable[dict], pools: Mapping[str, dict]
+    objects: Iterable[tuple[str, str, dict]],
+    pods: Iterable[dict],
+    deployment: Deployment,
+    pools: Iterable[Mapping],
 ) -> list[str]:
     """The reasons why the KataConfig of this collection would not be removed after its deletion, or would be lost.
 
-    `objects` are those of `read_objects`, `pods` the pods of the cluster, and `pools` the MachineConfigPools by name.
+    `objects` are those of `read_objects`, `pods` the pods of the cluster, and `pools` the MachineConfigPools as
+    `describe_pool` returns them.
     The operator checks all pods with the RuntimeClasses of the KataConfig, also those that have ended (`listKataPods`
     in controllers/openshift_controller.go of openshift/sandboxed-containers-operator), and then the machine config
     operator rolls the nodes.
@@ -98,8 +106,9 @@ def find_blockers(
                 "operator_install."
             )
     # The nodes of both pools become nodes of the pool worker.
-    problems = (pool_problem(pools[name]) for name in ("kata-oc", "worker") if name in pools)
-    return [*blockers, *(f"{problem} Fix this first." for problem in problems if problem)]
+    rolled = (KATA_POOL, WORKER_POOL) if deployment.pool == KATA_POOL else (deployment.pool,)
+    problems = {pool["name"]: pool["problem"] for pool in pools}
+    return [*blockers, *(f"{problems[name]} Fix this first." for name in rolled if problems.get(name))]
 
 
 def _reference(entry: dict) -> str:

@@ -13,13 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import DEPLOYMENT_MODE_KEY
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
+    INITDATA_KEY,
     LIMIT_KEY,
     OLM,
     PACKAGE,
     PEER_POD_CONFIG,
     PEER_PODS_CM,
+    PROXY_KEYS,
     UPDATE_STRATEGIES,
     UPDATE_STRATEGY_KEY,
     configs_path,
@@ -193,7 +196,9 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
 
     `limit` and `update_strategy` are the literal values of PEERPODS_LIMIT_PER_NODE and caaUpdateStrategy, None if they
     are not set; `strategy_is_held` is whether a run of this collection set the latter and did not restore it;
-    `peer_pod_configs` are the names of the PeerPodConfigs, None if the API server does not serve them;
+    `deployment_mode` is the literal value of deploymentMode; `has_proxy` and `has_initdata` are whether peer-pods-cm
+    has a proxy and the configuration of the VMs; `peer_pod_configs` are the names of the PeerPodConfigs, None if the
+    API server does not serve them;
     `older_daemon_set_of` is the PeerPodConfig that owns the DaemonSet of an older release, which exists in addition to
     the newer one; None if no such DaemonSet exists. Takes two more requests than `read_operator_summary`.
     """
@@ -214,6 +219,9 @@ def read_operator_state(cluster: Cluster, namespace: str) -> dict | None:
         "limit": (settings.get("data") or {}).get(LIMIT_KEY),
         "update_strategy": strategy,
         "strategy_is_held": held and strategy == UPDATE_STRATEGIES[1],
+        "deployment_mode": (gates.get("data") or {}).get(DEPLOYMENT_MODE_KEY),
+        "has_proxy": any((settings.get("data") or {}).get(key) for key in PROXY_KEYS),
+        "has_initdata": bool((settings.get("data") or {}).get(INITDATA_KEY)),
         "peer_pod_configs": (None if configs is None else [config["metadata"]["name"] for config in configs]),
         "older_daemon_set_of": _owner(operator.older_daemon_set, configs or ()),
     }

@@ -36,6 +36,11 @@ FEATURE_GATES = "osc-feature-gates"
 UPDATE_STRATEGY_KEY = "caaUpdateStrategy"
 UPDATE_STRATEGIES = ("RollingUpdate", "OnDelete")
 
+# The keys of peer-pods-cm with the proxy of cloud-api-adaptor and the configuration of the VMs. Each key is an
+# environment variable of cloud-api-adaptor (controllers/peerpods.go in openshift/sandboxed-containers-operator).
+PROXY_KEYS = ("HTTPS_PROXY", "https_proxy")
+INITDATA_KEY = "INITDATA"
+
 # The operator's own pool: the PeerPodConfig that it made for a KataConfig up to 1.8, and that 1.9 and newer migrate
 # and delete (migrate.go in openshift/sandboxed-containers-operator, pull request 533); `default` from 1.9 on.
 OPERATORS_CONFIG = "peerpodconfig-openshift"

@@ -14,6 +14,13 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_match_conditions,
     serves_mutating_policies,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology import (
+    describe_aro,
+    describe_mirrors,
+    describe_proxy,
+    describe_topology,
+    disabled_catalogs,
+)
 
 INFRASTRUCTURE_PATH = "/apis/config.openshift.io/v1/infrastructures/cluster"
 CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
@@ -71,6 +78,7 @@ def describe(
         "cluster_id": (version or {}).get("spec", {}).get("clusterID"),
         "version": (version or {}).get("status", {}).get("desired", {}).get("version"),
         "is_cluster_admin": review["status"]["allowed"],
+        "topology": describe_topology(infrastructure, nodes),
         "workers": [worker(node) for node in nodes],
         "pod_vms": pod_vms(platform.get("type"), (settings or {}).get("data") or {}),
         **(_azure(azure, nodes) if platform.get("type") == "Azure" else {}),
@@ -150,6 +158,11 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "subscription": readings.get("subscription"),
         "credentials": readings.get("credentials"),
         "catalogs": None if packages is None else [_catalog(package) for package in packages],
+        "machine_configs": readings.get("machine_configs"),
+        "proxy": describe_proxy(readings["proxy"]) if "proxy" in readings else None,
+        "mirrors": describe_mirrors(readings["mirrors"]) if "mirrors" in readings else None,
+        "disabled_catalogs": disabled_catalogs(readings["operator_hub"]) if "operator_hub" in readings else None,
+        "aro": describe_aro(readings.get("aro")),
         "unread": unread,
     }
 

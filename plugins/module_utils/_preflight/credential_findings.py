@@ -44,16 +44,7 @@ def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping |
     # The finding about the options reports an invalid one.
     if platform not in CLOUDS or options["requested"] not in ("auto", *WAYS):
         return
-    installed = (cluster["details"]["subscription"] or {}).get("installed_csv")
-    csv = installed or settings["starting_csv"] or channel_head(cluster, settings)
-    choice = choose_credentials(
-        options["requested"],
-        platform,
-        given=options["given"],
-        token=options["token"],
-        facts=facts,
-        csv=csv,
-    )
+    choice = chosen_credentials(cluster, settings)
     problem = choice.problem or _missing(choice, options, platform, facts)
     summary = f"cloud-api-adaptor gets its credentials by {WAYS[choice.way]}. {choice.reason}"
     if problem:
@@ -96,6 +87,21 @@ def _given(result: Mapping, error: str) -> dict:
     if result["unknown"]:
         return finding(IDENTITY_CHECK, "unknown", result["unknown"])
     return finding(IDENTITY_CHECK, "ok", "cloud-api-adaptor can use it, and its policies allow what is needed.")
+
+
+def chosen_credentials(cluster: Mapping, settings: Mapping) -> Choice:
+    """The way that the role operator_install chooses for these options."""
+    options = settings["credentials"]
+    installed = (cluster["details"]["subscription"] or {}).get("installed_csv")
+    csv = installed or settings["starting_csv"] or channel_head(cluster, settings)
+    return choose_credentials(
+        options["requested"],
+        cluster["platform"],
+        given=options["given"],
+        token=options["token"],
+        facts=cluster["details"]["credentials"],
+        csv=csv,
+    )
 
 
 def _missing(choice: Choice, options: Mapping, platform: str, facts: Mapping | None) -> str:

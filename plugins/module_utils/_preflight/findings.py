@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.network_findings import network_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.option_findings import option_findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology_findings import topology_findings
 
 
 def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -36,6 +37,7 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
         *option_findings(cluster, settings, readings.get("options") or (), readings.get("nulls") or ()),
         *cluster_findings(cluster, settings),
         *credential_findings(cluster, settings, readings.get("identity")),
+        *topology_findings(cluster, settings),
         *cloud_findings(cluster, settings, readings),
         *network_findings(cluster, settings, readings),
     ]

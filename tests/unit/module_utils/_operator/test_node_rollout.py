@@ -5,6 +5,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollou
     check_pods_ended,
     check_removal,
     check_rollout,
+    describe_pool,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
@@ -34,6 +35,56 @@ def pool(name="kata-oc", updated=1, conditions=(), **spec) -> dict:
 
 def rollout_of(kata_config, pools=None, since=None) -> Progress:
     return check_rollout(kata_config, pools or {}, "kata-remote", since or {}, NOW)
+
+
+class TestDaemonSet:
+    """Where a DaemonSet installs kata: without MachineConfigPools (None), or with the states of nodes."""
+
+    @pytest.mark.parametrize("pools", [None, {**pool("worker", paused=True), **pool("master")}])
+    def test_pools_of_nodes_do_not_matter(self, pools):
+        states = {} if pools is None else {"w1": "installed", "w2": "installing"}
+        progress = check_rollout(kata(ready=1, installing=["w2"]), pools, "kata-remote", {}, NOW, states)
+        assert (progress.summary, progress.problem) == ("1 of 3 nodes run kata; working on w2 (for 0 s)", "")
+        assert "osc-rpm-" in progress.remedy
+        removing = kata(3, 0, reason="Uninstalling", uninstalling=["w2"])
+        assert check_removal(removing, pools, {}, NOW, {**states, "w2": "uninstalling"}).problem == ""
+
+    def test_the_end_is_the_same(self):
+        assert check_rollout(kata(1, 1, "False", classes=["kata-remote"]), None, "kata-remote", {}, NOW).done
+
+    @pytest.mark.parametrize(
+        ("states", "problem"),
+        [
+            (
+                {"w1": "waiting_for_reboot", "w2": "waiting_for_reboot"},
+                "the next boot of w1, w2, and the operator does",
+            ),
+            ({"w1": "waiting_for_reboot", "w2": "uninstalling"}, ""),
+            ({"w1": "waiting_to_uninstall"}, ""),
+        ],
+    )
+    def test_nodes_that_nothing_reboots_are_a_problem(self, states, problem):
+        progress = check_removal(kata(2, 0, waitingToUninstall=["w1"]), None, {}, NOW, states)
+        assert (problem in progress.problem) if problem else not progress.problem
+
+    def test_without_a_reboot_that_is_needed_the_installation_has_ended(self):
+        ready = kata(1, 1, "False", classes=["kata-remote"])
+        states = {"w1": "waiting_for_reboot"}
+        assert check_rollout(ready, None, "kata-remote", {}, NOW, states).problem == ""
+
+
+def test_the_description_of_a_pool():
+    updating = pool(conditions=[condition("Updating")], paused=True)["kata-oc"]
+    assert describe_pool(updating) == {
+        "name": "kata-oc",
+        "machines": 3,
+        "updated": 1,
+        "paused": True,
+        "updating": True,
+        "problem": "MachineConfigPool kata-oc is paused: no node is rolled until spec.paused is false.",
+    }
+    new = describe_pool({"metadata": {"name": "worker"}})
+    assert (new["machines"], new["paused"], new["updating"], new["problem"]) == (0, False, False, "")
 
 
 class TestRoll:

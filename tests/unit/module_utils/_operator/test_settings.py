@@ -58,6 +58,7 @@ def test_the_written_settings():
         "feature_gates": {"confidential": "true", "deploymentMode": "DaemonSet"},
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
+        "changes_nodes": True,
         "takes_over": [],
         "closed": [],
         "problems": [],
@@ -267,6 +268,23 @@ def test_the_subscriptions_of_other_operators_are_not_changed():
     planned = settings(objects=[other], **SET)
     assert planned["subscription"] == {"channel": "stable", "installPlanApproval": "Automatic"}
     assert planned["takes_over"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "is_changed"),
+    [
+        (None, True),
+        ({}, True),
+        ({"enablePeerPods": False, "logLevel": "info"}, True),
+        ({"enablePeerPods": True, "logLevel": "debug"}, True),
+        ({"enablePeerPods": True, "logLevel": "info"}, False),
+        ({"enablePeerPods": True, "logLevel": "info", "checkNodeEligibility": True}, False),
+    ],
+)
+def test_a_kata_config_that_is_created_or_changed_changes_nodes(content: dict | None, is_changed: bool):
+    objects = [] if content is None else [existing("KataConfig", "k", content)]
+    log_level = [{"key": "logLevel", "value": "info"}]
+    assert settings(objects=objects, kata_config=log_level)["changes_nodes"] is is_changed
 
 
 def test_a_new_object_gets_the_values_of_options_that_are_not_set():

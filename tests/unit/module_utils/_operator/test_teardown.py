@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import describe_pool
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import find_blockers, plan_teardown
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import Deployment
 
 
 def entry(kind: str, name: str = "a", *, managed: bool = True, **labels: str) -> dict:
@@ -72,12 +74,22 @@ def pool(name: str, *, paused: bool = False, degraded: str = "") -> dict:
     return {"metadata": {"name": name}, "spec": {"paused": paused}, "status": {"conditions": conditions}}
 
 
+POOL = Deployment("MachineConfig", "kata-oc")
+CONVERGED = Deployment("MachineConfig", "master")
+WITHOUT_POOL = Deployment("DaemonSet")
+
+
 def blockers(
-    kata: dict | None, *, pods: tuple[dict, ...] = (), pools: tuple[dict, ...] = (), phases: tuple = ("Succeeded",)
+    kata: dict | None,
+    *,
+    pods: tuple[dict, ...] = (),
+    pools: tuple[dict, ...] = (),
+    phases: tuple = ("Succeeded",),
+    deployment: Deployment = POOL,
 ) -> list[str]:
     objects = [("v1", "KataConfig", kata)] if kata else []
     objects += [("v1alpha1", "ClusterServiceVersion", csv(phase, patch)) for patch, phase in enumerate(phases)]
-    return find_blockers(objects, pods, {entry["metadata"]["name"]: entry for entry in pools})
+    return find_blockers(objects, pods, deployment, [describe_pool(entry) for entry in pools])
 
 
 INSTALLED = ("kata", "kata-remote")
@@ -103,6 +115,10 @@ INSTALLED = ("kata", "kata-remote")
         (blockers(kata_config(), phases=(None,)), ["v1.13.0 is new"]),
         (blockers(kata_config(), pools=(pool("worker", paused=True),)), ["MachineConfigPool worker is paused"]),
         (blockers(kata_config(), pools=(pool("kata-oc", degraded="full disk"),)), ["kata-oc is degraded: full disk"]),
+        (
+            blockers(kata_config(), pools=(pool("master", paused=True), pool("worker")), deployment=CONVERGED),
+            ["MachineConfigPool master is paused"],
+        ),
     ],
 )
 def test_what_blocks_the_removal_of_a_kata_config(found: list[str], words: list[str]):
@@ -116,10 +132,10 @@ KEPT = ("v1", "ConfigMap", {"metadata": {"name": "peerpods-kataconfig"}})
 
 def test_a_kata_config_that_a_renewal_deleted_is_not_lost():
     """The ConfigMap that keeps it would be deleted together with the namespace."""
-    (sentence,) = find_blockers([KEPT], [], {})
+    (sentence,) = find_blockers([KEPT], [], POOL, [])
     assert "the ConfigMap peerpods-kataconfig keeps" in sentence
     created_again = ("kataconfiguration.openshift.io/v1", "KataConfig", kata_config(managed=False))
-    assert find_blockers([created_again, KEPT], [], {}) == []
+    assert find_blockers([created_again, KEPT], [], POOL, []) == []
 
 
 def test_all_blockers_are_reported_together():
@@ -137,6 +153,8 @@ def test_all_blockers_are_reported_together():
             pods=(pod("runc"), pod(None)),
             pools=(pool("worker"), pool("master", paused=True)),
         ),
+        # A DaemonSet removes kata.
+        blockers(kata_config(), pools=(pool("worker", paused=True),), deployment=WITHOUT_POOL),
         # While one version replaces another, the old one runs.
         blockers(kata_config(), phases=("Replacing", "Installing")),
         # Nothing has to run before it is gone.

@@ -51,6 +51,7 @@ def test_azure_facts_come_from_the_infrastructure_and_the_nodes():
         "infrastructure_name": "demo-x",
         "cluster_id": "id-1",
         "version": "4.13.5",
+        "topology": {"control_plane": None, "infrastructure": None, "control_plane_workers": []},
         "is_cluster_admin": True,
         "pod_vms": NO_SETTINGS,
     }
@@ -104,6 +105,7 @@ def test_a_cluster_that_is_not_openshift_has_only_workers():
     assert facts.pop("is_openshift") is False
     assert facts.pop("is_cluster_admin") is True
     assert [row["instance_id"] for row in facts.pop("workers")] == ["worker"]
+    assert facts.pop("topology")["control_plane"] is None
     assert set(facts.values()) == {None}
 
 
@@ -191,6 +193,11 @@ def test_details_of_an_old_api_server_without_an_operator():
         "subscription": None,
         "credentials": None,
         "catalogs": None,
+        "machine_configs": None,
+        "proxy": None,
+        "mirrors": None,
+        "disabled_catalogs": None,
+        "aro": None,
         "unread": {"webhooks": "no"},
     }
 

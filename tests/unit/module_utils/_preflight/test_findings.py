@@ -31,6 +31,9 @@ OPERATOR = {
     "limit": "10",
     "update_strategy": None,
     "strategy_is_held": False,
+    "deployment_mode": None,
+    "has_proxy": False,
+    "has_initdata": False,
     "peer_pod_configs": None,
     "older_daemon_set_of": None,
 }
@@ -41,6 +44,20 @@ FIRST_GENERATION = {
     "advertiser": "peerpodconfig-ctrl",
     "peer_pod_configs": ["peerpodconfig-openshift"],
 }
+
+
+def pool(name: str, machines: int = 3, **fields: object) -> dict:
+    """A MachineConfigPool as `describe_pool` describes it."""
+    return {
+        "name": name,
+        "machines": machines,
+        "updated": machines,
+        "paused": False,
+        "updating": False,
+        "problem": "",
+        **fields,
+    }
+
 
 SETTINGS = {
     "check_cloud_resources": True,
@@ -64,11 +81,19 @@ SETTINGS = {
     "vm_subnet_is_set": False,
     "worker_subnets": ["subnet-1"],
     "azure_nat_gateway": False,
+    "deployment_mode": "",
+    "pool_selector": {},
+    "confirm": "",
+    "extra_keys": [],
+    "azure_resource_group": "",
 }
 CLUSTER = {
     "is_openshift": True,
     "platform": "AWS",
     "region": "eu-central-1",
+    "resource_group": None,
+    "infrastructure_name": "demo-7x2kq",
+    "topology": {"control_plane": "HighlyAvailable", "infrastructure": "HighlyAvailable", "control_plane_workers": []},
     "subscription_id": None,
     "version": "4.16.21",
     "is_cluster_admin": True,
@@ -88,6 +113,11 @@ CLUSTER = {
         "subscription": None,
         "credentials": {"mode": "", "issuer": "", "root": "mint", "secret": "given"},
         "catalogs": [CATALOG],
+        "machine_configs": {"served": True, "pools": [pool("master"), pool("worker")]},
+        "proxy": {"http_proxy": None, "https_proxy": None, "no_proxy": [], "trusted_ca": None},
+        "mirrors": [],
+        "disabled_catalogs": [],
+        "aro": None,
         "unread": {},
     },
 }
@@ -150,6 +180,7 @@ AZURE = {
         **CLUSTER,
         "platform": "Azure",
         "region": "westeurope",
+        "resource_group": "demo-rg",
         "subscription_id": "sub-1",
         "workers": [{**AZURE_WORKER, "name": "a"}, {**AZURE_WORKER, "name": "b"}],
     },
@@ -221,8 +252,8 @@ def test_without_problems_every_check_is_ok(readings):
     assert {finding["status"] for finding in all_findings} == {"ok"}
     checks = [finding["check"] for finding in all_findings]
     # These are reported only for an invalid limit or option, an unreadable cluster, missing images, a served
-    # PeerPodConfig API, and a role or managed identity.
-    unreported = {"cluster", "images", "limit", "limit-pools", "migration", "options", "vm-identity"}
+    # PeerPodConfig API, a role or managed identity, and Azure Red Hat OpenShift.
+    unreported = {"aro", "cluster", "images", "limit", "limit-pools", "migration", "options", "vm-identity"}
     if readings is AZURE:
         unreported |= ONLY_AWS
     assert sorted(checks) == sorted(TITLES.keys() - unreported)
