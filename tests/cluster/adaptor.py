@@ -39,7 +39,7 @@ from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
-from .operators import KATA_OC_LABEL, Api, advertise, is_passing
+from .operators import KATA_OC_LABEL, MASTER_LABEL, Api, advertise, is_passing
 from .pod_network import PodNetwork
 from .pod_vms import cloud_of
 from .releases import RELEASES, Release, release_of
@@ -223,7 +223,7 @@ class Adaptors:
         elif phase == "Running":  # kwok simulates this pod.
             self._running[uid] = pod
             self._make_object(pod)
-        elif KATA_OC_LABEL in pod["spec"].get("nodeSelector", {}):
+        elif {KATA_OC_LABEL, MASTER_LABEL} & pod["spec"].get("nodeSelector", {}).keys():
             if self._serving[pod["spec"]["nodeName"]]:
                 self._run(pod)
             else:

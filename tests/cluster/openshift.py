@@ -285,6 +285,7 @@ def _published() -> Iterator[Path]:
         "config/v1/{}/0000_03_marketplace_01_operatorhubs.crd.yaml",
         "machineconfiguration/v1/{}/0000_80_machine-config_01_machineconfigpools-Default.crd.yaml",
         "operator/v1/{}/0000_40_cloud-credential_00_cloudcredentials.crd.yaml",
+        "machineconfiguration/v1/{}/0000_80_machine-config_01_machineconfigs.crd.yaml",
         "operator/v1alpha1/{}/0000_10_config-operator_01_imagecontentsourcepolicies.crd.yaml",
         "security/v1/{}/0000_03_config-operator_01_securitycontextconstraints.crd.yaml",
     ):

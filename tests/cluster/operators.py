@@ -39,6 +39,8 @@ from .releases import NEWEST, Release, release_of
 PACKAGE = "sandboxed-containers-operator"
 
 KATA_OC_LABEL = "node-role.kubernetes.io/kata-oc"
+MASTER_LABEL = "node-role.kubernetes.io/master"
+INSTALL_STATE = "kataconfiguration.openshift.io/kata-ds-rpm-install"
 KATA_FINALIZER = "kataconfiguration.openshift.io/finalizer"
 CREDENTIALS_FINALIZER = "cloudcredential.openshift.io/deprovision"
 
@@ -47,6 +49,9 @@ WORKER_CONFIG = CONFIGURED[f"{MACHINE_CONFIG}/currentConfig"]
 
 # A node with this annotation cannot be updated to another configuration. The value is the reason.
 DEGRADES = "tests.osc.peerpods/degrades"
+
+# A node with this annotation was rebooted after a DaemonSet has removed kata.
+REBOOTED = "tests.osc.peerpods/rebooted"
 
 # The image jobs of a KataConfig with this annotation fail: those in its value, "create", "delete" or both.
 IMAGE_JOB_FAILS = "tests.osc.peerpods/image-job-fails"
@@ -574,6 +579,7 @@ def _brought_up(api: Api, collection: str, csv: dict) -> bool:
         )
     following = phases[phases.index(phase or "") + 1]
     starts = all(bundle.starts for bundles in CHANNELS.values() for bundle in bundles if bundle.csv == name)
+    starts = starts and (release_of(csv["spec"]["version"]).starts_without_pools or _pools(api) is not None)
     if following == "Succeeded" and not starts:
         status = {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}
     else:
@@ -678,7 +684,8 @@ def sandboxed_containers_operator(api: Api) -> None:
     its Subscription → peer-pods-secret. It creates no CredentialsRequest of its own: the role has created it.
     """
     latest = _installed(api)
-    if latest is None:
+    # Where a kind that it watches is not served, the manager of the operator ends with an error.
+    if latest is None or not (release_of(latest).starts_without_pools or _pools(api) is not None):
         return
     _map_credentials(api, release_of(latest))
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
@@ -801,6 +808,35 @@ RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 PEER_POD_CONFIGS = f"/apis/confidentialcontainers.org/v1alpha1/namespaces/{OPERATOR_NAMESPACE}/peerpodconfigs"
 
 
+def _pools(api: Api) -> dict[str, dict] | None:
+    """The MachineConfigPools by name; None if they are not served."""
+    pools = api.get(POOLS)
+    return None if pools is None else {pool["metadata"]["name"]: pool for pool in pools["items"]}
+
+
+def _uses_daemon_set(api: Api, release: Release) -> bool:
+    """The deployment mode (resolveDeploymentMode in SCO's controllers/deployment_mode_handler.go)."""
+    if not release.reads_mode:
+        return False
+    gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
+    default = "DaemonSetFallback" if release.starts_without_pools else "MachineConfig"
+    mode = gates.get("deploymentMode")
+    mode = mode if mode in ("MachineConfig", "DaemonSet", "DaemonSetFallback") else default
+    is_fallback = mode == "DaemonSetFallback" and api.get(f"/apis/{MACHINE_CONFIG}/v1/machineconfigs") is None
+    return mode == "DaemonSet" or is_fallback
+
+
+def _is_converged(pools: dict[str, dict] | None) -> bool:
+    """checkConvergedCluster in SCO's controllers/openshift_controller.go."""
+    worker = (pools or {}).get("worker") or {}
+    return pools is not None and len(pools) == 2 and (worker.get("status") or {}).get("machineCount") == 0
+
+
+def _node_label(api: Api) -> str:
+    """The label of the nodes that run kata (getNodeSelectorAsMap)."""
+    return MASTER_LABEL if _is_converged(_pools(api)) else KATA_OC_LABEL
+
+
 def _kata_path(kata: dict) -> str:
     return f"/apis/kataconfiguration.openshift.io/v1/kataconfigs/{kata['metadata']['name']}"
 
@@ -816,22 +852,29 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     selector = (spec.get("kataConfigPoolSelector") or {}).get("matchLabels", {})
     if spec.get("checkNodeEligibility"):
         selector = {**selector, "feature.node.kubernetes.io/runtime.kata": "true"}
-    workers = _workers(api)
-    for node in workers:
-        _label(api, node, selector.items() <= node["metadata"]["labels"].items())
-    api.ensure(
-        POOLS,
-        {
-            "apiVersion": f"{MACHINE_CONFIG}/v1",
-            "kind": "MachineConfigPool",
-            "metadata": {"name": "kata-oc"},
-            "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}}, "configuration": {"name": target}},
-        },
-    )
-    configuration = {"configuration": {"name": target}}
-    if not configuration.items() <= api.request("GET", f"{POOLS}/kata-oc")["spec"].items():
-        api.merge(f"{POOLS}/kata-oc", {"spec": configuration})
-    nodes = _kata_nodes(workers, target)
+    workers, label = _workers(api), _node_label(api)
+    if label == MASTER_LABEL:
+        # The pool of the control plane cannot be customized.
+        selector = {MASTER_LABEL: ""}
+    if _uses_daemon_set(api, release):
+        for node in workers:
+            _label(api, node, selector.items() <= node["metadata"]["labels"].items())
+        nodes = _changed_by_daemon_set(api, kata, workers, label, "install")
+    else:
+        if label == KATA_OC_LABEL:
+            for node in workers:
+                _label(api, node, selector.items() <= node["metadata"]["labels"].items())
+            api.ensure(
+                POOLS,
+                {
+                    "apiVersion": f"{MACHINE_CONFIG}/v1",
+                    "kind": "MachineConfigPool",
+                    "metadata": {"name": "kata-oc"},
+                    "spec": {"nodeSelector": {"matchLabels": {KATA_OC_LABEL: ""}}, "configuration": {"name": target}},
+                },
+            )
+        _configure(api, "kata-oc" if label == KATA_OC_LABEL else "master", target)
+        nodes = _kata_nodes(workers, target, label)
     ready = nodes["readyNodeCount"] == nodes["nodeCount"]
     status: dict[str, Any] = {
         "kataNodes": nodes,
@@ -839,14 +882,14 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     }
     if ready:
         status["runtimeClasses"] = ["kata"]
-        api.ensure(RUNTIME_CLASSES, _runtime_class("kata", kata))
+        api.ensure(RUNTIME_CLASSES, _runtime_class("kata", kata, label))
         if spec.get("enablePeerPods"):
             condition = _peer_pods(api, kata, release, version)
             if condition:
                 status["conditions"] = [condition]
             else:
                 status["runtimeClasses"].append("kata-remote")
-                api.ensure(RUNTIME_CLASSES, _runtime_class("kata-remote", kata))
+                api.ensure(RUNTIME_CLASSES, _runtime_class("kata-remote", kata, label))
     api.status(_kata_path(kata), kata, status)
 
 
@@ -869,10 +912,16 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
                 ]
             },
         )
-    workers = _workers(api)
-    for node in workers:
-        _label(api, node, False)
-    nodes = _kata_nodes(workers, None)
+    workers, label = _workers(api), _node_label(api)
+    uses_daemon_set = _uses_daemon_set(api, release)
+    if uses_daemon_set:
+        nodes = _changed_by_daemon_set(api, kata, workers, label, "uninstall")
+    else:
+        for node in workers:
+            _label(api, node, False)
+        if label == MASTER_LABEL:
+            _configure(api, "master", WORKER_CONFIG)
+        nodes = _kata_nodes(workers, None)
     uninstalling = [*nodes["uninstalling"], *nodes["waitingToUninstall"], *nodes["failedToUninstall"]]
     if uninstalling:
         return api.status(
@@ -883,7 +932,11 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
                 "conditions": [_in_progress("Uninstalling", nodes, workers, False)],
             },
         )
-    api.delete(f"{POOLS}/kata-oc")
+    if uses_daemon_set:
+        for node in workers:
+            _label(api, node, False)
+    else:
+        api.delete(f"{POOLS}/kata-oc")
     api.delete(f"{PEER_POD_CONFIGS}/peerpodconfig-openshift")
     api.delete(f"{DAEMON_SETS}/osc-caa-ds")
     for path in WEBHOOK_PATHS:
@@ -896,6 +949,61 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
     if STS_LABEL in ((api.get(PEER_PODS_SECRET) or {}).get("metadata") or {}).get("labels", {}):
         api.delete(PEER_PODS_SECRET)
     return None
+
+
+def _configure(api: Api, pool: str, target: str) -> None:
+    """Give the pool another configuration, as new and deleted MachineConfigs do."""
+    configuration = {"configuration": {"name": target}}
+    if not configuration.items() <= api.request("GET", f"{POOLS}/{pool}")["spec"].items():
+        api.merge(f"{POOLS}/{pool}", {"spec": configuration})
+
+
+def _changed_by_daemon_set(api: Api, kata: dict, workers: list[dict], label: str, action: str) -> dict:
+    """Install or uninstall kata with a DaemonSet, and return status.kataNodes (SCO's daemonset_reconcile.go).
+
+    Its pods set the label of their node (osc-kata-install.sh). The operator lets one node after the other install.
+    After an uninstallation a pod waits for the reboot of its node.
+    """
+    api.delete(f"{DAEMON_SETS}/osc-rpm-{'uninstall' if action == 'install' else 'install'}")
+    name = f"osc-rpm-{action}"
+    labels = {"name": name}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"nodeSelector": {label: ""}, "containers": [{"name": "kata-install", "image": "osc-daemonset"}]},
+    }
+    api.ensure(
+        DAEMON_SETS,
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": name, "ownerReferences": [_owner(kata)]},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        },
+    )
+    selected = [node for node in workers if label in node["metadata"]["labels"]]
+    states = [node["metadata"]["labels"].get(INSTALL_STATE) for node in selected]
+    for node, state in zip(selected, states, strict=True):
+        is_rebooted = REBOOTED in (node["metadata"].get("annotations") or {})
+        following = {
+            ("install", "waiting_to_install"): None if "installing" in states else "installing",
+            ("install", "installing"): "installed",
+            ("install", "installed"): None,
+            ("uninstall", "uninstalling"): "waiting_for_reboot",
+            ("uninstall", "waiting_for_reboot"): "uninstalled" if is_rebooted else None,
+            ("uninstall", "uninstalled"): None,
+        }.get((action, state), "waiting_to_install" if action == "install" else "uninstalling")
+        if following:
+            states[selected.index(node)] = following
+            path = f"/api/v1/nodes/{node['metadata']['name']}"
+            api.merge(path, {"metadata": {"labels": {INSTALL_STATE: following}}})
+    lists: dict[str, list[str]] = {"installed": [], "failedToInstall": [], "failedToUninstall": []}
+    for list_name in ("installing", "waitingToInstall", "uninstalling", "waitingToUninstall"):
+        lists[list_name] = []
+    waiting = f"waitingTo{action.capitalize()}"
+    for node, state in zip(selected, states, strict=True):
+        if state != "uninstalled":
+            lists[state if state in lists else waiting].append(node["metadata"]["name"])
+    return {"nodeCount": len(selected), "readyNodeCount": len(lists["installed"]), **lists}
 
 
 def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | None:
@@ -1208,7 +1316,7 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     uid = kata["metadata"]["uid"]
     if _reconciled.get(uid) == observed:
         return
-    adaptors = _adaptors(release, version, {KATA_OC_LABEL: ""}, _owner(kata))
+    adaptors = _adaptors(release, version, {_node_label(api): ""}, _owner(kata))
     if release.rolls:
         if not settings:
             raise RetryError
@@ -1301,10 +1409,9 @@ def _workers(api: Api) -> list[dict]:
 def _label(api: Api, node: dict, is_labelled: bool) -> None:
     labels = node["metadata"]["labels"]
     if (KATA_OC_LABEL in labels) != is_labelled:
-        api.merge(
-            f"/api/v1/nodes/{node['metadata']['name']}",
-            {"metadata": {"labels": {KATA_OC_LABEL: "" if is_labelled else None}}},
-        )
+        # The state of a DaemonSet is removed with it (unlabelNodesDaemonSet).
+        changed_labels = {KATA_OC_LABEL: ""} if is_labelled else {KATA_OC_LABEL: None, INSTALL_STATE: None}
+        api.merge(f"/api/v1/nodes/{node['metadata']['name']}", {"metadata": {"labels": changed_labels}})
         if is_labelled:
             labels[KATA_OC_LABEL] = ""
         else:
@@ -1320,7 +1427,7 @@ def _machine_config(node: dict) -> tuple[str, str]:
     )
 
 
-def _kata_nodes(workers: list[dict], target: str | None) -> dict:
+def _kata_nodes(workers: list[dict], target: str | None, label: str = KATA_OC_LABEL) -> dict:
     """status.kataNodes of the KataConfig, from the labels and annotations of nodes."""
     lists: dict[str, list[str]] = {
         name: []
@@ -1336,7 +1443,7 @@ def _kata_nodes(workers: list[dict], target: str | None) -> dict:
     }
     selected = 0
     for node in workers:
-        kata = KATA_OC_LABEL in node["metadata"]["labels"]
+        kata = label in node["metadata"]["labels"]
         selected += kata
         config, state = _machine_config(node)
         verb = "install" if kata else "uninstall"
@@ -1379,7 +1486,7 @@ def _in_progress(reason: str, nodes: dict, workers: list[dict], done: bool) -> d
     }
 
 
-def _runtime_class(name: str, kata: dict) -> dict:
+def _runtime_class(name: str, kata: dict, label: str) -> dict:
     return {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
@@ -1399,17 +1506,25 @@ def _runtime_class(name: str, kata: dict) -> dict:
         "handler": name,
         # The overhead of the shim and cloud-api-adaptor on the worker node.
         "overhead": {"podFixed": {"cpu": "250m", "memory": "350Mi"}},
-        "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
+        "scheduling": {"nodeSelector": {label: ""}},
     }
 
 
 def machine_config_operator(api: Api) -> None:
     """MachineConfigPool → its nodes are updated to the configuration of the pool, one after the other."""
-    pools = {pool["metadata"]["name"]: pool for pool in api.list(POOLS)}
+    pools = _pools(api)
+    # A hosted control plane has no machine config operator.
+    if pools is None:
+        return
     members: dict[str, list[dict]] = {"worker": [], "kata-oc": []}
     for node in _workers(api):
-        labelled = KATA_OC_LABEL in node["metadata"]["labels"]
-        members["kata-oc" if labelled and "kata-oc" in pools else "worker"].append(node)
+        labels = node["metadata"]["labels"]
+        if MASTER_LABEL in labels:
+            # Also with the label of another pool (GetPoolsForNode in pkg/helpers/helpers.go of
+            # openshift/machine-config-operator). Other nodes of the control plane do not exist here.
+            members.setdefault("master", []).append(node)
+        else:
+            members["kata-oc" if KATA_OC_LABEL in labels and "kata-oc" in pools else "worker"].append(node)
     for name in members.keys() & pools.keys():
         _rolled(api, pools[name], members[name])
 

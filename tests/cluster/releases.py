@@ -28,6 +28,9 @@ class Release:
     value is not a number. `rolls`: the operator watches peer-pods-cm and replaces cloud-api-adaptor's pods after
     each change of its data. `has_update_strategy`: caaUpdateStrategy in osc-feature-gates decides whether it
     replaces them or waits until they are deleted. `has_webhook`: the operator deploys a mutating webhook.
+    `reads_mode`: deploymentMode in osc-feature-gates decides whether kata is installed by MachineConfigs or by a
+    DaemonSet. `starts_without_pools`: the operator also starts where no MachineConfigPools are served, and then uses
+    a DaemonSet by default.
     """
 
     since: tuple[int, int]
@@ -42,6 +45,8 @@ class Release:
     rolls: bool = False
     has_update_strategy: bool = False
     has_webhook: bool = True
+    reads_mode: bool = False
+    starts_without_pools: bool = False
 
     @property
     def migrates(self) -> bool:
@@ -73,9 +78,13 @@ RELEASES = (
     # at each reconcile; it was closed, and what it names (defaults that the API server adds) does not change a
     # DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
+    # SCO's pull request 1067, in 1.10.3, the first of 1.10 that a catalog here has: controllers/fg_handler.go,
+    # deployment_mode_handler.go and daemonset_reconcile.go, and scripts/kata-install/osc-kata-install.sh.
+    Release((1, 10), has_peer_pod_config=False, daemon_set="osc-caa-ds", reads_mode=True),
     # SCO's pull request 879 (Azure; config/peerpods/podvm/osc-podvm-create-job.yaml of 1.12.0 mounts the token).
-    Release((1, 12), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=("Azure",)),
+    Release((1, 12), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=("Azure",), reads_mode=True),
     # SCO's pull request 2189 (AWS) and config/peerpods/credentials-requests/ccoctl.
+    # SCO's pull request 2291: without MachineConfigPools.
     # SCO's pull request 1950, controllers/fg_handler.go, cm_event_handler.go, docs/CONFIG-OPTIONS.md and
     # docs/credentials-handling.md; controllers/peerpods.go at 00b58ece, where the environment is NODE_NAME,
     # TLS_MIN_VERSION, TLS_CIPHER_SUITES and a proxy's, and so no POD_UID. CAA's 62d8abbd, and IntWithEnv in
@@ -90,6 +99,8 @@ RELEASES = (
         takes_leading_digits=True,
         rolls=True,
         has_update_strategy=True,
+        reads_mode=True,
+        starts_without_pools=True,
     ),
 )
 

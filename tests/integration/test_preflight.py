@@ -25,7 +25,7 @@ from tests.support import ROOT
 
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
 
-# Checks without a finding here: the first three need an installed operator, and `aro` Azure Red Hat OpenShift; the others
+# Checks without a finding here: the first three need an installed operator, aro Azure Red Hat OpenShift, and the others
 # report only an error.
 SILENT = {"adaptor-settings", "limit-pools", "migration", "aro", "cluster", "limit", "options", "images"}
 
