@@ -260,7 +260,7 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
         },
     ]
     node, label = cloud_side.workers[0].name, "node-role.kubernetes.io/master"
-    proxy = {"httpsProxy": "http://me:secret@proxy:3128", "noProxy": ".svc,10.0.0.0/16"}
+    proxy = {"httpsProxy": "http://me:hush@proxy:3128", "noProxy": ".svc,10.0.0.0/16"}
     cluster.apply(*mirror_sets)
     cluster.kubectl("label", "node", node, f"{label}=")
     openshift.set_status(cluster, "infrastructure/cluster", {"controlPlaneTopology": "SingleReplica"})
@@ -284,7 +284,7 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
     assert {entry["source"] for entry in details["mirrors"]} == {"registry.redhat.io", "quay.io/team"}
     assert "redhat-operators" in details["disabled_catalogs"]
     assert any(pool["paused"] and "is paused" in pool["problem"] for pool in details["machine_configs"]["pools"])
-    assert "secret" not in json.dumps(result)
+    assert "hush" not in json.dumps(result)
 
 
 def test_details_of_a_user_with_few_permissions(cluster, run_module):
