@@ -6,6 +6,7 @@ liveness probe."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,8 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 # Seconds within which a client must send its request and read the response.
 TIMEOUT = 5
 
-# The maximum number of open connections. A further one takes the place of the oldest, so that kubelet gets an answer
-# and file descriptors remain for the API server.
+# The maximum number of open connections. A further one takes the place of the oldest of the client that has the most,
+# so that kubelet gets an answer and file descriptors remain for the API server.
 MAX_CONNECTIONS = 64
 
 # Whether the agent passes a probe, and the body of the response.
@@ -24,8 +25,8 @@ Probe = Callable[[], tuple[bool, str]]
 async def serve(address: str, port: int, live: Probe, ready: Probe) -> asyncio.Server:
     """Serve /healthz, /readyz and /metrics. Raises OSError if the port is in use."""
     probes = {b"/healthz": live, b"/readyz": ready}
-    # In the order in which they were opened.
-    connections: dict[asyncio.StreamWriter, None] = {}
+    # The address of the client of each connection, in the order in which they were opened.
+    connections: dict[asyncio.StreamWriter, str] = {}
 
     def respond(path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
@@ -36,9 +37,11 @@ async def serve(address: str, port: int, live: Probe, ready: Probe) -> asyncio.S
         return "404 Not Found", "text/plain", b"not found; paths: /healthz, /readyz, /metrics"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections[writer] = None
+        # A client that has disconnected already has no address.
+        connections[writer] = (writer.get_extra_info("peername") or ("",))[0]
         if len(connections) > MAX_CONNECTIONS:
-            oldest = next(iter(connections))
+            ((most, _count),) = Counter(connections.values()).most_common(1)
+            oldest = next(other for other, client in connections.items() if client == most)
             del connections[oldest]
             oldest.transport.abort()
         try:

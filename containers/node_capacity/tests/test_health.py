@@ -8,7 +8,10 @@ from peerpods_node_capacity import health
 
 
 async def get(port: int, path: str) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    return await request(*await asyncio.open_connection("127.0.0.1", port), path)
+
+
+async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> bytes:
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     response = await reader.read()
     writer.close()
@@ -34,6 +37,25 @@ def test_clients_that_hold_connections_open_do_not_keep_others_out(monkeypatch):
             except ConnectionError:
                 closed += 1
         assert closed == 2 * health.MAX_CONNECTIONS
+        server.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_client_with_many_connections_does_not_replace_that_of_another(monkeypatch):
+    """They are accepted together: kubelet's request is read only after all of them."""
+    monkeypatch.setattr("peerpods_node_capacity.health.TIMEOUT", 600)
+
+    async def scenario() -> None:
+        server = await health.serve("127.0.0.1", 0, lambda: (True, "ok"), lambda: (True, "ok"))
+        port = server.sockets[0].getsockname()[1]
+        kubelet = await asyncio.open_connection("127.0.0.1", port)
+        idle = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.7", 0))
+            for _ in range(2 * health.MAX_CONNECTIONS)
+        ]
+        assert (await request(*kubelet, "/healthz")).startswith(b"HTTP/1.1 200 ")
+        assert not idle[-1][0].at_eof()
         server.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -313,7 +313,13 @@ def _why_unchanged(created: dict, mark: str | None) -> str | None:
 
 
 def _lacks_runtime_class(cluster: Cluster, pod: dict) -> bool:
-    return cluster.get(f"{RUNTIME_CLASSES_PATH}/{pod['spec']['runtimeClassName']}") is None
+    try:
+        return cluster.get(f"{RUNTIME_CLASSES_PATH}/{pod['spec']['runtimeClassName']}") is None
+    except ClusterError as error:
+        # The rejection itself names its reason.
+        if error.status != 403:
+            raise
+        return False
 
 
 def probe_pod(runtime_class: str, object_selector: dict | None, annotations: dict[str, str] | None = None) -> dict:

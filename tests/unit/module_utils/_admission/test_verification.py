@@ -262,6 +262,15 @@ def test_an_error_that_says_nothing_about_the_pod_is_no_proof(error: ClusterErro
         prove(Answers(default=[error], a=[MUTATED_POD]), UNCHANGED, ["default", "a"], ["w"])
 
 
+def test_a_user_who_may_not_read_runtime_classes_gets_the_reason_of_the_rejection():
+    def forbidden(_path: str) -> dict:
+        raise ClusterError("cannot get runtimeclasses", 403)
+
+    cluster = Answers(default=[NO_CPU], a=[MUTATED_POD])
+    cluster.get = forbidden
+    assert prove(cluster, UNCHANGED, ["default"], ["w"]) == Proof("rejected", reasons=(str(NO_CPU),))
+
+
 def test_a_result_names_its_reason():
     rejected = Proof("rejected", reasons=("default says no.", "a says no.", "b says no."))
     assert describe_proof("kata", rejected) == (
