@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from . import compute, egress, ids, machines, roles
 from .errors import CANCELED, ArmError, authorization_failed, linked_authorization_failed, unparsable
 from .faults import Fault
+from .identities import Identities
 from .ids import ResourceId
 from .login import Login
 from .state import SUCCEEDED, TAGGED, State
@@ -147,6 +148,7 @@ class Arm(Login):
         # What machines wrote to their consoles, by lower-case ID, if it is not that of a machine that has booted.
         self.consoles: dict[str, str] = {}
         self._signatures: dict[str, str] = {}
+        self.identities = Identities(self.tenant_id, self.state.exists, self._permit)
         self._operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
 
@@ -267,6 +269,8 @@ class Arm(Login):
             return self._page(request, self.state.usages(ids.known(match[1])))
         if match := _BOOT_DIAGNOSTICS.fullmatch(path):
             return self._boot_diagnostics(request, ids.known(match[1]))
+        if of_identity := self.identities.answer(request, path):
+            return of_identity
         resource = ids.parse(path)
         if resource is None:
             raise ArmError(404, "NotFound", f"No such path: {path}")
@@ -477,12 +481,15 @@ class Arm(Login):
 
     def _require_permitted(self, request: Request, resource: ResourceId) -> None:
         verb = {"PUT": "write", "PATCH": "write", "DELETE": "delete"}.get(request.method, "read")
-        if not roles.allowed(f"{resource.type}/{verb}", self.permissions):
-            raise authorization_failed(f"{resource.type}/{verb}", resource.text)
+        self._permit(f"{resource.type}/{verb}", resource.text)
         if request.method == "PUT":
             for action, linked in egress.joined(resource.type, _body(request)):
                 if not roles.allowed(action, self.permissions):
                     raise linked_authorization_failed(f"{resource.type}/{verb}", resource.text, action, linked)
+
+    def _permit(self, action: str, scope: str) -> None:
+        if not roles.allowed(action, self.permissions):
+            raise authorization_failed(action, scope)
 
     def _require_type(self, resource: ResourceId, request: Request) -> None:
         provider, _, kind = resource.type.partition("/")

@@ -80,9 +80,9 @@ def _given(result: Mapping, error: str) -> dict:
         return finding(
             IDENTITY_CHECK,
             "warning",
-            f"The policies of the role do not allow {denied} on every resource.",
+            f"It may lack permissions: {denied}.",
             WHY,
-            f"If they allow it on the resources of the cluster, ignore this. {POLICIES}",
+            f"If other policies or roles grant them on the resources of the cluster, ignore this. {POLICIES}",
         )
     if result["unknown"]:
         return finding(IDENTITY_CHECK, "unknown", result["unknown"])

@@ -115,7 +115,7 @@ CHECKED = {"problems": [], "denied": [], "unknown": ""}
             {**CHECKED, "denied": ["ec2:RunInstances"]},
             "arn",
             "warning",
-            "do not allow ec2:RunInstances on every resource",
+            "It may lack permissions: ec2:RunInstances.",
         ),
         ({**CHECKED, "denied": None, "unknown": "Not of this account."}, "arn", "unknown", "Not of this account."),
         ({"msg": "IAM rejected GetRole."}, "arn", "unknown", "IAM rejected GetRole."),

@@ -1,0 +1,234 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The managed identity for which cloud-api-adaptor exchanges tokens of its service account (private; no I/O here).
+
+Sources: openshift/sandboxed-containers-operator (SCO), openshift/cloud-credential-operator (CCO), and the REST
+references of Microsoft.ManagedIdentity and Microsoft.Authorization.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+IDENTITY_API_VERSION = "2023-01-31"
+ROLES_API_VERSION = "2022-04-01"
+
+IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
+CREDENTIALS = "federatedIdentityCredentials"
+ASSIGNMENTS = "providers/Microsoft.Authorization/roleAssignments"
+DEFINITIONS = "providers/Microsoft.Authorization/roleDefinitions"
+
+# The audience of the tokens that the operator projects, and their service account. ccoctl names the credential after
+# the service account (ensureFederatedIdentityCredential in pkg/cmd/provisioning/azure/create_managed_identities.go of
+# CCO).
+AUDIENCE = "openshift"
+SERVICE_ACCOUNT = "default"
+
+# config/peerpods/credentials-requests/ccoctl/credentials_request_azure_wif.yaml of SCO: the built-in roles of
+# cloud-api-adaptor, and those of the jobs that create and delete the image.
+VM_ROLES = ("Reader", "Virtual Machine Contributor", "Network Contributor")
+IMAGE_ROLES = ("Storage Account Contributor", "Compute Gallery Artifacts Publisher")
+
+# The tags of what this collection created. Azure does not accept the slash of the tags on AWS.
+MANAGED_TAG = "osc.peerpods.managed"
+REFERENCE_TAG = "osc.peerpods.cluster."
+
+MAX_NAME = 128
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster whose service account uses the identity, and where the identity is created."""
+
+    name: str
+    id: str
+    issuer: str
+    namespace: str
+    location: str
+
+    @property
+    def subject(self) -> str:
+        return f"system:serviceaccount:{self.namespace}:{SERVICE_ACCOUNT}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{self.id}": self.name}
+
+    def owns(self, identity: Mapping[str, Any]) -> bool:
+        return self.tags.items() <= (identity.get("tags") or {}).items()
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What exists: the identity, its federated credential of our name, and the role assignments of its principal."""
+
+    identity: Mapping[str, Any] | None = None
+    credential: Mapping[str, Any] | None = None
+    assignments: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def principal_id(self) -> str | None:
+        return ((self.identity or {}).get("properties") or {}).get("principalId")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One request: a PUT with `body`, or a DELETE without."""
+
+    summary: str
+    path: str
+    api_version: str
+    body: Mapping[str, Any] | None = field(default=None)
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+def identity_path(subscription: str, resource_group: str, cluster: Cluster, name: str) -> str:
+    named = (name or f"{cluster.name}-peer-pods")[:MAX_NAME]
+    return f"/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{IDENTITIES}/{named}"
+
+
+def issuer_problem(cluster: Cluster) -> str:
+    if cluster.issuer.startswith("https://"):
+        return ""
+    return (
+        "The service account tokens of the cluster have no public issuer (spec.serviceAccountIssuer of the "
+        "Authentication cluster), so Entra cannot verify them. Only a cluster that was installed with short-lived "
+        "credentials has one."
+    )
+
+
+def owner_problem(existing: Existing, cluster: Cluster) -> str:
+    if existing.identity is None or cluster.owns(existing.identity):
+        return ""
+    client_id = (existing.identity.get("properties") or {}).get("clientId")
+    return (
+        f"The managed identity {existing.identity['name']} exists, and this collection did not create it for this "
+        f"cluster: it has no tag {REFERENCE_TAG}{cluster.id}. To use it, set operator_install_azure_identity_client_id "
+        f"to {client_id}; or choose another name with operator_install_identity_name."
+    )
+
+
+def assignment_name(scope: str, principal_id: str, role: str) -> str:
+    """The same name for the same assignment, so that it is recognized."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"osc.peerpods:{scope.lower()}:{principal_id}:{role}"))
+
+
+def plan_identity(path: str, existing: Existing, cluster: Cluster) -> list[Change]:
+    """The identity and its federated credential, which do not need its principal."""
+    changes = []
+    if existing.identity is None:
+        changes.append(
+            Change("create identity", path, IDENTITY_API_VERSION, {"location": cluster.location, "tags": cluster.tags})
+        )
+    desired = {"issuer": cluster.issuer, "subject": cluster.subject, "audiences": [AUDIENCE]}
+    if not desired.items() <= ((existing.credential or {}).get("properties") or {}).items():
+        verb = "update" if existing.credential else "create"
+        changes.append(
+            Change(
+                f"{verb} federated credential {SERVICE_ACCOUNT}",
+                f"{path}/{CREDENTIALS}/{SERVICE_ACCOUNT}",
+                IDENTITY_API_VERSION,
+                {"properties": desired},
+            )
+        )
+    return changes
+
+
+def plan_roles(
+    existing: Existing,
+    cluster: Cluster,
+    scopes: Sequence[str],
+    definitions: Mapping[str, str],
+    *,
+    image: bool,
+    principal_id: str,
+) -> list[Change]:
+    """The assignments of the roles in each scope; `definitions` are the IDs of the roles by name.
+
+    An assignment of another owner is sufficient. Those for images are removed without `image`, if they are of this
+    collection.
+    """
+    changes = []
+    for scope in scopes:
+        for role in (*VM_ROLES, *IMAGE_ROLES):
+            name = assignment_name(scope, principal_id, role)
+            found = _assigned(existing.assignments, scope, definitions[role])
+            path = f"{scope}/{ASSIGNMENTS}/{name}"
+            where = scope.rpartition("/")[2]
+            if role in IMAGE_ROLES and not image:
+                if any(each["name"].lower() == name for each in found):
+                    changes.append(Change(f"unassign {role} in {where}", path, ROLES_API_VERSION))
+            elif not found:
+                properties = {
+                    "roleDefinitionId": definitions[role],
+                    "principalId": principal_id,
+                    # Without it, Azure rejects a principal that was just created.
+                    "principalType": "ServicePrincipal",
+                    "description": f"osc.peerpods: cluster {cluster.name}",
+                }
+                changes.append(Change(f"assign {role} in {where}", path, ROLES_API_VERSION, {"properties": properties}))
+    return changes
+
+
+def plan_removal(path: str, existing: Existing, cluster: Cluster) -> list[Change]:
+    """The assignments would be left over without the identity; its federated credentials are removed with it."""
+    if existing.identity is None or not cluster.owns(existing.identity):
+        return []
+    return [
+        *(
+            Change(f"unassign {each['name']}", each["id"], ROLES_API_VERSION)
+            for each in existing.assignments
+            if each["properties"]["principalId"] == existing.principal_id
+        ),
+        Change("delete identity", path, IDENTITY_API_VERSION),
+    ]
+
+
+def credential_problems(credentials: Sequence[Mapping[str, Any]], cluster: Cluster) -> Iterator[str]:
+    """What the federated credentials of an identity that was given lack."""
+    if not any(_trusts(each.get("properties") or {}, cluster) for each in credentials):
+        yield (
+            f"It has no federated credential for the issuer {cluster.issuer}, the subject {cluster.subject} and the "
+            f"audience {AUDIENCE}."
+        )
+
+
+def missing_roles(
+    assignments: Sequence[Mapping[str, Any]], scopes: Sequence[str], definitions: Mapping[str, str], *, image: bool
+) -> list[str]:
+    """The roles that are assigned neither in a scope nor in one that contains it. Other roles may have their
+    permissions."""
+    return [
+        f"{role} in {scope.rpartition('/')[2]}"
+        for scope in scopes
+        for role in (*VM_ROLES, *(IMAGE_ROLES if image else ()))
+        if not _assigned(assignments, scope, definitions[role], inherited=True)
+    ]
+
+
+def _trusts(credential: Mapping[str, Any], cluster: Cluster) -> bool:
+    return (
+        credential.get("issuer") == cluster.issuer
+        and credential.get("subject") == cluster.subject
+        and AUDIENCE in (credential.get("audiences") or ())
+    )
+
+
+def _assigned(
+    assignments: Sequence[Mapping[str, Any]], scope: str, definition: str, *, inherited: bool = False
+) -> list[Mapping[str, Any]]:
+    return [
+        each
+        for each in assignments
+        if each["properties"]["roleDefinitionId"].lower().rpartition("/")[2] == definition.lower().rpartition("/")[2]
+        and _covers(each["properties"]["scope"].lower(), scope.lower(), inherited=inherited)
+    ]
+
+
+def _covers(assigned: str, scope: str, *, inherited: bool) -> bool:
+    return assigned == scope or (inherited and scope.startswith(f"{assigned.rstrip('/')}/"))

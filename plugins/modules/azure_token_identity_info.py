@@ -1,0 +1,170 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: azure_token_identity_info
+version_added: "0.1.0"
+short_description: Gather whether a managed identity can create the VMs of peer pods
+description:
+  - >-
+    Checks that cloud-api-adaptor can use the user-assigned managed identity with the tokens of its service account: a
+    federated credential of the identity has the issuer of the cluster, the service account C(default) of the operator's
+    namespace as its subject, and the audience C(openshift).
+  - >-
+    Reports which of the roles C(Reader), C(Virtual Machine Contributor) and C(Network Contributor) are not assigned in
+    O(scopes) or above, and with O(image) also C(Storage Account Contributor) and
+    C(Compute Gallery Artifacts Publisher). Other roles may have their permissions.
+options:
+  identity_client_id:
+    description:
+      - The client ID of the managed identity.
+    type: str
+    required: true
+  scopes:
+    description:
+      - The names of the resource groups in which the identity needs the roles.
+    type: list
+    elements: str
+    required: true
+  issuer:
+    description:
+      - The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster).
+    type: str
+    default: ""
+  namespace:
+    description:
+      - The namespace of the operator.
+    type: str
+    default: openshift-sandboxed-containers-operator
+  image:
+    description:
+      - Whether to check the roles to create an image of the VMs.
+    type: bool
+    default: false
+notes:
+  - >-
+    The login needs C(Microsoft.ManagedIdentity/userAssignedIdentities/read),
+    C(Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials/read),
+    C(Microsoft.Authorization/roleAssignments/read) and C(Microsoft.Authorization/roleDefinitions/read), as the role
+    C(Reader) has them.
+extends_documentation_fragment:
+  - osc.peerpods.azure
+  - osc.peerpods.info_module
+seealso:
+  - module: osc.peerpods.azure_token_identity
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Check the managed identity
+  osc.peerpods.azure_token_identity_info:
+    identity_client_id: 7c9f2d1e-5b34-4f0a-8f67-0c2d1e3f4a5b
+    scopes: [demo-7x2kq-rg]
+    issuer: https://demo7x2kqoidc.blob.core.windows.net/demo
+  register: identity
+
+- name: Require an identity that works
+  ansible.builtin.assert:
+    that: identity.problems | length == 0
+    fail_msg: "{{ identity.problems | join(' ') }}"
+"""
+
+RETURN = r"""
+problems:
+  description: Why the identity cannot be used, each as a sentence with what to do.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+denied:
+  description: The roles that are not assigned.
+  returned: success
+  type: list
+  elements: str
+  sample: [Reader in demo-7x2kq-rg]
+unknown:
+  description: What could not be checked, as a sentence; empty if everything was.
+  returned: success
+  type: str
+  sample: ""
+"""
+
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import (
+    read_assignments,
+    read_definitions,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
+    CREDENTIALS,
+    IDENTITIES,
+    IDENTITY_API_VERSION,
+    Cluster,
+    credential_problems,
+    issuer_problem,
+    missing_roles,
+)
+
+
+def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
+    cluster = Cluster("", "", params["issuer"], params["namespace"], "")
+    subscription = f"/subscriptions/{arm.subscription_id}"
+    result: dict[str, Any] = {"problems": [], "denied": [], "unknown": ""}
+    if problem := issuer_problem(cluster):
+        return {**result, "problems": [problem]}
+    client_id = params["identity_client_id"]
+    identity = next(
+        (
+            each
+            for each in arm.list(f"{subscription}/providers/{IDENTITIES}", IDENTITY_API_VERSION)
+            if each["properties"]["clientId"].lower() == client_id.lower()
+        ),
+        None,
+    )
+    if identity is None:
+        return {
+            **result,
+            "unknown": (
+                f"Subscription {arm.subscription_id} has no user-assigned managed identity with the client ID "
+                f"{client_id}. If the identity is in another subscription, it was not checked."
+            ),
+        }
+    credentials = list(arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION))
+    problems = [
+        f"cloud-api-adaptor cannot use the managed identity {identity['name']}. {problem} Create it with az identity "
+        "federated-credential create, as in the guide for Azure."
+        for problem in credential_problems(credentials, cluster)
+    ]
+    scopes = [f"{subscription}/resourceGroups/{name}" for name in dict.fromkeys(params["scopes"])]
+    assignments = read_assignments(arm, subscription, identity["properties"]["principalId"])
+    denied = missing_roles(assignments, scopes, read_definitions(arm, subscription), image=params["image"])
+    return {**result, "problems": problems, "denied": denied}
+
+
+def main() -> None:
+    module = arm_module(
+        {
+            "identity_client_id": {"type": "str", "required": True},
+            "scopes": {"type": "list", "elements": "str", "required": True},
+            "issuer": {"type": "str", "default": ""},
+            "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
+            "image": {"type": "bool", "default": False},
+        }
+    )
+    try:
+        result = check(Arm(module), module.params)
+    except ArmError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The module azure_token_identity against the emulated Azure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.azure_arm import AzureArm, roles
+from tests.playbook_runs import run_playbook
+from tests.support import JSON_OUTPUT, ROOT, ansible_environment, local_play
+
+ISSUER = "https://demooidc.blob.core.windows.net/demo"
+GROUP, NETWORK = "identity-rg", "identity-network-rg"
+CLUSTER = {
+    "cluster_name": "demo-7x2kq",
+    "cluster_id": "uuid",
+    "issuer": ISSUER,
+    "resource_group": GROUP,
+    "scopes": [GROUP, NETWORK],
+    "location": "westeurope",
+}
+NAME = "demo-7x2kq-peer-pods"
+VM_ROLES = ["Reader", "Virtual Machine Contributor", "Network Contributor"]
+IMAGE_ROLES = ["Storage Account Contributor", "Compute Gallery Artifacts Publisher"]
+
+
+def changes(verb: str, names: list[str]) -> list[str]:
+    return [f"{verb} {name} in {group}" for group in (GROUP, NETWORK) for name in names]
+
+
+@pytest.fixture(scope="module")
+def azure(arm: AzureArm) -> Iterator[AzureArm]:
+    before = arm.snapshot()
+    for name in (GROUP, NETWORK):
+        arm.put(f"/subscriptions/{arm.subscription_id}/resourceGroups/{name}", {"location": "westeurope"})
+    arm.permissions = [roles.OWNER]
+    yield arm
+    arm.permissions = [roles.CONTRIBUTOR]
+    arm.identities.stored.clear()
+    arm.restore(before)
+
+
+@pytest.fixture
+def info(azure: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    def info(client_id: str | None, **args: Any) -> dict:
+        defaults = {"identity_client_id": client_id, "scopes": [GROUP, NETWORK], "issuer": ISSUER}
+        return run_module("azure_token_identity_info", {**defaults, **args}, env=azure.environment)
+
+    return info
+
+
+@pytest.fixture
+def run(azure: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
+    def run(args: dict | None = None, **modes: Any) -> dict:
+        return run_module("azure_token_identity", {**CLUSTER, **(args or {})}, env=azure.environment, **modes)
+
+    return run
+
+
+def test_without_the_permission_for_assignments_the_rest_is_reported(azure: AzureArm, run):
+    azure.permissions = [roles.CONTRIBUTOR]
+    failed = run()
+    azure.permissions = [roles.OWNER]
+    assert "Microsoft.Authorization/roleAssignments/write" in failed["msg"]
+    assert failed["msg"].endswith("Before, this run did: create identity, create federated credential default.")
+    assert failed["changed"]
+
+
+def test_the_next_run_completes_it(azure: AzureArm, run):
+    predicted = run({"image": True}, check=True)
+    created = run({"image": True})
+    for group in (GROUP, NETWORK):
+        expected = [f"assign {name} in {group}" for name in (*VM_ROLES, *IMAGE_ROLES)]
+        assert [each for each in created["changes"] if each.endswith(f" {group}")] == expected
+    assert predicted["changes"] == created["changes"]
+    (identity,) = azure.identities.of_type("Microsoft.ManagedIdentity/userAssignedIdentities")
+    assert identity["name"] == NAME
+    assert created["identity"] == {
+        "name": NAME,
+        "client_id": identity["properties"]["clientId"],
+        "principal_id": identity["properties"]["principalId"],
+        "tenant_id": azure.tenant_id,
+        "owned": True,
+    }
+    (credential,) = azure.identities.of_type(
+        "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials"
+    )
+    # As ccoctl creates it, with the name of the service account.
+    assert credential["name"] == "default"
+    assert credential["properties"] == {
+        "issuer": ISSUER,
+        "subject": "system:serviceaccount:openshift-sandboxed-containers-operator:default",
+        "audiences": ["openshift"],
+    }
+    again = run({"image": True})
+    assert (again["changed"], again["changes"]) == (False, [])
+
+
+def test_the_roles_for_an_image_are_removed(azure: AzureArm, run):
+    assert run()["changes"] == changes("unassign", IMAGE_ROLES)
+    assert not run()["changed"]
+
+
+def test_an_identity_that_was_given_is_checked(run, info):
+    """What azure_token_identity creates is what the check requires."""
+    client_id = run()["identity"]["client_id"]
+    checked = info(client_id)
+    assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
+    missing = [f"{role} in {group}" for group in (GROUP, NETWORK) for role in IMAGE_ROLES]
+    assert info(client_id, image=True)["denied"] == missing
+    (problem,) = info(client_id, namespace="other")["problems"]
+    assert problem.startswith(
+        f"cloud-api-adaptor cannot use the managed identity {NAME}. It has no federated credential"
+    )
+    assert "the subject system:serviceaccount:other:default" in problem
+    assert "have no public issuer" in info(client_id, issuer="")["problems"][0]
+    assert "has no user-assigned managed identity with the client ID other" in info("other")["unknown"]
+
+
+def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: AzureArm, run):
+    before = dict(azure.identities.stored)
+    assert "this collection did not create it for this cluster" in run({"cluster_id": "another"})["msg"]
+    assert not run({"cluster_id": "another", "state": "absent"})["changed"]
+    assert "have no public issuer" in run({"issuer": ""})["msg"]
+    assert azure.identities.stored == before
+
+
+def test_the_identity_is_removed_with_its_assignments(azure: AzureArm, run):
+    assert run({"state": "absent"}, check=True)["changed"]
+    removed = run({"state": "absent", "issuer": ""})
+    assert removed["changes"][-1] == "delete identity"
+    assert azure.identities.stored == {}
+    assert not run({"state": "absent"})["changed"]
+    # A dry run without the identity does not know its principal.
+    assert run(check=True)["changes"] == [
+        "create identity",
+        "create federated credential default",
+        *changes("assign", VM_ROLES),
+    ]
+
+
+STATE = {
+    "objects": [],
+    "catalogs": [],
+    "subscription": None,
+    "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": ""},
+}
+PLANNED = "00000000-0000-0000-0000-000000000000"
+
+
+def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path: Path):
+    """In the plan, before anything is changed, the client ID is not known. test_site.py has the same on AWS with an
+    operator; then a teardown removes the identity, for which there is no cluster here."""
+
+    def tasks(name: str, **variables: object) -> dict:
+        return {
+            "ansible.builtin.include_role": {"name": "osc.peerpods.operator_install", "tasks_from": name},
+            "vars": variables,
+        }
+
+    show = {"ansible.builtin.debug": {"msg": "{{ operator_install_plan.subscription }}"}}
+    variables = {
+        "cluster_prerequisites_cluster": {
+            "platform": "Azure",
+            "region": "westeurope",
+            "infrastructure_name": "demo-7x2kq",
+            "cluster_id": "uuid",
+            "resource_group": GROUP,
+            "network_resource_group": NETWORK,
+            "subscription_id": azure.subscription_id,
+            "details": {"credentials": {"mode": "Manual", "issuer": ISSUER, "root": None, "secret": None}},
+        },
+        "operator_install_create_identity": "true",
+        "operator_install_state": STATE,
+    }
+    of_subscription = {"kind": "Subscription", "content": {"config": {"env": [{"name": "CLIENTID", "value": "x"}]}}}
+    play = local_play(
+        vars=variables,
+        tasks=[
+            tasks("create_identity", operator_install_identity_is_planned=True),
+            show,
+            tasks("create_identity"),
+            show,
+            tasks("remove_identity_azure", operator_install_state={**STATE, "objects": [of_subscription]}),
+        ],
+    )
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps(play))
+    environment = ansible_environment({**JSON_OUTPUT, **azure.environment})
+    completed = run_playbook(["ansible-playbook", str(playbook)], environment, ROOT)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    shown = [
+        task["hosts"]["localhost"]["msg"]["config"]["env"]
+        for each in json.loads(completed.stdout)["plays"]
+        for task in each["tasks"]
+        if "config" in (task["hosts"]["localhost"].get("msg") or "")
+    ]
+    planned, created = ({entry["name"]: entry["value"] for entry in env} for env in shown)
+    rest = {"TENANTID": azure.tenant_id, "SUBSCRIPTIONID": azure.subscription_id}
+    assert planned == {"CLIENTID": PLANNED, **rest}
+    assert created == {"CLIENTID": created["CLIENTID"], **rest}
+    assert created["CLIENTID"] not in (PLANNED, "")
+    assert azure.identities.stored == {}

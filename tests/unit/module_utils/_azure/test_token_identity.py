@@ -1,0 +1,157 @@
+"""Which changes give a managed identity its credential and its roles, and what one that was given lacks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
+    IMAGE_ROLES,
+    VM_ROLES,
+    Cluster,
+    Existing,
+    assignment_name,
+    credential_problems,
+    identity_path,
+    issuer_problem,
+    missing_roles,
+    owner_problem,
+    plan_identity,
+    plan_removal,
+    plan_roles,
+)
+
+from tests.support import ROOT
+
+CLUSTER = Cluster("demo-7x2kq", "uuid", "https://oidc.example.com/demo", "osc", "westeurope")
+PATH = identity_path("s", "demo-rg", CLUSTER, "")
+SCOPE = "/subscriptions/s/resourceGroups/demo-rg"
+ROLES = {role: f"/subscriptions/s/providers/x/{role.replace(' ', '-')}" for role in (*VM_ROLES, *IMAGE_ROLES)}
+TRUST = {
+    "issuer": CLUSTER.issuer,
+    "subject": "system:serviceaccount:osc:default",
+    "audiences": ["openshift"],
+}
+TAGS = {"osc.peerpods.managed": "true", "osc.peerpods.cluster.uuid": "demo-7x2kq"}
+IDENTITY = {"name": "i", "tags": {**TAGS, "team": "a"}, "properties": {"principalId": "p", "clientId": "c"}}
+
+
+def assignment(role: str, scope: str = SCOPE, name: str = "") -> dict:
+    named = name or assignment_name(SCOPE, "p", role)
+    properties = {"roleDefinitionId": ROLES[role], "scope": scope, "principalId": "p"}
+    return {"id": f"{scope}/{named}", "name": named, "properties": properties}
+
+
+COMPLETE = Existing(IDENTITY, {"properties": TRUST}, [assignment(role) for role in VM_ROLES])
+WITH_IMAGE = replace(COMPLETE, assignments=[assignment(role) for role in (*VM_ROLES, *IMAGE_ROLES)])
+
+
+def roles(existing: Existing, *, image: bool = False) -> list[str]:
+    return [str(change) for change in plan_roles(existing, CLUSTER, [SCOPE], ROLES, image=image, principal_id="p")]
+
+
+def test_the_file_has_the_roles():
+    """And credentials_request_azure_wif.yaml of the operator has them, in this order."""
+    stored = json.loads((ROOT / "docs/policies/azure-roles.json").read_text())
+    assert stored == {"vms": list(VM_ROLES), "image": list(IMAGE_ROLES)}
+    assert [*VM_ROLES, *IMAGE_ROLES] == [
+        "Reader",
+        "Virtual Machine Contributor",
+        "Network Contributor",
+        "Storage Account Contributor",
+        "Compute Gallery Artifacts Publisher",
+    ]
+
+
+def test_the_name_is_that_of_the_cluster():
+    assert PATH.endswith("/userAssignedIdentities/demo-7x2kq-peer-pods")
+    assert identity_path("s", "g", CLUSTER, "mine").endswith("/mine")
+
+
+@pytest.mark.parametrize(
+    ("existing", "changes"),
+    [
+        (Existing(), ["create identity", "create federated credential default"]),
+        (COMPLETE, []),
+        (replace(COMPLETE, credential=None), ["create federated credential default"]),
+        (
+            replace(COMPLETE, credential={"properties": {**TRUST, "issuer": "https://before"}}),
+            ["update federated credential default"],
+        ),
+    ],
+)
+def test_the_identity_and_its_credential(existing: Existing, changes: list[str]):
+    planned = plan_identity(PATH, existing, CLUSTER)
+    assert [str(change) for change in planned] == changes
+    for change in planned:
+        expected = {"properties": TRUST} if "credential" in str(change) else {"location": "westeurope", "tags": TAGS}
+        assert change.body == expected
+
+
+def test_the_roles_that_are_missing_are_assigned():
+    of_vms = [f"assign {role} in demo-rg" for role in VM_ROLES]
+    assert roles(Existing()) == of_vms
+    assert roles(Existing(), image=True) == [*of_vms, *(f"assign {role} in demo-rg" for role in IMAGE_ROLES)]
+    assert roles(COMPLETE) == roles(WITH_IMAGE, image=True) == []
+    # An assignment of another owner is sufficient, one in another scope or of the subscription is not ours to rely on.
+    others = [assignment("Reader", name="x"), assignment("Network Contributor", scope="/subscriptions/s")]
+    assert roles(Existing(IDENTITY, None, others)) == [
+        "assign Virtual Machine Contributor in demo-rg",
+        "assign Network Contributor in demo-rg",
+    ]
+
+
+def test_the_roles_for_an_image_are_unassigned_if_this_collection_assigned_them():
+    assert roles(WITH_IMAGE) == [f"unassign {role} in demo-rg" for role in IMAGE_ROLES]
+    others = [assignment(role, name="x") for role in IMAGE_ROLES]
+    assert roles(replace(COMPLETE, assignments=[*COMPLETE.assignments, *others])) == []
+
+
+def test_an_identity_is_removed_with_its_assignments():
+    planned = [change.path for change in plan_removal(PATH, COMPLETE, CLUSTER)]
+    assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
+
+
+OF_ANOTHER = replace(COMPLETE, identity={**IDENTITY, "tags": {"team": "a"}})
+
+
+@pytest.mark.parametrize("existing", [Existing(), OF_ANOTHER])
+def test_an_identity_of_another_owner_is_not_removed(existing: Existing):
+    assert plan_removal(PATH, existing, CLUSTER) == []
+
+
+def test_an_identity_of_another_owner_is_not_changed():
+    problem = owner_problem(OF_ANOTHER, CLUSTER)
+    assert "this collection did not create it for this cluster" in problem
+    assert "set operator_install_azure_identity_client_id to c" in problem
+    assert owner_problem(COMPLETE, CLUSTER) == owner_problem(Existing(), CLUSTER) == ""
+
+
+def test_a_cluster_without_an_issuer():
+    assert issuer_problem(CLUSTER) == ""
+    assert "have no public issuer" in issuer_problem(replace(CLUSTER, issuer=""))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_trusted"),
+    [
+        ({}, True),
+        ({"audiences": ["other", "openshift"]}, True),
+        ({"audiences": ["api://AzureADTokenExchange"]}, False),
+        ({"subject": "system:serviceaccount:osc:other"}, False),
+        ({"issuer": "https://other"}, False),
+    ],
+)
+def test_the_credential_of_an_identity_that_was_given(changes: dict, is_trusted: bool):
+    problems = list(credential_problems([{"properties": {}}, {"properties": {**TRUST, **changes}}], CLUSTER))
+    assert bool(problems) is not is_trusted
+
+
+def test_the_roles_that_an_identity_that_was_given_lacks():
+    inherited = [assignment("Reader", scope="/subscriptions/s"), *COMPLETE.assignments[1:]]
+    assert missing_roles(inherited, [SCOPE], ROLES, image=False) == []
+    assert missing_roles(inherited, [SCOPE], ROLES, image=True) == [f"{role} in demo-rg" for role in IMAGE_ROLES]
+    assert missing_roles([assignment("Reader", scope=f"{SCOPE}-2")], [SCOPE], ROLES, image=False) == [
+        f"{role} in demo-rg" for role in VM_ROLES
+    ]
