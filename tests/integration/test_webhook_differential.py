@@ -616,7 +616,7 @@ def test_the_webhook_of_cloud_api_adaptor_differs_only_as_documented(cluster, se
                     seed,
                     check_upstream,
                     api,
-                    generated(Random(seed << 32 | index), f"pod-{index}")._replace(limited=False),
+                    generated(Random(seed << 32 | index), f"compared-{index}")._replace(limited=False),
                 )
                 for index in range(first, PODS, CONNECTIONS)
             ]
