@@ -15,8 +15,8 @@ from .pools import OPERATORS_CONFIG, Pool, whole_number
 # What limits a node's slots, besides the bounds of the cloud.
 LIMIT, ADAPTOR = "limit", "adaptor"
 
-# The forms in which the API server returns a whole number: "1000" is returned as "1k".
-_WHOLE_QUANTITY = re.compile("([0-9]+)(?:e([0-9]{1,2})|(k|[MGTPE]|[KMGTPE]i)?)")
+# The forms in which the API server returns a whole number: "1000" is returned as "1k". Its largest has 19 digits.
+_WHOLE_QUANTITY = re.compile("([0-9]{1,19})(?:e([0-9]{1,2})|(k|[MGTPE]|[KMGTPE]i)?)")
 _MULTIPLIERS: dict[str | None, int] = {
     None: 1,
     "k": 10**3,
