@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from . import quantity
-from .pod import NO_RESOURCES, Amounts, Container, ObjectMeta, Pod, PodSpec, Resources, Side
+from .pod import HYPERVISOR, NO_RESOURCES, Amounts, Container, ObjectMeta, Pod, PodSpec, Resources, Side
 from .validate import violations
 
 DEFAULT_RUNTIME_CLASS = "kata-remote"
 DEFAULT_EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 
-MACHINE_TYPE = "io.katacontainers.config.hypervisor.machine_type"
 MEBIBYTE = 2**20
 
 # Limits of the cache of patches: entries, and the decisive fields of a pod as JSON.
@@ -88,19 +87,19 @@ class Policy(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Dimension(NamedTuple):
-    """A resource that sizes the VM, the annotation that carries its size, and the unit of that."""
+    """A resource that sizes the VM, the name of its annotation after HYPERVISOR, and the unit of that."""
 
     resource: str
-    annotation: str
+    name: str
     unit: int
     # Kubernetes does not allow the limit of an extended resource to exceed its request.
     overcommits: bool = True
 
 
 DIMENSIONS = (
-    Dimension("cpu", "io.katacontainers.config.hypervisor.default_vcpus", quantity.ONE),
-    Dimension("memory", "io.katacontainers.config.hypervisor.default_memory", MEBIBYTE * quantity.ONE),
-    Dimension("nvidia.com/gpu", "io.katacontainers.config.hypervisor.default_gpus", quantity.ONE, overcommits=False),
+    Dimension("cpu", "default_vcpus", quantity.ONE),
+    Dimension("memory", "default_memory", MEBIBYTE * quantity.ONE),
+    Dimension("nvidia.com/gpu", "default_gpus", quantity.ONE, overcommits=False),
 )
 
 # No amounts of the resources that size the VM, to be added to.
@@ -120,13 +119,16 @@ def mutate(pod: Pod, policy: Policy) -> bytes:
         return b""
     # The pods of a workload rarely differ in these fields, and therefore share their patch.
     decisive = _encode((metadata and ObjectMeta(metadata.annotations), spec))
-    compute = _cached_patch if len(decisive) <= MAX_CACHED_BYTES else _patch
-    return compute(decisive, policy)
+    return _cached_patch(decisive, policy) if len(decisive) <= MAX_CACHED_BYTES else _patch(metadata, spec, policy)
 
 
-def _patch(decisive: bytes, policy: Policy) -> bytes:
+@functools.lru_cache(MAX_CACHED_PATCHES)
+def _cached_patch(decisive: bytes, policy: Policy) -> bytes:
+    return _patch(*_decode(decisive), policy)
+
+
+def _patch(metadata: ObjectMeta | None, spec: PodSpec, policy: Policy) -> bytes:
     """The patch, which depends on nothing but the decisive fields of the pod and the policy."""
-    metadata, spec = _decode(decisive)
     sizes = _vm_sizes(spec, policy.sizing)
     if policy.validates_resources:
         _require_valid_resources(spec)
@@ -147,24 +149,22 @@ def _require_valid_resources(spec: PodSpec) -> None:
         raise InvalidPodError(" ".join(sentences))
 
 
-_cached_patch = functools.lru_cache(MAX_CACHED_PATCHES)(_patch)
-
-
 def _annotation_operations(metadata: ObjectMeta | None, sizes: dict[str, str]) -> Iterator[Operation]:
     """Add the annotations that size the VM, without changing those that the pod has."""
-    present = (metadata and metadata.annotations) or {}
-    if not sizes or present.get(MACHINE_TYPE):
+    present = metadata and metadata.annotations
+    if not sizes or (present and present.machine_type):
         # An instance type determines the size.
         return
+    annotations = {f"{HYPERVISOR}{name}": size for name, size in sizes.items()}
     if present:
         # The keys contain neither "~" nor "/": a JSON pointer needs no escaping.
-        for annotation, size in sizes.items():
-            if annotation not in present:
-                yield Operation("add", f"/metadata/annotations/{annotation}", size)
+        for name, size in sizes.items():
+            if getattr(present, name) is msgspec.UNSET:
+                yield Operation("add", f"/metadata/annotations/{HYPERVISOR}{name}", size)
     elif metadata:
-        yield Operation("add", "/metadata/annotations", sizes)
+        yield Operation("add", "/metadata/annotations", annotations)
     else:
-        yield Operation("add", "/metadata", {"annotations": sizes})
+        yield Operation("add", "/metadata", {"annotations": annotations})
 
 
 def _resources_operations(spec: PodSpec, extended_resource: str) -> Iterator[Operation]:
@@ -189,7 +189,7 @@ def _resources_operations(spec: PodSpec, extended_resource: str) -> Iterator[Ope
 
 
 def _vm_sizes(spec: PodSpec, sizing: Sizing) -> dict[str, str]:
-    """The annotations that size the VM, each in its unit.
+    """The sizes of the VM, each in its unit, by the names of their annotations after HYPERVISOR.
 
     A size is the limit if that is at least the request, else the request. As in
     cloud-api-adaptor's webhook, the limit of a container sizes nothing without a request: the API
@@ -200,12 +200,12 @@ def _vm_sizes(spec: PodSpec, sizing: Sizing) -> dict[str, str]:
     limits = _totals(spec, "limits", sizing)
     pod_limits = (spec.resources and spec.resources.limits) or {}
     sizes = {}
-    for resource, annotation, unit, overcommits in DIMENSIONS:
+    for resource, name, unit, overcommits in DIMENSIONS:
         size = requests[resource]
         if overcommits and (size or resource in pod_limits):
             size = max(size, limits[resource])
         if size:
-            sizes[annotation] = str(quantity.ceil_divide(size, unit))
+            sizes[name] = str(quantity.ceil_divide(size, unit))
     return sizes
 
 

@@ -12,6 +12,14 @@ Side = Literal["requests", "limits"]
 Amounts = dict[str, str | int | float]
 
 
+# The prefix of the annotations with which kata sizes the VM.
+HYPERVISOR = "io.katacontainers.config.hypervisor."
+
+
+def _of_hypervisor(name: str) -> Any:
+    return msgspec.field(default=msgspec.UNSET, name=f"{HYPERVISOR}{name}")
+
+
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     """ResourceRequirements of a container or of a whole pod.
 
@@ -39,8 +47,18 @@ class PodSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     runtimeClassName: str | None = None  # noqa: N815
 
 
+class Annotations(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The annotations that size the VM. Decoding all annotations could take longer than everything else."""
+
+    default_vcpus: str | msgspec.UnsetType = _of_hypervisor("default_vcpus")
+    default_memory: str | msgspec.UnsetType = _of_hypervisor("default_memory")
+    default_gpus: str | msgspec.UnsetType = _of_hypervisor("default_gpus")
+    # Selects an instance type.
+    machine_type: str | msgspec.UnsetType = _of_hypervisor("machine_type")
+
+
 class ObjectMeta(msgspec.Struct, frozen=True, omit_defaults=True):
-    annotations: dict[str, str] | None = None
+    annotations: Annotations | None = None
     generateName: str | None = None  # noqa: N815
     name: str | None = None
 

@@ -285,11 +285,13 @@ def test_any_amount_of_the_extended_resource_is_set_to_one(prior):
 
 @pytest.mark.parametrize("padding", [0, MAX_CACHED_BYTES], ids=["cached", "too large to be cached"])
 def test_pods_share_patches_only_if_these_are_equal(padding):
-    def owned(cpu: str, owner: str) -> dict:
-        annotations = {"example.com/owner": owner} if owner else {}
-        return pod(container("app" + "x" * padding, {"cpu": cpu}), annotations=annotations)
+    def owned(cpu: str, **annotations: str) -> dict:
+        # The one of the user does not decide.
+        return pod(
+            container("app" + "x" * padding, {"cpu": cpu}), annotations={**annotations, "example.com/owner": "team"}
+        )
 
-    pods = [owned("1", ""), owned("2", ""), owned("1", "team"), owned("1", "")]
+    pods = [owned("1"), owned("2"), owned("1", **{MEMORY: "1", VCPUS: "7"}), owned("1")]
     del pods[3]["metadata"]
     policies = [DEFAULT, Policy(extended_resource="example.com/vm")]
     patches = [mutate(msgspec.convert(example, Pod), policy) for example in pods for policy in policies]
