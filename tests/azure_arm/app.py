@@ -10,7 +10,7 @@ import traceback
 import uuid
 from dataclasses import dataclass, replace
 
-from . import compute, egress, ids, machines, roles
+from . import compute, egress, galleries, ids, machines, roles
 from .errors import CANCELED, ArmError, authorization_failed, linked_authorization_failed, unparsable
 from .faults import Fault
 from .identities import Identities
@@ -67,6 +67,17 @@ API_VERSIONS = {
         "2024-11-01",
         "2025-04-01",
         "2026-04-01",
+    ),
+    # Their versions are apart from those of Microsoft.Compute.
+    "microsoft.compute/galleries": (
+        "2021-10-01",
+        "2022-03-03",
+        "2022-08-03",
+        "2023-07-03",
+        "2024-03-03",
+        "2025-03-03",
+        "2025-12-03",
+        "2026-03-03",
     ),
     "microsoft.authorization": ("2016-09-01", "2020-05-01"),
     "microsoft.authorization/permissions": ("2015-07-01", "2018-07-01", "2022-04-01"),
@@ -288,7 +299,7 @@ class Arm(Login):
             raise _method_not_allowed(request, resource)
         match request.method:
             case "GET":
-                body = self.state.get(resource)
+                body = galleries.expanded(self.state.get(resource), request.query.get("$expand", ""))
                 if resource.type == ids.VMS and request.query.get("$expand", "").lower() == "instanceview":
                     body["properties"]["instanceView"] = machines.instance_view(body)
                 return answered(body, **({"ETag": body["etag"]} if "etag" in body else {}))
@@ -516,7 +527,8 @@ class Arm(Login):
                 "MissingApiVersionParameter",
                 "The api-version query parameter (?api-version=) is required for all requests.",
             )
-        known = API_VERSIONS.get(f"{provider}/{kind}".lower(), API_VERSIONS[provider.lower()])
+        top = kind.partition("/")[0]
+        known = API_VERSIONS.get(f"{provider}/{top}".lower(), API_VERSIONS[provider.lower()])
         if version in known:
             return
         listed = ", ".join(reversed(known))

@@ -19,6 +19,10 @@ NAT_GATEWAYS = "Microsoft.Network/natGateways"
 ROUTE_TABLES = "Microsoft.Network/routeTables"
 ROUTES = f"{ROUTE_TABLES}/routes"
 VMS = "Microsoft.Compute/virtualMachines"
+GALLERIES = "Microsoft.Compute/galleries"
+GALLERY_IMAGES = f"{GALLERIES}/images"
+GALLERY_VERSIONS = f"{GALLERY_IMAGES}/versions"
+IMAGES = "Microsoft.Compute/images"
 
 TYPES = {
     name.lower(): name
@@ -38,6 +42,10 @@ TYPES = {
         ROUTE_TABLES,
         ROUTES,
         VMS,
+        GALLERIES,
+        GALLERY_IMAGES,
+        GALLERY_VERSIONS,
+        IMAGES,
     )
 }
 
@@ -71,9 +79,15 @@ class ResourceId:
         return parts[4] if len(parts) > 4 and parts[3].lower() == "resourcegroups" else None
 
     @property
+    def is_nested(self) -> bool:
+        """Whether `scope` is another resource, without which this one cannot exist."""
+        return self.type.count("/") > 1
+
+    @property
     def root(self) -> str:
-        """The ID of the resource that contains this resource, or its own ID."""
-        return self.scope if self.type.count("/") > 1 else self.text
+        """The ID of the resource whose ETag and state a write of this resource changes: in Microsoft.Network that of
+        the resource that contains it, else its own."""
+        return self.scope if self.is_nested and self.type.startswith("Microsoft.Network/") else self.text
 
 
 def known(path: str) -> ResourceId:

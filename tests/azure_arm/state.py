@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator
 
-from . import egress, ids, machines, rules
+from . import egress, galleries, ids, machines, rules
 from .errors import ArmError, unparsable
 from .ids import ResourceId
 from .wire import Headers
@@ -29,6 +29,7 @@ _READ_ONLY = {
 }
 _PARTS = {ids.NSGS: ids.RULES, ids.VNETS: ids.SUBNETS, ids.ROUTE_TABLES: ids.ROUTES}
 _NAME = re.compile(r"\w(?:[\w.-]{0,78}\w)?", re.ASCII)
+_OF_GALLERIES = (ids.GALLERIES, ids.GALLERY_IMAGES, ids.GALLERY_VERSIONS, ids.IMAGES)
 _LOCATED = (
     ids.RESOURCE_GROUPS,
     ids.VNETS,
@@ -39,6 +40,7 @@ _LOCATED = (
     ids.NAT_GATEWAYS,
     ids.ROUTE_TABLES,
     ids.VMS,
+    *_OF_GALLERIES,
 )
 # Resources that subnets refer to, and the property of a subnet that has the reference.
 _REFERENCES = {
@@ -107,7 +109,7 @@ class State:
         self._require_scope(collection)
         if collection.type == ids.DEFAULT_RULES:
             return self._default_rules(self._parent(collection))
-        if collection.root != collection.text:
+        if collection.is_nested:
             self._parent(collection)
         scope = collection.scope.lower() + "/"
         return [
@@ -132,7 +134,7 @@ class State:
         before = self.stored.get(resource.key)
         root = self.stored.get(resource.root.lower())
         self._require_conditions(resource, before, root, conditions)
-        if resource.root != resource.text and root is None:
+        if resource.is_nested and not self.exists(resource.scope):
             raise _parent_not_found(resource, "write")
         properties = body.get("properties") or {}
         if not isinstance(properties, dict):
@@ -177,7 +179,7 @@ class State:
         self._require_scope(resource)
         self._require_unlocked(resource, "delete")
         root = self.stored.get(resource.root.lower())
-        if root is None and resource.root != resource.text:
+        if resource.is_nested and not self.exists(resource.scope):
             raise _parent_not_found(resource, "delete")
         if resource.key not in self.stored:
             if resource.type == ids.RESOURCE_GROUPS:
@@ -258,6 +260,8 @@ class State:
                     self.put(ids.known(nic_id), nic, conditions={})
                 for nic in (properties.get("networkProfile") or {}).get("networkInterfaces", ()):
                     self._require_reference(new["id"], nic)
+            case kind if kind in _OF_GALLERIES:
+                galleries.complete(kind, new["name"], properties, old, new["location"])
             case ids.LOCKS:
                 if properties.get("level") not in ("CanNotDelete", "ReadOnly"):
                     raise ArmError(400, "InvalidLockLevel", "The lock level is invalid.")
@@ -530,10 +534,11 @@ class State:
         if resource.root != resource.text and self.exists(resource.scope):
             return ArmError(404, "NotFound", f"Resource {resource.text} not found.")
         top = resource if resource.root == resource.text else ids.known(resource.root)
+        path = top.text.partition("/providers/")[2] if top.is_nested else f"{top.type}/{top.name}"
         return ArmError(
             404,
             "ResourceNotFound",
-            f"The Resource '{top.type}/{top.name}' under resource group '{top.group}' was not "
+            f"The Resource '{path}' under resource group '{top.group}' was not "
             "found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
         )
 
@@ -626,6 +631,8 @@ class State:
                         "from the resource.",
                     )
                 return
+            case ids.GALLERIES | ids.GALLERY_IMAGES:
+                return galleries.require_empty([b["id"] for k, b in self.stored.items() if k.startswith(f"{key}/")])
             case _:
                 return
         if users:
@@ -656,7 +663,7 @@ class State:
         """The ID, with existing parents in their stored spelling and the new name as given."""
         if resource.type in (ids.RESOURCE_GROUPS, ids.LOCKS):
             return resource.text
-        if resource.root != resource.text:
+        if resource.is_nested:
             parent = self.stored[resource.scope.lower()]["id"]
             return f"{parent}/{resource.type.rpartition('/')[2]}/{resource.name}"
         scope = self.stored[resource.scope.lower()]["id"]

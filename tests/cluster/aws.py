@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import urllib.request
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 import boto3
 
+from .image_builder import TRUST, vmimport_policy
+from .image_jobs import VERSION
 from .openshift import INFRASTRUCTURE_NAME, PYTHON, Worker
 from .processes import Processes, free_ports, wait_for
 
@@ -146,3 +149,13 @@ def _route_to_internet(ec2: Any, vpc_id: str, subnet_ids: list[str]) -> None:
     ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
     for subnet_id in subnet_ids:
         ec2.associate_route_table(RouteTableId=table, SubnetId=subnet_id)
+
+
+def create_image_resources(moto: Moto) -> None:
+    """What the documentation has users create for the image job if they give the credentials: config/peerpods/podvm/
+    ami-helper.sh -s of the operator, with the bucket that the job uses by default."""
+    bucket = f"podvm-image-{VERSION}"
+    moto.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    iam = moto.client("iam")
+    iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam.put_role_policy(RoleName="vmimport", PolicyName="vmimport", PolicyDocument=json.dumps(vmimport_policy(bucket)))

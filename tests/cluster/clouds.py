@@ -39,6 +39,7 @@ def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
     moto = aws.Moto(directory)
     stack.callback(moto.processes.stop)
     side = aws.create_cloud_side(moto, workers)
+    aws.create_image_resources(moto)
 
     def ports_opened() -> list[str]:
         (group,) = moto.client("ec2").describe_security_groups(GroupIds=[side.worker_group_id])["SecurityGroups"]

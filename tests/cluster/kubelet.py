@@ -5,6 +5,9 @@ create: each Pod of this node gets its volumes (Secrets, ConfigMaps, a service a
 kube play`, probed by its readiness probe, and its status is reported. Without podman, the same entry points run as
 processes.
 
+The image jobs of the operator (image_jobs.py) run as processes as well, and end. The API server reads the logs of
+containers from here, as from a real kubelet.
+
 Run it as `python -m tests.cluster.kubelet --help`. On SIGTERM, and when its launcher ends, it stops every pod that it
 started.
 """
@@ -24,19 +27,24 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from .image_jobs import BUILDER
 from .operators import Api
+from .pki import CertificateAuthority
 
 ROOT = Path(__file__).parents[2]
 SYNC_SECONDS = 0.3
@@ -44,6 +52,9 @@ HEARTBEAT_SECONDS = 10
 VOLUME_REFRESH_SECONDS = 5
 TOKEN_SECONDS = 3600
 SERVICE_ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# The programs in images that no registry here has, and that always run as processes, by repository.
+PROGRAMS = {BUILDER: "tests.cluster.image_builder"}
 
 # The fields of a Pod's containers that podman supports with the same meaning.
 CONTAINER_FIELDS = ("name", "image", "command", "args", "workingDir", "securityContext")
@@ -60,6 +71,9 @@ class Runtime(Protocol):
     def running(self, pod: LocalPod) -> bool:
         """Whether all containers run."""
 
+    def logs(self, pod: LocalPod, container: str) -> bytes:
+        """What the container has printed."""
+
     def address(self, pod: LocalPod) -> str:
         """The IP address of the pod."""
 
@@ -75,7 +89,7 @@ class LocalPod:
     directory: Path
     status: dict = field(default_factory=dict)
     refreshed: float = 0
-    token_made: float = 0
+    tokens_made: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -155,6 +169,9 @@ class Podman:
         self._process_ids[pod.name] = inspected
         return "0" not in inspected
 
+    def logs(self, pod: LocalPod, container: str) -> bytes:
+        return self._podman("logs", f"{pod.name}-{container}").stdout.encode()
+
     def address(self, pod: LocalPod) -> str:
         if pod.name not in self._addresses:
             infra = json.loads(self._podman("pod", "inspect", pod.name).stdout)["InfraContainerID"]
@@ -209,6 +226,13 @@ class ProcessRuntime:
     def running(self, pod: LocalPod) -> bool:
         return all(process.poll() is None for process in self._processes[pod.name])
 
+    def exit_codes(self, pod: LocalPod) -> list[int]:
+        """Those of the containers, which must have ended."""
+        return [process.wait() for process in self._processes[pod.name]]
+
+    def logs(self, pod: LocalPod, container: str) -> bytes:
+        return (pod.directory / f"{container}.log").read_bytes()
+
     def address(self, pod: LocalPod) -> str:
         return self._address
 
@@ -221,11 +245,7 @@ class ProcessRuntime:
             process.wait()
 
     def _start(self, container: dict, pod: LocalPod, environment: dict[str, str]) -> subprocess.Popen:
-        # …/webhook:TAG is built from containers/webhook, and so is …/peerpods-webhook@DIGEST.
-        (repository,) = re.findall(r"([\w-]+)[:@][^/]+$", container["image"])
-        source = ROOT / "containers" / repository.removeprefix("peerpods-").replace("-", "_")
-        (arguments,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE)
-        entrypoint = json.loads(arguments)
+        source, arguments = _program(container)
         variables = _environment(container, pod)
         # There is no mount namespace here: a path below a mount point is one below its volume.
         for mount in container.get("volumeMounts", []):
@@ -235,12 +255,28 @@ class ProcessRuntime:
         log = (pod.directory / f"{container['name']}.log").open("ab")
         with log:
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, *entrypoint[1:]],
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment, **variables, "PYTHONPATH": str(source)},
             )
+
+
+def _program(container: dict) -> tuple[Path, list[str]]:
+    """The directory of a container's sources, and the arguments with which Python runs its program."""
+    repository = _repository(container["image"])
+    if repository in PROGRAMS:
+        return ROOT, ["-m", PROGRAMS[repository], *container["command"][1:]]
+    # …/webhook:TAG is built from containers/webhook, and so is …/peerpods-webhook@DIGEST.
+    source = ROOT / "containers" / repository.removeprefix("peerpods-").replace("-", "_")
+    (arguments,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (source / "Containerfile").read_text(), re.MULTILINE)
+    return source, json.loads(arguments)[1:]
+
+
+def _repository(image: str) -> str:
+    (repository,) = re.findall(r"([\w-]+)[:@][^/]+$", image)
+    return repository
 
 
 class Kubelet:
@@ -258,8 +294,11 @@ class Kubelet:
         self._ca = Path(kubeconfig).with_name("ca.crt").read_bytes()
         self._directory = directory
         self._runtime = runtime
+        # For the images in PROGRAMS, which are not built.
+        self._programs = runtime if isinstance(runtime, ProcessRuntime) else ProcessRuntime(address)
         self._address = address
         self._server = server
+        self._logs = _log_server(address, directory, self._ca, self._log)
         self._pods: dict[str, LocalPod] = {}
         self._heartbeat = 0.0
         # A pod takes up to its grace period to stop. The other pods are still handled.
@@ -280,9 +319,22 @@ class Kubelet:
                     print(error, file=sys.stderr, flush=True)
                 time.sleep(SYNC_SECONDS)
         finally:
+            self._logs.shutdown()
             for pod in self._pods.values():
-                self._stoppers.submit(self._runtime.stop, pod, grace_seconds=2)
+                self._stoppers.submit(self._runtime_of(pod).stop, pod, grace_seconds=2)
             self._stoppers.shutdown()
+
+    def _runtime_of(self, pod: LocalPod) -> Runtime:
+        repositories = {_repository(container["image"]) for container in pod.manifest["spec"]["containers"]}
+        return self._programs if repositories & PROGRAMS.keys() else self._runtime
+
+    def _log(self, namespace: str, name: str, container: str) -> bytes | None:
+        """The log of a container; None if the node does not run it."""
+        for pod in list(self._pods.values()):
+            metadata = pod.manifest["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return self._runtime_of(pod).logs(pod, container)
+        return None
 
     def _register(self) -> None:
         resources = {"cpu": "4", "memory": "16Gi", "pods": "250"}
@@ -307,6 +359,7 @@ class Kubelet:
                     "capacity": resources,
                     "allocatable": resources,
                     "nodeInfo": node_info(self._runtime.name),
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.server_port}},
                     "conditions": [
                         {
                             "type": "Ready",
@@ -348,7 +401,8 @@ class Kubelet:
                 if error.status not in (404, 409):
                     raise
         for uid in self._pods.keys() - {manifest["metadata"]["uid"] for manifest in bound}:
-            self._stoppers.submit(self._runtime.stop, self._pods.pop(uid), grace_seconds=0)
+            pod = self._pods.pop(uid)
+            self._stoppers.submit(self._runtime_of(pod).stop, pod, grace_seconds=0)
 
     def _sync_pod(self, manifest: dict) -> None:
         uid = manifest["metadata"]["uid"]
@@ -361,13 +415,15 @@ class Kubelet:
         if pod is None:
             pod = LocalPod(manifest, self._directory / uid)
             self._write_volumes(pod)
+            self._resolve_environment(pod)
             environment = {
                 "KUBERNETES_SERVICE_HOST": "kubernetes.default.svc",
                 "KUBERNETES_SERVICE_PORT": self._server.rpartition(":")[2],
             }
-            if isinstance(self._runtime, ProcessRuntime):
+            runtime = self._runtime_of(pod)
+            if isinstance(runtime, ProcessRuntime):
                 environment |= self._kubeconfig(pod)
-            self._runtime.start(pod, environment)
+            runtime.start(pod, environment)
             self._pods[uid] = pod
         elif time.monotonic() - pod.refreshed > VOLUME_REFRESH_SECONDS:
             self._write_volumes(pod)
@@ -378,12 +434,30 @@ class Kubelet:
         pod = self._pods.pop(uid, None)
         if pod is not None:
             grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
-            self._runtime.stop(pod, grace)
+            self._runtime_of(pod).stop(pod, grace)
         self._api.request(
             "DELETE",
             LocalPod(manifest, Path()).path,
             {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
         )
+
+    def _resolve_environment(self, pod: LocalPod) -> None:
+        """Add the variables of `envFrom`, of which the later ones win, and which `env` overrides."""
+        namespace = f"/api/v1/namespaces/{pod.manifest['metadata']['namespace']}"
+        for container in pod.manifest["spec"]["containers"]:
+            variables: dict[str, str] = {}
+            for source in container.get("envFrom", ()):
+                reference = source.get("secretRef") or source["configMapRef"]
+                kind = "secrets" if "secretRef" in source else "configmaps"
+                path = f"{namespace}/{kind}/{reference['name']}"
+                # A required one that does not exist is an error: the pod starts when it exists.
+                found = self._api.get(path) if reference.get("optional") else self._api.request("GET", path)
+                data = (found or {}).get("data") or {}
+                if kind == "secrets":
+                    data = {name: base64.b64decode(value).decode() for name, value in data.items()}
+                variables |= data
+            own = [{"name": name, "value": value} for name, value in variables.items()]
+            container["env"] = [*own, *container.get("env", ())]
 
     def _write_volumes(self, pod: LocalPod) -> None:
         pod.refreshed = time.monotonic()
@@ -404,18 +478,26 @@ class Kubelet:
         if "configMap" in volume:
             config_map = self._api.request("GET", f"{namespace}/configmaps/{volume['configMap']['name']}")
             return {name: data.encode() for name, data in config_map.get("data", {}).items()}
-        if "projected" in volume:  # The volume of the service account, as the API server adds it to a pod.
-            if pod.token_made and time.monotonic() - pod.token_made < TOKEN_SECONDS / 2:
+        if "projected" in volume:
+            made = pod.tokens_made.get(volume["name"])
+            if made and time.monotonic() - made < TOKEN_SECONDS / 2:
                 return None
-            pod.token_made = time.monotonic()
+            pod.tokens_made[volume["name"]] = time.monotonic()
+            sources = volume["projected"]["sources"]
+            (token,) = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+            audience = token.get("audience", "https://kubernetes.default.svc")
+            files = {token["path"]: self._token(pod, namespace, audience).encode()}
+            if len(sources) == 1:
+                return files
+            # The volume of the service account, as the API server adds it to a pod.
             return {
-                "token": self._token(pod, namespace).encode(),
+                **files,
                 "ca.crt": self._ca,
                 "namespace": pod.manifest["metadata"]["namespace"].encode(),
             }
         raise NotImplementedError(f"volume {volume['name']} of pod {pod.name}: {sorted(volume)}")
 
-    def _token(self, pod: LocalPod, namespace: str) -> str:
+    def _token(self, pod: LocalPod, namespace: str, audience: str) -> str:
         metadata = pod.manifest["metadata"]
         account = pod.manifest["spec"]["serviceAccountName"]
         return self._api.request(
@@ -425,7 +507,7 @@ class Kubelet:
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
                 "spec": {
-                    "audiences": ["https://kubernetes.default.svc"],
+                    "audiences": [audience],
                     "expirationSeconds": TOKEN_SECONDS,
                     "boundObjectRef": {
                         "apiVersion": "v1",
@@ -471,8 +553,11 @@ class Kubelet:
         return {"KUBECONFIG": str(path)}
 
     def _report(self, pod: LocalPod) -> None:
-        running = self._runtime.running(pod)
-        address = self._runtime.address(pod)
+        runtime = self._runtime_of(pod)
+        running = runtime.running(pod)
+        if not running and pod.manifest["spec"]["restartPolicy"] == "Never" and isinstance(runtime, ProcessRuntime):
+            return self._report_end(pod, runtime)
+        address = runtime.address(pod)
         ready = running and all(
             probe_succeeds(container.get("readinessProbe"), container, address)
             for container in pod.manifest["spec"]["containers"]
@@ -518,6 +603,89 @@ class Kubelet:
                 }
             },
         )
+
+    def _report_end(self, pod: LocalPod, runtime: ProcessRuntime) -> None:
+        """The status of a pod whose containers have ended, and are not started again."""
+        if "ended" in pod.status:
+            return
+        pod.status = {"ended": True}
+        codes, now = runtime.exit_codes(pod), _now()
+        failed = any(codes)
+        containers = zip(pod.manifest["spec"]["containers"], codes, strict=True)
+        reason = "PodFailed" if failed else "PodCompleted"
+        self._api.merge(
+            f"{pod.path}/status",
+            {
+                "status": {
+                    "phase": "Failed" if failed else "Succeeded",
+                    "hostIP": self._address,
+                    "startTime": now,
+                    "conditions": [
+                        {"type": kind, "status": status, "reason": reason, "lastTransitionTime": now}
+                        for kind, status in (("Initialized", "True"), ("ContainersReady", "False"), ("Ready", "False"))
+                    ],
+                    "containerStatuses": [
+                        {
+                            "name": container["name"],
+                            "image": container["image"],
+                            "imageID": "",
+                            "restartCount": 0,
+                            "ready": False,
+                            "started": False,
+                            "state": {
+                                "terminated": {
+                                    "exitCode": code,
+                                    "reason": "Error" if code else "Completed",
+                                    "startedAt": now,
+                                    "finishedAt": now,
+                                }
+                            },
+                        }
+                        for container, code in containers
+                    ],
+                }
+            },
+        )
+
+
+def _log_server(address: str, directory: Path, client_ca: bytes, read: Any) -> ThreadingHTTPServer:
+    """Serves GET /containerLogs/NAMESPACE/POD/CONTAINER to the API server (pkg/kubelet/server/server.go of Kubernetes).
+
+    The API server does not verify the certificate, as on a real cluster without --kubelet-certificate-authority.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            parts, query = url.path.strip("/").split("/"), dict(parse_qsl(url.query))
+            log = read(*parts[1:]) if len(parts) == 4 and parts[0] == "containerLogs" else None
+            content = f"no such container: {url.path}".encode() if log is None else log
+            if tail := query.get("tailLines"):
+                content = b"".join(content.splitlines(keepends=True)[-int(tail) :])
+            content = content[: int(query.get("limitBytes", len(content)))]
+            self.send_response(404 if log is None else 200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Not logged."""
+
+    pair = CertificateAuthority("kubelet").server("kubelet", address)
+    serving = directory / "kubelet.pem"
+    serving.touch(mode=0o600)
+    serving.write_bytes(pair.certificate + pair.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(serving)
+    context.load_verify_locations(cadata=client_ca.decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = ThreadingHTTPServer((address, 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 def node_info(runtime: str) -> dict[str, str]:

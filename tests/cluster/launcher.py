@@ -61,7 +61,7 @@ class Cluster:
     def __init__(self, directory: Path | None = None, *, has_pod_network: bool = False):
         self._temporary = None
         # Whether the API server reaches nodes, pods and Services by the network of pod_network.py.
-        self._has_pod_network = has_pod_network
+        self.has_pod_network = has_pod_network
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="osc-peerpods-cluster-")
             directory = Path(self._temporary.name)
@@ -175,6 +175,7 @@ class Cluster:
         etcd_serving = self._files("etcd", self._authority.server("etcd", "127.0.0.1"))
         etcd_client = self._files("etcd-client", self._authority.client("kube-apiserver"))
         service_account_key = self._files("service-account", self._authority.client("service-account-signer"))[1]
+        kubelet_client = self._files("kubelet-client", self._authority.client("kube-apiserver-kubelet-client"))
         audit_policy = self._write("audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
         webhook_client = self._files("webhook-client", self._authority.client("kube-apiserver"))
         admission = self._admission_configuration(*webhook_client)
@@ -214,6 +215,9 @@ class Cluster:
                 f"--tls-cert-file={serving[0]}",
                 f"--tls-private-key-file={serving[1]}",
                 f"--client-ca-file={self._ca_file}",
+                # It reads the logs of containers from kubelet.py.
+                f"--kubelet-client-certificate={kubelet_client[0]}",
+                f"--kubelet-client-key={kubelet_client[1]}",
                 f"--admission-control-config-file={admission}",
                 "--anonymous-auth=false",
                 "--authorization-mode=Node,RBAC",
@@ -288,7 +292,7 @@ class Cluster:
 
     def _egress_selector(self) -> list[str]:
         """See Set up Konnectivity service in the documentation of Kubernetes."""
-        if not self._has_pod_network:
+        if not self.has_pod_network:
             return []
         transport = {"uds": {"udsName": str(self.directory / SOCKET)}}
         connection = {"proxyProtocol": "HTTPConnect", "transport": transport}

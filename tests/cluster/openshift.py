@@ -195,7 +195,8 @@ def start_stand_ins(
 
     The head of the channel `stable` is the release `operator`, which deploys its own webhook only with `webhook_image`:
     an image of containers/webhook, or "webhook:source" if pods run as processes. With `cloud_environment`, the
-    variables of a client of a cloud, peer pods have VMs in it; the cluster then needs `has_pod_network`.
+    variables of a client of a cloud, an image job creates an image in it, where it otherwise invents one; and on a
+    cluster that `has_pod_network`, peer pods have VMs in it.
     """
     kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
     webhook = ["--webhook", webhook_image, *map(str, free_ports(2))] if webhook_image else []
@@ -204,8 +205,8 @@ def start_stand_ins(
         [sys.executable, "-m", "tests.cluster.operators", kubeconfig, operator, *webhook],
         environment=PYTHON,
     )
-    start_adaptor(cluster, kubeconfig, cloud_environment)
-    start_kubelet(cluster, runtime)
+    start_adaptor(cluster, kubeconfig, cloud_environment if cluster.has_pod_network else None)
+    start_kubelet(cluster, runtime, cloud_environment)
 
     def has_catalog() -> bool:
         cluster.processes.check_alive()
@@ -237,7 +238,11 @@ def start_adaptor(cluster: Cluster, kubeconfig: str, cloud_environment: dict[str
         wait_for("the pod network", has_socket, seconds=30)
 
 
-def start_kubelet(cluster: Cluster, runtime: str) -> None:
+# The variables that name a cloud on this machine. Its credentials come from the Secret of a pod.
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AZURE_CLOUD_ENVIRONMENT", "REQUESTS_CA_BUNDLE")
+
+
+def start_kubelet(cluster: Cluster, runtime: str, cloud_environment: dict[str, str] | None = None) -> None:
     """Start the real node (kubelet.py), which runs pods with podman or as processes."""
     cluster.processes.start(
         "kubelet",
@@ -250,7 +255,7 @@ def start_kubelet(cluster: Cluster, runtime: str) -> None:
             f"--directory={cluster.directory / 'pods'}",
             f"--runtime={runtime}",
         ],
-        environment=PYTHON,
+        environment={**PYTHON, **{key: value for key, value in (cloud_environment or {}).items() if key in ENDPOINTS}},
         death_signal="TERM",
     )
 

@@ -32,6 +32,7 @@ from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
+from .image_jobs import create_image, delete_image, revoke
 from .openshift import CONFIGURED, peer_pod_config
 from .pki import CertificateAuthority
 from .releases import NEWEST, Release, release_of
@@ -114,6 +115,7 @@ WATCHED = (
     "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
     "/apis/apps/v1/daemonsets",
     "/apis/apps/v1/deployments",
+    "/apis/batch/v1/jobs",
     "/apis/cloudcredential.openshift.io/v1/credentialsrequests",
     "/apis/confidentialcontainers.org/v1alpha1/peerpodconfigs",
     "/apis/config.openshift.io/v1/infrastructures",
@@ -684,15 +686,17 @@ def sandboxed_containers_operator(api: Api) -> None:
     its Subscription → peer-pods-secret. It creates no CredentialsRequest of its own: the role has created it.
     """
     latest = _installed(api)
+    if latest is None:
+        return revoke(api)
     # Where a kind that it watches is not served, the manager of the operator ends with an error.
-    if latest is None or not (release_of(latest).starts_without_pools or _pools(api) is not None):
-        return
+    if not (release_of(latest).starts_without_pools or _pools(api) is not None):
+        return None
     _map_credentials(api, release_of(latest))
     for kata in api.list("/apis/kataconfiguration.openshift.io/v1/kataconfigs"):
         # An installation is completed before it is removed (isInstalling, in SCO's
         # controllers/openshift_controller.go).
         if "deletionTimestamp" in kata["metadata"] and not _is_installing(kata):
-            _let_go(api, kata, release_of(latest))
+            _let_go(api, kata, latest)
         else:
             _use_token(api, kata, release_of(latest))
             try:
@@ -893,7 +897,8 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
     api.status(_kata_path(kata), kata, status)
 
 
-def _let_go(api: Api, kata: dict, release: Release) -> None:
+def _let_go(api: Api, kata: dict, version: str) -> None:
+    release = release_of(version)
     runtime_classes = (kata.get("status") or {}).get("runtimeClasses", [])
     running = {pod["spec"].get("runtimeClassName") for pod in api.list("/api/v1/pods")}
     if in_use := running.intersection(runtime_classes):
@@ -942,7 +947,7 @@ def _let_go(api: Api, kata: dict, release: Release) -> None:
     for path in WEBHOOK_PATHS:
         api.delete(path)
     builds_image = release.builds_image and (kata.get("spec") or {}).get("enablePeerPods")
-    if builds_image and (condition := _delete_image(api, kata, release)):
+    if builds_image and (condition := _delete_image(api, kata, release, version)):
         return api.status(_kata_path(kata), kata, {"conditions": [condition]})
     api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
     # teardownPeerPodsCredentials, after the KataConfig is gone.
@@ -1012,7 +1017,7 @@ def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | N
     Returns the condition InProgress of an unfinished step.
     """
     _confidential(api)
-    if release.builds_image and (condition := _create_image(api, kata, release)):
+    if release.builds_image and (condition := _create_image(api, kata, release, version)):
         return condition
     if release.has_peer_pod_config:
         api.ensure(PEER_POD_CONFIGS, peer_pod_config())
@@ -1021,17 +1026,6 @@ def _peer_pods(api: Api, kata: dict, release: Release, version: str) -> dict | N
     if release.has_webhook and WEBHOOK:
         _webhook(api)
     return None
-
-
-# The key of peer-pods-cm with the image of the pod VMs, and the result of the image job.
-IMAGES = {
-    # An image that moto has.
-    "AWS": ("PODVM_AMI_ID", "ami-12c6146b"),
-    "Azure": (
-        "AZURE_IMAGE_ID",
-        "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/PodVMGallery",
-    ),
-}
 
 
 # If one of these keys is missing or empty, the operator neither creates nor deletes an image, and retries forever
@@ -1065,40 +1059,37 @@ def _are_settings_complete(api: Api, release: Release) -> bool:
     return has_credentials and all(map(settings.get, of_settings))
 
 
-def _create_image(api: Api, kata: dict, release: Release) -> dict | None:
-    """Create an image with a job that takes one tick, unless peer-pods-cm names an image."""
-    key, image = _image_of_cloud(api)
-    if key is None:
+def _create_image(api: Api, kata: dict, release: Release, version: str) -> dict | None:
+    """Create an image with a job, unless peer-pods-cm names an image; the condition of a job that runs."""
+    platform = _platform(api)
+    if platform not in REQUIRED:
         return None
     if not _are_settings_complete(api, release):
         # The operator sets the condition PodVMImageJobFailed but does not write it: see Reconcile.
         raise RetryError
-    if _settings(api).get(key) or _image_job_fails(kata, "create"):
-        return None
-    if _is_running_image_job(kata):
-        api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: image}})
-        return None
-    return _image_condition("PodVMImageJobRunning", "Creating Pod VM Image")
+    metadata = kata["metadata"]
+    trigger = (
+        [metadata.get(key) for key in ("generation", "labels", "annotations")],
+        _settings(api) if release.rolls else None,
+        [node["metadata"]["name"] for node in _workers(api) if KATA_OC_LABEL in node["metadata"]["labels"]],
+    )
+    fails = _image_job_fails(kata, "create")
+    if create_image(api, platform, release, version, metadata["uid"], trigger, fails) == "running":
+        return _image_condition("PodVMImageJobRunning", "Creating Pod VM Image")
+    return None
 
 
-def _delete_image(api: Api, kata: dict, release: Release) -> dict | None:
+def _delete_image(api: Api, kata: dict, release: Release, version: str) -> dict | None:
     """Delete the image with a job as well, even if a user configured the image."""
-    key, _image = _image_of_cloud(api)
-    if key is None:
+    platform = _platform(api)
+    if platform not in REQUIRED:
         return None
     if not _are_settings_complete(api, release):
         # The condition of a deletion is written, although the reconcile ends with an error.
         return _image_condition("PodVMImageJobFailed", "Failed to delete Pod VM Image")
-    if not _settings(api).get(key) or _image_job_fails(kata, "delete"):
-        return None
-    if _is_running_image_job(kata):
-        api.merge(f"{CONFIG_MAPS}/peer-pods-cm", {"data": {key: ""}})
-        return None
-    return _image_condition("PodVMImageJobRunning", "Deleting Pod VM Image")
-
-
-def _image_of_cloud(api: Api) -> tuple[str | None, str | None]:
-    return IMAGES.get(_platform(api) or "", (None, None))
+    if delete_image(api, platform, release, version, _image_job_fails(kata, "delete")) == "running":
+        return _image_condition("PodVMImageJobRunning", "Deleting Pod VM Image")
+    return None
 
 
 def _platform(api: Api) -> str | None:
@@ -1114,11 +1105,6 @@ def _settings(api: Api) -> dict[str, str]:
 def _image_job_fails(kata: dict, job: str) -> bool:
     """Whether the job fails. The operator logs the failure, and continues without an image or with the old image."""
     return job in (kata["metadata"].get("annotations") or {}).get(IMAGE_JOB_FAILS, "")
-
-
-def _is_running_image_job(kata: dict) -> bool:
-    conditions = (kata.get("status") or {}).get("conditions", [])
-    return any(condition.get("reason") == "PodVMImageJobRunning" for condition in conditions)
 
 
 def _image_condition(reason: str, message: str) -> dict:

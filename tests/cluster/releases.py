@@ -15,13 +15,17 @@ from dataclasses import dataclass
 class Release:
     """The behaviour of the operator and its cloud-api-adaptor from release `since` on.
 
-    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`:
-    the operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older releases only create
-    it. `builds_image`: if peer-pods-cm does not name an image of the pod VMs, a job creates the image and writes
-    its name there. When the KataConfig is deleted, a job deletes the image and empties the key. Before each job,
-    the operator requires certain keys in peer-pods-cm and peer-pods-secret. `takes_tokens`: the clouds on which the
-    operator creates peer-pods-secret from the role or identity in its environment, and on which such a Secret is
-    sufficient for these jobs. `maps_tokens`: it does the same with cco-secret in the format of ccoctl.
+    `has_peer_pod_config`: the limit is in a PeerPodConfig, and the operator itself advertises it. `rewrites_set`: the
+    operator writes the whole DaemonSet of cloud-api-adaptor at each reconcile, where older releases only create it.
+    `builds_image`: if peer-pods-cm does not name an image of the pod VMs, a job creates the image and writes its name
+    there. When the KataConfig is deleted, a job deletes the image and empties the key. Before each job, the operator
+    requires certain keys in peer-pods-cm and peer-pods-secret. `takes_oci_image`: the job makes the image of an OCI
+    image, that of the operator by default, where older releases build it with Packer. On AWS this takes an S3
+    bucket and the role vmimport. `takes_given_credentials`: credentials that the operator did not request must come
+    with both; older releases request credentials that may create both, whatever credentials are given.
+    `takes_tokens`: the clouds on which the operator creates peer-pods-secret from the role or identity in its
+    environment, and on which such a Secret is sufficient for these jobs. `maps_tokens`: it does the same with
+    cco-secret in the format of ccoctl.
     `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the
     node, and removes what it advertised only while it is the owner. `takes_leading_digits`: cloud-api-adaptor uses
     the digits with which PEERPODS_LIMIT_PER_NODE begins, or 10 without digits; older releases do not start if the
@@ -37,6 +41,8 @@ class Release:
     has_peer_pod_config: bool
     daemon_set: str
     builds_image: bool = True
+    takes_oci_image: bool = False
+    takes_given_credentials: bool = False
     rewrites_set: bool = True
     takes_tokens: tuple[str, ...] = ()
     maps_tokens: bool = False
@@ -78,12 +84,22 @@ RELEASES = (
     # at each reconcile; it was closed, and what it names (defaults that the API server adds) does not change a
     # DaemonSet's generation: not modelled.
     Release((1, 9), has_peer_pod_config=False, daemon_set="osc-caa-ds"),
+    # SCO's 7f3ca91 and be1ca72 (2025-06, in 1.10.0): updateImageConfigMap in controllers/image_generator.go and
+    # config/peerpods/podvm/aws-podvm-image-handler.sh; pull request 802 sets RELATED_IMAGE_PODVM_OCI.
     # SCO's pull request 1067, in 1.10.3, the first of 1.10 that a catalog here has: controllers/fg_handler.go,
     # deployment_mode_handler.go and daemonset_reconcile.go, and scripts/kata-install/osc-kata-install.sh.
-    Release((1, 10), has_peer_pod_config=False, daemon_set="osc-caa-ds", reads_mode=True),
+    Release((1, 10), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_oci_image=True, reads_mode=True),
     # SCO's pull request 879 (Azure; config/peerpods/podvm/osc-podvm-create-job.yaml of 1.12.0 mounts the token).
-    Release((1, 12), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_tokens=("Azure",), reads_mode=True),
-    # SCO's pull request 2189 (AWS) and config/peerpods/credentials-requests/ccoctl.
+    Release(
+        (1, 12),
+        has_peer_pod_config=False,
+        daemon_set="osc-caa-ds",
+        takes_oci_image=True,
+        takes_tokens=("Azure",),
+        reads_mode=True,
+    ),
+    # SCO's pull request 2189 (AWS, also for the credentials of the image job) and
+    # config/peerpods/credentials-requests/ccoctl.
     # SCO's pull request 2291: without MachineConfigPools.
     # SCO's pull request 1950, controllers/fg_handler.go, cm_event_handler.go, docs/CONFIG-OPTIONS.md and
     # docs/credentials-handling.md; controllers/peerpods.go at 00b58ece, where the environment is NODE_NAME,
@@ -93,6 +109,8 @@ RELEASES = (
         (1, 13),
         has_peer_pod_config=False,
         daemon_set="osc-caa-ds",
+        takes_oci_image=True,
+        takes_given_credentials=True,
         takes_tokens=("AWS", "Azure"),
         maps_tokens=True,
         takes_pod_uid=True,

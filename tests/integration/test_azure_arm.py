@@ -33,6 +33,7 @@ from azure.mgmt.network import NetworkManagementClient
 
 from tests.azure_arm import AzureArm, faults, roles
 from tests.azure_arm.az import AZURE_CLI, Az
+from tests.azure_arm.errors import ArmError
 from tests.azure_arm.faults import Fault
 from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
 from tests.environments import own_environment
@@ -391,6 +392,70 @@ def test_a_machine_as_cloud_api_adaptor_creates_it(arm: AzureArm, network: Netwo
     compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
     compute.virtual_machines.begin_delete("rg1", "vm1").result()
     assert not [name for name in arm.resources if "networkinterfaces" in name]
+
+
+def test_an_image_in_a_gallery(arm: AzureArm) -> None:
+    """A gallery, a definition and a version, as the image job of the operator creates them."""
+    compute = client(arm, ComputeManagementClient)
+    place = {"location": "westeurope"}
+    gallery = compute.galleries.begin_create_or_update("rg1", "Gallery_1", {**place, "properties": {}}).result()
+    assert gallery.properties.identifier.unique_name.endswith("-GALLERY_1")
+    identifier = {"publisher": "RedHat", "offer": "OSC-PodVM", "sku": "OSC-PodVM"}
+    properties = {"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier}
+    definition = {**place, "properties": properties}
+    created = compute.gallery_images.begin_create_or_update("rg1", "Gallery_1", "podvm-image", definition).result()
+    assert created.properties.architecture == "x64"
+    image = "rg1", "Gallery_1", "podvm-image", "262093934.0.1"
+    version = {
+        **place,
+        "properties": {
+            "publishingProfile": {"targetRegions": [{"name": "West Europe"}]},
+            "storageProfile": {"osDiskImage": {"source": {"uri": "https://disk"}}},
+        },
+    }
+    stored = compute.gallery_image_versions.begin_create_or_update(*image, version).result()
+    assert stored.id == f"{created.id}/versions/262093934.0.1"
+    assert stored.properties.replication_status is None
+    replicated = compute.gallery_image_versions.get(*image, expand="ReplicationStatus").properties.replication_status
+    assert [(entry.region, entry.state) for entry in replicated.summary] == [("West Europe", "Completed")]
+    listed = compute.gallery_image_versions.list_by_gallery_image("rg1", "Gallery_1", "podvm-image")
+    assert [entry.name for entry in listed] == ["262093934.0.1"]
+    with pytest.raises(HttpResponseError) as nested:
+        compute.galleries.begin_delete("rg1", "Gallery_1").result()
+    assert (nested.value.status_code, nested.value.error.code) == (409, "CannotDeleteResource")
+    compute.gallery_image_versions.begin_delete(*image).result()
+    compute.gallery_images.begin_delete("rg1", "Gallery_1", "podvm-image").result()
+    compute.galleries.begin_delete("rg1", "Gallery_1").result()
+    assert list(compute.galleries.list_by_resource_group("rg1")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "properties", "status", "code"),
+    [
+        ("galleries/with-hyphen", {}, 400, "InvalidParameter"),
+        ("galleries/Gallery_1/images/d", {"osType": "Linux"}, 400, "InvalidParameter"),
+        ("galleries/Gallery_1/images/podvm", {"hyperVGeneration": "V1"}, 409, "PropertyChangeNotAllowed"),
+        ("galleries/Gallery_1/images/podvm/versions/1.0", {}, 400, "InvalidParameter"),
+        ("galleries/Gallery_1/images/podvm/versions/1.0.2147483648", {}, 400, "InvalidParameter"),
+        ("galleries/Gallery_1/images/podvm/versions/1.0.0", {"storageProfile": {}}, 400, "InvalidParameter"),
+        ("galleries/Gallery_1/images/none/versions/1.0.0", {}, 404, "ParentResourceNotFound"),
+        ("images/mine", {}, 400, "InvalidParameter"),
+    ],
+)
+def test_bodies_of_images_that_azure_rejects(arm: AzureArm, path: str, properties: dict, status: int, code: str):
+    compute = f"{server_id(arm)}/providers/Microsoft.Compute"
+    whole = {
+        "osType": "Linux",
+        "osState": "Generalized",
+        "hyperVGeneration": "V2",
+        "identifier": {"publisher": "p", "offer": "o", "sku": "s"},
+    }
+    arm.put(f"{compute}/galleries/Gallery_1", {"location": "westeurope"})
+    arm.put(f"{compute}/galleries/Gallery_1/images/podvm", {"location": "westeurope", "properties": whole})
+    body = {**whole, **properties} if path.endswith("/podvm") else properties
+    with pytest.raises(ArmError) as rejected:
+        arm.put(f"{compute}/{path}", {"location": "westeurope", "properties": body})
+    assert (rejected.value.status, rejected.value.code) == (status, code)
 
 
 def test_resource_groups_and_subscriptions(arm: AzureArm, http_of) -> None:
@@ -1164,6 +1229,16 @@ def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
     assert json.loads(cards) == [f"{worker.name}-nic" for worker in side.workers]
     usage = json.loads(az.run("vm", "list-usage", "--location", "westeurope"))
     assert {core_usage["name"]["value"]: core_usage["currentValue"] for core_usage in usage}["cores"] == "16"
+    # The commands of the image job of the operator (azure-podvm-image-handler.sh).
+    gallery = ("--resource-group", side.resource_group, "--gallery-name", "PodVMGallery_0f9f3c6e")
+    definition = (*gallery, "--gallery-image-definition", "podvm-image")
+    az.run("sig", "create", *gallery)
+    names = ("--publisher", "RedHat", "--offer", "OSC-PodVM", "--sku", "OSC-PodVM")
+    kind = ("--os-type", "Linux", "--os-state", "Generalized", "--hyper-v-generation", "V2", "--architecture", "x64")
+    az.run("sig", "image-definition", "create", *definition, *names, *kind, "--location", "westeurope")
+    disk = ("--os-vhd-uri", "https://oscsa.blob.core.windows.net/a/b", "--os-vhd-storage-account", "oscsa")
+    version = (*definition, "--gallery-image-version", "262093934.0.1")
+    az.run("sig", "image-version", "create", *version, *disk, "--target-regions", "westeurope")
     account = json.loads(az.run("account", "show"))
     assert (account["id"], account["tenantId"]) == (arm.subscription_id, arm.tenant_id)
 

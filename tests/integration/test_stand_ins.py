@@ -16,6 +16,7 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.adaptor import MANAGER, OWNER, RESTART, lost
 from tests.cluster.launcher import FAKE_NODE_ANNOTATION, Cluster
+from tests.cluster.operators import IMAGE_JOB_FAILS
 from tests.cluster.processes import StartError, wait_for
 from tests.cluster.releases import NEWEST
 from tests.support import OPERATOR_NAMESPACE
@@ -101,6 +102,10 @@ class World:
         pods = self.cluster.get("pods", *NAMESPACE_ARGS, "-l", f"name={name}")["items"]
         nodes = {pod["metadata"]["uid"]: pod["spec"].get("nodeName") for pod in pods}
         return {uid: node for uid, node in nodes.items() if node}
+
+    def image(self) -> str:
+        data = self.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]
+        return data.get("PODVM_AMI_ID", "")
 
     def peer_pods(self) -> list[dict]:
         return self.cluster.get("pods", "-n", "default")["items"]
@@ -232,9 +237,21 @@ def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
+def image_pods(world: World) -> list[dict]:
+    pods = world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "job-name=osc-podvm-image-creation")["items"]
+    return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+
 def test_the_image_job_fills_in_the_image(world: World):
-    data = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]
-    assert data["PODVM_AMI_ID"].startswith("ami-")
+    """The operator deletes the job. Its pod stays, with a log."""
+    wait_for("the image", lambda: world.image().startswith("ami-"), seconds=60)
+    wait_for("the end of the job", lambda: not world.cluster.get("jobs", *NAMESPACE_ARGS)["items"], seconds=30)
+    (pod,) = image_pods(world)
+    assert pod["status"]["phase"] == "Succeeded"
+    log = world.cluster.kubectl("logs", pod["metadata"]["name"], *NAMESPACE_ARGS, "--tail=1")
+    assert log == f"Updating peer-pods-cm configmap with AMI_ID={world.image()}\n"
+    settings = world.cluster.get("configmap", "aws-podvm-image-cm", *NAMESPACE_ARGS)["data"]
+    assert settings["AMI_VERSION"] == "262093934.0.1"
 
 
 def test_the_operators_webhook_mutates(world: World):
@@ -554,9 +571,10 @@ def test_with_a_negative_limit_a_stop_removes_what_another_program_advertises(wo
     wait_for("it to be removed", lambda: world.advertised() == [None, None], seconds=30)
 
 
-def condition(world: World) -> tuple[str, str | None]:
-    (condition,) = world.cluster.get("kataconfig", "kata")["status"]["conditions"]
-    return condition["status"], condition.get("reason")
+def condition(world: World) -> tuple[str, str | None] | None:
+    """The condition InProgress; None before the operator has set it."""
+    status = world.cluster.get("kataconfig", "kata").get("status") or {}
+    return next(((each["status"], each.get("reason")) for each in status.get("conditions") or ()), None)
 
 
 def test_without_the_keys_of_the_image_job_the_kataconfig_stays(world: World):
@@ -575,7 +593,28 @@ def test_the_deletion_of_the_kataconfig_removes_everything(world: World):
     for kind in ("daemonsets", "deployments", "services"):
         assert world.cluster.get(kind, *NAMESPACE_ARGS)["items"] == []
     assert world.cluster.get("mutatingwebhookconfigurations")["items"] == []
-    assert world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"]["PODVM_AMI_ID"] == ""
+    assert world.image() == ""
+
+
+def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World):
+    """The job is tried twice. The operator continues without an image, until the KataConfig is changed."""
+    before = len(image_pods(world))
+    failing = {**KATA_CONFIG, "metadata": {"name": "kata", "annotations": {IMAGE_JOB_FAILS: "create"}}}
+    world.cluster.apply(failing)
+    wait_for("the job", lambda: condition(world) == ("True", "PodVMImageJobRunning"), seconds=60)
+    wait_for("the end of the job", lambda: condition(world) == ("False", ""), seconds=60)
+    assert world.image() == ""
+    assert "kata-remote" in world.cluster.get("kataconfig", "kata")["status"]["runtimeClasses"]
+    assert world.cluster.get("jobs", *NAMESPACE_ARGS)["items"] == []
+    pods = image_pods(world)[before:]
+    assert [pod["status"]["phase"] for pod in pods] == ["Failed", "Failed"]
+    events = world.cluster.get(
+        "events", *NAMESPACE_ARGS, "--field-selector=involvedObject.name=osc-podvm-image-creation"
+    )["items"]
+    assert "PodVMImageJobFailed" in {event["reason"] for event in events}
+    world.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}-")
+    wait_for("the image", world.image, seconds=60)
+    world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
 
 
 def test_without_the_keys_of_the_image_job_an_installation_never_ends(world: World):

@@ -1,0 +1,121 @@
+"""Microsoft.Compute's images: compute galleries, their definitions and versions, and managed images.
+
+Sources: learn.microsoft.com/rest/api/compute/galleries, gallery-images, gallery-image-versions and images, with their
+examples (azure-rest-api-specs, specification/compute), and "Troubleshoot issues with shared images in Azure".
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from . import ids
+from .errors import ArmError
+
+# Without hyphens, unlike the names of other resources.
+GALLERY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.]{0,78}[A-Za-z0-9])?")
+LARGEST = 2**31 - 1
+
+# The properties of a definition that cannot be changed after its creation.
+FIXED = ("osType", "osState", "hyperVGeneration", "architecture", "identifier")
+
+
+def complete(kind: str, name: str, properties: dict[str, Any], old: dict[str, Any], location: str) -> None:
+    """Validate the properties of a write and complete them; `old` are those before it."""
+    match kind:
+        case ids.GALLERIES:
+            if not GALLERY_NAME.fullmatch(name):
+                raise _invalid(f"The gallery name '{name}' is not valid.", "galleryName")
+            properties["identifier"] = old.get("identifier") or {"uniqueName": f"{uuid.uuid4()}-{name.upper()}"}
+        case ids.GALLERY_IMAGES:
+            _complete_definition(properties, old)
+        case ids.GALLERY_VERSIONS:
+            _complete_version(name, properties, location)
+        case ids.IMAGES:
+            if not (properties.get("storageProfile") or properties.get("sourceVirtualMachine")):
+                raise _required("storageProfile")
+            properties.setdefault("hyperVGeneration", "V1")
+
+
+def _complete_definition(properties: dict[str, Any], old: dict[str, Any]) -> None:
+    for key in ("osType", "osState", "identifier"):
+        if not properties.get(key):
+            raise _required(f"galleryImage.properties.{key}")
+    properties.setdefault("hyperVGeneration", "V1")
+    properties.setdefault("architecture", "x64")
+    changed = next((key for key in FIXED if old and old.get(key) != properties[key]), None)
+    if changed:
+        raise ArmError(
+            409,
+            "PropertyChangeNotAllowed",
+            f"Changing property 'galleryImage.properties.{changed}' is not allowed.",
+        )
+
+
+def _complete_version(name: str, properties: dict[str, Any], location: str) -> None:
+    numbers = name.split(".")
+    if len(numbers) != 3 or not all(part.isdecimal() and int(part) <= LARGEST for part in numbers):
+        raise _invalid(
+            f"The gallery image version name '{name}' is invalid. It must follow Major(int).Minor(int).Patch(int), "
+            "each at most 2147483647.",
+            "galleryImageVersionName",
+        )
+    storage = properties.get("storageProfile") or {}
+    if not (storage.get("source") or storage.get("osDiskImage")):
+        raise _required("galleryImageVersion.properties.storageProfile")
+    publishing = properties.setdefault("publishingProfile", {})
+    regions = publishing.setdefault("targetRegions", [{"name": location}])
+    if location not in [_region(region["name"]) for region in regions]:
+        raise _invalid(
+            f"The location '{location}' of the gallery image version must be one of its target regions.",
+            "galleryImageVersion.properties.publishingProfile.targetRegions",
+        )
+    for region in regions:
+        region.setdefault("regionalReplicaCount", 1)
+        region.setdefault("storageAccountType", "Standard_LRS")
+
+
+def expanded(body: dict[str, Any], expand: str) -> dict[str, Any]:
+    """The version with what `$expand` names. A version is replicated as soon as its operation has ended."""
+    if body["type"] != ids.GALLERY_VERSIONS or expand.lower() != "replicationstatus":
+        return body
+    properties = body["properties"]
+    ended = properties["provisioningState"] == "Succeeded"
+    regions = properties["publishingProfile"]["targetRegions"]
+    status = {
+        "aggregatedState": "Completed" if ended else "InProgress",
+        "summary": [
+            {
+                "region": region["name"],
+                # For tests: a region that this replication has not reached.
+                "state": region.get("testsReplicationState") or ("Completed" if ended else "Replicating"),
+                "details": "",
+                "progress": 100 if ended else 0,
+            }
+            for region in regions
+        ],
+    }
+    return {**body, "properties": {**properties, "replicationStatus": status}}
+
+
+def require_empty(nested: list[str]) -> None:
+    if nested:
+        raise ArmError(
+            409,
+            "CannotDeleteResource",
+            f"Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "
+            f"'{nested[0]}'. Please delete all nested resources before deleting this resource.",
+        )
+
+
+def _region(name: str) -> str:
+    return name.replace(" ", "").lower()
+
+
+def _required(target: str) -> ArmError:
+    return _invalid(f"Required parameter '{target.rpartition('.')[2]}' is missing (null).", target)
+
+
+def _invalid(message: str, target: str) -> ArmError:
+    return ArmError(400, "InvalidParameter", f"{message} Target: '{target}'.")
