@@ -248,12 +248,17 @@ pod_vms:
       description: The instance types (C(PODVM_INSTANCE_TYPES)) or VM sizes (C(AZURE_INSTANCE_SIZES)) to choose from.
       type: list
       elements: str
+    images:
+      description: The ID of the image, C(PODVM_AMI_ID) or C(AZURE_IMAGE_ID).
+      type: list
+      elements: str
   sample:
     subnets: [subnet-0a1b2c3d4e5f60001]
     security_groups: [sg-0a1b2c3d4e5f60001]
     network_security_groups: []
     default_sizes: [t3.medium]
     sizes: [t3.small, t3.medium]
+    images: [ami-0f3a5b1c2d4e6f708]
 details:
   description: Further facts. A fact that could not be read is null; RV(details.unread) has the reason.
   returned: with O(details=true)

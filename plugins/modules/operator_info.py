@@ -123,7 +123,14 @@ pod_vm_image:
     id:
       description: The ID of the image, empty if no image is set.
       type: str
-  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0}
+    failed:
+      description:
+        - >-
+          When the operator last reported that its job to create the image has failed, for
+          O(osc.peerpods.operator_wait#module:image_requested_after). Empty if an image is set, without a KataConfig, or
+          if the operator has not reported this within the lifetime of events.
+      type: str
+  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, failed: ""}
 teardown:
   description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
   returned: success
@@ -344,12 +351,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
+    read_image_failure_time,
     read_machine_configs,
     read_objects,
     read_package_manifests,
     read_plan,
     read_subscription,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     describe_catalogs,
     describe_object,
@@ -357,7 +366,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     describe_subscription,
     plan_upgrade,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.teardown import find_blockers, plan_teardown
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import (
     DEPLOYMENT_MODE_KEY,
@@ -445,16 +453,21 @@ def main() -> None:
                 pools = machine_configs["pools"] or []
                 blockers = find_blockers(existing, cluster.list(PODS_PATH), deployment, pools)
         generation = None if upgrade_to is None else read_generation(cluster, namespace, objects)
+        settings = next(
+            (entry for _version, _kind, entry in existing if entry["metadata"]["name"] == PEER_PODS_CM), None
+        )
+        image = pod_vm_image(settings)
+        is_without_image = not image["id"] and any(kind == "KataConfig" for _version, kind, _entry in existing)
+        failed = read_image_failure_time(cluster, namespace) if is_without_image else ""
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
-    settings = next((entry for _version, _kind, entry in existing if entry["metadata"]["name"] == PEER_PODS_CM), None)
     if upgrade_to is not None:
         result |= {"generation": generation, "upgrade": plan_upgrade(subscription, catalogs or [], upgrade_to)}
     module.exit_json(
         changed=False,
         objects=objects,
-        pod_vm_image=pod_vm_image(settings),
+        pod_vm_image={**image, "failed": failed},
         teardown={**plan_teardown(objects), "blockers": blockers},
         subscription=describe_subscription(subscription),
         install_plan=describe_plan(plan),

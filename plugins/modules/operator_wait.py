@@ -35,7 +35,10 @@ options:
     description:
       - V(catalog) waits until a CatalogSource is READY and offers the operator.
       - V(operator) waits until a ClusterServiceVersion is Succeeded.
-      - V(nodes) waits until the nodes run kata and the RuntimeClass of peer pods exists.
+      - >-
+        V(nodes) waits until the nodes run kata, the RuntimeClass of peer pods exists, and C(peer-pods-cm) has the ID of
+        an image of the pod VMs, if the KataConfig enables peer pods. It fails as soon as the job
+        C(osc-podvm-image-creation), which creates the image, has failed, with the end of its log.
       - V(removal) waits until kata is removed from the nodes, after a KataConfig was deleted.
       - V(pods) waits until all pods of O(runtime_classes) have ended.
     type: str
@@ -84,6 +87,13 @@ options:
     type: list
     elements: str
     default: [kata-remote]
+  image_requested_after:
+    description:
+      - >-
+        With O(wait_for=nodes), when the operator last reported a failed image job before the image was requested again,
+        as RV(osc.peerpods.operator_info#module:pod_vm_image.failed). That failure and earlier ones are ignored, and a
+        missing job is waited for. If not set, no earlier run has failed.
+    type: str
   wait_timeout:
     description:
       - How many seconds to wait. With V(0), the module returns the current state immediately and does not fail.
@@ -194,8 +204,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
+    read_image_failure,
+    read_image_job,
     read_install_states,
     read_kata_configs,
+    read_missing_keys,
     read_package_manifests,
     read_plan,
     read_pods,
@@ -207,6 +220,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollou
     check_pods_ended,
     check_removal,
     check_rollout,
+    lacks_image_settings,
+    needs_image,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     check_catalog,
@@ -252,8 +267,27 @@ def look(cluster: Cluster, params: dict) -> tuple[Progress, dict]:
     # The nodes of its pool are installed by MachineConfigs.
     states = {} if pools and KATA_POOL in pools else read_install_states(cluster)
     if params["wait_for"] == "nodes":
-        return check_rollout(kata, pools, params["runtime_class"], since, now, states), {}
-    return check_removal(kata, pools, since, now, states), {}
+        return look_at_nodes(cluster, params, kata, pools, since, now, states), {}
+    missing = read_missing_keys(cluster, params["namespace"]) if lacks_image_settings(kata) else ""
+    return check_removal(kata, pools, since, now, states, missing), {}
+
+
+def look_at_nodes(
+    cluster: Cluster,
+    params: dict,
+    kata: dict | None,
+    pools: dict | None,
+    since: dict,
+    now: datetime,
+    states: dict,
+) -> Progress:
+    """The progress of the nodes; when all of them run kata, also that of the image."""
+    requested, image = params["image_requested_after"], None
+    if needs_image(kata):
+        image = read_image_job(cluster, params["namespace"], requested or "", now)
+        if image.failure:
+            image = dataclasses.replace(image, failure=read_image_failure(cluster, params["namespace"], image))
+    return check_rollout(kata, pools, params["runtime_class"], since, now, states, image, requested is not None)
 
 
 def approve(cluster: Cluster, namespace: str, install_plan: str) -> None:
@@ -276,6 +310,7 @@ def main() -> None:
             "approve": {"type": "bool", "default": False},
             "runtime_class": {"type": "str", "default": "kata-remote"},
             "runtime_classes": {"type": "list", "elements": "str", "default": ["kata-remote"]},
+            "image_requested_after": {"type": "str"},
             "wait_timeout": {"type": "int", "default": 0},
             "previous": {"type": "dict", "default": {}},
         },

@@ -159,3 +159,9 @@ def create_image_resources(moto: Moto) -> None:
     iam = moto.client("iam")
     iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(TRUST))
     iam.put_role_policy(RoleName="vmimport", PolicyName="vmimport", PolicyDocument=json.dumps(vmimport_policy(bucket)))
+
+
+def delete_image_resources(moto: Moto) -> None:
+    moto.client("s3").delete_bucket(Bucket=f"podvm-image-{VERSION}")
+    moto.client("iam").delete_role_policy(RoleName="vmimport", PolicyName="vmimport")
+    moto.client("iam").delete_role(RoleName="vmimport")

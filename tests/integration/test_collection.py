@@ -103,7 +103,7 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         cloud = aws.create_cloud_side(moto, workers=2)
         with Cluster() as cluster:
             openshift.fill(cluster, cloud.workers, aws.REGION)
-            openshift.start_stand_ins(cluster, "process")
+            openshift.start_stand_ins(cluster, "process", cloud_environment=moto.environment)
             yield Installed(
                 cluster,
                 cloud,

@@ -44,30 +44,33 @@ PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    moto = aws.Moto(tmp_path_factory.mktemp("moto"))
-    try:
-        cloud = aws.create_cloud_side(moto, workers=3)
-        with Cluster() as cluster:
-            openshift.fill(cluster, cloud.workers, aws.REGION, peer_pod_configs=False)
-            openshift.start_stand_ins(cluster, "process", NEWEST)
-            wait_for_machine_config_operator(cluster)
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
+    running = aws.Moto(tmp_path_factory.mktemp("moto"))
+    yield running
+    running.processes.stop()
 
-            def ingress() -> list[dict]:
-                return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
-            # A teardown waits for the end of the webhook's pods.
-            options = {"node_capacity_console_dashboard": True, "webhook_shutdown_delay": 0}
-            yield Site(
-                cluster,
-                cloud,
-                moto.environment,
-                ingress,
-                {**site_variables("process"), **options},
-                kubeconfig=user_of(cluster, "site"),
-            )
-    finally:
-        moto.processes.stop()
+@pytest.fixture(scope="module")
+def site(moto: aws.Moto) -> Iterator[Site]:
+    cloud = aws.create_cloud_side(moto, workers=3)
+    with Cluster() as cluster:
+        openshift.fill(cluster, cloud.workers, aws.REGION, peer_pod_configs=False)
+        openshift.start_stand_ins(cluster, "process", NEWEST, cloud_environment=moto.environment)
+        wait_for_machine_config_operator(cluster)
+
+        def ingress() -> list[dict]:
+            return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
+
+        # A teardown waits for the end of the webhook's pods.
+        options = {"node_capacity_console_dashboard": True, "webhook_shutdown_delay": 0}
+        yield Site(
+            cluster,
+            cloud,
+            moto.environment,
+            ingress,
+            {**site_variables("process"), **options},
+            kubeconfig=user_of(cluster, "site"),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +147,25 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
         assert words in message
 
 
+def test_a_run_that_is_killed_while_the_operator_installs(site: Site):
+    """The next test checks the outcome, and so for the other runs that are killed."""
+    site.run_and_kill("Wait until the nodes run kata", "--tags", "operator_install")
+
+
+def test_a_failed_image_job_ends_the_run_with_its_log(site: Site, moto: aws.Moto):
+    """The credentials are given, and the bucket that the job then needs does not exist. The operator has continued."""
+    message = failure_message(site.run("--tags", "operator_install"))
+    assert "The job osc-podvm-image-creation of the operator, which creates the image of the pod VMs, failed" in message
+    assert "The end of the log of pod osc-podvm-image-creation-" in message
+    assert "Bucket podvm-image-262093934.0.1 not found or not accessible." in message
+    assert "BackoffLimitExceeded" in message
+    assert "run the playbook again" in message
+    aws.create_image_resources(moto)
+
+
 @pytest.mark.parametrize(
     ("tags", "task"),
     [
-        ("operator_install", "Wait until the nodes run kata"),
         ("operator_install,webhook", "Register the webhook"),
         # The limit is set only where peer pods are counted, for which the webhook must be registered.
         ("webhook,node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
@@ -263,12 +281,14 @@ def test_credentials_of_a_credentials_request(site: Site):
     site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
-def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, iam):
+def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, moto: aws.Moto, iam):
     """The operator creates peer-pods-secret as for a user of the web console. The role may create an image until an
     image exists."""
     site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
     site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE)
     site.cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
+    # With a token, the image job creates both itself, and fails if the bucket exists.
+    aws.delete_image_resources(moto)
     openshift.use_tokens(site.cluster, ISSUER)
     assert "set operator_install_create_identity to true" in failure_message(site.run("--tags", "operator_install"))
     create = ("--tags", "operator_install", "-e", "operator_install_create_identity=true")
@@ -278,7 +298,7 @@ def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, i
     output = succeed(site.run, *create)
     openshift.use_root_credential(site.cluster)
     assert "TASK [osc.peerpods.operator_install : Remove the permissions to create an image]" in output
-    (role,) = iam.list_roles()["Roles"]
+    (role,) = [role for role in iam.list_roles()["Roles"] if role["RoleName"] != "vmimport"]
     assert iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"] == ["peer-pod-vms"]
     (subscription,) = site.cluster.get("subscriptions", "-n", OPERATOR_NAMESPACE)["items"]
     assert subscription["spec"]["config"] == {"env": [{"name": "ROLEARN", "value": role["Arn"]}]}

@@ -37,7 +37,7 @@ def site(arm: AzureArm) -> Iterator[Site]:
         cloud = azure.create_cloud_side(arm, workers=3)
         status = openshift.azure_status(cloud.resource_group)
         openshift.fill(cluster, cloud.workers, azure.REGION, status)
-        openshift.start_stand_ins(cluster, "process")
+        openshift.start_stand_ins(cluster, "process", cloud_environment=arm.environment)
 
         def rules() -> list[dict]:
             return arm.resources[cloud.nsg_id.lower()]["properties"]["securityRules"]
@@ -187,7 +187,9 @@ class TestCredentialsOfVariables:
         site.cluster.kubectl(
             "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE
         )
-        by_operator = {"AZURE_IMAGE_ID": "/made/by/the/operator", "DISABLECVM": "true"}
+        image = stored(site, "configmap", "peer-pods-cm")["data"]["AZURE_IMAGE_ID"]
+        assert image.endswith("/galleries/PodVMGallery_0f9f3c6e/images/podvm-image/versions/262093934.0.1")
+        by_operator = {"AZURE_IMAGE_ID": image, "DISABLECVM": "true"}
         site.cluster.merge("configmap/peer-pods-cm", {"data": by_operator}, OPERATOR_NAMESPACE)
         site.variables |= {
             # The cluster could grant other ones.

@@ -16,6 +16,7 @@ import pytest
 from tests.azure_arm import AzureArm, roles
 from tests.cluster import aws, azure, openshift
 from tests.cluster.clouds import site_variables
+from tests.cluster.image_builder import MOTO_IMAGE
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.site import (
@@ -125,7 +126,7 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
             "metadata": {"name": "peer-pods-cm", "namespace": OPERATOR_NAMESPACE},
             "data": {
                 **openshift.POD_VM_SETTINGS,
-                "PODVM_AMI_ID": "ami-0",
+                "PODVM_AMI_ID": MOTO_IMAGE,
                 "AWS_SG_IDS": vm_group,
                 "AWS_VPC_ID": site.cloud.vpc_id,
             },
@@ -246,13 +247,7 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
         added = [
             f"{name}-{openshift.INFRASTRUCTURE_NAME}"
-            for name in (
-                "Allow-Kata-Agent-Internal",
-                "Allow-VXLAN-Internal",
-                "Allow-VXLAN-Internal-To-Workers",
-                "Allow-VXLAN-UDP-Internal",
-                "Allow-VXLAN-UDP-Internal-To-Workers",
-            )
+            for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal", "Allow-VXLAN-Internal-To-Workers")
         ]
         assert rule_names() - names_before == {*added}
         (gateway,) = (body for body in resources().values() if body["type"].endswith("/natGateways"))

@@ -222,7 +222,12 @@ READERS = [
     Reads("mutating_webhook", "target_runtime_classes", "webhook_target_runtime_classes", lambda a: "state" not in a),
     Reads("mutation_info", "runtime_class", "webhook_target_runtime_classes"),
     Reads("operator_info", "namespace", "operator_install_namespace"),
-    Reads("operator_wait", "namespace", "operator_install_namespace", lambda a: a["wait_for"] == "operator"),
+    Reads(
+        "operator_wait",
+        "namespace",
+        "operator_install_namespace",
+        lambda a: a["wait_for"] in ("operator", "nodes", "removal"),
+    ),
     Reads("operator_wait", "runtime_classes", "webhook_target_runtime_classes", lambda a: a["wait_for"] == "pods"),
     # Pods are those of all namespaces, pools those of the operator.
     Reads("peerpod_info", "namespace", "operator_install_namespace", lambda a: len(a) > 1),

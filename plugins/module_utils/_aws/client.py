@@ -212,13 +212,22 @@ class Ec2(AwsConnection):
     def vcpus(self, instance_types: Sequence[str]) -> dict[str, int]:
         """The default number of vCPUs by instance type, for the types that the region offers."""
         return {
-            instance_type["InstanceType"]: instance_type["VCpuInfo"]["DefaultVCpus"]
+            name: instance_type["VCpuInfo"]["DefaultVCpus"]
+            for name, instance_type in self.instance_types(instance_types).items()
+        }
+
+    def image(self, image_id: str) -> dict | None:
+        """The AMI from DescribeImages, also if its owner has deprecated it; None if these credentials see none."""
+        named = [{"Name": "image-id", "Values": [image_id]}]
+        images = self._query("DescribeImages", "Images", PAGE_SIZE, Filters=named, IncludeDeprecated=True)
+        return next(iter(images), None)
+
+    def instance_types(self, instance_types: Sequence[str]) -> dict[str, dict]:
+        """The types that the region offers, from DescribeInstanceTypes."""
+        return {
+            instance_type["InstanceType"]: instance_type
             for instance_type in self._described(
-                "DescribeInstanceTypes",
-                "InstanceTypes",
-                "instance-type",
-                instance_types,
-                INSTANCE_TYPES_PAGE_SIZE,
+                "DescribeInstanceTypes", "InstanceTypes", "instance-type", instance_types, INSTANCE_TYPES_PAGE_SIZE
             )
         }
 

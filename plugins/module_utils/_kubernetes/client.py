@@ -172,6 +172,11 @@ class Cluster:
         finally:
             response.close()
 
+    def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """The last lines that a container has printed."""
+        query = {"tailLines": lines, **({"container": container} if container else {})}
+        return self._client.log(f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
+
     def create(self, path: str, body: dict, **query: str) -> dict:
         return self._write("POST", path, body, query)
 

@@ -248,6 +248,9 @@ class PersistentClient(K8SDynamicClient):
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from error
 
+    def log(self, path: str, query: Mapping[str, Any]) -> str:
+        return _persist(lambda: self.text(path, query))
+
     def _settled(self, method: str, object_path: str, body: Any) -> Response | None:
         """The response to a write whose response was lost, from its object; None if the write was not applied."""
         try:

@@ -4,10 +4,23 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection, Iterator
+from datetime import datetime
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH, serves
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import (
+    CREATION_JOB,
+    JOB_LABEL,
+    LOG_LINES,
+    ImageJob,
+    check_job,
+    describe_failure,
+    failed_container,
+    last_failure,
+    missing_keys,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
     INSTALL_STATE_LABEL,
     describe_pool,
@@ -20,6 +33,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     KEPT_KATA_CONFIG,
     OLM,
     PACKAGE,
+    PEER_PODS_CM,
+    PEER_PODS_SECRET,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
 
@@ -119,6 +134,68 @@ def read_pods(cluster: Cluster, runtime_classes: Collection[str]) -> list[str]:
         for pod in cluster.list(PODS_PATH, fieldSelector=RUNNING_PODS)
         if is_peer_pod(pod, runtime_classes)
     )
+
+
+def read_settings(cluster: Cluster, namespace: str) -> dict | None:
+    """The ConfigMap with the settings of cloud-api-adaptor."""
+    return cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{PEER_PODS_CM}")
+
+
+def read_missing_keys(cluster: Cluster, namespace: str) -> str:
+    """What the operator needs for a job of the image, and does not have."""
+    return missing_keys(read_settings(cluster, namespace), _read_secret(cluster, namespace))
+
+
+def read_image_job(cluster: Cluster, namespace: str, since: str, now: datetime) -> ImageJob:
+    """The state of the job that creates the image of the pod VMs; the job is read only if no image exists."""
+    settings = read_settings(cluster, namespace)
+    image = check_job(settings, (), None, (), (), since, now)
+    if image.image:
+        return image
+    job = cluster.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{CREATION_JOB}")
+    pods = _image_pods(cluster, namespace)
+    events = [] if job else read_events(cluster, namespace, CREATION_JOB)
+    secret = {} if job else _read_secret(cluster, namespace)
+    return check_job(settings, secret, job, pods, events, since, now)
+
+
+def read_image_failure(cluster: Cluster, namespace: str, image: ImageJob) -> str:
+    """Why the job failed, with the end of its log."""
+    secret = _read_secret(cluster, namespace)
+    name, log, problem = "", None, ""
+    if image.pod:
+        name = image.pod["metadata"]["name"]
+        try:
+            log = cluster.log(namespace, name, failed_container(image.pod), LOG_LINES)
+        except ClusterError as error:
+            problem = str(error)
+    events = [event for each in filter(None, (CREATION_JOB, name)) for event in read_events(cluster, namespace, each)]
+    return describe_failure(image.failure, name, log, problem, events, secret.values())
+
+
+def read_image_failure_time(cluster: Cluster, namespace: str) -> str:
+    """When the operator last reported a failed job; empty if it has not."""
+    return last_failure(read_events(cluster, namespace, CREATION_JOB))
+
+
+def read_events(cluster: Cluster, namespace: str, name: str) -> list[dict]:
+    """The events of the object with that name."""
+    path = f"/api/v1/namespaces/{namespace}/events"
+    return list(cluster.list(path, fieldSelector=f"involvedObject.name={name}"))
+
+
+def _image_pods(cluster: Cluster, namespace: str) -> list[dict]:
+    return list(cluster.list(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{JOB_LABEL}={CREATION_JOB}"))
+
+
+def _read_secret(cluster: Cluster, namespace: str) -> dict[str, str]:
+    """The cloud credentials of the operator."""
+    secret = cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{PEER_PODS_SECRET}") or {}
+    return {
+        key: base64.b64decode(value).decode(errors="replace")
+        for key, value in (secret.get("data") or {}).items()
+        if value
+    }
 
 
 def read_objects(cluster: Cluster, namespace: str) -> Iterator[tuple[str, str, dict]]:

@@ -13,12 +13,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import (
+    FAILED,
+    IMAGE_REMEDY,
+    ImageJob,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import (
     Progress,
     condition_messages,
+    elapsed,
     parse_time,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+DELETION_REMEDY = (
+    "Restore it: the operator then continues by itself. Run the playbook again to wait for it. To keep the image, "
+    "remove its ID from peer-pods-cm."
+)
 
 # The number of nodes and pods that a message names.
 NAMED_NODES = 5
@@ -42,11 +53,15 @@ def check_rollout(
     since: Mapping[str, str],
     now: datetime,
     states: Mapping[str, str] | None = None,
+    image: ImageJob | None = None,
+    image_is_requested: bool = False,
 ) -> Progress:
-    """How many nodes run kata, and whether the operator has created the RuntimeClass of peer pods.
+    """How many nodes run kata, whether the operator has created the RuntimeClass of peer pods, and whether it has an
+    image for their VMs.
 
     `since` is that of the previous Progress. `pools` are None if they are not served; `states` are those of
-    INSTALL_STATE_LABEL by node.
+    INSTALL_STATE_LABEL by node. `image` is None before all nodes run kata, and where the operator needs no image. With
+    `image_is_requested`, the operator has completed an earlier run without an image, and begins again.
     """
     if kata is None:
         return Progress("", problem="There is no KataConfig.")
@@ -57,14 +72,19 @@ def check_rollout(
     is_daemon_set = pools is None or bool(states)
     pools = {} if is_daemon_set else pools or {}
     pool = pools.get("kata-oc") or _updating(pools)
-    done = (
+    is_applied = (
         # The operator has applied enablePeerPods only after it has created the RuntimeClass of peer pods.
         runtime_class in (status.get("runtimeClasses") or [])
         and condition.get("status") == "False"
         and "kataNodes" in status
         and ready == count
     )
-    problem = "The KataConfig selects no node." if done and not count else ""
+    done = is_applied and (image is None or bool(image.image))
+    problem = "The KataConfig selects no node." if is_applied and not count else ""
+    remedy = ""
+    if not problem and image and not image.image:
+        problem = image.failure or _lacks_image(is_applied, image, image_is_requested)
+        remedy = IMAGE_REMEDY if problem else ""
     progress = _nodes_line(
         f"{ready} of {count} nodes run kata",
         nodes.get("installing"),
@@ -73,9 +93,22 @@ def check_rollout(
         pool,
         since,
         now,
+        image,
     )
-    problem = problem or _stuck(condition, pool, done) or _needs_reboot(states, done)
-    return _with_outcome(progress, done and not problem, problem, is_daemon_set)
+    stuck = _stuck(condition, pool, is_applied) or _needs_reboot(states, is_applied)
+    if stuck or not remedy:
+        remedy = DAEMON_SET_REMEDY if is_daemon_set else ""
+    return _with_outcome(progress, done and not problem, stuck or problem, remedy)
+
+
+def _lacks_image(is_applied: bool, image: ImageJob, is_requested: bool) -> str:
+    """A sentence if the operator has completed its work without an image, and without a job that is left."""
+    if not is_applied or image.is_active or is_requested:
+        return ""
+    return (
+        f"The operator has completed the installation without an image of the pod VMs, and without it no peer pod "
+        f"starts: {image.summary}."
+    )
 
 
 def check_removal(
@@ -84,8 +117,12 @@ def check_removal(
     since: Mapping[str, str],
     now: datetime,
     states: Mapping[str, str] | None = None,
+    missing: str = "",
 ) -> Progress:
-    """How many nodes no longer run kata, after a KataConfig was deleted."""
+    """How many nodes no longer run kata, after a KataConfig was deleted.
+
+    `missing` is what the operator needs to delete the image of the pod VMs and does not have.
+    """
     if kata is None:
         return Progress("the KataConfig is gone", "the KataConfig is gone", done=True)
     status = kata.get("status") or {}
@@ -108,8 +145,25 @@ def check_removal(
     )
     if condition.get("reason") == "BlockedByExistingKataPods":
         return _with_outcome(progress, False, f"The operator waits: {condition.get('message')}.")
+    # The reason alone may be temporary: the operator sets it for a job that has just begun, too.
+    if condition.get("reason") == FAILED and missing:
+        problem = f"The operator needs {missing} to delete the image of the pod VMs, and waits for it."
+        return _with_outcome(progress, False, problem, DELETION_REMEDY)
     problem = _stuck(condition, pool, False) or _needs_reboot(states, False)
-    return _with_outcome(progress, False, problem, is_daemon_set)
+    return _with_outcome(progress, False, problem, DAEMON_SET_REMEDY if is_daemon_set else "")
+
+
+def needs_image(kata: dict | None) -> bool:
+    """Whether the operator creates the image of the pod VMs now, or should have done so."""
+    if not ((kata or {}).get("spec") or {}).get("enablePeerPods"):
+        return False
+    nodes = ((kata or {}).get("status") or {}).get("kataNodes") or {}
+    return 0 < nodes.get("nodeCount", 0) == nodes.get("readyNodeCount", 0)
+
+
+def lacks_image_settings(kata: dict | None) -> bool:
+    """Whether the operator reports that it cannot delete the image, which may be temporary."""
+    return _in_progress((kata or {}).get("status") or {}).get("reason") == FAILED
 
 
 def check_pods_ended(pods: list[str]) -> Progress:
@@ -120,8 +174,7 @@ def check_pods_ended(pods: list[str]) -> Progress:
     return Progress(summary, summary)
 
 
-def _with_outcome(progress: Progress, done: bool, problem: str, is_daemon_set: bool = False) -> Progress:
-    remedy = DAEMON_SET_REMEDY if is_daemon_set else ""
+def _with_outcome(progress: Progress, done: bool, problem: str, remedy: str = "") -> Progress:
     return Progress(progress.summary, progress.status, done, problem, remedy=remedy, since=progress.since)
 
 
@@ -194,6 +247,7 @@ def _nodes_line(
     pool: dict | None,
     since: Mapping[str, str],
     now: datetime,
+    image: ImageJob | None = None,
 ) -> Progress:
     working = working or []
     working_since = {node: since.get(node) or _text(now) for node in working}
@@ -202,10 +256,13 @@ def _nodes_line(
         steady.append(f"working on {_names(working)}")
         summary.append(f"working on {_names(working, working_since, now)}")
     parts = [f"{len(waiting)} waiting"] if waiting else []
-    if condition.get("status") == "True" and condition.get("message") and not working:
+    if condition.get("status") == "True" and condition.get("message") and not working and image is None:
         parts.append(condition["message"])
     steady += parts
     summary += parts
+    if image and image.status:
+        steady.append(image.status)
+        summary.append(image.summary)
     status = (pool or {}).get("status") or {}
     if pool and status.get("machineCount"):
         line = (
@@ -221,24 +278,16 @@ def _rolling_for(pool_status: dict, now: datetime) -> str:
     for condition in pool_status.get("conditions") or []:
         began = parse_time(condition.get("lastTransitionTime"))
         if condition["type"] == "Updating" and condition["status"] == "True" and began:
-            return f", {_ago(began, now)}"
+            return f", {elapsed(began, now)}"
     return ""
 
 
 def _names(nodes: list[str], since: Mapping[str, str] | None = None, now: datetime | None = None) -> str:
     def describe(node: str) -> str:
         began = parse_time((since or {}).get(node))
-        return f"{node} ({_ago(began, now)})" if began and now else node
+        return f"{node} ({elapsed(began, now)})" if began and now else node
 
     return join_names([describe(node) for node in nodes], NAMED_NODES)
-
-
-def _ago(began: datetime, now: datetime) -> str:
-    seconds = max(0, int((now - began).total_seconds()))
-    minutes, hours = seconds // 60, seconds // 3600
-    if hours:
-        return f"for {hours} h {minutes % 60} min"
-    return f"for {minutes} min" if minutes else f"for {seconds} s"
 
 
 def _text(time: datetime) -> str:

@@ -66,6 +66,15 @@ def condition_messages(conditions: list[dict] | None, status: str, *types: str) 
     )
 
 
+def elapsed(began: datetime, now: datetime) -> str:
+    """How long something has lasted, for a message."""
+    seconds = max(0, int((now - began).total_seconds()))
+    minutes, hours = seconds // 60, seconds // 3600
+    if hours:
+        return f"for {hours} h {minutes % 60} min"
+    return f"for {minutes} min" if minutes else f"for {seconds} s"
+
+
 def parse_time(text: Any) -> datetime | None:
     """A time of the API; None if it is not set."""
     return datetime.fromisoformat(text) if text else None

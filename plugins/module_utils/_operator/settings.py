@@ -304,10 +304,3 @@ def _cluster_problems(namespace: str, objects: Iterable[Mapping[str, Any]], gate
             f"The feature gate layeredImageDeployment needs the ConfigMap {LAYERED_IMAGE_CM} (osImageURL, "
             f"kernelArguments) in namespace {namespace}, which does not exist. Create it first."
         )
-
-
-def pod_vm_image(settings: dict | None) -> dict:
-    """The key of peer-pods-cm that holds the ID of the pod VM image, and the ID, empty if there is no image."""
-    data = (settings or {}).get("data") or {}
-    key = "AZURE_IMAGE_ID" if data.get("CLOUD_PROVIDER") == "azure" else "PODVM_AMI_ID"
-    return {"key": key, "id": data.get(key, "")}

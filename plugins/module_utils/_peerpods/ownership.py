@@ -52,10 +52,17 @@ OPERATORS_OWN = {
     ("Service", "peer-pods-webhook-svc"),
 }
 
+# The operator deletes these jobs without their pods, whose logs can be read until they are collected.
+OPERATORS_JOBS = {name for kind, name in OPERATORS_OWN if kind == "Job"}
+JOB_LABEL = "batch.kubernetes.io/job-name"
+
 # Users create some of them before the operator does, or edit them, to build another image of the pod VMs
 # (config/peerpods/podvm of SCO). The field manager shows which of them the operator alone has written.
 USERS_EDIT = ("ConfigMap", "Secret")
 OPERATORS_MANAGER = "manager"
+
+# What the image job itself writes: the name of the bucket that it uses (aws-podvm-image-handler.sh).
+WRITTEN_BY_JOB: tuple[str, dict] = ("kubectl-patch", {"f:data": {"f:BUCKET_NAME": {}}})
 
 # An owner outside of the namespace that makes an object the operator's: it is removed before the namespace.
 KATA_CONFIG = ("kataconfiguration.openshift.io", "KataConfig")
@@ -202,12 +209,24 @@ def _managers(metadata: dict) -> set[str]:
     return {entry["manager"] for entry in metadata.get("managedFields") or ()}
 
 
+def _is_write_of_operator(write: dict) -> bool:
+    """Whether an entry of managedFields is of the operator, or of its image job."""
+    return write["manager"] == OPERATORS_MANAGER or (write["manager"], write.get("fieldsV1")) == WRITTEN_BY_JOB
+
+
+def is_written_by_operator(metadata: dict) -> bool:
+    """Whether only the operator and its image job have written to the object."""
+    return all(map(_is_write_of_operator, metadata.get("managedFields") or ()))
+
+
 def _is_of_operator(entry: dict) -> bool:
     metadata = entry["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     if (entry["kind"], metadata["name"]) in OPERATORS_OWN:
-        return entry["kind"] not in USERS_EDIT or _managers(metadata) <= {OPERATORS_MANAGER}
+        return entry["kind"] not in USERS_EDIT or is_written_by_operator(metadata)
     return (
+        (entry["kind"] == "Pod" and labels.get(JOB_LABEL) in OPERATORS_JOBS)
+        or
         # OLM labels what it creates for a Subscription or a ClusterServiceVersion.
         labels.get("olm.owner", "").startswith(f"{PACKAGE}.")
         or any(label.startswith(f"operators.coreos.com/{PACKAGE}.") for label in labels)

@@ -45,12 +45,14 @@ POD_VM_KEYS = {
         "security_groups": "AWS_SG_IDS",
         "default_sizes": "PODVM_INSTANCE_TYPE",
         "sizes": "PODVM_INSTANCE_TYPES",
+        "images": "PODVM_AMI_ID",
     },
     "Azure": {
         "subnets": "AZURE_SUBNET_ID",
         "network_security_groups": "AZURE_NSG_ID",
         "default_sizes": "AZURE_INSTANCE_SIZE",
         "sizes": "AZURE_INSTANCE_SIZES",
+        "images": "AZURE_IMAGE_ID",
     },
 }
 
@@ -130,7 +132,7 @@ def pod_vms(platform: str | None, settings: Mapping[str, str]) -> dict[str, list
     return {
         # Lists in peer-pods-cm are separated by commas.
         name: [part.strip() for part in (settings.get(keys.get(name, "")) or "").split(",") if part.strip()]
-        for name in ("subnets", "security_groups", "network_security_groups", "default_sizes", "sizes")
+        for name in ("subnets", "security_groups", "network_security_groups", "default_sizes", "sizes", "images")
     }
 
 

@@ -47,6 +47,7 @@ TITLES = {
     "egress": "Outbound access of the VMs",
     "vm-zone": "Zone of the VMs",
     "vm-sizes": "VM sizes",
+    "pod-vm-image": "Image of the pod VMs",
     "quota": "vCPU quota",
     "subnet-addresses": "IP addresses of the subnet",
     "limit": "Limit of peer pods",

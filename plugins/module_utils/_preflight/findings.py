@@ -11,6 +11,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cloud_find
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import cluster_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import credential_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.image_findings import image_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.network_findings import network_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.option_findings import option_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology_findings import topology_findings
@@ -40,4 +41,5 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
         *topology_findings(cluster, settings),
         *cloud_findings(cluster, settings, readings),
         *network_findings(cluster, settings, readings),
+        *image_findings(cluster, settings, readings),
     ]

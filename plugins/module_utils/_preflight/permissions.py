@@ -23,8 +23,11 @@ _REMOVE = (*_READ, "delete")
 # clusters have (cert-manager, the Prometheus operator).
 SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "configmaps"): (*_WRITE, "delete"),
+    # The job that creates the image of the pod VMs, and why it failed.
+    ("", "events"): ("list",),
     ("", "namespaces"): ("list", *_WRITE),
     ("", "nodes"): ("get", "list", "watch"),
+    ("", "pods/log"): ("get",),
     # A change of the settings replaces cloud-api-adaptor pods.
     ("", "pods"): ("list", "create", "watch", "delete"),
     ("", "secrets"): _WRITE,
@@ -38,6 +41,7 @@ SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ("apps", "controllerrevisions"): ("list",),
     ("apps", "daemonsets"): ("get", "list"),
     ("apps", "deployments"): _WRITE,
+    ("batch", "jobs"): ("get",),
     ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
     ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
     ("config.openshift.io", "apiservers"): ("get",),

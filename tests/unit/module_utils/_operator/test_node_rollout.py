@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import ImageJob
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
     check_pods_ended,
     check_removal,
     check_rollout,
     describe_pool,
+    lacks_image_settings,
+    needs_image,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import Progress
 
@@ -146,7 +149,80 @@ class TestRoll:
         assert not rollout_of(kata(), pool(conditions=[condition("NodeDegraded", "False")])).problem
 
 
+class TestTheImage:
+    """When all nodes run kata, the operator creates the image of the pod VMs."""
+
+    COMPLETED = kata(3, 3, "False", classes=["kata", "kata-remote"])
+    CREATING = kata(3, 3, "True", "PodVMImageJobRunning", "Creating Pod VM Image", classes=["kata"])
+    ACTIVE = ImageJob(summary="job, for 4 min", status="job", is_active=True)
+    WAITS = ImageJob(summary="the operator waits for a key", status="the operator waits for a key")
+
+    @staticmethod
+    def progress(kata_config, image: ImageJob, *, is_requested: bool = False) -> Progress:
+        return check_rollout(kata_config, {}, "kata-remote", {}, NOW, {}, image, is_requested)
+
+    def test_only_an_image_completes_the_installation(self):
+        progress = self.progress(self.COMPLETED, ImageJob("ami-0"))
+        assert (progress.done, progress.problem) == (True, "")
+
+    def test_a_job_is_shown_while_it_runs(self):
+        progress = self.progress(self.CREATING, self.ACTIVE)
+        assert (progress.summary, progress.status) == (
+            "3 of 3 nodes run kata; job, for 4 min",
+            "3 of 3 nodes run kata; job",
+        )
+        assert (progress.done, progress.problem) == (False, "")
+
+    @pytest.mark.parametrize("kata_config", [COMPLETED, CREATING])
+    def test_a_failed_job_ends_the_wait(self, kata_config):
+        """Also where the operator has reset its condition, and with a problem of a node later."""
+        progress = self.progress(kata_config, ImageJob(failure="It failed."))
+        assert (progress.done, progress.problem) == (False, "It failed.")
+        assert "run the playbook again" in progress.remedy
+
+    @pytest.mark.parametrize(
+        ("kata_config", "image", "is_requested", "is_problem"),
+        [
+            (COMPLETED, WAITS, False, True),
+            # The operator was made to begin again, and has not done so yet.
+            (COMPLETED, WAITS, True, False),
+            # It runs the job again after a failure.
+            (COMPLETED, ACTIVE, False, False),
+            (kata(3, 3, "True", classes=["kata"]), WAITS, False, False),
+        ],
+    )
+    def test_a_completion_without_an_image(self, kata_config, image, is_requested, is_problem):
+        progress = self.progress(kata_config, image, is_requested=is_requested)
+        assert not progress.done
+        assert bool(progress.problem) == is_problem
+        if is_problem:
+            assert progress.problem.endswith("no peer pod starts: the operator waits for a key.")
+
+    @pytest.mark.parametrize(
+        ("kata_config", "expected"),
+        [
+            ({**kata(3, 3), "spec": {"enablePeerPods": True}}, True),
+            ({**kata(3, 2), "spec": {"enablePeerPods": True}}, False),
+            ({**kata(0, 0), "spec": {"enablePeerPods": True}}, False),
+            ({**kata(3, 3), "spec": {}}, False),
+            ({"spec": {"enablePeerPods": True}}, False),
+            (None, False),
+        ],
+    )
+    def test_when_it_is_looked_for(self, kata_config, expected):
+        assert needs_image(kata_config) is expected
+
+
 class TestRemoval:
+    def test_a_deletion_of_the_image_that_cannot_begin(self):
+        """The reason alone is also that of a job that has just begun."""
+        failed = kata(3, 3, "True", "PodVMImageJobFailed", "Failed to delete Pod VM Image")
+        assert lacks_image_settings(failed)
+        assert not check_removal(failed, {}, {}, NOW).problem
+        progress = check_removal(failed, {}, {}, NOW, {}, "AWS_SG_IDS of peer-pods-cm")
+        assert "The operator needs AWS_SG_IDS of peer-pods-cm to delete the image" in progress.problem
+        assert "Restore it" in progress.remedy
+
     def test_the_removal_ends_with_the_kataconfig(self):
         assert check_removal(None, {}, {}, NOW).done
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import operator_settings, pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import operator_settings
 
 
 def settings(*rows, **options) -> dict:
@@ -404,15 +404,3 @@ def test_invalid_settings_have_a_problem(rows: list[dict], options: dict, expect
 )
 def test_valid_settings_have_no_problem(rows: list[dict], options: dict):
     assert settings(*rows, **options)["problems"] == []
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (None, {"key": "PODVM_AMI_ID", "id": ""}),
-        ({"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0"}, {"key": "PODVM_AMI_ID", "id": "ami-0"}),
-        ({"CLOUD_PROVIDER": "azure", "AZURE_IMAGE_ID": "/i"}, {"key": "AZURE_IMAGE_ID", "id": "/i"}),
-    ],
-)
-def test_the_image_of_the_pod_vms(data: dict | None, expected: dict):
-    assert pod_vm_image(data and {"data": data}) == expected

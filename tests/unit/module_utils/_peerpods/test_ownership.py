@@ -22,6 +22,13 @@ def written_by(*managers: str) -> dict:
     return {"managedFields": [{"manager": manager} for manager in managers]}
 
 
+def image_settings_of_job(**data: dict) -> dict:
+    """aws-podvm-image-cm of the operator, to which its image job has written as well."""
+    fields = {"f:data": {f"f:{key}": value for key, value in data.items()}}
+    job = {"manager": "kubectl-patch", "operation": "Update", "fieldsV1": fields}
+    return an("ConfigMap", "aws-podvm-image-cm", managedFields=[{"manager": "manager"}, job])
+
+
 def an(kind: str, name: str, *, owners: tuple[dict, ...] = (), **metadata: object) -> dict:
     return {
         "group": "",
@@ -61,6 +68,8 @@ OTHERS = [
     # What a user created or edited, so that the operator builds another image.
     ("ConfigMap/aws-podvm-image-cm", [an("ConfigMap", "aws-podvm-image-cm", **written_by("kubectl-create"))]),
     ("ConfigMap/azure-podvm-image-cm", [an("ConfigMap", "azure-podvm-image-cm", **written_by("manager", "Mozilla"))]),
+    ("ConfigMap/aws-podvm-image-cm", [image_settings_of_job(BUCKET_NAME={}, PODVM_IMAGE_URI={})]),
+    ("Pod/mine", [an("Pod", "mine", labels={"batch.kubernetes.io/job-name": "mine"})]),
     ("Secret/auth-json-secret", [an("Secret", "auth-json-secret", **written_by("argocd-controller"))]),
     # A token that a user made for a ServiceAccount of the cluster.
     (
@@ -91,6 +100,16 @@ OWN = [
     (True, an("PeerPodConfig", "peerpodconfig-openshift")),
     (True, an("Job", "osc-podvm-image-creation")),
     (True, an("ConfigMap", "aws-podvm-image-cm", **written_by("manager"))),
+    (True, image_settings_of_job(BUCKET_NAME={})),
+    # Of a job that the operator has deleted.
+    (
+        True,
+        an(
+            "Pod",
+            "osc-podvm-image-creation-x",
+            labels={"batch.kubernetes.io/job-name": "osc-podvm-image-creation"},
+        ),
+    ),
     (True, an("PeerPodConfig", "peerpodconfig-openshift", **written_by("manager", "OpenAPI-Generator"))),
     (True, an("Lease", "290f4947.kataconfiguration.openshift.io")),
     (

@@ -10,6 +10,7 @@ NO_SETTINGS: dict[str, list] = {
     "network_security_groups": [],
     "default_sizes": [],
     "sizes": [],
+    "images": [],
 }
 
 
@@ -121,6 +122,7 @@ def test_a_cluster_that_is_not_openshift_has_only_workers():
                     "AWS_SG_IDS": "sg-1, sg-2",
                     "PODVM_INSTANCE_TYPE": "t3.medium",
                     "PODVM_INSTANCE_TYPES": "t3.small,t3.medium",
+                    "PODVM_AMI_ID": "ami-1",
                 }
             },
             {
@@ -128,12 +130,20 @@ def test_a_cluster_that_is_not_openshift_has_only_workers():
                 "security_groups": ["sg-1", "sg-2"],
                 "default_sizes": ["t3.medium"],
                 "sizes": ["t3.small", "t3.medium"],
+                "images": ["ami-1"],
             },
         ),
         (
             "Azure",
-            {"data": {"AZURE_SUBNET_ID": "/s", "AZURE_NSG_ID": "/n", "AZURE_INSTANCE_SIZE": "B2"}},
-            {"subnets": ["/s"], "network_security_groups": ["/n"], "default_sizes": ["B2"]},
+            {
+                "data": {
+                    "AZURE_SUBNET_ID": "/s",
+                    "AZURE_NSG_ID": "/n",
+                    "AZURE_INSTANCE_SIZE": "B2",
+                    "AZURE_IMAGE_ID": "/i",
+                }
+            },
+            {"images": ["/i"], "subnets": ["/s"], "network_security_groups": ["/n"], "default_sizes": ["B2"]},
         ),
         # Left over from a copy.
         ("Azure", {"data": {"AWS_SUBNET_ID": "subnet-1"}}, {}),

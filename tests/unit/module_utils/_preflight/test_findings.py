@@ -64,6 +64,8 @@ SETTINGS = {
     "minimum": "4.13",
     "worker_selector": "node-role.kubernetes.io/worker",
     "quota": "warn",
+    "image_id": "",
+    "confirm_image": True,
     "limit": 10,
     "installs": True,
     "roles": ["cloud_networking", "operator_install", "webhook", "node_capacity", "peerpodconfig_rollout"],
@@ -98,6 +100,7 @@ CLUSTER = {
     "version": "4.16.21",
     "is_cluster_admin": True,
     "missing_permissions": [],
+    "pod_vms": {"images": []},
     "workers": [{**WORKER, "name": "a"}, {**WORKER, "name": "b"}],
     "details": {
         "kubernetes_version": "v1.29.6",

@@ -1,0 +1,119 @@
+"""The modules that read whether the VMs of peer pods can be started from an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.azure_arm import AzureArm
+from tests.azure_arm.faults import Fault, authorization_failed
+from tests.cluster.aws import REGION, Moto
+from tests.cluster.image_builder import MOTO_IMAGE
+
+Run = Callable[..., dict]
+
+
+@pytest.fixture
+def on_aws(moto: Moto, run_module: Run) -> Run:
+    def run(image_id: str, *instance_types: str) -> dict:
+        arguments = {"region": REGION, "image_id": image_id, "instance_types": list(instance_types)}
+        return run_module("ec2_podvm_image_info", arguments, env=moto.environment)
+
+    return run
+
+
+def test_an_image_of_aws(on_aws: Run):
+    result = on_aws(MOTO_IMAGE, "t3.medium", "m6i.large")
+    assert (result["changed"], result["problems"]) == (False, [])
+    assert (result["image"]["id"], result["image"]["architecture"]) == (MOTO_IMAGE, "x86_64")
+    assert len(result["image"]["snapshots"]) == 1
+
+
+def test_an_image_of_another_architecture(on_aws: Run):
+    (problem,) = on_aws(MOTO_IMAGE, "t3.medium", "m6g.large")["problems"]
+    assert problem.startswith(
+        f"AMI {MOTO_IMAGE} has the architecture x86_64, and instance type m6g.large supports arm64"
+    )
+
+
+def test_what_aws_does_not_have(on_aws: Run):
+    result = on_aws("ami-00000000000000000", "t3.medium")
+    assert result["image"] is None
+    assert result["problems"][0].startswith(f"EC2 has no AMI ami-00000000000000000 in {REGION}")
+    assert on_aws(MOTO_IMAGE, "t9.nano")["problems"][0].startswith("EC2 has no instance type t9.nano in")
+
+
+@pytest.fixture
+def image(arm: AzureArm) -> str:
+    """The ID of a version in a gallery of a new resource group."""
+    arm.restore({})
+    arm.faults.clear()
+    group = f"/subscriptions/{arm.subscription_id}/resourceGroups/images"
+    gallery = f"{group}/providers/Microsoft.Compute/galleries/Gallery_1"
+    place = {"location": "westeurope"}
+    arm.put(group, place)
+    arm.put(gallery, place)
+    identifier = {"publisher": "p", "offer": "o", "sku": "s"}
+    definition = {"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier}
+    arm.put(f"{gallery}/images/podvm", {**place, "properties": definition})
+    disk = {"storageProfile": {"osDiskImage": {"source": {"uri": "https://disk"}}}}
+    for name in ("1.0.0", "1.10.0"):
+        arm.put(f"{gallery}/images/podvm/versions/{name}", {**place, "properties": disk})
+    return f"{gallery}/images/podvm/versions/1.10.0"
+
+
+@pytest.fixture
+def on_azure(arm: AzureArm, run_module: Run) -> Run:
+    def run(image_id: str, *sizes: str, location: str = "West Europe") -> dict:
+        arguments = {"location": location, "image_id": image_id, "sizes": list(sizes)}
+        return run_module("azure_podvm_image_info", arguments, env=arm.environment)
+
+    return run
+
+
+def test_a_version_in_a_gallery(on_azure: Run, image: str):
+    result = on_azure(image, "Standard_B2als_v2")
+    assert (result["changed"], result["problems"]) == (False, [])
+    assert result["image"] == {
+        "id": image,
+        "kind": "gallery",
+        "state": "Succeeded",
+        "generation": "V2",
+        "architecture": "x64",
+        "regions": ["westeurope"],
+    }
+
+
+def test_a_definition_without_a_version(on_azure: Run, image: str):
+    assert on_azure(image.partition("/versions/")[0])["image"]["id"] == image
+
+
+def test_a_managed_image(on_azure: Run, arm: AzureArm, image: str):
+    managed = f"{image.partition('/galleries/')[0]}/images/mine"
+    disk = {"osDisk": {"osType": "Linux", "blobUri": "https://disk"}}
+    arm.put(managed, {"location": "northeurope", "properties": {"storageProfile": disk, "hyperVGeneration": "V2"}})
+    assert on_azure(managed, "Standard_B2als_v2", location="northeurope")["problems"] == []
+    (problem,) = on_azure(managed, "Standard_B2als_v2")["problems"]
+    assert "is in northeurope, not in westeurope. A managed image belongs to one region" in problem
+
+
+def test_what_azure_does_not_have(on_azure: Run, image: str):
+    (problem,) = on_azure(f"{image}1", "Standard_B2als_v2")["problems"]
+    assert problem.startswith(f"Azure has no image {image}1.")
+    (problem,) = on_azure(image, location="northeurope")["problems"]
+    assert "is in westeurope, not in northeurope. Add the region" in problem
+    assert on_azure(image, "Standard_X1")["problems"][0].startswith("Azure has no VM size Standard_X1 in westeurope")
+
+
+def test_a_community_gallery_is_not_read(on_azure: Run, arm: AzureArm):
+    arm.take_requests()
+    result = on_azure("/communityGalleries/g/images/d/versions/1.0.0", "Standard_B2als_v2")
+    assert (result["image"], result["problems"], arm.take_requests()) == (None, [], [])
+
+
+def test_an_identity_that_may_not_read_images(on_azure: Run, arm: AzureArm, image: str):
+    arm.faults.append(Fault("GET", "/galleries/", authorization_failed))
+    result = on_azure(image)
+    assert result["failed"]
+    assert "AuthorizationFailed" in result["msg"]

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.image_findings import image_findings
+
+IMAGE = {"name": "podvm-image-1.0.1", "architecture": "x86_64", "boot_mode": "uefi"}
+CONFIRMED = {"image": IMAGE, "problems": []}
+WRONG = {
+    "image": IMAGE,
+    "problems": ["AMI ami-1 has the architecture arm64, and instance type t3.medium supports x86_64."],
+}
+
+
+def found(
+    platform: str = "AWS", *, given: str = "", existing: str = "", image: dict | None = None, confirm: bool = True
+) -> dict:
+    cluster = {"platform": platform, "pod_vms": {"images": [existing] if existing else []}}
+    (entry,) = image_findings(cluster, {"image_id": given, "confirm_image": confirm}, {"image": image or {}})
+    return entry
+
+
+def test_without_an_id_the_operator_creates_the_image():
+    assert found()["status"] == "ok"
+    assert "The operator creates the image" in found("Azure")["found"]
+
+
+def test_other_platforms_have_no_image():
+    assert list(image_findings({"platform": "None"}, {}, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (
+            {"given": "ami-1", "image": CONFIRMED},
+            "ok",
+            "operator_install_podvm_ami_id is ami-1. AWS confirms it (podvm-image-1.0.1, x86_64, uefi).",
+        ),
+        ({"existing": "ami-1", "image": CONFIRMED}, "ok", "PODVM_AMI_ID of peer-pods-cm is ami-1. AWS confirms it"),
+        (
+            {
+                "platform": "Azure",
+                "given": "/i",
+                "image": {"image": {"architecture": "x64", "generation": "V2"}, "problems": []},
+            },
+            "ok",
+            "operator_install_azure_image_id is /i. Azure confirms it (x64, V2).",
+        ),
+        (
+            {"platform": "Azure", "given": "/communityGalleries/g/images/d", "image": {"image": None, "problems": []}},
+            "ok",
+            "It is in the gallery of another owner, and is not read.",
+        ),
+        ({"given": "ami-1", "image": WRONG}, "error", "is ami-1. AMI ami-1 has the architecture arm64"),
+        ({"given": "ami-1", "image": WRONG, "confirm": False}, "warning", "has the architecture arm64"),
+        ({"given": "ami-1", "image": {"msg": "EC2 rejected DescribeImages."}}, "error", "EC2 rejected DescribeImages."),
+        ({"given": "ami-1", "image": {"msg": "Rejected."}, "confirm": False}, "unknown", "Rejected."),
+        ({"given": "ami-1", "image": {"skipped": True}}, "unknown", "Not checked: the login to AWS failed."),
+        ({"given": "ami-1"}, "unknown", "Not checked: the login to AWS failed."),
+    ],
+)
+def test_an_image_that_exists(arguments: dict, status: str, expected: str):
+    entry = found(**arguments)
+    assert (entry["check"], entry["status"]) == ("pod-vm-image", status)
+    assert expected in entry["found"]
+
+
+def test_what_to_do_about_a_wrong_image():
+    assert "leave it out, so that the operator creates one" in found(given="ami-1", image=WRONG)["fix"]
+    assert "remove PODVM_AMI_ID from peer-pods-cm" in found(existing="ami-1", image=WRONG)["fix"]
+    unread = found(given="ami-1", image={"msg": "Rejected."})
+    assert "operator_install_confirm_image to false" in unread["fix"]
