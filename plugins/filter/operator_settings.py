@@ -36,6 +36,8 @@ options:
       - >-
         A credential with C(shared) names no identity. Credentials of the same C(group) belong together. One that is
         C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).
+      - >-
+        C(image) has the C(cluster_id), and the C(image_id), C(uri) and C(config) of the options.
     type: dict
     required: true
 """
@@ -84,6 +86,12 @@ _value:
       type: list
       elements: str
       sample: []
+    image_settings:
+      description: >-
+        The ConfigMap with the settings of the image job, the keys that are written to it, and whether it gets the label
+        of this collection. Without keys, the operator creates it.
+      type: dict
+      sample: {name: aws-podvm-image-cm, data: {PODVM_IMAGE_URI: "oci::quay.io/example/podvm:1.0"}, is_own: true}
     secret:
       description: >-
         The keys of C(peer-pods-secret) that are written, null if one is removed. Empty if the Secret is kept, or if the

@@ -99,6 +99,9 @@ objects:
     managed:
       description: Whether this collection created the object, from its label C(app.kubernetes.io/part-of=osc.peerpods).
       type: bool
+    of_operator:
+      description: Whether the operator created the object, and only it and its image job have written to it.
+      type: bool
     content:
       description: >-
         The C(spec) of a Subscription or a KataConfig, the C(data) of a ConfigMap, and the keys of a Secret with null
@@ -111,6 +114,7 @@ objects:
       namespace: null
       labels: {app.kubernetes.io/part-of: osc.peerpods}
       managed: true
+      of_operator: false
       content: {enablePeerPods: true, logLevel: info}
 pod_vm_image:
   description: The image of the pod VMs in C(peer-pods-cm).

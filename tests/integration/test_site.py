@@ -41,6 +41,7 @@ from tests.support import OPERATOR_NAMESPACE
 
 ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
 PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https://')}"
+IMAGE_URI = "oci::quay.io/example/podvm:1.0::/image/podvm.qcow2"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,11 @@ def site(moto: aws.Moto) -> Iterator[Site]:
             return moto.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
 
         # A teardown waits for the end of the webhook's pods.
-        options = {"node_capacity_console_dashboard": True, "webhook_shutdown_delay": 0}
+        options = {
+            "node_capacity_console_dashboard": True,
+            "webhook_shutdown_delay": 0,
+            "operator_install_image_uri": IMAGE_URI,
+        }
         yield Site(
             cluster,
             cloud,
@@ -182,6 +187,13 @@ def installed(site: Site, initial_state) -> Site:
     with bad_weather(site) as troubled:
         succeed(troubled.run)
     return site
+
+
+def test_the_operator_creates_the_image_of_the_given_oci_image(installed: Site):
+    """It leaves the ConfigMap that exists, which has all that its scripts require."""
+    settings = installed.cluster.get("configmap", "aws-podvm-image-cm", "-n", OPERATOR_NAMESPACE)
+    assert settings["data"]["PODVM_IMAGE_URI"] == IMAGE_URI
+    assert settings["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
 
 
 def test_the_next_run_creates_no_object_twice(installed: Site):

@@ -21,6 +21,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job i
     last_failure,
     missing_keys,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import NAMES as IMAGE_SETTINGS
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.node_rollout import (
     INSTALL_STATE_LABEL,
     describe_pool,
@@ -47,7 +48,14 @@ CREDENTIALS_REQUESTS = (
 )
 
 # The operator's configuration; users create layered-image-deploy-cm for the feature gate of that name.
-CONFIG_MAPS = ("peer-pods-cm", "osc-feature-gates", "layered-image-deploy-cm", KEPT_KATA_CONFIG)
+CONFIG_MAPS = (
+    "peer-pods-cm",
+    "osc-feature-gates",
+    "layered-image-deploy-cm",
+    KEPT_KATA_CONFIG,
+    # The operator creates these, unless they exist.
+    *IMAGE_SETTINGS.values(),
+)
 SECRETS = ("peer-pods-secret", "ssh-key-secret")
 CLOUDS = ("aws", "azure")
 

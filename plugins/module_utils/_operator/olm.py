@@ -22,6 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PACKAGE,
     PART_OF,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import is_made_by_operator
 
 # For how many seconds after OLM connected to a catalog its PackageManifests may be outdated.
 PACKAGES_LAG = 20
@@ -44,6 +45,7 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
         "namespace": metadata.get("namespace"),
         "labels": metadata.get("labels") or {},
         "managed": is_managed(object_),
+        "of_operator": is_made_by_operator(kind, metadata),
         "content": _content(kind, object_),
     }
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.credentials import plan_credentials
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import NAMES as IMAGE_SETTINGS
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import image_settings
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.option_rows import (
     as_text,
     is_set,
@@ -60,7 +62,8 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     existing = _Existing(options["objects"])
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     subscription = _spec(options, "subscription", existing.subscription)
-    credentials = plan_credentials(options, existing.secret, options["installed_csv"] or _csv(options, subscription))
+    csv = options["installed_csv"] or _csv(options, subscription)
+    credentials = plan_credentials(options, existing.secret, csv)
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
     config = {entry["key"]: as_text(value_of(entry)) for entry in settings} | {"TAGS": tags}
     if existing.settings:
@@ -77,12 +80,16 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "kata_config": {"enablePeerPods": True, **_spec(options, "kata_config", existing.kata_config)},
     }
     changed = {key: value for key, value in written.items() if key not in required & stored.keys()}
+    known = {name: existing.content(entry) for name, entry in existing.image_settings.items()}
+    image = image_settings(options["platform"], {**options["image"], "existing": known}, credentials.way, csv)
+    of_image = existing.image_settings.get(image.name)
     takes_over = [
         *existing.changes(existing.subscription, desired["subscription"]),
         *existing.changes(existing.settings, changed),
         *existing.changes(existing.secret, dict.fromkeys(credentials.secret, HIDDEN)),
         *existing.changes(existing.ssh_key, {"id_rsa.pub": HIDDEN} if options["public_key"] else {}),
         *existing.changes(existing.gates, gates),
+        *existing.changes(of_image, image.data),
         *existing.changes(existing.kata_config, desired["kata_config"]),
     ]
     return {
@@ -92,6 +99,12 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "secret": credentials.secret,
         "credentials": {"way": credentials.way, "reason": credentials.reason, "warnings": list(credentials.warnings)},
         "feature_gates": gates,
+        "image_settings": {
+            "name": image.name,
+            "data": image.data,
+            # A teardown removes what the operator has created and this collection changed.
+            "is_own": not existing.is_foreign(of_image),
+        },
         "takes_over": takes_over,
         "changes_nodes": not _has(existing.content(existing.kata_config) or None, desired["kata_config"]),
         "closed": [sentence for entry in settings for sentence in _closed(entry, {**stored, **changed})],
@@ -99,6 +112,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
             *credentials.problems,
             *(problem for entry in settings if entry["key"] not in stored for problem in missing(entry)),
             *(problem for entry in settings for problem in malformed(entry)),
+            *image.problems,
             *_gate_problems(gates),
             *_tag_problems(options["tags"]),
             *_extra_problems(
@@ -122,6 +136,9 @@ class _Existing:
         self.gates = by_name.get(("ConfigMap", FEATURE_GATES))
         self.secret = by_name.get(("Secret", PEER_PODS_SECRET))
         self.ssh_key = by_name.get(("Secret", "ssh-key-secret"))
+        self.image_settings = {
+            name: entry for (_kind, name), entry in by_name.items() if name in IMAGE_SETTINGS.values()
+        }
         self.kata_config = next((entry for (kind, _name), entry in by_name.items() if kind == "KataConfig"), None)
         # Other Subscriptions in the namespace are those of other operators.
         self.subscription = next(
@@ -140,7 +157,9 @@ class _Existing:
     @staticmethod
     def is_foreign(entry: Mapping[str, Any] | None) -> bool:
         """Whether the object exists, and neither this collection nor the operator created it."""
-        return entry is not None and not entry["managed"] and not {REQUESTED, STS} & entry["labels"].keys()
+        if entry is None or entry["managed"] or entry["of_operator"]:
+            return False
+        return not {REQUESTED, STS} & entry["labels"].keys()
 
     def changes(self, entry: Mapping[str, Any] | None, desired: Mapping[str, Any]) -> Iterator[str]:
         """The changes of an object of another owner, each as a line for a message."""

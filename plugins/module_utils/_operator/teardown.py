@@ -28,6 +28,8 @@ def plan_teardown(objects: list[dict]) -> dict:
     in its namespace. The namespace is removed by its content, which is read after the rest is deleted
     (`_peerpods/ownership.py`).
     """
+    # What the operator itself created is a part of the content of the namespace.
+    objects = [entry for entry in objects if not entry["of_operator"]]
     kata_config = next(
         (entry["name"] for entry in objects if entry["kind"] == "KataConfig" and not entry["managed"]), None
     )

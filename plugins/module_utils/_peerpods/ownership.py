@@ -214,8 +214,12 @@ def _is_write_of_operator(write: dict) -> bool:
     return write["manager"] == OPERATORS_MANAGER or (write["manager"], write.get("fieldsV1")) == WRITTEN_BY_JOB
 
 
+def is_made_by_operator(kind: str, metadata: dict) -> bool:
+    """Whether the operator itself creates an object of this name, and only it and its image job have written to it."""
+    return (kind, metadata["name"]) in OPERATORS_OWN and is_written_by_operator(metadata)
+
+
 def is_written_by_operator(metadata: dict) -> bool:
-    """Whether only the operator and its image job have written to the object."""
     return all(map(_is_write_of_operator, metadata.get("managedFields") or ()))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, finding
 
 WHY = "Every peer pod is a VM that is started from this image."
@@ -24,7 +25,7 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
     given, existing = settings["image_id"], next(iter(cluster["pod_vms"]["images"]), "")
     image_id = given or existing
     if not image_id:
-        yield finding("pod-vm-image", "ok", "The operator creates the image of the pod VMs when peer pods are enabled.")
+        yield _created(settings["image_uri"])
         return
     source = f"{OPTIONS[platform]} is {given}." if given else f"{KEYS[platform]} of peer-pods-cm is {existing}."
     result = readings.get("image") or {}
@@ -47,6 +48,15 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
         yield finding("pod-vm-image", "ok", f"{source} {platform} confirms it{described}.")
     else:
         yield finding("pod-vm-image", "ok", f"{source} It is in the gallery of another owner, and is not read.")
+
+
+def _created(uri: str) -> dict:
+    if problem := uri_problem(uri):
+        return finding("pod-vm-image", "error", problem, WHY, "Correct operator_install_image_uri.")
+    of = f" of {uri}" if uri else ""
+    return finding(
+        "pod-vm-image", "ok", f"The operator creates the image of the pod VMs{of} when peer pods are enabled."
+    )
 
 
 def _otherwise(platform: str, given: str) -> str:

@@ -20,6 +20,7 @@ def settings(*rows, **options) -> dict:
         "subscription": [],
         "kata_config": [],
         "public_key": "",
+        "image": {"cluster_id": "0f9f3c6e-6d1c", "image_id": "", "uri": "", "config": {}},
         "take_over": False,
         "namespace": "osc",
         "objects": [],
@@ -32,7 +33,14 @@ def row(key: str, value: object, **fields) -> dict:
 
 
 def existing(kind: str, name: str, content: dict | None = None, *, managed: bool = True, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "labels": labels, "content": content, "managed": managed}
+    return {
+        "kind": kind,
+        "name": name,
+        "labels": labels,
+        "content": content,
+        "managed": managed,
+        "of_operator": False,
+    }
 
 
 LIMIT = row("LIMIT", 10, only_new=True)
@@ -59,6 +67,7 @@ def test_the_written_settings():
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
         "changes_nodes": True,
+        "image_settings": {"name": "aws-podvm-image-cm", "data": {}, "is_own": True},
         "takes_over": [],
         "closed": [],
         "problems": [],

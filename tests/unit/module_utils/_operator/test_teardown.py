@@ -7,7 +7,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment 
 
 
 def entry(kind: str, name: str = "a", *, managed: bool = True, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "managed": managed, "labels": labels}
+    return {"kind": kind, "name": name, "managed": managed, "of_operator": False, "labels": labels}
 
 
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
@@ -25,6 +25,7 @@ CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
         ([entry("OperatorGroup", managed=False), entry("Namespace")], [], ["OperatorGroup/a", "Namespace/a"]),
         ([entry("Secret", managed=False, **REQUESTED), entry("Namespace")], [], []),
         ([entry("Secret", managed=False, **STS), entry("Namespace")], [], []),
+        ([{**entry("ConfigMap", managed=False), "of_operator": True}, entry("Namespace")], [], []),
         # Another operator in the namespace, or a Subscription of the user, needs the OperatorGroup.
         (
             [entry("Subscription"), entry("Subscription", "b", managed=False), CSV_OF_OLM, entry("OperatorGroup")],

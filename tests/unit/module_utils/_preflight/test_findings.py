@@ -65,6 +65,7 @@ SETTINGS = {
     "worker_selector": "node-role.kubernetes.io/worker",
     "quota": "warn",
     "image_id": "",
+    "image_uri": "",
     "confirm_image": True,
     "limit": 10,
     "installs": True,

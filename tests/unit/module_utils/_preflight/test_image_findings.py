@@ -12,16 +12,25 @@ WRONG = {
 
 
 def found(
-    platform: str = "AWS", *, given: str = "", existing: str = "", image: dict | None = None, confirm: bool = True
+    platform: str = "AWS",
+    *,
+    given: str = "",
+    existing: str = "",
+    uri: str = "",
+    image: dict | None = None,
+    confirm: bool = True,
 ) -> dict:
     cluster = {"platform": platform, "pod_vms": {"images": [existing] if existing else []}}
-    (entry,) = image_findings(cluster, {"image_id": given, "confirm_image": confirm}, {"image": image or {}})
+    settings = {"image_id": given, "image_uri": uri, "confirm_image": confirm}
+    (entry,) = image_findings(cluster, settings, {"image": image or {}})
     return entry
 
 
 def test_without_an_id_the_operator_creates_the_image():
     assert found()["status"] == "ok"
     assert "The operator creates the image" in found("Azure")["found"]
+    assert "creates the image of the pod VMs of oci::q.io/a:1 when" in found(uri="oci::q.io/a:1")["found"]
+    assert found(uri="quay.io/a:1")["status"] == "error"
 
 
 def test_other_platforms_have_no_image():

@@ -1,0 +1,194 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The settings of the job that creates the image of the pod VMs, in aws-podvm-image-cm or azure-podvm-image-cm (no I/O
+here).
+
+The operator creates this ConfigMap with its own settings unless it exists, and adds only the OCI image of its release.
+One that is created for it must therefore have everything that the scripts of any release require
+(createImageConfigMapFromFile in controllers/image_generator.go, and config/peerpods/podvm, of
+openshift/sandboxed-containers-operator).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import TOKEN
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem, uri_type
+
+NAMES = {"aws": "aws-podvm-image-cm", "azure": "azure-podvm-image-cm"}
+URI_KEY = "PODVM_IMAGE_URI"
+
+# The first release whose jobs make the image of an OCI image on AWS and Azure.
+OCI_SINCE = (1, 10)
+
+# The keys that the scripts compare with "yes", and those that they compare with "true".
+YES_NO = (
+    "CONFIDENTIAL_COMPUTE_ENABLED",
+    "DOWNLOAD_SOURCES",
+    "ENABLE_NVIDIA_GPU",
+    "INSTALL_PACKAGES",
+    "UPDATE_PEERPODS_CM",
+)
+TRUE_FALSE = ("BOOT_FIPS", "DISABLE_CLOUD_CONFIG")
+
+# The known values of settings, and what is expected.
+_VERSION = (r"\d+\.\d+\.\d+", "MAJOR.MINOR.PATCH")
+_NUMBER = (r"[1-9]\d*", "a whole number of GiB")
+PATTERNS = {
+    **dict.fromkeys(YES_NO, ("yes|no", "yes or no")),
+    "DISABLE_CLOUD_CONFIG": ("true|false", "true or false"),
+    "BOOT_FIPS": ("true|yes|no|false", "true or no"),
+    "AMI_VERSION": _VERSION,
+    "IMAGE_VERSION": _VERSION,
+    "AMI_VOLUME_SIZE": _NUMBER,
+    "BUCKET_NAME": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket: 3 to 63 of a-z, 0-9, . and -"),
+    "IMAGE_DEFINITION_VM_GENERATION": ("V1|V2", "V1 or V2"),
+    "IMAGE_DEFINITION_ARCHITECTURE": ("x64|Arm64", "x64 or Arm64"),
+    "IMAGE_GALLERY_NAME": (
+        r"[A-Za-z0-9]([A-Za-z0-9_.]{0,78}[A-Za-z0-9])?",
+        "at most 80 letters, digits, underscores and periods, without hyphens",
+    ),
+}
+
+_COMMON = {
+    "PODVM_DISTRO": "rhel",
+    # Read only with DOWNLOAD_SOURCES, and required by the scripts of 1.10 nevertheless.
+    "CAA_SRC": "https://github.com/confidential-containers/cloud-api-adaptor",
+    "CAA_REF": "main",
+    "INSTALL_PACKAGES": "no",
+    "DOWNLOAD_SOURCES": "no",
+    "CONFIDENTIAL_COMPUTE_ENABLED": "no",
+    "DISABLE_CLOUD_CONFIG": "true",
+    "ENABLE_NVIDIA_GPU": "no",
+    "UPDATE_PEERPODS_CM": "yes",
+    "BOOT_FIPS": "no",
+}
+_INITIAL = {
+    "aws": {
+        **_COMMON,
+        "AMI_BASE_NAME": "podvm-image",
+        "AMI_VOLUME_SIZE": "30",
+        "INSTANCE_TYPE": "c4.xlarge",
+    },
+    "azure": {
+        **_COMMON,
+        "IMAGE_DEFINITION_NAME": "podvm-image",
+        "IMAGE_DEFINITION_PUBLISHER": "RedHat",
+        "IMAGE_DEFINITION_OFFER": "OSC-PodVM",
+        "IMAGE_DEFINITION_SKU": "OSC-PodVM",
+        "IMAGE_DEFINITION_OS_TYPE": "Linux",
+        "IMAGE_DEFINITION_OS_STATE": "Generalized",
+        "IMAGE_DEFINITION_VM_GENERATION": "V2",
+        "IMAGE_DEFINITION_ARCHITECTURE": "x64",
+        "IMAGE_BASE_NAME": "podvm-image",
+        "VM_SIZE": "Standard_D2as_v5",
+    },
+}
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """The ConfigMap `name`, the keys to write to it, and why they cannot be used."""
+
+    name: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def short_id(cluster_id: str) -> str:
+    """The part of the ID of a cluster in the names of its images (getClusterID in controllers/utils.go)."""
+    return cluster_id[:8]
+
+
+def image_version(cluster_id: str) -> str:
+    """The version of the images of a cluster: a number of 31 bits, because Azure accepts no larger one."""
+    try:
+        return f"{int(short_id(cluster_id), 16) % 2**31}.0.1"
+    except ValueError:
+        return "0.0.1"
+
+
+def image_settings(platform: str, options: Mapping[str, Any], credentials_way: str, csv: str) -> ImageSettings:
+    """The settings that the user gives.
+
+    `options` has the `cluster_id`, the `uri` and `config` of the user, the given `image_id`, and the data of the
+    `existing` ConfigMaps by name. `csv` is the ClusterServiceVersion of the operator, empty if it is not known.
+    """
+    platform, uri = platform.lower(), options["uri"]
+    if platform not in NAMES:
+        return ImageSettings()
+    name = NAMES[platform]
+    own = {key: _text(key, value) for key, value in options["config"].items()} | ({URI_KEY: uri} if uri else {})
+    problems = tuple(_problems(platform, options, own, credentials_way, csv)) if own else ()
+    existing = options["existing"].get(name)
+    if not own:
+        return ImageSettings(name, problems=problems)
+    if existing is None:
+        return ImageSettings(name, {**_initial(platform, options["cluster_id"]), **own}, problems)
+    return ImageSettings(name, {key: value for key, value in own.items() if existing.get(key) != value}, problems)
+
+
+def _initial(platform: str, cluster_id: str) -> dict[str, str]:
+    version = image_version(cluster_id)
+    if platform == "aws":
+        return {**_INITIAL["aws"], "AMI_VERSION": version}
+    gallery = f"PodVMGallery_{short_id(cluster_id)}"
+    return {**_INITIAL["azure"], "IMAGE_VERSION": version, "IMAGE_GALLERY_NAME": gallery}
+
+
+def _text(key: str, value: Any) -> str:
+    """The value as the scripts read it."""
+    text = str(value)
+    if text.lower() in ("true", "false"):
+        is_true = text.lower() == "true"
+        if key in YES_NO:
+            return "yes" if is_true else "no"
+        if key in TRUE_FALSE:
+            return "true" if is_true else "false"
+    return text
+
+
+def _problems(
+    platform: str, options: Mapping[str, Any], own: Mapping[str, str], credentials_way: str, csv: str
+) -> Iterator[str]:
+    if options["image_id"]:
+        yield (
+            "An image is given by its ID, and operator_install_image_uri or operator_install_image_config describe one "
+            "to create. Set one of them."
+        )
+    yield from _uri_problems(platform, options["uri"], credentials_way, csv)
+    for key, value in options["config"].items():
+        where = f"{key} in operator_install_image_config"
+        if not re.fullmatch("[A-Z][A-Z0-9_]*", key):
+            yield f"{where} is not a key of {NAMES[platform]}: keys are written with A-Z, 0-9 and _."
+        elif key == URI_KEY:
+            yield f"{where} is set by operator_install_image_uri. Use that option."
+        elif isinstance(value, (list, dict)):
+            yield f"{where} is not a single value."
+        elif key in PATTERNS and not re.fullmatch(PATTERNS[key][0], own[key]):
+            yield f"{where} must be {PATTERNS[key][1]}; got '{own[key]}'."
+        elif key == "UPDATE_PEERPODS_CM" and own[key] == "no":
+            yield f"{where} is no: the job would not write the ID of its image to peer-pods-cm. Leave it out."
+
+
+def _uri_problems(platform: str, uri: str, credentials_way: str, csv: str) -> Iterator[str]:
+    if not uri:
+        return
+    if problem := uri_problem(uri):
+        yield problem
+        return
+    version = tuple(int(part) for part in re.findall(r"\d+", csv)[:2])
+    if version and version < OCI_SINCE:
+        yield (
+            f"{csv} creates its image without an OCI image; release {'.'.join(map(str, OCI_SINCE))} is the first that "
+            "takes one. Leave operator_install_image_uri out, or upgrade."
+        )
+    if uri_type(uri) == "bootc" and platform == "aws" and credentials_way == TOKEN:
+        yield (
+            "The image job on AWS does not take a bootc image with credentials of a role (bootc-image-builder has no "
+            "support for them). Use an image of type oci, or other credentials."
+        )
